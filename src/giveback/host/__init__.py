@@ -1,0 +1,1 @@
+"""Host kernel interfaces: pure parsers, thin readers that take a root path."""

@@ -1,0 +1,1 @@
+"""The lab: guest images, real VMs, workloads."""

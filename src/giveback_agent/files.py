@@ -1,0 +1,62 @@
+"""Bounded reads and writes of kernel files under a root path.
+
+A kernel file can be missing, empty, truncated or enormous; none of these may take the agent down or
+make it large. Tests pass a fake tree as `root`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from giveback_agent.errors import KernelFileError
+
+READ_LIMIT_BYTES = 1 << 20
+
+
+def under(root: str, path: str) -> str:
+    """Join an absolute kernel path to a root directory: under('/', '/proc/stat') == '/proc/stat'."""
+    return path if root in ("", "/") else root.rstrip("/") + path
+
+
+def read(root: str, path: str, limit_bytes: int = READ_LIMIT_BYTES) -> bytes:
+    """Read a kernel file whole.
+
+    Raises KernelFileError where it is missing, unreadable, or longer than `limit_bytes`.
+    """
+    full = under(root, path)
+    chunks = []
+    total = 0
+    try:
+        fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while True:
+                chunk = os.read(fd, 65536)
+                if not chunk:
+                    break
+                total += len(chunk)
+                if total > limit_bytes:
+                    raise KernelFileError(full, f"longer than {limit_bytes} bytes; not read further")
+                chunks.append(chunk)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise KernelFileError(full, os.strerror(error.errno or 0), error.errno) from error
+    return b"".join(chunks)
+
+
+def write(root: str, path: str, text: str) -> None:
+    """Write `text` to a kernel file in one write call. Raises KernelFileError with the errno."""
+    full = under(root, path)
+    try:
+        fd = os.open(full, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise KernelFileError(full, os.strerror(error.errno or 0), error.errno) from error
+
+
+def exists(root: str, path: str) -> bool:
+    """True where the file is there, whether or not it may be read."""
+    return os.access(under(root, path), os.F_OK)
