@@ -1,0 +1,85 @@
+"""Kernel modules for the guest's first minute: which files, in which order, uncompressed."""
+
+from __future__ import annotations
+
+import lzma
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from giveback.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module ready to insert: its name with underscores and its uncompressed bytes."""
+
+    name: str
+    data: bytes
+
+
+def ordered_modules(modules_dir: Path, wanted: list[str], optional: frozenset[str]) -> list[Module]:
+    """The modules `wanted` and all they depend on, each after what it needs.
+
+    `modules_dir` is a `/lib/modules/VERSION`; modules built into the kernel are left out. Raises
+    InputError where one is neither built in nor there, unless it is in `optional`.
+    """
+    builtin = _builtin(modules_dir)
+    files = {_name(p): p for p in (modules_dir / "kernel").rglob("*.ko*")}
+    ordered: dict[str, Module] = {}
+
+    def visit(name: str) -> None:
+        if name in ordered or name in builtin:
+            return
+        if name not in files:
+            if name in optional:
+                return
+            raise InputError(f"{modules_dir}: has no module {name}: the guest needs it; give a kernel with it")
+        data = read_module(files[name])
+        for needed in dependencies(data):
+            visit(needed)
+        ordered[name] = Module(name, data)
+
+    for name in wanted:
+        visit(name)
+    return list(ordered.values())
+
+
+def dependencies(module: bytes) -> list[str]:
+    """The names a module's `.modinfo` section says it depends on."""
+    start = module.find(b"\0depends=")
+    if start < 0:
+        return []
+    value = module[start + len(b"\0depends=") :].split(b"\0", 1)[0]
+    return [n.replace("-", "_") for n in value.decode("ascii", "replace").split(",") if n]
+
+
+def read_module(path: Path) -> bytes:
+    """The uncompressed bytes of a `.ko`, `.ko.xz`, `.ko.gz` or `.ko.zst`. Raises InputError."""
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".xz":
+            return lzma.decompress(data)
+        if path.suffix == ".gz":
+            import gzip
+
+            return gzip.decompress(data)
+        if path.suffix == ".zst":
+            return subprocess.run(["zstd", "-dc"], input=data, capture_output=True, check=True).stdout
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: needs the program {error.filename}: install the package zstd") from error
+    except (OSError, lzma.LZMAError, EOFError, subprocess.CalledProcessError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    return data
+
+
+def _builtin(modules_dir: Path) -> set[str]:
+    listing = modules_dir / "modules.builtin"
+    try:
+        return {_name(Path(row)) for row in listing.read_text().split()}
+    except OSError as error:
+        raise InputError(f"{listing}: {error.strerror}: the kernel's modules must be beside it") from error
+
+
+def _name(path: Path) -> str:
+    return path.name.split(".ko")[0].replace("-", "_")

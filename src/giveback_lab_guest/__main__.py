@@ -1,0 +1,28 @@
+"""The lab's program in a guest: `serve` answers the host, `work` and `reread` are its workloads."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run one of the lab's guest commands and return its exit code."""
+    command, *words = sys.argv[1:] or ["serve"]
+    if command == "serve":
+        from giveback_lab_guest.serve import serve
+
+        return serve()
+    if command == "work":
+        from giveback_lab_guest.work import work
+
+        return work(words)
+    if command == "reread":
+        from giveback_lab_guest.work import reread
+
+        return reread(words)
+    print(f"giveback-lab: no command {command!r}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Answers the host over a virtio-serial port: JSON lines, one request or event a line.
+
+Requests: `{"id": 1, "do": "exec", "argv": [...]}` streams `line` events and ends with `exit`;
+`{"do": "spawn"}` starts a process that outlives the request and answers with its pid;
+`{"do": "kill", "pid": …, "signal": …}`; `{"do": "sample", "period_s": 1}` starts a stream of
+`sample` events with raw kernel files; `{"do": "put"/"get"}` writes and reads a small file.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import IO, Any, Callable
+
+PORT_NAME = "org.giveback.lab.0"
+SAMPLED_FILES = ("/proc/meminfo", "/proc/buddyinfo")
+READ_LIMIT_BYTES = 1 << 20
+
+
+def find_port(name: str, sysfs: str = "/sys/class/virtio-ports") -> str | None:
+    """The device of the virtio-serial port that the host named so, or None."""
+    try:
+        entries = os.listdir(sysfs)
+    except OSError:
+        return None
+    for entry in entries:
+        try:
+            with open(f"{sysfs}/{entry}/name") as file:
+                if file.read().strip() == name:
+                    return f"/dev/{entry}"
+        except OSError:
+            continue
+    return None
+
+
+class Server:
+    """One host connection: reads requests from `source`, writes answers and events to `sink`."""
+
+    def __init__(self, source: IO[bytes], sink: Callable[[bytes], None]) -> None:
+        self._source = source
+        self._sink = sink
+        self._lock = threading.Lock()
+        self._sampling_s: float | None = None
+
+    def send(self, **message: Any) -> None:
+        """Write one message; threads take turns."""
+        message.setdefault("t", time.monotonic())
+        line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            self._sink(line)
+
+    def run(self) -> None:
+        """Answer requests until the port closes."""
+        self.send(event="hello", kernel=os.uname().release, cpus=os.cpu_count())
+        while True:
+            line = self._source.readline()
+            if not line:
+                # No host is connected: the port reads as ended until one is.
+                time.sleep(0.2)
+                continue
+            try:
+                self.answer(json.loads(line))
+            except (ValueError, KeyError, TypeError, OSError) as error:
+                self.send(event="error", reason=f"{type(error).__name__}: {error}")
+
+    def answer(self, request: dict[str, Any]) -> None:
+        """Start what a request asks for."""
+        number, what = request.get("id"), request["do"]
+        if what == "exec":
+            threading.Thread(target=self._exec, args=(number, request), daemon=True).start()
+        elif what == "spawn":
+            self.send(event="exit", id=number, code=0, pid=self._spawn(number, request))
+        elif what == "kill":
+            os.kill(request["pid"], request["signal"])
+            self.send(event="exit", id=number, code=0)
+        elif what == "sample":
+            first = self._sampling_s is None
+            self._sampling_s = float(request["period_s"])
+            if first:
+                threading.Thread(target=self._sample, daemon=True).start()
+            self.send(event="exit", id=number, code=0)
+        elif what == "put":
+            with open(request["path"], "wb") as file:
+                file.write(base64.b64decode(request["data"]))
+            self.send(event="exit", id=number, code=0)
+        else:
+            self.send(event="exit", id=number, code=2, reason=f"no request {what!r}")
+
+    def _popen(self, request: dict[str, Any]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            request["argv"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **request.get("env", {})},
+            start_new_session=True,
+        )
+
+    def _exec(self, number: int, request: dict[str, Any]) -> None:
+        try:
+            process = self._popen(request)
+        except OSError as error:
+            self.send(event="exit", id=number, code=127, reason=str(error))
+            return
+        self._pump(number, process)
+
+    def _spawn(self, number: int, request: dict[str, Any]) -> int:
+        process = self._popen(request)
+        threading.Thread(target=self._pump, args=(number, process, "ended"), daemon=True).start()
+        return process.pid
+
+    def _pump(self, number: int, process: subprocess.Popen[bytes], end: str = "exit") -> None:
+        assert process.stdout is not None  # noqa: S101  # _popen pipes it
+        for line in process.stdout:
+            self.send(event="line", id=number, line=line.decode("utf-8", "replace").rstrip("\n"))
+        self.send(event=end, id=number, code=process.wait())
+
+    def _sample(self) -> None:
+        due = time.monotonic()
+        while True:
+            files = {path: _read(path) for path in SAMPLED_FILES}
+            self.send(event="sample", files=files)
+            due = max(due + (self._sampling_s or 1.0), time.monotonic())
+            time.sleep(max(0.0, due - time.monotonic()))
+
+
+def _read(path: str) -> str:
+    with open(path, "rb") as file:
+        return file.read(READ_LIMIT_BYTES).decode("ascii", "replace")
+
+
+def serve() -> int:
+    """Serve the host's port; returns an exit code where there is none."""
+    device = find_port(PORT_NAME)
+    if device is None:
+        print(f"giveback-lab: no virtio-serial port named {PORT_NAME}", file=sys.stderr)
+        return 1
+    fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+
+    def sink(data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+
+    with os.fdopen(os.dup(fd), "rb") as source:
+        Server(source, sink).run()
+    return 0
