@@ -1,0 +1,118 @@
+"""Processes of the host, found by their command line.
+
+Processes vanish while they are read; one that does is left out, never an error.
+Source: Linux Documentation/filesystems/proc.rst.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from giveback.errors import VmError
+from giveback_agent.files import under
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COMMAND_LINE_LIMIT_BYTES = 256 << 10
+"""A command line longer than this is cut; QEMU's under libvirt are below 20 KiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process as its command line tells it. `argv` is empty for kernel threads."""
+
+    pid: int
+    argv: tuple[str, ...]
+
+    @property
+    def program(self) -> str:
+        """The last component of argv[0], or ''."""
+        return self.argv[0].rsplit("/", 1)[-1] if self.argv else ""
+
+
+def parse_cmdline(text: bytes) -> tuple[str, ...]:
+    """Split `/proc/PID/cmdline`; bytes that are no UTF-8 survive as surrogates."""
+    if not text:
+        return ()
+    words = text.removesuffix(b"\0").split(b"\0")
+    return tuple(os.fsdecode(word) for word in words)
+
+
+def read_process(root: str, pid: int) -> Process | None:
+    """One process, or None where it has gone or hides from us."""
+    text = _read_bounded(under(root, f"/proc/{pid}/cmdline"), COMMAND_LINE_LIMIT_BYTES)
+    return None if text is None else Process(pid, parse_cmdline(text))
+
+
+def processes(root: str = "/") -> Iterator[Process]:
+    """Every process with a command line, in order of PID."""
+    try:
+        with os.scandir(under(root, "/proc")) as entries:
+            names = [entry.name for entry in entries]
+    except OSError as error:
+        raise VmError(f"{under(root, '/proc')}: {error.strerror}; is procfs mounted?") from error
+    for pid in sorted(int(name) for name in names if name.isdigit()):
+        process = read_process(root, pid)
+        if process is not None and process.argv:
+            yield process
+
+
+def status_bytes(root: str, pid: int) -> dict[str, int]:
+    """The `kB` lines of `/proc/PID/status` in bytes (VmHWM, VmRSS, VmPTE, …); {} if it has gone.
+
+    Readable without any right over the process: what can still be shown when smaps cannot.
+    """
+    text = _read_bounded(under(root, f"/proc/{pid}/status"), 64 << 10)
+    return {} if text is None else parse_status(text)
+
+
+def parse_status(text: bytes) -> dict[str, int]:
+    """The sizes in `/proc/PID/status`, in bytes; lines that are no size are left out."""
+    sizes = {}
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[2] == b"kB" and words[1].isdigit() and len(words[1]) < 16:
+            sizes[words[0].rstrip(b":").decode("ascii", "replace")] = int(words[1]) << 10
+    return sizes
+
+
+def start_ticks(root: str, pid: int) -> int | None:
+    """When the process started, in clock ticks since boot: tells a reused PID. None if gone."""
+    text = _read_bounded(under(root, f"/proc/{pid}/stat"), 4096)
+    if text is None:
+        return None
+    fields = text.rpartition(b")")[2].split()
+    return int(fields[19]) if len(fields) > 19 and fields[19].isdigit() else None
+
+
+def own_path(root: str, pid: int, path: str) -> str:
+    """`path` as the process sees it, reachable from here: its root and its working directory.
+
+    A VMM in a container or a chroot names its sockets in its own view of the file system.
+    """
+    base = f"/proc/{pid}/root" if path.startswith("/") else f"/proc/{pid}/cwd/"
+    return under(root, base) + path
+
+
+def _read_bounded(path: str, limit_bytes: int) -> bytes | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        chunks = []
+        left = limit_bytes
+        while left > 0:
+            chunk = os.read(fd, min(left, 65536))
+            if not chunk:
+                break
+            chunks.append(chunk)
+            left -= len(chunk)
+        return b"".join(chunks)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)

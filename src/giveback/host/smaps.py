@@ -1,0 +1,283 @@
+"""/proc/PID/smaps and smaps_rollup: what each mapping of a process costs the host.
+
+Source: Linux Documentation/filesystems/proc.rst, fs/proc/task_mmu.c. `Rss` leaves hugetlb pages
+out: they are counted in `Shared_Hugetlb` and `Private_Hugetlb`, and `resident_bytes` adds them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from giveback.errors import VmError
+from giveback_agent.files import under
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+SMAPS_LIMIT_BYTES = 64 << 20
+"""65,530 mappings (the kernel's default limit) of about 900 bytes each."""
+
+_HEADER = re.compile(
+    rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) (\S{4}) ([0-9a-f]{1,16}) (\S+) (\d{1,19})[ \t]*(.*)$",
+    re.MULTILINE,
+)
+_SIZE = re.compile(rb"^(\w+): +(\d{1,15}) kB$", re.MULTILINE)
+_FLAGS = re.compile(rb"^VmFlags:(.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a mapping, or several added up, costs. Bytes, as the kernel rounds them (to KiB)."""
+
+    rss_bytes: int = 0
+    pss_bytes: int = 0
+    swap_bytes: int = 0
+    hugetlb_bytes: int = 0
+    huge_bytes: int = 0
+    """AnonHugePages + ShmemPmdMapped + FilePmdMapped: the part that is mapped by huge pages."""
+    locked_bytes: int = 0
+    ksm_bytes: int = 0
+
+    @property
+    def resident_bytes(self) -> int:
+        """Rss and hugetlb pages."""
+        return self.rss_bytes + self.hugetlb_bytes
+
+    @property
+    def shared_bytes(self) -> int:
+        """The part of Rss that other mappings share, so that it is charged to several."""
+        return max(0, self.rss_bytes - self.pss_bytes)
+
+    def __add__(self, other: Usage) -> Usage:
+        return self._combine(other, 1)
+
+    def __sub__(self, other: Usage) -> Usage:
+        return self._combine(other, -1)
+
+    def _combine(self, other: Usage, sign: int) -> Usage:
+        return Usage(
+            self.rss_bytes + sign * other.rss_bytes,
+            self.pss_bytes + sign * other.pss_bytes,
+            self.swap_bytes + sign * other.swap_bytes,
+            self.hugetlb_bytes + sign * other.hugetlb_bytes,
+            self.huge_bytes + sign * other.huge_bytes,
+            self.locked_bytes + sign * other.locked_bytes,
+            self.ksm_bytes + sign * other.ksm_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One mapping. `offset_bytes` is into the file; `name` is '' for anonymous memory."""
+
+    start: int
+    end: int
+    permissions: str
+    offset_bytes: int
+    device: str
+    inode: int
+    name: str
+    usage: Usage = Usage()
+    kernel_page_bytes: int = 4096
+    vm_flags: frozenset[str] = frozenset()
+
+    @property
+    def size_bytes(self) -> int:
+        return self.end - self.start
+
+
+def parse_smaps(text: bytes) -> tuple[Mapping, ...]:
+    """Every mapping of `/proc/PID/smaps` (or, without usage, of `/proc/PID/maps`).
+
+    What is no mapping is passed over: a truncated file gives the mappings that are whole.
+    """
+    headers = list(_HEADER.finditer(text))
+    mappings = []
+    for index, header in enumerate(headers):
+        end = headers[index + 1].start() if index + 1 < len(headers) else len(text)
+        mappings.append(_mapping(header, text[header.end() : end]))
+    return tuple(mappings)
+
+
+def _mapping(header: re.Match[bytes], body: bytes) -> Mapping:
+    sizes = _sizes(body)
+    flags = _FLAGS.search(body)
+    start, end, permissions, offset, device, inode, name = header.groups()
+    return Mapping(
+        start=int(start, 16),
+        end=int(end, 16),
+        permissions=permissions.decode("ascii", "replace"),
+        offset_bytes=int(offset, 16),
+        device=device.decode("ascii", "replace"),
+        inode=int(inode),
+        name=os.fsdecode(name),
+        usage=_usage(sizes),
+        kernel_page_bytes=sizes.get(b"KernelPageSize", 4096),
+        vm_flags=frozenset(flags.group(1).decode("ascii", "replace").split())
+        if flags
+        else frozenset(),
+    )
+
+
+def _sizes(body: bytes) -> dict[bytes, int]:
+    return {name: int(kib) << 10 for name, kib in _SIZE.findall(body)}
+
+
+def _usage(sizes: dict[bytes, int]) -> Usage:
+    get = sizes.get
+    return Usage(
+        rss_bytes=get(b"Rss", 0),
+        pss_bytes=get(b"Pss", 0),
+        swap_bytes=get(b"Swap", 0),
+        hugetlb_bytes=get(b"Shared_Hugetlb", 0) + get(b"Private_Hugetlb", 0),
+        huge_bytes=get(b"AnonHugePages", 0) + get(b"ShmemPmdMapped", 0) + get(b"FilePmdMapped", 0),
+        locked_bytes=get(b"Locked", 0),
+        ksm_bytes=get(b"KSM", 0),
+    )
+
+
+def parse_rollup(text: bytes) -> Usage:
+    """`/proc/PID/smaps_rollup`: the whole process in one sum."""
+    return _usage(_sizes(text))
+
+
+_SUMMED = re.compile(
+    rb"\n(Rss|Pss|Swap|Shared_Hugetlb|Private_Hugetlb|AnonHugePages|ShmemPmdMapped|FilePmdMapped"
+    rb"|Locked|KSM): +([1-9]\d{0,14}) kB"
+)
+
+
+def total(text: bytes) -> Usage:
+    """The sum over all mappings of `/proc/PID/smaps`, without building them.
+
+    Ten times cheaper than `parse_smaps`: a QEMU process has 300 mappings, a host many of those, and
+    most lines say 0.
+    """
+    sizes: dict[bytes, int] = {}
+    for name, kib in _SUMMED.findall(text):
+        sizes[name] = sizes.get(name, 0) + (int(kib) << 10)
+    return _usage(sizes)
+
+
+def parse_maps(text: bytes, at_least_bytes: int = 0) -> tuple[Mapping, ...]:
+    """The mappings of `/proc/PID/maps`, or of smaps at less cost: usage stays zero.
+
+    Those smaller than `at_least_bytes` are left out.
+    """
+    return tuple(
+        _mapping(header, b"")
+        for header in _HEADER.finditer(text)
+        if int(header.group(2), 16) - int(header.group(1), 16) >= at_least_bytes
+    )
+
+
+def usage_of(text: bytes, mappings: Iterable[Mapping]) -> tuple[Mapping, ...]:
+    """`mappings` (found by `parse_maps` in the same `text`) with their usage read."""
+    found = []
+    for mapping in mappings:
+        header = _HEADER.search(text, _position(text, mapping))
+        if header is not None and int(header.group(1), 16) == mapping.start:
+            following = _HEADER.search(text, header.end())
+            end = following.start() if following else len(text)
+            found.append(_mapping(header, text[header.end() : end]))
+    return tuple(found)
+
+
+def _position(text: bytes, mapping: Mapping) -> int:
+    """Where the mapping's header begins; the kernel pads addresses to eight digits."""
+    return max(0, text.find(b"%08x-%08x " % (mapping.start, mapping.end)))
+
+
+def add(usages: Iterable[Usage]) -> Usage:
+    """The sum of usages."""
+    result = Usage()
+    for usage in usages:
+        result = result + usage
+    return result
+
+
+def read_smaps(root: str, pid: int) -> bytes:
+    """`/proc/PID/smaps` whole.
+
+    Raises VmError where the process has gone, where the right to read it is missing (which one is
+    said), or where it is longer than SMAPS_LIMIT_BYTES.
+    """
+    return _read(root, pid, "smaps", SMAPS_LIMIT_BYTES)
+
+
+def read_rollup(root: str, pid: int) -> Usage:
+    """`/proc/PID/smaps_rollup`. Raises VmError as `read_smaps` does."""
+    return parse_rollup(_read(root, pid, "smaps_rollup", 65536))
+
+
+def resident_of_mapping(pid: int, name: str, root: str = "/") -> Usage:
+    """The usage of all mappings called `name` (a path, or `memfd:` and its name), added up.
+
+    For sampling every second: one pass over smaps, and only the named mappings are parsed.
+    Raises VmError where none is called so.
+    """
+    text = read_smaps(root, pid)
+    wanted = os.fsencode(name)
+    mappings = []
+    for header in _HEADER.finditer(text):
+        called = header.group(7)
+        if called in (wanted, wanted + b" (deleted)", b"/" + wanted + b" (deleted)"):
+            mappings.append(_mapping(header, b""))
+    if not mappings:
+        raise VmError(
+            f"process {pid} maps nothing called {name}; /proc/{pid}/maps lists what it maps"
+        )
+    return add(mapping.usage for mapping in usage_of(text, mappings))
+
+
+def resident_of_ranges(pid: int, ranges: Sequence[tuple[int, int]], root: str = "/") -> Usage:
+    """The usage of the mappings that lie in `ranges` (start, end), added up.
+
+    smaps is read only as far as the last range: the kernel computes what is read and no more.
+    """
+    last = max(end for _, end in ranges)
+    text = _read(root, pid, "smaps", SMAPS_LIMIT_BYTES, until=last)
+    inside = [
+        mapping
+        for mapping in parse_maps(text)
+        if any(start <= mapping.start and mapping.end <= end for start, end in ranges)
+    ]
+    return add(mapping.usage for mapping in usage_of(text, inside))
+
+
+def _read(root: str, pid: int, name: str, limit_bytes: int, until: int | None = None) -> bytes:
+    path = under(root, f"/proc/{pid}/{name}")
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while chunk := os.read(fd, 1 << 20):
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit_bytes:
+                    raise VmError(f"{path}: longer than {limit_bytes} bytes; not read further")
+                if until is not None and _past(chunk, until):
+                    break
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise VmError(f"{path}: {_reason(error, pid)}") from error
+    return b"".join(chunks)
+
+
+def _past(chunk: bytes, address: int) -> bool:
+    """True where the chunk holds the header of a mapping at or after `address`."""
+    return any(int(header.group(1), 16) >= address for header in _HEADER.finditer(chunk))
+
+
+def _reason(error: OSError, pid: int) -> str:
+    if error.errno in (errno.ENOENT, errno.ESRCH):
+        return f"process {pid} has ended"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "no right to read it; run as root or with CAP_SYS_PTRACE"
+    return error.strerror or str(error)

@@ -1,0 +1,85 @@
+"""pagemap: both interfaces agree with each other and with what was touched."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giveback.errors import VmError
+from giveback.host import pagemap, smaps
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAGES = 4096
+SIZE_BYTES = PAGES * pagemap.PAGE_BYTES
+
+
+@pytest.fixture
+def memory() -> Iterator[tuple[mmap.mmap, int]]:
+    """Anonymous private memory of small pages, and its address."""
+    before = {m.start for m in smaps.parse_maps(smaps.read_smaps("/", os.getpid()))}
+    with mmap.mmap(-1, SIZE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
+        area.madvise(mmap.MADV_NOHUGEPAGE)
+        (start,) = (
+            m.start
+            for m in smaps.parse_maps(smaps.read_smaps("/", os.getpid()))
+            if m.size_bytes == SIZE_BYTES and "nh" in _flags(m.start) and m.start not in before
+        )
+        yield area, start
+
+
+def _flags(start: int) -> frozenset[str]:
+    mappings = smaps.parse_smaps(smaps.read_smaps("/", os.getpid()))
+    return next(m.vm_flags for m in mappings if m.start == start)
+
+
+@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("stride", [1, 2, 7, 513])
+def test_touched_pages_are_present(memory: tuple[mmap.mmap, int], stride: int, scan: bool) -> None:
+    area, start = memory
+    for page in range(0, PAGES, stride):
+        area[page * pagemap.PAGE_BYTES] = 1
+    states = pagemap.read_states(os.getpid(), start, start + SIZE_BYTES, scan=scan)
+    expected = np.zeros(PAGES, dtype=np.uint8)
+    expected[::stride] = pagemap.PRESENT
+    assert np.array_equal(states, expected)
+    touched = len(range(0, PAGES, stride))
+    assert pagemap.count(states) == pagemap.PageCounts(touched, 0, PAGES - touched)
+
+
+def test_full_answers_are_continued(
+    memory: tuple[mmap.mmap, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    area, start = memory
+    chosen = random.Random(4).sample(range(PAGES), 900)
+    for page in chosen:
+        area[page * pagemap.PAGE_BYTES] = 1
+    slow = pagemap.read_states(os.getpid(), start, start + SIZE_BYTES, scan=False)
+    for least in (0, 8):
+        monkeypatch.setattr(pagemap, "_REGIONS", 16)
+        monkeypatch.setattr(pagemap, "_LEAST_PAGES_PER_REGION", least)
+        fast = pagemap.read_states(os.getpid(), start, start + SIZE_BYTES)
+        assert np.array_equal(fast, slow)
+
+
+@given(
+    st.lists(st.sampled_from([0, 1 << 63, 1 << 62, 1 << 55, 3 << 62]), max_size=50),
+    st.binary(max_size=7),
+)
+def test_entries_decode(entries: list[int], rest: bytes) -> None:
+    raw = np.array(entries, dtype="u8").tobytes() + rest
+    expected = [1 if e >> 63 else 2 if e >> 62 & 1 else 0 for e in entries]
+    assert pagemap.states_from_entries(raw).tolist() == expected
+
+
+def test_a_process_that_is_gone_is_said() -> None:
+    with pytest.raises(VmError, match="has ended"):
+        pagemap.read_states(4_194_305, 0, 4096)

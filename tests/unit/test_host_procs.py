@@ -1,0 +1,65 @@
+"""Processes found by their command line, on a fake tree and on this process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from giveback.errors import VmError
+from giveback.host import procs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def fake(root: Path, pid: int, cmdline: bytes) -> None:
+    (root / f"proc/{pid}").mkdir(parents=True)
+    (root / f"proc/{pid}/cmdline").write_bytes(cmdline)
+
+
+def test_processes_come_in_order_and_kernel_threads_do_not(tmp_path: Path) -> None:
+    fake(tmp_path, 30, b"/usr/bin/qemu-system-x86_64\0-m\x002G\0")
+    fake(tmp_path, 4, b"/sbin/init\0")
+    fake(tmp_path, 2, b"")
+    (tmp_path / "proc/9").mkdir()  # a process that ended between the listing and the reading
+    (tmp_path / "proc/meminfo").write_bytes(b"")
+    found = list(procs.processes(str(tmp_path)))
+    assert [(p.pid, p.program) for p in found] == [(4, "init"), (30, "qemu-system-x86_64")]
+    assert found[1].argv[1:] == ("-m", "2G")
+
+
+def test_bytes_that_are_no_utf8_survive(tmp_path: Path) -> None:
+    fake(tmp_path, 5, b"/bin/\xff\0\0x\0")
+    (process,) = procs.processes(str(tmp_path))
+    assert os.fsencode(process.argv[0]) == b"/bin/\xff"
+    assert process.argv[1:] == ("", "x")
+
+
+def test_a_long_command_line_is_cut(tmp_path: Path) -> None:
+    fake(tmp_path, 5, b"a" * (procs.COMMAND_LINE_LIMIT_BYTES + 10))
+    (process,) = procs.processes(str(tmp_path))
+    assert len(process.argv[0]) == procs.COMMAND_LINE_LIMIT_BYTES
+
+
+def test_no_procfs_is_said(tmp_path: Path) -> None:
+    with pytest.raises(VmError, match="procfs"):
+        list(procs.processes(str(tmp_path)))
+
+
+def test_this_process() -> None:
+    process = procs.read_process("/", os.getpid())
+    assert process is not None
+    assert process.argv[0] == sys.orig_argv[0]
+    assert procs.read_process("/", 4_194_305) is None
+    sizes = procs.status_bytes("/", os.getpid())
+    assert sizes["VmHWM"] >= sizes["VmRSS"] > 0
+    assert (procs.start_ticks("/", os.getpid()) or 0) > 0
+    assert procs.start_ticks("/", 4_194_305) is None
+
+
+def test_paths_are_the_process_s_own() -> None:
+    assert procs.own_path("/", 7, "/run/q.sock") == "/proc/7/root/run/q.sock"
+    assert procs.own_path("/", 7, "q.sock") == "/proc/7/cwd/q.sock"

@@ -1,0 +1,121 @@
+"""smaps and status: parsed, summed, bounded."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giveback.errors import VmError
+from giveback.host import procs, smaps
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENTRY = """\
+7f1d8bfff000-7f1e8bfff000 rw-s 00001000 00:01 26                         /memfd:ram (deleted)
+Size:            4194304 kB
+KernelPageSize:     2048 kB
+MMUPageSize:           4 kB
+Rss:                1024 kB
+Pss:                 512 kB
+Swap:                 16 kB
+KSM:                   4 kB
+AnonHugePages:        64 kB
+ShmemPmdMapped:      128 kB
+FilePmdMapped:       256 kB
+Shared_Hugetlb:     2048 kB
+Private_Hugetlb:    4096 kB
+Locked:              512 kB
+THPeligible:           0
+VmFlags: rd wr sh mr mw me ms dc hg
+7f1e8bfff000-7f1e8c000000 ---p 00000000 00:00 0
+Size:                  4 kB
+Rss:                   0 kB
+"""
+
+
+def test_every_field_is_read() -> None:
+    ram, guard = smaps.parse_smaps(ENTRY.encode())
+    assert ram.size_bytes == 4 << 30
+    assert (ram.permissions, ram.offset_bytes, ram.device, ram.inode) == ("rw-s", 4096, "00:01", 26)
+    assert ram.name == "/memfd:ram (deleted)"
+    assert ram.kernel_page_bytes == 2 << 20
+    assert ram.vm_flags >= {"hg", "dc"}
+    assert ram.usage == smaps.Usage(
+        1 << 20, 512 << 10, 16 << 10, 6 << 20, 448 << 10, 512 << 10, 4096
+    )
+    assert ram.usage.resident_bytes == 7 << 20
+    assert ram.usage.shared_bytes == 512 << 10
+    assert guard.name == ""
+    assert guard.usage == smaps.Usage()
+
+
+def test_the_total_is_the_sum_of_the_mappings() -> None:
+    text = smaps.read_smaps("/", os.getpid())
+    assert smaps.total(text) == smaps.add(m.usage for m in smaps.parse_smaps(text))
+
+
+def test_usage_is_read_for_the_mappings_asked_for() -> None:
+    text = ENTRY.encode()
+    (large,) = smaps.parse_maps(text, at_least_bytes=1 << 20)
+    assert large.usage == smaps.Usage()
+    assert smaps.usage_of(text, [large]) == (smaps.parse_smaps(text)[0],)
+
+
+@given(st.binary(max_size=400))
+def test_anything_parses(noise: bytes) -> None:
+    assert len(smaps.parse_smaps(ENTRY.encode() + noise)) >= 2
+    smaps.parse_smaps(noise)
+    smaps.parse_rollup(noise)
+    smaps.total(noise)
+    procs.parse_status(noise)
+    procs.parse_cmdline(noise)
+
+
+@given(st.integers(min_value=0, max_value=len(ENTRY)))
+def test_a_cut_file_gives_what_is_whole(length: int) -> None:
+    whole = smaps.parse_smaps(ENTRY.encode())
+    for mapping, expected in zip(smaps.parse_smaps(ENTRY.encode()[:length]), whole, strict=False):
+        assert mapping.start == expected.start
+        assert mapping.usage.rss_bytes <= expected.usage.rss_bytes
+
+
+def test_a_real_mapping_is_sampled_by_its_range() -> None:
+    size = 8 << 20
+    with mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS) as memory:
+        memory[: size // 2] = bytes(size // 2)
+        found = [
+            m for m in smaps.parse_maps(smaps.read_smaps("/", os.getpid())) if m.size_bytes == size
+        ]
+        usages = [smaps.resident_of_ranges(os.getpid(), [(m.start, m.end)]) for m in found]
+        assert size // 2 in [usage.rss_bytes for usage in usages]
+
+
+def test_a_real_mapping_is_sampled_by_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "ram image"
+    file.write_bytes(bytes(1 << 20))
+    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as memory:
+        assert memory[4096] == 0
+        assert 4096 <= smaps.resident_of_mapping(os.getpid(), str(file)).rss_bytes <= 1 << 20
+    with pytest.raises(VmError, match="nothing called"):
+        smaps.resident_of_mapping(os.getpid(), "no such mapping")
+
+
+def test_a_process_that_is_gone_is_said() -> None:
+    with pytest.raises(VmError, match="has ended"):
+        smaps.read_smaps("/", 4_194_305)
+
+
+def test_a_file_without_end_is_not_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "proc/7").mkdir(parents=True)
+    (tmp_path / "proc/7/smaps").write_bytes(b"x" * 4096)
+    monkeypatch.setattr(smaps, "SMAPS_LIMIT_BYTES", 1024)
+    with pytest.raises(VmError, match="longer than 1024"):
+        smaps.read_smaps(str(tmp_path), 7)
