@@ -41,6 +41,8 @@ def parse(data: bytes) -> CgroupMounts:
         if len(place) < 5 or len(kind) < 3:
             continue
         mount = text(unescaped(place[4]))
+        if "\0" in mount:
+            continue
         if kind[0] == b"cgroup2" and v2 is None:
             v2 = (mount, text(unescaped(place[3])))
         elif kind[0] == b"cgroup" and len(v1) < CONTROLLERS_LIMIT:

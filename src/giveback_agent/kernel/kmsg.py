@@ -26,6 +26,7 @@ LINE_LIMIT_BYTES = 900
 RECORD_LIMIT_BYTES = 8192
 RECORDS_LIMIT = 50_000
 _MATCHES_LIMIT = 200
+_PRIORITIES = 8
 
 
 class KmsgRecord(Record):
@@ -81,7 +82,8 @@ def line(message: str, priority: int = INFO) -> bytes:
 def write_line(root: str, message: str, priority: int = INFO) -> bool:
     """Say one line in the kernel log. Never raises; False where the log did not take it."""
     try:
-        fd = os.open(files.under(root, PATH), os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+        fd = os.open(files.under(root, PATH), flags)
     except OSError:
         return False
     try:
@@ -94,9 +96,10 @@ def write_line(root: str, message: str, priority: int = INFO) -> bool:
 
 
 def search(root: str, needles: tuple[str, ...]) -> KernelLog:
-    """Return the messages of the kernel log that contain any of `needles`, oldest first.
+    """Return the kernel's own messages that contain any of `needles`, oldest first.
 
-    Holds one record in memory at a time. Never raises: what went wrong is in `refused`.
+    What programs wrote to the log is left out: the kernel marks it with another facility than its
+    own, 0. Holds one record in memory at a time. Never raises: what went wrong is in `refused`.
     """
     found: list[str] = []
     complete = None
@@ -108,7 +111,8 @@ def search(root: str, needles: tuple[str, ...]) -> KernelLog:
                 continue
             if complete is None:
                 complete = record.sequence == 0
-            if len(found) < _MATCHES_LIMIT and any(needle in record.message for needle in needles):
+            wanted = any(needle in record.message for needle in needles)
+            if wanted and record.priority < _PRIORITIES and len(found) < _MATCHES_LIMIT:
                 found.append(record.message)
     except OSError as error:
         return KernelLog(tuple(found), False, f"{PATH}: {os.strerror(error.errno or 0)}")

@@ -111,7 +111,7 @@ def cold_file_pages(lru: LruGen, older_than_ms: int) -> int:
         [
             generation.file_pages
             for one in lru.lists
-            for generation in one.generations[: -YOUNG_GENERATIONS or None]
+            for generation in one.generations[:-YOUNG_GENERATIONS]
             if generation.age_ms >= older_than_ms
         ]
     )

@@ -25,6 +25,10 @@ _DEVICES_LIMIT = 4096
 _SAID_ENABLED = "Free page reporting enabled"
 _SAID_HYPERV = "Cold memory discard hint enabled"
 _SAID_HYPERV_DISABLED = "disabling page reporting"
+_NOT_AGREED = (
+    "no VIRTIO_BALLOON_F_REPORTING: the host does not offer it, or the guest withdrew it because "
+    "of init_on_free or page_poison"
+)
 SAID = (_SAID_ENABLED, _SAID_HYPERV, _SAID_HYPERV_DISABLED)
 
 
@@ -148,9 +152,12 @@ def judge(
     does. An order of -1 disproves it: registration sets one (Linux 6.2, commit aebb02ce8b36).
     """
     for balloon in balloons:
-        if balloon.reporting and balloon.bound:
-            said = f"{balloon.name}: VIRTIO_BALLOON_F_REPORTING agreed and virtio_balloon bound"
-            return True, said, "virtio_balloon"
+        if balloon.reporting:
+            said = f"{balloon.name}: VIRTIO_BALLOON_F_REPORTING agreed"
+            if balloon.bound:
+                return True, f"{said}, virtio_balloon bound", "virtio_balloon"
+            # About to be bound, or its driver failed.
+            return None, f"{said}, but no driver is bound", None
     for message in reversed(log.messages):
         if _SAID_HYPERV_DISABLED in message:
             return False, f"kernel log: {message!r}", "hv_balloon"
@@ -158,16 +165,21 @@ def judge(
             return True, f"kernel log: {message!r}", "hv_balloon"
     if order == UNSET:
         return False, f"{ORDER_PATH} is -1: no driver registered", None
-    if balloons:
-        return _refused_balloon(balloons), _refused_words(balloons), None
+    if balloons and not any(_SAID_ENABLED in message for message in log.messages):
+        names = ", ".join([balloon.name for balloon in balloons])
+        return False, f"{names}: {_NOT_AGREED}", None
+    return (*_judge_log(log), None)
+
+
+def _judge_log(log: kmsg.KernelLog) -> tuple[bool | None, str]:
     for message in log.messages:
         if _SAID_ENABLED in message:
-            return True, f"kernel log: {message!r}", None
+            return True, f"kernel log: {message!r}"
     if log.refused is not None:
-        return None, f"no virtio balloon, and the kernel log is refused ({log.refused})", None
+        return None, f"no virtio balloon, and the kernel log is refused ({log.refused})"
     if not log.complete:
-        return None, "no virtio balloon, and the kernel log has lost its oldest messages", None
-    return False, f"no virtio balloon, and the kernel log does not say {_SAID_ENABLED!r}", None
+        return None, "no virtio balloon, and the kernel log has lost its oldest messages"
+    return False, f"no virtio balloon, and the kernel log does not say {_SAID_ENABLED!r}"
 
 
 def probe(root: str = "/") -> ReportingState:
@@ -179,18 +191,3 @@ def probe(root: str = "/") -> ReportingState:
     active, evidence, driver = judge(read_balloons(root), kmsg.search(root, SAID), order)
     settable = os.access(files.under(root, ORDER_PATH), os.W_OK)
     return ReportingState(active, evidence, order, settable, driver)
-
-
-def _refused_balloon(balloons: tuple[Balloon, ...]) -> bool | None:
-    # An unbound balloon with the bit is about to be bound, or its driver failed: cannot tell.
-    return None if any(balloon.reporting for balloon in balloons) else False
-
-
-def _refused_words(balloons: tuple[Balloon, ...]) -> str:
-    names = ", ".join([balloon.name for balloon in balloons])
-    if any(balloon.reporting for balloon in balloons):
-        return f"{names}: VIRTIO_BALLOON_F_REPORTING offered, but no driver is bound"
-    return (
-        f"{names}: no VIRTIO_BALLOON_F_REPORTING: the host does not offer it, or the guest cleared "
-        "it because of init_on_free or page_poison"
-    )
