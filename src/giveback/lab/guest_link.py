@@ -1,0 +1,137 @@
+"""The host's end of the lab's port: requests to `giveback_lab_guest.serve`, events from it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from giveback.errors import VmError
+
+LINE_LIMIT_BYTES = 4 << 20
+Event = dict[str, Any]
+LineHandler = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """What a program in the guest printed (stdout and stderr as one) and its exit code."""
+
+    code: int
+    lines: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+
+class GuestLink:
+    """Requests and events over one connection; `on_sample` gets each sample event as it arrives."""
+
+    def __init__(self, vm_name: str) -> None:
+        self._vm_name = vm_name
+        self._writer: asyncio.StreamWriter | None = None
+        self._reader_task: asyncio.Task[None] | None = None
+        self._number = 0
+        self._waiting: dict[int, asyncio.Future[Event]] = {}
+        self._lines: dict[int, LineHandler] = {}
+        self._hello: asyncio.Event = asyncio.Event()
+        self.on_sample: Callable[[Event], None] = lambda _: None
+
+    async def connect(self, path: str) -> None:
+        """Connect to QEMU's socket and start to read."""
+        reader, self._writer = await asyncio.open_unix_connection(path, limit=LINE_LIMIT_BYTES)
+        self._reader_task = asyncio.create_task(self._read(reader))
+
+    async def wait_hello(self) -> None:
+        """Wait until the guest's program is up."""
+        await self._hello.wait()
+
+    async def close(self) -> None:
+        """Stop reading; whoever waits for an answer gets VmError."""
+        if self._reader_task is not None:
+            self._reader_task.cancel()
+            await asyncio.gather(self._reader_task, return_exceptions=True)
+        if self._writer is not None:
+            self._writer.close()
+        self._fail("the connection was closed")
+
+    async def request(self, do: str, on_line: LineHandler | None = None, **fields: Any) -> Event:
+        """Send one request and wait for its end. Raises VmError."""
+        if self._writer is None:
+            raise VmError(f"{self._vm_name}: the lab's port is not connected")
+        self._number += 1
+        number = self._number
+        future: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        if on_line is not None:
+            self._lines[number] = on_line
+        self._writer.write(json.dumps({"id": number, "do": do, **fields}).encode() + b"\n")
+        return await future
+
+    async def exec(
+        self, *argv: str, on_line: LineHandler | None = None, timeout_s: float = 300
+    ) -> ExecResult:
+        """Run a program in the guest to its end. Raises VmError when it does not end in time."""
+        lines: list[str] = []
+
+        def keep(line: str) -> None:
+            lines.append(line)
+            if on_line is not None:
+                on_line(line)
+
+        try:
+            event = await asyncio.wait_for(self.request("exec", keep, argv=list(argv)), timeout_s)
+        except TimeoutError as error:
+            raise VmError(f"{self._vm_name}: `{argv[0]}` did not end within {timeout_s} s") from error
+        if "reason" in event:
+            lines.append(str(event["reason"]))
+        return ExecResult(int(event["code"]), tuple(lines))
+
+    async def spawn(self, *argv: str, on_line: LineHandler | None = None) -> int:
+        """Start a program that goes on; returns its pid in the guest."""
+        event = await self.request("spawn", on_line, argv=list(argv))
+        return int(event["pid"])
+
+    async def kill(self, pid: int, signal_number: int) -> None:
+        """Send a signal to a guest process."""
+        await self.request("kill", pid=pid, signal=signal_number)
+
+    async def put(self, path: str, data: bytes) -> None:
+        """Write a small file in the guest."""
+        await self.request("put", path=path, data=base64.b64encode(data).decode())
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while line := await reader.readline():
+                self._take(line)
+        except (ValueError, ConnectionError) as error:
+            self._fail(f"the lab's port broke: {error}")
+            return
+        self._fail("the VM ended")
+
+    def _take(self, line: bytes) -> None:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            return
+        kind, number = event.get("event"), event.get("id")
+        if kind == "hello":
+            self._hello.set()
+        elif kind == "sample":
+            self.on_sample(event)
+        elif kind == "line" and number in self._lines:
+            self._lines[number](str(event["line"]))
+        elif kind == "exit" and number in self._waiting:
+            future = self._waiting.pop(number)
+            if not future.done():
+                future.set_result(event)
+
+    def _fail(self, reason: str) -> None:
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(VmError(f"{self._vm_name}: {reason}"))
+        self._waiting.clear()
