@@ -1,0 +1,183 @@
+"""What every hypervisor backend says of a VM, and the Protocol that all of them follow.
+
+What a backend can do is data (`Capabilities`), never a method that may or may not be there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from giveback.host.procs import Process
+
+AGENT_PORT = "org.giveback.agent.0"
+"""The virtio-serial port on which the guest's agent is spoken to."""
+GUEST_AGENT_PORT = "org.qemu.guest_agent.0"
+BYTES_LIMIT = 1 << 57
+"""No processor addresses more: a larger amount is nonsense or a lie."""
+
+
+class Backing(StrEnum):
+    """What a block of guest RAM is made of on the host."""
+
+    ANONYMOUS = "anonymous"
+    MEMFD = "memfd"
+    FILE = "file"
+    HUGETLB = "hugetlb"
+
+
+class Answer(StrEnum):
+    """A question about a VM that not every VMM answers."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+    @classmethod
+    def of(cls, value: bool | None) -> Answer:
+        return cls.UNKNOWN if value is None else cls.YES if value else cls.NO
+
+
+@dataclass(frozen=True, slots=True)
+class RamBlock:
+    """A block of guest RAM as the VMM was asked for it. `path` is the file behind it, or ''."""
+
+    name: str
+    size_bytes: int
+    backing: Backing = Backing.ANONYMOUS
+    path: str = ""
+    page_bytes: int = 4096
+    prealloc: bool = False
+    shared: bool = False
+    hotplug: bool = False
+    """Of a virtio-mem device: not all of it need be plugged."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestRange:
+    """Where guest addresses lie in a block: the hole below 4 GiB makes two ranges of one block."""
+
+    guest_start: int
+    size_bytes: int
+    block: str
+    block_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What can be had of this VM through its VMM."""
+
+    reports_pages: Answer = Answer.UNKNOWN
+    """The VMM offers free page reporting; whether the guest took it is `VmState`'s to say."""
+    balloon: Answer = Answer.UNKNOWN
+    deflate_on_oom: bool = False
+    statistics: Answer = Answer.UNKNOWN
+    virtio_mem: Answer = Answer.UNKNOWN
+    agent_channel: Answer = Answer.UNKNOWN
+
+
+class ChannelKind(StrEnum):
+    """How bytes reach the guest."""
+
+    VIRTIO_SERIAL = "virtio-serial"
+    VSOCK = "vsock"
+    HYBRID_VSOCK = "hybrid-vsock"
+    QEMU_GUEST_AGENT = "qemu-guest-agent"
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A way into the guest: a unix socket's path, or a vsock CID."""
+
+    kind: ChannelKind
+    path: str = ""
+    cid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VmDescription:
+    """A running VM as its process shows it, before anything was asked of it.
+
+    `name` comes from a command line and may hold any character: print it through `giveback.text`.
+    """
+
+    backend: str
+    name: str
+    pid: int
+    ram_bytes: int
+    ram_blocks: tuple[RamBlock, ...]
+    capabilities: Capabilities = Capabilities()
+    channels: tuple[Channel, ...] = ()
+    control: str = ""
+    """The address of the VMM's control socket; '' where there is none that we may use."""
+    blockers: tuple[str, ...] = ()
+    """What on the command line makes the VMM keep pages that the guest reports."""
+    machine: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def block_bytes(self) -> int:
+        """The size of all blocks, plugged or not."""
+        return sum(block.size_bytes for block in self.ram_blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class BalloonStatistics:
+    """The guest's own numbers through the balloon device: bounded, but believed no further.
+
+    `updated_s` is the wall-clock time of the guest's last answer; 0 means it never gave one. A
+    guest that is stuck freezes these numbers silently, and only this tells.
+    """
+
+    updated_s: float
+    total_bytes: int | None = None
+    free_bytes: int | None = None
+    available_bytes: int | None = None
+    disk_caches_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VmState:
+    """What the VMM answered. Fields stay empty where it did not; `problems` says why."""
+
+    running: bool | None = None
+    ram_bytes: int | None = None
+    """Base memory and what is plugged, now."""
+    balloon_bytes: int | None = None
+    """What the balloon holds, now."""
+    statistics: BalloonStatistics | None = None
+    reporting_negotiated: Answer = Answer.UNKNOWN
+    driver_features: frozenset[str] = frozenset()
+    layout: tuple[GuestRange, ...] = ()
+    host_addresses: Mapping[str, int] = field(default_factory=dict)
+    """Where each block lies in the VMM's address space, where the VMM says so."""
+    blockers: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+class Backend(Protocol):
+    """One hypervisor. `recognise` is pure; `inspect` is bounded in time and bytes, never raises
+    VmError for a VMM that hangs, refuses or lies, and puts that into `VmState.problems`."""
+
+    name: str
+
+    def recognise(self, process: Process) -> VmDescription | None:
+        """The VM that this process runs, or None where it runs none of this kind."""
+        ...
+
+    async def inspect(
+        self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0, root: str = "/"
+    ) -> VmState:
+        """Ask the VMM. `layout` also asks where guest addresses lie, which costs more."""
+        ...
+
+
+def amount(value: object) -> int | None:
+    """A guest's or VMM's number as bytes; None for what is none (-1, all ones, text, a lie)."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < BYTES_LIMIT:
+        return None
+    return value

@@ -1,0 +1,50 @@
+"""Unix sockets of any path length, opened without waiting."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from giveback.errors import VmError
+
+_SUN_PATH_BYTES = 107
+
+
+def connect_unix(path: str) -> socket.socket:
+    """A connected, non-blocking stream socket. Raises VmError that says what to do.
+
+    A path longer than the kernel's 107 bytes is reached through its directory's descriptor.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    connection.setblocking(False)
+    try:
+        _connect(connection, path)
+    except OSError as error:
+        connection.close()
+        raise VmError(f"{path}: {reason(error)}") from error
+    return connection
+
+
+def _connect(connection: socket.socket, path: str) -> None:
+    if len(os.fsencode(path)) <= _SUN_PATH_BYTES:
+        connection.connect(path)
+        return
+    directory, name = os.path.split(path)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        connection.connect(f"/proc/self/fd/{fd}/{name}")
+    finally:
+        os.close(fd)
+
+
+def reason(error: OSError) -> str:
+    """What is wrong with a socket, and what to do about it."""
+    if isinstance(error, PermissionError):
+        return "no right to open it; run as root or as the VM's own user"
+    if isinstance(error, (FileNotFoundError, ProcessLookupError)):
+        return "no such socket; was it deleted, or has the VM ended?"
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens there any more"
+    if isinstance(error, BlockingIOError):
+        return "its queue of waiting clients is full; another program holds it"
+    return error.strerror or str(error)
