@@ -45,11 +45,13 @@ def compose(
     run: DemoRun, width: float, plot_height: float, measure: Measure, *, titled: bool
 ) -> Scene:
     """The scene of a run's chart, `width` wide and as high as it needs to be."""
-    return _Composer(run, width, plot_height, measure).compose(titled)
+    return _Composer(run, width, plot_height, measure, titled).compose()
 
 
 class _Composer:
-    def __init__(self, run: DemoRun, width: float, plot_height: float, measure: Measure) -> None:
+    def __init__(
+        self, run: DemoRun, width: float, plot_height: float, measure: Measure, titled: bool
+    ) -> None:
         self._run = run
         self._measure = measure
         self._narrow = width < NARROW
@@ -59,16 +61,20 @@ class _Composer:
         self._gap_s = (whole.end_s - whole.start_s) / 40
         self._actions = run_actions(run, self._gap_s)
         self._kinds = [k for k in MARK_KINDS if any(a.kind == k for a in self._actions)]
-        self._top = PAD
+        self._titled = titled
+        self._pad = PAD if titled else 1.0
+        self._top = self._pad
 
-    def compose(self, titled: bool) -> Scene:
+    def compose(self) -> Scene:
         """Fill the scene from the top downwards."""
         scene = self._scene
-        if titled:
+        if self._titled:
             self._title()
         self._legend()
-        left = PAD + max(self._width(t) for t in self._left_texts()) + 8
-        right = max([self._width(t, bold=True) for t, _, _ in self._ends()], default=0) + 8 + PAD
+        left = self._pad + max(self._width(t) for t in self._left_texts()) + 8
+        right = (
+            max([self._width(t, bold=True) for t, _, _ in self._ends()], default=0) + 8 + self._pad
+        )
         plot_width = max(40.0, scene.width - left - right)
         self._phase_names(left, plot_width)
         scene.plot = Box(left, self._top, plot_width, scene.plot.height)
@@ -82,29 +88,29 @@ class _Composer:
         self._peaks()
         self._action_rows()
         self._time_axis(strip_bottom)
-        scene.height = strip_bottom + 2.6 * LINE + PAD
+        scene.height = strip_bottom + 2.6 * LINE + self._pad
         return scene
 
     # What is above the plot
 
     def _title(self) -> None:
-        room = self._scene.width - 2 * PAD
+        room = self._scene.width - 2 * self._pad
         for line in self._wrapped(headline(self._run), TITLE_SIZE, room, bold=True):
             self._top += TITLE_SIZE
-            self._text(PAD, self._top, line, size=TITLE_SIZE, bold=True)
+            self._text(self._pad, self._top, line, size=TITLE_SIZE, bold=True)
             self._top += 0.3 * TITLE_SIZE
         subtitle = f"Guest memory resident on the host. {setting_text(self._run)}"
         for line in self._wrapped(subtitle, TEXT_SIZE, room):
             self._top += LINE
-            self._text(PAD, self._top, line, role="muted")
+            self._text(self._pad, self._top, line, role="muted")
         self._top += 0.6 * LINE
 
     def _legend(self) -> None:
-        x, self._top = PAD, self._top + LINE
+        x, self._top = self._pad, self._top + LINE
         for role, text in self._legend_entries():
             width = SWATCH + 6 + self._width(text)
-            if x > PAD and x + width > self._scene.width - PAD:
-                x, self._top = PAD, self._top + LINE
+            if x > self._pad and x + width > self._scene.width - self._pad:
+                x, self._top = self._pad, self._top + LINE
             middle = self._top - 0.35 * TEXT_SIZE
             self._line([(x, middle), (x + SWATCH, middle)], role)
             if role == "giveback":
@@ -128,7 +134,7 @@ class _Composer:
         whole = self._scene.span
         named = self._named_moments()
         wanted = [(whole.x(t_s) * width, self._width(name)) for t_s, name, _ in named]
-        spots = pack(wanted, width, most_lanes=4, gap=7)
+        spots = pack(wanted, width, most_lanes=2 if self._narrow else 3, gap=7)
         lanes = max((spot[0] + 1 for spot in spots if spot), default=0)
         bottom = self._top + LINE * max(1, lanes)
         placed = [
@@ -251,7 +257,8 @@ class _Composer:
         plot, width = self._scene.plot, self._width(text, bold=True)
         before, centred, after = x - 8 - width, x - width / 2, x + 8
         spots = [(before, 0.0), (before, -1.0), (after, -1.0), (centred, -1.2), (after, 0.0)]
-        spots += [(after, 1.2), (before, 1.2), (centred, 1.4), (before, -2.0), (after, -2.0)]
+        spots += [(before - 20, 0.0), (before - 40, 0.0), (after, 1.2), (before, 1.2)]
+        spots += [(centred, 1.4), (before, -2.0), (after, -2.0)]
         for left, lines_down in spots:
             baseline = y + 0.35 * TEXT_SIZE + lines_down * LINE
             spot = Text(left, baseline, text, TEXT_SIZE, width, role, bold=True)
@@ -279,7 +286,9 @@ class _Composer:
             for x in {start, end}:
                 scene.dots.append(Dot(x, y, "giveback", action.kind))
             before = scene.x(row[index - 1].end_s) if index else scene.plot.x
-            after = scene.x(row[index + 1].start_s) if index + 1 < len(row) else scene.width - PAD
+            after = (
+                scene.x(row[index + 1].start_s) if index + 1 < len(row) else scene.width - self._pad
+            )
             self._action_label(action, y, (before + 8, start - 9), (end + 9, after - 8))
 
     def _action_label(
@@ -290,12 +299,15 @@ class _Composer:
         if action.count > 1:
             text = f"{action.count} \u00d7 {text}" if text else f"{action.count} times"
         width, baseline = self._width(text), y + 0.35 * TEXT_SIZE
-        if not text:
-            return
-        if right[0] + width <= right[1]:
-            self._text(right[0], baseline, text, role="muted")
-        elif left[1] - width >= left[0]:
-            self._text(left[1], baseline, text, role="muted", anchor="end")
+        room = (
+            (right[0], right[0] + width <= right[1]),
+            (left[1] - width, left[0] <= left[1] - width),
+        )
+        for x, fits in room:
+            spot = Text(x, baseline, text, TEXT_SIZE, width, "muted")
+            if text and fits and self._scene.is_clear(spot.box):
+                self._scene.texts.append(spot)
+                return
 
     def _time_axis(self, y: float) -> None:
         scene, plot = self._scene, self._scene.plot

@@ -127,8 +127,8 @@ def _left_behind(figures: dict[VmName, Figures]) -> str:
     }
     if not sizes:
         return ""
-    held = [f"{text} resident in the {name} VM" for name, text in _named_sizes(sizes)]
-    return f"The {'same ' if len(held) > 1 else ''}work left {' and '.join(held)}."
+    held = [f"{text} in the {name} VM" for name, text in _named_sizes(sizes)]
+    return f"The {'same ' if len(held) > 1 else ''}work left {' and '.join(held)} resident."
 
 
 def _later(figures: dict[VmName, Figures]) -> str:
