@@ -151,7 +151,7 @@ def judge(
     A bound balloon with VIRTIO_BALLOON_F_REPORTING proves it: its probe fails where registration
     does. An order of -1 disproves it: registration sets one (Linux 6.2, commit aebb02ce8b36).
     """
-    for balloon in balloons:
+    for balloon in sorted(balloons, key=lambda one: not one.bound):
         if balloon.reporting:
             said = f"{balloon.name}: VIRTIO_BALLOON_F_REPORTING agreed"
             if balloon.bound:
