@@ -82,8 +82,11 @@ def _port(name: str, port_name: str, folder: Path) -> list[str]:
 class LabVm:
     """A running VM: `async with LabVm(...) as vm` boots it and leaves nothing behind."""
 
-    def __init__(self, spec: VmSpec, image: Image, emulator: Emulator) -> None:
+    def __init__(
+        self, spec: VmSpec, image: Image, emulator: Emulator, boot_deadline_s: float = BOOT_DEADLINE_S
+    ) -> None:
         self.spec = spec
+        self._boot_deadline_s = boot_deadline_s
         self._image = image
         self._emulator = emulator
         self.folder = Path(tempfile.mkdtemp(prefix="giveback-vm-"))
@@ -93,7 +96,7 @@ class LabVm:
 
     async def __aenter__(self) -> Self:
         try:
-            await self._start()
+            await self.boot()
         except BaseException:
             await self.stop()
             raise
@@ -121,7 +124,8 @@ class LabVm:
         """What the guest's kernel printed."""
         return self.folder / "serial.log"
 
-    async def _start(self) -> None:
+    async def boot(self) -> None:
+        """Start QEMU and wait until the guest answers. Raises VmError."""
         make_ext4(self.folder / "work.ext4", self.spec.work_disk_bytes)
         command = command_line(self.spec, self._image, self._emulator, self.folder)
         # setpriv: a QEMU whose parent is SIGKILLed must not live on.
@@ -131,7 +135,7 @@ class LabVm:
                 *guard, *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True, env={**os.environ, **self._emulator.environment},
             )  # fmt: skip
-        await self.watch(self._connect(), BOOT_DEADLINE_S, "boot")
+        await self.watch(self._connect(), self._boot_deadline_s, "boot")
 
     async def _connect(self) -> None:
         lab_socket = self.folder / "lab.sock"

@@ -1,0 +1,60 @@
+"""The `giveback-agent` command line. One file in `giveback_agent.commands` is one command.
+
+`run` is dispatched without argparse, which the service must not hold in memory.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from giveback_agent.errors import AgentError
+
+COMMANDS = ("config", "doctor", "install", "release", "run", "status", "uninstall")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 2 for bad input."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if words == ["run"]:
+            from giveback_agent.commands.run import run_service
+
+            return run_service("/", [])
+        return _parsed(words)
+    except AgentError as error:
+        sys.stderr.write(f"giveback-agent: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parsed(words: list[str]) -> int:
+    import argparse
+    from importlib import import_module
+
+    from giveback_agent import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="giveback-agent", description="Gives this VM's unused memory back to its host."
+    )
+    parser.add_argument("--version", action="version", version=f"giveback-agent {__version__}")
+    parser.add_argument("--root", default="/", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
+        help="a setting for this call, above all files (see `config`)",
+    )  # fmt: skip
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        try:
+            module = import_module(f"giveback_agent.commands.{name}")
+        except ModuleNotFoundError:
+            continue
+        sub = subparsers.add_parser(name, help=module.HELP, description=module.__doc__)
+        module.prepare_parser(sub)
+        sub.set_defaults(run=module.run)
+    args = parser.parse_args(words)
+    return int(args.run(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

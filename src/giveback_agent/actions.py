@@ -1,0 +1,70 @@
+"""What a policy may ask for, and what it is told came of it. Shared by all modes; no I/O."""
+
+from __future__ import annotations
+
+from giveback_agent.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from giveback_agent.gate import GateState
+    from giveback_agent.snapshot import Snapshot
+
+SYNC = "sync"
+SLAB = "slab"
+RECLAIM = "reclaim"
+DROP = "drop"
+COMPACT = "compact"
+LOWER = "lower"
+NUDGE = "nudge"
+RESTORE = "restore"
+ABANDON = "abandon"
+PASS_BEGIN = "pass begin"
+PASS_END = "pass end"
+
+# These run in a worker, one at a time; the others are done at once.
+IN_WORKER = (SYNC, SLAB, RECLAIM, DROP, COMPACT, NUDGE)
+
+URGENCY_CALM, URGENCY_ALONE, URGENCY_TIGHT, URGENCY_STARVING = 0, 1, 2, 3
+
+
+class Action(Record):
+    """One thing to do: `amount_bytes` for RECLAIM, `order` for LOWER, `what` for DROP; `why` in words."""
+
+    kind: str
+    why: str = ""
+    amount_bytes: int = 0
+    order: int | None = None
+    what: int = 0
+
+
+class Outcome(Record):
+    """How an action that ran in a worker ended: `ok`, or failed, or given up by us."""
+
+    kind: str
+    ok: bool
+    abandoned: bool = False
+    took_s: float = 0.0
+    cpu_s: float = 0.0
+
+
+class Capabilities(Record):
+    """What this kernel lets this process do; probed once at the start, never guessed by version."""
+
+    reporting: bool | None
+    order: int | None
+    order_settable: bool
+    reclaim: bool
+    drop_caches: bool
+    compaction: bool
+    cold_is_known: bool = True
+
+
+class Observation(Record):
+    """All that a decision rests on: the guest, how busy it is, what of ours runs, what came of the last."""
+
+    snapshot: Snapshot
+    gate: GateState
+    urgency: int = URGENCY_ALONE
+    running: str | None = None
+    outcome: Outcome | None = None
+    lowered: bool = False

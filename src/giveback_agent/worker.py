@@ -1,0 +1,88 @@
+"""Run one kernel write where it can be abandoned: a forked child at SCHED_IDLE.
+
+A writer of `compact_memory` or `memory.reclaim` pays for the work in its own context and may be away
+for minutes. In a child it uses idle CPU only, and the service goes on watching; a child that takes
+too long, or is no longer wanted, is killed (both kernel paths end at a fatal signal).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from giveback_agent.errors import KernelFileError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+DONE = 0
+FAILED = 1
+CRASHED = 2
+
+
+def become_idle_class() -> bool:
+    """Put this process under SCHED_IDLE: it then runs only when nothing else wants the CPU."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except OSError:
+        try:
+            os.nice(19)
+        except OSError:
+            return False
+    return True
+
+
+class Worker:
+    """One forked step. `poll` until it says how it ended, or `abandon` it."""
+
+    def __init__(self, kind: str, step: Callable[[], None], started_s: float, deadline_s: float) -> None:
+        """Fork and run `step` in the child. Raises OSError where the kernel refuses a process."""
+        self.kind = kind
+        self.started_s = started_s
+        self.deadline_s = deadline_s
+        self.abandoned = False
+        self.cpu_s = 0.0
+        self._parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._run(step)
+
+    def _run(self, step: Callable[[], None]) -> None:
+        code = CRASHED
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_DFL)
+            signal.set_wakeup_fd(-1)
+            become_idle_class()
+            step()
+            code = DONE
+        except (KernelFileError, OSError, ValueError, MemoryError):
+            code = FAILED
+        finally:
+            os._exit(code)
+
+    def poll(self) -> int | None:
+        """None while it runs; then its exit code, or minus the signal that ended it."""
+        try:
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            return CRASHED
+        if pid == 0:
+            return None
+        self.cpu_s = usage.ru_utime + usage.ru_stime
+        if os.WIFSIGNALED(status):
+            return -os.WTERMSIG(status)
+        return os.WEXITSTATUS(status)
+
+    def overdue(self, now_s: float) -> bool:
+        """True once it has had its time."""
+        return now_s - self.started_s > self.deadline_s
+
+    def abandon(self) -> None:
+        """Kill it; it ends at the kernel's next check for a fatal signal, and `poll` then says so."""
+        self.abandoned = True
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
