@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
 from giveback.host.procs import processes
+from giveback.vmm.cloud_hypervisor import CloudHypervisorBackend
+from giveback.vmm.firecracker import FirecrackerBackend
 from giveback.vmm.qemu import QemuBackend
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 def backends(root: str = "/") -> tuple[Backend, ...]:
     """Every backend that finds its VMs among the host's processes."""
-    return (QemuBackend(root),)
+    return (QemuBackend(root), CloudHypervisorBackend(root), FirecrackerBackend(root))
 
 
 def find(root: str = "/") -> tuple[tuple[Backend, VmDescription], ...]:

@@ -129,11 +129,11 @@ class VmDescription:
 class BalloonStatistics:
     """The guest's own numbers through the balloon device: bounded, but believed no further.
 
-    `updated_s` is the wall-clock time of the guest's last answer; 0 means it never gave one. A
-    guest that is stuck freezes these numbers silently, and only this tells.
+    `updated_s` is the wall-clock time of the guest's last answer; 0: it never gave one; None:
+    the VMM does not say. A guest that is stuck freezes these numbers silently, and only this tells.
     """
 
-    updated_s: float
+    updated_s: float | None
     total_bytes: int | None = None
     free_bytes: int | None = None
     available_bytes: int | None = None
@@ -157,6 +157,8 @@ class VmState:
     """Where each block lies in the VMM's address space, where the VMM says so."""
     blockers: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    description: VmDescription | None = None
+    """The VM as the VMM itself describes it, where a command line does not tell."""
 
 
 class Backend(Protocol):
@@ -170,7 +172,7 @@ class Backend(Protocol):
         ...
 
     async def inspect(
-        self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0, root: str = "/"
+        self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
     ) -> VmState:
         """Ask the VMM. `layout` also asks where guest addresses lie, which costs more."""
         ...

@@ -52,9 +52,8 @@ class QemuBackend:
         return qemu_args.describe(process, partial(own_path, self._root, process.pid))
 
     async def inspect(
-        self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0, root: str = "/"
+        self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
     ) -> VmState:
-        del root
         if not vm.control:
             return VmState(problems=("QEMU was started without a QMP socket that we may use",))
         # qemu.qmp takes 60 ms to import: `giveback --help` does not pay for it.

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SUN_PATH_BYTES = 107
 
@@ -18,21 +23,24 @@ def connect_unix(path: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     connection.setblocking(False)
     try:
-        _connect(connection, path)
+        with short_path(path) as reachable:
+            connection.connect(reachable)
     except OSError as error:
         connection.close()
         raise VmError(f"{path}: {reason(error)}") from error
     return connection
 
 
-def _connect(connection: socket.socket, path: str) -> None:
+@contextlib.contextmanager
+def short_path(path: str) -> Iterator[str]:
+    """`path`, or while the context lasts a shorter way to it. Raises OSError."""
     if len(os.fsencode(path)) <= _SUN_PATH_BYTES:
-        connection.connect(path)
+        yield path
         return
     directory, name = os.path.split(path)
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        connection.connect(f"/proc/self/fd/{fd}/{name}")
+        yield f"/proc/self/fd/{fd}/{name}"
     finally:
         os.close(fd)
 

@@ -1,0 +1,227 @@
+"""Cloud Hypervisor: HTTP over a unix socket.
+
+Source: vmm/src/api/openapi/cloud-hypervisor.yaml of cloud-hypervisor/cloud-hypervisor (commit
+00f68228812d), docs/memory.md, docs/balloon.md.
+Never run here against the real program: it needs KVM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from giveback.errors import VmError
+from giveback.host.procs import Process, own_path
+from giveback.text import parse_size
+from giveback.vmm import answers
+from giveback.vmm.base import (
+    Answer,
+    Backing,
+    BalloonStatistics,
+    Capabilities,
+    Channel,
+    ChannelKind,
+    RamBlock,
+    VmDescription,
+    VmState,
+)
+from giveback.vmm.qemu_args import properties
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from giveback.vmm.http import Api
+
+_DEFAULT_RAM_BYTES = 512 << 20
+_HUGE_BYTES = 2 << 20
+_BASE = "/api/v1"
+
+
+class CloudHypervisorBackend:
+    """Finds cloud-hypervisor processes and asks their API."""
+
+    name = "cloud-hypervisor"
+
+    def __init__(self, root: str = "/") -> None:
+        self._root = root
+
+    def recognise(self, process: Process) -> VmDescription | None:
+        if process.program != self.name:
+            return None
+        return describe(process, partial(own_path, self._root, process.pid))
+
+    async def inspect(
+        self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
+    ) -> VmState:
+        del layout
+        if not vm.control:
+            return VmState(problems=("started without --api-socket: there is nothing to ask",))
+        from giveback.vmm.http import api  # noqa: PLC0415
+
+        try:
+            async with api(vm.control, timeout_s) as session:
+                return await _inspect(session, vm, partial(own_path, self._root, vm.pid))
+        except VmError as error:
+            return VmState(problems=(str(error),))
+
+
+async def _inspect(session: Api, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
+    info = await session.get(f"{_BASE}/vm.info")
+    config = answers.node(info, "config")
+    if not config:
+        return VmState(problems=("no VM has been created in this process yet",))
+    described = from_config(vm, config, ours)
+    stats = None
+    if described.capabilities.balloon is Answer.YES:
+        stats = await session.get(f"{_BASE}/vm.balloon-stats")
+    actual = answers.size(answers.node(info), "memory_actual_size")
+    held = answers.size(answers.node(stats), "balloon_actual")
+    if held is None and actual is not None:
+        held = max(0, described.ram_bytes - actual)
+    return VmState(
+        running=answers.node(info).get("state") == "Running",
+        ram_bytes=described.ram_bytes,
+        balloon_bytes=held,
+        statistics=parse_statistics(stats),
+        description=described,
+    )
+
+
+def parse_statistics(answer: object) -> BalloonStatistics | None:
+    """`vm.balloon-stats`, which newer versions have: `last_update` is in milliseconds."""
+    stats = answers.node(answer, "stats")
+    if not isinstance(answer, dict) or "stats" not in answer:
+        return None
+    updated_ms = answers.size(answer, "last_update") or 0
+    return BalloonStatistics(
+        updated_s=updated_ms / 1000,
+        total_bytes=answers.size(stats, "total_memory"),
+        free_bytes=answers.size(stats, "free_memory"),
+        available_bytes=answers.size(stats, "available_memory"),
+        disk_caches_bytes=answers.size(stats, "disk_caches"),
+    )
+
+
+def describe(process: Process, ours: Callable[[str], str]) -> VmDescription:
+    """The VM as the command line has it; one created through the API has no memory there yet."""
+    options = _options(process.argv[1:])
+    memory = options.get("memory", [{}])[0]
+    zones = options.get("memory-zone", [])
+    blocks = tuple(_block(z.get("id", "zone"), z) for z in zones) or (_block("ram", memory),)
+    balloon = options.get("balloon", [None])[0]
+    socket = options.get("api-socket", [{}])[0].get("path", "")
+    return VmDescription(
+        backend="cloud-hypervisor",
+        name=_name(process, socket),
+        pid=process.pid,
+        ram_bytes=sum(block.size_bytes for block in blocks),
+        ram_blocks=blocks,
+        capabilities=_capabilities(
+            balloon is not None,
+            reports=_on(balloon, "free_page_reporting"),
+            deflates=_on(balloon, "deflate_on_oom"),
+            vsock="vsock" in options,
+        ),
+        channels=tuple(_channel(v.get("socket", ""), ours) for v in options.get("vsock", [])),
+        control=ours(socket) if socket else "",
+        blockers=tuple(_blockers(options)),
+    )
+
+
+def _options(words: tuple[str, ...]) -> dict[str, list[dict[str, str]]]:
+    """Options by name; each may be given several values, and `--name=value` is taken too."""
+    implied = {"api-socket": "path", "memory": "size"}
+    found: dict[str, list[dict[str, str]]] = {}
+    current = ""
+    for word in words:
+        if word.startswith("--"):
+            current, _, value = word[2:].partition("=")
+            values = found.setdefault(current, [])
+            if value:
+                values.append(properties(value, implied.get(current, "")))
+        elif current:
+            found[current].append(properties(word, implied.get(current, "")))
+    return {name: values or [{}] for name, values in found.items()}
+
+
+def _name(process: Process, socket: str) -> str:
+    """Cloud Hypervisor's VMs have no name: the socket's is the nearest to one."""
+    stem = socket.rsplit("/", 1)[-1].removesuffix(".sock")
+    return stem or f"pid-{process.pid}"
+
+
+def _block(name: str, memory: dict[str, str]) -> RamBlock:
+    huge = _on(memory, "hugepages")
+    shared = _on(memory, "shared")
+    path = memory.get("file", "")
+    plain = Backing.MEMFD if shared else Backing.ANONYMOUS
+    return RamBlock(
+        name=name,
+        size_bytes=parse_size(memory.get("size", "")) or _DEFAULT_RAM_BYTES,
+        backing=Backing.HUGETLB if huge else Backing.FILE if path else plain,
+        path=path,
+        page_bytes=(parse_size(memory.get("hugepage_size", "2M")) or _HUGE_BYTES) if huge else 4096,
+        prealloc=_on(memory, "prefault"),
+        shared=shared,
+    )
+
+
+def _on(values: dict[str, str] | None, name: str) -> bool:
+    return values is not None and values.get(name) in ("on", "true")
+
+
+def _capabilities(balloon: bool, *, reports: bool, deflates: bool, vsock: bool) -> Capabilities:
+    return Capabilities(
+        reports_pages=Answer.of(reports),
+        balloon=Answer.of(balloon),
+        deflate_on_oom=deflates,
+        statistics=Answer.UNKNOWN if balloon else Answer.NO,
+        agent_channel=Answer.of(vsock),
+    )
+
+
+def _channel(path: str, ours: Callable[[str], str]) -> Channel:
+    return Channel(ChannelKind.HYBRID_VSOCK, path=ours(path))
+
+
+def _blockers(options: dict[str, list[dict[str, str]]]) -> list[str]:
+    found = [f"--{name} pins all of guest memory" for name in ("device", "vdpa") if name in options]
+    platform = options.get("platform", [{}])[0]
+    confidential = [name for name in ("sev_snp", "tdx") if _on(platform, name)]
+    return found + [
+        f"{name}: an encrypted guest's pages are never discarded" for name in confidential
+    ]
+
+
+def from_config(
+    vm: VmDescription, config: dict[str, object], ours: Callable[[str], str]
+) -> VmDescription:
+    """The VM as `vm.info` has it: right also for one that was created through the API."""
+    memory = answers.node(config, "memory")
+    zones = answers.nodes(memory, "zones")
+    blocks = tuple(_json_block(answers.text(z, "id") or "zone", z) for z in zones)
+    blocks = blocks or (_json_block("ram", memory),)
+    balloon = answers.node(config, "balloon")
+    vsock = answers.text(answers.node(config, "vsock"), "socket")
+    pinning = [name for name in ("devices", "vdpa") if answers.nodes(config, name)]
+    return replace(
+        vm,
+        ram_bytes=sum(block.size_bytes for block in blocks),
+        ram_blocks=blocks,
+        capabilities=_capabilities(
+            bool(balloon),
+            reports=answers.truth(balloon, "free_page_reporting"),
+            deflates=answers.truth(balloon, "deflate_on_oom"),
+            vsock=bool(vsock),
+        ),
+        channels=(_channel(vsock, ours),) if vsock else (),
+        blockers=tuple(f"{name}: pins all of guest memory" for name in pinning) or vm.blockers,
+    )
+
+
+def _json_block(name: str, memory: dict[str, object]) -> RamBlock:
+    plugged = answers.size(memory, "hotplugged_size") or 0
+    text = {key: "on" if value is True else str(value) for key, value in memory.items()}
+    block = _block(name, text)
+    return replace(block, size_bytes=(answers.size(memory, "size") or 0) + plugged)

@@ -1,0 +1,160 @@
+"""Stand-ins for VMMs that cannot run here: real processes with real mappings, real sockets.
+
+A process carries a VMM's name and command line and maps the RAM it claims; a server answers its API
+from the published description, and every exchange is checked against that description.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socketserver
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+
+from giveback.host.procs import Process, read_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+OPENAPI = Path(__file__).parent / "openapi"
+
+# Maps what is asked as `kind:total_mib:touched_mib`, says so, and stays until its input ends.
+_PROGRAM = """
+import mmap, os, sys
+kept = []
+for word in sys.argv[1].split():
+    kind, total, touched = word.split(":")
+    size = int(total) << 20
+    if kind == "memfd":
+        fd = os.memfd_create("ram")
+        os.ftruncate(fd, size)
+        area = mmap.mmap(fd, size)
+    else:
+        # With a page before and behind that belongs to nothing else, as QEMU maps.
+        whole = mmap.mmap(-1, size + 8192, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        import ctypes
+        base = ctypes.addressof(ctypes.c_char.from_buffer(whole))
+        libc = ctypes.CDLL(None)
+        for guard in (base, base + size + 4096):
+            libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(4096), 0)
+        libc.madvise(ctypes.c_void_p(base + 4096), ctypes.c_size_t(size), 15)
+        ctypes.memset(base + 4096, 1, int(touched) << 20)
+        kept.append(whole)
+        continue
+    area[: int(touched) << 20] = b"1" * (int(touched) << 20)
+    kept.append(area)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def process(program: str, *words: str, memory: str = "") -> Iterator[Process]:
+    """A process called `program` with these arguments and this memory."""
+    command = [program, "-S", "-c", _PROGRAM, memory, *words]
+    child = subprocess.Popen(
+        command,
+        executable=sys.executable,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # Python finds its library by argv[0], which is not its own here.
+        env={"PYTHONHOME": sys.base_prefix},
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        assert child.stdout.readline() == b"ready\n"
+        found = read_process("/", child.pid)
+        assert found is not None
+        yield found
+    finally:
+        child.kill()
+        child.stdin.close()
+        child.stdout.close()
+        child.wait()
+
+
+class Api:
+    """What a scripted VMM answers: resource -> (status, body). `seen` are the requests it got."""
+
+    def __init__(self, vmm: str, answers: dict[str, tuple[int, Any]]) -> None:
+        self.description = json.loads((OPENAPI / f"{vmm}.json").read_text())
+        self.answers = answers
+        self.seen: list[str] = []
+        self.faults: list[str] = []
+
+    def answer(self, method: str, resource: str) -> tuple[int, Any]:
+        self.seen.append(resource)
+        operation = self.description["paths"].get(resource, {}).get(method.lower())
+        if operation is None:
+            self.faults.append(f"{method} {resource} is not in the description")
+            return 404, {}
+        status, body = self.answers[resource]
+        name = operation.get(str(status), operation.get("default", "undescribed"))
+        if name == "undescribed":
+            self.faults.append(f"{resource} never answers {status}")
+        elif name is not None:
+            self._check(name, resource, body)
+        return status, body
+
+    def _check(self, name: str, resource: str, body: object) -> None:
+        schema = {"$ref": f"#/schemas/{name}", "schemas": self.description["schemas"]}
+        for fault in jsonschema.Draft202012Validator(schema).iter_errors(body):
+            self.faults.append(f"{resource}: {fault.message}")
+
+
+@contextlib.contextmanager
+def serving(path: Path, api: Api) -> Iterator[Api]:
+    """Answer HTTP at a unix socket; every exchange must be as described."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            status, body = api.answer("GET", self.path)
+            text = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def address_string(self) -> str:
+            return "unix"
+
+    with listening(path, Handler):
+        yield api
+    assert api.faults == []
+
+
+@contextlib.contextmanager
+def listening(
+    path: Path, handler: type[socketserver.BaseRequestHandler] | Callable[..., Any]
+) -> Iterator[None]:
+    """A threaded server at a unix socket, gone again at the end."""
+
+    class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+        daemon_threads = True
+        block_on_close = False
+
+        def handle_error(self, *_: object) -> None:
+            pass
+
+    with Server(str(path), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
