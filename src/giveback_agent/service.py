@@ -206,8 +206,8 @@ class Service:
         try:
             step = steps.step_of(action, self._root, self._settings.swap)
             self._worker = Worker(action.kind, step, now_s, steps.DEADLINES_S[action.kind])
-        except OSError as error:
-            self._say(f"giveback-agent: no worker for {action.kind}: {error.strerror}")
+        except (OSError, ValueError) as error:
+            self._say(f"giveback-agent: no worker for {action.kind}: {error}")
             self._outcome = Outcome(action.kind, False)
 
     def _reap(self, now_s: float) -> None:

@@ -36,6 +36,8 @@ def step_of(action: Action, root: str, swap: bool) -> Callable[[], None]:
         return lambda: reclaim_in_chunks(root, action.amount_bytes, swap)
     if action.kind == act.COMPACT:
         return lambda: compaction.compact_all(root)
+    if action.kind == act.NUDGE:
+        return nudge
     raise ValueError(f"no worker step for {action.kind!r}")
 
 
@@ -51,3 +53,14 @@ def reclaim_in_chunks(root: str, amount_bytes: int, swap: bool) -> None:
         result = reclaim.reclaim(root, path, chunk, None if swap else 0, or_without=True)
         if result.outcome != reclaim.DONE:
             return
+
+
+def nudge() -> None:
+    """Touch and free small pages, enough to overflow the per-CPU lists: a pass of reporting starts."""
+    import mmap
+
+    memory = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    for start in range(0, len(memory), 4096):
+        memory[start] = 1
+    memory.close()
