@@ -312,7 +312,8 @@ class _Composer:
     def _time_axis(self, y: float) -> None:
         scene, plot = self._scene, self._scene.plot
         self._line([(plot.x, y), (plot.x + plot.width, y)], "axis")
-        most = int(plot.width / (self._width("0000") + 26))
+        ends = (str(round(scene.span.start_s)), str(round(scene.span.end_s)))
+        most = int(plot.width / (max(self._width(end) for end in ends) + 26))
         for t_s in time_ticks(scene.span.start_s, scene.span.end_s, most):
             x = scene.x(t_s)
             self._line([(x, y), (x, y + 4)], "axis")

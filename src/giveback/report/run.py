@@ -6,6 +6,7 @@ boot) is negative. `giveback.report.run_json` stores a run, the other modules he
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, get_args
@@ -247,18 +248,21 @@ def _footprint_gib_min(vm: VmRun, window_s: float | None) -> float | None:
     start_s, end_s = vm.work_end_s, vm.work_end_s + window_s
     inner = [(s.t_s, float(s.resident_bytes)) for s in vm.samples if start_s < s.t_s < end_s]
     points = [
-        (start_s, _resident_at(vm.samples, start_s)),
+        (start_s, resident_at(vm.samples, start_s)),
         *inner,
-        (end_s, _resident_at(vm.samples, end_s)),
+        (end_s, resident_at(vm.samples, end_s)),
     ]
     byte_seconds = sum((b_s - a_s) * (a + b) / 2 for (a_s, a), (b_s, b) in pairwise(points))
     return byte_seconds / GIB / 60
 
 
-def _resident_at(samples: Sequence[Sample], t_s: float) -> float:
-    """Resident bytes at `t_s`, interpolated; level before the first sample and after the last."""
-    after = next((i for i, s in enumerate(samples) if s.t_s >= t_s), None)
-    if after is None:
+def resident_at(samples: Sequence[Sample], t_s: float) -> float:
+    """Resident bytes at `t_s`, interpolated; level before the first sample and after the last.
+
+    Raises IndexError where there are no samples.
+    """
+    after = bisect_left(samples, t_s, key=lambda sample: sample.t_s)
+    if after == len(samples):
         return samples[-1].resident_bytes
     b = samples[after]
     if after == 0 or b.t_s == t_s:

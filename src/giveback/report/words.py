@@ -127,8 +127,10 @@ def _left_behind(figures: dict[VmName, Figures]) -> str:
     }
     if not sizes:
         return ""
-    held = [f"{text} in the {name} VM" for name, text in _named_sizes(sizes)]
-    return f"The {'same ' if len(held) > 1 else ''}work left {' and '.join(held)} resident."
+    (first_name, first), *others = _named_sizes(sizes)
+    held = [f"{first} resident in the {first_name} VM"]
+    held += [f"{size} in the {name} VM" for name, size in others]
+    return f"The {'same ' if others else ''}work left {', '.join(held)}."
 
 
 def _later(figures: dict[VmName, Figures]) -> str:
