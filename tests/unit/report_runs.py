@@ -7,7 +7,9 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from giveback.report.run import MIB, DemoRun, Mark, Sample, VmRun, WorkPhase
+from hypothesis import strategies as st
+
+from giveback.report.run import MARK_KINDS, MIB, DemoRun, Mark, Sample, VmRun, WorkPhase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -150,4 +152,52 @@ def _cut_vm(vm: VmRun, until_s: float) -> VmRun:
             if p.start_s <= until_s
         ),
         dmesg=vm.dmesg if done else (),
+    )
+
+
+def runs() -> st.SearchStrategy[DemoRun]:
+    """Any run that could be measured, and some that a hostile guest would like to be told."""
+    names: list[tuple[VmName, ...]] = [("plain", "giveback"), ("giveback",), ("plain",), ()]
+    return st.sampled_from(names).flatmap(
+        lambda wanted: st.builds(
+            DemoRun,
+            vms=st.tuples(*(_vms(name) for name in wanted)),
+            accel=st.sampled_from(["kvm", "tcg", "hvf<&"]),
+            qemu_version=_TEXT,
+            kernel_release=_TEXT,
+            host=_TEXT,
+            seed=st.integers(0, 1 << 32),
+            cpus=st.integers(1, 512),
+            started_at=st.just("2026-08-14T09:26:53+00:00"),
+            giveback_version=_TEXT,
+        )
+    )
+
+
+_TEXT = st.text(max_size=60)
+_SIZES = st.integers(0, 64 << 30)
+_TIMES = st.floats(-300, 5000)
+_TOLD = st.none() | _SIZES
+_SAMPLES = st.lists(
+    st.builds(Sample, _TIMES, _SIZES, _TOLD, _TOLD, _TOLD, _TOLD, _TOLD), max_size=12
+)
+
+
+def _vms(name: VmName) -> st.SearchStrategy[VmRun]:
+    marks = st.lists(
+        st.builds(Mark, _TIMES, st.just(name), st.sampled_from(MARK_KINDS), _TEXT), max_size=12
+    )
+    phases = st.lists(st.builds(WorkPhase, _TEXT, _TIMES, st.none() | _TIMES), max_size=8)
+    return st.builds(
+        VmRun,
+        name=st.just(name),
+        description=_TEXT,
+        ram_bytes=_SIZES,
+        samples=_SAMPLES.map(lambda found: tuple(sorted(found, key=lambda s: s.t_s))),
+        marks=marks.map(lambda found: tuple(sorted(found, key=lambda m: m.t_s))),
+        work_start_s=st.floats(-1, 1),
+        work_end_s=st.none() | st.floats(1, 5000),
+        needed_bytes=_TOLD,
+        work_phases=phases.map(tuple),
+        dmesg=st.lists(_TEXT, max_size=3).map(tuple),
     )

@@ -35,8 +35,8 @@ class Span:
     step_bytes: int
 
     def x(self, t_s: float) -> float:
-        """Where a moment lies, 0 the left edge, 1 the right one."""
-        return (t_s - self.start_s) / (self.end_s - self.start_s)
+        """Where a moment lies, 0 the left edge, 1 the right one; what is outside is at the edge."""
+        return min(1.0, max(0.0, (t_s - self.start_s) / (self.end_s - self.start_s)))
 
     def y(self, size_bytes: float) -> float:
         """Where a size lies, 0 the bottom, 1 the top."""

@@ -307,7 +307,7 @@ class _Chart:
 
 
 def _numbers(run: DemoRun, width: int, glyphs: _Glyphs) -> list[Text]:
-    """What each VM holds, beside a piece of its curve, in one row; in two where that is too wide."""
+    """What each VM holds, beside a piece of its curve, in one row, or in one each."""
     for with_peak in (True, False):
         entries = [_entry(vm, glyphs, with_peak=with_peak) for vm in run.vms]
         line = Text("  ", no_wrap=True).append_text(Text("    ").join(entries))
