@@ -90,8 +90,7 @@ async def _inspect(session: Monitor, *, layout: bool) -> VmState:
     virtio = statistics = None
     if device is not None:
         statistics = await session.ask("qom-get", path=device, property="guest-stats")
-        if layout:
-            virtio = await _virtio_status(session, device)
+        virtio = await _virtio_status(session, device)
     ranges: tuple[GuestRange, ...] = ()
     addresses: dict[str, int] = {}
     blockers: tuple[str, ...] = ()

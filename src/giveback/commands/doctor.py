@@ -1,0 +1,73 @@
+"""Every reason why a VM's memory does not come back, each with its evidence and its remedy.
+
+Without VM: all VMs of this host. The exit code is 1 where something keeps memory.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from giveback.commands import _target
+from giveback.diagnosis import Finding, Severity, findings
+from giveback.host.facts import read_facts
+from giveback.observe import observe_host
+from giveback.text import shown
+
+if TYPE_CHECKING:
+    import argparse
+
+    from giveback.observe import Observation
+
+HELP = "why memory does not come back, with evidence and remedy"
+
+
+def prepare_parser(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    _target.add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show what is found; 1 where anything keeps memory."""
+    if args.vm is None and args.pid is None:
+        seen = observe_host()
+    else:
+        seen = [_target.observed(args, layout=True)]
+    found = [(one, findings(one, read_facts(one.vm.pid))) for one in seen]
+    if args.json:
+        print(json.dumps([_as_json(one, listed) for one, listed in found], indent=1))
+    else:
+        print("\n".join(_text(one, listed) for one, listed in found) or "no VM runs on this host")
+    return int(any(f.severity is Severity.KEEPS for _, listed in found for f in listed))
+
+
+def _text(seen: Observation, listed: tuple[Finding, ...]) -> str:
+    name = f"{shown(seen.vm.name, 60)} (pid {seen.vm.pid}, {seen.vm.backend})"
+    if not listed:
+        return f"{name}: nothing found that keeps memory"
+    lines = [name]
+    for finding in listed:
+        lines += [
+            f"  {finding.severity}: {shown(finding.what, 300)}",
+            f"      evidence: {shown(finding.evidence, 400)}",
+            f"      remedy:   {shown(finding.remedy, 400)}",
+        ]
+    return "\n".join(lines)
+
+
+def _as_json(seen: Observation, listed: tuple[Finding, ...]) -> dict[str, object]:
+    return {
+        "name": seen.vm.name,
+        "pid": seen.vm.pid,
+        "vmm": seen.vm.backend,
+        "findings": [
+            {
+                "severity": str(f.severity),
+                "what": f.what,
+                "evidence": f.evidence,
+                "remedy": f.remedy,
+            }
+            for f in listed
+        ],
+    }

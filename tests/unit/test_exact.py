@@ -1,0 +1,117 @@
+"""The exact ledger: runs, orders, and the join of two arrays of pages."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from array import array
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giveback import exact
+from giveback.errors import InputError
+from giveback.host.pagemap import ABSENT, PAGE_BYTES, PRESENT, SWAPPED
+from giveback_agent.errors import KernelFileError
+from giveback_agent.kernel import kpageflags
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LETTERS = st.lists(st.sampled_from(list(b"FAMDCSTORHNK")), max_size=300).map(bytes)
+
+
+def packed(runs: bytes) -> str:
+    return base64.b64encode(zlib.compress(runs)).decode()
+
+
+@pytest.mark.parametrize(
+    ("bits", "letter"),
+    [
+        ((10,), "F"),
+        ((5, 12, 14), "A"),
+        ((5, 14), "M"),
+        ((5,), "C"),
+        ((5, 4), "D"),
+        ((5, 8), "D"),
+        ((7,), "S"),
+        ((26,), "T"),
+        ((23,), "O"),
+        ((32,), "R"),
+        ((17,), "H"),
+        ((20,), "N"),
+        ((), "K"),
+        ((16,), "K"),
+    ],
+)
+def test_flags_have_a_class(bits: tuple[int, ...], letter: str) -> None:
+    assert chr(kpageflags.classify(sum(1 << bit for bit in bits))) == letter
+
+
+@given(LETTERS)
+def test_runs_go_there_and_back(letters: bytes) -> None:
+    sent = packed(kpageflags.encode(kpageflags.runs(letters)))
+    assert exact.decode(sent, 1000).tobytes() == letters
+    assert exact.decode(sent, 7).tobytes() == letters[:7]
+
+
+def test_chunks_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = array("Q", [1 << 10] * 5 + [1 << 12] * 4 + [0])
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/kpageflags").write_bytes(flags.tobytes() + b"\0\0\0")
+    monkeypatch.setattr(kpageflags, "_CHUNK_PAGES", 3)
+    found = kpageflags.read_runs(str(tmp_path))
+    assert kpageflags.encode(found) == b"F5A4K1"
+    assert kpageflags.encode(kpageflags.read_runs(str(tmp_path), 6)) == b"F5A1"
+    with pytest.raises(KernelFileError, match="kpageflags"):
+        kpageflags.read_runs("/nonexistent")
+
+
+@pytest.mark.parametrize(
+    "lie", ["", "no base64!", packed(b"F5 A3"), packed(b"F"), packed(b"5F"), packed(b"F-5"),
+            packed(b"F5A3")[:-8], base64.b64encode(b"F5A3").decode()],
+)  # fmt: skip
+def test_what_is_no_runs_is_refused(lie: str) -> None:
+    with pytest.raises(InputError):
+        exact.decode(lie, 100)
+
+
+def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "RUNS_LIMIT_BYTES", 1000)
+    with pytest.raises(InputError, match="more than 1000"):
+        exact.decode(packed(b"F1A1" * 100_000), 100)
+
+
+def test_absurd_counts_fill_no_memory() -> None:
+    sent = packed(b"F999999999999" * 1000)
+    assert len(exact.decode(sent, 50)) == 50
+
+
+def test_orders_are_those_of_aligned_blocks() -> None:
+    classes = np.full(64, kpageflags.ANON, dtype=np.uint8)
+    classes[3] = classes[8:16] = classes[32:] = kpageflags.FREE
+    classes[17:20] = kpageflags.FREE
+    found = exact.orders(classes).tolist()
+    assert found[3] == 0
+    assert found[8:16] == [3] * 8
+    assert found[17:20] == [0, 1, 1]
+    assert found[32:] == [5] * 32
+    assert found[:3] == [-1] * 3
+
+
+@given(LETTERS, st.randoms())
+def test_every_page_is_counted_once(letters: bytes, random: object) -> None:
+    classes = np.frombuffer(letters, dtype=np.uint8)
+    pick = random.choice  # type: ignore[attr-defined]
+    states = np.array([pick((ABSENT, PRESENT, SWAPPED)) for _ in letters], dtype=np.uint8)
+    joined = exact.join_states(classes, states)
+    assert joined.ram_bytes == len(letters) * PAGE_BYTES
+    assert joined.resident_bytes == int((states == PRESENT).sum()) * PAGE_BYTES
+    free = classes == kpageflags.FREE
+    assert sum(row.ram_bytes for row in joined.free_by_order) == int(free.sum()) * PAGE_BYTES
+    assert joined.residue_bytes == int((free & (states == PRESENT)).sum()) * PAGE_BYTES
+    assert "page by page" in joined.text()
+    assert joined.as_json()["residue_bytes"] == joined.residue_bytes
