@@ -9,7 +9,7 @@ import sys
 
 from giveback_agent.errors import AgentError
 
-COMMANDS = ("config", "doctor", "install", "release", "run", "status", "uninstall")
+COMMANDS = ("config", "doctor", "install", "release", "run", "status", "uninstall", "urgency")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """The service: look, decide, act, verify, say; until it is told to stop.
 
-Everything here that can fail is expected to fail: a failed write is an outcome, never the end.
+Everything here that can fail is expected to fail: a failed read or write is an outcome, never the end.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import signal
 import time
 
 from giveback_agent import actions as act
-from giveback_agent import gate, policy, steps
-from giveback_agent.actions import Action, Capabilities, Observation, Outcome
+from giveback_agent import gate, passes, policy, policy_wsl, runtime, steps
+from giveback_agent.actions import Action, Observation, Outcome
+from giveback_agent.capabilities import probe
 from giveback_agent.errors import KernelFileError
-from giveback_agent.kernel import compaction, kmsg, page_reporting, reclaim
+from giveback_agent.kernel import kmsg
 from giveback_agent.kernel.cpustat import read_cpustat
 from giveback_agent.kernel.pressure import read_pressure
 from giveback_agent.link import Link
+from giveback_agent.order import OrderGuard
 from giveback_agent.snapshot import take
 from giveback_agent.worker import DONE, Worker, become_idle_class
 
@@ -25,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
+    from giveback_agent.kernel.pressure import Pressure
     from giveback_agent.settings import Settings
     from giveback_agent.snapshot import Snapshot
 
@@ -32,145 +35,180 @@ MIB = 1 << 20
 PASS_PERIOD_S = 1.0
 WATCH_PERIOD_S = 2.0
 QUIET_PERIOD_S = 10.0
+# So many looks at a calm guest with nothing to gain, and they come less often.
 QUIET_LOOKS = 5
+# A full picture of a quiet guest is taken at every sixth look only.
+QUIET_SNAPSHOT_EVERY = 6
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-
-
-def probe(root: str) -> Capabilities:
-    """Find out what this kernel lets us do; never raises."""
-    reporting = page_reporting.probe(root)
-    path = reclaim.root_reclaim_path(root)
-    return Capabilities(
-        reporting.active,
-        reporting.order,
-        reporting.order_settable,
-        path is not None and reclaim.is_permitted(root, path),
-        os.access(root.rstrip("/") + reclaim.DROP_CACHES_PATH, os.W_OK),
-        compaction.is_available(root) and compaction.is_permitted(root),
-    )
 
 
 class Service:
     """One agent in one guest. `say` gets lines for the journal."""
 
-    def __init__(self, root: str, settings: Settings, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, root: str, settings: Settings, say: Callable[[str], None], under_wsl: bool = False
+    ) -> None:
         self._root = root
         self._settings = settings
         self._say = say
+        self._classic_line = passes.WSL_LINE if under_wsl else passes.CLASSIC_LINE
         self._link = Link(root)
+        self._order = OrderGuard(root)
         self._can = probe(root)
         self._state = policy.PolicyState()
+        self._wsl_state = policy_wsl.WslState()
         self._gate = gate.GateState()
         self._worker: Worker | None = None
         self._outcome: Outcome | None = None
         self._queue: list[Action] = []
+        self._passes = passes.PassLog()
         self._own_cpu_s = _own_cpu_s()
         self._worker_cpu_s = 0.0
         self._stop = False
-        self._lowered_from: int | None = None
-        self._calm_looks = 0
-        self._urgency = act.URGENCY_ALONE
-        self._pass_begin: Snapshot | None = None
+        self._looks = 0
+        self._urgency: tuple[int, float] | None = None
         self._before: Snapshot | None = None
-        self._gains: dict[str, int] = {}
         self._last: Snapshot | None = None
+        self._last_error = ""
+        self._started_s = time.monotonic()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; returns the exit code. What was changed is restored."""
         become_idle_class()
+        signal.set_wakeup_fd(self._wake_write)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
-        signal.set_wakeup_fd(self._wake_write)
-        self._say(f"giveback-agent: started, mode {self._settings.mode}")
-        if self._can.reporting is False:
-            self._say(
-                "giveback-agent: page reporting is not active in this guest: free memory cannot go "
-                "back to the host; see `giveback-agent doctor`"
-            )
+        signal.signal(signal.SIGUSR1, self._on_urgency)
+        self._greet()
         try:
             while not self._stop:
                 self._tick()
                 self._wait(self._period_s())
         finally:
-            self._restore("the agent stops")
-            self._link.close()
+            self._close()
         return 0
+
+    def _greet(self) -> None:
+        repaired = self._order.repair()
+        if repaired is not None:
+            self._say(f"giveback-agent: report order {repaired} restored: an agent before this one was killed")
+        self._say(f"giveback-agent: started, mode {self._settings.mode}")
+        if self._can.reporting is False:
+            self._say(
+                "giveback-agent: page reporting is not active in this guest: free memory cannot go "
+                "back to the host and nothing is compacted for it; see `giveback-agent doctor`"
+            )
+        self._publish()
+
+    def _close(self) -> None:
+        if self._worker is not None:
+            self._worker.abandon()
+        self._restore("the agent stops")
+        self._publish(running=False)
+        self._link.close()
 
     def _on_stop(self, number: int, frame: object) -> None:
         del number, frame
         self._stop = True
+
+    def _on_urgency(self, number: int, frame: object) -> None:
+        """SIGUSR1: read what the host's need is; with nothing written, it starves for a minute."""
+        del number, frame
+        now_s = time.monotonic()
+        self._urgency = runtime.read_urgency(self._root, now_s) or (act.URGENCY_STARVING, now_s + 60.0)
+        self._looks = 0
+
+    def _urgency_now(self, now_s: float) -> int:
+        if self._urgency is not None and now_s < self._urgency[1]:
+            return self._urgency[0]
+        self._urgency = None
+        return act.URGENCY_ALONE
 
     def _wait(self, period_s: float) -> None:
         readable, _, _ = select.select([self._wake_read], [], [], period_s)
         if readable:
             os.read(self._wake_read, 64)
 
+    def _in_pass(self) -> bool:
+        return self._state.in_pass or self._wsl_state.in_pass
+
     def _period_s(self) -> float:
-        if self._worker is not None or self._state.in_pass or self._queue:
+        if self._worker is not None or self._in_pass() or self._queue:
             return PASS_PERIOD_S
-        return QUIET_PERIOD_S if self._calm_looks >= QUIET_LOOKS else WATCH_PERIOD_S
+        return QUIET_PERIOD_S if self._looks > QUIET_LOOKS else WATCH_PERIOD_S
 
     def _tick(self) -> None:
         """One look at the guest, and what follows from it."""
         now_s = time.monotonic()
-        tainted = self._worker is not None
+        ours = self._worker is not None or self._in_pass()
         self._reap(now_s)
         try:
-            self._look(now_s, tainted)
-            if self._needs_decision():
+            self._look(now_s, ours)
+            if self._is_decision_due():
                 self._decide(now_s)
+            self._last_error = ""
         except KernelFileError as error:
-            self._say(f"giveback-agent: {error}")
+            self._complain(str(error))
         self._start_next(now_s)
 
-    def _look(self, now_s: float, tainted: bool) -> None:
-        cpustat = read_cpustat(self._root)
+    def _complain(self, text: str) -> None:
+        """Say what went wrong, once until it is well again."""
+        if text != self._last_error:
+            self._last_error = text
+            self._say(f"giveback-agent: {text}")
+
+    def _look(self, now_s: float, ours: bool) -> None:
+        """Judge how busy the guest is. `ours`: a pass goes on, so stalls and system time are ours too."""
         own = _own_cpu_s() + self._worker_cpu_s
         if self._worker is not None:
             own += _cpu_s_of(self._root, self._worker.pid)
-        # Our own reclaim stalls on purpose: while it runs, PSI does not tell about the work.
         stalls = gate.Stalls()
-        if not tainted and not self._state.in_pass:
+        if not ours:
             stalls = gate.stalls_of(self._pressure("memory"), self._pressure("io"))
         self._gate = gate.look(
-            self._gate, now_s, cpustat, max(0.0, own - self._own_cpu_s), stalls,
-            self._settings.idle_busy_percent, self._settings.idle_window_s, TICKS_PER_S,
-            system_is_ours=self._state.in_pass,
+            self._gate, now_s, read_cpustat(self._root), max(0.0, own - self._own_cpu_s), stalls,
+            self._settings.idle_busy_percent, self._settings.idle_window_s, TICKS_PER_S, ours,
         )  # fmt: skip
         if self._gate.at_s == now_s:
             self._own_cpu_s = own
 
-    def _pressure(self, resource: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def _pressure(self, resource: str) -> Pressure | None:
         try:
             return read_pressure(resource, self._root)
         except KernelFileError:
             return None
 
-    def _needs_decision(self) -> bool:
-        if self._worker is not None or self._state.in_pass or self._outcome is not None:
+    def _is_decision_due(self) -> bool:
+        """A full picture is dear: none while the guest is busy, few while it is quiet."""
+        if self._worker is not None or self._in_pass() or self._outcome is not None:
+            return True
+        if self._settings.mode != "adaptive":
             return True
         if self._gate.level == gate.BUSY:
-            self._calm_looks = 0
+            self._looks = 0
             return False
-        self._calm_looks += 1
-        return self._calm_looks <= QUIET_LOOKS or self._calm_looks % QUIET_LOOKS == 0
+        self._looks += 1
+        return self._looks <= QUIET_LOOKS or self._looks % QUIET_SNAPSHOT_EVERY == 0
 
     def _decide(self, now_s: float) -> None:
-        snapshot = take(self._root, now_s, detail=not self._state.in_pass)
+        snapshot = take(self._root, now_s, detail=not self._in_pass())
         self._last = snapshot
+        running = None if self._worker is None else self._worker.kind
+        if running is None:
+            self._account(snapshot)
         seen = Observation(
-            snapshot, self._gate, self._urgency,
-            None if self._worker is None else self._worker.kind, self._outcome,
-            self._lowered_from is not None,
-        )  # fmt: skip
-        if self._worker is None:
-            self._note_gain(snapshot)
+            snapshot, self._gate, self._urgency_now(now_s), running, self._outcome, self._order.lowered
+        )
+        if running is None:
             self._outcome = None
-        if self._queue:
-            return
-        actions, self._state = policy.decide(seen, self._state, self._settings, self._can)
+            if self._queue:
+                return
+        if self._settings.mode == "adaptive":
+            actions, self._state = policy.decide(seen, self._state, self._settings, self._can)
+        else:
+            actions, self._wsl_state = policy_wsl.decide(seen, self._wsl_state, self._settings, self._can)
         for action in actions:
             self._do(action, snapshot)
 
@@ -180,9 +218,11 @@ class Service:
                 self._worker.abandon()
             self._queue.clear()
         elif action.kind == act.RESTORE:
+            self._queue.clear()
             self._restore(action.why)
         elif action.kind == act.PASS_BEGIN:
-            self._pass_begin, self._gains = snapshot, {}
+            self._looks = 0
+            self._passes.start(snapshot, action.why)
         elif action.kind == act.PASS_END:
             self._end_pass(snapshot, action.why)
         else:
@@ -190,9 +230,11 @@ class Service:
 
     def _start_next(self, now_s: float) -> None:
         """Start the next queued action, if none runs."""
-        while self._queue and self._worker is None:
+        while self._queue and self._worker is None and self._outcome is None:
             action = self._queue.pop(0)
-            self._say(f"giveback-agent: {_words(action)}")
+            self._say(f"giveback-agent: {_words(action)}{self._seen()}")
+            self._tell("deep" if action.kind == act.LOWER else action.kind, _words(action))
+            self._before = self._last
             if self._settings.dry_run:
                 self._outcome = Outcome(action.kind, True)
             elif action.kind == act.LOWER:
@@ -200,14 +242,24 @@ class Service:
             else:
                 self._fork(action, now_s)
 
+    def _seen(self) -> str:
+        """The snapshot that caused an action, in words."""
+        now = self._last
+        if now is None:
+            return ""
+        memory = now.meminfo
+        return (
+            f" [free {memory.mem_free_bytes // MIB} MiB, trapped {(now.trapped_bytes or 0) // MIB}, "
+            f"cache {now.cache_bytes // MIB}, slab {memory.s_reclaimable_bytes // MIB}, "
+            f"busy {self._gate.busy_percent:.0f} %, urgency {self._urgency_now(now.monotonic_s)}]"
+        )
+
     def _fork(self, action: Action, now_s: float) -> None:
-        self._before = self._last
-        self._tell(action.kind, _words(action))
         try:
-            step = steps.step_of(action, self._root, self._settings.swap)
+            step = steps.step_of(action, self._root, self._settings)
             self._worker = Worker(action.kind, step, now_s, steps.DEADLINES_S[action.kind])
         except (OSError, ValueError) as error:
-            self._say(f"giveback-agent: no worker for {action.kind}: {error}")
+            self._say(f"giveback-agent: {action.kind}: no worker: {error}")
             self._outcome = Outcome(action.kind, False)
 
     def _reap(self, now_s: float) -> None:
@@ -221,62 +273,72 @@ class Service:
                 worker.abandon()
             return
         self._worker_cpu_s += worker.cpu_s
-        took = now_s - worker.started_s
-        self._outcome = Outcome(worker.kind, code == DONE, worker.abandoned, took, worker.cpu_s)
+        took_s = now_s - worker.started_s
+        self._outcome = Outcome(worker.kind, code == DONE, worker.abandoned, took_s, worker.cpu_s)
         self._worker = None
 
-    def _note_gain(self, now: Snapshot) -> None:
-        """Account the step that has just ended by what the guest shows before and after it."""
-        outcome, before = self._outcome, self._before
-        if outcome is None or before is None:
+    def _account(self, now: Snapshot) -> None:
+        if self._outcome is None or self._before is None:
             return
+        step = self._passes.note(self._outcome, self._before, now)
         self._before = None
-        if outcome.kind == act.COMPACT:
-            gain = (before.trapped_bytes or 0) - (now.trapped_bytes or 0)
-        else:
-            gain = before.meminfo.non_free_bytes - now.meminfo.non_free_bytes
-        self._gains[outcome.kind] = self._gains.get(outcome.kind, 0) + gain
+        if step.kind != act.NUDGE:
+            self._say(
+                f"giveback-agent: {step.kind} {step.end}: gained {step.gain_bytes // MIB} MiB "
+                f"in {step.took_s:.1f} s, {step.cpu_s:.2f} s of CPU"
+            )
 
     def _end_pass(self, now: Snapshot, why: str) -> None:
-        begin = self._pass_begin
-        if begin is None:
-            return
-        took_s = now.monotonic_s - begin.monotonic_s
-        freed = begin.meminfo.non_free_bytes - now.meminfo.non_free_bytes
-        text = (
-            f"giveback: performing memory compaction: {max(0, freed) // MIB} MiB of cache and slab freed, "
-            f"{max(0, self._gains.get(act.COMPACT, 0)) // MIB} MiB made contiguous, "
-            f"{(now.trapped_bytes or 0) // MIB} MiB in small pieces, {took_s:.0f} s, {why}"
-        )
-        kmsg.write_line(self._root, text)
-        self._say(text)
-        self._pass_begin = None
+        record = self._passes.finish(now, why)
+        if record is not None:
+            line = passes.words(record, self._classic_line)
+            kmsg.write_line(self._root, line)
+            self._say(line)
+            self._publish()
 
     def _lower(self, action: Action) -> None:
-        if action.order is None:
-            return
         try:
-            order = page_reporting.read_order(self._root)
-            page_reporting.write_order(self._root, action.order)
+            self._order.lower(action.order or 0)
         except KernelFileError as error:
-            self._say(f"giveback-agent: {error}")
-            return
-        self._lowered_from = order
-        self._tell("deep", f"report order {order} -> {action.order}")
+            self._complain(str(error))
 
     def _restore(self, why: str) -> None:
-        if self._lowered_from is None:
+        if not self._order.lowered:
             return
         try:
-            page_reporting.write_order(self._root, self._lowered_from)
+            order = self._order.restore()
         except KernelFileError as error:
-            self._say(f"giveback-agent: {error}: the report order is not restored yet")
+            self._complain(f"{error}: the report order is not restored yet")
             return
-        self._tell("restore", f"report order {self._lowered_from}: {why}")
-        self._lowered_from = None
+        self._tell("restore", f"report order {order}: {why}")
 
     def _tell(self, step: str, text: str) -> None:
         self._link.send(event="step", step=step, text=text)
+
+    def _publish(self, running: bool = True) -> None:
+        """Write what `status` shows. A full /run is no reason to stop."""
+        now_s = time.monotonic()
+        runtime.write_status(
+            self._root,
+            {
+                "pid": os.getpid() if running else None,
+                "mode": self._settings.mode,
+                "started_s": self._started_s,
+                "written_s": now_s,
+                "urgency": self._urgency_now(now_s),
+                "level": self._gate.level,
+                "cache_floor_bytes": policy.floor_bytes(self._state, self._settings, act.URGENCY_ALONE),
+                "own_cpu_s": _own_cpu_s() + self._worker_cpu_s,
+                "passes": self._passes.count,
+                "last_passes": [_as_dict(p) for p in self._passes.ended],
+            },
+        )
+
+
+def _as_dict(record: passes.PassRecord) -> dict[str, object]:
+    shown: dict[str, object] = {n: getattr(record, n) for n in record._fields if n != "steps"}
+    shown["steps"] = [{n: getattr(s, n) for n in s._fields} for s in record.steps]
+    return shown
 
 
 def _words(action: Action) -> str:

@@ -33,8 +33,8 @@ class Settings(Record):
     """What the agent goes by. Each field is explained at its `Setting` in `TABLE`."""
 
     mode: str = "adaptive"
-    idle_busy_percent: int = 10
-    idle_window_s: int = 10
+    idle_busy_percent: int = 20
+    idle_window_s: int = 3
     cache_floor_bytes: int = 128 << 20
     lowest_report_order: int = 0
     swap: bool = False

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Callable
 
     from giveback_agent.actions import Action
+    from giveback_agent.settings import Settings
 
 CHUNK_BYTES = 32 << 20
 DEADLINES_S = {
@@ -24,7 +25,7 @@ DEADLINES_S = {
 }
 
 
-def step_of(action: Action, root: str, swap: bool) -> Callable[[], None]:
+def step_of(action: Action, root: str, settings: Settings) -> Callable[[], None]:
     """Return the function that does `action`; it blocks and may raise KernelFileError or OSError."""
     if action.kind == act.SYNC:
         return os.sync
@@ -33,7 +34,7 @@ def step_of(action: Action, root: str, swap: bool) -> Callable[[], None]:
     if action.kind == act.DROP:
         return lambda: reclaim.drop_caches(root, action.what)
     if action.kind == act.RECLAIM:
-        return lambda: reclaim_in_chunks(root, action.amount_bytes, swap)
+        return lambda: reclaim_in_chunks(root, action.amount_bytes, settings.swap)
     if action.kind == act.COMPACT:
         return lambda: compaction.compact_all(root)
     if action.kind == act.NUDGE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 TYPE_CHECKING = False
@@ -23,13 +24,20 @@ def run(args: argparse.Namespace) -> int:
 
 def run_service(root: str, overrides: list[str]) -> int:
     """Run the service under `root`; returns its exit code. Raises UsageError for a bad override."""
-    from giveback_agent import settings
-    from giveback_agent.service import Service
+    from giveback_agent import runtime, settings
 
-    loaded = settings.load(root, overrides)
-    for warning in loaded.warnings:
-        say(warning)
-    return Service(root, loaded.settings, say).run()
+    lock = runtime.hold_lock(root)
+    try:
+        # Before the service lowers its priority: under WSL this asks Windows, within a time limit.
+        wsl = settings.detect_wsl(root)
+        loaded = settings.load(root, overrides, wsl)
+        for warning in loaded.warnings:
+            say(f"giveback-agent: {warning}")
+        from giveback_agent.service import Service
+
+        return Service(root, loaded.settings, say, under_wsl=wsl is not None).run()
+    finally:
+        os.close(lock)
 
 
 def say(line: str) -> None:

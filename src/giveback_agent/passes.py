@@ -1,0 +1,98 @@
+"""What a pass did: each step's gain by what the guest shows before and after it, and the log's words."""
+
+from __future__ import annotations
+
+from giveback_agent import actions as act
+from giveback_agent.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from giveback_agent.actions import Outcome
+    from giveback_agent.snapshot import Snapshot
+
+MIB = 1 << 20
+KEPT = 10
+CLASSIC_LINE = "giveback: performing memory compaction"
+WSL_LINE = "WSL2: Performing memory compaction"
+
+
+class StepRecord(Record):
+    """One finished step; `gain_bytes` are freed bytes, for a compaction bytes made contiguous."""
+
+    kind: str
+    gain_bytes: int
+    took_s: float
+    cpu_s: float
+    end: str
+
+
+class PassRecord(Record):
+    """One finished pass, with the guest at its beginning and its end."""
+
+    started_s: float
+    took_s: float
+    why: str
+    end: str
+    steps: tuple[StepRecord, ...]
+    non_free_before_bytes: int
+    non_free_after_bytes: int
+    trapped_before_bytes: int
+    trapped_after_bytes: int
+    cpu_s: float
+
+
+class PassLog:
+    """The pass that goes on, and the last ones that ended."""
+
+    def __init__(self) -> None:
+        self.begin: Snapshot | None = None
+        self.why = ""
+        self.steps: list[StepRecord] = []
+        self.ended: list[PassRecord] = []
+        self.count = 0
+
+    def start(self, begin: Snapshot, why: str) -> None:
+        """A pass begins."""
+        self.begin, self.why, self.steps = begin, why, []
+
+    def note(self, outcome: Outcome, before: Snapshot, after: Snapshot) -> StepRecord:
+        """Account a step that has just ended."""
+        if outcome.kind == act.COMPACT:
+            gain = (before.trapped_bytes or 0) - (after.trapped_bytes or 0)
+        else:
+            gain = before.meminfo.non_free_bytes - after.meminfo.non_free_bytes
+        end = "given up" if outcome.abandoned else "done" if outcome.ok else "failed"
+        step = StepRecord(outcome.kind, gain, outcome.took_s, outcome.cpu_s, end)
+        self.steps.append(step)
+        return step
+
+    def finish(self, after: Snapshot, end: str) -> PassRecord | None:
+        """The pass is over: return its record, or None where none had begun."""
+        begin = self.begin
+        if begin is None:
+            return None
+        record = PassRecord(
+            begin.monotonic_s, after.monotonic_s - begin.monotonic_s, self.why, end, tuple(self.steps),
+            begin.meminfo.non_free_bytes, after.meminfo.non_free_bytes,
+            begin.trapped_bytes or 0, after.trapped_bytes or 0, sum([s.cpu_s for s in self.steps]),
+        )  # fmt: skip
+        self.begin = None
+        self.count += 1
+        self.ended = [*self.ended, record][-KEPT:]
+        return record
+
+
+def gain_of(record: PassRecord, kind: str) -> int:
+    """The bytes that a pass's steps of one kind gained together."""
+    return sum([step.gain_bytes for step in record.steps if step.kind == kind])
+
+
+def words(record: PassRecord, classic: str) -> str:
+    """The pass in one line of the kernel log, after the line that WSL's users know."""
+    freed = max(0, record.non_free_before_bytes - record.non_free_after_bytes)
+    contiguous = max(0, gain_of(record, act.COMPACT))
+    text = (
+        f"{classic}: {freed // MIB} MiB of cache and slab freed, {contiguous // MIB} MiB made contiguous, "
+        f"{record.trapped_after_bytes // MIB} MiB left in small pieces, {record.took_s:.0f} s"
+    )
+    return text if record.end == "done" else f"{text}, ended early: {record.end}"
