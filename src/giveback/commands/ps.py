@@ -40,6 +40,13 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
         const=2.0,
         help="show it again every SECONDS (2)",
     )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=0.8,
+        metavar="SECONDS",
+        help="how long one VM may take to answer (0.8)",
+    )
 
 
 def _seconds(text: str) -> float:
@@ -52,7 +59,7 @@ def _seconds(text: str) -> float:
 def run(args: argparse.Namespace) -> int:
     """Show the VMs, once or again and again."""
     while True:
-        seen = sorted(observe_host(), key=_rank)
+        seen = sorted(observe_host(timeout_s=args.timeout), key=_rank)
         if args.json:
             print(json.dumps([as_json(one) for one in seen], indent=None if args.watch else 1))
         else:

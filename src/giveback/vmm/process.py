@@ -63,10 +63,13 @@ class ProcessBackend:
 
 def ram_block(mappings: Sequence[smaps.Mapping], ram_bytes: int | None) -> RamBlock | None:
     """The block that guest RAM is taken to be, or None."""
-    if ram_bytes is not None:
+    found = groups(mappings)
+    exact = [run for run in found if run.size_bytes == ram_bytes]
+    if ram_bytes is not None and not exact:
+        # Perhaps in pieces around a hole: the binding looks for those.
         return RamBlock("ram", ram_bytes)
-    largest = max(groups(mappings), key=lambda run: run.size_bytes, default=None)
-    if largest is None or largest.size_bytes < _LEAST_RAM_BYTES:
+    largest = max(exact or found, key=lambda run: run.size_bytes, default=None)
+    if largest is None or (ram_bytes is None and largest.size_bytes < _LEAST_RAM_BYTES):
         return None
     first = largest.mappings[0]
     memfd = first.name.startswith("/memfd:")

@@ -1,0 +1,242 @@
+"""ps, explain and doctor, on real processes with real mappings and scripted guests."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socketserver
+import zlib
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, ClassVar
+
+from scripted_vmm import listening, process
+
+from giveback.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import pytest
+
+MIB = 1 << 20
+
+MEMINFO = """\
+MemTotal:          59392 kB
+MemFree:           32768 kB
+MemAvailable:      45056 kB
+Buffers:            1024 kB
+Cached:            10240 kB
+SwapCached:            0 kB
+Active:             4096 kB
+Inactive:           4096 kB
+Active(anon):       2048 kB
+Inactive(anon):     2048 kB
+Active(file):       2048 kB
+Inactive(file):     6144 kB
+Unevictable:           0 kB
+Mlocked:               0 kB
+SwapTotal:             0 kB
+SwapFree:              0 kB
+Dirty:                64 kB
+Writeback:             0 kB
+AnonPages:          4096 kB
+Mapped:             1024 kB
+Shmem:               512 kB
+KReclaimable:       2048 kB
+Slab:               4096 kB
+SReclaimable:       2048 kB
+SUnreclaim:         2048 kB
+KernelStack:         512 kB
+PageTables:          512 kB
+Percpu:              256 kB
+Hugepagesize:       2048 kB
+"""
+BUDDYINFO = "Node 0, zone   Normal   1024  1024  256  64  8  4  2  1  1  1  3\n"
+
+
+class Agent(socketserver.StreamRequestHandler):
+    """A guest's agent, as far as the ledger asks it; first it says something that nobody asked."""
+
+    said: ClassVar[dict[str, object]] = {
+        "event": "memory", "page_bytes": 4096, "reporting": True, "report_order": 9,
+        "meminfo": MEMINFO, "buddyinfo": BUDDYINFO,
+    }  # fmt: skip
+
+    def handle(self) -> None:
+        self.wfile.write(b'{"event": "step", "text": "\\u001b[2J"}\n')
+        while self.rfile.readline():
+            self.wfile.write(json.dumps(self.said).encode() + b"\n")
+
+
+class Liar(Agent):
+    said = Agent.said | {"meminfo": MEMINFO.replace("32768", "99999999")}
+
+
+class Endless(Agent):
+    def handle(self) -> None:
+        while True:
+            self.wfile.write(b"x" * 65536)
+
+
+class Garbage(Agent):
+    def handle(self) -> None:
+        self.wfile.write(b'\xff\x00\n[]\n"x"\n{"event": "memory", "meminfo": 5}\n')
+
+
+class Monitor(socketserver.StreamRequestHandler):
+    """As much of QMP as a VM with a balloon whose driver took reporting."""
+
+    answers: ClassVar[dict[str, object]] = {
+        "query-status": {"running": True},
+        "query-memory-size-summary": {"base-memory": 64 * MIB, "plugged-memory": 0},
+        "query-balloon": {"actual": 64 * MIB},
+        "qom-list": [{"name": "b0", "type": "child<virtio-balloon-pci>"}],
+        "qom-get": {"last-update": 0, "stats": {"stat-free-memory": 2**64 - 1}},
+        "x-query-virtio-status": {
+            "guest-features": {"dev-features": ["VIRTIO_BALLOON_F_REPORTING: on"]}
+        },
+        "query-migrate-capabilities": [{"capability": "background-snapshot", "state": True}],
+    }
+
+    def handle(self) -> None:
+        self.wfile.write(b'{"QMP": {"version": {}, "capabilities": []}}\r\n')
+        while line := self.request.recv(65536):
+            asked = json.loads(line)  # one question at a time, and no line ends
+            reply = {"return": self.answers.get(asked["execute"], {}), "id": asked.get("id")}
+            self.wfile.write(json.dumps(reply).encode() + b"\r\n")
+
+
+@contextmanager
+def vm(
+    directory: Path, name: str = "one", agent: type[Agent] = Agent, *, balloon: bool = True
+) -> Iterator[int]:
+    """A VM of 64 MiB, 48 of them resident, whose guest uses 32 (reserved ones included)."""
+    words = ["-m", "64M", "-name", name, "-qmp", f"unix:{directory}/{name}.q,server=on,wait=off"]
+    words += ["-chardev", f"socket,id=c,path={directory}/{name}.a,server=on,wait=off"]
+    words += ["-device", "virtserialport,chardev=c,name=org.giveback.agent.0"]
+    if balloon:
+        words += ["-device", "virtio-balloon-pci,free-page-reporting=on"]
+    with (
+        process("/opt/qemu-system-x86_64", *words, memory="anonymous:64:48") as found,
+        listening(directory / f"{name}.a", agent),
+        listening(directory / f"{name}.q", Monitor),
+    ):
+        yield found.pid
+
+
+def documents(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, object]]:
+    main(list(words))
+    found = json.loads(capsys.readouterr().out)
+    assert isinstance(found, list)
+    return found
+
+
+def test_ps_joins_both_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with vm(tmp_path):
+        (one,) = (v for v in documents(capsys, "ps", "--json") if v["name"] == "one")
+    assert one["ram_bytes"] == 64 * MIB
+    assert one["resident_bytes"] == 48 * MIB
+    assert one["needed_bytes"] == 32 * MIB
+    assert one["residue_bytes"] == 16 * MIB
+    assert one["reporting"] == "on"
+    assert one["guest"] == {"source": "agent", "age_s": 0.0}
+    assert one["problems"] == []
+
+
+def test_one_bad_guest_harms_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = {"good": Agent, "liar": Liar, "endless": Endless, "garbage": Garbage}
+    with ExitStack() as stack:
+        for name, agent in kinds.items():
+            stack.enter_context(vm(tmp_path, name, agent))
+        seen = {v["name"]: v for v in documents(capsys, "ps", "--json") if v["name"] in kinds}
+    assert seen["good"]["residue_bytes"] == 16 * MIB
+    for name in ("liar", "endless", "garbage"):
+        assert seen[name]["residue_bytes"] is None
+        assert seen[name]["resident_bytes"] == 48 * MIB
+        assert seen[name]["problems"], name
+
+
+def test_ps_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "evil\x1b[2J"
+    with vm(tmp_path, "one"), process("/opt/qemu-kvm", "-m", "64M", "-name", name):
+        assert main(["ps"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "evil\\x1b[2J" in out
+    (line,) = (line for line in out.splitlines() if line.startswith("one "))
+    assert "16 MiB" in line
+    assert "▒▒▒▒" in line
+
+
+def test_explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with vm(tmp_path) as pid:
+        assert main(["explain", str(pid), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert main(["explain", "one", "--svg", str(tmp_path / "a.svg"), "--png",
+                     str(tmp_path / "a.png")]) == 0  # fmt: skip
+        text = capsys.readouterr().out
+    assert sum(row["host_bytes"] for row in found["rows"]) == found["charged_bytes"]
+    assert sum(row["ram_bytes"] for row in found["rows"]) == 64 * MIB
+    rows = {row["row"]: row["host_bytes"] for row in found["rows"]}
+    assert rows["cache_clean"] == (10240 + 1024 - 512 - 64) << 10
+    assert rows["free_trapped"] + rows.get("free_waiting", 0) == 16 * MIB
+    assert found["guest"]["report_order"] == 9
+    assert "what would bring it back:" in text
+    assert "up to 6 MiB: reclaim the guest's cold page cache" in text
+    assert "<svg" in (tmp_path / "a.svg").read_text()
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_explain_any_process(capsys: pytest.CaptureFixture[str]) -> None:
+    with process("strange-vmm", memory="memfd:64:8") as found:
+        assert main(["explain", "--pid", str(found.pid), "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["ram_bytes"], told["resident_bytes"]) == (64 * MIB, 8 * MIB)
+        assert told["residue_bytes"] is None
+        assert main(["explain", "--pid", str(found.pid), "--ram", "64M"]) == 0
+        assert "doctor" not in capsys.readouterr().err
+
+
+def test_explain_with_the_guest_s_side_from_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "guest.json"
+    file.write_text(json.dumps(Agent.said))
+    with process("strange-vmm", memory="memfd:64:48") as found:
+        words = ["explain", "--pid", str(found.pid), "--ram", "64M", "--json"]
+        assert main([*words, "--guest", str(file)]) == 0
+        assert json.loads(capsys.readouterr().out)["residue_bytes"] == 16 * MIB
+        assert main([*words, "--guest", str(tmp_path / "none")]) == 2
+        file.write_text("[1]")
+        assert main([*words, "--guest", str(file)]) == 2
+        assert "giveback-agent picture" in capsys.readouterr().err
+        assert main(["explain", "--exact", "--pid", str(found.pid)]) == 2
+
+
+def test_exact_needs_the_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "guest.json"
+    runs = base64.b64encode(zlib.compress(b"F16384")).decode()
+    file.write_text(json.dumps(Agent.said | {"pages": runs}))
+    with vm(tmp_path):
+        assert main(["explain", "one", "--exact", "--guest", str(file)]) == 1
+    assert "QEMU's monitor" in capsys.readouterr().err
+
+
+def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with vm(tmp_path), vm(tmp_path, "two", balloon=False):
+        assert main(["doctor", "one"]) == 1
+        one = capsys.readouterr().out
+        assert main(["doctor", "two", "--json"]) == 1
+        (two,) = json.loads(capsys.readouterr().out)
+        main(["doctor"])
+        assert "two" in capsys.readouterr().out
+    assert "background snapshot is enabled" in one
+    assert "no balloon device" in two["findings"][0]["what"]
+    assert "free-page-reporting=on" in two["findings"][0]["remedy"]
+
+
+def test_a_vm_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "no such vm"]) == 2
+    assert main(["explain", "--pid", "4194305"]) == 2
+    assert "no process has the PID" in capsys.readouterr().err
