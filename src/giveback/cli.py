@@ -11,11 +11,14 @@ import importlib
 import os
 import pkgutil
 import sys
-from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from giveback import __version__, commands
 from giveback.errors import GivebackError
+from giveback.stop import stopping
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Command(Protocol):
@@ -44,7 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     for name in command_names():
         module = cast("Command", importlib.import_module(f"giveback.commands.{name}"))
         sub = subparsers.add_parser(
-            name.replace("_", "-"), help=module.HELP, description=module.__doc__,
+            name.replace("_", "-"),
+            help=module.HELP,
+            description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.prepare_parser(sub)
@@ -54,15 +59,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 2 for bad input, 128 + signal when stopped."""
-    args = build_parser().parse_args(argv)
     try:
-        return int(args.run(args))
+        with stopping():
+            args = build_parser().parse_args(argv)
+            return int(args.run(args))
     except GivebackError as error:
         print(f"giveback: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("giveback: stopped by SIGINT", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # Python flushes stdout again at exit: give it somewhere harmless to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

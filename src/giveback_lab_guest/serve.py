@@ -3,7 +3,8 @@
 Requests: `{"id": 1, "do": "exec", "argv": [...]}` streams `line` events and ends with `exit`;
 `{"do": "spawn"}` starts a process that outlives the request and answers with its pid;
 `{"do": "kill", "pid": …, "signal": …}`; `{"do": "sample", "period_s": 1}` starts a stream of
-`sample` events with raw kernel files; `{"do": "put"/"get"}` writes and reads a small file.
+`sample` events with raw kernel files; `{"do": "put"}` writes a small file. A request that cannot be
+carried out ends with `exit`, a code that is not 0, and a reason.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import IO, Any, Callable
+    from collections.abc import Callable
+    from typing import IO, Any
 
 PORT_NAME = "org.giveback.lab.0"
 SAMPLED_FILES = ("/proc/meminfo", "/proc/buddyinfo")
@@ -42,15 +44,21 @@ def find_port(name: str, sysfs: str = "/sys/class/virtio-ports") -> str | None:
 
 
 class Server:
-    """One host connection: reads requests from `source`, writes answers and events to `sink`."""
+    """Reads requests from `source`, writes answers and events to `sink`.
 
-    def __init__(self, source: IO[bytes], sink: Callable[[bytes], None]) -> None:
+    `reopens` says that the source's end is not for ever: a virtio-serial port's is not.
+    """
+
+    def __init__(
+        self, source: IO[bytes], sink: Callable[[bytes], None], reopens: bool = True
+    ) -> None:
         self._source = source
+        self._reopens = reopens
         self._sink = sink
         self._lock = threading.Lock()
         self._sampling_s: float | None = None
 
-    def send(self, **message: Any) -> None:
+    def send(self, **message: object) -> None:
         """Write one message; threads take turns."""
         message.setdefault("t", time.monotonic())
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
@@ -58,18 +66,30 @@ class Server:
             self._sink(line)
 
     def run(self) -> None:
-        """Answer requests until the port closes."""
+        """Answer requests, for ever where the source reopens."""
         self.send(event="hello", kernel=os.uname().release, cpus=os.cpu_count())
         while True:
             line = self._source.readline()
             if not line:
+                if not self._reopens:
+                    return
                 # No host is connected: the port reads as ended until one is.
                 time.sleep(0.2)
                 continue
-            try:
-                self.answer(json.loads(line))
-            except (ValueError, KeyError, TypeError, OSError) as error:
-                self.send(event="error", reason=f"{type(error).__name__}: {error}")
+            self._answer_line(line)
+
+    def _answer_line(self, line: bytes) -> None:
+        """Whatever the line asks for, its sender gets an end: a request never waits for ever."""
+        number = None
+        try:
+            request = json.loads(line)
+            if not isinstance(request, dict):
+                raise TypeError("a request is a JSON object")
+            number = request.get("id")
+            self.answer(request)
+        except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            self.send(event="exit", id=number, code=1, reason=reason)
 
     def answer(self, request: dict[str, Any]) -> None:
         """Start what a request asks for."""
@@ -104,7 +124,7 @@ class Server:
             start_new_session=True,
         )
 
-    def _exec(self, number: int, request: dict[str, Any]) -> None:
+    def _exec(self, number: object, request: dict[str, Any]) -> None:
         try:
             process = self._popen(request)
         except OSError as error:
@@ -112,12 +132,12 @@ class Server:
             return
         self._pump(number, process)
 
-    def _spawn(self, number: int, request: dict[str, Any]) -> int:
+    def _spawn(self, number: object, request: dict[str, Any]) -> int:
         process = self._popen(request)
         threading.Thread(target=self._pump, args=(number, process, "ended"), daemon=True).start()
         return process.pid
 
-    def _pump(self, number: int, process: subprocess.Popen[bytes], end: str = "exit") -> None:
+    def _pump(self, number: object, process: subprocess.Popen[bytes], end: str = "exit") -> None:
         assert process.stdout is not None  # noqa: S101  # _popen pipes it
         for line in process.stdout:
             self.send(event="line", id=number, line=line.decode("utf-8", "replace").rstrip("\n"))

@@ -17,7 +17,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator
+    from collections.abc import Callable, Iterator
 
 MIB = 1 << 20
 FILE_SIZES_BYTES = (1 << 10, 96 << 10)
@@ -132,8 +132,7 @@ class Day:
     def _log(self) -> None:
         block = self._choose.randbytes(MIB)
         with open(f"{self._folder}/build.log", "wb", buffering=0) as file:
-            for _ in range(8 * self._unit_bytes // MIB):
-                file.write(block)
+            file.writelines(block for _ in range(8 * self._unit_bytes // MIB))
 
     def _run_again(self) -> None:
         read_files(self.tree.files)

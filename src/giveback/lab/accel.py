@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from giveback.errors import InputError, VmError
 from giveback.lab.cache import cache_root, content_key
-from giveback.lab.emulator import Emulator
-from giveback.lab.image import Image
 from giveback.lab.vm import MIB, LabVm, VmSpec
+
+if TYPE_CHECKING:
+    from giveback.lab.emulator import Emulator
+    from giveback.lab.image import Image
 
 CHOICES = ("auto", "kvm", "tcg")
 KVM_DEVICE = Path("/dev/kvm")
@@ -28,8 +32,10 @@ class Accel:
     reason: str
 
 
-async def choose_accel(wanted: str, image: Image, emulator: Emulator) -> Accel:
-    """Return the accelerator to use; a probe's answer is remembered for this host.
+async def choose_accel(
+    wanted: str, image: Image, emulator: Emulator, deadline_s: float = KVM_DEADLINE_S
+) -> Accel:
+    """Return the accelerator to use; what a booted guest has shown is remembered for this host.
 
     Raises InputError where KVM was demanded and no guest answers under it.
     """
@@ -38,25 +44,35 @@ async def choose_accel(wanted: str, image: Image, emulator: Emulator) -> Accel:
     memory = cache_root() / f"accel-{_host_key(emulator)}.json"
     remembered = _recall(memory) if wanted == "auto" else None
     if remembered is not None:
-        return Accel(remembered.name, f"{remembered.reason} (remembered; forget: rm {memory})")
-    failure = await _kvm_failure(image, emulator)
+        return Accel(
+            remembered.name, f"{remembered.reason} (remembered: delete {memory} to ask again)"
+        )
+    unusable = _device_failure()
+    failure = unusable or await _boot_failure(image, emulator, deadline_s)
     if failure is None:
         found = Accel("kvm", "KVM: a guest answered under it")
     elif wanted == "kvm":
         raise InputError(f"KVM does not work here: {failure}; use --accel tcg")
     else:
         found = Accel("tcg", f"TCG (emulation, slow): {failure}")
-    memory.write_text(json.dumps({"name": found.name, "reason": found.reason}))
+    # A device that is missing or closed to this user costs nothing to look at again.
+    if unusable is None:
+        with suppress(OSError):
+            memory.write_text(json.dumps({"name": found.name, "reason": found.reason}))
     return found
 
 
-async def _kvm_failure(image: Image, emulator: Emulator) -> str | None:
+def _device_failure() -> str | None:
     if not KVM_DEVICE.exists():
         return f"{KVM_DEVICE} is missing"
     if not os.access(KVM_DEVICE, os.R_OK | os.W_OK):
         return f"{KVM_DEVICE} may not be opened by this user (add it to the group kvm)"
+    return None
+
+
+async def _boot_failure(image: Image, emulator: Emulator, deadline_s: float) -> str | None:
     spec = VmSpec("kvm-probe", 512 * MIB, 1, "kvm")
-    vm = LabVm(spec, image, emulator, boot_deadline_s=KVM_DEADLINE_S)
+    vm = LabVm(spec, image, emulator, boot_deadline_s=deadline_s)
     try:
         async with vm:
             return None

@@ -1,13 +1,16 @@
-"""The host's end of the agent's port: what the agent says it did. A guest's words: never trusted."""
+"""The host's end of the agent's port: what the agent says it did. Never trusted."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
 
 LINE_LIMIT_BYTES = 64 << 10
 TEXT_LIMIT = 120
@@ -32,11 +35,12 @@ def parse_event(line: bytes) -> AgentEvent | None:
     step, text = said.get("step"), said.get("text", "")
     if not isinstance(step, str) or not isinstance(text, str):
         return None
-    return AgentEvent(_clean(step), _clean(text))
+    return AgentEvent(clean(step), clean(text))
 
 
-def _clean(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text[:TEXT_LIMIT])
+def clean(text: str, limit: int = TEXT_LIMIT) -> str:
+    """A guest's text for a terminal, a page or a file: bounded, without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text[:limit])
 
 
 async def agent_events(socket: Path) -> AsyncIterator[AgentEvent]:

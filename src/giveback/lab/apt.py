@@ -1,8 +1,8 @@
 """Distribution packages without root: a private apt state in the user's cache folder.
 
 The host's own apt settings (mirrors, proxies, keyrings) are used as they are; only the state, the
-cache and the list of suites are ours, so nothing of the user's system changes. Signatures are checked
-by apt as always.
+cache and the list of suites are ours, so nothing of the user's system changes. apt checks
+signatures as always.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
 from giveback.lab.cache import building, cache_root, content_key, locked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
 LISTS_MAX_AGE_S = 86_400
 APT_TIMEOUT_S = 240
@@ -47,15 +51,18 @@ def host_sources() -> tuple[Source, ...]:
         raise InputError(
             "apt-get: not found: the lab builds its guests from Debian's or Ubuntu's packages"
         )
-    template = "|".join(
-        f"$({f})" for f in ("CREATED_BY", "REPO_URI", "RELEASE", "COMPONENT", "SIGNED_BY", "ORIGIN")
-    )
+    fields = ("CREATED_BY", "REPO_URI", "RELEASE", "CODENAME", "COMPONENT", "SIGNED_BY", "ORIGIN")
+    template = "|".join(f"$({field})" for field in fields)
     listing = _run_apt(["indextargets", "--format", template], private=None).splitlines()
     found: dict[tuple[str, str, str], list[str]] = {}
     for row in listing:
-        made_by, uri, suite, component, signed_by, origin = (*row.split("|"), "", "", "")[:6]
+        columns = ["" if c.startswith("$(") else c for c in row.split("|")]
+        if len(columns) != len(fields):
+            continue
+        made_by, uri, release, codename, component, signed_by, origin = columns
         if made_by == "Packages" and origin in ("Debian", "Ubuntu"):
-            key = (uri, suite, "" if signed_by.startswith("$(") else signed_by)
+            # "stable" in the user's sources is a codename's other name on every mirror.
+            key = (uri, codename or release, signed_by)
             found.setdefault(key, [])
             if component not in found[key]:
                 found[key].append(component)
@@ -90,7 +97,9 @@ def _run_apt(
             stdin=subprocess.DEVNULL, cwd=cwd,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise InputError(f"apt-get {words[0]}: no end after {APT_TIMEOUT_S} s: is there network?") from error
+        raise InputError(
+            f"apt-get {words[0]}: no end after {APT_TIMEOUT_S} s: is there network?"
+        ) from error
     if done.returncode != 0:
         reason = [r for r in done.stderr.splitlines() if r.startswith("E:")] or ["E: failed"]
         raise InputError(f"apt-get {' '.join(words[:4])}: {reason[0][2:].strip()}")
@@ -98,14 +107,16 @@ def _run_apt(
 
 
 class Apt:
-    """apt with a state of its own, seeing the given suites of the host's mirror and no installed package."""
+    """apt with a state of its own: it sees the host's suites and more, and no installed package."""
 
     def __init__(self, extra_suites: Iterable[str] = (), root: Path | None = None) -> None:
         """`extra_suites` (such as "bookworm-backports") are added to the host's own suites."""
         sources = host_sources()
         main = [s for s in sources if "-" not in s.suite] or list(sources)
         lines = [s.line() for s in sources]
-        lines += [main[0].line(suite) for suite in extra_suites if suite not in {s.suite for s in sources}]
+        lines += [
+            main[0].line(suite) for suite in extra_suites if suite not in {s.suite for s in sources}
+        ]
         self._sources_text = "\n".join(lines) + "\n"
         self.folder = (root or cache_root()) / "apt" / content_key(self._sources_text)
         self.release = main[0].suite
@@ -120,7 +131,13 @@ class Apt:
             (self.folder / "sources.list").write_text(self._sources_text)
             if stamp.exists() and _age_s(stamp) < LISTS_MAX_AGE_S:
                 return
-            _run_apt(["update"], self.folder)
+            try:
+                _run_apt(["update"], self.folder)
+            except InputError:
+                # Without network, yesterday's lists name what yesterday's downloads are.
+                if not stamp.exists():
+                    raise
+                return
             stamp.touch()
 
     def closure(self, names: Sequence[str], suite: str | None = None) -> tuple[str, ...]:
@@ -133,7 +150,7 @@ class Apt:
         return tuple(_archive_name(row) for row in plan.splitlines() if row.startswith("Inst "))
 
     def dependency(self, package: str, prefix: str, suite: str | None = None) -> str:
-        """The package named `prefix…` that `package` (a meta-package) depends on. Raises InputError."""
+        """The package named `prefix…` that a meta-package depends on. Raises InputError."""
         words = ["show", "--no-all-versions", f"{package}/{suite}" if suite else package]
         for row in _run_apt(words, self.folder, tool="apt-cache").splitlines():
             if row.startswith("Depends:"):
@@ -143,7 +160,9 @@ class Apt:
                         return name
         raise InputError(f"{package}: depends on no package named {prefix}…")
 
-    def download(self, names: Sequence[str], suite: str | None = None, deps: bool = True) -> list[Path]:
+    def download(
+        self, names: Sequence[str], suite: str | None = None, deps: bool = True
+    ) -> list[Path]:
         """Fetch packages (with all they depend on) and return the .deb files. Raises InputError."""
         archives = self.folder / "cache" / "archives"
         with locked(self.folder / "cache"):
@@ -172,13 +191,13 @@ PLAN_ROW = re.compile(r"^Inst (?P<name>\S+) (?:\[\S+\] )?\((?P<version>\S+) .*\[
 def _archive_name(plan_row: str) -> str:
     row = PLAN_ROW.match(plan_row)
     if row is None:
-        raise InputError(f"apt-get -s install: answered {plan_row[:120]!r}, which is not understood")
+        raise InputError(
+            f"apt-get -s install: answered {plan_row[:120]!r}, which is not understood"
+        )
     return f"{row['name']}_{row['version'].replace(':', '%3a')}_{row['arch']}.deb"
 
 
 def _age_s(path: Path) -> float:
-    import time
-
     return time.time() - path.stat().st_mtime
 
 
@@ -198,11 +217,13 @@ def _unpack_one(deb: Path, into: Path) -> None:
         ["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as reader:
         done = subprocess.run(
-            ["tar", "-x", "-C", str(into), "--keep-directory-symlink", "--no-same-owner", "-f", "-"],
+            ["tar", "-xC", str(into), "--keep-directory-symlink", "--no-same-owner", "-f", "-"],
             stdin=reader.stdout, capture_output=True, text=True, check=False,
         )  # fmt: skip
     if reader.returncode != 0 or done.returncode != 0:
-        raise InputError(f"{deb}: cannot be unpacked: {done.stderr.strip()[:200] or 'broken package'}")
+        raise InputError(
+            f"{deb}: cannot be unpacked: {done.stderr.strip()[:200] or 'broken package'}"
+        )
 
 
 def tree(apt: Apt, names: Sequence[str], suite: str | None = None) -> Path:

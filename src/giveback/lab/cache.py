@@ -7,11 +7,14 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def cache_root() -> Path:
@@ -61,3 +64,11 @@ def building(target: Path) -> Iterator[Path]:
         scratch.rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def keep_newest(folder: Path, count: int) -> None:
+    """Remove all but the `count` newest entries of a cache folder; what a VM has open lives on."""
+    entries = [p for p in folder.iterdir() if not p.name.startswith(".")]
+    entries.sort(key=lambda p: p.stat().st_mtime, reverse=True)
+    for stale in entries[count:]:
+        shutil.rmtree(stale, ignore_errors=True)

@@ -1,4 +1,7 @@
-"""Initramfs archives: the kernel's `newc` cpio format (Documentation/driver-api/early-userspace)."""
+"""Initramfs archives: the kernel's `newc` cpio format.
+
+Source: Documentation/driver-api/early-userspace/buffer-format.rst.
+"""
 
 from __future__ import annotations
 

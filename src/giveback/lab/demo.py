@@ -7,24 +7,28 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from giveback import __version__
-from giveback.errors import InputError, VmError
-from giveback_agent.kernel.meminfo import read_meminfo
+from giveback.errors import GivebackError, InputError, VmError
 from giveback.lab.accel import Accel, choose_accel
+from giveback.lab.agent_port import clean
 from giveback.lab.distribution import KernelFiles, kernel_from_packages, kernel_from_path
 from giveback.lab.emulator import Emulator, find_emulator
+from giveback.lab.folders import sweep
 from giveback.lab.image import GUEST_AGENT, GUEST_LAB, Image, build_image
-from giveback.lab.recorder import Recorder
+from giveback.lab.recorder import SILENCE_LIMIT_S, Recorder
 from giveback.lab.vm import MIB, LabVm, VmSpec
 from giveback.report.run import DemoRun, VmName
+from giveback_agent.kernel.meminfo import read_meminfo
 
 WORK_DEADLINE_S = 900.0
 SETTLE_S = 5.0
+DMESG_ROWS = 100
+DMESG_ROW_LIMIT = 400
 MIN_MEM_BYTES = 512 * MIB
 # QEMU's own memory beside the guest's RAM: its translation buffer, its heap, its firmware.
 OVERHEAD_BYTES = 300 * MIB
@@ -33,6 +37,7 @@ DESCRIPTIONS: dict[VmName, str] = {
     "giveback": "free page reporting and giveback-agent",
 }
 Say = Callable[[str], None]
+OnChange = Callable[[DemoRun], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +54,11 @@ class DemoOptions:
     seed: int = 1
     watch_s: float = 90.0
     scale: float = 1.0
+    silence_limit_s: float = SILENCE_LIMIT_S
 
     @property
     def vm_names(self) -> tuple[VmName, ...]:
+        """The VMs to run, in the order of the charts."""
         return ("plain", "giveback") if self.compare else ("giveback",)
 
 
@@ -67,7 +74,9 @@ class Lab:
 def check_host(options: DemoOptions) -> None:
     """Raise InputError for what cannot work, before anything is started."""
     if options.mem_bytes < MIN_MEM_BYTES:
-        raise InputError(f"--mem {options.mem_bytes // MIB}M: a guest needs at least 512M for this work")
+        raise InputError(
+            f"--mem {options.mem_bytes // MIB}M: a guest needs at least 512M for this work"
+        )
     available = read_meminfo("/").mem_available_bytes
     needed = len(options.vm_names) * (options.mem_bytes + OVERHEAD_BYTES)
     if needed > available:
@@ -82,11 +91,18 @@ def check_host(options: DemoOptions) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(f"--out {options.out}: {error.strerror}: choose a folder that can be written") from error
+        raise InputError(
+            f"--out {options.out}: {error.strerror}: choose a folder that can be written"
+        ) from error
 
 
 def prepare_lab(kernel: str | None, qemu: Path | None, say: Say) -> Lab:
-    """Fetch and build what is not cached yet. Raises InputError."""
+    """Fetch and build what is not cached yet; remove what a killed giveback left behind.
+
+    Raises InputError.
+    """
+    for folder in sweep():
+        say(f"removed {folder}: its giveback was killed")
     say("preparing the guest (packages are fetched once and cached)")
     if kernel is not None and (os.sep in kernel or Path(kernel).is_file()):
         files = kernel_from_path(Path(kernel))
@@ -96,67 +112,86 @@ def prepare_lab(kernel: str | None, qemu: Path | None, say: Say) -> Lab:
     return Lab(files, emulator, build_image(files))
 
 
-async def run_demo(options: DemoOptions, say: Say, on_change: Callable[[DemoRun], None]) -> DemoRun:
+async def run_demo(
+    options: DemoOptions, say: Say, on_change: OnChange, lab: Lab | None = None
+) -> DemoRun:
     """Run the whole demo; `on_change` gets the run as it grows, each second.
 
-    Raises InputError before a VM is started, VmError when a VM ends, panics or hangs; the guests'
-    serial logs are then in `options.out`.
+    `lab` is what `prepare_lab` made; without it, it is made here. Raises InputError before a VM is
+    started, VmError when a VM ends, panics or hangs; the guests' serial logs are then in
+    `options.out`.
     """
     check_host(options)
-    lab = prepare_lab(options.kernel, options.qemu, say)
+    if lab is None:
+        lab = prepare_lab(options.kernel, options.qemu, say)
     accel = await choose_accel(options.accel, lab.image, lab.emulator)
     say(accel.reason)
     frame = _frame(options, lab, accel)
-    vms = [LabVm(_spec(name, options, accel), lab.image, lab.emulator) for name in options.vm_names]
-    say(f"booting {len(vms)} VMs, Linux {lab.kernel.release}, QEMU {lab.emulator.version}")
-    async with contextlib.AsyncExitStack() as stack:
-        try:
-            await _enter_all(stack, vms)
-            recorders = await _record_all(vms, options, lambda rs: on_change(_with(frame, rs)))
-        except BaseException as error:
-            logs = [str(vm.keep_logs(options.out)) for vm in vms]
-            if isinstance(error, VmError):
-                raise VmError(f"{error}; the guests' serial logs: {', '.join(logs)}") from error
-            raise
+    say(
+        f"booting {len(options.vm_names)} VM{'s' * options.compare}, Linux {lab.kernel.release}, "
+        f"QEMU {lab.emulator.version}"
+    )
+    async with booted(options, lab, accel, say) as vms:
+        recorders = await record_all(vms, options, lambda rs: on_change(_with(frame, rs)))
     return _with(frame, recorders)
 
 
-async def _enter_all(stack: contextlib.AsyncExitStack, vms: list[LabVm]) -> None:
-    """Boot all VMs at once; if one fails, the others are stopped too."""
-    for vm in vms:
-        stack.push_async_callback(vm.stop)
-    async with _first_error():
-        async with asyncio.TaskGroup() as group:
-            for vm in vms:
-                group.create_task(vm.boot())
+@contextlib.asynccontextmanager
+async def booted(
+    options: DemoOptions, lab: Lab, accel: Accel, say: Say
+) -> AsyncIterator[list[LabVm]]:
+    """The demo's VMs, running. However the block ends, they are stopped and gone.
+
+    If it ends badly, the guests' serial logs are kept in `options.out`: VmError names them, and
+    where the user stopped the demo, a line does.
+    """
+    vms: list[LabVm] = []
+    async with contextlib.AsyncExitStack() as stack:
+        for name in options.vm_names:
+            vms.append(LabVm(_spec(name, options, accel), lab.image, lab.emulator))
+            stack.push_async_callback(vms[-1].stop)
+        try:
+            async with _first_error(), asyncio.TaskGroup() as group:
+                for vm in vms:
+                    group.create_task(vm.boot())
+            yield vms
+        except BaseException as error:
+            kept = [str(log) for log in (vm.keep_logs(options.out) for vm in vms) if log]
+            words = (
+                f"the guests' serial logs: {', '.join(kept)}" if kept else "no guest was started"
+            )
+            if isinstance(error, VmError):
+                raise VmError(f"{error}; {words}") from error
+            say(words)
+            raise
 
 
 @contextlib.asynccontextmanager
-async def _first_error():  # type: ignore[no-untyped-def]  # noqa: ANN202  # contextlib's own shape
+async def _first_error() -> AsyncIterator[None]:
     """A task group's failure as the one error a user can act on."""
     try:
         yield
-    except* VmError as group:
+    except* GivebackError as group:
         first: BaseException = group
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
         raise first from None
 
 
-async def _record_all(
+async def record_all(
     vms: list[LabVm], options: DemoOptions, on_change: Callable[[list[Recorder]], None]
 ) -> list[Recorder]:
+    """Run the work in all VMs, side by side in time, and watch them. Raises VmError."""
     origin_s = time.monotonic() + SETTLE_S
     recorders = [
-        Recorder(vm, name, DESCRIPTIONS[name], origin_s)
+        Recorder(vm, name, DESCRIPTIONS[name], origin_s, silence_limit_s=options.silence_limit_s)
         for vm, name in zip(vms, options.vm_names, strict=True)
     ]
     recorders[-1].on_change = lambda: on_change(recorders)
     work_over = asyncio.Barrier(len(recorders))
-    async with _first_error():
-        async with asyncio.TaskGroup() as group:
-            for recorder in recorders:
-                group.create_task(_record(recorder, options, work_over))
+    async with _first_error(), asyncio.TaskGroup() as group:
+        for recorder in recorders:
+            group.create_task(_record(recorder, options, work_over))
     return recorders
 
 
@@ -168,14 +203,18 @@ async def _record(recorder: Recorder, options: DemoOptions, work_over: asyncio.B
     course = asyncio.create_task(_course(recorder, options, work_over))
     try:
         limit_s = WORK_DEADLINE_S + options.watch_s
-        watched = asyncio.create_task(recorder.vm.watch(course, limit_s, "the work"))
-        done, _ = await asyncio.wait({watched, background[0]}, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+        await recorder.vm.watch(_first_of(course, background[0]), limit_s, "the demo")
     finally:
-        for task in (*background, course, watched):
+        for task in (*background, course):
             task.cancel()
-        await asyncio.gather(*background, course, watched, return_exceptions=True)
+        await asyncio.gather(*background, course, return_exceptions=True)
+
+
+async def _first_of(course: asyncio.Task[None], sampling: asyncio.Task[None]) -> None:
+    """Wait for the course's end; sampling only ever ends with an error."""
+    done, _ = await asyncio.wait({course, sampling}, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
 
 
 async def _course(recorder: Recorder, options: DemoOptions, work_over: asyncio.Barrier) -> None:
@@ -190,19 +229,21 @@ async def _course(recorder: Recorder, options: DemoOptions, work_over: asyncio.B
         on_line=recorder.take_work_line, timeout_s=WORK_DEADLINE_S,
     )  # fmt: skip
     if done.code != 0 or recorder.work_end_s is None:
-        raise VmError(f"{recorder.name}: the work failed in the guest: {' / '.join(done.lines[-3:])}")
+        said = " / ".join(clean(row) for row in done.lines[-3:])
+        raise VmError(f"{recorder.name}: the work failed in the guest: {said}")
     # Both are watched until the slower one's time is over.
     await work_over.wait()
     await asyncio.sleep(options.watch_s)
     lines = (await guest.exec("dmesg")).lines
-    recorder.dmesg = tuple(row for row in lines if "giveback" in row or "Free page reporting" in row)
+    ours = (row for row in lines if "giveback" in row or "Free page reporting" in row)
+    recorder.dmesg = tuple(clean(row, DMESG_ROW_LIMIT) for row in ours)[-DMESG_ROWS:]
 
 
 def _spec(name: VmName, options: DemoOptions, accel: Accel) -> VmSpec:
     share = max(1, (os.cpu_count() or 1) // len(options.vm_names))
     return VmSpec(
-        name=name, ram_bytes=options.mem_bytes, cpus=options.cpus or min(4, share), accel=accel.name,
-        reporting=name == "giveback", work_disk_bytes=2 * options.mem_bytes,
+        name=name, ram_bytes=options.mem_bytes, cpus=options.cpus or min(4, share),
+        accel=accel.name, reporting=name == "giveback", work_disk_bytes=2 * options.mem_bytes,
     )  # fmt: skip
 
 

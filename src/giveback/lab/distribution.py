@@ -66,7 +66,7 @@ KNOWN = {
 
 
 def this_distribution() -> Distribution:
-    """The distribution whose packages this host's apt offers. Raises InputError for an unknown one."""
+    """The distribution whose packages this host's apt offers. Raises InputError for another."""
     if platform.machine() != "x86_64":
         raise InputError(f"{platform.machine()}: the lab's guests are x86-64 only")
     suites = {source.suite for source in host_sources()}
@@ -89,14 +89,28 @@ class KernelFiles:
 
 
 def kernel_from_packages(series: str | None) -> KernelFiles:
-    """Fetch (once) the distribution's kernel of a series such as "6.1"; None is the default."""
+    """Fetch (once) the distribution's kernel of a series such as "6.1"; None is the default.
+
+    Raises InputError that names the package.
+    """
     distribution = this_distribution()
     by_series = {k.series: k for k in distribution.kernels}
     if series is not None and series not in by_series:
         raise InputError(
-            f"kernel {series}: {distribution.codename} has {', '.join(by_series)}; or use --kernel PATH"
+            f"kernel {series}: {distribution.codename} has {', '.join(by_series)}; "
+            "or use --kernel PATH"
         )
     package = by_series[series] if series else distribution.kernels[0]
+    try:
+        return _fetched_kernel(package)
+    except InputError as error:
+        raise InputError(
+            f"the guest's kernel, package {package.meta} of {package.suite}, cannot be had: "
+            f"{error}; or use --kernel PATH"
+        ) from error
+
+
+def _fetched_kernel(package: KernelPackage) -> KernelFiles:
     apt = Apt(package.extra_suites)
     apt.refresh()
     name = apt.dependency(package.meta, "linux-image-", package.suite)
@@ -109,7 +123,9 @@ def kernel_from_packages(series: str | None) -> KernelFiles:
             with building(target) as scratch:
                 unpack(debs, scratch)
     return KernelFiles(
-        target / "boot" / f"vmlinuz-{release}", target / "usr" / "lib" / "modules" / release, release
+        target / "boot" / f"vmlinuz-{release}",
+        target / "usr" / "lib" / "modules" / release,
+        release,
     )
 
 
@@ -151,4 +167,6 @@ def guest_tree() -> Path:
 def qemu_tree() -> Path:
     """A QEMU of the distribution's own packages that boots the lab's kernels, in the cache."""
     distribution = this_distribution()
-    return tree(Apt(distribution.qemu_extra_suites), distribution.qemu_packages, distribution.qemu_suite)
+    return tree(
+        Apt(distribution.qemu_extra_suites), distribution.qemu_packages, distribution.qemu_suite
+    )

@@ -37,19 +37,20 @@ def find_emulator(kernel_release: str, given: Path | None = None) -> Emulator:
             raise InputError(f"{given}: {reason}")
         return emulator
     found = shutil.which(PROGRAM)
+    wrong = "QEMU is missing: install the package qemu-system-x86"
     if found:
-        emulator = _installed(Path(found))
-        if unsuitable(emulator.version, kernel_release) is None:
-            return emulator
+        try:
+            emulator = _installed(Path(found))
+            reason = unsuitable(emulator.version, kernel_release)
+            if reason is None:
+                return emulator
+            wrong = f"{found}: {reason}"
+        except InputError as error:
+            wrong = str(error)
     try:
         return _from_tree(qemu_tree())
     except InputError as error:
-        if found:
-            reason = unsuitable(_installed(Path(found)).version, kernel_release)
-            raise InputError(f"{found}: {reason}; no other could be fetched: {error}") from error
-        raise InputError(
-            f"QEMU is missing: install the package qemu-system-x86 (fetching it failed: {error})"
-        ) from error
+        raise InputError(f"{wrong} (fetching one failed: {error})") from error
 
 
 def unsuitable(qemu_version: str, kernel_release: str) -> str | None:
@@ -60,8 +61,8 @@ def unsuitable(qemu_version: str, kernel_release: str) -> str | None:
     """
     if _numbers(qemu_version) < (8, 0) and _numbers(kernel_release) > (6, 1):
         return (
-            f"QEMU {qemu_version} corrupts the memory of Linux {kernel_release} guests without KVM: "
-            "use QEMU 10 (package qemu-system-x86 from backports), or Linux 6.1"
+            f"QEMU {qemu_version} corrupts the memory of Linux {kernel_release} guests without "
+            "KVM: use QEMU 10 (package qemu-system-x86 from backports), or Linux 6.1"
         )
     return None
 

@@ -12,6 +12,9 @@ from typing import Any
 from giveback.errors import VmError
 
 LINE_LIMIT_BYTES = 4 << 20
+# What one program in a guest may print before the host stops keeping it.
+KEPT_LINES = 50_000
+KEPT_BYTES = 16 << 20
 Event = dict[str, Any]
 LineHandler = Callable[[str], None]
 
@@ -59,7 +62,7 @@ class GuestLink:
             self._writer.close()
         self._fail("the connection was closed")
 
-    async def request(self, do: str, on_line: LineHandler | None = None, **fields: Any) -> Event:
+    async def request(self, do: str, on_line: LineHandler | None = None, **fields: object) -> Event:
         """Send one request and wait for its end. Raises VmError."""
         if self._writer is None:
             raise VmError(f"{self._vm_name}: the lab's port is not connected")
@@ -70,39 +73,62 @@ class GuestLink:
         if on_line is not None:
             self._lines[number] = on_line
         self._writer.write(json.dumps({"id": number, "do": do, **fields}).encode() + b"\n")
-        return await future
+        event = await future
+        if "code" not in event:
+            raise VmError(f"{self._vm_name}: {do}: the guest refused: {event.get('reason')!r}")
+        return event
 
     async def exec(
         self, *argv: str, on_line: LineHandler | None = None, timeout_s: float = 300
     ) -> ExecResult:
         """Run a program in the guest to its end. Raises VmError when it does not end in time."""
         lines: list[str] = []
+        left_bytes = KEPT_BYTES
 
         def keep(line: str) -> None:
-            lines.append(line)
+            nonlocal left_bytes
+            left_bytes -= len(line)
+            if left_bytes > 0 and len(lines) < KEPT_LINES:
+                lines.append(line)
             if on_line is not None:
                 on_line(line)
 
         try:
             event = await asyncio.wait_for(self.request("exec", keep, argv=list(argv)), timeout_s)
         except TimeoutError as error:
-            raise VmError(f"{self._vm_name}: `{argv[0]}` did not end within {timeout_s} s") from error
+            raise VmError(
+                f"{self._vm_name}: `{argv[0]}` did not end within {timeout_s:.0f} s"
+            ) from error
         if "reason" in event:
             lines.append(str(event["reason"]))
-        return ExecResult(int(event["code"]), tuple(lines))
+        return ExecResult(self._number_in(event, "code"), tuple(lines))
 
     async def spawn(self, *argv: str, on_line: LineHandler | None = None) -> int:
         """Start a program that goes on; returns its pid in the guest."""
         event = await self.request("spawn", on_line, argv=list(argv))
-        return int(event["pid"])
+        return self._number_in(event, "pid")
 
     async def kill(self, pid: int, signal_number: int) -> None:
-        """Send a signal to a guest process."""
-        await self.request("kill", pid=pid, signal=signal_number)
+        """Send a signal to a guest process. Raises VmError where there is none."""
+        event = await self.request("kill", pid=pid, signal=signal_number)
+        self._must_be_done(event, f"kill {pid}")
 
     async def put(self, path: str, data: bytes) -> None:
         """Write a small file in the guest."""
-        await self.request("put", path=path, data=base64.b64encode(data).decode())
+        event = await self.request("put", path=path, data=base64.b64encode(data).decode())
+        self._must_be_done(event, f"put {path}")
+
+    def _must_be_done(self, event: Event, what: str) -> None:
+        if event["code"] != 0:
+            raise VmError(f"{self._vm_name}: {what}: {str(event.get('reason'))[:200]}")
+
+    def _number_in(self, event: Event, name: str) -> int:
+        value = event.get(name)
+        if not isinstance(value, int):
+            raise VmError(
+                f"{self._vm_name}: the guest answered {name} {str(value)[:80]!r}: no number"
+            )
+        return value
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         try:
@@ -116,19 +142,27 @@ class GuestLink:
     def _take(self, line: bytes) -> None:
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(event, dict):
             return
         kind, number = event.get("event"), event.get("id")
         if kind == "hello":
             self._hello.set()
         elif kind == "sample":
             self.on_sample(event)
+        elif not isinstance(number, int):
+            return
         elif kind == "line" and number in self._lines:
-            self._lines[number](str(event["line"]))
+            self._lines[number](str(event.get("line", "")))
         elif kind == "exit" and number in self._waiting:
+            if "pid" not in event:
+                self._lines.pop(number, None)
             future = self._waiting.pop(number)
             if not future.done():
                 future.set_result(event)
+        elif kind == "ended":
+            self._lines.pop(number, None)
 
     def _fail(self, reason: str) -> None:
         for future in self._waiting.values():

@@ -9,19 +9,25 @@ from __future__ import annotations
 import shutil
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
 from giveback.lab import zipapps
-from giveback.lab.cache import building, cache_root, content_key, locked
+from giveback.lab.cache import building, cache_root, content_key, keep_newest, locked
 from giveback.lab.cpio import PROGRAM_MODE, Entry, archive
 from giveback.lab.distribution import KernelFiles, guest_tree
 from giveback.lab.modules import ordered_modules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "ext4", "virtio_balloon", "zram"]
 OPTIONAL_MODULES = frozenset({"zram"})
 GUEST_AGENT = "/run/giveback-agent.pyz"
 GUEST_LAB = "/run/giveback-lab.pyz"
+# One for each state of the agent: a developer makes many.
+KEPT_INITRDS = 8
 # Only what the guest never reads; every byte here would be packed into each image.
 LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian", "var/cache")
 
@@ -76,6 +82,7 @@ def build_image(kernel: KernelFiles) -> Image:
         if not folder.exists():
             with building(folder) as scratch:
                 (scratch / "initrd").write_bytes(initrd_bytes)
+            keep_newest(folder.parent, KEPT_INITRDS)
     return Image(kernel.image, kernel.release, folder / "initrd", root_disk)
 
 
@@ -108,7 +115,7 @@ def _root_disk(files: Path) -> Path:
     return folder / "root.ext4"
 
 
-def _ignore(files: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202  # shutil's own callback shape
+def _ignore(files: Path) -> Callable[[str, list[str]], set[str]]:
     left_out = {str(files / name) for name in LEFT_OUT}
 
     def ignore(folder: str, names: list[str]) -> set[str]:
@@ -130,15 +137,14 @@ def _size_bytes(tree: Path) -> int:
 
 def make_ext4(path: Path, size_bytes: int, content: Path | None = None) -> None:
     """Make a sparse ext4 image without mounting it. Raises InputError."""
-    command = ["mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-E", "root_owner=0:0,lazy_itable_init=1"]
-    if content is not None:
-        command += ["-d", str(content)]
     program = shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if program is None:
         raise InputError("mke2fs: not found: install the package e2fsprogs")
-    command[0] = program
+    options = ["-qF", "-t", "ext4", "-m", "0", "-E", "root_owner=0:0,lazy_itable_init=1"]
+    source = [] if content is None else ["-d", str(content)]
     done = subprocess.run(
-        [*command, str(path), f"{size_bytes // 1024}k"], capture_output=True, text=True, check=False
-    )
+        [program, *options, *source, str(path), f"{size_bytes // 1024}k"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if done.returncode != 0:
         raise InputError(f"{path}: mke2fs: {done.stderr.strip()[:300]}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import lzma
 import subprocess
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +36,9 @@ def ordered_modules(modules_dir: Path, wanted: list[str], optional: frozenset[st
         if name not in files:
             if name in optional:
                 return
-            raise InputError(f"{modules_dir}: has no module {name}: the guest needs it; give a kernel with it")
+            raise InputError(
+                f"{modules_dir}: has no module {name}: the guest needs it; give a kernel with it"
+            )
         data = read_module(files[name])
         for needed in dependencies(data):
             visit(needed)
@@ -61,14 +65,16 @@ def read_module(path: Path) -> bytes:
         if path.suffix == ".xz":
             return lzma.decompress(data)
         if path.suffix == ".gz":
-            import gzip
-
             return gzip.decompress(data)
         if path.suffix == ".zst":
-            return subprocess.run(["zstd", "-dc"], input=data, capture_output=True, check=True).stdout
+            return subprocess.run(
+                ["zstd", "-dc"], input=data, capture_output=True, check=True
+            ).stdout
     except FileNotFoundError as error:
-        raise InputError(f"{path}: needs the program {error.filename}: install the package zstd") from error
-    except (OSError, lzma.LZMAError, EOFError, subprocess.CalledProcessError) as error:
+        raise InputError(
+            f"{path}: needs the program {error.filename}: install the package zstd"
+        ) from error
+    except (OSError, lzma.LZMAError, zlib.error, EOFError, subprocess.CalledProcessError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     return data
 
@@ -78,7 +84,9 @@ def _builtin(modules_dir: Path) -> set[str]:
     try:
         return {_name(Path(row)) for row in listing.read_text().split()}
     except OSError as error:
-        raise InputError(f"{listing}: {error.strerror}: the kernel's modules must be beside it") from error
+        raise InputError(
+            f"{listing}: {error.strerror}: the kernel's modules must be beside it"
+        ) from error
 
 
 def _name(path: Path) -> str:

@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from giveback.errors import VmError
-from giveback.lab.agent_port import AgentEvent, agent_events
-from giveback.lab.guest_link import Event
-from giveback.lab.vm import LabVm
+from giveback.lab.agent_port import AgentEvent, agent_events, clean
 from giveback.report.run import Mark, MarkKind, Sample, VmName, VmRun, WorkPhase
 from giveback_agent.errors import KernelFileError
 from giveback_agent.kernel import buddyinfo, meminfo
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from giveback.lab.guest_link import Event
+    from giveback.lab.vm import LabVm
+
 PERIOD_S = 1.0
 # A guest that says nothing for so long hangs: its sampler needs a millisecond a second.
 SILENCE_LIMIT_S = 45.0
+# More than a demo's agent or work ever says: a hostile guest must not fill the host's memory.
+MOST_MARKS = 5_000
+MOST_PHASES = 200
+NAME_LIMIT = 40
 
 
 @dataclass(slots=True)
@@ -48,8 +55,10 @@ class Recorder:
     hot_bytes: int = 0
     needed_bytes: int | None = None
     report_order: int = 9
+    silence_limit_s: float = SILENCE_LIMIT_S
     on_change: Callable[[], None] = lambda: None
     view: GuestView | None = None
+    sampling_since_s: float = field(default_factory=time.monotonic)
 
     def now_s(self) -> float:
         """Seconds since the origin."""
@@ -58,17 +67,27 @@ class Recorder:
     def run(self) -> VmRun:
         """What has been recorded so far."""
         return VmRun(
-            self.name, self.description, self.vm.spec.ram_bytes, tuple(self.samples), tuple(self.marks),
-            self.work_start_s, self.work_end_s, self.needed_bytes, tuple(self.phases), self.dmesg,
-        )  # fmt: skip
+            name=self.name,
+            description=self.description,
+            ram_bytes=self.vm.spec.ram_bytes,
+            samples=tuple(self.samples),
+            marks=tuple(self.marks),
+            work_start_s=self.work_start_s,
+            work_end_s=self.work_end_s,
+            needed_bytes=self.needed_bytes,
+            work_phases=tuple(self.phases),
+            dmesg=self.dmesg,
+        )
 
     def take_guest_sample(self, event: Event) -> None:
         """Keep what the guest's sampler sent; a sample that makes no sense is left out."""
         try:
             files = event["files"]
-            memory = meminfo.parse(files["/proc/meminfo"].encode())
-            buddy = buddyinfo.parse(files["/proc/buddyinfo"].encode())
+            memory = meminfo.parse(files["/proc/meminfo"].encode("ascii", "replace"))
+            buddy = buddyinfo.parse(files["/proc/buddyinfo"].encode("ascii", "replace"))
         except (KeyError, AttributeError, TypeError, KernelFileError):
+            return
+        if not memory.mem_free_bytes <= memory.mem_total_bytes <= self.vm.spec.ram_bytes:
             return
         self.view = GuestView(time.monotonic(), memory, buddy)
 
@@ -77,8 +96,11 @@ class Recorder:
         resident = self.vm.resident_bytes()
         now = time.monotonic()
         view = self.view
-        if view is not None and now - view.at_s > SILENCE_LIMIT_S:
-            raise VmError(f"{self.name}: the guest hangs: no word from it for {SILENCE_LIMIT_S:.0f} s")
+        silent_s = now - (self.sampling_since_s if view is None else view.at_s)
+        if silent_s > self.silence_limit_s:
+            raise VmError(
+                f"{self.name}: the guest hangs: no word from it for {self.silence_limit_s:.0f} s"
+            )
         if view is None or now - view.at_s > 3 * PERIOD_S:
             self.samples.append(Sample(now - self.origin_s, resident))
         else:
@@ -99,6 +121,7 @@ class Recorder:
 
     async def sample_for_ever(self) -> None:
         """Sample each second until cancelled. Raises VmError when the VM ends or hangs."""
+        self.sampling_since_s = time.monotonic()
         self.vm.guest.on_sample = self.take_guest_sample
         await self.vm.guest.request("sample", period_s=PERIOD_S)
         due = time.monotonic()
@@ -115,24 +138,28 @@ class Recorder:
     def mark(self, event: AgentEvent) -> None:
         """Keep one step of the agent's as a mark, where it is of a kind that the charts know."""
         for kind in get_args(MarkKind):
-            if event.step == kind:
+            if event.step == kind and len(self.marks) < MOST_MARKS:
                 self.marks.append(Mark(self.now_s(), self.name, kind, event.text or kind))
 
     def take_work_line(self, line: str) -> None:
         """Follow the work's own words: its phases and its end."""
         try:
             said = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(said, dict) or len(self.phases) > MOST_PHASES:
             return
         now = self.now_s()
         if self.phases and self.phases[-1].end_s is None:
             last = self.phases.pop()
             self.phases.append(WorkPhase(last.name, last.start_s, now))
         if "phase" in said:
-            self.phases.append(WorkPhase(str(said["phase"]), now, None))
+            self.phases.append(WorkPhase(clean(str(said["phase"]), NAME_LIMIT), now, None))
         if said.get("done"):
             self.work_end_s = now
-            self.hot_bytes = int(said["hot_bytes"])
+            hot_bytes = said.get("hot_bytes")
+            if isinstance(hot_bytes, int):
+                self.hot_bytes = min(max(0, hot_bytes), self.vm.spec.ram_bytes)
             self._settle_needed()
 
     def _settle_needed(self) -> None:

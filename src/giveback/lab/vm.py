@@ -1,4 +1,4 @@
-"""One real VM of the lab: QEMU with its RAM in a memfd, so that what is resident can be read exactly."""
+"""One real VM of the lab: QEMU with its RAM in a memfd, whose resident bytes are read exactly."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ import contextlib
 import os
 import shutil
 import signal
-import tempfile
-from collections.abc import Awaitable
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from qemu.qmp import ConnectError, QMPClient, QMPError
 
 from giveback.errors import VmError
 from giveback.host.smaps import resident_of_mapping
-from giveback.lab.emulator import Emulator
+from giveback.lab.folders import VmFolder
 from giveback.lab.guest_link import GuestLink
 from giveback.lab.image import Image, make_ext4
 
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from pathlib import Path
+    from types import TracebackType
+
+    from giveback.lab.emulator import Emulator
+
 MIB = 1 << 20
-BOOT_DEADLINE_S = 120
-# Under TCG the translation buffer is QEMU's own memory; a bounded one keeps two VMs on a small host.
+BOOT_DEADLINE_S = 120.0
+END_GRACE_S = 2.0
+# Under TCG the translation buffer is QEMU's own memory: bounded, two VMs fit a small host.
 TB_SIZE_MIB = 128
 LAB_PORT = "org.giveback.lab.0"
 AGENT_PORT = "org.giveback.agent.0"
@@ -83,13 +87,18 @@ class LabVm:
     """A running VM: `async with LabVm(...) as vm` boots it and leaves nothing behind."""
 
     def __init__(
-        self, spec: VmSpec, image: Image, emulator: Emulator, boot_deadline_s: float = BOOT_DEADLINE_S
+        self,
+        spec: VmSpec,
+        image: Image,
+        emulator: Emulator,
+        boot_deadline_s: float = BOOT_DEADLINE_S,
     ) -> None:
         self.spec = spec
         self._boot_deadline_s = boot_deadline_s
         self._image = image
         self._emulator = emulator
-        self.folder = Path(tempfile.mkdtemp(prefix="giveback-vm-"))
+        self._folder = VmFolder()
+        self.folder = self._folder.path
         self.guest = GuestLink(spec.name)
         self.qmp = QMPClient(spec.name)
         self._process: asyncio.subprocess.Process | None = None
@@ -103,7 +112,10 @@ class LabVm:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self.stop()
 
@@ -139,7 +151,8 @@ class LabVm:
 
     async def _connect(self) -> None:
         lab_socket = self.folder / "lab.sock"
-        while not (lab_socket.exists() and (self.folder / "qmp.sock").exists()):
+        # QEMU makes them itself: nothing tells when.
+        while not (lab_socket.exists() and (self.folder / "qmp.sock").exists()):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         while True:
             with contextlib.suppress(ConnectError):
@@ -150,7 +163,7 @@ class LabVm:
         await self.guest.wait_hello()
 
     async def watch(self, work: Awaitable[T], deadline_s: float, what: str) -> T:
-        """Wait for `work`, for QEMU's end, or for the deadline. Raises VmError for the latter two."""
+        """Wait for `work`. Raises VmError where QEMU ends or the deadline passes before."""
         if self._process is None:
             raise VmError(f"{self.spec.name}: not started")
         task = asyncio.ensure_future(work)
@@ -159,11 +172,17 @@ class LabVm:
             done, _ = await asyncio.wait(
                 {task, ended}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED
             )
-            if ended in done:
-                # What the guest said last may be on its way; its end is the reason all the same.
+            if not done:
+                raise VmError(
+                    f"{self.spec.name}: {what}: the guest did not answer within {deadline_s:.0f} s"
+                )
+            if task in done and task.exception() is None:
+                return task.result()
+            if ended not in done:
+                # A broken socket is often the first sign of QEMU's end: that is then the reason.
+                await asyncio.wait({ended}, timeout=END_GRACE_S)
+            if ended.done():
                 raise VmError(f"{self.spec.name}: {self._why_ended(ended.result())} during {what}")
-            if task not in done:
-                raise VmError(f"{self.spec.name}: {what}: the guest did not answer within {deadline_s:.0f} s")
             return task.result()
         finally:
             for pending in (task, ended):
@@ -180,14 +199,23 @@ class LabVm:
             said = (self.folder / "qemu.log").read_text(errors="replace").strip()
             if said:
                 return f"QEMU ended with code {code} ({said.splitlines()[-1][-200:]})"
-        return f"QEMU was killed by {signal.Signals(-code).name}" if code < 0 else f"QEMU ended with code {code}"
+        return (
+            f"QEMU was killed by {signal.Signals(-code).name}"
+            if code < 0
+            else f"QEMU ended with code {code}"
+        )
 
     def resident_bytes(self) -> int:
         """Bytes of the guest's RAM that occupy host memory: Rss of its mapping. Raises VmError."""
         return resident_of_mapping(self.pid, RAM_MAPPING).rss_bytes
 
-    def keep_logs(self, into: Path) -> Path:
-        """Copy the guest's serial log and QEMU's own out of the VM's folder; returns the serial log."""
+    def keep_logs(self, into: Path) -> Path | None:
+        """Copy the guest's serial log and QEMU's own out of the VM's folder.
+
+        Returns the serial log, or None where the guest was not started.
+        """
+        if not self.serial_log.exists():
+            return None
         kept = into / f"{self.spec.name}-serial.log"
         with contextlib.suppress(OSError):
             into.mkdir(parents=True, exist_ok=True)
@@ -204,4 +232,4 @@ class LabVm:
         await self.guest.close()
         with contextlib.suppress(QMPError, ConnectionError, EOFError):
             await self.qmp.disconnect()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._folder.remove()
