@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from giveback.report.run import MARK_KINDS, MIB, DemoRun, Mark, Sample, VmRun, WorkPhase
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from giveback.report.run import VmName
+
+# A loaded machine may take its time over an example.
+patient = settings(deadline=None, max_examples=50)
 
 WORK_END_S = 118.0
 RESERVED_BYTES = 93 * MIB

@@ -6,9 +6,9 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from report_runs import cut, make_run, runs
+from report_runs import cut, make_run, patient, runs
 
 from giveback.report.compose import compose
 from giveback.report.run import DemoRun, Mark
@@ -27,7 +27,7 @@ def texts(scene: Scene) -> list[str]:
 
 
 @given(runs(), st.sampled_from(SIZES))
-@settings(max_examples=60)
+@patient
 def test_no_text_covers_another_or_leaves_the_picture(
     run: DemoRun, size: tuple[float, float, bool]
 ) -> None:
@@ -44,7 +44,7 @@ def test_no_text_covers_another_or_leaves_the_picture(
 
 
 @given(runs())
-@settings(max_examples=40)
+@patient
 def test_curves_stay_within_the_plot(run: DemoRun) -> None:
     scene = scene_of(run)
     plot = scene.plot

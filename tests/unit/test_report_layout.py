@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
-from report_runs import PHASES, cut, make_run, make_vm, runs
+from report_runs import PHASES, cut, make_run, make_vm, patient, runs
 
 from giveback.report.layout import (
     actions,
@@ -25,6 +25,7 @@ FINITE = st.floats(-1e6, 1e6)
 
 
 @given(runs(), st.integers(1, 12))
+@patient
 def test_span_holds_every_sample(run: DemoRun, most: int) -> None:
     whole = span(run, most)
     for vm in run.vms:
@@ -38,6 +39,7 @@ def test_span_holds_every_sample(run: DemoRun, most: int) -> None:
 
 
 @given(FINITE, st.floats(0.1, 1e6), st.integers(1, 20))
+@patient
 def test_time_ticks_are_within_and_not_too_many(start_s: float, long_s: float, most: int) -> None:
     ticks = time_ticks(start_s, start_s + long_s, most)
     assert len(ticks) <= most + 1
@@ -46,6 +48,7 @@ def test_time_ticks_are_within_and_not_too_many(start_s: float, long_s: float, m
 
 
 @given(st.lists(FINITE, max_size=8), st.floats(0, 50), FINITE, st.floats(0, 500))
+@patient
 def test_spread_keeps_apart_and_within(
     wanted: list[float], gap: float, low: float, room: float
 ) -> None:
@@ -65,6 +68,7 @@ def test_spread_moves_nothing_without_need() -> None:
     st.integers(1, 3),
     st.floats(0, 10),
 )
+@patient
 def test_packed_labels_do_not_overlap(
     items: list[tuple[float, float]], lanes: int, gap: float
 ) -> None:

@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
-from report_runs import cut, make_run, runs
+from hypothesis import given
+from report_runs import cut, make_run, patient, runs
 
 from giveback.errors import InputError
 from giveback.report.page import demo_command, render_page, write_page
@@ -62,7 +62,7 @@ def read(page: str) -> Reader:
 
 
 @given(runs())
-@settings(max_examples=25)
+@patient
 def test_every_page_nests_and_loads_nothing(run: DemoRun) -> None:
     reader = read(render_page(run))
     names = {name for name, _ in reader.attributes}

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_runs import cut, make_run, make_vm, runs
+from report_runs import cut, make_run, make_vm, patient, runs
 
 from giveback.errors import InputError
 from giveback.report.run import (
@@ -97,6 +97,7 @@ def test_work_in_the_made_up_run() -> None:
 
 
 @given(runs())
+@patient
 def test_figures_hold_together(run: DemoRun) -> None:
     for vm, found in zip(run.vms, run_figures(run), strict=True):
         sizes = [sample.resident_bytes for sample in vm.samples]
@@ -113,6 +114,7 @@ def test_figures_hold_together(run: DemoRun) -> None:
 
 
 @given(runs(), st.floats(-400, 6000))
+@patient
 def test_resident_between_samples_is_between_their_values(run: DemoRun, t_s: float) -> None:
     for vm in run.vms:
         if vm.samples:
@@ -121,6 +123,7 @@ def test_resident_between_samples_is_between_their_values(run: DemoRun, t_s: flo
 
 
 @given(runs())
+@patient
 def test_json_keeps_everything(run: DemoRun) -> None:
     assert from_json(to_json(run)) == run
 
@@ -175,6 +178,7 @@ def test_json_that_is_wrong_is_named(old: str, new: str, told: str) -> None:
 
 
 @given(st.text() | st.sampled_from(["[" * 100_000, "9" * 5000, '{"version":NaN}', "[]", "null"]))
+@patient
 def test_text_that_is_no_run_is_refused(text: str) -> None:
     with pytest.raises(InputError):
         from_json(text)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from hypothesis import given, settings
-from report_runs import cut, make_run, runs
+from hypothesis import given
+from report_runs import cut, make_run, patient, runs
 from rich.console import Console
 
 from giveback.report.table import figures_table, plain_table, table_rows
@@ -48,7 +48,7 @@ def test_what_was_not_measured_is_a_dash() -> None:
 
 
 @given(runs())
-@settings(max_examples=40)
+@patient
 def test_every_run_has_a_table(run: DemoRun) -> None:
     text = plain_table(run)
     assert text.isascii()

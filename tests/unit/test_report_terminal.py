@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from report_runs import cut, make_run, runs
+from report_runs import cut, make_run, patient, runs
 from rich.console import Console
 
 from giveback.report.terminal import LiveChart, draw_chart, status_line
@@ -26,7 +26,7 @@ def plain_rows(run: DemoRun, width: int, height: int, *, ascii_only: bool = Fals
 
 
 @given(runs(), st.integers(1, 200), st.integers(0, 60), st.booleans())
-@settings(max_examples=60)
+@patient
 def test_every_chart_fits(run: DemoRun, width: int, height: int, ascii_only: bool) -> None:
     rows = draw_chart(run, width, height, ascii_only=ascii_only)
     assert len(rows) <= height

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_runs import cut, make_run, runs
+from report_runs import cut, make_run, patient, runs
 
 from giveback.report.run import GIB, MIB, DemoRun
 from giveback.report.words import (
@@ -23,6 +23,7 @@ from giveback.report.words import (
 
 
 @given(st.text() | st.binary().map(lambda b: b.decode("utf-8", "surrogateescape")))
+@patient
 def test_clean_text_is_printable_and_bounded(text: str) -> None:
     clean = clean_text(text, 50)
     assert clean.isprintable()
@@ -105,6 +106,7 @@ def test_summary() -> None:
 
 
 @given(runs())
+@patient
 def test_something_is_said_of_every_run(run: DemoRun) -> None:
     lines = summary_lines(run)
     assert lines

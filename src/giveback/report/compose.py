@@ -262,8 +262,10 @@ class _Composer:
         for left, lines_down in spots:
             baseline = y + 0.35 * TEXT_SIZE + lines_down * LINE
             spot = Text(left, baseline, text, TEXT_SIZE, width, role, bold=True)
+            box = spot.box
             inside = plot.x + 2 <= left and left + width <= plot.x + plot.width - 2
-            if inside and spot.box.y >= plot.y and self._scene.is_clear(spot.box):
+            inside = inside and plot.y <= box.y and box.y + box.height <= plot.y + plot.height
+            if inside and self._scene.is_clear(box):
                 self._scene.texts.append(spot)
                 return
 
