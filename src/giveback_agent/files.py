@@ -35,7 +35,9 @@ def read(root: str, path: str, limit_bytes: int = READ_LIMIT_BYTES) -> bytes:
                     break
                 total += len(chunk)
                 if total > limit_bytes:
-                    raise KernelFileError(full, f"longer than {limit_bytes} bytes; not read further")
+                    raise KernelFileError(
+                        full, f"longer than {limit_bytes} bytes; not read further"
+                    )
                 chunks.append(chunk)
         finally:
             os.close(fd)

@@ -7,11 +7,11 @@ agent's share taken out, and by the time that work stood still for want of memor
 
 from __future__ import annotations
 
-from giveback_agent.kernel.cpustat import CpuStat
 from giveback_agent.record import Record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from giveback_agent.kernel.cpustat import CpuStat
     from giveback_agent.kernel.pressure import Pressure
 
 BUSY = "busy"
@@ -72,7 +72,9 @@ def look(
     interval_s = now_s - state.at_s
     if interval_s < SHORTEST_INTERVAL_S:
         if interval_s < 0:
-            return GateState(at_s=now_s, cpustat=cpustat, stalls=stalls, work_cpu_s=state.work_cpu_s)
+            return GateState(
+                at_s=now_s, cpustat=cpustat, stalls=stalls, work_cpu_s=state.work_cpu_s
+            )
         return state
     used_s = _used_s(state.cpustat, cpustat, ticks_per_s, system_is_ours)
     if used_s is None:
@@ -81,7 +83,9 @@ def look(
     percent = min(100.0, 100.0 * work_s / (interval_s * max(1, cpustat.cpus)))
     stalled = _stalled(state.stalls, stalls, interval_s)
     calm = percent <= idle_busy_percent and not stalled
-    calm_since = (state.calm_since_s if state.calm_since_s is not None else state.at_s) if calm else None
+    calm_since = (
+        (state.calm_since_s if state.calm_since_s is not None else state.at_s) if calm else None
+    )
     if calm_since is not None and now_s - calm_since >= window_s:
         level = IDLE
     elif percent <= SLACK_BUSY_PERCENT and not stalled:

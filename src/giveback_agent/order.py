@@ -33,9 +33,13 @@ class OrderGuard:
         if self._original is None:
             original = page_reporting.read_order(self._root)
             if original is None:
-                raise KernelFileError(page_reporting.ORDER_PATH, "is not there: the report order is fixed")
+                raise KernelFileError(
+                    page_reporting.ORDER_PATH, "is not there: the report order is fixed"
+                )
             if not runtime.write_file(self._root, STATE_PATH, f"{original}\n"):
-                raise KernelFileError(STATE_PATH, "cannot be written: the order would not be repaired after a crash")
+                raise KernelFileError(
+                    STATE_PATH, "cannot be written: the order would not be repaired after a crash"
+                )
             self._original = original
         page_reporting.write_order(self._root, order)
 

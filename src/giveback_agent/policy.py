@@ -61,8 +61,6 @@ class PolicyState(Record):
     next_slack_step_s: float = 0.0
 
 
-
-
 def decide(
     seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
 ) -> tuple[tuple[Action, ...], PolicyState]:
@@ -138,10 +136,14 @@ def _worth_a_pass(
     grown = trapped - (last.trapped_bytes or 0)
     worked = seen.gate.work_cpu_s - state.after_pass_work_cpu_s
     # Memory that was reported and then used and freed again is trapped anew: the totals do not show it.
-    return grown >= least or (trapped >= 2 * least and worked >= STALE_WORK_CPU_S * now.cpustat.cpus)
+    return grown >= least or (
+        trapped >= 2 * least and worked >= STALE_WORK_CPU_S * now.cpustat.cpus
+    )
 
 
-def _reclaimable(seen: Observation, state: PolicyState, settings: Settings, can: Capabilities) -> int:
+def _reclaimable(
+    seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
+) -> int:
     if not can.reclaim and not can.drop_caches:
         return 0
     return cache_goal_bytes(seen.snapshot, floor_bytes(state, settings, seen.urgency), seen.urgency)
@@ -192,15 +194,21 @@ def _next_step(
             return (Action(act.RECLAIM, "cold cache", amount_bytes=amount),), state
         state = replace(state, todo=rest)
         if step == act.COMPACT:
-            if (now.trapped_bytes or 0) < COMPACT_WORTH_BYTES or now.monotonic_s < state.compact_after_s:
+            if (
+                now.trapped_bytes or 0
+            ) < COMPACT_WORTH_BYTES or now.monotonic_s < state.compact_after_s:
                 continue
             state = replace(state, before_compact_trapped_bytes=now.trapped_bytes or 0)
-            return (Action(act.COMPACT, f"{(now.trapped_bytes or 0) // MIB} MiB are trapped"),), state
+            return (
+                Action(act.COMPACT, f"{(now.trapped_bytes or 0) // MIB} MiB are trapped"),
+            ), state
         if step == act.LOWER:
             if (now.trapped_bytes or 0) < LEAST_GAIN_BYTES:
                 continue
             state = replace(
-                state, hold_until_s=now.monotonic_s + DRAIN_S, next_nudge_s=now.monotonic_s + NUDGE_PERIOD_S
+                state,
+                hold_until_s=now.monotonic_s + DRAIN_S,
+                next_nudge_s=now.monotonic_s + NUDGE_PERIOD_S,
             )
             lower = Action(act.LOWER, "trapped memory is left", order=_deep_order(settings, can))
             return (lower, Action(act.NUDGE, "start a pass of reporting")), state
@@ -240,10 +248,14 @@ def _take_outcome(seen: Observation, outcome: Outcome, state: PolicyState) -> Po
         return state
     gained = state.before_compact_trapped_bytes - (seen.snapshot.trapped_bytes or 0)
     now_s = seen.snapshot.monotonic_s
-    if outcome.ok and gained >= max(LEAST_GAIN_BYTES // 2, state.before_compact_trapped_bytes // 16):
+    if outcome.ok and gained >= max(
+        LEAST_GAIN_BYTES // 2, state.before_compact_trapped_bytes // 16
+    ):
         return replace(state, compact_backoff_s=COMPACT_BACKOFF_FIRST_S, compact_after_s=now_s)
     backoff = min(COMPACT_BACKOFF_MAX_S, state.compact_backoff_s * 2)
-    return replace(state, compact_after_s=now_s + state.compact_backoff_s, compact_backoff_s=backoff)
+    return replace(
+        state, compact_after_s=now_s + state.compact_backoff_s, compact_backoff_s=backoff
+    )
 
 
 def _slack_step(
@@ -251,7 +263,11 @@ def _slack_step(
 ) -> tuple[tuple[Action, ...], PolicyState]:
     """A guest that is never idle still gives cold cache back, a little at a time."""
     now = seen.snapshot
-    if seen.gate.level != gate.SLACK or now.monotonic_s < state.next_slack_step_s or not can.reclaim:
+    if (
+        seen.gate.level != gate.SLACK
+        or now.monotonic_s < state.next_slack_step_s
+        or not can.reclaim
+    ):
         return (), state
     goal = _reclaimable(seen, state, settings, can)
     amount = min(goal, now.meminfo.mem_total_bytes // SLACK_STEP_DIVISOR)
@@ -279,8 +295,13 @@ def _learn_floor(seen: Observation, state: PolicyState, settings: Settings) -> P
         raised = max(state.floor_bytes, settings.cache_floor_bytes) + came_back + FLOOR_RAISE_BYTES
         limit = now.meminfo.mem_total_bytes // 2
         return replace(
-            state, refaults_seen=refaults, floor_bytes=min(raised, limit), floor_changed_s=now.monotonic_s
+            state,
+            refaults_seen=refaults,
+            floor_bytes=min(raised, limit),
+            floor_changed_s=now.monotonic_s,
         )
     if state.floor_bytes and now.monotonic_s - state.floor_changed_s > FLOOR_DECAY_S:
-        return replace(state, floor_bytes=state.floor_bytes * 3 // 4, floor_changed_s=now.monotonic_s)
+        return replace(
+            state, floor_bytes=state.floor_bytes * 3 // 4, floor_changed_s=now.monotonic_s
+        )
     return state

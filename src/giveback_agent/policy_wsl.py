@@ -82,9 +82,7 @@ def track(state: WslState, now_s: float, cpustat: CpuStat) -> WslState:
     if before is None:
         return replace(state, looked_s=now_s, cpustat=cpustat)
     busy = cpustat.busy_ticks - before.busy_ticks
-    idle = (
-        cpustat.idle_ticks + cpustat.iowait_ticks - before.idle_ticks - before.iowait_ticks
-    )
+    idle = cpustat.idle_ticks + cpustat.iowait_ticks - before.idle_ticks - before.iowait_ticks
     if busy < 0 or idle < 0:
         return WslState(looked_s=now_s, cpustat=cpustat)
     window = (*state.window, Interval(busy, idle))[-WINDOW_INTERVALS:]

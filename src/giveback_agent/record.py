@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     _R = TypeVar("_R", bound="Record")
 else:
 
-    def dataclass_transform(**_options):
+    def dataclass_transform(**_options):  # noqa: ANN003, ANN201  # never seen by the type checker
         return lambda cls: cls
 
 
@@ -34,7 +34,10 @@ class Record:
     def __init_subclass__(cls) -> None:
         names = [n for n in cls.__dict__.get("__annotations__", ()) if not n.startswith("_")]
         cls._fields = (*cls._fields, *(n for n in names if n not in cls._fields))
-        cls._defaults = {**cls._defaults, **{n: cls.__dict__[n] for n in names if n in cls.__dict__}}
+        cls._defaults = {
+            **cls._defaults,
+            **{n: cls.__dict__[n] for n in names if n in cls.__dict__},
+        }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         fields = self._fields

@@ -21,12 +21,14 @@ FILE_LIMIT_BYTES = 256 << 10
 URGENCY_MOST_S = 86_400.0
 
 
-class AlreadyRunning(AgentError):
+class AlreadyRunningError(AgentError):
     """Another agent serves this guest; `pid` is its process id, or None where it is not told."""
 
     def __init__(self, pid: int | None) -> None:
         who = f"pid {pid}" if pid else "its pid is not known"
-        super().__init__(f"another giveback-agent already runs in this guest ({who}): stop it first")
+        super().__init__(
+            f"another giveback-agent already runs in this guest ({who}): stop it first"
+        )
         self.pid = pid
 
 
@@ -36,13 +38,15 @@ def make_folder(root: str) -> None:
     try:
         os.makedirs(folder, mode=0o755, exist_ok=True)
     except OSError as error:
-        raise AgentError(f"{folder}: {os.strerror(error.errno or 0)}: the service must run as root") from error
+        raise AgentError(
+            f"{folder}: {os.strerror(error.errno or 0)}: the service must run as root"
+        ) from error
 
 
 def hold_lock(root: str) -> int:
     """Become this guest's only agent; returns the file that holds the lock until it is closed.
 
-    The lock is the kernel's: it ends with the process, however that ends. Raises AlreadyRunning, and
+    The lock is the kernel's: it ends with the process, however that ends. Raises AlreadyRunningError, and
     AgentError where the file cannot be made.
     """
     make_folder(root)
@@ -50,13 +54,15 @@ def hold_lock(root: str) -> int:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        raise AgentError(f"{path}: {os.strerror(error.errno or 0)}: the service must run as root") from error
+        raise AgentError(
+            f"{path}: {os.strerror(error.errno or 0)}: the service must run as root"
+        ) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(fd)
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise AlreadyRunning(running_pid(root)) from error
+            raise AlreadyRunningError(running_pid(root)) from error
         raise AgentError(f"{path}: {os.strerror(error.errno or 0)}") from error
     os.ftruncate(fd, 0)
     os.write(fd, f"{os.getpid()}\n".encode())
@@ -88,7 +94,9 @@ def write_file(root: str, path: str, text: str) -> bool:
     full = files.under(root, path)
     scratch = f"{full}.new"
     try:
-        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fd = os.open(
+            scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
+        )
         try:
             os.write(fd, text.encode())
         finally:

@@ -25,7 +25,7 @@ from giveback_agent.worker import DONE, Worker, become_idle_class
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from collections.abc import Callable
 
     from giveback_agent.kernel.pressure import Pressure
     from giveback_agent.settings import Settings
@@ -93,7 +93,9 @@ class Service:
     def _greet(self) -> None:
         repaired = self._order.repair()
         if repaired is not None:
-            self._say(f"giveback-agent: report order {repaired} restored: an agent before this one was killed")
+            self._say(
+                f"giveback-agent: report order {repaired} restored: an agent before this one was killed"
+            )
         self._say(f"giveback-agent: started, mode {self._settings.mode}")
         if self._can.reporting is False:
             self._say(
@@ -117,7 +119,10 @@ class Service:
         """SIGUSR1: read what the host's need is; with nothing written, it starves for a minute."""
         del number, frame
         now_s = time.monotonic()
-        self._urgency = runtime.read_urgency(self._root, now_s) or (act.URGENCY_STARVING, now_s + 60.0)
+        self._urgency = runtime.read_urgency(self._root, now_s) or (
+            act.URGENCY_STARVING,
+            now_s + 60.0,
+        )
         self._looks = 0
 
     def _urgency_now(self, now_s: float) -> int:
@@ -199,7 +204,12 @@ class Service:
         if running is None:
             self._account(snapshot)
         seen = Observation(
-            snapshot, self._gate, self._urgency_now(now_s), running, self._outcome, self._order.lowered
+            snapshot,
+            self._gate,
+            self._urgency_now(now_s),
+            running,
+            self._outcome,
+            self._order.lowered,
         )
         if running is None:
             self._outcome = None
@@ -208,7 +218,9 @@ class Service:
         if self._settings.mode == "adaptive":
             actions, self._state = policy.decide(seen, self._state, self._settings, self._can)
         else:
-            actions, self._wsl_state = policy_wsl.decide(seen, self._wsl_state, self._settings, self._can)
+            actions, self._wsl_state = policy_wsl.decide(
+                seen, self._wsl_state, self._settings, self._can
+            )
         for action in actions:
             self._do(action, snapshot)
 
@@ -269,7 +281,9 @@ class Service:
         code = worker.poll()
         if code is None:
             if worker.overdue(now_s) and not worker.abandoned:
-                self._say(f"giveback-agent: {worker.kind} took over {worker.deadline_s:.0f} s: given up")
+                self._say(
+                    f"giveback-agent: {worker.kind} took over {worker.deadline_s:.0f} s: given up"
+                )
                 worker.abandon()
             return
         self._worker_cpu_s += worker.cpu_s
@@ -327,7 +341,9 @@ class Service:
                 "written_s": now_s,
                 "urgency": self._urgency_now(now_s),
                 "level": self._gate.level,
-                "cache_floor_bytes": policy.floor_bytes(self._state, self._settings, act.URGENCY_ALONE),
+                "cache_floor_bytes": policy.floor_bytes(
+                    self._state, self._settings, act.URGENCY_ALONE
+                ),
                 "own_cpu_s": _own_cpu_s() + self._worker_cpu_s,
                 "passes": self._passes.count,
                 "last_passes": [_as_dict(p) for p in self._passes.ended],

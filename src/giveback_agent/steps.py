@@ -9,7 +9,7 @@ from giveback_agent.kernel import compaction, reclaim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from collections.abc import Callable
 
     from giveback_agent.actions import Action
     from giveback_agent.settings import Settings

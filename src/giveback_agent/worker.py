@@ -14,7 +14,7 @@ from giveback_agent.errors import KernelFileError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from collections.abc import Callable
 
 DONE = 0
 FAILED = 1
@@ -36,7 +36,9 @@ def become_idle_class() -> bool:
 class Worker:
     """One forked step. `poll` until it says how it ended, or `abandon` it."""
 
-    def __init__(self, kind: str, step: Callable[[], None], started_s: float, deadline_s: float) -> None:
+    def __init__(
+        self, kind: str, step: Callable[[], None], started_s: float, deadline_s: float
+    ) -> None:
         """Fork and run `step` in the child. Raises OSError where the kernel refuses a process."""
         self.kind = kind
         self.started_s = started_s

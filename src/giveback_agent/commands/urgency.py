@@ -24,14 +24,21 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """The urgency, and for how long."""
     parser.add_argument("urgency", type=int, choices=range(4), metavar="0..3")
     parser.add_argument(
-        "--for", dest="for_s", type=float, default=60.0, metavar="SECONDS", help="default: %(default)s"
+        "--for",
+        dest="for_s",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="default: %(default)s",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the urgency and wake the agent."""
     if not 0 < args.for_s <= runtime.URGENCY_MOST_S:
-        raise UsageError(f"--for {args.for_s}: must be more than 0 and at most {runtime.URGENCY_MOST_S:.0f} s")
+        raise UsageError(
+            f"--for {args.for_s}: must be more than 0 and at most {runtime.URGENCY_MOST_S:.0f} s"
+        )
     pid = runtime.running_pid(args.root)
     if pid is None:
         raise AgentError("no giveback-agent runs in this guest: start it with `giveback-agent run`")
@@ -40,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         os.kill(pid, signal.SIGUSR1)
     except PermissionError as error:
-        raise AgentError(f"pid {pid}: may not be signalled by this user: run this as root") from error
+        raise AgentError(
+            f"pid {pid}: may not be signalled by this user: run this as root"
+        ) from error
     print(f"urgency {args.urgency} for {args.for_s:.0f} s")
     return 0

@@ -1,0 +1,139 @@
+"""Show what the agent sees, what it did, and what came of it."""
+
+from __future__ import annotations
+
+import time
+
+from giveback_agent import files, runtime, settings
+from giveback_agent.errors import AgentError, KernelFileError
+from giveback_agent.kernel import buddyinfo, page_reporting
+from giveback_agent.passes import MIB
+from giveback_agent.record import as_dict
+from giveback_agent.snapshot import take
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from giveback_agent.snapshot import Snapshot
+
+HELP = "what the agent sees, what it did, and what came of it"
+
+
+def prepare_parser(parser: argparse.ArgumentParser) -> None:
+    """`--json` for programs."""
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the status; returns 0 where an agent runs, 3 where none does (as `systemctl status`)."""
+    import json
+
+    try:
+        now = take(args.root, time.monotonic(), detail=True)
+    except KernelFileError as error:
+        raise AgentError(f"{error}: is /proc mounted?") from error
+    pid = runtime.running_pid(args.root)
+    said = read_status(args.root)
+    windows = _windows(args.root)
+    if args.json:
+        guest = summary(now)
+        report = {"running_pid": pid, "guest": guest, "agent": said, "windows": windows}
+        print(json.dumps(report, indent=1))
+    else:
+        print("\n".join(lines(pid, now, said, windows)))
+    return 0 if pid is not None else 3
+
+
+def read_status(root: str) -> dict[str, Any] | None:
+    """What the agent last wrote, or None where there is nothing, or nothing that can be read."""
+    import json
+
+    try:
+        said = json.loads(files.read(root, runtime.STATUS_PATH, runtime.FILE_LIMIT_BYTES))
+    except (KernelFileError, ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict) else None
+
+
+def summary(now: Snapshot) -> dict[str, object]:
+    """The guest's memory by what could become of it, in bytes."""
+    memory = now.meminfo
+    return {
+        "mem_total_bytes": memory.mem_total_bytes,
+        "non_free_bytes": memory.non_free_bytes,
+        "free_bytes": memory.mem_free_bytes,
+        "reportable_bytes": now.reportable_bytes,
+        "trapped_bytes": now.trapped_bytes,
+        "report_order": now.report_order,
+        "cache_bytes": now.cache_bytes,
+        "cold_cache_bytes": now.cold_cache_bytes,
+        "slab_reclaimable_bytes": memory.s_reclaimable_bytes,
+        "dirty_bytes": memory.dirty_bytes,
+        "anon_bytes": memory.anon_pages_bytes,
+        "free_by_order": None if now.buddy is None else list(buddyinfo.by_order(now.buddy)),
+        "vmstat": None if now.vmstat is None else as_dict(now.vmstat),
+    }
+
+
+def lines(
+    pid: int | None, now: Snapshot, said: dict[str, Any] | None, windows: str | None
+) -> list[str]:
+    """The status in words."""
+    memory = now.meminfo
+    out = [f"agent     {f'runs, pid {pid}' if pid else 'does not run (start: giveback-agent run)'}"]
+    if said is not None and pid is not None:
+        out.append(
+            f"          mode {said.get('mode')}, guest is {said.get('level')}, urgency {said.get('urgency')}"
+        )
+    trapped = (now.trapped_bytes or 0) // MIB
+    used, free = memory.non_free_bytes // MIB, memory.mem_free_bytes // MIB
+    reported = (now.reportable_bytes or 0) // MIB
+    order = now.report_order
+    cold = now.cold_cache_bytes // MIB
+    out.append(f"memory    {memory.mem_total_bytes // MIB} MiB: {used} in use, {free} free")
+    out.append(
+        f"free      {reported} MiB in reported blocks (order {order} and above), {trapped} MiB trapped below"
+    )
+    out.append(f"cache     {now.cache_bytes // MIB} MiB, {cold} of it clean and not used lately")
+    out.append(f"slab      {memory.s_reclaimable_bytes // MIB} MiB reclaimable")
+    if windows is not None:
+        out.append(f"windows   {windows}")
+    return out + _pass_lines(said)
+
+
+def _pass_lines(said: dict[str, Any] | None) -> list[str]:
+    """The last passes. The file is the agent's own, but a status must not die of it."""
+    recent = said.get("last_passes") if said else None
+    if not isinstance(recent, list) or not recent:
+        return ["passes    none yet"]
+    out = [f"passes    {said.get('passes') if said else 0} in all; the last:"]
+    for one in recent[-3:]:
+        try:
+            freed = (one["non_free_before_bytes"] - one["non_free_after_bytes"]) // MIB
+            ago_s = time.monotonic() - one["started_s"]
+            out.append(
+                f"          {ago_s:.0f} s ago, {one['took_s']:.0f} s long, {one['end']}: {freed} MiB freed, "
+                f"trapped {one['trapped_before_bytes'] // MIB} -> {one['trapped_after_bytes'] // MIB} MiB, "
+                f"{one['cpu_s']:.1f} s of CPU"
+            )
+        except (KeyError, TypeError):
+            continue
+    return out
+
+
+def _windows(root: str) -> str | None:
+    """Under WSL 2: what Windows says its VM holds, and whether reporting is missing; else None."""
+    host = settings.detect_wsl(root)
+    if host is None:
+        return None
+    from giveback_agent import wslview
+
+    advice = wslview.missing_advice(host, page_reporting.probe(root))
+    side = wslview.windows_side(root, host)
+    if side.process is None:
+        told = f"its VM's memory is not known: {side.reason}"
+    else:
+        told = f"{side.process.name} holds {side.process.working_set_bytes // MIB} MiB"
+    return f"{told}; {advice}" if advice else told
