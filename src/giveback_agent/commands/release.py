@@ -172,5 +172,5 @@ class Foreground:
         finally:
             self._order.restore()
         print(
-            f"deep      up to {trapped} MiB in small pieces reported; the host alone can tell how much came back"
+            f"deep      up to {trapped} MiB in small pieces reported: the host knows how much came back"
         )

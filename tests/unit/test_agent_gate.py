@@ -1,0 +1,75 @@
+"""When the agent may act."""
+
+from __future__ import annotations
+
+from agent_guests import cpu
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giveback_agent import gate
+from giveback_agent.gate import GateState, Stalls
+
+
+def course(
+    looks: list[tuple[float, int]], own_cpu_s: float = 0.0, stall_us: int | None = None
+) -> GateState:
+    """Looks at a guest with 2 CPUs: each (seconds since the last, busy ticks in it)."""
+    state = gate.look(GateState(), 0.0, cpu(0, 0), 0.0, Stalls(), 20, 3, 100)
+    now_s, busy, stalls = 0.0, 0, 0
+    for seconds, ticks in looks:
+        now_s += seconds
+        busy += ticks
+        stalls += stall_us or 0
+        told = Stalls() if stall_us is None else Stalls(stalls, 0)
+        state = gate.look(state, now_s, cpu(busy, 0), own_cpu_s, told, 20, 3, 100)
+    return state
+
+
+def test_idle_takes_the_whole_window() -> None:
+    assert course([(1.0, 0)] * 2).level == gate.SLACK
+    assert course([(1.0, 0)] * 3).level == gate.IDLE
+
+
+def test_an_editor_at_ten_percent_is_idle_and_a_compiler_is_not() -> None:
+    assert course([(1.0, 20)] * 5).level == gate.IDLE
+    assert course([(1.0, 190)] * 5).level == gate.BUSY
+    assert course([(1.0, 80)] * 5).level == gate.SLACK
+
+
+def test_the_agents_own_cpu_is_not_the_guests() -> None:
+    assert course([(1.0, 100)] * 5, own_cpu_s=1.0).level == gate.IDLE
+
+
+def test_stalls_of_memory_close_the_gate() -> None:
+    assert course([(1.0, 0)] * 5, stall_us=100_000).level == gate.BUSY
+
+
+def test_one_busy_interval_starts_the_window_anew() -> None:
+    assert course([(1.0, 0)] * 5 + [(1.0, 200)]).level == gate.BUSY
+    assert course([(1.0, 0)] * 5 + [(1.0, 200), (1.0, 0)]).level == gate.SLACK
+
+
+def test_a_clock_that_jumps_back_starts_anew() -> None:
+    state = course([(1.0, 0)] * 5)
+    assert gate.look(state, 1.0, cpu(0, 0), 0.0, Stalls(), 20, 3, 100).level == gate.BUSY
+
+
+def test_only_user_time_is_work_while_the_kernel_works_for_us() -> None:
+    state = gate.look(GateState(), 0.0, cpu(0, 0), 0.0, Stalls(), 20, 1, 100)
+    kernel_busy = cpu(0, 0).__class__(0, 0, 190, 0, 0, 0, 0, 0, 2)
+    assert gate.look(state, 1.0, kernel_busy, 0.0, Stalls(), 20, 1, 100, True).level == gate.IDLE
+    assert gate.look(state, 1.0, kernel_busy, 0.0, Stalls(), 20, 1, 100).level == gate.BUSY
+
+
+@given(
+    st.lists(st.tuples(st.floats(-5, 60), st.integers(-500, 5000)), max_size=30),
+    st.floats(0, 100),
+    st.one_of(st.none(), st.integers(-(10**6), 10**7)),
+)
+def test_no_course_of_counters_breaks_it(
+    looks: list[tuple[float, int]], own_cpu_s: float, stall_us: int | None
+) -> None:
+    state = course(looks, own_cpu_s, stall_us)
+    assert state.level in (gate.IDLE, gate.SLACK, gate.BUSY)
+    assert 0 <= state.busy_percent <= 100
+    assert state.work_cpu_s >= 0

@@ -1,0 +1,243 @@
+"""The adaptive policy against guests that do what they please."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agent_guests import ABLE, MIB, observation, snapshot
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giveback_agent import actions as act
+from giveback_agent import gate, policy
+from giveback_agent.actions import Action, Capabilities, Outcome
+from giveback_agent.policy import PolicyState
+from giveback_agent.record import replace
+from giveback_agent.settings import Settings
+
+SETTINGS = Settings()
+LEVELS = st.sampled_from((gate.IDLE, gate.IDLE, gate.IDLE, gate.SLACK, gate.BUSY))
+CAN = st.builds(
+    Capabilities,
+    reporting=st.sampled_from((True, True, False, None)),
+    order=st.just(9),
+    order_settable=st.booleans(),
+    reclaim=st.booleans(),
+    drop_caches=st.booleans(),
+    compaction=st.booleans(),
+)
+
+
+@dataclass
+class Guest:
+    """A guest that obeys actions more or less, driven step by step."""
+
+    can: Capabilities = ABLE
+    settings: Settings = SETTINGS
+    state: PolicyState = field(default_factory=PolicyState)
+    cache: int = 600
+    trapped: int = 300
+    free: int = 800
+    running: Action | None = None
+    queue: list[Action] = field(default_factory=list)
+    outcome: Outcome | None = None
+    lowered: bool = False
+    log: list[Action] = field(default_factory=list)
+
+    def tick(
+        self, now_s: float, level: str, urgency: int = 1, works: bool = True, done: bool = True
+    ) -> None:
+        """One look: the running worker ends if `done`, having achieved something if `works`."""
+        if self.running is not None and done:
+            self._obey(self.running, works)
+            self.outcome = Outcome(self.running.kind, works)
+            self.running = None
+        now = snapshot(now_s, self.free, self.cache, self.trapped)
+        seen = observation(
+            now, level, urgency, self.running and self.running.kind, self.outcome, self.lowered
+        )
+        if self.running is None:
+            self.outcome = None
+        if self.running is not None or not self.queue:
+            actions, self.state = policy.decide(seen, self.state, self.settings, self.can)
+            for action in actions:
+                self._take(action)
+        if self.running is None and self.queue:
+            self.running = self.queue.pop(0)
+            if self.running.kind == act.LOWER:
+                self.lowered, self.running = True, None
+
+    def _take(self, action: Action) -> None:
+        self.log.append(action)
+        if action.kind == act.ABANDON:
+            self.running, self.outcome = None, Outcome("any", ok=False, abandoned=True)
+            self.queue.clear()
+        elif action.kind == act.RESTORE:
+            self.lowered = False
+            self.queue.clear()
+        elif action.kind in (*act.IN_WORKER, act.LOWER):
+            self.queue.append(action)
+
+    def _obey(self, action: Action, works: bool) -> None:
+        if not works:
+            return
+        if action.kind == act.RECLAIM:
+            taken = min(self.cache, action.amount_bytes // MIB)
+            self.cache -= taken
+            self.free += taken
+            self.trapped += taken
+        if action.kind == act.COMPACT:
+            self.trapped //= 4
+
+    def kinds(self) -> list[str]:
+        return [action.kind for action in self.log]
+
+
+def run_idle(guest: Guest, seconds: int = 200) -> Guest:
+    for second in range(seconds):
+        guest.tick(float(second), gate.IDLE)
+    return guest
+
+
+def test_a_pass_goes_slab_cache_compact_deep_and_restores() -> None:
+    guest = run_idle(Guest())
+    kinds = guest.kinds()
+    wanted = [
+        act.PASS_BEGIN,
+        act.SYNC,
+        act.SLAB,
+        act.RECLAIM,
+        act.COMPACT,
+        act.LOWER,
+        act.RESTORE,
+        act.PASS_END,
+    ]
+    assert [k for k in dict.fromkeys(kinds) if k != act.NUDGE] == wanted
+    assert not guest.lowered
+
+
+def test_a_quiet_guest_is_left_alone_after_its_pass() -> None:
+    guest = run_idle(Guest())
+    assert guest.kinds().count(act.PASS_BEGIN) == 1
+
+
+def test_the_floor_of_the_settings_is_never_touched() -> None:
+    guest = run_idle(Guest(settings=replace(SETTINGS, cache_floor_bytes=200 * MIB)))
+    assert guest.cache >= 200
+
+
+@given(
+    st.lists(st.tuples(LEVELS, st.integers(0, 3), st.booleans(), st.booleans()), max_size=120),
+    CAN,
+    st.booleans(),
+)
+def test_whatever_happens_one_worker_at_a_time_and_the_order_is_restored(
+    course: list[tuple[str, int, bool, bool]], can: Capabilities, reporting: bool
+) -> None:
+    guest = Guest(can=can, settings=replace(SETTINGS, page_reporting=reporting))
+    for second, (level, urgency, works, done) in enumerate(course):
+        before = len(guest.log)
+        guest.tick(float(second), level, urgency, works, done)
+        new = guest.log[before:]
+        assert len(guest.queue) <= 1
+        if level == gate.BUSY:
+            assert not [a for a in new if a.kind in act.IN_WORKER]
+            assert not guest.lowered
+        for action in new:
+            _check_permitted(action, can, reporting, urgency)
+    assert guest.cache >= SETTINGS.cache_floor_bytes // MIB
+    guest.tick(1e6, gate.BUSY)
+    guest.tick(1e6 + 1, gate.BUSY)
+    assert not guest.lowered
+
+
+def _check_permitted(action: Action, can: Capabilities, reporting: bool, urgency: int) -> None:
+    if action.kind in (act.COMPACT, act.LOWER, act.NUDGE):
+        assert can.reporting
+        assert reporting
+    if action.kind == act.COMPACT:
+        assert can.compaction
+    if action.kind == act.LOWER:
+        assert can.order_settable
+    if action.kind == act.RECLAIM:
+        assert can.reclaim
+        assert action.amount_bytes > 0
+    if action.kind == act.PASS_BEGIN:
+        assert urgency >= 0
+
+
+def test_at_urgency_0_caches_stay() -> None:
+    guest = Guest()
+    for second in range(100):
+        guest.tick(float(second), gate.IDLE, urgency=0)
+    assert guest.cache == 600
+    assert act.COMPACT in guest.kinds()
+
+
+def test_at_urgency_3_all_above_the_floor_goes() -> None:
+    guest = Guest()
+    guest.state = replace(guest.state, floor_bytes=400 * MIB)
+    for second in range(100):
+        guest.tick(float(second), gate.IDLE, urgency=3)
+    assert guest.cache == SETTINGS.cache_floor_bytes // MIB
+
+
+def test_a_guest_short_of_memory_is_not_touched() -> None:
+    for now in (snapshot(1.0, low=True), snapshot(1.0, available=50)):
+        actions, state = policy.decide(observation(now), PolicyState(), SETTINGS, ABLE)
+        assert actions == ()
+        assert not state.in_pass
+
+
+def test_work_coming_back_stops_the_pass_at_once() -> None:
+    guest = Guest()
+    for second in range(8):
+        guest.tick(float(second), gate.IDLE)
+    guest.tick(8.0, gate.IDLE, done=False)
+    assert guest.running is not None
+    guest.tick(9.0, gate.BUSY, done=False)
+    guest.tick(10.0, gate.BUSY)
+    assert guest.kinds()[-2:] == [act.ABANDON, act.PASS_END] or guest.kinds()[-1] == act.PASS_END
+    assert guest.running is None
+
+
+def test_compaction_that_gains_nothing_is_tried_later_and_later() -> None:
+    state = replace(PolicyState(), before_compact_trapped_bytes=300 * MIB)
+    waits = []
+    for round_s in (1000.0, 2000.0, 4000.0):
+        seen = observation(snapshot(round_s, trapped=300), outcome=Outcome(act.COMPACT, ok=True))
+        _, state = policy.decide(seen, state, SETTINGS, ABLE)
+        waits.append(state.compact_after_s - round_s)
+        state = replace(state, before_compact_trapped_bytes=300 * MIB)
+    assert waits == sorted(set(waits))
+
+
+def test_refaults_raise_the_floor_and_quiet_lowers_it() -> None:
+    state = PolicyState()
+    _, state = policy.decide(
+        observation(snapshot(0.0, refaults=0), gate.BUSY), state, SETTINGS, ABLE
+    )
+    _, state = policy.decide(
+        observation(snapshot(5.0, refaults=5000), gate.BUSY), state, SETTINGS, ABLE
+    )
+    raised = state.floor_bytes
+    assert raised > SETTINGS.cache_floor_bytes
+    _, state = policy.decide(
+        observation(snapshot(1000.0, refaults=5000), gate.BUSY), state, SETTINGS, ABLE
+    )
+    assert 0 < state.floor_bytes < raised
+
+
+@given(st.integers(0, 4096), st.integers(0, 4096), st.integers(0, 3))
+def test_the_goal_never_reaches_below_the_floor(cache: int, floor: int, urgency: int) -> None:
+    now = snapshot(0.0, cache=cache)
+    goal = policy.cache_goal_bytes(now, floor * MIB, urgency)
+    assert 0 <= goal <= max(0, cache - floor) * MIB
+
+
+def test_a_guest_that_is_never_idle_gives_cold_cache_in_small_steps() -> None:
+    guest = Guest()
+    for second in range(60):
+        guest.tick(float(second), gate.SLACK)
+    assert set(guest.kinds()) == {act.RECLAIM}
+    assert all(a.amount_bytes <= 2048 * MIB // 64 for a in guest.log)
