@@ -88,16 +88,17 @@ def _samples(
 
 def _giveback_marks() -> tuple[Mark, ...]:
     reclaims = [
-        Mark(121.0 + 1.5 * i, "giveback", "reclaim", f"{64} MiB cold cache") for i in range(8)
+        Mark(121.0 + 1.5 * i, "giveback", "reclaim", f"reclaim 64 MiB: cold cache, {i}")
+        for i in range(8)
     ]
     return (
         *(Mark(p.start_s, "giveback", "work-phase", p.name) for p in PHASES),
         *reclaims,
-        Mark(133.0, "giveback", "compact", "412 MiB made contiguous"),
-        Mark(137.0, "giveback", "report", "nudge 60 MiB"),
-        Mark(140.0, "giveback", "deep", "order 5"),
-        Mark(160.0, "giveback", "deep", "order 0"),
-        Mark(190.0, "giveback", "restore", "order 9"),
+        Mark(133.0, "giveback", "compact", "compact: 412 MiB is free but trapped"),
+        Mark(137.0, "giveback", "report", "report: nudged with 60 MiB"),
+        Mark(140.0, "giveback", "deep", "lower the report order to 5: idle"),
+        Mark(160.0, "giveback", "deep", "lower the report order to 0: idle"),
+        Mark(190.0, "giveback", "restore", "report order 9: the pass ended"),
     )
 
 

@@ -71,7 +71,7 @@ def test_the_wide_chart_says_it_all() -> None:
         shown
     )
     assert {"reclaim", "compact", "report", "deep report", "restore order"} <= set(shown)
-    assert "8 \u00d7 64 MiB cold cache" in shown
+    assert "8 \u00d7 64 MiB" in shown
     assert "1792 MiB" in shown
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hypothesis import given
 from report_runs import cut, make_run, patient, runs
 from rich.console import Console
 
-from giveback.report.table import figures_table, plain_table, table_rows
+from giveback.report.table import figures_table, plain_table, print_report, table_rows
 
 if TYPE_CHECKING:
     from giveback.report.run import DemoRun
@@ -55,3 +56,32 @@ def test_every_run_has_a_table(run: DemoRun) -> None:
     console = Console(file=io.StringIO(), width=80, force_terminal=True)
     console.print(figures_table(run))
     assert all(len(row.cells) == len(run.vms) for row in table_rows(run))
+
+
+def printed(run: DemoRun, encoding: str, *, is_terminal: bool) -> str:
+    raw = io.BytesIO()
+    with io.TextIOWrapper(raw, encoding=encoding) as file:
+        print_report(run, Console(file=file, width=80, force_terminal=is_terminal, _environ={}))
+        file.flush()
+        return raw.getvalue().decode(encoding)
+
+
+def test_the_report_ends_with_the_finding_in_words() -> None:
+    text = printed(make_run(), "utf-8", is_terminal=False)
+    assert plain_table(make_run()) in text
+    assert "\ndmesg in the giveback VM:\n  [  142.018312] giveback: memory is idle" in text
+    assert text.endswith("longer than in the plain VM.\n")
+
+
+def test_the_guest_cannot_drive_the_terminal_that_the_report_is_printed_on() -> None:
+    run = make_run("giveback")
+    hostile = replace(run.vms[0], dmesg=("[red]\x1b[2Jgr\u00fc\u00df\u202e",))
+    text = printed(replace(run, vms=(hostile,)), "utf-8", is_terminal=True)
+    assert "  [red]gr\u00fc\u00df?\n" in text
+    assert "\x1b[2J" not in text
+
+
+@patient
+@given(runs())
+def test_the_report_can_be_printed_as_ascii(run: DemoRun) -> None:
+    assert printed(run, "ascii", is_terminal=False).isascii()

@@ -51,8 +51,8 @@ def test_80_columns() -> None:
 def test_a_tall_terminal_has_a_row_for_each_kind_of_action() -> None:
     rows = plain_rows(make_run(), 140, 38)
     assert rows[-5].startswith(" reclaim")
-    assert rows[-5].endswith("8 \u00d7 64 MiB cold cache")
-    assert rows[-4].endswith("\u25a0 412 MiB made contiguous")
+    assert rows[-5].endswith("8 \u00d7 64 MiB")
+    assert rows[-4].endswith("\u25a0 412 MiB is free but trapped")
     assert rows[-1].endswith("\u25b2 order 9")
 
 

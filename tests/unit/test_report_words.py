@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_runs import cut, make_run, patient, runs
 
-from giveback.report.run import GIB, MIB, DemoRun
+from giveback.report.run import GIB, MIB, DemoRun, MarkKind
 from giveback.report.words import (
+    action_text,
     clean_text,
     headline,
     mib_text,
@@ -46,6 +47,23 @@ def test_clean_text_is_printable_and_bounded(text: str) -> None:
 )
 def test_clean_text(text: str, clean: str) -> None:
     assert clean_text(text) == clean
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "short"),
+    [
+        ("reclaim", "reclaim 64 MiB: cold cache", "64 MiB"),
+        ("compact", "compact", ""),
+        ("compact", "compact: 412 MiB is trapped", "412 MiB is trapped"),
+        ("deep", "lower the report order to 0: idle", "order 0"),
+        ("restore", "report order 9: work is back", "order 9"),
+        ("report", "reported", "reported"),
+        ("report", "", ""),
+        ("deep", "x" * 100, "x" * 37 + "..."),
+    ],
+)
+def test_an_action_says_what_its_row_does_not(kind: MarkKind, label: str, short: str) -> None:
+    assert action_text(kind, label) == short
 
 
 def test_sizes_in_a_sentence_have_one_unit() -> None:

@@ -297,7 +297,7 @@ class _Composer:
         self, action: Action, y: float, left: tuple[float, float], right: tuple[float, float]
     ) -> None:
         """Say what the action did, right of its mark, else left of it, where there is room."""
-        text = clean_text(action.label, 48)
+        text = action.label
         if action.count > 1:
             text = f"{action.count} \u00d7 {text}" if text else f"{action.count} times"
         width, baseline = self._width(text), y + 0.35 * TEXT_SIZE

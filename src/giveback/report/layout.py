@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from giveback.report.run import MIB, WorkPhase
+from giveback.report.words import action_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +48,7 @@ class Span:
 class Action:
     """One or several like actions of the agent, so close that they are drawn as one.
 
-    `label` is what they all said, or empty where they differ.
+    `label` is what they all said, in short words, or empty where they differ.
     """
 
     kind: MarkKind
@@ -96,14 +97,14 @@ def actions(marks: Sequence[Mark], gap_s: float) -> list[Action]:
     found: list[Action] = []
     latest: dict[MarkKind, int] = {}
     for mark in sorted((m for m in marks if m.kind != "work-phase"), key=lambda m: m.t_s):
-        index = latest.get(mark.kind)
+        index, said = latest.get(mark.kind), action_text(mark.kind, mark.label)
         if index is not None and mark.t_s - found[index].end_s <= gap_s:
             before = found[index]
-            label = before.label if mark.label == before.label else ""
+            label = before.label if said == before.label else ""
             found[index] = Action(mark.kind, before.start_s, mark.t_s, before.count + 1, label)
         else:
             latest[mark.kind] = len(found)
-            found.append(Action(mark.kind, mark.t_s, mark.t_s, 1, mark.label))
+            found.append(Action(mark.kind, mark.t_s, mark.t_s, 1, said))
     return found
 
 

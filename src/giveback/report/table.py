@@ -14,6 +14,7 @@ from giveback.report.run import run_figures
 from giveback.report.words import (
     UNKNOWN,
     back_text,
+    clean_text,
     mib_text,
     percent_text,
     summary_lines,
@@ -22,9 +23,20 @@ from giveback.report.words import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rich.console import Console
+
     from giveback.report.run import DemoRun, Figures, VmName
 
-__all__ = ["TableRow", "figures_table", "plain_table", "summary_lines", "table_rows"]
+__all__ = [
+    "TableRow",
+    "figures_table",
+    "plain_table",
+    "print_report",
+    "summary_lines",
+    "table_rows",
+]
+
+MOST_DMESG_LINES = 40
 
 _COLOURS: dict[VmName, str] = {"plain": PLAIN_COLOUR, "giveback": GIVEBACK_COLOUR}
 
@@ -134,6 +146,28 @@ def figures_table(run: DemoRun) -> Table:
         style = "bold" if row.label.startswith(("resident now", "residue")) else ""
         table.add_row(Text(row.label), *map(Text, row.cells), style=style)
     return table
+
+
+def print_report(run: DemoRun, console: Console) -> None:
+    """Print what a finished run comes to: the table, the guest's kernel log, the finding in words."""
+    console.print()
+    if console.is_terminal:
+        console.print(figures_table(run))
+    else:
+        _print_line(console, plain_table(run).rstrip())
+    for vm in run.vms:
+        if vm.dmesg:
+            _print_line(console, f"\ndmesg in the {vm.name} VM:", "bold")
+        for line in vm.dmesg[-MOST_DMESG_LINES:]:
+            _print_line(console, f"  {clean_text(line)}")
+    console.print()
+    for line in summary_lines(run):
+        _print_line(console, line)
+
+
+def _print_line(console: Console, line: str, style: str = "") -> None:
+    shown = line.encode(console.encoding, "replace").decode(console.encoding)
+    console.print(Text(shown, style), soft_wrap=True, highlight=False)
 
 
 def plain_table(run: DemoRun) -> str:

@@ -37,6 +37,18 @@ def clean_text(text: str, most_chars: int = 300) -> str:
     return clean if len(clean) <= most_chars else clean[: most_chars - 3] + "..."
 
 
+def action_text(kind: MarkKind, label: str) -> str:
+    """An agent's own words for an action, short, without the kind and the reason.
+
+    `reclaim 64 MiB: cold cache` is `64 MiB` beside other reclaims; `compact: trapped` is `trapped`;
+    `lower the report order to 0: idle` is `order 0`.
+    """
+    rest = re.sub(rf"^{kind}(?:: ?|$| (?=\d))", "", clean_text(label))
+    rest = re.sub(r"^(lower the )?report order (to )?(?=\d)", "order ", rest)
+    what, _, why = rest.partition(": ")
+    return clean_text(what or why, 40)
+
+
 def mib_text(size_bytes: int | None) -> str:
     """`1409 MiB`, or `-` where nothing is known."""
     return UNKNOWN if size_bytes is None else f"{round(size_bytes / MIB)} MiB"
