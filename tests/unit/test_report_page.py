@@ -128,8 +128,8 @@ def test_runs_cut_short_have_a_page(until_s: float) -> None:
 def test_command() -> None:
     run = make_run("giveback")
     small = replace(run, vms=(replace(run.vms[0], ram_bytes=1536 << 20),), accel="other")
-    assert demo_command(small) == "giveback demo --mem 1536M --cpus 2 --no-compare"
-    assert demo_command(replace(run, vms=())) == "giveback demo --accel tcg --cpus 2"
+    assert demo_command(small) == "giveback demo --mem 1536M --cpus 2 --seed 1 --no-compare"
+    assert demo_command(replace(run, vms=())) == "giveback demo --accel tcg --cpus 2 --seed 1"
 
 
 def test_a_page_that_cannot_be_written_is_named(tmp_path: Path) -> None:

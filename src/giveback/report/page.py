@@ -54,12 +54,13 @@ def write_page(run: DemoRun, path: Path, command: str | None = None) -> None:
 def render_page(run: DemoRun, command: str | None = None) -> str:
     """The page; `command` is what reproduces the run, by default made from the run itself."""
     title = escape(headline(run))
+    told = [line for line in summary_lines(run) if line != f"{headline(run)}."]
     body = "\n".join(
         (
             "<header>",
             '<p class="kicker">giveback: a VM\'s unused memory, back to its host</p>',
             f"<h1>{title}</h1>",
-            *(f"<p>{escape(line)}</p>" for line in summary_lines(run)),
+            *(f"<p>{escape(line)}</p>" for line in told),
             "</header>",
             "<main>",
             _chart(run),
@@ -92,7 +93,7 @@ def demo_command(run: DemoRun) -> str:
         ram_bytes = run.vms[0].ram_bytes
         whole_gib = ram_bytes % GIB == 0
         words += ["--mem", f"{ram_bytes // GIB}G" if whole_gib else f"{ram_bytes // MIB}M"]
-    words += ["--cpus", str(run.cpus)]
+    words += ["--cpus", str(run.cpus), "--seed", str(run.seed)]
     if run.vms and run.vm("plain") is None:
         words.append("--no-compare")
     return " ".join(words)

@@ -86,7 +86,7 @@ SCRIPT = """
   const run = JSON.parse(document.getElementById("samples").textContent);
   const readout = document.querySelector(".readout");
   const charts = [...document.querySelectorAll("svg[data-plot]")];
-  if (!run.length || !readout || !charts.length) return;
+  if (!readout || !run.some((vm) => vm.t_s.length)) return;
   const hint = "Point at the chart, or use the arrow keys on it, to read the values.";
   readout.textContent = hint;
   const nearest = (times, t) => {
