@@ -8,6 +8,7 @@ from giveback.errors import InputError
 from giveback.host.procs import processes
 from giveback.vmm.cloud_hypervisor import CloudHypervisorBackend
 from giveback.vmm.firecracker import FirecrackerBackend
+from giveback.vmm.libvirt import LibvirtBackend
 from giveback.vmm.qemu import QemuBackend
 
 if TYPE_CHECKING:
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
 def backends(root: str = "/") -> tuple[Backend, ...]:
     """Every backend that finds its VMs among the host's processes."""
-    return (QemuBackend(root), CloudHypervisorBackend(root), FirecrackerBackend(root))
+    return (
+        LibvirtBackend(root),
+        QemuBackend(root),
+        CloudHypervisorBackend(root),
+        FirecrackerBackend(root),
+    )
 
 
 def find(root: str = "/") -> tuple[tuple[Backend, VmDescription], ...]:

@@ -1,0 +1,249 @@
+"""libvirt: its domains are QEMU processes whose monitor libvirt holds, so libvirt is asked instead.
+
+Needs the extra `giveback[libvirt]`. libvirt's calls block, so they run in a worker thread; a libvirtd
+that hangs costs its VM the timeout and the process one thread. Source: libvirt.org/formatdomain.html
+(memballoon), virDomainMemoryStats, virDomainQemuMonitorCommand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+from giveback.errors import InputError, VmError
+from giveback.text import shown
+from giveback.vmm.base import Answer, BalloonStatistics, VmDescription, VmState, amount
+from giveback.vmm.qemu import QemuBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from giveback.host.procs import Process
+
+URI = "qemu:///system"
+_XML_LIMIT_BYTES = 1 << 20
+_KIB = 1024
+
+
+def available() -> bool:
+    """Whether libvirt-python is installed."""
+    try:
+        import libvirt  # noqa: F401, PLC0415
+    except ImportError:
+        return False
+    return True
+
+
+class LibvirtBackend:
+    """QEMU processes that libvirt started, asked through libvirt."""
+
+    name = "libvirt"
+
+    def __init__(self, root: str = "/", uri: str = URI) -> None:
+        self._qemu = QemuBackend(root)
+        self._uri = uri
+
+    def recognise(self, process: Process) -> VmDescription | None:
+        """A QEMU whose monitor was handed over as a descriptor, as libvirt does."""
+        if not any("id=charmonitor" in word for word in process.argv):
+            return None
+        vm = self._qemu.recognise(process)
+        return None if vm is None or vm.control else replace(vm, backend=self.name)
+
+    async def inspect(
+        self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
+    ) -> VmState:
+        del layout
+        if not available():
+            return VmState(problems=("libvirt holds the monitor: pip install giveback[libvirt]",))
+        try:
+            return await in_thread(lambda: _state(self._uri, vm), timeout_s, vm.name)
+        except VmError as error:
+            return VmState(problems=(str(error),))
+
+
+async def in_thread(work: Callable[[], VmState], timeout_s: float, name: str) -> VmState:
+    """Run blocking `work` in a thread that nothing waits for at the end of the program."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[VmState] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except VmError as failure:
+            problem = failure
+            _settle(loop, done, lambda: done.set_exception(problem))
+        else:
+            _settle(loop, done, lambda: done.set_result(result))
+
+    threading.Thread(target=run, daemon=True, name=f"libvirt {name[:40]}").start()
+    try:
+        return await asyncio.wait_for(done, timeout_s)
+    except TimeoutError as error:
+        raise VmError(f"libvirt gave no answer on {shown(name)} in {timeout_s:g} s") from error
+
+
+def _settle(
+    loop: asyncio.AbstractEventLoop, done: asyncio.Future[VmState], act: Callable[[], None]
+) -> None:
+    def once() -> None:
+        if not done.done():
+            act()
+
+    try:
+        loop.call_soon_threadsafe(once)
+    except RuntimeError:
+        # The loop has ended: nobody waits any more.
+        return
+
+
+def _connect(uri: str, *, write: bool) -> Any:  # noqa: ANN401
+    import libvirt  # noqa: PLC0415
+
+    libvirt.registerErrorHandler(lambda *_: None, None)  # it would print to stderr by itself
+    try:
+        return libvirt.open(uri) if write else libvirt.openReadOnly(uri)
+    except libvirt.libvirtError as error:
+        raise VmError(
+            f"{uri}: {shown(str(error), 200)}; is libvirtd running, and may you use it?"
+        ) from error
+
+
+def _state(uri: str, vm: VmDescription) -> VmState:
+    import libvirt  # noqa: PLC0415
+
+    connection = _connect(uri, write=False)
+    try:
+        domain = connection.lookupByName(vm.name)
+        stats = domain.memoryStats()
+        info = domain.info()
+        running = domain.isActive() == 1 and info[0] == libvirt.VIR_DOMAIN_RUNNING
+        balloon = parse_memballoon(domain.XMLDesc())
+    except libvirt.libvirtError as error:
+        raise VmError(f"libvirt on {shown(vm.name)}: {shown(str(error), 200)}") from error
+    finally:
+        connection.close()
+    return state_from(vm, stats, running=running, balloon=balloon)
+
+
+def state_from(
+    vm: VmDescription, stats: dict[str, object], *, running: bool, balloon: Memballoon
+) -> VmState:
+    """What `virDomainMemoryStats` (KiB; -1 or absent where the guest gives none) says. Pure."""
+    actual = _kib(stats, "actual")
+    offered = Answer.of(balloon.reporting)
+    capabilities = replace(
+        vm.capabilities, reports_pages=offered, balloon=Answer.of(balloon.present)
+    )
+    return VmState(
+        running=running,
+        ram_bytes=vm.ram_bytes,
+        balloon_bytes=None if actual is None else max(0, vm.ram_bytes - actual),
+        statistics=BalloonStatistics(
+            updated_s=float(amount(stats.get("last_update")) or 0),
+            total_bytes=_kib(stats, "available"),
+            free_bytes=_kib(stats, "unused"),
+            available_bytes=_kib(stats, "usable"),
+            disk_caches_bytes=_kib(stats, "disk_caches"),
+        )
+        if balloon.present
+        else None,
+        description=replace(vm, capabilities=capabilities),
+    )
+
+
+def _kib(stats: dict[str, object], name: str) -> int | None:
+    found = amount(stats.get(name))
+    return None if found is None or found >= 1 << 47 else found * _KIB
+
+
+@dataclass(frozen=True, slots=True)
+class Memballoon:
+    """A domain's <memballoon> as its XML has it."""
+
+    present: bool
+    reporting: bool
+    period_s: int
+
+
+def parse_memballoon(xml: str) -> Memballoon:
+    """Read <memballoon> from a domain's XML. Raises VmError for what is no XML, or too long."""
+    element = _root(xml).find("./devices/memballoon")
+    if element is None or element.get("model") == "none":
+        return Memballoon(present=False, reporting=False, period_s=0)
+    stats = element.find("stats")
+    period = "0" if stats is None else stats.get("period", "0")
+    return Memballoon(
+        present=True,
+        reporting=element.get("freePageReporting") == "on",
+        period_s=int(period) if period.isdigit() and len(period) < 9 else 0,
+    )
+
+
+def changed_xml(xml: str, *, reporting: bool | None = None, period_s: int | None = None) -> str:
+    """A domain's XML with <memballoon> changed, everything else as it was.
+
+    Raises InputError where the domain has no virtio memballoon to change, VmError for no XML.
+    """
+    root = _root(xml)
+    element = root.find("./devices/memballoon")
+    if element is None or not (element.get("model") or "").startswith("virtio"):
+        raise InputError("the domain has no <memballoon model='virtio'>: add one first")
+    if reporting is not None:
+        element.set("freePageReporting", "on" if reporting else "off")
+    if period_s is not None:
+        stats = element.find("stats")
+        if stats is None:
+            stats = ET.Element("stats")
+            element.insert(0, stats)
+        stats.set("period", str(period_s))
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def difference(before: str, after: str, name: str) -> str:
+    """What `changed_xml` would change, as a unified diff; formatting alone is no difference."""
+    now, then = (
+        ET.tostring(_root(text), encoding="unicode").splitlines(keepends=True)
+        for text in (before, after)
+    )
+    return "".join(difflib.unified_diff(now, then, f"{name} now", f"{name} then"))
+
+
+def persistent_xml(name: str, uri: str = URI) -> str:
+    """The XML that the domain's next start uses. Raises VmError."""
+    import libvirt  # noqa: PLC0415
+
+    connection = _connect(uri, write=False)
+    try:
+        return str(connection.lookupByName(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    except libvirt.libvirtError as error:
+        raise VmError(f"libvirt on {shown(name)}: {shown(str(error), 200)}") from error
+    finally:
+        connection.close()
+
+
+def define(xml: str, uri: str = URI) -> None:
+    """Make `xml` what the domain's next start uses. Raises VmError."""
+    import libvirt  # noqa: PLC0415
+
+    connection = _connect(uri, write=True)
+    try:
+        connection.defineXML(xml)
+    except libvirt.libvirtError as error:
+        raise VmError(f"libvirt refuses the new XML: {shown(str(error), 200)}") from error
+    finally:
+        connection.close()
+
+
+def _root(xml: str) -> ET.Element:
+    # libvirt's own XML, without a DTD: an entity declaration is refused before it can expand.
+    if len(xml) > _XML_LIMIT_BYTES or "<!" in xml.replace("<!--", ""):
+        raise VmError("libvirt's XML is longer than a MiB, or declares entities; not read")
+    try:
+        return ET.fromstring(xml)  # noqa: S314
+    except ET.ParseError as error:
+        raise VmError(f"libvirt's XML does not parse: {error}") from error

@@ -1,0 +1,162 @@
+"""libvirt, the real one: an unprivileged libvirtd of its own, with a paused TCG guest."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from giveback import vmm as vmms
+from giveback.cli import main
+from giveback.host import smaps
+from giveback.host.procs import processes
+from giveback.vmm.base import Answer, VmDescription
+from giveback.vmm.libvirt import LibvirtBackend
+from giveback.vmm.mapping import bind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MIB = 1 << 20
+NOBODY = 65534
+XML = """\
+<domain type='qemu'>
+  <name>one &lt;é&gt;</name>
+  <memory unit='MiB'>64</memory>
+  <vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <devices>
+    <emulator>{emulator}</emulator>
+    <!-- kept as it is -->
+    <memballoon model='virtio'/>
+  </devices>
+</domain>
+"""
+NAME = "one <é>"
+
+MISSING = [name for name in ("libvirtd", "qemu-system-x86_64", "setpriv") if not shutil.which(name)]
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root may start libvirtd as another user"),
+]
+libvirt = pytest.importorskip("libvirt", reason="libvirt-python is not installed")
+
+
+@dataclass(frozen=True)
+class Daemon:
+    uri: str
+    home: Path
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    """libvirtd in session mode: a home, a run-time directory and a socket of its own."""
+    home = Path(tempfile.mkdtemp(prefix="giveback-libvirt-"))
+    (home / "config/libvirt").mkdir(parents=True)
+    (home / "run").mkdir()
+    (home / "config/libvirt/qemu.conf").write_text('stdio_handler = "file"\n')
+    for path in (home, *home.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "XDG_RUNTIME_DIR": str(home / "run"),
+        "XDG_CONFIG_HOME": str(home / "config"),
+        "XDG_CACHE_HOME": str(home / "cache"),
+    }
+    command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "libvirtd"]
+    with (home / "log").open("wb") as log:
+        child = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        socket = home / "run/libvirt/libvirt-sock"
+        deadline = time.monotonic() + 30
+        while not socket.exists():
+            assert child.poll() is None, (home / "log").read_text()
+            assert time.monotonic() < deadline, "libvirtd opened no socket in 30 s"
+            time.sleep(0.02)
+        yield Daemon(f"qemu:///session?socket={socket}", home)
+    finally:
+        child.terminate()
+        child.wait()
+        shutil.rmtree(home)
+
+
+@pytest.fixture(scope="module")
+def domain(daemon: Daemon) -> Iterator[VmDescription]:
+    """A paused guest, as the process that libvirt made of it."""
+    connection = libvirt.open(daemon.uri)
+    made = connection.defineXML(XML.format(emulator=shutil.which("qemu-system-x86_64")))
+    made.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+    try:
+        backend = LibvirtBackend(uri=daemon.uri)
+        found = [backend.recognise(process) for process in processes()]
+        (vm,) = [vm for vm in found if vm is not None and vm.name == NAME]
+        yield vm
+    finally:
+        made.destroy()
+        made.undefine()
+        connection.close()
+
+
+def test_a_domain_is_found_and_its_ram_located(domain: VmDescription) -> None:
+    assert (domain.backend, domain.ram_bytes, domain.block_bytes) == ("libvirt", 64 * MIB, 64 * MIB)
+    assert domain.control == ""
+    mappings = smaps.parse_smaps(smaps.read_smaps("/", domain.pid))
+    (bound,) = bind(domain.ram_blocks, mappings)
+    assert sum(end - start for start, end in bound.ranges) == 64 * MIB
+    assert domain.pid in [vm.pid for _, vm in vmms.find() if vm.backend == "libvirt"]
+
+
+def test_a_domain_is_asked(domain: VmDescription, daemon: Daemon) -> None:
+    state = asyncio.run(LibvirtBackend(uri=daemon.uri).inspect(domain, timeout_s=10))
+    assert state.problems == ()
+    assert state.running is False
+    assert state.balloon_bytes == 0
+    assert state.statistics is not None
+    assert state.statistics.updated_s == 0
+    assert state.description is not None
+    assert state.description.capabilities.balloon is Answer.YES
+    assert state.description.capabilities.reports_pages is Answer.NO
+
+
+def test_reporting_is_turned_on_and_off_again(
+    domain: VmDescription, daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["enable", domain.name, "--connect", daemon.uri]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "+" in shown
+    assert 'freePageReporting="on"' in shown
+    assert "nothing was changed" in shown
+    assert main([*words, "--yes"]) == 0
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "so already" in capsys.readouterr().out
+    connection = libvirt.open(daemon.uri)
+    xml = connection.lookupByName(domain.name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    connection.close()
+    assert "freePageReporting='on'" in xml
+    assert "<stats period='5'/>" in xml
+    assert main([*words, "--off", "--period", "0", "--yes"]) == 0
+
+
+def test_a_domain_that_is_not_there(
+    domain: VmDescription, daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["enable", "no such", "--connect", daemon.uri]) == 1
+    assert "no such" in capsys.readouterr().err
+    assert domain.pid
+
+
+def test_no_libvirtd_is_said(domain: VmDescription, tmp_path: Path) -> None:
+    backend = LibvirtBackend(uri=f"qemu:///session?socket={tmp_path}/none")
+    state = asyncio.run(backend.inspect(domain, timeout_s=10))
+    assert "is libvirtd running" in state.problems[0]
