@@ -1,0 +1,125 @@
+"""Check every precondition of giving memory back: verdict, evidence, and what to do.
+
+Changes nothing. Runs as any user, and says which right is missing. Exit code 1 if anything is bad.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from giveback_agent import checks, facts
+from giveback_agent.record import as_dict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from typing import Any
+
+    from giveback_agent.checks import Check
+    from giveback_agent.facts import Facts
+
+HELP = "check every precondition: verdict, evidence, remedy"
+
+WIDTH_MOST = 110
+WIDTH_LEAST = 40
+WIDTH_PIPED = 100
+VERDICT_WIDTH = max(len(verdict) for verdict in checks.VERDICTS)
+SHOWN_LIMIT_CHARS = 600
+COLOURS = {checks.OK: "32", checks.WARN: "33", checks.BAD: "1;31", checks.UNKNOWN: "36"}
+
+
+def prepare_parser(parser: argparse.ArgumentParser) -> None:
+    """Add this command's options."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the verdicts; 0 if none is bad."""
+    found = facts.gather(args.root, args.set or [])
+    verdicts = checks.judge(found)
+    if args.json:
+        import json
+
+        print(json.dumps(to_json(found, verdicts), indent=2))
+    else:
+        print(to_text(found, verdicts, _width(), _use_colour()))
+    return int(any(check.verdict == checks.BAD for check in verdicts))
+
+
+def to_json(found: Facts, verdicts: Sequence[Check]) -> dict[str, Any]:
+    """The same as the text; `evidence` and `remedy` as they are, for a program to read."""
+    return {
+        "kernel": found.release,
+        "root": found.is_root,
+        "wsl2": found.wsl is not None,
+        "summary": count(verdicts),
+        "checks": [as_dict(check) for check in verdicts],
+    }
+
+
+def count(verdicts: Sequence[Check]) -> dict[str, int]:
+    """How many of each verdict."""
+    return {v: sum(check.verdict == v for check in verdicts) for v in checks.VERDICTS}
+
+
+def to_text(found: Facts, verdicts: Sequence[Check], width: int, colour: bool) -> str:
+    """Lay the verdicts out in columns, the remedy below what needs one, the sum last."""
+    import textwrap
+
+    name_width = max(len(check.name) for check in verdicts)
+    indent = " " * (VERDICT_WIDTH + name_width + 4)
+    if width - len(indent) < WIDTH_LEAST:
+        indent = " " * 4
+    room = max(WIDTH_LEAST, width - len(indent))
+    lines = []
+    for check in verdicts:
+        evidence = textwrap.wrap(shown(check.evidence), room, break_on_hyphens=False) or [""]
+        head = _painted(f"{check.verdict:{VERDICT_WIDTH}}", check.verdict, colour)
+        title = f"{head}  {check.name:{name_width}}  "
+        if len(indent) == 4:
+            lines += [title.rstrip(), *(indent + line for line in evidence)]
+        else:
+            lines += [title + evidence[0], *(indent + line for line in evidence[1:])]
+        if check.remedy:
+            remedy = textwrap.wrap(
+                f"-> {shown(check.remedy)}", room, subsequent_indent="   ", break_on_hyphens=False
+            )
+            lines += [indent + line for line in remedy]
+    return "\n".join([*lines, "", _summary(found, verdicts)])
+
+
+def _summary(found: Facts, verdicts: Sequence[Check]) -> str:
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in count(verdicts).items() if n)
+    where = f"Linux {shown(found.release)}{', WSL 2' if found.wsl else ''}"
+    bad = [check.name for check in verdicts if check.verdict == checks.BAD]
+    if bad:
+        return f"{counts}. Memory cannot go back to the host: {', '.join(bad)}. ({where})"
+    unsure = any(c.name == "page reporting" and c.verdict == checks.UNKNOWN for c in verdicts)
+    end = "Whether free memory goes back is not known" if unsure else "Free memory goes back"
+    return f"{counts}. {end}. ({where})"
+
+
+def shown(text: str) -> str:
+    """Text from files and the kernel, safe for a terminal: printable, one line, bounded."""
+    cut = text if len(text) <= SHOWN_LIMIT_CHARS else text[:SHOWN_LIMIT_CHARS] + "..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
+def _painted(text: str, verdict: str, colour: bool) -> str:
+    return f"\x1b[{COLOURS[verdict]}m{text}\x1b[0m" if colour else text
+
+
+def _use_colour() -> bool:
+    return (
+        sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    )
+
+
+def _width() -> int:
+    import shutil
+
+    if not sys.stdout.isatty():
+        return WIDTH_PIPED
+    return min(WIDTH_MOST, shutil.get_terminal_size().columns)
