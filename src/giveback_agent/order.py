@@ -40,7 +40,13 @@ class OrderGuard:
                 raise KernelFileError(
                     STATE_PATH, "cannot be written: the order would not be repaired after a crash"
                 )
+            try:
+                page_reporting.write_order(self._root, order)
+            except KernelFileError:
+                self._forget()
+                raise
             self._original = original
+            return
         page_reporting.write_order(self._root, order)
 
     def restore(self) -> int | None:

@@ -68,7 +68,9 @@ def decide(
     state = _learn_floor(seen, state, settings)
     if seen.running is not None:
         if _must_stop(seen):
-            return (Action(act.ABANDON, "work came back"),), state
+            # The order first of all: lowered, it costs the work something at every page it frees.
+            restore = (Action(act.RESTORE, "work came back"),) if seen.lowered else ()
+            return (*restore, Action(act.ABANDON, "work came back")), state
         return (), state
     if seen.outcome is not None:
         state = _take_outcome(seen, seen.outcome, state)

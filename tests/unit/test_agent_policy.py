@@ -54,7 +54,12 @@ class Guest:
             self.running = None
         now = snapshot(now_s, self.free, self.cache, self.trapped)
         seen = observation(
-            now, level, urgency, self.running and self.running.kind, self.outcome, self.lowered
+            now,
+            level,
+            urgency,
+            None if self.running is None else self.running.kind,
+            self.outcome,
+            self.lowered,
         )
         if self.running is None:
             self.outcome = None
@@ -62,7 +67,7 @@ class Guest:
             actions, self.state = policy.decide(seen, self.state, self.settings, self.can)
             for action in actions:
                 self._take(action)
-        if self.running is None and self.queue:
+        while self.running is None and self.queue:
             self.running = self.queue.pop(0)
             if self.running.kind == act.LOWER:
                 self.lowered, self.running = True, None

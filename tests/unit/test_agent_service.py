@@ -1,0 +1,172 @@
+"""The service on a fake root: no file and no errno may end it, and what it changed it restores."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from agent_kernel_samples import GUEST, plant
+
+from giveback_agent import actions as act
+from giveback_agent import files, gate, passes, runtime, steps
+from giveback_agent.actions import Action
+from giveback_agent.errors import KernelFileError
+from giveback_agent.kernel import page_reporting
+from giveback_agent.record import replace
+from giveback_agent.service import Service
+from giveback_agent.settings import Settings
+from giveback_agent.worker import CRASHED, DONE, FAILED, Worker
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Path:
+    """A fake root with a real guest's files."""
+    plant(tmp_path, GUEST)
+    runtime.make_folder(str(tmp_path))
+    return tmp_path
+
+
+def service_of(guest: Path, said: list[str] | None = None) -> Service:
+    lines: list[str] = [] if said is None else said
+    return Service(str(guest), Settings(), lines.append)
+
+
+def tick(service: Service) -> None:
+    service._tick()
+
+
+def wait_for(worker: Worker) -> int:
+    code = None
+    while code is None:
+        code = worker.poll()
+    return code
+
+
+def test_it_survives_a_guest_without_any_file(tmp_path: Path) -> None:
+    said: list[str] = []
+    service = service_of(tmp_path, said)
+    for _ in range(5):
+        tick(service)
+    assert len([line for line in said if "No such file" in line]) == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\x00", b"cpu", b"MemTotal: -1 kB\n", b"9" * 2_000_000]
+)
+def test_it_survives_any_content(guest: Path, content: bytes) -> None:
+    service = service_of(guest)
+    for path in [p for p in guest.rglob("*") if p.is_file()]:
+        kept = path.read_bytes()
+        path.write_bytes(content)
+        tick(service)
+        path.write_bytes(kept)
+    tick(service)
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_every_write_may_fail_with_any_errno(
+    guest: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(root: str, path: str, text: str) -> None:
+        raise KernelFileError(path, os.strerror(number), number)
+
+    monkeypatch.setattr(files, "write", refuse)
+    said: list[str] = []
+    service = service_of(guest, said)
+    service._do(Action(act.LOWER, order=0), _snapshot(service))
+    service._start_next(0.0)
+    assert not service._order.lowered
+    for kind in (act.SLAB, act.RECLAIM, act.COMPACT):
+        service._outcome = None
+        service._queue.append(Action(kind, amount_bytes=1 << 20))
+        service._start_next(0.0)
+        worker = service._worker
+        assert worker is not None
+        wait_for(worker)
+        service._worker = None
+    service._close()
+
+
+def _snapshot(service: Service):  # type: ignore[no-untyped-def]
+    from giveback_agent.snapshot import take
+
+    return take(service._root, 1.0)
+
+
+def test_a_pass_under_way_is_restored_when_the_service_stops(guest: Path) -> None:
+    order = guest / page_reporting.ORDER_PATH[1:]
+    order.parent.mkdir(parents=True, exist_ok=True)
+    order.write_text("9\n")
+    service = service_of(guest)
+    service._queue.append(Action(act.LOWER, order=0))
+    service._start_next(0.0)
+    assert order.read_text().strip() == "0"
+    service._close()
+    assert order.read_text().strip() == "9"
+
+
+def test_sigusr1_without_words_means_starving_for_a_minute(guest: Path) -> None:
+    service = service_of(guest)
+    service._on_urgency(signal.SIGUSR1, None)
+    import time
+
+    now_s = time.monotonic()
+    assert service._urgency_now(now_s) == act.URGENCY_STARVING
+    assert service._urgency_now(now_s + 61) == act.URGENCY_ALONE
+
+
+def test_an_urgency_that_was_written_counts_until_its_end(guest: Path) -> None:
+    import time
+
+    service = service_of(guest)
+    now_s = time.monotonic()
+    runtime.write_urgency(str(guest), 2, now_s + 30)
+    service._on_urgency(signal.SIGUSR1, None)
+    assert service._urgency_now(now_s) == 2
+    assert service._urgency_now(now_s + 31) == act.URGENCY_ALONE
+
+
+def test_a_busy_guest_is_only_glanced_at(guest: Path) -> None:
+    service = service_of(guest)
+    service._gate = replace(service._gate, level=gate.BUSY)
+    assert not service._is_decision_due()
+
+
+def test_a_worker_says_how_it_ended() -> None:
+    assert wait_for(Worker("a", lambda: None, 0.0, 1.0)) == DONE
+
+    def fail() -> None:
+        raise KernelFileError("/proc/x", "no")
+
+    def crash() -> None:
+        raise RuntimeError
+
+    assert wait_for(Worker("a", fail, 0.0, 1.0)) == FAILED
+    assert wait_for(Worker("a", crash, 0.0, 1.0)) == CRASHED
+
+
+def test_a_worker_that_hangs_can_be_abandoned() -> None:
+    worker = Worker("a", signal.pause, 10.0, 5.0)
+    assert worker.poll() is None
+    assert worker.overdue(15.1)
+    assert not worker.overdue(14.9)
+    worker.abandon()
+    assert wait_for(worker) == -signal.SIGKILL
+
+
+def test_steps_exist_for_all_that_runs_in_a_worker(guest: Path) -> None:
+    for kind in act.IN_WORKER:
+        assert callable(steps.step_of(Action(kind, amount_bytes=1), str(guest), Settings()))
+        assert steps.DEADLINES_S[kind] > 0
+
+
+def test_the_kernel_logs_line_has_the_words_users_grep_for() -> None:
+    record = passes.PassRecord(0.0, 12.0, "idle", "done", (), 700 << 20, 300 << 20, 0, 9 << 20, 1.0)
+    assert passes.words(record, passes.CLASSIC_LINE).startswith(
+        "giveback: performing memory compaction"
+    )
+    assert "400 MiB" in passes.words(record, passes.CLASSIC_LINE)
+    assert passes.words(record, passes.WSL_LINE).startswith("WSL2: Performing memory compaction")
