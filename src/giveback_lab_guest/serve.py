@@ -57,13 +57,17 @@ class Server:
         self._sink = sink
         self._lock = threading.Lock()
         self._sampling_s: float | None = None
+        self._ended = False
 
     def send(self, **message: object) -> None:
-        """Write one message; threads take turns."""
+        """Write one message; threads take turns. Where no host listens, it is lost."""
         message.setdefault("t", time.monotonic())
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
         with self._lock:
-            self._sink(line)
+            try:
+                self._sink(line)
+            except OSError:
+                self._ended = not self._reopens
 
     def run(self) -> None:
         """Answer requests, for ever where the source reopens."""
@@ -72,6 +76,7 @@ class Server:
             line = self._source.readline()
             if not line:
                 if not self._reopens:
+                    self._ended = True
                     return
                 # No host is connected: the port reads as ended until one is.
                 time.sleep(0.2)
@@ -95,7 +100,7 @@ class Server:
         """Start what a request asks for."""
         number, what = request.get("id"), request["do"]
         if what == "exec":
-            threading.Thread(target=self._exec, args=(number, request), daemon=True).start()
+            self._exec(number, request)
         elif what == "spawn":
             self.send(event="exit", id=number, code=0, pid=self._spawn(number, request))
         elif what == "kill":
@@ -130,7 +135,7 @@ class Server:
         except OSError as error:
             self.send(event="exit", id=number, code=127, reason=str(error))
             return
-        self._pump(number, process)
+        threading.Thread(target=self._pump, args=(number, process), daemon=True).start()
 
     def _spawn(self, number: object, request: dict[str, Any]) -> int:
         process = self._popen(request)
@@ -139,13 +144,15 @@ class Server:
 
     def _pump(self, number: object, process: subprocess.Popen[bytes], end: str = "exit") -> None:
         assert process.stdout is not None  # noqa: S101  # _popen pipes it
-        for line in process.stdout:
-            self.send(event="line", id=number, line=line.decode("utf-8", "replace").rstrip("\n"))
+        with process.stdout as printed:
+            for line in printed:
+                text = line.decode("utf-8", "replace").rstrip("\n")
+                self.send(event="line", id=number, line=text)
         self.send(event=end, id=number, code=process.wait())
 
     def _sample(self) -> None:
         due = time.monotonic()
-        while True:
+        while not self._ended:
             files = {path: _read(path) for path in SAMPLED_FILES}
             self.send(event="sample", files=files)
             due = max(due + (self._sampling_s or 1.0), time.monotonic())

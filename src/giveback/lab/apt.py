@@ -7,6 +7,7 @@ signatures as always.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -42,6 +43,7 @@ class Source:
         return f"deb {option}{self.uri} {suite or self.suite} {self.components}"
 
 
+@functools.cache
 def host_sources() -> tuple[Source, ...]:
     """The host distribution's own package sources, as its apt states them.
 

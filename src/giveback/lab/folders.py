@@ -32,7 +32,7 @@ class VmFolder:
     """A locked folder that only its owner removes while it lives."""
 
     def __init__(self) -> None:
-        """Make and lock the folder in the first place where it can be and whose path a socket can have.
+        """Make and lock the folder in the first place whose path a socket can have.
 
         Raises InputError where there is none.
         """

@@ -29,10 +29,12 @@ def ordered_modules(modules_dir: Path, wanted: list[str], optional: frozenset[st
     builtin = _builtin(modules_dir)
     files = {_name(p): p for p in (modules_dir / "kernel").rglob("*.ko*")}
     ordered: dict[str, Module] = {}
+    seen: set[str] = set()
 
     def visit(name: str) -> None:
-        if name in ordered or name in builtin:
+        if name in seen or name in builtin:
             return
+        seen.add(name)
         if name not in files:
             if name in optional:
                 return
