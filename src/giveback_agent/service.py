@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import time
 
 from giveback_agent import actions as act
-from giveback_agent import gate, passes, policy, policy_wsl, runtime, steps
+from giveback_agent import gate, passes, policy, policy_wsl, runtime, signals, steps
 from giveback_agent.actions import Action, Observation, Outcome
 from giveback_agent.capabilities import probe
 from giveback_agent.errors import KernelFileError
@@ -77,10 +76,10 @@ class Service:
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; returns the exit code. What was changed is restored."""
         become_idle_class()
-        signal.set_wakeup_fd(self._wake_write)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_stop)
-        signal.signal(signal.SIGUSR1, self._on_urgency)
+        signals.set_wakeup_fd(self._wake_write)
+        for number in (signals.SIGTERM, signals.SIGINT):
+            signals.signal(number, self._on_stop)
+        signals.signal(signals.SIGUSR1, self._on_urgency)
         self._greet()
         try:
             while not self._stop:

@@ -8,8 +8,8 @@ too long, or is no longer wanted, is killed (both kernel paths end at a fatal si
 from __future__ import annotations
 
 import os
-import signal
 
+from giveback_agent import signals
 from giveback_agent.errors import KernelFileError
 
 TYPE_CHECKING = False
@@ -53,9 +53,9 @@ class Worker:
     def _run(self, step: Callable[[], None]) -> None:
         code = CRASHED
         try:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-                signal.signal(number, signal.SIG_DFL)
-            signal.set_wakeup_fd(-1)
+            for number in (signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGUSR1):
+                signals.signal(number, signals.SIG_DFL)
+            signals.set_wakeup_fd(-1)
             become_idle_class()
             step()
             code = DONE
@@ -85,6 +85,6 @@ class Worker:
         """Kill it; it ends at the kernel's next check for a fatal signal, and `poll` then says so."""
         self.abandoned = True
         try:
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, signals.SIGKILL)
         except ProcessLookupError:
             pass

@@ -1,0 +1,38 @@
+"""The kernel's signals without `signal`'s enums, which cost the service 0.6 MiB of private memory."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from signal import (
+        SIG_DFL,
+        SIGHUP,
+        SIGINT,
+        SIGKILL,
+        SIGTERM,
+        SIGUSR1,
+        set_wakeup_fd,
+        signal,
+    )
+else:
+    from _signal import (
+        SIG_DFL,
+        SIGHUP,
+        SIGINT,
+        SIGKILL,
+        SIGTERM,
+        SIGUSR1,
+        set_wakeup_fd,
+        signal,
+    )
+
+__all__ = [
+    "SIGHUP",
+    "SIGINT",
+    "SIGKILL",
+    "SIGTERM",
+    "SIGUSR1",
+    "SIG_DFL",
+    "set_wakeup_fd",
+    "signal",
+]
