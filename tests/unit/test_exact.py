@@ -51,6 +51,21 @@ def test_flags_have_a_class(bits: tuple[int, ...], letter: str) -> None:
     assert chr(kpageflags.classify(sum(1 << bit for bit in bits))) == letter
 
 
+# Where several of these are on one page, which one counts is never asked: that does not occur.
+UPPER = [1 << 20, 1 << 23, 1 << 17, 1 << 26]
+
+
+@given(st.lists(st.tuples(st.integers(0, (1 << 17) - 1), st.sampled_from([0, *UPPER]),
+                          st.sampled_from([0, 1 << 32, 1 << 40])), max_size=50),
+       st.binary(max_size=7))  # fmt: skip
+def test_columns_classify_as_single_pages_do(
+    pages: list[tuple[int, int, int]], rest: bytes
+) -> None:
+    flags = array("Q", [low | upper | top for low, upper, top in pages])
+    found = kpageflags.classes(flags.tobytes() + rest)
+    assert found == bytes([kpageflags.classify(page) for page in flags])
+
+
 @given(LETTERS)
 def test_runs_go_there_and_back(letters: bytes) -> None:
     sent = packed(kpageflags.encode(kpageflags.runs(letters)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from array import array
+import sys
 
 from giveback_agent import files
 from giveback_agent.errors import KernelFileError
@@ -47,21 +47,65 @@ def classify(flags: int) -> int:
     return RESERVED if flags & _RESERVED else OTHER
 
 
-class _Classes(dict):  # type: ignore[type-arg]
-    """flags -> class, filled as flags are met: a guest has some dozens of combinations."""
-
-    def __missing__(self, flags: int) -> int:
-        letter = classify(flags)
-        self[flags] = letter
-        return letter
+def _table(bits: dict[int, int]) -> bytes:
+    """A translation of one byte of flags: each set bit adds its value."""
+    return bytes([sum([v for bit, v in bits.items() if byte >> bit & 1]) for byte in range(256)])
 
 
-def classes(data: bytes, known: _Classes | None = None) -> bytes:
+# Pages are classified by whole columns of bytes, in C: 20 times faster than page by page. The low
+# two bytes of flags become a code below 8, the next three one below 16, and both one class.
+_LOW = (_table({4: 1, 5: 2, 7: 4}), _table({0: 1, 2: 8, 4: 16, 6: 32}))
+_HIGH = (_table({1: 4, 3: 1, 4: 1, 7: 2}), _table({2: 8}), _table({0: 16}))
+_LOW_FLAGS = ((8, _BUDDY), (16, _ANON), (4, _SLAB))
+_HIGH_FLAGS = ((1, _NOPAGE), (2, _OFFLINE), (4, _HUGE), (8, _PGTABLE))
+
+
+def _low_code(bits: int) -> int:
+    for code, (bit, _) in enumerate(_LOW_FLAGS, 1):
+        if bits & bit:
+            return code
+    if bits & 2:
+        return 4 if bits & 32 else 5 if bits & 1 else 6
+    return 0
+
+
+def _high_code(bits: int) -> int:
+    code = 0
+    for number, (bit, _) in enumerate(_HIGH_FLAGS, 1):
+        # Two of these on one page do not occur; the first counts, as in `classify`.
+        if bits & bit and not code:
+            code = number
+    return code << 4 | (128 if bits & 16 else 0)
+
+
+def _class_of(code: int) -> int:
+    low = (0, _BUDDY, _ANON, _SLAB, _LRU | _SWAPBACKED, _LRU | _DIRTY, _LRU, 0)[code & 7]
+    high = code >> 4 & 7
+    flags = _HIGH_FLAGS[high - 1][1] if 0 < high <= len(_HIGH_FLAGS) else 0
+    return classify(low | flags | (_RESERVED if code & 128 else 0))
+
+
+_LOW_CODES = bytes([_low_code(bits & 63) for bits in range(256)])
+_HIGH_CODES = bytes([_high_code(bits & 31) for bits in range(256)])
+_LETTERS = bytes([_class_of(code) for code in range(256)])
+
+
+def classes(data: bytes) -> bytes:
     """Return one letter a page for raw entries (8 bytes a page, native order)."""
-    flags = array("Q")
-    flags.frombytes(data[: len(data) // 8 * 8])
-    table = _Classes() if known is None else known
-    return bytes(map(table.__getitem__, flags))
+    count = len(data) // 8
+    columns = range(5) if sys.byteorder == "little" else range(7, 2, -1)
+    parts = [data[column : count * 8 : 8] for column in columns]
+    low = _joined(parts[:2], _LOW, count).translate(_LOW_CODES)
+    high = _joined(parts[2:], _HIGH, count).translate(_HIGH_CODES)
+    both = int.from_bytes(low, "big") | int.from_bytes(high, "big")
+    return both.to_bytes(count, "big").translate(_LETTERS)
+
+
+def _joined(parts: list[bytes], tables: tuple[bytes, ...], count: int) -> bytes:
+    value = 0
+    for part, table in zip(parts, tables):
+        value |= int.from_bytes(part.translate(table), "big")
+    return value.to_bytes(count, "big")
 
 
 def runs(letters: bytes) -> list[tuple[int, int]]:
@@ -77,7 +121,6 @@ def encode(found: list[tuple[int, int]]) -> bytes:
 def read_runs(root: str = "/", pages_limit: int = PAGES_LIMIT) -> list[tuple[int, int]]:
     """Read all page flags under `root`, from page frame 0 on. Raises KernelFileError."""
     path = files.under(root, PATH)
-    known = _Classes()
     found: list[tuple[int, int]] = []
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -87,7 +130,7 @@ def read_runs(root: str = "/", pages_limit: int = PAGES_LIMIT) -> list[tuple[int
                 data = os.pread(fd, min(_CHUNK_PAGES, pages_limit - position) * 8, position * 8)
                 if len(data) < 8:
                     break
-                _append(found, runs(classes(data, known)))
+                _append(found, runs(classes(data)))
                 position += len(data) // 8
         finally:
             os.close(fd)

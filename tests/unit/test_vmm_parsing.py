@@ -1,0 +1,208 @@
+"""QEMU's command line and answers, and the binding of blocks to mappings: pure, any input."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giveback.host.procs import Process
+from giveback.host.smaps import Mapping
+from giveback.text import parse_size, shown, size
+from giveback.vmm import qemu
+from giveback.vmm.base import Answer, Backing, RamBlock
+from giveback.vmm.cloud_hypervisor import CloudHypervisorBackend
+from giveback.vmm.firecracker import FirecrackerBackend
+from giveback.vmm.mapping import bind
+from giveback.vmm.qemu_args import describe, properties
+
+MIB, GIB = 1 << 20, 1 << 30
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=10,
+)
+WORDS = st.lists(
+    st.sampled_from(
+        [
+            "-m",
+            "-object",
+            "-device",
+            "-qmp",
+            "-name",
+            "-numa",
+            "-machine",
+            "-chardev",
+            "-mon",
+            "--memory",
+            "--balloon",
+            "--api-socket",
+            "--id",
+            "2G",
+            "size=1G,slots=2",
+            "memory-backend-memfd,id=a,size=1G",
+            "virtio-balloon-pci",
+            "unix:/x,server",
+            "memory-backend=a",
+            "{}",
+            '{"qom-type":5}',
+            ",",
+            ",,",
+            "=",
+            "a=",
+        ]
+    )
+    | st.text(string.printable, max_size=12),
+    max_size=14,
+)
+
+
+@given(WORDS)
+def test_any_command_line_is_described(words: list[str]) -> None:
+    vm = describe(Process(7, ("qemu-system-x86_64", *words)), str)
+    assert vm.ram_bytes >= 0
+    assert vm.name
+    for backend, program in (
+        (CloudHypervisorBackend(), "cloud-hypervisor"),
+        (FirecrackerBackend(), "firecracker"),
+    ):
+        assert backend.recognise(Process(7, (program, *words))) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("q35,accel=tcg", {"type": "q35", "accel": "tcg"}),
+        ("unix:/a,,b,server,nowait", {"type": "unix:/a,b", "server": "on", "wait": "off"}),
+        ('{"type": "a", "on": true, "n": 5}', {"type": "a", "on": "on", "n": "5"}),
+        ("{broken", {}),
+        ("", {"type": ""}),
+    ],
+)
+def test_properties(text: str, found: dict[str, str]) -> None:
+    assert properties(text, "type") == found
+
+
+@pytest.mark.parametrize(
+    ("words", "blocker"),
+    [
+        (["-device", "vfio-pci,host=01:00.0"], "vfio-pci"),
+        (["-netdev", "vhost-vdpa,id=n"], "vhost-vdpa"),
+        (["-object", "sev-guest,id=s"], "encrypted"),
+        (["-object", '{"qom-type":"tdx-guest","id":"t"}'], "encrypted"),
+        (["-overcommit", "mem-lock=on"], "locked"),
+    ],
+)
+def test_what_keeps_reported_pages(words: list[str], blocker: str) -> None:
+    (found,) = describe(Process(7, ("qemu-kvm", *words)), str).blockers
+    assert blocker in found
+
+
+def test_memory_that_is_not_ram_is_left_out() -> None:
+    words = [
+        "-m",
+        "1G,slots=4,maxmem=8G",
+        "-object",
+        "memory-backend-ram,id=m,size=4G",
+        "-device",
+        "virtio-mem-pci,memdev=m,requested-size=2G",
+        "-object",
+        "memory-backend-file,id=nv,size=8G,mem-path=/nv",
+        "-device",
+        "nvdimm,memdev=nv",
+    ]
+    vm = describe(Process(7, ("qemu-system-x86_64", *words)), str)
+    assert vm.ram_bytes == 3 * GIB
+    assert [(b.name, b.size_bytes, b.hotplug) for b in vm.ram_blocks] == [
+        ("ram", GIB, False),
+        ("m", 4 * GIB, True),
+    ]
+    assert vm.capabilities.virtio_mem is Answer.YES
+
+
+@given(JSON)
+def test_any_answer_is_taken(answer: object) -> None:
+    qemu.ram_bytes(answer)
+    qemu.balloon_bytes(answer, 1 << 30)
+    qemu.parse_statistics(answer)
+    qemu.capability_blockers(answer)
+    assert qemu.reporting(qemu.guest_features(answer)) in Answer
+
+
+@given(st.text(string.printable, max_size=300))
+def test_any_monitor_text_is_taken(text: str) -> None:
+    qemu.parse_layout(text)
+    qemu.parse_layout('FlatView #0\n AS "memory"\n' + text)
+    qemu.parse_host_address(text)
+
+
+MAPPINGS = st.lists(
+    st.builds(
+        lambda at, pages, perms, inode, name: Mapping(
+            at << 20, (at << 20) + (pages << 12), perms, 0, "00:01", inode, name
+        ),
+        st.integers(0, 200),
+        st.integers(1, 600),
+        st.sampled_from(["rw-p", "rw-s", "r--p", "rwxp"]),
+        st.integers(0, 3),
+        st.sampled_from(["", "/memfd:x (deleted)", "/a", "[heap]"]),
+    ),
+    max_size=12,
+)
+BLOCKS = st.lists(
+    st.builds(
+        lambda name, pages, backing: RamBlock(name, pages << 12, backing),
+        st.sampled_from("abc"),
+        st.integers(1, 600),
+        st.sampled_from(Backing),
+    ),
+    max_size=3,
+)
+
+
+@given(BLOCKS, MAPPINGS)
+def test_no_place_is_given_twice(blocks: list[RamBlock], mappings: list[Mapping]) -> None:
+    bound = bind(blocks, mappings)
+    assert [b.block for b in bound] == blocks
+    for found in bound:
+        length = sum(end - start for start, end in found.ranges)
+        assert length in (0, found.block.size_bytes)
+
+
+def test_a_block_in_two_pieces() -> None:
+    pieces = [
+        Mapping(GIB, 4 * GIB, "rw-p", 0, "00:00", 0, ""),
+        Mapping(8 * GIB, 9 * GIB, "rw-p", 0, "00:00", 0, ""),
+    ]
+    (bound,) = bind([RamBlock("ram", 4 * GIB)], pieces)
+    assert bound.ranges == ((GIB, 4 * GIB), (8 * GIB, 9 * GIB))
+
+
+def test_the_kernel_s_merging_is_seen_through() -> None:
+    merged = Mapping(GIB - 2 * MIB, 2 * GIB, "rw-p", 0, "00:00", 0, "")
+    (bound,) = bind([RamBlock("ram", GIB)], [merged])
+    assert bound.ranges == ((GIB, 2 * GIB),)
+    assert not bound.sure
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("2G", 2 * GIB), ("512", 512), ("1.5g", 3 * GIB // 2), ("0x10", 16), ("4T", 4 << 40),
+     ("", None), ("G", None), ("-1", None), ("1e3", None), ("٣", None), ("1.", None)],
+)  # fmt: skip
+def test_sizes(text: str, value: int | None) -> None:
+    assert parse_size(text) == value
+
+
+@given(st.text())
+def test_shown_text_is_one_safe_line(text: str) -> None:
+    safe = shown(text, 50)
+    assert safe.isprintable()
+    assert len(safe) <= 50 * 10 + 1
+
+
+@given(st.integers(-(1 << 60), 1 << 60))
+def test_sizes_are_shown(value: int) -> None:
+    assert size(value).split()[1] in ("KiB", "MiB", "GiB")

@@ -1,0 +1,123 @@
+"""The ledger on a real guest: it sums to the byte, and counted page by page it says the same."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from giveback.errors import InputError
+from giveback.exact import Exact, join_pages
+from giveback.guest import from_agent
+from giveback.host.procs import read_process
+from giveback.lab.accel import choose_accel
+from giveback.lab.demo import prepare_lab
+from giveback.lab.vm import LabVm, VmSpec
+from giveback.observe import Observation, observe
+from giveback.pictures import Source
+from giveback.vmm.qemu import QemuBackend
+
+RAM_BYTES = 1 << 30
+# The picture in lines short enough for any transport, and the seconds it took.
+PICTURE = """
+import sys, time
+sys.path.insert(0, "/run/giveback-agent.pyz")
+from giveback_agent import link
+from giveback_agent.commands.picture import picture
+started = time.process_time()
+text = link.encode(picture("/", pages=True))
+print(time.process_time() - started)
+for at in range(0, len(text), 4000):
+    print(text[at : at + 4000])
+"""
+WORK = """
+import os
+held = bytearray(os.urandom(1 << 20)) * 60
+os.makedirs("/work/many", exist_ok=True)
+for number in range(400):
+    with open(f"/work/many/{number}", "wb") as file:
+        file.write(os.urandom(1 << 19))
+for number in range(0, 400, 2):
+    os.unlink(f"/work/many/{number}")
+os.sync()
+"""
+
+Seen = tuple[Observation, Exact, float]
+
+
+@pytest.fixture(scope="module")
+def seen() -> Seen:
+    try:
+        lab = prepare_lab(None, None, lambda _: None)
+    except InputError as error:
+        pytest.skip(str(error))
+    return asyncio.run(look(lab))
+
+
+async def look(lab: object) -> Seen:
+    """Boot, work, and look at the guest from both sides."""
+    image, emulator = lab.image, lab.emulator  # type: ignore[attr-defined]
+    accel = await choose_accel("auto", image, emulator)
+    spec = VmSpec("ledger", RAM_BYTES, 1, accel.name)
+    async with LabVm(spec, image, emulator) as vm:
+        work = await vm.guest.exec("python3", "-c", WORK)
+        assert work.code == 0, work.text
+        # Reporting takes what it will take; then nothing moves while both sides are read.
+        await settled(vm)
+        await vm.qmp.disconnect()
+        process = read_process("/", vm.pid)
+        assert process is not None
+        backend = QemuBackend()
+        described = backend.recognise(process)
+        assert described is not None
+        result = await vm.guest.exec("python3", "-c", PICTURE)
+        assert result.code == 0, result.text
+        said = json.loads("".join(result.lines[1:]))
+        guest = from_agent(said, Source.FILE)
+        found = await observe(backend, described, layout=True, timeout_s=10, guest=guest)
+        return found, join_pages(found, said), float(result.lines[0])
+
+
+async def settled(vm: LabVm) -> None:
+    """Wait until the host holds the same for three seconds, or half a minute has passed."""
+    same, before = 0, -1
+    for _ in range(30):
+        await asyncio.sleep(1)
+        now = vm.resident_bytes()
+        same = same + 1 if abs(now - before) < 1 << 20 else 0
+        before = now
+        if same >= 3:
+            return
+
+
+def test_the_rows_sum_to_the_byte(seen: Seen) -> None:
+    found, _, _ = seen
+    assert found.problems == ()
+    assert found.ledger is not None
+    assert found.host is not None
+    assert found.ledger.ram_bytes == RAM_BYTES
+    assert sum(row.ram_bytes for row in found.ledger.rows) == RAM_BYTES
+    assert sum(row.host_bytes for row in found.ledger.rows) == found.host.charged_bytes
+
+
+def test_page_by_page_it_is_the_whole_of_ram(seen: Seen) -> None:
+    _, exact, _ = seen
+    assert exact.ram_bytes == RAM_BYTES
+
+
+def test_sampled_and_exact_agree_within_one_percent(seen: Seen) -> None:
+    found, exact, guest_s = seen
+    assert found.ledger is not None
+    assert found.ledger.residue_bytes is not None
+    assert found.host is not None
+    resident = exact.resident_bytes - found.host.ram_resident_bytes
+    residue = exact.residue_bytes - found.ledger.residue_bytes
+    mib = 1 << 20
+    print(f"\nexact - sampled: resident {resident / mib:.1f} MiB, residue {residue / mib:.1f} MiB")
+    print(f"the guest took {guest_s * (1 << 30) / RAM_BYTES:.2f} s of CPU per GiB")
+    print(exact.text())
+    for row in found.ledger.rows:
+        print(f"{row.key:<56} {row.ram_bytes / mib:9.1f} {row.host_bytes / mib:9.1f}")
+    assert abs(resident) <= RAM_BYTES // 100
+    assert abs(residue) <= RAM_BYTES // 100
