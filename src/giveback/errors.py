@@ -19,7 +19,7 @@ class VmError(GivebackError):
     """A VM did not do what was asked: it ended, panicked, hung or refused."""
 
 
-class Interrupted(GivebackError):
+class Interrupted(GivebackError):  # noqa: N818  # asked for, no error
     """The user or the system asked the program to stop."""
 
     def __init__(self, signal_name: str, signal_number: int) -> None:

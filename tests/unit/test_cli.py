@@ -1,0 +1,113 @@
+"""The command line itself: a file is a command, errors are one line, signals have their codes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import types
+from typing import TYPE_CHECKING
+
+import pytest
+
+from giveback import cli, commands
+from giveback.errors import InputError, Interrupted, VmError
+from giveback.stop import run_interruptible, stopping
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+
+def test_every_file_in_commands_is_a_command_with_a_line_of_help() -> None:
+    names = cli.command_names()
+    assert "demo" in names
+    text = cli.build_parser().format_help()
+    for name in names:
+        assert name.replace("_", "-") in text
+
+
+def add_command(monkeypatch: pytest.MonkeyPatch, run: Callable[[argparse.Namespace], int]) -> None:
+    module = types.ModuleType("giveback.commands.probe", "A command.")
+    module.__dict__.update(HELP="h", prepare_parser=lambda _: None, run=run)
+    monkeypatch.setitem(sys.modules, "giveback.commands.probe", module)
+    monkeypatch.setattr(commands, "probe", module, raising=False)
+    monkeypatch.setattr(cli, "command_names", lambda: ["probe"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(InputError("--mem: bad"), 2), (VmError("vm: ended"), 1), (Interrupted("SIGTERM", 15), 143)],
+)
+def test_an_error_is_one_line_and_a_code(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise error
+
+    add_command(monkeypatch, run)
+    assert cli.main(["probe"]) == code
+    assert capsys.readouterr().err == f"giveback: {error}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_a_command_with_its_code(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(args: argparse.Namespace) -> int:
+        os.kill(os.getpid(), number)
+        signal.pause()
+        return 0
+
+    add_command(monkeypatch, run)
+    before = signal.getsignal(number)
+    assert cli.main(["probe"]) == 128 + number
+    assert signal.getsignal(number) is before
+    assert capsys.readouterr().err == f"giveback: stopped by {number.name}\n"
+
+
+def test_a_signal_lets_a_coroutine_clean_up_and_a_second_one_does_not_hurry_it() -> None:
+    done: list[str] = []
+
+    async def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.Event().wait()
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(0.05)
+            done.append("clean")
+
+    with pytest.raises(Interrupted) as caught:
+        run_interruptible(work())
+    assert caught.value.exit_code == 143
+    assert done == ["clean"]
+
+
+def test_within_stopping_a_coroutines_handlers_are_put_back() -> None:
+    async def nothing() -> int:
+        return 3
+
+    with stopping():
+        before = signal.getsignal(signal.SIGTERM)
+        assert run_interruptible(nothing()) == 3
+        assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m giveback --help | true"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+
+
+def test_bad_usage_ends_with_2() -> None:
+    for words in ([], ["no-such-command"], ["demo", "--accel", "xen"], ["demo", "--seed", "x"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "giveback", *words], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert "usage:" in done.stderr
