@@ -8,8 +8,9 @@ Every line that could be expected and is missing has its reason here:
   tried with an empty set. Only *reading* /dev/kmsg does, where kernel.dmesg_restrict is 1.
 - SCHED_IDLE alone is not enough. It ranks tasks within one cgroup; between cgroups only weights
   count, and the agent's would have an equal share with all of user.slice. Measured on one CPU: half
-  of it against a busy program in a sibling cgroup, nothing with CPUWeight=1 or cpu.idle. Hence
-  Slice=-.slice (a sibling of everything) and the least weight there is.
+  of it against a busy program in a sibling cgroup, under 1 % with CPUWeight=1. Hence Slice=-.slice
+  (a sibling of everything) and the least weight there is. Not cpu.idle: kernels before 5.15 lack
+  it, and the agent has to get some CPU to stop when work comes back.
 - MemoryMax is above the 64 MiB that a nudge touches; OOMPolicy keeps the service when a worker dies.
 - AF_UNIX and AF_VSOCK are the host's way in, and WSL's interop.
 """
@@ -43,7 +44,6 @@ UMask=0022
 Slice=-.slice
 CPUSchedulingPolicy=idle
 CPUWeight=1
-CPUWeight=idle
 IOSchedulingClass=idle
 MemoryMax=160M
 OOMPolicy=continue
