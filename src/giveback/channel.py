@@ -85,7 +85,7 @@ async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     writer.write(f"CONNECT {AGENT_VSOCK_PORT}\n".encode())
     try:
         answer = await reader.readuntil(b"\n")
-    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError) as error:
         raise VmError(f"nothing in the guest listens on vsock port {AGENT_VSOCK_PORT}") from error
     if len(answer) > _GREETING_LIMIT_BYTES or not answer.startswith(b"OK "):
         raise VmError(f"the vsock socket answered {shown(repr(answer[:64]))}, not OK")

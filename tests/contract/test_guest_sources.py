@@ -1,0 +1,115 @@
+"""The guest's side: the agent's dialects, the real qemu-ga, and what falls back to what."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socketserver
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from scripted_vmm import listening
+from test_host_commands import Agent, Garbage
+
+from giveback.channel import AGENT_VSOCK_PORT
+from giveback.guest import read_guest
+from giveback.pictures import GuestPicture, Source
+from giveback.vmm.base import BalloonStatistics, Channel, ChannelKind, VmDescription, VmState
+
+MIB = 1 << 20
+STATISTICS = BalloonStatistics(1000.0, 50 * MIB, 30 * MIB)
+
+
+def told(*channels: Channel, statistics: BalloonStatistics | None = None) -> GuestPicture:
+    vm = VmDescription("qemu", "one", 1, 64 * MIB, (), channels=channels)
+    state = VmState(statistics=statistics)
+    return asyncio.run(asyncio.wait_for(read_guest(vm, state, 1002.0, timeout_s=2), 10))
+
+
+class Hybrid(Agent):
+    """Cloud Hypervisor's and Firecracker's vsock: CONNECT first."""
+
+    answer = b"OK 1073741824\n"
+
+    def handle(self) -> None:
+        if self.rfile.readline() == f"CONNECT {AGENT_VSOCK_PORT}\n".encode():
+            self.wfile.write(self.answer)
+            super().handle()
+
+
+class Refusing(Hybrid):
+    answer = b"x" * 100 + b"\n"
+
+
+def test_the_agent_over_hybrid_vsock(tmp_path: Path) -> None:
+    path = tmp_path / "v"
+    channel = Channel(ChannelKind.HYBRID_VSOCK, path=str(path))
+    with listening(path, Hybrid):
+        guest = told(channel)
+    assert (guest.source, guest.total_bytes) == (Source.AGENT, 58 * MIB)
+    path.unlink()
+    with listening(path, Refusing):
+        guest = told(channel)
+    assert guest.source is Source.NONE
+    assert "not OK" in guest.problems[0]
+    path.unlink()
+    with listening(path, socketserver.BaseRequestHandler):
+        assert "nothing in the guest listens" in told(channel).problems[0]
+
+
+def test_vsock_that_is_not_there_is_said() -> None:
+    guest = told(Channel(ChannelKind.VSOCK, cid=4_000_000_000))
+    assert guest.source is Source.NONE
+    assert "vsock 4000000000" in guest.problems[0]
+
+
+def test_each_source_falls_back_to_the_next(tmp_path: Path) -> None:
+    agent = Channel(ChannelKind.VIRTIO_SERIAL, path=str(tmp_path / "none"))
+    guest = told(agent, statistics=STATISTICS)
+    assert (guest.source, guest.age_s, guest.total_bytes) == (Source.BALLOON, 2.0, 50 * MIB)
+    assert "no such socket" in guest.problems[0]
+    path = tmp_path / "a"
+    with listening(path, Garbage):
+        guest = told(Channel(ChannelKind.VIRTIO_SERIAL, path=str(path)), statistics=STATISTICS)
+    assert guest.source is Source.BALLOON
+    assert told().source is Source.NONE
+
+
+@pytest.fixture
+def guest_agent(tmp_path: Path) -> Iterator[Path]:
+    """The real qemu-ga, in this machine instead of in a guest."""
+    program = shutil.which("qemu-ga")
+    if program is None:
+        pytest.skip("qemu-ga is not installed")
+    path = tmp_path / "qga"
+    child = subprocess.Popen(
+        [program, "-m", "unix-listen", "-p", str(path), "-t", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while not path.exists():
+            assert child.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield path
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_the_real_qemu_guest_agent(guest_agent: Path) -> None:
+    guest = told(Channel(ChannelKind.QEMU_GUEST_AGENT, path=str(guest_agent)))
+    assert guest.problems == ()
+    assert guest.source is Source.GUEST_AGENT
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert guest.total_bytes is not None
+    assert abs(guest.total_bytes - total) < 64 * MIB
+    assert guest.free_by_order
+    # Read twice: the first conversation left nothing behind.
+    assert told(Channel(ChannelKind.QEMU_GUEST_AGENT, path=str(guest_agent))).problems == ()
