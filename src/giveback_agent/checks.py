@@ -171,7 +171,7 @@ def wsl_cold_discard(facts: Facts) -> Check:
     """Under WSL 2: what hv_balloon agreed with Windows."""
     name, found = "cold discard", facts.cold_discard
     if found is None or found.enabled is None:
-        why = found.unread if found is not None else "not looked for"
+        why = (found and found.unread) or "the kernel log does not tell"
         return Check(name, UNKNOWN, why, as_root(facts, "wsl --shutdown, and look again"))
     if found.failure:
         return Check(
