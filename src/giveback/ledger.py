@@ -118,20 +118,26 @@ def join(
     """The ledger of a VM of `ram_bytes`, of which its balloon holds `balloon_bytes`.
 
     `balloon_in_total`: the guest counts ballooned pages in MemTotal (deflate-on-oom). `reporting`:
-    whether free pages are reported, from the VMM; the guest's own word counts where it has one.
+    whether the VMM takes reports. They flow where neither side says no and one says yes.
     Reported blocks are assumed gone: what is free and resident is trapped as far as that goes.
     """
     stale = guest.age_s is not None and guest.age_s > STALE_S
     if guest.total_bytes is None or guest.free_bytes is None or stale:
         rows = _guest_silent(host, ram_bytes, balloon_bytes)
     else:
-        active = guest.reporting if guest.reporting is not None else reporting
+        active = _reporting(guest.reporting, reporting)
         used = _used_rows(guest, ram_bytes, balloon_bytes, balloon_in_total=balloon_in_total)
         rows = used + _free_rows(host, guest, used, reporting=active)
         rows.append(Row(Key.BALLOON, balloon_bytes, 0, Basis.ASSUMED))
     rows += _host_rows(host)
     kept = tuple(row for row in rows if row.ram_bytes or row.host_bytes)
     return Ledger(ram_bytes, host.charged_bytes, kept, tuple(_notes(host, guest, stale=stale)))
+
+
+def _reporting(guest: bool | None, vmm: bool | None) -> bool | None:
+    if guest is False or vmm is False:
+        return False
+    return True if guest or vmm else None
 
 
 def _guest_silent(host: HostPicture, ram_bytes: int, balloon_bytes: int) -> list[Row]:

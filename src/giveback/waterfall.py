@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
-from giveback.ledger import NEEDED, RESIDUE
+from giveback.ledger import NEEDED, RESIDUE, Row
 from giveback.text import shown, size
 
 if TYPE_CHECKING:
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 _NEEDED, _RESIDUE, _COST, _TEXT = "#4c78a8", "#e45756", "#9d9d9d", "#222222"
 MIB = 1 << 20
+
+
+def _step(row: Row) -> int:
+    """First what the VMM itself costs, then what is held for nothing, last what is needed."""
+    return 2 if row.key in NEEDED else 1 if row.key in RESIDUE else 0
 
 
 def draw(seen: Observation, path: str) -> None:
@@ -29,14 +34,14 @@ def draw(seen: Observation, path: str) -> None:
     import matplotlib as mpl  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    rows = [row for row in seen.ledger.rows if row.host_bytes]
+    rows = sorted((row for row in seen.ledger.rows if row.host_bytes), key=_step)
     with mpl.rc_context({"svg.hashsalt": "giveback", "svg.fonttype": "none"}):
         figure = Figure(figsize=(10, 1.2 + 0.34 * len(rows)), layout="constrained")
         axes = figure.subplots()
         left = seen.ledger.charged_bytes
         for place, row in enumerate(rows):
             left -= row.host_bytes
-            colour = _RESIDUE if row.key in RESIDUE else _NEEDED if row.key in NEEDED else _COST
+            colour = (_COST, _RESIDUE, _NEEDED)[_step(row)]
             axes.barh(place, row.host_bytes / MIB, left=left / MIB, color=colour)
             edge = max(left, left + row.host_bytes) / MIB
             axes.annotate(
@@ -49,7 +54,7 @@ def draw(seen: Observation, path: str) -> None:
         axes.set_xlabel("MiB of host memory")
         axes.set_title(
             f"{shown(seen.vm.name, 40)}: the host charges {size(seen.ledger.charged_bytes)} "
-            f"for {size(seen.ledger.ram_bytes)} of RAM",
+            f"for {size(seen.ledger.ram_bytes)} of RAM; red is held for nothing",
             parse_math=False,
         )
         axes.spines[["top", "right"]].set_visible(False)

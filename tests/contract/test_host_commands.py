@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
 import socketserver
+import subprocess
+import sys
 import zlib
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, ClassVar
@@ -167,6 +170,16 @@ def test_ps_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     (line,) = (line for line in out.splitlines() if line.startswith("one "))
     assert "16 MiB" in line
     assert "▒▒▒▒" in line
+
+
+def test_ps_again_and_again(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "giveback", "ps", "--json", "--watch", "0.1"]
+    with vm(tmp_path), subprocess.Popen(command, stdout=subprocess.PIPE) as watching:
+        assert watching.stdout is not None
+        for _ in range(2):
+            assert "one" in [seen["name"] for seen in json.loads(watching.stdout.readline())]
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(30) == 130
 
 
 def test_explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

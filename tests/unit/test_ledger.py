@@ -132,8 +132,9 @@ def test_without_reporting_nothing_waits(reporting: bool | None, key: Key) -> No
     assert ledger.host(*RESIDUE) == ledger.host(key) == 300 * MIB
 
 
-def test_the_vmm_s_word_counts_where_the_guest_has_none() -> None:
-    guest = a_guest(reporting=None)
+@pytest.mark.parametrize("said", [None, True])
+def test_a_guest_cannot_report_to_a_vmm_that_takes_none(said: bool | None) -> None:
+    guest = a_guest(reporting=said)
     ledger = join(HostPicture(1148 * MIB), guest, 2 * GIB, reporting=False)
     assert ledger.host(Key.FREE_UNREPORTED) == 300 * MIB
 
