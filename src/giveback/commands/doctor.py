@@ -30,10 +30,8 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show what is found; 1 where anything keeps memory."""
-    if args.vm is None and args.pid is None:
-        seen = observe_host()
-    else:
-        seen = [_target.observed(args, layout=True)]
+    everyone = args.vm is None and args.pid is None
+    seen = observe_host() if everyone else [_target.observed(args, layout=True)]
     found = [(one, findings(one, read_facts(one.vm.pid))) for one in seen]
     if args.json:
         print(json.dumps([_as_json(one, listed) for one, listed in found], indent=1))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 
 from giveback_agent import files
 from giveback_agent.errors import KernelFileError
@@ -24,6 +23,7 @@ FREE, ANON, SHMEM, DIRTY, CACHE, SLAB, TABLE, OFFLINE, RESERVED, HUGE, HOLE, OTH
 _DIRTY, _LRU, _SLAB, _WRITEBACK, _BUDDY = 1 << 4, 1 << 5, 1 << 7, 1 << 8, 1 << 10
 _ANON, _SWAPBACKED, _HUGE, _HWPOISON, _NOPAGE = 1 << 12, 1 << 14, 1 << 17, 1 << 19, 1 << 20
 _OFFLINE, _PGTABLE, _RESERVED = 1 << 23, 1 << 26, 1 << 32
+_LITTLE = memoryview(b"\1\0").cast("H")[0] == 1
 _RUN = re.compile(rb"(.)\1*", re.DOTALL)
 
 
@@ -93,7 +93,7 @@ _LETTERS = bytes([_class_of(code) for code in range(256)])
 def classes(data: bytes) -> bytes:
     """Return one letter a page for raw entries (8 bytes a page, native order)."""
     count = len(data) // 8
-    columns = range(5) if sys.byteorder == "little" else range(7, 2, -1)
+    columns = range(5) if _LITTLE else range(7, 2, -1)
     parts = [data[column : count * 8 : 8] for column in columns]
     low = _joined(parts[:2], _LOW, count).translate(_LOW_CODES)
     high = _joined(parts[2:], _HIGH, count).translate(_HIGH_CODES)
