@@ -1,0 +1,138 @@
+"""Deep report in a real guest: what comes back is measured on the host, and a kill is repaired."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from giveback.lab.distribution import kernel_from_packages
+from giveback.lab.emulator import find_emulator
+from giveback.lab.image import GUEST_AGENT, GUEST_LAB, build_image
+from giveback.lab.vm import LabVm, VmSpec
+
+MIB = 1 << 20
+RAM_BYTES = 1 << 30
+# What the report queue cannot reach: the kernel's per-zone threshold, and a pass's own rounding.
+RESIDUE_BYTES = 16 * MIB
+DRAIN_DEADLINE_S = 120
+
+PROLOGUE = f"""
+import json, os, signal, sys
+sys.path.insert(0, {GUEST_AGENT!r})
+from giveback_agent import deep_report, nudge
+from giveback_agent.kernel.page_reporting import read_order
+from giveback_agent.kernel.meminfo import read_meminfo
+def say(**what):
+    print(json.dumps(what), flush=True)
+"""
+MEMORY = "m = read_meminfo(); say(total=m.mem_total_bytes, free=m.mem_free_bytes)"
+LOWER = "deep_report.lower('/', 0); n = nudge.nudge('/'); say(done=n.done, bytes=n.block_bytes)"
+WAIT = "deep_report.lower('/', 0); nudge.nudge('/'); say(pid=os.getpid()); signal.pause()"
+REPAIR = "r = deep_report.repair('/'); say(found=r.found, order=read_order('/'))"
+# As in the unit test, against the kernel's own parameter: killed at the n-th line for every n.
+KILLS = """
+WRITERS = ("deep_report.py", "files.py", "page_reporting.py", "runtime.py")
+def attempt(number):
+    pid = os.fork()
+    if pid == 0:
+        left = number
+        def trace(frame, event, argument):
+            nonlocal left
+            if frame.f_code.co_filename.rpartition("/")[2] not in WRITERS:
+                return None
+            if event == "line":
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+        sys.settrace(trace)
+        try:
+            deep_report.lower("/", 5)
+            deep_report.restore("/")
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+number, seen, wrong = 0, set(), 0
+killed = True
+while killed and number < 2000:
+    number += 1
+    killed = attempt(number)
+    seen.add(read_order("/"))
+    deep_report.repair("/")
+    wrong += read_order("/") != 9 or os.path.exists(deep_report.STATE_PATH)
+say(attempts=number, seen=sorted(seen), wrong=wrong, ended=not killed)
+"""
+
+
+async def run(vm: LabVm, program: str) -> dict[str, Any]:
+    ran = await vm.guest.exec("python3", "-c", PROLOGUE + program)
+    assert ran.code == 0, ran.text
+    said: dict[str, Any] = json.loads(ran.lines[-1])
+    return said
+
+
+async def residue_bytes(vm: LabVm) -> int:
+    memory = await run(vm, MEMORY)
+    reserved = RAM_BYTES - memory["total"]
+    non_free: int = memory["total"] - memory["free"]
+    residue: int = vm.resident_bytes() - non_free - reserved
+    return residue
+
+
+async def wait_residue_below(vm: LabVm, most_bytes: int) -> int:
+    deadline = time.monotonic() + DRAIN_DEADLINE_S
+    while True:
+        left = await residue_bytes(vm)
+        if left <= most_bytes or time.monotonic() > deadline:
+            return left
+        await asyncio.sleep(1)
+
+
+async def fragment(vm: LabVm) -> None:
+    worked = await vm.guest.exec("python3", GUEST_LAB, "work", "/work", str(RAM_BYTES), "1", "0.6")
+    assert worked.code == 0, worked.text
+    dropped = await vm.guest.exec("sh", "-c", "sync; echo 3 > /proc/sys/vm/drop_caches")
+    assert dropped.code == 0, dropped.text
+
+
+async def scenario(kernel: str) -> None:
+    files = kernel_from_packages(kernel)
+    image = build_image(files)
+    spec = VmSpec("deep-report", RAM_BYTES, 1, "tcg")
+    async with LabVm(spec, image, find_emulator(files.release)) as vm:
+        await fragment(vm)
+        before = await residue_bytes(vm)
+        nudged = await run(vm, LOWER)
+        assert nudged == {"done": True, "bytes": 64 << 10}
+        after = await wait_residue_below(vm, RESIDUE_BYTES)
+        assert after <= RESIDUE_BYTES < before, (before // MIB, after // MIB)
+        assert await run(vm, REPAIR) == {"found": True, "order": 9}
+
+        pid = await vm.guest.spawn("python3", "-c", PROLOGUE + WAIT)
+        await wait_order(vm, 0)
+        await vm.guest.kill(pid, signal.SIGKILL)
+        assert await run(vm, "say(order=read_order('/'))") == {"order": 0}
+        assert await run(vm, REPAIR) == {"found": True, "order": 9}
+        assert await run(vm, REPAIR) == {"found": False, "order": 9}
+
+        kills = await run(vm, KILLS)
+        assert kills["ended"], kills
+        assert kills["wrong"] == 0, kills
+        assert kills["seen"] == [5, 9], kills
+
+
+async def wait_order(vm: LabVm, order: int) -> None:
+    deadline = time.monotonic() + DRAIN_DEADLINE_S
+    while (await run(vm, "say(order=read_order('/'))"))["order"] != order:
+        assert time.monotonic() < deadline, f"the order never became {order}"
+        await asyncio.sleep(0.2)
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
+def test_trapped_memory_comes_back_and_a_kill_is_repaired(kernel: str) -> None:
+    asyncio.run(scenario(kernel))
