@@ -1,13 +1,36 @@
-"""Everything below this folder is of the tier `vm`."""
+"""What VM tests share: the lab, made once, and the accelerator that works here."""
 
-from pathlib import Path
+from __future__ import annotations
+
+import asyncio
 
 import pytest
 
-HERE = Path(__file__).parent
+from giveback.errors import InputError
+from giveback.lab.accel import Accel, choose_accel
+from giveback.lab.demo import Lab, prepare_lab
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.vm)
+@pytest.fixture(scope="session")
+def lab() -> Lab:
+    """The default kernel's guest image and QEMU, fetched and built where they are not cached."""
+    return _prepared(None)
+
+
+@pytest.fixture(scope="session")
+def lab_6_1() -> Lab:
+    """The same with Linux 6.1, whose page reporting order behaves differently."""
+    return _prepared("6.1")
+
+
+@pytest.fixture(scope="session")
+def accel(lab: Lab) -> Accel:
+    """KVM where a guest answers under it, else TCG."""
+    return asyncio.run(choose_accel("auto", lab.image, lab.emulator))
+
+
+def _prepared(kernel: str | None) -> Lab:
+    try:
+        return prepare_lab(kernel, None, lambda _: None)
+    except InputError as error:
+        pytest.skip(f"no lab on this machine: {error}")

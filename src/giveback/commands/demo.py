@@ -69,23 +69,33 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         _check_writable(args.json)
     console = Console()
-    # Below the chart there is one line of status; what came before it scrolls away above.
-    status = [""]
 
     def say(line: str) -> None:
-        status[0] = line
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     lab = prepare_lab(options.kernel, options.qemu, say)
     with LiveChart(console) as chart:
         measured = run_interruptible(
-            run_demo(options, say, lambda demo: chart.update(demo, status[0]), lab)
+            run_demo(options, say, lambda demo: chart.update(demo, doing(demo)), lab)
         )
     try:
         _report(measured, console, options.out, args.json)
     except OSError as error:
         raise GivebackError(f"{error.filename or options.out}: {error.strerror}") from error
     return 0
+
+
+def doing(demo: DemoRun) -> str:
+    """What goes on in the VMs now, in words for the line below the chart."""
+    phases = {vm.name: vm.work_phases[-1].name for vm in demo.vms if vm.work_phases}
+    at_work = [
+        f"{vm.name} {phases[vm.name]}"
+        for vm in demo.vms
+        if vm.name in phases and vm.work_end_s is None
+    ]
+    if at_work:
+        return f"at work: {', '.join(at_work)}"
+    return "the work is over, watching" if phases else "the VMs are up, the work begins soon"
 
 
 def _report(measured: DemoRun, console: Console, out: Path, json_file: Path | None) -> None:

@@ -54,7 +54,7 @@ def command_line(spec: VmSpec, image: Image, emulator: Emulator, folder: Path) -
     accel = f"tcg,thread=multi,tb-size={TB_SIZE_MIB}" if spec.accel == "tcg" else spec.accel
     cpu = "max" if spec.accel == "tcg" else "host"
     kernel_line = (
-        "console=ttyS0 panic=-1 oops=panic loglevel=4 mitigations=off random.trust_cpu=on "
+        "console=ttyS0 panic=-1 oops=panic loglevel=6 mitigations=off random.trust_cpu=on "
         f"printk.devkmsg=on {spec.kernel_arguments}"
     ).strip()
     ram_mib = spec.ram_bytes // MIB
