@@ -1,51 +1,288 @@
-"""The agent's words to the host: one JSON line an event, over a virtio-serial port if there is one.
+"""The agent's way to the host: what it does is told, what the host asks is answered.
 
-A host that does not listen, or no port at all, is normal: words are then lost and nothing waits.
-JSON is made by hand here: importing `json` costs a megabyte.
+Over the virtio-serial port `org.giveback.agent.0`, else over vsock port 26466. A host that does not
+listen, or no way at all, is normal: words are then lost and nothing waits. docs/protocol.md has the
+messages.
 """
 
 from __future__ import annotations
 
 import os
+import select
+import time
 
-from giveback_agent import files
+from giveback_agent import __version__, files, wire
+from giveback_agent.record import Record
+from giveback_agent.wire import encode, quote
+from giveback_agent.wire_peer import Peer
+from giveback_agent.worker import DONE, Worker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from giveback_agent.wire import Scalar
+
+__all__ = ["Link", "Urgency", "encode", "find_port", "quote"]
 
 PORT_NAME = "org.giveback.agent.0"
 PORTS = "/sys/class/virtio-ports"
+VSOCK_PATH = "/dev/vsock"
+VSOCK_PORT = 26466
+DEADLINES_S = {"memory": 15.0, "pages": 120.0}
+"""What may be asked, and how long the answer may take before its process is killed."""
+ANSWER_SHARE = 10
+"""Answers take at most a tenth of a CPU: after one, none is made for nine times its CPU time."""
+REOPEN_S = 10.0
+FLOOD_PAUSE_S = 1.0
+LEASE_MOST_S = 86_400.0
+_PEERS_LIMIT = 4
 
 
-def quote(text: str) -> str:
-    """Return `text` as a JSON string of plain ASCII."""
-    out = []
-    for character in text:
-        code = ord(character)
-        if character in '"\\':
-            out.append("\\" + character)
-        elif 32 <= code < 127:
-            out.append(character)
-        elif code <= 0xFFFF:
-            out.append(f"\\u{code:04x}")
+class Urgency(Record):
+    """The host says how badly it needs memory (0 to 3), for `lease_s` seconds from now."""
+
+    urgency: int
+    lease_s: float
+
+
+class Link:
+    """All ways to the host. No method raises or waits.
+
+    `answer_cpu_s` is the CPU time of the answers so far: it is the agent's own.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.answer_cpu_s = 0.0
+        self._root = root
+        self._peers: list[Peer] = []
+        self._epoll: select.epoll | None = None
+        self._listener: object = None
+        self._accept: Callable[[], tuple[int, object]] | None = None
+        self._worker: Worker | None = None
+        self._asked: tuple[Peer, str, Scalar] | None = None
+        self._next_answer_s = 0.0
+        self._reopen_s = time.monotonic() + REOPEN_S
+        self._open()
+
+    def fileno(self) -> int:
+        """What to wait on for words from the host; -1 where there is no way to it (yet)."""
+        return -1 if self._epoll is None else self._epoll.fileno()
+
+    @property
+    def answering_pid(self) -> int | None:
+        """The process that makes an answer now."""
+        return None if self._worker is None else self._worker.pid
+
+    def send(self, **message: object) -> bool:
+        """Send one event; False where no host took it."""
+        line = wire.line_of(message)
+        taken = [peer.send(line) for peer in self._peers]
+        return True in taken
+
+    def receive(self, now_s: float) -> list[Record]:
+        """Hear the host: its requests are answered, what else it says is returned.
+
+        To be called when `fileno` is readable, and at every look: an answer's process is then seen
+        to end, and a port that came late is opened.
+        """
+        if self._epoll is not None:
+            self._epoll.poll(0)
+        self._reap(now_s)
+        if not self._peers and self._listener is None and now_s >= self._reopen_s:
+            self._reopen_s = now_s + REOPEN_S
+            self._open()
+        self._take_callers()
+        found: list[Record] = []
+        for peer in list(self._peers):
+            if now_s < peer.quiet_until_s:
+                continue
+            for line in peer.receive():
+                message = self._hear(peer, line, now_s)
+                if message is not None:
+                    found.append(message)
+            peer.flush()
+            self._watch(peer, now_s)
+        return found
+
+    def close(self) -> None:
+        """Let go of every way."""
+        if self._worker is not None:
+            self._worker.abandon()
+        for peer in list(self._peers):
+            self._drop(peer)
+        if self._listener is not None:
+            self._listener.close()  # type: ignore[attr-defined]
+            self._listener = self._accept = None
+        if self._epoll is not None:
+            self._epoll.close()
+            self._epoll = None
+
+    def _open(self) -> None:
+        device = find_port(self._root)
+        if device is not None:
+            try:
+                flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+                self._add(Peer(os.open(device, flags), lasting=True))
+            except OSError:
+                # Another agent may be letting go of it just now: tried again.
+                return
+        elif files.exists(self._root, VSOCK_PATH):
+            self._listen()
+
+    def _listen(self) -> None:
+        """Listen on vsock. `socket` would bring enums of a megabyte: what it is made of does."""
+        try:
+            import _socket
+
+            listener = _socket.socket(_socket.AF_VSOCK, _socket.SOCK_STREAM)
+            listener.setblocking(False)
+            listener.bind((_socket.VMADDR_CID_ANY, VSOCK_PORT))
+            listener.listen(_PEERS_LIMIT)
+        except (ImportError, AttributeError, OSError):
+            return
+        self._listener = listener
+        self._accept = listener._accept  # type: ignore[attr-defined]  # noqa: SLF001
+        self._register(listener.fileno())
+
+    def _take_callers(self) -> None:
+        """Take in whoever called over vsock, if it is the host: any guest process may call too."""
+        while self._accept is not None:
+            try:
+                fd, address = self._accept()
+            except OSError:
+                return
+            if address[0] != 2:  # type: ignore[index]  # VMADDR_CID_HOST
+                os.close(fd)
+                continue
+            os.set_blocking(fd, False)
+            os.set_inheritable(fd, False)
+            if len(self._peers) >= _PEERS_LIMIT:
+                self._drop(self._peers[0])
+            self._add(Peer(fd, lasting=False))
+
+    def _add(self, peer: Peer) -> None:
+        self._peers.append(peer)
+        self._register(peer.fd)
+        peer.send(wire.line_of({"event": "hello", "agent": __version__, "asks": list(DEADLINES_S)}))
+
+    def _register(self, fd: int) -> None:
+        # Edge-triggered: a virtio-serial port without a host is at its end, hence readable, all the
+        # time. An edge comes when a host connects or writes, and only then.
+        if self._epoll is None:
+            self._epoll = select.epoll()
+        try:
+            self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+        except OSError:
+            # A plain file, in tests: it is read at every look instead.
+            return
+
+    def _watch(self, peer: Peer, now_s: float) -> None:
+        """Drop a peer that has gone; do not listen to a flooding one for a second."""
+        if peer.gone:
+            self._drop(peer)
+        elif peer.is_flooding:
+            peer.quiet_until_s = now_s + FLOOD_PAUSE_S
+            self._forget(peer)
+        elif peer.quiet_until_s:
+            peer.quiet_until_s = 0.0
+            self._register(peer.fd)
+
+    def _forget(self, peer: Peer) -> None:
+        if self._epoll is not None:
+            try:
+                self._epoll.unregister(peer.fd)
+            except (OSError, ValueError):
+                return
+
+    def _drop(self, peer: Peer) -> None:
+        self._forget(peer)
+        self._peers.remove(peer)
+        if self._worker is not None and self._asked is not None and self._asked[0] is peer:
+            self._worker.abandon()
+        peer.close()
+
+    def _hear(self, peer: Peer, line: bytes, now_s: float) -> Record | None:
+        """Understand one line; a request is seen to at once."""
+        said = wire.parse(line)
+        if said is None:
+            return None
+        ask, number = said.get("ask"), said.get("id")
+        if said.get("v", wire.VERSION) != wire.VERSION:
+            text = f"this agent speaks version {wire.VERSION} only"
+            peer.send(wire.line_of({"event": "error", "ask": ask, "id": number, "text": text}))
+        elif isinstance(ask, str):
+            self._answer(peer, ask, number, now_s)
+        elif "urgency" in said:
+            return _urgency(said)
+        return None
+
+    def _answer(self, peer: Peer, ask: str, number: Scalar, now_s: float) -> None:
+        """Start the answer in a process of its own, or say why not."""
+        if ask not in DEADLINES_S:
+            _refuse(peer, ask, number, "not known; known are " + ", ".join(DEADLINES_S))
+        elif self._worker is not None:
+            _refuse(peer, ask, number, "another answer is being made", 0.2)
+        elif now_s < self._next_answer_s:
+            _refuse(peer, ask, number, "asked too often", self._next_answer_s - now_s)
         else:
-            code -= 0x10000
-            out.append(f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}")
-    return '"' + "".join(out) + '"'
+            self._fork(peer, ask, number, now_s)
+
+    def _fork(self, peer: Peer, ask: str, number: Scalar, now_s: float) -> None:
+        root, fd, until_s = self._root, peer.fd, time.monotonic() + DEADLINES_S[ask]
+
+        def make() -> None:
+            from giveback_agent import answers
+
+            answers.answer(root, ask, number, fd, until_s)
+
+        if not peer.has_room():
+            _refuse(peer, ask, number, "the host does not read", 1.0)
+            return
+        try:
+            self._worker = Worker(ask, make, now_s, DEADLINES_S[ask])
+        except OSError as error:
+            _refuse(peer, ask, number, f"no process: {os.strerror(error.errno or 0)}", 1.0)
+            return
+        peer.held = True
+        self._asked = (peer, ask, number)
+
+    def _reap(self, now_s: float) -> None:
+        """See to an answer that has ended, or takes too long."""
+        worker = self._worker
+        if worker is None or self._asked is None:
+            return
+        code = worker.poll()
+        if code is None:
+            if worker.overdue(now_s) and not worker.abandoned:
+                worker.abandon()
+            return
+        peer, ask, number = self._asked
+        self._worker = self._asked = None
+        self.answer_cpu_s += worker.cpu_s
+        self._next_answer_s = now_s + worker.cpu_s * (ANSWER_SHARE - 1)
+        peer.held = False
+        if code != DONE:
+            peer.end_line()
+            _refuse(peer, ask, number, "took too long" if worker.abandoned else "failed")
+        peer.flush()
 
 
-def encode(value: object) -> str:
-    """Return a JSON text of None, bools, numbers, strings, dicts and lists; anything else as a string."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        return repr(round(value, 6)) if value - value == 0 else "null"
-    if isinstance(value, dict):
-        return "{" + ",".join([f"{quote(str(k))}:{encode(v)}" for k, v in value.items()]) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join([encode(v) for v in value]) + "]"
-    return quote(str(value))
+def _refuse(peer: Peer, ask: str, number: Scalar, text: str, retry_s: float | None = None) -> None:
+    message: dict[str, object] = {"event": "error", "ask": ask[:40], "id": number, "text": text}
+    if retry_s is not None:
+        message["retry_s"] = round(retry_s, 3)
+    peer.send(wire.line_of(message))
+
+
+def _urgency(said: dict[str, Scalar]) -> Urgency | None:
+    """The host's need, or None where it is none that there is: nonsense changes nothing."""
+    urgency, lease_s = said.get("urgency"), said.get("lease_s")
+    if isinstance(urgency, bool) or not isinstance(urgency, int) or not 0 <= urgency <= 3:
+        return None
+    if isinstance(lease_s, bool) or not isinstance(lease_s, (int, float)):
+        return None
+    return Urgency(urgency, float(lease_s)) if 0 < lease_s <= LEASE_MOST_S else None
 
 
 def find_port(root: str) -> str | None:
@@ -59,35 +296,6 @@ def find_port(root: str) -> str | None:
             with open(files.under(root, f"{PORTS}/{name}/name")) as file:
                 if file.read(256).strip() == PORT_NAME:
                     return files.under(root, f"/dev/{name}")
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             continue
     return None
-
-
-class Link:
-    """The way to the host; `send` never raises and never waits."""
-
-    def __init__(self, root: str) -> None:
-        self._fd = -1
-        device = find_port(root)
-        if device is not None:
-            try:
-                self._fd = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            except OSError:
-                self._fd = -1
-
-    def send(self, **message: object) -> bool:
-        """Send one event; False where no host took it."""
-        if self._fd < 0:
-            return False
-        try:
-            os.write(self._fd, encode(message).encode() + b"\n")
-        except OSError:
-            return False
-        return True
-
-    def close(self) -> None:
-        """Let go of the port."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
