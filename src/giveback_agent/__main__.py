@@ -5,27 +5,43 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from giveback_agent.errors import AgentError
 
-COMMANDS = ("config", "doctor", "install", "release", "run", "status", "uninstall", "urgency")
+COMMANDS = (
+    "config",
+    "doctor",
+    "install",
+    "picture",
+    "release",
+    "repair",
+    "run",
+    "status",
+    "uninstall",
+    "urgency",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 2 for bad input."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        if words == ["run"]:
+        if words[-1:] == ["run"] and words[:-1:2] == ["--set"] * (len(words) // 2):
             from giveback_agent.commands.run import run_service
 
-            return run_service("/", [])
+            return run_service("/", words[1::2])
         return _parsed(words)
     except AgentError as error:
         sys.stderr.write(f"giveback-agent: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Python flushes stdout again at exit: give it somewhere harmless to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _parsed(words: list[str]) -> int:

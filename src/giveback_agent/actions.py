@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 SYNC = "sync"
 SLAB = "slab"
+COLD = "reclaim cold"
 RECLAIM = "reclaim"
 DROP = "drop"
 COMPACT = "compact"
@@ -22,13 +23,17 @@ PASS_BEGIN = "pass begin"
 PASS_END = "pass end"
 
 # These run in a worker, one at a time; the others are done at once.
-IN_WORKER = (SYNC, SLAB, RECLAIM, DROP, COMPACT, NUDGE)
+IN_WORKER = (SYNC, SLAB, COLD, RECLAIM, DROP, COMPACT)
 
 URGENCY_CALM, URGENCY_ALONE, URGENCY_TIGHT, URGENCY_STARVING = 0, 1, 2, 3
 
 
 class Action(Record):
-    """One thing to do: `amount_bytes` for RECLAIM, `order` for LOWER, `what` for DROP; `why` in words."""
+    """One thing to do: `amount_bytes` for COLD and RECLAIM, `order` for LOWER, `what` for DROP.
+
+    COLD takes what was not read again, as far as the kernel can tell; RECLAIM takes what the kernel
+    gives. `why` is for people.
+    """
 
     kind: str
     why: str = ""
@@ -56,11 +61,14 @@ class Capabilities(Record):
     reclaim: bool
     drop_caches: bool
     compaction: bool
-    cold_is_known: bool = True
+    cold_method: str = "none"
 
 
 class Observation(Record):
-    """All that a decision rests on: the guest, how busy it is, what of ours runs, what came of the last."""
+    """All that a decision rests on: the guest, how busy it is, what of ours runs, what came of the last.
+
+    `reports` counts the reports that the kernel has made to the host, where that is seen.
+    """
 
     snapshot: Snapshot
     gate: GateState
@@ -68,3 +76,4 @@ class Observation(Record):
     running: str | None = None
     outcome: Outcome | None = None
     lowered: bool = False
+    reports: int | None = None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent import files
+from giveback_agent import bounded, files
 from giveback_agent.actions import Capabilities
 from giveback_agent.kernel import compaction, page_reporting, reclaim
+
+PROBE_TIMEOUT_S = 20.0
 
 
 def probe(root: str) -> Capabilities:
@@ -22,5 +24,17 @@ def probe(root: str) -> Capabilities:
         order_settable=reporting.order_settable,
         reclaim=path is not None and reclaim.is_permitted(root, path),
         drop_caches=os.access(files.under(root, reclaim.DROP_CACHES_PATH), os.W_OK),
+        cold_method=_cold_method(root),
         compaction=compaction.is_available(root) and compaction.is_permitted(root),
     )
+
+
+def _cold_method(root: str) -> str:
+    """Ask in a child: what can take cold cache is imported where it is used, never by the service."""
+
+    def ask() -> bytes:
+        from giveback_agent import cold_cache
+
+        return cold_cache.probe(root).encode()
+
+    return bounded.in_child(ask, PROBE_TIMEOUT_S).output.decode("ascii", "replace") or "none"

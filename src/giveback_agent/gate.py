@@ -19,7 +19,10 @@ SLACK = "slack"
 IDLE = "idle"
 
 # Above this share of all CPUs even steps at SCHED_IDLE would be felt (shared caches, TLB flushes).
-SLACK_BUSY_PERCENT = 60
+BUSY_PERCENT = 60
+# Steps in a guest that works wait until it has been this calm for so long.
+SLACK_BUSY_PERCENT = 40
+SLACK_WINDOW_S = 10.0
 MEMORY_STALL_PERCENT = 2.0
 IO_STALL_PERCENT = 15.0
 # The work of an interval shorter than this is noise: one tick is 10 ms.
@@ -40,6 +43,7 @@ class GateState(Record):
     cpustat: CpuStat | None = None
     stalls: Stalls = Stalls()
     calm_since_s: float | None = None
+    slack_since_s: float | None = None
     level: str = BUSY
     busy_percent: float = 100.0
     work_cpu_s: float = 0.0
@@ -83,16 +87,31 @@ def look(
     percent = min(100.0, 100.0 * work_s / (interval_s * max(1, cpustat.cpus)))
     stalled = _stalled(state.stalls, stalls, interval_s)
     calm = percent <= idle_busy_percent and not stalled
-    calm_since = (
-        (state.calm_since_s if state.calm_since_s is not None else state.at_s) if calm else None
+    calm_since = _since(state.calm_since_s, state.at_s, calm)
+    slack_since = _since(
+        state.slack_since_s, state.at_s, percent <= SLACK_BUSY_PERCENT and not stalled
     )
     if calm_since is not None and now_s - calm_since >= window_s:
         level = IDLE
-    elif percent <= SLACK_BUSY_PERCENT and not stalled:
+    elif percent <= BUSY_PERCENT and not stalled:
         level = SLACK
     else:
         level = BUSY
-    return GateState(now_s, cpustat, stalls, calm_since, level, percent, state.work_cpu_s + work_s)
+    worked_s = state.work_cpu_s + work_s
+    return GateState(now_s, cpustat, stalls, calm_since, slack_since, level, percent, worked_s)
+
+
+def has_slack(state: GateState) -> bool:
+    """Spare CPU and no stall for long enough that a small step will not be felt."""
+    if state.level == BUSY or state.at_s is None or state.slack_since_s is None:
+        return False
+    return state.at_s - state.slack_since_s >= SLACK_WINDOW_S
+
+
+def _since(since_s: float | None, at_s: float, holds: bool) -> float | None:
+    if not holds:
+        return None
+    return at_s if since_s is None else since_s
 
 
 def _used_s(before: CpuStat, after: CpuStat, ticks_per_s: int, user_only: bool) -> float | None:

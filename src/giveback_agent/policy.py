@@ -1,6 +1,6 @@
 """The adaptive policy: what to do next in this guest. Pure: no clock, no I/O.
 
-A pass is slab -> cold cache -> compact -> deep report. It begins when the guest is idle and there is
+A pass is cold cache -> slab -> compact -> deep report. It begins when the guest is idle and there is
 something to gain, goes one step at a time, and ends at once when work comes back. Between passes
 nothing is done until enough memory has become free, cached or fragmented again.
 """
@@ -8,8 +8,9 @@ nothing is done until enough memory has become free, cached or fragmented again.
 from __future__ import annotations
 
 from giveback_agent import actions as act
-from giveback_agent import gate
+from giveback_agent import cache_floor, deep_report, gate
 from giveback_agent.actions import Action, Capabilities, Observation, Outcome
+from giveback_agent.cache_floor import FloorState
 from giveback_agent.record import Record, replace
 
 TYPE_CHECKING = False
@@ -23,20 +24,21 @@ LEAST_GAIN_BYTES = 16 * MIB
 LEAST_GAIN_PERCENT = 1
 RECLAIM_STEP_BYTES = 128 * MIB
 SLACK_STEP_DIVISOR = 64
+# Reclaimable slab above this part of RAM is worth its price.
+SLAB_DIVISOR = 16
 SLACK_PERIOD_S = 10.0
-# The kernel reports about 1/16 of each free list every 2 s (mm/page_reporting.c).
-DRAIN_S = 34.0
-NUDGE_PERIOD_S = 8.0
-# Work since the last pass that may have dirtied reported memory without changing the totals.
+# After a pass of which nothing is known to be left, look no sooner than this.
+REST_S = 10.0
+# Cache that was kept may have grown cold all the same: try again this long after a pass.
+RETRY_COLD_S = 3600.0
+# A pass that was cut short is not begun again at once, or short pauses would cost the work.
+CUT_SHORT_REST_S = 20.0
+# Work since the last pass that may have used and freed memory without changing the totals.
 STALE_WORK_CPU_S = 2.0
-COMPACT_WORTH_BYTES = 16 * MIB
 COMPACT_BACKOFF_FIRST_S = 60.0
 COMPACT_BACKOFF_MAX_S = 3600.0
-# A refault rate above this says that the working set was cut.
-REFAULT_LIMIT_BYTES = 4 * MIB
-FLOOR_RAISE_BYTES = 64 * MIB
-FLOOR_DECAY_S = 600.0
-MEMORY_TIGHT_PERCENT = 6
+# The guest is short of memory by its own account.
+TIGHT_AVAILABLE_PERCENT = 6
 
 
 class PolicyState(Record):
@@ -44,20 +46,18 @@ class PolicyState(Record):
 
     todo: tuple[str, ...] = ()
     in_pass: bool = False
-    pass_started_s: float = 0.0
-    pass_begin: Snapshot | None = None
-    reclaim_left_bytes: int = 0
+    goal_bytes: int = 0
     before_compact_trapped_bytes: int = 0
-    hold_until_s: float | None = None
-    next_nudge_s: float = 0.0
-    pass_ended_s: float | None = None
+    lowered_s: float | None = None
+    reports: int | None = None
+    reported_s: float = 0.0
+    rest_until_s: float = 0.0
     after_pass: Snapshot | None = None
     after_pass_work_cpu_s: float = 0.0
+    after_pass_urgency: int = act.URGENCY_ALONE
     compact_after_s: float = 0.0
     compact_backoff_s: float = COMPACT_BACKOFF_FIRST_S
-    floor_bytes: int = 0
-    floor_changed_s: float = 0.0
-    refaults_seen: int | None = None
+    floor: FloorState = FloorState()
     next_slack_step_s: float = 0.0
 
 
@@ -65,7 +65,9 @@ def decide(
     seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
 ) -> tuple[tuple[Action, ...], PolicyState]:
     """Return what to do now and the state to come back with. Never more than one step at a time."""
-    state = _learn_floor(seen, state, settings)
+    if not state.in_pass:
+        floor = cache_floor.learn(state.floor, seen.snapshot, settings.cache_floor_bytes)
+        state = replace(state, floor=floor)
     if seen.running is not None:
         if _must_stop(seen):
             # The order first of all: lowered, it costs the work something at every page it frees.
@@ -80,97 +82,111 @@ def decide(
         return _next_step(seen, state, settings, can)
     if _must_stop(seen):
         return (), state
-    if seen.gate.level == gate.IDLE and _worth_a_pass(seen, state, settings, can):
+    if seen.gate.level == gate.IDLE and _is_worth_a_pass(seen, state, settings, can):
         return _begin_pass(seen, state, settings, can)
     return _slack_step(seen, state, settings, can)
 
 
 def cache_goal_bytes(snapshot: Snapshot, floor_bytes: int, urgency: int) -> int:
-    """How much cache to take: none at urgency 0, the cold part at 1, the warm too at 2 and 3."""
+    """Return how much cache to take: none at urgency 0, the cold part at 1, the warm too at 2 and 3."""
     if urgency <= act.URGENCY_CALM:
         return 0
     above_floor = max(0, snapshot.cache_bytes - floor_bytes)
+    cold = min(snapshot.cold_cache_bytes, above_floor)
     if urgency == act.URGENCY_ALONE:
-        return min(snapshot.cold_cache_bytes, above_floor)
-    if urgency == act.URGENCY_TIGHT:
-        return max(min(snapshot.cold_cache_bytes, above_floor), above_floor // 2)
-    return above_floor
+        return cold
+    return max(cold, above_floor // 2) if urgency == act.URGENCY_TIGHT else above_floor
 
 
 def floor_bytes(state: PolicyState, settings: Settings, urgency: int) -> int:
-    """The cache that stays: the setting's floor, and what refaults have taught unless the host starves."""
-    learned = state.floor_bytes if urgency <= act.URGENCY_ALONE else 0
+    """Return the cache that stays: the setting's floor, and unless the host starves the learned one."""
+    learned = state.floor.learned_bytes if urgency <= act.URGENCY_ALONE else 0
     return max(settings.cache_floor_bytes, learned)
 
 
-def _must_stop(seen: Observation) -> bool:
-    """Work is back, or the guest itself is short of memory: then the agent keeps its hands off."""
-    return seen.gate.level == gate.BUSY or is_tight(seen.snapshot)
-
-
 def is_tight(snapshot: Snapshot) -> bool:
-    """The guest is short of memory by its own account."""
+    """Tell whether the guest itself is short of memory: then the agent keeps its hands off."""
+    memory = snapshot.meminfo
     if snapshot.below_low_watermark:
         return True
-    memory = snapshot.meminfo
-    return memory.mem_available_bytes * 100 < memory.mem_total_bytes * MEMORY_TIGHT_PERCENT
+    return memory.mem_available_bytes * 100 < memory.mem_total_bytes * TIGHT_AVAILABLE_PERCENT
+
+
+def _must_stop(seen: Observation) -> bool:
+    return seen.gate.level == gate.BUSY or is_tight(seen.snapshot)
 
 
 def _least_gain(snapshot: Snapshot) -> int:
     return max(LEAST_GAIN_BYTES, snapshot.meminfo.mem_total_bytes * LEAST_GAIN_PERCENT // 100)
 
 
-def _worth_a_pass(
+def _serves_reporting(settings: Settings, can: Capabilities) -> bool:
+    return bool(can.reporting) and settings.page_reporting
+
+
+def _is_worth_a_pass(
     seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
 ) -> bool:
-    now, least = seen.snapshot, _least_gain(seen.snapshot)
-    cache = _reclaimable(seen, state, settings, can)
-    if cache >= least:
+    now, last, least = seen.snapshot, state.after_pass, _least_gain(seen.snapshot)
+    if now.monotonic_s < state.rest_until_s and seen.urgency <= state.after_pass_urgency:
+        return False
+    goal = _goal(seen, state, settings, can)
+    if last is None or seen.urgency > state.after_pass_urgency:
+        trapped = now.trapped_bytes or 0 if _serves_reporting(settings, can) else 0
+        return goal >= least or trapped >= least
+    new_cache = now.cache_bytes - last.cache_bytes
+    if goal >= least and (new_cache >= least or now.monotonic_s - last.monotonic_s > RETRY_COLD_S):
         return True
-    if not can.reporting or not settings.page_reporting:
+    if not _serves_reporting(settings, can):
         return False
-    trapped = now.trapped_bytes or 0
-    last = state.after_pass
-    if last is None:
-        return trapped >= least
-    if now.monotonic_s - last.monotonic_s < SLACK_PERIOD_S:
-        return False
-    grown = trapped - (last.trapped_bytes or 0)
-    worked = seen.gate.work_cpu_s - state.after_pass_work_cpu_s
-    # Memory that was reported and then used and freed again is trapped anew: the totals do not show it.
-    return grown >= least or (
-        trapped >= 2 * least and worked >= STALE_WORK_CPU_S * now.cpustat.cpus
-    )
+    grown = (now.trapped_bytes or 0) - (last.trapped_bytes or 0)
+    worked_s = seen.gate.work_cpu_s - state.after_pass_work_cpu_s
+    # Memory that was reported and then used and freed again is trapped anew: totals do not show it.
+    stale = worked_s >= STALE_WORK_CPU_S * now.cpustat.cpus
+    return grown >= least or (stale and (now.trapped_bytes or 0) >= 2 * least)
 
 
-def _reclaimable(
-    seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
-) -> int:
-    if not can.reclaim and not can.drop_caches:
-        return 0
-    return cache_goal_bytes(seen.snapshot, floor_bytes(state, settings, seen.urgency), seen.urgency)
+def _goal(seen: Observation, state: PolicyState, settings: Settings, can: Capabilities) -> int:
+    """Return the cache bytes to take with what this kernel offers at this urgency."""
+    goal = cache_goal_bytes(seen.snapshot, floor_bytes(state, settings, seen.urgency), seen.urgency)
+    if seen.urgency <= act.URGENCY_ALONE:
+        # Cold and warm must be told apart, or else the cache stays.
+        return goal if can.cold_method != "none" else 0
+    return goal if can.reclaim or can.drop_caches else 0
 
 
 def _begin_pass(
     seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
 ) -> tuple[tuple[Action, ...], PolicyState]:
-    goal = _reclaimable(seen, state, settings, can)
-    todo = [act.SYNC, act.SLAB] if goal and can.drop_caches else []
-    if goal and can.reclaim:
-        todo.append(act.RECLAIM)
-    if can.reporting and settings.page_reporting:
+    goal = _goal(seen, state, settings, can)
+    todo = _cache_steps(seen, can) if goal else []
+    if _serves_reporting(settings, can):
         if can.compaction and settings.idle_threshold != 0:
             todo.append(act.COMPACT)
-        if _deep_order(settings, can) is not None:
-            todo.append(act.LOWER)
-    now = seen.snapshot
-    state = replace(
-        state, todo=tuple(todo), in_pass=True, pass_started_s=now.monotonic_s, pass_begin=now,
-        reclaim_left_bytes=goal, hold_until_s=None,
-    )  # fmt: skip
+        todo.append(act.LOWER if _deep_order(settings, can) is not None else act.NUDGE)
+    state = replace(state, todo=tuple(todo), in_pass=True, goal_bytes=goal, lowered_s=None)
     begun = Action(act.PASS_BEGIN, f"idle at {seen.gate.busy_percent:.0f} % busy")
     more, state = _next_step(seen, state, settings, can)
     return (begun, *more), state
+
+
+def _cache_steps(seen: Observation, can: Capabilities) -> list[str]:
+    """Dirty pages cannot be taken, so sync first; cached pages pin their inodes, so slab last.
+
+    Slab has no gentle request: dropped dentries and inodes cost the next read a third more CPU
+    (docs/cold-cache.md), so only where there is much of it, or the host needs it.
+    """
+    steps = [act.SYNC]
+    if can.cold_method != "none":
+        steps.append(act.COLD)
+    pressed = seen.urgency > act.URGENCY_ALONE
+    if pressed:
+        steps.append(act.RECLAIM if can.reclaim else act.DROP)
+    memory = seen.snapshot.meminfo
+    much = memory.s_reclaimable_bytes * SLAB_DIVISOR > memory.mem_total_bytes
+    if can.drop_caches and (pressed or much):
+        steps.append(act.SLAB)
+    return steps
 
 
 def _deep_order(settings: Settings, can: Capabilities) -> int | None:
@@ -182,81 +198,115 @@ def _deep_order(settings: Settings, can: Capabilities) -> int | None:
 def _next_step(
     seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
 ) -> tuple[tuple[Action, ...], PolicyState]:
-    now = seen.snapshot
-    if state.hold_until_s is not None:
+    if state.lowered_s is not None:
         return _hold(seen, state)
     while state.todo:
-        step, rest = state.todo[0], state.todo[1:]
-        if step == act.RECLAIM:
-            amount = min(RECLAIM_STEP_BYTES, state.reclaim_left_bytes)
-            if amount <= 0:
-                state = replace(state, todo=rest)
-                continue
-            state = replace(state, reclaim_left_bytes=state.reclaim_left_bytes - amount)
-            return (Action(act.RECLAIM, "cold cache", amount_bytes=amount),), state
-        state = replace(state, todo=rest)
-        if step == act.COMPACT:
-            if (
-                now.trapped_bytes or 0
-            ) < COMPACT_WORTH_BYTES or now.monotonic_s < state.compact_after_s:
-                continue
-            state = replace(state, before_compact_trapped_bytes=now.trapped_bytes or 0)
-            return (
-                Action(act.COMPACT, f"{(now.trapped_bytes or 0) // MIB} MiB are trapped"),
-            ), state
-        if step == act.LOWER:
-            if (now.trapped_bytes or 0) < LEAST_GAIN_BYTES:
-                continue
-            state = replace(
-                state,
-                hold_until_s=now.monotonic_s + DRAIN_S,
-                next_nudge_s=now.monotonic_s + NUDGE_PERIOD_S,
-            )
-            lower = Action(act.LOWER, "trapped memory is left", order=_deep_order(settings, can))
-            return (lower, Action(act.NUDGE, "start a pass of reporting")), state
-        return (Action(step, step),), state
+        step = state.todo[0]
+        state = replace(state, todo=state.todo[1:])
+        action = _action(step, seen, state, settings, can)
+        if action is None:
+            continue
+        if action.kind == act.COMPACT:
+            trapped = seen.snapshot.trapped_bytes or 0
+            state = replace(state, before_compact_trapped_bytes=trapped)
+        if action.kind == act.RECLAIM:
+            state = _after_reclaim_step(state, action.amount_bytes)
+        if action.kind == act.LOWER:
+            now_s = seen.snapshot.monotonic_s
+            state = replace(state, lowered_s=now_s, reports=seen.reports, reported_s=now_s)
+            return (action, Action(act.NUDGE, "start a pass of reporting")), state
+        return (action,), state
     return _end_pass(seen, state, "done")
 
 
+def _after_reclaim_step(state: PolicyState, taken_bytes: int) -> PolicyState:
+    """Plain reclaim goes in bounded steps, so that returning work waits for one of them at most."""
+    left = state.goal_bytes - taken_bytes
+    todo = (act.RECLAIM, *state.todo) if left > 0 else state.todo
+    return replace(state, goal_bytes=max(0, left), todo=todo)
+
+
+def _action(
+    step: str, seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
+) -> Action | None:
+    """Return the step as an action, or None where it is not worth it now."""
+    now = seen.snapshot
+    trapped = now.trapped_bytes or 0
+    if step == act.COLD:
+        untaught = seen.urgency > act.URGENCY_ALONE
+        why = (
+            "cold cache, the warm too where they cannot be told apart" if untaught else "cold cache"
+        )
+        return Action(act.COLD, why, amount_bytes=state.goal_bytes, what=int(untaught))
+    if step in (act.RECLAIM, act.DROP) and seen.urgency <= act.URGENCY_ALONE:
+        # The need is over since the pass began: the warm cache stays.
+        return None
+    if step == act.RECLAIM:
+        # What the cold step has taken already counts.
+        goal = min(state.goal_bytes, _goal(seen, state, settings, can))
+        amount = min(RECLAIM_STEP_BYTES, goal)
+        return Action(act.RECLAIM, "the host needs it", amount_bytes=amount) if amount > 0 else None
+    if step == act.DROP:
+        return Action(act.DROP, "the host needs it", what=1)
+    if step == act.COMPACT:
+        if trapped < LEAST_GAIN_BYTES or now.monotonic_s < state.compact_after_s:
+            return None
+        return Action(act.COMPACT, f"{trapped // MIB} MiB are trapped")
+    if step == act.LOWER:
+        if trapped < deep_report.LEAST_GAIN_BYTES:
+            return None
+        return Action(act.LOWER, "trapped memory is left", order=_deep_order(settings, can))
+    return Action(step, "start a pass of reporting" if step == act.NUDGE else step)
+
+
 def _hold(seen: Observation, state: PolicyState) -> tuple[tuple[Action, ...], PolicyState]:
+    """Wait while the kernel reports; it is over when it falls silent, or has had its time."""
     now_s = seen.snapshot.monotonic_s
-    if state.hold_until_s is not None and now_s >= state.hold_until_s:
+    if seen.reports is not None and seen.reports != state.reports:
+        state = replace(state, reports=seen.reports, reported_s=now_s)
+    held_s = now_s - (state.lowered_s if state.lowered_s is not None else now_s)
+    quiet_s = None if seen.reports is None else now_s - state.reported_s
+    if deep_report.drained(held_s, quiet_s):
         return _end_pass(seen, state, "done")
-    if now_s >= state.next_nudge_s:
-        state = replace(state, next_nudge_s=now_s + NUDGE_PERIOD_S)
-        return (Action(act.NUDGE, "keep reporting going"),), state
     return (), state
 
 
 def _end_pass(
     seen: Observation, state: PolicyState, why: str
 ) -> tuple[tuple[Action, ...], PolicyState]:
-    restore = (Action(act.RESTORE, why),) if seen.lowered or state.hold_until_s is not None else ()
+    restore: tuple[Action, ...] = ()
+    if seen.lowered or state.lowered_s is not None:
+        restore = (Action(act.RESTORE, why),)
+    now, whole = seen.snapshot, why == "done"
     state = replace(
-        state, todo=(), in_pass=False, hold_until_s=None, reclaim_left_bytes=0,
-        pass_ended_s=seen.snapshot.monotonic_s,
-        after_pass=seen.snapshot if why == "done" else state.after_pass,
+        state,
+        todo=(),
+        in_pass=False,
+        lowered_s=None,
+        goal_bytes=0,
+        rest_until_s=now.monotonic_s + (REST_S if whole else CUT_SHORT_REST_S),
+        after_pass=now if whole else state.after_pass,
         after_pass_work_cpu_s=seen.gate.work_cpu_s,
-        refaults_seen=_refaults(seen.snapshot),
-    )  # fmt: skip
+        after_pass_urgency=seen.urgency if whole else state.after_pass_urgency,
+        floor=cache_floor.settle(state.floor, now),
+    )
     return (*restore, Action(act.PASS_END, why)), state
 
 
 def _take_outcome(seen: Observation, outcome: Outcome, state: PolicyState) -> PolicyState:
     """Learn from a finished step: compaction that gained nothing is tried again later and later."""
+    if outcome.kind == act.RECLAIM and not outcome.ok:
+        return replace(state, goal_bytes=0)
     if outcome.kind != act.COMPACT:
-        if outcome.kind == act.RECLAIM and not outcome.ok:
-            return replace(state, reclaim_left_bytes=0)
         return state
-    gained = state.before_compact_trapped_bytes - (seen.snapshot.trapped_bytes or 0)
+    before = state.before_compact_trapped_bytes
+    gained = before - (seen.snapshot.trapped_bytes or 0)
     now_s = seen.snapshot.monotonic_s
-    if outcome.ok and gained >= max(
-        LEAST_GAIN_BYTES // 2, state.before_compact_trapped_bytes // 16
-    ):
+    if outcome.ok and gained >= max(LEAST_GAIN_BYTES // 2, before // 16):
         return replace(state, compact_backoff_s=COMPACT_BACKOFF_FIRST_S, compact_after_s=now_s)
-    backoff = min(COMPACT_BACKOFF_MAX_S, state.compact_backoff_s * 2)
+    backoff_s = min(COMPACT_BACKOFF_MAX_S, state.compact_backoff_s * 2)
     return replace(
-        state, compact_after_s=now_s + state.compact_backoff_s, compact_backoff_s=backoff
+        state, compact_after_s=now_s + state.compact_backoff_s, compact_backoff_s=backoff_s
     )
 
 
@@ -265,45 +315,13 @@ def _slack_step(
 ) -> tuple[tuple[Action, ...], PolicyState]:
     """A guest that is never idle still gives cold cache back, a little at a time."""
     now = seen.snapshot
-    if (
-        seen.gate.level != gate.SLACK
-        or now.monotonic_s < state.next_slack_step_s
-        or not can.reclaim
-    ):
+    wanted = seen.gate.level == gate.SLACK and gate.has_slack(seen.gate)
+    if not wanted or now.monotonic_s < state.next_slack_step_s or can.cold_method == "none":
         return (), state
-    goal = _reclaimable(seen, state, settings, can)
-    amount = min(goal, now.meminfo.mem_total_bytes // SLACK_STEP_DIVISOR)
+    amount = min(
+        _goal(seen, state, settings, can), now.meminfo.mem_total_bytes // SLACK_STEP_DIVISOR
+    )
     if amount < LEAST_GAIN_BYTES:
         return (), state
     state = replace(state, next_slack_step_s=now.monotonic_s + SLACK_PERIOD_S)
-    return (Action(act.RECLAIM, "slack", amount_bytes=amount),), state
-
-
-def _refaults(snapshot: Snapshot) -> int | None:
-    return None if snapshot.vmstat is None else snapshot.vmstat.workingset_refault_file
-
-
-def _learn_floor(seen: Observation, state: PolicyState, settings: Settings) -> PolicyState:
-    """Refaults say that cache was taken which the work wanted: raise the floor; long quiet lowers it."""
-    now, refaults = seen.snapshot, _refaults(seen.snapshot)
-    if refaults is None:
-        return state
-    before = state.refaults_seen
-    if before is None or refaults < before:
-        return replace(state, refaults_seen=refaults)
-    page_bytes = now.buddy.page_size_bytes if now.buddy is not None else 4096
-    came_back = (refaults - before) * page_bytes
-    if came_back >= REFAULT_LIMIT_BYTES:
-        raised = max(state.floor_bytes, settings.cache_floor_bytes) + came_back + FLOOR_RAISE_BYTES
-        limit = now.meminfo.mem_total_bytes // 2
-        return replace(
-            state,
-            refaults_seen=refaults,
-            floor_bytes=min(raised, limit),
-            floor_changed_s=now.monotonic_s,
-        )
-    if state.floor_bytes and now.monotonic_s - state.floor_changed_s > FLOOR_DECAY_S:
-        return replace(
-            state, floor_bytes=state.floor_bytes * 3 // 4, floor_changed_s=now.monotonic_s
-        )
-    return state
+    return (Action(act.COLD, "slack", amount_bytes=amount),), state

@@ -24,6 +24,9 @@ URGENCY_MOST_S = 86_400.0
 class AlreadyRunningError(AgentError):
     """Another agent serves this guest; `pid` is its process id, or None where it is not told."""
 
+    # Not 1: the unit must not start again what can only refuse again.
+    exit_code = 2
+
     def __init__(self, pid: int | None) -> None:
         who = f"pid {pid}" if pid else "its pid is not known"
         super().__init__(

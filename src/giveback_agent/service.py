@@ -10,15 +10,23 @@ import select
 import time
 
 from giveback_agent import actions as act
-from giveback_agent import gate, passes, policy, policy_wsl, runtime, signals, steps
+from giveback_agent import (
+    deep_report,
+    gate,
+    passes,
+    policy,
+    policy_wsl,
+    runtime,
+    signals,
+    steps,
+)
 from giveback_agent.actions import Action, Observation, Outcome
 from giveback_agent.capabilities import probe
-from giveback_agent.errors import KernelFileError
+from giveback_agent.errors import AgentError, KernelFileError
 from giveback_agent.kernel import kmsg
 from giveback_agent.kernel.cpustat import read_cpustat
 from giveback_agent.kernel.pressure import read_pressure
 from giveback_agent.link import Link
-from giveback_agent.order import OrderGuard
 from giveback_agent.snapshot import take
 from giveback_agent.worker import DONE, Worker, become_idle_class
 
@@ -38,6 +46,8 @@ QUIET_PERIOD_S = 10.0
 QUIET_LOOKS = 5
 # A full picture of a quiet guest is taken at every sixth look only.
 QUIET_SNAPSHOT_EVERY = 6
+# Steps that a host's chart knows by other names.
+MARKS = {act.LOWER: "deep", act.COLD: "reclaim", act.DROP: "reclaim"}
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -52,7 +62,7 @@ class Service:
         self._say = say
         self._classic_line = passes.WSL_LINE if under_wsl else passes.CLASSIC_LINE
         self._link = Link(root)
-        self._order = OrderGuard(root)
+        self._lowered = False
         self._can = probe(root)
         self._state = policy.PolicyState()
         self._wsl_state = policy_wsl.WslState()
@@ -80,6 +90,8 @@ class Service:
         for number in (signals.SIGTERM, signals.SIGINT):
             signals.signal(number, self._on_stop)
         signals.signal(signals.SIGUSR1, self._on_urgency)
+        # A worker that ends wakes the service: the next step need not wait for the next look.
+        signals.signal(signals.SIGCHLD, self._on_child)
         self._greet()
         try:
             while not self._stop:
@@ -90,11 +102,7 @@ class Service:
         return 0
 
     def _greet(self) -> None:
-        repaired = self._order.repair()
-        if repaired is not None:
-            self._say(
-                f"giveback-agent: report order {repaired} restored: an agent before this one was killed"
-            )
+        self._repair()
         self._say(f"giveback-agent: started, mode {self._settings.mode}")
         if self._can.reporting is False:
             self._say(
@@ -102,6 +110,18 @@ class Service:
                 "back to the host and nothing is compacted for it; see `giveback-agent doctor`"
             )
         self._publish()
+
+    def _repair(self) -> None:
+        """Put right what an agent before this one left changed when it was killed."""
+        try:
+            repaired = deep_report.repair(self._root)
+        except KernelFileError as error:
+            self._complain(f"{error}: the report order is still lowered")
+            return
+        if repaired.order is not None:
+            self._say(
+                f"giveback-agent: report order {repaired.order} restored after a killed agent"
+            )
 
     def _close(self) -> None:
         if self._worker is not None:
@@ -124,6 +144,9 @@ class Service:
         )
         self._looks = 0
 
+    def _on_child(self, number: int, frame: object) -> None:
+        del number, frame
+
     def _urgency_now(self, now_s: float) -> int:
         if self._urgency is not None and now_s < self._urgency[1]:
             return self._urgency[0]
@@ -140,6 +163,9 @@ class Service:
 
     def _period_s(self) -> float:
         if self._worker is not None or self._in_pass() or self._queue:
+            return PASS_PERIOD_S
+        if self._gate.calm_since_s is not None and self._gate.level != gate.IDLE:
+            # Work has just ended, it seems: do not be late.
             return PASS_PERIOD_S
         return QUIET_PERIOD_S if self._looks > QUIET_LOOKS else WATCH_PERIOD_S
 
@@ -197,7 +223,12 @@ class Service:
         return self._looks <= QUIET_LOOKS or self._looks % QUIET_SNAPSHOT_EVERY == 0
 
     def _decide(self, now_s: float) -> None:
-        snapshot = take(self._root, now_s, detail=not self._in_pass())
+        snapshot = take(
+            self._root,
+            now_s,
+            detail=not self._in_pass(),
+            report_order=self._can.order if self._lowered else None,
+        )
         self._last = snapshot
         running = None if self._worker is None else self._worker.kind
         if running is None:
@@ -208,7 +239,8 @@ class Service:
             self._urgency_now(now_s),
             running,
             self._outcome,
-            self._order.lowered,
+            self._lowered,
+            deep_report.read_reports(self._root) if self._lowered else None,
         )
         if running is None:
             self._outcome = None
@@ -244,12 +276,14 @@ class Service:
         while self._queue and self._worker is None and self._outcome is None:
             action = self._queue.pop(0)
             self._say(f"giveback-agent: {_words(action)}{self._seen()}")
-            self._tell("deep" if action.kind == act.LOWER else action.kind, _words(action))
+            self._tell(MARKS.get(action.kind, action.kind), _words(action))
             self._before = self._last
             if self._settings.dry_run:
                 self._outcome = Outcome(action.kind, True)
             elif action.kind == act.LOWER:
-                self._lower(action)
+                self._lower(action.order or 0)
+            elif action.kind == act.NUDGE:
+                self._nudge()
             else:
                 self._fork(action, now_s)
 
@@ -295,11 +329,10 @@ class Service:
             return
         step = self._passes.note(self._outcome, self._before, now)
         self._before = None
-        if step.kind != act.NUDGE:
-            self._say(
-                f"giveback-agent: {step.kind} {step.end}: gained {step.gain_bytes // MIB} MiB "
-                f"in {step.took_s:.1f} s, {step.cpu_s:.2f} s of CPU"
-            )
+        self._say(
+            f"giveback-agent: {step.kind} {step.end}: gained {step.gain_bytes // MIB} MiB "
+            f"in {step.took_s:.1f} s, {step.cpu_s:.2f} s of CPU"
+        )
 
     def _end_pass(self, now: Snapshot, why: str) -> None:
         record = self._passes.finish(now, why)
@@ -309,20 +342,27 @@ class Service:
             self._say(line)
             self._publish()
 
-    def _lower(self, action: Action) -> None:
+    def _lower(self, order: int) -> None:
         try:
-            self._order.lower(action.order or 0)
-        except KernelFileError as error:
+            deep_report.lower(self._root, order)
+            self._lowered = True
+        except AgentError as error:
             self._complain(str(error))
 
+    def _nudge(self) -> None:
+        refused = steps.start_reporting(self._root)
+        if refused:
+            self._complain(f"no pass of reporting could be started: {refused}")
+
     def _restore(self, why: str) -> None:
-        if not self._order.lowered:
+        if not self._lowered:
             return
         try:
-            order = self._order.restore()
+            order = deep_report.restore(self._root)
         except KernelFileError as error:
             self._complain(f"{error}: the report order is not restored yet")
             return
+        self._lowered = False
         self._tell("restore", f"report order {order}: {why}")
 
     def _tell(self, step: str, text: str) -> None:
@@ -357,7 +397,7 @@ def _as_dict(record: passes.PassRecord) -> dict[str, object]:
 
 
 def _words(action: Action) -> str:
-    if action.kind == act.RECLAIM:
+    if action.kind in (act.RECLAIM, act.COLD):
         return f"reclaim {action.amount_bytes // MIB} MiB: {action.why}"
     if action.kind == act.LOWER:
         return f"lower the report order to {action.order}: {action.why}"

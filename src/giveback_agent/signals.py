@@ -6,6 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from signal import (
         SIG_DFL,
+        SIGCHLD,
         SIGHUP,
         SIGINT,
         SIGKILL,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 else:
     from _signal import (
         SIG_DFL,
+        SIGCHLD,
         SIGHUP,
         SIGINT,
         SIGKILL,
@@ -27,6 +29,7 @@ else:
     )
 
 __all__ = [
+    "SIGCHLD",
     "SIGHUP",
     "SIGINT",
     "SIGKILL",

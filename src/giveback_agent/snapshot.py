@@ -47,19 +47,27 @@ class Snapshot(Record):
 
 
 def take(
-    root: str, monotonic_s: float, detail: bool = False, pageblock_order: int | None = None
+    root: str,
+    monotonic_s: float,
+    detail: bool = False,
+    pageblock_order: int | None = None,
+    report_order: int | None = None,
 ) -> Snapshot:
     """Take a snapshot of the guest under `root` at `monotonic_s` (the caller's clock, seconds).
 
     `pageblock_order`: the caller's, from page_reporting.read_pageblock_order(); it counts where no
     report order is set. Without it, it is derived from the huge page size.
+    `report_order`: judge by this order whatever is set now; for an agent that has lowered it for a
+    while and means the kernel's own.
 
     Raises KernelFileError where meminfo or stat fails; whatever else fails is None.
     """
     memory = read_meminfo(root)
     cpus = read_cpustat(root)
     buddy = _buddy(root)
-    order = _report_order(root, memory, buddy, pageblock_order)
+    order = report_order
+    if order is None:
+        order = _report_order(root, memory, buddy, pageblock_order)
     reportable = trapped = None
     if buddy is not None and order is not None:
         reportable = buddyinfo.reportable_bytes(buddy, order)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 from giveback_agent import actions as act
+from giveback_agent import bounded, files
+from giveback_agent.errors import KernelFileError
 from giveback_agent.kernel import compaction, reclaim
 
 TYPE_CHECKING = False
@@ -15,14 +17,17 @@ if TYPE_CHECKING:
     from giveback_agent.settings import Settings
 
 CHUNK_BYTES = 32 << 20
+NUDGE_TIMEOUT_S = 10.0
 DEADLINES_S = {
     act.SYNC: 20.0,
     act.SLAB: 20.0,
+    act.COLD: 30.0,
     act.RECLAIM: 20.0,
     act.DROP: 20.0,
     act.COMPACT: 40.0,
-    act.NUDGE: 10.0,
 }
+# Folders on a disk where a scratch file may be made: systemd's own for the service, then its usual place.
+SCRATCH_FOLDERS = ("/var/lib/giveback", "/var/tmp", "/var/lib")
 
 
 def step_of(action: Action, root: str, settings: Settings) -> Callable[[], None]:
@@ -33,13 +38,67 @@ def step_of(action: Action, root: str, settings: Settings) -> Callable[[], None]
         return lambda: reclaim.drop_caches(root, reclaim.DROP_SLAB)
     if action.kind == act.DROP:
         return lambda: reclaim.drop_caches(root, action.what)
+    if action.kind == act.COLD:
+        return lambda: take_cold(root, action.amount_bytes, untaught=bool(action.what))
     if action.kind == act.RECLAIM:
         return lambda: reclaim_in_chunks(root, action.amount_bytes, settings.swap)
     if action.kind == act.COMPACT:
         return lambda: compaction.compact_all(root)
-    if action.kind == act.NUDGE:
-        return nudge
     raise ValueError(f"no worker step for {action.kind!r}")
+
+
+def take_cold(root: str, amount_bytes: int, untaught: bool) -> None:
+    """Take cold cache by the best method there is now; what is warm stays."""
+    from giveback_agent import cold_cache
+
+    method = cold_cache.probe(root)
+    folder = scratch_folder(root, os.environ.get("STATE_DIRECTORY"))
+    cold_cache.reclaim_cold(root, method, amount_bytes, folder, untaught=untaught)
+
+
+def scratch_folder(root: str, state_directory: str | None) -> str | None:
+    """Find a folder that can be written and is on a disk; None where there is none."""
+    candidates = [state_directory] if state_directory else []
+    candidates += [files.under(root, path) for path in SCRATCH_FOLDERS]
+    for path in candidates:
+        if os.access(path, os.W_OK) and not is_in_memory(root, path):
+            return path
+    return None
+
+
+def is_in_memory(root: str, path: str) -> bool:
+    """Tell whether a folder's file system is tmpfs or the like: the longest mount point decides."""
+    try:
+        rows = files.read(root, "/proc/self/mounts").decode("utf-8", "replace").splitlines()
+    except KernelFileError:
+        return True
+    best, kind = "", ""
+    for row in rows:
+        words = row.split(" ")
+        if len(words) < 3:
+            continue
+        point = words[1].rstrip("/") + "/"
+        if (path.rstrip("/") + "/").startswith(point) and len(point) >= len(best):
+            best, kind = point, words[2]
+    return kind in ("", "tmpfs", "ramfs", "devtmpfs", "rootfs", "overlay")
+
+
+def start_reporting(root: str) -> str:
+    """Make the kernel start a pass of reporting; returns why not, or "" where it does.
+
+    In a child, though it takes a millisecond: what it imports is gone with it.
+    """
+
+    def ask() -> bytes:
+        from giveback_agent import nudge
+
+        try:
+            return nudge.nudge(root).refused.encode()
+        except (KernelFileError, OSError) as error:
+            return str(error).encode()
+
+    outcome = bounded.in_child(ask, NUDGE_TIMEOUT_S)
+    return outcome.reason or outcome.output.decode("utf-8", "replace")
 
 
 def reclaim_in_chunks(root: str, amount_bytes: int, swap: bool) -> None:
@@ -54,14 +113,3 @@ def reclaim_in_chunks(root: str, amount_bytes: int, swap: bool) -> None:
         result = reclaim.reclaim(root, path, chunk, None if swap else 0, or_without=True)
         if result.outcome != reclaim.DONE:
             return
-
-
-def nudge() -> None:
-    """Touch and free small pages, enough to overflow the per-CPU lists: a pass of reporting starts."""
-    import mmap
-
-    memory = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_NOHUGEPAGE)
-    for start in range(0, len(memory), 4096):
-        memory[start] = 1
-    memory.close()

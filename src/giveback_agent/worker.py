@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DONE = 0
 FAILED = 1
 CRASHED = 2
+CLOSED_BELOW = 1024
 
 
 def become_idle_class() -> bool:
@@ -56,6 +57,8 @@ class Worker:
             for number in (signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGUSR1):
                 signals.signal(number, signals.SIG_DFL)
             signals.set_wakeup_fd(-1)
+            # A worker that hangs in the kernel must not hold the agent's lock after the agent's end.
+            os.closerange(3, CLOSED_BELOW)
             become_idle_class()
             step()
             code = DONE

@@ -226,7 +226,7 @@ def test_an_interrupted_install_can_be_repeated_and_removed(
 
 def test_uninstall_restores_the_report_order(tmp_path: Path) -> None:
     from giveback_agent.kernel.page_reporting import ORDER_PATH
-    from giveback_agent.order import OrderGuard
+    from giveback_agent import deep_report
 
     root = image(tmp_path)
     install(root)
@@ -234,7 +234,7 @@ def test_uninstall_restores_the_report_order(tmp_path: Path) -> None:
     order.parent.mkdir(parents=True)
     order.write_text("9\n")
     runtime.make_folder(str(root))
-    OrderGuard(str(root)).lower(0)
+    deep_report.lower(str(root), 0)
     assert order.read_text() == "0\n"
     assert uninstall(root) == 0
     assert order.read_text() == "9\n"

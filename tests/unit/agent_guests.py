@@ -12,7 +12,15 @@ from giveback_agent.kernel.vmstat import VmStat
 from giveback_agent.snapshot import Snapshot
 
 MIB = 1 << 20
-ABLE = Capabilities(True, 9, order_settable=True, reclaim=True, drop_caches=True, compaction=True)
+ABLE = Capabilities(
+    reporting=True,
+    order=9,
+    order_settable=True,
+    reclaim=True,
+    drop_caches=True,
+    compaction=True,
+    cold_method="generations",
+)
 
 
 def memory(total: int = 2048, free: int = 800, cache: int = 600, available: int = 1400) -> MemInfo:
@@ -70,6 +78,10 @@ def observation(
 ) -> Observation:
     """What the policy sees of `now`."""
     state = gate.GateState(
-        at_s=now.monotonic_s, level=level, busy_percent=1.0, work_cpu_s=work_cpu_s
+        at_s=now.monotonic_s,
+        level=level,
+        slack_since_s=None if level == gate.BUSY else now.monotonic_s - 60,
+        busy_percent=1.0,
+        work_cpu_s=work_cpu_s,
     )
     return Observation(now, state, urgency, running, outcome, lowered)

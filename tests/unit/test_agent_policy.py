@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from giveback_agent import actions as act
 from giveback_agent import gate, policy
 from giveback_agent.actions import Action, Capabilities, Outcome
+from giveback_agent.cache_floor import FloorState
 from giveback_agent.policy import PolicyState
 from giveback_agent.record import replace
 from giveback_agent.settings import Settings
@@ -25,6 +26,7 @@ CAN = st.builds(
     reclaim=st.booleans(),
     drop_caches=st.booleans(),
     compaction=st.booleans(),
+    cold_method=st.sampled_from(("none", "lists", "generations")),
 )
 
 
@@ -86,7 +88,7 @@ class Guest:
     def _obey(self, action: Action, works: bool) -> None:
         if not works:
             return
-        if action.kind == act.RECLAIM:
+        if action.kind in (act.COLD, act.RECLAIM):
             taken = min(self.cache, action.amount_bytes // MIB)
             self.cache -= taken
             self.free += taken
@@ -104,19 +106,10 @@ def run_idle(guest: Guest, seconds: int = 200) -> Guest:
     return guest
 
 
-def test_a_pass_goes_slab_cache_compact_deep_and_restores() -> None:
+def test_a_pass_goes_cache_compact_deep_and_restores() -> None:
     guest = run_idle(Guest())
     kinds = guest.kinds()
-    wanted = [
-        act.PASS_BEGIN,
-        act.SYNC,
-        act.SLAB,
-        act.RECLAIM,
-        act.COMPACT,
-        act.LOWER,
-        act.RESTORE,
-        act.PASS_END,
-    ]
+    wanted = [act.PASS_BEGIN, act.SYNC, act.COLD, act.COMPACT, act.LOWER, act.RESTORE, act.PASS_END]
     assert [k for k in dict.fromkeys(kinds) if k != act.NUDGE] == wanted
     assert not guest.lowered
 
@@ -167,6 +160,10 @@ def _check_permitted(action: Action, can: Capabilities, reporting: bool, urgency
     if action.kind == act.RECLAIM:
         assert can.reclaim
         assert action.amount_bytes > 0
+    if action.kind in (act.RECLAIM, act.DROP):
+        assert urgency > act.URGENCY_ALONE
+    if action.kind == act.COLD:
+        assert can.cold_method != "none"
     if action.kind == act.PASS_BEGIN:
         assert urgency >= 0
 
@@ -181,7 +178,7 @@ def test_at_urgency_0_caches_stay() -> None:
 
 def test_at_urgency_3_all_above_the_floor_goes() -> None:
     guest = Guest()
-    guest.state = replace(guest.state, floor_bytes=400 * MIB)
+    guest.state = replace(guest.state, floor=FloorState(learned_bytes=400 * MIB))
     for second in range(100):
         guest.tick(float(second), gate.IDLE, urgency=3)
     assert guest.cache == SETTINGS.cache_floor_bytes // MIB
@@ -196,9 +193,7 @@ def test_a_guest_short_of_memory_is_not_touched() -> None:
 
 def test_work_coming_back_stops_the_pass_at_once() -> None:
     guest = Guest()
-    for second in range(8):
-        guest.tick(float(second), gate.IDLE)
-    guest.tick(8.0, gate.IDLE, done=False)
+    guest.tick(0.0, gate.IDLE)
     assert guest.running is not None
     guest.tick(9.0, gate.BUSY, done=False)
     guest.tick(10.0, gate.BUSY)
@@ -225,12 +220,12 @@ def test_refaults_raise_the_floor_and_quiet_lowers_it() -> None:
     _, state = policy.decide(
         observation(snapshot(5.0, refaults=5000), gate.BUSY), state, SETTINGS, ABLE
     )
-    raised = state.floor_bytes
+    raised = state.floor.learned_bytes
     assert raised > SETTINGS.cache_floor_bytes
     _, state = policy.decide(
         observation(snapshot(1000.0, refaults=5000), gate.BUSY), state, SETTINGS, ABLE
     )
-    assert 0 < state.floor_bytes < raised
+    assert 0 < state.floor.learned_bytes < raised
 
 
 @given(st.integers(0, 4096), st.integers(0, 4096), st.integers(0, 3))
@@ -244,5 +239,5 @@ def test_a_guest_that_is_never_idle_gives_cold_cache_in_small_steps() -> None:
     guest = Guest()
     for second in range(60):
         guest.tick(float(second), gate.SLACK)
-    assert set(guest.kinds()) == {act.RECLAIM}
+    assert set(guest.kinds()) == {act.COLD}
     assert all(a.amount_bytes <= 2048 * MIB // 64 for a in guest.log)

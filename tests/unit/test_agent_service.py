@@ -78,7 +78,7 @@ def test_every_write_may_fail_with_any_errno(
     service = service_of(guest, said)
     service._do(Action(act.LOWER, order=0), _snapshot(service))
     service._start_next(0.0)
-    assert not service._order.lowered
+    assert not service._lowered
     for kind in (act.SLAB, act.RECLAIM, act.COMPACT):
         service._outcome = None
         service._queue.append(Action(kind, amount_bytes=1 << 20))

@@ -49,6 +49,8 @@ export PATH=/usr/bin:/usr/sbin:/bin:/sbin HOME=/tmp LC_ALL=C.UTF-8
 $b mount -t cgroup2 cgroup2 /sys/fs/cgroup; $b mount -t debugfs debugfs /sys/kernel/debug
 $b ip link set lo up
 [ -b /dev/vdb ] && $b mount -t ext4 -o noatime /dev/vdb /work
+# The agent's state folder is on a disk, as under systemd.
+$b mkdir -p /work/.state && $b mount --bind /work/.state /var/lib/giveback
 python3 /run/giveback-lab.pyz serve
 echo 'lab: the guest program ended'
 $b sync; $b poweroff -f
@@ -106,8 +108,8 @@ def _root_disk(files: Path) -> Path:
             with building(folder) as scratch:
                 tree = scratch / "tree"
                 shutil.copytree(files, tree, symlinks=True, ignore=_ignore(files))
-                for name in ("proc", "sys", "dev", "run", "tmp", "work"):
-                    (tree / name).mkdir(exist_ok=True)
+                for name in ("proc", "sys", "dev", "run", "tmp", "work", "var/lib/giveback"):
+                    (tree / name).mkdir(parents=True, exist_ok=True)
                 (tree / "usr/sbin/lab-init").write_text(LAB_INIT)
                 _shells(tree)
                 make_ext4(scratch / "root.ext4", _size_bytes(tree) * 5 // 4 + (32 << 20), tree)

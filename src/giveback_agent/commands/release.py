@@ -1,6 +1,6 @@
 """One release pass now, in the foreground: each step with what it gained.
 
-Slab, then cold cache, then compaction; with --deep the report order is lowered for as long as the
+Cold cache, then slab, then compaction; with --deep the report order is lowered for as long as the
 kernel needs to report what is left in small pieces. Ctrl-C ends it at once and restores the order.
 """
 
@@ -9,11 +9,10 @@ from __future__ import annotations
 import time
 
 from giveback_agent import actions as act
-from giveback_agent import policy, runtime, settings, steps
+from giveback_agent import deep_report, policy, runtime, settings, steps
 from giveback_agent.actions import Action
 from giveback_agent.capabilities import probe
 from giveback_agent.errors import AgentError, KernelFileError
-from giveback_agent.order import OrderGuard
 from giveback_agent.passes import CLASSIC_LINE, MIB, WSL_LINE, PassLog, words
 from giveback_agent.snapshot import take
 from giveback_agent.worker import DONE, Worker
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
 HELP = "one pass now, in the foreground, each step with its gain"
 POLL_S = 0.1
+DRAIN_POLL_S = 0.5
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,6 @@ class Foreground:
         self._root = root
         self._settings = chosen
         self._can = can
-        self._order = OrderGuard(root)
         self._log = PassLog()
         self._classic_line = classic_line
         self._failed = False
@@ -103,10 +102,14 @@ class Foreground:
         goal = policy.cache_goal_bytes(begin, floor, urgency)
         if not can.drop_caches and not can.reclaim:
             print("cache     cannot be reclaimed by this user: run as root")
-        if goal and can.drop_caches:
-            plan += [Action(act.SYNC), Action(act.SLAB)]
-        if goal and can.reclaim:
+        if goal:
+            plan.append(Action(act.SYNC))
+        if goal and can.cold_method != "none":
+            plan.append(Action(act.COLD, amount_bytes=goal, what=int(urgency > act.URGENCY_ALONE)))
+        if goal and can.reclaim and urgency > act.URGENCY_ALONE:
             plan.append(Action(act.RECLAIM, amount_bytes=goal))
+        if goal and can.drop_caches:
+            plan.append(Action(act.SLAB))
         if can.reporting is False:
             print(
                 "compact   left out: page reporting is not active, so that it would return nothing"
@@ -159,18 +162,30 @@ class Foreground:
             return
         trapped = (self._look().trapped_bytes or 0) // MIB
         try:
-            self._order.lower(lowest)
-            self._wait(Action(act.NUDGE))
-            print(
-                f"deep      report order {self._can.order} -> {lowest} for {policy.DRAIN_S:.0f} s",
-                flush=True,
-            )
-            time.sleep(policy.DRAIN_S)
-        except KernelFileError as error:
+            deep_report.lower(self._root, lowest)
+            refused = steps.start_reporting(self._root)
+            if refused:
+                print(f"deep      no pass of reporting could be started: {refused}")
+            print(f"deep      report order {self._can.order} -> {lowest}", flush=True)
+            self._drain()
+        except (AgentError, OSError) as error:
             self._failed = True
             print(f"deep      failed: {error}")
         finally:
-            self._order.restore()
+            deep_report.restore(self._root)
         print(
             f"deep      up to {trapped} MiB in small pieces reported: the host knows how much came back"
         )
+
+    def _drain(self) -> None:
+        """Wait until the kernel has reported all there is, or has had its time."""
+        began = reported = time.monotonic()
+        reports = deep_report.read_reports(self._root)
+        while True:
+            time.sleep(DRAIN_POLL_S)
+            now = time.monotonic()
+            seen = deep_report.read_reports(self._root)
+            if seen != reports:
+                reports, reported = seen, now
+            if deep_report.drained(now - began, None if seen is None else now - reported):
+                return

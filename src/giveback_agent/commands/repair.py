@@ -5,9 +5,8 @@ The next start of the agent does the same; this is for a service that will not s
 
 from __future__ import annotations
 
-from giveback_agent import files, runtime
-from giveback_agent.errors import AgentError
-from giveback_agent.order import STATE_PATH, OrderGuard
+from giveback_agent import deep_report, runtime
+from giveback_agent.errors import AgentError, KernelFileError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,9 +36,7 @@ def restore(root: str) -> int | None:
 
     Raises AgentError where it could not be done: the state file is then kept.
     """
-    order = OrderGuard(root).repair()
-    if files.exists(root, STATE_PATH):
-        raise AgentError(
-            f"{files.under(root, STATE_PATH)}: the report order is not restored: run this as root"
-        )
-    return order
+    try:
+        return deep_report.repair(root).order
+    except KernelFileError as error:
+        raise AgentError(f"{error}: the report order is not restored: run this as root") from error
