@@ -7,7 +7,7 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -168,14 +168,25 @@ async def booted(
 
 @contextlib.asynccontextmanager
 async def _first_error() -> AsyncIterator[None]:
-    """A task group's failure as the one error a user can act on."""
+    """A task group's failure as the one error a user can act on.
+
+    Not by `except*`: what is raised in such a block may come out in a group again.
+    """
     try:
         yield
-    except* GivebackError as group:
-        first: BaseException = group
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        raise first from None
+    except ExceptionGroup as group:
+        for error in _leaves(group):
+            if isinstance(error, GivebackError):
+                raise error from None
+        raise
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 async def record_all(
