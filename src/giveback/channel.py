@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from giveback.errors import VmError
 from giveback.text import shown
 from giveback.vmm.base import Channel, ChannelKind
-from giveback.vmm.sockets import connect_unix, reason
+from giveback.vmm.sockets import connect_unix, is_queued, reason
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -60,12 +60,20 @@ async def lines(channel: Channel, timeout_s: float) -> AsyncIterator[Lines]:
                 await _greet(reader, writer)
             yield Lines(reader, writer)
     except TimeoutError as error:
-        raise VmError(f"{where}: no answer from the guest in {timeout_s:g} s") from error
+        why = _silence(channel) if writer is not None else ""
+        raise VmError(f"{where}: no answer from the guest in {timeout_s:g} s{why}") from error
     except OSError as error:
         raise VmError(f"{where}: {reason(error)}") from error
     finally:
         if writer is not None:
             writer.transport.abort()
+
+
+def _silence(channel: Channel) -> str:
+    """Why nothing comes: QEMU serves one client of a port, the next ones wait without a word."""
+    if channel.kind is ChannelKind.VIRTIO_SERIAL and is_queued(channel.path):
+        return "; another program is connected to this port, and QEMU serves one at a time"
+    return "; no giveback-agent runs there, or the guest is too busy to answer"
 
 
 async def _open(channel: Channel) -> socket.socket:

@@ -10,7 +10,7 @@ import base64
 import binascii
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +25,7 @@ from giveback_agent.kernel import kpageflags
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from giveback.exact_ages import Ages
     from giveback.observe import Observation
 
 RUNS_LIMIT_BYTES = 64 << 20
@@ -70,6 +71,8 @@ class Exact:
 
     rows: tuple[ExactRow, ...]
     free_by_order: tuple[ExactRow, ...]
+    free_resident_since: tuple[tuple[float, int], ...] = ()
+    """(seconds, bytes): free and resident at every look for so long; only once there were two."""
 
     @property
     def resident_bytes(self) -> int:
@@ -89,6 +92,9 @@ class Exact:
         head = f"{'page by page':<52} {'RAM':>9} {'resident':>9} {'swapped':>9} {'absent':>9}"
         lines = [head, *(_line(row) for row in self.rows)]
         lines += [f"{'of what is free, in blocks of':<52}", *(_line(r) for r in self.free_by_order)]
+        if self.free_resident_since:
+            lines.append("of what is free and resident, seen so at every look for at least")
+            lines += [f"  {f'{s:.0f} s':<62} {size(b):>7}" for s, b in self.free_resident_since]
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, object]:
@@ -100,6 +106,9 @@ class Exact:
             "residue_bytes": self.residue_bytes,
             "rows": [{n: getattr(row, n) for n in names} for row in self.rows],
             "free_by_order": [{n: getattr(row, n) for n in names} for row in self.free_by_order],
+            "free_resident_since": [
+                {"at_least_s": s, "resident_bytes": b} for s, b in self.free_resident_since
+            ],
         }
 
 
@@ -171,19 +180,21 @@ def _row(label: str, counts: npt.NDArray[np.intp], page: int) -> ExactRow:
     return ExactRow(label, present, swapped, absent)
 
 
-def join_pages(seen: Observation, said: dict[str, object]) -> Exact:
+def join_pages(
+    seen: Observation, said: dict[str, object], ages: Ages | None = None, now_s: float = 0.0
+) -> Exact:
     """The exact ledger of a VM whose guest said `said` (`giveback-agent picture --pages`).
 
-    Raises InputError where the guest's pages are missing or unreadable, and VmError where it is not
-    known which guest address lies where.
+    `ages` remembers the looks before this one. Raises InputError where the guest's pages are missing
+    or unreadable, and VmError where it is not known which guest address lies where.
     """
     text = answers.text(said, "pages", 2 * RUNS_LIMIT_BYTES)
     if not text:
         raise InputError("the guest's file has no pages: run `giveback-agent picture --pages`")
     if not seen.state.layout:
         raise VmError(
-            f"{seen.vm.name}: where guest addresses lie is told by QEMU's monitor only, and it did "
-            "not answer"
+            f"{seen.vm.name}: where guest addresses lie is not known: the VMM did not tell, and its "
+            f"machine type ({seen.vm.machine or 'not given'}) has no layout that we know"
         )
     page = pagemap.PAGE_BYTES
     last = max(place.guest_start + place.size_bytes for place in seen.state.layout)
@@ -198,7 +209,11 @@ def join_pages(seen: Observation, said: dict[str, object]) -> Exact:
     if not by_address:
         raise VmError(f"{seen.vm.name}: no RAM block was found in the VMM's address space")
     used, states = _with_hidden(seen, np.concatenate(by_address), np.concatenate(by_state))
-    return join_states(used, states)
+    joined = join_states(used, states)
+    if ages is None:
+        return joined
+    held = (used == kpageflags.FREE) & (states == pagemap.PRESENT)
+    return replace(joined, free_resident_since=ages.look(held, now_s, page))
 
 
 def _pieces(seen: Observation) -> Iterator[tuple[int, int, int]]:

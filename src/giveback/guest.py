@@ -5,6 +5,7 @@ All of it is a guest's word: bounded in time and bytes, and checked by `giveback
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -14,12 +15,20 @@ from dataclasses import replace
 from giveback.channel import Lines, lines
 from giveback.errors import VmError
 from giveback.pictures import NO_GUEST, GuestPicture, Source, from_balloon, from_kernel_files
+from giveback.text import shown
 from giveback.vmm import answers
 from giveback.vmm.base import Channel, ChannelKind, VmDescription, VmState
+from giveback_agent import wire
 from giveback_agent.kernel.page_reporting import ORDER_PATH
 
+PAGES_TIMEOUT_S = 150.0
+"""What the agent gives itself for them, and some more."""
+HOW_BY_FILE = "run `giveback-agent picture --pages` in the guest, and give --guest FILE"
 _FILE_LIMIT_BYTES = 64 << 10
 _UNASKED_LINES_LIMIT = 256
+_PARTS_LIMIT = 4096
+_PAGES_LIMIT_CHARS = 16 << 20
+_RETRY_LIMIT_S = 30.0
 
 
 async def read_guest(
@@ -43,20 +52,73 @@ async def read_guest(
 
 
 async def _ask(channel: Channel, timeout_s: float) -> GuestPicture:
-    async with lines(channel, timeout_s) as session:
-        if channel.kind is ChannelKind.QEMU_GUEST_AGENT:
+    if channel.kind is ChannelKind.QEMU_GUEST_AGENT:
+        async with lines(channel, timeout_s) as session:
             return await _ask_qemu_guest_agent(session)
-        return await _ask_agent(session)
+    return from_agent(await ask_agent(channel, "memory", timeout_s), Source.AGENT)
 
 
-async def _ask_agent(session: Lines) -> GuestPicture:
-    """Ask giveback's agent; its events for others are passed over."""
-    await session.send(b'{"ask": "memory"}')
-    for _ in range(_UNASKED_LINES_LIMIT):
+async def read_pages(vm: VmDescription, timeout_s: float = PAGES_TIMEOUT_S) -> dict[str, object]:
+    """What the agent says of each page (and of memory). Raises VmError that says why it cannot."""
+    problems = []
+    for channel in vm.channels:
+        if channel.kind is not ChannelKind.QEMU_GUEST_AGENT:
+            try:
+                return await ask_agent(channel, "pages", timeout_s)
+            except VmError as error:
+                problems.append(str(error))
+    why = "; ".join(problems) or "the VM has no channel to an agent"
+    raise VmError(f"{shown(vm.name)}: {why}. Instead: {HOW_BY_FILE}")
+
+
+async def ask_agent(channel: Channel, ask: str, timeout_s: float) -> dict[str, object]:
+    """Ask giveback's agent for `memory` or `pages`; its events for others are passed over.
+
+    An agent that is busy is asked again when it says so. Raises VmError.
+    """
+    async with lines(channel, timeout_s) as session:
+        while True:
+            number = int.from_bytes(os.urandom(4), "big")
+            # The empty line ends what a client before us may have left unfinished.
+            request = {"v": wire.VERSION, "ask": ask, "id": number}
+            await session.send(b"\n" + json.dumps(request).encode())
+            answer = await _answer(session, ask, number)
+            if isinstance(answer, dict):
+                return answer
+            await asyncio.sleep(answer)
+
+
+async def _answer(session: Lines, ask: str, number: int) -> dict[str, object] | float:
+    """The answer with this number, or how long to wait before asking again."""
+    memory: dict[str, object] = {}
+    parts: list[str] = []
+    chars = unasked = 0
+    while unasked < _UNASKED_LINES_LIMIT:
         said = parse_object(await session.receive())
-        if said.get("event") == "memory":
-            return from_agent(said, Source.AGENT)
-    raise VmError("the agent said much, and nothing of memory")
+        event = said.get("event") if said.get("id") == number else None
+        if event == "error":
+            return _retry_s(said)
+        if event == "memory":
+            memory = said
+            if ask == "memory":
+                return memory
+        elif event == "pages" and memory and said.get("part") == len(parts) < _PARTS_LIMIT:
+            parts.append(answers.text(said, "data", _FILE_LIMIT_BYTES))
+            chars += len(parts[-1])
+            if chars > _PAGES_LIMIT_CHARS:
+                raise VmError(f"the agent's pages take more than {_PAGES_LIMIT_CHARS} bytes")
+            if said.get("of") == len(parts):
+                return memory | {"pages": "".join(parts)}
+        else:
+            unasked += 1
+    raise VmError(f"the agent said much, and nothing of {ask}")
+
+
+def _retry_s(said: dict[str, object]) -> float:
+    retry_s = said.get("retry_s")
+    if isinstance(retry_s, (int, float)) and 0 <= retry_s <= _RETRY_LIMIT_S:
+        return max(0.02, float(retry_s))
+    raise VmError(f"the agent refuses: {shown(answers.text(said, 'text', 400), 400)}")
 
 
 def parse_object(line: bytes | str) -> dict[str, object]:

@@ -12,6 +12,7 @@ import zlib
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
+import pytest
 from scripted_vmm import listening, process
 
 from giveback.cli import main
@@ -19,8 +20,6 @@ from giveback.cli import main
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    import pytest
 
 MIB = 1 << 20
 
@@ -68,8 +67,15 @@ class Agent(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         self.wfile.write(b'{"event": "step", "text": "\\u001b[2J"}\n')
-        while self.rfile.readline():
-            self.wfile.write(json.dumps(self.said).encode() + b"\n")
+        while line := self.rfile.readline():
+            if line.strip():
+                self.reply(json.loads(line))
+
+    def reply(self, asked: dict[str, object]) -> None:
+        self.write(self.said | {"id": asked["id"]})
+
+    def write(self, message: dict[str, object]) -> None:
+        self.wfile.write(json.dumps(message).encode() + b"\n")
 
 
 class Liar(Agent):
@@ -224,16 +230,99 @@ def test_explain_with_the_guest_s_side_from_a_file(
         file.write_text("[1]")
         assert main([*words, "--guest", str(file)]) == 2
         assert "giveback-agent picture" in capsys.readouterr().err
-        assert main(["explain", "--exact", "--pid", str(found.pid)]) == 2
+        assert main(["explain", "--exact", "--pid", str(found.pid)]) == 1
+        assert "no channel" in capsys.readouterr().err
 
 
-def test_exact_needs_the_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+class Paged(Agent):
+    """Tells its pages too: 16 MiB anonymous, the rest free."""
+
+    def reply(self, asked: dict[str, object]) -> None:
+        super().reply(asked)
+        if asked["ask"] == "pages":
+            data = base64.b64encode(zlib.compress(b"A4096F12288")).decode()
+            for part, text in enumerate((data[:8], data[8:])):
+                self.write(
+                    {"event": "pages", "id": asked["id"], "part": part, "of": 2, "data": text}
+                )
+
+
+class Busy(Paged):
+    """Refuses once."""
+
+    refused: ClassVar[list[object]] = []
+
+    def reply(self, asked: dict[str, object]) -> None:
+        if self.refused:
+            super().reply(asked)
+        else:
+            self.refused.append(asked)
+            self.write({"event": "error", "id": asked["id"], "text": "busy", "retry_s": 0.01})
+
+
+class Unwilling(Agent):
+    def reply(self, asked: dict[str, object]) -> None:
+        self.write({"event": "error", "id": asked["id"], "text": "no \x1b[2J"})
+
+
+@pytest.mark.parametrize("agent", [Paged, Busy])
+def test_exact_asks_the_agent(
+    agent: type[Agent], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with vm(tmp_path, agent=agent):
+        assert main(["explain", "one", "--exact", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    exact = found["exact"]
+    assert found["guest"]["source"] == "agent"
+    assert exact["ram_bytes"] == 64 * MIB
+    # The first 48 MiB are resident, of which the guest uses 16.
+    assert exact["resident_bytes"] == 48 * MIB
+    assert exact["residue_bytes"] == 32 * MIB
+    assert exact["free_resident_since"] == []
+    assert any("assumed by the machine type" in problem for problem in found["problems"])
+
+
+def test_exact_again_and_again_shows_ages(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "giveback",
+        "explain",
+        "one",
+        "--exact",
+        "--json",
+        "--watch",
+        "0.1",
+    ]
+    with vm(tmp_path, agent=Paged), subprocess.Popen(command, stdout=subprocess.PIPE) as watching:
+        assert watching.stdout is not None
+        first, second = (json.loads(watching.stdout.readline()) for _ in range(2))
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(30) == 130
+    assert first["exact"]["free_resident_since"] == []
+    (since,) = second["exact"]["free_resident_since"]
+    assert since["resident_bytes"] == 32 * MIB
+    assert since["at_least_s"] >= 0.1
+
+
+def test_exact_says_why_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with vm(tmp_path, agent=Unwilling):
+        assert main(["explain", "one", "--exact"]) == 1
+        said = capsys.readouterr().err
+        assert "the agent refuses: no \\x1b[2J" in said
+        assert "--guest FILE" in said
     file = tmp_path / "guest.json"
-    runs = base64.b64encode(zlib.compress(b"F16384")).decode()
-    file.write_text(json.dumps(Agent.said | {"pages": runs}))
-    with vm(tmp_path):
-        assert main(["explain", "one", "--exact", "--guest", str(file)]) == 1
-    assert "QEMU's monitor" in capsys.readouterr().err
+    file.write_text(json.dumps(Agent.said))
+    with vm(tmp_path, "two"):
+        assert main(["explain", "two", "--exact", "--guest", str(file)]) == 2
+        assert main(["explain", "two", "--watch", "1", "--guest", str(file)]) == 2
+    file.write_text(
+        json.dumps(Agent.said | {"pages": base64.b64encode(zlib.compress(b"F9")).decode()})
+    )
+    words = ["-m", "64M", "-name", "three", "-M", "microvm"]
+    with process("/opt/qemu-system-x86_64", *words, memory="anonymous:64:48"):
+        assert main(["explain", "three", "--exact", "--guest", str(file)]) == 1
+    assert "microvm" in capsys.readouterr().err
 
 
 def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

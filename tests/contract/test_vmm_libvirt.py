@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from giveback import vmm as vmms
 from giveback.cli import main
 from giveback.host import smaps
 from giveback.host.procs import processes
+from giveback.vmm import layout as layouts
 from giveback.vmm.base import Answer, VmDescription
 from giveback.vmm.libvirt import LibvirtBackend
 from giveback.vmm.mapping import bind
@@ -125,6 +126,26 @@ def test_a_domain_is_asked(domain: VmDescription, daemon: Daemon) -> None:
     assert state.description is not None
     assert state.description.capabilities.balloon is Answer.YES
     assert state.description.capabilities.reports_pages is Answer.NO
+
+
+def test_the_layout_that_is_assumed_is_the_one_that_qemu_tells(
+    domain: VmDescription, daemon: Daemon
+) -> None:
+    assumed = layouts.assumed(domain)
+    (mtree,) = assumed
+    assert (mtree.guest_start, mtree.size_bytes) == (0, 64 * MIB)
+    # A machine type that is not known: then QEMU is asked, through libvirt.
+    strange = replace(domain, machine="strange")
+    state = asyncio.run(LibvirtBackend(uri=daemon.uri).inspect(strange, layout=True, timeout_s=10))
+    assert state.problems == ()
+    # QEMU hides some of RAM below 1 MiB until the firmware has run.
+    told = {(place.guest_start, place.block_offset) for place in state.layout}
+    assert all(start == offset for start, offset in told)
+    assert max(p.guest_start + p.size_bytes for p in state.layout) == 64 * MIB
+    (address,) = state.host_addresses.values()
+    mappings = smaps.parse_smaps(smaps.read_smaps("/", domain.pid))
+    (bound,) = bind(domain.ram_blocks, mappings)
+    assert bound.ranges[0][0] == address
 
 
 def test_reporting_is_turned_on_and_off_again(

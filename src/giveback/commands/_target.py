@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
-from giveback.guest import from_agent, parse_object
-from giveback.observe import Observation, observe
-from giveback.pictures import GuestPicture, Source
+from giveback.guest import from_agent, parse_object, read_pages
+from giveback.observe import observe
+from giveback.pictures import Source
 from giveback.text import parse_size
 from giveback.vmm import choose, find
 from giveback.vmm.process import ProcessBackend
 
 if TYPE_CHECKING:
+    from giveback.observe import Observation
+    from giveback.pictures import GuestPicture
     from giveback.vmm.base import Backend, VmDescription
 
 _GUEST_FILE_LIMIT_BYTES = 64 << 20
+_TIMEOUT_S = 3.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the guest's side: a file of what `giveback-agent picture` printed there; - is stdin",
     )
+
+
+def seconds(text: str) -> float:
+    """How long between two looks, for --watch."""
+    value = float(text)
+    if not 0.1 <= value <= 86400:
+        raise argparse.ArgumentTypeError("from 0.1 to 86400 seconds")
+    return value
 
 
 def _bytes(text: str) -> int:
@@ -79,9 +90,35 @@ def guest_file(args: argparse.Namespace) -> dict[str, object] | None:
     return said
 
 
-def observed(args: argparse.Namespace, *, layout: bool) -> Observation:
-    """The chosen VM, observed now."""
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A VM to look at, perhaps again and again; `said` is what --guest holds."""
+
+    backend: Backend
+    vm: VmDescription
+    said: dict[str, object] | None
+
+    async def observe(self) -> Observation:
+        """The VM now."""
+        guest = None if self.said is None else from_agent(self.said, Source.FILE)
+        return await self._look(guest)
+
+    async def observe_pages(self) -> tuple[Observation, dict[str, object]]:
+        """The VM now, and its guest's pages: from --guest, else asked of the agent. Raises VmError."""
+        if self.said is not None:
+            return await self.observe(), self.said
+        said = await read_pages(self.vm)
+        # The host at once after the guest: pages change hands meanwhile.
+        return await self._look(from_agent(said, Source.AGENT)), said
+
+    async def _look(self, guest: GuestPicture | None) -> Observation:
+        return await observe(
+            self.backend, self.vm, layout=True, timeout_s=_TIMEOUT_S, guest_timeout_s=_TIMEOUT_S,
+            guest=guest,
+        )  # fmt: skip
+
+
+def target(args: argparse.Namespace) -> Target:
+    """The VM that the arguments name. Raises InputError where there is none, or several."""
     backend, vm = chosen(args)
-    said = guest_file(args)
-    guest: GuestPicture | None = from_agent(said, Source.FILE) if said is not None else None
-    return asyncio.run(observe(backend, vm, layout=layout, timeout_s=3.0, guest=guest))
+    return Target(backend, vm, guest_file(args))

@@ -5,6 +5,7 @@ Without VM: all VMs of this host. The exit code is 1 where something keeps memor
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show what is found; 1 where anything keeps memory."""
     everyone = args.vm is None and args.pid is None
-    seen = observe_host() if everyone else [_target.observed(args, layout=True)]
+    seen = observe_host() if everyone else [asyncio.run(_target.target(args).observe())]
     found = [(one, findings(one, read_facts(one.vm.pid))) for one in seen]
     if args.json:
         print(json.dumps([_as_json(one, listed) for one, listed in found], indent=1))

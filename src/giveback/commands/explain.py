@@ -1,13 +1,16 @@
 """Where every byte of a VM is: from what the host charges down to what the guest needs.
 
 The rows add up exactly, to the VM's RAM and to what the host charges; docs/ledger.md defines them.
---exact joins page by page; it needs the guest's page flags, from --guest FILE (made in the guest by
-`giveback-agent picture --pages`) or from the lab.
+--exact joins page by page: the guest's agent tells what each page is used for (or --guest FILE does,
+made in the guest by `giveback-agent picture --pages`), and the host's page tables what it holds.
+With --watch it is done again and again, and free pages that stay resident show their age.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from typing import TYPE_CHECKING
 
 from giveback.commands import _target
@@ -19,6 +22,7 @@ from giveback.text import shown, size
 if TYPE_CHECKING:
     import argparse
 
+    from giveback.exact_ages import Ages
     from giveback.observe import Observation
 
 HELP = "where every byte of a VM is, and what would bring it back"
@@ -29,41 +33,60 @@ _COST = frozenset({Key.RAM_SWAPPED, Key.VMM, Key.VMM_SHARED, Key.VMM_SWAPPED, Ke
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     _target.add_arguments(parser)
-    parser.add_argument("--exact", action="store_true", help="page by page (needs --guest)")
+    parser.add_argument("--exact", action="store_true", help="page by page")
+    parser.add_argument(
+        "--watch",
+        type=_target.seconds,
+        metavar="SECONDS",
+        nargs="?",
+        const=30.0,
+        help="again every SECONDS (30); with --exact, the age of free pages that stay resident",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
     parser.add_argument("--svg", metavar="FILE", help="also draw it, as SVG")
     parser.add_argument("--png", metavar="FILE", help="also draw it, as PNG")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Explain one VM."""
-    seen = _target.observed(args, layout=True)
+    """Explain one VM, once or again and again."""
+    target = _target.target(args)
+    if args.watch and target.said is not None:
+        raise InputError("--watch needs a guest that answers: a file does not change")
+    ages = None
+    if args.exact:
+        # numpy takes 90 ms to import: only --exact pays for it.
+        from giveback.exact_ages import Ages  # noqa: PLC0415
+
+        ages = Ages()
+    while True:
+        _once(target, args, ages)
+        if not args.watch:
+            return 0
+        time.sleep(args.watch)
+
+
+def _once(target: _target.Target, args: argparse.Namespace, ages: Ages | None) -> None:
+    exact = None
+    if ages is None:
+        seen = asyncio.run(target.observe())
+    else:
+        seen, said = asyncio.run(target.observe_pages())
     if seen.ledger is None:
         raise VmError("; ".join(shown(problem, 300) for problem in seen.problems))
-    exact = None
-    if args.exact:
-        said = _target.guest_file(args) if args.guest not in (None, "-") else None
-        if said is None:
-            raise InputError("--exact needs --guest FILE: run `giveback-agent picture --pages`")
-        # numpy takes 90 ms to import: only --exact pays for it.
+    if ages is not None:
         from giveback import exact as pages  # noqa: PLC0415
 
-        exact = pages.join_pages(seen, said)
+        exact = pages.join_pages(seen, said, ages, time.monotonic())
     if args.json:
-        document = as_json(seen)
-        if exact is not None:
-            document["exact"] = exact.as_json()
-        print(json.dumps(document, indent=1))
+        document = as_json(seen) | ({} if exact is None else {"exact": exact.as_json()})
+        print(json.dumps(document, indent=None if args.watch else 1), flush=True)
     else:
-        print(text(seen))
-        if exact is not None:
-            print("\n" + exact.text())
+        print(text(seen) + ("" if exact is None else "\n\n" + exact.text()), flush=True)
     if args.svg or args.png:
         from giveback.waterfall import draw  # noqa: PLC0415
 
         for path in filter(None, (args.svg, args.png)):
             draw(seen, path)
-    return 0
 
 
 def text(seen: Observation) -> str:

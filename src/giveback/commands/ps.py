@@ -6,18 +6,19 @@ the guest's side is not known; `giveback doctor VM` says why.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from typing import TYPE_CHECKING
 
+from giveback.commands import _target
 from giveback.ledger import Key
 from giveback.observe import observe_host
 from giveback.text import shown, size
 from giveback.vmm.base import Answer
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from giveback.observe import Observation
@@ -34,7 +35,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     parser.add_argument(
         "--watch",
-        type=_seconds,
+        type=_target.seconds,
         metavar="SECONDS",
         nargs="?",
         const=2.0,
@@ -42,18 +43,11 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=_target.seconds,
         default=0.8,
         metavar="SECONDS",
         help="how long one VM may take to answer (0.8)",
     )
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0.1 <= value <= 86400:
-        raise argparse.ArgumentTypeError("from 0.1 to 86400 seconds")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import importlib
 import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,16 @@ from xml.etree import ElementTree as ET
 
 from giveback.errors import InputError, VmError
 from giveback.text import shown
-from giveback.vmm.base import Answer, BalloonStatistics, VmDescription, VmState, amount
-from giveback.vmm.qemu import QemuBackend
+from giveback.vmm import layout as layouts
+from giveback.vmm.base import (
+    Answer,
+    BalloonStatistics,
+    GuestRange,
+    VmDescription,
+    VmState,
+    amount,
+)
+from giveback.vmm.qemu import QemuBackend, parse_host_address, parse_layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +36,7 @@ if TYPE_CHECKING:
 URI = "qemu:///system"
 _XML_LIMIT_BYTES = 1 << 20
 _KIB = 1024
+_RANGES_LIMIT = 256
 
 
 def available() -> bool:
@@ -57,13 +67,16 @@ class LibvirtBackend:
     async def inspect(
         self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
     ) -> VmState:
-        del layout
         if not available():
-            return VmState(problems=("libvirt holds the monitor: pip install giveback[libvirt]",))
+            state = VmState(problems=("libvirt holds the monitor: pip install giveback[libvirt]",))
+            return layouts.with_assumed(vm, state) if layout else state
+        # A command to the monitor marks the domain as tainted: only where nothing else tells.
+        ask = layout and not layouts.assumed(vm)
         try:
-            return await in_thread(lambda: _state(self._uri, vm), timeout_s, vm.name)
+            state = await in_thread(lambda: _state(self._uri, vm, layout=ask), timeout_s, vm.name)
         except VmError as error:
-            return VmState(problems=(str(error),))
+            state = VmState(problems=(str(error),))
+        return layouts.with_assumed(vm, state) if layout else state
 
 
 async def in_thread(work: Callable[[], VmState], timeout_s: float, name: str) -> VmState:
@@ -113,12 +126,13 @@ def _connect(uri: str, *, write: bool) -> Any:  # noqa: ANN401
         ) from error
 
 
-def _state(uri: str, vm: VmDescription) -> VmState:
+def _state(uri: str, vm: VmDescription, *, layout: bool) -> VmState:
     import libvirt  # noqa: PLC0415
 
-    connection = _connect(uri, write=False)
+    connection = _connect(uri, write=layout)
     try:
         domain = connection.lookupByName(vm.name)
+        ranges, addresses = _layout(domain) if layout else ((), {})
         stats = domain.memoryStats()
         info = domain.info()
         running = domain.isActive() == 1 and info[0] == libvirt.VIR_DOMAIN_RUNNING
@@ -127,7 +141,32 @@ def _state(uri: str, vm: VmDescription) -> VmState:
         raise VmError(f"libvirt on {shown(vm.name)}: {shown(str(error), 200)}") from error
     finally:
         connection.close()
-    return state_from(vm, stats, running=running, balloon=balloon)
+    state = state_from(vm, stats, running=running, balloon=balloon)
+    return replace(state, layout=ranges, host_addresses=addresses)
+
+
+def _layout(domain: Any) -> tuple[tuple[GuestRange, ...], dict[str, int]]:  # noqa: ANN401
+    """Where guest addresses lie, by QEMU's monitor through libvirt; nothing where it refuses."""
+    import libvirt  # noqa: PLC0415
+
+    libvirt_qemu = importlib.import_module("libvirt_qemu")
+
+    def human(line: str) -> str:
+        flags = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+        said = str(libvirt_qemu.qemuMonitorCommand(domain, line, flags))
+        return said[:_XML_LIMIT_BYTES].replace("\r\n", "\n")
+
+    addresses: dict[str, int] = {}
+    try:
+        ranges = parse_layout(human("info mtree -f"))
+        for place in ranges[:_RANGES_LIMIT]:
+            if place.block not in addresses:
+                address = parse_host_address(human(f"gpa2hva {place.guest_start:#x}"))
+                if address is not None:
+                    addresses[place.block] = address - place.block_offset
+    except libvirt.libvirtError:
+        return (), {}
+    return ranges, addresses
 
 
 def state_from(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
 from giveback.host.procs import Process, own_path
+from giveback.vmm import layout as layouts
 from giveback.vmm import qemu_args
 from giveback.vmm.base import (
     Answer,
@@ -55,16 +56,17 @@ class QemuBackend:
         self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
     ) -> VmState:
         if not vm.control:
-            return VmState(problems=("QEMU was started without a QMP socket that we may use",))
+            state = VmState(problems=("QEMU was started without a QMP socket that we may use",))
+            return layouts.with_assumed(vm, state) if layout else state
         # qemu.qmp takes 60 ms to import: `giveback --help` does not pay for it.
         from giveback.vmm.qmp import monitor  # noqa: PLC0415
 
         try:
             async with monitor(vm.control, timeout_s) as session:
-                state = await _inspect(session, layout=layout)
-                return _with_default_block(vm, state)
+                state = _with_default_block(vm, await _inspect(session, layout=layout))
         except VmError as error:
-            return VmState(problems=(str(error),))
+            state = VmState(problems=(str(error),))
+        return layouts.with_assumed(vm, state) if layout else state
 
 
 def _with_default_block(vm: VmDescription, state: VmState) -> VmState:
@@ -131,6 +133,7 @@ async def _virtio_status(session: Monitor, device: str) -> object:
 
 
 async def _host_addresses(session: Monitor, ranges: tuple[GuestRange, ...]) -> dict[str, int]:
+    """Where each block lies in QEMU's address space, by one address of it."""
     addresses: dict[str, int] = {}
     for place in ranges[:_RANGES_LIMIT]:
         if place.block not in addresses:

@@ -137,9 +137,15 @@ def describe(process: Process, own_path: Callable[[str], str]) -> VmDescription:
         channels=tuple(_channels(arguments, own_path)),
         control=_control(arguments, own_path),
         blockers=tuple(_blockers(arguments, machine)),
-        machine=machine.get("type", ""),
+        machine=_machine(machine),
         notes=tuple(_notes(arguments)),
     )
+
+
+def _machine(machine: Options) -> str:
+    """The machine's type, and the one option that moves its RAM."""
+    hole = machine.get("max-ram-below-4g")
+    return machine.get("type", "") + (f",max-ram-below-4g={hole}" if hole else "")
 
 
 def _name(arguments: Arguments, pid: int) -> str:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
+from giveback_agent import files
+from giveback_agent.errors import KernelFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SUN_PATH_BYTES = 107
+_TABLE_LIMIT_BYTES = 8 << 20
 
 
 def connect_unix(path: str) -> socket.socket:
@@ -43,6 +47,25 @@ def short_path(path: str) -> Iterator[str]:
         yield f"/proc/self/fd/{fd}/{name}"
     finally:
         os.close(fd)
+
+
+def is_queued(path: str) -> bool:
+    """Whether a client of the socket at `path` waits behind another one that is served.
+
+    False where it cannot be told. Source: unix_seq_show() in net/unix/af_unix.c: state 3 is
+    connected, 2 is not accepted yet.
+    """
+    bound = re.sub(r"^/proc/\d+/(?:root|cwd/)", "", path)
+    try:
+        text = files.read("/", "/proc/net/unix", _TABLE_LIMIT_BYTES)
+    except KernelFileError:
+        return False
+    states = set()
+    for line in text.splitlines():
+        words = line.split(None, 7)
+        if len(words) == 8 and words[7] == os.fsencode(bound):
+            states.add(words[5])
+    return {b"02", b"03"} <= states
 
 
 def reason(error: OSError) -> str:

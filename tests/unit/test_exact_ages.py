@@ -1,0 +1,35 @@
+"""Ages of free pages: only what was seen at every look."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giveback.exact_ages import Ages
+
+PAGE = 4096
+
+
+def mask(*held: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    return np.array(held, dtype=bool)
+
+
+def test_a_page_grows_old_only_while_it_is_held() -> None:
+    ages = Ages()
+    assert ages.look(mask(1, 1, 0), 0.0, PAGE) == ()
+    assert ages.look(mask(1, 1, 1), 10.0, PAGE) == ((0.0, 3 * PAGE), (10.0, 2 * PAGE))
+    assert ages.look(mask(1, 0, 1), 15.0, PAGE) == ((5.0, 2 * PAGE), (15.0, PAGE))
+    assert ages.look(mask(1, 1, 0), 20.0, PAGE) == ((0.0, 2 * PAGE), (20.0, PAGE))
+    assert ages.look(mask(1, 1), 25.0, PAGE) == ()
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=2, max_size=6))
+def test_the_amounts_fall_with_age_and_begin_with_all(looks: list[list[bool]]) -> None:
+    ages = Ages()
+    for now_s, held in enumerate(looks):
+        found = ages.look(np.array(held), float(now_s), PAGE)
+    amounts = [amount for _, amount in found]
+    assert amounts == sorted(amounts, reverse=True)
+    assert [age for age, _ in found] == sorted(age for age, _ in found)
+    assert (amounts[0] if amounts else 0) == sum(looks[-1]) * PAGE
