@@ -39,6 +39,7 @@ class PassRecord(Record):
     trapped_before_bytes: int
     trapped_after_bytes: int
     cpu_s: float
+    deep_order: int | None = None
 
 
 class PassLog:
@@ -48,12 +49,13 @@ class PassLog:
         self.begin: Snapshot | None = None
         self.why = ""
         self.steps: list[StepRecord] = []
+        self.deep_order: int | None = None
         self.ended: list[PassRecord] = []
         self.count = 0
 
     def start(self, begin: Snapshot, why: str) -> None:
         """A pass begins."""
-        self.begin, self.why, self.steps = begin, why, []
+        self.begin, self.why, self.steps, self.deep_order = begin, why, [], None
 
     def note(self, outcome: Outcome, before: Snapshot, after: Snapshot) -> StepRecord:
         """Account a step that has just ended."""
@@ -75,6 +77,7 @@ class PassLog:
             begin.monotonic_s, after.monotonic_s - begin.monotonic_s, self.why, end, tuple(self.steps),
             begin.meminfo.non_free_bytes, after.meminfo.non_free_bytes,
             begin.trapped_bytes or 0, after.trapped_bytes or 0, sum([s.cpu_s for s in self.steps]),
+            self.deep_order,
         )  # fmt: skip
         self.begin = None
         self.count += 1
@@ -91,8 +94,11 @@ def words(record: PassRecord, classic: str) -> str:
     """The pass in one line of the kernel log, after the line that WSL's users know."""
     freed = max(0, record.non_free_before_bytes - record.non_free_after_bytes)
     contiguous = max(0, gain_of(record, act.COMPACT))
+    reported = record.deep_order is not None and record.end == "done"
+    rest = "in small pieces reported, too" if reported else "left in small pieces"
+    small = f"{record.trapped_after_bytes // MIB} MiB {rest}"
     text = (
         f"{classic}: {freed // MIB} MiB of cache and slab freed, {contiguous // MIB} MiB made contiguous, "
-        f"{record.trapped_after_bytes // MIB} MiB left in small pieces, {record.took_s:.0f} s"
+        f"{small}, {record.took_s:.0f} s"
     )
     return text if record.end == "done" else f"{text}, ended early: {record.end}"

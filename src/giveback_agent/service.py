@@ -346,6 +346,7 @@ class Service:
         try:
             deep_report.lower(self._root, order)
             self._lowered = True
+            self._passes.deep_order = order
         except AgentError as error:
             self._complain(str(error))
 

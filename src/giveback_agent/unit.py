@@ -11,7 +11,7 @@ Every line that could be expected and is missing has its reason here:
   of it against a busy program in a sibling cgroup, under 1 % with CPUWeight=1. Hence Slice=-.slice
   (a sibling of everything) and the least weight there is. Not cpu.idle: kernels before 5.15 lack
   it, and the agent has to get some CPU to stop when work comes back.
-- MemoryMax is above the 64 MiB that a nudge touches; OOMPolicy keeps the service when a worker dies.
+- MemoryMax is far above what a step takes; OOMPolicy keeps the service when a worker dies.
 - AF_UNIX and AF_VSOCK are the host's way in, and WSL's interop.
 """
 

@@ -163,6 +163,7 @@ class Foreground:
         trapped = (self._look().trapped_bytes or 0) // MIB
         try:
             deep_report.lower(self._root, lowest)
+            self._log.deep_order = lowest
             refused = steps.start_reporting(self._root)
             if refused:
                 print(f"deep      no pass of reporting could be started: {refused}")

@@ -24,13 +24,13 @@ def run(args: argparse.Namespace) -> int:
 
 def run_service(root: str, overrides: list[str]) -> int:
     """Run the service under `root`; returns its exit code. Raises UsageError for a bad override."""
-    from giveback_agent import runtime, settings, unpacked
+    from giveback_agent import runtime, settings, start
 
     lock = runtime.hold_lock(root)
-    if root == "/" and unpacked.zip_archive() is not None:
+    if root == "/":
         words = [word for override in overrides for word in ("--set", override)]
-        # Comes back only where this cannot be unpacked; the lock is taken again by what it becomes.
-        unpacked.start_anew(root, [*words, "run"])
+        # The lock ends with this process image and is taken again by what it becomes.
+        start.anew(root, [*words, "run"])
     try:
         # Before the service lowers its priority: under WSL this asks Windows, within a time limit.
         wsl = settings.detect_wsl(root)

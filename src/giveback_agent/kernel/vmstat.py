@@ -84,7 +84,7 @@ def parse(data: bytes) -> VmStat:
     words = whole.split()
     if len(words) != 2 * whole.count(b"\n"):
         raise KernelFileError(PATH, "not lines of a name and a number")
-    counters = dict(zip(words[::2], words[1::2]))  # noqa: B905
+    counters = dict(zip(words[::2], words[1::2]))
     if b"workingset_refault_file" not in counters and b"workingset_refault" in counters:
         counters[b"workingset_refault_file"] = counters[b"workingset_refault"]
     values: dict[str, Any] = {}

@@ -60,10 +60,9 @@ def below_low_watermark(info: ZoneInfo) -> bool:
     managed pages does not matter: the kernel keeps a small DMA zone back for those who need it.
     """
     smallest = sum([zone.managed_pages for zone in info.zones]) // 16
-    for zone in info.zones:
-        if zone.managed_pages > smallest and zone.free_pages < zone.low_pages:
-            return True
-    return False
+    return any(
+        zone.managed_pages > smallest and zone.free_pages < zone.low_pages for zone in info.zones
+    )
 
 
 def pcp_pages(info: ZoneInfo) -> int:
@@ -80,7 +79,7 @@ def _zone(chunk: bytes) -> Zone:
     end = body.find(b"protection:", start)
     # "pages free N min N low N ...": the word before each number names it.
     words_of_amounts = body[start + len(b"pages ") : end if end >= 0 else None].split()
-    amounts = dict(zip(words_of_amounts[::2], words_of_amounts[1::2]))  # noqa: B905
+    amounts = dict(zip(words_of_amounts[::2], words_of_amounts[1::2]))
     name = text(words[2])
     values: dict[str, int] = {}
     for key in _REQUIRED:

@@ -1,8 +1,9 @@
-"""A zip application that becomes a service unpacks itself first: half of its memory is the unpacking.
+"""How the service starts small: from compiled files, without `site`, without huge pages of its own.
 
 Run from the zip, every module is compiled at each start and the compiler's memory is never given
-back: 6.8 MiB private dirty, against 3.6 from compiled files (CPython 3.11). So `run` writes its
-compiled modules to a folder under /run, 0.4 MiB, and starts anew from there without `site`.
+back: 6.8 MiB private dirty, against 3.6 from compiled files (CPython 3.11). And where transparent
+huge pages are always on, a heap of 1 MiB takes 2. So `run` puts its compiled modules into a folder
+under /run, 0.4 MiB, refuses huge pages, and starts anew: both outlast exec, what it took does not.
 """
 
 from __future__ import annotations
@@ -13,9 +14,18 @@ import sys
 from giveback_agent import files, runtime
 
 FOLDER = runtime.FOLDER + "/lib"
-DEADLINE_S = 120.0
-# The interpreter's options: isolated, no .pyc beside them, no site.
+# The interpreter's options: isolated, no .pyc beside the modules, no site.
 OPTIONS = "-IBS"
+# Set for the process that has started anew, so that it does so once.
+MARK = "GIVEBACK_AGENT_STARTED"
+PR_SET_THP_DISABLE = 41
+# A file, not the folder: to run a folder the interpreter imports runpy, 2.5 MiB with what it needs.
+LAUNCHER = "launch.py"
+LAUNCHER_TEXT = """import sys
+sys.path.insert(0, {folder!r})
+from giveback_agent.__main__ import main
+sys.exit(main())
+"""
 
 
 def zip_archive() -> str | None:
@@ -30,15 +40,41 @@ def zip_archive() -> str | None:
     return None
 
 
-def start_anew(root: str, words: list[str]) -> None:
-    """Unpack and replace this process; returns only where that was not possible, and then it goes on."""
-    archive = zip_archive()
-    folder = files.under(root, FOLDER)
-    if archive is None or not sys.executable or not _unpack(archive, folder):
+def anew(root: str, words: list[str]) -> None:
+    """Replace this process by a smaller one; returns where that is done, or not possible."""
+    if os.environ.get(MARK) or not sys.executable:
         return
+    archive = zip_archive()
+    if archive is None:
+        command = _own_command()
+    else:
+        folder = files.under(root, FOLDER)
+        launcher = f"{folder}/{LAUNCHER}"
+        command = [sys.executable, OPTIONS, launcher, *words] if _unpack(archive, folder) else []
+    if not command:
+        return
+    _refuse_huge_pages()
     try:
-        os.execv(sys.executable, [sys.executable, OPTIONS, folder, *words])  # noqa: S606
+        os.execve(sys.executable, command, {**os.environ, MARK: "1"})  # noqa: S606
     except OSError:
+        return
+
+
+def _own_command() -> list[str]:
+    try:
+        with open("/proc/self/cmdline", "rb") as file:
+            return [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
+    except OSError:
+        return []
+
+
+def _refuse_huge_pages() -> None:
+    """prctl(PR_SET_THP_DISABLE): inherited through exec. No harm where it cannot be done."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+    except (ImportError, OSError, AttributeError):
         return
 
 
@@ -78,5 +114,7 @@ def compile_into(archive: str, folder: str) -> None:
             with open(target, "wb") as file:
                 # PEP 552: no flags, no source time, no source size: nothing is compared.
                 file.write(MAGIC_NUMBER + bytes(12) + marshal.dumps(code))
+    with open(f"{scratch}/{LAUNCHER}", "w") as file:
+        file.write(LAUNCHER_TEXT.format(folder=folder))
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(scratch, folder)
