@@ -240,7 +240,7 @@ class Link:
             _refuse(peer, ask, number, "the host does not read", 1.0)
             return
         try:
-            self._worker = Worker(ask, make, now_s, DEADLINES_S[ask])
+            self._worker = Worker(ask, make, now_s, DEADLINES_S[ask], kept_fd=fd)
         except OSError as error:
             _refuse(peer, ask, number, f"no process: {os.strerror(error.errno or 0)}", 1.0)
             return

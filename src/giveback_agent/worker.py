@@ -38,9 +38,17 @@ class Worker:
     """One forked step. `poll` until it says how it ended, or `abandon` it."""
 
     def __init__(
-        self, kind: str, step: Callable[[], None], started_s: float, deadline_s: float
+        self,
+        kind: str,
+        step: Callable[[], None],
+        started_s: float,
+        deadline_s: float,
+        kept_fd: int = -1,
     ) -> None:
-        """Fork and run `step` in the child. Raises OSError where the kernel refuses a process."""
+        """Fork and run `step` in the child, which has no file of ours but `kept_fd`.
+
+        Raises OSError where the kernel refuses a process.
+        """
         self.kind = kind
         self.started_s = started_s
         self.deadline_s = deadline_s
@@ -49,16 +57,17 @@ class Worker:
         self._parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            self._run(step)
+            self._run(step, kept_fd)
 
-    def _run(self, step: Callable[[], None]) -> None:
+    def _run(self, step: Callable[[], None], kept_fd: int) -> None:
         code = CRASHED
         try:
             for number in (signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGUSR1):
                 signals.signal(number, signals.SIG_DFL)
             signals.set_wakeup_fd(-1)
             # A worker that hangs in the kernel must not hold the agent's lock after the agent's end.
-            os.closerange(3, CLOSED_BELOW)
+            os.closerange(3, max(3, kept_fd))
+            os.closerange(max(3, kept_fd + 1), CLOSED_BELOW)
             become_idle_class()
             step()
             code = DONE
