@@ -143,6 +143,8 @@ def from_agent(said: dict[str, object], source: Source, age_s: float = 0.0) -> G
         report_order=order if isinstance(order, int) and not isinstance(order, bool) else None,
         reporting=reporting if isinstance(reporting, bool) else None,
         page_bytes=page if page in (4096, 16384, 65536) else 4096,
+        pcp_bytes=answers.size(said, "pcp_bytes"),
+        compressed_swap_bytes=answers.size(said, "compressed_swap_bytes"),
     )
 
 

@@ -32,7 +32,9 @@ class Key(StrEnum):
     CACHE_CLEAN = "page cache, clean"
     SLAB_UNRECLAIMABLE = "slab, not reclaimable"
     SLAB_RECLAIMABLE = "slab, reclaimable"
-    KERNEL = "kernel stacks, page tables, per-CPU"
+    KERNEL = "kernel: vmalloc, stacks, page tables, per-CPU"
+    COMPRESSED = "compressed swap (zram, zswap)"
+    PCP = "free, kept on the guest's per-CPU lists"
     HUGETLB = "guest huge page pool"
     USED = "used, the guest does not say by what"
     RESERVED = "reserved: kernel image, memory map, firmware"
@@ -57,8 +59,8 @@ class Key(StrEnum):
 NEEDED = frozenset(
     {
         Key.ANON, Key.SHMEM, Key.CACHE_DIRTY, Key.CACHE_CLEAN, Key.SLAB_UNRECLAIMABLE,
-        Key.SLAB_RECLAIMABLE, Key.KERNEL, Key.HUGETLB, Key.USED, Key.RESERVED, Key.UNATTRIBUTED,
-        Key.NOT_RESIDENT,
+        Key.SLAB_RECLAIMABLE, Key.KERNEL, Key.COMPRESSED, Key.PCP, Key.HUGETLB, Key.USED,
+        Key.RESERVED, Key.UNATTRIBUTED, Key.NOT_RESIDENT,
     }
 )  # fmt: skip
 RESIDUE = frozenset({Key.FREE_UNREPORTED, Key.FREE_TRAPPED, Key.FREE_WAITING, Key.FREE_UNSPLIT})
@@ -179,6 +181,8 @@ def _named_parts(guest: GuestPicture) -> dict[Key, int]:
         Key.SLAB_UNRECLAIMABLE: guest.slab_unreclaimable_bytes,
         Key.SLAB_RECLAIMABLE: guest.slab_reclaimable_bytes,
         Key.KERNEL: guest.kernel_bytes,
+        Key.COMPRESSED: guest.compressed_swap_bytes,
+        Key.PCP: guest.pcp_bytes,
         Key.HUGETLB: guest.hugetlb_bytes,
     }
     parts.update({key: value for key, value in named.items() if value is not None})

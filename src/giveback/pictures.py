@@ -76,7 +76,10 @@ class GuestPicture:
     slab_reclaimable_bytes: int | None = None
     slab_unreclaimable_bytes: int | None = None
     kernel_bytes: int | None = None
-    """Kernel stacks, page tables and per-CPU memory."""
+    """vmalloc (kernel stacks are in it), page tables and per-CPU memory."""
+    pcp_bytes: int | None = None
+    """Free, on per-CPU lists: not in `free_bytes`."""
+    compressed_swap_bytes: int | None = None
     hugetlb_bytes: int | None = None
     swap_total_bytes: int | None = None
     free_by_order: tuple[int, ...] = ()
@@ -112,6 +115,8 @@ def from_kernel_files(
     report_order: int | None = None,
     reporting: bool | None = None,
     page_bytes: int = 4096,
+    pcp_bytes: int | None = None,
+    compressed_swap_bytes: int | None = None,
 ) -> GuestPicture:
     """A picture from the guest's own /proc/meminfo and /proc/buddyinfo.
 
@@ -122,7 +127,9 @@ def from_kernel_files(
         buddy = buddyinfo.parse(buddyinfo_text, page_bytes) if buddyinfo_text else None
     except KernelFileError as error:
         return GuestPicture(source, age_s, problems=(f"the guest's {error}",))
-    kernel = (info.kernel_stack_bytes, info.page_tables_bytes, info.percpu_bytes)
+    # Kernel stacks are made by vmalloc on all but a few old architectures: not counted twice.
+    stacks = max(info.kernel_stack_bytes or 0, _kib_line(meminfo_text, b"VmallocUsed"))
+    tables = (info.page_tables_bytes or 0) + _kib_line(meminfo_text, b"SecPageTables")
     orders = buddyinfo.by_order(buddy) if buddy is not None else ()
     if report_order is None and buddy is not None:
         report_order = _default_order(info.hugepagesize_bytes, page_bytes, len(orders))
@@ -142,7 +149,9 @@ def from_kernel_files(
             ),
             slab_reclaimable_bytes=info.s_reclaimable_bytes,
             slab_unreclaimable_bytes=info.s_unreclaim_bytes,
-            kernel_bytes=sum(part or 0 for part in kernel),
+            kernel_bytes=stacks + tables + (info.percpu_bytes or 0),
+            pcp_bytes=pcp_bytes,
+            compressed_swap_bytes=compressed_swap_bytes,
             hugetlb_bytes=info.hugetlb_bytes,
             swap_total_bytes=info.swap_total_bytes,
             free_by_order=orders,
@@ -150,6 +159,20 @@ def from_kernel_files(
             reporting=reporting,
         )
     )
+
+
+def _kib_line(meminfo_text: bytes, name: bytes) -> int:
+    """A line of /proc/meminfo in bytes, 0 where this kernel has none."""
+    for line in meminfo_text.splitlines():
+        words = line.split()
+        if (
+            len(words) == 3
+            and words[0] == name + b":"
+            and words[1].isdigit()
+            and len(words[1]) < 16
+        ):
+            return int(words[1]) << 10
+    return 0
 
 
 def _default_order(huge_page_bytes: int | None, page_bytes: int, orders: int) -> int:

@@ -57,6 +57,8 @@ GUESTS = st.builds(
             "slab_reclaimable_bytes",
             "slab_unreclaimable_bytes",
             "kernel_bytes",
+            "pcp_bytes",
+            "compressed_swap_bytes",
             "hugetlb_bytes",
         ],
         MAYBE,

@@ -12,6 +12,10 @@ import re
 from giveback_agent import files
 from giveback_agent.errors import KernelFileError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 PATH = "/proc/kpageflags"
 PAGES_LIMIT = 1 << 28
 """1 TiB of 4 KiB pages: what lies beyond is not read."""
@@ -120,8 +124,15 @@ def encode(found: list[tuple[int, int]]) -> bytes:
 
 def read_runs(root: str = "/", pages_limit: int = PAGES_LIMIT) -> list[tuple[int, int]]:
     """Read all page flags under `root`, from page frame 0 on. Raises KernelFileError."""
-    path = files.under(root, PATH)
     found: list[tuple[int, int]] = []
+    for chunk in read_chunks(root, pages_limit):
+        _append(found, chunk)
+    return found
+
+
+def read_chunks(root: str = "/", pages_limit: int = PAGES_LIMIT) -> Iterator[list[tuple[int, int]]]:
+    """The same 65536 pages at a time, which bounds the memory; a run may go on in the next chunk."""
+    path = files.under(root, PATH)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -130,13 +141,12 @@ def read_runs(root: str = "/", pages_limit: int = PAGES_LIMIT) -> list[tuple[int
                 data = os.pread(fd, min(_CHUNK_PAGES, pages_limit - position) * 8, position * 8)
                 if len(data) < 8:
                     break
-                _append(found, runs(classes(data)))
+                yield runs(classes(data))
                 position += len(data) // 8
         finally:
             os.close(fd)
     except OSError as error:
         raise KernelFileError(path, os.strerror(error.errno or 0), error.errno) from error
-    return found
 
 
 def _append(found: list[tuple[int, int]], more: list[tuple[int, int]]) -> None:
