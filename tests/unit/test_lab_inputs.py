@@ -62,6 +62,11 @@ def test_kernel_release_of_any_bytes(data: bytes) -> None:
     kernel_release(data)
 
 
+@pytest.mark.parametrize("name", [b"../../etc", b"/etc", b"..", b"6.12/..", b"\xff", b" ", b""])
+def test_a_release_that_leads_out_of_the_modules_folder_is_none(name: bytes) -> None:
+    assert kernel_release(bzimage(name + b" (builder)")) is None
+
+
 @given(st.binary(max_size=300), st.integers(0, 0xFFFF))
 def test_kernel_release_of_any_header(version: bytes, offset: int) -> None:
     image = bytearray(bzimage(b""))

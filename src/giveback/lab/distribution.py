@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class Distribution:
     qemu_packages: tuple[str, ...] = ("qemu-system-x86", "seabios")
 
 
+# A release names a folder below /lib/modules: nothing that leads out of it.
+RELEASE = re.compile(r"[0-9][A-Za-z0-9.+~_-]{0,100}(?=\s|$)", re.ASCII)
 CLOUD = "linux-image-cloud-amd64"
 KNOWN = {
     "bookworm": Distribution(
@@ -155,7 +158,8 @@ def kernel_release(image: bytes) -> str | None:
         return None
     offset = int.from_bytes(image[0x20E:0x210], "little") + 0x200
     text = image[offset : offset + 256].split(b"\0", 1)[0].decode("ascii", "replace")
-    return text.split()[0] if text.split() else None
+    found = RELEASE.match(text)
+    return found[0] if found else None
 
 
 def guest_tree() -> Path:
