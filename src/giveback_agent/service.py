@@ -26,7 +26,7 @@ from giveback_agent.errors import AgentError, KernelFileError
 from giveback_agent.kernel import kmsg
 from giveback_agent.kernel.cpustat import read_cpustat
 from giveback_agent.kernel.pressure import read_pressure
-from giveback_agent.link import Link
+from giveback_agent.link import Link, Urgency
 from giveback_agent.snapshot import take
 from giveback_agent.worker import DONE, Worker, become_idle_class
 
@@ -154,9 +154,19 @@ class Service:
         return act.URGENCY_ALONE
 
     def _wait(self, period_s: float) -> None:
-        readable, _, _ = select.select([self._wake_read], [], [], period_s)
-        if readable:
+        waited_for = [self._wake_read]
+        if self._link.fileno() >= 0:
+            waited_for.append(self._link.fileno())
+        readable, _, _ = select.select(waited_for, [], [], period_s)
+        if self._wake_read in readable:
             os.read(self._wake_read, 64)
+
+    def _hear(self, now_s: float) -> None:
+        """Take what the host says: its need is a lease, so that a host that falls silent needs nothing."""
+        for message in self._link.receive(now_s):
+            if isinstance(message, Urgency):
+                self._urgency = (message.urgency, now_s + message.lease_s)
+                self._looks = 0
 
     def _in_pass(self) -> bool:
         return self._state.in_pass or self._wsl_state.in_pass
@@ -174,6 +184,7 @@ class Service:
         now_s = time.monotonic()
         ours = self._worker is not None or self._in_pass()
         self._reap(now_s)
+        self._hear(now_s)
         try:
             self._look(now_s, ours)
             if self._is_decision_due():
@@ -191,9 +202,9 @@ class Service:
 
     def _look(self, now_s: float, ours: bool) -> None:
         """Judge how busy the guest is. `ours`: a pass goes on, so stalls and system time are ours too."""
-        own = _own_cpu_s() + self._worker_cpu_s
-        if self._worker is not None:
-            own += _cpu_s_of(self._root, self._worker.pid)
+        own = _own_cpu_s() + self._worker_cpu_s + self._link.answer_cpu_s
+        children = (self._worker and self._worker.pid, self._link.answering_pid)
+        own += sum([_cpu_s_of(self._root, pid) for pid in children if pid])
         stalls = gate.Stalls()
         if not ours:
             stalls = gate.stalls_of(self._pressure("memory"), self._pressure("io"))
