@@ -1,6 +1,7 @@
 """The `giveback` command line: one file in `giveback.commands` is one command.
 
 Each module there has `HELP` (one line), `prepare_parser(parser)` and `run(args) -> exit code`.
+Only the module of the command that is named is imported: `--help` reads the others' HELP from their text.
 This module alone turns errors into text and exit codes.
 """
 
@@ -9,8 +10,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import pkgutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from giveback import __version__, commands
@@ -33,27 +34,45 @@ class Command(Protocol):
 
 def command_names() -> list[str]:
     """The commands there are: the modules of `giveback.commands`, underscored ones left out."""
-    found = (m.name for m in pkgutil.iter_modules(commands.__path__))
-    return sorted(n for n in found if not n.startswith("_"))
+    found = {path for folder in commands.__path__ for path in Path(folder).glob("*.py")}
+    return sorted(path.stem for path in found if not path.stem.startswith("_"))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line's parser, every command in it."""
+def help_of(name: str) -> str:
+    """The command's HELP, without importing it; '' where its text has none."""
+    import ast  # noqa: PLC0415
+
+    for folder in commands.__path__:
+        path = Path(folder) / f"{name}.py"
+        if path.is_file():
+            for node in ast.parse(path.read_bytes()).body:
+                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "HELP":
+                    return str(ast.literal_eval(node.value))
+    return ""
+
+
+def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser for a command line: the command it names is in it whole, or all are by name."""
     parser = argparse.ArgumentParser(
         prog="giveback", description="Gives a VM's unused memory back to its host."
     )
     parser.add_argument("--version", action="version", version=f"giveback {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in command_names():
-        module = cast("Command", importlib.import_module(f"giveback.commands.{name}"))
-        sub = subparsers.add_parser(
-            name.replace("_", "-"),
-            help=module.HELP,
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.prepare_parser(sub)
-        sub.set_defaults(run=module.run)
+    names = {name.replace("_", "-"): name for name in command_names()}
+    named = next((word for word in words if not word.startswith("-")), "")
+    if named not in names:
+        for shown, name in names.items():
+            subparsers.add_parser(shown, help=help_of(name))
+        return parser
+    module = cast("Command", importlib.import_module(f"giveback.commands.{names[named]}"))
+    sub = subparsers.add_parser(
+        named,
+        help=module.HELP,
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.prepare_parser(sub)
+    sub.set_defaults(run=module.run)
     return parser
 
 
@@ -61,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 2 for bad input, 128 + signal when stopped."""
     try:
         with stopping():
-            args = build_parser().parse_args(argv)
+            words = list(sys.argv[1:] if argv is None else argv)
+            args = build_parser(words).parse_args(words)
             return int(args.run(args))
     except GivebackError as error:
         print(f"giveback: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 import subprocess
@@ -27,6 +28,27 @@ def test_every_file_in_commands_is_a_command_with_a_line_of_help() -> None:
     text = cli.build_parser().format_help()
     for name in names:
         assert name.replace("_", "-") in text
+
+
+def test_help_is_read_without_importing_a_command() -> None:
+    code = (
+        "import sys; from giveback.cli import build_parser; build_parser().format_help(); "
+        "print([m for m in sys.modules if m.startswith('giveback.commands.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", cli.command_names())
+def test_only_the_command_that_is_named_is_imported(name: str) -> None:
+    code = (
+        f"import sys; from giveback.cli import build_parser; build_parser([{name!r}]); "
+        "print(*[m.split('.')[2] for m in sys.modules if m.startswith('giveback.commands.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) - {"_target"} == {name}
+    module = importlib.import_module(f"giveback.commands.{name}")
+    assert cli.help_of(name) == module.HELP
 
 
 def add_command(monkeypatch: pytest.MonkeyPatch, run: Callable[[argparse.Namespace], int]) -> None:
