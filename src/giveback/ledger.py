@@ -241,6 +241,11 @@ def _notes(host: HostPicture, guest: GuestPicture, *, stale: bool) -> list[str]:
         notes.append(
             f"{guest.source}: {guest.age_s:.0f} s old, older than {STALE_S:.0f} s; not used"
         )
+    if not stale and (guest.pcp_bytes or 0) > (guest.total_bytes or 0) // 100:
+        notes.append(
+            "free pages on the guest's per-CPU lists are counted as resident; as far as they are "
+            "not, more of the other free memory is: --exact measures it"
+        )
     if not host.sure:
         notes.append("which mapping is the guest's RAM was guessed by its size")
     return notes

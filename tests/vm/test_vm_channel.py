@@ -15,6 +15,8 @@ import pytest
 from giveback.lab.vm import LabVm, VmSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from giveback.lab.accel import Accel
     from giveback.lab.demo import Lab
 
@@ -39,9 +41,10 @@ async def conversation(lab_vm: LabVm) -> Said:
     async with lab_vm as vm:
         found: Said = {}
         await vm.qmp.disconnect()
-        found["no agent"] = await explained()
+        found["no agent"] = await until(lambda d: "no giveback-agent runs" in json.dumps(d))
         agent = await vm.guest.spawn(*AGENT)
-        found["sampled"] = await until_agent_answers()
+        found["sampled"] = await until(agent_answers)
+        await settled(vm)
         found["exact"] = await explained("--exact")
         found["idle"] = {"switches": await switches_of(vm, agent, 5)}
         held = connected(str(vm.agent_socket))
@@ -53,13 +56,13 @@ async def conversation(lab_vm: LabVm) -> Said:
         await vm.guest.spawn(*AGENT)
         found["hello"] = await event(held, "hello")
         held.close()
-        found["restarted"] = await until_agent_answers()
+        found["restarted"] = await until(agent_answers)
         # A client that leaves in the midst of a line, and one in the midst of an answer.
         for words in (b'{"ask": "mem', b'\n{"ask": "pages", "id": 1}\n'):
             leaving = connected(str(vm.agent_socket))
             leaving.sendall(words)
             leaving.close()
-        found["after rudeness"] = await until_agent_answers()
+        found["after rudeness"] = await until(agent_answers)
         return found
 
 
@@ -76,15 +79,32 @@ async def explained(*words: str) -> Document:
     return document | {"took_s": time.monotonic() - started_s}
 
 
-async def until_agent_answers() -> Document:
+def agent_answers(document: Document) -> bool:
+    guest = document["guest"]
+    assert isinstance(guest, dict)
+    return bool(guest["source"] == "agent")
+
+
+async def until(wanted: Callable[[Document], bool]) -> Document:
+    """Ask until it is so: whoever else looks at this host's VMs holds the port now and then."""
     deadline = time.monotonic() + DEADLINE_S
     while True:
         document = await explained()
-        guest = document["guest"]
-        assert isinstance(guest, dict)
-        if guest["source"] == "agent":
+        if wanted(document):
             return document
-        assert time.monotonic() < deadline, document["problems"]
+        assert time.monotonic() < deadline, document["notes"]
+
+
+async def settled(vm: LabVm) -> None:
+    """Wait until the agent's first pass is over: the host holds the same for five seconds."""
+    same, before = 0, -1
+    deadline = time.monotonic() + DEADLINE_S
+    while same < 5:
+        await asyncio.sleep(1)
+        now = vm.resident_bytes()
+        same = same + 1 if abs(now - before) < 1 << 18 else 0
+        before = now
+        assert time.monotonic() < deadline, now
 
 
 async def switches_of(vm: LabVm, pid: int, seconds: int) -> int:
@@ -150,6 +170,7 @@ def test_the_agent_answers_and_the_rows_add_up(said: Said) -> None:
 
 
 def test_exact_and_sampled_agree_within_one_percent(said: Said) -> None:
+    """But for pages on per-CPU lists, which are taken for resident and after a deep report are not."""
     document = said["exact"]
     exact = document["exact"]
     assert isinstance(exact, dict)
@@ -167,12 +188,14 @@ def test_exact_and_sampled_agree_within_one_percent(said: Said) -> None:
     for row in rows:
         print(f"{row['label']:<50} {row['host_bytes'] / 2**20:9.1f}")
     assert abs(resident) <= RAM_BYTES // 100
-    assert abs(residue) <= RAM_BYTES // 100
+    pcp = sum(row["host_bytes"] for row in rows if row["row"] == "pcp")
+    assert -RAM_BYTES // 100 <= residue <= pcp + RAM_BYTES // 100
 
 
 def test_without_an_agent_it_is_said(said: Said) -> None:
-    assert "no giveback-agent runs there" in json.dumps(said["no agent"])
-    assert "another program is connected" not in json.dumps(said["no agent"])
+    notes = said["no agent"]["notes"]
+    assert isinstance(notes, list)
+    assert ["no giveback-agent runs there" in note for note in notes] == [True]
 
 
 def test_a_port_that_another_holds_is_said(said: Said) -> None:
