@@ -19,16 +19,20 @@ import asyncio
 import json
 import statistics
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from giveback.lab.distribution import kernel_from_packages
 from giveback.lab.emulator import Emulator, find_emulator
-from giveback.lab.guest_link import Event
 from giveback.lab.image import GUEST_AGENT, GUEST_LAB, Image, build_image
 from giveback.lab.units import parse_size
 from giveback.lab.vm import MIB, LabVm, VmSpec
 from giveback_agent.kernel import meminfo, vmstat
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from giveback.lab.guest_link import Event
 
 SAMPLE_S = 1.0
 AFTER_WORK_S = 95.0
@@ -71,7 +75,8 @@ class Guest:
         if agent:
             self.agent_pid = await self.vm.guest.spawn("python3", GUEST_AGENT, "run")
             # The service is up when its status is: the work must not pay for its start.
-            while (await self.vm.guest.exec("cat", "/run/giveback/status.json")).code != 0:
+            command = ("cat", "/run/giveback/status.json")
+            while (await self.vm.guest.exec(*command)).code != 0:  # noqa: ASYNC110
                 await asyncio.sleep(0.5)
 
     async def work(self) -> None:

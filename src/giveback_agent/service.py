@@ -206,7 +206,9 @@ class Service:
         children = (self._worker and self._worker.pid, self._link.answering_pid)
         own += sum([_cpu_s_of(self._root, pid) for pid in children if pid])
         stalls = gate.Stalls()
-        if not ours:
+        # A guest at work is not asked where it stalls: each look costs it something.
+        working = self._gate.level == gate.BUSY and self._gate.busy_percent > gate.BUSY_PERCENT
+        if not ours and not working:
             stalls = gate.stalls_of(self._pressure("memory"), self._pressure("io"))
         self._gate = gate.look(
             self._gate, now_s, read_cpustat(self._root), max(0.0, own - self._own_cpu_s), stalls,

@@ -35,7 +35,7 @@ class Settings(Record):
     mode: str = "adaptive"
     idle_busy_percent: int = 20
     idle_window_s: int = 3
-    cache_floor_bytes: int = 128 << 20
+    cache_floor_bytes: int = 64 << 20
     lowest_report_order: int = 0
     swap: bool = False
     dry_run: bool = False
@@ -88,7 +88,8 @@ TABLE = (
         ("giveback.cacheFloor",),
         "size",
         "Page cache that is never taken, however cold: the programs and libraries in use."
-        " WSL's own floor, too. The floor that is learned is never below it.",
+        " Half of WSL's own floor: what was read again is kept anyway. The floor that is learned is"
+        " never below it.",
         high=configfile.SIZE_MAX_BYTES,
     ),
     Setting(

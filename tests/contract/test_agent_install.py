@@ -225,8 +225,8 @@ def test_an_interrupted_install_can_be_repeated_and_removed(
 
 
 def test_uninstall_restores_the_report_order(tmp_path: Path) -> None:
-    from giveback_agent.kernel.page_reporting import ORDER_PATH
     from giveback_agent import deep_report
+    from giveback_agent.kernel.page_reporting import ORDER_PATH
 
     root = image(tmp_path)
     install(root)

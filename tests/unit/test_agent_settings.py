@@ -370,7 +370,7 @@ def test_config_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     put(tmp_path, "/proc/sys/kernel/osrelease", "5.15.0-microsoft-standard-WSL2\n")
     shown = json.loads(run_config(capsys, tmp_path, "--json"))
     assert shown["settings"]["giveback.swap"] == {"value": True, "source": COMMAND_LINE}
-    assert shown["settings"]["giveback.cacheFloor"] == {"value": 128 << 20, "source": DEFAULT}
+    assert shown["settings"]["giveback.cacheFloor"] == {"value": 64 << 20, "source": DEFAULT}
     assert [f["path"] for f in shown["files"]] == [".wslconfig", CONF_PATH]
     assert shown["wsl2"]["release"] == "5.15.0-microsoft-standard-WSL2"
 
