@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from giveback.errors import InputError
 from giveback.exact import Exact, join_pages
 from giveback.guest import from_agent
 from giveback.host.procs import read_process
 from giveback.lab.accel import choose_accel
-from giveback.lab.demo import prepare_lab
+from giveback.lab.demo import Lab
 from giveback.lab.vm import LabVm, VmSpec
 from giveback.observe import Observation, observe
 from giveback.pictures import Source
@@ -50,17 +49,13 @@ Seen = tuple[Observation, Exact, float, int]
 
 
 @pytest.fixture(scope="module")
-def seen() -> Seen:
-    try:
-        lab = prepare_lab(None, None, lambda _: None)
-    except InputError as error:
-        pytest.skip(str(error))
+def seen(lab: Lab) -> Seen:
     return asyncio.run(look(lab))
 
 
-async def look(lab: object) -> Seen:
+async def look(lab: Lab) -> Seen:
     """Boot, work, and look at the guest from both sides."""
-    image, emulator = lab.image, lab.emulator  # type: ignore[attr-defined]
+    image, emulator = lab.image, lab.emulator
     accel = await choose_accel("auto", image, emulator)
     spec = VmSpec("ledger", RAM_BYTES, 1, accel.name)
     async with LabVm(spec, image, emulator) as vm:
