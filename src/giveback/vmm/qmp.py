@@ -18,9 +18,21 @@ from giveback.vmm.sockets import connect_unix, reason
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from qemu.qmp import Message
+
 LINE_LIMIT_BYTES = 4 << 20
 """The longest answer that is taken; `info mtree -f` of a large machine is below 200 KiB."""
 _GOODBYE_S = 1.0
+
+
+class _Client(QMPClient):
+    """Without qemu.qmp's debug log, for which it formats every message, asked for or not."""
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        return msg
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        return msg
 
 
 class Monitor:
@@ -48,7 +60,7 @@ async def monitor(address: str, timeout_s: float) -> AsyncIterator[Monitor]:
 
     Raises VmError, whose text says what is wrong with the socket and what to do.
     """
-    client = QMPClient(readbuflen=LINE_LIMIT_BYTES)
+    client = _Client(readbuflen=LINE_LIMIT_BYTES)
     try:
         async with asyncio.timeout(timeout_s):
             await _connect(client, address)
