@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from giveback.commands import _target
 from giveback.diagnosis import Finding, Severity, findings
+from giveback.diagnosis_wsl import machine_findings
 from giveback.host.facts import read_facts
 from giveback.observe import observe_host
 from giveback.text import shown
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from giveback.observe import Observation
 
+_MACHINE = "this WSL 2 machine"
 HELP = "why memory does not come back, with evidence and remedy"
 
 
@@ -34,10 +36,17 @@ def run(args: argparse.Namespace) -> int:
     everyone = args.vm is None and args.pid is None
     seen = observe_host() if everyone else [asyncio.run(_target.target(args).observe())]
     found = [(one, findings(one, read_facts(one.vm.pid))) for one in seen]
+    machine = machine_findings() if everyone else None
     if args.json:
-        print(json.dumps([_as_json(one, listed) for one, listed in found], indent=1))
+        documents = [_as_json(one, listed) for one, listed in found]
+        if machine is not None:
+            documents.append({"name": _MACHINE, "findings": _listed_as_json(machine)})
+        print(json.dumps(documents, indent=1))
     else:
-        print("\n".join(_text(one, listed) for one, listed in found) or "no VM runs on this host")
+        texts = [_text(one, listed) for one, listed in found]
+        if machine:
+            texts.append("\n".join([_MACHINE, *_lines(machine)]))
+        print("\n".join(texts) or "no VM runs on this host")
     return int(any(f.severity is Severity.KEEPS for _, listed in found for f in listed))
 
 
@@ -45,14 +54,18 @@ def _text(seen: Observation, listed: tuple[Finding, ...]) -> str:
     name = f"{shown(seen.vm.name, 60)} (pid {seen.vm.pid}, {seen.vm.backend})"
     if not listed:
         return f"{name}: nothing found that keeps memory"
-    lines = [name]
+    return "\n".join([name, *_lines(listed)])
+
+
+def _lines(listed: tuple[Finding, ...]) -> list[str]:
+    lines = []
     for finding in listed:
         lines += [
             f"  {finding.severity}: {shown(finding.what, 300)}",
             f"      evidence: {shown(finding.evidence, 400)}",
             f"      remedy:   {shown(finding.remedy, 400)}",
         ]
-    return "\n".join(lines)
+    return lines
 
 
 def _as_json(seen: Observation, listed: tuple[Finding, ...]) -> dict[str, object]:
@@ -60,13 +73,17 @@ def _as_json(seen: Observation, listed: tuple[Finding, ...]) -> dict[str, object
         "name": seen.vm.name,
         "pid": seen.vm.pid,
         "vmm": seen.vm.backend,
-        "findings": [
-            {
-                "severity": str(f.severity),
-                "what": f.what,
-                "evidence": f.evidence,
-                "remedy": f.remedy,
-            }
-            for f in listed
-        ],
+        "findings": _listed_as_json(listed),
     }
+
+
+def _listed_as_json(listed: tuple[Finding, ...]) -> list[dict[str, str]]:
+    return [
+        {
+            "severity": str(f.severity),
+            "what": f.what,
+            "evidence": f.evidence,
+            "remedy": f.remedy,
+        }
+        for f in listed
+    ]
