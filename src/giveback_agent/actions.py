@@ -29,7 +29,8 @@ URGENCY_CALM, URGENCY_ALONE, URGENCY_TIGHT, URGENCY_STARVING = 0, 1, 2, 3
 
 
 class Action(Record):
-    """One thing to do: `amount_bytes` for COLD and RECLAIM, `order` for LOWER, `what` for DROP.
+    """One thing to do: `amount_bytes` for COLD and RECLAIM, `order` for LOWER, `what` for DROP,
+    `nodes` for COMPACT (none: all).
 
     COLD takes what was not read again, as far as the kernel can tell; RECLAIM takes what the kernel
     gives. `why` is for people.
@@ -40,6 +41,7 @@ class Action(Record):
     amount_bytes: int = 0
     order: int | None = None
     what: int = 0
+    nodes: tuple[int, ...] = ()
 
 
 class Outcome(Record):

@@ -11,6 +11,7 @@ from giveback_agent import actions as act
 from giveback_agent import cache_floor, deep_report, gate
 from giveback_agent.actions import Action, Capabilities, Observation, Outcome
 from giveback_agent.cache_floor import FloorState
+from giveback_agent.kernel import buddyinfo
 from giveback_agent.record import Record, replace
 
 TYPE_CHECKING = False
@@ -36,6 +37,8 @@ CUT_SHORT_REST_S = 20.0
 # Work since the last pass that may have used and freed memory without changing the totals.
 STALE_WORK_CPU_S = 2.0
 COMPACT_BACKOFF_FIRST_S = 60.0
+# Less than this for a second of CPU, and compaction costs more than it returns.
+LEAST_BYTES_PER_CPU_S = 8 * MIB
 COMPACT_BACKOFF_MAX_S = 3600.0
 # The guest is short of memory by its own account.
 TIGHT_AVAILABLE_PERCENT = 6
@@ -251,12 +254,24 @@ def _action(
     if step == act.COMPACT:
         if trapped < LEAST_GAIN_BYTES or now.monotonic_s < state.compact_after_s:
             return None
-        return Action(act.COMPACT, f"{trapped // MIB} MiB are trapped")
+        return Action(act.COMPACT, f"{trapped // MIB} MiB are trapped", nodes=_trapped_nodes(now))
     if step == act.LOWER:
         if trapped < deep_report.LEAST_GAIN_BYTES:
             return None
         return Action(act.LOWER, "trapped memory is left", order=_deep_order(settings, can))
     return Action(step, "start a pass of reporting" if step == act.NUDGE else step)
+
+
+def _trapped_nodes(now: Snapshot) -> tuple[int, ...]:
+    """Return the NUMA nodes that are worth it, where only some are; else none, which means all."""
+    if now.buddy is None or now.report_order is None:
+        return ()
+    every = buddyinfo.nodes(now.buddy)
+    order = now.report_order
+    worth_it = tuple(
+        [n for n in every if buddyinfo.trapped_bytes(now.buddy, order, n) >= LEAST_GAIN_BYTES]
+    )
+    return worth_it if len(worth_it) < len(every) else ()
 
 
 def _hold(seen: Observation, state: PolicyState) -> tuple[tuple[Action, ...], PolicyState]:
@@ -294,7 +309,7 @@ def _end_pass(
 
 
 def _take_outcome(seen: Observation, outcome: Outcome, state: PolicyState) -> PolicyState:
-    """Learn from a finished step: compaction that gained nothing is tried again later and later."""
+    """Learn from a finished step: compaction that was not worth it is tried again later and later."""
     if outcome.kind == act.RECLAIM and not outcome.ok:
         return replace(state, goal_bytes=0)
     if outcome.kind != act.COMPACT:
@@ -302,7 +317,8 @@ def _take_outcome(seen: Observation, outcome: Outcome, state: PolicyState) -> Po
     before = state.before_compact_trapped_bytes
     gained = before - (seen.snapshot.trapped_bytes or 0)
     now_s = seen.snapshot.monotonic_s
-    if outcome.ok and gained >= max(LEAST_GAIN_BYTES // 2, before // 16):
+    worth_it = max(LEAST_GAIN_BYTES // 2, before // 16, int(outcome.cpu_s * LEAST_BYTES_PER_CPU_S))
+    if outcome.ok and gained >= worth_it:
         return replace(state, compact_backoff_s=COMPACT_BACKOFF_FIRST_S, compact_after_s=now_s)
     backoff_s = min(COMPACT_BACKOFF_MAX_S, state.compact_backoff_s * 2)
     return replace(

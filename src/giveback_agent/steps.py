@@ -7,7 +7,7 @@ import os
 from giveback_agent import actions as act
 from giveback_agent import bounded, files
 from giveback_agent.errors import KernelFileError
-from giveback_agent.kernel import compaction, reclaim
+from giveback_agent.kernel import compaction, reclaim, swaps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def step_of(action: Action, root: str, settings: Settings) -> Callable[[], None]
     if action.kind == act.RECLAIM:
         return lambda: reclaim_in_chunks(root, action.amount_bytes, settings.swap)
     if action.kind == act.COMPACT:
-        return lambda: compaction.compact_all(root)
+        return lambda: compact(root, action.nodes)
     raise ValueError(f"no worker step for {action.kind!r}")
 
 
@@ -101,15 +101,39 @@ def start_reporting(root: str) -> str:
     return outcome.reason or outcome.output.decode("utf-8", "replace")
 
 
+def compact(root: str, nodes: tuple[int, ...]) -> None:
+    """Compact these NUMA nodes, or all memory where none is named or they cannot be had alone."""
+    if not nodes or not all(compaction.node_is_available(root, node) for node in nodes):
+        compaction.compact_all(root)
+        return
+    for node in nodes:
+        compaction.compact_node(root, node)
+
+
 def reclaim_in_chunks(root: str, amount_bytes: int, swap: bool) -> None:
-    """Reclaim at most `amount_bytes`, from files alone unless `swap`. Stops when the kernel has no more."""
+    """Reclaim at most `amount_bytes`, from files alone unless `swap`. Stops when the kernel has no more.
+
+    A kernel before 6.11 takes no `swappiness=` and chooses for itself. Where it could choose to swap
+    programs out, and may not, the cache is dropped instead: the last means, but it is only cache.
+    """
     path = reclaim.root_reclaim_path(root)
     if path is None:
         return
+    may_choose = swap or not _has_swap(root)
     left = amount_bytes
     while left > 0:
         chunk = min(left, CHUNK_BYTES)
         left -= chunk
-        result = reclaim.reclaim(root, path, chunk, None if swap else 0, or_without=True)
+        result = reclaim.reclaim(root, path, chunk, None if swap else 0, or_without=may_choose)
+        if result.outcome == reclaim.SWAPPINESS_REFUSED:
+            reclaim.drop_caches(root, reclaim.DROP_PAGECACHE)
+            return
         if result.outcome != reclaim.DONE:
             return
+
+
+def _has_swap(root: str) -> bool:
+    try:
+        return bool(swaps.read_swaps(root).areas)
+    except KernelFileError:
+        return True

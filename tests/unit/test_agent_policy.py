@@ -12,6 +12,7 @@ from giveback_agent import actions as act
 from giveback_agent import gate, policy
 from giveback_agent.actions import Action, Capabilities, Outcome
 from giveback_agent.cache_floor import FloorState
+from giveback_agent.kernel.buddyinfo import BuddyInfo, ZoneBlocks
 from giveback_agent.policy import PolicyState
 from giveback_agent.record import replace
 from giveback_agent.settings import Settings
@@ -241,3 +242,14 @@ def test_a_guest_that_is_never_idle_gives_cold_cache_in_small_steps() -> None:
         guest.tick(float(second), gate.SLACK)
     assert set(guest.kinds()) == {act.COLD}
     assert all(a.amount_bytes <= 2048 * MIB // 64 for a in guest.log)
+
+
+def test_only_the_numa_nodes_that_are_worth_it_are_compacted() -> None:
+    blocks = (
+        ZoneBlocks(0, "Normal", (0, 0, 0, 5000, 0, 0, 0, 0, 0, 0, 100)),
+        ZoneBlocks(1, "Normal", (10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 100)),
+    )
+    now = replace(snapshot(0.0, cache=0), buddy=BuddyInfo(blocks, 4096))
+    actions, _ = policy.decide(observation(now), PolicyState(), SETTINGS, ABLE)
+    compact = [action for action in actions if action.kind == act.COMPACT]
+    assert [action.nodes for action in compact] == [(0,)]

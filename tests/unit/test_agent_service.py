@@ -14,7 +14,7 @@ from giveback_agent import actions as act
 from giveback_agent import files, gate, passes, runtime, steps
 from giveback_agent.actions import Action
 from giveback_agent.errors import KernelFileError
-from giveback_agent.kernel import page_reporting
+from giveback_agent.kernel import page_reporting, reclaim
 from giveback_agent.record import replace
 from giveback_agent.service import Service
 from giveback_agent.settings import Settings
@@ -170,3 +170,24 @@ def test_the_kernel_logs_line_has_the_words_users_grep_for() -> None:
     )
     assert "400 MiB" in passes.words(record, passes.CLASSIC_LINE)
     assert passes.words(record, passes.WSL_LINE).startswith("WSL2: Performing memory compaction")
+
+
+def test_without_swappiness_and_with_swap_the_cache_is_dropped_and_nothing_swapped(
+    guest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[str, str]] = []
+
+    def old_kernel(root: str, path: str, text: str) -> None:
+        written.append((path, text))
+        if "swappiness" in text:
+            raise KernelFileError(path, "Invalid argument", errno.EINVAL)
+
+    monkeypatch.setattr(files, "write", old_kernel)
+    monkeypatch.setattr(reclaim, "root_reclaim_path", lambda _: "/sys/fs/cgroup/memory.reclaim")
+    monkeypatch.setattr(steps, "_has_swap", lambda _: True)
+    steps.reclaim_in_chunks(str(guest), 1 << 30, swap=False)
+    assert [text for _, text in written if "swappiness" not in text] == ["1"]
+    written.clear()
+    monkeypatch.setattr(steps, "_has_swap", lambda _: False)
+    steps.reclaim_in_chunks(str(guest), 64 << 20, swap=False)
+    assert all("drop_caches" not in path for path, _ in written)
