@@ -22,9 +22,10 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from giveback.lab.agent import start_agent
 from giveback.lab.distribution import kernel_from_packages
 from giveback.lab.emulator import Emulator, find_emulator
-from giveback.lab.image import GUEST_AGENT, GUEST_LAB, Image, build_image
+from giveback.lab.image import GUEST_LAB, Image, build_image
 from giveback.lab.units import parse_size
 from giveback.lab.vm import MIB, LabVm, VmSpec
 from giveback_agent.kernel import meminfo, vmstat
@@ -73,11 +74,7 @@ class Guest:
         self.vm.guest.on_sample = self.take
         await self.vm.guest.request("sample", period_s=SAMPLE_S)
         if agent:
-            self.agent_pid = await self.vm.guest.spawn("python3", GUEST_AGENT, "run")
-            # The service is up when its status is: the work must not pay for its start.
-            command = ("cat", "/run/giveback/status.json")
-            while (await self.vm.guest.exec(*command)).code != 0:  # noqa: ASYNC110
-                await asyncio.sleep(0.5)
+            self.agent_pid = await start_agent(self.vm)
 
     async def work(self) -> None:
         ram = str(self.vm.spec.ram_bytes)

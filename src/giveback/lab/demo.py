@@ -15,11 +15,12 @@ from pathlib import Path
 from giveback import __version__
 from giveback.errors import GivebackError, InputError, VmError
 from giveback.lab.accel import Accel, choose_accel
+from giveback.lab.agent import AgentLog, start_agent
 from giveback.lab.agent_port import clean
 from giveback.lab.distribution import KernelFiles, kernel_from_packages, kernel_from_path
 from giveback.lab.emulator import Emulator, find_emulator
 from giveback.lab.folders import sweep
-from giveback.lab.image import GUEST_AGENT, GUEST_LAB, Image, build_image
+from giveback.lab.image import GUEST_LAB, Image, build_image
 from giveback.lab.recorder import SILENCE_LIMIT_S, Recorder
 from giveback.lab.vm import MIB, LabVm, VmSpec
 from giveback.report.run import DemoRun, VmName
@@ -131,8 +132,12 @@ async def run_demo(
         f"booting {len(options.vm_names)} VM{'s' * options.compare}, Linux {lab.kernel.release}, "
         f"QEMU {lab.emulator.version}"
     )
+    log = AgentLog()
     async with booted(options, lab, accel, say) as vms:
+        await start_agent(vms[-1], log.take)
         recorders = await record_all(vms, options, lambda rs: on_change(_with(frame, rs)))
+    with contextlib.suppress(OSError):
+        (options.out / "giveback-agent.log").write_text(log.text)
     return _with(frame, recorders)
 
 
@@ -230,8 +235,6 @@ async def _first_of(course: asyncio.Task[None], sampling: asyncio.Task[None]) ->
 
 async def _course(recorder: Recorder, options: DemoOptions, work_over: asyncio.Barrier) -> None:
     guest = recorder.vm.guest
-    if recorder.name == "giveback":
-        await guest.spawn("python3", GUEST_AGENT, "run")
     await asyncio.sleep(max(0.0, recorder.origin_s - time.monotonic()))
     recorder.work_start_s = recorder.now_s()
     words = (str(options.mem_bytes), str(options.seed), str(options.scale))
