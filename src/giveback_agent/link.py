@@ -12,7 +12,7 @@ import select
 import time
 
 from giveback_agent import __version__, files, wire
-from giveback_agent.record import Record
+from giveback_agent.record import Record, as_dict
 from giveback_agent.wire import encode, quote
 from giveback_agent.wire_peer import Peer
 from giveback_agent.worker import DONE, Worker
@@ -214,7 +214,10 @@ class Link:
         elif isinstance(ask, str):
             self._answer(peer, ask, number, now_s)
         elif "urgency" in said:
-            return _urgency(said)
+            urgency = _urgency(said)
+            if urgency is not None and number is not None:
+                peer.send(wire.line_of({"event": "urgency", "id": number, **as_dict(urgency)}))
+            return urgency
         return None
 
     def _answer(self, peer: Peer, ask: str, number: Scalar, now_s: float) -> None:

@@ -144,6 +144,14 @@ def test_an_urgency_that_is_none_changes_nothing(host: Host, said: bytes) -> Non
     assert host.heard == []
 
 
+def test_an_urgency_with_a_number_is_confirmed(host: Host) -> None:
+    host.say(b'{"urgency":2,"lease_s":60,"id":4}\n{"urgency":1,"lease_s":60}\n')
+    host.look()
+    assert host.heard == [Urgency(2, 60.0), Urgency(1, 60.0)]
+    confirmed = [line for line in host.lines() if line["event"] == "urgency"]
+    assert confirmed == [{"v": 1, "event": "urgency", "id": 4, "urgency": 2, "lease_s": 60.0}]
+
+
 def test_memory_is_asked_and_told(host: Host) -> None:
     host.say(b'{"v":1,"ask":"memory","id":7}\n')
     (said,) = [line for line in host.wait(event("memory")) if line["event"] == "memory"]

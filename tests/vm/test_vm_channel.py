@@ -49,8 +49,8 @@ async def conversation(lab_vm: LabVm) -> Said:
         found["idle"] = {"switches": await switches_of(vm, agent, 5)}
         held = connected(str(vm.agent_socket))
         found["held"] = await explained()
-        held.sendall(b'{"v": 1, "urgency": 2, "lease_s": 600}\n')
-        found["status"] = await status_with(vm, "urgency", 2)
+        held.sendall(b'{"v": 1, "id": 3, "urgency": 2, "lease_s": 600}\n')
+        found["urgency"] = await event(held, "urgency")
         # The host's client stays while the agent is killed and another one comes.
         await vm.guest.kill(agent, signal.SIGKILL)
         await vm.guest.spawn(*AGENT)
@@ -117,18 +117,6 @@ async def switches_of(vm: LabVm, pid: int, seconds: int) -> int:
     )
     result = await vm.guest.exec("python3", "-c", program, str(pid), str(seconds))
     return int(result.lines[-1])
-
-
-async def status_with(vm: LabVm, key: str, value: object) -> Document:
-    """What the agent publishes, once it has this value in it."""
-    deadline = time.monotonic() + DEADLINE_S
-    while True:
-        result = await vm.guest.exec("cat", "/run/giveback/status.json")
-        status: Document = json.loads(result.text) if result.code == 0 else {}
-        if status.get(key) == value:
-            return status
-        assert time.monotonic() < deadline, status
-        await asyncio.sleep(0.5)
 
 
 def connected(path: str) -> socket.socket:
@@ -208,7 +196,7 @@ def test_a_port_without_a_host_does_not_keep_the_agent_awake(said: Said) -> None
 
 
 def test_urgency_reaches_the_service(said: Said) -> None:
-    assert said["status"]["urgency"] == 2
+    assert said["urgency"]["urgency"] == 2
 
 
 def test_an_agent_that_comes_back_greets_the_client_that_stayed(said: Said) -> None:
