@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from guest_memory import GuestMemory
 
-from giveback.exact import Exact, join_pages
+from giveback.exact import Exact, decode, join_pages, orders
 from giveback.guest import from_agent
 from giveback.host.procs import read_process
 from giveback.lab.accel import choose_accel
@@ -17,6 +20,7 @@ from giveback.lab.vm import LabVm, VmSpec
 from giveback.observe import Observation, observe
 from giveback.pictures import Source
 from giveback.vmm.qemu import QemuBackend
+from giveback_agent.kernel import kpageflags
 
 RAM_BYTES = 1 << 30
 # The picture in lines short enough for any transport, and the seconds it took.
@@ -45,7 +49,17 @@ for number in range(0, 400, 2):
 os.sync()
 """
 
-Seen = tuple[Observation, Exact, float, int]
+
+@dataclass(frozen=True)
+class Outside:
+    """In pages: free by the struct pages, disputed by the guest's flags, in blocks of another order."""
+
+    free: int
+    disputed: int
+    misplaced: int
+
+
+Seen = tuple[Observation, Exact, float, int, Outside]
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +89,36 @@ async def look(lab: Lab) -> Seen:
         guest = from_agent(said, Source.FILE)
         found = await observe(backend, described, layout=True, timeout_s=10, guest=guest)
         exact = join_pages(found, said)
-        return found, exact, float(result.lines[0]), allocated_bytes(found)
+        return found, exact, float(result.lines[0]), allocated_bytes(found), outside(found, said)
+
+
+def outside(found: Observation, said: dict[str, object]) -> Outside:
+    """What another reader, from outside, finds free: pages, and those that the guest's flags dispute."""
+    memory = GuestMemory(ram_file(found))
+    try:
+        blocks = memory.free_orders()
+    finally:
+        memory.close()
+    flags = decode(str(said["pages"]), len(blocks))
+    flags = np.pad(flags, (0, len(blocks) - len(flags)))
+    told = flags == kpageflags.FREE
+    by_order = {order: int((blocks == order).sum()) for order in range(11)}
+    guessed = orders(flags)
+    return Outside(
+        int((blocks >= 0).sum()),
+        int(((blocks >= 0) != told).sum()),
+        sum(abs(n - int((guessed == order).sum())) for order, n in by_order.items()) // 2,
+    )
+
+
+def ram_file(found: Observation) -> Path:
+    ((start, end),) = found.bound[0].ranges
+    return Path(f"/proc/{found.vm.pid}/map_files/{start:x}-{end:x}")
 
 
 def allocated_bytes(found: Observation) -> int:
     """Another reader of the host's side: what the kernel has allocated to the memfd."""
-    ((start, end),) = found.bound[0].ranges
-    return Path(f"/proc/{found.vm.pid}/map_files/{start:x}-{end:x}").stat().st_blocks * 512
+    return ram_file(found).stat().st_blocks * 512
 
 
 async def settled(vm: LabVm) -> None:
@@ -97,7 +134,7 @@ async def settled(vm: LabVm) -> None:
 
 
 def test_the_rows_sum_to_the_byte(seen: Seen) -> None:
-    found, _, _, _ = seen
+    found, *_ = seen
     assert found.problems == ()
     assert found.ledger is not None
     assert found.host is not None
@@ -107,12 +144,12 @@ def test_the_rows_sum_to_the_byte(seen: Seen) -> None:
 
 
 def test_page_by_page_it_is_the_whole_of_ram(seen: Seen) -> None:
-    _, exact, _, _ = seen
+    _, exact, *_ = seen
     assert exact.ram_bytes == RAM_BYTES
 
 
 def test_sampled_and_exact_agree_within_one_percent(seen: Seen) -> None:
-    found, exact, guest_s, allocated = seen
+    found, exact, guest_s, allocated, _ = seen
     assert found.ledger is not None
     assert found.ledger.residue_bytes is not None
     assert found.host is not None
@@ -130,4 +167,14 @@ def test_sampled_and_exact_agree_within_one_percent(seen: Seen) -> None:
         print(f"{row.key:<56} {row.ram_bytes / mib:9.1f} {row.host_bytes / mib:9.1f}")
     assert abs(allocated - exact.resident_bytes) <= RAM_BYTES // 100
     assert abs(resident) <= RAM_BYTES // 100
-    assert abs(residue) <= RAM_BYTES // 100
+    pcp = found.guest.pcp_bytes or 0
+    assert -RAM_BYTES // 100 <= residue <= pcp + RAM_BYTES // 100
+
+
+def test_another_reader_of_the_guests_memory_finds_the_same_pages_free(seen: Seen) -> None:
+    _, exact, _, _, outside = seen
+    free = sum(row.ram_bytes for row in exact.free_by_order) // 4096
+    print(f"\nfree by the guest's flags {free} pages, by its struct pages {outside.free}")
+    print(f"disputed {outside.disputed} pages, {outside.disputed * 4096 / RAM_BYTES:.3%} of RAM")
+    print(f"in blocks of another order than the largest aligned one: {outside.misplaced} pages")
+    assert outside.disputed * 4096 <= RAM_BYTES // 100
