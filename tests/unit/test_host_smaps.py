@@ -119,3 +119,15 @@ def test_a_file_without_end_is_not_read_whole(
     monkeypatch.setattr(smaps, "SMAPS_LIMIT_BYTES", 1024)
     with pytest.raises(VmError, match="longer than 1024"):
         smaps.read_smaps(str(tmp_path), 7)
+
+
+@given(st.lists(st.tuples(st.integers(1, 5000), st.text("ab \\n", max_size=4)), max_size=12))
+def test_large_mappings_are_found_in_smaps_as_in_maps(mappings: list[tuple[int, str]]) -> None:
+    at, header_lines, full = 1 << 30, b"", b""
+    for pages, name in mappings:
+        line = b"%08x-%08x rw-p 00000000 00:00 0 %s\n" % (at, at + pages * 4096, name.encode())
+        header_lines += line
+        full += line + b"Size:           %8d kB\nRss:                   4 kB\n" % (pages * 4)
+        at += pages * 4096 + 4096
+    for least in (0, 1 << 20, 4 << 20):
+        assert smaps.parse_maps(full, least) == smaps.parse_maps(header_lines, least)

@@ -16,7 +16,7 @@ from giveback.errors import VmError
 from giveback_agent.files import under
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 SMAPS_LIMIT_BYTES = 64 << 20
 """65,530 mappings (the kernel's default limit) of about 900 bytes each."""
@@ -168,11 +168,26 @@ def parse_maps(text: bytes, at_least_bytes: int = 0) -> tuple[Mapping, ...]:
 
     Those smaller than `at_least_bytes` are left out.
     """
+    headers = _HEADER.finditer(text)
+    if at_least_bytes >= _LARGE_BYTES and b"\nSize:" in text:
+        headers = _large_headers(text)
     return tuple(
         _mapping(header, b"")
-        for header in _HEADER.finditer(text)
+        for header in headers
         if int(header.group(2), 16) - int(header.group(1), 16) >= at_least_bytes
     )
+
+
+_LARGE_BYTES = 1000 << 10
+_LARGE = re.compile(rb"\nSize: +[1-9]\d{3,} kB")
+
+
+def _large_headers(text: bytes) -> Iterator[re.Match[bytes]]:
+    """The headers of mappings of 1000 KiB and more, found by the line below: most are smaller."""
+    for size in _LARGE.finditer(text):
+        header = _HEADER.match(text, text.rfind(b"\n", 0, size.start()) + 1)
+        if header is not None:
+            yield header
 
 
 def usage_of(text: bytes, mappings: Iterable[Mapping]) -> tuple[Mapping, ...]:

@@ -8,12 +8,10 @@ that hangs costs its VM the timeout and the process one thread. Source: libvirt.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import importlib
 import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree as ET
 
 from giveback.errors import InputError, VmError
 from giveback.text import shown
@@ -30,6 +28,7 @@ from giveback.vmm.qemu import QemuBackend, parse_host_address, parse_layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from xml.etree import ElementTree as ET
 
     from giveback.host.procs import Process
 
@@ -228,6 +227,8 @@ def changed_xml(xml: str, *, reporting: bool | None = None, period_s: int | None
 
     Raises InputError where the domain has no virtio memballoon to change, VmError for no XML.
     """
+    from xml.etree import ElementTree as ET  # noqa: PLC0415
+
     root = _root(xml)
     element = root.find("./devices/memballoon")
     if element is None or not (element.get("model") or "").startswith("virtio"):
@@ -245,6 +246,9 @@ def changed_xml(xml: str, *, reporting: bool | None = None, period_s: int | None
 
 def difference(before: str, after: str, name: str) -> str:
     """What `changed_xml` would change, as a unified diff; formatting alone is no difference."""
+    import difflib  # noqa: PLC0415
+    from xml.etree import ElementTree as ET  # noqa: PLC0415
+
     now, then = (
         ET.tostring(_root(text), encoding="unicode").splitlines(keepends=True)
         for text in (before, after)
@@ -279,6 +283,8 @@ def define(xml: str, uri: str = URI) -> None:
 
 
 def _root(xml: str) -> ET.Element:
+    from xml.etree import ElementTree as ET  # noqa: PLC0415
+
     # libvirt's own XML, without a DTD: an entity declaration is refused before it can expand.
     if len(xml) > _XML_LIMIT_BYTES or "<!" in xml.replace("<!--", ""):
         raise VmError("libvirt's XML is longer than a MiB, or declares entities; not read")
