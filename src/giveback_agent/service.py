@@ -119,6 +119,8 @@ class Service:
             self._complain(f"{error}: the report order is still lowered")
             return
         if repaired.order is not None:
+            # What was probed is the order that the killed agent had set.
+            self._can = probe(self._root)
             self._say(
                 f"giveback-agent: report order {repaired.order} restored after a killed agent"
             )

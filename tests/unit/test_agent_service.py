@@ -11,7 +11,7 @@ import pytest
 from agent_kernel_samples import GUEST, plant
 
 from giveback_agent import actions as act
-from giveback_agent import files, gate, passes, runtime, steps
+from giveback_agent import deep_report, files, gate, passes, runtime, steps
 from giveback_agent.actions import Action
 from giveback_agent.errors import KernelFileError
 from giveback_agent.kernel import page_reporting, reclaim
@@ -106,6 +106,15 @@ def test_a_pass_under_way_is_restored_when_the_service_stops(guest: Path) -> Non
     assert order.read_text().strip() == "0"
     service._close()
     assert order.read_text().strip() == "9"
+
+
+def test_after_a_killed_agent_the_kernels_own_order_counts(guest: Path) -> None:
+    order = guest / page_reporting.ORDER_PATH[1:]
+    deep_report.lower(str(guest), 0)
+    service = service_of(guest)
+    service._greet()
+    assert order.read_text().strip() == "9"
+    assert service._can.order == 9
 
 
 def test_sigusr1_without_words_means_starving_for_a_minute(guest: Path) -> None:

@@ -12,6 +12,7 @@ from giveback_agent import actions as act
 from giveback_agent import deep_report, policy, runtime, settings, steps
 from giveback_agent.actions import Action
 from giveback_agent.capabilities import probe
+from giveback_agent.commands.repair import restore
 from giveback_agent.errors import AgentError, KernelFileError
 from giveback_agent.passes import CLASSIC_LINE, MIB, WSL_LINE, PassLog, words
 from giveback_agent.snapshot import take
@@ -47,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     loaded = settings.load(args.root, args.set, wsl)
     if runtime.running_pid(args.root) is None:
         lock: int | None = runtime.hold_lock(args.root)
+        # Before the order is probed: a killed agent may have left its own.
+        restore(args.root)
     else:
         # The service goes on: a pass beside it is harmless but for the order, which is one's alone.
         lock = None
