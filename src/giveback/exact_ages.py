@@ -1,7 +1,7 @@
 """How long free pages have been resident, as far as repeated looks can say.
 
-Neither side knows it: a guest's kernel does not date its free pages, and a host has no idle bit for a
-page that nobody maps any more. What can be said is at how many looks in a row a page was free in
+Neither side knows it: a guest's kernel does not date its free pages, and a host can at best watch for
+accesses from now on. What can be said is at how many looks in a row a page was free in
 the guest and resident here. A page that was used and freed between two looks counts as the same.
 """
 
