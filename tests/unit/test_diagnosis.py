@@ -26,9 +26,23 @@ GOOD = Capabilities(Answer.YES, Answer.YES, statistics=Answer.YES)
 VM = VmDescription("qemu", "one", 1, GIB, (RamBlock("ram", GIB),), GOOD)
 STATE = VmState(running=True, ram_bytes=GIB, reporting_negotiated=Answer.YES)
 GUEST = GuestPicture(
-    Source.AGENT, 0.0, 950 * MIB, 600 * MIB, None, 100 * MIB, 0, 150 * MIB, 10 * MIB, 100 * MIB,
-    20 * MIB, 20 * MIB, 10 * MIB, 0, 0, (100 * MIB,) * 6, 4,
-)  # fmt: skip
+    source=Source.AGENT,
+    age_s=0.0,
+    total_bytes=950 * MIB,
+    free_bytes=600 * MIB,
+    anon_bytes=100 * MIB,
+    shmem_bytes=0,
+    cache_bytes=150 * MIB,
+    dirty_bytes=10 * MIB,
+    cold_cache_bytes=100 * MIB,
+    slab_reclaimable_bytes=20 * MIB,
+    slab_unreclaimable_bytes=20 * MIB,
+    kernel_bytes=10 * MIB,
+    hugetlb_bytes=0,
+    swap_total_bytes=0,
+    free_by_order=(100 * MIB,) * 6,
+    report_order=4,
+)
 NO_FACTS = HostFacts()
 HOST = HostPicture(774 * MIB, own_resident_bytes=50 * MIB)
 
