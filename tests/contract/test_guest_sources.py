@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import socketserver
 import subprocess
 import time
@@ -19,6 +20,7 @@ from giveback.channel import AGENT_VSOCK_PORT
 from giveback.guest import read_guest
 from giveback.pictures import GuestPicture, Source
 from giveback.vmm.base import BalloonStatistics, Channel, ChannelKind, VmDescription, VmState
+from giveback.vmm.sockets import is_queued
 
 MIB = 1 << 20
 STATISTICS = BalloonStatistics(1000.0, 50 * MIB, 30 * MIB)
@@ -65,6 +67,30 @@ def test_vsock_that_is_not_there_is_said() -> None:
     guest = told(Channel(ChannelKind.VSOCK, cid=4_000_000_000))
     assert guest.source is Source.NONE
     assert "vsock 4000000000" in guest.problems[0]
+
+
+def test_a_client_that_waits_behind_another_is_told_why(tmp_path: Path) -> None:
+    """QEMU serves one client of a port and lets the next one connect, and wait."""
+    path = tmp_path / "a"
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as other:
+        server.bind(str(path))
+        server.listen()
+        other.connect(str(path))
+        served, _ = server.accept()
+        with served:
+            assert not is_queued(str(path))
+            guest = told(Channel(ChannelKind.VIRTIO_SERIAL, path=f"/proc/{os.getpid()}/root{path}"))
+            assert "another program is connected to this port" in guest.problems[0]
+    path.unlink()
+    with listening(path, Silent):
+        guest = told(Channel(ChannelKind.VIRTIO_SERIAL, path=str(path)))
+    assert "no giveback-agent runs there" in guest.problems[0]
+
+
+class Silent(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        while self.rfile.readline():
+            pass
 
 
 def test_each_source_falls_back_to_the_next(tmp_path: Path) -> None:

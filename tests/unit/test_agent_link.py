@@ -318,6 +318,54 @@ def test_a_port_at_its_end_is_not_readable_for_ever(tmp_path: Path) -> None:
     channel.close()
 
 
+def test_over_vsock_only_the_host_is_heard_and_four_clients_at_most(tmp_path: Path) -> None:
+    """Any process of the guest may call, too, as CID 1: the accepting end is all that tells."""
+    plant(tmp_path, GUEST)
+    channel = Link(str(tmp_path))
+    ends: list[socket.socket] = []
+    waiting: list[tuple[int, tuple[int, int]]] = []
+    for cid in (1, 2, 2, 3, 2, 2, 2):
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        ends.append(ours)
+        waiting.append((theirs.detach(), (cid, 99)))
+
+    def accept() -> tuple[int, object]:
+        if not waiting:
+            raise BlockingIOError
+        return waiting.pop(0)
+
+    channel._accept = accept
+    channel.receive(1.0)
+    # Those who were let go see the end; those who stay were greeted.
+    heard = [end.recv(1000) for end in ends]
+    greeted = [b"hello" in data for data in heard]
+    assert greeted == [False, True, True, False, True, True, True]
+    assert [bool(_ended(end)) for end in ends] == [True, True, False, True, False, False, False]
+    assert all(not os.get_inheritable(peer.fd) for peer in channel._peers)
+    ends[2].sendall(b'{"urgency":3,"lease_s":5}\n')
+    assert channel.receive(2.0) == [Urgency(3, 5.0)]
+    channel.close()
+    for end in ends:
+        end.close()
+
+
+def _ended(end: socket.socket) -> bool:
+    try:
+        return end.recv(1000) == b""
+    except BlockingIOError:
+        return False
+
+
+def test_without_vsock_in_the_kernel_there_is_no_way_and_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/vsock").touch()
+    channel = Link(str(tmp_path))
+    assert channel.receive(1.0) == []
+    channel.close()
+    channel.close()
+
+
 def test_the_service_holds_no_json() -> None:
     import subprocess
     import sys
