@@ -1,13 +1,12 @@
 """/proc/kpageflags: what each page of the guest is used for, as runs of like pages.
 
 Source: fs/proc/page.c, include/uapi/linux/kernel-page-flags.h, admin-guide/mm/pagemap.rst. Needs
-root. For one-off commands: it imports `re`, which the service does not hold in memory.
+root. For one-off commands and answers: `runs` imports `re`, which the service does not hold in memory.
 """
 
 from __future__ import annotations
 
 import os
-import re
 
 from giveback_agent import files
 from giveback_agent.errors import KernelFileError
@@ -28,7 +27,6 @@ _DIRTY, _LRU, _SLAB, _WRITEBACK, _BUDDY = 1 << 4, 1 << 5, 1 << 7, 1 << 8, 1 << 1
 _ANON, _SWAPBACKED, _HUGE, _HWPOISON, _NOPAGE = 1 << 12, 1 << 14, 1 << 17, 1 << 19, 1 << 20
 _OFFLINE, _PGTABLE, _RESERVED = 1 << 23, 1 << 26, 1 << 32
 _LITTLE = memoryview(b"\1\0").cast("H")[0] == 1
-_RUN = re.compile(rb"(.)\1*", re.DOTALL)
 
 
 def classify(flags: int) -> int:
@@ -114,7 +112,10 @@ def _joined(parts: list[bytes], tables: tuple[bytes, ...], count: int) -> bytes:
 
 def runs(letters: bytes) -> list[tuple[int, int]]:
     """Join like pages: (class, pages), in order."""
-    return [(match.group(1)[0], match.end() - match.start()) for match in _RUN.finditer(letters)]
+    import re
+
+    alike = re.compile(rb"(.)\1*", re.DOTALL)
+    return [(match.group(1)[0], match.end() - match.start()) for match in alike.finditer(letters)]
 
 
 def encode(found: list[tuple[int, int]]) -> bytes:
