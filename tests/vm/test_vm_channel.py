@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import sys
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from giveback.lab.demo import Lab
 
 RAM_BYTES = 1 << 30
-NAME = "channel"
+# Another run of the tests on this host has a VM of its own.
+NAME = f"channel-{os.getpid()}"
 DEADLINE_S = 120.0
 AGENT = ("python3", "/run/giveback-agent.pyz", "run")
 

@@ -225,7 +225,7 @@ def test_the_command_writes_its_files(lab: Lab, accel: Accel, tmp_path: Path) ->
     with demo_process(tmp_path, *words) as demo:
         assert demo.ended() == 0
         assert {p.name for p in demo.out.iterdir()} == {
-            "demo.json", "demo.png", "demo.svg", "demo.html",
+            "demo.json", "demo.png", "demo.svg", "demo.html", "giveback-agent.log",
         }  # fmt: skip
         assert (demo.out / "demo.png").read_bytes().startswith(b"\x89PNG")
         assert json.loads(samples.read_text()) == json.loads((demo.out / "demo.json").read_text())
