@@ -176,6 +176,9 @@ class Service:
     def _period_s(self) -> float:
         if self._worker is not None or self._in_pass() or self._queue:
             return PASS_PERIOD_S
+        if self._settings.mode != "adaptive":
+            # WSL's own period. More often, and our looks alone would be its 0.5 % on a slow CPU.
+            return QUIET_PERIOD_S
         if self._gate.calm_since_s is not None and self._gate.level != gate.IDLE:
             # Work has just ended, it seems: do not be late.
             return PASS_PERIOD_S

@@ -11,7 +11,7 @@ import pytest
 from agent_kernel_samples import GUEST, plant
 
 from giveback_agent import actions as act
-from giveback_agent import deep_report, files, gate, passes, runtime, steps
+from giveback_agent import deep_report, files, gate, passes, policy_wsl, runtime, steps
 from giveback_agent.actions import Action
 from giveback_agent.errors import KernelFileError
 from giveback_agent.kernel import page_reporting, reclaim
@@ -136,6 +136,12 @@ def test_an_urgency_that_was_written_counts_until_its_end(guest: Path) -> None:
     service._on_urgency(signal.SIGUSR1, None)
     assert service._urgency_now(now_s) == 2
     assert service._urgency_now(now_s + 31) == act.URGENCY_ALONE
+
+
+@pytest.mark.parametrize("mode", ["disabled", "dropcache", "gradual"])
+def test_wsls_modes_look_as_seldom_as_wsl(guest: Path, mode: str) -> None:
+    service = Service(str(guest), Settings(mode=mode), lambda _: None)
+    assert service._period_s() == policy_wsl.LOOK_PERIOD_S
 
 
 def test_a_busy_guest_is_only_glanced_at(guest: Path) -> None:
