@@ -240,7 +240,9 @@ def _action(
         why = (
             "cold cache, the warm too where they cannot be told apart" if untaught else "cold cache"
         )
-        return Action(act.COLD, why, amount_bytes=state.goal_bytes, what=int(untaught))
+        # What was dirty when the pass began is clean by now.
+        amount = max(state.goal_bytes, _goal(seen, state, settings, can))
+        return Action(act.COLD, why, amount_bytes=amount, what=int(untaught))
     if step in (act.RECLAIM, act.DROP) and seen.urgency <= act.URGENCY_ALONE:
         # The need is over since the pass began: the warm cache stays.
         return None

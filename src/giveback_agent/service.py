@@ -42,6 +42,9 @@ MIB = 1 << 20
 PASS_PERIOD_S = 1.0
 WATCH_PERIOD_S = 2.0
 QUIET_PERIOD_S = 10.0
+# A guest that has worked for so many looks is looked at half as often: it will not mind two seconds.
+BUSY_LOOKS = 10
+BUSY_PERIOD_S = 4.0
 # So many looks at a calm guest with nothing to gain, and they come less often.
 QUIET_LOOKS = 5
 # A full picture of a quiet guest is taken at every sixth look only.
@@ -75,6 +78,7 @@ class Service:
         self._worker_cpu_s = 0.0
         self._stop = False
         self._looks = 0
+        self._busy_looks = 0
         self._urgency: tuple[int, float] | None = None
         self._before: Snapshot | None = None
         self._last: Snapshot | None = None
@@ -182,6 +186,8 @@ class Service:
         if self._gate.calm_since_s is not None and self._gate.level != gate.IDLE:
             # Work has just ended, it seems: do not be late.
             return PASS_PERIOD_S
+        if self._busy_looks > BUSY_LOOKS:
+            return BUSY_PERIOD_S
         return QUIET_PERIOD_S if self._looks > QUIET_LOOKS else WATCH_PERIOD_S
 
     def _tick(self) -> None:
@@ -236,7 +242,9 @@ class Service:
             return True
         if self._gate.level == gate.BUSY:
             self._looks = 0
+            self._busy_looks += 1
             return False
+        self._busy_looks = 0
         self._looks += 1
         return self._looks <= QUIET_LOOKS or self._looks % QUIET_SNAPSHOT_EVERY == 0
 
