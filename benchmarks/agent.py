@@ -127,9 +127,11 @@ async def returns(args: argparse.Namespace) -> None:
             async def measure(guest: Guest, series: str = series, mem: str = mem) -> None:
                 await guest.begin(agent=True)
                 await guest.work()
-                ended, needed = time.monotonic(), guest.needed_bytes()
-                start = guest.samples[-1][1]
-                await asyncio.sleep(AFTER_WORK_S)
+                ended, start = time.monotonic(), guest.samples[-1][1]
+                # The first sample after the work's end: the one before has the work's memory in it.
+                await asyncio.sleep(1.5 * SAMPLE_S)
+                needed = guest.needed_bytes()
+                await asyncio.sleep(AFTER_WORK_S - 1.5 * SAMPLE_S)
                 marks = [seconds_until(guest, ended, start, needed, part) for part in (0.5, 0.9)]
                 residue = min(guest.samples, key=lambda s: abs(s[0] - ended - 90))[2]
                 print(

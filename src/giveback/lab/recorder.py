@@ -90,6 +90,9 @@ class Recorder:
         if not memory.mem_free_bytes <= memory.mem_total_bytes <= self.vm.spec.ram_bytes:
             return
         self.view = GuestView(time.monotonic(), memory, buddy)
+        if self.work_end_s is not None and self.needed_bytes is None:
+            # Not by the sample before the end: the work's own memory is in it.
+            self._settle_needed()
 
     def sample(self) -> None:
         """Measure resident memory now, and join the guest's view if it is fresh. Raises VmError."""
@@ -160,7 +163,6 @@ class Recorder:
             hot_bytes = said.get("hot_bytes")
             if isinstance(hot_bytes, int):
                 self.hot_bytes = min(max(0, hot_bytes), self.vm.spec.ram_bytes)
-            self._settle_needed()
 
     def _settle_needed(self) -> None:
         """What the VM needs once its work is over: all but free memory and cold caches."""
