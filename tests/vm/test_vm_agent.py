@@ -41,7 +41,7 @@ EDITOR_DEADLINE_S = 180.0
 CLASSIC_LINE = "giveback: performing memory compaction"
 ACTIONS = ("sync", "reclaim", "compact", "lower", "nudge", "slab", "drop")
 SOON = ("--set", "giveback.idleWindow=1")
-LOOKS = 6
+LOOKS = 4
 
 
 @pytest.fixture(scope="module")
