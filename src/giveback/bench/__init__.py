@@ -1,0 +1,1 @@
+"""`giveback bench`: every strategy on the same work, side by side."""

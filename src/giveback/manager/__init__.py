@@ -1,0 +1,1 @@
+"""`giveback daemon`: memory back when the host needs it."""

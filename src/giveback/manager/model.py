@@ -1,0 +1,235 @@
+"""The manager's data: what is known, what is decided, what came of it. No behaviour.
+
+`now_s` and `…_at_s` are `time.monotonic()` unless the name says `wall`. All amounts are bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+URGENCIES = (0, 1, 2, 3)
+"""0: memory is plenty, keep caches. 1: a guest's own policy. 2: warm cache too. 3: all that can go."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """One look at the host, or at the cgroup that stands for it."""
+
+    at_s: float
+    total_bytes: int
+    available_bytes: int
+    psi_memory_some_avg10: float | None = None
+    psi_memory_full_avg10: float | None = None
+    swap_in_bytes: int = 0
+    """Since boot: the arbiter makes a rate of two looks."""
+    swap_free_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GuestView:
+    """What the arbiter may know of a VM: measured on the host, or a guest's word, bounded by it.
+
+    `trapped_bytes` (residue), `cold_bytes` and `warm_bytes` are disjoint and add up to at most
+    resident - needed; the last may not be taken without refaults. `fresh` is False where the
+    guest's side is too old to act upon. `reliability`: 1 where all that was promised came back.
+    """
+
+    key: str
+    resident_bytes: int
+    trapped_bytes: int
+    cold_bytes: int
+    warm_bytes: int
+    floor_bytes: int = 0
+    weight: float = 1.0
+    fresh: bool = True
+    hears_urgency: bool = True
+    pressed: bool = False
+    """The guest itself is short of memory: it is asked for nothing."""
+    reliability: float = 1.0
+    asked_at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One guest is to be told this urgency, and is expected to return so many bytes."""
+
+    key: str
+    urgency: int
+    goal_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the arbiter wants now. `trouble_in_s` is None where nothing is running out."""
+
+    urgency: int
+    deficit_bytes: int
+    trouble_in_s: float | None
+    asks: tuple[Ask, ...]
+    reason: str
+    look_again_s: float
+    """How soon the host should be looked at again: need sets the rate."""
+
+
+class ActionKind(StrEnum):
+    """What the manager did to a VM."""
+
+    ASK = "ask"
+    BALLOON = "balloon"
+    DEFLATE = "deflate"
+    VIRTIO_MEM = "virtio-mem"
+    RECLAIM = "reclaim"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing that was done, and what came of it once that is known."""
+
+    id: int
+    wall_s: float
+    vm: str
+    kind: ActionKind
+    urgency: int
+    expected_bytes: int
+    reason: str
+    measured_bytes: int | None = None
+    """None until verified: resident before less resident after, by the host's own count."""
+    verdict: str = ""
+    """Why it came short, in words; "" where it did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Memory taken from a guest by a device, to be let go of whatever happens. Written to disk."""
+
+    vm: str
+    pid: int
+    start_ticks: int
+    """/proc/PID/stat's start time: a pid is not a VM for ever."""
+    device: ActionKind
+    control: str
+    before_bytes: int
+    target_bytes: int
+    wall_s: float
+
+
+class VmCondition(StrEnum):
+    """How a VM stands with the manager."""
+
+    OK = "ok"
+    NO_AGENT = "no agent"
+    SILENT = "silent"
+    PAUSED = "paused"
+    BUSY_CHANNEL = "channel held by another"
+    HOSTILE = "hostile"
+    SHORT = "does not deliver"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class VmStatus:
+    """One VM as `status`, the API, the metrics and the history show it."""
+
+    key: str
+    """Unique on this host while it runs: backend, name and pid."""
+    name: str
+    backend: str
+    pid: int
+    condition: VmCondition
+    condition_text: str
+    ram_bytes: int
+    resident_bytes: int | None
+    needed_bytes: int | None
+    residue_bytes: int | None
+    rows: Mapping[str, int] = field(default_factory=dict)
+    """Each ledger row's host bytes, by `ledger.Key`'s name in lower case."""
+    guest_source: str = ""
+    sampled_age_s: float | None = None
+    urgency: int | None = None
+    lease_left_s: float | None = None
+    reliability: float = 1.0
+    balloon_lease_bytes: int = 0
+    errors: Mapping[str, int] = field(default_factory=dict)
+    """How often what went wrong, by a bounded set of words."""
+    doctor: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStatus:
+    """All that the manager knows, at one moment: what every surface is made from."""
+
+    wall_s: float
+    started_wall_s: float
+    host: HostView | None
+    decision: Decision | None
+    vms: tuple[VmStatus, ...]
+    actions: tuple[Action, ...]
+    """The last ones, newest last; bounded."""
+    leases: tuple[Lease, ...]
+    errors: Mapping[str, int]
+    """The manager's own (history, settings, sockets), by a bounded set of words."""
+    problems: tuple[str, ...]
+    settings_source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What one VM gave to a `reclaim`."""
+
+    vm: str
+    expected_bytes: int
+    returned_bytes: int
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReclaimResult:
+    """What came of `giveback reclaim`."""
+
+    goal_bytes: int
+    returned_bytes: int
+    took_s: float
+    parts: tuple[Returned, ...]
+
+    @property
+    def reached(self) -> bool:
+        return self.returned_bytes >= self.goal_bytes
+
+
+class Manager(Protocol):
+    """What the surfaces (API, metrics) may ask of the running manager."""
+
+    def status(self) -> DaemonStatus:
+        """The latest picture; never touches a VM."""
+        ...
+
+    async def reclaim(
+        self, goal_bytes: int, within_s: float, vms: Sequence[str] = ()
+    ) -> ReclaimResult:
+        """Make room now. Raises InputError for a VM that there is not."""
+        ...
+
+    async def set_urgency(self, vm: str, urgency: int, lease_s: float) -> None:
+        """Tell one guest an urgency by hand. Raises InputError, VmError."""
+        ...
+
+
+class Recorder(Protocol):
+    """What keeps the past. No method raises, none waits for a disk for long."""
+
+    def status(self, status: DaemonStatus) -> None: ...
+
+    def action(self, action: Action) -> None:
+        """A new action, or the same one again once it is verified (same `id`)."""
+        ...
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What keeps it from recording, such as a full disk."""
+        ...
