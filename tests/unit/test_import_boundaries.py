@@ -101,7 +101,7 @@ def test_the_hosts_layers_know_only_what_is_below_them(path: Path) -> None:
     if not is_in(me, {"giveback.commands", "giveback.cli", "giveback.__main__"}):
         upward = {n for n in used if is_in(n, {"giveback.commands", "giveback.cli"})}
         assert not upward, f"{me} imports {sorted(upward)}: commands are the top"
-    if not is_in(me, {"giveback.commands", "giveback.lab"}):
+    if not is_in(me, {"giveback.commands", "giveback.lab", "giveback.bench"}):
         assert not {n for n in used if is_in(n, {"giveback.lab"})}, f"{me} imports the lab"
     assert not any(is_in(n, {"giveback_lab_guest"}) for n in imports_of(path)), me
 

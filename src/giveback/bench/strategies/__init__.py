@@ -1,0 +1,28 @@
+"""All strategies of the benchmark, in the order of its report."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from giveback.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from giveback.bench.strategy import Strategy
+
+PARTS: tuple[Strategy, ...] = ()
+"""giveback with one of its parts switched off, each."""
+_ALL: tuple[Strategy, ...] = ()
+STRATEGIES: Mapping[str, Strategy] = MappingProxyType({one.name: one for one in _ALL})
+
+
+def named(words: str) -> list[Strategy]:
+    """The strategies of a comma list, in its order, each once. Raises InputError."""
+    names = list(dict.fromkeys(word.strip() for word in words.split(",") if word.strip()))
+    unknown = [name for name in names if name not in STRATEGIES]
+    if unknown or not names:
+        what = f"no strategy {', '.join(map(repr, unknown))}" if unknown else "names no strategy"
+        raise InputError(f"--strategies {words}: {what}: there are {', '.join(STRATEGIES)}")
+    return [STRATEGIES[name] for name in names]
