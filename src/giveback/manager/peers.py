@@ -1,0 +1,122 @@
+"""Who is at the other end of a unix socket, and what that one may do. The kernel's word, not the peer's.
+
+Source: unix(7), SO_PEERCRED and SO_PEERGROUPS (Linux 4.13): what the peer was when it connected.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import socket
+import struct
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from giveback.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_SO_PEERGROUPS = 59
+_GETSOCKOPT_LIMIT_BYTES = 1024
+"""Python's own limit: 256 groups."""
+
+
+class Level(IntEnum):
+    """What a peer may do; each includes the one before."""
+
+    NOTHING = 0
+    READ = 1
+    WRITE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The process that connected; -1 where it is not known (TCP)."""
+
+    pid: int
+    uid: int
+    gids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Root and `own_uid` may write, so may the writers; readers may read; others nothing. Pure."""
+
+    own_uid: int = field(default_factory=os.geteuid)
+    writer_uids: frozenset[int] = frozenset()
+    writer_gids: frozenset[int] = frozenset()
+    reader_uids: frozenset[int] = frozenset()
+    reader_gids: frozenset[int] = frozenset()
+
+    def level(self, peer: Peer) -> Level:
+        """What this peer may do."""
+        if peer.uid < 0:
+            return Level.NOTHING
+        if peer.uid in {0, self.own_uid} | self.writer_uids or peer.gids & self.writer_gids:
+            return Level.WRITE
+        if peer.uid in self.reader_uids or peer.gids & self.reader_gids:
+            return Level.READ
+        return Level.NOTHING
+
+
+def access(writers: Iterable[str] = (), readers: Iterable[str] = ()) -> Access:
+    """Rules from settings: each word is a user or, with `@` before it, a group; numbers may be.
+
+    Raises InputError for a user or group that there is not.
+    """
+    write, read = [_resolved(w) for w in writers], [_resolved(r) for r in readers]
+    return Access(
+        writer_uids=frozenset(number for is_group, number in write if not is_group),
+        writer_gids=frozenset(number for is_group, number in write if is_group),
+        reader_uids=frozenset(number for is_group, number in read if not is_group),
+        reader_gids=frozenset(number for is_group, number in read if is_group),
+    )
+
+
+def group_id(name: str) -> int:
+    """A group's number. Raises InputError where there is no such group."""
+    if name.isascii() and name.isdigit():
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"group {name!r}: there is none; make it (groupadd -r {name}) or name another"
+        ) from error
+
+
+def _resolved(word: str) -> tuple[bool, int]:
+    if word.startswith("@"):
+        return True, group_id(word[1:])
+    if word.isascii() and word.isdigit():
+        return False, int(word)
+    try:
+        return False, pwd.getpwnam(word).pw_uid
+    except (KeyError, ValueError) as error:
+        raise InputError(f"user {word!r}: there is none; a group is written @{word}") from error
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """Who connected. Raises OSError where the kernel does not say."""
+    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, gid = struct.unpack("3i", packed)
+    return Peer(pid, uid, frozenset({gid} | _groups(connection, uid, gid)))
+
+
+def _groups(connection: socket.socket, uid: int, gid: int) -> set[int]:
+    try:
+        packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GETSOCKOPT_LIMIT_BYTES)
+    except OSError:
+        # An old kernel, or more groups than fit: those that the user has by the system's files.
+        return _listed_groups(uid, gid)
+    return set(struct.unpack(f"{len(packed) // 4}I", packed))
+
+
+def _listed_groups(uid: int, gid: int) -> set[int]:
+    try:
+        return set(os.getgrouplist(pwd.getpwuid(uid).pw_name, gid))
+    except KeyError:
+        return set()
