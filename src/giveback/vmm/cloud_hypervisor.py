@@ -8,11 +8,8 @@ Never run here against the real program: it needs KVM.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
-from giveback.errors import VmError
-from giveback.host.procs import Process, own_path
 from giveback.text import parse_size
 from giveback.vmm import answers
 from giveback.vmm.base import (
@@ -26,11 +23,13 @@ from giveback.vmm.base import (
     VmDescription,
     VmState,
 )
+from giveback.vmm.http import HttpBackend
 from giveback.vmm.qemu_args import properties
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from giveback.host.procs import Process
     from giveback.vmm.http import Api
 
 _DEFAULT_RAM_BYTES = 512 << 20
@@ -38,32 +37,17 @@ _HUGE_BYTES = 2 << 20
 _BASE = "/api/v1"
 
 
-class CloudHypervisorBackend:
+class CloudHypervisorBackend(HttpBackend):
     """Finds cloud-hypervisor processes and asks their API."""
 
     name = "cloud-hypervisor"
+    without_socket = "without --api-socket"
 
-    def __init__(self, root: str = "/") -> None:
-        self._root = root
+    def _describe(self, process: Process, ours: Callable[[str], str]) -> VmDescription:
+        return describe(process, ours)
 
-    def recognise(self, process: Process) -> VmDescription | None:
-        if process.program != self.name:
-            return None
-        return describe(process, partial(own_path, self._root, process.pid))
-
-    async def inspect(
-        self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
-    ) -> VmState:
-        del layout
-        if not vm.control:
-            return VmState(problems=("started without --api-socket: there is nothing to ask",))
-        from giveback.vmm.http import api  # noqa: PLC0415
-
-        try:
-            async with api(vm.control, timeout_s) as session:
-                return await _inspect(session, vm, partial(own_path, self._root, vm.pid))
-        except VmError as error:
-            return VmState(problems=(str(error),))
+    async def _ask(self, session: Api, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
+        return await _inspect(session, vm, ours)
 
 
 async def _inspect(session: Api, vm: VmDescription, ours: Callable[[str], str]) -> VmState:

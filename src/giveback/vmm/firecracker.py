@@ -7,11 +7,8 @@ Source: src/firecracker/swagger/firecracker.yaml of firecracker-microvm/firecrac
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
-from giveback.errors import VmError
-from giveback.host.procs import Process, own_path
 from giveback.vmm import answers
 from giveback.vmm.base import (
     Answer,
@@ -24,42 +21,29 @@ from giveback.vmm.base import (
     VmDescription,
     VmState,
 )
+from giveback.vmm.http import HttpBackend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from giveback.host.procs import Process
     from giveback.vmm.http import Api
 
 _DEFAULT_SOCKET = "/run/firecracker.socket"
 _DEFAULT_ID = "anonymous-instance"
 
 
-class FirecrackerBackend:
+class FirecrackerBackend(HttpBackend):
     """Finds firecracker processes and asks their API."""
 
     name = "firecracker"
+    without_socket = "with --no-api"
 
-    def __init__(self, root: str = "/") -> None:
-        self._root = root
+    def _describe(self, process: Process, ours: Callable[[str], str]) -> VmDescription:
+        return describe(process, ours)
 
-    def recognise(self, process: Process) -> VmDescription | None:
-        if process.program != self.name:
-            return None
-        return describe(process, partial(own_path, self._root, process.pid))
-
-    async def inspect(
-        self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
-    ) -> VmState:
-        del layout
-        if not vm.control:
-            return VmState(problems=("started with --no-api: there is nothing to ask",))
-        from giveback.vmm.http import api  # noqa: PLC0415
-
-        try:
-            async with api(vm.control, timeout_s) as session:
-                return await _inspect(session, vm, partial(own_path, self._root, vm.pid))
-        except VmError as error:
-            return VmState(problems=(str(error),))
+    async def _ask(self, session: Api, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
+        return await _inspect(session, vm, ours)
 
 
 async def _inspect(session: Api, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
