@@ -116,7 +116,10 @@ class Lease:
     control: str
     before_bytes: int
     target_bytes: int
+    """What the guest keeps (balloon), or is to have plugged (virtio-mem): before, and since."""
     wall_s: float
+    device_id: str = ""
+    """Which of the VM's devices of that kind, where it may have several."""
 
 
 class VmCondition(StrEnum):

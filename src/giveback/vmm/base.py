@@ -138,6 +138,9 @@ class BalloonStatistics:
     free_bytes: int | None = None
     available_bytes: int | None = None
     disk_caches_bytes: int | None = None
+    swap_in_bytes: int | None = None
+    major_faults: int | None = None
+    """Both since the guest's boot."""
 
 
 @dataclass(frozen=True, slots=True)

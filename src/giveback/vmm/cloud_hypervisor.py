@@ -84,6 +84,8 @@ def parse_statistics(answer: object) -> BalloonStatistics | None:
         free_bytes=answers.size(stats, "free_memory"),
         available_bytes=answers.size(stats, "available_memory"),
         disk_caches_bytes=answers.size(stats, "disk_caches"),
+        swap_in_bytes=answers.size(stats, "swap_in"),
+        major_faults=answers.size(stats, "major_faults"),
     )
 
 

@@ -77,6 +77,8 @@ def parse_statistics(stats: dict[str, object]) -> BalloonStatistics:
         free_bytes=answers.size(stats, "free_memory"),
         available_bytes=answers.size(stats, "available_memory"),
         disk_caches_bytes=answers.size(stats, "disk_caches"),
+        swap_in_bytes=answers.size(stats, "swap_in"),
+        major_faults=answers.size(stats, "major_faults"),
     )
 
 

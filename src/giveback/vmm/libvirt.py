@@ -11,7 +11,7 @@ import asyncio
 import importlib
 import threading
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from giveback.errors import InputError, VmError
 from giveback.text import shown
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from giveback.host.procs import Process
 
 URI = "qemu:///system"
+T = TypeVar("T")
 _XML_LIMIT_BYTES = 1 << 20
 _KIB = 1024
 _RANGES_LIMIT = 256
@@ -78,10 +79,10 @@ class LibvirtBackend:
         return layouts.with_assumed(vm, state) if layout else state
 
 
-async def in_thread(work: Callable[[], VmState], timeout_s: float, name: str) -> VmState:
+async def in_thread(work: Callable[[], T], timeout_s: float, name: str) -> T:
     """Run blocking `work` in a thread that nothing waits for at the end of the program."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[VmState] = loop.create_future()
+    done: asyncio.Future[T] = loop.create_future()
 
     def run() -> None:
         try:
@@ -100,7 +101,7 @@ async def in_thread(work: Callable[[], VmState], timeout_s: float, name: str) ->
 
 
 def _settle(
-    loop: asyncio.AbstractEventLoop, done: asyncio.Future[VmState], act: Callable[[], None]
+    loop: asyncio.AbstractEventLoop, done: asyncio.Future[T], act: Callable[[], None]
 ) -> None:
     def once() -> None:
         if not done.done():
@@ -113,7 +114,8 @@ def _settle(
         return
 
 
-def _connect(uri: str, *, write: bool) -> Any:  # noqa: ANN401
+def connect(uri: str, *, write: bool) -> Any:  # noqa: ANN401
+    """A connection of libvirt-python's, for the caller to close. Raises VmError."""
     import libvirt  # noqa: PLC0415
 
     libvirt.registerErrorHandler(lambda *_: None, None)  # it would print to stderr by itself
@@ -128,7 +130,7 @@ def _connect(uri: str, *, write: bool) -> Any:  # noqa: ANN401
 def _state(uri: str, vm: VmDescription, *, layout: bool) -> VmState:
     import libvirt  # noqa: PLC0415
 
-    connection = _connect(uri, write=layout)
+    connection = connect(uri, write=layout)
     try:
         domain = connection.lookupByName(vm.name)
         ranges, addresses = _layout(domain) if layout else ((), {})
@@ -187,6 +189,8 @@ def state_from(
             free_bytes=_kib(stats, "unused"),
             available_bytes=_kib(stats, "usable"),
             disk_caches_bytes=_kib(stats, "disk_caches"),
+            swap_in_bytes=_kib(stats, "swap_in"),
+            major_faults=amount(stats.get("major_fault")),
         )
         if balloon.present
         else None,
@@ -210,7 +214,7 @@ class Memballoon:
 
 def parse_memballoon(xml: str) -> Memballoon:
     """Read <memballoon> from a domain's XML. Raises VmError for what is no XML, or too long."""
-    element = _root(xml).find("./devices/memballoon")
+    element = root_of(xml).find("./devices/memballoon")
     if element is None or element.get("model") == "none":
         return Memballoon(present=False, reporting=False, period_s=0)
     stats = element.find("stats")
@@ -229,7 +233,7 @@ def changed_xml(xml: str, *, reporting: bool | None = None, period_s: int | None
     """
     from xml.etree import ElementTree as ET  # noqa: PLC0415
 
-    root = _root(xml)
+    root = root_of(xml)
     element = root.find("./devices/memballoon")
     if element is None or not (element.get("model") or "").startswith("virtio"):
         raise InputError("the domain has no <memballoon model='virtio'>: add one first")
@@ -250,7 +254,7 @@ def difference(before: str, after: str, name: str) -> str:
     from xml.etree import ElementTree as ET  # noqa: PLC0415
 
     now, then = (
-        ET.tostring(_root(text), encoding="unicode").splitlines(keepends=True)
+        ET.tostring(root_of(text), encoding="unicode").splitlines(keepends=True)
         for text in (before, after)
     )
     return "".join(difflib.unified_diff(now, then, f"{name} now", f"{name} then"))
@@ -260,7 +264,7 @@ def persistent_xml(name: str, uri: str = URI) -> str:
     """The XML that the domain's next start uses. Raises VmError."""
     import libvirt  # noqa: PLC0415
 
-    connection = _connect(uri, write=False)
+    connection = connect(uri, write=False)
     try:
         return str(connection.lookupByName(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
     except libvirt.libvirtError as error:
@@ -273,7 +277,7 @@ def define(xml: str, uri: str = URI) -> None:
     """Make `xml` what the domain's next start uses. Raises VmError."""
     import libvirt  # noqa: PLC0415
 
-    connection = _connect(uri, write=True)
+    connection = connect(uri, write=True)
     try:
         connection.defineXML(xml)
     except libvirt.libvirtError as error:
@@ -282,7 +286,8 @@ def define(xml: str, uri: str = URI) -> None:
         connection.close()
 
 
-def _root(xml: str) -> ET.Element:
+def root_of(xml: str) -> ET.Element:
+    """libvirt's XML, parsed. Raises VmError for what is none, or too long."""
     from xml.etree import ElementTree as ET  # noqa: PLC0415
 
     # libvirt's own XML, without a DTD: an entity declaration is refused before it can expand.

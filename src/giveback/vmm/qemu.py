@@ -88,7 +88,7 @@ async def _inspect(session: Monitor, *, layout: bool) -> VmState:
     base = await session.ask("query-memory-size-summary")
     balloon = await session.ask("query-balloon")
     ram = ram_bytes(base)
-    device = await _balloon_path(session) if balloon is not None else None
+    device = await balloon_path(session) if balloon is not None else None
     virtio = statistics = None
     if device is not None:
         statistics = await session.ask("qom-get", path=device, property="guest-stats")
@@ -114,7 +114,7 @@ async def _inspect(session: Monitor, *, layout: bool) -> VmState:
     )
 
 
-async def _balloon_path(session: Monitor) -> str | None:
+async def balloon_path(session: Monitor) -> str | None:
     """The balloon device's QOM path, whether or not it was given an id."""
     for parent in ("/machine/peripheral", "/machine/peripheral-anon"):
         children = await session.ask("qom-list", path=parent)
@@ -169,6 +169,8 @@ def parse_statistics(answer: object) -> BalloonStatistics | None:
         free_bytes=amount(stats.get("stat-free-memory")),
         available_bytes=amount(stats.get("stat-available-memory")),
         disk_caches_bytes=amount(stats.get("stat-disk-caches")),
+        swap_in_bytes=amount(stats.get("stat-swap-in")),
+        major_faults=amount(stats.get("stat-major-faults")),
     )
 
 

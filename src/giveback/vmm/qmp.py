@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 
 from giveback.errors import VmError
+from giveback.text import shown
 from giveback.vmm.sockets import connect_unix, reason
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ class _Client(QMPClient):
 class Monitor:
     """An open QMP session: `ask` one question at a time."""
 
-    def __init__(self, client: QMPClient) -> None:
+    def __init__(self, client: QMPClient, address: str = "") -> None:
         self._client = client
+        self._address = address
 
     async def ask(self, command: str, **arguments: object) -> object:
         """The answer to a command, or None where this QEMU knows no such thing or refuses it."""
@@ -47,6 +49,14 @@ class Monitor:
             return await self._client.execute(command, arguments or None)
         except ExecuteError:
             return None
+
+    async def tell(self, command: str, **arguments: object) -> object:
+        """Carry a command out. Raises VmError with QEMU's words where it refuses."""
+        try:
+            return await self._client.execute(command, arguments or None)
+        except ExecuteError as error:
+            words = shown(str(error), 300)
+            raise VmError(f"{self._address}: QEMU refuses {command}: {words}") from error
 
     async def ask_human(self, line: str) -> str:
         """The text that a human-monitor command prints, or ''."""
@@ -64,7 +74,7 @@ async def monitor(address: str, timeout_s: float) -> AsyncIterator[Monitor]:
     try:
         async with asyncio.timeout(timeout_s):
             await _connect(client, address)
-            yield Monitor(client)
+            yield Monitor(client, address)
     except TimeoutError as error:
         raise VmError(
             f"{address}: no answer in {timeout_s:g} s; another program (libvirt?) may hold this "
