@@ -1,0 +1,110 @@
+"""What the arbiter may know of a VM: the guest's word, cut to what the host measured. Pure.
+
+A guest that claims more than it holds gains nothing: all it can be asked for lies within what is
+resident. A guest that claims less is asked for less, which costs it nothing either.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from giveback.ledger import RESIDUE, Key
+from giveback.manager.model import GuestView
+from giveback.vmm.base import ChannelKind
+
+if TYPE_CHECKING:
+    from giveback.ledger import Ledger
+    from giveback.manager.settings import VmSettings
+    from giveback.observe import Observation
+    from giveback.pictures import GuestPicture
+    from giveback.vmm.base import VmDescription
+
+FRESH_S = 30.0
+"""Numbers older than this are shown (the ledger takes 60 s), but nothing is asked because of them."""
+PRESSED_PERCENT = 8
+"""The agent keeps its hands off below 6 % available: a guest that is near is not asked at all."""
+AGENT_FLOOR_BYTES = 64 << 20
+"""Page cache that an agent with its own defaults never takes: not promised by anyone."""
+
+
+def key_of(vm: VmDescription) -> str:
+    """Unique on this host while the VM runs."""
+    return f"{vm.backend}:{vm.name}:{vm.pid}"
+
+
+def hears_urgency(vm: VmDescription) -> bool:
+    """Whether there is a way to giveback's agent; QEMU's guest agent knows no urgency."""
+    return any(channel.kind is not ChannelKind.QEMU_GUEST_AGENT for channel in vm.channels)
+
+
+def view_of(
+    seen: Observation,
+    settings: VmSettings,
+    *,
+    key: str | None = None,
+    hears: bool | None = None,
+    reliability: float = 1.0,
+    asked_at_s: float | None = None,
+) -> GuestView:
+    """One observed VM for the arbiter.
+
+    `hears`: whether its agent answers, where that is known; else whether it has a channel. A VM that
+    neither hears nor may be taken from by a device is shown with nothing to give. So is one whose
+    host side may not be read: what comes back from it could not be verified.
+    """
+    heard = hears_urgency(seen.vm) if hears is None else hears
+    reachable = heard or settings.balloon or settings.virtio_mem
+    guest, ledger = seen.guest, seen.ledger
+    trapped = cold = warm = 0
+    resident = seen.process_rss_bytes or 0
+    if seen.host is not None:
+        resident = max(0, seen.host.ram_resident_bytes)
+        if ledger is not None and reachable and not settings.ignore:
+            trapped, cold, warm = _returnable(resident, guest, ledger)
+    return GuestView(
+        key=key_of(seen.vm) if key is None else key,
+        resident_bytes=resident,
+        trapped_bytes=trapped,
+        cold_bytes=cold,
+        warm_bytes=warm,
+        floor_bytes=settings.floor_bytes,
+        weight=settings.weight,
+        fresh=_is_fresh(seen),
+        hears_urgency=heard,
+        pressed=is_pressed(guest),
+        reliability=reliability,
+        asked_at_s=asked_at_s,
+    )
+
+
+def is_pressed(guest: GuestPicture) -> bool:
+    """Whether the guest itself is short of memory, by its own account."""
+    total, available = guest.total_bytes, guest.available_bytes
+    if not total or available is None:
+        return False
+    return available * 100 < total * PRESSED_PERCENT
+
+
+def _is_fresh(seen: Observation) -> bool:
+    """Recent numbers of a guest that runs; where nobody knows how old they are, they are old."""
+    guest = seen.guest
+    if seen.host is None or seen.state.running is False or guest.total_bytes is None:
+        return False
+    return guest.age_s is not None and 0 <= guest.age_s <= FRESH_S
+
+
+def _returnable(resident: int, guest: GuestPicture, ledger: Ledger) -> tuple[int, int, int]:
+    """Trapped, cold and warm bytes, disjoint, within what is resident."""
+    trapped = _within(ledger.host(*RESIDUE), resident)
+    # The negative row is what the guest uses and the host does not hold: cache first, to be careful.
+    absent = min(0, ledger.host(Key.NOT_RESIDENT))
+    cache = max(0, ledger.host(Key.CACHE_CLEAN) + absent - AGENT_FLOOR_BYTES)
+    if guest.available_bytes is not None and guest.free_bytes is not None:
+        cache = min(cache, max(0, guest.available_bytes - guest.free_bytes))
+    cache = _within(cache, resident - trapped)
+    cold = _within(guest.cold_cache_bytes or 0, cache)
+    return trapped, cold, cache - cold
+
+
+def _within(value: int, limit: int) -> int:
+    return min(max(0, value), max(0, limit))

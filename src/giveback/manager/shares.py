@@ -1,0 +1,218 @@
+"""Who gives how much: the deficit shared out among the guests. Pure.
+
+Trapped memory of any guest first, then cold cache of any, then warm; in each the guest that has most
+by its weight. Few guests are asked at a time, and each is waited for before it is asked again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from giveback.manager.model import Ask
+from giveback.text import MIB, size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from giveback.manager.model import GuestView
+
+LEAST_GOAL_BYTES = 16 * MIB
+"""The agent's own least gain: less is not worth a pass."""
+GRACE_S = {1: 20.0, 2: 10.0, 3: 5.0}
+"""How long an ask is waited for: the agent's window of idleness, its pass, the kernel's reports."""
+LEAST_RELIABILITY = 1 / 8
+"""A guest that never delivers is still asked now and then: its reason may have gone."""
+_AMOUNT_LIMIT = 1 << 57
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a guest was asked for, and what it held then."""
+
+    at_s: float
+    urgency: int
+    goal_bytes: int
+    resident_bytes: int
+
+    def waited_for(self, now_s: float) -> bool:
+        return 0 <= now_s - self.at_s < GRACE_S[self.urgency]
+
+
+def sane(guests: Sequence[GuestView]) -> dict[str, GuestView]:
+    """The guests by key, every number within reason: what no VM can have is cut to what it can."""
+    views: dict[str, GuestView] = {}
+    for guest in sorted(guests, key=lambda g: (g.key, repr(g))):
+        resident = _amount(guest.resident_bytes, _AMOUNT_LIMIT)
+        trapped = _amount(guest.trapped_bytes, resident)
+        cold = _amount(guest.cold_bytes, resident - trapped)
+        views[guest.key] = replace(
+            guest,
+            resident_bytes=resident,
+            trapped_bytes=trapped,
+            cold_bytes=cold,
+            warm_bytes=_amount(guest.warm_bytes, resident - trapped - cold),
+            floor_bytes=_amount(guest.floor_bytes, _AMOUNT_LIMIT),
+            weight=_within(guest.weight, 0.001, 1000.0),
+            reliability=_within(guest.reliability, LEAST_RELIABILITY, 1.0),
+        )
+    return views
+
+
+def _amount(value: int, limit: int) -> int:
+    return min(max(0, value), limit)
+
+
+def _within(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high) if math.isfinite(value) else low
+
+
+def still_expected(
+    guests: Mapping[str, GuestView], asked: Mapping[str, Asked], now_s: float
+) -> int:
+    """What was asked for, has not come back, and may yet."""
+    total = 0
+    for key, guest in guests.items():
+        ask = asked.get(key)
+        if ask is not None and _unanswered(guest, ask) and ask.waited_for(now_s):
+            came = max(0, ask.resident_bytes - guest.resident_bytes)
+            total += max(0, ask.goal_bytes - came)
+    return total
+
+
+def plan(
+    deficit_bytes: int,
+    urgency: int,
+    guests: Mapping[str, GuestView],
+    asked: Mapping[str, Asked],
+    now_s: float,
+) -> tuple[Ask, ...]:
+    """Whom to ask now, for `deficit_bytes` in all. `guests` are `sane`; `asked` what went before.
+
+    The goals add up to at most the deficit, and each to what its guest can give above its floor. A
+    goal is what the guest is expected to return: what it has, less what experience takes off.
+    """
+    parts = {
+        key: part
+        for key, guest in sorted(guests.items())
+        if (part := _offer(guest, asked.get(key), urgency, now_s)) is not None
+    }
+    goals = _share_out(deficit_bytes, parts, urgency)
+    waiting = sum(
+        key in guests and _unanswered(guests[key], ask) and ask.waited_for(now_s)
+        for key, ask in asked.items()
+    )
+    slots = max(0, _at_once(urgency, len(guests)) - waiting)
+    ranked = sorted(goals.items(), key=lambda item: (-_rank(item[1], guests[item[0]]), item[0]))
+    asks = [_ask(parts[key], goal) for key, goal in ranked[:slots]]
+    return tuple(sorted(asks, key=lambda ask: (-ask.goal_bytes, ask.key)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a guest can give now, by what it costs, or what of it is wanted."""
+
+    guest: GuestView
+    trapped_bytes: int = 0
+    cold_bytes: int = 0
+    warm_bytes: int = 0
+
+    @property
+    def cheap_bytes(self) -> int:
+        return self.trapped_bytes + self.cold_bytes
+
+    @property
+    def sum_bytes(self) -> int:
+        return self.cheap_bytes + self.warm_bytes
+
+
+_STAGES = ("trapped_bytes", "cold_bytes", "warm_bytes")
+
+
+def _offer(guest: GuestView, ask: Asked | None, urgency: int, now_s: float) -> _Parts | None:
+    """What this guest may be asked for at this urgency; None where it is left alone."""
+    if guest.pressed or not guest.fresh:
+        return None
+    trapped, cold = guest.trapped_bytes, guest.cold_bytes
+    warm = guest.warm_bytes if urgency >= 3 else 0
+    if not _may_be_asked_again(guest, ask, now_s):
+        if urgency < 3 or ask is None or ask.urgency >= 3 or not warm:
+            return None
+        # The host has come to its worst meanwhile: what was asked for is expected as before.
+        trapped = cold = 0
+    room = max(0, guest.resident_bytes - guest.floor_bytes)
+    trapped = min(trapped, room)
+    cold = min(cold, room - trapped)
+    warm = min(warm, room - trapped - cold)
+    given = [int(amount * guest.reliability) for amount in (trapped, cold, warm)]
+    return _Parts(guest, *given) if trapped + cold + warm >= LEAST_GOAL_BYTES else None
+
+
+def _may_be_asked_again(guest: GuestView, ask: Asked | None, now_s: float) -> bool:
+    """Once it has answered; or after its grace, the later the less it delivered before."""
+    if ask is not None and _unanswered(guest, ask):
+        waited_s = now_s - ask.at_s
+        if 0 <= waited_s < GRACE_S[ask.urgency] / guest.reliability:
+            return False
+    elsewhere_s = guest.asked_at_s
+    if elsewhere_s is None or (ask is not None and elsewhere_s <= ask.at_s):
+        return True
+    return not 0 <= now_s - elsewhere_s < GRACE_S[1]
+
+
+def _unanswered(guest: GuestView, ask: Asked) -> bool:
+    return ask.resident_bytes - guest.resident_bytes < ask.goal_bytes * 9 // 10
+
+
+def _share_out(deficit_bytes: int, parts: Mapping[str, _Parts], urgency: int) -> dict[str, _Parts]:
+    """The deficit over the guests, cheapest memory first, of each kind the largest amounts first."""
+    goals: dict[str, _Parts] = {}
+    left = deficit_bytes
+    for stage in _STAGES[: 3 if urgency >= 3 else 2]:
+        ranked = sorted(
+            parts.items(),
+            key=lambda item: (-getattr(item[1], stage) / item[1].guest.weight, item[0]),
+        )
+        for key, offered in ranked:
+            # The last few MiB are not worth another guest's pass.
+            if left <= 0 or (left < LEAST_GOAL_BYTES and goals and key not in goals):
+                break
+            taken = min(left, getattr(offered, stage))
+            if taken:
+                had = goals.get(key, _Parts(offered.guest))
+                goals[key] = replace(had, **{stage: taken})
+                left -= taken
+    return goals
+
+
+def _at_once(urgency: int, guests: int) -> int:
+    """How many guests may be at it at the same time: their passes cost CPU and disk, too."""
+    if urgency >= 3:
+        return 128
+    return max(4, min(32, guests // 2)) if urgency == 2 else max(2, min(8, guests // 4))
+
+
+def _rank(goal: _Parts, guest: GuestView) -> float:
+    """Most for the least first, where not all can be asked at once."""
+    return (goal.cheap_bytes + goal.warm_bytes / 4) / guest.weight
+
+
+def _ask(offered: _Parts, goal: _Parts) -> Ask:
+    """The ask for a goal, at the least urgency at which the agent takes so much."""
+    guest = goal.guest
+    urgency = 1
+    if goal.warm_bytes:
+        cache = offered.cold_bytes + offered.warm_bytes
+        at_two = max(offered.cold_bytes, cache // 2)
+        urgency = 2 if goal.cold_bytes + goal.warm_bytes <= at_two else 3
+    words = [
+        f"{size(amount)} {name}"
+        for name, amount in (
+            ("trapped", goal.trapped_bytes),
+            ("cold", goal.cold_bytes),
+            ("warm", goal.warm_bytes),
+        )
+        if amount
+    ]
+    return Ask(guest.key, urgency, goal.sum_bytes, ", ".join(words))

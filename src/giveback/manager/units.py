@@ -1,0 +1,75 @@
+"""Settings with units: sizes, durations, and marks that are a part of memory or a size. Pure.
+
+What is wrong raises ValueError with what is allowed: pydantic adds where.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from giveback.text import parse_size, size
+
+SIZE_LIMIT_BYTES = 1 << 57
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?) ?(ms|s|m|min|h)", re.ASCII)
+_PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,3})?) ?%", re.ASCII)
+_SIZE = re.compile(r"\d{1,18}(?:\.\d{1,6})? ?[bkmgt](?:i?b)?", re.ASCII | re.IGNORECASE)
+SHORTEST_S, LONGEST_S = 1.0, 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An amount of available memory: a fraction of the total between two bounds, or fixed."""
+
+    fraction: float | None = None
+    least_bytes: int = 0
+    most_bytes: int = SIZE_LIMIT_BYTES
+
+    def of(self, total_bytes: int) -> int:
+        """The mark on a host of this size. At most a half of it, whatever was set."""
+        if self.fraction is None:
+            wanted = self.least_bytes
+        else:
+            part = int(total_bytes * self.fraction)
+            wanted = min(max(part, self.least_bytes), self.most_bytes)
+        return min(wanted, total_bytes // 2)
+
+    def __str__(self) -> str:
+        return size(self.least_bytes) if self.fraction is None else f"{self.fraction * 100:g}%"
+
+
+def size_of(value: object) -> int:
+    """`"4G"` in bytes; K, M, G and T are powers of 1024."""
+    if isinstance(value, str) and (value.strip() == "0" or _SIZE.fullmatch(value.strip())):
+        word = value.strip().lower().replace(" ", "")
+        unit = word.rstrip("b").removesuffix("i")
+        found = parse_size(unit if unit[-1:].isalpha() else unit + "b")
+        if found is not None and found < SIZE_LIMIT_BYTES:
+            return found
+    raise ValueError('a size with its unit, as text: "512M", "4G", "1.5T"')
+
+
+def duration_of(value: object) -> float:
+    """`"30s"` in seconds."""
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is not None:
+        seconds = float(match[1]) * _SECONDS[match[2]]
+        if SHORTEST_S <= seconds <= LONGEST_S:
+            return seconds
+    raise ValueError('a time with its unit, as text, from "1s" to "24h": "30s", "5m"')
+
+
+def mark_of(value: object) -> Mark:
+    """`"10%"` of memory, within bounds of its own kind, or a size as it is."""
+    match = _PERCENT.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is not None and 0 < float(match[1]) <= 50:
+        return Mark(fraction=float(match[1]) / 100, least_bytes=64 << 20)
+    if match is None:
+        try:
+            found = size_of(value)
+        except ValueError:
+            found = 0
+        if found > 0:
+            return Mark(least_bytes=found)
+    raise ValueError('a part of memory up to "50%", or a size: "10%", "8G"')
