@@ -14,6 +14,9 @@ MIB = 1 << 20
 KEPT = 10
 CLASSIC_LINE = "giveback: performing memory compaction"
 WSL_LINE = "WSL2: Performing memory compaction"
+# The same for a pass that compacted nothing.
+PASS_LINE = "giveback: giving memory back"
+FAILED = "failed"
 
 
 class StepRecord(Record):
@@ -63,7 +66,7 @@ class PassLog:
             gain = (before.trapped_bytes or 0) - (after.trapped_bytes or 0)
         else:
             gain = before.meminfo.non_free_bytes - after.meminfo.non_free_bytes
-        end = "given up" if outcome.abandoned else "done" if outcome.ok else "failed"
+        end = "given up" if outcome.abandoned else "done" if outcome.ok else FAILED
         step = StepRecord(outcome.kind, gain, outcome.took_s, outcome.cpu_s, end)
         self.steps.append(step)
         return step
@@ -90,15 +93,22 @@ def gain_of(record: PassRecord, kind: str) -> int:
     return sum([step.gain_bytes for step in record.steps if step.kind == kind])
 
 
+def compacted(record: PassRecord) -> bool:
+    """Whether memory was compacted in a pass, if only for a while."""
+    return any(step.kind == act.COMPACT and step.end != FAILED for step in record.steps)
+
+
 def words(record: PassRecord, classic: str) -> str:
-    """The pass in one line of the kernel log, after the line that WSL's users know."""
+    """The pass in one line of the kernel log: `classic`, which users grep for, where it compacted."""
     freed = max(0, record.non_free_before_bytes - record.non_free_after_bytes)
-    contiguous = max(0, gain_of(record, act.COMPACT))
+    gains = f"{freed // MIB} MiB of cache and slab freed"
+    title = PASS_LINE
+    if compacted(record):
+        title = classic
+        gains += f", {max(0, gain_of(record, act.COMPACT)) // MIB} MiB made contiguous"
     reported = record.deep_order is not None and record.end == "done"
     rest = "in small pieces reported, too" if reported else "left in small pieces"
-    small = f"{record.trapped_after_bytes // MIB} MiB {rest}"
     text = (
-        f"{classic}: {freed // MIB} MiB of cache and slab freed, {contiguous // MIB} MiB made contiguous, "
-        f"{small}, {record.took_s:.0f} s"
+        f"{title}: {gains}, {record.trapped_after_bytes // MIB} MiB {rest}, {record.took_s:.0f} s"
     )
     return text if record.end == "done" else f"{text}, ended early: {record.end}"

@@ -52,6 +52,9 @@ QUIET_SNAPSHOT_EVERY = 6
 # Steps that a host's chart knows by other names.
 MARKS = {act.LOWER: "deep", act.COLD: "reclaim", act.DROP: "reclaim"}
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+# A host may change its mind, and a guest its level, at every look: what is published follows no faster.
+URGENCY_PUBLISH_S = 1.0
+LEVEL_PUBLISH_S = 10.0
 
 
 class Service:
@@ -84,6 +87,8 @@ class Service:
         self._last: Snapshot | None = None
         self._last_error = ""
         self._started_s = time.monotonic()
+        self._published = (act.URGENCY_ALONE, gate.BUSY)
+        self._published_s = self._started_s
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
 
@@ -204,6 +209,7 @@ class Service:
         except KernelFileError as error:
             self._complain(str(error))
         self._start_next(now_s)
+        self._publish_changes(now_s)
 
     def _complain(self, text: str) -> None:
         """Say what went wrong, once until it is well again."""
@@ -364,6 +370,8 @@ class Service:
         record = self._passes.finish(now, why)
         if record is not None:
             line = passes.words(record, self._classic_line)
+            if self._settings.dry_run:
+                line += ", dry run: nothing was done"
             kmsg.write_line(self._root, line)
             self._say(line)
             self._publish()
@@ -395,9 +403,19 @@ class Service:
     def _tell(self, step: str, text: str) -> None:
         self._link.send(event="step", step=step, text=text)
 
+    def _publish_changes(self, now_s: float) -> None:
+        """Publish urgency and level anew where they have changed; each no more often than its limit."""
+        urgency, level = self._published
+        since_s = now_s - self._published_s
+        told = self._urgency_now(now_s) != urgency and since_s >= URGENCY_PUBLISH_S
+        if told or (self._gate.level != level and since_s >= LEVEL_PUBLISH_S):
+            self._publish()
+
     def _publish(self, running: bool = True) -> None:
         """Write what `status` shows. A full /run is no reason to stop."""
         now_s = time.monotonic()
+        self._published = (self._urgency_now(now_s), self._gate.level)
+        self._published_s = now_s
         runtime.write_status(
             self._root,
             {
@@ -405,8 +423,8 @@ class Service:
                 "mode": self._settings.mode,
                 "started_s": self._started_s,
                 "written_s": now_s,
-                "urgency": self._urgency_now(now_s),
-                "level": self._gate.level,
+                "urgency": self._published[0],
+                "level": self._published[1],
                 "cache_floor_bytes": policy.floor_bytes(
                     self._state, self._settings, act.URGENCY_ALONE
                 ),

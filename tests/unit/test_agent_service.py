@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 from pathlib import Path
@@ -16,7 +17,7 @@ from giveback_agent.actions import Action
 from giveback_agent.errors import KernelFileError
 from giveback_agent.kernel import page_reporting, reclaim
 from giveback_agent.record import replace
-from giveback_agent.service import Service
+from giveback_agent.service import LEVEL_PUBLISH_S, URGENCY_PUBLISH_S, Service
 from giveback_agent.settings import Settings
 from giveback_agent.worker import CRASHED, DONE, FAILED, Worker
 
@@ -178,13 +179,66 @@ def test_steps_exist_for_all_that_runs_in_a_worker(guest: Path) -> None:
         assert steps.DEADLINES_S[kind] > 0
 
 
+def record_of(*kinds_and_ends: tuple[str, str]) -> passes.PassRecord:
+    done = tuple(passes.StepRecord(kind, 5 << 20, 1.0, 0.1, end) for kind, end in kinds_and_ends)
+    return passes.PassRecord(0.0, 12.0, "idle", "done", done, 700 << 20, 300 << 20, 0, 9 << 20, 1.0)
+
+
 def test_the_kernel_logs_line_has_the_words_users_grep_for() -> None:
-    record = passes.PassRecord(0.0, 12.0, "idle", "done", (), 700 << 20, 300 << 20, 0, 9 << 20, 1.0)
-    assert passes.words(record, passes.CLASSIC_LINE).startswith(
-        "giveback: performing memory compaction"
+    record = record_of((act.COLD, "done"), (act.COMPACT, "done"))
+    line = passes.words(record, passes.CLASSIC_LINE)
+    assert line.startswith(
+        "giveback: performing memory compaction: 400 MiB of cache and slab freed"
     )
-    assert "400 MiB" in passes.words(record, passes.CLASSIC_LINE)
+    assert "5 MiB made contiguous" in line
     assert passes.words(record, passes.WSL_LINE).startswith("WSL2: Performing memory compaction")
+
+
+@pytest.mark.parametrize("steps", [(), ((act.COLD, "done"),), ((act.COMPACT, "failed"),)])
+def test_a_pass_that_compacted_nothing_does_not_say_so(steps: tuple[tuple[str, str], ...]) -> None:
+    line = passes.words(record_of(*steps), passes.WSL_LINE)
+    assert line.startswith("giveback: giving memory back: 400 MiB of cache and slab freed")
+    assert "compaction" not in line
+    assert "contiguous" not in line
+
+
+def published(guest: Path) -> tuple[int, str]:
+    said = json.loads((guest / runtime.STATUS_PATH[1:]).read_text())
+    return said["urgency"], said["level"]
+
+
+def test_urgency_and_level_are_published_when_they_change_and_no_oftener(guest: Path) -> None:
+    service = service_of(guest)
+    service._greet()
+    assert published(guest) == (act.URGENCY_ALONE, gate.BUSY)
+    now_s = service._published_s
+    service._urgency = (3, now_s + 3600)
+    service._publish_changes(now_s + 0.5 * URGENCY_PUBLISH_S)
+    assert published(guest)[0] == act.URGENCY_ALONE
+    service._publish_changes(now_s + URGENCY_PUBLISH_S)
+    assert published(guest)[0] == 3
+    now_s = service._published_s
+    service._gate = replace(service._gate, level=gate.IDLE)
+    service._publish_changes(now_s + 0.5 * LEVEL_PUBLISH_S)
+    assert published(guest)[1] == gate.BUSY
+    service._publish_changes(now_s + LEVEL_PUBLISH_S)
+    assert published(guest) == (3, gate.IDLE)
+
+
+def test_what_has_not_changed_is_not_published_again(guest: Path) -> None:
+    service = service_of(guest)
+    service._greet()
+    (guest / runtime.STATUS_PATH[1:]).unlink()
+    service._publish_changes(service._published_s + 10 * LEVEL_PUBLISH_S)
+    assert not (guest / runtime.STATUS_PATH[1:]).exists()
+
+
+def test_a_dry_run_says_that_nothing_was_done(guest: Path) -> None:
+    said: list[str] = []
+    service = Service(str(guest), Settings(dry_run=True), said.append)
+    service._do(Action(act.PASS_BEGIN, "idle"), _snapshot(service))
+    service._do(Action(act.PASS_END, "done"), _snapshot(service))
+    assert said[-1].endswith("dry run: nothing was done")
 
 
 def test_without_swappiness_and_with_swap_the_cache_is_dropped_and_nothing_swapped(
