@@ -1,4 +1,6 @@
-"""The lab's program in a guest: `serve` answers the host, `work` and `reread` are its workloads."""
+"""The lab's program in a guest: `serve` answers the host, `work` and `reread` are its workloads,
+`strategy` is another system's way to return memory.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,10 @@ def main() -> int:
         from giveback_lab_guest.work import reread
 
         return reread(words)
+    if command == "strategy":
+        from giveback_lab_guest.strategies import strategy
+
+        return strategy(words)
     print(f"giveback-lab: no command {command!r}", file=sys.stderr)
     return 2
 

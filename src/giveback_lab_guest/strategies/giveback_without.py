@@ -1,0 +1,61 @@
+"""The agent with one of its parts left out, to see what each is worth.
+
+Its service and its policy are the agent's own; only what the policy decides is passed on in part. So
+no setting is needed in the agent that no user should turn. Where a setting exists, it is used instead:
+`--set` words are handed on.
+"""
+
+from __future__ import annotations
+
+from giveback_agent import actions as act
+from giveback_agent import policy
+from giveback_agent.record import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from giveback_agent.actions import Action, Capabilities, Observation
+    from giveback_agent.policy import PolicyState
+    from giveback_agent.settings import Settings
+
+    Decide = Callable[
+        [Observation, PolicyState, Settings, Capabilities], tuple[tuple[Action, ...], PolicyState]
+    ]
+
+STEPS = {"slab": act.SLAB, "nudge": act.NUDGE}
+PARTS = (*STEPS, "slack", "floor")
+
+
+def without(part: str, decide: Decide) -> Decide:
+    """Return `decide` without one part: the slab step, the nudge, slack steps, or the learned floor."""
+
+    def partly(
+        seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
+    ) -> tuple[tuple[Action, ...], PolicyState]:
+        if part == "floor":
+            state = replace(state, floor=replace(state.floor, learned_bytes=0))
+        actions, after = decide(seen, state, settings, can)
+        if part == "slack" and not after.in_pass:
+            return tuple([a for a in actions if a.kind != act.COLD]), after
+        if part == "floor":
+            return actions, replace(after, floor=replace(after.floor, learned_bytes=0))
+        step = STEPS.get(part)
+        todo = tuple([one for one in after.todo if one != step])
+        return tuple([a for a in actions if a.kind != step]), replace(after, todo=todo)
+
+    return partly
+
+
+def run_without(words: list[str]) -> int:
+    """`giveback-without PART [SECTION.KEY=VALUE ...]`. Raises ValueError for an unknown part."""
+    part, *overrides = words or [""]
+    if part not in PARTS:
+        raise ValueError(f"no part {part!r}: there are {', '.join(PARTS)}")
+    from giveback_agent.commands.run import run_service
+
+    # The service asks the module at each decision.
+    whole: Any = policy
+    whole.decide = without(part, policy.decide)
+    return run_service("/", overrides)

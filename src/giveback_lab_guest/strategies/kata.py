@@ -1,0 +1,74 @@
+"""Kata Containers' mem-agent: one loop for its two cores, alone or together.
+
+Source: kata-containers 7c6ba40, src/libs/mem-agent/src/agent.rs: timers only, no idle detection.
+"""
+
+from __future__ import annotations
+
+import time
+
+from giveback_agent.errors import KernelFileError
+from giveback_lab_guest.strategies import kata_compact, kata_memcg
+from giveback_lab_guest.strategies.loop import STARTED, say, with_options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Union
+
+    from giveback_lab_guest.strategies.loop import Stopping
+
+    Core = Union[kata_compact.Core, kata_memcg.Core]
+
+# A core that failed is tried again after so long.
+RETRY_S = 300.0
+
+
+class Timed:
+    """A core and when it works next."""
+
+    def __init__(self, core: Core, period_s: float, now_s: float) -> None:
+        self._core, self._period_s = core, period_s
+        self.next_s = now_s + period_s
+
+    def work(self, stopping: Stopping) -> None:
+        """Work if it is time; a failure is said, and the core is tried again later."""
+        if time.monotonic() < self.next_s:
+            return
+        wait_s = self._period_s
+        try:
+            self._core.work(stopping)
+        except KernelFileError as error:
+            say(str(error))
+            wait_s = min(RETRY_S, self._period_s)
+        self.next_s = time.monotonic() + wait_s
+
+
+def serve(root: str, name: str, options: list[str], stopping: Stopping) -> None:
+    """Run until told to stop. Raises KernelFileError where this kernel lacks what a core needs."""
+    cores = make(root, name, options)
+    say(STARTED)
+    while not stopping.wait_until(min(core.next_s for core in cores)):
+        for core in cores:
+            core.work(stopping)
+
+
+def make(root: str, name: str, options: list[str]) -> list[Timed]:
+    """The cores that the strategy's name asks for. Raises KernelFileError and ValueError."""
+    now_s = time.monotonic()
+    cores = []
+    if name in ("kata-compact", "kata-both"):
+        compact = with_options(kata_compact.Rule(), _known(options, kata_compact.Rule._fields))
+        cores.append(Timed(kata_compact.Core(root, compact), compact.period_secs, now_s))
+    if name in ("kata-memcg", "kata-both"):
+        memcg = with_options(kata_memcg.Rule(), _known(options, kata_memcg.Rule._fields))
+        cores.append(Timed(kata_memcg.Core(root, memcg), memcg.period_secs, now_s))
+    return cores
+
+
+def _known(options: list[str], fields: tuple[str, ...]) -> list[str]:
+    """An option belongs to the cores that have it, and to one at least."""
+    known = (*kata_compact.Rule._fields, *kata_memcg.Rule._fields)
+    for option in options:
+        if option.partition("=")[0] not in known:
+            raise ValueError(f"no constant {option!r}: there are {', '.join(dict.fromkeys(known))}")
+    return [option for option in options if option.partition("=")[0] in fields]

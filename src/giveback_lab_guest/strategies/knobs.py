@@ -1,0 +1,32 @@
+"""Kernel files as strategies: written once, read back, so that what did not take is known."""
+
+from __future__ import annotations
+
+import json
+
+from giveback_agent import files
+from giveback_agent.errors import KernelFileError
+
+
+def set_all(root: str, words: list[str]) -> int:
+    """Write each `PATH=VALUE` in order; a JSON line each with the value before and after.
+
+    Stops at the first that cannot be written or does not read back as written; returns 1 then.
+    """
+    for word in words:
+        path, _, value = word.partition("=")
+        try:
+            before = _read(root, path)
+            files.write(root, path, value + "\n")
+            after = _read(root, path)
+        except KernelFileError as error:
+            print(json.dumps({"path": path, "refused": str(error)}), flush=True)
+            return 1
+        print(json.dumps({"path": path, "before": before, "after": after}), flush=True)
+        if after != value:
+            return 1
+    return 0
+
+
+def _read(root: str, path: str) -> str:
+    return files.read(root, path, 4096).decode("ascii", "replace").strip()

@@ -1,0 +1,68 @@
+"""A strategy's process starts small, so that Python is not what is measured.
+
+What `giveback_agent.start` does for the agent, for the same reason: from compiled files, without
+`site` and without huge pages. The originals are C++, Rust and Perl, and are smaller still.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from giveback_agent import start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FOLDER = "/run/giveback-lab.d"
+MARK = "GIVEBACK_LAB_STARTED"
+LAUNCHER = FOLDER + "/strategy.py"
+LAUNCHER_TEXT = f"""import sys
+sys.path.insert(0, {FOLDER!r})
+from giveback_lab_guest.strategies import strategy
+sys.exit(strategy(sys.argv[2:]))
+"""
+
+
+def start_anew(words: list[str]) -> None:
+    """Replace this process by a smaller one with `words`; returns where that is done, or impossible.
+
+    The first strategy of a guest unpacks for all: the archive does not change under a running guest.
+    """
+    archive = start.zip_archive()
+    if os.environ.get(MARK) or archive is None:
+        return
+    if not os.path.exists(LAUNCHER) and not _in_child(lambda: _unpack(archive)):
+        return
+    _refuse_huge_pages()
+    # The second mark: the agent's own service must not start anew from here, it is small already.
+    environment = {**os.environ, MARK: "1", start.MARK: "1"}
+    command = [sys.executable, start.OPTIONS, LAUNCHER, *words]
+    os.execve(sys.executable, command, environment)  # noqa: S606  # our own interpreter
+
+
+def _unpack(archive: str) -> None:
+    start.compile_into(archive, FOLDER)
+    with open(LAUNCHER + ".new", "w") as file:
+        file.write(LAUNCHER_TEXT)
+    os.rename(LAUNCHER + ".new", LAUNCHER)
+
+
+def _in_child(work: Callable[[], None]) -> bool:
+    """Do it in a child, whose memory ends with it."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def _refuse_huge_pages() -> None:
+    import ctypes
+
+    ctypes.CDLL(None).prctl(start.PR_SET_THP_DISABLE, 1, 0, 0, 0)
