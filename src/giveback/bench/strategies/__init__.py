@@ -5,6 +5,9 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from giveback.bench.strategies import damon, kata, plain, senpai, wsl
+from giveback.bench.strategies.giveback import GIVEBACK, PARTS
+from giveback.bench.strategies.proxmox import PROXMOX
 from giveback.errors import InputError
 
 if TYPE_CHECKING:
@@ -12,9 +15,20 @@ if TYPE_CHECKING:
 
     from giveback.bench.strategy import Strategy
 
-PARTS: tuple[Strategy, ...] = ()
-"""giveback with one of its parts switched off, each."""
-_ALL: tuple[Strategy, ...] = ()
+__all__ = ["PARTS", "STRATEGIES", "named"]
+_ALL = (
+    plain.NONE,
+    plain.REPORTING,
+    plain.ORDER_0,
+    *plain.PROACTIVE,
+    *wsl.STRATEGIES,
+    *kata.STRATEGIES,
+    *senpai.STRATEGIES,
+    *damon.STRATEGIES,
+    PROXMOX,
+    GIVEBACK,
+    *PARTS,
+)
 STRATEGIES: Mapping[str, Strategy] = MappingProxyType({one.name: one for one in _ALL})
 
 

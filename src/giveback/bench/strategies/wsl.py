@@ -1,0 +1,61 @@
+"""WSL 2's three generations of memory reclaim, each re-implemented from its published rule."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from giveback.bench.strategies.running import in_guests
+from giveback.bench.strategy import Strategy
+from giveback_agent.kernel.page_reporting import ORDER_PATH
+
+if TYPE_CHECKING:
+    from giveback.bench.strategies.running import InGuests
+    from giveback.lab.vm import LabVm
+
+# 128 KiB: what WSL sets since 2023 where Windows can take it; else 2 MiB.
+REPORT_ORDER = "5"
+MAIN_CPP = "microsoft/WSL 02cd979f, src/linux/init/main.cpp, ConfigureMemoryReduction()"
+UTIL_CPP = "microsoft/WSL 49f841cc (2026-07-24), src/linux/init/util.cpp"
+
+
+def _until_2026(name: str, title: str, source: str, order: str | None) -> Strategy:
+    async def set_up(running: InGuests, vm: LabVm) -> None:
+        if order is not None:
+            await running.change(vm, {ORDER_PATH: order})
+        await running.run(vm, name)
+
+    return Strategy(name=name, title=title, source=source, start=in_guests(set_up))
+
+
+def _of_2026(mode: str, title: str) -> Strategy:
+    """The agent has WSL's modes by the same rule: they are what is run."""
+
+    async def set_up(running: InGuests, vm: LabVm) -> None:
+        await running.change(vm, {ORDER_PATH: REPORT_ORDER})
+        await running.run_agent(vm, f"giveback.mode={mode}")
+
+    return Strategy(name=f"wsl-gen2-{mode}", title=title, source=UTIL_CPP, start=in_guests(set_up))
+
+
+STRATEGIES = (
+    _until_2026(
+        "wsl-2019",
+        "WSL 2 of 2019: compaction when idle (re-implementation)",
+        "Windows 19013's release notes (idleThreshold); the rule as in " + MAIN_CPP,
+        None,
+    ),
+    _until_2026(
+        "wsl-gen1-dropcache",
+        "WSL 2 until 2.9, dropcache (re-implementation)",
+        MAIN_CPP,
+        REPORT_ORDER,
+    ),
+    _until_2026(
+        "wsl-gen1-gradual",
+        "WSL 2 until 2.9, gradual (re-implementation)",
+        MAIN_CPP,
+        REPORT_ORDER,
+    ),
+    _of_2026("dropcache", "WSL 2 of July 2026, dropcache (re-implementation)"),
+    _of_2026("gradual", "WSL 2 of July 2026, gradual (re-implementation)"),
+)
