@@ -1,0 +1,224 @@
+"""The history's file: its tables, how it is opened, and how a damaged one is set aside.
+
+Rows are kept in order of time, then VM: a look at 1,000 VMs is one run of pages, and the oldest
+rows go in one run. A VM's rows are found by the looks' times, which the host's table has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from giveback.errors import GivebackError
+
+VERSION = 1
+_APPLICATION_ID = 0x67627868
+_BUSY_S = 2.0
+SET_ASIDE_KEPT = 2
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """One grain of the history: a row every `step_s`, for at most `keep_s`."""
+
+    step_s: int
+    keep_s: int
+
+    @property
+    def host(self) -> str:
+        return f"host_{self.step_s}"
+
+    @property
+    def vm(self) -> str:
+        return f"vm_{self.step_s}"
+
+
+TIERS = (Tier(10, 3 * 3600), Tier(60, 36 * 3600), Tier(900, 90 * 86400))
+"""Finest first; each is made of the one before."""
+
+HOST_COLUMNS = (
+    "looks", "total_bytes", "available_bytes", "available_least_bytes", "psi_some", "psi_full",
+    "swap_in_bytes", "swap_free_bytes", "urgency", "deficit_bytes", "vms", "resident_bytes",
+    "needed_bytes", "residue_bytes",
+)  # fmt: skip
+VM_COLUMNS = (
+    "looks", "ram_bytes", "resident_bytes", "resident_most_bytes", "needed_bytes", "residue_bytes",
+    "cache_bytes", "balloon_bytes", "urgency", "condition",
+)  # fmt: skip
+_TYPES = {"psi_some": "REAL", "psi_full": "REAL", "condition": "TEXT"}
+
+
+class HistoryError(GivebackError):
+    """The history's file cannot be used; the text says why and what to do."""
+
+
+def _columns(names: tuple[str, ...]) -> str:
+    return ", ".join(f"{name} {_TYPES.get(name, 'INTEGER')}" for name in names)
+
+
+def _statements() -> list[str]:
+    made = [
+        "CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+        """CREATE TABLE vm (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, name TEXT NOT NULL,
+        backend TEXT NOT NULL, first_s INTEGER NOT NULL, last_s INTEGER NOT NULL) STRICT""",
+        "CREATE INDEX vm_name ON vm (name)",
+        "CREATE INDEX vm_last ON vm (last_s)",
+        """CREATE TABLE action (run INTEGER NOT NULL, id INTEGER NOT NULL, wall_s REAL NOT NULL,
+        vm TEXT NOT NULL, kind TEXT NOT NULL, urgency INTEGER NOT NULL,
+        expected_bytes INTEGER NOT NULL, reason TEXT NOT NULL, measured_bytes INTEGER,
+        verdict TEXT NOT NULL, PRIMARY KEY (run, id)) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX action_wall ON action (wall_s)",
+    ]
+    for tier in TIERS:
+        made.append(
+            f"CREATE TABLE {tier.host} (at_s INTEGER PRIMARY KEY, {_columns(HOST_COLUMNS)}) STRICT"
+        )
+        made.append(
+            f"CREATE TABLE {tier.vm} (at_s INTEGER NOT NULL, vm INTEGER NOT NULL, "
+            f"{_columns(VM_COLUMNS)}, PRIMARY KEY (at_s, vm)) STRICT, WITHOUT ROWID"
+        )
+    return [*made, f"PRAGMA application_id = {_APPLICATION_ID}", f"PRAGMA user_version = {VERSION}"]
+
+
+def open_for_writing(path: str) -> sqlite3.Connection:
+    """The history at `path`, made where there is none. Raises sqlite3.Error, OSError, HistoryError."""
+    # Not for others: which VMs there are, and what they do, is not everybody's business.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+    connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
+    try:
+        _prepare(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: str) -> None:
+    # Has no effect, and needs none, where there are tables already.
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA cache_size = -4096")
+    _check_version(connection, path)
+    if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+        connection.execute("BEGIN IMMEDIATE")
+        with connection:
+            for statement in _statements():
+                connection.execute(statement)
+
+
+def _check_version(connection: sqlite3.Connection, path: str) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if application not in (0, _APPLICATION_ID) or version > VERSION:
+        raise HistoryError(
+            f"{path}: not a history of this giveback (version {version}); move it away, or name "
+            "another file in the settings"
+        )
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if version == 0 and tables:
+        raise HistoryError(f"{path}: a database of something else; name another file")
+
+
+def open_for_reading(path: str) -> sqlite3.Connection:
+    """The history at `path`, read-only, also while it is written. Raises HistoryError."""
+    if not Path(path).exists():
+        raise HistoryError(f"{path}: there is no history yet; `giveback daemon` writes it")
+    try:
+        try:
+            return _open_read_only(path, "mode=ro")
+        except sqlite3.OperationalError as error:
+            # No writer, and no right to make the -shm file that WAL needs: then nothing changes it.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN or has_wal(path):
+                raise
+            return _open_read_only(path, "mode=ro&immutable=1")
+    except sqlite3.Error as error:
+        raise HistoryError(f"{path}: {words(error)}") from error
+
+
+def _open_read_only(path: str, how: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"file:{quote(path)}?{how}", uri=True, timeout=_BUSY_S, isolation_level=None
+    )
+    try:
+        _check_version(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def has_wal(path: str) -> bool:
+    """Whether something waits in the write-ahead log."""
+    return size_of(path + "-wal") > 0
+
+
+def size_of(path: str) -> int:
+    """A file's length; 0 where there is none."""
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
+
+
+def is_damaged(error: sqlite3.Error) -> bool:
+    """Whether the file itself is broken, so that no retry helps."""
+    return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in _DAMAGED
+
+
+_WORDS = {
+    sqlite3.SQLITE_FULL: "the disk is full; make room on it",
+    sqlite3.SQLITE_READONLY: "may not be written; look at its owner and the file system",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened; look at the folder and its owner",
+    sqlite3.SQLITE_IOERR: "the disk fails, or is full",
+    sqlite3.SQLITE_BUSY: "held by another program",
+    sqlite3.SQLITE_LOCKED: "held by another program",
+    sqlite3.SQLITE_CORRUPT: "damaged",
+    sqlite3.SQLITE_NOTADB: "no database",
+}
+
+
+def words(error: sqlite3.Error | OSError) -> str:
+    """What went wrong, and what to do."""
+    if isinstance(error, OSError):
+        return os.strerror(error.errno or 0)
+    code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+    return _WORDS.get(code, str(error)[:200])
+
+
+def set_aside(path: str) -> str:
+    """Rename a damaged file, its log with it, to `PATH.damaged-TIME`; the last few are kept.
+
+    Raises OSError.
+    """
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    aside = _free_name(f"{path}.damaged-{stamp}")
+    Path(path).rename(aside)
+    for suffix in ("-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            Path(path + suffix).rename(aside + suffix)
+    for old in damaged_files(path)[:-SET_ASIDE_KEPT]:
+        for suffix in ("", "-wal", "-shm"):
+            Path(old + suffix).unlink(missing_ok=True)
+    return aside
+
+
+def _free_name(wanted: str) -> str:
+    name, number = wanted, 1
+    while Path(name).exists():
+        number += 1
+        name = f"{wanted}.{number:03}"
+    return name
+
+
+def damaged_files(path: str) -> list[str]:
+    """What was set aside, oldest first."""
+    folder, start = Path(path).parent, Path(path).name + ".damaged-"
+    names = [str(found) for found in folder.iterdir() if found.name.startswith(start)]
+    return sorted(name for name in names if not name.endswith(("-wal", "-shm")))
