@@ -1,0 +1,293 @@
+"""The manager: finds VMs, looks at them, decides, tells, checks. One event loop, nothing waits.
+
+All times that decide anything are monotonic: a clock that is set changes no decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from giveback.errors import GivebackError, InputError, VmError
+from giveback.host.view import read_host_view
+from giveback.manager import discovery
+from giveback.manager.asking import Asking
+from giveback.manager.connections import Connections
+from giveback.manager.fleet import Fleet, Watched
+from giveback.manager.looking import Looking
+from giveback.manager.model import DaemonStatus
+from giveback.manager.room import Room
+from giveback.manager.status import problems_of, status_of
+from giveback.text import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from giveback.manager.fallback import Fallbacks
+    from giveback.manager.model import HostView, ReclaimResult, Recorder
+    from giveback.manager.settings import Settings
+    from giveback.vmm.base import Backend
+
+TICK_S = 0.25
+SCAN_S = 1.0
+PEEK_S = 0.5
+"""How often the host is looked at; whether that is news decides if all is weighed anew."""
+CONNECT_S = 1.0
+RECORD_S = 10.0
+RECOVER_S = 10.0
+URGENCY_LEASE_LIMIT_S = 86_400.0
+_GOODBYE_LEASE_S = 1.0
+_NEWS_OF_TOTAL = 50
+"""A fiftieth of the host's memory gone since the last decision is news."""
+
+
+class NoRecorder:
+    """Keeps no history."""
+
+    problems: tuple[str, ...] = ()
+
+    def status(self, status: DaemonStatus) -> None:
+        del status
+
+    def action(self, action: object) -> None:
+        del action
+
+
+class Daemon:
+    """Implements `model.Manager`. `run` is its life; `stop` ends it in order."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        recorder: Recorder | None = None,
+        fallbacks: Fallbacks | None = None,
+        root: str = "/",
+        backends: Sequence[Backend] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.started_wall_s = time.time()
+        self.fleet = Fleet()
+        self._recorder: Recorder = NoRecorder() if recorder is None else recorder
+        self._fallbacks = fallbacks
+        self._root = root
+        self._finder = discovery.Finder(root, backends)
+        self._asking = Asking(self.fleet, self._recorder, root)
+        self._looking = Looking(self.fleet, self._asking, fallbacks, root)
+        self._connections = Connections(self.fleet, root)
+        self._room = Room(self.fleet, self._asking, root, self._now_s)
+        self._stopping = asyncio.Event()
+        self._reload_problem = ""
+        self._log = structlog.get_logger("giveback.daemon")
+
+    # model.Manager
+
+    def status(self) -> DaemonStatus:
+        now_s = self._now_s()
+        leases = self._fallbacks.leases() if self._fallbacks else ()
+        held: dict[tuple[str, int], int] = {}
+        for lease in leases:
+            place = (lease.vm, lease.pid)
+            held[place] = held.get(place, 0) + abs(lease.before_bytes - lease.target_bytes)
+        vms = tuple(
+            status_of(vm, now_s, held.get((vm.vm.name, vm.pid), 0) + held.get((vm.key, vm.pid), 0))
+            for vm in self.fleet
+        )
+        return DaemonStatus(
+            wall_s=time.time(),
+            started_wall_s=self.started_wall_s,
+            host=self._asking.host,
+            decision=self._asking.decision,
+            vms=vms,
+            actions=tuple(self.fleet.actions),
+            leases=leases,
+            errors=dict(self.fleet.errors.counts),
+            problems=self._problems(),
+            settings_source=self.settings.source,
+        )
+
+    async def reclaim(
+        self, goal_bytes: int, within_s: float, vms: Sequence[str] = ()
+    ) -> ReclaimResult:
+        result = await self._room.make(goal_bytes, within_s, vms)
+        self._log.info(
+            "reclaimed",
+            goal_bytes=goal_bytes,
+            returned_bytes=result.returned_bytes,
+            took_s=round(result.took_s, 2),
+        )
+        return result
+
+    async def set_urgency(self, vm: str, urgency: int, lease_s: float) -> None:
+        if urgency not in range(4) or not 0 < lease_s <= URGENCY_LEASE_LIMIT_S:
+            raise InputError(f"urgency {urgency} for {lease_s:g} s: 0 to 3, for at most a day")
+        chosen = self.fleet.chosen(vm)
+        if chosen.session is None or not chosen.session.is_open:
+            raise VmError(f"{shown(chosen.key)}: no agent is connected; {chosen.channel_problem}")
+        now_s = self._now_s()
+        chosen.wanted, chosen.wanted_until_s = urgency, now_s + lease_s
+        chosen.told = None
+        if not self._asking.tell(chosen, now_s):
+            raise VmError(f"{shown(chosen.key)}: the guest does not read what it is told")
+
+    # Its life.
+
+    async def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Manage until `stop`; then let go of everything. `ready` is called after the first look."""
+        _raise_file_limit()
+        await self._recover()
+        self.discover()
+        self._look_at_host(force=True)
+        ready()
+        async with asyncio.TaskGroup() as group:
+            for name, work in (
+                ("discovery", self._every(SCAN_S, self._scan)),
+                ("connections", self._every(CONNECT_S, self._connect)),
+                ("looking", self._every(TICK_S, self._look)),
+                ("host", self._every(PEEK_S, self._peek)),
+                ("record", self._every(RECORD_S, self._record)),
+                ("recovery", self._every(RECOVER_S, self._recover)),
+            ):
+                group.create_task(work, name=name)
+        await self._let_go()
+
+    def stop(self) -> None:
+        """End `run` in order."""
+        self._stopping.set()
+
+    def reload(self, settings: Settings) -> None:
+        """Take other settings: all of them, at once."""
+        self.settings = settings
+        self._reload_problem = ""
+        for vm in self.fleet:
+            vm.settings = settings.for_vm(vm.vm.name)
+            vm.changed()
+            vm.due_s = min(vm.due_s, self._now_s())
+
+    def reload_failed(self, why: str) -> None:
+        """Show that a reload was refused: the settings of before hold."""
+        self._reload_problem = f"settings not reloaded, those of before hold: {why}"
+        self.fleet.errors.add("settings refused")
+
+    def discover(self) -> None:
+        """Look for new VMs once."""
+        known = self.fleet.pids
+        found = self._finder.scan(known.__contains__)
+        now_s = self._now_s()
+        for one in found:
+            vm = Watched(one, self.settings.for_vm(one.vm.name), now_s)
+            vm.on_hello = self._say_again
+            self.fleet.add(vm)
+            if vm.pidfd >= 0:
+                asyncio.get_running_loop().add_reader(vm.pidfd, self._vanished, vm)
+        if found:
+            self._log.info("found", vms=len(found), first=found[0].key, all=len(self.fleet.vms))
+
+    # What is done again and again.
+
+    async def _every(self, period_s: float, work: Callable[[], Awaitable[None]]) -> None:
+        """Do it until the end. What fails is counted and shown; the rest of the daemon goes on."""
+        while not self._stopping.is_set():
+            (failure,) = await asyncio.gather(work(), return_exceptions=True)
+            if isinstance(failure, (GivebackError, OSError)):
+                self.fleet.errors.add("host cannot be read")
+                self._log.warning("failed", why=str(failure))
+            elif failure is not None:
+                # A defect of ours must not leave guests alone with a stale word.
+                self.fleet.errors.add("internal error")
+                self._log.error("internal error", exc_info=failure)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), period_s)
+
+    async def _scan(self) -> None:
+        for vm in [vm for vm in self.fleet if vm.pidfd < 0]:
+            if discovery.has_ended(self._root, vm.pid, vm.ticks):
+                self._vanished(vm)
+        self.discover()
+
+    async def _connect(self) -> None:
+        self._connections.step(self._now_s())
+
+    async def _look(self) -> None:
+        self._looking.step(self._now_s())
+
+    async def _peek(self) -> None:
+        self._look_at_host(force=False)
+
+    async def _record(self) -> None:
+        self._recorder.status(self.status())
+
+    async def _recover(self) -> None:
+        if self._fallbacks is None:
+            return
+        for action in await self._fallbacks.recover():
+            self.fleet.record(replace(action, id=self.fleet.next_action_id()))
+
+    def _look_at_host(self, *, force: bool) -> None:
+        now_s = self._now_s()
+        host = read_host_view(self._root, self.settings.cgroup, now_s=now_s)
+        if force or self._is_due(host):
+            self._asking.decide(host, self.settings.arbiter, now_s)
+
+    def _is_due(self, host: HostView) -> bool:
+        """Whether all is to be weighed anew: the arbiter's time has come, or there is news."""
+        decision, before = self._asking.decision, self._asking.host
+        if decision is None or before is None:
+            return True
+        if host.at_s - before.at_s >= decision.look_again_s:
+            return True
+        lost = before.available_bytes - host.available_bytes
+        stalls = (host.psi_memory_some_avg10 or 0.0) - (before.psi_memory_some_avg10 or 0.0)
+        return lost > before.total_bytes // _NEWS_OF_TOTAL or stalls > 1.0
+
+    def _say_again(self, vm: Watched) -> None:
+        """An agent has just opened its port: what it was told before, it no longer knows."""
+        self._asking.tell(vm, self._now_s())
+
+    def _vanished(self, vm: Watched) -> None:
+        if vm.pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(vm.pidfd)
+        self._finder.forget(vm.pid)
+        self.fleet.remove(vm)
+        self._log.debug("gone", vm=vm.key)
+
+    async def _let_go(self) -> None:
+        """The last word: no lease outlives the manager by more than a moment, no balloon stays."""
+        if self._fallbacks is not None:
+            for action in await self._fallbacks.release_all(10.0):
+                self._recorder.action(replace(action, id=self.fleet.next_action_id()))
+        for vm in self.fleet:
+            if vm.session is not None and vm.told is not None:
+                vm.session.tell(1, _GOODBYE_LEASE_S)
+        # One turn of the loop sends what fits into the sockets; nobody is waited for.
+        await asyncio.sleep(0)
+        await self._looking.close()
+        await self._connections.close()
+        self._recorder.status(self.status())
+        for vm in list(self.fleet):
+            self._vanished(vm)
+
+    def _problems(self) -> tuple[str, ...]:
+        words = list(self._recorder.problems)
+        if self._fallbacks is not None:
+            words += self._fallbacks.problems
+        if self._reload_problem:
+            words.append(self._reload_problem)
+        return problems_of(self.fleet.errors.counts, tuple(words))
+
+    def _now_s(self) -> float:
+        return time.monotonic()
+
+
+def _raise_file_limit() -> None:
+    """A VM takes a few descriptors: as many are taken as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
