@@ -6,11 +6,13 @@ make it large. Tests pass a fake tree as `root`.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from giveback_agent.errors import KernelFileError
 
 READ_LIMIT_BYTES = 1 << 20
+_NOT_FOR_US = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)
 
 
 def under(root: str, path: str) -> str:
@@ -44,6 +46,19 @@ def read(root: str, path: str, limit_bytes: int = READ_LIMIT_BYTES) -> bytes:
     except OSError as error:
         raise KernelFileError(full, os.strerror(error.errno or 0), error.errno) from error
     return b"".join(chunks)
+
+
+def read_if_permitted(root: str, path: str, limit_bytes: int = READ_LIMIT_BYTES) -> bytes | None:
+    """Read a kernel file whole; None where it is missing or this user may not.
+
+    Raises KernelFileError for any other failure.
+    """
+    try:
+        return read(root, path, limit_bytes)
+    except KernelFileError as error:
+        if error.errno in _NOT_FOR_US:
+            return None
+        raise
 
 
 def write(root: str, path: str, text: str) -> None:

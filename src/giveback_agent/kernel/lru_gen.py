@@ -6,8 +6,6 @@ histogram is in debugfs: root only, and absent where debugfs is not mounted.
 
 from __future__ import annotations
 
-import errno
-
 from giveback_agent import files
 from giveback_agent.errors import KernelFileError
 from giveback_agent.kernel.fields import number, shown, text
@@ -18,7 +16,6 @@ PATH = "/sys/kernel/debug/lru_gen"
 # The two youngest generations stand for the active list and cannot be evicted.
 YOUNG_GENERATIONS = 2
 _PAGES_LIMIT = 1 << 53
-_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)
 
 
 class Generation(Record):
@@ -96,13 +93,8 @@ def read_lru_gen(root: str = "/") -> LruGen | None:
 
     Raises KernelFileError for any other failure, and for nonsense.
     """
-    try:
-        data = files.read(root, PATH)
-    except KernelFileError as error:
-        if error.errno in _ABSENT:
-            return None
-        raise
-    return parse(data)
+    data = files.read_if_permitted(root, PATH)
+    return None if data is None else parse(data)
 
 
 def cold_file_pages(lru: LruGen, older_than_ms: int) -> int:

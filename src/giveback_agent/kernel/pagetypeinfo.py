@@ -7,8 +7,6 @@ print it, so it is read once, never in a loop. A list longer than 100,000 blocks
 
 from __future__ import annotations
 
-import errno
-
 from giveback_agent import files
 from giveback_agent.errors import KernelFileError
 from giveback_agent.kernel.buddyinfo import ORDERS_LIMIT
@@ -17,7 +15,6 @@ from giveback_agent.record import Record
 
 PATH = "/proc/pagetypeinfo"
 _BLOCKS_LIMIT = 1 << 53
-_REFUSED = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)
 
 
 class MigrateTypeBlocks(Record):
@@ -62,13 +59,8 @@ def read_pagetypeinfo(root: str = "/") -> PageTypeInfo | None:
 
     Raises KernelFileError for any other failure, and for nonsense.
     """
-    try:
-        data = files.read(root, PATH)
-    except KernelFileError as error:
-        if error.errno in _REFUSED:
-            return None
-        raise
-    return parse(data)
+    data = files.read_if_permitted(root, PATH)
+    return None if data is None else parse(data)
 
 
 def _blocks(line: bytes) -> MigrateTypeBlocks:
