@@ -23,9 +23,9 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent import files
+from giveback_agent import files, teaching
 from giveback_agent.errors import KernelFileError
-from giveback_agent.kernel import lru_gen, memcg, reclaim, teaching
+from giveback_agent.kernel import lru_gen, memcg, reclaim
 from giveback_agent.kernel.memcg import FileLists
 from giveback_agent.kernel.meminfo import read_meminfo
 from giveback_agent.kernel.vmstat import read_vmstat

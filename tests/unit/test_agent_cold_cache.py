@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giveback_agent import cold_cache
+from giveback_agent import cold_cache, teaching
 from giveback_agent.cold_cache import ColdResult, Target
 from giveback_agent.errors import KernelFileError
-from giveback_agent.kernel import lru_gen, memcg, teaching
+from giveback_agent.kernel import lru_gen, memcg
 from giveback_agent.kernel.lru_gen import Generation, LruGen, NodeGenerations
 from giveback_agent.kernel.memcg import FileLists
 
