@@ -1,8 +1,10 @@
 """Deep report: for a while, let the kernel report free blocks of every size.
 
-`next_order` decides, from numbers alone; `lower`, `restore` and `repair` change the kernel's
-`page_reporting_order` so that a kill at any point is repaired by the next start: the kernel's own
-value is in a file under /run before anything is changed, and stays there until it is back.
+The order goes to the lowest allowed at once: every list is drained at the same time, so that one step
+takes as long as the first of many (docs/deep-report.md). `Hold` says when it is over. `lower`, `restore`
+and `repair` change the kernel's `page_reporting_order` so that a kill at any point is repaired by the
+next start: the kernel's own value is in a file under /run before anything is changed, and stays there
+until it is back.
 """
 
 from __future__ import annotations
@@ -28,54 +30,28 @@ DRAIN_S = 38.0
 QUIET_S = 5.0
 # Below this the kernel's own lists are as large as what would come back.
 LEAST_GAIN_BYTES = 8 * MIB
-# A step that gained less than this is not followed by a lower one.
-LEAST_STEP_BYTES = 1 * MIB
-
-LOWER, HOLD, RESTORE, STOP = "lower", "hold", "restore", "stop"
 
 
-class Look(Record):
-    """What a decision rests on. `original` is the kernel's own order, `current` what it is now.
-
-    `trapped_by_order_bytes[o]`: free bytes in blocks of exactly order o, as buddyinfo.by_order gives
-    them. `held_s`: since the order was last lowered. `quiet_s`: since the last report the kernel
-    made, or None where that is not seen. `last_gain_bytes`: what the host got back since the order
-    was last lowered, or None where nobody tells.
+class Hold(Record):
+    """A lowered order: since when, how many reports the kernel had made at the last look that saw a
+    new one (None where that is not seen), and when that was. Monotonic seconds.
     """
 
-    current: int
-    original: int
-    lowest: int
-    trapped_by_order_bytes: tuple[int, ...]
-    idle: bool
-    held_s: float = 0.0
-    quiet_s: float | None = None
-    last_gain_bytes: int | None = None
+    since_s: float
+    reports: int | None
+    reported_s: float
 
+    @classmethod
+    def begin(cls, now_s: float, reports: int | None) -> Hold:
+        """The order is lowered at `now_s`."""
+        return cls(now_s, reports, now_s)
 
-class Step(Record):
-    """What to do: LOWER (to `order`, then nudge), HOLD, RESTORE or STOP (nothing is lowered)."""
-
-    kind: str
-    order: int
-    why: str
-
-
-def next_order(now: Look) -> Step:
-    """Decide the next step. Pure; whatever the numbers, a lowered order ends in RESTORE."""
-    lowered = now.current < now.original
-    if not now.idle:
-        return _end(now, "work is back")
-    if not lowered:
-        return _first(now)
-    if not drained(now.held_s, now.quiet_s):
-        return Step(HOLD, now.current, "the kernel is still reporting")
-    if now.last_gain_bytes is not None and now.last_gain_bytes < LEAST_STEP_BYTES:
-        return _end(now, "the last step gained nothing")
-    target = worth_order(now.trapped_by_order_bytes, now.current, now.lowest, LEAST_STEP_BYTES)
-    if target is None:
-        return _end(now, "all that is worth it is reported")
-    return Step(LOWER, target, "smaller blocks are worth it too")
+    def look(self, now_s: float, reports: int | None) -> Hold | None:
+        """The hold after a look, or None where it is over: the kernel fell silent, or had its time."""
+        if reports is not None and reports != self.reports:
+            return Hold(self.since_s, reports, now_s)
+        quiet_s = None if reports is None else now_s - self.reported_s
+        return None if drained(now_s - self.since_s, quiet_s) else self
 
 
 def drained(held_s: float, quiet_s: float | None) -> bool:
@@ -83,34 +59,6 @@ def drained(held_s: float, quiet_s: float | None) -> bool:
     if held_s >= DRAIN_S:
         return True
     return quiet_s is not None and quiet_s >= QUIET_S and held_s >= QUIET_S
-
-
-def worth_order(
-    by_order_bytes: tuple[int, ...], below: int, lowest: int, least_bytes: int
-) -> int | None:
-    """Return the order to go to at once, or None where the blocks under `below` hold too little.
-
-    It is the lowest allowed order that has blocks at all: every list is drained at the same time, so
-    that one step to the end takes as long as the first of many (docs/deep-report.md).
-    """
-    lowest = max(0, lowest)
-    trapped = by_order_bytes[lowest : max(lowest, below)]
-    if sum(trapped) < least_bytes:
-        return None
-    return next((lowest + index for index, size in enumerate(trapped) if size > 0), None)
-
-
-def _first(now: Look) -> Step:
-    target = worth_order(now.trapped_by_order_bytes, now.current, now.lowest, LEAST_GAIN_BYTES)
-    if target is None:
-        return Step(STOP, now.current, "little is trapped")
-    return Step(LOWER, target, "trapped memory is left")
-
-
-def _end(now: Look, why: str) -> Step:
-    if now.current < now.original:
-        return Step(RESTORE, now.original, why)
-    return Step(STOP, now.current, why)
 
 
 class Repaired(Record):

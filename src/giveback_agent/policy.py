@@ -11,6 +11,7 @@ from giveback_agent import actions as act
 from giveback_agent import cache_floor, deep_report, gate
 from giveback_agent.actions import Action, Capabilities, Observation, Outcome
 from giveback_agent.cache_floor import FloorState
+from giveback_agent.deep_report import Hold
 from giveback_agent.kernel import buddyinfo
 from giveback_agent.record import Record, replace
 
@@ -45,15 +46,18 @@ TIGHT_AVAILABLE_PERCENT = 6
 
 
 class PolicyState(Record):
-    """What the policy remembers between decisions; all times are monotonic seconds."""
+    """What the policy remembers between decisions; all times are monotonic seconds.
+
+    `by_hand`: somebody asked for this pass, so that no step is left out for gaining little. `hold` is
+    there while the order is lowered.
+    """
 
     todo: tuple[str, ...] = ()
     in_pass: bool = False
     goal_bytes: int = 0
     before_compact_trapped_bytes: int = 0
-    lowered_s: float | None = None
-    reports: int | None = None
-    reported_s: float = 0.0
+    by_hand: bool = False
+    hold: Hold | None = None
     rest_until_s: float = 0.0
     after_pass: Snapshot | None = None
     after_pass_work_cpu_s: float = 0.0
@@ -71,23 +75,37 @@ def decide(
     if not state.in_pass:
         floor = cache_floor.learn(state.floor, seen.snapshot, settings.cache_floor_bytes)
         state = replace(state, floor=floor)
+    why_stop = _why_stop(seen)
     if seen.running is not None:
-        if _must_stop(seen):
+        if why_stop:
             # The order first of all: lowered, it costs the work something at every page it frees.
-            restore = (Action(act.RESTORE, "work came back"),) if seen.lowered else ()
-            return (*restore, Action(act.ABANDON, "work came back")), state
+            restore = (Action(act.RESTORE, why_stop),) if seen.lowered else ()
+            return (*restore, Action(act.ABANDON, why_stop)), state
         return (), state
     if seen.outcome is not None:
         state = _take_outcome(seen, seen.outcome, state)
     if state.in_pass:
-        if _must_stop(seen):
-            return _end_pass(seen, state, "work came back")
+        if why_stop:
+            return _end_pass(seen, state, why_stop)
         return _next_step(seen, state, settings, can)
-    if _must_stop(seen):
+    if why_stop:
         return (), state
     if seen.gate.level == gate.IDLE and _is_worth_a_pass(seen, state, settings, can):
         return _begin_pass(seen, state, settings, can)
     return _slack_step(seen, state, settings, can)
+
+
+def begin_by_hand(
+    seen: Observation, settings: Settings, can: Capabilities
+) -> tuple[tuple[Action, ...], PolicyState]:
+    """Begin a pass that somebody asked for: every step this kernel offers, however little it may gain.
+
+    Go on with `decide` until the state is no longer `in_pass`.
+    """
+    why_stop = _why_stop(seen)
+    if why_stop:
+        return (Action(act.PASS_END, why_stop),), PolicyState()
+    return _begin_pass(seen, PolicyState(by_hand=True), settings, can)
 
 
 def cache_goal_bytes(snapshot: Snapshot, floor_bytes: int, urgency: int) -> int:
@@ -115,8 +133,11 @@ def is_tight(snapshot: Snapshot) -> bool:
     return memory.mem_available_bytes * 100 < memory.mem_total_bytes * TIGHT_AVAILABLE_PERCENT
 
 
-def _must_stop(seen: Observation) -> bool:
-    return seen.gate.level == gate.BUSY or is_tight(seen.snapshot)
+def _why_stop(seen: Observation) -> str:
+    """Return why nothing may be done now, or "" where it may."""
+    if seen.gate.level == gate.BUSY:
+        return "work came back"
+    return "the guest is short of memory" if is_tight(seen.snapshot) else ""
 
 
 def _least_gain(snapshot: Snapshot) -> int:
@@ -162,22 +183,23 @@ def _begin_pass(
     seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
 ) -> tuple[tuple[Action, ...], PolicyState]:
     goal = _goal(seen, state, settings, can)
-    todo = _cache_steps(seen, can) if goal else []
+    todo = _cache_steps(seen, can, state.by_hand) if goal else []
     if _serves_reporting(settings, can):
         if can.compaction and settings.idle_threshold != 0:
             todo.append(act.COMPACT)
         todo.append(act.LOWER if _deep_order(settings, can) is not None else act.NUDGE)
-    state = replace(state, todo=tuple(todo), in_pass=True, goal_bytes=goal, lowered_s=None)
-    begun = Action(act.PASS_BEGIN, f"idle at {seen.gate.busy_percent:.0f} % busy")
+    state = replace(state, todo=tuple(todo), in_pass=True, goal_bytes=goal, hold=None)
+    why = "by hand" if state.by_hand else f"idle at {seen.gate.busy_percent:.0f} % busy"
+    begun = Action(act.PASS_BEGIN, why)
     more, state = _next_step(seen, state, settings, can)
     return (begun, *more), state
 
 
-def _cache_steps(seen: Observation, can: Capabilities) -> list[str]:
+def _cache_steps(seen: Observation, can: Capabilities, by_hand: bool) -> list[str]:
     """Dirty pages cannot be taken, so sync first; cached pages pin their inodes, so slab last.
 
     Slab has no gentle request: dropped dentries and inodes cost the next read a third more CPU
-    (docs/cold-cache.md), so only where there is much of it, or the host needs it.
+    (docs/cold-cache.md), so only where there is much of it, or the host needs it, or somebody asked.
     """
     steps = [act.SYNC]
     if can.cold_method != "none":
@@ -187,7 +209,7 @@ def _cache_steps(seen: Observation, can: Capabilities) -> list[str]:
         steps.append(act.RECLAIM if can.reclaim else act.DROP)
     memory = seen.snapshot.meminfo
     much = memory.s_reclaimable_bytes * SLAB_DIVISOR > memory.mem_total_bytes
-    if can.drop_caches and (pressed or much):
+    if can.drop_caches and (pressed or much or by_hand):
         steps.append(act.SLAB)
     return steps
 
@@ -201,8 +223,8 @@ def _deep_order(settings: Settings, can: Capabilities) -> int | None:
 def _next_step(
     seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
 ) -> tuple[tuple[Action, ...], PolicyState]:
-    if state.lowered_s is not None:
-        return _hold(seen, state)
+    if state.hold is not None:
+        return _hold(seen, state.hold, state)
     while state.todo:
         step = state.todo[0]
         state = replace(state, todo=state.todo[1:])
@@ -215,8 +237,8 @@ def _next_step(
         if action.kind == act.RECLAIM:
             state = _after_reclaim_step(state, action.amount_bytes)
         if action.kind == act.LOWER:
-            now_s = seen.snapshot.monotonic_s
-            state = replace(state, lowered_s=now_s, reports=seen.reports, reported_s=now_s)
+            hold = Hold.begin(seen.snapshot.monotonic_s, seen.reports)
+            state = replace(state, hold=hold)
             return (action, Action(act.NUDGE, "start a pass of reporting")), state
         return (action,), state
     return _end_pass(seen, state, "done")
@@ -254,11 +276,12 @@ def _action(
     if step == act.DROP:
         return Action(act.DROP, "the host needs it", what=1)
     if step == act.COMPACT:
-        if trapped < LEAST_GAIN_BYTES or now.monotonic_s < state.compact_after_s:
+        worth_it = trapped >= LEAST_GAIN_BYTES and now.monotonic_s >= state.compact_after_s
+        if not worth_it and not state.by_hand:
             return None
         return Action(act.COMPACT, f"{trapped // MIB} MiB are trapped", nodes=_trapped_nodes(now))
     if step == act.LOWER:
-        if trapped < deep_report.LEAST_GAIN_BYTES:
+        if trapped < deep_report.LEAST_GAIN_BYTES and not state.by_hand:
             return None
         return Action(act.LOWER, "trapped memory is left", order=_deep_order(settings, can))
     return Action(step, "start a pass of reporting" if step == act.NUDGE else step)
@@ -276,30 +299,28 @@ def _trapped_nodes(now: Snapshot) -> tuple[int, ...]:
     return worth_it if len(worth_it) < len(every) else ()
 
 
-def _hold(seen: Observation, state: PolicyState) -> tuple[tuple[Action, ...], PolicyState]:
-    """Wait while the kernel reports; it is over when it falls silent, or has had its time."""
-    now_s = seen.snapshot.monotonic_s
-    if seen.reports is not None and seen.reports != state.reports:
-        state = replace(state, reports=seen.reports, reported_s=now_s)
-    held_s = now_s - (state.lowered_s if state.lowered_s is not None else now_s)
-    quiet_s = None if seen.reports is None else now_s - state.reported_s
-    if deep_report.drained(held_s, quiet_s):
+def _hold(
+    seen: Observation, hold: Hold, state: PolicyState
+) -> tuple[tuple[Action, ...], PolicyState]:
+    """Wait while the kernel reports, if the order could be lowered at all."""
+    still = hold.look(seen.snapshot.monotonic_s, seen.reports) if seen.lowered else None
+    if still is None:
         return _end_pass(seen, state, "done")
-    return (), state
+    return (), replace(state, hold=still)
 
 
 def _end_pass(
     seen: Observation, state: PolicyState, why: str
 ) -> tuple[tuple[Action, ...], PolicyState]:
     restore: tuple[Action, ...] = ()
-    if seen.lowered or state.lowered_s is not None:
+    if seen.lowered or state.hold is not None:
         restore = (Action(act.RESTORE, why),)
     now, whole = seen.snapshot, why == "done"
     state = replace(
         state,
         todo=(),
         in_pass=False,
-        lowered_s=None,
+        hold=None,
         goal_bytes=0,
         rest_until_s=now.monotonic_s + (REST_S if whole else CUT_SHORT_REST_S),
         after_pass=now if whole else state.after_pass,

@@ -2,102 +2,53 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 from agent_kernel_samples import GUEST, plant
+from agent_killed_at_line import killed_at_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giveback_agent import deep_report
-from giveback_agent.deep_report import HOLD, LOWER, RESTORE, STOP, Look, next_order
+from giveback_agent.deep_report import Hold
 from giveback_agent.errors import AgentError, KernelFileError
 from giveback_agent.kernel.page_reporting import ORDER_PATH, read_order
 
 MIB = 1 << 20
-TRAPPED = (15 * MIB, 26 * MIB, 49 * MIB, 109 * MIB, 178 * MIB, 227 * MIB, 147 * MIB, 116 * MIB, 0)
-ORDERS = st.integers(0, 10)
-LOOKS = st.builds(
-    Look,
-    ORDERS,
-    ORDERS,
-    ORDERS,
-    st.lists(st.integers(0, 1 << 40), max_size=14).map(tuple),
-    st.booleans(),
-    st.floats(0, 1e6),
-    st.none() | st.floats(0, 1e6),
-    st.none() | st.integers(-(1 << 40), 1 << 40),
-)
-
-
-def look(current: int = 9, idle: bool = True, **more: object) -> Look:
-    fields: dict[str, Any] = {"lowest": 0, "trapped_by_order_bytes": TRAPPED, **more}
-    return Look(current=current, original=9, idle=idle, **fields)
-
-
-def test_trapped_memory_is_reported_in_one_step_to_the_lowest_order_that_has_blocks() -> None:
-    assert (next_order(look()).kind, next_order(look()).order) == (LOWER, 0)
-    assert next_order(look(lowest=3)).order == 3
-    assert next_order(look(trapped_by_order_bytes=(0, 0, *TRAPPED[2:]))).order == 2
-
-
-def test_little_trapped_memory_is_left_alone() -> None:
-    assert next_order(look(trapped_by_order_bytes=(MIB,) * 7)).kind == STOP
-    assert next_order(look(lowest=9)).kind == STOP
+COUNTS = st.none() | st.integers(0, 3)
 
 
 def test_a_lowered_order_is_held_while_the_kernel_reports() -> None:
-    assert next_order(look(0, held_s=10)).kind == HOLD
-    assert next_order(look(0, held_s=10, quiet_s=1)).kind == HOLD
+    hold = Hold.begin(100.0, 7)
+    assert hold.look(110.0, 8) == Hold(100.0, 8, 110.0)
+    assert Hold(100.0, 8, 110.0).look(114.0, 8) == Hold(100.0, 8, 110.0)
     # The first report comes 2 s after the nudge: silence before it means nothing.
-    assert next_order(look(0, held_s=2, quiet_s=60)).kind == HOLD
+    assert hold.look(102.0, 7) == hold
 
 
-@pytest.mark.parametrize("how", [{"held_s": 38.0}, {"held_s": 12.0, "quiet_s": 5.0}])
-def test_it_is_restored_when_the_kernel_has_no_more(how: dict[str, Any]) -> None:
-    step = next_order(look(0, **how))
-    assert (step.kind, step.order) == (RESTORE, 9)
+def test_it_is_over_when_the_kernel_has_no_more_or_has_had_its_time() -> None:
+    assert Hold(100.0, 8, 110.0).look(115.0, 8) is None
+    assert Hold.begin(100.0, None).look(137.0, None) is not None
+    assert Hold.begin(100.0, None).look(138.0, None) is None
 
 
-def test_it_is_restored_at_once_when_work_is_back() -> None:
-    assert next_order(look(0, idle=False)).kind == RESTORE
-    assert next_order(look(9, idle=False)).kind == STOP
-
-
-def test_a_step_that_gained_nothing_is_the_last() -> None:
-    assert next_order(look(4, held_s=40, last_gain_bytes=50 * MIB)).kind == LOWER
-    assert next_order(look(4, held_s=40, last_gain_bytes=0)).kind == RESTORE
-
-
-@given(LOOKS)
-def test_a_step_never_raises_the_order_but_to_the_original(now: Look) -> None:
-    step = next_order(now)
-    if step.kind == LOWER:
-        assert max(0, now.lowest) <= step.order < now.current
-        assert now.idle
-    elif step.kind == RESTORE:
-        assert step.order == now.original > now.current
-    else:
-        assert step.order == now.current
-    assert (step.kind in (HOLD, RESTORE)) <= (now.current < now.original)
-
-
-@given(st.integers(1, 10), ORDERS, LOOKS)
-def test_left_alone_it_always_ends_restored(original: int, lowest: int, seed: Look) -> None:
-    current = original
-    for _ in range(3 * original + 3):
-        step = next_order(
-            Look(current, original, lowest, seed.trapped_by_order_bytes, True, deep_report.DRAIN_S)
-        )
-        current = step.order
-        if step.kind in (RESTORE, STOP):
-            break
-    assert current == original
+@given(st.lists(st.tuples(st.floats(0.1, 10.0), COUNTS), min_size=1, max_size=60), COUNTS)
+def test_a_hold_ends_once_its_time_is_over_and_nothing_new_is_reported(
+    looks: list[tuple[float, int | None]], first: int | None
+) -> None:
+    now_s, hold = 0.0, Hold.begin(0.0, first)
+    for step_s, reports in looks:
+        now_s += step_s
+        before = hold
+        after = hold.look(now_s, reports)
+        if after is None:
+            assert now_s >= min(deep_report.QUIET_S, deep_report.DRAIN_S)
+            return
+        new = reports is not None and reports != before.reports
+        assert new or now_s < deep_report.DRAIN_S
+        assert after.since_s == 0.0
+        hold = after
 
 
 def guest(tmp_path: Path, order: bytes = b"9\n") -> str:
@@ -194,42 +145,11 @@ def test_a_restore_that_fails_may_be_tried_again(tmp_path: Path) -> None:
     assert deep_report.restore(root) == 9
 
 
-# Where anything is written; the parsers only read.
-WRITERS = ("deep_report.py", "files.py", "page_reporting.py", "runtime.py")
-
-
-def killed_at_line(root: str, number: int) -> bool:
-    """Lower and restore in a child that is killed at its `number`-th line; False where it got to the end."""
-    pid = os.fork()
-    if pid == 0:
-        left = number
-
-        def trace(frame: FrameType, event: str, argument: object) -> Any:  # noqa: ANN401  # the interpreter's own type
-            nonlocal left
-            del argument
-            if frame.f_code.co_filename.rpartition("/")[2] not in WRITERS:
-                return None
-            if event == "line":
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return trace
-
-        sys.settrace(trace)
-        try:
-            deep_report.lower(root, 5)
-            deep_report.lower(root, 0)
-            deep_report.restore(root)
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-
-
 def test_a_kill_at_any_line_is_repaired(tmp_path: Path) -> None:
     root = guest(tmp_path)
     seen = set()
     for number in range(1, 2000):
-        killed = killed_at_line(root, number)
+        killed = killed_at_line(root, number, (5, 0))
         seen.add(read_order(root))
         deep_report.repair(root)
         assert read_order(root) == 9

@@ -12,6 +12,7 @@ from giveback_agent import actions as act
 from giveback_agent import gate, policy
 from giveback_agent.actions import Action, Capabilities, Outcome
 from giveback_agent.cache_floor import FloorState
+from giveback_agent.deep_report import Hold
 from giveback_agent.kernel.buddyinfo import BuddyInfo, ZoneBlocks
 from giveback_agent.policy import PolicyState
 from giveback_agent.record import replace
@@ -68,12 +69,20 @@ class Guest:
             self.outcome = None
         if self.running is not None or not self.queue:
             actions, self.state = policy.decide(seen, self.state, self.settings, self.can)
-            for action in actions:
-                self._take(action)
+            self.take(actions)
+        self.start_next()
+
+    def start_next(self) -> None:
+        """Start what is queued, if nothing runs; lowering the order takes no time."""
         while self.running is None and self.queue:
             self.running = self.queue.pop(0)
             if self.running.kind == act.LOWER:
                 self.lowered, self.running = True, None
+
+    def take(self, actions: tuple[Action, ...]) -> None:
+        """What was decided."""
+        for action in actions:
+            self._take(action)
 
     def _take(self, action: Action) -> None:
         self.log.append(action)
@@ -113,6 +122,52 @@ def test_a_pass_goes_cache_compact_deep_and_restores() -> None:
     wanted = [act.PASS_BEGIN, act.SYNC, act.COLD, act.COMPACT, act.LOWER, act.RESTORE, act.PASS_END]
     assert [k for k in dict.fromkeys(kinds) if k != act.NUDGE] == wanted
     assert not guest.lowered
+
+
+def test_the_order_is_held_until_the_kernel_falls_silent_and_no_longer() -> None:
+    held = replace(PolicyState(), in_pass=True, hold=Hold(100.0, 7, 110.0))
+    seen = replace(observation(snapshot(114.0), lowered=True), reports=7)
+    actions, state = policy.decide(seen, held, SETTINGS, ABLE)
+    assert actions == ()
+    assert state.in_pass
+    seen = replace(observation(snapshot(115.0), lowered=True), reports=7)
+    actions, state = policy.decide(seen, state, SETTINGS, ABLE)
+    assert [action.kind for action in actions] == [act.RESTORE, act.PASS_END]
+    assert not state.in_pass
+
+
+def test_an_order_that_could_not_be_lowered_is_not_waited_for() -> None:
+    held = replace(PolicyState(), in_pass=True, hold=Hold.begin(100.0, None))
+    actions, _ = policy.decide(observation(snapshot(101.0)), held, SETTINGS, ABLE)
+    assert actions[-1].kind == act.PASS_END
+
+
+@given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 3), CAN)
+def test_a_pass_by_hand_leaves_out_no_step_for_gaining_little(
+    cache: int, trapped: int, urgency: int, can: Capabilities
+) -> None:
+    guest = Guest(can=can, cache=cache, trapped=trapped)
+    seen = observation(snapshot(0.0, guest.free, cache, trapped), urgency=urgency)
+    actions, guest.state = policy.begin_by_hand(seen, SETTINGS, can)
+    guest.take(actions)
+    guest.start_next()
+    second = 0
+    while guest.state.in_pass:
+        second += 1
+        assert second < 200
+        guest.tick(float(second), gate.IDLE, urgency)
+    kinds = guest.kinds()
+    assert kinds.count(act.PASS_BEGIN) == kinds.count(act.PASS_END) == 1
+    assert (act.COMPACT in kinds) == (bool(can.reporting) and can.compaction)
+    assert (act.LOWER in kinds) == (bool(can.reporting) and can.order_settable)
+    assert not guest.lowered
+
+
+def test_a_pass_by_hand_is_refused_where_the_guest_is_short_of_memory() -> None:
+    now = snapshot(1.0, available=50)
+    actions, state = policy.begin_by_hand(observation(now), SETTINGS, ABLE)
+    assert [(a.kind, a.why) for a in actions] == [(act.PASS_END, "the guest is short of memory")]
+    assert not state.in_pass
 
 
 def test_a_quiet_guest_is_left_alone_after_its_pass() -> None:

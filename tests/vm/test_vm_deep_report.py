@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,39 +35,22 @@ MEMORY = "m = read_meminfo(); say(total=m.mem_total_bytes, free=m.mem_free_bytes
 LOWER = "deep_report.lower('/', 0); n = nudge.nudge('/'); say(done=n.done, bytes=n.block_bytes)"
 WAIT = "deep_report.lower('/', 0); nudge.nudge('/'); say(pid=os.getpid()); signal.pause()"
 REPAIR = "r = deep_report.repair('/'); say(found=r.found, order=read_order('/'))"
-# As in the unit test, against the kernel's own parameter: killed at the n-th line for every n.
-KILLS = """
-WRITERS = ("deep_report.py", "files.py", "page_reporting.py", "runtime.py")
-def attempt(number):
-    pid = os.fork()
-    if pid == 0:
-        left = number
-        def trace(frame, event, argument):
-            nonlocal left
-            if frame.f_code.co_filename.rpartition("/")[2] not in WRITERS:
-                return None
-            if event == "line":
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return trace
-        sys.settrace(trace)
-        try:
-            deep_report.lower("/", 5)
-            deep_report.restore("/")
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+KILLED_AT_LINE = Path(__file__).parents[1] / "unit" / "agent_killed_at_line.py"
+# The unit test's own program, against the kernel's own parameter.
+KILLS = (
+    KILLED_AT_LINE.read_text()
+    + """
 number, seen, wrong = 0, set(), 0
 killed = True
 while killed and number < 2000:
     number += 1
-    killed = attempt(number)
+    killed = killed_at_line("/", number, (5,))
     seen.add(read_order("/"))
     deep_report.repair("/")
     wrong += read_order("/") != 9 or os.path.exists(deep_report.STATE_PATH)
 say(attempts=number, seen=sorted(seen), wrong=wrong, ended=not killed)
 """
+)
 
 
 async def run(vm: LabVm, program: str) -> dict[str, Any]:

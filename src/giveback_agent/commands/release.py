@@ -1,7 +1,8 @@
 """One release pass now, in the foreground: each step with what it gained.
 
-Cold cache, then slab, then compaction; with --deep the report order is lowered for as long as the
-kernel needs to report what is left in small pieces. Ctrl-C ends it at once and restores the order.
+The policy's own pass, as in an idle guest: cold cache, then slab, then compaction; with --deep the
+report order is lowered for as long as the kernel needs to report what is left in small pieces. Ctrl-C
+ends it at once and restores the order.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import time
 
 from giveback_agent import actions as act
-from giveback_agent import deep_report, policy, runtime, settings, steps
-from giveback_agent.actions import Action
+from giveback_agent import deep_report, gate, policy, runtime, settings, steps
+from giveback_agent.actions import Observation
 from giveback_agent.capabilities import probe
 from giveback_agent.commands.repair import restore
 from giveback_agent.errors import AgentError, KernelFileError
 from giveback_agent.passes import CLASSIC_LINE, MIB, WSL_LINE, PassLog, words
+from giveback_agent.record import replace
 from giveback_agent.snapshot import take
 from giveback_agent.worker import DONE, Worker
 
@@ -22,13 +24,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from giveback_agent.actions import Capabilities, Outcome
+    from giveback_agent.actions import Action, Capabilities, Outcome
     from giveback_agent.settings import Settings
     from giveback_agent.snapshot import Snapshot
 
 HELP = "one pass now, in the foreground, each step with its gain"
 POLL_S = 0.1
-DRAIN_POLL_S = 0.5
+HOLD_POLL_S = 0.5
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
@@ -59,9 +61,42 @@ def run(args: argparse.Namespace) -> int:
                 "leave out --deep, or stop it"
             )
     del lock
-    return Foreground(
-        args.root, loaded.settings, probe(args.root), WSL_LINE if wsl else CLASSIC_LINE
-    ).run(args.urgency, args.deep)
+    chosen, can = asked_for(args.deep, loaded.settings, probe(args.root))
+    for line in left_out(args.deep, chosen, can):
+        print(line)
+    classic_line = WSL_LINE if wsl else CLASSIC_LINE
+    return Foreground(args.root, chosen, can, classic_line).run(args.urgency)
+
+
+def asked_for(deep: bool, chosen: Settings, can: Capabilities) -> tuple[Settings, Capabilities]:
+    """What the policy is to go by. Not known to report is no reason not to compact by hand."""
+    if can.reporting is None:
+        can = replace(can, reporting=True)
+    if not deep and can.order is not None:
+        chosen = replace(chosen, lowest_report_order=max(chosen.lowest_report_order, can.order))
+    return chosen, can
+
+
+def left_out(deep: bool, chosen: Settings, can: Capabilities) -> list[str]:
+    """Each step that cannot be done here, and why."""
+    out = []
+    if not can.reclaim and not can.drop_caches and can.cold_method == "none":
+        out.append("cache        cannot be reclaimed by this user: run as root")
+    if not can.reporting:
+        why = "page reporting is not active, so that it would return nothing"
+    elif not chosen.page_reporting or chosen.idle_threshold == 0:
+        why = "the settings forbid it (pageReporting, idleThreshold)"
+    else:
+        why = "" if can.compaction else "it cannot be started by this user: run as root"
+    if why:
+        out.append(f"compact      left out: {why}")
+    if deep and not (can.reporting and can.order_settable):
+        out.append(
+            "deep         left out: page reporting is not active, or its order cannot be set here"
+        )
+    elif deep and not chosen.page_reporting:
+        out.append("deep         left out: the settings forbid it (pageReporting)")
+    return out
 
 
 class Foreground:
@@ -74,68 +109,84 @@ class Foreground:
         self._log = PassLog()
         self._classic_line = classic_line
         self._failed = False
+        self._lowered = False
+        self._end = ""
 
-    def run(self, urgency: int, deep: bool) -> int:
-        """Do every step that this kernel offers and say what came of it."""
+    def run(self, urgency: int) -> int:
+        """Go through the policy's pass and say what came of each step; returns the exit code."""
         begin = self._look()
         self._log.start(begin, "by hand")
-        for action in self._plan(begin, urgency):
-            self._step(action)
-        if deep:
-            self._deep()
-        record = self._log.finish(self._look(), "done")
-        if record is not None:
-            line = words(record, self._classic_line)
-            from giveback_agent.kernel import kmsg
-
-            kmsg.write_line(self._root, line)
-            print(line)
+        seen = self._seen(begin, urgency, None)
+        try:
+            actions, state = policy.begin_by_hand(seen, self._settings, self._can)
+            while True:
+                outcome = self._do_all(actions)
+                if self._end:
+                    break
+                if not actions:
+                    time.sleep(HOLD_POLL_S)
+                seen = self._seen(self._look(), urgency, outcome)
+                actions, state = policy.decide(seen, state, self._settings, self._can)
+        finally:
+            self._restore()
+        self._tell()
         return 1 if self._failed else 0
+
+    def _tell(self) -> None:
+        record = self._log.finish(self._look(), self._end)
+        if record is None:
+            return
+        line = words(record, self._classic_line)
+        if self._settings.dry_run:
+            line += ", dry run: nothing was done"
+        from giveback_agent.kernel import kmsg
+
+        kmsg.write_line(self._root, line)
+        print(line)
 
     def _look(self) -> Snapshot:
         try:
-            return take(self._root, time.monotonic(), detail=True)
+            order = self._can.order if self._lowered else None
+            return take(self._root, time.monotonic(), detail=True, report_order=order)
         except KernelFileError as error:
             raise AgentError(f"{error}: is /proc mounted?") from error
 
-    def _plan(self, begin: Snapshot, urgency: int) -> list[Action]:
-        """The steps; what this kernel cannot do, or this user may not, is said once."""
-        can, plan = self._can, []
-        floor = self._settings.cache_floor_bytes
-        goal = policy.cache_goal_bytes(begin, floor, urgency)
-        if not can.drop_caches and not can.reclaim:
-            print("cache     cannot be reclaimed by this user: run as root")
-        if goal:
-            plan.append(Action(act.SYNC))
-        if goal and can.cold_method != "none":
-            plan.append(Action(act.COLD, amount_bytes=goal, what=int(urgency > act.URGENCY_ALONE)))
-        if goal and can.reclaim and urgency > act.URGENCY_ALONE:
-            plan.append(Action(act.RECLAIM, amount_bytes=goal))
-        if goal and can.drop_caches:
-            plan.append(Action(act.SLAB))
-        if can.reporting is False:
-            print(
-                "compact   left out: page reporting is not active, so that it would return nothing"
-            )
-        elif not can.compaction:
-            print("compact   cannot be started by this user: run as root")
-        else:
-            plan.append(Action(act.COMPACT))
-        return plan
+    def _seen(self, now: Snapshot, urgency: int, outcome: Outcome | None) -> Observation:
+        """What the policy is told: whoever asks for a pass by hand wants it whatever else runs."""
+        idle = gate.GateState(at_s=now.monotonic_s, level=gate.IDLE, busy_percent=0.0)
+        reports = deep_report.read_reports(self._root) if self._lowered else None
+        return Observation(now, idle, urgency, None, outcome, self._lowered, reports)
 
-    def _step(self, action: Action) -> None:
-        before = self._look()
+    def _do_all(self, actions: tuple[Action, ...]) -> Outcome | None:
+        """Do what was decided: at most one step of it takes long, and has an outcome."""
+        outcome = None
+        for action in actions:
+            if action.kind == act.PASS_END:
+                self._end = action.why
+            elif action.kind == act.RESTORE:
+                self._restore()
+            elif action.kind == act.LOWER:
+                self._lower(action.order or 0)
+            elif action.kind == act.NUDGE:
+                self._nudge()
+            elif action.kind in act.IN_WORKER:
+                outcome = self._step(action)
+        return outcome
+
+    def _step(self, action: Action) -> Outcome:
         if self._settings.dry_run:
-            print(f"{action.kind:9} (dry run)")
-            return
+            print(f"{action.kind:12} (dry run)")
+            return act.Outcome(action.kind, ok=True)
+        before = self._look()
         outcome = self._wait(action)
         gain = self._log.note(outcome, before, self._look()).gain_bytes
         what = "made contiguous" if action.kind == act.COMPACT else "freed"
         end = "" if outcome.ok else " (given up)" if outcome.abandoned else " (failed)"
         self._failed = self._failed or not outcome.ok
         print(
-            f"{action.kind:9} {gain // MIB} MiB {what} in {outcome.took_s:.1f} s{end}", flush=True
+            f"{action.kind:12} {gain // MIB} MiB {what} in {outcome.took_s:.1f} s{end}", flush=True
         )
+        return outcome
 
     def _wait(self, action: Action) -> Outcome:
         started = time.monotonic()
@@ -152,44 +203,33 @@ class Foreground:
         took_s = time.monotonic() - started
         return act.Outcome(action.kind, code == DONE, worker.abandoned, took_s, worker.cpu_s)
 
-    def _deep(self) -> None:
-        """Lower the report order, keep reporting going, restore the order whatever happens."""
-        lowest = self._settings.lowest_report_order
-        if not self._can.reporting or not self._can.order_settable:
-            print(
-                "deep      left out: page reporting is not active, or its order cannot be set here"
-            )
-            return
+    def _lower(self, order: int) -> None:
+        """Lower the report order; `_restore` puts it back whatever happens."""
+        words_of_it = f"report order {self._can.order} -> {order}"
         if self._settings.dry_run:
-            print(f"deep      (dry run) report order {self._can.order} -> {lowest}")
+            print(f"deep         (dry run) {words_of_it}")
             return
-        trapped = (self._look().trapped_bytes or 0) // MIB
+        trapped_mib = (self._look().trapped_bytes or 0) // MIB
         try:
-            deep_report.lower(self._root, lowest)
-            self._log.deep_order = lowest
-            refused = steps.start_reporting(self._root)
-            if refused:
-                print(f"deep      no pass of reporting could be started: {refused}")
-            print(f"deep      report order {self._can.order} -> {lowest}", flush=True)
-            self._drain()
-        except (AgentError, OSError) as error:
+            # Before it is true: Ctrl-C may come between the two.
+            self._lowered = True
+            deep_report.lower(self._root, order)
+        except AgentError as error:
+            self._lowered = False
             self._failed = True
-            print(f"deep      failed: {error}")
-        finally:
-            deep_report.restore(self._root)
-        print(
-            f"deep      up to {trapped} MiB in small pieces reported: the host knows how much came back"
-        )
+            print(f"deep         failed: {error}")
+            return
+        self._log.deep_order = order
+        print(f"deep         {words_of_it}: {trapped_mib} MiB are in small pieces", flush=True)
 
-    def _drain(self) -> None:
-        """Wait until the kernel has reported all there is, or has had its time."""
-        began = reported = time.monotonic()
-        reports = deep_report.read_reports(self._root)
-        while True:
-            time.sleep(DRAIN_POLL_S)
-            now = time.monotonic()
-            seen = deep_report.read_reports(self._root)
-            if seen != reports:
-                reports, reported = seen, now
-            if deep_report.drained(now - began, None if seen is None else now - reported):
-                return
+    def _nudge(self) -> None:
+        if self._settings.dry_run:
+            return
+        refused = steps.start_reporting(self._root)
+        if refused:
+            print(f"report       no pass of reporting could be started: {refused}")
+
+    def _restore(self) -> None:
+        if self._lowered:
+            deep_report.restore(self._root)
+            self._lowered = False

@@ -1,0 +1,112 @@
+"""`release` on a fake root: the policy's own pass, told step by step, and the order put back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from agent_guests import ABLE
+from agent_kernel_samples import GUEST, plant
+
+from giveback_agent import actions as act
+from giveback_agent import deep_report, runtime, steps
+from giveback_agent.actions import Capabilities
+from giveback_agent.commands import release
+from giveback_agent.errors import KernelFileError
+from giveback_agent.kernel.compaction import PATH as COMPACT_PATH
+from giveback_agent.kernel.page_reporting import ORDER_PATH
+from giveback_agent.passes import CLASSIC_LINE
+from giveback_agent.record import replace
+from giveback_agent.settings import Settings
+
+# Compaction and the order, which a fake root can have: the cache's writes are tested in real guests.
+CAN = replace(ABLE, reclaim=False, drop_caches=False, cold_method="none")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A guest where the kernel takes no time to report."""
+    plant(tmp_path, {**GUEST, COMPACT_PATH: b""})
+    runtime.make_folder(str(tmp_path))
+    monkeypatch.setattr(deep_report, "DRAIN_S", 0.0)
+    monkeypatch.setattr(steps, "start_reporting", lambda _: "")
+    return str(tmp_path)
+
+
+def order(root: str) -> int:
+    return int(Path(root + ORDER_PATH).read_text())
+
+
+def run(root: str, *, deep: bool, chosen: Settings | None = None) -> int:
+    settings, can = release.asked_for(deep, chosen or Settings(), CAN)
+    return release.Foreground(root, settings, can, CLASSIC_LINE).run(act.URGENCY_ALONE)
+
+
+def test_each_step_is_told_and_the_order_is_as_it_was(
+    root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(root, deep=True) == 0
+    told = capsys.readouterr().out
+    assert "compact      0 MiB made contiguous" in told
+    assert "report order 9 -> 0" in told
+    assert CLASSIC_LINE in told
+    assert Path(root + COMPACT_PATH).read_text() == "1"
+    assert order(root) == 9
+
+
+def test_without_deep_the_order_is_not_touched(
+    root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(root, deep=False) == 0
+    assert "report order" not in capsys.readouterr().out
+
+
+def test_a_dry_run_writes_nothing(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(root, deep=True, chosen=Settings(dry_run=True)) == 0
+    told = capsys.readouterr().out
+    assert "(dry run) report order 9 -> 0" in told
+    assert "nothing was done" in told
+    assert Path(root + COMPACT_PATH).read_text() == ""
+    assert order(root) == 9
+
+
+def test_ctrl_c_while_the_kernel_reports_puts_the_order_back(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: str) -> str:
+        assert order(root) == 0
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "start_reporting", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(root, deep=True)
+    assert order(root) == 9
+    assert not Path(root + deep_report.STATE_PATH).exists()
+
+
+def test_an_order_that_cannot_be_lowered_is_told_and_the_rest_is_done(
+    root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: str, order: int) -> int:
+        raise KernelFileError(path, f"{order} refused")
+
+    monkeypatch.setattr(deep_report, "lower", refuse)
+    assert run(root, deep=True) == 1
+    told = capsys.readouterr().out
+    assert "deep         failed" in told
+    assert "made contiguous" in told
+
+
+@pytest.mark.parametrize(
+    ("can", "chosen", "words"),
+    [
+        (replace(CAN, reporting=False), Settings(), "page reporting is not active"),
+        (replace(CAN, compaction=False), Settings(), "run as root"),
+        (replace(CAN, order_settable=False), Settings(), "its order cannot be set"),
+        (CAN, Settings(idle_threshold=0), "the settings forbid it"),
+        (CAN, Settings(page_reporting=False), "deep         left out: the settings forbid it"),
+        (CAN, Settings(), "cannot be reclaimed by this user"),
+    ],
+)
+def test_what_is_left_out_is_said(can: Capabilities, chosen: Settings, words: str) -> None:
+    assert any(words in line for line in release.left_out(True, chosen, can))
