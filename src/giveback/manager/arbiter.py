@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from giveback.manager import forecast
 from giveback.manager.forecast import Look
 from giveback.manager.model import Ask, Decision, GuestView, HostView
-from giveback.manager.shares import Asked, plan, sane, still_expected
+from giveback.manager.shares import AMOUNT_LIMIT_BYTES, Asked, left_of, plan, sane, still_expected
 from giveback.text import MIB, size
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # A host stalls in earnest long before all of its memory is gone: half of the mark is the last resort.
 _CRITICAL_OF_SHORT = 0.5
 _SOON_S = 5.0
+# What an agent needs to let go of warm cache, and some more.
+_WARM_LEAD_S = 8.0
 # PSI memory, per cent of ten seconds. systemd-oomd kills at 60; a host that has memory shows 0.
 _SOME_STALLED = 10.0
 _FULL_STALLED = 5.0
@@ -87,21 +89,36 @@ def decide(
     if state.urgency > needed:
         why = f"calm for less than {settings.calm_for_s:.0f} s"
     deficit = _deficit(host, marks, slope, needed, settings) if state.urgency else 0
-    views = sane(guests)
-    asked = {key: a for key, a in state.asked.items() if key in views}
+    keys = {guest.key for guest in guests}
+    asked = {key: ask for key, ask in state.asked.items() if key in keys}
     asks: tuple[Ask, ...] = ()
     if deficit:
-        rest = max(0, deficit - still_expected(views, asked, host.at_s))
-        asks = plan(rest, state.urgency, views, asked, host.at_s)
-        asked |= {
-            a.key: Asked(host.at_s, a.urgency, a.goal_bytes, views[a.key].resident_bytes)
-            for a in asks
-        }
+        near = _deficit_soon(host, marks, slope)
+        asks, asked = _ask((deficit, near), state.urgency, sane(guests), asked, host.at_s)
     swap_in = (host.at_s, host.swap_in_bytes)
     state = replace(state, looks=looks, swap_in=swap_in, asked=asked)
     look_again_s = _look_again_s(host, marks, trouble_in_s, state.urgency)
     decision = Decision(state.urgency, deficit, trouble_in_s, asks, why, look_again_s)
     return decision, state
+
+
+def _ask(
+    deficits: tuple[int, int],
+    urgency: int,
+    guests: Mapping[str, GuestView],
+    asked: dict[str, Asked],
+    now_s: float,
+) -> tuple[tuple[Ask, ...], dict[str, Asked]]:
+    """Whom to ask for what is missing and not yet on its way; and all asks, with the new ones."""
+    coming = still_expected(guests, asked, now_s)
+    rest, soon = (max(0, deficit - coming) for deficit in deficits)
+    asks = plan(rest, urgency, guests, asked, now_s, warm_deficit_bytes=soon)
+    fresh = {}
+    for ask in asks:
+        guest = guests[ask.key]
+        goal = ask.goal_bytes + left_of(asked.get(ask.key), guest, now_s)
+        fresh[ask.key] = Asked(now_s, ask.urgency, goal, guest.resident_bytes)
+    return asks, asked | fresh
 
 
 def told_urgency(decision: Decision, guest: GuestView, state: ArbiterState) -> int:
@@ -125,7 +142,7 @@ def marks_of(total_bytes: int, settings: ArbiterSettings) -> _Marks:
 
 
 def _sane_host(host: HostView) -> HostView:
-    total = max(0, host.total_bytes)
+    total = min(max(0, host.total_bytes), AMOUNT_LIMIT_BYTES)
     available = min(max(0, host.available_bytes), total)
     at_s = host.at_s if math.isfinite(host.at_s) else 0.0
     return replace(
@@ -135,7 +152,7 @@ def _sane_host(host: HostView) -> HostView:
         available_bytes=available,
         psi_memory_some_avg10=_percent(host.psi_memory_some_avg10),
         psi_memory_full_avg10=_percent(host.psi_memory_full_avg10),
-        swap_in_bytes=max(0, host.swap_in_bytes),
+        swap_in_bytes=min(max(0, host.swap_in_bytes), 1 << 64),
     )
 
 
@@ -246,10 +263,18 @@ def _deficit(
     return max(least, min(host.total_bytes // 2, missing))
 
 
+def _deficit_soon(host: HostView, marks: _Marks, slope: float) -> int:
+    """What cannot wait for the next looks: warm cache is not taken for what may never come."""
+    coming = int(min(host.total_bytes, max(0.0, -slope) * _WARM_LEAD_S))
+    return max(0, marks.short_bytes - host.available_bytes + coming)
+
+
 def _look_again_s(host: HostView, marks: _Marks, trouble_in_s: float | None, urgency: int) -> float:
     """Before the fastest hog could have passed the mark; sooner where something runs out."""
     if urgency:
         return min(_LOOK_S[urgency], max(_LOOK_S[3], (trouble_in_s or math.inf) / 10))
     shortest, longest = _LOOK_CALM_S
+    if trouble_in_s is not None:
+        longest = min(longest, max(shortest, trouble_in_s / 10))
     room = max(0, host.available_bytes - marks.short_bytes)
     return min(longest, max(shortest, room / _FASTEST_HOG_BYTES_PER_S))

@@ -24,7 +24,7 @@ GRACE_S = {1: 20.0, 2: 10.0, 3: 5.0}
 """How long an ask is waited for: the agent's window of idleness, its pass, the kernel's reports."""
 LEAST_RELIABILITY = 1 / 8
 """A guest that never delivers is still asked now and then: its reason may have gone."""
-_AMOUNT_LIMIT = 1 << 57
+AMOUNT_LIMIT_BYTES = 1 << 57
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,13 @@ class Asked:
 def sane(guests: Sequence[GuestView]) -> dict[str, GuestView]:
     """The guests by key, every number within reason: what no VM can have is cut to what it can."""
     views: dict[str, GuestView] = {}
-    for guest in sorted(guests, key=lambda g: (g.key, repr(g))):
-        resident = _amount(guest.resident_bytes, _AMOUNT_LIMIT)
+    chosen: dict[str, GuestView] = {}
+    for guest in guests:
+        # Keys are unique; were they not, the order of the list would still not matter.
+        other = chosen.get(guest.key)
+        chosen[guest.key] = guest if other is None else min(guest, other, key=repr)
+    for guest in chosen.values():
+        resident = _amount(guest.resident_bytes, AMOUNT_LIMIT_BYTES)
         trapped = _amount(guest.trapped_bytes, resident)
         cold = _amount(guest.cold_bytes, resident - trapped)
         views[guest.key] = replace(
@@ -53,7 +58,7 @@ def sane(guests: Sequence[GuestView]) -> dict[str, GuestView]:
             trapped_bytes=trapped,
             cold_bytes=cold,
             warm_bytes=_amount(guest.warm_bytes, resident - trapped - cold),
-            floor_bytes=_amount(guest.floor_bytes, _AMOUNT_LIMIT),
+            floor_bytes=_amount(guest.floor_bytes, AMOUNT_LIMIT_BYTES),
             weight=_within(guest.weight, 0.001, 1000.0),
             reliability=_within(guest.reliability, LEAST_RELIABILITY, 1.0),
         )
@@ -72,13 +77,15 @@ def still_expected(
     guests: Mapping[str, GuestView], asked: Mapping[str, Asked], now_s: float
 ) -> int:
     """What was asked for, has not come back, and may yet."""
-    total = 0
-    for key, guest in guests.items():
-        ask = asked.get(key)
-        if ask is not None and _unanswered(guest, ask) and ask.waited_for(now_s):
-            came = max(0, ask.resident_bytes - guest.resident_bytes)
-            total += max(0, ask.goal_bytes - came)
-    return total
+    return sum(left_of(ask, guests[key], now_s) for key, ask in asked.items() if key in guests)
+
+
+def left_of(ask: Asked | None, guest: GuestView, now_s: float) -> int:
+    """What of one ask is still waited for. A guest that has run short itself will not deliver."""
+    if ask is None or guest.pressed or not _unanswered(guest, ask) or not ask.waited_for(now_s):
+        return 0
+    came = max(0, ask.resident_bytes - guest.resident_bytes)
+    return max(0, ask.goal_bytes - came)
 
 
 def plan(
@@ -87,18 +94,22 @@ def plan(
     guests: Mapping[str, GuestView],
     asked: Mapping[str, Asked],
     now_s: float,
+    warm_deficit_bytes: int | None = None,
 ) -> tuple[Ask, ...]:
     """Whom to ask now, for `deficit_bytes` in all. `guests` are `sane`; `asked` what went before.
 
     The goals add up to at most the deficit, and each to what its guest can give above its floor. A
     goal is what the guest is expected to return: what it has, less what experience takes off.
+    Warm cache goes at urgency 3 only, and only as far as `warm_deficit_bytes` (None: the deficit)
+    is not met by cheaper memory.
     """
     parts = {
         key: part
         for key, guest in sorted(guests.items())
         if (part := _offer(guest, asked.get(key), urgency, now_s)) is not None
     }
-    goals = _share_out(deficit_bytes, parts, urgency)
+    within = deficit_bytes if warm_deficit_bytes is None else warm_deficit_bytes
+    goals = _share_out(deficit_bytes, min(within, deficit_bytes), parts, urgency)
     waiting = sum(
         key in guests and _unanswered(guests[key], ask) and ask.waited_for(now_s)
         for key, ask in asked.items()
@@ -117,6 +128,7 @@ class _Parts:
     trapped_bytes: int = 0
     cold_bytes: int = 0
     warm_bytes: int = 0
+    least_urgency: int = 1
 
     @property
     def cheap_bytes(self) -> int:
@@ -136,17 +148,23 @@ def _offer(guest: GuestView, ask: Asked | None, urgency: int, now_s: float) -> _
         return None
     trapped, cold = guest.trapped_bytes, guest.cold_bytes
     warm = guest.warm_bytes if urgency >= 3 else 0
+    least_urgency = 1
     if not _may_be_asked_again(guest, ask, now_s):
-        if urgency < 3 or ask is None or ask.urgency >= 3 or not warm:
+        if urgency < 3 or ask is None or ask.urgency >= 3:
             return None
         # The host has come to its worst meanwhile: what was asked for is expected as before.
+        warm -= max(0, left_of(ask, guest, now_s) - trapped - cold)
         trapped = cold = 0
+        warm = max(0, warm)
+        least_urgency = ask.urgency + 1
     room = max(0, guest.resident_bytes - guest.floor_bytes)
     trapped = min(trapped, room)
     cold = min(cold, room - trapped)
     warm = min(warm, room - trapped - cold)
-    given = [int(amount * guest.reliability) for amount in (trapped, cold, warm)]
-    return _Parts(guest, *given) if trapped + cold + warm >= LEAST_GOAL_BYTES else None
+    if trapped + cold + warm < LEAST_GOAL_BYTES:
+        return None
+    part = guest.reliability
+    return _Parts(guest, int(trapped * part), int(cold * part), int(warm * part), least_urgency)
 
 
 def _may_be_asked_again(guest: GuestView, ask: Asked | None, now_s: float) -> bool:
@@ -165,11 +183,15 @@ def _unanswered(guest: GuestView, ask: Asked) -> bool:
     return ask.resident_bytes - guest.resident_bytes < ask.goal_bytes * 9 // 10
 
 
-def _share_out(deficit_bytes: int, parts: Mapping[str, _Parts], urgency: int) -> dict[str, _Parts]:
+def _share_out(
+    deficit_bytes: int, warm_deficit_bytes: int, parts: Mapping[str, _Parts], urgency: int
+) -> dict[str, _Parts]:
     """The deficit over the guests, cheapest memory first, of each kind the largest amounts first."""
     goals: dict[str, _Parts] = {}
     left = deficit_bytes
     for stage in _STAGES[: 3 if urgency >= 3 else 2]:
+        if stage == "warm_bytes":
+            left -= deficit_bytes - warm_deficit_bytes
         ranked = sorted(
             parts.items(),
             key=lambda item: (-getattr(item[1], stage) / item[1].guest.weight, item[0]),
@@ -201,11 +223,11 @@ def _rank(goal: _Parts, guest: GuestView) -> float:
 def _ask(offered: _Parts, goal: _Parts) -> Ask:
     """The ask for a goal, at the least urgency at which the agent takes so much."""
     guest = goal.guest
-    urgency = 1
+    urgency = offered.least_urgency
     if goal.warm_bytes:
         cache = offered.cold_bytes + offered.warm_bytes
         at_two = max(offered.cold_bytes, cache // 2)
-        urgency = 2 if goal.cold_bytes + goal.warm_bytes <= at_two else 3
+        urgency = max(urgency, 2 if goal.cold_bytes + goal.warm_bytes <= at_two else 3)
     words = [
         f"{size(amount)} {name}"
         for name, amount in (
