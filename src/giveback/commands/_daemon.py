@@ -1,0 +1,48 @@
+"""The daemon that a command talks to: by --socket, by the settings, or where the system's is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from giveback.manager import settings
+from giveback.manager.client import Client
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """--socket and --settings."""
+    parser.add_argument("--socket", metavar="PATH", help="the daemon's socket")
+    parser.add_argument(
+        "--settings", type=Path, metavar="FILE", help="the daemon's settings, which name its socket"
+    )
+
+
+def client(args: argparse.Namespace) -> Client:
+    """Raises InputError for settings that are wrong."""
+    return Client(args.socket or str(_socket(args.settings)))
+
+
+def _socket(named: Path | None) -> Path:
+    found = settings.load(named).socket
+    # A user may ask the system's daemon, where none of the user's own runs.
+    return found if named or found.exists() else _either(found, settings.SYSTEM_RUNTIME)
+
+
+def history_path(args: argparse.Namespace) -> Path | None:
+    """Where the history is; None where none is kept. Raises InputError for settings that are wrong."""
+    found = settings.load(args.settings).history
+    if found is None or args.settings or found.exists():
+        return found
+    return _either(found, settings.SYSTEM_STATE)
+
+
+def _either(own: Path, system_folder: Path) -> Path:
+    """The system's, where it can be seen; else the user's own, which is then named in the error."""
+    system = system_folder / own.name
+    try:
+        return system if system.exists() else own
+    except PermissionError:
+        return system

@@ -1,0 +1,94 @@
+"""The past of the host, or of one VM: a chart here, or JSON, CSV, SVG or PNG.
+
+The file that the daemon writes is read directly; a user who may not read it, but may ask the
+daemon, gets the same from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from giveback.commands import _daemon
+from giveback.errors import InputError
+from giveback.manager import history_chart, history_read, requests
+from giveback.manager.history_schema import HistoryError
+
+HELP = "what the daemon recorded: memory over time, and what was done"
+
+
+def prepare_parser(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("vm", metavar="VM", nargs="?", help="a VM's name or key; without: the host")
+    parser.add_argument(
+        "--since",
+        type=_span,
+        default=7200,
+        metavar="TIME",
+        help="how far back: 15m, 2h, 7d, up to 90d (2h)",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON document")
+    form.add_argument("--csv", action="store_true", help="comma-separated values")
+    form.add_argument("--svg", type=Path, metavar="FILE", help="write a picture")
+    form.add_argument("--png", type=Path, metavar="FILE", help="write a picture")
+    parser.add_argument("--file", type=Path, metavar="PATH", help="the history's file")
+    _daemon.add_arguments(parser)
+
+
+def _span(text: str) -> int:
+    try:
+        return requests.parse_span(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, and show in the form that was asked for."""
+    document = _document(args)
+    if args.json:
+        print(json.dumps(document, indent=1))
+    elif args.csv:
+        print(history_chart.as_csv(document), end="")
+    elif args.svg or args.png:
+        from giveback.manager import history_figure  # noqa: PLC0415  # matplotlib takes a second
+
+        path, kind = (args.svg, "svg") if args.svg else (args.png, "png")
+        history_figure.write(document, path, kind)
+        print(path)
+    else:
+        width = shutil.get_terminal_size().columns
+        print(history_chart.chart(document, min(width, 160)))
+        print(history_chart.actions_text(document))
+    return 0
+
+
+def _document(args: argparse.Namespace) -> dict[str, Any]:
+    to_s = int(time.time()) + 1
+    from_s = to_s - args.since
+    if args.socket and not args.file:
+        return _daemon.client(args).history(from_s, to_s, args.vm)
+    path = args.file or _daemon.history_path(args)
+    if path is None:
+        raise InputError("the settings keep no history: set keep = true in their [history]")
+    if not args.file and not _may_read(path):
+        return _daemon.client(args).history(from_s, to_s, args.vm)
+    try:
+        return history_read.read(str(path), from_s, to_s, args.vm)
+    except HistoryError:
+        if args.file or os.geteuid() == 0:
+            raise
+        return _daemon.client(args).history(from_s, to_s, args.vm)
+
+
+def _may_read(path: Path) -> bool:
+    """False where a right is missing; what is not there is for the reader to say."""
+    try:
+        return not path.exists() or os.access(path, os.R_OK)
+    except PermissionError:
+        return False

@@ -1,0 +1,88 @@
+"""Make room on the host now: the daemon takes SIZE from the VMs, those that lose least first.
+
+Exit code 0: it was reached. 4: it was not; what came is kept. 3: no daemon runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from giveback.commands import _daemon
+from giveback.errors import InputError
+from giveback.manager import requests
+from giveback.text import parse_size, shown, size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HELP = "make room on the host now: take this much from its VMs"
+NOT_REACHED = 4
+
+
+def prepare_parser(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("size", type=_size, metavar="SIZE", help="how much, such as 4G or 512M")
+    parser.add_argument(
+        "--within",
+        type=_span,
+        default=requests.WITHIN_S,
+        metavar="TIME",
+        help="how long it may take, such as 30s or 2m (30s)",
+    )
+    parser.add_argument(
+        "--from",
+        dest="vms",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="VM",
+        help="from these VMs only, by name, key or pid",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
+    _daemon.add_arguments(parser)
+
+
+def _size(text: str) -> int:
+    value = parse_size(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 4G or 512M")
+    if value > requests.GOAL_MOST_BYTES:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than any host has")
+    return value
+
+
+def _span(text: str) -> float:
+    try:
+        value = requests.parse_span(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if value > requests.WITHIN_MOST_S:
+        raise argparse.ArgumentTypeError(f"{text!r}: at most 1h")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask, wait, and say what came from where."""
+    result = _daemon.client(args).reclaim(args.size, args.within, args.vms)
+    print(json.dumps(result, indent=1) if args.json else text(result))
+    return 0 if result["reached"] else NOT_REACHED
+
+
+def text(result: Mapping[str, Any]) -> str:
+    """What came from where, most first. Pure."""
+    parts = sorted(result["parts"], key=lambda part: -part["returned_bytes"])
+    names = [shown(part["vm"], 48) for part in parts]
+    width = max((len(name) for name in names), default=0)
+    lines = [
+        f"{name.ljust(width)}  {size(part['returned_bytes']):>9} of {size(part['expected_bytes'])}"
+        + (f"  {shown(part['words'], 200)}" if part["words"] else "")
+        for name, part in zip(names, parts, strict=True)
+    ]
+    came, goal = size(result["returned_bytes"]), size(result["goal_bytes"])
+    end = "reached" if result["reached"] else "not reached"
+    lines.append(f"{came} of {goal} in {result['took_s']:.1f} s: {end}")
+    if not result["reached"] and not parts:
+        lines.append("no VM had anything to give; `giveback status` shows how each stands")
+    return "\n".join(lines)

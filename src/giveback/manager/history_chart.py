@@ -1,0 +1,148 @@
+"""The history as a chart of characters, as a table and as CSV. Pure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from giveback.text import shown, size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_GUTTER = 10
+_LEAST_WIDTH = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One curve: its name, and a point in time with a value or None for each row."""
+
+    name: str
+    points: tuple[tuple[int, float | None], ...]
+
+    @property
+    def most(self) -> float:
+        return max((value for _, value in self.points if value is not None), default=0.0)
+
+
+def lines_of(document: Mapping[str, Any]) -> tuple[Line, ...]:
+    """The curves of a history: of the VM if one was asked for, else of the host."""
+    if document["vm"] is None:
+        rows, columns = document["host"], ("available_bytes", "resident_bytes", "residue_bytes")
+        names = ("host's available memory", "VMs' resident memory", "VMs' residue")
+    else:
+        rows, columns = document["samples"], ("resident_bytes", "needed_bytes", "residue_bytes")
+        names = ("resident", "needed", "residue")
+    found = (
+        Line(name, tuple((row["at_s"], row[column]) for row in rows))
+        for name, column in zip(names, columns, strict=True)
+    )
+    return tuple(line for line in found if any(value is not None for _, value in line.points))
+
+
+def chart(document: Mapping[str, Any], width: int = 78, height: int = 6) -> str:
+    """Each curve as an area of blocks over one axis of time."""
+    lines = lines_of(document)
+    if not lines:
+        return "nothing was recorded in that time"
+    from_s, to_s = _extent(document, lines)
+    columns = max(_LEAST_WIDTH, width - _GUTTER - 1)
+    drawn = [_area(line, from_s, to_s, columns, height) for line in lines]
+    left, right = _clock(from_s, to_s - from_s), _clock(to_s, to_s - from_s)
+    axis = " " * (_GUTTER + 1) + left + right.rjust(columns - len(left))
+    return "\n".join([*drawn, axis])
+
+
+def _extent(document: Mapping[str, Any], lines: Sequence[Line]) -> tuple[int, int]:
+    """What was asked for, or what there is of it."""
+    times = [at_s for line in lines for at_s, _ in line.points]
+    return max(document["from_s"], min(times)), max(times) + 1
+
+
+def _area(line: Line, from_s: int, to_s: int, columns: int, height: int) -> str:
+    values = _columns(line, from_s, to_s, columns)
+    most = line.most or 1.0
+    head = f"{shown(line.name)}: now {_size(line.points[-1][1])}, most {size(int(line.most))}"
+    rows = [" " * (_GUTTER + 1) + head]
+    for row in range(height, 0, -1):
+        label = {height: size(int(most)), 1: "0"}.get(row, "")
+        cells = "".join(_cell(value, most, row, height) for value in values)
+        rows.append(f"{label:>{_GUTTER}} {cells}".rstrip())
+    return "\n".join(rows)
+
+
+def _columns(line: Line, from_s: int, to_s: int, columns: int) -> list[float | None]:
+    """The greatest value in each column's time; a hole of one column is not shown as one."""
+    found: list[float | None] = [None] * columns
+    span_s = max(1, to_s - from_s)
+    for at_s, value in line.points:
+        column = min(columns - 1, max(0, (at_s - from_s) * columns // span_s))
+        if value is not None:
+            found[column] = max(value, found[column] or 0.0)
+    gap = max(1, columns // max(1, len(line.points))) + 1
+    last, since = None, 0
+    for index, value in enumerate(found):
+        since = 0 if value is not None else since + 1
+        last = value if value is not None else last
+        found[index] = last if since <= gap else None
+    return found
+
+
+def _cell(value: float | None, most: float, row: int, height: int) -> str:
+    if value is None:
+        return "·" if row == 1 else " "
+    eighths = round(value / most * height * 8) - (row - 1) * 8
+    return _BLOCKS[max(0, min(8, eighths))]
+
+
+def _clock(at_s: int, span_s: int) -> str:
+    pattern = "%H:%M:%S" if span_s < 3600 else "%H:%M" if span_s < 86400 else "%Y-%m-%d %H:%M"
+    return time.strftime(pattern, time.localtime(at_s))
+
+
+def _size(value: float | None) -> str:
+    return "?" if value is None else size(int(value))
+
+
+def actions_text(document: Mapping[str, Any], most: int = 10) -> str:
+    """The last things that were done."""
+    actions = document["actions"]
+    lines = [
+        f"{time.strftime('%m-%d %H:%M:%S', time.localtime(action['wall_s']))}  "
+        f"{shown(action['vm'], 40)}  {shown(action['kind'], 20)}  {_came(action)}"
+        for action in actions[-most:]
+    ]
+    if len(actions) > most:
+        lines.insert(0, f"the last {most} of {len(actions)} actions:")
+    return "\n".join(lines)
+
+
+def _came(action: Mapping[str, Any]) -> str:
+    measured = action["measured_bytes"]
+    came = "?" if measured is None else size(measured)
+    why = shown(action["verdict"] or action["reason"], 120)
+    return f"{came} of {size(action['expected_bytes'])}" + (f"  {why}" if why else "")
+
+
+def as_csv(document: Mapping[str, Any]) -> str:
+    """A row for each look, of the VM or of the host; the columns' names first."""
+    rows = document["host"] if document["vm"] is None else document["samples"]
+    out = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([{name: _cell_text(value) for name, value in row.items()} for row in rows])
+    return out.getvalue()
+
+
+def _cell_text(value: object) -> object:
+    """A VM's name must not be a spreadsheet's formula."""
+    if not isinstance(value, str):
+        return value
+    safe = shown(value, 300)
+    return f"'{safe}" if safe[:1] in ("=", "+", "-", "@") else safe
