@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from giveback.errors import VmError
 from giveback.lab.image import GUEST_AGENT, GUEST_LAB
 from giveback.lab.vm import LabVm
 from giveback_agent.deep_report import STATE_PATH
 from giveback_agent.kernel.page_reporting import ORDER_PATH
+from giveback_agent.passes import CLASSIC_LINE, PASS_LINE
 from giveback_agent.start import FOLDER, LAUNCHER, MARK, OPTIONS
 
 if TYPE_CHECKING:
@@ -24,13 +26,29 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 T = TypeVar("T")
-DEADLINE_S = 90.0
+# For what must come, however slow the machine: no figure rests on it.
+DEADLINE_S = 240.0
 # A look into the guest starts a program there: often, and the guest is never idle.
-POLL_S = 0.5
+POLL_S = 1.0
 POLL_LINES_S = 0.05
 # What `run` itself goes on with once it has unpacked: saves emulated seconds at each start.
 UNPACKED = ("busybox", "env", f"{MARK}=1", "python3", OPTIONS, f"{FOLDER}/{LAUNCHER}")
-BURN = "while True: pass"
+UNPACK = (
+    f"import sys; sys.path.insert(0, {GUEST_AGENT!r}); from giveback_agent import start; "
+    f"start.compile_into({GUEST_AGENT!r}, {FOLDER!r})"
+)
+# Idle at once, and not only where nothing but the agent runs: for tests that look into the guest.
+SOON = ("--set", "giveback.idleWindow=1", "--set", "giveback.idleBusyPercent=50")
+# Without compaction, which may leave nothing to be reported in small pieces.
+DEEP = (*SOON, "--set", "giveback.idleThreshold=0")
+# Work that begins at SIGUSR1, at once: starting an interpreter may take longer than a pass.
+BURN = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+print("ready", flush=True)
+signal.sigwait([signal.SIGUSR1])
+while True: pass
+"""
 # Busy for a tenth of each half second, as an editor is.
 EDITOR = """
 import time
@@ -78,9 +96,9 @@ ORDER, STATE = "/sys/module/page_reporting/parameters/page_reporting_order", "/r
 def order(): return int(open(ORDER).read())
 def children(pid): return open(f"/proc/{pid}/task/{pid}/children").read().split()
 def until(holds, what):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while not holds():
-        if time.monotonic() > end: sys.exit(f"not within 60 s: {what}")
+        if time.monotonic() > end: sys.exit(f"not within 240 s: {what}")
         time.sleep(0.002)
 def alive(pid):
     try: return open(f"/proc/{pid}/stat").read().rpartition(") ")[2][0] != "Z"
@@ -91,18 +109,18 @@ def lock_free():
         except BlockingIOError: return False
     return True
 said, scope = [], {}
-def late(*_): sys.exit(f"not within 30 s: {Agent.words} of {said[-9:]}")
+def late(*_): sys.exit(f"not within 240 s: {Agent.words} of {said[-9:]}")
 signal.signal(signal.SIGALRM, late)
 class Agent:
-    def __init__(self):
-        out = subprocess.DEVNULL
-        self.process = subprocess.Popen(sys.argv[1:], stdout=out, stderr=subprocess.PIPE, text=True)
+    def __init__(self, *settings):
+        command, out = [*sys.argv[1:-1], *settings, "run"], subprocess.DEVNULL
+        self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True)
         atexit.register(self.process.kill)
         self.told = False
         self.line("started")
     def line(self, words):
         Agent.words = words
-        signal.alarm(30)
+        signal.alarm(240)
         for line in self.process.stderr:
             said.append(line)
             self.told = self.told or "restored after a killed agent" in line
@@ -117,16 +135,21 @@ class Agent:
         else: self.line(word)
         if worker: until(lambda: children(pid), f"a worker of {word}")
         return [int(child) for child in children(pid)]
-def churn():
+def ready_for(at):
+    # Make what a pass to this point needs, and start the service.
+    if at.startswith(("sync", "reclaim")):
+        with open("/work/churn", "wb") as file:
+            for _ in range(40): file.write(bytes(1 << 20))
+        return Agent("--set", "giveback.cacheFloor=1MB")
     exec(FRAGMENTS, scope)
-    with open("/work/churn", "wb") as file:
-        for _ in range(60): file.write(bytes(1 << 20))
+    # Compaction may leave nothing to be reported in small pieces.
+    return Agent() if at.startswith("compact") else Agent("--set", "giveback.idleThreshold=0")
 points = [(9, at) for at in "sync sync+worker reclaim reclaim+worker compact compact+worker".split()]
 points += [(9, at) for at in "lowered nudge hold".split()]
 points += [(15, at) for at in ("reclaim+worker", "compact+worker", "hold")]
-churn()
-agent = Agent()
-for number, at in points:
+agent = ready_for(points[0][1])
+for (number, at), (_, after) in zip(points, [*points[1:], points[0]]):
+    started = time.monotonic()
     workers = agent.reach(at)
     os.kill(agent.process.pid, number)
     code = agent.process.wait()
@@ -136,9 +159,9 @@ for number, at in points:
     # A worker killed with its parent before it had closed the lock's file holds it until it ends.
     until(lock_free, "the lock")
     was["workers"], was["workers_ended_s"] = len(workers), round(time.monotonic() - killed, 2)
-    churn()
-    agent = Agent()
+    agent = ready_for(after)
     was["next"] = {"order": order(), "state": os.path.exists(STATE), "told": agent.told}
+    was["took_s"] = round(time.monotonic() - started, 1)
     print(json.dumps(was), flush=True)
 agent.process.terminate()
 agent.process.wait()
@@ -152,27 +175,35 @@ class Process:
     def __init__(self, guest: AgentGuest, pid: int, lines: list[str]) -> None:
         self.guest, self.pid, self.lines = guest, pid, lines
 
-    def says(self, words: str) -> bool:
-        """Whether these words were printed."""
-        return any(words in line for line in self.lines)
+    def says(self, *words: str) -> bool:
+        """Whether any of these words were printed."""
+        return any(one in line for one in words for line in self.lines)
 
-    def wait_until_it_says(self, words: str, deadline_s: float = DEADLINE_S) -> float:
-        """Wait for the words; returns the seconds that took."""
-        return self.guest.wait(lambda: self.says(words), repr(words), deadline_s, POLL_LINES_S)
+    def wait_until_it_says(self, *words: str) -> float:
+        """Wait for any of the words; returns the seconds that took. Starts nothing in the guest."""
+        return self.guest.wait(lambda: self.says(*words), repr(words), poll_s=POLL_LINES_S)
+
+    def wait_until_a_pass_is_whole(self) -> None:
+        """Wait for the service's word of a pass that nothing cut short. Starts nothing in the guest."""
+        self.guest.wait(
+            lambda: any(is_whole_pass(line) for line in self.lines),
+            "a whole pass",
+            poll_s=POLL_LINES_S,
+        )
+
+    def wait_until_a_pass_ends(self) -> None:
+        """Wait for the service's word of a pass, however it ended."""
+        self.guest.wait(lambda: any(map(is_pass, self.lines)), "a pass", poll_s=POLL_LINES_S)
 
     def signal(self, number: int) -> None:
         """Send a signal."""
         self.guest.do(self.guest.vm.guest.kill(self.pid, number))
 
-    def is_alive(self) -> bool:
-        """Whether the guest still has it."""
-        return self.guest.exec("ls", f"/proc/{self.pid}/exe").code == 0
-
     def end(self, number: int) -> None:
-        """Send a signal and wait for the end."""
-        if self.is_alive():
+        """Send a signal, at once, and wait for the end."""
+        with suppress(VmError):  # it has ended by itself
             self.signal(number)
-        self.guest.wait(lambda: not self.is_alive(), f"the end of {self.pid}")
+        self.guest.sh(f"while [ -e /proc/{self.pid}/exe ]; do sleep 0.1; done")
 
     def looks(self) -> int:
         """How often it has gone to sleep: the service does so after each look."""
@@ -187,6 +218,16 @@ class Process:
         self.guest.wait(lambda: self.looks() >= until, f"{count} looks")
 
 
+def is_pass(line: str) -> bool:
+    """Whether the service says here that a pass is over."""
+    return line.startswith((CLASSIC_LINE, PASS_LINE))
+
+
+def is_whole_pass(line: str) -> bool:
+    """The same, and nothing cut it short."""
+    return is_pass(line) and "ended early" not in line
+
+
 class AgentGuest:
     """One booted VM. Each call runs the loop that its link lives on."""
 
@@ -194,6 +235,7 @@ class AgentGuest:
         self._runner, self.vm = runner, vm
         self._lines: list[str] = []
         self._sample = ""
+        self._unpacked = False
         vm.guest.on_sample = self._keep_sample
         self.do(vm.guest.request("sample", period_s=1))
 
@@ -204,9 +246,16 @@ class AgentGuest:
         """Run a coroutine to its end."""
         return self._runner.run(work)
 
-    def exec(self, *argv: str) -> ExecResult:
+    def exec(self, *argv: str, timeout_s: float = 600) -> ExecResult:
         """Run a program to its end."""
-        return self.do(self.vm.guest.exec(*argv))
+        return self.do(self.vm.guest.exec(*argv, timeout_s=timeout_s))
+
+    def unpack(self) -> None:
+        """Have the agent's modules where `UNPACKED` looks for them, as a packed start leaves them."""
+        if not self._unpacked:
+            self.sh("mkdir -p /run/giveback")
+            assert self.exec("python3", "-c", UNPACK).code == 0
+        self._unpacked = True
 
     def sh(self, script: str) -> str:
         """Run a shell script that must not fail; returns what it printed."""
@@ -216,10 +265,12 @@ class AgentGuest:
 
     def agent(self, *words: str) -> ExecResult:
         """Run one of the agent's commands to its end, as root."""
+        self.unpack()
         return self.exec(*UNPACKED, *words)
 
     def agent_as_nobody(self, *words: str) -> ExecResult:
         """The same without any right."""
+        self.unpack()
         return self.exec("python3", "-c", NOBODY, *UNPACKED, *words)
 
     def spawn(self, *argv: str) -> Process:
@@ -240,10 +291,13 @@ class AgentGuest:
     @contextmanager
     def service(self, *words: str, packed: bool = False) -> Iterator[Process]:
         """The agent's service for the length of a block; stopped by SIGTERM at its end."""
+        if not packed:
+            self.unpack()
         command = ("python3", GUEST_AGENT) if packed else UNPACKED
         process = self.spawn(*command, *words, "run")
         try:
             process.wait_until_it_says("started")
+            self._unpacked = True
             yield process
         finally:
             process.end(15)

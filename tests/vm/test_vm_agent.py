@@ -1,27 +1,33 @@
 """The agent in real guests: what the kernel's files and the host say of what it did.
 
-The tests of a guest run in their order, each with a service of its own.
+Each test has a service of its own and can be run alone. While a pass goes on, a guest is looked at from
+outside only: by the host, the stream of samples, and the service's own lines. A program that is started in
+it is work, and on a slow machine enough of it to end the pass.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from agent_guest import (
     BURN,
+    DEEP,
     HOG,
     HOLD,
     KILLS,
     MIB,
+    SOON,
     UNPACKED,
     AgentGuest,
     agent_guest,
 )
 
 from giveback.lab.vm import VmSpec
+from giveback_agent.passes import CLASSIC_LINE
 from giveback_agent.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,14 +38,11 @@ if TYPE_CHECKING:
 
 RAM_BYTES = 768 * MIB
 FLOOR_BYTES = Settings().cache_floor_bytes
-SCALE = 0.8
-# The figure that the service promises, for an idle guest.
+SCALE = 0.6
+# The figure that the service promises for an idle guest; how soon is for the benchmark to say.
 RESIDUE_BYTES = 40 * MIB
-RESIDUE_DEADLINE_S = 90.0
-EDITOR_DEADLINE_S = 180.0
-CLASSIC_LINE = "giveback: performing memory compaction"
 ACTIONS = ("sync", "reclaim", "compact", "lower", "nudge", "slab", "drop")
-SOON = ("--set", "giveback.idleWindow=1")
+ACTION_LINES = tuple(f"giveback-agent: {action}" for action in ACTIONS)
 LOOKS = 4
 
 
@@ -53,19 +56,18 @@ def guest(lab: Lab, accel: Accel) -> Iterator[AgentGuest]:
 
 @pytest.fixture(scope="module")
 def first(guest: AgentGuest) -> dict[str, Any]:
-    """The first pass of the service, as a user starts it; and all that is asked of it meanwhile."""
+    """The first pass of the service, as a user starts it; and, once it is over, all that is asked of it."""
     found: dict[str, Any] = {"before": guest.vm.resident_bytes()}
     residue_bytes = guest.residue_bytes()
     with guest.service(packed=True) as agent:
-        found["took_s"] = guest.wait(
-            lambda: guest.residue_bytes() < RESIDUE_BYTES, "residue < 40 MiB", RESIDUE_DEADLINE_S
-        )
-        found["lowest order"] = guest.order()
-        found["second"] = guest.agent("run")
-        agent.wait_until_it_says(CLASSIC_LINE)
+        took_s = guest.wait(lambda: guest.residue_bytes() < RESIDUE_BYTES, "residue < 40 MiB")
+        agent.wait_until_a_pass_is_whole()
         found["after"] = guest.vm.resident_bytes()
+        found["residue"] = guest.residue_bytes()
         found["pid"] = agent.pid
+        found["lines"] = tuple(agent.lines)
         found["published"] = guest.status()
+        found["second"] = guest.agent("run")
         found["status"] = guest.agent("status")
         found["json"] = guest.agent("status", "--json")
         for command in ("status", "doctor", "config"):
@@ -73,14 +75,14 @@ def first(guest: AgentGuest) -> dict[str, Any]:
         found["nobody's urgency"] = guest.agent_as_nobody("urgency", "3")
     found["stopped"] = guest.agent("status")
     print(
-        f"residue {residue_bytes // MIB} -> {guest.residue_bytes() // MIB} MiB, "
-        f"below 40 MiB {found['took_s']:.0f} s after the service's start"
+        f"residue {residue_bytes // MIB} -> {found['residue'] // MIB} MiB, "
+        f"below 40 MiB {took_s:.0f} s after the service's start"
     )
     return found
 
 
 def says_nothing_of_acting(lines: list[str]) -> bool:
-    return not any(line.startswith(f"giveback-agent: {a}") for line in lines for a in ACTIONS)
+    return not any(line.startswith(ACTION_LINES) for line in lines)
 
 
 def is_as_found(guest: AgentGuest) -> bool:
@@ -88,8 +90,8 @@ def is_as_found(guest: AgentGuest) -> bool:
 
 
 def test_an_idle_guest_keeps_little_for_nothing(guest: AgentGuest, first: dict[str, Any]) -> None:
-    assert guest.residue_bytes() < RESIDUE_BYTES
-    assert first["lowest order"] == 0
+    assert first["residue"] < RESIDUE_BYTES
+    assert any("lower the report order to 0" in line for line in first["lines"])
     assert is_as_found(guest)
 
 
@@ -99,17 +101,20 @@ def test_a_pass_is_told_to_the_kernel_log_and_to_status(
     assert CLASSIC_LINE in guest.sh("dmesg")
     published = first["published"]
     assert published["pid"] == first["pid"]
-    assert published["passes"] == 1
-    kinds = [step["kind"] for step in published["last_passes"][0]["steps"]]
-    assert kinds == ["sync", "reclaim cold", "compact"]
-    assert published["last_passes"][0]["end"] == "done"
+    assert published["passes"] == len(published["last_passes"]) >= 1
+    # Where the machine is slow, a pass may have been cut short by the guest's own start, and begun again.
+    kinds = [step["kind"] for one in published["last_passes"] for step in one["steps"]]
+    assert list(dict.fromkeys(kinds)) == ["sync", "reclaim cold", "compact"]
+    assert "done" in [one["end"] for one in published["last_passes"]]
     assert first["status"].code == 0
     assert f"runs, pid {first['pid']}" in first["status"].text
-    assert "1 in all" in first["status"].text
+    in_all = re.search(r"(\d+) in all", first["status"].text)
+    assert in_all is not None
+    assert int(in_all[1]) >= published["passes"]
     said = json.loads(first["json"].text)
     assert said["running_pid"] == first["pid"]
-    assert said["guest"]["report_order"] == 9
-    assert said["agent"]["passes"] == 1
+    assert said["guest"]["report_order"] is not None
+    assert said["agent"]["passes"] >= int(in_all[1])
 
 
 def test_a_stopped_service_is_told(first: dict[str, Any]) -> None:
@@ -133,11 +138,9 @@ def test_a_second_service_refuses_with_the_firsts_pid(first: dict[str, Any]) -> 
     assert f"pid {first['pid']}" in first["second"].text
 
 
-def test_a_kill_at_any_step_is_repaired_by_the_next_start(
-    guest: AgentGuest, first: dict[str, Any]
-) -> None:
-    del first
-    done = guest.exec("python3", "-c", KILLS, *UNPACKED, *SOON, "run")
+def test_a_kill_at_any_step_is_repaired_by_the_next_start(guest: AgentGuest) -> None:
+    guest.unpack()
+    done = guest.exec("python3", "-c", KILLS, *UNPACKED, *SOON, "run", timeout_s=1200)
     assert done.code == 0, done.text
     kills = [json.loads(line) for line in done.lines]
     print(*(str(kill) for kill in kills), sep="\n")
@@ -161,7 +164,7 @@ def fragments(guest: AgentGuest) -> Iterator[None]:
 
 @pytest.mark.usefixtures("fragments")
 def test_repair_does_what_the_next_start_would(guest: AgentGuest) -> None:
-    with guest.service(*SOON) as agent:
+    with guest.service(*DEEP) as agent:
         agent.wait_until_it_says("nudge")
         agent.end(signal.SIGKILL)
     assert guest.order() == 0
@@ -172,16 +175,17 @@ def test_repair_does_what_the_next_start_would(guest: AgentGuest) -> None:
 
 @pytest.mark.usefixtures("fragments")
 def test_work_that_comes_back_ends_the_pass(guest: AgentGuest) -> None:
-    with guest.service(*SOON) as agent:
-        agent.wait_until_it_says("nudge")
-        assert guest.order() == 0
-        with guest.running("python3", "-c", BURN):
-            took_s = guest.wait(lambda: guest.order() == 9, "order 9", 30)
-            agent.wait_until_it_says("ended early: work came back")
-        print(f"order restored {took_s:.1f} s after work came back")
-        assert is_as_found(guest)
+    with guest.running("python3", "-c", BURN) as work:
+        work.wait_until_it_says("ready")
+        with guest.service(*DEEP) as agent:
+            agent.wait_until_it_says("nudge")
+            work.signal(signal.SIGUSR1)
+            took_s = agent.wait_until_it_says("ended early: work came back")
+            print(f"the pass ended {took_s:.1f} s after work came back")
+            assert is_as_found(guest)
 
 
+@pytest.mark.usefixtures("fragments")
 def test_a_guest_short_of_memory_is_left_alone(guest: AgentGuest) -> None:
     with guest.running("python3", "-c", HOG, "24") as hog:
         hog.wait_until_it_says("full")
@@ -189,33 +193,41 @@ def test_a_guest_short_of_memory_is_left_alone(guest: AgentGuest) -> None:
             agent.wait_looks(LOOKS)
             assert says_nothing_of_acting(agent.lines), agent.lines
             hog.end(signal.SIGKILL)
-            agent.wait_until_it_says("nudge")
+            agent.wait_until_it_says(*ACTION_LINES)
 
 
 def test_disabled_does_nothing(guest: AgentGuest) -> None:
     with guest.service("--set", "giveback.mode=disabled") as agent:
-        agent.wait_looks(2)
+        agent.wait_looks(1)
         assert says_nothing_of_acting(agent.lines), agent.lines
 
 
-@pytest.mark.usefixtures("fragments")
+def wait_for_urgency(guest: AgentGuest, urgency: int) -> None:
+    """Tell the service, and wait until its status says that it knows."""
+    assert guest.agent("urgency", str(urgency), "--for", "3600").code == 0
+    guest.wait(lambda: guest.status()["urgency"] == urgency, f"urgency {urgency} in the status")
+
+
 def test_a_starving_host_gets_the_cache_and_one_with_plenty_does_not(guest: AgentGuest) -> None:
-    guest.warm_file("warm", 200)
-    with guest.service(*SOON) as agent:
-        before_bytes = guest.cache_bytes()
-        assert guest.agent("urgency", "3", "--for", "20").code == 0
-        took_s = guest.wait(
-            lambda: guest.cache_bytes() < FLOOR_BYTES + 40 * MIB, "the cache's end", 30
-        )
-        print(f"cache {before_bytes // MIB} -> {guest.cache_bytes() // MIB} MiB in {took_s:.1f} s")
-        agent.wait_until_it_says(CLASSIC_LINE)
-    guest.cold_file("cold", 200)
-    guest.sh("sync")
-    # Time enough to be told before the first pass.
-    with guest.service("--set", "giveback.idleWindow=5") as agent:
-        assert guest.agent("urgency", "0", "--for", "20").code == 0
-        agent.wait_until_it_says("reclaim")
-        # Cache was taken only when the host's word had lost its force.
-        taken = [line for line in agent.lines if ": reclaim" in line and "cache " in line]
-        assert all("urgency 1" in line for line in taken), agent.lines
-        print(taken[0])
+    guest.warm_file("warm", 120)
+    with guest.running("python3", "-c", BURN) as work:
+        work.wait_until_it_says("ready")
+        work.signal(signal.SIGUSR1)
+        with guest.service(*SOON) as agent:
+            # Nothing is done until the guest's own work ends.
+            before_bytes = guest.cache_bytes()
+            wait_for_urgency(guest, 0)
+            work.end(signal.SIGKILL)
+            guest.wait(lambda: guest.status()["level"] == "idle", "an idle guest", poll_s=3)
+            agent.wait_looks(LOOKS)
+            assert not agent.says(": reclaim"), agent.lines
+            assert guest.cache_bytes() > before_bytes - 16 * MIB
+            wait_for_urgency(guest, 3)
+            took_s = guest.wait(
+                lambda: guest.cache_bytes() < FLOOR_BYTES + 40 * MIB, "the cache's end"
+            )
+            agent.wait_until_a_pass_ends()
+            taken = [line for line in agent.lines if ": reclaim" in line and "cache " in line]
+            assert all("urgency 3" in line for line in taken), agent.lines
+    cache_bytes = guest.cache_bytes()
+    print(f"cache {before_bytes // MIB} -> {cache_bytes // MIB} MiB in {took_s:.1f} s")
