@@ -16,6 +16,7 @@ import pytest
 from agent_guest import (
     BURN,
     DEEP,
+    EDITOR,
     HOG,
     HOLD,
     KILLS,
@@ -231,3 +232,51 @@ def test_a_starving_host_gets_the_cache_and_one_with_plenty_does_not(guest: Agen
             assert all("urgency 3" in line for line in taken), agent.lines
     cache_bytes = guest.cache_bytes()
     print(f"cache {before_bytes // MIB} -> {cache_bytes // MIB} MiB in {took_s:.1f} s")
+
+
+@pytest.mark.usefixtures("fragments")
+def test_release_deep_tells_each_gain_and_ctrl_c_restores(guest: AgentGuest) -> None:
+    guest.cold_file("cold", 100)
+    guest.unpack()
+    release = guest.spawn(*UNPACKED, "release", "--deep")
+    release.wait_until_it_says("report order 9 -> 0")
+    release.end(signal.SIGINT)
+    assert is_as_found(guest)
+    assert "Traceback" not in "\n".join(release.lines)
+    done = guest.agent("release", "--deep")
+    assert done.code == 0, done.text
+    for words in ("MiB made contiguous", "report order 9 -> 0", "in small pieces", CLASSIC_LINE):
+        assert words in done.text
+    assert is_as_found(guest)
+    print(*release.lines, *done.lines, sep="\n")
+
+
+@pytest.mark.usefixtures("fragments")
+def test_without_cgroups_and_debugfs_trapped_memory_still_goes(guest: AgentGuest) -> None:
+    guest.unpack()
+    guest.sh("umount /sys/fs/cgroup; umount /sys/kernel/debug")
+    guest.cold_file("cold", 100)
+    try:
+        with guest.service(*DEEP) as agent:
+            agent.wait_until_it_says("nudge")
+            assert not agent.says(": reclaim")
+    finally:
+        guest.sh(
+            "mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount -t debugfs debugfs /sys/kernel/debug"
+        )
+    assert is_as_found(guest)
+
+
+def test_an_editor_keeps_the_agent_from_little(guest: AgentGuest, first: dict[str, Any]) -> None:
+    guest.sh("rm -f /work/warm /work/cold /work/churn")
+    guest.work(SCALE)
+    before_bytes = guest.vm.resident_bytes()
+    most_bytes = first["after"] + (before_bytes - first["after"]) // 5
+    with guest.running("python3", "-c", EDITOR), guest.service() as agent:
+        took_s = guest.wait(lambda: guest.vm.resident_bytes() <= most_bytes, "80 %")
+        agent.wait_until_a_pass_ends()
+    after_bytes = guest.vm.resident_bytes()
+    print(
+        f"resident {before_bytes // MIB} -> {after_bytes // MIB} MiB, 80 % after {took_s:.0f} s; "
+        f"idle {first['before'] // MIB} -> {first['after'] // MIB}"
+    )
