@@ -1,0 +1,182 @@
+"""Cells that compare: by kernel, memory and work; those that do not count, and why not. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import TYPE_CHECKING
+
+from giveback.bench.metrics import host_figures, mark, observed_after_s, vm_figures
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from giveback.bench.metrics import Figures
+    from giveback.bench.model import Cell, CellResult
+
+NONE = "none"
+OURS = "giveback"
+SHORTEST_SHARE = 0.5
+"""Of the others' time: what was watched, or worked, for less is no whole cell."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Setting:
+    """What is the same in all cells that are compared."""
+
+    kernel: str
+    mem_bytes: int
+    work: str
+
+    @property
+    def key(self) -> str:
+        """For file names and anchors; the work first, since that is what one looks for."""
+        return f"{self.work}-{self.kernel}-{self.mem_bytes >> 20}M"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A whole cell with its figures: of the host (of its only VM, or of all), and of each VM."""
+
+    result: CellResult
+    figures: Figures
+    vms: tuple[Figures, ...]
+
+    @property
+    def strategy(self) -> str:
+        return self.result.cell.strategy
+
+    @property
+    def round(self) -> int:
+        return self.result.cell.round
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A cell that does not count, and why."""
+
+    cell: Cell
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The cells of one setting. `after_s` is, for each VM, the span after its work that all share."""
+
+    setting: Setting
+    cells: tuple[Measured, ...]
+    failed: tuple[Failed, ...]
+    after_s: tuple[float, ...]
+
+    @property
+    def strategies(self) -> list[str]:
+        """Those that were measured at least once, in the order of their first cells."""
+        return list(dict.fromkeys(cell.strategy for cell in self.cells))
+
+    @property
+    def rounds(self) -> int:
+        """The most rounds that any strategy has."""
+        return max((len(self.of(name)) for name in self.strategies), default=0)
+
+    def of(self, strategy: str) -> list[Measured]:
+        """A strategy's cells, by round."""
+        return sorted((c for c in self.cells if c.strategy == strategy), key=lambda c: c.round)
+
+    def values(self, strategy: str, field: str) -> dict[int, float]:
+        """A figure of a strategy by round, where it was measured."""
+        found = ((cell.round, getattr(cell.figures, field)) for cell in self.of(strategy))
+        return {number: value for number, value in found if value is not None}
+
+
+def is_own(strategy: str) -> bool:
+    """Whether it is giveback itself, whole or with a part switched off: no rival of its own."""
+    return strategy == OURS or strategy.startswith(f"{OURS}-")
+
+
+def groups(results: Sequence[CellResult]) -> list[Group]:
+    """All settings in the order of their first cells; of two results of one cell the later counts."""
+    latest = {result.cell.key: result for result in results}
+    by_setting: dict[Setting, list[CellResult]] = {}
+    for result in latest.values():
+        cell = result.cell
+        by_setting.setdefault(Setting(cell.kernel, cell.mem_bytes, cell.work), []).append(result)
+    return [_group(setting, found) for setting, found in by_setting.items()]
+
+
+def _group(setting: Setting, results: list[CellResult]) -> Group:
+    failed = {id(r): reasons for r in results if (reasons := _not_whole(r))}
+    failed |= {id(r): (why,) for r, why in _too_short([r for r in results if id(r) not in failed])}
+    whole = [r for r in results if id(r) not in failed]
+    after_s = _shared_after_s(whole)
+    measured = []
+    for result in whole:
+        of_vms = tuple(vm_figures(vm, s) for vm, s in zip(result.vms, after_s, strict=False))
+        measured.append(Measured(result, host_figures(result.vms, of_vms), of_vms))
+    return Group(
+        setting,
+        tuple(_against_none(measured)),
+        tuple(Failed(r.cell, (*r.problems, *failed[id(r)])) for r in results if id(r) in failed),
+        after_s,
+    )
+
+
+def _not_whole(result: CellResult) -> tuple[str, ...]:
+    if not result.vms:
+        return ("nothing was measured",)
+    reasons = []
+    for vm in result.vms:
+        if not vm.samples:
+            reasons.append(f"{vm.name}: its memory was never read")
+        elif mark(vm, "work") is None:
+            reasons.append(f"{vm.name}: its work never ended")
+    return tuple(reasons)
+
+
+def _too_short(results: list[CellResult]) -> list[tuple[CellResult, str]]:
+    """Cells that are watched, or that worked, for much less time than the others."""
+    watched = {id(r): min(observed_after_s(vm) or 0.0 for vm in r.vms) for r in results}
+    worked = {id(r): sum(vm.work_s for vm in r.vms) for r in results}
+    usual_watched = median(watched.values()) if watched else 0.0
+    usual_worked = median(worked.values()) if worked else 0.0
+    short = []
+    for result in results:
+        after_s, work_s = watched[id(result)], worked[id(result)]
+        if after_s < SHORTEST_SHARE * usual_watched:
+            why = f"watched for {after_s:.0f} s after its work, others for {usual_watched:.0f} s"
+            short.append((result, why))
+        elif work_s < SHORTEST_SHARE * usual_worked:
+            why = f"its work took {work_s:.0f} s, that of others {usual_worked:.0f} s: not all done"
+            short.append((result, why))
+    return short
+
+
+def _shared_after_s(results: list[CellResult]) -> tuple[float, ...]:
+    most_vms = max((len(r.vms) for r in results), default=0)
+    return tuple(
+        min(observed_after_s(r.vms[i]) or 0.0 for r in results if len(r.vms) > i)
+        for i in range(most_vms)
+    )
+
+
+def _against_none(measured: list[Measured]) -> list[Measured]:
+    nones = {m.round: m.figures for m in measured if m.strategy == NONE}
+    return [
+        replace(m, figures=_with_ratios(m.figures, nones[m.round])) if m.round in nones else m
+        for m in measured
+    ]
+
+
+def _with_ratios(figures: Figures, none: Figures) -> Figures:
+    cpu_above = None
+    if figures.vmm_cpu_s is not None and none.vmm_cpu_s is not None:
+        cpu_above = figures.vmm_cpu_s - none.vmm_cpu_s
+    return replace(
+        figures,
+        slow_ratio=_ratio(figures.work_s, none.work_s),
+        reread_ratio=_ratio(figures.reread_s, none.reread_s),
+        cpu_above_none_s=cpu_above,
+    )
+
+
+def _ratio(ours: float | None, theirs: float | None) -> float | None:
+    return None if ours is None or not theirs else ours / theirs
