@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _CRITICAL_OF_SHORT = 0.5
 _SOON_S = 5.0
 # What an agent needs to let go of warm cache, and some more.
-_WARM_LEAD_S = 8.0
+_WARM_LEAD_S = 5.0
 # PSI memory, per cent of ten seconds. systemd-oomd kills at 60; a host that has memory shows 0.
 _SOME_STALLED = 10.0
 _FULL_STALLED = 5.0
@@ -88,13 +88,14 @@ def decide(
     state = _settle(needed, host, state, settings)
     if state.urgency > needed:
         why = f"calm for less than {settings.calm_for_s:.0f} s"
-    deficit = _deficit(host, marks, slope, needed, settings) if state.urgency else 0
+    # What is held out of caution alone asks for nothing.
+    deficit = _deficit(host, marks, slope, needed, settings) if needed else 0
     keys = {guest.key for guest in guests}
     asked = {key: ask for key, ask in state.asked.items() if key in keys}
     asks: tuple[Ask, ...] = ()
     if deficit:
         near = _deficit_soon(host, marks, slope)
-        asks, asked = _ask((deficit, near), state.urgency, sane(guests), asked, host.at_s)
+        asks, asked = _ask((deficit, near), needed, sane(guests), asked, host.at_s)
     swap_in = (host.at_s, host.swap_in_bytes)
     state = replace(state, looks=looks, swap_in=swap_in, asked=asked)
     look_again_s = _look_again_s(host, marks, trouble_in_s, state.urgency)

@@ -1,7 +1,9 @@
 """When the host's memory runs out, if it goes on as in the last looks. Pure.
 
 The slope is Theil and Sen's: the median of the slopes between all pairs of looks. A single jump (a
-file that was deleted, a process that ended) does not move it, where least squares would follow.
+file that was deleted, a process that ended) does not move it, where least squares would follow. With
+few looks a jump is still much of the evidence, so the last two must agree: what has stopped falling is
+not running out.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ def slope_bytes_per_s(looks: Sequence[Look], noise_bytes: int = 0) -> float:
     ]
     if not slopes:
         return 0.0
-    slope = median(slopes)
+    last, before = looks[-1], looks[-2]
+    pause = last.available_bytes >= before.available_bytes
+    slope = max(median(slopes), 0.0) if pause else median(slopes)
     changed = abs(slope) * (looks[-1].at_s - looks[0].at_s)
     return slope if changed > noise_bytes and math.isfinite(slope) else 0.0
 

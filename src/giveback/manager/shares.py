@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LEAST_GOAL_BYTES = 16 * MIB
 """The agent's own least gain: less is not worth a pass."""
-GRACE_S = {1: 20.0, 2: 10.0, 3: 5.0}
+GRACE_S = {1: 20.0, 2: 8.0, 3: 5.0}
 """How long an ask is waited for: the agent's window of idleness, its pass, the kernel's reports."""
 LEAST_RELIABILITY = 1 / 8
 """A guest that never delivers is still asked now and then: its reason may have gone."""
@@ -150,13 +150,13 @@ def _offer(guest: GuestView, ask: Asked | None, urgency: int, now_s: float) -> _
     warm = guest.warm_bytes if urgency >= 3 else 0
     least_urgency = 1
     if not _may_be_asked_again(guest, ask, now_s):
-        if urgency < 3 or ask is None or ask.urgency >= 3:
+        if urgency < 3 or ask is None or ask.urgency > 1:
             return None
         # The host has come to its worst meanwhile: what was asked for is expected as before.
         warm -= max(0, left_of(ask, guest, now_s) - trapped - cold)
         trapped = cold = 0
         warm = max(0, warm)
-        least_urgency = ask.urgency + 1
+        least_urgency = 2
     room = max(0, guest.resident_bytes - guest.floor_bytes)
     trapped = min(trapped, room)
     cold = min(cold, room - trapped)
