@@ -61,7 +61,9 @@ def status_of(vm: Watched, now_s: float, leased_bytes: int = 0) -> VmStatus:
         vm.status,
         guest_source=f"{seen.guest.source}" + (f", {guest_age_s:.0f} s old" if guest_age_s else ""),
         sampled_age_s=None if vm.sampled_at_s is None else max(0.0, now_s - vm.sampled_at_s),
-        lease_left_s=max(0.0, vm.told_until_s - now_s) if vm.told is not None else None,
+        lease_left_s=max(0.0, vm.told_until_s - now_s)
+        if vm.told is not None and vm.had_agent
+        else None,
         balloon_lease_bytes=leased_bytes,
         errors=dict(vm.errors.counts),
     )
@@ -84,7 +86,7 @@ def _made(vm: Watched, leased_bytes: int) -> VmStatus:
         needed_bytes=ledger.needed_bytes if ledger else None,
         residue_bytes=ledger.residue_bytes if ledger else None,
         rows={row.key.name.lower(): row.host_bytes for row in ledger.rows} if ledger else {},
-        urgency=vm.told,
+        urgency=vm.told if vm.had_agent else None,
         reliability=round(vm.trust.reliability, 3),
         balloon_lease_bytes=leased_bytes,
         doctor=vm.doctor,

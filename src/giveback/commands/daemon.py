@@ -1,0 +1,50 @@
+"""Look after this host's VMs: tell their agents how badly the host needs memory, check what comes.
+
+Runs in the foreground until SIGTERM or Ctrl-C; SIGHUP reads the settings again. A calm host leaves
+guests their caches; a short one gets memory from those that have most to give at the least cost.
+`giveback status`, `history` and `reclaim` talk to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from giveback.errors import InputError
+
+if TYPE_CHECKING:
+    import argparse
+
+HELP = "run the host manager: memory back from VMs when the host needs it"
+
+
+def prepare_parser(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "--settings",
+        type=Path,
+        metavar="FILE",
+        help="the settings (/etc/giveback/giveback.toml, if there is one)",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="only check the settings, and say what holds"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until stopped; 2 where it cannot begin."""
+    try:
+        from giveback.manager import logs  # noqa: PLC0415
+        from giveback.manager.lifecycle import manage  # noqa: PLC0415
+        from giveback.manager.settings import load  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise InputError(f"the daemon needs {error.name}: pip install 'giveback[host]'") from error
+    settings = load(args.settings)
+    if args.check:
+        print(f"{settings.source}: good; socket {settings.socket}, state {settings.state}")
+        return 0
+    logs.set_up(sys.stderr, settings.log_level)
+    asyncio.run(manage(settings, args.settings))
+    return 0

@@ -1,0 +1,156 @@
+"""From `giveback daemon` to its end: one at a time, told to systemd, reloaded whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from giveback.errors import InputError
+from giveback.manager.daemon import Daemon, NoRecorder
+from giveback.manager.fallback import Fallbacks
+from giveback.manager.history import History
+from giveback.manager.server import Endpoint, serving
+from giveback.manager.settings import load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from giveback.manager.model import Recorder
+    from giveback.manager.settings import Settings
+
+LOCK_NAME = "daemon.lock"
+_ONLY_AT_START = {
+    "socket": "daemon.socket",
+    "socket_group": "daemon.socket_group",
+    "state": "daemon.state",
+    "metrics_listen": "daemon.metrics_listen",
+    "history": "history.path or history.keep",
+    "history_limit_bytes": "history.limit",
+}
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the daemon's lock in its state folder, which is made where it is missing.
+
+    Raises InputError that names the PID of the daemon that holds it. The kernel lets go of the lock
+    when its holder ends, however it ends.
+    """
+    path = folder / LOCK_NAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; daemon.state names the folder") from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "not known"
+            raise InputError(
+                f"{path}: a giveback daemon runs already (pid {holder}); stop it, or give this one "
+                "a folder of its own by daemon.state"
+            ) from error
+        # A full disk keeps only the number from whoever asks: the lock holds without it.
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+def notify(**state: str) -> None:
+    """Tell systemd, where it listens (sd_notify(3)): `notify(READY="1", STATUS="…")`."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address[:1] not in ("/", "@"):
+        return
+    text = "\n".join(f"{key}={value}" for key, value in state.items())
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)
+        sender.sendto(text.encode(), "\0" + address[1:] if address[0] == "@" else address)
+
+
+def notify_reloading() -> None:
+    """Between this and READY=1 the settings are read anew; systemd wants to know since when."""
+    notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
+
+
+def fixed(before: Settings, after: Settings) -> list[str]:
+    """What of the settings has changed, and can only at a start. Pure."""
+    return [
+        key for name, key in _ONLY_AT_START.items() if getattr(before, name) != getattr(after, name)
+    ]
+
+
+async def manage(settings: Settings, path: Path | None) -> None:
+    """Run the daemon until SIGTERM or SIGINT. Raises InputError where it cannot begin."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(settings.state))
+        recorder = _recorder(settings, stack)
+        daemon = Daemon(settings, recorder=recorder, fallbacks=Fallbacks(settings.state))
+        loop = asyncio.get_running_loop()
+        async with serving(daemon, _endpoint(settings)) as surfaces:
+
+            def reload() -> None:
+                notify_reloading()
+                if take_settings(daemon, path):
+                    surfaces.access = daemon.settings.access
+                notify(READY="1")
+
+            def stop() -> None:
+                notify(STOPPING="1")
+                daemon.stop()
+
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, stop)
+            loop.add_signal_handler(signal.SIGHUP, reload)
+            try:
+                await daemon.run(lambda: notify(READY="1", STATUS="looking after the VMs"))
+            finally:
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                    loop.remove_signal_handler(number)
+
+
+def take_settings(daemon: Daemon, path: Path | None) -> bool:
+    """Read the settings again; all of them count from now on, or none, and then it is shown why."""
+    log = structlog.get_logger("giveback.settings")
+    try:
+        settings = load(path)
+        changed = fixed(daemon.settings, settings)
+        if changed:
+            raise InputError(f"{settings.source}: {', '.join(changed)} changes only at a restart")
+    except InputError as error:
+        daemon.reload_failed(str(error))
+        log.error("settings refused", why=str(error))
+        return False
+    daemon.reload(settings)
+    log.info("settings reloaded", source=settings.source)
+    return True
+
+
+def _recorder(settings: Settings, stack: contextlib.ExitStack) -> Recorder:
+    if settings.history is None:
+        return NoRecorder()
+    history = History(str(settings.history), settings.history_limit_bytes)
+    stack.callback(history.close)
+    return history
+
+
+def _endpoint(settings: Settings) -> Endpoint:
+    return Endpoint(
+        socket_path=str(settings.socket),
+        socket_group=settings.socket_group,
+        access=settings.access,
+        metrics_listen=settings.metrics_listen,
+        history_path="" if settings.history is None else str(settings.history),
+    )
