@@ -82,21 +82,31 @@ def process(program: str, *words: str, memory: str = "") -> Iterator[Process]:
 
 
 class Api:
-    """What a scripted VMM answers: resource -> (status, body). `seen` are the requests it got."""
+    """What a scripted VMM answers: resource -> (status, body). `seen` are the requests it got.
+
+    What changes something is `PATCH resource`, answered with 204 unless told otherwise, and in `sent`.
+    """
 
     def __init__(self, vmm: str, answers: dict[str, tuple[int, Any]]) -> None:
         self.description = json.loads((OPENAPI / f"{vmm}.json").read_text())
         self.answers = answers
         self.seen: list[str] = []
+        self.sent: list[tuple[str, Any]] = []
         self.faults: list[str] = []
 
-    def answer(self, method: str, resource: str) -> tuple[int, Any]:
+    def answer(self, method: str, resource: str, request: object = None) -> tuple[int, Any]:
         self.seen.append(resource)
         operation = self.description["paths"].get(resource, {}).get(method.lower())
         if operation is None:
             self.faults.append(f"{method} {resource} is not in the description")
             return 404, {}
-        status, body = self.answers[resource]
+        if method == "GET":
+            status, body = self.answers[resource]
+        else:
+            change = f"{method} {resource}"
+            self.sent.append((change, request))
+            self._check(operation["request"], change, request)
+            status, body = self.answers.get(change, (204, None))
         name = operation.get(str(status), operation.get("default", "undescribed"))
         if name == "undescribed":
             self.faults.append(f"{resource} never answers {status}")
@@ -118,8 +128,18 @@ def serving(path: Path, api: Api) -> Iterator[Api]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            status, body = api.answer("GET", self.path)
-            text = json.dumps(body).encode()
+            self._reply(*api.answer("GET", self.path))
+
+        def do_PUT(self) -> None:
+            self._reply(*api.answer(self.command, self.path, self._request()))
+
+        do_PATCH = do_PUT  # noqa: N815  # the name is http.server's
+
+        def _request(self) -> object:
+            return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+
+        def _reply(self, status: int, body: object) -> None:
+            text = b"" if body is None else json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(text)))
