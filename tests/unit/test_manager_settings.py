@@ -211,6 +211,7 @@ def test_any_text_is_a_pattern(pattern: str, name: str) -> None:
         ('[host]\nshort = "20%"', "host.calm: 15% must be more than host.short, which is 20%"),
         ('[host]\nshort = "4G"\ncalm = "4G"', "host.calm: 4.0 GiB must be more than"),
         ("[host]\nhorizon = 30", 'host.horizon: must be a time with its unit, as text, from "1s"'),
+        ('[host]\nhorizon = "11m"', 'host.horizon: at most "10m"'),
         ('[host]\nhorizon = "0s"', "host.horizon: must be a time"),
         ('[host]\ncgroup = "vms"', "host.cgroup: must be an absolute path, as text, not 'vms'"),
         ('[daemon]\nlog_level = "loud"', "'debug', 'info', 'warning' or 'error', not 'loud'"),

@@ -87,7 +87,7 @@ def decide(
     needed, why = _urgency_needed(host, marks, trouble_in_s, swap_rate, state, settings)
     state = _settle(needed, host, state, settings)
     if state.urgency > needed:
-        why = f"calm for less than {settings.calm_for_s:.0f} s"
+        why += f"; urgency {state.urgency} until that has lasted {settings.calm_for_s:.0f} s"
     # What is held out of caution alone asks for nothing.
     deficit = _deficit(host, marks, slope, needed, settings) if needed else 0
     keys = {guest.key for guest in guests}

@@ -21,6 +21,7 @@ from giveback.manager import patterns, peers, settings_errors
 from giveback.manager.units import Mark, duration_of, mark_of, size_of
 
 FILE_LIMIT_BYTES = 1 << 20
+HORIZON_MOST_S = 600.0
 SYSTEM_PATH = Path("/etc/giveback/giveback.toml")
 SYSTEM_RUNTIME = Path("/run/giveback-daemon")
 SYSTEM_STATE = Path("/var/lib/giveback-daemon")
@@ -227,6 +228,8 @@ def _effective(
     }
     arbiter = replace(arbiter, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
     wrong += _marks_wrong(arbiter)
+    if arbiter.horizon_s > HORIZON_MOST_S:
+        wrong.append('host.horizon: at most "10m": 30 s of looks do not tell of later')
     who, who_wrong = _access(file.access)
     wrong += who_wrong
     if history.limit < 8 << 20:
