@@ -115,11 +115,13 @@ class InGuests:
     async def stop(self) -> None:
         """End the programs and put back what was changed; what cannot be done is a problem."""
         programs, self._programs = self._programs, []
-        changed, self._changed = self._changed[::-1], []
         for vm, pid in programs:
             await self._or_problem(self._end(vm, pid))
-        for vm, path, value in changed:
-            await self._or_problem(self.change(vm, {path: value}))
+        changed, self._changed = self._changed, []
+        for vm in dict.fromkeys(vm for vm, _, _ in changed):
+            # Last changed, first put back: what was switched on last goes off first.
+            before = {path: value for where, path, value in changed[::-1] if where is vm}
+            await self._or_problem(self.change(vm, before))
         self._changed.clear()
 
     async def _or_problem(self, work: Awaitable[object]) -> None:
