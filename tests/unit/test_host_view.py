@@ -155,11 +155,16 @@ def test_version_1(tree: Tree) -> None:
         tree.put(f"{base}/memory.limit_in_bytes", limit)
         tree.put(f"{base}/memory.usage_in_bytes", 800 * MIB)
         tree.put(f"{base}/memory.stat", f"inactive_file 1\ntotal_inactive_file {100 * MIB}\n")
+    tree.put(
+        f"{folder}/memory.stat",
+        f"total_inactive_file {100 * MIB}\ntotal_workingset_refault_anon 3\n",
+    )
     tree.put(f"{folder}/memory.memsw.limit_in_bytes", 2 * GIB)
     tree.put(f"{folder}/memory.memsw.usage_in_bytes", GIB)
     found = tree.view(folder)
     assert (found.total_bytes, found.available_bytes) == (GIB, 324 * MIB)
     assert found.swap_free_bytes == GIB
+    assert found.swap_in_bytes == 3 * PAGE_BYTES
     assert found.psi_memory_some_avg10 == 1.5
 
 

@@ -170,6 +170,7 @@ _V1_NAMES = {
     "total_active_file": "active_file",
     "total_dirty": "file_dirty",
     "total_writeback": "file_writeback",
+    "total_workingset_refault_anon": "workingset_refault_anon",
 }
 
 
@@ -181,7 +182,7 @@ def _read_v1(root: str, folder: str) -> tuple[Group, int | None]:
             files.under(root, f"{folder}/memory.usage_in_bytes"), "is not a number"
         )
     old = parse_stat(files.read(root, f"{folder}/memory.stat"))
-    stat = {name: old.get(name_v1, 0) for name_v1, name in _V1_NAMES.items()}
+    stat = {name: old[name_v1] for name_v1, name in _V1_NAMES.items() if name_v1 in old}
     both_limit = _optional_amount(root, f"{folder}/memory.memsw.limit_in_bytes")
     both_used = _optional_amount(root, f"{folder}/memory.memsw.usage_in_bytes")
     left = None if both_limit is None else max(0, both_limit - (both_used or 0))
