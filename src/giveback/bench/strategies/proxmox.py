@@ -83,6 +83,9 @@ class Ballooning:
             self.host_cpu_s += time.thread_time() - began_s
 
     async def _pass(self) -> None:
+        if not all([await _is_running(vm) for vm in self._vms]):
+            # Frozen by who measures: a guest whose clock stands still is not to be judged.
+            return
         seen = [await _look(vm) for vm in self._vms]
         used = sum(vm.resident_bytes() for vm in self._vms)
         sizes = rule.decide(seen, rule.goal_bytes(self._host_bytes, used))
@@ -118,6 +121,11 @@ def free_bytes(stats: object, ram_bytes: int) -> int | None:
     inner = stats.get("stats") if isinstance(stats, dict) else None
     value = inner.get("stat-free-memory") if isinstance(inner, dict) else None
     return value if isinstance(value, int) and 0 <= value <= ram_bytes else None
+
+
+async def _is_running(vm: LabVm) -> bool:
+    answer = await _qmp(vm, "query-status")
+    return isinstance(answer, dict) and answer.get("running") is True
 
 
 async def _size(vm: LabVm) -> int:
