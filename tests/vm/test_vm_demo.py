@@ -18,6 +18,7 @@ from giveback.lab.accel import Accel, choose_accel
 from giveback.lab.demo import DemoOptions, Lab, booted, record_all, run_demo
 from giveback.lab.vm import MIB, LabVm, VmSpec
 from giveback.report.run import DemoRun, VmRun, figures
+from giveback_agent.passes import CLASSIC_LINE, PASS_LINE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,9 +32,12 @@ SIGNALLED_WHEN = {
 
 @pytest.fixture(scope="module")
 def measured(lab: Lab, accel: Accel, tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
-    """One short demo of both VMs, seen from its work to well after it."""
+    """One short demo of both VMs, seen from its work to well after it.
+
+    A whole pass is up to 38 s of the kernel's own periods, and what the guest's CPU needs.
+    """
     options = DemoOptions(
-        mem_bytes=768 * MIB, cpus=1, accel=accel.name, scale=0.3, watch_s=40,
+        mem_bytes=768 * MIB, cpus=1, accel=accel.name, scale=0.3, watch_s=70,
         out=tmp_path_factory.mktemp("out"),
     )  # fmt: skip
     return asyncio.run(run_demo(options, lambda _: None, lambda _: None, lab))
@@ -72,7 +76,7 @@ def test_dmesg_says_when_the_agent_ran_and_the_plain_guest_has_no_reporting(
     measured: DemoRun,
 ) -> None:
     ours = "\n".join(vm_of(measured, "giveback").dmesg)
-    assert "giveback: performing memory compaction" in ours
+    assert CLASSIC_LINE in ours or PASS_LINE in ours
     assert "Free page reporting enabled" in ours
     assert "Free page reporting enabled" not in "\n".join(vm_of(measured, "plain").dmesg)
     assert {m.kind for m in vm_of(measured, "giveback").marks}
