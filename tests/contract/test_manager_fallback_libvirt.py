@@ -7,13 +7,16 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from fallback_kill import MIB, Clock, state
 from test_vmm_libvirt import MISSING, Daemon, daemon
 
+from giveback.errors import InputError
 from giveback.host.procs import processes
+from giveback.manager import hotplug
 from giveback.manager.fallback import Fallbacks
 from giveback.manager.model import ActionKind
 from giveback.manager.settings import VmSettings
@@ -23,7 +26,6 @@ from giveback.vmm.libvirt import LibvirtBackend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from giveback.vmm.base import VmDescription
 
@@ -48,6 +50,7 @@ XML = """\
   <devices>
     <emulator>{emulator}</emulator>
     <memballoon model='virtio'/>
+    <controller type='virtio-serial' index='0'/>
     <memory model='virtio-mem'>
       <target><size unit='MiB'>512</size><node>0</node><block unit='MiB'>2</block>
         <requested unit='MiB'>512</requested></target>
@@ -141,3 +144,17 @@ def test_a_domain_that_is_not_there(domain: VmDescription, daemon: Daemon) -> No
     with pytest.raises(Exception, match="no such"):
         asyncio.run(control.devices())
     assert domain.pid
+
+
+def test_the_agent_s_port_is_plugged_in_and_found(domain: VmDescription, daemon: Daemon) -> None:
+    backend = LibvirtBackend(uri=daemon.uri)
+    assert domain.channels == ()
+    planned = asyncio.run(hotplug.plan(domain, uri=daemon.uri))
+    assert "org.giveback.agent.0" in planned.steps[-1].text
+    channel = asyncio.run(hotplug.carry_out(planned))
+    assert Path(channel.path).is_socket()
+    state = asyncio.run(backend.inspect(domain, timeout_s=10))
+    assert state.description is not None
+    assert state.description.channels == (channel,)
+    with pytest.raises(InputError, match="already"):
+        asyncio.run(hotplug.plan(domain, uri=daemon.uri))

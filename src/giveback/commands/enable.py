@@ -1,29 +1,39 @@
-"""Turn on free page reporting and balloon statistics for a libvirt domain.
+"""Turn on free page reporting and balloon statistics for a libvirt domain, or plug the agent's port in.
 
-Shows what would change; --yes changes it. It is the domain's next start that uses it: a running VM
-keeps what it has. Other VMMs are told by their own command line: `giveback doctor` says how.
+Shows what would change; --yes changes it. Reporting is used by the domain's next start: a running VM
+keeps what it has. Other VMMs are told by their own command line: `giveback doctor` says how. With
+--agent-port, a VM of QEMU or libvirt that runs gets the virtio-serial port on which the agent is asked.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 
 from giveback.errors import InputError
 from giveback.text import shown
-from giveback.vmm import libvirt
+from giveback.vmm import choose, find, libvirt
 
-HELP = "turn on free page reporting for a libvirt domain (shows the diff first)"
+HELP = "turn on page reporting for a libvirt domain, or plug the agent's port in (shows it first)"
 _PERIOD_LIMIT_S = 3600
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("domain", metavar="DOMAIN", help="the domain's name")
+    parser.add_argument(
+        "domain", metavar="VM", help="the domain's name; with --agent-port, or a PID"
+    )
     parser.add_argument("--connect", default=libvirt.URI, metavar="URI", help="libvirt's URI")
     parser.add_argument(
         "--period", type=_period, default=5, metavar="SECONDS", help="of the statistics (5; 0 off)"
     )
     parser.add_argument("--off", action="store_true", help="turn reporting off again")
+    parser.add_argument(
+        "--agent-port", action="store_true", help="plug the agent's port into the running VM"
+    )
+    parser.add_argument(
+        "--socket", default="", metavar="PATH", help="the port's socket (beside QEMU's QMP socket)"
+    )
     parser.add_argument("--yes", action="store_true", help="change it, not only show it")
 
 
@@ -35,6 +45,8 @@ def _period(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Show the difference, and with --yes make it."""
+    if args.agent_port:
+        return asyncio.run(_plug(args))
     if not libvirt.available():
         raise InputError("libvirt-python is not installed: pip install 'giveback[libvirt]'")
     before = libvirt.persistent_xml(args.domain, args.connect)
@@ -49,4 +61,23 @@ def run(args: argparse.Namespace) -> int:
         return 0
     libvirt.define(after, args.connect)
     print("changed: the domain's next start uses it")
+    return 0
+
+
+async def _plug(args: argparse.Namespace) -> int:
+    """Show the steps of plugging the port in, and with --yes take them."""
+    from giveback.manager import hotplug  # noqa: PLC0415
+
+    _, vm = choose(find(), args.domain)
+    planned = await hotplug.plan(vm, uri=args.connect, socket=args.socket)
+    for step in planned.steps:
+        print(step.text)
+    if not args.yes:
+        print("nothing was changed; --yes does it")
+        return 0
+    channel = await hotplug.carry_out(planned)
+    print(f"plugged in: {shown(channel.path, 200)}")
+    print("an agent that runs there opens it within 10 s: `giveback explain` then asks it")
+    if vm.backend == "qemu":
+        print("the VM's next start has it only with -device virtserialport on its command line")
     return 0

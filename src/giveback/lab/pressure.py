@@ -80,7 +80,7 @@ class PressureOptions:
     ram_bytes: int = 768 * MIB
     limit_bytes: int = 2200 * MIB
     cold_bytes: int = 400 * MIB
-    hog_bytes: int = 800 * MIB
+    hog_bytes: int = 1000 * MIB
     hog_bytes_per_s: int = 40 * MIB
     hold_s: float = 10.0
     before_s: float = 20.0
@@ -135,11 +135,18 @@ class PressureRun:
         during = [resident for t_s, resident in sums if 0 < t_s <= self.event_end_s]
         return before[-1] - min(during) if before and during else 0
 
+    def median_s(self, name: str) -> float | None:
+        """What a unit of a VM's work took before the hog."""
+        before = self._units(name, -self.options.before_s, 0.0)
+        return statistics.median(before) if before else None
+
+    def _units(self, name: str, after_s: float, until_s: float) -> list[float]:
+        return [took for at, took in self.units.get(name, []) if after_s < at <= until_s]
+
     def slowdown(self, name: str) -> float | None:
         """How much longer a unit took on average during the event than before it: 0.05 is 5 %."""
-        units = self.units.get(name, [])
-        before = [took for at, took in units if -self.options.before_s < at <= 0]
-        during = [took for at, took in units if 0 < at <= self.event_end_s]
+        before = self._units(name, -self.options.before_s, 0.0)
+        during = self._units(name, 0.0, self.event_end_s)
         if not before or not during or name in self.ended:
             return None
         return statistics.fmean(during) / statistics.fmean(before) - 1

@@ -45,6 +45,7 @@ class VmSpec:
     cpus: int
     accel: str
     reporting: bool = True
+    agent_port: bool = True
     work_disk_bytes: int = 4 << 30
     kernel_arguments: str = ""
 
@@ -72,7 +73,8 @@ def command_line(spec: VmSpec, image: Image, emulator: Emulator, folder: Path) -
         "-device", "virtio-blk-pci,drive=work",
         "-device", f"virtio-balloon-pci,id=balloon,free-page-reporting={reporting}",
         "-device", "virtio-serial-pci",
-        *_port("lab", LAB_PORT, folder), *_port("agent", AGENT_PORT, folder),
+        *_port("lab", LAB_PORT, folder),
+        *(_port("agent", AGENT_PORT, folder) if spec.agent_port else ()),
         "-serial", f"file:{folder}/serial.log",
         "-qmp", f"unix:{folder}/qmp.sock,server=on,wait=off",
     ]  # fmt: skip

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 AGENT_PORT = "org.giveback.agent.0"
 """The virtio-serial port on which the guest's agent is spoken to."""
 GUEST_AGENT_PORT = "org.qemu.guest_agent.0"
+PLUGGED_CHARDEV = "giveback-agent"
+"""What QEMU calls the socket of an agent's port that was plugged into a running VM."""
 BYTES_LIMIT = 1 << 57
 """No processor addresses more: a larger amount is nonsense or a lie."""
 

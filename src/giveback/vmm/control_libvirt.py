@@ -50,8 +50,14 @@ class LibvirtControl:
         await self._do(lambda domain: domain.setMemoryStatsPeriod(period_s, _live()))
 
     async def attach(self, xml: str) -> None:
-        """Plug a device into the running domain; its next start does not have it."""
-        await self._do(lambda domain: domain.attachDeviceFlags(xml, _live()))
+        """Plug a device into the running domain, and where that is defined, into its next start."""
+        import libvirt  # noqa: PLC0415
+
+        def work(domain: Any) -> None:  # noqa: ANN401
+            kept = int(libvirt.VIR_DOMAIN_AFFECT_CONFIG) if domain.isPersistent() else 0
+            domain.attachDeviceFlags(xml, _live() | kept)
+
+        await self._do(work)
 
     async def xml(self) -> str:
         """The running domain's XML."""

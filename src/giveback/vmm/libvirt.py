@@ -17,14 +17,16 @@ from giveback.errors import InputError, VmError
 from giveback.text import shown
 from giveback.vmm import layout as layouts
 from giveback.vmm.base import (
+    AGENT_PORT,
     Answer,
     BalloonStatistics,
+    ChannelKind,
     GuestRange,
     VmDescription,
     VmState,
     amount,
 )
-from giveback.vmm.qemu import QemuBackend, parse_host_address, parse_layout
+from giveback.vmm.qemu import QemuBackend, parse_host_address, parse_layout, with_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,11 +139,15 @@ def _state(uri: str, vm: VmDescription, *, layout: bool) -> VmState:
         stats = domain.memoryStats()
         info = domain.info()
         running = domain.isActive() == 1 and info[0] == libvirt.VIR_DOMAIN_RUNNING
-        balloon = parse_memballoon(domain.XMLDesc())
+        xml = domain.XMLDesc()
+        balloon = parse_memballoon(xml)
     except libvirt.libvirtError as error:
         raise VmError(f"libvirt on {shown(vm.name)}: {shown(str(error), 200)}") from error
     finally:
         connection.close()
+    port = parse_agent_port(xml)
+    if port and all(channel.kind is not ChannelKind.VIRTIO_SERIAL for channel in vm.channels):
+        vm = with_port(vm, port)
     state = state_from(vm, stats, running=running, balloon=balloon)
     return replace(state, layout=ranges, host_addresses=addresses)
 
@@ -224,6 +230,15 @@ def parse_memballoon(xml: str) -> Memballoon:
         reporting=element.get("freePageReporting") == "on",
         period_s=int(period) if period.isdigit() and len(period) < 9 else 0,
     )
+
+
+def parse_agent_port(xml: str) -> str:
+    """The socket of the agent's port, also of one that was plugged in later; ''. Raises VmError."""
+    for channel in root_of(xml).findall("./devices/channel[@type='unix']"):
+        target, source = channel.find("./target"), channel.find("./source")
+        if target is not None and source is not None and target.get("name") == AGENT_PORT:
+            return source.get("path", "") if source.get("mode") == "bind" else ""
+    return ""
 
 
 def changed_xml(xml: str, *, reporting: bool | None = None, period_s: int | None = None) -> str:

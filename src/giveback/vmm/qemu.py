@@ -12,8 +12,11 @@ from giveback.host.procs import Process, own_path
 from giveback.vmm import layout as layouts
 from giveback.vmm import qemu_args
 from giveback.vmm.base import (
+    PLUGGED_CHARDEV,
     Answer,
     BalloonStatistics,
+    Channel,
+    ChannelKind,
     GuestRange,
     VmDescription,
     VmState,
@@ -29,6 +32,7 @@ _RAM_LINE = re.compile(
 )
 _HOST_ADDRESS = re.compile(r"Host virtual address for 0x[0-9a-f]{1,16} .* is 0x([0-9a-f]{1,16})")
 _RANGES_LIMIT = 256
+_PATH_LIMIT = 4096
 _BALLOON_CHILD = "child<virtio-balloon"
 _FEATURE = re.compile(r"VIRTIO_BALLOON_F_(\w+)")
 # query-migrate-capabilities that stop or undo discards while they are on.
@@ -64,9 +68,34 @@ class QemuBackend:
         try:
             async with monitor(vm.control, timeout_s) as session:
                 state = _with_default_block(vm, await _inspect(session, layout=layout))
+                state = replace(state, description=await self._with_late_port(session, vm))
         except VmError as error:
             state = VmState(problems=(str(error),))
         return layouts.with_assumed(vm, state) if layout else state
+
+    async def _with_late_port(self, session: Monitor, vm: VmDescription) -> VmDescription | None:
+        """The VM with an agent's port that its command line does not show; None where it has none."""
+        if any(channel.kind is ChannelKind.VIRTIO_SERIAL for channel in vm.channels):
+            return None
+        path = plugged_socket(await session.ask("query-chardev"))
+        return with_port(vm, own_path(self._root, vm.pid, path)) if path else None
+
+
+def with_port(vm: VmDescription, path: str) -> VmDescription:
+    """The VM with its agent's port at this socket, before its other ways in."""
+    channel = Channel(ChannelKind.VIRTIO_SERIAL, path=path)
+    capabilities = replace(vm.capabilities, agent_channel=Answer.YES)
+    return replace(vm, channels=(channel, *vm.channels), capabilities=capabilities)
+
+
+def plugged_socket(answer: object) -> str:
+    """The unix socket that `query-chardev` names for PLUGGED_CHARDEV; ''."""
+    for entry in answer if isinstance(answer, list) else ():
+        if isinstance(entry, dict) and entry.get("label") == PLUGGED_CHARDEV:
+            words = str(entry.get("filename", ""))[:_PATH_LIMIT].removeprefix("disconnected:")
+            if words.startswith("unix:"):
+                return words.removeprefix("unix:").removesuffix(",server=on")
+    return ""
 
 
 def _with_default_block(vm: VmDescription, state: VmState) -> VmState:
