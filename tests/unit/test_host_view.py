@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giveback.errors import InputError, VmError
@@ -200,6 +200,7 @@ def test_a_missing_file_is_named(tree: Tree) -> None:
         tree.view()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.binary(max_size=100))
 def test_available_lies_within_the_limit_whatever_the_kernel_says(
     limit: int, used: int, stat: bytes

@@ -64,6 +64,7 @@ def goals(decision: Decision) -> dict[str, tuple[int, int]]:
 # --- properties
 
 
+@settings(deadline=None)
 @given(HOSTS, GUESTS, STATES)
 def test_goals_stay_within_the_deficit_and_within_what_each_may_give(
     host: HostView, guests: list[GuestView], state: ArbiterState
@@ -82,6 +83,7 @@ def test_goals_stay_within_the_deficit_and_within_what_each_may_give(
         assert 1 <= ask.urgency <= max(1, decision.urgency)
 
 
+@settings(deadline=None)
 @given(HOSTS, GUESTS, STATES)
 def test_warm_cache_is_only_asked_for_at_the_worst_and_where_nothing_cheaper_does(
     host: HostView, guests: list[GuestView], state: ArbiterState
@@ -109,6 +111,7 @@ def test_warm_cache_is_only_asked_for_at_the_worst_and_where_nothing_cheaper_doe
     assert set(after.asked) <= {guest.key for guest in guests}
 
 
+@settings(deadline=None)
 @given(GUESTS, st.integers(6 * GIB, 16 * GIB))
 def test_a_calm_host_asks_nothing(guests: list[GuestView], available: int) -> None:
     decision, state = look(available, guests)
@@ -117,6 +120,7 @@ def test_a_calm_host_asks_nothing(guests: list[GuestView], available: int) -> No
     assert 0.5 <= decision.look_again_s <= 10
 
 
+@settings(deadline=None)
 @given(HOSTS, GUESTS, STATES, st.integers(0, 16 * GIB))
 def test_less_memory_never_means_less_urgency(
     host: HostView, guests: list[GuestView], state: ArbiterState, less: int
@@ -128,6 +132,7 @@ def test_less_memory_never_means_less_urgency(
     assert decision.deficit_bytes >= more.deficit_bytes
 
 
+@settings(deadline=None)
 @given(HOSTS, GUESTS, STATES, st.randoms(use_true_random=False))
 def test_the_order_of_the_guests_does_not_matter(
     host: HostView, guests: list[GuestView], state: ArbiterState, random: object
@@ -141,6 +146,7 @@ WILD = st.integers() | st.sampled_from([0, -1, 1 << 64, 1 << 2000, -(1 << 2000)]
 WILD_FLOATS = st.floats() | st.sampled_from([0.0, -1.0, math.nan, math.inf, -math.inf])
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         HostView,

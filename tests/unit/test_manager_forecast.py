@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giveback.manager import forecast
@@ -56,6 +56,7 @@ def test_a_rate_never_comes_of_a_counter_or_a_clock_that_went_back(
     assert forecast.rate(change, over_s) == rate
 
 
+@settings(deadline=None)
 @given(AMOUNTS, st.integers(0, 64 * GIB))
 def test_the_lower_the_last_look_the_steeper_the_slope(amounts: list[int], lower: int) -> None:
     looks = looks_of(amounts)
@@ -64,6 +65,7 @@ def test_the_lower_the_last_look_the_steeper_the_slope(amounts: list[int], lower
     assert steeper <= forecast.slope_bytes_per_s(looks)
 
 
+@settings(deadline=None)
 @given(AMOUNTS, st.integers(0, GIB))
 def test_a_shifted_series_has_the_same_slope(amounts: list[int], shift: int) -> None:
     moved = [amount + shift for amount in amounts]

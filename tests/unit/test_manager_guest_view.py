@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giveback.ledger import Key
@@ -158,6 +158,7 @@ def test_a_guest_with_little_available_is_pressed(available: int | None, pressed
 AMOUNT = st.none() | st.integers(0, 1 << 57) | st.integers(0, 4 * GIB)
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         GuestPicture,
@@ -189,6 +190,7 @@ def test_no_guest_is_believed_beyond_what_is_resident(guest: GuestPicture, resid
         assert found.trapped_bytes <= max(0, ledger.residue_bytes or 0)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 4 * GIB), st.integers(0, 4 * GIB))
 def test_a_guest_that_claims_more_cold_cache_only_turns_warm_into_cold(
     honest: int, claimed: int

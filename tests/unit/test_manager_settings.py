@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as unhurried
 from hypothesis import strategies as st
 
 from giveback.errors import InputError
@@ -181,6 +182,7 @@ def test_what_is_more_specific(less: str, more: str) -> None:
     assert patterns.specificity(less) < patterns.specificity(more)
 
 
+@unhurried(deadline=None)
 @given(st.text(max_size=12), st.text(max_size=12))
 def test_any_text_is_a_pattern(pattern: str, name: str) -> None:
     patterns.specificity(pattern)
@@ -250,6 +252,7 @@ def test_foreign_text_in_an_error_is_made_safe() -> None:
     assert len(wrong("[host]\n" + "\n".join(f"k{n} = 1" for n in range(500)))) < 20_000
 
 
+@unhurried(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_settings_or_an_error(data: bytes) -> None:
     try:
@@ -268,6 +271,7 @@ VALUES = st.recursive(
 )
 
 
+@unhurried(deadline=None)
 @given(VALUES)
 def test_a_value_of_any_kind_is_one_or_is_refused_with_what_is_allowed(value: object) -> None:
     for read_value in (size_of, duration_of, mark_of):
@@ -279,6 +283,7 @@ def test_a_value_of_any_kind_is_one_or_is_refused_with_what_is_allowed(value: ob
         assert "\n" not in said
 
 
+@unhurried(deadline=None)
 @given(st.integers(0, 1 << 40), st.sampled_from("KMGT"))
 def test_sizes_are_powers_of_1024(number: int, unit: str) -> None:
     power = 10 * (1 + "KMGT".index(unit))
