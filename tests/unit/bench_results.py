@@ -46,7 +46,7 @@ class Shape:
 SHAPES: dict[str, Shape] = {
     "none": Shape(),
     "reporting": Shape(4, 0.42, slow=1.002, cpu_s=1),
-    "order0": Shape(3, 0.06, slow=1.11, cpu_s=19),
+    "order-0": Shape(3, 0.06, slow=1.11, cpu_s=19),
     "wsl-2019": Shape(4, 0.25, 60, 4, 0.0, keeps_hot=False, cpu_s=3, agent_s=0.9),
     "wsl-gen1-dropcache": Shape(4, 0.30, 90, 2, 0.0, keeps_hot=False, cpu_s=3, agent_s=0.5),
     "wsl-gen1-gradual": Shape(4, 0.32, 80, 30, 0.1, cpu_s=3.5, agent_s=0.6),
@@ -55,18 +55,18 @@ SHAPES: dict[str, Shape] = {
     "kata-compact": Shape(4, 0.30, 30, None, slow=1.01, cpu_s=6, agent_s=1.5),
     "kata-memcg": Shape(4, 0.38, 40, 60, 0.3, cpu_s=5, agent_s=2.0),
     "senpai": Shape(4, 0.40, 5, 45, 0.2, slow=1.012, cpu_s=4, agent_s=2.5),
-    "damon-defaults": Shape(4, 0.42, 110, 50, 0.5, cpu_s=3),
+    "damon-reclaim": Shape(4, 0.42, 110, 50, 0.5, cpu_s=3),
     "damon-agentenv": Shape(4, 0.40, 20, 25, 0.2, cpu_s=4),
-    "proxmox-ballooning": Shape(12, 0.55, 8, 80, 0.5, slow=1.03, cpu_s=8),
+    "proxmox": Shape(12, 0.55, 8, 80, 0.5, slow=1.03, cpu_s=8),
     "proactive-20": Shape(4, 0.30, cpu_s=6, slow=1.01),
     "proactive-100": Shape(4, 0.20, cpu_s=14, slow=1.06),
     "giveback": Shape(3, 0.01, 5, 3, 0.03, slow=1.001, cpu_s=2.8, agent_s=0.4),
-    "giveback-no-reclaim": Shape(3, 0.02, cpu_s=2.2, agent_s=0.3),
-    "giveback-no-compact": Shape(3, 0.05, 5, 3, 0.03, cpu_s=2.4, agent_s=0.3),
-    "giveback-no-deep": Shape(3, 0.18, 5, 3, 0.03, cpu_s=2.3, agent_s=0.3),
-    "giveback-no-teaching": Shape(3, 0.02, 5, 3, 0.2, cpu_s=2.5, agent_s=0.3),
+    "giveback-no-cache": Shape(3, 0.02, cpu_s=2.2, agent_s=0.3),
+    "giveback-no-compaction": Shape(3, 0.05, 5, 3, 0.03, cpu_s=2.4, agent_s=0.3),
+    "giveback-no-deep-report": Shape(3, 0.18, 5, 3, 0.03, cpu_s=2.3, agent_s=0.3),
+    "giveback-no-floor": Shape(3, 0.02, 5, 3, 0.2, cpu_s=2.5, agent_s=0.3),
 }
-FEW = ("none", "reporting", "order0", "wsl-gen2-dropcache", "wsl-gen2-gradual", "giveback")
+FEW = ("none", "reporting", "order-0", "wsl-gen2-dropcache", "wsl-gen2-gradual", "giveback")
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ def _counters(
 
 
 def failed_result(
-    work: str = "files", strategy: str = "damon-defaults", number: int = 1
+    work: str = "files", strategy: str = "damon-reclaim", number: int = 1
 ) -> CellResult:
     """A cell in which nothing could be measured."""
     whole = make_result(work, strategy, number)

@@ -10,6 +10,7 @@ from giveback.bench.report_text import (
     figure_text,
     group_title,
     headline,
+    ordered,
     safe,
     strategy_title,
     with_unit,
@@ -50,6 +51,7 @@ def write_report(
     # matplotlib takes a second to import, and those who only read the summary need none.
     from giveback.bench.report_page import render_page  # noqa: PLC0415
 
+    results = ordered(results)
     all_groups = groups(results)
     all_findings = findings(all_groups)
     try:
@@ -74,7 +76,7 @@ def telling_figure(results: Sequence[CellResult], path: Path) -> None:
     """
     from giveback.bench import report_figures, report_figures_time  # noqa: PLC0415
 
-    group = most_telling(groups(results))
+    group = most_telling(groups(ordered(results)))
     if group is None:
         raise InputError(f"{path}: no work was measured: run giveback bench first")
     figure = report_figures_time.telling_figure(group, report_figures.WIDE)
@@ -93,7 +95,7 @@ def most_telling(all_groups: Sequence[Group]) -> Group | None:
 
 def summary(results: Sequence[CellResult]) -> str:
     """What came out, for a terminal: the verdicts, each work in a line, and what was missed."""
-    all_groups = groups(results)
+    all_groups = groups(ordered(results))
     all_findings = findings(all_groups)
     lines = [f"{headline(all_findings)}.", ""]
     lines += [_work_line(group, all_groups) for group in all_groups]

@@ -120,7 +120,9 @@ def bare_axes(figure: Figure, box: tuple[float, float, float, float]) -> Axes:
     """Axes in that box (left, top, width, height in points from the top left), without a frame."""
     width, height = size_of(figure)
     left, top, wide, high = box
-    axes = figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
+    axes = figure.add_axes(
+        (left / width, 1 - (top + high) / height, max(wide, 40.0) / width, high / height)
+    )
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(MUTED)
@@ -142,6 +144,11 @@ def text_width(text: str, size: float = TEXT_SIZE, *, bold: bool = False) -> flo
         shown(text), font(size, bold=bold), ismath=False
     )
     return float(width)
+
+
+def short(name: str) -> str:
+    """A strategy's or a VM's name, not longer than a figure has room for."""
+    return safe(name, 28)
 
 
 def shown(text: str) -> str:

@@ -19,6 +19,7 @@ from giveback.bench.report_figures import (
     font,
     heading,
     new_figure,
+    short,
     shown,
     size_of,
     styles,
@@ -101,7 +102,7 @@ def _spread(group: Group, name: str, field: str) -> Spread | None:
 
 
 def _name(group: Group, name: str) -> str:
-    return f"{name} {HURTS}" if harm(group, name) else name
+    return f"{short(name)} {HURTS}" if harm(group, name) else short(name)
 
 
 def _panels(group: Group, width: float) -> list[_Panel]:
@@ -269,29 +270,36 @@ def _label(points: Sequence[_Point], looks: dict[str, Style], axes: Axes) -> Non
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     spots = {p.name: ((p.x - x0) / (x1 - x0) * wide, (p.y - y0) / (y1 - y0) * high) for p in points}
     taken: list[_Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in spots.values()]
-    for point in points:
-        ends = [(value - x0) / (x1 - x0) * wide for value in (point.x_low, point.x_high)]
-        y = spots[point.name][1]
-        taken.append((ends[0], y - 1.5, ends[1], y + 1.5))
+    reaches = {
+        p.name: ((p.x_low - x0) / (x1 - x0) * wide, (p.x_high - x0) / (x1 - x0) * wide)
+        for p in points
+    }
+    whiskers = [(reaches[n][0], y - 1.5, reaches[n][1], y + 1.5) for n, (_, y) in spots.items()]
     order = sorted(points, key=lambda p: (p.name != OURS, not looks[p.name].named, p.y))
     for point in order:
-        x, y = spots[point.name]
         look = looks[point.name]
         size = TEXT_SIZE if look.named else 8.5
-        length, tall = text_width(point.name, size, bold=point.name == OURS), 0.9 * size
-        reach = ((point.x_low - x0) / (x1 - x0) * wide, (point.x_high - x0) / (x1 - x0) * wide)
-        for left, bottom in _around((x, y), reach, length, tall):
+        length, tall = text_width(short(point.name), size, bold=point.name == OURS), 0.9 * size
+        places = _around(spots[point.name], reaches[point.name], length, tall)
+        # A named one may cover a whisker rather than go without its name.
+        for left, bottom, lines in [(*at, whiskers) for at in places] + [
+            (*at, []) for at in places if look.named
+        ]:
             box = (left - 1, bottom - 1, left + length + 1, bottom + tall + 1)
             inside = box[0] >= 0 and box[2] <= wide + 28 and box[1] >= 0 and box[3] <= high
-            if inside and not any(_overlap(box, other) for other in taken):
+            if inside and not any(_overlap(box, other) for other in (*taken, *lines)):
                 taken.append(box)
-                axes.annotate(
-                    shown(point.name), (0, 0), xytext=(left, bottom + tall / 2),
-                    xycoords="axes fraction", textcoords="offset points", va="center",
-                    parse_math=False, color=look.colour if look.named else MUTED,
-                    fontproperties=font(size, bold=point.name == OURS), annotation_clip=False,
-                )  # fmt: skip
+                _name_at(axes, point.name, (left, bottom + tall / 2), look)
                 break
+
+
+def _name_at(axes: Axes, name: str, at: tuple[float, float], look: Style) -> None:
+    axes.annotate(
+        shown(short(name)), (0, 0), xytext=at, xycoords="axes fraction", textcoords="offset points",
+        va="center", parse_math=False, color=look.colour if look.named else MUTED,
+        fontproperties=font(TEXT_SIZE if look.named else 8.5, bold=name == OURS),
+        annotation_clip=False,
+    )  # fmt: skip
 
 
 def _around(

@@ -22,6 +22,7 @@ from giveback.bench.report_figures import (
     font,
     heading,
     new_figure,
+    short,
     shown,
     size_of,
     styles,
@@ -50,6 +51,14 @@ MARK_WORDS = {
     "drop": "drop_caches",
     "reread": "re-read",
     "event": "event",
+}
+
+
+# For readers who know none of the names.
+_TOLD = {
+    NONE: "nothing done",
+    "reporting": "page reporting alone",
+    "wsl-gen2-gradual": "WSL 2's rules of 2026",
 }
 
 
@@ -140,15 +149,13 @@ def telling_figure(group: Group, width: float) -> Figure:
     all_looks = styles(group)
     plot = _plot(group, {name: all_looks[name] for name in names or group.strategies[:4]})
     ends = {}
-    for name, curve in plot.curves.items():
+    for name in plot.curves:
         of_name = spread_of(group.values(name, "footprint_after_gib_min").values())
-        size = f"{curve.middle[-1] / MIB:.0f} MiB"
-        ends[name] = f"{name} {size}"
-        if of_name is not None:
-            ends[name] += f": {number(of_name.median)} GiB min"
+        said = "" if of_name is None else f": {number(of_name.median)} GiB min"
+        ends[name] = f"{_TOLD.get(name, short(name))}{said}"
     after_s = group.after_s[0] if group.after_s else 0.0
     title = f"{work_title(group.setting.work)}, then idle: guest memory resident on the host"
-    what = f"At the end, and footprint in the {after_s:.0f} s after the work. "
+    what = f"At the lines' ends: footprint in the {after_s:.0f} s after the work. "
     return _figure(plot, width, ends, title, what)
 
 
@@ -169,18 +176,19 @@ def _plot(group: Group, looks: dict[str, Style]) -> _Plot:
 
 def _end_text(name: str, size_bytes: float, width: float) -> str:
     size = f"{size_bytes / MIB:.0f}"
-    return size if width <= NARROW else f"{name} {size} MiB"
+    return size if width <= NARROW else f"{short(name)} {size} MiB"
 
 
 def _figure(
     plot: _Plot, width: float, ends: dict[str, str], title: str | None, more: str = ""
 ) -> Figure:
+    """`more` is said below the title of a figure whose lines are all labelled: it needs no legend."""
     labels = dict(ends)
     if plot.needed_bytes is not None:
         size = f"{plot.needed_bytes / MIB:.0f}"
         labels["needed"] = size if width <= NARROW else f"needed {size} MiB"
     right = max([text_width(text, bold=True) for text in labels.values()], default=0) + 14
-    legend = _legend(plot, width)
+    legend = [] if more else _legend(plot, width)
     top = (HEADING_HEIGHT if title else 0.0) + LINE * (len(legend) + 2.3)
     figure = new_figure(width, top + PLOT_HEIGHT + 40)
     axes = bare_axes(figure, (46, top, width - 46 - right, PLOT_HEIGHT))
@@ -260,7 +268,7 @@ def _work_ends(plot: _Plot) -> list[tuple[float, str]]:
         if moments and t_s - moments[-1][0] < 0.03 * (plot.end_s - plot.start_s):
             moments[-1] = (moments[-1][0], "all end" if len(ends) == 3 else "several end")
         else:
-            moments.append((t_s, f"{name}'s work ends"))
+            moments.append((t_s, f"{short(name)}'s work ends"))
     return moments
 
 
@@ -308,14 +316,14 @@ def _legend(plot: _Plot, width: float) -> list[list[_Entry]]:
     """The legend's lines of entries, as many as fit beside one another: ours first."""
     named = [name for name in reversed(plot.curves) if plot.looks[name].named]
     entries: list[_Entry] = [
-        (n, plot.looks[n].colour, plot.looks[n].width, plot.looks[n].dashes) for n in named
+        (short(n), plot.looks[n].colour, plot.looks[n].width, plot.looks[n].dashes) for n in named
     ]
     if plot.needed_bytes is not None:
         entries.append(("needed after the work", INK, 1.3, (1, 2)))
     others = [name for name in plot.curves if not plot.looks[name].named]
     if others:
         look = plot.looks[others[0]]
-        several = f"{len(others)} others" if len(others) > 1 else others[0]
+        several = f"{len(others)} others" if len(others) > 1 else short(others[0])
         entries.append((several, look.colour, look.width, None))
     lines: list[list[_Entry]] = [[]]
     used = 0.0

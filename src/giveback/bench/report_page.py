@@ -77,7 +77,6 @@ def render_page(
             "</header>",
             "<main>",
             _overview(groups, all_findings),
-            _links(groups),
             _verdicts(groups, all_findings),
             *(_section(group, groups) for group in groups),
             _method(results, groups),
@@ -170,7 +169,7 @@ def _verdicts(groups: Sequence[Group], all_findings: Sequence[Finding]) -> str:
         '<h2 id="verdicts">Targets and verdicts</h2>\n'
         '<p class="note">giveback against the strategy that is best at just that, on each work. '
         "Grey rows do not count: they say the same against the best of those that do not hurt the "
-        "work.</p>\n"
+        'work. <a href="#method">How it was measured</a>.</p>\n'
         f'<table class="verdicts" aria-labelledby="verdicts">\n<thead><tr>{heads}</tr></thead>\n'
         + "\n".join(parts)
         + "\n</table>"
@@ -200,14 +199,6 @@ def _anchor(group: Group) -> str:
     return "".join(
         c if c.isascii() and (c.isalnum() or c in "-.") else "-" for c in group.setting.key
     )
-
-
-def _links(groups: Sequence[Group]) -> str:
-    links = [
-        f'<a href="#{_anchor(group)}">{escape(group_title(group, groups))}</a>' for group in groups
-    ]
-    links.append('<a href="#method">How it was measured</a>')
-    return f"<nav>{' '.join(links)}</nav>"
 
 
 # One work
@@ -326,7 +317,7 @@ def _cell(group: Group, name: str, metric: Metric) -> str:
         theirs = group.values(NONE, base)
         comparison = compare(group.values(name, base), theirs, theirs.values())
         if comparison is not None:
-            text = difference_text(comparison)
+            text = difference_text(comparison).replace("none", "no difference")
             css = ' class="same"' if comparison.differs is False else ""
     few = f"{spread.count} of {group.rounds} rounds" if spread.count < group.rounds else ""
     small = "; ".join(part for part in (range_text(spread, metric.unit), few) if part)

@@ -34,7 +34,6 @@ a {{ color: var(--giveback); }}
 .kicker {{ font-size: .9rem; margin: 0 0 .3rem; }}
 .note {{ font-size: .9rem; }}
 small {{ display: block; font-size: .78rem; font-weight: normal; line-height: 1.35; }}
-nav {{ margin: 1rem 0; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }}
 figure {{ margin: 1.4rem 0 0; }}
 figcaption {{ margin-bottom: .4rem; font-size: .92rem; color: var(--muted); }}
 svg {{ display: none; width: 100%; height: auto; overflow: visible;
@@ -91,7 +90,6 @@ li {{ margin: .2rem 0; overflow-wrap: anywhere; }}
   figure, tr {{ break-inside: avoid; }} h2, h3 {{ break-after: avoid; }}
   .scroll {{ overflow: visible; }} .figures {{ font-size: 6.6pt; width: 100%; }}
   .figures td, .figures thead th + th {{ padding-left: .25rem; min-width: 0; }}
-  nav {{ display: none; }}
 }}
 """
 
@@ -107,7 +105,8 @@ METHOD = (
         "for nothing. At a mark it is the median of the five seconds before. Footprint is resident "
         "memory times time; after the work it covers the same seconds for every strategy: as long "
         "as all cells of that work were watched. Returnable is what is resident at the work's end "
-        "less what the VM truly needs. CPU is that of the VM's process on the host, from the "
+        "less what the VM truly needs; a dash where a share of it never was returned, as for all that "
+        "was not measured. CPU is that of the VM's process on the host, from the "
         "beginning of the work to the end of those seconds."
     ),
     (

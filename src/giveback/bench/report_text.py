@@ -116,6 +116,33 @@ def strategy_source(name: str) -> str:
     return _of_strategy(name, "source", "")
 
 
+def ordered(results: Sequence[CellResult]) -> list[CellResult]:
+    """The results in the order of the report: as works and strategies are listed, not as measured.
+
+    Those that this giveback does not know come last, by name.
+    """
+    works = {name: rank for rank, name in enumerate(WORK_TITLES)}
+    strategies = {name: rank for rank, name in enumerate(_known_strategies())}
+
+    def rank(result: CellResult) -> tuple[object, ...]:
+        cell = result.cell
+        series = [int(part) if part.isdigit() else 0 for part in cell.kernel.split(".")]
+        return (
+            *(works.get(cell.work, len(works)), cell.work, series, cell.mem_bytes),
+            *(strategies.get(cell.strategy, len(strategies)), cell.strategy, cell.round),
+        )
+
+    return sorted(results, key=rank)
+
+
+def _known_strategies() -> tuple[str, ...]:
+    try:
+        from giveback.bench.strategies import STRATEGIES  # noqa: PLC0415
+    except ImportError:
+        return ()
+    return tuple(STRATEGIES)
+
+
 def _of_strategy(name: str, attribute: str, otherwise: str) -> str:
     # Strategies know how to drive VMs; a report is made of stored figures where nothing can run.
     try:

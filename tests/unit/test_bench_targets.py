@@ -1,0 +1,201 @@
+"""Whether what is promised holds, and against whom."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from bench_results import FEW, MIB, SHAPES, make_results, patient
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giveback.bench.measured import groups
+from giveback.bench.targets import TARGETS, Finding, Verdict, findings, harm, rivals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from giveback.bench.model import CellResult, VmCourse
+
+
+def judged(results: Sequence[CellResult], target: str, *, gentle: bool = False) -> Finding:
+    found = [
+        f for f in findings(groups(results)) if f.target.name == target and f.counts is not gentle
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+def changed(
+    results: Sequence[CellResult], strategy: str, change: Callable[[VmCourse], VmCourse]
+) -> list[CellResult]:
+    return [
+        replace(r, vms=tuple(map(change, r.vms))) if r.cell.strategy == strategy else r
+        for r in results
+    ]
+
+
+def at_residue(mib: float) -> Callable[[VmCourse], VmCourse]:
+    def change(vm: VmCourse) -> VmCourse:
+        return replace(
+            vm,
+            samples=tuple(
+                replace(s, non_free_bytes=s.resident_bytes - int(mib * MIB)) for s in vm.samples
+            ),
+        )
+
+    return change
+
+
+def longer(factor: float) -> Callable[[VmCourse], VmCourse]:
+    return lambda vm: replace(vm, work_s=factor * vm.work_s)
+
+
+def rereads(factor: float) -> Callable[[VmCourse], VmCourse]:
+    return lambda vm: replace(vm, reread_s=None if vm.reread_s is None else factor * vm.reread_s)
+
+
+def test_a_shape_far_ahead_meets_its_footprint_against_the_best() -> None:
+    finding = judged(make_results(("build",), SHAPES, 3), "footprint")
+    assert finding.verdict is Verdict.MET
+    assert finding.against == "wsl-gen2-dropcache"
+    assert finding.comparison is not None
+    assert finding.comparison.count == 3
+
+
+def test_a_best_that_hurts_counts_first_and_the_gentle_one_is_told_too() -> None:
+    results = make_results(("files",), SHAPES, 3)
+    first = judged(results, "footprint")
+    assert first.against == "wsl-gen2-dropcache"
+    assert "re-reads 3.5 times" in first.remark
+    second = judged(results, "footprint", gentle=True)
+    assert second.against == "senpai"
+    assert second.comparison is not None
+    assert first.comparison is not None
+    assert second.comparison.ratio < first.comparison.ratio
+
+
+def test_own_parts_are_no_rivals() -> None:
+    (group,) = groups(make_results(("files",), SHAPES, 1))
+    assert not [name for name in rivals(group) if name.startswith("giveback")]
+    assert len(rivals(group)) == len([n for n in SHAPES if not n.startswith("giveback")])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        (15, 20, Verdict.MET),
+        (19, 0, Verdict.MET),
+        (30, 0, Verdict.MISSED),
+        (30, 60, Verdict.MISSED),
+        (30, 200, Verdict.MET),
+        (60, 200, Verdict.MISSED),
+    ],
+)
+def test_residue_below_a_grain_is_none(ours: float, theirs: float, verdict: Verdict) -> None:
+    results = make_results(strategies=("none", "giveback"), rounds=2)
+    results = changed(changed(results, "none", at_residue(theirs)), "giveback", at_residue(ours))
+    finding = judged(results, "residue-idle")
+    assert finding.verdict is verdict
+    assert (finding.grain_bytes is not None) == (theirs < 80)
+    assert finding.comparison is not None
+    assert finding.comparison.theirs == pytest.approx(theirs * MIB, abs=1)
+
+
+def test_a_build_has_three_residues_and_no_reread() -> None:
+    names = [f.target.name for f in findings(groups(make_results(("build",), FEW, 1))) if f.counts]
+    assert names == [
+        *("footprint", "never-more", "residue-idle", "residue-cleaned", "residue-dropped"),
+        *("slowed", "cpu"),
+    ]
+
+
+def test_work_slowed_is_missed_and_noise_is_neither() -> None:
+    results = make_results(rounds=3)
+    assert judged(changed(results, "giveback", longer(1.2)), "slowed").verdict is Verdict.MISSED
+    noisy = [
+        replace(r, vms=tuple(longer(1 + 0.1 * (r.cell.round % 2))(vm) for vm in r.vms))
+        if r.cell.strategy == "giveback"
+        else r
+        for r in results
+    ]
+    assert judged(noisy, "slowed").verdict is Verdict.IN_NOISE
+
+
+def test_reread_is_held_against_none() -> None:
+    results = make_results(rounds=3)
+    assert judged(results, "reread").verdict is Verdict.MET
+    slow = judged(changed(results, "giveback", rereads(1.3)), "reread")
+    assert (slow.verdict, slow.against) == (Verdict.MISSED, "none")
+
+
+def test_cpu_is_held_against_the_cheaper_wsl() -> None:
+    finding = judged(make_results(rounds=3), "cpu")
+    assert finding.against in ("wsl-gen2-dropcache", "wsl-gen2-gradual")
+    without = judged(make_results(strategies=("none", "giveback"), rounds=2), "cpu")
+    assert without.verdict is Verdict.UNMEASURED
+    assert "wsl-gen2" in without.remark
+
+
+def test_the_hosts_peak_is_judged_on_staggered_vms_alone() -> None:
+    finding = judged(make_results(("three-staggered",), FEW, 2), "host-peak")
+    assert (finding.verdict, finding.against) == (Verdict.MET, "reporting")
+    aligned = findings(groups(make_results(("three-aligned",), FEW, 1)))
+    assert not [f for f in aligned if f.target.name == "host-peak"]
+
+
+def test_one_round_is_judged_by_its_figure_and_says_so() -> None:
+    finding = judged(make_results(("build",), FEW, 1), "footprint")
+    assert finding.verdict is Verdict.MET
+    assert "one round, no spread known" in finding.remark
+
+
+def test_without_giveback_nothing_is_met() -> None:
+    found = findings(groups(make_results(strategies=("none", "reporting"), rounds=2)))
+    assert {f.verdict for f in found} == {Verdict.UNMEASURED}
+    assert "giveback was not measured" in found[0].remark
+
+
+def test_without_a_common_round_nothing_is_compared() -> None:
+    results = make_results(strategies=("none", "giveback"), rounds=2)
+    apart = [r for r in results if (r.cell.strategy == "none") == (r.cell.round == 1)]
+    assert judged(apart, "footprint").verdict is Verdict.UNMEASURED
+    assert "no round has both" in judged(apart, "footprint").remark
+
+
+def test_cells_with_problems_count_and_are_said() -> None:
+    results = [
+        replace(r, problems=("the agent ended",)) if r.cell.strategy == "giveback" else r
+        for r in make_results(rounds=2)
+    ]
+    assert "had problems" in judged(results, "footprint").remark
+
+
+def test_kills_are_harm() -> None:
+    def kill(vm: VmCourse) -> VmCourse:
+        return replace(vm, after=replace(vm.after, oom_kills=3))
+
+    (group,) = groups(changed(make_results(rounds=1), "reporting", kill))
+    assert harm(group, "reporting") == ("3 processes killed for want of memory",)
+    assert harm(group, "giveback") == ()
+    assert harm(group, "never measured") == ()
+
+
+@patient
+@given(
+    st.integers(1, 3),
+    st.lists(st.sampled_from(sorted(SHAPES)), unique=True, min_size=1, max_size=6),
+    st.floats(0.2, 5),
+)
+def test_any_mix_has_a_verdict_and_more_never_is_better(
+    rounds: int, names: list[str], factor: float
+) -> None:
+    results = make_results(("hogs",), names, rounds)
+    before = findings(groups(results))
+    assert all(f.counts or f.scope == "gentle" for f in before)
+    assert {f.target for f in before} <= set(TARGETS)
+    worse = findings(groups(changed(results, "giveback", longer(1 + factor))))
+    for old, new in zip(before, worse, strict=False):
+        if old.target.name == "slowed" == new.target.name and old.verdict is Verdict.MISSED:
+            assert new.verdict is Verdict.MISSED
