@@ -1,5 +1,5 @@
 """The lab's program in a guest: `serve` answers the host, `work` and `reread` are its workloads,
-`strategy` is another system's way to return memory.
+`strategy` is another system's way to return memory, `bench` the benchmark's works.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ def main() -> int:
         from giveback_lab_guest.strategies import strategy
 
         return strategy(words)
+    if command == "bench":
+        from giveback_lab_guest.bench import bench
+
+        return bench(words)
     print(f"giveback-lab: no command {command!r}", file=sys.stderr)
     return 2
 

@@ -37,10 +37,10 @@ class Source:
     components: str
     signed_by: str
 
-    def line(self, suite: str | None = None) -> str:
-        """The one-line form, for another suite of the same mirror if given."""
+    def line(self, suite: str | None = None, kind: str = "deb") -> str:
+        """The one-line form, for another suite of the same mirror if given; `kind` deb or deb-src."""
         option = f"[signed-by={self.signed_by}] " if self.signed_by else ""
-        return f"deb {option}{self.uri} {suite or self.suite} {self.components}"
+        return f"{kind} {option}{self.uri} {suite or self.suite} {self.components}"
 
 
 @functools.cache
@@ -111,14 +111,24 @@ def _run_apt(
 class Apt:
     """apt with a state of its own: it sees the host's suites and more, and no installed package."""
 
-    def __init__(self, extra_suites: Iterable[str] = (), root: Path | None = None) -> None:
-        """`extra_suites` (such as "bookworm-backports") are added to the host's own suites."""
+    def __init__(
+        self,
+        extra_suites: Iterable[str] = (),
+        root: Path | None = None,
+        source_packages: bool = False,
+    ) -> None:
+        """`extra_suites` (such as "bookworm-backports") are added to the host's own suites.
+
+        `source_packages` adds those of the release itself, for `source_archive`.
+        """
         sources = host_sources()
         main = [s for s in sources if "-" not in s.suite] or list(sources)
         lines = [s.line() for s in sources]
         lines += [
             main[0].line(suite) for suite in extra_suites if suite not in {s.suite for s in sources}
         ]
+        if source_packages:
+            lines.append(main[0].line(kind="deb-src"))
         self._sources_text = "\n".join(lines) + "\n"
         self.folder = (root or cache_root()) / "apt" / content_key(self._sources_text)
         self.release = main[0].suite
@@ -179,6 +189,21 @@ class Apt:
                     target = f"{name}/{suite}" if suite else name
                     _run_apt(["-qq", "download", target], self.folder, cwd=archives)
             return [archives / file for file in wanted]
+
+    def source_archive(self, name: str) -> Path:
+        """Fetch a source package's upstream archive (`.orig.tar.*`). Raises InputError."""
+        archives = self.folder / "cache" / "archives"
+        words = ["-qq", "source", "--download-only", "--only-source", name]
+        # Not from within `archives`: apt does not name what is there already.
+        for row in _run_apt(["--print-uris", *words], self.folder, cwd=self.folder).splitlines():
+            # 'URI' FILE SIZE HASH
+            file = row.rpartition("' ")[2].split(" ")[0]
+            if ".orig.tar." in file and not file.endswith(".asc"):
+                with locked(self.folder / "cache"):
+                    if not (archives / file).exists():
+                        _run_apt(words, self.folder, cwd=archives)
+                return archives / file
+        raise InputError(f"{name}: a source package without an upstream archive")
 
     def _archive_of(self, name: str, suite: str | None) -> str:
         words = ["show", "--no-all-versions", f"{name}/{suite}" if suite else name]

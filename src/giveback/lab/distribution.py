@@ -6,10 +6,14 @@ import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
 from giveback.lab.apt import Apt, host_sources, tree, unpack
 from giveback.lab.cache import building, content_key, locked
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 GUEST_PACKAGES = ("python3-minimal", "libpython3-stdlib", "busybox-static")
 
@@ -162,10 +166,20 @@ def kernel_release(image: bytes) -> str | None:
     return found[0] if found else None
 
 
-def guest_tree() -> Path:
-    """The guest's files: Python and busybox of the host's distribution."""
+def guest_tree(more_packages: Sequence[str] = ()) -> Path:
+    """The guest's files: Python and busybox of the host's distribution, and more if named."""
     this_distribution()
-    return tree(Apt(), GUEST_PACKAGES)
+    return tree(Apt(), (*GUEST_PACKAGES, *more_packages))
+
+
+def source_archives(names: Sequence[str]) -> tuple[Path, ...]:
+    """The upstream archives of the distribution's source packages. Raises InputError."""
+    if not names:
+        return ()
+    this_distribution()
+    apt = Apt(source_packages=True)
+    apt.refresh()
+    return tuple(apt.source_archive(name) for name in names)
 
 
 def qemu_tree() -> Path:

@@ -15,17 +15,19 @@ from giveback.errors import InputError
 from giveback.lab import zipapps
 from giveback.lab.cache import building, cache_root, content_key, keep_newest, locked
 from giveback.lab.cpio import PROGRAM_MODE, Entry, archive
-from giveback.lab.distribution import KernelFiles, guest_tree
+from giveback.lab.distribution import KernelFiles, guest_tree, source_archives
 from giveback.lab.modules import ordered_modules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "ext4", "virtio_balloon", "zram"]
 OPTIONAL_MODULES = frozenset({"zram"})
 GUEST_AGENT = "/run/giveback-agent.pyz"
 GUEST_LAB = "/run/giveback-lab.pyz"
+SOURCES_FOLDER = "/usr/src/upstream"
+APPLETS = ("sh", "cat", "md5sum", "true", "ls", "dmesg", "kill", "sleep", "sync", "mount")
 # One for each state of the agent: a developer makes many.
 KEPT_INITRDS = 8
 # Only what the guest never reads; every byte here would be packed into each image.
@@ -58,6 +60,22 @@ $b sync; $b poweroff -f
 
 
 @dataclass(frozen=True, slots=True)
+class Extras:
+    """What a root disk has beside what every lab guest has: a disk of its own, cached apart.
+
+    `packages` come with all they depend on; `sources` are source packages, whose upstream archives
+    are in SOURCES_FOLDER under the package's name; `applets` are programs that busybox plays.
+    """
+
+    packages: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    applets: tuple[str, ...] = ()
+
+
+NO_EXTRAS = Extras()
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """All that a VM boots from."""
 
@@ -67,10 +85,10 @@ class Image:
     root_disk: Path
 
 
-def build_image(kernel: KernelFiles) -> Image:
+def build_image(kernel: KernelFiles, extras: Extras = NO_EXTRAS) -> Image:
     """Build what is not cached yet and return the image. Raises InputError."""
-    files = guest_tree()
-    root_disk = _root_disk(files)
+    files = guest_tree(extras.packages)
+    root_disk = _root_disk(files, extras)
     base = _base_archive(kernel, files)
     payload = archive(
         [
@@ -100,8 +118,10 @@ def _base_archive(kernel: KernelFiles, files: Path) -> bytes:
     return archive(entries)
 
 
-def _root_disk(files: Path) -> Path:
-    key = content_key(str(files.name), LAB_INIT, *LEFT_OUT, "2")
+def _root_disk(files: Path, extras: Extras) -> Path:
+    sources = dict(zip(extras.sources, source_archives(extras.sources), strict=True))
+    more = [part for name, path in sources.items() for part in (name, path.name)]
+    key = content_key(str(files.name), LAB_INIT, *LEFT_OUT, "2", *more, *extras.applets)
     folder = cache_root() / "roots" / key
     with locked(folder.parent):
         if not folder.exists():
@@ -111,7 +131,11 @@ def _root_disk(files: Path) -> Path:
                 for name in ("proc", "sys", "dev", "run", "tmp", "work", "var/lib/giveback"):
                     (tree / name).mkdir(parents=True, exist_ok=True)
                 (tree / "usr/sbin/lab-init").write_text(LAB_INIT)
-                _shells(tree)
+                _shells(tree, extras.applets)
+                for name, archive_file in sources.items():
+                    target = tree / SOURCES_FOLDER.lstrip("/") / name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(archive_file, target)
                 make_ext4(scratch / "root.ext4", _size_bytes(tree) * 5 // 4 + (32 << 20), tree)
                 shutil.rmtree(tree)
     return folder / "root.ext4"
@@ -126,8 +150,8 @@ def _ignore(files: Path) -> Callable[[str, list[str]], set[str]]:
     return ignore
 
 
-def _shells(tree: Path) -> None:
-    for name in ("sh", "cat", "md5sum", "true", "ls", "dmesg", "kill", "sleep", "sync", "mount"):
+def _shells(tree: Path, more: Sequence[str]) -> None:
+    for name in (*APPLETS, *more):
         link = tree / "usr/bin" / name
         if not link.exists():
             link.symlink_to("busybox")

@@ -1,0 +1,119 @@
+"""How busy others kept the host: its CPU time less that of our own VMMs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from giveback.errors import VmError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+# /proc/stat's first line: user nice system idle iowait irq softirq steal guest guest_nice. What is
+# `guest` is in `user` already (Documentation/filesystems/proc.rst).
+IDLE, IOWAIT, COUNTED = 3, 4, 8
+
+
+@dataclass(frozen=True, slots=True)
+class CpuTime:
+    """User and system seconds of a process since its start, all its threads."""
+
+    user_s: float
+    system_s: float
+
+    @property
+    def total_s(self) -> float:
+        return self.user_s + self.system_s
+
+
+def parse_process_stat(text: str) -> CpuTime | None:
+    """`/proc/PID/stat`; None where the text is none. The name in it may hold anything."""
+    words = text.rpartition(")")[2].split()[11:13]
+    if len(words) != 2 or not all(word.isdecimal() for word in words):
+        return None
+    return CpuTime(int(words[0]) / TICKS_PER_S, int(words[1]) / TICKS_PER_S)
+
+
+def process_cpu(pid: int, root: str = "/") -> CpuTime:
+    """CPU time of a process. Raises VmError where it has gone."""
+    path = Path(root) / "proc" / str(pid) / "stat"
+    try:
+        found = parse_process_stat(path.read_text(errors="replace"))
+    except OSError as error:
+        raise VmError(f"{path}: {error.strerror}: has the VM ended?") from error
+    if found is None:
+        raise VmError(f"{path}: not as Documentation/filesystems/proc.rst says")
+    return found
+
+
+def parse_host_stat(text: str) -> tuple[float, float]:
+    """(busy, all) CPU seconds of the host since its boot, by the first line of `/proc/stat`.
+
+    Raises VmError where that line is another.
+    """
+    words = text.partition("\n")[0].split()
+    ticks = [int(word) for word in words[1 : 1 + COUNTED] if word.isdecimal()]
+    if not words or words[0] != "cpu" or len(ticks) <= IOWAIT:
+        raise VmError("/proc/stat: its first line is not the host's CPU time")
+    idle = ticks[IDLE] + ticks[IOWAIT]
+    return (sum(ticks) - idle) / TICKS_PER_S, sum(ticks) / TICKS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class LoadMark:
+    """The host's CPU seconds at a moment, and those of all VMMs that ever ran for us."""
+
+    busy_s: float
+    all_s: float
+    ours_s: float
+
+
+def others_share(first: LoadMark, last: LoadMark) -> float:
+    """The share of the host's CPUs that others used between two moments, 0 to 1."""
+    span_s = last.all_s - first.all_s
+    if span_s <= 0:
+        return 0.0
+    others_s = (last.busy_s - first.busy_s) - (last.ours_s - first.ours_s)
+    return min(1.0, max(0.0, others_s / span_s))
+
+
+class HostLoad:
+    """Follows our VMMs, so that what they used is known after their end, too."""
+
+    def __init__(self, root: str = "/") -> None:
+        self._root = root
+        self._running: dict[int, float] = {}
+        self._ended_s = 0.0
+
+    def follow(self, pids: Iterable[int]) -> None:
+        """These VMMs are ours from now on."""
+        for pid in pids:
+            self._running.setdefault(pid, 0.0)
+
+    def leave(self, pids: Iterable[int]) -> None:
+        """Call before they are ended: their time is kept as it is now."""
+        self._look()
+        for pid in pids:
+            self._ended_s += self._running.pop(pid, 0.0)
+
+    def mark(self) -> LoadMark:
+        """The present moment. Raises VmError."""
+        self._look()
+        try:
+            text = (Path(self._root) / "proc" / "stat").read_text()
+        except OSError as error:
+            raise VmError(f"/proc/stat: {error.strerror}") from error
+        busy_s, all_s = parse_host_stat(text)
+        return LoadMark(busy_s, all_s, self._ended_s + sum(self._running.values()))
+
+    def _look(self) -> None:
+        for pid in self._running:
+            try:
+                self._running[pid] = process_cpu(pid, self._root).total_s
+            except VmError:
+                # It has ended by itself: its time is what was last seen.
+                continue

@@ -1,0 +1,183 @@
+"""Measure all planned cells: some side by side, each stored as it ends, failures once more."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from giveback.bench.cell import CellRun
+from giveback.bench.host_load import HostLoad
+from giveback.bench.model import CellResult
+from giveback.bench.plan import differences, remaining_s
+from giveback.bench.store import Refused
+from giveback.bench.strategy import CannotRun
+from giveback.bench.versions import versions
+from giveback.errors import VmError
+
+if TYPE_CHECKING:
+    from giveback.bench.cell import Setting
+    from giveback.bench.model import Cell
+    from giveback.bench.store import Store
+    from giveback.bench.strategy import Strategy
+    from giveback.bench.works import Work
+
+Say = Callable[[str], None]
+TRIES = 2
+# Boot, start of the strategy and the VM's end, for a cell that nothing is known of yet.
+GUESS_S = 240.0
+HOURS_S = 3600
+# Beyond this share of the host's CPUs in others' hands a cell's times are doubtful.
+BUSY_SHARE = 0.10
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A cell with all that it is measured by."""
+
+    cell: Cell
+    work: Work
+    strategy: Strategy
+    setting: Setting
+
+    def versions(self) -> dict[str, str]:
+        """Of everything that takes part."""
+        return versions(self.work, self.strategy, self.setting)
+
+
+@dataclass(slots=True)
+class Progress:
+    """Says a line for each cell, with an estimate of the time left."""
+
+    say: Say
+    total: int
+    began_s: float = field(default_factory=time.monotonic)
+    took_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    left: list[str] = field(default_factory=list)
+    done: int = 0
+
+    def finished(self, job: Job, result: CellResult) -> None:
+        """A cell has ended, well or not."""
+        self.done += 1
+        self.left.remove(job.work.name)
+        self.took_s[job.work.name].append(result.took_s)
+        self.say(f"[{self.done}/{self.total}] {described(result)}{self._time_left()}")
+
+    def _time_left(self) -> str:
+        if not self.left:
+            return ""
+        spent = sum(sum(took) for took in self.took_s.values())
+        # Cells overlap: a second of the clock is worth more than one of theirs.
+        worth = (time.monotonic() - self.began_s) / spent if spent > 0 else 1.0
+        seconds = remaining_s(self.took_s, self.left, GUESS_S) * worth
+        return f"; {duration(seconds)} left"
+
+
+def described(result: CellResult) -> str:
+    """One finished cell in a line."""
+    cell = result.cell
+    name = f"{cell.work}, {cell.strategy}, {cell.kernel}, {cell.mem_bytes >> 20} MiB, round {cell.round}"
+    if not result.vms:
+        return f"{name}: failed: {'; '.join(result.problems)}"
+    work_s = max(vm.work_s for vm in result.vms)
+    peak = max(s.resident_bytes for vm in result.vms for s in vm.samples) >> 20
+    last = sum(vm.samples[-1].resident_bytes for vm in result.vms) >> 20
+    words = [f"work {work_s:.1f} s", f"peak {peak} MiB" * (len(result.vms) == 1)]
+    words += [f"at the end {last} MiB", f"took {result.took_s:.0f} s"]
+    if result.host_busy_share > BUSY_SHARE:
+        words.append(f"others used {result.host_busy_share:.0%} of the host")
+    words += result.problems
+    return f"{name}: {', '.join(word for word in words if word)}"
+
+
+def duration(seconds: float) -> str:
+    """A time for a person: "40 s", "12 min", "3 h 20 min"."""
+    if seconds < 90:
+        return f"about {max(1, round(seconds / 10)) * 10} s"
+    if seconds < HOURS_S:
+        return f"about {seconds / 60:.0f} min"
+    return f"about {int(seconds // HOURS_S)} h {int(seconds % HOURS_S // 60)} min"
+
+
+def to_do(jobs: Sequence[Job], store: Store, say: Say) -> list[Job]:
+    """The cells that are not stored yet, or not as they would be measured now: that is said."""
+    left = []
+    there = 0
+    for job in jobs:
+        stored = store.read(job.cell)
+        if isinstance(stored, Refused):
+            say(f"{stored.path.name}: {stored.reason}: measured again")
+        elif stored is not None:
+            changed = differences(job.cell, stored.versions, job.versions())
+            if not changed:
+                there += 1
+                continue
+            say(f"{job.cell.key}: {'; '.join(changed)}: measured again")
+        left.append(job)
+    if there:
+        say(f"{there} of {len(jobs)} cells are there already")
+    return left
+
+
+async def run_all(jobs: Sequence[Job], store: Store, at_once: int, say: Say) -> list[CellResult]:
+    """Measure the cells in their order, `at_once` side by side; each is stored as it ends.
+
+    A cell that fails is tried once more; what then fails again is stored as failed and said. Raises
+    GivebackError where a result cannot be written.
+    """
+    lock, load = asyncio.Lock(), HostLoad()
+    progress = Progress(say, len(jobs), left=[job.work.name for job in jobs])
+    waiting = iter(jobs)
+    results: list[CellResult] = []
+
+    async def take_cells() -> None:
+        for job in waiting:
+            result = await _measured(job, lock, load, say)
+            store.write(result)
+            results.append(result)
+            progress.finished(job, result)
+
+    workers = [asyncio.ensure_future(take_cells()) for _ in range(max(1, at_once))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    return results
+
+
+async def _measured(job: Job, lock: asyncio.Lock, load: HostLoad, say: Say) -> CellResult:
+    """A cell's result; without VMs and with the reasons where it failed twice."""
+    began_s, reasons = time.monotonic(), []
+    known = job.versions()
+    for number in range(1, TRIES + 1):
+        run = CellRun(job.cell, job.work, job.strategy, job.setting, lock, load)
+        try:
+            return await run.run(known)
+        except CannotRun as error:
+            reasons.append(f"cannot run here: {error}")
+            break
+        except VmError as error:
+            reasons.append(str(error))
+            if number < TRIES:
+                say(f"{job.cell.key}: {error}: tried once more")
+    return _failure(job.cell, known, dict.fromkeys(reasons), time.monotonic() - began_s)
+
+
+def _failure(
+    cell: Cell, known: Mapping[str, str], reasons: Mapping[str, None], took_s: float
+) -> CellResult:
+    return CellResult(
+        cell=cell,
+        vms=(),
+        versions=known,
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        took_s=round(took_s, 1),
+        host_busy_share=0.0,
+        problems=tuple(reasons),
+    )

@@ -1,0 +1,251 @@
+"""Measure every way to return a VM's memory on the same work, side by side, on this machine.
+
+Fresh real VMs for every cell (one strategy, one work, one round); the strategies take turns within a
+round. Each finished cell is kept in OUT/cells: the same command, started again, goes on where it
+stopped. At its end it writes a page, figures and tables into OUT.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from giveback.bench import works
+from giveback.bench.cell import Setting
+from giveback.bench.plan import Wish, plan
+from giveback.bench.runner import Job, run_all, to_do
+from giveback.bench.store import Store
+from giveback.bench.strategies import STRATEGIES, named
+from giveback.errors import GivebackError, InputError
+from giveback.lab.accel import CHOICES, choose_accel
+from giveback.lab.demo import MIN_MEM_BYTES, OVERHEAD_BYTES, Lab
+from giveback.lab.distribution import kernel_from_packages, this_distribution
+from giveback.lab.emulator import find_emulator
+from giveback.lab.folders import sweep
+from giveback.lab.image import build_image
+from giveback.lab.units import parse_size
+from giveback.stop import run_interruptible
+from giveback_agent.kernel.meminfo import read_meminfo
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+    from giveback.bench.strategy import Strategy
+    from giveback.bench.works import Work
+
+HELP = "measure every way to return a VM's memory on the same work"
+MAIN = (
+    "none,reporting,order-0,wsl-2019,wsl-gen1-gradual,wsl-gen2-dropcache,wsl-gen2-gradual,"
+    "kata-memcg,senpai,damon-agentenv,proxmox,giveback"
+)
+QUICK_STRATEGIES = "none,reporting,wsl-gen2-gradual,giveback"
+QUICK_WORKS = "files,database,hogs"
+QUICK_IDLE_S = 60.0
+MOST_RUNS = 100
+MOST_AT_ONCE = 16
+DEFAULT_AT_ONCE = 3
+MOST_CPUS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line, checked."""
+
+    wish: Wish
+    works: tuple[Work, ...]
+    strategies: tuple[Strategy, ...]
+    out: Path
+    accel: str
+    cpus: int
+    seed: int
+    at_once: int | None
+    qemu: Path | None
+    report_only: bool
+
+
+def prepare_parser(parser: argparse.ArgumentParser) -> None:
+    """The benchmark's options; everything has a default that works."""
+    add = parser.add_argument
+    add("--strategies", metavar="NAMES", help="a,b,... or all, or main (the default)")
+    add("--work", metavar="NAMES", help=f"of {', '.join(works.WORKS)}, or all (the default)")
+    add("--kernels", metavar="SERIES", help="such as 6.1,6.12 (default: the distribution's newest)")
+    add("--mem", metavar="SIZES", help="RAM of the VM, such as 2G,4G (default: 2G)")
+    add("--runs", type=int, metavar="N", help="rounds (default: 3)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("giveback-bench"),
+        metavar="DIR",
+        help="default: %(default)s",
+    )
+    add("--quick", action="store_true", help="a useful answer in 15 minutes on 2 CPUs")
+    add("--report-only", action="store_true", help="measure nothing; write the report again")
+    add(
+        "--at-once",
+        type=int,
+        metavar="N",
+        help="VMs that may idle side by side (default: by memory)",
+    )
+    add("--cpus", type=int, metavar="N", help="of each VM (default: the host's, up to 4)")
+    add(
+        "--seed",
+        type=int,
+        default=1,
+        metavar="N",
+        help="other files, the same amounts (default: 1)",
+    )
+    add("--accel", choices=CHOICES, default="auto", help="default: %(default)s")
+    add("--qemu", type=Path, metavar="PATH", help="the qemu-system-x86_64 to use")
+
+
+def options_of(args: argparse.Namespace) -> Options:
+    """The parsed command line as options. Raises InputError."""
+    quick: bool = args.quick
+    chosen = _strategies(args.strategies or (QUICK_STRATEGIES if quick else "main"))
+    todo = works.named(args.work or (QUICK_WORKS if quick else "all"))
+    if quick:
+        todo = [works.shortened(work, QUICK_IDLE_S) for work in todo]
+    runs = _bounded("--runs", args.runs, 1 if quick else 3, 1, MOST_RUNS)
+    sizes = _sizes(args.mem or ("1G" if quick else "2G"), todo)
+    wish = Wish(
+        kernels=_kernels(args.kernels),
+        mem_bytes=sizes,
+        works=tuple(work.name for work in todo),
+        strategies=tuple(strategy.name for strategy in chosen),
+        runs=runs,
+    )
+    at_once = args.at_once
+    return Options(
+        wish=wish, works=tuple(todo), strategies=tuple(chosen), out=args.out, accel=args.accel,
+        cpus=_bounded("--cpus", args.cpus, min(MOST_CPUS, os.cpu_count() or 1), 1, 64),
+        seed=_bounded("--seed", args.seed, 1, 0, 2**31), qemu=args.qemu,
+        at_once=None if at_once is None else _bounded("--at-once", at_once, 1, 1, MOST_AT_ONCE),
+        report_only=args.report_only,
+    )  # fmt: skip
+
+
+def _bounded(name: str, given: int | None, default: int, least: int, most: int) -> int:
+    value = default if given is None else given
+    if not least <= value <= most:
+        raise InputError(f"{name} {value}: must be {least} to {most}")
+    return value
+
+
+def _strategies(words: str) -> list[Strategy]:
+    if words.strip() == "all":
+        return list(STRATEGIES.values())
+    return named(MAIN if words.strip() == "main" else words)
+
+
+def _kernels(words: str | None) -> tuple[str, ...]:
+    series = [package.series for package in this_distribution().kernels]
+    if words is None:
+        return (series[0],)
+    names = tuple(dict.fromkeys(word.strip() for word in words.split(",") if word.strip()))
+    unknown = [name for name in names if name not in series]
+    if unknown or not names:
+        raise InputError(f"--kernels {words}: this distribution has {', '.join(series)}")
+    return names
+
+
+def _sizes(words: str, todo: Sequence[Work]) -> tuple[int, ...]:
+    sizes = tuple(dict.fromkeys(parse_size(word, "--mem") for word in words.split(",")))
+    for size in sizes:
+        for work in todo:
+            if work.ram_bytes(size) < MIN_MEM_BYTES:
+                raise InputError(
+                    f"--mem {size >> 20}M: {work.name}'s VMs would have {work.ram_bytes(size) >> 20} "
+                    f"MiB and need at least {MIN_MEM_BYTES >> 20}"
+                )
+    return sizes
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure what is not there yet and write the report; returns 0, or 1 where a cell failed."""
+    options = options_of(args)
+    console = Console()
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    store = Store(options.out)
+    failed = 0
+    if not options.report_only:
+        at_once = at_once_for(options)
+        store.make()
+        jobs = to_do(_jobs(options, say), store, say)
+        say(f"{len(jobs)} cells to measure, up to {at_once} at once")
+        results = run_interruptible(run_all(jobs, store, at_once, say))
+        failed = sum(1 for result in results if not result.vms)
+    return _report(store, options.out, say) or int(failed > 0)
+
+
+def at_once_for(options: Options) -> int:
+    """How many cells run side by side, by what is free. Raises InputError where not even one fits."""
+    available = read_meminfo("/").mem_available_bytes
+    size = max(options.wish.mem_bytes)
+    largest = max(work.vms * (work.ram_bytes(size) + OVERHEAD_BYTES) for work in options.works)
+    at_once = options.at_once or min(DEFAULT_AT_ONCE, max(1, available // largest))
+    if at_once * largest > available:
+        raise InputError(
+            f"--mem {size >> 20}M: {at_once} at once may need {at_once * largest >> 20} MiB and the "
+            f"host has {available >> 20} MiB: use a smaller --mem or --at-once"
+        )
+    return at_once
+
+
+def _jobs(options: Options, say: Callable[[str], None]) -> list[Job]:
+    """All planned cells that can run; those that cannot are said once."""
+    for folder in sweep():
+        say(f"removed {folder}: its giveback was killed")
+    say("preparing the guests (packages are fetched once and cached)")
+    settings = {series: _setting(series, options, say) for series in options.wish.kernels}
+    by_work = {work.name: work for work in options.works}
+    by_strategy = {strategy.name: strategy for strategy in options.strategies}
+    left_out: dict[str, None] = {}
+    jobs = []
+    for cell in plan(options.wish):
+        strategy = by_strategy[cell.strategy]
+        reason = strategy.unsupported(cell.kernel)
+        if reason is not None:
+            left_out[f"{strategy.name} on Linux {cell.kernel} is left out: {reason}"] = None
+            continue
+        jobs.append(Job(cell, by_work[cell.work], strategy, settings[cell.kernel]))
+    for line in left_out:
+        say(line)
+    return jobs
+
+
+def _setting(series: str, options: Options, say: Callable[[str], None]) -> Setting:
+    kernel = kernel_from_packages(series)
+    emulator = find_emulator(kernel.release, options.qemu)
+    # One disk for all works: the same cell is the same whatever it is measured beside.
+    image = build_image(kernel, works.EXTRAS)
+    accel = run_interruptible(choose_accel(options.accel, image, emulator))
+    say(f"Linux {kernel.release}, QEMU {emulator.version}, {accel.reason}")
+    return Setting(
+        Lab(kernel, emulator, image), accel.name, options.cpus, options.seed, options.out / "logs"
+    )
+
+
+def _report(store: Store, out: Path, say: Callable[[str], None]) -> int:
+    # Drawing is slow to import and only wanted once all is measured.
+    from giveback.bench.report import summary, write_report  # noqa: PLC0415
+
+    results, refused = store.read_all()
+    for file in refused:
+        say(f"{file.path}: {file.reason}: left out of the report")
+    if not results:
+        raise InputError(f"--out {out}: there is no finished cell in it")
+    try:
+        written = write_report(results, out)
+    except OSError as error:
+        raise GivebackError(f"{error.filename or out}: {error.strerror}") from error
+    say(summary(results))
+    say(f"written: {', '.join(str(path) for path in written)}")
+    return 0

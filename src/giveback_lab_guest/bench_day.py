@@ -1,0 +1,32 @@
+"""A developer's day, as in the demo: files, programs and processes interleaved."""
+
+from __future__ import annotations
+
+from giveback_lab_guest import work
+from giveback_lab_guest.bench_job import Job
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Day(Job):
+    """The demo's work; what several VMs of one host do, in turn or at once."""
+
+    def __init__(self, folder: str, ram_bytes: int, seed: int, cpus: int) -> None:
+        super().__init__(folder, ram_bytes, seed, cpus)
+        self.day = work.Day(folder, ram_bytes, seed, 1.0)
+
+    def phases(self) -> list[tuple[str, Callable[[], None]]]:
+        """Those of the demo."""
+        return self.day.phases()
+
+    def hot_bytes(self) -> int:
+        """Page cache of the hot files."""
+        return sum(size + -size % 4096 for _, size in self.day.tree.hot())
+
+    def prepare_reread(self) -> Callable[[], int]:
+        """The hot files, whole."""
+        files = self.day.tree.hot()
+        work.read_files(files[:1])
+        return lambda: work.read_files(files)

@@ -1,0 +1,148 @@
+"""Files: an archive is unpacked, read, and half of it deleted. Editor: the same, smaller, then for ever."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import tarfile
+import time
+
+from giveback_lab_guest.bench_job import Job
+from giveback_lab_guest.work import ENVIRONMENT, read_files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LEAST_FILE_BYTES = 8 << 10
+SPAN = 64
+FILES_PER_FOLDER = 64
+HOT_EVERY = 4
+HOT_READS = 3
+BURST_S = 0.035
+PERIOD_S = 0.5
+LOG_BYTES = 32 << 10
+
+
+class Tree:
+    """Files of 8 to 512 KiB, as a package of sources and objects has them."""
+
+    def __init__(self, folder: str, total_bytes: int, seed: int) -> None:
+        choose = random.Random(seed)
+        self.folder = folder
+        self.files: list[tuple[str, int]] = []
+        left = total_bytes
+        while left > 0:
+            size = min(left, int(LEAST_FILE_BYTES * SPAN ** choose.random()))
+            number = len(self.files)
+            self.files.append((f"{folder}/d{number // FILES_PER_FOLDER}/f{number}", size))
+            left -= size
+        self._block = choose.randbytes(LEAST_FILE_BYTES * SPAN)
+
+    def hot(self) -> list[tuple[str, int]]:
+        """What is read again and again, and outlives the deletion."""
+        return self.files[::HOT_EVERY]
+
+    def hot_bytes(self) -> int:
+        """Page cache of the hot files."""
+        return sum(size + -size % 4096 for _, size in self.hot())
+
+    def pack(self, path: str) -> None:
+        """Write an archive of all files, without the files."""
+        with tarfile.open(path, "w") as archive:
+            for name, size in self.files:
+                member = tarfile.TarInfo(name.lstrip("/"))
+                member.size = size
+                archive.addfile(member, _Block(self._block[:size]))
+
+    def unpack(self, path: str) -> None:
+        """Unpack the archive to where the files belong."""
+        subprocess.run(["tar", "-xf", path, "-C", "/"], env=ENVIRONMENT, check=True)
+
+    def delete_half(self) -> None:
+        """Delete every other file, the hot ones left out."""
+        hot = {path for path, _ in self.hot()}
+        for number, (path, _) in enumerate(self.files):
+            if number % 2 == 1 and path not in hot:
+                os.unlink(path)
+
+
+class _Block:
+    """As much of a file as tarfile wants: no copy of the block is kept for each member."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    def read(self, count: int = -1) -> bytes:
+        """The next bytes."""
+        end = len(self._data) if count < 0 else self._at + count
+        part = self._data[self._at : end]
+        self._at += len(part)
+        return part
+
+
+class Files(Job):
+    """A package comes in, is read, and half of it is deleted; its archive stays."""
+
+    share = 24.0
+
+    def __init__(self, folder: str, ram_bytes: int, seed: int, cpus: int) -> None:
+        super().__init__(folder, ram_bytes, seed, cpus)
+        self.tree = Tree(f"{folder}/tree", self.percent(self.share), seed)
+        self.archive = f"{folder}/package.tar"
+
+    def phases(self) -> list[tuple[str, Callable[[], None]]]:
+        """Pack, unpack, read, delete."""
+        return [
+            ("pack", lambda: self.tree.pack(self.archive)),
+            ("unpack", lambda: self.tree.unpack(self.archive)),
+            ("read", self._read),
+            ("delete", self._delete),
+        ]
+
+    def _read(self) -> None:
+        read_files(self.tree.files)
+        for _ in range(HOT_READS):
+            read_files(self.tree.hot())
+
+    def _delete(self) -> None:
+        self.tree.delete_half()
+        read_files(self.tree.hot())
+
+    def hot_bytes(self) -> int:
+        """Page cache of the hot files."""
+        return self.tree.hot_bytes()
+
+    def prepare_reread(self) -> Callable[[], int]:
+        """The hot files, whole."""
+        files = self.tree.hot()
+        probe = f"{self.folder}/probe"
+        with open(probe, "wb") as file:
+            file.write(bytes(4096))
+        read_files([(probe, 4096)])
+        return lambda: read_files(files)
+
+
+class Editor(Files):
+    """A burst of the same, and then an editor: never idle, with a log and an index that grow."""
+
+    share = 16.0
+
+    def linger(self) -> None:
+        """About 7 % of a CPU in bursts; each burst appends to a log and looks at a file."""
+        cold = self._kept()
+        with open(f"{self.folder}/editor.log", "ab", buffering=0) as log:
+            while True:
+                begin = time.perf_counter()
+                log.write(bytes(LOG_BYTES))
+                read_files([next(cold)])
+                while time.perf_counter() - begin < BURST_S:
+                    pass
+                time.sleep(PERIOD_S - BURST_S)
+
+    def _kept(self) -> Iterator[tuple[str, int]]:
+        choose = random.Random(self.seed + 1)
+        kept = [one for one in self.tree.files if os.path.exists(one[0])]
+        while True:
+            yield choose.choice(kept)
