@@ -1,14 +1,22 @@
-"""WSL's rule until 2.9, by its published constants."""
+"""WSL's rules until 2.9 and of 2026, by their published constants."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
+from agent_guests import ABLE, memory, snapshot
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from giveback_agent import actions as act
+from giveback_agent import policy_wsl
+from giveback_agent.actions import Observation
+from giveback_agent.gate import GateState
+from giveback_agent.kernel.cpustat import CpuStat
+from giveback_agent.kernel.meminfo import MemInfo
 from giveback_agent.record import replace
-from giveback_lab_guest.strategies import wsl
+from giveback_agent.settings import Settings
+from giveback_lab_guest.strategies import wsl, wsl_gen2
 from giveback_lab_guest.strategies.wsl import GIB, Rule, State, Step
 
 CPUS = 2
@@ -98,3 +106,77 @@ def test_dropcache_never_drops_twice_without_work_between(looks: list[int]) -> N
     numbers = [number for number, _ in course(DROP, looks)]
     for first, second in pairwise(numbers):
         assert sum(looks[first:second]) > 0
+
+
+def ticks_course(intervals: list[tuple[int, int]]) -> list[CpuStat]:
+    """Counters at each look; (busy, idle) ticks an interval."""
+    busy = idle = 0
+    stats = [CpuStat(0, 0, 0, 0, 0, 0, 0, 0, CPUS)]
+    for busier, idler in intervals:
+        busy, idle = busy + busier, idle + idler
+        stats.append(CpuStat(busy, 0, 0, idle, 0, 0, 0, 0, CPUS))
+    return stats
+
+
+def of_2026(mode: str, stats: list[CpuStat], seen: MemInfo) -> list[tuple[int, wsl_gen2.Steps]]:
+    rule, state = wsl_gen2.RULES[f"wsl-gen2-{mode}"], wsl_gen2.State()
+    steps = []
+    for number, stat in enumerate(stats):
+        step, state = wsl_gen2.decide(rule, state, stat, seen)
+        if step != wsl_gen2.Steps():
+            steps.append((number, step))
+    return steps
+
+
+def by_the_agent(
+    mode: str, stats: list[CpuStat], seen: MemInfo
+) -> list[tuple[int, wsl_gen2.Steps]]:
+    """The same looks through giveback's own mode; its pass is over before the next look."""
+    state, found = policy_wsl.WslState(), []
+    for number, stat in enumerate(stats):
+        now = replace(snapshot(10.0 * number), cpustat=stat, meminfo=seen)
+        amount, drop, compact = 0, False, False
+        for _ in range(5):
+            looked = Observation(now, GateState())
+            actions, state = policy_wsl.decide(looked, state, Settings(mode=mode), ABLE)
+            for action in actions:
+                amount += action.amount_bytes
+                drop = drop or action.kind == act.DROP
+                compact = compact or action.kind == act.COMPACT
+        if amount or drop or compact:
+            found.append((number, wsl_gen2.Steps(amount, drop, compact)))
+    return found
+
+
+QUIET = (0, 2000)
+
+
+def test_of_2026_dropcache_drops_and_compacts_once_after_two_minutes() -> None:
+    steps = of_2026("dropcache", ticks_course([QUIET] * 30), memory(cache=900))
+    assert steps == [(12, wsl_gen2.Steps(drop=True, compact=True))]
+
+
+def test_of_2026_gradual_takes_a_step_each_look_down_to_its_floor() -> None:
+    looks = ticks_course([QUIET] * 13)
+    steps = of_2026("gradual", looks, memory(cache=900))
+    assert [(n, s.reclaim_bytes >> 20, s.compact) for n, s in steps] == [
+        (12, 256, True), (13, 256, True),
+    ]  # fmt: skip
+    # Nothing to take: it is compacted once, on entering idleness.
+    steps = of_2026("gradual", looks, memory(cache=128))
+    assert steps == [(12, wsl_gen2.Steps(compact=True))]
+
+
+@given(
+    st.sampled_from(["dropcache", "gradual"]),
+    st.lists(
+        st.sampled_from([QUIET, QUIET, QUIET, (9, 1991), (30, 1970), (900, 1100)]), max_size=60
+    ),
+    st.integers(0, 1500),
+)
+@settings(deadline=None)
+def test_of_2026_and_the_agents_modes_are_one_rule(
+    mode: str, intervals: list[tuple[int, int]], cache: int
+) -> None:
+    looks, seen = ticks_course(intervals), memory(cache=cache)
+    assert of_2026(mode, looks, seen) == by_the_agent(mode, looks, seen)

@@ -20,6 +20,8 @@ NAMES = (
     "wsl-2019",
     "wsl-gen1-dropcache",
     "wsl-gen1-gradual",
+    "wsl-gen2-dropcache",
+    "wsl-gen2-gradual",
     "kata-compact",
     "kata-memcg",
     "kata-both",
@@ -67,6 +69,10 @@ def _serve(name: str, options: list[str]) -> int:
 
 def _of(name: str) -> Callable[[str, str, list[str], Stopping], None]:
     """Import only what runs: a strategy's own memory is measured, too."""
+    if name.startswith("wsl-gen2"):
+        from giveback_lab_guest.strategies import wsl_gen2
+
+        return wsl_gen2.serve
     if name.startswith("wsl"):
         from giveback_lab_guest.strategies import wsl
 

@@ -18,7 +18,7 @@ MAIN_CPP = "microsoft/WSL 02cd979f, src/linux/init/main.cpp, ConfigureMemoryRedu
 UTIL_CPP = "microsoft/WSL 49f841cc (2026-07-24), src/linux/init/util.cpp"
 
 
-def _until_2026(name: str, title: str, source: str, order: str | None) -> Strategy:
+def _wsl(name: str, title: str, source: str, order: str | None) -> Strategy:
     async def set_up(running: InGuests, vm: LabVm) -> None:
         if order is not None:
             await running.change(vm, {ORDER_PATH: order})
@@ -27,35 +27,35 @@ def _until_2026(name: str, title: str, source: str, order: str | None) -> Strate
     return Strategy(name=name, title=title, source=source, start=in_guests(set_up))
 
 
-def _of_2026(mode: str, title: str) -> Strategy:
-    """The agent has WSL's modes by the same rule: they are what is run."""
-
-    async def set_up(running: InGuests, vm: LabVm) -> None:
-        await running.change(vm, {ORDER_PATH: REPORT_ORDER})
-        await running.run_agent(vm, f"giveback.mode={mode}")
-
-    return Strategy(name=f"wsl-gen2-{mode}", title=title, source=UTIL_CPP, start=in_guests(set_up))
-
-
 STRATEGIES = (
-    _until_2026(
+    _wsl(
         "wsl-2019",
         "WSL 2 of 2019: compaction when idle (re-implementation)",
         "Windows 19013's release notes (idleThreshold); the rule as in " + MAIN_CPP,
         None,
     ),
-    _until_2026(
+    _wsl(
         "wsl-gen1-dropcache",
         "WSL 2 until 2.9, dropcache (re-implementation)",
         MAIN_CPP,
         REPORT_ORDER,
     ),
-    _until_2026(
+    _wsl(
         "wsl-gen1-gradual",
         "WSL 2 until 2.9, gradual (re-implementation)",
         MAIN_CPP,
         REPORT_ORDER,
     ),
-    _of_2026("dropcache", "WSL 2 of July 2026, dropcache (re-implementation)"),
-    _of_2026("gradual", "WSL 2 of July 2026, gradual (re-implementation)"),
+    _wsl(
+        "wsl-gen2-dropcache",
+        "WSL 2 of July 2026, dropcache (re-implementation)",
+        UTIL_CPP,
+        REPORT_ORDER,
+    ),
+    _wsl(
+        "wsl-gen2-gradual",
+        "WSL 2 of July 2026, gradual (re-implementation)",
+        UTIL_CPP,
+        REPORT_ORDER,
+    ),
 )
