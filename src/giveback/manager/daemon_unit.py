@@ -1,14 +1,99 @@
-"""Signatures first; the body follows."""
+"""The daemon as systemd is told of it. Pure text; what each line costs or needs is said here.
+
+- CAP_SYS_PTRACE: /proc/PID/smaps and /proc/PID/root of VMMs that run as other users.
+- CAP_DAC_OVERRIDE: to connect to a socket is to write to it, and QMP's belong to those users.
+- CAP_CHOWN: the socket's group, where settings name one.
+- ProtectHome=read-only and no PrivateTmp: QMP sockets lie in /tmp, /home and /run/user, too. A
+  socket on a file system that is read-only can be connected to all the same.
+- ProcSubset and ProtectProc stay open: it is other processes that are looked at.
+- AF_VSOCK is the agents' channel, AF_INET is /metrics on loopback; no other address is let through.
+- OOMScoreAdjust: when the host is out of memory it is this process that still gets some back.
+- TimeoutStopSec: balloons are deflated before it ends.
+"""
 
 from __future__ import annotations
+
+from giveback.errors import InputError
 
 NAME = "giveback-daemon.service"
 UNIT_PATH = f"/etc/systemd/system/{NAME}"
 STATE_FOLDER = "/var/lib/giveback-daemon"
 RUNTIME_FOLDER = "/run/giveback-daemon"
 SETTINGS_PATH = "/etc/giveback/giveback.toml"
+_PATH_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._+-@")
+
+_UNIT = """\
+[Unit]
+Description=Gives VMs' unused memory back to this host when it needs it
+After=libvirtd.service virtqemud.service
+
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart={program} daemon
+ExecReload=/bin/kill -HUP $MAINPID
+Restart=on-failure
+RestartSec=2
+RestartPreventExitStatus=2
+TimeoutStopSec=90
+KillMode=mixed
+StateDirectory=giveback-daemon
+StateDirectoryMode=0750
+RuntimeDirectory=giveback-daemon
+RuntimeDirectoryMode=0755
+ConfigurationDirectory=giveback
+UMask=0027
+
+OOMScoreAdjust=-900
+MemoryMax=1G
+TasksMax=64
+LimitNOFILE=65536
+
+CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_CHOWN
+AmbientCapabilities=
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=read-only
+PrivateDevices=yes
+ProtectKernelTunables=yes
+ProtectControlGroups=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectClock=yes
+ProtectHostname=yes
+RestrictAddressFamilies=AF_UNIX AF_VSOCK{families}
+IPAddressDeny=any
+{allowed}RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+KeyringMode=private
+RemoveIPC=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallFilter=@chown
+SystemCallErrorNumber=EPERM
+
+[Install]
+WantedBy=multi-user.target
+"""
 
 
-def unit_text(program: str) -> str:
-    """The systemd unit that runs `program daemon`; `program` is giveback's full path."""
-    return program
+def unit_text(program: str, *, loopback: bool = True) -> str:
+    """The systemd unit that runs `program daemon`; `program` is giveback's full path.
+
+    `loopback`: whether /metrics may be served on a loopback port. Raises InputError for a path that
+    a unit cannot hold.
+    """
+    if not program.startswith("/") or not set(program) <= _PATH_CHARS:
+        raise InputError(
+            f"{program!r}: no path that a unit can hold; install giveback where the path has "
+            "letters, digits and /._+-@ only"
+        )
+    return _UNIT.format(
+        program=program,
+        families=" AF_INET AF_INET6" if loopback else "",
+        allowed="IPAddressAllow=localhost\n" if loopback else "",
+    )

@@ -141,6 +141,10 @@ class History:
         except OSError as error:
             self._writer.close()
             return history_schema.words(error)
+        except (OverflowError, ValueError, TypeError) as error:
+            # What cannot be written at any time must not be tried for ever.
+            self._writer.close()
+            self._writer.note(f"history {self.path}: a look was left out: {str(error)[:200]}")
         except HistoryError as error:
             self._writer.close()
             return str(error).removeprefix(f"{self.path}: ")
@@ -309,9 +313,9 @@ def _host_row(status: DaemonStatus) -> tuple[object, ...]:
         decision and decision.urgency,
         decision and _int(decision.deficit_bytes),
         len(status.vms),
-        sum(vm.resident_bytes or 0 for vm in status.vms),
-        sum(vm.needed_bytes or 0 for vm in status.vms),
-        sum(vm.residue_bytes or 0 for vm in status.vms),
+        _int(sum(vm.resident_bytes or 0 for vm in status.vms)),
+        _int(sum(vm.needed_bytes or 0 for vm in status.vms)),
+        _int(sum(vm.residue_bytes or 0 for vm in status.vms)),
     )
 
 

@@ -65,7 +65,9 @@ def _vms_called(
         (vm, from_s, to_s),
     ).fetchall()
     if not rows:
-        known = connection.execute("SELECT DISTINCT name FROM vm ORDER BY last_s DESC LIMIT 10")
+        known = connection.execute(
+            "SELECT name FROM vm GROUP BY name ORDER BY max(last_s) DESC, name LIMIT 10"
+        )
         names = ", ".join(row[0] for row in known) or "none"
         raise InputError(f"history of {vm!r}: none in that time; VMs known: {names}")
     return [dict(row) for row in rows]
@@ -83,8 +85,10 @@ def _spans(connection: sqlite3.Connection, from_s: int, to_s: int) -> list[tuple
     end_s = to_s
     for tier in TIERS[at:]:
         oldest, _ = _extent(connection, tier)
-        if oldest is not None and oldest < end_s:
-            spans.insert(0, (tier, max(oldest, from_s), end_s))
+        # A coarse row half of which finer ones tell of would stand where they begin.
+        until_s = end_s - tier.step_s // 2 if spans else end_s
+        if oldest is not None and oldest < until_s:
+            spans.insert(0, (tier, max(oldest, from_s), until_s))
             end_s = max(oldest, from_s)
     for tier in reversed(TIERS[:at]):
         _, newest = _extent(connection, tier)

@@ -100,12 +100,12 @@ def open_for_writing(path: str) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: str) -> None:
+    _check_version(connection, path)
     # Has no effect, and needs none, where there are tables already.
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL").fetchall()
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA cache_size = -4096")
-    _check_version(connection, path)
     if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
         connection.execute("BEGIN IMMEDIATE")
         with connection:
@@ -197,8 +197,9 @@ def set_aside(path: str) -> str:
 
     Raises OSError.
     """
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    aside = _free_name(f"{path}.damaged-{stamp}")
+    now_ns = time.time_ns()
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now_ns // 10**9))
+    aside = f"{path}.damaged-{stamp}.{now_ns % 10**9:09}Z"
     Path(path).rename(aside)
     for suffix in ("-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
@@ -207,14 +208,6 @@ def set_aside(path: str) -> str:
         for suffix in ("", "-wal", "-shm"):
             Path(old + suffix).unlink(missing_ok=True)
     return aside
-
-
-def _free_name(wanted: str) -> str:
-    name, number = wanted, 1
-    while Path(name).exists():
-        number += 1
-        name = f"{wanted}.{number:03}"
-    return name
 
 
 def damaged_files(path: str) -> list[str]:

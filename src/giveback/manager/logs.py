@@ -1,15 +1,118 @@
-"""Signatures first; the body follows."""
+"""Structured logs: JSON lines for a journal or a file, coloured text for a terminal.
+
+Every line has `time`, `level` and `event`; what is of one VM has `vm`. Text of others (guests, file
+names, VMMs) is one line, bounded, without escapes. The standard library's loggers, which uvicorn and
+qemu.qmp use, go the same way.
+"""
 
 from __future__ import annotations
 
+import logging
+import sys
 from typing import TYPE_CHECKING
 
+import structlog
+
+from giveback.text import shown
+
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
     from typing import TextIO
+
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+TEXT_LIMIT_CHARS = 500
+EXCEPTION_LIMIT_CHARS = 8000
+ITEMS_LIMIT = 50
+_DEPTH_LIMIT = 4
+_FIRST = ("time", "level", "event", "vm")
+_QUIET = ("asyncio", "uvicorn", "qemu", "httpx2", "httpcore2", "hpack")
+"""Others' words are for us, not for who runs the daemon; their errors are for both."""
 
 
 def set_up(stream: TextIO | None = None, level: str = "info") -> None:
     """Structured logs to `stream` (stderr): JSON lines where it is no terminal.
 
-    Then `structlog.get_logger().bind(vm=key).info("event", bytes=…)`.
+    Then `structlog.get_logger().bind(vm=key).info("event", bytes=…)`. May be called again, as for a
+    level that was changed.
     """
+    out = sys.stderr if stream is None else stream
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+        made_safe,
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_ending(out)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # A log that cannot be written must not end what is logged about.
+    logging.raiseExceptions = False
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _ending(out: TextIO) -> list[Processor]:
+    if out.isatty():
+        return [structlog.dev.ConsoleRenderer(colors=True, timestamp_key="time")]
+    return [_ordered, structlog.processors.JSONRenderer(ensure_ascii=False)]
+
+
+def _ordered(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """The stable keys first, the others by name."""
+    del logger, method
+    rest = sorted(event.keys() - set(_FIRST))
+    return {key: event[key] for key in (*_FIRST, *rest) if key in event}
+
+
+def made_safe(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Every value: one line, bounded, without escapes; numbers and truth as they are."""
+    del logger, method
+    for key, value in list(event.items()):
+        if key.startswith("_"):
+            continue  # The formatter's own, such as _record.
+        if key == "exception" and isinstance(value, str):
+            lines = value[-EXCEPTION_LIMIT_CHARS:].splitlines()
+            event[key] = "\n".join(shown(line, 1000) for line in lines)
+        else:
+            event[key] = _safe(value, _DEPTH_LIMIT)
+    return event
+
+
+def _safe(value: object, depth: int) -> object:
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        return value if value.bit_length() <= 64 else shown(hex(value), TEXT_LIMIT_CHARS)
+    if isinstance(value, dict) and depth:
+        return _safe_items(value, depth - 1)
+    if isinstance(value, list | tuple | set | frozenset) and depth:
+        return [_safe(part, depth - 1) for part in list(value)[:ITEMS_LIMIT]]
+    if isinstance(value, bytes | bytearray):
+        return shown(bytes(value[: TEXT_LIMIT_CHARS + 1]).decode("utf-8", "backslashreplace"),
+                     TEXT_LIMIT_CHARS)  # fmt: skip
+    return shown(str(value), TEXT_LIMIT_CHARS)
+
+
+def _safe_items(value: MutableMapping[object, object], depth: int) -> dict[str, object]:
+    items = list(value.items())[:ITEMS_LIMIT]
+    return {shown(str(key), 100): _safe(part, depth) for key, part in items}
