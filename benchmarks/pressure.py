@@ -96,16 +96,18 @@ def swap_of(size: str) -> Iterator[None]:
 def table(runs: dict[str, PressureRun]) -> str:
     """One row a way."""
     head = ["", "hog", "hog took s", "OOM kills", "VMs lost", "VM swap MiB", "back MiB",
-            "least avail. MiB", "work slower %", "unit ms before"]  # fmt: skip
+            "least avail. MiB", "work done less %", "a unit longer %", "unit ms before"]  # fmt: skip
     rows = [head]
     for way, run in runs.items():
         names = run.options.names
         slower = [run.slowdown(name) for name in names]
+        less = [run.less_done(name) for name in names]
         before = [run.median_s(name) for name in names]
         rows.append([
             way, run.hog_ended, "-" if run.hog_took_s is None else f"{run.hog_took_s:.1f}",
             str(run.oom_kills), str(len(run.ended)), str(run.vm_swap_bytes // MIB),
             str(run.returned_bytes() // MIB), str(run.least_available_bytes // MIB),
+            " / ".join("-" if s is None else f"{100 * s:.1f}" for s in less),
             " / ".join("-" if s is None else f"{100 * s:.1f}" for s in slower),
             " / ".join("-" if s is None else f"{1000 * s:.1f}" for s in before),
         ])  # fmt: skip

@@ -143,6 +143,14 @@ class PressureRun:
     def _units(self, name: str, after_s: float, until_s: float) -> list[float]:
         return [took for at, took in self.units.get(name, []) if after_s < at <= until_s]
 
+    def less_done(self, name: str) -> float | None:
+        """How many units fewer a second were done during the event than before it: 0.05 is 5 %."""
+        before = len(self._units(name, -self.options.before_s, 0.0)) / self.options.before_s
+        during = len(self._units(name, 0.0, self.event_end_s))
+        if not before or not self.event_end_s or name in self.ended:
+            return None
+        return 1 - during / self.event_end_s / before
+
     def slowdown(self, name: str) -> float | None:
         """How much longer a unit took on average during the event than before it: 0.05 is 5 %."""
         before = self._units(name, -self.options.before_s, 0.0)
