@@ -52,6 +52,7 @@ class Strategy:
 
     `start` takes booted VMs and the bytes of the host that they share, and returns when the strategy
     is at work in all of them; raises CannotRun where a guest lacks what it needs, and VmError.
+    `version` is of the code that is at work beside the module that defines the strategy.
     `unsupported` takes a kernel series such as "6.1" and says why it is known not to run there.
     """
 
@@ -61,4 +62,5 @@ class Strategy:
     start: Start
     reporting: bool = True
     kernel_arguments: str = ""
+    version: str = ""
     unsupported: Unsupported = field(default=runs_everywhere)

@@ -30,7 +30,9 @@ def versions(work: Work, strategy: Strategy, setting: Setting) -> dict[str, str]
         "giveback": __version__,
         "agent": content_key(agent_zipapp()),
         "work": content_key(work.version, *_guest_sources()),
-        "strategy": content_key(strategy.title, strategy.source, _strategy_source(strategy)),
+        "strategy": content_key(
+            strategy.title, strategy.source, strategy.version, _strategy_source(strategy)
+        ),
         "kernel": setting.lab.kernel.release,
         "qemu": setting.lab.emulator.version,
         "accel": setting.accel,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from giveback.bench.strategies.running import in_guests
+from giveback.bench.strategies.running import guest_version, in_guests
 from giveback.bench.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -41,11 +41,22 @@ def _without(name: str, title: str, part: str) -> Strategy:
     async def set_up(running: InGuests, vm: LabVm) -> None:
         await running.run(vm, "giveback-without", part)
 
-    return _part(name, title, set_up)
+    return _part(name, title, set_up, guest_version("giveback_without.py"))
 
 
-def _part(name: str, title: str, set_up: Callable[[InGuests, LabVm], Awaitable[None]]) -> Strategy:
-    return Strategy(name=name, title=f"giveback {title}", source=SOURCE, start=in_guests(set_up))
+def _part(
+    name: str,
+    title: str,
+    set_up: Callable[[InGuests, LabVm], Awaitable[None]],
+    version: str = "",
+) -> Strategy:
+    return Strategy(
+        name=name,
+        title=f"giveback {title}",
+        source=SOURCE,
+        start=in_guests(set_up),
+        version=version,
+    )
 
 
 GIVEBACK = Strategy(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from giveback.bench.strategies.running import in_guests
+from giveback.bench.strategies.running import guest_version, in_guests
 from giveback.bench.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -18,7 +18,14 @@ def _kata(name: str, program: str, title: str, file: str, *options: str) -> Stra
     async def set_up(running: InGuests, vm: LabVm) -> None:
         await running.run(vm, program, *options)
 
-    return Strategy(name=name, title=title, source=SOURCE + file, start=in_guests(set_up))
+    version = guest_version("kata.py", "kata_compact.py", "kata_memcg.py", "kata_psi.py")
+    return Strategy(
+        name=name,
+        title=title,
+        source=SOURCE + file,
+        start=in_guests(set_up),
+        version=version,
+    )
 
 
 STRATEGIES = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qemu.qmp import QMPError
@@ -14,6 +15,7 @@ from giveback.bench.strategies.proxmox_rule import BalloonVm
 from giveback.bench.strategy import CannotRun, Strategy
 from giveback.errors import VmError
 from giveback.lab.agent import AgentLog
+from giveback.lab.cache import content_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -156,4 +158,5 @@ PROXMOX = Strategy(
     title="Proxmox VE's auto-ballooning, with free page reporting (re-implementation)",
     source="proxmox/pve-manager 14a22df, PVE/AutoBalloon.pm and PVE/Service/pvestatd.pm",
     start=_start,
+    version=content_key(Path(rule.__file__).read_bytes()),
 )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from importlib import resources
 from typing import TYPE_CHECKING
 
 from giveback.bench.strategy import CannotRun
 from giveback.errors import VmError
 from giveback.lab.agent import STATUS_PATH, AgentLog, start_agent
+from giveback.lab.cache import content_key
 from giveback.lab.image import GUEST_LAB
 from giveback.text import shown
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from giveback.lab.guest_link import ExecResult
     from giveback.lab.vm import LabVm
 
+GUEST_STRATEGIES = "giveback_lab_guest.strategies"
 STARTED = "started"
 START_DEADLINE_S = 120.0
 ANSWER_DEADLINE_S = 60.0
@@ -186,6 +189,13 @@ def _before_and_after(line: str) -> tuple[str | None, str | None]:
         return str(said["before"]), str(said["after"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None, None
+
+
+def guest_version(*programs: str) -> str:
+    """The version of these modules of the guest's strategies, and of what all of them share."""
+    folder = resources.files(GUEST_STRATEGIES)
+    shared = ("__init__.py", "loop.py", "small.py")
+    return content_key(*((folder / name).read_bytes() for name in (*programs, *shared)))
 
 
 def in_guests(set_up: Callable[[InGuests, LabVm], Awaitable[None]]) -> Start:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from giveback.bench.strategies.running import in_guests
+from giveback.bench.strategies.running import guest_version, in_guests
 from giveback.bench.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -16,7 +16,13 @@ def _senpai(name: str, title: str, source: str) -> Strategy:
     async def set_up(running: InGuests, vm: LabVm) -> None:
         await running.run(vm, name)
 
-    return Strategy(name=name, title=title, source=source, start=in_guests(set_up))
+    return Strategy(
+        name=name,
+        title=title,
+        source=source,
+        start=in_guests(set_up),
+        version=guest_version("senpai.py"),
+    )
 
 
 STRATEGIES = (

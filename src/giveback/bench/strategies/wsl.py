@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from giveback.bench.strategies.running import in_guests
+from giveback.bench.strategies.running import guest_version, in_guests
 from giveback.bench.strategy import Strategy
 from giveback_agent.kernel.page_reporting import ORDER_PATH
 
@@ -19,12 +19,20 @@ UTIL_CPP = "microsoft/WSL 49f841cc (2026-07-24), src/linux/init/util.cpp"
 
 
 def _wsl(name: str, title: str, source: str, order: str | None) -> Strategy:
+    program = "wsl_gen2.py" if name.startswith("wsl-gen2") else "wsl.py"
+
     async def set_up(running: InGuests, vm: LabVm) -> None:
         if order is not None:
             await running.change(vm, {ORDER_PATH: order})
         await running.run(vm, name)
 
-    return Strategy(name=name, title=title, source=source, start=in_guests(set_up))
+    return Strategy(
+        name=name,
+        title=title,
+        source=source,
+        start=in_guests(set_up),
+        version=guest_version(program),
+    )
 
 
 STRATEGIES = (
