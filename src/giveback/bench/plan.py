@@ -10,8 +10,8 @@ from giveback.bench.model import Cell
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# Strategies that giveback's agent carries out: its own, and WSL's modes by the same rule.
-BY_THE_AGENT = ("giveback", "wsl-gen2")
+# Strategies that giveback's agent carries out.
+BY_THE_AGENT = ("giveback",)
 # A result of other versions of these is of another thing; of `agent`, where it is at work.
 DECISIVE = ("work", "strategy", "kernel", "qemu", "accel", "cpus", "seed")
 
