@@ -70,9 +70,9 @@ def test_a_result_counts_only_for_what_it_was_measured_with() -> None:
 
 def test_another_agent_decides_only_where_it_is_at_work() -> None:
     older = {**VERSIONS, "agent": "0"}
-    for name in ("giveback", "giveback-no-cache", "wsl-gen2-gradual"):
+    for name in ("giveback", "giveback-no-cache"):
         assert differences(cell_of(name), older, VERSIONS) == ["agent was 0 and is 1"]
-    for name in ("none", "wsl-gen1-gradual", "givebacks"):
+    for name in ("none", "wsl-gen2-gradual", "givebacks"):
         assert differences(cell_of(name), older, VERSIONS) == []
 
 
