@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 # The pictures that the unit tests are made of; that folder is on the path only where they run.
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 
-from manager_samples import status
+from manager_samples import action, status, vm_status
 
 from giveback.errors import InputError
 from giveback.manager.model import ReclaimResult, Returned
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from giveback.manager.model import DaemonStatus
 
 DEADLINE_S = 30.0
+__all__ = ["Daemon", "ScriptedManager", "action", "running", "status", "vm_status", "wait_for"]
 
 
 class ScriptedManager:

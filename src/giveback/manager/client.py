@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -82,6 +83,7 @@ class Client:
     def _answer(
         self, method: str, resource: str, body: object, timeout_s: float
     ) -> tuple[int, bytes]:
+        self._reach(timeout_s)
         try:
             with (
                 short_path(self._path) as reachable,
@@ -98,11 +100,21 @@ class Client:
             raise NoDaemonError(
                 f"{self._path}: no answer in {timeout_s:g} s; is the daemon stopped?"
             ) from error
-        except httpx2.ConnectError as error:
-            raise _no_daemon(self._path, error) from error
         except httpx2.HTTPError as error:
             words = shown(str(error), 200)
             raise NoDaemonError(f"{self._path}: the daemon broke off: {words}") from error
+        except OSError as error:
+            raise _no_daemon(self._path, error) from error
+
+    def _reach(self, timeout_s: float) -> None:
+        """That somebody listens, and why not otherwise: httpx2 hides the reason and leaks the socket."""
+        try:
+            with (
+                short_path(self._path) as reachable,
+                socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe,
+            ):
+                probe.settimeout(timeout_s)
+                probe.connect(reachable)
         except OSError as error:
             raise _no_daemon(self._path, error) from error
 
@@ -117,18 +129,13 @@ def _read(response: httpx2.Response, path: str) -> bytes:
     return b"".join(parts)
 
 
-def _no_daemon(path: str, error: BaseException) -> GivebackError:
-    behind: BaseException | None = error
-    while behind is not None and not (isinstance(behind, OSError) and behind.errno is not None):
-        behind = behind.__cause__ or behind.__context__
-    if isinstance(behind, PermissionError):
+def _no_daemon(path: str, error: OSError) -> GivebackError:
+    if isinstance(error, PermissionError):
         return RefusedError(
             403,
             f"{path}: permission denied; use sudo, or have yourself added to the socket's group",
         )
-    why = shown(str(error), 200)
-    if isinstance(behind, OSError):
-        why = os.strerror(behind.errno or 0)
+    why = os.strerror(error.errno) if error.errno else str(error)
     return NoDaemonError(
         f"no daemon answers at {path} ({why}); start it: systemctl start giveback-daemon, or "
         "`giveback daemon` as root"

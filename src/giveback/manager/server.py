@@ -43,7 +43,7 @@ SEND_S = 20.0
 IDLE_S = 30
 GRACE_S = 2
 _HEADER_LIMIT_BYTES = 32 << 10
-_BACKLOG = 64
+_BACKLOG = 512
 _UNIX_PATH_LIMIT_BYTES = 107
 _UNKNOWN = Peer(-1, -1)
 
@@ -223,6 +223,9 @@ class Guard:
                 await problem.response()(scope, receive, bounded)
         except ConnectionAbortedError:
             return
+        except asyncio.CancelledError:
+            # uvicorn ends what has not read its answer when the daemon stops: nothing to report.
+            state["abort"]()
 
     def _problem(self, scope: Scope, state: dict[str, Any]) -> ProblemError | None:
         peer: Peer = state["peer"]
