@@ -214,6 +214,16 @@ def test_failed_cells_and_problems_are_told(
     assert "Failed cells: 1" in summary(results)
 
 
+def test_mixed_versions_are_told() -> None:
+    results = make_results(strategies=("none", "giveback"), rounds=2)
+    changed = [
+        replace(r, versions={**r.versions, "agent": str(r.cell.round), "work": "same"})
+        for r in results
+    ]
+    assert "giveback&#x27;s agent: 2 versions" in page_of(changed)
+    assert "more than one version" not in page_of(results)
+
+
 def test_cells_as_csv() -> None:
     results = make_results(("files", "three-aligned"), ("none", "giveback"), rounds=1)
     rows = list(csv.DictReader(io.StringIO(cells_csv(groups(results)))))

@@ -109,6 +109,19 @@ def test_bars_are_in_order_and_mark_what_hurts() -> None:
     assert names[-1] == "none"
     assert "wsl-gen2-dropcache \u2020" in names
     assert len(figure.axes) == 2
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_bars_stay_within_their_figure(width: float) -> None:
+    figure = bars_figure(group_of("build", rounds=1), width, titled=True)
+    for axes in figure.axes:
+        place = axes.get_position()
+        assert place.x0 >= 0
+        assert place.x1 <= 1
+        assert place.y0 >= 0
+
+
+def test_a_build_has_bars_for_each_residue() -> None:
     assert len(bars_figure(group_of("build"), WIDE, titled=False).axes) == 4
 
 

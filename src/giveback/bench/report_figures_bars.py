@@ -56,6 +56,7 @@ class _Panel:
     """Bars of one figure."""
 
     title: str
+    unit: str
     field: str
     scale: float
 
@@ -70,7 +71,8 @@ def bars_figure(group: Group, width: float, *, titled: bool) -> Figure:
     high = max(ROW * len(names), ROW)
     stacked = len(panels) if narrow else 1
     figure = new_figure(width, top + stacked * (high + AXIS_HEIGHT) + (stacked - 1) * 26)
-    wide = (width - left - (0 if narrow else PANEL_GAP)) / (1 if narrow else len(panels))
+    columns = 1 if narrow else len(panels)
+    wide = (width - left - PANEL_GAP * (columns - 1)) / columns
     for index, panel in enumerate(panels):
         row, column = (index, 0) if narrow else (0, index)
         x = left + column * (wide + PANEL_GAP)
@@ -107,11 +109,12 @@ def _name(group: Group, name: str) -> str:
 
 def _panels(group: Group, width: float) -> list[_Panel]:
     after_s = group.after_s[0] if group.after_s else 0.0
-    panels = [_Panel(f"footprint ({after_s:.0f} s), GiB min", "footprint_after_gib_min", 1.0)]
+    footprint = f"footprint, {after_s:.0f} s"
+    panels = [_Panel(footprint, "GiB min", "footprint_after_gib_min", 1.0)]
     marks = [(f, t) for f, t in RESIDUE_MARKS if any(group.values(n, f) for n in group.strategies)]
     if width <= NARROW:
         marks = marks[:1]
-    return [*panels, *(_Panel(f"residue {title}, MiB", field, MIB) for field, title in marks)]
+    return [*panels, *(_Panel(f"residue {title}", "MiB", field, MIB) for field, title in marks)]
 
 
 def _bars(group: Group, panel: _Panel, names: list[str], axes: Axes, *, named: bool) -> None:
@@ -125,6 +128,7 @@ def _bars(group: Group, panel: _Panel, names: list[str], axes: Axes, *, named: b
     axes.grid(axis="x", color=RULE, linewidth=0.7)
     axes.locator_params(axis="x", nbins=max(2, int(wide / 60)))
     axes.set_title(shown(panel.title), loc="left", fontproperties=font(bold=True), color=INK)
+    axes.set_xlabel(panel.unit, fontproperties=font(), color=MUTED)
     if named:
         labels = [shown(_name(group, name)) for name in names]
         axes.set_yticks(range(len(names)), labels)
@@ -269,20 +273,25 @@ def _label(points: Sequence[_Point], looks: dict[str, Style], axes: Axes) -> Non
     wide, high = _size_of(axes)
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     spots = {p.name: ((p.x - x0) / (x1 - x0) * wide, (p.y - y0) / (y1 - y0) * high) for p in points}
-    taken: list[_Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in spots.values()]
+    taken: list[_Box] = [
+        (x - 4, y - 4, x + 4, y + 4) for n, (x, y) in spots.items() if looks[n].named
+    ]
     reaches = {
         p.name: ((p.x_low - x0) / (x1 - x0) * wide, (p.x_high - x0) / (x1 - x0) * wide)
         for p in points
     }
     whiskers = [(reaches[n][0], y - 1.5, reaches[n][1], y + 1.5) for n, (_, y) in spots.items()]
+    # A named one may cover these rather than go without its name.
+    less = whiskers + [
+        (x - 4, y - 4, x + 4, y + 4) for n, (x, y) in spots.items() if not looks[n].named
+    ]
     order = sorted(points, key=lambda p: (p.name != OURS, not looks[p.name].named, p.y))
     for point in order:
         look = looks[point.name]
         size = TEXT_SIZE if look.named else 8.5
         length, tall = text_width(short(point.name), size, bold=point.name == OURS), 0.9 * size
         places = _around(spots[point.name], reaches[point.name], length, tall)
-        # A named one may cover a whisker rather than go without its name.
-        for left, bottom, lines in [(*at, whiskers) for at in places] + [
+        for left, bottom, lines in [(*at, less) for at in places] + [
             (*at, []) for at in places if look.named
         ]:
             box = (left - 1, bottom - 1, left + length + 1, bottom + tall + 1)

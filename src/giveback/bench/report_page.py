@@ -10,7 +10,7 @@ from html import escape
 from statistics import median
 from typing import TYPE_CHECKING
 
-from giveback.bench.measured import NONE, OURS
+from giveback.bench.measured import NONE, OURS, is_own
 from giveback.bench.metrics import FIELDS
 from giveback.bench.report_figures import NARROW, WIDE, inline_svg
 from giveback.bench.report_figures_bars import HURTS, bars_figure, scatter_figure
@@ -360,6 +360,8 @@ def _versions(results: Sequence[CellResult]) -> str:
     rows = [
         f"<dt>{escape(name)}</dt><dd>{escape(', '.join(found))}</dd>"
         for name, found in versions(results).items()
+        # These two are different for each by design; where they are not, `_mixed` says so.
+        if name not in ("work", "strategy")
     ]
     starts = sorted(result.started_at for result in results)
     if starts:
@@ -386,10 +388,23 @@ def _missing(results: Sequence[CellResult], groups: Sequence[Group]) -> str:
     parts = ["<h2>What is missing</h2>"]
     parts += _list("Cells that failed; they are in no figure:", failed)
     parts += _list("Cells with problems; they count as measured:", troubled)
+    parts += _list("Measured with more than one version:", _mixed(results))
     parts += _list("Never measured:", _never(results, groups))
     if len(parts) == 1:
         parts.append("<p>Nothing: every cell was measured, with every figure.</p>")
     return "\n".join(parts)
+
+
+def _mixed(results: Sequence[CellResult]) -> list[str]:
+    """Works, strategies and agents that changed while they were measured: their rounds differ."""
+    found: dict[str, set[str]] = {}
+    for result in results:
+        cell, of = result.cell, result.versions
+        found.setdefault(f"work {cell.work}", set()).add(of.get("work", ""))
+        found.setdefault(f"strategy {cell.strategy}", set()).add(of.get("strategy", ""))
+        if is_own(cell.strategy) and result.vms:
+            found.setdefault("giveback's agent", set()).add(of.get("agent", ""))
+    return [f"{what}: {len(known)} versions" for what, known in found.items() if len(known) > 1]
 
 
 def _never(results: Sequence[CellResult], groups: Sequence[Group]) -> list[str]:
