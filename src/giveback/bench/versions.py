@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import pkgutil
@@ -28,7 +29,7 @@ def versions(work: Work, strategy: Strategy, setting: Setting) -> dict[str, str]
     """Versions of everything; those that decide whether two results compare are in plan.DECISIVE."""
     return {
         "giveback": __version__,
-        "agent": content_key(agent_zipapp()),
+        "agent": _agent(),
         "work": content_key(work.version, *_guest_sources()),
         "strategy": content_key(
             strategy.title, strategy.source, strategy.version, _strategy_source(strategy)
@@ -44,14 +45,20 @@ def versions(work: Work, strategy: Strategy, setting: Setting) -> dict[str, str]
     }
 
 
-def _guest_sources() -> list[bytes]:
+@functools.cache
+def _agent() -> str:
+    return content_key(agent_zipapp())
+
+
+@functools.cache
+def _guest_sources() -> tuple[bytes, ...]:
     folder = resources.files("giveback_lab_guest")
     named = sorted((item.name, item) for item in folder.iterdir())
-    return [
+    return tuple(
         item.read_bytes()
         for name, item in named
         if name in GUEST_WORKS or (name.startswith(GUEST_PREFIX) and name.endswith(".py"))
-    ]
+    )
 
 
 def _strategy_source(strategy: Strategy) -> bytes:

@@ -47,8 +47,9 @@ EXTRAS = Extras(
     packages=("gcc", "make", "libc6-dev"),
     sources=("libzstd",),
     applets=(
-        "tar", "rm", "mkdir", "cp", "mv", "ln", "touch", "sed", "grep", "uname", "tr", "cut", "test", "find",
-        "xargs", "sort", "head", "printf", "env", "install", "basename", "dirname", "expr",
+        *("echo", "tar", "rm", "mkdir", "cp", "mv", "ln", "touch", "sed", "grep", "uname", "tr"),
+        *("cut", "test", "find", "xargs", "sort", "head", "printf", "env", "install"),
+        *("basename", "dirname", "expr"),
     ),
 )  # fmt: skip
 BUILD_IDLE_S = 100.0

@@ -106,12 +106,12 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 def options_of(args: argparse.Namespace) -> Options:
     """The parsed command line as options. Raises InputError."""
     quick: bool = args.quick
-    chosen = _strategies(args.strategies or (QUICK_STRATEGIES if quick else "main"))
-    todo = works.named(args.work or (QUICK_WORKS if quick else "all"))
+    chosen = _strategies(_given(args.strategies, QUICK_STRATEGIES if quick else "main"))
+    todo = works.named(_given(args.work, QUICK_WORKS if quick else "all"))
     if quick:
         todo = [works.shortened(work, QUICK_IDLE_S) for work in todo]
     runs = _bounded("--runs", args.runs, 1 if quick else 3, 1, MOST_RUNS)
-    sizes = _sizes(args.mem or ("1G" if quick else "2G"), todo)
+    sizes = _sizes(_given(args.mem, "1G" if quick else "2G"), todo)
     wish = Wish(
         kernels=_kernels(args.kernels),
         mem_bytes=sizes,
@@ -127,6 +127,10 @@ def options_of(args: argparse.Namespace) -> Options:
         at_once=None if at_once is None else _bounded("--at-once", at_once, 1, 1, MOST_AT_ONCE),
         report_only=args.report_only,
     )  # fmt: skip
+
+
+def _given(words: str | None, default: str) -> str:
+    return default if words is None else words
 
 
 def _bounded(name: str, given: int | None, default: int, least: int, most: int) -> int:

@@ -1,0 +1,74 @@
+"""`giveback bench` on real VMs: one short cell, stored, found again, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from giveback.bench import works
+from giveback.bench.cell import Setting
+from giveback.bench.metrics import mark
+from giveback.bench.model import Cell
+from giveback.bench.runner import Job, run_all, to_do
+from giveback.bench.store import Store
+from giveback.bench.strategies import STRATEGIES
+from giveback.lab.demo import Lab
+from giveback.lab.folders import candidates
+from giveback.lab.image import build_image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from giveback.lab.accel import Accel
+
+MIB = 1 << 20
+MEM_BYTES = 512 * MIB
+
+
+def folders() -> set[Path]:
+    return {path for parent in candidates() for path in parent.glob("giveback-vm-*")}
+
+
+def test_two_cells_overlap_and_are_stored_whole(lab: Lab, accel: Accel, tmp_path: Path) -> None:
+    before = folders()
+    # What needs no compiler needs no disk with one.
+    few = replace(works.EXTRAS, packages=(), sources=())
+    guests = Lab(lab.kernel, lab.emulator, build_image(lab.kernel, few))
+    setting = Setting(guests, accel.name, 2, 1, tmp_path / "logs")
+    work = works.shortened(works.WORKS["files"], 8.0)
+    jobs = [
+        Job(Cell("6.12", MEM_BYTES, "files", name, 1), work, STRATEGIES[name], setting)
+        for name in ("none", "reporting")
+    ]
+    store = Store(tmp_path)
+    store.make()
+    said: list[str] = []
+    results = asyncio.run(run_all(jobs, store, 2, said.append))
+    assert folders() <= before
+    assert to_do(jobs, store, said.append) == []
+    assert sorted(store.read_all()[0], key=lambda r: r.cell.key) == sorted(
+        results, key=lambda r: r.cell.key
+    )
+    for result in results:
+        assert result.problems == ()
+        (vm,) = result.vms
+        names = [one.name for one in vm.marks]
+        assert names == ["work", "idle", "reread"]
+        work_mark, idle = mark(vm, "work"), mark(vm, "idle")
+        assert work_mark is not None
+        assert idle is not None
+        assert 0 <= work_mark.begin_s < 1.0
+        assert idle.begin_s == work_mark.end_s
+        assert vm.samples[0].t_s < 0
+        assert [s.t_s for s in vm.samples] == sorted(s.t_s for s in vm.samples)
+        assert sum(s.non_free_bytes is not None for s in vm.samples) > len(vm.samples) // 2
+        assert vm.work_s > 0
+        assert vm.reread_s is not None
+        assert vm.needed_bytes is not None
+        assert 0 < vm.needed_bytes < MEM_BYTES // 2
+        assert (vm.after.read_bytes or 0) >= (vm.before.read_bytes or 0)
+    by_name = {result.cell.strategy: result.vms[0] for result in results}
+    peak = max(s.resident_bytes for s in by_name["none"].samples)
+    assert by_name["none"].samples[-1].resident_bytes > 0.95 * peak
+    assert by_name["reporting"].samples[-1].resident_bytes < 0.95 * peak
