@@ -54,7 +54,7 @@ MARKS = {act.LOWER: "deep", act.COLD: "reclaim", act.DROP: "reclaim"}
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # A host may change its mind, and a guest its level, at every look: what is published follows no faster.
 URGENCY_PUBLISH_S = 1.0
-LEVEL_PUBLISH_S = 10.0
+LEVEL_PUBLISH_S = 30.0
 
 
 class Service:
@@ -241,7 +241,7 @@ class Service:
             return None
 
     def _is_decision_due(self) -> bool:
-        """A full picture is dear: none while the guest is busy, few while it is quiet."""
+        """A full picture is dear: none while the guest works, few while it is quiet."""
         if self._worker is not None or self._in_pass() or self._outcome is not None:
             return True
         if self._settings.mode != "adaptive":
@@ -249,6 +249,10 @@ class Service:
         if self._gate.level == gate.BUSY:
             self._looks = 0
             self._busy_looks += 1
+            return False
+        if self._gate.level == gate.SLACK and not gate.has_slack(self._gate):
+            # Nothing may be done yet, whatever a picture would show.
+            self._looks = 0
             return False
         self._busy_looks = 0
         self._looks += 1
