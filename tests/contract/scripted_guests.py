@@ -72,6 +72,9 @@ def answers(said, kind, before):
         if kind != "promises" and said["urgency"] >= 1:
             free_cache()
         yield line(event="urgency", id=said["id"], urgency=said["urgency"], lease_s=said["lease_s"])
+        if kind == "restarts" and not before:
+            before.append(1)
+            yield line(event="hello", agent="scripted, started again", asks=["memory"])
     elif said.get("ask") == "memory":
         number = said["id"]
         message = dict(event="memory", id=number, page_bytes=4096, reporting=True, report_order=9,
@@ -196,12 +199,13 @@ class Host:
     @contextlib.contextmanager
     def guest(
         self, name: str, kind: str = "good", *, ram_mib: int = 64, held_mib: int = 48,
-        cache_mib: int = 0, has_agent: bool = True,
+        cache_mib: int = 0, has_agent: bool = True, monitor: str = "",
     ) -> Iterator[Guest]:  # fmt: skip
         """A guest that runs while the block does."""
         guest = self.start(
-            name, kind, ram_mib=ram_mib, held_mib=held_mib, cache_mib=cache_mib, has_agent=has_agent
-        )
+            name, kind, ram_mib=ram_mib, held_mib=held_mib, cache_mib=cache_mib,
+            has_agent=has_agent, monitor=monitor,
+        )  # fmt: skip
         try:
             yield guest
         finally:
@@ -210,7 +214,7 @@ class Host:
 
     def start(
         self, name: str, kind: str = "good", *, ram_mib: int = 64, held_mib: int = 48,
-        cache_mib: int = 0, has_agent: bool = True,
+        cache_mib: int = 0, has_agent: bool = True, monitor: str = "",
     ) -> Guest:  # fmt: skip
         """A guest that runs until its `end`."""
         port, log = self.folder / f"{name}.port", self.folder / f"{name}.log"
@@ -219,6 +223,8 @@ class Host:
         spec |= {"log": str(log), "port": str(port)}
         words = ["-m", f"{ram_mib}M", "-name", name]
         words += ["-device", "virtio-balloon-pci,free-page-reporting=on"]
+        if monitor:
+            words += ["-qmp", f"unix:{monitor},server=on,wait=off"]
         if has_agent:
             words += ["-chardev", f"socket,id=c,path={port},server=on,wait=off"]
             words += ["-device", "virtserialport,chardev=c,name=org.giveback.agent.0"]
@@ -234,14 +240,12 @@ class Host:
         return Guest(name, port, child, log)
 
 
-async def until(
-    condition: Callable[[], object], what: str = "", within_s: float = DEADLINE_S
-) -> None:
+async def until(condition: Callable[[], object], what: str = "", pause_s: float = 0.02) -> None:
     """Wait for a condition; fails with what was waited for."""
-    deadline_s = time.monotonic() + within_s
+    deadline_s = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline_s, what or condition
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(pause_s)
 
 
 def descriptors() -> int:

@@ -52,6 +52,7 @@ class Asking:
         decision, self._state = decide(host, self.views(now_s), self._state, settings)
         self.decision = decision
         if before is None or before.urgency != decision.urgency or decision.asks:
+            self._fleet.revision += 1
             self._log.info(
                 "decided",
                 urgency=decision.urgency,

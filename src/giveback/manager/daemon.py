@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import resource
 import time
 from dataclasses import replace
@@ -41,6 +42,8 @@ PEEK_S = 0.5
 CONNECT_S = 1.0
 RECORD_S = 10.0
 RECOVER_S = 10.0
+PICTURE_S = 2.0
+"""A picture of a thousand VMs takes some milliseconds: as often as that one is made at most."""
 URGENCY_LEASE_LIMIT_S = 86_400.0
 _GOODBYE_LEASE_S = 1.0
 _NEWS_OF_TOTAL = 50
@@ -84,21 +87,30 @@ class Daemon:
         self._room = Room(self.fleet, self._asking, root, self._now_s)
         self._stopping = asyncio.Event()
         self._reload_problem = ""
+        self._picture: DaemonStatus | None = None
+        self._pictured: object = None
+        self._picture_until_s = 0.0
         self._log = structlog.get_logger("giveback.daemon")
 
     # model.Manager
 
     def status(self) -> DaemonStatus:
+        """The picture of now, or one of a moment ago in which nothing of weight has changed."""
         now_s = self._now_s()
+        mark = (self.fleet.revision, self._reload_problem)
+        if self._picture is not None and mark == self._pictured and now_s < self._picture_until_s:
+            return self._picture
+        self._picture, self._pictured = self._status(now_s), mark
+        self._picture_until_s = now_s + PICTURE_S
+        return self._picture
+
+    def _status(self, now_s: float) -> DaemonStatus:
         leases = self._fallbacks.leases() if self._fallbacks else ()
-        held: dict[tuple[str, int], int] = {}
+        held: dict[tuple[int, int], int] = {}
         for lease in leases:
-            place = (lease.vm, lease.pid)
+            place = (lease.pid, lease.start_ticks)
             held[place] = held.get(place, 0) + abs(lease.before_bytes - lease.target_bytes)
-        vms = tuple(
-            status_of(vm, now_s, held.get((vm.vm.name, vm.pid), 0) + held.get((vm.key, vm.pid), 0))
-            for vm in self.fleet
-        )
+        vms = tuple(status_of(vm, now_s, held.get((vm.pid, vm.ticks), 0)) for vm in self.fleet)
         return DaemonStatus(
             wall_s=time.time(),
             started_wall_s=self.started_wall_s,
@@ -141,6 +153,8 @@ class Daemon:
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Manage until `stop`; then let go of everything. `ready` is called after the first look."""
         _raise_file_limit()
+        # What a monitor does is counted and shown per VM; qemu.qmp would log each failure as well.
+        logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
         await self._recover()
         self.discover()
         self._look_at_host(force=True)

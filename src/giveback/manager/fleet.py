@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections import deque
 from dataclasses import replace
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 from giveback.errors import InputError
 from giveback.guest import from_agent
 from giveback.manager import events, sampling
+from giveback.manager.guest_view import FRESH_S
 from giveback.manager.limits import Backoff
 from giveback.manager.verify import Trust
 from giveback.observe import Observation, make_ledger
-from giveback.pictures import NO_GUEST, GuestPicture, HostPicture, Source
+from giveback.pictures import NO_GUEST, STALE_S, GuestPicture, HostPicture, Source
 from giveback.text import shown
 from giveback.vmm.base import ChannelKind, VmState
 
@@ -26,13 +28,14 @@ if TYPE_CHECKING:
     from giveback.manager.session import Ended, Session
     from giveback.manager.settings import VmSettings
     from giveback.manager.verify import Promise
-    from giveback.vmm.base import Channel
+    from giveback.vmm.base import Channel, VmDescription
     from giveback.vmm.mapping import BoundBlock
 
 _ERROR_WORDS_LIMIT = 32
 _ACTIONS_KEPT = 200
 _RECONNECT_S = (1.0, 30.0)
 _HOSTILE_S = (30.0, 900.0)
+_MONITOR_S = (15.0, 600.0)
 _FORGIVEN_S = 300.0
 """A guest that was cut off and behaved for so long is no longer called hostile."""
 
@@ -58,6 +61,7 @@ class Watched:
     __slots__ = (
         "backend",
         "bound",
+        "channel",
         "channel_problem",
         "connect_at_s",
         "connecting",
@@ -83,15 +87,17 @@ class Watched:
         "lent_until_s",
         "mappings",
         "missed",
+        "monitor",
         "on_hello",
         "pid",
         "pidfd",
         "promise",
+        "ram_bytes",
         "reading",
         "reconnect",
         "sampled_at_s",
         "seen",
-        "seen_at_s",
+        "seen_until_s",
         "session",
         "settings",
         "state",
@@ -110,7 +116,8 @@ class Watched:
     )  # fmt: skip
 
     def __init__(self, found: Found, settings: VmSettings, now_s: float) -> None:
-        self.key, self.backend, self.vm = found.key, found.backend, found.vm
+        self.key, self.backend = found.key, found.backend
+        self.describe(found.vm)
         self.pid, self.ticks, self.pidfd = found.vm.pid, found.start_ticks, found.pidfd
         self.settings = settings
         self.errors = Errors()
@@ -119,6 +126,7 @@ class Watched:
         self.inspect_at_s = now_s
         self.inspected_at_s: float | None = None
         self.inspecting = False
+        self.monitor = Backoff(*_MONITOR_S)
         # The host's side.
         self.counts: sampling.Counts | None = None
         self.mappings: sampling.Mappings | None = None
@@ -160,19 +168,16 @@ class Watched:
         self.doctor: tuple[str, ...] = ()
         # What was made of all this; None where it is to be made anew.
         self.seen: Observation | None = None
-        self.seen_at_s: float | None = None
+        self.seen_until_s: float | None = None
         self.view: GuestView | None = None
         self.status: VmStatus | None = None
 
-    @property
-    def channel(self) -> Channel | None:
-        """The way to giveback's own agent, if the VM has one."""
-        ours = (c for c in self.vm.channels if c.kind is not ChannelKind.QEMU_GUEST_AGENT)
-        return next(ours, None)
-
-    @property
-    def ram_bytes(self) -> int:
-        return self.vm.block_bytes or self.vm.ram_bytes
+    def describe(self, vm: VmDescription) -> None:
+        """Take what is known of the VM now; its channel is the first that leads to our agent."""
+        self.vm = vm
+        ours = (c for c in vm.channels if c.kind is not ChannelKind.QEMU_GUEST_AGENT)
+        self.channel: Channel | None = next(ours, None)
+        self.ram_bytes = vm.block_bytes or vm.ram_bytes
 
     @property
     def hears(self) -> bool:
@@ -232,20 +237,23 @@ class Watched:
 
     def changed(self) -> None:
         """What was made of the pictures is to be made anew."""
-        self.seen_at_s = None
+        self.seen_until_s = None
         self.view = None
         self.status = None
 
     def observation(self, now_s: float) -> Observation:
         """Both sides joined; made anew where something changed, or the guest's picture aged."""
-        if self.seen is not None and now_s - (self.seen_at_s or -_AGED_S) < _AGED_S:
+        if self.seen is not None and self.seen_until_s is not None and now_s < self.seen_until_s:
             return self.seen
         guest = self.guest
+        self.seen_until_s = math.inf
         if self.guest_at_s is not None:
-            guest = replace(guest, age_s=(guest.age_s or 0.0) + now_s - self.guest_at_s)
+            age_s = (guest.age_s or 0.0) + now_s - self.guest_at_s
+            guest = replace(guest, age_s=age_s)
+            ahead = (limit_s - age_s for limit_s in (FRESH_S, STALE_S) if limit_s >= age_s)
+            self.seen_until_s = now_s + min(ahead, default=math.inf) + 0.1
         ledger = None if self.host is None else make_ledger(self.vm, self.state, self.host, guest)
         self.view = self.status = None
-        self.seen_at_s = now_s
         self.seen = Observation(
             vm=self.vm,
             state=self.state,
@@ -268,9 +276,6 @@ class Watched:
             self.pidfd = -1
 
 
-_AGED_S = 5.0
-
-
 class Fleet:
     """Every VM by its key, and what was done to them."""
 
@@ -279,17 +284,21 @@ class Fleet:
         self.pids: dict[int, set[str]] = {}
         self.errors = Errors()
         self.actions: deque[Action] = deque(maxlen=_ACTIONS_KEPT)
+        self.revision = 0
+        """Changes with what a picture of the fleet must not lack."""
         self._last_action_id = 0
 
     def __iter__(self) -> Iterator[Watched]:
         return iter(self.vms.values())
 
     def add(self, vm: Watched) -> None:
+        self.revision += 1
         self.vms[vm.key] = vm
         self.pids.setdefault(vm.pid, set()).add(vm.key)
 
     def remove(self, vm: Watched) -> None:
         """Forget a VM that has ended, and let go of what is open."""
+        self.revision += 1
         self.vms.pop(vm.key, None)
         keys = self.pids.get(vm.pid, set())
         keys.discard(vm.key)
@@ -313,12 +322,9 @@ class Fleet:
         self._last_action_id += 1
         return self._last_action_id
 
-    def start_action_ids_after(self, number: int) -> None:
-        """Ids go on from those of the run before: a history keeps both."""
-        self._last_action_id = max(self._last_action_id, number)
-
     def record(self, action: Action) -> None:
         """Keep an action, or what came of it: the same `id` again replaces it."""
+        self.revision += 1
         for index, kept in enumerate(self.actions):
             if kept.id == action.id:
                 self.actions[index] = action

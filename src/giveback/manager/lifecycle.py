@@ -92,12 +92,15 @@ def fixed(before: Settings, after: Settings) -> list[str]:
     ]
 
 
-async def manage(settings: Settings, path: Path | None) -> None:
-    """Run the daemon until SIGTERM or SIGINT. Raises InputError where it cannot begin."""
+async def manage(settings: Settings, path: Path | None, root: str = "/") -> None:
+    """Run the daemon until SIGTERM or SIGINT. Raises InputError where it cannot begin.
+
+    `path` is where SIGHUP reads the settings again; None: the default place.
+    """
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(settings.state))
         recorder = _recorder(settings, stack)
-        daemon = Daemon(settings, recorder=recorder, fallbacks=Fallbacks(settings.state))
+        daemon = Daemon(settings, recorder=recorder, fallbacks=Fallbacks(settings.state), root=root)
         loop = asyncio.get_running_loop()
         async with serving(daemon, _endpoint(settings)) as surfaces:
 

@@ -166,7 +166,7 @@ class Looking:
             return _VMM_SILENT_S if vm.missed >= 2 else _VMM_CALM_S
         # Without an agent its balloon statistics are the only word of the guest.
         tells = vm.vm.capabilities.statistics is not Answer.NO
-        return _VMM_TELLS_ALL_S if tells and not vm.state.problems else _VMM_CALM_S / 4
+        return _VMM_TELLS_ALL_S if tells else _VMM_CALM_S
 
     async def _do_inspect(self, vm: Watched) -> None:
         try:
@@ -180,9 +180,12 @@ class Looking:
             vm.errors.add("the VMM does not answer")
             # What it said before still tells more than nothing.
             state = replace(vm.state, problems=state.problems)
+            vm.inspect_at_s = vm.inspected_at_s + vm.monitor.wait_s(os.urandom(1)[0] / 256)
+        else:
+            vm.monitor.reset()
         vm.state = state
         if state.description is not None and state.description != vm.vm:
-            vm.vm = state.description
+            vm.describe(state.description)
             vm.due_s = min(vm.due_s, vm.inspected_at_s)
         if state.statistics is not None and not vm.hears:
             self._take_statistics(vm)

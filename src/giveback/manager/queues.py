@@ -17,7 +17,7 @@ _TABLE_LIMIT_BYTES = 32 << 20
 _ENTRY = re.compile(
     rb"^[0-9a-f]+: [0-9A-F]{8} [0-9A-F]{8} [0-9A-F]{8} \d{4} (0[23]) +\d+ (/.*)$", re.MULTILINE
 )
-_OWN_VIEW = re.compile(r"^/proc/\d+/(?:root|cwd/)")
+_OWN_VIEW = re.compile(r"^.*?/proc/\d+/(?:root|cwd/)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,10 +56,9 @@ def status_of(vm: Watched, now_s: float, leased_bytes: int = 0) -> VmStatus:
     seen = vm.observation(now_s)
     if vm.status is None:
         vm.status = _made(vm, leased_bytes)
-    guest_age_s = seen.guest.age_s
     return replace(
         vm.status,
-        guest_source=f"{seen.guest.source}" + (f", {guest_age_s:.0f} s old" if guest_age_s else ""),
+        guest_source=str(seen.guest.source),
         sampled_age_s=None if vm.sampled_at_s is None else max(0.0, now_s - vm.sampled_at_s),
         lease_left_s=max(0.0, vm.told_until_s - now_s)
         if vm.told is not None and vm.had_agent
