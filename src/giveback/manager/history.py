@@ -30,6 +30,7 @@ RETRY_S, RETRY_MOST_S = 2.0, 60.0
 TIDY_S = 60
 CLOCK_JUMP_S = 120
 CLOCK_REST_S = 600.0
+NOTE_S = 3600.0
 _STEP_S = TIERS[0].step_s
 _RAW = TIERS[0]
 
@@ -65,7 +66,7 @@ class History:
         self._actions: OrderedDict[int, Action] = OrderedDict()
         self._last_step: int | None = None
         self._problem = ""
-        self._noted: tuple[str, ...] = ()
+        self._noted: tuple[tuple[float, str], ...] = ()
         self._lost = 0
         self._closing = False
         self._changed = threading.Condition()
@@ -98,7 +99,9 @@ class History:
     @property
     def problems(self) -> tuple[str, ...]:
         """What keeps it from recording, and what was lost."""
-        return (*((self._problem,) if self._problem else ()), *self._noted)
+        since_s = time.monotonic() - NOTE_S
+        noted = tuple(text for at_s, text in self._noted if at_s >= since_s)
+        return (*((self._problem,) if self._problem else ()), *noted)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Write what waits, if the disk takes it in time, and end the thread."""
@@ -186,11 +189,11 @@ class _Writer:
         self._tidied_s: int | None = None
         self._clocks: tuple[float, float] | None = None
         self._resting_until_s = 0.0
-        self.notes: deque[str] = deque(maxlen=4)
+        self.notes: deque[tuple[float, str]] = deque(maxlen=4)
 
     def note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
+        """Say it for NOTE_S: it is over, and yet to be known."""
+        self.notes.append((time.monotonic(), text))
 
     def close(self) -> None:
         """Let go of the file; the next write opens it again."""

@@ -85,8 +85,8 @@ def _spans(connection: sqlite3.Connection, from_s: int, to_s: int) -> list[tuple
     end_s = to_s
     for tier in TIERS[at:]:
         oldest, _ = _extent(connection, tier)
-        # A coarse row half of which finer ones tell of would stand where they begin.
-        until_s = end_s - tier.step_s // 2 if spans else end_s
+        # A coarse row that finer ones tell of, too, would stand before where they begin.
+        until_s = end_s - tier.step_s + 1 if spans else end_s
         if oldest is not None and oldest < until_s:
             spans.insert(0, (tier, max(oldest, from_s), until_s))
             end_s = max(oldest, from_s)
