@@ -35,7 +35,10 @@ def bench(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["--cpus", "-1"], "--cpus -1: must be 1 to 64"),
         (["--seed", "-1"], "--seed -1: must be"),
         (["--report-only", "--out", "nothing-here"], "no finished cell"),
-        (["--work", "files", "--out", "/proc/nothing"], "choose a folder that can be written"),
+        (
+            ["--work", "files", "--mem", "512M", "--at-once", "1", "--out", "/proc/nothing"],
+            "choose a folder that can be written",
+        ),
     ],
 )
 def test_bad_input_is_refused_in_one_line(tmp_path: Path, words: list[str], says: str) -> None:

@@ -137,16 +137,16 @@ class CellRun:
         """The VMs, booted one after the other; their logs are kept where the block fails."""
         names = ["vm"] if self._work.vms == 1 else [f"vm{n + 1}" for n in range(self._work.vms)]
         async with contextlib.AsyncExitStack() as stack:
-            vms = []
+            vms: list[LabVm] = []
             try:
                 for name in names:
                     vm = LabVm(
                         self._spec(name), self._setting.lab.image, self._setting.lab.emulator
                     )
                     stack.push_async_callback(self._end, vm)
+                    vms.append(vm)
                     await vm.boot()
                     self._load.follow([vm.pid])
-                    vms.append(vm)
                 yield vms
             except VmError:
                 for vm in vms:
