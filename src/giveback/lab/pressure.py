@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 HOG = "hog"
 PERIOD_S = 0.5
 FILL_DEADLINE_S = 300.0
-END_GRACE_S = 5.0
+END_GRACE_S = 3.0
 
 # In a guest: leaves behind so many MiB of files that were written and read once, and of others that
 # are read again and again.
@@ -81,9 +81,9 @@ class PressureOptions:
     limit_bytes: int = 2200 * MIB
     cold_bytes: int = 400 * MIB
     hog_bytes: int = 1000 * MIB
-    hog_bytes_per_s: int = 40 * MIB
-    hold_s: float = 10.0
-    before_s: float = 20.0
+    hog_bytes_per_s: int = 50 * MIB
+    hold_s: float = 5.0
+    before_s: float = 15.0
     agents: bool = True
     names: tuple[str, ...] = ("one", "two")
 
