@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,11 @@ from pathlib import Path
 import pytest
 from manager_process import Manager
 from scripted_guests import MIB, Host
+
+from giveback import borrow
+from giveback.cli import main
+from giveback.host.procs import Process
+from giveback.vmm.qemu import QemuBackend
 
 DEADLINE_S = 60.0
 
@@ -104,6 +110,26 @@ def test_systemd_hears_of_start_reload_and_stop(host: Host) -> None:
             daemon.terminate()
             assert listener.recv(4096) == b"STOPPING=1"
             assert daemon.wait(DEADLINE_S) == 0
+
+
+def test_ps_sees_a_guest_whose_port_the_daemon_holds(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manager = Manager(host)
+    with host.guest("web") as guest, manager.running():
+        manager.until(lambda: manager.vm("web").get("condition") == "ok")
+        monkeypatch.setattr(borrow, "default_path", lambda: str(host.folder / borrow.NAME))
+        # Other VMs of this machine are none of this test's business.
+        backend = QemuBackend()
+        vm = backend.recognise(Process(guest.pid, tuple(guest.process.args)))  # type: ignore[arg-type]
+        assert vm is not None
+        monkeypatch.setattr("giveback.observe.find", lambda _root: ((backend, vm),))
+        assert main(["ps", "--json"]) == 0
+        (seen,) = json.loads(capsys.readouterr().out)
+        assert seen["guest"]["source"] == "agent"
+        assert seen["guest"]["age_s"] < 60
+        assert seen["needed_bytes"] == 48 * MIB
+        assert (host.folder / borrow.NAME).stat().st_mode & 0o777 == 0o600
 
 
 def test_a_full_disk_under_the_history_stops_nothing(host: Host) -> None:

@@ -95,6 +95,7 @@ class Watched:
         "ram_bytes",
         "reading",
         "reconnect",
+        "said",
         "sampled_at_s",
         "seen",
         "seen_until_s",
@@ -140,6 +141,7 @@ class Watched:
         # The guest's side.
         self.guest: GuestPicture = NO_GUEST
         self.guest_at_s: float | None = None
+        self.said: dict[str, object] | None = None
         self.guest_due_s = 0.0
         self.had_agent = False
         self.missed = 0
@@ -199,6 +201,7 @@ class Watched:
             self.told = None
             self.on_hello(self)
         elif isinstance(event, events.Memory):
+            self.said = event.said
             self.take_guest(from_agent(event.said, Source.AGENT), now_s)
         elif isinstance(event, events.Refused):
             self.errors.add("refused by the agent")

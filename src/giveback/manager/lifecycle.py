@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from giveback import borrow
 from giveback.errors import InputError
 from giveback.manager.daemon import Daemon, NoRecorder
 from giveback.manager.fallback import Fallbacks
 from giveback.manager.history import History
+from giveback.manager.lending import lending
 from giveback.manager.server import Endpoint, serving
 from giveback.manager.settings import load
 
@@ -102,7 +104,8 @@ async def manage(settings: Settings, path: Path | None, root: str = "/") -> None
         recorder = _recorder(settings, stack)
         daemon = Daemon(settings, recorder=recorder, fallbacks=Fallbacks(settings.state), root=root)
         loop = asyncio.get_running_loop()
-        async with serving(daemon, _endpoint(settings)) as surfaces:
+        lent = lending(daemon.fleet, settings.socket.parent / borrow.NAME)
+        async with serving(daemon, _endpoint(settings)) as surfaces, lent:
 
             def reload() -> None:
                 notify_reloading()
