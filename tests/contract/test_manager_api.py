@@ -366,8 +366,8 @@ def test_shutdown_waits_for_nobody(tmp_path: Path) -> None:
 def test_slow_and_silent_clients_are_let_go_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "HEAD_S", 0.2)
-    monkeypatch.setattr(server, "SEND_S", 0.2)
+    monkeypatch.setattr(server, "HEAD_S", 1.0)
+    monkeypatch.setattr(server, "SEND_S", 0.5)
     monkeypatch.setattr(api, "BODY_WAIT_S", 0.2)
     manager = ScriptedManager(status(*[vm_status(f"vm{i}", i) for i in range(3000)]))
     with running(endpoint(tmp_path), manager) as daemon:

@@ -1,7 +1,8 @@
 """What changes, to whoever listens: server-sent events, bounded for each listener.
 
-One task looks at the manager's picture once a second and tells all what is new. A listener that
-does not read is told that it missed something, once it reads again; nobody waits for it.
+One task looks at the manager's picture, once a second while somebody listens, and tells what is
+new. A listener that does not read is told that it missed something, once it reads again; nobody
+waits for it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from giveback.manager.model import Action, DaemonStatus, VmStatus
 
 LOOK_S = 1.0
+QUIET_S = 5.0
+"""Between looks while nobody listens: actions are counted all the same."""
 WAITING = 256
 KEEP_ALIVE_S = 15.0
 EVENTS = ("status", "vm", "gone", "action", "missed")
@@ -112,6 +115,7 @@ class Feed:
         self._listeners: set[Listener] = set()
         self._last: DaemonStatus | None = None
         self._ended = False
+        self._wanted = asyncio.Event()
 
     @contextlib.contextmanager
     def listener(self) -> Iterator[Listener]:
@@ -122,6 +126,7 @@ class Feed:
         if self._ended:
             one.put(None)
         self._listeners.add(one)
+        self._wanted.set()
         try:
             yield one
         finally:
@@ -131,7 +136,13 @@ class Feed:
         """Until it is cancelled: look, and tell."""
         while True:
             self.look()
-            await asyncio.sleep(LOOK_S)
+            if self._listeners:
+                await asyncio.sleep(LOOK_S)
+                continue
+            self._wanted.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(QUIET_S):
+                    await self._wanted.wait()
 
     def look(self) -> None:
         """Tell what is new since the last look."""
