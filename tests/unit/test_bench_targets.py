@@ -154,6 +154,7 @@ def test_one_round_is_judged_by_its_figure_and_says_so() -> None:
 def test_without_giveback_nothing_is_met() -> None:
     found = findings(groups(make_results(strategies=("none", "reporting"), rounds=2)))
     assert {f.verdict for f in found} == {Verdict.UNMEASURED}
+    assert all(f.counts for f in found)
     assert "giveback was not measured" in found[0].remark
 
 

@@ -103,11 +103,16 @@ def _about(results: Sequence[CellResult], groups: Sequence[Group]) -> str:
     rounds = max((group.rounds for group in groups), default=0)
     hours = sum(result.took_s for result in results) / 3600
     settings = ", ".join(dict.fromkeys(setting_text(group.setting) for group in groups))
+    works = len({group.setting.work for group in groups})
     return (
-        f"{len(names)} strategies on {len({g.setting.work for g in groups})} kinds of work, "
-        f"{rounds} round{'s' if rounds != 1 else ''}, {len(results)} cells, {hours:.1f} hours of "
-        f"measuring in real VMs. {settings}."
+        f"{_many(len(names), 'strategies', 'strategy')} on {_many(works, 'works', 'work')}, "
+        f"{_many(rounds, 'rounds', 'round')}, {_many(len(results), 'cells', 'cell')}, "
+        f"{hours:.1f} hours of measuring in real VMs. {settings}."
     )
+
+
+def _many(count: int, many: str, one: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 # Verdicts
@@ -209,7 +214,7 @@ def _section(group: Group, groups: Sequence[Group]) -> str:
     if not group.cells:
         return f"{heading}\n<p>No cell of this work could be measured.</p>"
     after = ", ".join(f"{after_s:.0f} s" for after_s in dict.fromkeys(group.after_s))
-    rounds = f"{group.rounds} round{'s' if group.rounds != 1 else ''}"
+    rounds = _many(group.rounds, "rounds", "round")
     about = f"{setting_text(group.setting)}; {rounds}; watched for {after} after the work."
     parts = [
         heading,

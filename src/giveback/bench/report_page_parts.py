@@ -47,8 +47,8 @@ th, td {{ padding: .32rem .7rem .32rem 0; border-bottom: 1px solid var(--rule);
   vertical-align: top; text-align: left; font-weight: 400; }}
 thead th {{ font-weight: 600; font-size: .8rem; vertical-align: bottom; }}
 .figures td, .figures thead th + th {{ text-align: right; white-space: nowrap;
-  font-variant-numeric: tabular-nums; padding: .32rem 0 .32rem .9rem; }}
-.figures thead th + th {{ white-space: normal; min-width: 4.6rem; }}
+  font-variant-numeric: tabular-nums; padding: .32rem 0 .32rem .7rem; }}
+.figures thead th + th {{ white-space: normal; min-width: 3.9rem; }}
 .figures th:first-child {{ position: sticky; left: 0; background: var(--page);
   white-space: nowrap; padding-right: .8rem; }}
 tr.ours td, tr.ours th {{ font-weight: 700; }}

@@ -263,8 +263,8 @@ def headline(all_findings: Sequence[Finding]) -> str:
     """The verdicts in one sentence without a full stop."""
     counts = counted(all_findings)
     total = sum(counts.values())
-    if not total:
-        return "No target could be judged: nothing was measured"
+    if counts[Verdict.UNMEASURED] == total:
+        return "No target could be judged: giveback, or all others, were not measured"
     rest = [f"{counts[v]} {v}" for v in Verdict if v is not Verdict.MET and counts[v]]
     more = f", {', '.join(rest)}" if rest else ""
     return f"giveback meets {counts[Verdict.MET]} of {total} targets{more}"

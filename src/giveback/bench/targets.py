@@ -143,7 +143,7 @@ def _judge(group: Group, target: Target) -> list[Finding]:
     best = best_by(group, rivals(group), target.field)
     found = [_finding(group, target, "best", best)]
     gentle = best_by(group, (n for n in rivals(group) if not harm(group, n)), target.field)
-    if gentle is not None and gentle != best:
+    if gentle not in (None, best) and found[0].comparison is not None:
         found.append(_finding(group, target, "gentle", gentle))
     return found
 
