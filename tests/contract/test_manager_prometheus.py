@@ -47,8 +47,8 @@ tests:
         values: '1x10 0x20'
       - series: 'giveback_status_time_seconds{{job="giveback",instance="h"}}'
         values: '0x30'
-      - series: 'giveback_errors_total{{job="giveback",instance="h",kind="history"}}'
-        values: '0+1x40'
+      - series: 'giveback_problems{{job="giveback",instance="h",about="history"}}'
+        values: '1x40'
       - series: 'giveback_vm_resident_bytes{{job="giveback",instance="h",vm="web"}}'
         values: '4e9x90'
       - series: 'giveback_vm_residue_bytes{{job="giveback",instance="h",vm="web"}}'
@@ -183,7 +183,7 @@ def test_a_real_prometheus_sees_every_row_and_the_vanished_are_gone(tmp_path: Pa
             for one in asked(server, "giveback_actions_verified_total")
         }
         assert verdicts == {"delivered": 1, "short": 1}
-        assert float(asked(server, "giveback_actions_total")[0]["value"][1]) == 3
+        assert float(asked(server, 'giveback_actions_total{kind="ask"}')[0]["value"][1]) == 3
         wait_for(lambda: asked(server, "giveback:vms_resident_bytes:sum"), "a recording rule")
         manager.say(vms=manager.now.vms[:1])
         wait_for(lambda: len(asked(server, "giveback_vm_info")) == 1, "the vanished VMs' end")

@@ -57,9 +57,22 @@ def test_actions_are_counted_once_and_again_when_they_are_verified() -> None:
     asked = action(1, measured_bytes=None)
     for actions in ((asked,), (asked, action(2)), (action(1, verdict="short"), action(2)), ()):
         counts.saw(actions)
-    assert counts.done == {"ask": 2}
+    assert +counts.done == {"ask": 2}
     assert counts.verified == {("ask", "delivered"): 1, ("ask", "short"): 1}
-    assert samples_of(status(), counts)["giveback_actions_total"] == [2]
+    assert samples_of(status(), counts)["giveback_actions_total"] == [0, 2]
+
+
+def test_actions_that_were_never_listed_are_counted() -> None:
+    counts = ActionCounts()
+    counts.saw([action(2), action(5)])
+    counts.saw([action(5), action(1000)])
+    assert sum(counts.done.values()) == 1000
+    assert counts.done["ask"] == 3
+
+
+def test_problems_are_told_by_what_they_are_about() -> None:
+    found = samples_of(status(problems=("history /x: full", "a VM: bad", "settings: wrong")))
+    assert found["giveback_problems"] == [1, 1, 1]
 
 
 def test_what_is_shown_is_bounded() -> None:

@@ -298,7 +298,9 @@ class _Writer:
             jumped_s = (now_s - before[0]) - (monotonic_s - before[1])
             if abs(jumped_s) > CLOCK_JUMP_S:
                 self._resting_until_s = monotonic_s + CLOCK_REST_S
-                self.note(f"history {self._path}: the clock jumped by {jumped_s:+.0f} s")
+                self.note(
+                    f"the clock jumped by {jumped_s:+.0f} s: {self._path} drops nothing for now"
+                )
         return monotonic_s >= self._resting_until_s
 
 

@@ -34,6 +34,9 @@ NAME_LIMIT_CHARS = 64
 KINDS_SHOWN = 32
 ROWS = frozenset(key.name.lower() for key in Key)
 _SEEN_ACTIONS = 20_000
+UNLISTED = "unlisted"
+"""The kind of an action that was done and dropped from the picture between two looks."""
+_ABOUT = ("history", "settings")
 
 
 class ActionCounts:
@@ -42,6 +45,7 @@ class ActionCounts:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self._seen: collections.OrderedDict[int, bool] = collections.OrderedDict()
+        self._highest = 0
         self.done: collections.Counter[str] = collections.Counter()
         self.verified: collections.Counter[tuple[str, str]] = collections.Counter()
         self.expected_bytes: collections.Counter[str] = collections.Counter()
@@ -53,6 +57,13 @@ class ActionCounts:
             self._saw(actions)
 
     def _saw(self, actions: Iterable[Action]) -> None:
+        actions = tuple(actions)
+        # Ids are given one after the other: what was dropped from the list between two looks shows.
+        highest = max((action.id for action in actions), default=0)
+        if highest > self._highest:
+            listed = sum(action.id > self._highest for action in actions)
+            self.done[UNLISTED] += highest - self._highest - listed
+            self._highest = highest
         for action in actions:
             kind = str(action.kind)
             verified = self._seen.get(action.id)
@@ -170,8 +181,15 @@ def _gauge(name: str, words: str, labels: Mapping[str, str], value: float) -> Me
 
 
 def _own(status: DaemonStatus) -> Iterator[Metric]:
-    yield _plain("giveback_problems", "What `giveback status` lists as problems.",
-                 len(status.problems))  # fmt: skip
+    problems = GaugeMetricFamily(
+        "giveback_problems", "What `giveback status` lists as problems.", labels=["about"]
+    )
+    about = collections.Counter(text.partition(" ")[0].rstrip(":") for text in status.problems)
+    for word in _ABOUT:
+        problems.add_metric([word], about[word])
+    others = len(status.problems) - sum(about[word] for word in _ABOUT)
+    problems.add_metric(["other"], others)
+    yield problems
     yield _plain("giveback_leases", "Balloons and the like that are to be let go of.",
                  len(status.leases))  # fmt: skip
     leased = sum(max(0, lease.before_bytes - lease.target_bytes) for lease in status.leases)
