@@ -43,6 +43,10 @@ class Connections:
             table = queues.Queues()
         else:
             table = queues.read(self._root)
+        for vm in self._fleet:
+            if vm.settings.ignore and vm.session is not None:
+                vm.session.close()
+                vm.session = vm.told = None
         for vm in served:
             self._lend(vm, table, now_s)
         for vm in waiting:
@@ -67,7 +71,7 @@ class Connections:
                 vm.session = None
 
     def _is_to_connect(self, vm: Watched, now_s: float) -> bool:
-        idle = vm.session is None and not vm.connecting
+        idle = vm.session is None and not vm.connecting and not vm.settings.ignore
         return idle and now_s >= vm.connect_at_s and vm.channel is not None
 
     def _lend(self, vm: Watched, table: queues.Queues, now_s: float) -> None:

@@ -190,6 +190,10 @@ class Watched:
 
     def heard(self, event: events.Event) -> None:
         """What the guest said, already understood and expected."""
+        if isinstance(event, events.Step):
+            self.step = event.text
+            self.status = None
+            return
         self.missed = 0
         self.had_agent = True
         self.held_by_another = False
@@ -207,8 +211,6 @@ class Watched:
             self.errors.add("refused by the agent")
             retry_s = 30.0 if event.retry_s is None else max(1.0, event.retry_s)
             self.guest_due_s = now_s + retry_s
-        elif isinstance(event, events.Step):
-            self.step = event.text
 
     def wrong(self, word: str) -> None:
         self.errors.add(word)

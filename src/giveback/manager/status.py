@@ -22,6 +22,8 @@ def condition_of(vm: Watched) -> tuple[VmCondition, str]:
     """How a VM stands with the manager, the worst first, and why in words."""
     if vm.unreadable:
         return VmCondition.UNREADABLE, vm.unreadable
+    if vm.settings.ignore:
+        return VmCondition.OK, "left alone, as its settings say"
     if vm.hostile_at_s is not None:
         return VmCondition.HOSTILE, (
             f"cut off: {vm.channel_problem or 'flood'}; its own numbers are shown only"
