@@ -12,9 +12,11 @@ import argparse
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +48,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("giveback-pressure"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    # So that a swap file and the cgroup do not outlive it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     asyncio.run(run_all(args.ways.split(","), args.out))
 
 
@@ -57,7 +61,7 @@ async def run_all(ways: list[str], out: Path) -> None:
         print(f"{words_of(way)} (load {os.getloadavg()[0]:.1f})", flush=True)
         kind = way.partition("+")[0]
         options = PressureOptions(agents=kind != "none")
-        manager = daemon if kind == "manager" else None
+        manager = partial(daemon, keep=out) if kind == "manager" else None
         with swap(SWAP_BYTES if way.endswith("+swap") else 0):
             run = runs[way] = await run_pressure(options, lab, accel, manager, print)
         (out / f"{way}.json").write_text(as_json(run))

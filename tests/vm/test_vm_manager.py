@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DEADLINE_S = 120.0
 POLL_S = 0.5
-# 120 MiB more than is free, at a rate that a slow host's guests can follow.
+# More than is free by 100 MiB or so, at a rate that a slow host's guests can follow.
 PRESSURE = PressureOptions(
-    ram_bytes=512 * MIB, limit_bytes=1500 * MIB, cold_bytes=200 * MIB, hog_bytes=480 * MIB,
-    hog_bytes_per_s=25 * MIB, hold_s=2.0, before_s=2.0,
+    ram_bytes=512 * MIB, limit_bytes=1600 * MIB, cold_bytes=200 * MIB, hog_bytes=640 * MIB,
+    hog_bytes_per_s=40 * MIB, hold_s=2.0, before_s=2.0,
 )  # fmt: skip
 
 
@@ -57,12 +57,10 @@ def run(lab: Lab, accel: Accel) -> PressureRun:
 
 
 def test_the_hog_is_fed_from_the_guests_caches(run: PressureRun) -> None:
-    used = [look.host for look in run.looks if look.t_s <= 0][-1]
-    free_bytes = used.available_bytes
     # Else nothing was shown.
-    assert free_bytes < PRESSURE.hog_bytes, f"{free_bytes // MIB} MiB were free"
+    assert run.free_before_bytes < PRESSURE.hog_bytes
     assert run.hog_ended == "got all it wanted"
-    assert run.returned_bytes() >= PRESSURE.hog_bytes - free_bytes
+    assert run.returned_bytes() >= PRESSURE.hog_bytes - run.free_before_bytes
 
 
 def test_nobody_was_killed_or_swapped(run: PressureRun) -> None:
@@ -154,7 +152,7 @@ async def a_balloon(vm: LabVm, folder: Path) -> None:
         assert balloon is not None
         return True if balloon.kept_bytes <= most_bytes else None
 
-    for step in (1, 2, 3):
+    for step in (1, 2):
         action = await until(taken, f"step {step}")
         assert action.kind is ActionKind.BALLOON
     (lease,) = manager.leases()

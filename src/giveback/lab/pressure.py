@@ -78,9 +78,9 @@ class PressureOptions:
     """The sizes of a run. The hog wants `hog_bytes`, more than is free."""
 
     ram_bytes: int = 768 * MIB
-    limit_bytes: int = 2200 * MIB
+    limit_bytes: int = 2500 * MIB
     cold_bytes: int = 400 * MIB
-    hog_bytes: int = 1000 * MIB
+    hog_bytes: int = 1200 * MIB
     hog_bytes_per_s: int = 50 * MIB
     hold_s: float = 5.0
     before_s: float = 15.0
@@ -125,15 +125,20 @@ class PressureRun:
         )
 
     @property
+    def free_before_bytes(self) -> int:
+        """The least that was available before the hog: a manager may have begun already."""
+        return min((look.host.available_bytes for look in self.looks if look.t_s <= 0), default=0)
+
+    @property
     def least_available_bytes(self) -> int:
         return min((look.host.available_bytes for look in self.looks), default=0)
 
     def returned_bytes(self) -> int:
-        """What the VMs held before the hog, less the least they held at once during it."""
+        """The most that the VMs held before the hog, less the least they held during it."""
         sums = [(look.t_s, sum(look.resident_bytes.values())) for look in self.looks]
         before = [resident for t_s, resident in sums if t_s <= 0]
         during = [resident for t_s, resident in sums if 0 < t_s <= self.event_end_s]
-        return before[-1] - min(during) if before and during else 0
+        return max(before) - min(during) if before and during and not self.ended else 0
 
     def median_s(self, name: str) -> float | None:
         """What a unit of a VM's work took before the hog."""

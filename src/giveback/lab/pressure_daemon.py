@@ -34,8 +34,13 @@ keep = false
 
 
 @contextlib.asynccontextmanager
-async def daemon(host: SmallHost, vms: list[LabVm]) -> AsyncIterator[None]:
-    """Run the daemon with the small host as its host, from when it knows the VMs. Raises VmError."""
+async def daemon(
+    host: SmallHost, vms: list[LabVm], keep: Path | None = None
+) -> AsyncIterator[None]:
+    """Run the daemon with the small host as its host, from when it knows the VMs. Raises VmError.
+
+    `keep` gets its log and its last status.
+    """
     folder = Path(tempfile.mkdtemp(prefix="giveback-daemon-"))
     settings = folder / "giveback.toml"
     settings.write_text(SETTINGS.format(folder=folder, cgroup=host.path))
@@ -49,6 +54,10 @@ async def daemon(host: SmallHost, vms: list[LabVm]) -> AsyncIterator[None]:
         await _until_known(process, folder, {vm.pid for vm in vms})
         yield
     finally:
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+            (keep / "daemon-status.json").write_bytes(await _status(folder))
+            shutil.copyfile(folder / "log", keep / "daemon.log")
         if process.returncode is None:
             process.terminate()
         try:
@@ -72,15 +81,20 @@ async def _until_known(process: asyncio.subprocess.Process, folder: Path, pids: 
         raise VmError(f"the daemon does not hear the VMs' agents: {said}") from error
 
 
-async def _heard(folder: Path) -> set[int]:
-    """The VMs whose agents the daemon hears."""
+async def _status(folder: Path) -> bytes:
+    """What `giveback status --json` prints."""
     words = ["-m", "giveback", "status", "--socket", str(folder / "api.sock"), "--json"]
     asked = await asyncio.create_subprocess_exec(
         sys.executable, *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     said, _ = await asked.communicate()
+    return said
+
+
+async def _heard(folder: Path) -> set[int]:
+    """The VMs whose agents the daemon hears."""
     try:
-        vms = json.loads(said)["vms"]
+        vms = json.loads(await _status(folder))["vms"]
         return {vm["pid"] for vm in vms if vm["guest_source"] == "agent"}
     except (ValueError, KeyError, TypeError):
         return set()
