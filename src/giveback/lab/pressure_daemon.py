@@ -55,9 +55,7 @@ async def daemon(
         yield
     finally:
         if keep is not None:
-            keep.mkdir(parents=True, exist_ok=True)
-            (keep / "daemon-status.json").write_bytes(await _status(folder))
-            shutil.copyfile(folder / "log", keep / "daemon.log")
+            _keep(await _status(folder), folder / "log", keep)
         if process.returncode is None:
             process.terminate()
         try:
@@ -66,6 +64,12 @@ async def daemon(
             process.kill()
             await process.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep(status: bytes, log: Path, into: Path) -> None:
+    into.mkdir(parents=True, exist_ok=True)
+    (into / "daemon-status.json").write_bytes(status)
+    shutil.copyfile(log, into / "daemon.log")
 
 
 async def _until_known(process: asyncio.subprocess.Process, folder: Path, pids: set[int]) -> None:
