@@ -15,6 +15,7 @@ COLD = "reclaim cold"
 RECLAIM = "reclaim"
 DROP = "drop"
 COMPACT = "compact"
+DRAIN = "drain"
 LOWER = "lower"
 NUDGE = "nudge"
 RESTORE = "restore"
@@ -33,7 +34,7 @@ class Action(Record):
     `nodes` for COMPACT (none: all).
 
     COLD takes what was not read again, as far as the kernel can tell; RECLAIM takes what the kernel
-    gives. `why` is for people.
+    gives; DRAIN frees what lingers on per-CPU lists. `why` is for people.
     """
 
     kind: str
@@ -64,6 +65,7 @@ class Capabilities(Record):
     drop_caches: bool
     compaction: bool
     cold_method: str = "none"
+    drain: bool = False
 
 
 class Observation(Record):

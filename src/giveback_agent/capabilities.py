@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent import bounded, files
+from giveback_agent import bounded, files, percpu
 from giveback_agent.actions import Capabilities
 from giveback_agent.kernel import compaction, page_reporting, reclaim
 
@@ -26,6 +26,7 @@ def probe(root: str) -> Capabilities:
         drop_caches=os.access(files.under(root, reclaim.DROP_CACHES_PATH), os.W_OK),
         cold_method=_cold_method(root),
         compaction=compaction.is_available(root) and compaction.is_permitted(root),
+        drain=percpu.is_permitted(root),
     )
 
 

@@ -100,8 +100,11 @@ def compacted(record: PassRecord) -> bool:
 
 def words(record: PassRecord, classic: str) -> str:
     """The pass in one line of the kernel log: `classic`, which users grep for, where it compacted."""
-    freed = max(0, record.non_free_before_bytes - record.non_free_after_bytes)
+    from_lists = max(0, gain_of(record, act.DRAIN))
+    freed = max(0, record.non_free_before_bytes - record.non_free_after_bytes - from_lists)
     gains = f"{freed // MIB} MiB of cache and slab freed"
+    if from_lists >= MIB:
+        gains += f", {from_lists // MIB} MiB taken from per-CPU lists"
     title = PASS_LINE
     if compacted(record):
         title = classic

@@ -1,6 +1,6 @@
 """The adaptive policy: what to do next in this guest. Pure: no clock, no I/O.
 
-A pass is cold cache -> slab -> compact -> deep report. It begins when the guest is idle and there is
+A pass is cold cache -> slab -> drain -> compact -> deep report. It begins when the guest is idle and there is
 something to gain, goes one step at a time, and ends at once when work comes back. Between passes
 nothing is done until enough memory has become free, cached or fragmented again.
 """
@@ -90,6 +90,7 @@ def decide(
         return _next_step(seen, state, settings, can)
     if why_stop:
         return (), state
+    state = _remember_lists(seen.snapshot, state)
     if seen.gate.level == gate.IDLE and _is_worth_a_pass(seen, state, settings, can):
         return _begin_pass(seen, state, settings, can)
     return _slack_step(seen, state, settings, can)
@@ -148,6 +149,20 @@ def _serves_reporting(settings: Settings, can: Capabilities) -> bool:
     return bool(can.reporting) and settings.page_reporting
 
 
+def _remember_lists(now: Snapshot, state: PolicyState) -> PolicyState:
+    """What the last pass left on per-CPU lists is seen by the first look after it only."""
+    last = state.after_pass
+    if last is None or last.pcp_bytes is not None or now.pcp_bytes is None:
+        return state
+    return replace(state, after_pass=replace(last, pcp_bytes=now.pcp_bytes))
+
+
+def _stuck_bytes(now: Snapshot, can: Capabilities) -> int:
+    """Return what is free and not reported: trapped in small blocks, or on lists that can be emptied."""
+    lists = now.pcp_bytes or 0 if can.drain else 0
+    return (now.trapped_bytes or 0) + lists
+
+
 def _is_worth_a_pass(
     seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
 ) -> bool:
@@ -156,18 +171,19 @@ def _is_worth_a_pass(
         return False
     goal = _goal(seen, state, settings, can)
     if last is None or seen.urgency > state.after_pass_urgency:
-        trapped = now.trapped_bytes or 0 if _serves_reporting(settings, can) else 0
-        return goal >= least or trapped >= least
+        stuck = _stuck_bytes(now, can) if _serves_reporting(settings, can) else 0
+        return goal >= least or stuck >= least
     new_cache = now.cache_bytes - last.cache_bytes
     if goal >= least and (new_cache >= least or now.monotonic_s - last.monotonic_s > RETRY_COLD_S):
         return True
     if not _serves_reporting(settings, can):
         return False
-    grown = (now.trapped_bytes or 0) - (last.trapped_bytes or 0)
+    stuck = _stuck_bytes(now, can)
+    grown = stuck - _stuck_bytes(last, can)
     worked_s = seen.gate.work_cpu_s - state.after_pass_work_cpu_s
     # Memory that was reported and then used and freed again is trapped anew: totals do not show it.
     stale = worked_s >= STALE_WORK_CPU_S * now.cpustat.cpus
-    return grown >= least or (stale and (now.trapped_bytes or 0) >= 2 * least)
+    return grown >= least or (stale and stuck >= 2 * least)
 
 
 def _goal(seen: Observation, state: PolicyState, settings: Settings, can: Capabilities) -> int:
@@ -185,6 +201,8 @@ def _begin_pass(
     goal = _goal(seen, state, settings, can)
     todo = _cache_steps(seen, can, state.by_hand) if goal else []
     if _serves_reporting(settings, can):
+        if can.drain:
+            todo.append(act.DRAIN)
         if can.compaction and settings.idle_threshold != 0:
             todo.append(act.COMPACT)
         todo.append(act.LOWER if _deep_order(settings, can) is not None else act.NUDGE)
@@ -233,7 +251,9 @@ def _next_step(
             continue
         if action.kind == act.COMPACT:
             trapped = seen.snapshot.trapped_bytes or 0
-            state = replace(state, before_compact_trapped_bytes=trapped)
+            # What compaction moves away it frees to the lists, too.
+            todo = (act.DRAIN, *state.todo) if can.drain else state.todo
+            state = replace(state, before_compact_trapped_bytes=trapped, todo=todo)
         if action.kind == act.RECLAIM:
             state = _after_reclaim_step(state, action.amount_bytes)
         if action.kind == act.LOWER:
@@ -284,6 +304,8 @@ def _action(
         if trapped < deep_report.LEAST_GAIN_BYTES and not state.by_hand:
             return None
         return Action(act.LOWER, "trapped memory is left", order=_deep_order(settings, can))
+    if step == act.DRAIN:
+        return Action(act.DRAIN, "per-CPU lists")
     return Action(step, "start a pass of reporting" if step == act.NUDGE else step)
 
 

@@ -14,6 +14,7 @@ from giveback_agent import (
     deep_report,
     gate,
     passes,
+    percpu,
     policy,
     policy_wsl,
     runtime,
@@ -122,6 +123,13 @@ class Service:
 
     def _repair(self) -> None:
         """Put right what an agent before this one left changed when it was killed."""
+        try:
+            fraction = percpu.repair(self._root)
+        except KernelFileError as error:
+            self._complain(f"{error}: the per-CPU lists are still short")
+        else:
+            if fraction is not None:
+                self._say("giveback-agent: per-CPU lists restored after a killed agent")
         try:
             repaired = deep_report.repair(self._root)
         except KernelFileError as error:
@@ -320,6 +328,8 @@ class Service:
                 self._lower(action.order or 0)
             elif action.kind == act.NUDGE:
                 self._nudge()
+            elif action.kind == act.DRAIN:
+                self._drain_lists(now_s)
             else:
                 self._fork(action, now_s)
 
@@ -392,6 +402,13 @@ class Service:
         refused = steps.start_reporting(self._root)
         if refused:
             self._complain(f"no pass of reporting could be started: {refused}")
+
+    def _drain_lists(self, now_s: float) -> None:
+        refused = steps.drain_lists(self._root)
+        if refused:
+            self._complain(f"the per-CPU lists are not emptied: {refused}")
+        took_s = time.monotonic() - now_s
+        self._outcome = Outcome(act.DRAIN, not refused, took_s=took_s)
 
     def _restore(self, why: str) -> None:
         if not self._lowered:

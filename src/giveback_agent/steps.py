@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from giveback_agent import actions as act
-from giveback_agent import bounded, files
-from giveback_agent.errors import KernelFileError
+from giveback_agent import bounded, files, percpu
+from giveback_agent.errors import AgentError, KernelFileError
 from giveback_agent.kernel import compaction, reclaim, swaps
 
 TYPE_CHECKING = False
@@ -99,6 +99,14 @@ def start_reporting(root: str) -> str:
 
     outcome = bounded.in_child(ask, NUDGE_TIMEOUT_S)
     return outcome.reason or outcome.output.decode("utf-8", "replace")
+
+
+def drain_lists(root: str) -> str:
+    """Empty the per-CPU lists; returns why not, or "" where it was done."""
+    try:
+        return percpu.drain(root)
+    except AgentError as error:
+        return str(error)
 
 
 def compact(root: str, nodes: tuple[int, ...]) -> None:

@@ -20,6 +20,7 @@ ABLE = Capabilities(
     drop_caches=True,
     compaction=True,
     cold_method="generations",
+    drain=True,
 )
 
 
@@ -50,6 +51,7 @@ def snapshot(
     available: int = 1400,
     refaults: int | None = 0,
     low: bool = False,
+    pcp: int | None = None,
 ) -> Snapshot:
     """A 2 GiB guest at `now_s`; sizes in MiB."""
     return Snapshot(
@@ -64,6 +66,7 @@ def snapshot(
         trapped_bytes=trapped * MIB,
         vmstat=None if refaults is None else VmStat(0, workingset_refault_file=refaults),
         below_low_watermark=low,
+        pcp_bytes=None if pcp is None else pcp * MIB,
     )
 
 

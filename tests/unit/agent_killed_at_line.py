@@ -1,22 +1,23 @@
-"""Kill what changes the report order at any one line. tests/vm runs this very file in a real guest."""
+"""Kill what changes the kernel at any one line. tests/vm runs this very file in a real guest."""
 
 import os
 import signal
 import sys
-
-from giveback_agent import deep_report
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 # Where anything is written; the parsers only read.
-WRITERS = ("deep_report.py", "files.py", "page_reporting.py", "runtime.py")
+WRITERS = ("deep_report.py", "files.py", "page_reporting.py", "percpu.py", "runtime.py")
 
 
-def killed_at_line(root: str, number: int, orders: "tuple[int, ...]") -> bool:
-    """Lower to each order and restore, in a child killed at its `number`-th line; False where it ended."""
+def killed_at_line(number: int, work: Callable[[], object]) -> bool:
+    """Do `work` in a child killed at its `number`-th line; False where it got to the end."""
     pid = os.fork()
     if pid == 0:
         left = number
 
-        def trace(frame, event, argument):  # type: ignore[no-untyped-def]  # noqa: ANN001
+        def trace(frame: FrameType, event: str, argument: object) -> Any:  # noqa: ANN401  # the interpreter's own type
             nonlocal left
             del argument
             if frame.f_code.co_filename.rpartition("/")[2] not in WRITERS:
@@ -29,9 +30,7 @@ def killed_at_line(root: str, number: int, orders: "tuple[int, ...]") -> bool:
 
         sys.settrace(trace)
         try:
-            for order in orders:
-                deep_report.lower(root, order)
-            deep_report.restore(root)
+            work()
         finally:
             os._exit(0)
     return os.WIFSIGNALED(os.waitpid(pid, 0)[1])

@@ -147,9 +147,15 @@ def test_a_restore_that_fails_may_be_tried_again(tmp_path: Path) -> None:
 
 def test_a_kill_at_any_line_is_repaired(tmp_path: Path) -> None:
     root = guest(tmp_path)
+
+    def lower_and_restore() -> None:
+        deep_report.lower(root, 5)
+        deep_report.lower(root, 0)
+        deep_report.restore(root)
+
     seen = set()
     for number in range(1, 2000):
-        killed = killed_at_line(root, number, (5, 0))
+        killed = killed_at_line(number, lower_and_restore)
         seen.add(read_order(root))
         deep_report.repair(root)
         assert read_order(root) == 9

@@ -20,7 +20,7 @@ from giveback_agent.record import replace
 from giveback_agent.settings import Settings
 
 # Compaction and the order, which a fake root can have: the cache's writes are tested in real guests.
-CAN = replace(ABLE, reclaim=False, drop_caches=False, cold_method="none")
+CAN = replace(ABLE, reclaim=False, drop_caches=False, cold_method="none", drain=False)
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def order(root: str) -> int:
     return int(Path(root + ORDER_PATH).read_text())
 
 
-def run(root: str, *, deep: bool, chosen: Settings | None = None) -> int:
-    settings, can = release.asked_for(deep, chosen or Settings(), CAN)
+def run(root: str, *, deep: bool, chosen: Settings | None = None, able: Capabilities = CAN) -> int:
+    settings, can = release.asked_for(deep, chosen or Settings(), able)
     return release.Foreground(root, settings, can, CLASSIC_LINE).run(act.URGENCY_ALONE)
 
 
@@ -59,6 +59,19 @@ def test_without_deep_the_order_is_not_touched(
 ) -> None:
     assert run(root, deep=False) == 0
     assert "report order" not in capsys.readouterr().out
+
+
+def test_per_cpu_lists_are_told_of_and_a_failure_is_no_end(
+    root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    able = replace(CAN, drain=True)
+    assert run(root, deep=False, able=able) == 1
+    told = capsys.readouterr().out
+    assert "drain        failed" in told
+    assert "made contiguous" in told
+    monkeypatch.setattr(steps, "drain_lists", lambda _: "")
+    assert run(root, deep=False, able=able) == 0
+    assert "drain        0 MiB freed" in capsys.readouterr().out
 
 
 def test_a_dry_run_writes_nothing(root: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -121,16 +122,12 @@ def test_after_a_killed_agent_the_kernels_own_order_counts(guest: Path) -> None:
 def test_sigusr1_without_words_means_starving_for_a_minute(guest: Path) -> None:
     service = service_of(guest)
     service._on_urgency(signal.SIGUSR1, None)
-    import time
-
     now_s = time.monotonic()
     assert service._urgency_now(now_s) == act.URGENCY_STARVING
     assert service._urgency_now(now_s + 61) == act.URGENCY_ALONE
 
 
 def test_an_urgency_that_was_written_counts_until_its_end(guest: Path) -> None:
-    import time
-
     service = service_of(guest)
     now_s = time.monotonic()
     runtime.write_urgency(str(guest), 2, now_s + 30)
@@ -192,6 +189,24 @@ def test_the_kernel_logs_line_has_the_words_users_grep_for() -> None:
     )
     assert "5 MiB made contiguous" in line
     assert passes.words(record, passes.WSL_LINE).startswith("WSL2: Performing memory compaction")
+
+
+def test_what_came_from_per_cpu_lists_is_told_apart() -> None:
+    line = passes.words(record_of((act.DRAIN, "done")), passes.CLASSIC_LINE)
+    assert "395 MiB of cache and slab freed, 5 MiB taken from per-CPU lists" in line
+
+
+def test_emptied_lists_have_an_outcome(guest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    for refused in ("", "no such setting"):
+        monkeypatch.setattr(steps, "drain_lists", lambda _, refused=refused: refused)
+        service = service_of(guest, said)
+        service._queue.append(Action(act.DRAIN))
+        service._start_next(time.monotonic())
+        outcome = service._outcome
+        assert outcome is not None
+        assert outcome.ok == (not refused)
+    assert said[-1].endswith("the per-CPU lists are not emptied: no such setting")
 
 
 @pytest.mark.parametrize("steps", [(), ((act.COLD, "done"),), ((act.COMPACT, "failed"),)])

@@ -13,6 +13,8 @@ from giveback.lab.image import GUEST_AGENT, GUEST_LAB
 from giveback.lab.vm import LabVm
 from giveback_agent.deep_report import STATE_PATH
 from giveback_agent.kernel.page_reporting import ORDER_PATH
+from giveback_agent.kernel.zoneinfo import parse as zoneinfo_of
+from giveback_agent.kernel.zoneinfo import pcp_pages
 from giveback_agent.passes import CLASSIC_LINE, PASS_LINE
 from giveback_agent.start import FOLDER, LAUNCHER, MARK, OPTIONS
 
@@ -85,6 +87,8 @@ for at in range(0, len(held), 4096): held[at] = 1
 for at in range(0, len(held), 128 << 10): held.madvise(mmap.MADV_DONTNEED, at, 64 << 10)
 """
 HOLD = FRAGMENTS + "print('held', flush=True); time.sleep(600)"
+# Half of it, nearly all of which stays there.
+HOLD_FEW = HOLD.replace("192 << 20", "96 << 20")
 # Ends a service at each point of a pass, and says what the next one makes of it.
 KILLS = (
     f"""
@@ -345,6 +349,10 @@ class AgentGuest:
     def order(self) -> int:
         """The kernel's page_reporting_order."""
         return int(self.read(ORDER_PATH))
+
+    def lists_bytes(self) -> int:
+        """What is free on per-CPU lists."""
+        return pcp_pages(zoneinfo_of(self.read("/proc/zoneinfo").encode() + b"\n")) * 4096
 
     def has_state(self) -> bool:
         """Whether a lowered order is on record."""

@@ -19,6 +19,7 @@ from agent_guest import (
     EDITOR,
     HOG,
     HOLD,
+    HOLD_FEW,
     KILLS,
     MIB,
     SOON,
@@ -28,6 +29,7 @@ from agent_guest import (
 )
 
 from giveback.lab.vm import VmSpec
+from giveback_agent import percpu
 from giveback_agent.passes import CLASSIC_LINE
 from giveback_agent.settings import Settings
 
@@ -42,7 +44,7 @@ FLOOR_BYTES = Settings().cache_floor_bytes
 SCALE = 0.6
 # The figure that the service promises for an idle guest; how soon is for the benchmark to say.
 RESIDUE_BYTES = 40 * MIB
-ACTIONS = ("sync", "reclaim", "compact", "lower", "nudge", "slab", "drop")
+ACTIONS = ("sync", "reclaim", "compact", "drain", "lower", "nudge", "slab", "drop")
 ACTION_LINES = tuple(f"giveback-agent: {action}" for action in ACTIONS)
 LOOKS = 4
 
@@ -105,7 +107,7 @@ def test_a_pass_is_told_to_the_kernel_log_and_to_status(
     assert published["passes"] == len(published["last_passes"]) >= 1
     # Where the machine is slow, a pass may have been cut short by the guest's own start, and begun again.
     kinds = [step["kind"] for one in published["last_passes"] for step in one["steps"]]
-    assert list(dict.fromkeys(kinds)) == ["sync", "reclaim cold", "compact"]
+    assert list(dict.fromkeys(kinds)) == ["sync", "reclaim cold", "drain", "compact"]
     assert "done" in [one["end"] for one in published["last_passes"]]
     assert first["status"].code == 0
     assert f"runs, pid {first['pid']}" in first["status"].text
@@ -265,6 +267,19 @@ def test_without_cgroups_and_debugfs_trapped_memory_still_goes(guest: AgentGuest
             "mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount -t debugfs debugfs /sys/kernel/debug"
         )
     assert is_as_found(guest)
+
+
+def test_memory_on_per_cpu_lists_begins_a_pass_and_goes(guest: AgentGuest) -> None:
+    guest.sh("rm -f /work/warm /work/cold /work/churn; echo 3 > /proc/sys/vm/drop_caches")
+    with guest.running("python3", "-c", HOLD_FEW) as held:
+        held.wait_until_it_says("held")
+        with guest.service(*SOON) as agent:
+            agent.wait_until_it_says("giveback-agent: drain")
+            agent.wait_until_a_pass_ends()
+        taken = guest.lists_bytes()
+    print(f"{taken // MIB} MiB are left on per-CPU lists")
+    assert taken <= 16 * MIB
+    assert guest.read(percpu.PATH) == "0"
 
 
 def test_an_editor_keeps_the_agent_from_little(guest: AgentGuest, first: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from giveback.lab.distribution import kernel_from_packages
 from giveback.lab.emulator import find_emulator
 from giveback.lab.image import GUEST_AGENT, GUEST_LAB, build_image
 from giveback.lab.vm import LabVm, VmSpec
+from giveback_agent import percpu
 
 MIB = 1 << 20
 RAM_BYTES = 1 << 30
@@ -25,7 +26,7 @@ DRAIN_DEADLINE_S = 120
 PROLOGUE = f"""
 import json, os, signal, sys
 sys.path.insert(0, {GUEST_AGENT!r})
-from giveback_agent import deep_report, nudge
+from giveback_agent import deep_report, nudge, percpu
 from giveback_agent.kernel.page_reporting import read_order
 from giveback_agent.kernel.meminfo import read_meminfo
 def say(**what):
@@ -40,17 +41,52 @@ KILLED_AT_LINE = Path(__file__).parents[1] / "unit" / "agent_killed_at_line.py"
 KILLS = (
     KILLED_AT_LINE.read_text()
     + """
-number, seen, wrong = 0, set(), 0
-killed = True
-while killed and number < 2000:
-    number += 1
-    killed = killed_at_line("/", number, (5,))
-    seen.add(read_order("/"))
-    deep_report.repair("/")
-    wrong += read_order("/") != 9 or os.path.exists(deep_report.STATE_PATH)
-say(attempts=number, seen=sorted(seen), wrong=wrong, ended=not killed)
+def until_it_ends(work, looked_at, repair):
+    number, seen, left = 0, set(), 0
+    killed = True
+    while killed and number < 2000:
+        number += 1
+        killed = killed_at_line(number, work)
+        seen.add(looked_at())
+        repair("/")
+        left += looked_at() != ORIGINAL or os.path.exists(STATE)
+    say(attempts=number, seen=sorted(seen), wrong=left, ended=not killed)
 """
 )
+KILLS_OF_THE_ORDER = (
+    KILLS
+    + """
+STATE, ORIGINAL = deep_report.STATE_PATH, 9
+def lower_and_restore():
+    deep_report.lower("/", 5)
+    deep_report.restore("/")
+until_it_ends(lower_and_restore, lambda: read_order("/"), deep_report.repair)
+"""
+)
+KILLS_OF_THE_LISTS = (
+    KILLS
+    + """
+STATE, ORIGINAL = percpu.STATE_PATH, 0
+until_it_ends(lambda: percpu.drain("/"), lambda: percpu._read("/"), percpu.repair)
+"""
+)
+# 48 MiB free in pieces of 64 KiB: the kernel keeps most of it on its lists, for good.
+LISTS = """
+import mmap, os, time
+from giveback_agent.kernel.zoneinfo import pcp_pages, read_zoneinfo
+held = mmap.mmap(-1, 96 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+held.madvise(mmap.MADV_NOHUGEPAGE)
+for at in range(0, len(held), 4096): held[at] = 1
+for at in range(0, len(held), 128 << 10): held.madvise(mmap.MADV_DONTNEED, at, 64 << 10)
+def free():
+    return read_meminfo("/").mem_free_bytes >> 20
+before, free_before = pcp_pages(read_zoneinfo("/")) >> 8, free()
+began = time.monotonic()
+refused = percpu.drain("/")
+took = time.monotonic() - began
+say(before=before, after=pcp_pages(read_zoneinfo("/")) >> 8, freed=free() - free_before, took=took,
+    refused=refused, fraction=percpu._read("/"))
+"""
 
 
 async def run(vm: LabVm, program: str) -> dict[str, Any]:
@@ -104,10 +140,22 @@ async def scenario(kernel: str) -> None:
         assert await run(vm, REPAIR) == {"found": True, "order": 9}
         assert await run(vm, REPAIR) == {"found": False, "order": 9}
 
-        kills = await run(vm, KILLS)
-        assert kills["ended"], kills
-        assert kills["wrong"] == 0, kills
-        assert kills["seen"] == [5, 9], kills
+        for program, seen in (
+            (KILLS_OF_THE_ORDER, [5, 9]),
+            (KILLS_OF_THE_LISTS, [0, percpu.SHORTEST]),
+        ):
+            kills = await run(vm, program)
+            assert kills["ended"], kills
+            assert kills["wrong"] == 0, kills
+            assert kills["seen"] == seen, kills
+
+        lists = await run(vm, LISTS)
+        print(kernel, lists)
+        assert lists["refused"] == ""
+        assert lists["fraction"] == 0
+        # One list's least for each zone and migrate type.
+        assert lists["after"] <= 4 < 16 < lists["before"], lists
+        assert lists["freed"] >= lists["before"] - lists["after"] - 8, lists
 
 
 async def wait_order(vm: LabVm, order: int) -> None:

@@ -169,7 +169,7 @@ class Foreground:
                 self._lower(action.order or 0)
             elif action.kind == act.NUDGE:
                 self._nudge()
-            elif action.kind in act.IN_WORKER:
+            elif action.kind == act.DRAIN or action.kind in act.IN_WORKER:
                 outcome = self._step(action)
         return outcome
 
@@ -178,7 +178,7 @@ class Foreground:
             print(f"{action.kind:12} (dry run)")
             return act.Outcome(action.kind, ok=True)
         before = self._look()
-        outcome = self._wait(action)
+        outcome = self._drain_lists() if action.kind == act.DRAIN else self._wait(action)
         gain = self._log.note(outcome, before, self._look()).gain_bytes
         what = "made contiguous" if action.kind == act.COMPACT else "freed"
         end = "" if outcome.ok else " (given up)" if outcome.abandoned else " (failed)"
@@ -228,6 +228,13 @@ class Foreground:
         refused = steps.start_reporting(self._root)
         if refused:
             print(f"report       no pass of reporting could be started: {refused}")
+
+    def _drain_lists(self) -> Outcome:
+        started = time.monotonic()
+        refused = steps.drain_lists(self._root)
+        if refused:
+            print(f"{act.DRAIN:12} failed: {refused}")
+        return act.Outcome(act.DRAIN, not refused, took_s=time.monotonic() - started)
 
     def _restore(self) -> None:
         if self._lowered:

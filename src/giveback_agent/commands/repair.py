@@ -1,11 +1,11 @@
-"""Put back what a killed agent left changed in the kernel: the report order.
+"""Put back what a killed agent left changed in the kernel: the report order, the per-CPU lists' length.
 
 The next start of the agent does the same; this is for a service that will not start again.
 """
 
 from __future__ import annotations
 
-from giveback_agent import deep_report, runtime
+from giveback_agent import deep_report, percpu, runtime
 from giveback_agent.errors import AgentError, KernelFileError
 
 TYPE_CHECKING = False
@@ -26,17 +26,24 @@ def run(args: argparse.Namespace) -> int:
     if pid is not None:
         print(f"an agent runs, pid {pid}: nothing to repair")
         return 0
-    order = restore(args.root)
-    print("nothing to repair" if order is None else f"restored: report order {order}")
+    restored = restore(args.root)
+    print("\n".join([f"restored: {what}" for what in restored]) or "nothing to repair")
     return 0
 
 
-def restore(root: str) -> int | None:
-    """Restore the report order; returns it, or None where nothing was left lowered.
+def restore(root: str) -> list[str]:
+    """Restore what a killed agent left changed; returns what that was, in words.
 
-    Raises AgentError where it could not be done: the state file is then kept.
+    Raises AgentError where it could not be done: the record is then kept.
     """
+    out = []
     try:
-        return deep_report.repair(root).order
+        fraction = percpu.repair(root)
+        if fraction is not None:
+            out.append(f"per-CPU lists, fraction {fraction}")
+        order = deep_report.repair(root).order
     except KernelFileError as error:
-        raise AgentError(f"{error}: the report order is not restored: run this as root") from error
+        raise AgentError(f"{error}: it is not restored: run this as root") from error
+    if order is not None:
+        out.append(f"report order {order}")
+    return out

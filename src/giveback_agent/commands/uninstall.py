@@ -70,9 +70,8 @@ def _stop(root: str, where: Layout, manifest: Manifest) -> None:
     if pid is not None:
         print(f"another agent runs, pid {pid}, not from {where.launcher}: left alone")
         return
-    order = restore(root)
-    if order is not None:
-        print(f"restored: report order {order}")
+    for what in restore(root):
+        print(f"restored: {what}")
 
 
 def _is_launched(pid: int, where: Layout) -> bool:
