@@ -66,8 +66,10 @@ def test_a_guest_is_found_seen_from_both_sides_and_told_that_all_is_well(host: H
                 seen = one(daemon, "web")
                 assert seen.key == f"qemu:web:{guest.pid}"
                 assert seen.ram_bytes == 64 * MIB
-                assert seen.resident_bytes == 48 * MIB
-                assert seen.needed_bytes == 48 * MIB
+                # What the process itself takes meanwhile is counted as the guest's until the next look
+                # at its mappings.
+                assert abs((seen.resident_bytes or 0) - 48 * MIB) < MIB
+                assert abs((seen.needed_bytes or 0) - 48 * MIB) < MIB
                 assert seen.rows["cache_clean"] == 16 * MIB
                 await until(lambda: guest.heard)
                 assert guest.heard[0][0] == 0

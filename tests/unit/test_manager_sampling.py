@@ -60,6 +60,14 @@ def test_a_picture_is_carried_to_exactly_the_sums_of_now(
     assert after.ram_resident_bytes <= max(ram, ram_bytes)
 
 
+def test_memory_that_went_while_the_mappings_were_read_is_not_missed() -> None:
+    picture = HostPicture(224 * MIB, own_resident_bytes=8 * MIB)
+    held, freed = Counts(232 * MIB), Counts(72 * MIB)
+    assert sampling.base(picture, held, held) == held
+    mappings = Mappings(picture, sampling.base(picture, held, freed), 0.0, 0.001)
+    assert sampling.carried(mappings, freed, 256 * MIB).ram_resident_bytes == 64 * MIB
+
+
 def test_mappings_are_read_when_much_has_moved_or_long_ago() -> None:
     old = Mappings(HostPicture(1 << 30), Counts(1 << 30), 1000.0, 0.05)
     same, moved = Counts(1 << 30), Counts((1 << 30) + 40 * MIB)

@@ -197,6 +197,7 @@ class Daemon:
         for one in found:
             vm = Watched(one, self.settings.for_vm(one.vm.name), now_s)
             vm.on_hello = self._say_again
+            vm.on_answer = self._looking.count
             self.fleet.add(vm)
             if vm.pidfd >= 0:
                 asyncio.get_running_loop().add_reader(vm.pidfd, self._vanished, vm)

@@ -88,6 +88,7 @@ class Watched:
         "mappings",
         "missed",
         "monitor",
+        "on_answer",
         "on_hello",
         "pid",
         "pidfd",
@@ -158,6 +159,7 @@ class Watched:
         self.held_by_another = False
         self.lent_until_s = 0.0
         self.on_hello: Callable[[Watched], None] = _nobody
+        self.on_answer: Callable[[Watched], None] = _nobody
         # What it was told and asked.
         self.told: int | None = None
         self.told_until_s = 0.0
@@ -207,6 +209,7 @@ class Watched:
         elif isinstance(event, events.Memory):
             self.said = event.said
             self.take_guest(from_agent(event.said, Source.AGENT), now_s)
+            self.on_answer(self)
         elif isinstance(event, events.Refused):
             self.errors.add("refused by the agent")
             retry_s = 30.0 if event.retry_s is None else max(1.0, event.retry_s)

@@ -92,8 +92,12 @@ class Looking:
 
     # The host's side.
 
+    def count(self, vm: Watched) -> None:
+        """Read the sums beside the guest's picture that has just come: both are of one moment."""
+        self._count(vm, asyncio.get_running_loop().time())
+
     def _count(self, vm: Watched, now_s: float) -> int:
-        """Read the sums; by how much resident memory moved since the guest was asked last."""
+        """Read the sums; by how much resident memory has moved since the last time."""
         counts = sampling.read_counts(self._root, vm.pid)
         if counts is None:
             vm.errors.add("process cannot be read")
@@ -123,7 +127,8 @@ class Looking:
             vm.unreadable = ""
             vm.bound = bound
             vm.mappings = sampling.Mappings(picture, counts, loop.time(), took_s)
-            vm.host = picture
+            # The sums may have been read again while the thread was at it.
+            vm.host = sampling.carried(vm.mappings, vm.counts or counts, vm.ram_bytes)
         finally:
             vm.reading = False
             vm.changed()
@@ -177,7 +182,9 @@ class Looking:
         loop = asyncio.get_running_loop()
         vm.inspected_at_s = loop.time()
         if state.problems:
-            vm.errors.add("the VMM does not answer")
+            # A QEMU without a monitor has nothing that could answer.
+            if vm.vm.control or vm.vm.backend != "qemu":
+                vm.errors.add("the VMM does not answer")
             # What it said before still tells more than nothing.
             state = replace(vm.state, problems=state.problems)
             vm.inspect_at_s = vm.inspected_at_s + vm.monitor.wait_s(os.urandom(1)[0] / 256)
@@ -237,8 +244,10 @@ def _mappings_of(
 ) -> tuple[HostPicture, tuple[BoundBlock, ...], sampling.Counts, float]:
     """The mappings, the sums of that moment, and what it took. Run in a thread of its own."""
     started_s = time.monotonic()
+    before = sampling.read_counts(root, vm.pid)
     picture, bound = read_host(vm, state, root)
-    counts = sampling.read_counts(root, vm.pid)
-    if counts is None:
+    after = sampling.read_counts(root, vm.pid)
+    if before is None or after is None:
         raise VmError(f"process {vm.pid} has ended")
+    counts = sampling.base(picture, before, after)
     return picture, bound, counts, time.monotonic() - started_s

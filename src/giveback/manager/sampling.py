@@ -24,6 +24,7 @@ _LINE = re.compile(rb"^(VmHWM|VmRSS|VmPTE|VmSwap|HugetlbPages):[ \t]+(\d{1,15}) 
 _MOVED_LEAST_BYTES = 32 * MIB
 _MOVED_DIVISOR = 32
 _MAPPINGS_AGE_S = 300.0
+_SAME_BYTES = 1 * MIB
 _SHARE_OF_TIME = 100
 """Mappings are read for at most a hundredth of the time, however large the VM is."""
 
@@ -80,6 +81,24 @@ def read_counts(root: str, pid: int) -> Counts | None:
         return None
     finally:
         os.close(fd)
+
+
+def base(picture: HostPicture, before: Counts, after: Counts) -> Counts:
+    """The sums that belong to a picture which was read between two of them. Pure.
+
+    Where they differ, memory came or went while the mappings were read: then the picture's own sums
+    count, so that what has changed is not missed for good. Else the kernel's, which may be off by
+    what its CPUs have not summed up yet, as the next ones will be.
+    """
+    moved = abs(after.resident_bytes - before.resident_bytes)
+    swapped = abs(after.swap_bytes - before.swap_bytes)
+    if max(moved, swapped) <= _SAME_BYTES:
+        return after
+    return replace(
+        after,
+        rss_bytes=max(0, picture.resident_bytes - after.hugetlb_bytes),
+        swap_bytes=picture.ram_swap_bytes + picture.own_swap_bytes,
+    )
 
 
 def carried(mappings: Mappings, now: Counts, ram_bytes: int) -> HostPicture:
