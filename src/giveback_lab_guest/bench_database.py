@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TABLE_PERCENT = 26
+TABLE_PERCENT = 36
 ROW_BYTES = 15_000
 PAGE_BYTES = 16 << 10
 # SQLite's own cache is kept small, so that the kernel's page cache is what is measured.

@@ -143,7 +143,10 @@ async def run_all(jobs: Sequence[Job], store: Store, at_once: int, say: Say) -> 
 
     workers = [asyncio.ensure_future(take_cells()) for _ in range(max(1, at_once))]
     try:
-        await asyncio.gather(*workers)
+        # Not gather: it would cancel the workers itself, and again below while they clean up.
+        done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+        for worker in done:
+            worker.result()
     finally:
         for worker in workers:
             worker.cancel()
