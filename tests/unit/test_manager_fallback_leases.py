@@ -6,7 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giveback.manager.lease_store import LeaseStore, file_name
@@ -29,7 +29,9 @@ leases = st.builds(
 )
 
 
-@given(st.lists(leases, max_size=4, unique_by=file_name))
+# Each is synced to the disk, several times.
+@settings(max_examples=25, deadline=None)
+@given(st.lists(leases, max_size=3, unique_by=file_name))
 def test_what_is_kept_comes_back(kept: list[Lease]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = LeaseStore(Path(folder) / "a/b")
@@ -75,6 +77,7 @@ def test_a_file_that_is_none_is_named_and_left(text: bytes) -> None:
         assert path.exists()
 
 
+@settings(max_examples=25, deadline=None)
 @given(leases, st.integers(0, 400))
 def test_a_lease_that_was_cut_is_none(lease: Lease, kept_bytes: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
