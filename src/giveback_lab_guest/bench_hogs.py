@@ -41,9 +41,11 @@ class Hogs(Job):
 
     def _keeper(self) -> None:
         words = [sys.executable, sys.argv[0], "bench", "keep", str(self._pages(KEEPER_PERCENT))]
+        # None of ours may stay open in it: who waits for the work waits for its output's end.
         with subprocess.Popen(
-            words, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True
-        ) as keeper:
+            words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as keeper:  # fmt: skip
             assert keeper.stdout is not None  # noqa: S101  # piped above
             said = keeper.stdout.readline()
             # Not waited for: it is to outlive the work.

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,3 +144,20 @@ def test_the_editor_appends_and_rests(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_an_unknown_step_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         do("nothing", "files", tmp_path)
+
+
+def test_hogs_end_for_who_waits_for_their_output(tmp_path: Path) -> None:
+    package = Path(bench.__file__).parent
+    words = [sys.executable, str(package / "__main__.py"), "bench", "run", "hogs"]
+    before = keepers()
+    try:
+        # Returns at the end of both outputs, as the lab's server does: not at the process's end.
+        done = subprocess.run(
+            [*words, str(tmp_path), str(RAM), "1", "2"], stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(package.parent)},
+            timeout=120, check=True,
+        )  # fmt: skip
+    finally:
+        for keeper in keepers() - before:
+            os.kill(keeper, signal.SIGKILL)
+    assert json.loads(done.stdout.splitlines()[-1])["done"]

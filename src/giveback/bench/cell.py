@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SETTLE_S = 5.0
 # After the work most strategies act within so many seconds; after a later step, within fewer.
-ACT_S = 25.0
+ACT_S = 20.0
 ACT_AGAIN_S = 15.0
 HASTE_S = 3.0
 FOLDER = "/work/bench"
