@@ -77,4 +77,5 @@ def test_two_cells_overlap_and_are_stored_whole(lab: Lab, accel: Accel, tmp_path
         assert (vm.after.read_bytes or 0) >= (vm.before.read_bytes or 0)
     kept, returned = (result.vms[0].samples for result in sorted(results, key=by_work))
     assert kept[-1].resident_bytes > 0.95 * max(s.resident_bytes for s in kept)
-    assert returned[-1].resident_bytes < 0.8 * max(s.resident_bytes for s in returned)
+    # Half a minute later it would be far more; the least of it needs no clock.
+    assert returned[-1].resident_bytes < max(s.resident_bytes for s in returned) - 16 * MIB
