@@ -91,7 +91,7 @@ def decide(
     if why_stop:
         return (), state
     state = _remember_lists(seen.snapshot, state)
-    if seen.gate.level == gate.IDLE and _is_worth_a_pass(seen, state, settings, can):
+    if _is_calm_enough(seen) and _is_worth_a_pass(seen, state, settings, can):
         return _begin_pass(seen, state, settings, can)
     return _slack_step(seen, state, settings, can)
 
@@ -135,10 +135,22 @@ def is_tight(snapshot: Snapshot) -> bool:
 
 
 def _why_stop(seen: Observation) -> str:
-    """Return why nothing may be done now, or "" where it may."""
-    if seen.gate.level == gate.BUSY:
+    """Return why nothing may be done now, or "" where it may.
+
+    A host that starves would swap the busy guest's memory out: that costs its work more than a pass.
+    """
+    if seen.gate.level == gate.BUSY and seen.urgency < act.URGENCY_STARVING:
         return "work came back"
     return "the guest is short of memory" if is_tight(seen.snapshot) else ""
+
+
+def _is_calm_enough(seen: Observation) -> bool:
+    """Tell whether a whole pass may begin: the more the host needs it, the less calm it takes."""
+    if seen.urgency >= act.URGENCY_STARVING:
+        return True
+    return seen.gate.level == gate.IDLE or (
+        seen.urgency == act.URGENCY_TIGHT and seen.gate.level == gate.SLACK
+    )
 
 
 def _least_gain(snapshot: Snapshot) -> int:

@@ -29,7 +29,7 @@ from giveback_agent.kernel.cpustat import read_cpustat
 from giveback_agent.kernel.pressure import read_pressure
 from giveback_agent.link import Link, Urgency
 from giveback_agent.snapshot import take
-from giveback_agent.worker import DONE, Worker, become_idle_class
+from giveback_agent.worker import DONE, Worker, become_idle_class, become_normal_class
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class Service:
         self._own_cpu_s = _own_cpu_s()
         self._worker_cpu_s = 0.0
         self._stop = False
+        self._pressing = False
         self._looks = 0
         self._busy_looks = 0
         self._urgency: tuple[int, float] | None = None
@@ -187,6 +188,12 @@ class Service:
                 self._urgency = (message.urgency, now_s + message.lease_s)
                 self._looks = 0
 
+    def _press(self, pressing: bool) -> None:
+        """While the host starves, do not wait until the guest's work leaves a CPU to us."""
+        if pressing != self._pressing:
+            self._pressing = pressing
+            become_normal_class() if pressing else become_idle_class()
+
     def _in_pass(self) -> bool:
         return self._state.in_pass or self._wsl_state.in_pass
 
@@ -209,9 +216,10 @@ class Service:
         ours = self._worker is not None or self._in_pass()
         self._reap(now_s)
         self._hear(now_s)
+        self._press(self._urgency_now(now_s) >= act.URGENCY_STARVING)
         try:
             self._look(now_s, ours)
-            if self._is_decision_due():
+            if self._is_decision_due(now_s):
                 self._decide(now_s)
             self._last_error = ""
         except KernelFileError as error:
@@ -248,20 +256,21 @@ class Service:
         except KernelFileError:
             return None
 
-    def _is_decision_due(self) -> bool:
+    def _is_decision_due(self, now_s: float) -> bool:
         """A full picture is dear: none while the guest works, few while it is quiet."""
         if self._worker is not None or self._in_pass() or self._outcome is not None:
             return True
         if self._settings.mode != "adaptive":
             return True
-        if self._gate.level == gate.BUSY:
-            self._looks = 0
-            self._busy_looks += 1
-            return False
-        if self._gate.level == gate.SLACK and not gate.has_slack(self._gate):
-            # Nothing may be done yet, whatever a picture would show.
-            self._looks = 0
-            return False
+        if self._urgency_now(now_s) <= act.URGENCY_ALONE:
+            if self._gate.level == gate.BUSY:
+                self._looks = 0
+                self._busy_looks += 1
+                return False
+            if self._gate.level == gate.SLACK and not gate.has_slack(self._gate):
+                # Nothing may be done yet, whatever a picture would show.
+                self._looks = 0
+                return False
         self._busy_looks = 0
         self._looks += 1
         return self._looks <= QUIET_LOOKS or self._looks % QUIET_SNAPSHOT_EVERY == 0
@@ -348,7 +357,9 @@ class Service:
     def _fork(self, action: Action, now_s: float) -> None:
         try:
             step = steps.step_of(action, self._root, self._settings)
-            self._worker = Worker(action.kind, step, now_s, steps.DEADLINES_S[action.kind])
+            self._worker = Worker(
+                action.kind, step, now_s, steps.DEADLINES_S[action.kind], pressing=self._pressing
+            )
         except (OSError, ValueError) as error:
             self._say(f"giveback-agent: {action.kind}: no worker: {error}")
             self._outcome = Outcome(action.kind, False)

@@ -44,6 +44,8 @@ UMask=0022
 Slice=-.slice
 CPUSchedulingPolicy=idle
 CPUWeight=1
+# Lets it leave SCHED_IDLE, no further than nice 0, while the host starves (urgency 3).
+LimitNICE=+0
 IOSchedulingClass=idle
 MemoryMax=160M
 OOMPolicy=continue

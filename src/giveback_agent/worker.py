@@ -34,6 +34,18 @@ def become_idle_class() -> bool:
     return True
 
 
+def become_normal_class() -> bool:
+    """Leave SCHED_IDLE: a host that starves cannot wait until a busy guest has nothing else to do.
+
+    Needs RLIMIT_NICE of 20 or CAP_SYS_NICE (sched_setscheduler(2)); False where it is refused.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    except OSError:
+        return False
+    return True
+
+
 class Worker:
     """One forked step. `poll` until it says how it ended, or `abandon` it."""
 
@@ -44,8 +56,11 @@ class Worker:
         started_s: float,
         deadline_s: float,
         kept_fd: int = -1,
+        pressing: bool = False,
     ) -> None:
         """Fork and run `step` in the child, which has no file of ours but `kept_fd`.
+
+        `pressing`: it stays in the class of its parent instead of SCHED_IDLE.
 
         Raises OSError where the kernel refuses a process.
         """
@@ -57,9 +72,9 @@ class Worker:
         self._parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            self._run(step, kept_fd)
+            self._run(step, kept_fd, pressing)
 
-    def _run(self, step: Callable[[], None], kept_fd: int) -> None:
+    def _run(self, step: Callable[[], None], kept_fd: int, pressing: bool) -> None:
         code = CRASHED
         try:
             for number in (signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGUSR1):
@@ -68,7 +83,8 @@ class Worker:
             # A worker that hangs in the kernel must not hold the agent's lock after the agent's end.
             os.closerange(3, max(3, kept_fd))
             os.closerange(max(3, kept_fd + 1), CLOSED_BELOW)
-            become_idle_class()
+            if not pressing:
+                become_idle_class()
             step()
             code = DONE
         except (KernelFileError, OSError, ValueError, MemoryError):

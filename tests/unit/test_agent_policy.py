@@ -231,7 +231,7 @@ def test_whatever_happens_one_worker_at_a_time_and_the_order_is_restored(
         guest.tick(float(second), level, urgency, works, done)
         new = guest.log[before:]
         assert len(guest.queue) <= 1
-        if level == gate.BUSY:
+        if level == gate.BUSY and urgency < act.URGENCY_STARVING:
             assert not [a for a in new if a.kind in act.IN_WORKER]
             assert not guest.lowered
         for action in new:
@@ -277,6 +277,27 @@ def test_at_urgency_3_all_above_the_floor_goes() -> None:
     for second in range(100):
         guest.tick(float(second), gate.IDLE, urgency=3)
     assert guest.cache == SETTINGS.cache_floor_bytes // MIB
+
+
+def test_a_busy_guest_gives_only_while_the_host_starves() -> None:
+    guest = Guest()
+    for urgency in (0, 1, 2):
+        for second in range(60):
+            guest.tick(1000.0 * urgency + second, gate.BUSY, urgency)
+    assert not guest.log
+    for second in range(100):
+        guest.tick(5000.0 + second, gate.BUSY, urgency=3)
+    assert guest.cache == SETTINGS.cache_floor_bytes // MIB
+    assert guest.lowered or any(a.kind == act.RESTORE for a in guest.log)
+    guest.tick(5101.0, gate.BUSY, urgency=1)
+    guest.tick(5102.0, gate.BUSY, urgency=1)
+    assert not guest.lowered
+
+
+def test_a_host_that_needs_memory_does_not_wait_for_idleness() -> None:
+    guest = Guest()
+    guest.tick(0.0, gate.SLACK, urgency=2)
+    assert any(a.kind == act.PASS_BEGIN for a in guest.log)
 
 
 def test_a_guest_short_of_memory_is_not_touched() -> None:

@@ -145,7 +145,7 @@ def test_wsls_modes_look_as_seldom_as_wsl(guest: Path, mode: str) -> None:
 def test_a_busy_guest_is_only_glanced_at(guest: Path) -> None:
     service = service_of(guest)
     service._gate = replace(service._gate, level=gate.BUSY)
-    assert not service._is_decision_due()
+    assert not service._is_decision_due(0.0)
 
 
 def test_a_worker_says_how_it_ended() -> None:
