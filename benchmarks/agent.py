@@ -86,7 +86,7 @@ class Guest:
 
     def needed_bytes(self) -> int:
         memory = self.memory
-        assert memory is not None  # noqa: S101  # sampling began before the work
+        assert memory is not None  # sampling began before the work
         used = self.vm.spec.ram_bytes - memory.mem_free_bytes
         return used - memory.file_bytes - memory.s_reclaimable_bytes + self.hot_bytes
 

@@ -8,8 +8,8 @@ root that shows these processes only. Run: `python benchmarks/daemon.py [VMS ...
 from __future__ import annotations
 
 import asyncio
-import cProfile
 import contextlib
+import cProfile
 import ctypes
 import json
 import mmap
