@@ -39,3 +39,11 @@ def test_systemd_understands_every_line_and_finds_it_hardened(
         pytest.skip("this systemd-analyze judges no unit offline")
     assert level is not None, judged.stdout + judged.stderr
     assert float(level[1]) <= EXPOSURE_MOST
+
+
+def test_the_command_prints_the_unit_that_runs_itself() -> None:
+    program = Path(sys.executable).with_name("giveback")
+    done = subprocess.run(
+        [str(program), "daemon", "--print-unit"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == unit_text(str(program))

@@ -8,6 +8,7 @@ guests their caches; a short one gets memory from those that have most to give a
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,10 +32,19 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check", action="store_true", help="only check the settings, and say what holds"
     )
+    parser.add_argument(
+        "--print-unit", action="store_true", help="only print the systemd unit that runs it"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run until stopped; 2 where it cannot begin."""
+    if args.print_unit:
+        from giveback.manager.daemon_unit import unit_text  # noqa: PLC0415
+
+        program = shutil.which(sys.argv[0]) or sys.argv[0]
+        print(unit_text(str(Path(program).absolute())), end="")
+        return 0
     try:
         from giveback.manager import logs  # noqa: PLC0415
         from giveback.manager.lifecycle import manage  # noqa: PLC0415
