@@ -6,16 +6,14 @@ import asyncio
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from fallback_kill import MIB, Clock, state
-from test_vmm_libvirt import MISSING, Daemon, daemon
+from test_vmm_libvirt import MISSING, Daemon, daemon, paused_domain
 
 from giveback.errors import InputError
-from giveback.host.procs import processes
 from giveback.manager import hotplug
 from giveback.manager.fallback import Fallbacks
 from giveback.manager.model import ActionKind
@@ -62,18 +60,8 @@ XML = """\
 
 @pytest.fixture
 def domain(daemon: Daemon) -> Iterator[VmDescription]:
-    connection = libvirt.open(daemon.uri)
-    made = connection.defineXML(XML.format(emulator=shutil.which("qemu-system-x86_64")))
-    made.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
-    try:
-        backend = LibvirtBackend(uri=daemon.uri)
-        found = [backend.recognise(process) for process in processes()]
-        (vm,) = [vm for vm in found if vm is not None and vm.name == NAME]
+    with paused_domain(daemon, XML, NAME) as vm:
         yield vm
-    finally:
-        made.destroy()
-        made.undefine()
-        connection.close()
 
 
 def monitor(daemon: Daemon, command: str) -> str:

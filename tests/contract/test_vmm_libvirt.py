@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
@@ -90,21 +91,27 @@ def daemon() -> Iterator[Daemon]:
         shutil.rmtree(home)
 
 
-@pytest.fixture(scope="module")
-def domain(daemon: Daemon) -> Iterator[VmDescription]:
+@contextlib.contextmanager
+def paused_domain(daemon: Daemon, xml: str, name: str) -> Iterator[VmDescription]:
     """A paused guest, as the process that libvirt made of it."""
     connection = libvirt.open(daemon.uri)
-    made = connection.defineXML(XML.format(emulator=shutil.which("qemu-system-x86_64")))
+    made = connection.defineXML(xml.format(emulator=shutil.which("qemu-system-x86_64")))
     made.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
     try:
         backend = LibvirtBackend(uri=daemon.uri)
         found = [backend.recognise(process) for process in processes()]
-        (vm,) = [vm for vm in found if vm is not None and vm.name == NAME]
+        (vm,) = [vm for vm in found if vm is not None and vm.name == name]
         yield vm
     finally:
         made.destroy()
         made.undefine()
         connection.close()
+
+
+@pytest.fixture(scope="module")
+def domain(daemon: Daemon) -> Iterator[VmDescription]:
+    with paused_domain(daemon, XML, NAME) as vm:
+        yield vm
 
 
 def test_a_domain_is_found_and_its_ram_located(domain: VmDescription) -> None:
