@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import http.client
 import json
@@ -442,7 +443,8 @@ def test_connections_leave_no_descriptors_behind(tmp_path: Path) -> None:
         said(daemon, "GET", "/metrics")
         before = descriptors()
         for number in range(300):
-            with connect(path) as one:
+            # A server that has too many of them already closes one at once.
+            with connect(path) as one, contextlib.suppress(ConnectionError):
                 if number % 3:
                     one.sendall(b"GET /v1/vms HTTP/1.1\r\nhost: x\r\n\r\n"[: number % 38])
         wait_for(lambda: descriptors() <= before, "the descriptors' return")

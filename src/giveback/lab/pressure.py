@@ -191,6 +191,9 @@ async def run_pressure(
             say("booted")
             await asyncio.gather(*(_prepare(vm, options) for vm in vms))
             say("filled")
+            if options.agents:
+                # Not before: an agent that hears no manager gives cold cache away of itself.
+                await asyncio.gather(*(start_agent(vm, AgentLog().take) for vm in vms))
             if manager is not None:
                 await stack.enter_async_context(manager(host, vms))
             await _event(run, host, vms, say)
@@ -201,8 +204,6 @@ async def _prepare(vm: LabVm, options: PressureOptions) -> None:
     """The guest has done work: its caches are full."""
     # Its own statistics would compete with the work; the QMP session belongs to the manager.
     await vm.qmp.disconnect()
-    if options.agents:
-        await start_agent(vm, AgentLog().take)
     filled = vm.guest.exec("sh", "-c", FILL, "fill", str(options.cold_bytes // MIB))
     result = await vm.watch(filled, FILL_DEADLINE_S, "filling its caches")
     if result.code != 0:
