@@ -214,11 +214,7 @@ class CellRun:
         for meter in self._meters:
             meter.shift(moved_s)
         await self._do_works()
-        ended_s = self._watch.now_s()
-        if not self._work.alone:
-            await self._watch.wait_until(ended_s + min(ACT_S, self._work.idle_s))
-            self._turn.give()
-        await self._watch.wait_until(ended_s + self._work.idle_s)
+        await self._idle(ACT_S, self._work.idle_s)
         for meter in self._meters:
             meter.mark("idle", meter.work_end_s or 0.0)
         for step in self._work.steps:
@@ -235,8 +231,16 @@ class CellRun:
             return
         for meter in self._meters:
             if meter is not self._meters[0]:
-                await asyncio.sleep(self._work.gap_s)
+                await self._idle(ACT_S, self._work.gap_s)
+                await self._turn.take([meter.vm for meter in self._meters])
             await self._do_work(meter)
+
+    async def _idle(self, loud_s: float, idle_s: float) -> None:
+        """Watch for `idle_s`; after the first `loud_s` of them another cell may have the turn."""
+        began_s = self._watch.now_s()
+        await self._watch.wait_until(began_s + min(loud_s, idle_s))
+        self._turn.give()
+        await self._watch.wait_until(began_s + idle_s)
 
     async def _do_work(self, meter: Meter) -> None:
         words = self._words(meter)
@@ -267,10 +271,7 @@ class CellRun:
         if step == "reread":
             return
         done_s = self._watch.now_s()
-        await self._watch.wait_until(done_s + min(ACT_AGAIN_S, self._work.idle_s))
-        if not self._work.alone:
-            self._turn.give()
-        await self._watch.wait_until(done_s + self._work.idle_s)
+        await self._idle(ACT_AGAIN_S, self._work.idle_s)
         watched: MarkName = "cleaned" if step == "clean" else "dropped"
         for meter in self._meters:
             meter.mark(watched, done_s)

@@ -17,8 +17,7 @@ class Work:
     """One work. `job` is its name in the guest; after it come `steps`, each watched for `idle_s`.
 
     `order`: with several VMs, "staggered" lets each begin `gap_s` after the end of the one before,
-    "aligned" all at once. `lingers`: the job goes on after its work, for ever. `alone`: from its boot
-    to its end, no other VM may run beside it.
+    "aligned" all at once. `lingers`: the job goes on after its work, for ever.
     """
 
     name: str
@@ -30,7 +29,6 @@ class Work:
     order: Literal["aligned", "staggered"] = "aligned"
     gap_s: float = 60.0
     lingers: bool = False
-    alone: bool = False
 
     def ram_bytes(self, mem_bytes: int) -> int:
         """RAM of each VM: three VMs of half the size are more than their host has."""
@@ -72,16 +70,15 @@ _ALL = (
     ),
     Work(
         name="editor", title="7 % of a CPU for ever, after a burst of files",
-        job="editor", idle_s=180.0, steps=("reread",), lingers=True, alone=True,
+        job="editor", idle_s=180.0, steps=("reread",), lingers=True,
     ),
     Work(
         name="three-staggered", title="three VMs on one host, one after the other",
         job="day", idle_s=60.0, steps=("reread",), vms=3, order="staggered",
-        alone=True,
     ),
     Work(
         name="three-aligned", title="three VMs on one host, all at once",
-        job="day", idle_s=90.0, steps=("reread",), vms=3, alone=True,
+        job="day", idle_s=90.0, steps=("reread",), vms=3,
     ),
 )  # fmt: skip
 WORKS = {work.name: work for work in _ALL}
