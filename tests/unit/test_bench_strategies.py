@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback.bench.strategies import PARTS, STRATEGIES, named
-from giveback.bench.strategies.damon import end_of_ram
+from giveback.bench.strategies import PARTS, STRATEGIES, damon, named
 from giveback.bench.strategies.proxmox import free_bytes
 from giveback.bench.strategies.running import InGuests
 from giveback.errors import InputError
@@ -91,15 +90,27 @@ def test_damon_is_known_to_be_missing_in_debians_6_1() -> None:
         assert (one.unsupported("6.1") is not None) == name.startswith("damon"), name
 
 
-def test_the_end_of_ram_is_behind_the_hole() -> None:
-    assert end_of_ram(IOMEM) == 5 << 30
-    assert end_of_ram("00000000-00000000 : System RAM\n") is None
-    assert end_of_ram("") is None
+def test_ram_is_on_both_sides_of_the_hole() -> None:
+    pieces = damon.ram_pieces(IOMEM)
+    assert max(end for _, end in pieces) == 5 << 30
+    assert all(begin < end for begin, end in pieces)
+    assert damon.ram_pieces("00000000-00000000 : System RAM\n") == []
+    assert damon.ram_pieces("") == []
 
 
 @given(st.text())
 def test_any_iomem_is_read(text: str) -> None:
-    end_of_ram(text + "\n")
+    damon.ram_pieces(text + "\n")
+
+
+def test_damon_is_switched_on_last_and_with_its_modules_constants() -> None:
+    files = damon.files_of(damon.Reclaim(), 4096, 1 << 30)
+    assert list(files)[-1].endswith("/state")
+    assert files[f"{damon.SCHEME}/access_pattern/age/min"] == "1200"
+    assert not any("filters" in path for path in files)
+    files = damon.files_of(damon.AGENTENV, 4096, 1 << 30)
+    assert files[f"{damon.SCHEME}/access_pattern/age/min"] == "1"
+    assert files[f"{damon.SCHEME}/filters/0/type"] == "anon"
 
 
 @pytest.mark.parametrize(

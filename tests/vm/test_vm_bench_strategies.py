@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from giveback.bench.strategies import STRATEGIES
-from giveback.bench.strategies.damon import PARAMETERS
+from giveback.bench.strategies.damon import KDAMOND, KDAMONDS
 from giveback.bench.strategies.running import InGuests
 from giveback.lab.vm import LabVm, VmSpec
 from giveback_agent.kernel.page_reporting import ORDER_PATH
@@ -115,16 +115,25 @@ async def whole_strategies(vm: LabVm) -> None:
 
 
 async def damon(vm: LabVm) -> None:
-    """Started and ended as asked: what the kernel reclaims is its own affair, and takes it minutes."""
+    """The kernel reclaims cold cache by the scheme, and forgets the scheme at the end."""
+    script = "busybox dd if=/dev/zero of=/work/cold bs=1M count=48 && sync && cat /work/cold"
+    await text(vm, f"({script}) > /dev/null 2>&1")
+    before_bytes = await cached_bytes(vm)
     running = await STRATEGIES["damon-agentenv"].start([vm], vm.spec.ram_bytes)
     (pid,) = running.guest_pids[vm.spec.name]
     assert (await text(vm, f"cat /proc/{pid}/comm")).startswith("kdamond")
-    assert (await text(vm, f"cat {PARAMETERS}/enabled")).strip() == "Y"
-    assert (await text(vm, f"cat {PARAMETERS}/min_age")).strip() == "100000"
+    assert (await text(vm, f"cat {KDAMOND}/state")).strip() == "on"
+    end_s = time.monotonic() + DEADLINE_S
+    while await cached_bytes(vm) > before_bytes - 24 * MIB:
+        assert time.monotonic() < end_s, "DAMON has reclaimed nothing"
+        await asyncio.sleep(POLL_S)
     await running.stop()
     assert running.problems == []
-    assert (await text(vm, f"cat {PARAMETERS}/enabled")).strip() == "N"
-    assert (await text(vm, f"cat {PARAMETERS}/min_age")).strip() == "120000000"
+    assert (await text(vm, f"cat {KDAMONDS}/nr_kdamonds")).strip() == "0"
+
+
+async def cached_bytes(vm: LabVm) -> int:
+    return int((await text(vm, "busybox grep ^Cached: /proc/meminfo")).split()[1]) << 10
 
 
 async def proxmox(vm: LabVm) -> None:

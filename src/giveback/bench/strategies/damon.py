@@ -1,11 +1,13 @@
 """DAMON_RECLAIM, the kernel's own proactive reclaim, with its defaults and with AgentENV's constants.
 
-No re-implementation: the kernel's code runs, set through its module parameters. Source:
-Documentation/admin-guide/mm/damon/reclaim.rst.
+No re-implementation: the kernel's DAMON runs, with the scheme that its DAMON_RECLAIM module makes. It is
+set through sysfs and not through the module, whose thread tries no region in Debian's 6.12.95
+(docs/strategies.md). Sources: mm/damon/reclaim.c; Documentation/admin-guide/mm/damon/usage.rst.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from giveback.bench.strategies.running import in_guests
@@ -15,57 +17,116 @@ if TYPE_CHECKING:
     from giveback.bench.strategies.running import InGuests
     from giveback.lab.vm import LabVm
 
-PARAMETERS = "/sys/module/damon_reclaim/parameters"
+KDAMONDS = "/sys/kernel/mm/damon/admin/kdamonds"
+KDAMOND = f"{KDAMONDS}/0"
+CONTEXT = f"{KDAMOND}/contexts/0"
+SCHEME = f"{CONTEXT}/schemes/0"
 IOMEM_PATH = "/proc/iomem"
 PAGE_BYTES = 4096
+# DAMON_RECLAIM's monitoring: both its defaults and AgentENV leave it as it is.
+SAMPLE_US = 5_000
+AGGREGATION_US = 100_000
 WITHOUT_DAMON = {"6.1": "Debian's kernel 6.1 is built without DAMON"}
-AGENTENV = {
-    "min_age": "100000",
-    "quota_ms": "20",
-    "quota_sz": str(1 << 30),
-    "quota_reset_interval_ms": "500",
-    "wmarks_high": "990",
-    "wmarks_mid": "990",
-    "wmarks_low": "200",
-    "skip_anon": "Y",
-    "wmarks_interval": "1000000",
-}
 
 
-def end_of_ram(iomem: str) -> int | None:
-    """The address behind the last System RAM in /proc/iomem; None where it shows none (not root)."""
-    ends = []
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reclaim:
+    """DAMON_RECLAIM's parameters under their names, with its defaults."""
+
+    min_age_us: int = 120_000_000
+    quota_ms: int = 10
+    quota_sz: int = 128 << 20
+    quota_reset_interval_ms: int = 1000
+    wmarks_interval_us: int = 5_000_000
+    wmarks_high: int = 500
+    wmarks_mid: int = 400
+    wmarks_low: int = 200
+    skip_anon: bool = False
+
+
+AGENTENV = Reclaim(
+    min_age_us=100_000, quota_ms=20, quota_sz=1 << 30, quota_reset_interval_ms=500,
+    wmarks_interval_us=1_000_000, wmarks_high=990, wmarks_mid=990, skip_anon=True,
+)  # fmt: skip
+
+
+def ram_pieces(iomem: str) -> list[tuple[int, int]]:
+    """Begin and end of each System RAM of /proc/iomem; empty where it shows no addresses (not root)."""
+    pieces = []
     for line in iomem.splitlines():
         place, _, name = line.partition(" : ")
         if name.strip() == "System RAM" and not line.startswith(" "):
+            begin, _, last = place.partition("-")
             try:
-                ends.append(int(place.partition("-")[2], 16) + 1)
+                pieces.append((int(begin, 16), int(last, 16) + 1))
             except ValueError:
                 continue
-    return max((end for end in ends if end > 1), default=None)
+    return [(begin, end) for begin, end in pieces if end > begin + 1]
+
+
+def files_of(rule: Reclaim, begin: int, end: int) -> dict[str, str]:
+    """The files of sysfs that make this scheme, over memory from `begin` to `end`, in their order."""
+    values: dict[str, object] = {
+        f"{KDAMONDS}/nr_kdamonds": 1,
+        f"{KDAMOND}/contexts/nr_contexts": 1,
+        f"{CONTEXT}/operations": "paddr",
+        f"{CONTEXT}/monitoring_attrs/intervals/sample_us": SAMPLE_US,
+        f"{CONTEXT}/monitoring_attrs/intervals/aggr_us": AGGREGATION_US,
+        f"{CONTEXT}/targets/nr_targets": 1,
+        f"{CONTEXT}/targets/0/regions/nr_regions": 1,
+        f"{CONTEXT}/targets/0/regions/0/start": begin,
+        f"{CONTEXT}/targets/0/regions/0/end": end,
+        f"{CONTEXT}/schemes/nr_schemes": 1,
+        f"{SCHEME}/action": "pageout",
+        f"{SCHEME}/access_pattern/sz/min": PAGE_BYTES,
+        f"{SCHEME}/access_pattern/sz/max": (1 << 64) - 1,
+        f"{SCHEME}/access_pattern/nr_accesses/max": 0,
+        f"{SCHEME}/access_pattern/age/min": rule.min_age_us // AGGREGATION_US,
+        f"{SCHEME}/access_pattern/age/max": (1 << 32) - 1,
+        f"{SCHEME}/quotas/ms": rule.quota_ms,
+        f"{SCHEME}/quotas/bytes": rule.quota_sz,
+        f"{SCHEME}/quotas/reset_interval_ms": rule.quota_reset_interval_ms,
+        # The oldest first, by nothing else: the module's weights are 0, 0 and 1.
+        f"{SCHEME}/quotas/weights/age_permil": 1,
+        f"{SCHEME}/watermarks/metric": "free_mem_rate",
+        f"{SCHEME}/watermarks/interval_us": rule.wmarks_interval_us,
+        f"{SCHEME}/watermarks/high": rule.wmarks_high,
+        f"{SCHEME}/watermarks/mid": rule.wmarks_mid,
+        f"{SCHEME}/watermarks/low": rule.wmarks_low,
+    }
+    if rule.skip_anon:
+        values[f"{SCHEME}/filters/nr_filters"] = 1
+        values[f"{SCHEME}/filters/0/type"] = "anon"
+        values[f"{SCHEME}/filters/0/matching"] = "Y"
+    values[f"{KDAMOND}/state"] = "on"
+    return {path: str(value) for path, value in values.items()}
 
 
 def _without_damon(kernel: str) -> str | None:
     return WITHOUT_DAMON.get(kernel)
 
 
-async def _enable(running: InGuests, vm: LabVm, values: dict[str, str]) -> None:
-    values = {**values, "enabled": "Y"}
-    await running.change(vm, {f"{PARAMETERS}/{name}": value for name, value in values.items()})
-    await running.note_pid_in(vm, f"{PARAMETERS}/kdamond_pid")
+async def _pieces(running: InGuests, vm: LabVm) -> list[tuple[int, int]]:
+    pieces = ram_pieces(await running.read(vm, IOMEM_PATH))
+    if not pieces:
+        raise CannotRun(f"{vm.spec.name}: {IOMEM_PATH} shows no System RAM")
+    return pieces
+
+
+async def _enable(running: InGuests, vm: LabVm, rule: Reclaim, begin: int, end: int) -> None:
+    await running.change(vm, files_of(rule, begin, end))
+    await running.note_pid_in(vm, f"{KDAMOND}/pid")
 
 
 async def _defaults(running: InGuests, vm: LabVm) -> None:
-    await _enable(running, vm, {})
+    # As the kernel does where no region is given: the largest piece of RAM alone.
+    begin, end = max(await _pieces(running, vm), key=lambda piece: piece[1] - piece[0])
+    await _enable(running, vm, Reclaim(), begin, end)
 
 
 async def _agentenv(running: InGuests, vm: LabVm) -> None:
-    end = end_of_ram(await running.read(vm, IOMEM_PATH))
-    if end is None:
-        raise CannotRun(f"{vm.spec.name}: {IOMEM_PATH} shows no System RAM")
-    # By default the kernel watches the largest piece of RAM alone: AgentENV watches all.
-    region = {"monitor_region_start": str(PAGE_BYTES), "monitor_region_end": str(end)}
-    await _enable(running, vm, {**AGENTENV, **region})
+    end = max(end for _, end in await _pieces(running, vm))
+    await _enable(running, vm, AGENTENV, PAGE_BYTES, end)
 
 
 STRATEGIES = (
