@@ -19,7 +19,13 @@ LAYERS = {
         "giveback.manager.model",
     },
     "giveback.report": {"giveback.errors", "giveback.text", "giveback.exact", "giveback.pictures"},
-    "giveback.vmm": {"giveback.errors", "giveback.text", "giveback.exact", "giveback.host"},
+    "giveback.vmm": {
+        "giveback.errors",
+        "giveback.text",
+        "giveback.sizes",
+        "giveback.exact",
+        "giveback.host",
+    },
 }
 # Kernel parsers may list folders and read through `files`; nothing else of the world.
 PARSERS_MAY = {"__future__", "os", "giveback_agent.files", "giveback_agent.errors"}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from giveback.host.procs import Process
 from giveback.host.smaps import Mapping
-from giveback.text import parse_size, shown, size
+from giveback.sizes import parse_qemu_size
+from giveback.text import shown, size
 from giveback.vmm import qemu
 from giveback.vmm.base import Answer, Backing, RamBlock
 from giveback.vmm.cloud_hypervisor import CloudHypervisorBackend
@@ -193,7 +194,7 @@ def test_the_kernel_s_merging_is_seen_through() -> None:
      ("", None), ("G", None), ("-1", None), ("1e3", None), ("٣", None), ("1.", None)],
 )  # fmt: skip
 def test_sizes(text: str, value: int | None) -> None:
-    assert parse_size(text) == value
+    assert parse_qemu_size(text) == value
 
 
 @given(st.text())

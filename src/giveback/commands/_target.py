@@ -12,7 +12,7 @@ from giveback.errors import InputError
 from giveback.guest import from_agent, parse_object, read_pages
 from giveback.observe import observe
 from giveback.pictures import Source
-from giveback.text import parse_size
+from giveback.sizes import size_argument
 from giveback.vmm import choose, find
 from giveback.vmm.process import ProcessBackend
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pid", type=int, metavar="PID", help="any process: the host's side of an unknown VMM"
     )
     parser.add_argument(
-        "--ram", type=_bytes, metavar="SIZE", help="with --pid: the guest's RAM, such as 4G"
+        "--ram", type=size_argument, metavar="SIZE", help="with --pid: the guest's RAM, such as 4G"
     )
     parser.add_argument(
         "--guest",
@@ -46,13 +46,6 @@ def seconds(text: str) -> float:
     value = float(text)
     if not 0.1 <= value <= 86400:
         raise argparse.ArgumentTypeError("from 0.1 to 86400 seconds")
-    return value
-
-
-def _bytes(text: str) -> int:
-    value = parse_size(text)
-    if not value:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 4G or 512M")
     return value
 
 

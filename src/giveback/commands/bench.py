@@ -27,7 +27,7 @@ from giveback.lab.distribution import kernel_from_packages, this_distribution
 from giveback.lab.emulator import find_emulator
 from giveback.lab.folders import sweep
 from giveback.lab.image import build_image
-from giveback.lab.units import parse_size
+from giveback.sizes import size_of
 from giveback.stop import run_interruptible
 from giveback_agent.kernel.meminfo import read_meminfo
 
@@ -158,7 +158,7 @@ def _kernels(words: str | None) -> tuple[str, ...]:
 
 
 def _sizes(words: str, todo: Sequence[Work]) -> tuple[int, ...]:
-    sizes = tuple(dict.fromkeys(parse_size(word, "--mem") for word in words.split(",")))
+    sizes = tuple(dict.fromkeys(size_of(word, "--mem") for word in words.split(",")))
     for size in sizes:
         for work in todo:
             if work.ram_bytes(size) < MIN_MEM_BYTES:

@@ -17,8 +17,8 @@ from giveback.errors import GivebackError, InputError
 from giveback.lab.accel import CHOICES
 from giveback.lab.demo import DemoOptions, check_host, prepare_lab, run_demo
 from giveback.lab.recorder import SILENCE_LIMIT_S
-from giveback.lab.units import parse_size
 from giveback.report.terminal import LiveChart
+from giveback.sizes import size_of
 from giveback.stop import run_interruptible
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def options_of(args: argparse.Namespace) -> DemoOptions:
     if not 0.01 <= args.scale <= 1:
         raise InputError(f"--scale {args.scale:g}: must be 0.01 to 1")
     return DemoOptions(
-        mem_bytes=parse_size(args.mem, "--mem"), cpus=args.cpus, accel=args.accel,
+        mem_bytes=size_of(args.mem, "--mem"), cpus=args.cpus, accel=args.accel,
         kernel=args.kernel, qemu=args.qemu, compare=not args.no_compare, out=args.out,
         seed=args.seed, watch_s=args.watch, scale=args.scale, silence_limit_s=args.silence_limit,
     )  # fmt: skip

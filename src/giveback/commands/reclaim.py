@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from giveback.commands import _daemon
 from giveback.errors import InputError
 from giveback.manager import requests
-from giveback.text import parse_size, shown, size
+from giveback.sizes import size_argument
+from giveback.text import shown, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,9 +46,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def _size(text: str) -> int:
-    value = parse_size(text)
-    if not value:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 4G or 512M")
+    value = size_argument(text)
     if value > requests.GOAL_MOST_BYTES:
         raise argparse.ArgumentTypeError(f"{text!r} is more than any host has")
     return value

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from giveback.text import parse_size, size
+from giveback.sizes import parse_size
+from giveback.text import size
 
 SIZE_LIMIT_BYTES = 1 << 57
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?) ?(ms|s|m|min|h)", re.ASCII)
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,3})?) ?%", re.ASCII)
-_SIZE = re.compile(r"\d{1,18}(?:\.\d{1,6})? ?[bkmgt](?:i?b)?", re.ASCII | re.IGNORECASE)
 SHORTEST_S, LONGEST_S = 1.0, 86400.0
 
 
@@ -41,10 +41,8 @@ class Mark:
 
 def size_of(value: object) -> int:
     """`"4G"` in bytes; K, M, G and T are powers of 1024."""
-    if isinstance(value, str) and (value.strip() == "0" or _SIZE.fullmatch(value.strip())):
-        word = value.strip().lower().replace(" ", "")
-        unit = word.rstrip("b").removesuffix("i")
-        found = parse_size(unit if unit[-1:].isalpha() else unit + "b")
+    if isinstance(value, str) and (value.strip() == "0" or value.strip()[-1:].isalpha()):
+        found = parse_size(value)
         if found is not None and found < SIZE_LIMIT_BYTES:
             return found
     raise ValueError('a size with its unit, as text: "512M", "4G", "1.5T"')

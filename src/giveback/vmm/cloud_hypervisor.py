@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from giveback.text import parse_size
+from giveback.sizes import parse_qemu_size
 from giveback.vmm import answers
 from giveback.vmm.base import (
     Answer,
@@ -144,10 +144,12 @@ def _block(name: str, memory: dict[str, str]) -> RamBlock:
     plain = Backing.MEMFD if shared else Backing.ANONYMOUS
     return RamBlock(
         name=name,
-        size_bytes=parse_size(memory.get("size", "")) or _DEFAULT_RAM_BYTES,
+        size_bytes=parse_qemu_size(memory.get("size", "")) or _DEFAULT_RAM_BYTES,
         backing=Backing.HUGETLB if huge else Backing.FILE if path else plain,
         path=path,
-        page_bytes=(parse_size(memory.get("hugepage_size", "2M")) or _HUGE_BYTES) if huge else 4096,
+        page_bytes=(parse_qemu_size(memory.get("hugepage_size", "2M")) or _HUGE_BYTES)
+        if huge
+        else 4096,
         prealloc=_on(memory, "prefault"),
         shared=shared,
     )

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from giveback.errors import VmError
-from giveback.text import parse_size, shown
+from giveback.sizes import parse_qemu_size
+from giveback.text import shown
 from giveback.vmm.base import amount
 from giveback.vmm.control import TIMEOUT_S, Balloon, Devices, VirtioMem
 from giveback.vmm.libvirt import available, connect, in_thread, parse_memballoon, root_of
@@ -145,4 +146,4 @@ def _size(element: ET.Element, path: str) -> int:
     if found is None or found.text is None:
         return 0
     # libvirt writes sizes that it was asked for in KiB, whatever unit they came in.
-    return parse_size(found.text + found.get("unit", "KiB").removesuffix("iB")) or 0
+    return parse_qemu_size(found.text + found.get("unit", "KiB").removesuffix("iB")) or 0
