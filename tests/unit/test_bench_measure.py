@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback.bench.cell import Setting, Turn
-from giveback.bench.measure import Stopwatch, needed_bytes, parse_guest_sample
+from giveback.bench.measure import Stopwatch, needed_bytes, parse_guest_sample, used
 from giveback.bench.model import Cell, CellResult, Counters, Mark, Sample, VmCourse
 from giveback.bench.runner import Job, described, duration, to_do
 from giveback.bench.store import Store
@@ -120,12 +120,22 @@ def event(total: int, free: int) -> dict[str, Any]:
     return {"files": {"/proc/meminfo": MEMINFO.format(total=total, free=free)}}
 
 
+def test_what_a_balloon_holds_is_not_used() -> None:
+    before = parse_guest_sample(event(1000 << 10, 500 << 10), 1024 * MIB)
+    ballooned = parse_guest_sample(event(700 << 10, 200 << 10), 1024 * MIB)
+    assert before is not None
+    assert ballooned is not None
+    most_bytes = 1000 * MIB
+    assert used(before, 1024 * MIB, most_bytes) == used(ballooned, 1024 * MIB, most_bytes)
+
+
 def test_a_guests_sample_must_make_sense() -> None:
     memory = parse_guest_sample(event(900 << 10, 500 << 10), 1024 * MIB)
     assert memory is not None
     assert memory.mem_free_bytes == 500 * MIB
     # 1024 - 500 free - 4 of cache - 1 of slab, and 2 of cache that is hot
-    assert needed_bytes(memory, 1024 * MIB, 2 * MIB) == 521 * MIB
+    assert used(memory, 1024 * MIB, 900 * MIB) == 524 * MIB
+    assert needed_bytes(memory, 524 * MIB, 2 * MIB) == 521 * MIB
     assert parse_guest_sample(event(900 << 10, 500 << 10), 512 * MIB) is None
     assert parse_guest_sample(event(100, 200), 512 * MIB) is None
     nonsenses: list[dict[str, Any]] = [{}, {"files": None}, {"files": {"/proc/meminfo": 7}}]

@@ -82,6 +82,7 @@ class Meter:
         self._heard_s = watch.now_s()
         self._sampled_s = self._heard_s
         self._failure: VmError | None = None
+        self._most_total_bytes = 0
         self.work_s = 0.0
         self.work_end_s: float | None = None
         self._hot_bytes = 0
@@ -129,7 +130,7 @@ class Meter:
                     f"{self.vm.spec.name}: the guest hangs: no word for {SILENCE_LIMIT_S:.0f} s"
                 )
             if now_s - self._sampled_s >= PATIENCE_S:
-                self._sample(None)
+                self._sample(None, None)
 
     def take_guest_sample(self, event: Event) -> None:
         """Look at the VM from the host in the moment in which the guest says how it sees itself."""
@@ -139,27 +140,28 @@ class Meter:
         if memory is None:
             return
         self._heard_s = self._watch.now_s()
+        self._most_total_bytes = max(self._most_total_bytes, memory.mem_total_bytes)
+        used_bytes = used(memory, self.vm.spec.ram_bytes, self._most_total_bytes)
         try:
-            self._sample(memory)
+            self._sample(memory, used_bytes)
         except VmError as error:
             # Raised where it is heard: this is a callback of the link's.
             self._failure = error
         if self.work_end_s is not None and self._needed_bytes is None:
             # Not by a sample before the end: the work's own memory is in it.
-            self._needed_bytes = needed_bytes(memory, self.vm.spec.ram_bytes, self._hot_bytes)
+            self._needed_bytes = needed_bytes(memory, used_bytes, self._hot_bytes)
 
-    def _sample(self, memory: meminfo.MemInfo | None) -> None:
+    def _sample(self, memory: meminfo.MemInfo | None, used_bytes: int | None) -> None:
         resident = self.vm.resident_bytes()
         cpu = process_cpu(self.vm.pid)
         self._sampled_s = self._watch.now_s()
-        non_free = None if memory is None else self.vm.spec.ram_bytes - memory.mem_free_bytes
         self._samples.append(
             Sample(
                 t_s=round(self._sampled_s, 3),
                 resident_bytes=resident,
                 vmm_user_s=cpu.user_s,
                 vmm_system_s=cpu.system_s,
-                non_free_bytes=non_free,
+                non_free_bytes=used_bytes,
                 cache_bytes=None if memory is None else memory.file_bytes,
             )
         )
@@ -219,14 +221,23 @@ def parse_guest_sample(event: Event, ram_bytes: int) -> meminfo.MemInfo | None:
     return memory if sound else None
 
 
-def needed_bytes(memory: meminfo.MemInfo, ram_bytes: int, hot_bytes: int) -> int:
-    """What a VM needs once its work is over: all but free memory, caches and reclaimable slab.
+def used(memory: meminfo.MemInfo, ram_bytes: int, most_total_bytes: int) -> int:
+    """What of its RAM the guest neither has free nor has given to a balloon.
+
+    What a balloon holds leaves MemTotal, and is not in MemFree; `most_total_bytes` is the largest
+    MemTotal seen.
+    """
+    ballooned = max(0, most_total_bytes - memory.mem_total_bytes)
+    return max(0, ram_bytes - memory.mem_free_bytes - ballooned)
+
+
+def needed_bytes(memory: meminfo.MemInfo, used_bytes: int, hot_bytes: int) -> int:
+    """What a VM needs once its work is over: all it uses but caches and reclaimable slab.
 
     Its hot set is cache, too, and is needed.
     """
-    used = ram_bytes - memory.mem_free_bytes
     reclaimable = memory.file_bytes + (memory.s_reclaimable_bytes or 0)
-    return max(0, used - reclaimable + hot_bytes)
+    return max(0, used_bytes - reclaimable + hot_bytes)
 
 
 def _last_words(lines: tuple[str, ...]) -> dict[str, object] | None:
