@@ -41,9 +41,11 @@ def test_systemd_understands_every_line_and_finds_it_hardened(
     assert float(level[1]) <= EXPOSURE_MOST
 
 
-def test_the_command_prints_the_unit_that_runs_itself() -> None:
-    program = Path(sys.executable).with_name("giveback")
+@pytest.mark.parametrize("by_module", [False, True])
+def test_the_command_prints_the_unit_that_runs_itself(by_module: bool) -> None:
+    program = str(Path(sys.executable).with_name("giveback"))
+    start = [sys.executable, "-m", "giveback"] if by_module else [program]
     done = subprocess.run(
-        [str(program), "daemon", "--print-unit"], capture_output=True, text=True, check=True
+        [*start, "daemon", "--print-unit"], capture_output=True, text=True, check=True
     )
-    assert done.stdout == unit_text(str(program))
+    assert done.stdout == unit_text(program)

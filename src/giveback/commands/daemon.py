@@ -42,8 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.print_unit:
         from giveback.manager.daemon_unit import unit_text  # noqa: PLC0415
 
-        program = shutil.which(sys.argv[0]) or sys.argv[0]
-        print(unit_text(str(Path(program).absolute())), end="")
+        print(unit_text(_program()), end="")
         return 0
     try:
         from giveback.manager import logs  # noqa: PLC0415
@@ -58,3 +57,18 @@ def run(args: argparse.Namespace) -> int:
     logs.set_up(sys.stderr, settings.log_level)
     asyncio.run(manage(settings, args.settings))
     return 0
+
+
+def _program() -> str:
+    """The path of the command that runs, or of the one beside the Python that runs a module.
+
+    Raises InputError where there is none: a unit that names no program never starts.
+    """
+    for name in (sys.argv[0], str(Path(sys.executable).with_name("giveback"))):
+        found = shutil.which(name)
+        if found is not None:
+            return str(Path(found).absolute())
+    raise InputError(
+        f"{sys.argv[0]} is no program that systemd can start: install giveback (pip install "
+        "'giveback[host]') and run its own `giveback daemon --print-unit`"
+    )
