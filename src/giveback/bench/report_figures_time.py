@@ -140,13 +140,16 @@ def resident_figure(group: Group, width: float, *, titled: bool) -> Figure:
 
 
 def telling_figure(group: Group, width: float) -> Figure:
-    """The four that tell most, with their footprints: doing nothing, reporting, WSL, giveback."""
+    """Those that tell most, with their footprints: nothing, reporting, WSL, the best other, giveback."""
     wanted = (NONE, "reporting", "wsl-gen2-gradual", OURS)
     names = [name for name in wanted if name in group.strategies]
     if not any(name.startswith("wsl-gen2") for name in names):
         others = sorted(n for n in group.strategies if n.startswith("wsl-gen2"))
         names[-1:-1] = others[:1]
-    all_looks = styles(group)
+    best = best_by(group, rivals(group), "footprint_after_gib_min")
+    if names and best is not None and best not in names:
+        names[-1:-1] = [best]
+    all_looks = styles(group, best)
     plot = _plot(group, {name: all_looks[name] for name in names or group.strategies[:4]})
     ends = {}
     for name in plot.curves:
