@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 import os
 from dataclasses import replace
@@ -162,6 +161,8 @@ async def _ask_qemu_guest_agent(session: Lines) -> GuestPicture:
     for _ in range(_UNASKED_LINES_LIMIT):
         if parse_object(await session.receive()).get("return") == token:
             break
+    else:
+        raise VmError("qemu-guest-agent said much, and nothing to guest-sync")
     memory = await _guest_file(session, "/proc/meminfo")
     buddy = await _guest_file(session, "/proc/buddyinfo")
     try:
@@ -188,7 +189,7 @@ async def _guest_file(session: Lines, path: str) -> bytes:
         )
         try:
             chunk = base64.b64decode(answers.text(part, "buf-b64", 2 * _FILE_LIMIT_BYTES))
-        except binascii.Error as error:
+        except ValueError as error:  # binascii.Error, or a character that is not even ASCII
             raise VmError(f"qemu-guest-agent's {path} is no base64") from error
         data += chunk
         if not chunk or answers.truth(part, "eof"):

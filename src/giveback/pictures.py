@@ -1,7 +1,7 @@
 """The two pictures that the ledger joins: what the host charges, and what the guest says.
 
-A guest's numbers are bounded here and believed nowhere else: `GuestPicture.sane` names what cannot
-be. All amounts are bytes; None is what that source does not tell.
+A guest's numbers are bounded here and nowhere else: `checked` refuses a picture that
+cannot be. All amounts are bytes; None is what that source does not tell.
 """
 
 from __future__ import annotations

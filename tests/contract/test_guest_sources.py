@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import socket
@@ -103,6 +104,49 @@ def test_each_source_falls_back_to_the_next(tmp_path: Path) -> None:
         guest = told(Channel(ChannelKind.VIRTIO_SERIAL, path=str(path)), statistics=STATISTICS)
     assert guest.source is Source.BALLOON
     assert told().source is Source.NONE
+
+
+class LyingGuestAgent(socketserver.StreamRequestHandler):
+    """A guest agent whose files are no base64: JSON carries any character."""
+
+    content = "\u00e9\ud800"
+
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            said = json.loads(line)
+            answer: object = {"buf-b64": self.content, "eof": True}
+            if said["execute"] == "guest-sync":
+                answer = said["arguments"]["id"]
+            elif said["execute"] == "guest-file-open":
+                answer = 1
+            self.wfile.write(json.dumps({"return": answer}).encode() + b"\n")
+
+
+class DeafGuestAgent(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        self.rfile.readline()
+        self.wfile.write(b'{"return": -1}\n' * 300)
+
+
+@pytest.mark.parametrize(
+    ("agent", "words"),
+    [(LyingGuestAgent, "is no base64"), (DeafGuestAgent, "nothing to guest-sync")],
+)
+def test_a_guest_agent_that_lies_is_that_vm_s_fault(
+    tmp_path: Path, agent: type[socketserver.BaseRequestHandler], words: str
+) -> None:
+    path = tmp_path / "qga"
+    with listening(path, agent):
+        guest = told(Channel(ChannelKind.QEMU_GUEST_AGENT, path=str(path)))
+    assert guest.source is Source.NONE
+    assert words in guest.problems[0]
+
+
+@pytest.mark.parametrize("path", ["/no\0such", "/" + "d" * 200 + "/no\0such", "/s\ud800"])
+def test_a_socket_that_no_file_can_be_called_is_that_vm_s_fault(path: str) -> None:
+    guest = told(Channel(ChannelKind.HYBRID_VSOCK, path=path))
+    assert guest.source is Source.NONE
+    assert guest.problems
 
 
 @pytest.fixture

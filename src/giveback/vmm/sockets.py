@@ -9,6 +9,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
+from giveback.text import shown
 from giveback_agent import files
 from giveback_agent.errors import KernelFileError
 
@@ -32,12 +33,19 @@ def connect_unix(path: str) -> socket.socket:
     except OSError as error:
         connection.close()
         raise VmError(f"{path}: {reason(error)}") from error
+    except ValueError as error:
+        # A path from a VMM's answer may hold a NUL, or a surrogate that no file name can have.
+        connection.close()
+        raise VmError(f"{shown(path)}: no socket can be called so") from error
     return connection
 
 
 @contextlib.contextmanager
 def short_path(path: str) -> Iterator[str]:
-    """`path`, or while the context lasts a shorter way to it. Raises OSError."""
+    """`path`, or while the context lasts a shorter way to it.
+
+    Raises OSError, and ValueError for text that is no file name at all.
+    """
     if len(os.fsencode(path)) <= _SUN_PATH_BYTES:
         yield path
         return
