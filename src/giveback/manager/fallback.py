@@ -110,6 +110,7 @@ class Fallbacks:
         self._vms: dict[str, _Vm] = {}
         self._unreadable: tuple[str, ...] = ()
         self._is_loaded = False
+        self._is_ending = False
         self._pruned_at_s = clock()
 
     @property
@@ -141,13 +142,26 @@ class Fallbacks:
         return tuple(done)
 
     async def release_all(self, deadline_s: float) -> tuple[Action, ...]:
-        """Let go of everything, side by side, within `deadline_s`; what could not be stays on disk."""
-        for held in self._held.values():
-            held.letting_go, held.tried_at_s = held.letting_go or "the manager ends", None
+        """Let go of everything, side by side, within `deadline_s`; what could not be stays on disk.
+
+        Nothing is taken from now on. A step that is under way ends first, and what it took goes, too.
+        """
+        self._is_ending = True
         done: list[Action] = []
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(key: str) -> None:
+            async with gate, self._vm(key).lock:
+                for held in self._of(key):
+                    held.letting_go = held.letting_go or "the manager ends"
+                    action = await self._let_go(held, held.letting_go)
+                    if action is not None:
+                        done.append(action)
+
+        keys = self._vms.keys() | {held.lease.vm for held in self._held.values()}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_s):
-                await self._let_go_of_all(done)
+                await asyncio.gather(*map(one, keys))
         return tuple(done)
 
     async def _let_go_of_all(self, done: list[Action]) -> None:
@@ -263,7 +277,7 @@ class Fallbacks:
     ) -> Action | None:
         """Write the lease, then tell the device. Raises GivebackError; the lease is then let go of."""
         ticks = start_ticks(self._root, vm.pid)
-        if ticks is None:
+        if ticks is None or self._is_ending:
             return None
         held = self._find(key_of(vm), choice)
         target = choice.now_bytes - taken_bytes

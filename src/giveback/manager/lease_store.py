@@ -7,6 +7,7 @@ its start time are in the file's name and in the file, and the boot they belong 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from dataclasses import asdict
@@ -65,6 +66,7 @@ class LeaseStore:
                     continue
                 if boot == self._boot:
                     leases.append(lease)
+                    self._renamed(path, lease)
                 else:
                     with contextlib.suppress(OSError):
                         path.unlink()
@@ -106,6 +108,12 @@ class LeaseStore:
         except OSError as error:
             raise LeaseError(f"{path}: {error.strerror}: the lease stays on record") from error
 
+    def _renamed(self, path: Path, lease: Lease) -> None:
+        """Under the name that `drop` looks for: version 0.1 named no device."""
+        if path.name != file_name(lease):
+            with contextlib.suppress(OSError):
+                path.rename(self._folder / file_name(lease))
+
     def _sync_folder(self) -> None:
         if not self._folder.exists():
             return
@@ -117,8 +125,13 @@ class LeaseStore:
 
 
 def file_name(lease: Lease) -> str:
-    """No foreign text is in it: neither a VM's name nor a device's."""
-    return f"{lease.pid}-{lease.start_ticks}-{lease.device.value}{SUFFIX}"
+    """One for each device of a VM. No foreign text is in it: neither a VM's name nor a device's."""
+    kind = lease.device.value
+    if lease.device_id:
+        kind += (
+            "-" + hashlib.sha256(lease.device_id.encode(errors="backslashreplace")).hexdigest()[:12]
+        )
+    return f"{lease.pid}-{lease.start_ticks}-{kind}{SUFFIX}"
 
 
 def _write(fd: int, text: bytes) -> None:
