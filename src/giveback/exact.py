@@ -1,38 +1,46 @@
 """The exact ledger: each guest page's use joined with whether the host holds it.
 
 The guest sends runs of like pages (`giveback_agent.kernel.kpageflags`), the host reads the pagemap
-of the RAM mapping; guest addresses become addresses in the VMM by the layout that QEMU tells.
+of the RAM mapping; guest addresses become addresses in the VMM as `giveback.vmm.layout` knows them.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
+import os
 import re
 import zlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from giveback.errors import InputError, VmError
 from giveback.host import pagemap
-from giveback.text import size
+from giveback.text import shown, size
 from giveback.vmm import answers
+from giveback.vmm import layout as layouts
 from giveback_agent.kernel import kpageflags
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from giveback.exact_ages import Ages
     from giveback.observe import Observation
+    from giveback.vmm.layout import Placement
 
 RUNS_LIMIT_BYTES = 64 << 20
 """Runs of a TiB of alternating pages are larger; such a guest is refused."""
+_PIECE_BYTES = 256 << 10
+_RUN_LIMIT_BYTES = 13
 MAX_ORDER = 10
 UNKNOWN = ord("?")
 _RUN = re.compile(rb"([A-Z])(\d{1,12})")
+_MISFIT_LIMIT = 0.1
+"""Above this share of pages that the guest uses and the host does not hold, a layout is not believed."""
+_WRITTEN = (kpageflags.ANON, kpageflags.SLAB, kpageflags.TABLE)
+"""What the guest has written to: it is resident or in swap, wherever it lies."""
 LABELS = {
     kpageflags.FREE: "free",
     kpageflags.ANON: "anonymous",
@@ -49,6 +57,7 @@ LABELS = {
     UNKNOWN: "unattributed: RAM at no guest address that is known",
 }
 Classes = npt.NDArray[np.uint8]
+Orders = npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,7 @@ class Exact:
     free_by_order: tuple[ExactRow, ...]
     free_resident_since: tuple[tuple[float, int], ...] = ()
     """(seconds, bytes): free and resident at every look for so long; only once there were two."""
+    notes: tuple[str, ...] = ()
 
     @property
     def resident_bytes(self) -> int:
@@ -95,7 +105,7 @@ class Exact:
         if self.free_resident_since:
             lines.append("of what is free and resident, seen so at every look for at least")
             lines += [f"  {f'{s:.0f} s':<62} {size(b):>7}" for s, b in self.free_resident_since]
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def as_json(self) -> dict[str, object]:
         """All amounts in bytes."""
@@ -109,6 +119,7 @@ class Exact:
             "free_resident_since": [
                 {"at_least_s": s, "resident_bytes": b} for s, b in self.free_resident_since
             ],
+            "notes": list(self.notes),
         }
 
 
@@ -124,25 +135,57 @@ def decode(text: str, pages_limit: int) -> Classes:
     """
     try:
         packed = base64.b64decode(text, validate=True)
-        opened = zlib.decompressobj()
-        runs = opened.decompress(packed, RUNS_LIMIT_BYTES)
-    except (binascii.Error, ValueError, zlib.error) as error:
+    except ValueError as error:
         raise InputError(f"the guest's pages are not readable: {error}") from error
-    if opened.unconsumed_tail or not opened.eof:
-        raise InputError(f"the guest's pages are cut, or more than {RUNS_LIMIT_BYTES} bytes")
+    parts = [np.empty(0, dtype=np.uint8)]
+    left = pages_limit
+    for runs in _unpacked(packed):
+        # Each run is of a page at least: no more of them are looked at than there are pages.
+        if left > 0:
+            parts.append(_pages(runs, left))
+            left -= len(parts[-1])
+    return np.concatenate(parts)
+
+
+def _unpacked(packed: bytes) -> Iterator[bytes]:
+    """Whole runs, some at a time: all of them taken apart at once would be gigabytes of objects."""
+    opened = zlib.decompressobj()
+    rest = b""
+    size_bytes = 0
+    while not opened.eof:
+        try:
+            piece = opened.decompress(packed, _PIECE_BYTES)
+        except zlib.error as error:
+            raise InputError(f"the guest's pages are not readable: {error}") from error
+        packed = opened.unconsumed_tail
+        size_bytes += len(piece)
+        if size_bytes > RUNS_LIMIT_BYTES or not (piece or packed or opened.eof):
+            raise InputError(f"the guest's pages are cut, or more than {RUNS_LIMIT_BYTES} bytes")
+        whole = rest + piece
+        end = max(0, len(whole.rstrip(b"0123456789")) - 1)
+        rest = whole[end:]
+        if len(rest) > _RUN_LIMIT_BYTES:
+            break
+        yield whole[:end]
+    yield rest
+
+
+def _pages(runs: bytes, pages_limit: int) -> Classes:
+    """One class a page. Raises InputError."""
     found = _RUN.findall(runs)
-    if sum(len(letter) + len(count) for letter, count in found) != len(runs):
+    lengths = [min(int(count), pages_limit) for _, count in found]
+    if sum(len(letter) + len(count) for letter, count in found) != len(runs) or 0 in lengths:
         raise InputError("the guest's pages are no runs such as F512A3")
     letters = np.frombuffer(b"".join(letter for letter, _ in found), dtype=np.uint8)
-    counts = np.array([min(int(count), pages_limit) for _, count in found], dtype=np.int64)
-    ends = np.minimum(np.cumsum(counts), pages_limit)
+    ends = np.minimum(np.cumsum(np.array(lengths, dtype=np.int64)), pages_limit)
     return np.repeat(letters, np.diff(ends, prepend=0))
 
 
-def orders(classes: Classes) -> npt.NDArray[np.int8]:
-    """The order of the free block that each page lies in, -1 for pages that are not free.
+def orders(classes: Classes) -> Orders:
+    """The order of the free block that each page frame lies in, -1 for pages that are not free.
 
-    Blocks are the largest aligned ones: that is how the buddy allocator joins what is free.
+    Blocks are the largest aligned ones: that is how the buddy allocator joins what is free. So the
+    array has to begin at frame 0.
     """
     free = classes == kpageflags.FREE
     result = np.full(len(classes), -1, dtype=np.int8)
@@ -154,16 +197,17 @@ def orders(classes: Classes) -> npt.NDArray[np.int8]:
     return result
 
 
-def join_states(classes: Classes, states: pagemap.States) -> Exact:
-    """Join two arrays of equal length, a page each. Pure."""
+def join_states(classes: Classes, states: pagemap.States, blocks: Orders) -> Exact:
+    """Join arrays of equal length, a page each; `blocks` as `orders` has them. Pure."""
     page = pagemap.PAGE_BYTES
     table = np.bincount(classes.astype(np.intp) * 3 + states, minlength=256 * 3).reshape(256, 3)
     rows = tuple(
         _row(label, table[letter], page) for letter, label in LABELS.items() if table[letter].any()
     )
-    found = orders(classes).astype(np.intp)
-    free = found >= 0
-    by_order = np.bincount(found[free] * 3 + states[free], minlength=(MAX_ORDER + 1) * 3)
+    free = blocks >= 0
+    by_order = np.bincount(
+        blocks[free].astype(np.intp) * 3 + states[free], minlength=(MAX_ORDER + 1) * 3
+    )
     by_order = by_order.reshape(MAX_ORDER + 1, 3)
     return Exact(
         rows,
@@ -181,7 +225,11 @@ def _row(label: str, counts: npt.NDArray[np.intp], page: int) -> ExactRow:
 
 
 def join_pages(
-    seen: Observation, said: dict[str, object], ages: Ages | None = None, now_s: float = 0.0
+    seen: Observation,
+    said: dict[str, object],
+    ages: Ages | None = None,
+    now_s: float = 0.0,
+    machine: str = os.uname().machine,
 ) -> Exact:
     """The exact ledger of a VM whose guest said `said` (`giveback-agent picture --pages`).
 
@@ -191,55 +239,88 @@ def join_pages(
     text = answers.text(said, "pages", 2 * RUNS_LIMIT_BYTES)
     if not text:
         raise InputError("the guest's file has no pages: run `giveback-agent picture --pages`")
-    if not seen.state.layout:
-        raise VmError(
-            f"{seen.vm.name}: where guest addresses lie is not known: the VMM did not tell, and its "
-            f"machine type ({seen.vm.machine or 'not given'}) has no layout that we know"
-        )
     page = pagemap.PAGE_BYTES
-    last = max(place.guest_start + place.size_bytes for place in seen.state.layout)
-    classes = decode(text, last // page)
-    classes = np.pad(classes, (0, last // page - len(classes)), constant_values=UNKNOWN)
-    by_address: list[Classes] = []
-    by_state: list[pagemap.States] = []
-    for guest_start, host_start, length in _pieces(seen):
-        first = guest_start // page
-        by_address.append(classes[first : first + length // page])
-        by_state.append(pagemap.read_states(seen.vm.pid, host_start, host_start + length))
-    if not by_address:
-        raise VmError(f"{seen.vm.name}: no RAM block was found in the VMM's address space")
-    used, states = _with_hidden(seen, np.concatenate(by_address), np.concatenate(by_state))
-    joined = join_states(used, states)
-    if ages is None:
-        return joined
-    held = (used == kpageflags.FREE) & (states == pagemap.PRESENT)
-    return replace(joined, free_resident_since=ages.look(held, now_s, page))
+    if said.get("page_bytes", page) != page:
+        raise InputError(f"the guest's pages are not of {page} bytes, as this host's are")
+    ways = layouts.placements(seen.vm, seen.state, seen.bound, machine)
+    if not ways:
+        raise VmError(_unknown_layout(seen))
+    last = max(place.guest_start + place.size_bytes for way in ways for place in way)
+    frames = decode(text, min(last // page, kpageflags.PAGES_LIMIT))
+    ranges = [place for block in seen.bound for place in block.ranges]
+    states = np.concatenate([pagemap.read_states(seen.vm.pid, *place) for place in ranges])
+    way = ways[0]
+    notes: tuple[str, ...] = ()
+    if not seen.state.layout:
+        way, fit = fitting(ways, ranges, frames, states)
+        notes = (f"guest addresses are those that {seen.vm.backend} publishes: {fit}",)
+    used = arranged(way, ranges, frames, UNKNOWN)
+    joined = join_states(used, states, arranged(way, ranges, orders(frames), -1))
+    since: tuple[tuple[float, int], ...] = ()
+    if ages is not None:
+        held = (used == kpageflags.FREE) & (states == pagemap.PRESENT)
+        since = ages.look(held, now_s, page)
+    return replace(joined, free_resident_since=since, notes=notes)
 
 
-def _pieces(seen: Observation) -> Iterator[tuple[int, int, int]]:
-    """(guest address, VMM address, bytes) of all RAM, in ascending guest address."""
-    starts = {b.block.name: b.ranges[0] for b in seen.bound if len(b.ranges) == 1}
-    for place in sorted(seen.state.layout, key=lambda p: p.guest_start):
-        if place.block in starts:
-            start, end = starts[place.block]
-            host = start + place.block_offset
-            yield place.guest_start, host, min(place.size_bytes, max(0, end - host))
+def _unknown_layout(seen: Observation) -> str:
+    name = shown(seen.vm.name)
+    if not any(block.ranges for block in seen.bound):
+        return f"{name}: no RAM block was found in the VMM's address space"
+    machine = shown(seen.vm.machine) or "not given"
+    return (
+        f"{name}: where guest addresses lie is not known: the VMM ({seen.vm.backend}, machine type "
+        f"{machine}) did not tell, and no layout that we know fits the RAM that was found"
+    )
 
 
-def _with_hidden(
-    seen: Observation, classes: Classes, states: pagemap.States
-) -> tuple[Classes, pagemap.States]:
-    """Add the pages of RAM that no guest address shows (QEMU hides some below 1 MiB)."""
-    hidden_classes: list[Classes] = [classes]
-    hidden_states: list[pagemap.States] = [states]
-    for block in seen.bound:
-        for start, end in block.ranges:
-            all_states = pagemap.read_states(seen.vm.pid, start, end)
-            mask = np.ones(len(all_states), dtype=bool)
-            for _, host, length in _pieces(seen):
-                if start <= host < end:
-                    first = (host - start) // pagemap.PAGE_BYTES
-                    mask[first : first + length // pagemap.PAGE_BYTES] = False
-            hidden_states.append(all_states[mask])
-            hidden_classes.append(np.full(int(mask.sum()), UNKNOWN, dtype=np.uint8))
-    return np.concatenate(hidden_classes), np.concatenate(hidden_states)
+Page = TypeVar("Page", np.uint8, np.int8)
+
+
+def arranged(
+    way: Sequence[Placement],
+    ranges: Sequence[tuple[int, int]],
+    frames: npt.NDArray[Page],
+    unknown: int,
+) -> npt.NDArray[Page]:
+    """What `frames` has for each page of `ranges`; `unknown` where it has nothing. Pure.
+
+    Some pages of RAM have no guest address (QEMU hides some below 1 MiB).
+    """
+    page = pagemap.PAGE_BYTES
+    parts = []
+    for start, end in ranges:
+        part = np.full((end - start) // page, unknown, dtype=frames.dtype)
+        for place in way:
+            if start <= place.host_start < end:
+                first, at = place.guest_start // page, (place.host_start - start) // page
+                told = frames[first : first + place.size_bytes // page]
+                part[at : at + len(told)] = told
+        parts.append(part)
+    return np.concatenate(parts)
+
+
+def fitting(
+    ways: Sequence[tuple[Placement, ...]],
+    ranges: Sequence[tuple[int, int]],
+    frames: Classes,
+    states: pagemap.States,
+) -> tuple[tuple[Placement, ...], str]:
+    """Of the ways in which RAM may lie, that which fits the pages, and how well it does. Pure.
+
+    What a guest has written to is resident or in swap: in a wrong way, it is not. Where all of RAM is
+    resident every way fits, and gives the same result. Raises VmError where none of several fits.
+    """
+    misfits = []
+    for number, way in enumerate(ways):
+        written = np.isin(arranged(way, ranges, frames, UNKNOWN), _WRITTEN)
+        gone = int((written & (states == pagemap.ABSENT)).sum())
+        misfits.append((gone / max(1, int(written.sum())), number))
+    share, best = min(misfits)
+    if share > _MISFIT_LIMIT and len(ways) > 1:
+        raise VmError(
+            f"no order of the RAM's parts fits: at best {share:.0%} of what the guest has written to "
+            "would not be resident"
+        )
+    others = "".join(f"; {other:.1%} in another order" for other, n in misfits if n != best)
+    return ways[best], f"{share:.1%} of what the guest has written to is then not resident{others}"

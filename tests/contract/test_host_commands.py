@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
-from scripted_vmm import listening, process
+from scripted_vmm import Api, listening, process, serving
 
 from giveback.cli import main
 
@@ -280,6 +280,76 @@ def test_exact_asks_the_agent(
     assert exact["residue_bytes"] == 32 * MIB
     assert exact["free_resident_since"] == []
     assert any("assumed by the machine type" in problem for problem in found["problems"])
+
+
+class Vsock(Agent):
+    """An agent behind Cloud Hypervisor's and Firecracker's vsock, of a guest of 4 GiB or 64 MiB."""
+
+    pages = b"A4096F12288"
+
+    def handle(self) -> None:
+        self.rfile.readline()
+        self.wfile.write(b"OK 1073741824\n")
+        super().handle()
+
+    def reply(self, asked: dict[str, object]) -> None:
+        super().reply(asked)
+        if asked["ask"] == "pages":
+            data = base64.b64encode(zlib.compress(self.pages)).decode()
+            self.write({"event": "pages", "id": asked["id"], "part": 0, "of": 1, "data": data})
+
+
+class LargeVsock(Vsock):
+    """8 MiB used from address 0 on, 2 MiB from 4 GiB on, the hole between, the rest free."""
+
+    pages = b"A2048F784384N262144A512F261632"
+
+
+def test_exact_of_cloud_hypervisor_around_the_hole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {
+        "payload": {},
+        "memory": {"size": 4 << 30, "shared": True},
+        "vsock": {"cid": 3, "socket": str(tmp_path / "vsock")},
+    }
+    answers = {"/api/v1/vm.info": (200, {"config": config, "state": "Running"})}
+    words = ["--api-socket", f"path={tmp_path}/large.sock"]
+    with (
+        process("cloud-hypervisor", *words, memory="memfd:3072:9 memfd:1024:4"),
+        serving(tmp_path / "large.sock", Api("cloud-hypervisor", answers)),
+        listening(tmp_path / "vsock", LargeVsock),
+    ):
+        assert main(["explain", "large", "--exact", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    exact = found["exact"]
+    used = {row["label"]: row["resident_bytes"] for row in exact["rows"]}
+    assert exact["ram_bytes"] == 4 << 30
+    assert used == {"anonymous": 10 * MIB, "free": 3 * MIB}
+    assert exact["residue_bytes"] == 3 * MIB
+    assert "cloud-hypervisor publishes: 0.0%" in exact["notes"][0]
+    assert sum(row["host_bytes"] for row in found["rows"]) == found["charged_bytes"]
+
+
+def test_exact_of_firecracker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = {
+        "machine-config": {"mem_size_mib": 64, "vcpu_count": 1},
+        "vsock": {"guest_cid": 3, "uds_path": str(tmp_path / "vsock")},
+    }
+    instance = {"app_name": "Firecracker", "id": "f", "state": "Running", "vmm_version": "1.17"}
+    api = Api("firecracker", {"/": (200, instance), "/vm/config": (200, config)})
+    words = ["--id", "small", "--api-sock", str(tmp_path / "f.sock")]
+    with (
+        process("firecracker", *words, memory="anonymous:64:48"),
+        serving(tmp_path / "f.sock", api),
+        listening(tmp_path / "vsock", Vsock),
+    ):
+        assert main(["explain", "small", "--exact"]) == 0
+        text = capsys.readouterr().out
+        assert main(["explain", "small", "--exact", "--json"]) == 0
+    exact = json.loads(capsys.readouterr().out)["exact"]
+    assert (exact["resident_bytes"], exact["residue_bytes"]) == (48 * MIB, 32 * MIB)
+    assert "note: guest addresses are those that firecracker publishes" in text
 
 
 def test_exact_again_and_again_shows_ages(tmp_path: Path) -> None:

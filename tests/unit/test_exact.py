@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import tracemalloc
 import zlib
 from array import array
 from typing import TYPE_CHECKING
@@ -13,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback import exact
-from giveback.errors import InputError
+from giveback.errors import InputError, VmError
 from giveback.host.pagemap import ABSENT, PAGE_BYTES, PRESENT, SWAPPED
+from giveback.vmm.layout import Placement
 from giveback_agent.errors import KernelFileError
 from giveback_agent.kernel import kpageflags
 
@@ -105,6 +107,73 @@ def test_absurd_counts_fill_no_memory() -> None:
     assert len(exact.decode(sent, 50)) == 50
 
 
+@pytest.mark.parametrize("limit", [3 * 4096, 500_000])
+def test_runs_that_are_unpacked_in_pieces_go_there_and_back(limit: int) -> None:
+    letters = b"FFFFFFFFFFFAAM" * 30_000
+    sent = packed(kpageflags.encode(kpageflags.runs(letters)))
+    assert exact.decode(sent, limit).tobytes() == letters[:limit]
+
+
+def test_tiny_runs_fill_no_memory() -> None:
+    """A guest of 50 pages cannot make us look at tens of millions of runs."""
+    sent = packed(b"F1A1" * 8_000_000)
+    tracemalloc.start()
+    try:
+        assert len(exact.decode(sent, 50)) == 50
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 64 << 20
+
+
+@pytest.mark.parametrize("lie", [b"F0A3", b"F1" + b"9" * 500_000])
+def test_runs_of_nothing_or_without_end_are_refused(lie: bytes) -> None:
+    with pytest.raises(InputError, match="no runs"):
+        exact.decode(packed(lie), 100)
+
+
+def test_a_block_is_as_large_as_its_guest_addresses_make_it() -> None:
+    """The hole below 1 MiB moves what lies behind it: 8 pages on, a block of 16 is one no more."""
+    frames = np.full(64, kpageflags.ANON, dtype=np.uint8)
+    frames[32:48] = kpageflags.FREE
+    way = (
+        Placement(0, 0, 8 * PAGE_BYTES),
+        Placement(16 * PAGE_BYTES, 8 * PAGE_BYTES, 48 * PAGE_BYTES),
+    )
+    ranges = [(0, 56 * PAGE_BYTES)]
+    used = exact.arranged(way, ranges, frames, exact.UNKNOWN)
+    blocks = exact.arranged(way, ranges, exact.orders(frames), -1)
+    joined = exact.join_states(used, np.full(56, PRESENT, dtype=np.uint8), blocks)
+    assert [row.label for row in joined.free_by_order] == ["64 KiB (order 4)"]
+    assert joined.residue_bytes == 16 * PAGE_BYTES
+
+
+LOW, HIGH = 300 * PAGE_BYTES, 100 * PAGE_BYTES
+BELOW = (Placement(0, HIGH, LOW), Placement(LOW, 0, HIGH))
+ABOVE = (Placement(0, 0, LOW), Placement(LOW, LOW, HIGH))
+
+
+@given(st.integers(0, 399), st.integers(1, 400), st.sampled_from([BELOW, ABOVE]))
+def test_of_two_ways_that_one_is_taken_which_fits(
+    start: int, count: int, true: tuple[Placement, ...]
+) -> None:
+    frames = np.full(400, kpageflags.FREE, dtype=np.uint8)
+    frames[start : start + count] = kpageflags.ANON
+    ranges = [(0, LOW + HIGH)]
+    used = exact.arranged(true, ranges, frames, exact.UNKNOWN)
+    states = np.where(used == kpageflags.ANON, np.uint8(PRESENT), np.uint8(ABSENT))
+    found, fit = exact.fitting((BELOW, ABOVE), ranges, frames, states)
+    assert exact.arranged(found, ranges, frames, exact.UNKNOWN).tolist() == used.tolist()
+    assert fit.startswith("0.0% ")
+
+
+def test_where_no_way_fits_none_is_taken() -> None:
+    frames = np.full(400, kpageflags.ANON, dtype=np.uint8)
+    states = np.full(400, ABSENT, dtype=np.uint8)
+    with pytest.raises(VmError, match="no order of the RAM's parts fits"):
+        exact.fitting((BELOW, ABOVE), [(0, LOW + HIGH)], frames, states)
+
+
 def test_orders_are_those_of_aligned_blocks() -> None:
     classes = np.full(64, kpageflags.ANON, dtype=np.uint8)
     classes[3] = classes[8:16] = classes[32:] = kpageflags.FREE
@@ -122,7 +191,7 @@ def test_every_page_is_counted_once(letters: bytes, random: object) -> None:
     classes = np.frombuffer(letters, dtype=np.uint8)
     pick = random.choice  # type: ignore[attr-defined]
     states = np.array([pick((ABSENT, PRESENT, SWAPPED)) for _ in letters], dtype=np.uint8)
-    joined = exact.join_states(classes, states)
+    joined = exact.join_states(classes, states, exact.orders(classes))
     assert joined.ram_bytes == len(letters) * PAGE_BYTES
     assert joined.resident_bytes == int((states == PRESENT).sum()) * PAGE_BYTES
     free = classes == kpageflags.FREE

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback.vmm.base import GuestRange, RamBlock, VmDescription, VmState
-from giveback.vmm.layout import NOTE, assumed, with_assumed
+from giveback.vmm.layout import NOTE, Placement, assumed, placements, with_assumed
+from giveback.vmm.mapping import BoundBlock
 
 GIB = 1 << 30
 
@@ -55,3 +56,74 @@ def test_what_qemu_told_is_kept() -> None:
     told = VmState(layout=(GuestRange(0, 5, "x", 0),))
     assert with_assumed(vm("pc", GIB), told) is told
     assert with_assumed(vm("pc", GIB), VmState()).problems == (NOTE,)
+
+
+def bound(*ranges: tuple[float, float], **changes: object) -> tuple[BoundBlock, ...]:
+    """A block that lies at these (start, end), in GiB."""
+    places = tuple((int(start * GIB), int(end * GIB)) for start, end in ranges)
+    size_bytes = sum(end - start for start, end in places)
+    block = replace(RamBlock("ram", size_bytes), **changes)  # type: ignore[arg-type]
+    return (BoundBlock(block, places, sure=True),)
+
+
+def ways(
+    backend: str, blocks: tuple[BoundBlock, ...], machine: str = "x86_64"
+) -> list[list[float]]:
+    """Each way as guest start, host start, size, ...: in GiB."""
+    vm = VmDescription(backend, "one", 1, 0, tuple(b.block for b in blocks))
+    found = placements(vm, VmState(), blocks, machine)
+    return [
+        [n / GIB for p in way for n in (p.guest_start, p.host_start, p.size_bytes)] for way in found
+    ]
+
+
+@pytest.mark.parametrize("backend", ["cloud-hypervisor", "firecracker"])
+def test_ram_below_the_hole_lies_from_0_on(backend: str) -> None:
+    assert ways(backend, bound((10, 12.5))) == [[0, 10, 2.5]]
+
+
+def test_parts_around_the_hole_are_told_by_their_sizes() -> None:
+    assert ways("cloud-hypervisor", bound((10, 11), (20, 23))) == [[0, 20, 3, 4, 10, 1]]
+    assert ways("firecracker", bound((10, 13), (20, 21))) == [[0, 10, 3, 4, 20, 1]]
+    old = bound((10, 13.25), (20, 20.75))
+    assert ways("firecracker", old) == [[0, 10, 3.25, 4, 20, 0.75]]
+    assert ways("cloud-hypervisor", old) == []
+
+
+def test_parts_that_became_one_mapping_may_lie_either_way() -> None:
+    assert ways("cloud-hypervisor", bound((10, 14))) == [
+        [0, 10, 3, 4, 13, 1],
+        [0, 11, 3, 4, 10, 1],
+    ]
+    assert len(ways("firecracker", bound((10, 14)))) == 4
+    assert len(ways("cloud-hypervisor", bound((10, 13), (20, 23)))) == 2
+
+
+def test_firecracker_s_second_hole() -> None:
+    (way,) = ways("firecracker", bound((1000, 1003), (2000, 2252), (3000, 3010)))
+    assert way == [0, 1000, 3, 4, 2000, 252, 512, 3000, 10]
+
+
+def test_a_layout_that_is_not_published_is_not_made_up() -> None:
+    assert ways("cloud-hypervisor", bound((10, 12)), "aarch64") == []
+    assert ways("process", bound((10, 12))) == []
+    assert ways("cloud-hypervisor", bound((10, 12), plugged_bytes=GIB)) == []
+    assert ways("cloud-hypervisor", bound((10, 12)) * 2) == []
+    assert ways("cloud-hypervisor", bound()) == []
+    plugged = bound((30, 32), name="hotplug", hotplug=True)
+    assert ways("firecracker", (*bound((10, 12)), *plugged)) == [[0, 10, 2]]
+
+
+def test_what_the_vmm_told_is_taken_for_its_ram_alone() -> None:
+    told = VmState(
+        layout=(
+            GuestRange(0, GIB, "ram", 0),
+            GuestRange(4 * GIB, 2 * GIB, "ram", GIB),
+            GuestRange(1 << 56, 16 << 20, "vga.vram", 0),
+        )
+    )
+    vm = VmDescription("qemu", "one", 1, 0, ())
+    assert placements(vm, told, bound((10, 12)), "x86_64") == (
+        (Placement(0, 10 * GIB, GIB), Placement(4 * GIB, 11 * GIB, GIB)),
+    )
+    assert placements(vm, told, (), "x86_64") == ()

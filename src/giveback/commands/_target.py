@@ -93,16 +93,20 @@ class Target:
 
     async def observe(self) -> Observation:
         """The VM now."""
-        guest = None if self.said is None else from_agent(self.said, Source.FILE)
-        return await self._look(guest)
+        return await self._look(self._from_file())
 
     async def observe_pages(self) -> tuple[Observation, dict[str, object]]:
         """The VM now, and its guest's pages: from --guest, else asked of the agent. Raises VmError."""
         if self.said is not None:
-            return await self.observe(), self.said
-        said = await read_pages(self.vm)
+            return await self._look(self._from_file()), self.said
+        # Only the VMM itself knows of a channel that its command line does not show.
+        state = await self.backend.inspect(self.vm, timeout_s=_TIMEOUT_S)
+        said = await read_pages(state.description or self.vm)
         # The host at once after the guest: pages change hands meanwhile.
         return await self._look(from_agent(said, Source.AGENT)), said
+
+    def _from_file(self) -> GuestPicture | None:
+        return None if self.said is None else from_agent(self.said, Source.FILE)
 
     async def _look(self, guest: GuestPicture | None) -> Observation:
         return await observe(

@@ -212,4 +212,5 @@ def _json_block(name: str, memory: dict[str, object]) -> RamBlock:
     plugged = answers.size(memory, "hotplugged_size") or 0
     text = {key: "on" if value is True else str(value) for key, value in memory.items()}
     block = _block(name, text)
-    return replace(block, size_bytes=(answers.size(memory, "size") or 0) + plugged)
+    size = (answers.size(memory, "size") or 0) + plugged
+    return replace(block, size_bytes=size, plugged_bytes=plugged)
