@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 HELP = "what the running daemon knows of this host and its VMs"
 URGENCY_WORDS = {
+    # Of the host: what one guest is told may be less.
     0: "calm: caches stay",
-    1: "as each guest's own policy has it",
-    2: "short: warm cache is asked for, too",
-    3: "critical: all that can go is asked for",
+    1: "soon short: some guests are asked for trapped memory and cold cache",
+    2: "short: more guests are asked for trapped memory and cold cache",
+    3: "critical: where that does not suffice, warm cache is asked for, too",
 }
 _HEAD = ("NAME", "VMM", "RAM", "RESIDENT", "NEEDED", "RESIDUE", "TOLD", "CONDITION", "LAST")
 _RIGHT = range(2, 7)
@@ -149,6 +150,8 @@ def _cells(vm: Mapping[str, Any], action: Mapping[str, Any] | None) -> tuple[str
 def verdict(action: Mapping[str, Any]) -> str:
     """What came of an action: `ask: 290 MiB of 300 MiB`."""
     kind, expected = shown(action["kind"], 20), size(action["expected_bytes"])
+    if not action["expected_bytes"]:
+        return f"{kind}: {shown(action['reason'], 80)}"
     if action["measured_bytes"] is None:
         return f"{kind}: {expected} awaited"
     words = f"{kind}: {size(action['measured_bytes'])} of {expected}"

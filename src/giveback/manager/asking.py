@@ -128,7 +128,6 @@ class Asking:
         counts = sampling.read_counts(self._root, vm.pid)
         if counts is None or goal_bytes <= 0:
             return
-        vm.counts = counts
         if vm.promise is not None:
             vm.promise = verify.raised(vm.promise, goal_bytes, counts.resident_bytes, now_s)
             self._record(vm.promise.action)
@@ -148,12 +147,22 @@ class Asking:
         self._record(action)
 
     def take_done(self, vm: Watched, action: Action, now_s: float) -> None:
-        """An action that somebody else has done to a VM (a fallback): kept, and checked as any."""
-        numbered = replace(action, id=self._fleet.next_action_id(), vm=vm.key)
-        self._record(numbered)
+        """An action that a fallback has done to a VM: kept, and checked as any; steps as one."""
+        before = vm.promise
         taking = action.kind in (ActionKind.BALLOON, ActionKind.VIRTIO_MEM)
-        if taking and vm.promise is None and vm.counts is not None and action.expected_bytes > 0:
+        if taking and before is not None and before.action.kind is action.kind:
+            vm.promise = verify.added(before, action, now_s)
+            self._record(vm.promise.action)
+            return
+        numbered = self.keep(replace(action, vm=vm.key))
+        if taking and before is None and vm.counts is not None and action.expected_bytes > 0:
             vm.promise = verify.promised(numbered, vm.counts.resident_bytes, now_s)
+
+    def keep(self, action: Action) -> Action:
+        """Record what a fallback has done, under the next number."""
+        numbered = replace(action, id=self._fleet.next_action_id())
+        self._record(numbered)
+        return numbered
 
     def check(self, vm: Watched, now_s: float) -> None:
         """Judge what the VM promised, where that can be judged now."""
@@ -167,7 +176,7 @@ class Asking:
         measured = promise.before_bytes - counts.resident_bytes
         vm.trust = verify.judged(vm.trust, action.expected_bytes, measured)
         found: tuple[Finding, ...] = ()
-        if measured < action.expected_bytes:
+        if not verify.is_delivered(action.expected_bytes, measured):
             seen = vm.observation(now_s)
             found = findings(seen, read_facts(vm.pid, self._root))
             keeping = [f for f in found if f.severity is not Severity.BLINDS] or list(found)

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import resource
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -242,7 +241,7 @@ class Daemon:
         if self._fallbacks is None:
             return
         for action in await self._fallbacks.recover():
-            self.fleet.record(replace(action, id=self.fleet.next_action_id()))
+            self._asking.keep(action)
 
     def _look_at_host(self, *, force: bool) -> None:
         now_s = self._now_s()
@@ -276,7 +275,7 @@ class Daemon:
         """The last word: no lease outlives the manager by more than a moment, no balloon stays."""
         if self._fallbacks is not None:
             for action in await self._fallbacks.release_all(10.0):
-                self._recorder.action(replace(action, id=self.fleet.next_action_id()))
+                self._asking.keep(action)
         for vm in self.fleet:
             if vm.session is not None and vm.told is not None:
                 vm.session.tell(1, _GOODBYE_LEASE_S)

@@ -124,6 +124,8 @@ def actions_text(document: Mapping[str, Any], most: int = 10) -> str:
 
 def _came(action: Mapping[str, Any]) -> str:
     measured = action["measured_bytes"]
+    if not action["expected_bytes"]:
+        return shown(action["reason"], 120)  # A deflation: nothing was to come.
     came = "?" if measured is None else size(measured)
     why = shown(action["verdict"] or action["reason"], 120)
     return f"{came} of {size(action['expected_bytes'])}" + (f"  {why}" if why else "")

@@ -60,6 +60,18 @@ def raised(promise: Promise, goal_bytes: int, resident_bytes: int, now_s: float)
     return replace(promise, action=replace(promise.action, expected_bytes=expected), due_s=due_s)
 
 
+def added(promise: Promise, step: Action, now_s: float) -> Promise:
+    """The promise after another step of the same kind, before what the last one brought is known."""
+    expected = promise.action.expected_bytes + step.expected_bytes
+    action = replace(promise.action, expected_bytes=expected, reason=step.reason)
+    return replace(promise, action=action, due_s=min(now_s + GRACE_S, promise.latest_s))
+
+
+def is_delivered(expected_bytes: int, measured_bytes: int) -> bool:
+    """Whether that counts as all: what a guest frees and takes meanwhile is its own affair."""
+    return measured_bytes >= expected_bytes * _DELIVERED
+
+
 def judged(trust: Trust, expected_bytes: int, measured_bytes: int) -> Trust:
     """What is thought of a VM after this. More than was promised counts no more than all of it."""
     if expected_bytes <= 0:
@@ -78,7 +90,7 @@ def is_short(trust: Trust) -> bool:
 
 def verdict(expected_bytes: int, measured_bytes: int, found: Sequence[Finding]) -> str:
     """Why it came short, in words; "" where it did not."""
-    if measured_bytes >= expected_bytes * _DELIVERED:
+    if is_delivered(expected_bytes, measured_bytes):
         return ""
     came = f"{size(max(0, measured_bytes))} of {size(expected_bytes)} came"
     if measured_bytes < 0:
