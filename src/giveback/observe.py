@@ -131,18 +131,28 @@ def make_ledger(
 
 
 async def observe_all(
-    vms: Sequence[tuple[Backend, VmDescription]], *, root: str = "/", timeout_s: float = 2.0
+    vms: Sequence[tuple[Backend, VmDescription]],
+    *,
+    root: str = "/",
+    layout: bool = False,
+    timeout_s: float = 2.0,
 ) -> list[Observation]:
-    """Observe many VMs side by side; one that hangs delays nobody but itself."""
+    """Observe many VMs side by side; one that hangs delays nobody but itself.
+
+    `layout` asks each VMM all that it tells without leaving a mark on its VM.
+    """
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def one(backend: Backend, vm: VmDescription) -> Observation:
         async with gate:
-            return await observe(backend, vm, root=root, timeout_s=timeout_s)
+            more = layout and not backend.layout_taints
+            return await observe(backend, vm, root=root, layout=more, timeout_s=timeout_s)
 
     return await asyncio.gather(*(one(backend, vm) for backend, vm in vms))
 
 
-def observe_host(*, root: str = "/", timeout_s: float = 2.0) -> list[Observation]:
+def observe_host(
+    *, root: str = "/", layout: bool = False, timeout_s: float = 2.0
+) -> list[Observation]:
     """Every VM of this host, observed."""
-    return asyncio.run(observe_all(find(root), root=root, timeout_s=timeout_s))
+    return asyncio.run(observe_all(find(root), root=root, layout=layout, timeout_s=timeout_s))

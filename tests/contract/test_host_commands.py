@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import signal
@@ -16,10 +17,15 @@ import pytest
 from scripted_vmm import Api, listening, process, serving
 
 from giveback.cli import main
+from giveback.commands._target import Target
+from giveback.observe import observe_all
+from giveback.vmm.process import ProcessBackend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from giveback.vmm.base import VmDescription, VmState
 
 MIB = 1 << 20
 
@@ -402,10 +408,38 @@ def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["doctor", "two", "--json"]) == 1
         (two,) = json.loads(capsys.readouterr().out)
         main(["doctor"])
-        assert "two" in capsys.readouterr().out
+        everyone = capsys.readouterr().out
+    assert "two" in everyone
+    assert "background snapshot is enabled" in everyone
     assert "background snapshot is enabled" in one
     assert "no balloon device" in two["findings"][0]["what"]
     assert "free-page-reporting=on" in two["findings"][0]["remedy"]
+
+
+class Tainted(ProcessBackend):
+    """Remembers whether it was asked for the layout, which would leave a mark."""
+
+    layout_taints = True
+
+    def __init__(self) -> None:
+        self.asked: list[bool] = []
+
+    async def inspect(
+        self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
+    ) -> VmState:
+        self.asked.append(layout)
+        return await super().inspect(vm, layout=layout, timeout_s=timeout_s)
+
+
+def test_a_vm_gets_no_mark_where_addresses_are_not_needed() -> None:
+    backend = Tainted()
+    with process("strange-vmm", memory="memfd:64:8") as found:
+        described = backend.describe(found.pid)
+        asyncio.run(Target(backend, described, None).observe())
+        asyncio.run(observe_all([(backend, described)], layout=True))
+        assert backend.asked == [False, False]
+        asyncio.run(Target(backend, described, dict(Agent.said)).observe_pages())
+    assert backend.asked == [False, False, True]
 
 
 def test_a_vm_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

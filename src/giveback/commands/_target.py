@@ -92,25 +92,25 @@ class Target:
     said: dict[str, object] | None
 
     async def observe(self) -> Observation:
-        """The VM now."""
-        return await self._look(self._from_file())
+        """The VM now, asked all that leaves no mark on it."""
+        return await self._look(self._from_file(), layout=not self.backend.layout_taints)
 
     async def observe_pages(self) -> tuple[Observation, dict[str, object]]:
         """The VM now, and its guest's pages: from --guest, else asked of the agent. Raises VmError."""
         if self.said is not None:
-            return await self._look(self._from_file()), self.said
+            return await self._look(self._from_file(), layout=True), self.said
         # Only the VMM itself knows of a channel that its command line does not show.
         state = await self.backend.inspect(self.vm, timeout_s=_TIMEOUT_S)
         said = await read_pages(state.description or self.vm)
         # The host at once after the guest: pages change hands meanwhile.
-        return await self._look(from_agent(said, Source.AGENT)), said
+        return await self._look(from_agent(said, Source.AGENT), layout=True), said
 
     def _from_file(self) -> GuestPicture | None:
         return None if self.said is None else from_agent(self.said, Source.FILE)
 
-    async def _look(self, guest: GuestPicture | None) -> Observation:
+    async def _look(self, guest: GuestPicture | None, *, layout: bool) -> Observation:
         return await observe(
-            self.backend, self.vm, layout=True, timeout_s=_TIMEOUT_S, guest_timeout_s=_TIMEOUT_S,
+            self.backend, self.vm, layout=layout, timeout_s=_TIMEOUT_S, guest_timeout_s=_TIMEOUT_S,
             guest=guest,
         )  # fmt: skip
 

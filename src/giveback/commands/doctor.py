@@ -34,7 +34,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show what is found; 1 where anything keeps memory."""
     everyone = args.vm is None and args.pid is None
-    seen = observe_host() if everyone else [asyncio.run(_target.target(args).observe())]
+    seen = observe_host(layout=True) if everyone else [asyncio.run(_target.target(args).observe())]
     found = [(one, findings(one, read_facts(one.vm.pid))) for one in seen]
     machine = machine_findings() if everyone else None
     if args.json:

@@ -173,6 +173,8 @@ class Backend(Protocol):
     VmError for a VMM that hangs, refuses or lies, and puts that into `VmState.problems`."""
 
     name: str
+    layout_taints: bool
+    """Asking for the layout leaves a mark on the VM: only what needs each address asks."""
 
     def recognise(self, process: Process) -> VmDescription | None:
         """The VM that this process runs, or None where it runs none of this kind."""

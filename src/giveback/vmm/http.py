@@ -108,6 +108,7 @@ class HttpBackend:
     """A VMM whose every VM is a process with an HTTP API: what its backends have in common."""
 
     name: str
+    layout_taints = False
     without_socket: str
     """How a VM was started that has no API, for the user."""
 

@@ -54,6 +54,7 @@ class LibvirtBackend:
     """QEMU processes that libvirt started, asked through libvirt."""
 
     name = "libvirt"
+    layout_taints = True
 
     def __init__(self, root: str = "/", uri: str = URI) -> None:
         self._qemu = QemuBackend(root)

@@ -21,6 +21,7 @@ class ProcessBackend:
     """One process of which nothing is known but its mappings."""
 
     name = "process"
+    layout_taints = False
 
     def recognise(self, process: Process) -> VmDescription | None:
         """Never of its own accord: only `describe` with a PID that the user gave."""

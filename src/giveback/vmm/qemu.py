@@ -47,6 +47,7 @@ class QemuBackend:
     """Finds QEMU processes and asks them over QMP."""
 
     name = "qemu"
+    layout_taints = False
 
     def __init__(self, root: str = "/") -> None:
         self._root = root
