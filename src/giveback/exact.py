@@ -253,7 +253,7 @@ def join_pages(
     notes: tuple[str, ...] = ()
     if not seen.state.layout:
         way, fit = fitting(ways, ranges, frames, states)
-        notes = (f"guest addresses are those that {seen.vm.backend} publishes: {fit}",)
+        notes = (f"guest addresses are assumed by {seen.vm.backend}'s published layout: {fit}",)
     used = arranged(way, ranges, frames, UNKNOWN)
     joined = join_states(used, states, arranged(way, ranges, orders(frames), -1))
     since: tuple[tuple[float, int], ...] = ()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback.vmm.base import GuestRange, RamBlock, VmDescription, VmState
-from giveback.vmm.layout import NOTE, Placement, assumed, placements, with_assumed
+from giveback.vmm.layout import Placement, assumed, placements
 from giveback.vmm.mapping import BoundBlock
 
 GIB = 1 << 30
@@ -46,16 +46,19 @@ def test_all_of_ram_is_somewhere_and_nothing_twice(machine: str, mib: int) -> No
 @pytest.mark.parametrize("machine", ["microvm", "pc,max-ram-below-4g=1G", "pseries", "xenfv"])
 def test_what_is_not_known_is_not_assumed(machine: str) -> None:
     assert assumed(vm(machine, GIB)) == ()
-    assert with_assumed(vm(machine, GIB), VmState()) == VmState()
+    assert placements(vm(machine, GIB), VmState(), bound((10, 11)), "x86_64") == ()
     two = replace(vm("pc", 2 * GIB), ram_blocks=(RamBlock("a", GIB), RamBlock("b", GIB)))
     assert assumed(two) == ()
     assert assumed(vm("pc", 2000 * GIB)) == ()
 
 
-def test_what_qemu_told_is_kept() -> None:
-    told = VmState(layout=(GuestRange(0, 5, "x", 0),))
-    assert with_assumed(vm("pc", GIB), told) is told
-    assert with_assumed(vm("pc", GIB), VmState()).problems == (NOTE,)
+def test_what_qemu_told_is_taken_before_what_is_assumed() -> None:
+    told = VmState(layout=(GuestRange(0, 5, "ram", 0),))
+    blocks = bound((10, 11))
+    assert placements(vm("pc", GIB), told, blocks, "x86_64") == ((Placement(0, 10 * GIB, 5),),)
+    described = replace(vm("pc", GIB), ram_blocks=(blocks[0].block,))
+    found = placements(described, VmState(), blocks, "x86_64")
+    assert found == ((Placement(0, 10 * GIB, GIB),),)
 
 
 def bound(*ranges: tuple[float, float], **changes: object) -> tuple[BoundBlock, ...]:

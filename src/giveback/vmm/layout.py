@@ -10,7 +10,7 @@ second hole), create() in src/vmm/src/vstate/memory.rs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import permutations
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,6 @@ _GIB = 1 << 30
 _FOUR_GIB = 4 * _GIB
 _HIGH_HOLE_BYTES = 1000 * _GIB
 """From about here on, RAM of an AMD guest moves above HyperTransport's hole below 1 TiB."""
-NOTE = "guest addresses are assumed by the machine type: QEMU's monitor did not tell them"
 
 
 _HOLES = {
@@ -53,11 +52,12 @@ def placements(
 ) -> tuple[tuple[Placement, ...], ...]:
     """Every way in which guest RAM may lie in what was found of it: one where it is known.
 
-    `machine` is the host's (`x86_64`). Empty where neither the VMM told a layout nor one is published
-    that fits: RAM of one block, and none that was plugged in later.
+    `machine` is the host's (`x86_64`). Empty where the VMM told no layout, and none that its machine
+    type has or that it publishes fits: RAM of one block, and none that was plugged in later.
     """
-    if state.layout:
-        found = tuple(_told(state.layout, bound))
+    layout = state.layout or assumed(vm)
+    if layout:
+        found = tuple(_told(layout, bound))
         return (found,) if found else ()
     base = [block for block in bound if not block.block.hotplug]
     if machine != "x86_64" or len(base) != 1 or base[0].block.plugged_bytes:
@@ -114,7 +114,9 @@ def _laid(
 
 
 def assumed(vm: VmDescription) -> tuple[GuestRange, ...]:
-    """The layout of a VM with one block of RAM and a machine type that we know, else ()."""
+    """The layout of a QEMU with one block of RAM and a machine type that we know, else ()."""
+    if vm.backend not in ("qemu", "libvirt"):
+        return ()
     if len(vm.ram_blocks) != 1 or vm.ram_blocks[0].size_bytes != vm.ram_bytes:
         return ()
     machine, *options = vm.machine.split(",")
@@ -129,14 +131,6 @@ def assumed(vm: VmDescription) -> tuple[GuestRange, ...]:
     if size <= low:
         return (GuestRange(0, size, block, 0),)
     return (GuestRange(0, low, block, 0), GuestRange(_FOUR_GIB, size - low, block, low))
-
-
-def with_assumed(vm: VmDescription, state: VmState) -> VmState:
-    """The state, its layout assumed where nothing told it; that is then among its problems."""
-    found = () if state.layout else assumed(vm)
-    if not found:
-        return state
-    return replace(state, layout=found, problems=(*state.problems, NOTE))
 
 
 def _low_bytes(machine: str, size: int) -> int | None:

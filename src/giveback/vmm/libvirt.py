@@ -71,15 +71,13 @@ class LibvirtBackend:
         self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
     ) -> VmState:
         if not available():
-            state = VmState(problems=("libvirt holds the monitor: pip install giveback[libvirt]",))
-            return layouts.with_assumed(vm, state) if layout else state
+            return VmState(problems=("libvirt holds the monitor: pip install giveback[libvirt]",))
         # A command to the monitor marks the domain as tainted: only where nothing else tells.
         ask = layout and not layouts.assumed(vm)
         try:
-            state = await in_thread(lambda: _state(self._uri, vm, layout=ask), timeout_s, vm.name)
+            return await in_thread(lambda: _state(self._uri, vm, layout=ask), timeout_s, vm.name)
         except VmError as error:
-            state = VmState(problems=(str(error),))
-        return layouts.with_assumed(vm, state) if layout else state
+            return VmState(problems=(str(error),))
 
 
 async def in_thread(work: Callable[[], T], timeout_s: float, name: str) -> T:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
 from giveback.host.procs import Process, own_path
-from giveback.vmm import layout as layouts
 from giveback.vmm import qemu_args
 from giveback.vmm.base import (
     PLUGGED_CHARDEV,
@@ -61,18 +60,16 @@ class QemuBackend:
         self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
     ) -> VmState:
         if not vm.control:
-            state = VmState(problems=("QEMU was started without a QMP socket that we may use",))
-            return layouts.with_assumed(vm, state) if layout else state
+            return VmState(problems=("QEMU was started without a QMP socket that we may use",))
         # qemu.qmp takes 60 ms to import: `giveback --help` does not pay for it.
         from giveback.vmm.qmp import monitor  # noqa: PLC0415
 
         try:
             async with monitor(vm.control, timeout_s) as session:
                 state = _with_default_block(vm, await _inspect(session, layout=layout))
-                state = replace(state, description=await self._with_late_port(session, vm))
+                return replace(state, description=await self._with_late_port(session, vm))
         except VmError as error:
-            state = VmState(problems=(str(error),))
-        return layouts.with_assumed(vm, state) if layout else state
+            return VmState(problems=(str(error),))
 
     async def _with_late_port(self, session: Monitor, vm: VmDescription) -> VmDescription | None:
         """The VM with an agent's port that its command line does not show; None where it has none."""
