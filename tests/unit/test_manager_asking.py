@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from dataclasses import replace
 
@@ -13,8 +14,9 @@ from giveback.manager.daemon import Daemon
 from giveback.manager.discovery import Found
 from giveback.manager.documents import document
 from giveback.manager.fleet import Fleet, Watched
-from giveback.manager.model import Action, ActionKind, DaemonStatus
-from giveback.manager.settings import VmSettings, from_bytes
+from giveback.manager.looking import Looking
+from giveback.manager.model import Action, ActionKind, DaemonStatus, HostView
+from giveback.manager.settings import ArbiterSettings, VmSettings, from_bytes
 from giveback.manager.verify import GRACE_S
 from giveback.vmm.base import VmDescription
 from giveback.vmm.qemu import QemuBackend
@@ -46,6 +48,10 @@ def scene() -> tuple[Watched, Asking, Recorded]:
     watched = Watched(found, VmSettings(balloon=True), 0.0)
     fleet.add(watched)
     return watched, Asking(fleet, recorded), recorded
+
+
+def host(available_gib: int) -> HostView:
+    return HostView(0.0, 64 << 30, available_gib << 30)
 
 
 def holding(vm: Watched, resident_mib: int) -> None:
@@ -83,6 +89,70 @@ def test_an_ask_leaves_it_to_the_next_look_to_see_what_moved() -> None:
     assert vm.promise.before_bytes > MIB
     # Else the picture of the host's side would not be carried to what is resident now.
     assert vm.counts == sampling.Counts(MIB)
+
+
+class Taking:
+    """Fallbacks that take what is wanted, 64 MiB at a time; `steps` are the goals."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.eased = 0
+
+    def holds(self, vm: VmDescription) -> bool:
+        del vm
+        return bool(self.steps)
+
+    async def ease(self, *_: object) -> None:
+        self.eased += 1
+
+    async def step(
+        self, vm: object, state: object, guest: object, goal: int, _: object
+    ) -> Action | None:
+        del vm, state, guest
+        self.steps.append(goal)
+        return replace(STEP, expected_bytes=min(goal, 64 * MIB)) if goal else None
+
+
+def test_a_device_takes_what_was_asked_for_and_no_more() -> None:
+    async def live() -> None:
+        vm, asking, _ = scene()
+        vm.inspect_at_s = math.inf
+        taking = Taking()
+        looking = Looking(asking._fleet, asking, taking)  # type: ignore[arg-type]
+
+        async def look(now_s: float) -> None:
+            looking.look(vm, now_s, asking.decision)
+            await asyncio.gather(*looking._tasks)
+
+        await look(0.0)
+        assert (taking.steps, taking.eased) == ([], 1)
+        vm.goal, vm.goal_until_s = 100 * MIB, 50.0
+        for now_s in (1.0, 2.0, 3.0):
+            await look(now_s)
+        # A calm host wants nothing held; `reclaim` does, for its time, and what it wanted is there.
+        assert taking.steps == [100 * MIB, 36 * MIB]
+        assert taking.eased == 2
+        # The VM is looked at often, its statistics too.
+        assert vm.due_s <= 4.0
+        assert vm.inspected_at_s is not None
+        asking.decide(host(1), ArbiterSettings(), 4.0)
+        await look(4.0)
+        assert taking.steps[2:] == [0]
+        await looking.close()
+
+    asyncio.run(live())
+
+
+def test_a_calm_host_leaves_a_reclaim_its_goals_for_its_time() -> None:
+    async def live() -> None:
+        vm, asking, _ = scene()
+        vm.goal, vm.goal_until_s = 100 * MIB, 50.0
+        asking.decide(host(60), ArbiterSettings(), 1.0)
+        assert vm.goal == 100 * MIB
+        asking.decide(host(60), ArbiterSettings(), 51.0)
+        assert vm.goal == 0
+
+    asyncio.run(live())
 
 
 class Ending:

@@ -7,18 +7,18 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
+
 from giveback.manager import fallback
 from giveback.manager.fallback import Fallbacks
 from giveback.manager.lease_store import LeaseStore, file_name
 from giveback.manager.settings import VmSettings
 from giveback.pictures import NO_GUEST
-from giveback.vmm.base import BalloonStatistics, VmDescription, VmState
+from giveback.vmm.base import Answer, BalloonStatistics, VmDescription, VmState
 from giveback.vmm.control import Balloon, Devices, VirtioMem
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from giveback.manager.model import Action
 
@@ -64,13 +64,14 @@ class Driven:
         patch.setattr(fallback, "control_of", lambda _vm, _uri: control)
         patch.setattr(fallback, "control_at", lambda _address: control)
         self.now_s = 1000.0
+        self.reporting = Answer.NO
         self.settings = settings
         self.manager = Fallbacks(folder, clock=lambda: self.now_s)
 
     async def step(self, available_mib: int = 800, goal_mib: int = 1024) -> Action | None:
         self.now_s += 5
         said = BalloonStatistics(self.now_s, 1024 * MIB, 0, available_mib * MIB)
-        state = VmState(running=True, statistics=said)
+        state = VmState(running=True, statistics=said, reporting_negotiated=self.reporting)
         return await self.manager.step(VM, state, NO_GUEST, goal_mib * MIB, self.settings)
 
 
@@ -90,6 +91,57 @@ def test_each_of_several_devices_has_a_lease_of_its_own(
 
     asyncio.run(scene())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_held_is_kept_while_the_host_is_short_and_no_more_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        control = Control(Balloon(1024 * MIB, 1024 * MIB))
+        driven = Driven(tmp_path, control, VmSettings(balloon=True), monkeypatch)
+        await driven.step()
+        await driven.step()
+        for _ in range(60):
+            assert await driven.step(goal_mib=0) is None
+        (lease,) = driven.manager.leases()
+        assert lease.target_bytes == 960 * MIB
+        assert driven.manager.holds(VM)
+        assert await driven.step(available_mib=20, goal_mib=0) is not None
+        assert not driven.manager.holds(VM)
+
+    asyncio.run(scene())
+
+
+def test_a_guest_that_does_not_give_is_let_off_though_no_more_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        control = Control(Balloon(1024 * MIB, 1024 * MIB))
+        driven = Driven(tmp_path, control, VmSettings(balloon=True), monkeypatch)
+        await driven.step()
+        await driven.step()
+        control.balloon = Balloon(1024 * MIB, 1024 * MIB)
+        done = [await driven.step(goal_mib=0) for _ in range(10)]
+        assert [action.reason for action in done if action] == [
+            "balloon: the guest keeps 1.0 GiB: asked no more"
+        ]
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("although_reports", [False, True])
+def test_a_guest_that_reports_is_left_alone_unless_its_settings_say_otherwise(
+    although_reports: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        control = Control(Balloon(1024 * MIB, 1024 * MIB))
+        settings = VmSettings(balloon=True, although_reports=although_reports)
+        driven = Driven(tmp_path, control, settings, monkeypatch)
+        driven.reporting = Answer.YES
+        await driven.step()
+        assert (await driven.step() is not None) == although_reports
+
+    asyncio.run(scene())
 
 
 def test_a_lease_whose_name_tells_no_device_is_dropped_like_any(

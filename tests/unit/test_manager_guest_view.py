@@ -118,6 +118,19 @@ def test_who_cannot_be_reached_is_expected_to_give_nothing() -> None:
     assert nothing(view(seen(), ignore=True))
 
 
+def test_a_device_that_may_not_take_is_expected_to_give_nothing() -> None:
+    for state in (
+        VmState(reporting_negotiated=Answer.YES),
+        VmState(blockers=("VFIO pins memory",)),
+    ):
+        deaf = replace(seen(state=state), vm=replace(VM, channels=()))
+        assert nothing(view(deaf, balloon=True))
+    reports = replace(
+        seen(state=VmState(reporting_negotiated=Answer.YES)), vm=replace(VM, channels=())
+    )
+    assert not nothing(view(reports, balloon=True, although_reports=True))
+
+
 def test_qemus_guest_agent_hears_no_urgency() -> None:
     qga = Channel(ChannelKind.QEMU_GUEST_AGENT, "/run/qga.sock")
     assert not hears_urgency(replace(VM, channels=(qga,)))

@@ -68,7 +68,8 @@ class Asking:
                     self.promise(vm, ActionKind.ASK, ask.urgency, ask.goal_bytes, ask.reason, now_s)
         if not decision.urgency:
             for vm in self._fleet:
-                vm.goal = 0
+                if now_s >= vm.goal_until_s:
+                    vm.goal = 0
         elif before is None or not before.urgency:
             self._hurry(now_s)
         self.tell_all(now_s)

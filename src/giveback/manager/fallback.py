@@ -50,6 +50,8 @@ class Wanted(Protocol):
     def balloon(self) -> bool: ...
     @property
     def virtio_mem(self) -> bool: ...
+    @property
+    def although_reports(self) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -71,6 +73,8 @@ class _Vm:
     problem: str = ""
     polls: bool = False
     polled_at_s: float | None = None
+    settled_at_s: float | None = None
+    """The last step that it was seen to have given, or was let off."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -121,6 +125,10 @@ class Fallbacks:
     def leases(self) -> tuple[Lease, ...]:
         """What is held now, of VMs that run."""
         return tuple(held.lease for held in self._held.values() if self._lives(held.lease))
+
+    def holds(self, vm: VmDescription) -> bool:
+        """Whether something is held of this VM: it is then to be looked at often."""
+        return bool(self._of(key_of(vm)))
 
     async def recover(self) -> tuple[Action, ...]:
         """Deflate what a killed manager left. Call at the start, before anything else, and every
@@ -177,7 +185,9 @@ class Fallbacks:
         due = [held for held in list(self._held.values()) if self._is_due(held)]
         await asyncio.gather(*map(one, due))
 
-    async def ease(self, vm: VmDescription, state: VmState, guest: GuestPicture) -> Action | None:
+    async def ease(
+        self, vm: VmDescription, state: VmState, guest: GuestPicture, settings: Wanted
+    ) -> Action | None:
         """Let go at once where the guest runs short, froze, or nothing asks any more.
 
         To be called at every sample of a VM that has a lease or that the settings ask this for: the
@@ -188,7 +198,8 @@ class Fallbacks:
         known = self._vm(key)
         async with known.lock:
             eased = await self._ease(key, known, state, guest)
-            if eased is None and not known.polls and not rules.barred(vm, state):
+            barred = rules.barred(vm, state, although_reports=settings.although_reports)
+            if eased is None and not known.polls and not barred:
                 try:
                     await self._ask_for_statistics(vm, known)
                 except GivebackError as error:
@@ -202,31 +213,41 @@ class Fallbacks:
         guest: GuestPicture,
         goal_bytes: int,
         settings: Wanted,
-        *,
-        although_reports: bool = False,
     ) -> Action | None:
         """Take one small step towards `goal_bytes` more, where the rules allow it; None: nothing
-        was taken. Eases first. A lease that is not stepped with a goal for a while is let go of.
-
-        A guest that reports pages is left alone, unless `although_reports`.
+        was taken. Eases first. With a goal of 0 what is held is kept; a lease that is not stepped
+        for a while is let go of.
         """
         if not (settings.balloon or settings.virtio_mem):
-            return await self.ease(vm, state, guest)
+            return await self.ease(vm, state, guest, settings)
         key = key_of(vm)
         known = self._vm(key)
         async with known.lock:
             eased = await self._ease(key, known, state, guest)
-            if eased is not None or rules.barred(vm, state, although_reports=although_reports):
+            barred = rules.barred(vm, state, although_reports=settings.although_reports)
+            if eased is not None or barred:
                 return eased
             try:
                 await self._ask_for_statistics(vm, known)
-                if goal_bytes <= 0 or any(held.letting_go for held in self._of(key)):
-                    return None
                 known.watch = rules.wanted(known.watch, self._clock())
+                if any(held.letting_go for held in self._of(key)):
+                    return None
+                if goal_bytes <= 0 and not self._should_have_given(key, known):
+                    return None
                 return await self._step(vm, known, goal_bytes, settings)
             except GivebackError as error:
                 known.problem = str(error)
                 return None
+
+    def _should_have_given(self, key: str, known: _Vm) -> bool:
+        """Whether the guest has had its time for the last step: true once for each."""
+        stepped_at_s = known.watch.stepped_at_s
+        if not self._of(key) or stepped_at_s == known.settled_at_s:
+            return False
+        if not rules.is_stuck(known.watch, self._clock()):
+            return False
+        known.settled_at_s = stepped_at_s
+        return True
 
     async def _ask_for_statistics(self, vm: VmDescription, known: _Vm) -> None:
         """Before there is need: without them nothing is taken. Tried again where it failed."""
@@ -244,13 +265,14 @@ class Fallbacks:
     async def _step(
         self, vm: VmDescription, known: _Vm, goal_bytes: int, settings: Wanted
     ) -> Action | None:
+        numbers = known.watch.numbers
+        if numbers is None or rules.not_yet(known.watch, self._clock()):
+            return None
         control = control_of(vm, self._uri)
         devices = await control.devices()
         known.problem = ""
-        now_s = self._clock()
         choice = _choice(devices, settings, rules.STEP_LEAST_BYTES)
-        numbers = known.watch.numbers
-        if choice is None or numbers is None or rules.not_yet(known.watch, now_s):
+        if choice is None:
             return None
         held = self._find(key_of(vm), choice)
         if held is not None and choice.device is ActionKind.BALLOON:

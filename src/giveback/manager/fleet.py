@@ -71,6 +71,7 @@ class Watched:
         "errors",
         "falling_back",
         "goal",
+        "goal_until_s",
         "guest",
         "guest_at_s",
         "guest_due_s",
@@ -166,6 +167,8 @@ class Watched:
         self.wanted: int | None = None
         self.wanted_until_s = 0.0
         self.goal = 0
+        self.goal_until_s = 0.0
+        """Until then the goal is `reclaim`'s, and stays on a host that is calm."""
         self.trust = Trust()
         self.promise: Promise | None = None
         self.falling_back = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from giveback.ledger import RESIDUE, Key
+from giveback.manager import fallback_rules
 from giveback.manager.model import GuestView
 from giveback.vmm.base import ChannelKind
 
@@ -49,11 +50,12 @@ def view_of(
     """One observed VM for the arbiter.
 
     `hears`: whether its agent answers, where that is known; else whether it has a channel. A VM that
-    neither hears nor may be taken from by a device is shown with nothing to give. So is one whose
+    neither hears nor can be taken from by a device is shown with nothing to give. So is one whose
     host side may not be read: what comes back from it could not be verified.
     """
     heard = hears_urgency(seen.vm) if hears is None else hears
-    reachable = heard or settings.balloon or settings.virtio_mem
+    barred = fallback_rules.barred(seen.vm, seen.state, although_reports=settings.although_reports)
+    reachable = heard or (settings.may_fall_back and not barred)
     guest, ledger = seen.guest, seen.ledger
     trapped = cold = warm = 0
     resident = seen.process_rss_bytes or 0

@@ -32,6 +32,8 @@ HOST_CALM_S, HOST_NEEDED_S, HOST_PROMISED_S = 8.0, 3.0, 1.0
 GUEST_CALM_S, GUEST_NEEDED_S = 20.0, 5.0
 """An answer costs the guest a process of some milliseconds: the ledger takes it for 60 s."""
 _VMM_CALM_S, _VMM_SILENT_S, _VMM_TELLS_ALL_S = 600.0, 15.0, 20.0
+_VMM_HOLDS_S = 2.0
+"""Of a VM that a device has taken from, or is to: a guest that runs short gets it back at once."""
 _VMM_TIMEOUT_S = 2.0
 _VMM_AT_ONCE = 8
 _UNREADABLE_AGAIN_S = 60.0
@@ -73,15 +75,18 @@ class Looking:
         # Spread over a fifth of the period, so that VMs which came together part.
         spread = 0.8 + 0.2 * os.urandom(1)[0] / 256
         period_s = HOST_NEEDED_S if needed else HOST_CALM_S
-        vm.due_s = now_s + (HOST_PROMISED_S if vm.promise else period_s * spread)
+        falls_back = self._falls_back(vm)
+        often = falls_back or vm.promise is not None
+        vm.due_s = now_s + (HOST_PROMISED_S if often else period_s * spread)
+        if falls_back and not vm.state.problems:
+            vm.inspect_at_s = min(vm.inspect_at_s, now_s + _VMM_HOLDS_S)
         moved = self._count(vm, now_s)
         self._asking.tell(vm, now_s)
         self._ask_guest(vm, now_s, needed=needed, moved=moved, spread=spread)
         self._asking.check(vm, now_s)
         if now_s >= vm.inspect_at_s:
             self._inspect(vm, now_s, needed=needed)
-        if self._fallbacks is not None and (vm.settings.balloon or vm.settings.virtio_mem):
-            self._fall_back(vm)
+        self._fall_back(vm)
 
     async def close(self) -> None:
         """Wait for nothing that is under way."""
@@ -165,7 +170,7 @@ class Looking:
         self._run(self._do_inspect(vm))
 
     def _inspect_period_s(self, vm: Watched, *, needed: bool) -> float:
-        if vm.settings.balloon or vm.settings.virtio_mem:
+        if vm.settings.may_fall_back:
             return GUEST_NEEDED_S if needed else _VMM_TELLS_ALL_S
         if vm.had_agent:
             return _VMM_SILENT_S if vm.missed >= 2 else _VMM_CALM_S
@@ -197,6 +202,7 @@ class Looking:
         if state.statistics is not None and not vm.hears:
             self._take_statistics(vm)
         vm.changed()
+        self._fall_back(vm)
 
     def _take_statistics(self, vm: Watched) -> None:
         """The guest's side by the balloon, where no agent tells it."""
@@ -208,8 +214,16 @@ class Looking:
 
     # The fallback.
 
+    def _falls_back(self, vm: Watched) -> bool:
+        """Whether a device has taken from it, or is to take now."""
+        if self._fallbacks is None or not vm.settings.may_fall_back:
+            return False
+        return (vm.goal > 0 and not vm.hears) or self._fallbacks.holds(vm.vm)
+
     def _fall_back(self, vm: Watched) -> None:
-        if vm.falling_back or self._fallbacks is None:
+        if vm.falling_back or self._fallbacks is None or not vm.settings.may_fall_back:
+            return
+        if self._fleet.vms.get(vm.key) is not vm:
             return
         vm.falling_back = True
         self._run(self._do_fall_back(vm, self._fallbacks))
@@ -218,10 +232,16 @@ class Looking:
         loop = asyncio.get_running_loop()
         try:
             guest = vm.observation(loop.time()).guest
-            action: Action | None = await fallbacks.ease(vm.vm, vm.state, guest)
-            if action is None and vm.goal > 0 and not vm.hears:
+            decision = self._asking.decision
+            is_wanted = vm.goal > 0 or (decision is not None and decision.urgency > 0)
+            action: Action | None
+            if is_wanted and not vm.hears:
                 action = await fallbacks.step(vm.vm, vm.state, guest, vm.goal, vm.settings)
+            else:
+                action = await fallbacks.ease(vm.vm, vm.state, guest, vm.settings)
             if action is not None:
+                # What is taken is asked for no more, until the arbiter asks anew.
+                vm.goal = max(0, vm.goal - action.expected_bytes)
                 self._asking.take_done(vm, action, loop.time())
                 vm.inspect_at_s = min(vm.inspect_at_s, loop.time() + 1.0)
         finally:

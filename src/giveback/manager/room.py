@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
+from giveback.manager import fallback_rules as rules
 from giveback.manager import sampling, verify
 from giveback.manager.asking import view
 from giveback.manager.model import ActionKind, ReclaimResult, Returned
@@ -55,7 +56,7 @@ class Room:
                 await self._refresh(vms, within_s)
                 await self._ask_until(goal_bytes, started_s + within_s, vms, before, asked)
             finally:
-                self._let_go(vms)
+                self._let_go([vm for vm in vms if vm.key in asked])
             after = self._resident(vms)
             parts = tuple(
                 _part(vm, before[vm.key], after.get(vm.key), asked.get(vm.key))
@@ -129,7 +130,8 @@ class Room:
             asked[ask.key] = Asked(
                 now_s, ask.urgency, ask.goal_bytes, views[ask.key].resident_bytes
             )
-            vm.goal = ask.goal_bytes
+            vm.goal, vm.goal_until_s = ask.goal_bytes, now_s + left_s
+            vm.due_s = now_s
             vm.trust = replace(vm.trust, asked_at_s=now_s)
             if not vm.hears:
                 continue
@@ -143,7 +145,7 @@ class Room:
         """What the arbiter wants holds again, at once."""
         for vm in vms:
             vm.wanted = None
-            vm.goal = 0
+            vm.goal, vm.goal_until_s = 0, 0.0
             self._asking.tell(vm, self._now_s())
 
     def _resident(self, vms: Sequence[Watched]) -> dict[str, int]:
@@ -180,8 +182,14 @@ def _part(vm: Watched, before: int, after: int | None, ask: Asked | None) -> Ret
 
 
 def _why_not_asked(vm: Watched) -> str:
-    if not vm.hears and not (vm.settings.balloon or vm.settings.virtio_mem):
+    settings = vm.settings
+    if settings.ignore:
+        return "not asked: its settings say ignore"
+    if not vm.hears and not settings.may_fall_back:
         return "not asked: no agent answers there, and no fallback is allowed"
+    barred = rules.barred(vm.vm, vm.state, although_reports=settings.although_reports)
+    if not vm.hears and barred:
+        return f"not asked: no agent answers there, and {barred}"
     if vm.view is not None and vm.view.pressed:
         return "not asked: the guest is short of memory itself"
     if vm.view is not None and not vm.view.fresh:

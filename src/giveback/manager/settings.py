@@ -62,7 +62,13 @@ class VmSettings:
     weight: float = 1.0
     balloon: bool = False
     virtio_mem: bool = False
+    although_reports: bool = False
     ignore: bool = False
+
+    @property
+    def may_fall_back(self) -> bool:
+        """Whether a device may take memory from this VM."""
+        return (self.balloon or self.virtio_mem) and not self.ignore
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +146,7 @@ class _VmTable:
     weight: Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False, strict=True)] | None = None
     balloon: StrictBool | None = None
     virtio_mem: StrictBool | None = None
+    although_reports: StrictBool | None = None
     ignore: StrictBool | None = None
 
 
