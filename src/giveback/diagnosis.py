@@ -226,6 +226,11 @@ def remedies(seen: Observation) -> tuple[Remedy, ...]:
             cost="a restart of the VM",
         ),
         Remedy(
+            f"start it without: {shown('; '.join(seen.vm.blockers), 300)}",
+            min(ledger.host(Key.FREE_KEPT), _or_all(guest.reportable_bytes)),
+            cost="a restart of the VM",
+        ),
+        Remedy(
             "wait: a pass of the guest's reporting takes about 30 s",
             ledger.host(Key.FREE_WAITING),
         ),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from giveback.pictures import STALE_S, GuestPicture, HostPicture
+from giveback.text import size
 
 
 class Basis(StrEnum):
@@ -40,6 +41,7 @@ class Key(StrEnum):
     RESERVED = "reserved: kernel image, memory map, firmware"
     UNATTRIBUTED = "unattributed: in no counter, or in two"
     FREE_UNREPORTED = "free, resident: reporting is off"
+    FREE_KEPT = "free, resident: the VMM keeps what is reported"
     FREE_TRAPPED = "free, resident: trapped in small blocks"
     FREE_WAITING = "free, resident: waiting to be reported"
     FREE_UNSPLIT = "free, resident: block sizes not known"
@@ -48,6 +50,7 @@ class Key(StrEnum):
     BALLOON = "ballooned or unplugged"
     NOT_RESIDENT = "used, yet not resident: swapped out or never written"
     GUEST_SILENT = "resident, the guest does not say for what"
+    UNPLACED = "guest RAM and the VMM's own: which is which is not known"
     ABSENT = "not resident, the guest does not say for what"
     RAM_SWAPPED = "guest RAM in the host's swap"
     VMM = "the VMM's own memory"
@@ -63,7 +66,13 @@ NEEDED = frozenset(
         Key.RESERVED, Key.UNATTRIBUTED, Key.NOT_RESIDENT,
     }
 )  # fmt: skip
-RESIDUE = frozenset({Key.FREE_UNREPORTED, Key.FREE_TRAPPED, Key.FREE_WAITING, Key.FREE_UNSPLIT})
+RESIDUE = frozenset(
+    {
+        Key.FREE_UNREPORTED, Key.FREE_KEPT, Key.FREE_TRAPPED, Key.FREE_WAITING, Key.FREE_UNSPLIT,
+    }
+)  # fmt: skip
+SILENT = frozenset({Key.GUEST_SILENT, Key.UNPLACED})
+"""Where there is one of these, one of the two sides is not known, and the residue is not either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +104,21 @@ class Ledger:
 
     @property
     def residue_bytes(self) -> int | None:
-        """What the host holds for nothing; None where the guest's side is not known."""
-        if any(row.key is Key.GUEST_SILENT for row in self.rows):
+        """What the host holds for nothing; None where one of the two sides is not known."""
+        if self._is_silent:
             return None
         return self.host(*RESIDUE)
 
     @property
     def needed_bytes(self) -> int | None:
-        """Resident RAM that the guest uses; None where the guest's side is not known."""
-        if any(row.key is Key.GUEST_SILENT for row in self.rows):
+        """Resident RAM that the guest uses; None where one of the two sides is not known."""
+        if self._is_silent:
             return None
         return self.host(*NEEDED)
+
+    @property
+    def _is_silent(self) -> bool:
+        return any(row.key in SILENT for row in self.rows)
 
 
 def join(
@@ -116,30 +129,46 @@ def join(
     balloon_bytes: int = 0,
     balloon_in_total: bool = False,
     reporting: bool | None = None,
+    kept: bool = False,
 ) -> Ledger:
     """The ledger of a VM of `ram_bytes`, of which its balloon holds `balloon_bytes`.
 
     `balloon_in_total`: the guest counts ballooned pages in MemTotal (deflate-on-oom). `reporting`:
-    whether the VMM takes reports. They flow where neither side says no and one says yes.
+    whether the VMM takes reports. They flow where neither side says no and one says yes. `kept`:
+    the VMM takes them and keeps the pages all the same.
     Reported blocks are assumed gone: what is free and resident is trapped as far as that goes.
     """
     stale = guest.age_s is not None and guest.age_s > STALE_S
-    if guest.total_bytes is None or guest.free_bytes is None or stale:
+    if not host.placed:
+        rows = _unplaced(host, ram_bytes, balloon_bytes)
+    elif guest.total_bytes is None or guest.free_bytes is None or stale:
         rows = _guest_silent(host, ram_bytes, balloon_bytes)
     else:
         active = _reporting(guest.reporting, reporting)
         used = _used_rows(guest, ram_bytes, balloon_bytes, balloon_in_total=balloon_in_total)
-        rows = used + _free_rows(host, guest, used, reporting=active)
+        rows = used + _free_rows(host, guest, used, reporting=active, kept=kept)
         rows.append(Row(Key.BALLOON, balloon_bytes, 0, Basis.ASSUMED))
-    rows += _host_rows(host)
-    kept = tuple(row for row in rows if row.ram_bytes or row.host_bytes)
-    return Ledger(ram_bytes, host.charged_bytes, kept, tuple(_notes(host, guest, stale=stale)))
+    if host.placed:
+        rows += _host_rows(host)
+    rows.append(Row(Key.PAGE_TABLES, 0, host.page_tables_bytes, Basis.MEASURED))
+    shown = tuple(row for row in rows if row.ram_bytes or row.host_bytes)
+    notes = [*_notes(host, guest, stale=stale), *_surplus(rows)]
+    return Ledger(ram_bytes, host.charged_bytes, shown, tuple(notes))
 
 
 def _reporting(guest: bool | None, vmm: bool | None) -> bool | None:
     if guest is False or vmm is False:
         return False
     return True if guest or vmm else None
+
+
+def _unplaced(host: HostPicture, ram_bytes: int, balloon_bytes: int) -> list[Row]:
+    """No row of the guest's is joined with a host's side of which a part was not found."""
+    both = host.charged_bytes - host.page_tables_bytes
+    return [
+        Row(Key.UNPLACED, ram_bytes - balloon_bytes, both, Basis.MEASURED),
+        Row(Key.BALLOON, balloon_bytes, 0, Basis.ASSUMED),
+    ]
 
 
 def _guest_silent(host: HostPicture, ram_bytes: int, balloon_bytes: int) -> list[Row]:
@@ -190,17 +219,23 @@ def _named_parts(guest: GuestPicture) -> dict[Key, int]:
 
 
 def _free_rows(
-    host: HostPicture, guest: GuestPicture, used: list[Row], *, reporting: bool | None
+    host: HostPicture,
+    guest: GuestPicture,
+    used: list[Row],
+    *,
+    reporting: bool | None,
+    kept: bool,
 ) -> list[Row]:
     """What the guest counts as free, split by whether the host holds it."""
     free = guest.free_bytes or 0
     used_bytes = sum(row.ram_bytes for row in used)
     surplus = host.ram_resident_bytes - used_bytes
     residue = max(0, min(surplus, free))
-    rows = _residue_rows(guest, residue, reporting=reporting)
+    rows = _residue_rows(guest, residue, reporting=reporting, kept=kept)
     absent = free - residue
-    # The process held its peak once and holds less now: at least the difference went back.
-    came_back = min(absent, max(0, host.peak_resident_bytes - host.resident_bytes))
+    # The process held its peak once and holds less now: what of it is not in swap went back.
+    held = host.resident_bytes + host.ram_swap_bytes + host.own_swap_bytes
+    came_back = min(absent, max(0, host.peak_resident_bytes - held))
     rows.append(Row(Key.FREE_RETURNED, came_back, 0, Basis.DERIVED))
     rows.append(Row(Key.FREE_UNTOUCHED, absent - came_back, 0, Basis.DERIVED))
     if surplus < 0:
@@ -211,10 +246,14 @@ def _free_rows(
     return rows
 
 
-def _residue_rows(guest: GuestPicture, residue: int, *, reporting: bool | None) -> list[Row]:
+def _residue_rows(
+    guest: GuestPicture, residue: int, *, reporting: bool | None, kept: bool
+) -> list[Row]:
     trapped = guest.trapped_bytes
     if reporting is False:
         return [Row(Key.FREE_UNREPORTED, residue, residue, Basis.DERIVED)]
+    if kept:
+        return [Row(Key.FREE_KEPT, residue, residue, Basis.DERIVED)]
     if trapped is None or reporting is None:
         return [Row(Key.FREE_UNSPLIT, residue, residue, Basis.DERIVED)]
     held = min(residue, trapped)
@@ -231,8 +270,14 @@ def _host_rows(host: HostPicture) -> list[Row]:
         Row(Key.VMM, 0, host.own_resident_bytes - shared, Basis.MEASURED),
         Row(Key.VMM_SHARED, 0, shared, Basis.MEASURED),
         Row(Key.VMM_SWAPPED, 0, host.own_swap_bytes, Basis.MEASURED),
-        Row(Key.PAGE_TABLES, 0, host.page_tables_bytes, Basis.MEASURED),
     ]
+
+
+def _surplus(rows: list[Row]) -> list[str]:
+    surplus = -sum(row.ram_bytes for row in rows if row.key is Key.RESERVED)
+    if surplus <= 0:
+        return []
+    return [f"the guest counts {size(surplus)} more than the VM has RAM: its numbers do not fit"]
 
 
 def _notes(host: HostPicture, guest: GuestPicture, *, stale: bool) -> list[str]:

@@ -65,6 +65,7 @@ def read_host(
         page_tables_bytes=status.get("VmPTE", 0),
         peak_resident_bytes=status.get("VmHWM", 0) + ram.hugetlb_bytes + own.hugetlb_bytes,
         sure=bool(bound) and all(block.sure for block in bound),
+        placed=bool(bound) and all(block.ranges for block in bound),
     )
     return picture, bound
 
@@ -127,6 +128,7 @@ def make_ledger(
         balloon_bytes=(state.balloon_bytes or 0) + unplugged,
         balloon_in_total=vm.capabilities.deflate_on_oom and not unplugged,
         reporting=reporting,
+        kept=bool(vm.blockers),
     )
 
 

@@ -35,6 +35,8 @@ class HostPicture:
     """VmHWM of the whole process: it held at least this much once."""
     sure: bool = True
     """False where which mapping is the RAM had to be guessed."""
+    placed: bool = True
+    """False where some of the RAM was not found among the mappings: it is then in `own_…`."""
 
     @property
     def resident_bytes(self) -> int:

@@ -213,6 +213,21 @@ def test_explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_ram_that_is_not_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A Firecracker whose API is off tells nobody how much RAM it has."""
+    with process("firecracker", "--no-api", "--id", "mute", memory="anonymous:64:48") as found:
+        (one,) = (v for v in documents(capsys, "ps", "--json") if v["pid"] == found.pid)
+        assert main(["ps"]) == 0
+        table = capsys.readouterr().out
+        assert main(["explain", "mute"]) == 0
+        text = capsys.readouterr().out
+    assert (one["resident_bytes"], one["needed_bytes"], one["residue_bytes"]) == (None, None, None)
+    (line,) = (line for line in table.splitlines() if line.startswith("mute "))
+    assert "≤" in line
+    assert "guest RAM and the VMM's own: which is which is not known" in text
+    assert "= guest RAM, resident" not in text
+
+
 def test_explain_any_process(capsys: pytest.CaptureFixture[str]) -> None:
     with process("strange-vmm", memory="memfd:64:8") as found:
         assert main(["explain", "--pid", str(found.pid), "--json"]) == 0

@@ -138,6 +138,10 @@ def test_remedies_have_their_bytes() -> None:
     assert remedies(off)[0].expected_bytes == 200 * MIB
     assert "free-page-reporting=on" in remedies(off)[0].what
     assert remedies(seen(guest=NO_GUEST)) == ()
+    kept = remedies(seen(replace(VM, blockers=("device vfio-pci pins all of guest memory",))))
+    assert kept[0].expected_bytes == 200 * MIB
+    assert kept[0].what == "start it without: device vfio-pci pins all of guest memory"
+    assert not any("deep report" in remedy.what for remedy in kept)
 
 
 def test_facts_are_read_from_a_tree(tmp_path: Path) -> None:

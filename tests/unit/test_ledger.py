@@ -38,6 +38,7 @@ HOSTS = st.builds(
         AMOUNT,
     ),
     sure=st.booleans(),
+    placed=st.booleans(),
 )
 GUESTS = st.builds(
     GuestPicture,
@@ -66,7 +67,7 @@ GUESTS = st.builds(
 )
 
 
-@given(HOSTS, GUESTS, AMOUNT, AMOUNT, st.booleans(), st.none() | st.booleans())
+@given(HOSTS, GUESTS, AMOUNT, AMOUNT, st.booleans(), st.none() | st.booleans(), st.booleans())
 def test_rows_sum_exactly_whatever_is_said(
     host: HostPicture,
     guest: GuestPicture,
@@ -74,6 +75,7 @@ def test_rows_sum_exactly_whatever_is_said(
     balloon_bytes: int,
     balloon_in_total: bool,
     reporting: bool | None,
+    kept: bool,
 ) -> None:
     ledger = join(
         host,
@@ -82,6 +84,7 @@ def test_rows_sum_exactly_whatever_is_said(
         balloon_bytes=balloon_bytes,
         balloon_in_total=balloon_in_total,
         reporting=reporting,
+        kept=kept,
     )
     assert sum(row.ram_bytes for row in ledger.rows) == ram_bytes
     assert sum(row.host_bytes for row in ledger.rows) == host.charged_bytes == ledger.charged_bytes
@@ -139,6 +142,37 @@ def test_a_guest_cannot_report_to_a_vmm_that_takes_none(said: bool | None) -> No
     guest = a_guest(reporting=said)
     ledger = join(HostPicture(1148 * MIB), guest, 2 * GIB, reporting=False)
     assert ledger.host(Key.FREE_UNREPORTED) == 300 * MIB
+
+
+def test_what_a_vmm_keeps_does_not_wait_to_be_reported() -> None:
+    ledger = join(HostPicture(1148 * MIB), a_guest(), 2 * GIB, reporting=True, kept=True)
+    assert ledger.host(*RESIDUE) == ledger.host(Key.FREE_KEPT) == 300 * MIB
+
+
+def test_what_the_host_swapped_out_did_not_come_back() -> None:
+    host = HostPicture(1148 * MIB, ram_swap_bytes=350 * MIB, peak_resident_bytes=1748 * MIB)
+    assert join(host, a_guest(), 2 * GIB).ram(Key.FREE_RETURNED) == 250 * MIB
+
+
+def test_ram_that_is_not_found_is_not_taken_for_the_vmm_s_own() -> None:
+    host = HostPicture(
+        8 * MIB, own_resident_bytes=700 * MIB, own_swap_bytes=MIB, page_tables_bytes=MIB,
+        placed=False,
+    )  # fmt: skip
+    ledger = join(host, a_guest(), 2 * GIB, balloon_bytes=GIB)
+    assert (ledger.residue_bytes, ledger.needed_bytes) == (None, None)
+    assert {row.key: row.host_bytes for row in ledger.rows} == {
+        Key.UNPLACED: 709 * MIB,
+        Key.BALLOON: 0,
+        Key.PAGE_TABLES: MIB,
+    }
+    assert ledger.ram(Key.UNPLACED) == GIB
+
+
+def test_a_guest_that_counts_more_than_there_is_is_told_so() -> None:
+    ledger = join(HostPicture(GIB), a_guest(), GIB)
+    assert any("counts 876 MiB more than the VM has RAM" in note for note in ledger.notes)
+    assert join(HostPicture(GIB), a_guest(), 2 * GIB).notes == ()
 
 
 def test_used_memory_that_is_not_resident_is_a_negative_row() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import string
 
 import pytest
@@ -146,7 +147,7 @@ MAPPINGS = st.lists(
         ),
         st.integers(0, 200),
         st.integers(1, 600),
-        st.sampled_from(["rw-p", "rw-s", "r--p", "rwxp"]),
+        st.sampled_from(["rw-p", "rw-s", "r--p", "rwxp", "---p"]),
         st.integers(0, 3),
         st.sampled_from(["", "/memfd:x (deleted)", "/a", "[heap]"]),
     ),
@@ -154,10 +155,11 @@ MAPPINGS = st.lists(
 )
 BLOCKS = st.lists(
     st.builds(
-        lambda name, pages, backing: RamBlock(name, pages << 12, backing),
+        lambda name, pages, backing, hotplug: RamBlock(name, pages << 12, backing, hotplug=hotplug),
         st.sampled_from("abc"),
         st.integers(1, 600),
         st.sampled_from(Backing),
+        st.booleans(),
     ),
     max_size=3,
 )
@@ -170,6 +172,8 @@ def test_no_place_is_given_twice(blocks: list[RamBlock], mappings: list[Mapping]
     for found in bound:
         length = sum(end - start for start, end in found.ranges)
         assert length in (0, found.block.size_bytes)
+    places = sorted(place for found in bound for place in found.ranges)
+    assert all(first[1] <= second[0] for first, second in itertools.pairwise(places))
 
 
 def test_a_block_in_two_pieces() -> None:
@@ -179,6 +183,20 @@ def test_a_block_in_two_pieces() -> None:
     ]
     (bound,) = bind([RamBlock("ram", 4 * GIB)], pieces)
     assert bound.ranges == ((GIB, 4 * GIB), (8 * GIB, 9 * GIB))
+
+
+def test_a_region_of_which_a_part_is_plugged() -> None:
+    """Firecracker takes all rights from what of its region is not plugged."""
+    region = [
+        Mapping(GIB, GIB + GIB // 4, "rw-p", 0, "00:00", 0, ""),
+        Mapping(GIB + GIB // 4, 2 * GIB, "---p", 0, "00:00", 0, ""),
+    ]
+    base = Mapping(4 * GIB, 5 * GIB, "rw-p", 0, "00:00", 0, "")
+    blocks = [RamBlock("ram", GIB), RamBlock("hotplug", GIB, hotplug=True)]
+    bound = bind(blocks, [*region, base])
+    assert [block.ranges for block in bound] == [((4 * GIB, 5 * GIB),), ((GIB, 2 * GIB),)]
+    assert all(block.sure for block in bound)
+    assert bind([RamBlock("ram", GIB)], region)[0].ranges == ()
 
 
 def test_the_kernel_s_merging_is_seen_through() -> None:

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 HELP = "where every byte of a VM is, and what would bring it back"
 _BAR = 24
-_COST = frozenset({Key.RAM_SWAPPED, Key.VMM, Key.VMM_SHARED, Key.VMM_SWAPPED, Key.PAGE_TABLES})
+_COST = frozenset(
+    {
+        Key.RAM_SWAPPED, Key.VMM, Key.VMM_SHARED, Key.VMM_SWAPPED, Key.PAGE_TABLES, Key.UNPLACED,
+    }
+)  # fmt: skip
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +107,9 @@ def text(seen: Observation) -> str:
         _line("the host charges", ledger.charged_bytes, ledger.charged_bytes, ""),
     ]
     lines += [_row(row, ledger.charged_bytes) for row in ledger.rows if row.key in _COST]
-    lines.append(_line("= guest RAM, resident", host.ram_resident_bytes, ledger.charged_bytes, ""))
+    if host.placed:
+        resident = host.ram_resident_bytes
+        lines.append(_line("= guest RAM, resident", resident, ledger.charged_bytes, ""))
     held = [r for r in ledger.rows if r.key in RESIDUE | {Key.GUEST_SILENT}]
     lines += [_row(row, ledger.charged_bytes) for row in held]
     if ledger.needed_bytes is not None:
@@ -135,7 +141,7 @@ def _line(label: str, value: int, whole: int, tail: str) -> str:
 def _of_which(seen: Observation) -> list[str]:
     """What is true of the resident RAM besides: these overlap the rows and are not in the sum."""
     host = seen.host
-    if host is None:
+    if host is None or not host.placed:
         return []
     split = host.ram_resident_bytes - host.ram_huge_bytes
     shared = host.ram_resident_bytes - host.ram_pss_bytes
@@ -169,7 +175,7 @@ def as_json(seen: Observation) -> dict[str, object]:
         "vmm": seen.vm.backend,
         "ram_bytes": ledger.ram_bytes,
         "charged_bytes": ledger.charged_bytes,
-        "resident_bytes": host.ram_resident_bytes,
+        "resident_bytes": host.ram_resident_bytes if host.placed else None,
         "needed_bytes": ledger.needed_bytes,
         "residue_bytes": ledger.residue_bytes,
         "rows": [

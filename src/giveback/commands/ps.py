@@ -95,21 +95,36 @@ def table(observations: Sequence[Observation]) -> str:
 
 def _cells(seen: Observation) -> tuple[str, ...]:
     ledger = seen.ledger
-    resident = seen.host.ram_resident_bytes if seen.host else None
+    resident = _resident(seen)
     return (
         shown(seen.vm.name, 32),
         str(seen.vm.pid),
         seen.vm.backend,
         size(ledger.ram_bytes if ledger else seen.vm.ram_bytes),
-        _size(resident) if resident is not None else f"≤{_size(seen.process_rss_bytes)}",
+        _size(resident) if resident is not None else f"≤{_size(_at_most(seen))}",
         _size(ledger.needed_bytes if ledger else None),
         _size(ledger.residue_bytes if ledger else None),
-        _size(
-            ledger.host(Key.FREE_TRAPPED) if ledger and ledger.residue_bytes is not None else None
-        ),
+        _size(_trapped(seen)),
         reporting(seen),
         _guest(seen),
     )
+
+
+def _resident(seen: Observation) -> int | None:
+    """Resident guest RAM; None where it cannot be told from the VMM's own memory."""
+    return seen.host.ram_resident_bytes if seen.host and seen.host.placed else None
+
+
+def _trapped(seen: Observation) -> int | None:
+    """What is held in small blocks; None where the residue is not known."""
+    if seen.ledger is None or seen.ledger.residue_bytes is None:
+        return None
+    return seen.ledger.host(Key.FREE_TRAPPED)
+
+
+def _at_most(seen: Observation) -> int | None:
+    """What the whole process holds."""
+    return seen.host.resident_bytes if seen.host else seen.process_rss_bytes
 
 
 def _size(value: int | None) -> str:
@@ -141,10 +156,11 @@ def reporting(seen: Observation) -> str:
 def bar_of(seen: Observation) -> str:
     """RAM as a bar: full blocks are needed, shaded ones residue, dots not resident."""
     ledger = seen.ledger
-    if ledger is None or seen.host is None or ledger.ram_bytes <= 0:
+    resident_bytes = _resident(seen)
+    if ledger is None or resident_bytes is None or ledger.ram_bytes <= 0:
         return ""
     scale = _BAR / ledger.ram_bytes
-    resident = min(_BAR, round(seen.host.ram_resident_bytes * scale))
+    resident = min(_BAR, round(resident_bytes * scale))
     if ledger.residue_bytes is None:
         return "▓" * resident + "·" * (_BAR - resident)
     residue = min(resident, round(ledger.residue_bytes * scale))
@@ -153,17 +169,17 @@ def bar_of(seen: Observation) -> str:
 
 def as_json(seen: Observation) -> dict[str, object]:
     """One VM for `--json`; all amounts are bytes, null is unknown."""
-    ledger, host = seen.ledger, seen.host
+    ledger = seen.ledger
     return {
         "name": seen.vm.name,
         "pid": seen.vm.pid,
         "vmm": seen.vm.backend,
         "ram_bytes": ledger.ram_bytes if ledger else seen.vm.ram_bytes,
-        "resident_bytes": host.ram_resident_bytes if host else None,
+        "resident_bytes": _resident(seen),
         "charged_bytes": ledger.charged_bytes if ledger else None,
         "needed_bytes": ledger.needed_bytes if ledger else None,
         "residue_bytes": ledger.residue_bytes if ledger else None,
-        "trapped_bytes": ledger.host(Key.FREE_TRAPPED) if ledger else None,
+        "trapped_bytes": _trapped(seen),
         "reporting": reporting(seen),
         "balloon_bytes": seen.state.balloon_bytes,
         "capabilities": {

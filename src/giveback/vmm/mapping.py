@@ -56,28 +56,32 @@ class BoundBlock:
     sure: bool
 
 
-def groups(mappings: Iterable[Mapping]) -> tuple[Run, ...]:
+def groups(mappings: Iterable[Mapping], *, unplugged: bool = False) -> tuple[Run, ...]:
     """Writable, non-executable mappings, joined where they touch and continue each other.
 
     TCG's translation buffer is anonymous memory of a GiB, but executable: it is not taken for RAM.
+    `unplugged`: mappings without any right, too. So Firecracker keeps what of a region is not
+    plugged (mprotect in GuestRegionMmapExt::update_slot).
     """
     result: list[list[Mapping]] = []
     for mapping in sorted(mappings, key=lambda m: m.start):
-        if not mapping.permissions.startswith("rw-") or mapping.name in ("[heap]", "[stack]"):
+        usable = mapping.permissions.startswith(("rw-", "---") if unplugged else "rw-")
+        if not usable or mapping.name in ("[heap]", "[stack]"):
             continue
-        if result and len(result[-1]) < _GROUP_LIMIT and _continues(result[-1][-1], mapping):
+        last = result[-1] if result else []
+        if last and len(last) < _GROUP_LIMIT and _continues(last[-1], mapping, unplugged):
             result[-1].append(mapping)
         else:
             result.append([mapping])
     return tuple(Run(tuple(group)) for group in result)
 
 
-def _continues(first: Mapping, second: Mapping) -> bool:
-    alike = (first.device, first.inode, first.permissions) == (
+def _continues(first: Mapping, second: Mapping, unplugged: bool) -> bool:
+    alike = (first.device, first.inode, first.permissions[3:]) == (
         second.device,
         second.inode,
-        second.permissions,
-    )
+        second.permissions[3:],
+    ) and (unplugged or first.permissions == second.permissions)
     joined = first.inode == 0 or second.offset_bytes == first.offset_bytes + first.size_bytes
     return first.end == second.start and alike and joined
 
@@ -100,18 +104,26 @@ def bind(
     By address where the VMM says it, else by file name, else by size alone; a block may also lie in
     up to three pieces, as Cloud Hypervisor and Firecracker map RAM around the hole below 4 GiB.
     """
+    mappings = tuple(mappings)
     free = [run for group in groups(mappings) for run in _runs(group)]
+    parted: list[Run] = []
+    if any(block.hotplug for block in blocks):
+        parted = [run for group in groups(mappings, unplugged=True) for run in _runs(group)]
     addresses = host_addresses or {}
     bound = []
     for block in blocks:
         address = addresses.get(block.name)
-        found = _place(block, free)
+        candidates = [*parted, *free] if block.hotplug else free
+        found = _place(block, candidates)
         ranges = _ranges(block, found)
-        rivals = [run for run in free if found and _rivals(block, run, found)]
+        rivals = [run for run in candidates if found and _rivals(block, run, found)]
         sure = bool(found) and not rivals and _length(ranges) == _length_of(found)
         if address is not None:
             ranges, sure = ((address, address + block.size_bytes),), True
-        free = [run for run in free if not any(_overlap(run, place) for place in ranges)]
+        free, parted = (
+            [run for run in runs if not any(_overlap(run, place) for place in ranges)]
+            for runs in (free, parted)
+        )
         bound.append(BoundBlock(block, ranges, sure))
     return tuple(bound)
 
