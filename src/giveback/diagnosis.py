@@ -140,15 +140,18 @@ def _backing(seen: Observation, facts: HostFacts) -> Iterator[Finding]:
             f"{size(seen.host.ram_locked_bytes)} Locked in smaps",
             "start the VM without memory locking (libvirt: <locked/>)",
         )
+    # A file on hugetlbfs looks like any other on a command line: its mapping tells.
+    measured = seen.host.ram_page_bytes if seen.host else 0
+    page_bytes = max([measured, *(block.page_bytes for block in seen.vm.ram_blocks)])
+    if page_bytes > facts.huge_page_bytes:
+        yield Finding(
+            Severity.KEEPS,
+            f"guest RAM is made of {size(page_bytes)} pages, larger than any block that the guest "
+            "reports",
+            f"hugetlb pages of {size(page_bytes)}",
+            "back it with 2 MiB huge pages, or with THP",
+        )
     for block in seen.vm.ram_blocks:
-        if block.page_bytes > facts.huge_page_bytes:
-            yield Finding(
-                Severity.KEEPS,
-                f"RAM block {shown(block.name)} is made of {size(block.page_bytes)} pages, larger "
-                "than any block the guest reports",
-                f"hugetlb pages of {size(block.page_bytes)}",
-                "back it with 2 MiB huge pages, or with THP",
-            )
         if block.prealloc:
             yield Finding(
                 Severity.MAY_KEEP,
@@ -168,13 +171,17 @@ def _backing(seen: Observation, facts: HostFacts) -> Iterator[Finding]:
 
 def _host_settings(seen: Observation, facts: HostFacts) -> Iterator[Finding]:
     shared = any(b.shared or b.backing is Backing.MEMFD for b in seen.vm.ram_blocks)
-    huge = facts.shmem_thp if shared else facts.thp_enabled
+    # VMMs ask for huge pages (madvise), so that the setting alone does not tell.
+    eligible = seen.host.ram_thp_eligible if seen.host else None
+    setting = facts.shmem_thp if shared else facts.thp_enabled
+    name = "shmem_enabled" if shared else "enabled"
+    evidence = f"transparent_hugepage/{name} is {setting}" if eligible is None else "THPeligible: 1"
     refills = facts.khugepaged_max_ptes_none
-    if huge in ("always", "force") and refills and not shared:
+    if refills and (setting in ("always", "force") if eligible is None else eligible):
         yield Finding(
             Severity.MAY_KEEP,
             "khugepaged may fill again what a guest gave back in pieces below 2 MiB",
-            f"transparent_hugepage/enabled is {huge}, khugepaged/max_ptes_none is {refills}",
+            f"{evidence}, khugepaged/max_ptes_none is {refills}",
             "echo 0 > /sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none",
         )
     if facts.swap_accounted is False:

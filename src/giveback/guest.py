@@ -72,7 +72,7 @@ async def read_pages(vm: VmDescription, timeout_s: float = PAGES_TIMEOUT_S) -> d
             try:
                 return await ask_agent(channel, "pages", timeout_s)
             except VmError as error:
-                problems.append(str(error))
+                problems.append(shown(str(error), 400))
     why = "; ".join(problems) or "the VM has no channel to an agent"
     raise VmError(f"{shown(vm.name)}: {why}. Instead: {HOW_BY_FILE}")
 

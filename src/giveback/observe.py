@@ -14,7 +14,7 @@ from giveback.ledger import Ledger, join
 from giveback.pictures import GuestPicture, HostPicture
 from giveback.vmm import find
 from giveback.vmm.base import Answer, VmDescription, VmState
-from giveback.vmm.mapping import BoundBlock, bind, usage
+from giveback.vmm.mapping import BoundBlock, bind, within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,9 @@ def read_host(
     candidates = smaps.parse_maps(text, _LEAST_MAPPING_BYTES)
     bound = bind(vm.ram_blocks, candidates, state.host_addresses)
     places = [place for block in bound for place in block.ranges]
-    ram = usage(smaps.usage_of(text, _touching(candidates, places)), places)
+    mappings = within(smaps.usage_of(text, _touching(candidates, places)), places)
+    ram = smaps.add(mapping.usage for mapping in mappings)
+    eligible = {mapping.thp_eligible for mapping in mappings} - {None}
     own = smaps.total(text) - ram
     status = procs.status_bytes(root, vm.pid)
     picture = HostPicture(
@@ -59,6 +61,8 @@ def read_host(
         ram_huge_bytes=ram.huge_bytes + ram.hugetlb_bytes,
         ram_locked_bytes=ram.locked_bytes,
         ram_ksm_bytes=ram.ksm_bytes,
+        ram_page_bytes=max((mapping.kernel_page_bytes for mapping in mappings), default=4096),
+        ram_thp_eligible=True in eligible if eligible else None,
         own_resident_bytes=own.resident_bytes,
         own_pss_bytes=own.pss_bytes + own.hugetlb_bytes,
         own_swap_bytes=own.swap_bytes,

@@ -27,6 +27,10 @@ class HostPicture:
     ram_huge_bytes: int = 0
     ram_locked_bytes: int = 0
     ram_ksm_bytes: int = 0
+    ram_page_bytes: int = 4096
+    """The largest pages of which the kernel makes a part of it: hugetlb pages, or small ones."""
+    ram_thp_eligible: bool | None = None
+    """Whether a part of it may be made of transparent huge pages; None where it is not told."""
     own_resident_bytes: int = 0
     own_pss_bytes: int = 0
     own_swap_bytes: int = 0

@@ -18,6 +18,7 @@ from scripted_vmm import Api, listening, process, serving
 
 from giveback.cli import main
 from giveback.commands._target import Target
+from giveback.host import smaps
 from giveback.observe import observe_all
 from giveback.vmm.process import ProcessBackend
 
@@ -444,6 +445,18 @@ class Tainted(ProcessBackend):
     ) -> VmState:
         self.asked.append(layout)
         return await super().inspect(vm, layout=layout, timeout_s=timeout_s)
+
+
+def test_what_ram_is_made_of_is_measured() -> None:
+    backend = ProcessBackend()
+    with process("strange-vmm", memory="memfd:64:8") as found:
+        seen = asyncio.run(Target(backend, backend.describe(found.pid), None).observe())
+        text = smaps.read_smaps("/", found.pid)
+    (ram,) = (m for m in smaps.parse_smaps(text) if m.size_bytes == 64 * MIB)
+    assert seen.host is not None
+    assert seen.host.ram_page_bytes == ram.kernel_page_bytes == 4096
+    assert seen.host.ram_thp_eligible is ram.thp_eligible
+    assert ram.thp_eligible is not None
 
 
 def test_a_vm_gets_no_mark_where_addresses_are_not_needed() -> None:

@@ -96,6 +96,13 @@ def with_block(**changes: object) -> VmDescription:
         (seen(state=replace(STATE, blockers=("background snapshot",))), "background snapshot"),
         (seen(host=replace(HOST, ram_locked_bytes=MIB)), "locked"),
         (seen(with_block(page_bytes=GIB, backing=Backing.HUGETLB)), "larger than any block"),
+        (
+            seen(
+                with_block(backing=Backing.FILE, path="/dev/hugepages/a", shared=True),
+                host=replace(HOST, ram_page_bytes=GIB),
+            ),
+            "RAM is made of 1.0 GiB pages",
+        ),
         (seen(with_block(prealloc=True)), "preallocated"),
         (seen(with_block(backing=Backing.FILE, path="/a")), "private mapping of a file"),
         (seen(guest=replace(GUEST, age_s=100.0)), "stale"),
@@ -115,6 +122,13 @@ def test_the_host_s_settings_are_looked_at() -> None:
     assert "khugepaged" in whats(
         seen(), HostFacts(thp_enabled="always", khugepaged_max_ptes_none=511)
     )
+    refilling = HostFacts(thp_enabled="madvise", shmem_thp="advise", khugepaged_max_ptes_none=511)
+    assert "khugepaged" not in whats(seen(), refilling)
+    eligible = replace(HOST, ram_thp_eligible=True)
+    assert "THPeligible: 1" in whats(seen(host=eligible), refilling)
+    assert "THPeligible: 1" in whats(seen(with_block(shared=True), host=eligible), refilling)
+    always = replace(refilling, thp_enabled="always")
+    assert "khugepaged" not in whats(seen(host=replace(HOST, ram_thp_eligible=False)), always)
     assert "swap is not accounted" in whats(seen(), HostFacts(swap_accounted=False))
 
 

@@ -46,6 +46,7 @@ def test_every_field_is_read() -> None:
     assert ram.name == "/memfd:ram (deleted)"
     assert ram.kernel_page_bytes == 2 << 20
     assert ram.vm_flags >= {"hg", "dc"}
+    assert (ram.thp_eligible, guard.thp_eligible) == (False, None)
     assert ram.usage == smaps.Usage(
         1 << 20, 512 << 10, 16 << 10, 6 << 20, 448 << 10, 512 << 10, 4096
     )

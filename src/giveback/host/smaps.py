@@ -26,6 +26,7 @@ _HEADER = re.compile(
     re.MULTILINE,
 )
 _SIZE = re.compile(rb"^(\w+): +(\d{1,15}) kB$", re.MULTILINE)
+_THP = re.compile(rb"^THPeligible: +([01])$", re.MULTILINE)
 _FLAGS = re.compile(rb"^VmFlags:(.*)$", re.MULTILINE)
 
 
@@ -84,6 +85,8 @@ class Mapping:
     usage: Usage = Usage()
     kernel_page_bytes: int = 4096
     vm_flags: frozenset[str] = frozenset()
+    thp_eligible: bool | None = None
+    """Whether it may be made of transparent huge pages; None where the kernel does not say."""
 
     @property
     def size_bytes(self) -> int:
@@ -106,6 +109,7 @@ def parse_smaps(text: bytes) -> tuple[Mapping, ...]:
 def _mapping(header: re.Match[bytes], body: bytes) -> Mapping:
     sizes = _sizes(body)
     flags = _FLAGS.search(body)
+    eligible = _THP.search(body)
     start, end, permissions, offset, device, inode, name = header.groups()
     return Mapping(
         start=int(start, 16),
@@ -120,6 +124,7 @@ def _mapping(header: re.Match[bytes], body: bytes) -> Mapping:
         vm_flags=frozenset(flags.group(1).decode("ascii", "replace").split())
         if flags
         else frozenset(),
+        thp_eligible=None if eligible is None else eligible.group(1) == b"1",
     )
 
 

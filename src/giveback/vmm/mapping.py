@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from giveback.host.smaps import Mapping, Usage, add
 from giveback.text import MIB
 from giveback.vmm.base import Backing, RamBlock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from collections.abc import Mapping as MappingOf
+
+    from giveback.host.smaps import Mapping
 
 _PIECES_LIMIT = 3
 _CANDIDATES_LIMIT = 12
@@ -128,9 +129,9 @@ def bind(
     return tuple(bound)
 
 
-def usage(mappings: Iterable[Mapping], ranges: Sequence[tuple[int, int]]) -> Usage:
-    """What the mappings that lie in `ranges` (at least by half) cost, added up."""
-    return add(m.usage for m in mappings if any(_mostly_in(m, place) for place in ranges))
+def within(mappings: Iterable[Mapping], ranges: Sequence[tuple[int, int]]) -> tuple[Mapping, ...]:
+    """The mappings that lie in `ranges`, at least by half."""
+    return tuple(m for m in mappings if any(_mostly_in(m, place) for place in ranges))
 
 
 def _mostly_in(mapping: Mapping, place: tuple[int, int]) -> bool:
