@@ -97,7 +97,7 @@ def test_a_whole_file() -> None:
         calm_for = "90s"
         [daemon]
         socket = "/srv/api.sock"
-        socket_group = "operators"
+        socket_group = "root"
         state = "/srv/state"
         metrics_listen = "127.0.0.1:9835"
         log_level = "warning"
@@ -118,7 +118,7 @@ def test_a_whole_file() -> None:
     assert found.cgroup == "/sys/fs/cgroup/vms.slice"
     assert (found.arbiter.short.fraction, found.arbiter.calm.fraction) == (0.125, 0.2)
     assert (found.arbiter.horizon_s, found.arbiter.calm_for_s) == (60.0, 90.0)
-    assert (str(found.socket), found.socket_group) == ("/srv/api.sock", "operators")
+    assert (str(found.socket), found.socket_group) == ("/srv/api.sock", "root")
     assert (str(found.history), found.history_limit_bytes) == ("/srv/h.db", 3 * GIB // 2)
     assert found.metrics_listen == "127.0.0.1:9835"
     assert found.access.reader_gids == {0}
@@ -219,6 +219,9 @@ def test_any_text_is_a_pattern(pattern: str, name: str) -> None:
         ('[daemon]\nlog_level = "loud"', "'debug', 'info', 'warning' or 'error', not 'loud'"),
         ('[daemon]\nmetrics_listen = "9835"', "daemon.metrics_listen: '9835' is not ADDRESS:PORT"),
         ('[daemon]\nmetrics_listen = "a:70000"', "is not ADDRESS:PORT"),
+        ('[daemon]\nmetrics_listen = "localhost:9835"', "is not ADDRESS:PORT"),
+        ('[daemon]\nmetrics_listen = "0.0.0.0:9835"', "'0.0.0.0:9835': only loopback"),
+        ('[daemon]\nsocket_group = "no-such-x"', "daemon.socket_group: group 'no-such-x': there"),
         ('[history]\nlimit = "1M"', "history.limit: at least 8M"),
         ('[access]\nread = "a"', "access.read: must be a list of text"),
         ("[access]\nread = [3]", "access.read[0]: must be text, not 3"),

@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         print(unit_text(_program()), end="")
         return 0
     try:
+        from giveback.host.view import read_host_view  # noqa: PLC0415
         from giveback.manager import logs  # noqa: PLC0415
         from giveback.manager.lifecycle import manage  # noqa: PLC0415
         from giveback.manager.settings import load  # noqa: PLC0415
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"the daemon needs {error.name}: pip install 'giveback[host]'") from error
     settings = load(args.settings)
     if args.check:
+        read_host_view("/", settings.cgroup, now_s=0.0)
         print(f"{settings.source}: good; socket {settings.socket}, state {settings.state}")
         return 0
     logs.set_up(sys.stderr, settings.log_level)

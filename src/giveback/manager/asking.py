@@ -45,6 +45,10 @@ class Asking:
         """Every VM as the arbiter may know it."""
         return [view(vm, now_s) for vm in self._fleet]
 
+    def forget_looks(self) -> None:
+        """What stands for the host is another thing now: no trend leads from one to the other."""
+        self._state = replace(self._state, looks=(), swap_in=None)
+
     def decide(self, host: HostView, settings: ArbiterSettings, now_s: float) -> Decision:
         """Decide by this look at the host, and tell every guest that is to hear something new."""
         before = self.decision

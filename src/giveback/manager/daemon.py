@@ -176,6 +176,8 @@ class Daemon:
 
     def reload(self, settings: Settings) -> None:
         """Take other settings: all of them, at once."""
+        if settings.cgroup != self.settings.cgroup:
+            self._asking.forget_looks()
         self.settings = settings
         self._reload_problem = ""
         for vm in self.fleet:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from giveback import borrow
-from giveback.errors import InputError
+from giveback.errors import InputError, VmError
+from giveback.host.view import read_host_view
+from giveback.manager import logs
 from giveback.manager.daemon import Daemon, NoRecorder
 from giveback.manager.fallback import Fallbacks
 from giveback.manager.history import History
@@ -71,6 +73,19 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
+def make_folder_of(socket_path: Path) -> None:
+    """The socket's folder where it is missing; the unit's is systemd's. Raises InputError."""
+    folder = socket_path.parent
+    try:
+        folder.mkdir()
+        # Who may connect is said by the socket's own mode and group.
+        folder.chmod(0o755)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}; daemon.socket names another") from error
+
+
 def notify(**state: str) -> None:
     """Tell systemd, where it listens (sd_notify(3)): `notify(READY="1", STATUS="…")`."""
     address = os.environ.get("NOTIFY_SOCKET", "")
@@ -101,15 +116,17 @@ async def manage(settings: Settings, path: Path | None, root: str = "/") -> None
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(settings.state))
+        make_folder_of(settings.socket)
         recorder = _recorder(settings, stack)
-        daemon = Daemon(settings, recorder=recorder, fallbacks=Fallbacks(settings.state), root=root)
+        fallbacks = Fallbacks(settings.state, root=root)
+        daemon = Daemon(settings, recorder=recorder, fallbacks=fallbacks, root=root)
         loop = asyncio.get_running_loop()
         lent = lending(daemon.fleet, settings.socket.parent / borrow.NAME)
         async with serving(daemon, _endpoint(settings)) as surfaces, lent:
 
             def reload() -> None:
                 notify_reloading()
-                if take_settings(daemon, path):
+                if take_settings(daemon, path, root):
                     surfaces.access = daemon.settings.access
                 notify(READY="1")
 
@@ -127,7 +144,7 @@ async def manage(settings: Settings, path: Path | None, root: str = "/") -> None
                     loop.remove_signal_handler(number)
 
 
-def take_settings(daemon: Daemon, path: Path | None) -> bool:
+def take_settings(daemon: Daemon, path: Path | None, root: str = "/") -> bool:
     """Read the settings again; all of them count from now on, or none, and then it is shown why."""
     log = structlog.get_logger("giveback.settings")
     try:
@@ -135,11 +152,14 @@ def take_settings(daemon: Daemon, path: Path | None) -> bool:
         changed = fixed(daemon.settings, settings)
         if changed:
             raise InputError(f"{settings.source}: {', '.join(changed)} changes only at a restart")
-    except InputError as error:
+        # A folder that is no control group would leave the manager without a host to look at.
+        read_host_view(root, settings.cgroup, now_s=0.0)
+    except (InputError, VmError) as error:
         daemon.reload_failed(str(error))
         log.error("settings refused", why=str(error))
         return False
     daemon.reload(settings)
+    logs.set_level(settings.log_level)
     log.info("settings reloaded", source=settings.source)
     return True
 

@@ -33,8 +33,7 @@ _QUIET = ("asyncio", "uvicorn", "qemu", "httpx2", "httpcore2", "hpack")
 def set_up(stream: TextIO | None = None, level: str = "info") -> None:
     """Structured logs to `stream` (stderr): JSON lines where it is no terminal.
 
-    Then `structlog.get_logger().bind(vm=key).info("event", bytes=…)`. May be called again, as for a
-    level that was changed.
+    Then `structlog.get_logger().bind(vm=key).info("event", bytes=…)`. May be called again.
     """
     out = sys.stderr if stream is None else stream
     shared: list[Processor] = [
@@ -64,11 +63,16 @@ def set_up(stream: TextIO | None = None, level: str = "info") -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    set_level(level)
     # A log that cannot be written must not end what is logged about.
     logging.raiseExceptions = False
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def set_level(level: str) -> None:
+    """How much is said from now on."""
+    logging.getLogger().setLevel(level.upper())
 
 
 def _ending(out: TextIO) -> list[Processor]:

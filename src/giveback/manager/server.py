@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import errno
 import fcntl
-import ipaddress
 import os
 import socket
 import stat
@@ -26,6 +25,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from giveback.errors import InputError
 from giveback.manager.api import Api, ProblemError
 from giveback.manager.peers import Access, Level, Peer, group_id, peer_of
+from giveback.manager.units import loopback_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -328,16 +328,10 @@ def _remove_stale(path: str) -> None:
 
 def _tcp_listener(address: str) -> socket.socket:
     """A loopback port. Raises InputError for any other address: VMs' names are in the metrics."""
-    host, _, port = address.rpartition(":")
     try:
-        ip = ipaddress.ip_address(host.strip("[]"))
-        number = int(port)
+        ip, number = loopback_of(address)
     except ValueError as error:
-        raise InputError(f"metrics_listen {address!r}: write 127.0.0.1:9835") from error
-    if not ip.is_loopback:
-        raise InputError(
-            f"metrics_listen {address!r}: only loopback; put a proxy that asks who comes before it"
-        )
+        raise InputError(f"metrics_listen: {error}") from error
     family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:

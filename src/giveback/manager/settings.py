@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, TypeAdapter
 
 from giveback.errors import InputError
 from giveback.manager import patterns, peers, settings_errors
-from giveback.manager.units import Mark, duration_of, mark_of, size_of
+from giveback.manager.units import Mark, duration_of, loopback_of, mark_of, size_of
 
 FILE_LIMIT_BYTES = 1 << 20
 HORIZON_MOST_S = 600.0
@@ -241,7 +241,7 @@ def _effective(
     wrong += who_wrong
     if history.limit < 8 << 20:
         wrong.append("history.limit: at least 8M")
-    wrong += settings_errors.listen_wrong(daemon.metrics_listen)
+    wrong += _endpoint_wrong(daemon)
     settings = Settings(
         socket=daemon.socket or _runtime_folder(environ, uid) / "api.sock",
         state=state,
@@ -280,6 +280,22 @@ def _marks_wrong(arbiter: ArbiterSettings) -> list[str]:
     else:
         too_low = False
     return [f"host.calm: {calm} must be more than host.short, which is {short}"] if too_low else []
+
+
+def _endpoint_wrong(daemon: _DaemonTable) -> list[str]:
+    """What a start would refuse later."""
+    wrong = []
+    if daemon.metrics_listen:
+        try:
+            loopback_of(daemon.metrics_listen)
+        except ValueError as error:
+            wrong.append(f"daemon.metrics_listen: {error}")
+    if daemon.socket_group:
+        try:
+            peers.group_id(daemon.socket_group)
+        except InputError as error:
+            wrong.append(f"daemon.socket_group: {error}")
+    return wrong
 
 
 def _access(table: _AccessTable) -> tuple[peers.Access, list[str]]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
-_LISTEN = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):(\d{1,5})", re.ASCII)
 _SHOWN_FAULTS = 50
 
 
@@ -44,14 +43,6 @@ def key_path(parts: Sequence[str | int]) -> str:
         else:
             words.append(part if _BARE.fullmatch(part) else f'"{shown(part)}"')
     return ".".join(words)
-
-
-def listen_wrong(address: str) -> list[str]:
-    """What is wrong with daemon.metrics_listen; "" is none."""
-    match = _LISTEN.fullmatch(address)
-    if not address or (match is not None and int(match[2]) < 65536):
-        return []
-    return [f'daemon.metrics_listen: {shown(address)!r} is not ADDRESS:PORT, as "127.0.0.1:9835"']
 
 
 def _line(detail: ErrorDetails, model: type) -> str:

@@ -1,4 +1,4 @@
-"""Settings with units: sizes, durations, and marks that are a part of memory or a size. Pure.
+"""Settings that are text: sizes, durations, marks (a part of memory or a size), addresses. Pure.
 
 What is wrong raises ValueError with what is allowed: pydantic adds where.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from giveback.sizes import parse_size
-from giveback.text import size
+from giveback.text import shown, size
 
 SIZE_LIMIT_BYTES = 1 << 57
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -71,3 +72,20 @@ def mark_of(value: object) -> Mark:
         if found > 0:
             return Mark(least_bytes=found)
     raise ValueError('a part of memory up to "50%", or a size: "10%", "8G"')
+
+
+def loopback_of(text: str) -> tuple[IPv4Address | IPv6Address, int]:
+    """`"127.0.0.1:9835"`, `"[::1]:9835"`: an address that this host alone reaches, and a port."""
+    host, _, port = text.rpartition(":")
+    try:
+        address = ip_address(host.strip("[]"))
+        number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else -1
+    except ValueError:
+        number = -1
+    if not 0 <= number < 1 << 16:
+        raise ValueError(f'{shown(text, 80)!r} is not ADDRESS:PORT, as "127.0.0.1:9835"')
+    if not address.is_loopback:
+        raise ValueError(
+            f"{shown(text, 80)!r}: only loopback; put a proxy that asks who comes before it"
+        )
+    return address, number
