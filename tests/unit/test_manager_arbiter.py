@@ -89,7 +89,8 @@ def test_warm_cache_is_only_asked_for_at_the_worst_and_where_nothing_cheaper_doe
     host: HostView, guests: list[GuestView], state: ArbiterState
 ) -> None:
     decision, after = decide(host, guests, state, SETTINGS)
-    warm = [ask for ask in decision.asks if ask.urgency > 1]
+    late = set(state.asked)
+    warm = [ask for ask in decision.asks if ask.urgency > 1 and ask.key not in late]
     if warm:
         assert decision.urgency == 3
         views = sane(guests)
@@ -366,6 +367,32 @@ def test_nobody_is_asked_again_before_its_grace_and_what_comes_is_waited_for() -
     assert total <= max(first.deficit_bytes, again.deficit_bytes)
     later, _ = look(1500 * MIB, guests, state, at_s=1.0 + max(GRACE_S.values()))
     assert set(goals(later)) & set(goals(first))
+
+
+def test_a_short_host_repeats_more_urgently_what_a_busy_guest_did_not_hear() -> None:
+    guest, state, heard = guest_of("a", cold=400), ArbiterState(), []
+    for second in range(12):
+        # Its agent waits for idleness at 1, and for less work at 2: nothing comes.
+        decision, state = look(1200 * MIB, [guest], state, at_s=float(second))
+        heard.append(told_urgency(decision, guest, state))
+    late = int(GRACE_S[2])
+    assert heard[: late + 1] == [1] * late + [2]
+    decision, state = look(500 * MIB, [guest], state, at_s=late + GRACE_S[3])
+    assert decision.urgency == 3
+    assert told_urgency(decision, guest, state) == 3
+    # More urgently, and never for more.
+    assert state.asked["a"].goal_bytes <= 400 * MIB
+
+
+def test_what_comes_is_waited_for_in_peace() -> None:
+    state, asked = ArbiterState(), []
+    for second in range(18):
+        guest = guest_of("a", cold=400 - 20 * second)
+        guest = replace(guest, resident_bytes=2 * GIB - 20 * second * MIB)
+        decision, state = look(1200 * MIB + 20 * second * MIB, [guest], state, at_s=float(second))
+        asked += [ask.urgency for ask in decision.asks]
+    assert asked[0] == 1
+    assert max(asked) == 1
 
 
 def test_a_guest_that_never_delivers_is_asked_less_often() -> None:

@@ -42,7 +42,7 @@ POLL_S = 0.5
 # More than is free by 100 MiB or so, at a rate that a slow host's guests can follow.
 PRESSURE = PressureOptions(
     ram_bytes=512 * MIB, limit_bytes=1600 * MIB, cold_bytes=200 * MIB, hog_bytes=640 * MIB,
-    hog_bytes_per_s=40 * MIB, hold_s=2.0, before_s=2.0,
+    hog_bytes_per_s=16 * MIB, hold_s=2.0, before_s=2.0,
 )  # fmt: skip
 
 

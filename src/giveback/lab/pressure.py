@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
 from giveback.lab.agent import AgentLog, start_agent
+from giveback.lab.image import GUEST_AGENT
 from giveback.lab.small_host import HostLook, SmallHost
 from giveback.lab.vm import MIB, LabVm, VmSpec
 
@@ -34,6 +35,9 @@ HOG = "hog"
 PERIOD_S = 0.5
 FILL_DEADLINE_S = 300.0
 END_GRACE_S = 3.0
+# Until the manager is there, whose own word replaces it.
+CALM_S = 300.0
+CALM_DEADLINE_S = 60.0
 
 # In a guest: leaves behind so many MiB of files that were written and read once, and of others that
 # are read again and again.
@@ -192,12 +196,26 @@ async def run_pressure(
             await asyncio.gather(*(_prepare(vm, options) for vm in vms))
             say("filled")
             if options.agents:
-                # Not before: an agent that hears no manager gives cold cache away of itself.
-                await asyncio.gather(*(start_agent(vm, AgentLog().take) for vm in vms))
+                await asyncio.gather(*(_agent(vm, told=manager is not None) for vm in vms))
             if manager is not None:
                 await stack.enter_async_context(manager(host, vms))
             await _event(run, host, vms, say)
     return run
+
+
+async def _agent(vm: LabVm, *, told: bool) -> None:
+    """Start the agent; `told` by its host, as by a manager until now, that all is calm.
+
+    Left to itself it gives cold cache away, before the manager has found it and the hog begins.
+    """
+    await start_agent(vm, AgentLog().take)
+    if told:
+        calm = ("urgency", "0", "--for", f"{CALM_S:.0f}")
+        result = await vm.watch(
+            vm.guest.exec("python3", GUEST_AGENT, *calm), CALM_DEADLINE_S, "telling its agent"
+        )
+        if result.code != 0:
+            raise VmError(f"{vm.spec.name}: its agent cannot be told: {result.text[-300:]}")
 
 
 async def _prepare(vm: LabVm, options: PressureOptions) -> None:

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 from giveback.manager import forecast
 from giveback.manager.forecast import Look
 from giveback.manager.model import Ask, Decision, GuestView, HostView
-from giveback.manager.shares import AMOUNT_LIMIT_BYTES, Asked, left_of, plan, sane, still_expected
+from giveback.manager.shares import (
+    AMOUNT_LIMIT_BYTES,
+    Asked,
+    left_of,
+    plan,
+    raised,
+    sane,
+    still_expected,
+)
 from giveback.text import MIB, size
 
 if TYPE_CHECKING:
@@ -111,15 +119,22 @@ def _ask(
     now_s: float,
 ) -> tuple[tuple[Ask, ...], dict[str, Asked]]:
     """Whom to ask for what is missing and not yet on its way; and all asks, with the new ones."""
+    asks = raised(deficits[0], urgency, guests, asked, now_s)
+    asked = asked | {
+        ask.key: Asked(now_s, ask.urgency, ask.goal_bytes, guests[ask.key].resident_bytes)
+        for ask in asks
+    }
     coming = still_expected(guests, asked, now_s)
     rest, soon = (max(0, deficit - coming) for deficit in deficits)
-    asks = plan(rest, urgency, guests, asked, now_s, warm_deficit_bytes=soon)
+    new = plan(rest, urgency, guests, asked, now_s, warm_deficit_bytes=soon)
+    new = tuple(ask for ask in new if ask.key not in {one.key for one in asks})
     fresh = {}
-    for ask in asks:
+    for ask in new:
         guest = guests[ask.key]
         goal = ask.goal_bytes + left_of(asked.get(ask.key), guest, now_s)
         fresh[ask.key] = Asked(now_s, ask.urgency, goal, guest.resident_bytes)
-    return asks, asked | fresh
+    both = sorted((*asks, *new), key=lambda ask: (-ask.goal_bytes, ask.key))
+    return tuple(both), asked | fresh
 
 
 def told_urgency(decision: Decision, guest: GuestView, state: ArbiterState) -> int:

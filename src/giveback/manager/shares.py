@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 LEAST_GOAL_BYTES = 16 * MIB
 """The agent's own least gain: less is not worth a pass."""
 GRACE_S = {1: 20.0, 2: 8.0, 3: 5.0}
-"""How long an ask is waited for: the agent's window of idleness, its pass, the kernel's reports."""
+"""How long an ask is waited for: the agent's window of idleness, its pass, the kernel's reports.
+
+After the grace of the next urgency, a host that is short repeats it with that (`raised`)."""
 LEAST_RELIABILITY = 1 / 8
 """A guest that never delivers is still asked now and then: its reason may have gone."""
+RAISED_FROM_RELIABILITY = 0.5
+"""Who is known not to deliver is not pressed for it, as long as the host is not at its worst."""
 AMOUNT_LIMIT_BYTES = 1 << 57
 
 
@@ -86,6 +90,39 @@ def left_of(ask: Asked | None, guest: GuestView, now_s: float) -> int:
         return 0
     came = max(0, ask.resident_bytes - guest.resident_bytes)
     return max(0, ask.goal_bytes - came)
+
+
+def raised(
+    deficit_bytes: int,
+    urgency: int,
+    guests: Mapping[str, GuestView],
+    asked: Mapping[str, Asked],
+    now_s: float,
+) -> tuple[Ask, ...]:
+    """Asks that are repeated more urgently: a host that is short waits no longer for what is late.
+
+    Late is where less than half has come of what should have come by now.
+
+    An agent that hears 1 acts in an idle guest, at 2 in one that is not busy, at 3 in any. At most
+    `deficit_bytes` in all.
+    """
+    asks = []
+    left_bytes = deficit_bytes
+    for key, ask in sorted(asked.items()):
+        guest = guests.get(key)
+        if guest is None or not guest.fresh or ask.urgency >= urgency:
+            continue
+        if guest.reliability < RAISED_FROM_RELIABILITY and urgency < 3:
+            continue
+        waited_s, left = now_s - ask.at_s, left_of(ask, guest, now_s)
+        due_bytes = ask.goal_bytes * waited_s / GRACE_S[ask.urgency]
+        is_late = waited_s >= GRACE_S[ask.urgency + 1] and ask.goal_bytes - left < due_bytes / 2
+        gives = guest.trapped_bytes + guest.cold_bytes + (guest.warm_bytes if urgency >= 3 else 0)
+        goal = min(left, left_bytes, gives, guest.resident_bytes - guest.floor_bytes)
+        if is_late and goal >= LEAST_GOAL_BYTES:
+            asks.append(Ask(key, ask.urgency + 1, goal, f"too little came at {ask.urgency}"))
+            left_bytes -= goal
+    return tuple(asks)
 
 
 def plan(
