@@ -127,6 +127,50 @@ def test_cloud_hypervisor_zones_around_the_hole(tmp_path: Path) -> None:
         assert resident_bytes(state.description) == 6 * MIB
 
 
+def test_cloud_hypervisor_with_virtio_mem(tmp_path: Path) -> None:
+    """The region is mapped whole; without it, what is plugged would be the VMM's own memory."""
+    path = tmp_path / "s"
+    memory = {
+        "size": 64 * MIB,
+        "hotplug_method": "VirtioMem",
+        "hotplug_size": 96 * MIB,
+        "hotplugged_size": 32 * MIB,
+    }
+    config = {"payload": {}, "memory": memory}
+    answers = {"/api/v1/vm.info": (200, {"config": config, "state": "Running"})}
+    words = ["--memory", "size=64M,hotplug_method=virtio-mem,hotplug_size=96M"]
+    words += ["--api-socket", str(path)]
+    backend = CloudHypervisorBackend()
+    with process("cloud-hypervisor", *words, memory="anonymous:64:8 anonymous:96:4") as running:
+        vm = backend.recognise(running)
+        assert vm is not None
+        assert (vm.ram_bytes, vm.block_bytes) == (64 * MIB, 160 * MIB)
+        with serving(path, Api("cloud-hypervisor", answers)):
+            state = asyncio.run(backend.inspect(vm, timeout_s=10))
+        assert state.ram_bytes == 96 * MIB
+        assert state.description is not None
+        assert state.description.capabilities.virtio_mem is Answer.YES
+        assert [b.hotplug for b in state.description.ram_blocks] == [False, True]
+        assert resident_bytes(state.description) == 12 * MIB
+
+
+def test_cloud_hypervisor_that_may_get_more_memory_by_acpi(tmp_path: Path) -> None:
+    """`size` grows with what is plugged, wherever that lies."""
+    path = tmp_path / "s"
+    memory = {"size": 64 * MIB, "hotplug_method": "Acpi", "hotplug_size": 96 * MIB}
+    config = {"payload": {}, "memory": memory}
+    answers = {"/api/v1/vm.info": (200, {"config": config, "state": "Running"})}
+    backend = CloudHypervisorBackend()
+    with process("cloud-hypervisor", "--api-socket", str(path)) as running:
+        vm = backend.recognise(running)
+        assert vm is not None
+        with serving(path, Api("cloud-hypervisor", answers)):
+            state = asyncio.run(backend.inspect(vm, timeout_s=10))
+    assert state.description is not None
+    (block,) = state.description.ram_blocks
+    assert (block.size_bytes, block.grows) == (64 * MIB, True)
+
+
 def test_cloud_hypervisor_before_a_vm_is_created(tmp_path: Path) -> None:
     path = tmp_path / "s"
     backend = CloudHypervisorBackend()

@@ -110,7 +110,7 @@ def test_firecracker_s_second_hole() -> None:
 def test_a_layout_that_is_not_published_is_not_made_up() -> None:
     assert ways("cloud-hypervisor", bound((10, 12)), "aarch64") == []
     assert ways("process", bound((10, 12))) == []
-    assert ways("cloud-hypervisor", bound((10, 12), plugged_bytes=GIB)) == []
+    assert ways("cloud-hypervisor", bound((10, 12), grows=True)) == []
     assert ways("cloud-hypervisor", bound((10, 12)) * 2) == []
     assert ways("cloud-hypervisor", bound()) == []
     plugged = bound((30, 32), name="hotplug", hotplug=True)

@@ -57,8 +57,8 @@ class RamBlock:
     shared: bool = False
     hotplug: bool = False
     """Of a virtio-mem device: not all of it need be plugged."""
-    plugged_bytes: int = 0
-    """The part of it that was plugged in while the VM ran, at guest addresses of its own."""
+    grows: bool = False
+    """More of it may be plugged in while the VM runs, at guest addresses of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Cloud Hypervisor: HTTP over a unix socket.
 
 Source: vmm/src/api/openapi/cloud-hypervisor.yaml of cloud-hypervisor/cloud-hypervisor (commit
-00f68228812d), docs/memory.md, docs/balloon.md.
+00f68228812d), docs/memory.md, docs/balloon.md; resize() in vmm/src/vm.rs (what hotplug changes).
 Never run here against the real program: it needs KVM.
 """
 
@@ -94,20 +94,30 @@ def describe(process: Process, ours: Callable[[str], str]) -> VmDescription:
     options = _options(process.argv[1:])
     memory = options.get("memory", [{}])[0]
     zones = options.get("memory-zone", [])
-    blocks = tuple(_block(z.get("id", "zone"), z) for z in zones) or (_block("ram", memory),)
+    is_virtio = memory.get("hotplug_method") == "virtio-mem"
+    blocks = tuple(
+        block
+        for part in zones or [memory]
+        for block in _with_region(
+            _block(part.get("id", "zone") if zones else "ram", part),
+            parse_qemu_size(part.get("hotplug_size", "0")) or 0,
+            is_virtio=is_virtio,
+        )
+    )
     balloon = options.get("balloon", [None])[0]
     socket = options.get("api-socket", [{}])[0].get("path", "")
     return VmDescription(
         backend="cloud-hypervisor",
         name=_name(process, socket),
         pid=process.pid,
-        ram_bytes=sum(block.size_bytes for block in blocks),
+        ram_bytes=sum(block.size_bytes for block in blocks if not block.hotplug),
         ram_blocks=blocks,
         capabilities=_capabilities(
             balloon is not None,
             reports=_on(balloon, "free_page_reporting"),
             deflates=_on(balloon, "deflate_on_oom"),
             vsock="vsock" in options,
+            virtio_mem=any(block.hotplug for block in blocks),
         ),
         channels=tuple(_channel(v.get("socket", ""), ours) for v in options.get("vsock", [])),
         control=ours(socket) if socket else "",
@@ -159,12 +169,15 @@ def _on(values: dict[str, str] | None, name: str) -> bool:
     return values is not None and values.get(name) in ("on", "true")
 
 
-def _capabilities(balloon: bool, *, reports: bool, deflates: bool, vsock: bool) -> Capabilities:
+def _capabilities(
+    balloon: bool, *, reports: bool, deflates: bool, vsock: bool, virtio_mem: bool
+) -> Capabilities:
     return Capabilities(
         reports_pages=Answer.of(reports),
         balloon=Answer.of(balloon),
         deflate_on_oom=deflates,
         statistics=Answer.UNKNOWN if balloon else Answer.NO,
+        virtio_mem=Answer.of(virtio_mem),
         agent_channel=Answer.of(vsock),
     )
 
@@ -188,29 +201,51 @@ def from_config(
     """The VM as `vm.info` has it: right also for one that was created through the API."""
     memory = answers.node(config, "memory")
     zones = answers.nodes(memory, "zones")
-    blocks = tuple(_json_block(answers.text(z, "id") or "zone", z) for z in zones)
-    blocks = blocks or (_json_block("ram", memory),)
+    is_virtio = memory.get("hotplug_method") == "VirtioMem"
+    blocks = tuple(
+        block
+        for part in zones or (memory,)
+        for block in _json_blocks(
+            (answers.text(part, "id") or "zone") if zones else "ram", part, is_virtio=is_virtio
+        )
+    )
+    plugged = sum(_plugged_bytes(part) for part in zones or (memory,)) if is_virtio else 0
     balloon = answers.node(config, "balloon")
     vsock = answers.text(answers.node(config, "vsock"), "socket")
     pinning = [name for name in ("devices", "vdpa") if answers.nodes(config, name)]
     return replace(
         vm,
-        ram_bytes=sum(block.size_bytes for block in blocks),
+        ram_bytes=sum(block.size_bytes for block in blocks if not block.hotplug) + plugged,
         ram_blocks=blocks,
         capabilities=_capabilities(
             bool(balloon),
             reports=answers.truth(balloon, "free_page_reporting"),
             deflates=answers.truth(balloon, "deflate_on_oom"),
             vsock=bool(vsock),
+            virtio_mem=any(block.hotplug for block in blocks),
         ),
         channels=(_channel(vsock, ours),) if vsock else (),
         blockers=tuple(f"{name}: pins all of guest memory" for name in pinning) or vm.blockers,
     )
 
 
-def _json_block(name: str, memory: dict[str, object]) -> RamBlock:
-    plugged = answers.size(memory, "hotplugged_size") or 0
+def _json_blocks(name: str, memory: dict[str, object], *, is_virtio: bool) -> tuple[RamBlock, ...]:
     text = {key: "on" if value is True else str(value) for key, value in memory.items()}
-    block = _block(name, text)
-    size = (answers.size(memory, "size") or 0) + plugged
-    return replace(block, size_bytes=size, plugged_bytes=plugged)
+    # With ACPI hotplug, `size` is what there is now; plugged RAM lies in mappings of its own.
+    size_bytes = (answers.size(memory, "size") or 0) + (0 if is_virtio else _plugged_bytes(memory))
+    block = replace(_block(name, text), size_bytes=size_bytes)
+    return _with_region(block, answers.size(memory, "hotplug_size") or 0, is_virtio=is_virtio)
+
+
+def _plugged_bytes(memory: dict[str, object]) -> int:
+    return answers.size(memory, "hotplugged_size") or 0
+
+
+def _with_region(block: RamBlock, region_bytes: int, *, is_virtio: bool) -> tuple[RamBlock, ...]:
+    """The block, and the region of its virtio-mem device, which is mapped whole from the start."""
+    if not region_bytes:
+        return (block,)
+    if not is_virtio:
+        return (replace(block, grows=True),)
+    name = f"{block.name}-virtio-mem"
+    return (block, replace(block, name=name, size_bytes=region_bytes, hotplug=True, prealloc=False))

@@ -53,14 +53,14 @@ def placements(
     """Every way in which guest RAM may lie in what was found of it: one where it is known.
 
     `machine` is the host's (`x86_64`). Empty where the VMM told no layout, and none that its machine
-    type has or that it publishes fits: RAM of one block, and none that was plugged in later.
+    type has or that it publishes fits: RAM of one block, and none that may be plugged in later.
     """
     layout = state.layout or assumed(vm)
     if layout:
         found = tuple(_told(layout, bound))
         return (found,) if found else ()
     base = [block for block in bound if not block.block.hotplug]
-    if machine != "x86_64" or len(base) != 1 or base[0].block.plugged_bytes:
+    if machine != "x86_64" or len(base) != 1 or base[0].block.grows:
         return ()
     every: dict[tuple[Placement, ...], None] = {}
     for holes in _HOLES.get(vm.backend, ()):
