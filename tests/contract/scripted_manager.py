@@ -36,6 +36,7 @@ class ScriptedManager:
         self.now = now or status(wall_s=time.time())
         self.asked: list[tuple[object, ...]] = []
         self.gives_bytes: int | None = None
+        self.given_up = 0
         self.holds = asyncio.Event()
         self.holds.set()
 
@@ -50,7 +51,11 @@ class ScriptedManager:
         self, goal_bytes: int, within_s: float, vms: Sequence[str] = ()
     ) -> ReclaimResult:
         self.asked.append(("reclaim", goal_bytes, within_s, tuple(vms)))
-        await self.holds.wait()
+        try:
+            await self.holds.wait()
+        except asyncio.CancelledError:
+            self.given_up += 1
+            raise
         given = goal_bytes if self.gives_bytes is None else self.gives_bytes
         name = vms[0] if vms else self.now.vms[0].key
         part = Returned(name, goal_bytes, given, "" if given >= goal_bytes else "cache is in use")

@@ -412,6 +412,32 @@ def test_connections_are_bounded_and_the_rest_is_told_so(tmp_path: Path) -> None
         wait_for(lambda: said(daemon, "GET", "/v1/vms")[0] == 200, "room for a client")
 
 
+@as_root
+def test_readers_who_take_all_they_can_do_not_lock_root_out(tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    readers = Access(reader_uids=frozenset({NOBODY}))
+    where = endpoint(tmp_path, socket_mode=0o666, access=readers)
+    with running(where) as daemon:
+        path = where.socket_path
+        held = [connect_as(path, NOBODY) for _ in range(2 * server.CONNECTIONS + 10)]
+        assert said(daemon, "GET", "/v1/vms")[0] == 200
+        for one in held:
+            one.close()
+
+
+def test_who_leaves_wants_no_more(tmp_path: Path) -> None:
+    manager = ScriptedManager()
+    manager.holds.clear()
+    with running(endpoint(tmp_path), manager) as daemon:
+        one = connect(daemon.endpoint.socket_path)
+        Connection(one).request("POST", "/v1/reclaim", '{"goal_bytes": 1}')
+        wait_for(lambda: manager.asked, "the question")
+        assert manager.given_up == 0
+        one.close()
+        wait_for(lambda: manager.given_up, "that nobody waits for it")
+
+
 def test_garbage_is_refused_and_hurts_nobody(tmp_path: Path) -> None:
     with running(endpoint(tmp_path)) as daemon:
         path = daemon.endpoint.socket_path

@@ -202,8 +202,8 @@ class Api:
                 503, "Busy", f"{RECLAIMS_AT_ONCE} reclaims run already; try again soon"
             )
         async with self._reclaims:
-            result = await self._while_serving(
-                self._manager.reclaim(wanted.goal_bytes, wanted.within_s, keys)
+            result = await self._while_wanted(
+                request, self._manager.reclaim(wanted.goal_bytes, wanted.within_s, keys)
             )
         return _json({**cast("dict[str, object]", document(result)), "reached": result.reached})
 
@@ -211,24 +211,30 @@ class Api:
         """Tell one guest an urgency by hand."""
         wanted = Urgency.of(await _body(request))
         vm = _vm_called(self.picture.status(), request.path_params["key"])
-        await self._while_serving(self._manager.set_urgency(vm.key, wanted.urgency, wanted.lease_s))
+        await self._while_wanted(
+            request, self._manager.set_urgency(vm.key, wanted.urgency, wanted.lease_s)
+        )
         return _json({"key": vm.key, "urgency": wanted.urgency, "lease_s": wanted.lease_s})
 
-    async def _while_serving(self, work: Coroutine[object, object, Result]) -> Result:
-        """The work's result, unless the daemon stops before."""
-        task, stopped = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
+    async def _while_wanted(
+        self, request: Request, work: Coroutine[object, object, Result]
+    ) -> Result:
+        """The work's result, unless the daemon stops or who asked for it leaves before."""
+        task = asyncio.create_task(work)
+        ends = asyncio.create_task(self._stop.wait()), asyncio.create_task(_leaves(request))
         try:
-            await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((task, *ends), return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
+                # Who has left does not read it.
                 raise ProblemError(
                     503, "Stopping", "the daemon stops; what was asked goes no further"
                 )
             return task.result()
         finally:
-            for one in (task, stopped):
+            for one in (task, *ends):
                 one.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait((task, stopped))
+                await asyncio.wait((task, *ends))
 
 
 def _vm_called(status: DaemonStatus, word: str) -> VmStatus:
@@ -245,6 +251,12 @@ def _vm_called(status: DaemonStatus, word: str) -> VmStatus:
             409, "Several VMs", f"{word!r}: several are called so; use a key: {keys}"
         )
     raise ProblemError(404, "No such VM", f"{word!r}: no VM of that name, key or pid; see /v1/vms")
+
+
+async def _leaves(request: Request) -> None:
+    """Returns when the client is gone; its body was read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _body(request: Request) -> object:

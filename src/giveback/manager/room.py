@@ -29,7 +29,7 @@ _CHEAP_FOR = 1 / 3
 
 
 class Room:
-    """Makes room, one request after the other."""
+    """Makes room, one request after the other; one that is cancelled asks for no more."""
 
     def __init__(
         self, fleet: Fleet, asking: Asking, root: str, recent: Callable[[], float]
@@ -47,8 +47,9 @@ class Room:
         if not 0 < within_s <= WITHIN_LIMIT_S:
             raise InputError(f"within {within_s:g} s: from a moment to {WITHIN_LIMIT_S:.0f} s")
         named = [self._fleet.chosen(word) for word in words]
+        # Its time runs from here: who asked waits no longer than that, whoever else is served before.
+        started_s = self._now_s()
         async with self._turn:
-            started_s = self._now_s()
             vms = named or [vm for vm in self._fleet if not vm.settings.ignore]
             before = self._resident(vms)
             asked: dict[str, Asked] = {}

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 SOCKET_PATH = "/run/giveback-daemon/api.sock"
 CONNECTIONS = 64
 CONNECTIONS_OF_READERS = 48
-"""Root gets in whatever readers do."""
+"""Counted apart, as are each user's that are not heard yet: root gets in whatever readers do."""
 HEAD_S = 10.0
 SEND_S = 20.0
 IDLE_S = 30
@@ -151,16 +151,19 @@ async def _running(app: Guard, listener: socket.socket, stop: asyncio.Event) -> 
 class _Protocol(H11Protocol):
     """Knows who connected, and does not wait for ever to hear what for."""
 
+    peer = _UNKNOWN
     _hearing: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
+        self.peer = _peer(transport)
         self.app_state = {
-            "peer": _peer(transport),
+            "peer": self.peer,
             "abort": self.transport.abort,
             "connections": self.connections,
         }
-        if len(self.connections) > 2 * CONNECTIONS:
+        connections: set[Any] = self.connections
+        if sum(other.peer.uid == self.peer.uid for other in connections) > 2 * CONNECTIONS:
             self.transport.abort()
             return
         self._hearing = self.loop.call_later(HEAD_S, self._look_at_head)
@@ -230,13 +233,16 @@ class Guard:
     def _problem(self, scope: Scope, state: dict[str, Any]) -> ProblemError | None:
         peer: Peer = state["peer"]
         reads = scope["method"] in ("GET", "HEAD")
-        level = Level.READ if self._rules is None else self._rules.access.level(peer)
+        level = self._level(peer)
         if level < (Level.READ if reads else Level.WRITE):
             return _forbidden(peer, level)
         most = CONNECTIONS if level is Level.WRITE else CONNECTIONS_OF_READERS
-        if len(state["connections"]) > most:
+        if sum(self._level(other.peer) == level for other in state["connections"]) > most:
             return ProblemError(503, "Too many clients", f"{most} are connected; try again soon")
         return None
+
+    def _level(self, peer: Peer) -> Level:
+        return Level.READ if self._rules is None else self._rules.access.level(peer)
 
 
 def _forbidden(peer: Peer, level: Level) -> ProblemError:
