@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import time
 from dataclasses import replace
 
 from giveback.commands import status as status_command
@@ -15,10 +16,14 @@ from giveback.manager.discovery import Found
 from giveback.manager.documents import document
 from giveback.manager.fleet import Fleet, Watched
 from giveback.manager.looking import Looking
-from giveback.manager.model import Action, ActionKind, DaemonStatus, HostView
+from giveback.manager.model import Action, ActionKind, DaemonStatus, GuestView, HostView
+from giveback.manager.room import Room
 from giveback.manager.settings import ArbiterSettings, VmSettings, from_bytes
+from giveback.manager.shares import Asked
 from giveback.manager.verify import GRACE_S
-from giveback.vmm.base import VmDescription
+from giveback.observe import Observation
+from giveback.pictures import NO_GUEST
+from giveback.vmm.base import Answer, VmDescription, VmState
 from giveback.vmm.qemu import QemuBackend
 
 MIB = 1 << 20
@@ -39,6 +44,9 @@ class Recorded:
 
     def status(self, status: DaemonStatus) -> None:
         del status
+
+
+NOTHING_SEEN = Observation(VmDescription("qemu", "web", 1, 0, ()), VmState(), None, NO_GUEST, None)
 
 
 def scene() -> tuple[Watched, Asking, Recorded]:
@@ -151,6 +159,55 @@ def test_a_calm_host_leaves_a_reclaim_its_goals_for_its_time() -> None:
         assert vm.goal == 100 * MIB
         asking.decide(host(60), ArbiterSettings(), 51.0)
         assert vm.goal == 0
+
+    asyncio.run(live())
+
+
+def test_the_time_of_a_reclaim_that_waits_for_another_runs() -> None:
+    async def live() -> None:
+        _, asking, _ = scene()
+        now_s = [0.0]
+        room = Room(asking._fleet, asking, "/", lambda: now_s[0])
+        async with room._turn:
+            waiting = asyncio.create_task(room.make(1 << 40, 5.0, ()))
+            await asyncio.sleep(0)
+            now_s[0] = 6.0
+        result = await asyncio.wait_for(waiting, 30)
+        assert (result.took_s, result.reached) == (6.0, False)
+
+    asyncio.run(live())
+
+
+def test_who_is_not_asked_is_told_why() -> None:
+    async def why(settings: VmSettings, reporting: Answer = Answer.NO) -> str:
+        vm, asking, _ = scene()
+        vm.settings, vm.state = settings, VmState(reporting_negotiated=reporting)
+        room = Room(asking._fleet, asking, "/", time.monotonic)
+        (part,) = (await room.make(1 << 40, 0.01, ("web",))).parts
+        return part.words
+
+    assert "its settings say ignore" in asyncio.run(why(VmSettings(ignore=True)))
+    assert "no fallback is allowed" in asyncio.run(why(VmSettings()))
+    barred = asyncio.run(why(VmSettings(balloon=True), Answer.YES))
+    assert barred == ("not asked: no agent answers there, and it reports its free pages by itself")
+
+
+def test_a_floor_ends_what_is_asked_for() -> None:
+    async def live() -> None:
+        vm, asking, _ = scene()
+        vm.settings = VmSettings(floor_bytes=512 * MIB)
+        asking.decide(host(1), ArbiterSettings(), 0.0)
+        asking._state = replace(asking._state, asked={vm.key: Asked(0.0, 1, MIB, 600 * MIB)})
+        for resident_mib, told in ((600, 1), (512, 0)):
+            vm.view = GuestView(vm.key, resident_mib * MIB, 0, 0, 0, floor_bytes=512 * MIB)
+            vm.seen, vm.seen_until_s = NOTHING_SEEN, math.inf
+            assert asking.urgency_for(vm, 0.0) == told
+            # Of a reclaim, too; what is said by hand is meant.
+            vm.wanted, vm.wanted_until_s, vm.goal_until_s = 1, 9.0, 9.0
+            assert asking.urgency_for(vm, 0.0) == told
+            vm.goal_until_s = 0.0
+            assert asking.urgency_for(vm, 0.0) == 1
+            vm.wanted = None
 
     asyncio.run(live())
 

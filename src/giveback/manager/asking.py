@@ -95,10 +95,15 @@ class Asking:
         """What the guest is to hear now; None while nothing is known of the host yet."""
         if vm.wanted is not None:
             if now_s < vm.wanted_until_s:
-                return vm.wanted
+                # What is said by hand is meant; what `reclaim` says ends at the floor.
+                is_by_hand = now_s >= vm.goal_until_s
+                return vm.wanted if is_by_hand or not _is_at_floor(vm, now_s) else 0
             vm.wanted = None
         if self.decision is None or vm.settings.ignore:
             return None
+        # An agent knows no goal: it goes on for as long as it is told to.
+        if _is_at_floor(vm, now_s):
+            return 0
         return told_urgency(self.decision, view(vm, now_s), self._state)
 
     def tell(self, vm: Watched, now_s: float) -> bool:
@@ -222,3 +227,8 @@ def view(vm: Watched, now_s: float) -> GuestView:
             asked_at_s=vm.trust.asked_at_s,
         )
     return vm.view
+
+
+def _is_at_floor(vm: Watched, now_s: float) -> bool:
+    """Whether it holds no more than its settings leave it, whatever the host needs."""
+    return 0 < view(vm, now_s).resident_bytes <= vm.settings.floor_bytes
