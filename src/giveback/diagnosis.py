@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from giveback.observe import Observation
 
 _QEMU_REPORTING = "start it with -device virtio-balloon-pci,free-page-reporting=on"
+_NEEDS = "the guest needs Linux 5.7 or later with PAGE_REPORTING, and virtio_balloon"
 _REMEDY_REPORTING = {
     "qemu": _QEMU_REPORTING,
     "libvirt": "set <memballoon model='virtio' freePageReporting='on'/> in its XML and restart it",
@@ -96,8 +97,9 @@ def _negotiation(seen: Observation) -> Iterator[Finding]:
                 Severity.KEEPS,
                 "the guest's driver did not take free page reporting",
                 f"it took: {', '.join(sorted(state.driver_features))}",
-                "the guest needs Linux 5.7 or later with PAGE_REPORTING; page_poison and "
-                "init_on_alloc settings can withdraw it",
+                # virtballoon_validate() in Linux's drivers/virtio/virtio_balloon.c
+                f"{_NEEDS}; page_poison=1 or init_on_free=1 there withdraws it where the VMM does "
+                "not offer page poison",
             )
         else:
             yield Finding(
@@ -111,7 +113,7 @@ def _negotiation(seen: Observation) -> Iterator[Finding]:
             Severity.KEEPS,
             "the guest's kernel reports no free pages",
             f"says the {seen.guest.source}",
-            "the guest needs Linux 5.7 or later with PAGE_REPORTING",
+            _NEEDS,
         )
     if "PAGE_POISON" in state.driver_features:
         yield Finding(
@@ -228,9 +230,9 @@ def remedies(seen: Observation) -> tuple[Remedy, ...]:
     ledger, guest = seen.ledger, seen.guest
     found = [
         Remedy(
-            _REMEDY_REPORTING.get(seen.vm.backend, _QEMU_REPORTING),
+            _to_turn_on(seen),
             min(ledger.host(Key.FREE_UNREPORTED), _or_all(guest.reportable_bytes)),
-            cost="a restart of the VM",
+            cost="a restart",
         ),
         Remedy(
             f"start it without: {shown('; '.join(seen.vm.blockers), 300)}",
@@ -269,6 +271,13 @@ def remedies(seen: Observation) -> tuple[Remedy, ...]:
     return tuple(
         sorted((r for r in found if r.expected_bytes > 0), key=lambda r: -r.expected_bytes)
     )
+
+
+def _to_turn_on(seen: Observation) -> str:
+    """What makes the guest's free memory be reported, where it is not."""
+    if seen.vm.capabilities.reports_pages is Answer.YES:
+        return f"let the guest take the reporting that the VMM offers: {_NEEDS}"
+    return _REMEDY_REPORTING.get(seen.vm.backend, _QEMU_REPORTING)
 
 
 def _or_all(amount: int | None) -> int:

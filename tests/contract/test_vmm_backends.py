@@ -88,6 +88,23 @@ def test_its_own_vm_is_recognised_and_no_other(running: Running) -> None:
     assert vmms.choose(vmms.find(), str(running.vm.pid))[1] == running.vm
 
 
+@pytest.mark.parametrize(
+    ("program", "kind"),
+    [
+        ("firecracker-v1.7.0-x86_64", "firecracker"),
+        ("cloud-hypervisor-static", "cloud-hypervisor"),
+        ("cloud-hypervisor-static-aarch64", "cloud-hypervisor"),
+        ("firecracker-containerd", None),
+        ("cloud-hypervisor-remote", None),
+    ],
+)
+def test_a_program_is_known_by_the_name_that_it_is_released_as(
+    program: str, kind: str | None
+) -> None:
+    found = [b.recognise(Process(1, (f"/opt/{program}", "--id", "a"))) for b in vmms.backends()]
+    assert [vm.backend for vm in found if vm is not None] == ([kind] if kind else [])
+
+
 def test_its_ram_is_located(running: Running) -> None:
     blocks = running.vm.ram_blocks or ProcessBackend().describe(running.vm.pid).ram_blocks
     mappings = smaps.parse_smaps(smaps.read_smaps("/", running.vm.pid))

@@ -152,6 +152,8 @@ def test_remedies_have_their_bytes() -> None:
     assert remedies(off)[0].expected_bytes == 200 * MIB
     assert "free-page-reporting=on" in remedies(off)[0].what
     assert remedies(seen(guest=NO_GUEST)) == ()
+    deaf = remedies(seen(guest=replace(GUEST, reporting=False)))
+    assert deaf[0].what.startswith("let the guest take the reporting that the VMM offers")
     kept = remedies(seen(replace(VM, blockers=("device vfio-pci pins all of guest memory",))))
     assert kept[0].expected_bytes == 200 * MIB
     assert kept[0].what == "start it without: device vfio-pci pins all of guest memory"

@@ -7,6 +7,7 @@ Never run here against the real program: it needs KVM.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,7 @@ class CloudHypervisorBackend(HttpBackend):
     """Finds cloud-hypervisor processes and asks their API."""
 
     name = "cloud-hypervisor"
+    programs = re.compile(r"cloud-hypervisor(-static)?(-aarch64)?")
     without_socket = "without --api-socket"
 
     def _describe(self, process: Process, ours: Callable[[str], str]) -> VmDescription:

@@ -6,6 +6,7 @@ Source: src/firecracker/swagger/firecracker.yaml of firecracker-microvm/firecrac
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ class FirecrackerBackend(HttpBackend):
     """Finds firecracker processes and asks their API."""
 
     name = "firecracker"
+    programs = re.compile(r"firecracker(-v[\d.]+)?(-x86_64|-aarch64)?")
     without_socket = "with --no-api"
 
     def _describe(self, process: Process, ours: Callable[[str], str]) -> VmDescription:

@@ -18,6 +18,7 @@ from giveback.vmm.base import VmState
 from giveback.vmm.sockets import reason, short_path
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import AsyncIterator, Callable
 
     import httpx2
@@ -109,6 +110,8 @@ class HttpBackend:
 
     name: str
     layout_taints = False
+    programs: re.Pattern[str]
+    """What its program is called, also as it is released."""
     without_socket: str
     """How a VM was started that has no API, for the user."""
 
@@ -116,7 +119,7 @@ class HttpBackend:
         self._root = root
 
     def recognise(self, process: Process) -> VmDescription | None:
-        if process.program != self.name:
+        if not self.programs.fullmatch(process.program):
             return None
         return self._describe(process, partial(own_path, self._root, process.pid))
 
