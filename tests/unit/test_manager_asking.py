@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from giveback.commands import status as status_command
 from giveback.manager import discovery, history_chart, sampling
-from giveback.manager.asking import Asking
+from giveback.manager.asking import Asking, view
 from giveback.manager.daemon import Daemon
 from giveback.manager.discovery import Found
 from giveback.manager.documents import document
@@ -22,8 +22,8 @@ from giveback.manager.settings import ArbiterSettings, VmSettings, from_bytes
 from giveback.manager.shares import Asked
 from giveback.manager.verify import GRACE_S
 from giveback.observe import Observation
-from giveback.pictures import NO_GUEST
-from giveback.vmm.base import Answer, VmDescription, VmState
+from giveback.pictures import NO_GUEST, GuestPicture, HostPicture, Source
+from giveback.vmm.base import Answer, Capabilities, VmDescription, VmState
 from giveback.vmm.qemu import QemuBackend
 
 MIB = 1 << 20
@@ -190,6 +190,27 @@ def test_who_is_not_asked_is_told_why() -> None:
     assert "no fallback is allowed" in asyncio.run(why(VmSettings()))
     barred = asyncio.run(why(VmSettings(balloon=True), Answer.YES))
     assert barred == ("not asked: no agent answers there, and it reports its free pages by itself")
+
+
+def test_what_a_hostile_guest_says_is_shown_only() -> None:
+    vm, _, _ = scene()
+    guest = GuestPicture(Source.AGENT, 0.0, 1024 * MIB, 0, 512 * MIB)
+    host_side = HostPicture(ram_resident_bytes=1024 * MIB)
+    vm.seen = replace(NOTHING_SEEN, guest=guest, host=host_side)
+    vm.guest, vm.seen_until_s = guest, math.inf
+    assert view(vm, 0.0).fresh
+    vm.hostile_at_s, vm.view = 0.0, None
+    assert not view(vm, 0.0).fresh
+    vm.guest, vm.view = replace(guest, source=Source.BALLOON), None
+    assert view(vm, 0.0).fresh
+
+
+def test_a_port_that_is_plugged_in_later_is_found_soon() -> None:
+    vm, asking, _ = scene()
+    vm.settings = VmSettings()
+    looking = Looking(asking._fleet, asking, None)
+    vm.describe(replace(vm.vm, capabilities=Capabilities(statistics=Answer.NO)))
+    assert looking._inspect_period_s(vm, needed=False) <= 60
 
 
 def test_a_floor_ends_what_is_asked_for() -> None:

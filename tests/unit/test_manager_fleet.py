@@ -42,6 +42,14 @@ def test_a_key_is_safe_whatever_the_name(name: str) -> None:
     assert key.count(":") == 2
 
 
+def test_qemus_guest_agent_is_no_channel_to_our_agent() -> None:
+    guest_agent = Channel(ChannelKind.QEMU_GUEST_AGENT, "/run/qga.sock")
+    vm = watched(channel=guest_agent)
+    assert vm.channel is None
+    vm.describe(replace(vm.vm, channels=(guest_agent, PORT)))
+    assert vm.channel == PORT
+
+
 def test_a_vm_is_chosen_by_key_name_or_pid() -> None:
     fleet = Fleet()
     for pid, name in ((1, "web"), (2, "db"), (3, "db")):

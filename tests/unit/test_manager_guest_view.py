@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giveback.ledger import Key
-from giveback.manager.guest_view import AGENT_FLOOR_BYTES, hears_urgency, key_of, view_of
+from giveback.manager.guest_view import AGENT_FLOOR_BYTES, view_of
 from giveback.manager.model import GuestView
 from giveback.manager.settings import VmSettings
 from giveback.observe import Observation, make_ledger
@@ -62,7 +62,8 @@ def seen(
 
 
 def view(observation: Observation, **settings: object) -> GuestView:
-    return view_of(observation, VmSettings(**settings))  # type: ignore[arg-type]
+    made = VmSettings(**settings)  # type: ignore[arg-type]
+    return view_of(observation, made, key="qemu:web:77", hears=bool(observation.vm.channels))
 
 
 def test_the_parts_come_from_the_ledger_and_the_guests_cold_cache() -> None:
@@ -80,7 +81,7 @@ def test_the_parts_come_from_the_ledger_and_the_guests_cold_cache() -> None:
     assert found.fresh
     assert found.hears_urgency
     assert not found.pressed
-    assert (found.key, found.key) == (key_of(VM), "qemu:web:77")
+    assert found.key == "qemu:web:77"
 
 
 def test_what_is_not_resident_is_taken_off_the_cache() -> None:
@@ -129,12 +130,6 @@ def test_a_device_that_may_not_take_is_expected_to_give_nothing() -> None:
         seen(state=VmState(reporting_negotiated=Answer.YES)), vm=replace(VM, channels=())
     )
     assert not nothing(view(reports, balloon=True, although_reports=True))
-
-
-def test_qemus_guest_agent_hears_no_urgency() -> None:
-    qga = Channel(ChannelKind.QEMU_GUEST_AGENT, "/run/qga.sock")
-    assert not hears_urgency(replace(VM, channels=(qga,)))
-    assert hears_urgency(replace(VM, channels=(qga, PORT)))
 
 
 @pytest.mark.parametrize(

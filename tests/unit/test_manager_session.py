@@ -47,6 +47,8 @@ def test_each_event_is_understood() -> None:
     memory = of(event="memory", id=7, meminfo="x")
     assert isinstance(memory, events.Memory)
     assert memory.id == 7
+    # Its objects take much more than its line: they are not to be kept.
+    assert json.loads(memory.line) == memory.said
     for wrong in ({"id": True}, {"id": -1}, {"id": 10**18}, {"id": "7"}, {}):
         assert of(event="memory", **wrong) is None
     assert of(event="urgency", id=7, urgency=2, lease_s=10**400) is None

@@ -14,6 +14,7 @@ from giveback.manager import sampling, verify
 from giveback.manager.arbiter import ArbiterState, decide, told_urgency
 from giveback.manager.guest_view import view_of
 from giveback.manager.model import Action, ActionKind
+from giveback.pictures import Source
 from giveback.text import shown
 
 if TYPE_CHECKING:
@@ -226,6 +227,8 @@ def view(vm: Watched, now_s: float) -> GuestView:
             reliability=vm.trust.reliability,
             asked_at_s=vm.trust.asked_at_s,
         )
+        if vm.hostile_at_s is not None and vm.guest.source is Source.AGENT:
+            vm.view = replace(vm.view, fresh=False)
     return vm.view
 
 

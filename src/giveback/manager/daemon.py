@@ -21,9 +21,10 @@ from giveback.manager.asking import Asking
 from giveback.manager.connections import Connections
 from giveback.manager.fleet import Fleet, Watched
 from giveback.manager.looking import Looking
-from giveback.manager.model import DaemonStatus
+from giveback.manager.model import URGENCIES, DaemonStatus
+from giveback.manager.requests import LEASE_MOST_S
 from giveback.manager.room import Room
-from giveback.manager.status import problems_of, status_of
+from giveback.manager.status import condition_of, problems_of, status_of
 from giveback.text import shown
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ RECORD_S = 10.0
 RECOVER_S = 10.0
 PICTURE_S = 2.0
 """A picture of a thousand VMs takes some milliseconds: as often as that one is made at most."""
-URGENCY_LEASE_LIMIT_S = 86_400.0
 _GOODBYE_LEASE_S = 1.0
 _NEWS_OF_TOTAL = 50
 """A fiftieth of the host's memory gone since the last decision is news."""
@@ -136,11 +136,12 @@ class Daemon:
         return result
 
     async def set_urgency(self, vm: str, urgency: int, lease_s: float) -> None:
-        if urgency not in range(4) or not 0 < lease_s <= URGENCY_LEASE_LIMIT_S:
-            raise InputError(f"urgency {urgency} for {lease_s:g} s: 0 to 3, for at most a day")
+        if urgency not in URGENCIES or not 0 < lease_s <= LEASE_MOST_S:
+            raise InputError(f"urgency {urgency} for {lease_s:g} s: 0 to 3, for at most an hour")
         chosen = self.fleet.chosen(vm)
-        if chosen.session is None or not chosen.session.is_open:
-            raise VmError(f"{shown(chosen.key)}: no agent is connected; {chosen.channel_problem}")
+        if not chosen.hears:
+            why = condition_of(chosen)[1]
+            raise VmError(f"{shown(chosen.key)}: no agent is connected that answers; {why}")
         now_s = self._now_s()
         chosen.wanted, chosen.wanted_until_s = urgency, now_s + lease_s
         chosen.told = None

@@ -35,10 +35,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """An answer to `ask: memory`; `said` is for `giveback.guest.from_agent` to read."""
+    """An answer to `ask: memory`; `said` is for `giveback.guest.from_agent` to read, not to keep.
+
+    As objects a line may take thirty times its bytes: `line` is what is kept.
+    """
 
     id: int
     said: dict[str, object]
+    line: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ def understand(line: bytes) -> Event | None:
     if number is None:
         return None
     if event == "memory":
-        return Memory(number, said)
+        return Memory(number, said, line)
     if event == "error":
         return Refused(number, _text(said, "text"), _seconds(said, "retry_s", _RETRY_LIMIT_S))
     if event == "urgency":

@@ -97,7 +97,7 @@ class Watched:
         "ram_bytes",
         "reading",
         "reconnect",
-        "said",
+        "said_line",
         "sampled_at_s",
         "seen",
         "seen_until_s",
@@ -143,7 +143,8 @@ class Watched:
         # The guest's side.
         self.guest: GuestPicture = NO_GUEST
         self.guest_at_s: float | None = None
-        self.said: dict[str, object] | None = None
+        self.said_line = b""
+        """The agent's last answer as it came, for who borrows it; b"" where there was none."""
         self.guest_due_s = 0.0
         self.had_agent = False
         self.missed = 0
@@ -210,7 +211,7 @@ class Watched:
             self.told = None
             self.on_hello(self)
         elif isinstance(event, events.Memory):
-            self.said = event.said
+            self.said_line = event.line
             self.take_guest(from_agent(event.said, Source.AGENT), now_s)
             self.on_answer(self)
         elif isinstance(event, events.Refused):

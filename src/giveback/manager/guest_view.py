@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING
 from giveback.ledger import RESIDUE, Key
 from giveback.manager import fallback_rules
 from giveback.manager.model import GuestView
-from giveback.vmm.base import ChannelKind
 
 if TYPE_CHECKING:
     from giveback.ledger import Ledger
     from giveback.manager.settings import VmSettings
     from giveback.observe import Observation
     from giveback.pictures import GuestPicture
-    from giveback.vmm.base import VmDescription
 
 FRESH_S = 30.0
 """Numbers older than this are shown (the ledger takes 60 s), but nothing is asked because of them."""
@@ -28,34 +26,23 @@ AGENT_FLOOR_BYTES = 64 << 20
 """Page cache that an agent with its own defaults never takes: not promised by anyone."""
 
 
-def key_of(vm: VmDescription) -> str:
-    """Unique on this host while the VM runs."""
-    return f"{vm.backend}:{vm.name}:{vm.pid}"
-
-
-def hears_urgency(vm: VmDescription) -> bool:
-    """Whether there is a way to giveback's agent; QEMU's guest agent knows no urgency."""
-    return any(channel.kind is not ChannelKind.QEMU_GUEST_AGENT for channel in vm.channels)
-
-
 def view_of(
     seen: Observation,
     settings: VmSettings,
     *,
-    key: str | None = None,
-    hears: bool | None = None,
+    key: str,
+    hears: bool,
     reliability: float = 1.0,
     asked_at_s: float | None = None,
 ) -> GuestView:
     """One observed VM for the arbiter.
 
-    `hears`: whether its agent answers, where that is known; else whether it has a channel. A VM that
-    neither hears nor can be taken from by a device is shown with nothing to give. So is one whose
-    host side may not be read: what comes back from it could not be verified.
+    `hears`: whether its agent answers. A VM that neither hears nor can be taken from by a device is
+    shown with nothing to give. So is one whose host side may not be read: what comes back from it
+    could not be verified.
     """
-    heard = hears_urgency(seen.vm) if hears is None else hears
     barred = fallback_rules.barred(seen.vm, seen.state, although_reports=settings.although_reports)
-    reachable = heard or (settings.may_fall_back and not barred)
+    reachable = hears or (settings.may_fall_back and not barred)
     guest, ledger = seen.guest, seen.ledger
     trapped = cold = warm = 0
     resident = seen.process_rss_bytes or 0
@@ -64,7 +51,7 @@ def view_of(
         if ledger is not None and reachable and not settings.ignore:
             trapped, cold, warm = _returnable(resident, guest, ledger)
     return GuestView(
-        key=key_of(seen.vm) if key is None else key,
+        key=key,
         resident_bytes=resident,
         trapped_bytes=trapped,
         cold_bytes=cold,
@@ -72,7 +59,7 @@ def view_of(
         floor_bytes=settings.floor_bytes,
         weight=settings.weight,
         fresh=_is_fresh(seen),
-        hears_urgency=heard,
+        hears_urgency=hears,
         pressed=is_pressed(guest),
         reliability=reliability,
         asked_at_s=asked_at_s,

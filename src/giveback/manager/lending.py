@@ -72,9 +72,10 @@ async def _answer(fleet: Fleet, pid: object) -> bytes:
         return b"null"
     await _freshen(vm)
     now_s = asyncio.get_running_loop().time()
-    if vm.said is None or vm.guest_at_s is None:
+    if not vm.said_line or vm.guest_at_s is None:
         return b"null"
-    return json.dumps({**vm.said, "name": vm.vm.name, "age_s": now_s - vm.guest_at_s}).encode()
+    said = parse_object(vm.said_line)
+    return json.dumps({**said, "name": vm.vm.name, "age_s": now_s - vm.guest_at_s}).encode()
 
 
 async def _freshen(vm: Watched) -> None:

@@ -32,6 +32,8 @@ HOST_CALM_S, HOST_NEEDED_S, HOST_PROMISED_S = 8.0, 3.0, 1.0
 GUEST_CALM_S, GUEST_NEEDED_S = 20.0, 5.0
 """An answer costs the guest a process of some milliseconds: the ledger takes it for 60 s."""
 _VMM_CALM_S, _VMM_SILENT_S, _VMM_TELLS_ALL_S = 600.0, 15.0, 20.0
+_VMM_NO_PORT_S = 60.0
+"""`giveback enable --agent-port` may have plugged one in."""
 _VMM_HOLDS_S = 2.0
 """Of a VM that a device has taken from, or is to: a guest that runs short gets it back at once."""
 _VMM_TIMEOUT_S = 2.0
@@ -175,8 +177,9 @@ class Looking:
         if vm.had_agent:
             return _VMM_SILENT_S if vm.missed >= 2 else _VMM_CALM_S
         # Without an agent its balloon statistics are the only word of the guest.
-        tells = vm.vm.capabilities.statistics is not Answer.NO
-        return _VMM_TELLS_ALL_S if tells else _VMM_CALM_S
+        if vm.vm.capabilities.statistics is not Answer.NO:
+            return _VMM_TELLS_ALL_S
+        return _VMM_CALM_S if vm.channel is not None else _VMM_NO_PORT_S
 
     async def _do_inspect(self, vm: Watched) -> None:
         try:
