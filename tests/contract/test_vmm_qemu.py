@@ -16,10 +16,12 @@ import pytest
 
 from giveback.host import smaps
 from giveback.host.procs import Process, read_process
+from giveback.observe import observe
 from giveback.vmm import find
 from giveback.vmm.base import Answer, Backing, ChannelKind, VmDescription
 from giveback.vmm.mapping import BoundBlock, bind
 from giveback.vmm.qemu import QemuBackend
+from giveback.vmm.qmp import monitor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -175,6 +177,33 @@ def test_everything_on_the_command_line(tmp_path: Path) -> None:
         assert state.statistics.free_bytes is None
         assert state.reporting_negotiated is Answer.NO  # no driver has come: the guest never ran
         assert state.blockers == ()
+
+
+def test_memory_that_was_plugged_in_later(tmp_path: Path) -> None:
+    """The command line does not show it; without it, its pages would be the VMM's own memory."""
+
+    async def plug() -> None:
+        async with monitor(str(tmp_path / "qmp"), 10) as session:
+            for name, kind in (("d1", "memory-backend-ram"), ("d2", "memory-backend-memfd")):
+                await session.tell(
+                    "object-add", **{"qom-type": kind, "id": name, "size": 128 * MIB}
+                )
+                await session.tell("device_add", driver="pc-dimm", id=f"dimm-{name}", memdev=name)
+
+    with running(tmp_path, "-m", "64M,slots=4,maxmem=1G") as process:
+        vm = described(process)
+        before = asyncio.run(QemuBackend().inspect(vm, timeout_s=10))
+        asyncio.run(plug())
+        seen = asyncio.run(observe(QemuBackend(), vm, timeout_s=10))
+        placed = asyncio.run(observe(QemuBackend(), vm, layout=True, timeout_s=10))
+    assert before.description is None
+    assert (seen.vm.ram_bytes, seen.vm.block_bytes) == (320 * MIB, 320 * MIB)
+    assert [block.name for block in seen.vm.ram_blocks] == ["ram", "d1", "d2"]
+    assert seen.problems == placed.problems == ()
+    assert seen.ledger is not None
+    assert seen.ledger.ram_bytes == 320 * MIB
+    assert [b.ranges[0][1] - b.ranges[0][0] for b in placed.bound] == [64 * MIB] + [128 * MIB] * 2
+    assert [b.ranges for b in seen.bound] == [b.ranges for b in placed.bound]
 
 
 def test_a_balloon_without_an_id_and_a_vm_without_a_balloon(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import itertools
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from giveback.host.procs import Process
@@ -124,13 +124,46 @@ def test_memory_that_is_not_ram_is_left_out() -> None:
     assert vm.capabilities.virtio_mem is Answer.YES
 
 
-@given(JSON)
+NAMES = [
+    "capability",
+    "state",
+    "id",
+    "share",
+    "type",
+    "data",
+    "memdev",
+    "size",
+    "label",
+    "filename",
+]
+ENTRIES = st.lists(st.dictionaries(st.sampled_from(NAMES), JSON | st.just("dimm")), max_size=3)
+
+
+@given(JSON | ENTRIES)
+@example([{"capability": [], "state": True}])
+@example([{"id": {}}])
 def test_any_answer_is_taken(answer: object) -> None:
+    qemu.plugged_blocks(answer, answer, ())
+    qemu.plugged_socket(answer)
     qemu.ram_bytes(answer)
     qemu.balloon_bytes(answer, 1 << 30)
     qemu.parse_statistics(answer)
     qemu.capability_blockers(answer)
     assert qemu.reporting(qemu.guest_features(answer)) in Answer
+
+
+def test_blocks_that_were_plugged_in() -> None:
+    devices = [
+        {"type": "dimm", "data": {"memdev": "/objects/m1", "size": GIB}},
+        {"type": "dimm", "data": {"memdev": "/objects/m0", "size": GIB}},
+        {"type": "nvdimm", "data": {"memdev": "/objects/nv", "size": GIB}},
+        {"type": "virtio-mem", "data": {"memdev": "/objects/v", "size": MIB, "max-size": 2 * GIB}},
+    ]
+    backends = [{"id": "m1", "share": False}]
+    assert qemu.plugged_blocks(devices, backends, (RamBlock("m0", GIB),)) == (
+        RamBlock("m1", GIB),
+        RamBlock("v", 2 * GIB, shared=True, hotplug=True),
+    )
 
 
 @given(st.text(string.printable, max_size=300))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
 from giveback.host.procs import Process, own_path
-from giveback.vmm import qemu_args
+from giveback.vmm import answers, qemu_args
 from giveback.vmm.base import (
     PLUGGED_CHARDEV,
     Answer,
@@ -17,12 +17,15 @@ from giveback.vmm.base import (
     Channel,
     ChannelKind,
     GuestRange,
+    RamBlock,
     VmDescription,
     VmState,
     amount,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from giveback.vmm.qmp import Monitor
 
 _RAM_LINE = re.compile(
@@ -66,17 +69,20 @@ class QemuBackend:
 
         try:
             async with monitor(vm.control, timeout_s) as session:
-                state = _with_default_block(vm, await _inspect(session, layout=layout))
-                return replace(state, description=await self._with_late_port(session, vm))
+                state = await _inspect(session, layout=layout)
+                now = await self._with_late_port(session, vm)
+                now = await _with_late_memory(session, now, state.ram_bytes)
+                state = _with_default_block(now, state)
+                return state if now is vm else replace(state, description=now)
         except VmError as error:
             return VmState(problems=(str(error),))
 
-    async def _with_late_port(self, session: Monitor, vm: VmDescription) -> VmDescription | None:
-        """The VM with an agent's port that its command line does not show; None where it has none."""
+    async def _with_late_port(self, session: Monitor, vm: VmDescription) -> VmDescription:
+        """The VM with an agent's port that its command line does not show, where it has one."""
         if any(channel.kind is ChannelKind.VIRTIO_SERIAL for channel in vm.channels):
-            return None
+            return vm
         path = plugged_socket(await session.ask("query-chardev"))
-        return with_port(vm, own_path(self._root, vm.pid, path)) if path else None
+        return with_port(vm, own_path(self._root, vm.pid, path)) if path else vm
 
 
 def with_port(vm: VmDescription, path: str) -> VmDescription:
@@ -94,6 +100,38 @@ def plugged_socket(answer: object) -> str:
             if words.startswith("unix:"):
                 return words.removeprefix("unix:").removesuffix(",server=on")
     return ""
+
+
+async def _with_late_memory(session: Monitor, vm: VmDescription, ram: int | None) -> VmDescription:
+    """The VM with memory that its command line does not show, where it has more than that."""
+    if ram is None or ram <= vm.ram_bytes:
+        return vm
+    devices = await session.ask("query-memory-devices")
+    blocks = plugged_blocks(devices, await session.ask("query-memdev"), vm.ram_blocks)
+    return replace(vm, ram_bytes=ram, ram_blocks=(*vm.ram_blocks, *blocks)) if blocks else vm
+
+
+def plugged_blocks(
+    devices: object, backends: object, known: Sequence[RamBlock]
+) -> tuple[RamBlock, ...]:
+    """The blocks of DIMMs and virtio-mem devices in `query-memory-devices` that are not `known`."""
+    shares = {
+        answers.text(backend, "id"): backend.get("share") is not False
+        for backend in (backends if isinstance(backends, list) else ())
+        if isinstance(backend, dict)
+    }
+    names = {block.name for block in known}
+    found = []
+    for device in (devices if isinstance(devices, list) else ())[:_RANGES_LIMIT]:
+        kind, data = answers.text(answers.node(device), "type"), answers.node(device, "data")
+        name = answers.text(data, "memdev").removeprefix("/objects/")
+        size_bytes = answers.size(data, "size" if kind == "dimm" else "max-size")
+        if kind in ("dimm", "virtio-mem") and size_bytes and name not in names:
+            names.add(name)
+            hotplug = kind == "virtio-mem"
+            shared = shares.get(name, True)
+            found.append(RamBlock(name, size_bytes, shared=shared, hotplug=hotplug))
+    return tuple(found)
 
 
 def _with_default_block(vm: VmDescription, state: VmState) -> VmState:
@@ -219,7 +257,11 @@ def reporting(features: frozenset[str] | None) -> Answer:
 def capability_blockers(answer: object) -> tuple[str, ...]:
     """Migration capabilities that are on and make QEMU keep reported pages."""
     entries = answer if isinstance(answer, list) else []
-    on = {e.get("capability") for e in entries if isinstance(e, dict) and e.get("state") is True}
+    on = {
+        answers.text(entry, "capability")
+        for entry in entries
+        if isinstance(entry, dict) and entry.get("state") is True
+    }
     return tuple(
         f"{what} is enabled: QEMU keeps reported pages while it runs"
         for capability, what in _KEEPING.items()
