@@ -213,6 +213,27 @@ def test_a_port_that_is_plugged_in_later_is_found_soon() -> None:
     assert looking._inspect_period_s(vm, needed=False) <= 60
 
 
+def test_many_vms_are_looked_at_in_turn() -> None:
+    vm, asking, _ = scene()
+    looked: list[str] = []
+    for number in range(500):
+        other = VmDescription("qemu", f"{number}", number + 1, 0, ())
+        found = Found(discovery.key_of(other), QemuBackend(), other, 1, -1)
+        asking._fleet.add(Watched(found, VmSettings(), 0.0))
+
+    class Counting(Looking):
+        def look(self, vm: Watched, now_s: float, decision: object) -> None:
+            del decision
+            looked.append(vm.key)
+            vm.due_s = now_s + 0.01  # Due again before the others were.
+
+    looking = Counting(asking._fleet, asking, None)
+    for tick in range(3):
+        looking.step(float(tick))
+    assert set(looked) == set(asking._fleet.vms)
+    assert vm.key in looked
+
+
 def test_a_floor_ends_what_is_asked_for() -> None:
     async def live() -> None:
         vm, asking, _ = scene()

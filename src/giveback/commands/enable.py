@@ -15,7 +15,7 @@ from giveback.text import shown
 from giveback.vmm import choose, find, libvirt
 
 HELP = "turn on page reporting for a libvirt domain, or plug the agent's port in (shows it first)"
-_PERIOD_LIMIT_S = 3600
+_PERIOD_S, _PERIOD_LIMIT_S = 5, 3600
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--connect", default=libvirt.URI, metavar="URI", help="libvirt's URI")
     parser.add_argument(
-        "--period", type=_period, default=5, metavar="SECONDS", help="of the statistics (5; 0 off)"
+        "--period", type=_period, metavar="SECONDS", help="of the statistics (5; 0 off)"
     )
     parser.add_argument("--off", action="store_true", help="turn reporting off again")
     parser.add_argument(
@@ -45,12 +45,14 @@ def _period(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Show the difference, and with --yes make it."""
+    _check(args)
     if args.agent_port:
         return asyncio.run(_plug(args))
+    period_s = _PERIOD_S if args.period is None else args.period
     if not libvirt.available():
         raise InputError("libvirt-python is not installed: pip install 'giveback[libvirt]'")
     before = libvirt.persistent_xml(args.domain, args.connect)
-    after = libvirt.changed_xml(before, reporting=not args.off, period_s=args.period)
+    after = libvirt.changed_xml(before, reporting=not args.off, period_s=period_s)
     difference = libvirt.difference(before, after, shown(args.domain, 60))
     if not difference:
         print("it is so already")
@@ -62,6 +64,14 @@ def run(args: argparse.Namespace) -> int:
     libvirt.define(after, args.connect)
     print("changed: the domain's next start uses it")
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises InputError for options that would do nothing."""
+    if args.agent_port and (args.off or args.period is not None):
+        raise InputError("--agent-port plugs a port in, and nothing else: leave --off and --period")
+    if args.socket and not args.agent_port:
+        raise InputError("--socket is that of the agent's port: it needs --agent-port")
 
 
 async def _plug(args: argparse.Namespace) -> int:

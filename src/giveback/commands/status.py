@@ -118,7 +118,7 @@ def _ask(ask: Mapping[str, Any]) -> str:
 def _table(status: Mapping[str, Any]) -> list[str]:
     vms = sorted(status["vms"], key=lambda vm: (-(vm["residue_bytes"] or 0), vm["name"]))
     if not vms:
-        return ["no VM runs on this host, or the settings ignore all"]
+        return ["no VM runs on this host"]
     last = {action["vm"]: action for action in status["actions"]}
     rows: list[Sequence[str]] = [_HEAD]
     rows += [_cells(vm, last.get(vm["key"]) or last.get(vm["name"])) for vm in vms]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -61,15 +62,13 @@ class Looking:
         self._log = structlog.get_logger("giveback.looking")
 
     def step(self, now_s: float) -> None:
-        """Look at those whose time has come."""
+        """Look at those whose time has come: where there are too many, at who has waited longest."""
         decision = self._asking.decision
-        looks = 0
-        for vm in list(self._fleet):
-            if vm.due_s <= now_s:
-                self.look(vm, now_s, decision)
-                looks += 1
-                if looks >= _LOOKS_AT_ONCE:
-                    return
+        due = [vm for vm in self._fleet if vm.due_s <= now_s]
+        if len(due) > _LOOKS_AT_ONCE:
+            due = heapq.nsmallest(_LOOKS_AT_ONCE, due, key=lambda vm: vm.due_s)
+        for vm in due:
+            self.look(vm, now_s, decision)
 
     def look(self, vm: Watched, now_s: float, decision: Decision | None) -> None:
         """The host's side now; the guest's, the VMM's and a fallback where they are due."""
