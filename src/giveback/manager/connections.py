@@ -47,6 +47,7 @@ class Connections:
             if vm.settings.ignore and vm.session is not None:
                 vm.session.close()
                 vm.session = vm.told = None
+                vm.changed()
         for vm in served:
             self._lend(vm, table, now_s)
         for vm in waiting:

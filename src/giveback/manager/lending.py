@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
 from giveback.guest import parse_object
+from giveback.manager.server import remove_stale
 from giveback.vmm.sockets import short_path
 
 if TYPE_CHECKING:
@@ -53,11 +54,14 @@ async def lending(fleet: Fleet, path: Path) -> AsyncIterator[None]:
 def _listener(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        # Whose it was has ended: the daemon's lock is held.
-        path.unlink(missing_ok=True)
         with short_path(str(path)) as reachable:
+            # The lock is one of the state folder: two daemons may share this one by mistake.
+            remove_stale(reachable)
             listener.bind(reachable)
         path.chmod(0o600)
+    except InputError:
+        listener.close()
+        raise
     except OSError as error:
         listener.close()
         raise InputError(f"{path}: {error.strerror}; daemon.socket names its folder") from error

@@ -264,7 +264,7 @@ def unix_listener(endpoint: Endpoint) -> Iterator[socket.socket]:
     group = group_id(endpoint.socket_group) if endpoint.socket_group else -1
     try:
         with _alone(path):
-            _remove_stale(path)
+            remove_stale(path)
             listener = _bound(path, endpoint.socket_mode, group)
     except OSError as error:
         reason = os.strerror(error.errno or 0)
@@ -312,7 +312,7 @@ def _bound(path: str, mode: int, group: int) -> socket.socket:
     return listener
 
 
-def _remove_stale(path: str) -> None:
+def remove_stale(path: str) -> None:
     """Raises InputError for a socket that answers, or something that is no socket; OSError."""
     try:
         found = Path(path).lstat()
@@ -329,7 +329,9 @@ def _remove_stale(path: str) -> None:
             return
         except (BlockingIOError, TimeoutError):
             pass  # A queue that is full is a living one's.
-    raise InputError(f"{path}: another daemon answers here; stop it, or name another socket")
+    raise InputError(
+        f"{path}: another daemon answers here; stop it, or name a socket in another folder"
+    )
 
 
 def _tcp_listener(address: str) -> socket.socket:
