@@ -23,6 +23,8 @@ from giveback_agent.kernel.page_reporting import ORDER_PATH
 
 PAGES_TIMEOUT_S = 150.0
 """What the agent gives itself for them, and some more."""
+ALIVE_TIMEOUT_S = 3.0
+"""How long an agent may take to show that it is there, before it is waited for so long."""
 HOW_BY_FILE = "run `giveback-agent picture --pages` in the guest, and give --guest FILE"
 _FILE_LIMIT_BYTES = 64 << 10
 _UNASKED_LINES_LIMIT = 256
@@ -70,9 +72,12 @@ async def read_pages(vm: VmDescription, timeout_s: float = PAGES_TIMEOUT_S) -> d
     for channel in vm.channels:
         if channel.kind is not ChannelKind.QEMU_GUEST_AGENT:
             try:
+                await ask_agent(channel, "memory", min(timeout_s, ALIVE_TIMEOUT_S))
                 return await ask_agent(channel, "pages", timeout_s)
             except VmError as error:
                 problems.append(shown(str(error), 400))
+    if await borrow(vm) is not None:
+        problems.append("giveback daemon holds the agent's port: stop it meanwhile")
     why = "; ".join(problems) or "the VM has no channel to an agent"
     raise VmError(f"{shown(vm.name)}: {why}. Instead: {HOW_BY_FILE}")
 

@@ -18,7 +18,8 @@ from scripted_vmm import listening
 from test_host_commands import Agent, Garbage
 
 from giveback.channel import AGENT_VSOCK_PORT
-from giveback.guest import read_guest
+from giveback.errors import VmError
+from giveback.guest import read_guest, read_pages
 from giveback.pictures import GuestPicture, Source
 from giveback.vmm.base import BalloonStatistics, Channel, ChannelKind, VmDescription, VmState
 from giveback.vmm.sockets import is_queued
@@ -92,6 +93,17 @@ class Silent(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         while self.rfile.readline():
             pass
+
+
+def test_an_agent_that_does_not_answer_is_not_waited_for_as_long_as_its_pages_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("giveback.guest.ALIVE_TIMEOUT_S", 0.2)
+    path = tmp_path / "a"
+    channels = (Channel(ChannelKind.VIRTIO_SERIAL, path=str(path)),)
+    vm = VmDescription("qemu", "one", 1, 64 * MIB, (), channels=channels)
+    with listening(path, Silent), pytest.raises(VmError, match=r"no answer .* in 0\.2 s"):
+        asyncio.run(asyncio.wait_for(read_pages(vm, timeout_s=60), 30))
 
 
 def test_each_source_falls_back_to_the_next(tmp_path: Path) -> None:
