@@ -29,12 +29,20 @@ IN_WORKER = (SYNC, SLAB, COLD, RECLAIM, DROP, COMPACT)
 URGENCY_CALM, URGENCY_ALONE, URGENCY_TIGHT, URGENCY_STARVING = 0, 1, 2, 3
 
 
+# What a COLD action is to do.
+TAUGHT, UNTAUGHT, REOPEN = 0, 1, 2
+# More than this part of the cache dirty, and taking it waits: dirty pages would only be moved among
+# those that are kept.
+DIRTY_DIVISOR = 8
+
+
 class Action(Record):
     """One thing to do: `amount_bytes` for COLD and RECLAIM, `order` for LOWER, `what` for DROP,
     `nodes` for COMPACT (none: all).
 
-    COLD takes what was not read again, as far as the kernel can tell; RECLAIM takes what the kernel
-    gives; DRAIN frees what lingers on per-CPU lists. `why` is for people.
+    COLD takes what was not read again, as far as the kernel can tell (`what`: TAUGHT, or UNTAUGHT
+    where that may not be told, or REOPEN, see cold_cache.py); RECLAIM takes what the kernel gives;
+    DRAIN frees what lingers on per-CPU lists. `why` is for people.
     """
 
     kind: str

@@ -13,7 +13,10 @@ takes both. What is asked here, and why, is measured in docs/cold-cache.md. In s
   scratch file. Then the third-youngest generation is evicted all but a remainder: as long as a page
   is left there the kernel puts new cache into it, and never what was kept. So the third-youngest
   serves as the inactive list, the second-youngest as the active one, and later passes find only
-  new cache to take.
+  new cache to take. Dirty pages cannot be taken: they move to the second-youngest, too. So nothing is
+  taken while much of it is dirty, or the generation would be closed by what it cannot give. Where
+  it was closed all the same (the work has deleted the remainder), the new cache lies among the kept:
+  a new generation is opened by aging, at once where the caller finds that worth it (act.REOPEN).
 
 Nothing here changes a setting: SIGKILL at any point leaves nothing to repair. Everything blocks, so
 it belongs in a worker that can be abandoned.
@@ -24,6 +27,7 @@ from __future__ import annotations
 import os
 
 from giveback_agent import files, teaching
+from giveback_agent.actions import DIRTY_DIVISOR
 from giveback_agent.errors import KernelFileError
 from giveback_agent.kernel import lru_gen, memcg, reclaim
 from giveback_agent.kernel.memcg import FileLists
@@ -275,7 +279,7 @@ class _Generations:
                 return
             there = sum([g.file_pages for g in one.generations if g.number <= target.up_to])
             pages = eviction_pages(one, target, self.left_pages, self.page_bytes)
-            if pages <= 0 or there == last:
+            if pages <= 0 or there == last or self._is_dirty(there):
                 return
             last = there
             self.steps += 1
@@ -286,6 +290,15 @@ class _Generations:
                 lru_gen.write_request(self.root, request)
             except (KernelFileError, ValueError):
                 return
+
+    def _is_dirty(self, pages: int) -> bool:
+        """Whether much of so many pages may be dirty; all that is dirty may be among them."""
+        try:
+            memory = read_meminfo(self.root)
+        except KernelFileError:
+            return True
+        dirty_bytes = memory.dirty_bytes + memory.writeback_bytes
+        return dirty_bytes * DIRTY_DIVISOR > pages * self.page_bytes
 
     def _list_of(self, target: Target) -> NodeGenerations | None:
         lru = _read_generations(self.root)

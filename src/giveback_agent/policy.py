@@ -31,6 +31,10 @@ SLAB_DIVISOR = 16
 SLACK_PERIOD_S = 10.0
 # After a pass of which nothing is known to be left, look no sooner than this.
 REST_S = 10.0
+# New cache among the kept (see _among_kept) is taken where it is so many times the kept.
+REOPEN_TIMES_KEPT = 3
+# There is no older generation to speak of where it has less than this part of that.
+CLOSED_DIVISOR = 16
 # Cache that was kept may have grown cold all the same: try again this long after a pass.
 RETRY_COLD_S = 3600.0
 # A pass that was cut short is not begun again at once, or short pauses would cost the work.
@@ -203,8 +207,27 @@ def _goal(seen: Observation, state: PolicyState, settings: Settings, can: Capabi
     goal = cache_goal_bytes(seen.snapshot, floor_bytes(state, settings, seen.urgency), seen.urgency)
     if seen.urgency <= act.URGENCY_ALONE:
         # Cold and warm must be told apart, or else the cache stays.
-        return goal if can.cold_method != "none" else 0
+        if can.cold_method == "none" or seen.urgency <= act.URGENCY_CALM:
+            return 0
+        above_floor = seen.snapshot.cache_bytes - floor_bytes(state, settings, seen.urgency)
+        return max(goal, min(_among_kept(seen.snapshot, state, can), above_floor))
     return goal if can.reclaim or can.drop_caches else 0
+
+
+def _among_kept(now: Snapshot, state: PolicyState, can: Capabilities) -> int:
+    """Return the new cache that the kernel counts as active since the last pass; 0 where it is little.
+
+    On the multi-gen LRU cache goes to the generation before the last one where none is older: among
+    what the last pass has kept. That is given up with it where it is a small part of both.
+    """
+    last = state.after_pass
+    if last is None or can.cold_method != "generations":
+        return 0
+    kept = last.meminfo.active_file_bytes
+    new = now.meminfo.active_file_bytes - kept - now.meminfo.dirty_bytes
+    is_closed = now.meminfo.inactive_file_bytes * CLOSED_DIVISOR < new
+    worth_it = new >= max(4 * _least_gain(now), REOPEN_TIMES_KEPT * kept)
+    return new if is_closed and worth_it else 0
 
 
 def _begin_pass(
@@ -296,7 +319,10 @@ def _action(
         )
         # What was dirty when the pass began is clean by now.
         amount = max(state.goal_bytes, _goal(seen, state, settings, can))
-        return Action(act.COLD, why, amount_bytes=amount, what=int(untaught))
+        what = act.UNTAUGHT if untaught else act.TAUGHT
+        if not untaught and _among_kept(now, state, can):
+            why, what = "new cache among the kept", act.REOPEN
+        return Action(act.COLD, why, amount_bytes=amount, what=what)
     if step in (act.RECLAIM, act.DROP) and seen.urgency <= act.URGENCY_ALONE:
         # The need is over since the pass began: the warm cache stays.
         return None
@@ -391,10 +417,21 @@ def _slack_step(
     wanted = seen.gate.level == gate.SLACK and gate.has_slack(seen.gate)
     if not wanted or now.monotonic_s < state.next_slack_step_s or can.cold_method == "none":
         return (), state
+    among_kept = _among_kept(now, state, can)
+    if _is_dirty(now, among_kept):
+        return (), state
     amount = min(
         _goal(seen, state, settings, can), now.meminfo.mem_total_bytes // SLACK_STEP_DIVISOR
     )
     if amount < LEAST_GAIN_BYTES:
         return (), state
     state = replace(state, next_slack_step_s=now.monotonic_s + SLACK_PERIOD_S)
-    return (Action(act.COLD, "slack", amount_bytes=amount),), state
+    what = act.REOPEN if among_kept else act.TAUGHT
+    return (Action(act.COLD, "slack", amount_bytes=amount, what=what),), state
+
+
+def _is_dirty(now: Snapshot, among_kept_bytes: int) -> bool:
+    """Whether much of what could be taken must be written first, which only a pass begins with."""
+    memory = now.meminfo
+    there = max(memory.inactive_file_bytes, among_kept_bytes)
+    return (memory.dirty_bytes + memory.writeback_bytes) * act.DIRTY_DIVISOR > there

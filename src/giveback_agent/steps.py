@@ -39,7 +39,7 @@ def step_of(action: Action, root: str, settings: Settings) -> Callable[[], None]
     if action.kind == act.DROP:
         return lambda: reclaim.drop_caches(root, action.what)
     if action.kind == act.COLD:
-        return lambda: take_cold(root, action.amount_bytes, untaught=bool(action.what))
+        return lambda: take_cold(root, action.amount_bytes, action.what)
     if action.kind == act.RECLAIM:
         return lambda: reclaim_in_chunks(root, action.amount_bytes, settings.swap)
     if action.kind == act.COMPACT:
@@ -47,13 +47,17 @@ def step_of(action: Action, root: str, settings: Settings) -> Callable[[], None]
     raise ValueError(f"no worker step for {action.kind!r}")
 
 
-def take_cold(root: str, amount_bytes: int, untaught: bool) -> None:
-    """Take cold cache by the best method there is now; what is warm stays."""
+def take_cold(root: str, amount_bytes: int, what: int) -> None:
+    """Take cold cache by the best method there is now; what is warm stays. `what`: as in Action."""
     from giveback_agent import cold_cache
 
     method = cold_cache.probe(root)
     folder = scratch_folder(root, os.environ.get("STATE_DIRECTORY"))
-    cold_cache.reclaim_cold(root, method, amount_bytes, folder, untaught=untaught)
+    untaught = what == act.UNTAUGHT
+    stale_after_s = 0.0 if what == act.REOPEN else cold_cache.STALE_AFTER_S
+    cold_cache.reclaim_cold(
+        root, method, amount_bytes, folder, untaught=untaught, stale_after_s=stale_after_s
+    )
 
 
 def scratch_folder(root: str, state_directory: str | None) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,9 +14,6 @@ from giveback_agent.errors import KernelFileError
 from giveback_agent.kernel import lru_gen, memcg
 from giveback_agent.kernel.lru_gen import Generation, LruGen, NodeGenerations
 from giveback_agent.kernel.memcg import FileLists
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PAGE = 4096
 OPEN_PAGES = cold_cache.OPEN_BYTES // PAGE
@@ -207,3 +204,19 @@ def test_teaching_fails_softly_and_leaves_no_file(tmp_path: Path) -> None:
     scratch.mkdir()
     assert teaching.teach(str(tmp_path), "/gone", str(scratch)) == 0
     assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(("dirty_kib", "written"), [(0, True), (9000 * 4 // 4, False)])
+def test_a_generation_that_is_largely_dirty_is_left_as_it_is(
+    tmp_path: Path, dirty_kib: int, written: bool
+) -> None:
+    plant_cgroups(tmp_path, "")
+    plant_generations(tmp_path)
+    path = tmp_path / "proc/meminfo"
+    text = (Path(__file__).parent / "agent_kernel_files/meminfo").read_text()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"Dirty: {dirty_kib} kB" if x.startswith("Dirty:") else x for x in text.splitlines()]
+    path.write_text("\n".join(lines) + "\n")
+    lru = (tmp_path / "sys/kernel/debug/lru_gen").read_text()
+    cold_cache.reclaim_cold(str(tmp_path), cold_cache.GENERATIONS, 1 << 40, untaught=True)
+    assert ((tmp_path / "sys/kernel/debug/lru_gen").read_text() != lru) == written

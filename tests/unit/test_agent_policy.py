@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+import pytest
 from agent_guests import ABLE, MIB, observation, snapshot
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +19,9 @@ from giveback_agent.kernel.buddyinfo import BuddyInfo, ZoneBlocks
 from giveback_agent.policy import PolicyState
 from giveback_agent.record import replace
 from giveback_agent.settings import Settings
+
+if TYPE_CHECKING:
+    from giveback_agent.snapshot import Snapshot
 
 SETTINGS = Settings()
 LEVELS = st.sampled_from((gate.IDLE, gate.IDLE, gate.IDLE, gate.SLACK, gate.BUSY))
@@ -357,6 +362,54 @@ def test_a_guest_that_is_never_idle_gives_cold_cache_in_small_steps() -> None:
         guest.tick(float(second), gate.SLACK)
     assert set(guest.kinds()) == {act.COLD}
     assert all(a.amount_bytes <= 2048 * MIB // 64 for a in guest.log)
+
+
+def _lists(now: Snapshot, active: int, inactive: int, dirty: int = 0) -> Snapshot:
+    memory = replace(
+        now.meminfo,
+        active_file_bytes=active * MIB,
+        inactive_file_bytes=inactive * MIB,
+        dirty_bytes=dirty * MIB,
+    )
+    return replace(now, meminfo=memory, cold_cache_bytes=max(0, inactive - dirty) * MIB)
+
+
+@pytest.mark.parametrize(
+    ("kept", "active", "inactive", "method", "what"),
+    [
+        (20, 700, 0, "generations", act.REOPEN),
+        (20, 700, 100, "generations", act.TAUGHT),
+        (300, 700, 0, "generations", None),
+        (20, 90, 0, "generations", None),
+        (20, 700, 0, "lists", None),
+    ],
+)
+def test_new_cache_among_the_kept_is_taken_where_it_is_much_more(
+    kept: int, active: int, inactive: int, method: str, what: int | None
+) -> None:
+    last = _lists(snapshot(0.0, 800, 64, 0), kept, 2)
+    state = PolicyState(after_pass=last, rest_until_s=10.0)
+    now = _lists(snapshot(100.0, 800, active + inactive, 0), active, inactive)
+    can = replace(ABLE, cold_method=method)
+    guest = Guest(can=can, state=state)
+    for _ in range(4):
+        seen = observation(now, gate.IDLE, 1, None, guest.outcome, False)
+        actions, guest.state = policy.decide(seen, guest.state, SETTINGS, can)
+        guest.take(actions)
+        guest.outcome = Outcome(act.SYNC, True) if guest.queue else None
+        guest.queue.clear()
+    cold = [action for action in guest.log if action.kind == act.COLD]
+    assert [action.what for action in cold] == ([] if what is None else [what])
+    if what == act.REOPEN:
+        assert 0 < cold[0].amount_bytes <= (active - kept) * MIB
+
+
+@pytest.mark.parametrize(("dirty", "taken"), [(0, True), (100, False)])
+def test_slack_takes_nothing_while_much_is_dirty(dirty: int, taken: bool) -> None:
+    now = _lists(snapshot(100.0, 800, 400, 0), 20, 380, dirty)
+    seen = observation(now, gate.SLACK, 1, None, None, False)
+    actions, _ = policy.decide(seen, PolicyState(), SETTINGS, ABLE)
+    assert bool(actions) == taken
 
 
 def test_only_the_numa_nodes_that_are_worth_it_are_compacted() -> None:

@@ -136,3 +136,62 @@ def test_cold_cache_goes_and_the_working_set_stays(series: str, method: str, gro
         assert one["refaults"] <= hot_pages // 100, said["text"]
         assert one["after"]["hot"] >= hot_pages * 99 // 100, said["text"]
     assert said["rounds"][0]["after"]["cold"] <= kept_pages, said["text"]
+
+
+CLOSED_PROGRAM = """
+import json, os, sys
+sys.path.insert(0, AGENT)
+from giveback_agent import cold_cache
+from giveback_agent.kernel import lru_gen
+from giveback_agent.kernel.meminfo import read_meminfo
+
+def write(name, mib):
+    with open(f"/work/{name}", "wb") as file:
+        for _ in range(mib):
+            file.write(os.urandom(1 << 20))
+
+def inactive():
+    return read_meminfo("/").inactive_file_bytes >> 20
+
+def reclaim(**more):
+    pid = os.fork()
+    if pid == 0:
+        cold_cache.reclaim_cold("/", "generations", 1 << 40, "/work", **more)
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+# Nothing is written back while this runs.
+for knob in ("dirty_writeback_centisecs", "dirty_background_ratio", "dirty_ratio"):
+    with open(f"/proc/sys/vm/{knob}", "w") as file:
+        file.write("0" if knob.endswith("centisecs") else "90")
+said = {}
+write("dirty", 64)
+said["before"] = inactive()
+reclaim()
+said["left_dirty"] = inactive()
+# What the agent does not do any more: dirty pages are moved, and the generation is closed.
+(one,) = [one for one in lru_gen.read_lru_gen("/").lists if one.memcg_path == "/"]
+up_to = one.generations[-3].number
+pages = sum(g.file_pages for g in one.generations if g.number <= up_to)
+lru_gen.write_request("/", lru_gen.eviction_request(one, up_to, 0, pages))
+os.sync()
+write("new", 64)
+os.sync()
+said["closed"] = inactive()
+cache = read_meminfo("/").file_bytes >> 20
+reclaim()
+said["taken_closed"] = cache - (read_meminfo("/").file_bytes >> 20)
+reclaim(stale_after_s=0.0)
+said["taken_reopened"] = cache - (read_meminfo("/").file_bytes >> 20)
+print(json.dumps(said), flush=True)
+"""
+
+
+def test_dirty_cache_closes_no_generation_and_a_closed_one_is_opened_again() -> None:
+    program = f"AGENT = {GUEST_AGENT!r}\n{CLOSED_PROGRAM}"
+    said = asyncio.run(in_guest("6.12", "cold-closed", program))
+    assert said["before"] > 48
+    assert said["left_dirty"] >= said["before"] - 4
+    assert said["closed"] < 16, "nothing was shown"
+    assert said["taken_closed"] < 16
+    assert said["taken_reopened"] > 64
