@@ -182,10 +182,11 @@ def test_cloud_hypervisor_before_a_vm_is_created(tmp_path: Path) -> None:
         assert "no VM has been created" in state.problems[0]
 
 
-def test_firecracker(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["anonymous", "memfd"])
+def test_firecracker(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "fc.sock"
     backend = FirecrackerBackend()
-    with process("firecracker", "--id", "vm1", "--api-sock", str(path), memory="anonymous:96:8 "
+    with process("firecracker", "--id", "vm1", "--api-sock", str(path), memory=f"{kind}:96:8 "
                  "anonymous:256:1") as running:  # fmt: skip
         vm = backend.recognise(running)
         assert vm is not None

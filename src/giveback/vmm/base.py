@@ -30,6 +30,7 @@ class Backing(StrEnum):
     MEMFD = "memfd"
     FILE = "file"
     HUGETLB = "hugetlb"
+    UNKNOWN = "unknown"
 
 
 class Answer(StrEnum):

@@ -115,7 +115,8 @@ def from_config(
         RamBlock(
             "ram",
             base,
-            Backing.HUGETLB if huge else Backing.ANONYMOUS,
+            # A memfd with vhost-user devices, the snapshot's file after a restore, else anonymous.
+            Backing.HUGETLB if huge else Backing.UNKNOWN,
             page_bytes=2 << 20 if huge else 4096,
         )
     ]

@@ -209,7 +209,10 @@ def _named_for(block: RamBlock, run: Run) -> bool:
 
 
 def _backed_like(block: RamBlock, run: Run) -> bool:
-    """By the backing alone. A shared anonymous block is a file to the kernel (/dev/zero, memfd)."""
+    """By the backing alone. A shared anonymous block is a file to the kernel (/dev/zero, memfd).
+
+    Of a backing that is not known, anonymous memory is looked at first (`_named_for`).
+    """
     if block.backing is Backing.ANONYMOUS and not block.shared:
         return run.mappings[0].inode == 0
     return True
