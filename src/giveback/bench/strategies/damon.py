@@ -7,6 +7,7 @@ set through sysfs and not through the module, whose thread tries no region in De
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ CONTEXT = f"{KDAMOND}/contexts/0"
 SCHEME = f"{CONTEXT}/schemes/0"
 IOMEM_PATH = "/proc/iomem"
 PAGE_BYTES = 4096
+TRIES = 10
+AGAIN_S = 0.5
 # DAMON_RECLAIM's monitoring: both its defaults and AgentENV leave it as it is.
 SAMPLE_US = 5_000
 AGGREGATION_US = 100_000
@@ -65,7 +68,10 @@ def ram_pieces(iomem: str) -> list[tuple[int, int]]:
 
 
 def files_of(rule: Reclaim, begin: int, end: int) -> dict[str, str]:
-    """The files of sysfs that make this scheme, over memory from `begin` to `end`, in their order."""
+    """The files of sysfs that make this scheme, over memory from `begin` to `end`, in their order.
+
+    What is left is to switch it on.
+    """
     values: dict[str, object] = {
         f"{KDAMONDS}/nr_kdamonds": 1,
         f"{KDAMOND}/contexts/nr_contexts": 1,
@@ -98,7 +104,6 @@ def files_of(rule: Reclaim, begin: int, end: int) -> dict[str, str]:
         values[f"{SCHEME}/filters/nr_filters"] = 1
         values[f"{SCHEME}/filters/0/type"] = "anon"
         values[f"{SCHEME}/filters/0/matching"] = "Y"
-    values[f"{KDAMOND}/state"] = "on"
     return {path: str(value) for path, value in values.items()}
 
 
@@ -115,6 +120,15 @@ async def _pieces(running: InGuests, vm: LabVm) -> list[tuple[int, int]]:
 
 async def _enable(running: InGuests, vm: LabVm, rule: Reclaim, begin: int, end: int) -> None:
     await running.change(vm, files_of(rule, begin, end))
+    for tries_left in reversed(range(TRIES)):
+        try:
+            await running.change(vm, {f"{KDAMOND}/state": "on"})
+            break
+        except CannotRun as error:
+            # DAMON's files share one lock that is only tried: any other access makes it busy.
+            if "busy" not in str(error) or not tries_left:
+                raise
+            await asyncio.sleep(AGAIN_S)
     await running.note_pid_in(vm, f"{KDAMOND}/pid")
 
 
