@@ -26,6 +26,7 @@ leases = st.builds(
     target_bytes=amounts,
     wall_s=st.floats(0, 1e10),
     device_id=names,
+    most_bytes=amounts,
 )
 
 

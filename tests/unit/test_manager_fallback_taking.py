@@ -161,6 +161,22 @@ def test_a_lease_whose_name_tells_no_device_is_dropped_like_any(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_memory_that_was_plugged_in_meanwhile_is_not_taken_by_a_deflation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        control = Control(Balloon(1024 * MIB, 1024 * MIB))
+        driven = Driven(tmp_path, control, VmSettings(balloon=True), monkeypatch)
+        await driven.step()
+        await driven.step()
+        assert control.balloon == Balloon(960 * MIB, 1024 * MIB)
+        control.balloon = Balloon((960 + 512) * MIB, (1024 + 512) * MIB)
+        await driven.step(available_mib=20)
+        assert control.balloon == Balloon((1024 + 512) * MIB, (1024 + 512) * MIB)
+
+    asyncio.run(scene())
+
+
 def test_a_step_under_way_takes_nothing_from_a_manager_that_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -234,4 +234,5 @@ def view(vm: Watched, now_s: float) -> GuestView:
 
 def _is_at_floor(vm: Watched, now_s: float) -> bool:
     """Whether it holds no more than its settings leave it, whatever the host needs."""
-    return 0 < view(vm, now_s).resident_bytes <= vm.settings.floor_bytes
+    floor_bytes = vm.settings.floor_bytes
+    return floor_bytes > 0 and 0 < view(vm, now_s).resident_bytes <= floor_bytes

@@ -87,6 +87,7 @@ class _Choice:
     now_bytes: int
     reached_bytes: int
     granule_bytes: int
+    most_bytes: int = 0
 
 
 class Fallbacks:
@@ -313,6 +314,7 @@ class Fallbacks:
             target_bytes=target,
             wall_s=time.time(),
             device_id=choice.device_id,
+            most_bytes=choice.most_bytes if held is None else held.lease.most_bytes,
         )
         await asyncio.to_thread(self._store.put, lease)
         if held is None:
@@ -370,7 +372,8 @@ class Fallbacks:
         held.tried_at_s = self._clock()
         try:
             if self._lives(lease):
-                await _tell(control_at(lease.control), lease, lease.before_bytes)
+                control = control_at(lease.control)
+                await _tell(control, lease, await _all_of(control, lease))
             await asyncio.to_thread(self._store.drop, lease)
         except GivebackError as error:
             if self._lives(lease):
@@ -438,12 +441,22 @@ def _choice(devices: Devices, settings: Wanted, least_bytes: int) -> _Choice | N
                 )
     if settings.balloon and devices.balloon is not None:
         kept = devices.balloon.kept_bytes
-        return _Choice(ActionKind.BALLOON, "", kept, kept, _PAGES_BYTES)
+        most = devices.balloon.most_bytes
+        return _Choice(ActionKind.BALLOON, "", kept, kept, _PAGES_BYTES, most)
     return None
 
 
 def _is_of(lease: Lease, choice: _Choice) -> bool:
     return (lease.device, lease.device_id) == (choice.device, choice.device_id)
+
+
+async def _all_of(control: Control, lease: Lease) -> int:
+    """What the guest had before, and what was plugged in since: a balloon is told the sum."""
+    if not lease.most_bytes:
+        return lease.before_bytes
+    balloon = (await control.devices()).balloon
+    plugged = 0 if balloon is None else balloon.most_bytes - lease.most_bytes
+    return lease.before_bytes + max(0, plugged)
 
 
 async def _tell(control: Control, lease: Lease, value_bytes: int) -> None:

@@ -187,5 +187,6 @@ def _parse(text: bytes) -> tuple[str, Lease]:
         target_bytes=whole("target_bytes"),
         wall_s=float(wall_s),
         device_id=words("device_id"),
+        most_bytes=whole("most_bytes") if "most_bytes" in said else 0,
     )
     return words("boot"), lease

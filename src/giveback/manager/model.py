@@ -120,6 +120,8 @@ class Lease:
     wall_s: float
     device_id: str = ""
     """Which of the VM's devices of that kind, where it may have several."""
+    most_bytes: int = 0
+    """What the guest could have without its balloon, then; 0: not known. More may be plugged in."""
 
 
 class VmCondition(StrEnum):
