@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback.errors import InputError, VmError
-from giveback.vmm.base import Answer, VmDescription, VmState
+from giveback.vmm.base import Answer, RamBlock, VmDescription, VmState
 from giveback.vmm.libvirt import (
     Memballoon,
     changed_xml,
@@ -18,6 +19,7 @@ from giveback.vmm.libvirt import (
     in_thread,
     parse_memballoon,
     state_from,
+    with_plugged_memory,
 )
 
 XML = """<domain><name>a</name><devices><disk/><memballoon model="virtio">\
@@ -62,6 +64,27 @@ def test_any_statistics_make_a_state(stats: dict[str, object]) -> None:
     assert state.balloon_bytes is None or 0 <= state.balloon_bytes <= VM.ram_bytes
     assert state.description is not None
     assert state.description.capabilities.reports_pages is Answer.YES
+
+
+DEVICES = """<domain><devices>
+<memory model="dimm"><target><size unit="KiB">1024</size></target><alias name="dimm0"/></memory>
+<memory model="dimm"><target><size unit="KiB">2048</size></target><alias name="dimm1"/></memory>
+<memory model="virtio-mem"><target><size unit="KiB">8192</size><current unit="KiB">4096</current>
+</target><alias name="virtiomem0"/></memory>
+<memory model="nvdimm"><target><size unit="KiB">2048</size></target><alias name="nvdimm0"/></memory>
+<memory model="dimm"><target><size unit="GiB">x</size></target><alias name="dimm9"/></memory>
+<memory model="dimm"/></devices></domain>"""
+
+
+def test_memory_that_was_plugged_in_is_in_the_xml() -> None:
+    started = replace(VM, ram_blocks=(RamBlock("pc.ram", 1 << 30), RamBlock("memdimm0", 1 << 20)))
+    found = with_plugged_memory(started, DEVICES)
+    assert [(b.name, b.size_bytes >> 20, b.hotplug) for b in found.ram_blocks[2:]] == [
+        ("memdimm1", 2, False),
+        ("memvirtiomem0", 8, True),
+    ]
+    assert found.ram_bytes == VM.ram_bytes + (6 << 20)
+    assert with_plugged_memory(VM, XML) == VM
 
 
 def test_a_call_that_hangs_is_left_behind() -> None:

@@ -159,10 +159,10 @@ def test_blocks_that_were_plugged_in() -> None:
         {"type": "nvdimm", "data": {"memdev": "/objects/nv", "size": GIB}},
         {"type": "virtio-mem", "data": {"memdev": "/objects/v", "size": MIB, "max-size": 2 * GIB}},
     ]
-    backends = [{"id": "m1", "share": False}]
+    backends = [{"id": "m1", "share": True}]
     assert qemu.plugged_blocks(devices, backends, (RamBlock("m0", GIB),)) == (
-        RamBlock("m1", GIB),
-        RamBlock("v", 2 * GIB, shared=True, hotplug=True),
+        RamBlock("m1", GIB, Backing.UNKNOWN, shared=True),
+        RamBlock("v", 2 * GIB, Backing.UNKNOWN, hotplug=True),
     )
 
 

@@ -19,9 +19,11 @@ from giveback.vmm import layout as layouts
 from giveback.vmm.base import (
     AGENT_PORT,
     Answer,
+    Backing,
     BalloonStatistics,
     ChannelKind,
     GuestRange,
+    RamBlock,
     VmDescription,
     VmState,
     amount,
@@ -147,6 +149,7 @@ def _state(uri: str, vm: VmDescription, *, layout: bool) -> VmState:
     port = parse_agent_port(xml)
     if port and all(channel.kind is not ChannelKind.VIRTIO_SERIAL for channel in vm.channels):
         vm = with_port(vm, port)
+    vm = with_plugged_memory(vm, xml)
     state = state_from(vm, stats, running=running, balloon=balloon)
     return replace(state, layout=ranges, host_addresses=addresses)
 
@@ -238,6 +241,36 @@ def parse_agent_port(xml: str) -> str:
         if target is not None and source is not None and target.get("name") == AGENT_PORT:
             return source.get("path", "") if source.get("mode") == "bind" else ""
     return ""
+
+
+def with_plugged_memory(vm: VmDescription, xml: str) -> VmDescription:
+    """The VM with memory that was plugged in after its start, as its XML has it. Raises VmError.
+
+    QEMU's backend of a device is called `mem` and the device's alias: qemuBuildMemoryDeviceStr() in
+    libvirt's src/qemu/qemu_command.c.
+    """
+    names = {block.name for block in vm.ram_blocks}
+    for element in root_of(xml).findall("./devices/memory"):
+        alias, kind = element.find("./alias"), element.get("model")
+        size_bytes = _xml_bytes(element, "./target/size")
+        name = "" if alias is None else f"mem{alias.get('name', '')}"
+        if kind in ("dimm", "virtio-mem") and name and size_bytes and name not in names:
+            names.add(name)
+            hotplug = kind == "virtio-mem"
+            now_bytes = _xml_bytes(element, "./target/current") if hotplug else size_bytes
+            block = RamBlock(name, size_bytes, backing=Backing.UNKNOWN, hotplug=hotplug)
+            blocks = (*vm.ram_blocks, block)
+            vm = replace(vm, ram_bytes=vm.ram_bytes + now_bytes, ram_blocks=blocks)
+    return vm
+
+
+def _xml_bytes(element: ET.Element, path: str) -> int:
+    """A size in bytes, 0 where there is none. libvirt itself writes KiB."""
+    found = element.find(path)
+    if found is None or found.text is None or found.get("unit", "KiB") != "KiB":
+        return 0
+    text = found.text.strip()
+    return int(text) * _KIB if text.isascii() and text.isdigit() and len(text) < 15 else 0
 
 
 def changed_xml(xml: str, *, reporting: bool | None = None, period_s: int | None = None) -> str:

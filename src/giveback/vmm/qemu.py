@@ -13,6 +13,7 @@ from giveback.vmm import answers, qemu_args
 from giveback.vmm.base import (
     PLUGGED_CHARDEV,
     Answer,
+    Backing,
     BalloonStatistics,
     Channel,
     ChannelKind,
@@ -116,7 +117,7 @@ def plugged_blocks(
 ) -> tuple[RamBlock, ...]:
     """The blocks of DIMMs and virtio-mem devices in `query-memory-devices` that are not `known`."""
     shares = {
-        answers.text(backend, "id"): backend.get("share") is not False
+        answers.text(backend, "id"): answers.truth(backend, "share")
         for backend in (backends if isinstance(backends, list) else ())
         if isinstance(backend, dict)
     }
@@ -129,8 +130,9 @@ def plugged_blocks(
         if kind in ("dimm", "virtio-mem") and size_bytes and name not in names:
             names.add(name)
             hotplug = kind == "virtio-mem"
-            shared = shares.get(name, True)
-            found.append(RamBlock(name, size_bytes, shared=shared, hotplug=hotplug))
+            shared = shares.get(name, False)
+            block = RamBlock(name, size_bytes, Backing.UNKNOWN, shared=shared, hotplug=hotplug)
+            found.append(block)
     return tuple(found)
 
 
