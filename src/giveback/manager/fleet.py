@@ -140,11 +140,10 @@ class Watched:
         self.reading = False
         self.unreadable = ""
         self.unreadable_until_s = 0.0
-        # The guest's side.
+        # The guest's side; `said_line` is its agent's last answer as it came, for who borrows it.
         self.guest: GuestPicture = NO_GUEST
         self.guest_at_s: float | None = None
         self.said_line = b""
-        """The agent's last answer as it came, for who borrows it; b"" where there was none."""
         self.guest_due_s = 0.0
         self.had_agent = False
         self.missed = 0
