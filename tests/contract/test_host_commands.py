@@ -185,6 +185,16 @@ def test_ps_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "▒▒▒▒" in line
 
 
+def test_ps_with_a_process_that_claims_absurd_ram(capsys: pytest.CaptureFixture[str]) -> None:
+    """Anybody on the host may call a program qemu."""
+    with (
+        process("/opt/qemu-kvm", "-m", "0x" + "f" * 400, "-name", "huge"),
+        process("/opt/cloud-hypervisor", "--memory", "size=" + "9" * 39 + "e"),
+    ):
+        assert main(["ps"]) == 0
+    assert any(line.startswith("huge ") for line in capsys.readouterr().out.splitlines())
+
+
 def test_ps_again_and_again(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "giveback", "ps", "--json", "--watch", "0.1"]
     with vm(tmp_path), subprocess.Popen(command, stdout=subprocess.PIPE) as watching:

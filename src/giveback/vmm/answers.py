@@ -1,7 +1,8 @@
-"""Foreign JSON, read without trust: what is not of the expected type is not there."""
+"""Foreign JSON and sizes, read without trust: what is not of the expected type is not there."""
 
 from __future__ import annotations
 
+from giveback.sizes import parse_qemu_size
 from giveback.vmm.base import amount
 
 MIB = 1 << 20
@@ -23,6 +24,11 @@ def nodes(value: object, name: str) -> tuple[dict[str, object], ...]:
 def size(value: dict[str, object], name: str) -> int | None:
     """Bytes."""
     return amount(value.get(name))
+
+
+def written(text: str, default_unit: str = "b") -> int | None:
+    """A size on a command line, as QEMU reads it, in bytes; None for none, or an absurd one."""
+    return amount(parse_qemu_size(text, default_unit))
 
 
 def mib(value: dict[str, object], name: str) -> int | None:

@@ -11,7 +11,6 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from giveback.sizes import parse_qemu_size
 from giveback.vmm import answers
 from giveback.vmm.base import (
     Answer,
@@ -102,7 +101,7 @@ def describe(process: Process, ours: Callable[[str], str]) -> VmDescription:
         for part in zones or [memory]
         for block in _with_region(
             _block(part.get("id", "zone") if zones else "ram", part),
-            parse_qemu_size(part.get("hotplug_size", "0")) or 0,
+            answers.written(part.get("hotplug_size", "0")) or 0,
             is_virtio=is_virtio,
         )
     )
@@ -156,10 +155,10 @@ def _block(name: str, memory: dict[str, str]) -> RamBlock:
     plain = Backing.MEMFD if shared else Backing.ANONYMOUS
     return RamBlock(
         name=name,
-        size_bytes=parse_qemu_size(memory.get("size", "")) or _DEFAULT_RAM_BYTES,
+        size_bytes=answers.written(memory.get("size", "")) or _DEFAULT_RAM_BYTES,
         backing=Backing.HUGETLB if huge else Backing.FILE if path else plain,
         path=path,
-        page_bytes=(parse_qemu_size(memory.get("hugepage_size", "2M")) or _HUGE_BYTES)
+        page_bytes=(answers.written(memory.get("hugepage_size", "2M")) or _HUGE_BYTES)
         if huge
         else 4096,
         prealloc=_on(memory, "prefault"),

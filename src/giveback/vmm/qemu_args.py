@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from giveback.sizes import parse_qemu_size
 from giveback.text import MIB
+from giveback.vmm import answers
 from giveback.vmm.base import (
     AGENT_PORT,
     GUEST_AGENT_PORT,
@@ -155,13 +155,13 @@ def _name(arguments: Arguments, pid: int) -> str:
 
 def _base_ram_bytes(arguments: Arguments) -> int:
     text = arguments.merged("m").get("size", "")
-    return parse_qemu_size(text, default_unit="m") or _DEFAULT_RAM_BYTES
+    return answers.written(text, default_unit="m") or _DEFAULT_RAM_BYTES
 
 
 def _virtio_mem_bytes(arguments: Arguments) -> int:
     """What the command line asks of virtio-mem devices; QMP tells what is plugged now."""
     return sum(
-        parse_qemu_size(device.get("requested-size", "0")) or 0
+        answers.written(device.get("requested-size", "0")) or 0
         for device in arguments.all("device")
         if device.get("driver", "").startswith("virtio-mem")
     )
@@ -208,10 +208,10 @@ def _block(thing: Options, *, hotplug: bool, prealloc: bool) -> RamBlock:
     )
     return RamBlock(
         name=thing.get("id", ""),
-        size_bytes=parse_qemu_size(thing.get("size", "0")) or 0,
+        size_bytes=answers.written(thing.get("size", "0")) or 0,
         backing=Backing.HUGETLB if huge else backing,
         path=thing.get("mem-path", ""),
-        page_bytes=(parse_qemu_size(thing.get("hugetlbsize", "2M")) or 2 * MIB) if huge else 4096,
+        page_bytes=(answers.written(thing.get("hugetlbsize", "2M")) or 2 * MIB) if huge else 4096,
         prealloc=prealloc or _on(thing.get("prealloc", "off")),
         shared=_on(thing.get("share", "on" if kind in ("memfd", "shm") else "off")),
         hotplug=hotplug,
