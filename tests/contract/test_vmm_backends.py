@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socketserver
 import threading
 import time
@@ -224,6 +225,28 @@ def test_those_that_hang_are_waited_for_side_by_side(running: Running) -> None:
     with listening(running.path, Meets):
         asyncio.run(all_of_them())
         assert met.wait(30)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("qemu-kvm", "-qmp", "tcp:localhost:" + "9" * 5000 + ",server=on"),
+        ("qemu-kvm", "-qmp", "tcp:a..b:44,server=on"),
+        ("qemu-kvm", "-qmp", "tcp:\udc80:44,server=on"),
+        ("qemu-kvm", "-qmp", "unix:/no such\udc80,server=on"),
+        ("cloud-hypervisor", "--api-socket", "/no such\udc80"),
+        ("cloud-hypervisor", "--api-socket", "/" + "\udc80" * 200),
+        ("firecracker", "--api-sock", "no such\udc80\n"),
+    ],
+    ids=range(7),
+)
+def test_an_impossible_address_is_that_vm_s_fault(words: tuple[str, ...]) -> None:
+    """Anybody on the host may start a program of such a name."""
+    (vm,) = (
+        vm for b in vmms.backends() if (vm := b.recognise(Process(os.getpid(), words))) is not None
+    )
+    backend = next(b for b in vmms.backends() if b.name == vm.backend)
+    assert asyncio.run(backend.inspect(vm, timeout_s=5)).problems
 
 
 def test_a_vm_that_has_ended(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ async def _connect(client: QMPClient, address: str) -> None:
         await client.connect(connect_unix(address))
         return
     host, _, port = address.rpartition(":")
-    if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+    if not (port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 1 << 16):
         raise VmError(f"{address}: neither a socket's path nor host:port")
     await client.connect((host or "localhost", int(port)))
 
