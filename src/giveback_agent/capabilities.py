@@ -21,7 +21,7 @@ def probe(root: str) -> Capabilities:
     return Capabilities(
         reporting=reporting.active,
         order=order,
-        order_settable=reporting.order_settable,
+        order_settable=reporting.may_lower,
         reclaim=path is not None and reclaim.is_permitted(root, path),
         drop_caches=os.access(files.under(root, reclaim.DROP_CACHES_PATH), os.W_OK),
         cold_method=_cold_method(root),

@@ -194,3 +194,22 @@ def test_other_devices_are_not_balloons(tmp_path: Path) -> None:
 
 def test_this_machine() -> None:
     assert isinstance(probe().evidence, str)
+
+
+@pytest.mark.parametrize(
+    ("driver", "said", "order", "expected"),
+    [
+        ("virtio_balloon", "", 9, True),
+        ("hv_balloon", "Cold memory discard hint enabled", 9, False),
+        ("hv_balloon", "Cold memory discard hint enabled", 5, False),
+        ("hv_balloon", "Cold memory discard hint enabled with order 9", 9, False),
+        ("hv_balloon", "Cold memory discard hint enabled with order 9", 5, True),
+        ("hv_balloon", "Cold memory discard hint enabled with order 5", 5, True),
+        (None, "Free page reporting enabled", 9, False),
+    ],
+)
+def test_the_order_is_lowered_only_where_the_driver_takes_small_blocks(
+    driver: str | None, said: str, order: int, expected: bool
+) -> None:
+    log = KernelLog((said,), True)
+    assert page_reporting.takes_smaller_blocks(driver, log, order) is expected

@@ -24,6 +24,8 @@ _DEVICES_LIMIT = 4096
 
 _SAID_ENABLED = "Free page reporting enabled"
 _SAID_HYPERV = "Cold memory discard hint enabled"
+_SAID_HYPERV_ORDER = "Cold memory discard hint enabled with order"
+_HYPERV_LARGE_ORDER = 9
 _SAID_HYPERV_DISABLED = "disabling page reporting"
 _NOT_AGREED = (
     "no VIRTIO_BALLOON_F_REPORTING: the host does not offer it, or the guest withdrew it because "
@@ -46,6 +48,7 @@ class ReportingState(Record):
 
     `active` None: it cannot be told. `order` is the raw parameter: -1 unset, None where the kernel
     has none (before 5.14, or without page reporting). `order_settable`: this process may write it.
+    `may_lower`: and it is known to do no harm (`takes_smaller_blocks`).
     """
 
     active: bool | None
@@ -53,6 +56,7 @@ class ReportingState(Record):
     order: int | None
     order_settable: bool
     driver: str | None = None
+    may_lower: bool = False
 
 
 def parse(data: bytes) -> int:
@@ -182,12 +186,29 @@ def _judge_log(log: kmsg.KernelLog) -> tuple[bool | None, str]:
     return False, f"no virtio balloon, and the kernel log does not say {_SAID_ENABLED!r}"
 
 
+def takes_smaller_blocks(driver: str | None, log: kmsg.KernelLog, order: int | None) -> bool:
+    """Tell whether the driver that reports is known to take blocks below 2 MiB.
+
+    hv_balloon before 6.2 counts them in units of 2 MiB, less one: a block of 4 KiB becomes a discard
+    of 2048 such units, which are in use. It names no order in its message. Since then it is the host
+    that may refuse them, and at the second refusal the driver stops reporting until the next boot:
+    so only where the kernel's own order is below 2 MiB already, as WSL sets it where the host can.
+    Source: hv_free_page_report() in drivers/hv/hv_balloon.c.
+    """
+    if driver != "hv_balloon":
+        return driver == "virtio_balloon"
+    named = any(_SAID_HYPERV_ORDER in message for message in log.messages)
+    return named and order is not None and 0 <= order < _HYPERV_LARGE_ORDER
+
+
 def probe(root: str = "/") -> ReportingState:
     """Find out whether free page reporting is active under `root`. Never raises."""
     try:
         order = read_order(root)
     except KernelFileError:
         order = None
-    active, evidence, driver = judge(read_balloons(root), kmsg.search(root, SAID), order)
+    log = kmsg.search(root, SAID)
+    active, evidence, driver = judge(read_balloons(root), log, order)
     settable = os.access(files.under(root, ORDER_PATH), os.W_OK)
-    return ReportingState(active, evidence, order, settable, driver)
+    may_lower = settable and takes_smaller_blocks(driver, log, order)
+    return ReportingState(active, evidence, order, settable, driver, may_lower)
