@@ -224,6 +224,10 @@ class Service:
             self._last_error = ""
         except KernelFileError as error:
             self._complain(str(error))
+            # Unseen, work may be back: the order must not stay lowered for it.
+            self._restore("the guest cannot be seen")
+        if self._lowered and not self._in_pass():
+            self._restore("once more")
         self._start_next(now_s)
         self._publish_changes(now_s)
 

@@ -110,6 +110,36 @@ def test_a_pass_under_way_is_restored_when_the_service_stops(guest: Path) -> Non
     assert order.read_text().strip() == "9"
 
 
+def test_an_order_that_could_not_be_restored_is_restored_later(
+    guest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = guest / page_reporting.ORDER_PATH[1:]
+    service = service_of(guest)
+    service._lower(0)
+    snapshot = _snapshot(service)
+    with monkeypatch.context() as broken:
+
+        def refuse(root: str, path: str, text: str) -> None:
+            raise KernelFileError(path, os.strerror(errno.EIO), errno.EIO)
+
+        broken.setattr(files, "write", refuse)
+        for kind in (act.RESTORE, act.PASS_END):
+            service._do(Action(kind, "work came back"), snapshot)
+        assert order.read_text().strip() == "0"
+    tick(service)
+    assert order.read_text().strip() == "9"
+
+
+def test_a_guest_that_cannot_be_seen_gets_its_order_back(guest: Path) -> None:
+    order = guest / page_reporting.ORDER_PATH[1:]
+    service = service_of(guest)
+    service._lower(0)
+    service._state = replace(service._state, in_pass=True)
+    (guest / "proc/meminfo").unlink()
+    tick(service)
+    assert order.read_text().strip() == "9"
+
+
 def test_after_a_killed_agent_the_kernels_own_order_counts(guest: Path) -> None:
     order = guest / page_reporting.ORDER_PATH[1:]
     deep_report.lower(str(guest), 0)
