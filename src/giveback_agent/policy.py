@@ -52,12 +52,13 @@ TIGHT_AVAILABLE_PERCENT = 6
 class PolicyState(Record):
     """What the policy remembers between decisions; all times are monotonic seconds.
 
-    `by_hand`: somebody asked for this pass, so that no step is left out for gaining little. `hold` is
-    there while the order is lowered.
+    `by_hand`: somebody asked for this pass, so that no step is left out for gaining little. `urgency`
+    is the one that the pass began for. `hold` is there while the order is lowered.
     """
 
     todo: tuple[str, ...] = ()
     in_pass: bool = False
+    urgency: int = act.URGENCY_ALONE
     goal_bytes: int = 0
     before_compact_trapped_bytes: int = 0
     by_hand: bool = False
@@ -89,6 +90,9 @@ def decide(
     if seen.outcome is not None:
         state = _take_outcome(seen, seen.outcome, state)
     if state.in_pass:
+        if not why_stop and seen.urgency > max(state.urgency, act.URGENCY_ALONE):
+            # Its steps are those of less need: begin anew, with the warm cache.
+            why_stop = "the host needs more"
         if why_stop:
             return _end_pass(seen, state, why_stop)
         return _next_step(seen, state, settings, can)
@@ -241,7 +245,9 @@ def _begin_pass(
         if can.compaction and settings.idle_threshold != 0:
             todo.append(act.COMPACT)
         todo.append(act.LOWER if _deep_order(settings, can) is not None else act.NUDGE)
-    state = replace(state, todo=tuple(todo), in_pass=True, goal_bytes=goal, hold=None)
+    state = replace(
+        state, todo=tuple(todo), in_pass=True, urgency=seen.urgency, goal_bytes=goal, hold=None
+    )
     why = "by hand" if state.by_hand else f"idle at {seen.gate.busy_percent:.0f} % busy"
     begun = Action(act.PASS_BEGIN, why)
     more, state = _next_step(seen, state, settings, can)
@@ -385,7 +391,9 @@ def _end_pass(
         rest_until_s=now.monotonic_s + (REST_S if whole else CUT_SHORT_REST_S),
         after_pass=now if whole else state.after_pass,
         after_pass_work_cpu_s=seen.gate.work_cpu_s,
-        after_pass_urgency=seen.urgency if whole else state.after_pass_urgency,
+        after_pass_urgency=(
+            state.urgency if whole else min(state.urgency, state.after_pass_urgency)
+        ),
         floor=cache_floor.settle(state.floor, now),
     )
     return (*restore, Action(act.PASS_END, why)), state

@@ -284,6 +284,18 @@ def test_at_urgency_3_all_above_the_floor_goes() -> None:
     assert guest.cache == SETTINGS.cache_floor_bytes // MIB
 
 
+def test_need_that_grows_within_a_pass_is_met_after_it() -> None:
+    state, settings = PolicyState(), Settings()
+    now, asked = 100.0, []
+    for second in range(120):
+        urgency = act.URGENCY_ALONE if second < 5 else act.URGENCY_STARVING
+        seen = observation(snapshot(now + second, cache=600, trapped=300), urgency=urgency)
+        seen = replace(seen, lowered=state.hold is not None)
+        actions, state = policy.decide(seen, state, settings, ABLE)
+        asked += [action.kind for action in actions]
+    assert act.RECLAIM in asked
+
+
 def test_a_busy_guest_gives_only_while_the_host_starves() -> None:
     guest = Guest()
     for urgency in (0, 1, 2):
