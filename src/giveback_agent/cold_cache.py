@@ -187,12 +187,14 @@ def reclaim_cold(
     wanted: Callable[[], bool] = lambda: True,
     untaught: bool = False,
     stale_after_s: float = STALE_AFTER_S,
+    may_swap: bool = False,
 ) -> ColdResult:
     """Take at most about `max_bytes` of cold cache by `method` (from `probe`); blocks; never raises.
 
     `wanted` is asked before each write and ends the pass by False. `scratch_dir` is a folder on a
     disk (not tmpfs) for the teaching; where teaching fails the multi-gen lists are left alone,
-    unless `untaught`: then pages read fewer than five times go with the cold ones.
+    unless `untaught`: then pages read fewer than five times go with the cold ones. `may_swap`: where
+    a kernel before 6.11 cannot be told to leave the memory of programs alone, ask it all the same.
 
     Dirty pages cannot be taken: sync first.
     """
@@ -205,7 +207,7 @@ def reclaim_cold(
         job.run(stale_after_s)
         result = job.result()
     elif method == LISTS:
-        result = _from_lists(root, max_bytes, scratch_dir, wanted)
+        result = _from_lists(root, max_bytes, scratch_dir, wanted, may_swap)
     else:
         return ColdResult()
     taken = max(0, _stolen_pages(root) - before) * page_bytes
@@ -309,7 +311,11 @@ class _Generations:
 
 
 def _from_lists(
-    root: str, max_bytes: int, scratch_dir: str | None, wanted: Callable[[], bool]
+    root: str,
+    max_bytes: int,
+    scratch_dir: str | None,
+    wanted: Callable[[], bool],
+    may_swap: bool,
 ) -> ColdResult:
     asked = steps = refaults = 0
     for folder in _reclaimable_cgroups(root):
@@ -328,7 +334,10 @@ def _from_lists(
             steps += 1
             asked += step_bytes
             path = f"{folder}/memory.reclaim"
-            if reclaim.reclaim(root, path, step_bytes, 0, or_without=True).outcome != reclaim.DONE:
+            result = reclaim.reclaim(root, path, step_bytes, 0, or_without=may_swap)
+            if result.outcome == reclaim.SWAPPINESS_REFUSED:
+                return ColdResult(asked - step_bytes, 0, steps - 1, 0, refaults)
+            if result.outcome != reclaim.DONE:
                 break
     return ColdResult(asked, 0, steps, 0, refaults)
 

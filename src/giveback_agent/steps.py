@@ -39,7 +39,7 @@ def step_of(action: Action, root: str, settings: Settings) -> Callable[[], None]
     if action.kind == act.DROP:
         return lambda: reclaim.drop_caches(root, action.what)
     if action.kind == act.COLD:
-        return lambda: take_cold(root, action.amount_bytes, action.what)
+        return lambda: take_cold(root, action.amount_bytes, action.what, settings.swap)
     if action.kind == act.RECLAIM:
         return lambda: reclaim_in_chunks(root, action.amount_bytes, settings.swap)
     if action.kind == act.COMPACT:
@@ -47,7 +47,7 @@ def step_of(action: Action, root: str, settings: Settings) -> Callable[[], None]
     raise ValueError(f"no worker step for {action.kind!r}")
 
 
-def take_cold(root: str, amount_bytes: int, what: int) -> None:
+def take_cold(root: str, amount_bytes: int, what: int, swap: bool) -> None:
     """Take cold cache by the best method there is now; what is warm stays. `what`: as in Action."""
     from giveback_agent import cold_cache
 
@@ -55,8 +55,15 @@ def take_cold(root: str, amount_bytes: int, what: int) -> None:
     folder = scratch_folder(root, os.environ.get("STATE_DIRECTORY"))
     untaught = what == act.UNTAUGHT
     stale_after_s = 0.0 if what == act.REOPEN else cold_cache.STALE_AFTER_S
+    may_swap = swap or not _has_swap(root)
     cold_cache.reclaim_cold(
-        root, method, amount_bytes, folder, untaught=untaught, stale_after_s=stale_after_s
+        root,
+        method,
+        amount_bytes,
+        folder,
+        untaught=untaught,
+        stale_after_s=stale_after_s,
+        may_swap=may_swap,
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+import errno
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giveback_agent import cold_cache, teaching
+from giveback_agent import cold_cache, files, teaching
 from giveback_agent.cold_cache import ColdResult, Target
 from giveback_agent.errors import KernelFileError
 from giveback_agent.kernel import lru_gen, memcg
@@ -220,3 +222,18 @@ def test_a_generation_that_is_largely_dirty_is_left_as_it_is(
     lru = (tmp_path / "sys/kernel/debug/lru_gen").read_text()
     cold_cache.reclaim_cold(str(tmp_path), cold_cache.GENERATIONS, 1 << 40, untaught=True)
     assert ((tmp_path / "sys/kernel/debug/lru_gen").read_text() != lru) == written
+@pytest.mark.parametrize("may_swap", [False, True])
+def test_an_old_kernel_is_not_asked_where_it_could_swap_programs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_swap: bool
+) -> None:
+    plant_cgroups(tmp_path, "", "a.slice")
+    asked: list[str] = []
+
+    def old_kernel(root: str, path: str, text: str) -> None:
+        if "swappiness" in text:
+            raise KernelFileError(path, "Invalid argument", errno.EINVAL)
+        asked.append(text)
+
+    monkeypatch.setattr(files, "write", old_kernel)
+    cold_cache.reclaim_cold(str(tmp_path), cold_cache.LISTS, 64 << 20, may_swap=may_swap)
+    assert bool(asked) is may_swap
