@@ -49,11 +49,11 @@ class Urgency(Record):
 class Link:
     """All ways to the host. No method raises or waits.
 
-    `answer_cpu_s` is the CPU time of the answers so far: it is the agent's own.
+    `answer_cpu_s` is the CPU time of the answers so far, `answer_user_s` their user time: the agent's own.
     """
 
     def __init__(self, root: str) -> None:
-        self.answer_cpu_s = 0.0
+        self.answer_cpu_s = self.answer_user_s = 0.0
         self._root = root
         self._peers: list[Peer] = []
         self._epoll: select.epoll | None = None
@@ -263,6 +263,7 @@ class Link:
         peer, ask, number = self._asked
         self._worker = self._asked = None
         self.answer_cpu_s += worker.cpu_s
+        self.answer_user_s += worker.user_s
         self._next_answer_s = now_s + worker.cpu_s * (ANSWER_SHARE - 1)
         peer.held = False
         if code != DONE:

@@ -78,8 +78,8 @@ class Service:
         self._outcome: Outcome | None = None
         self._queue: list[Action] = []
         self._passes = passes.PassLog()
-        self._own_cpu_s = _own_cpu_s()
-        self._worker_cpu_s = 0.0
+        self._worker_cpu_s = self._worker_user_s = 0.0
+        self._own_cpu_s = self._own_cpu()
         self._stop = False
         self._pressing = False
         self._looks = 0
@@ -239,20 +239,31 @@ class Service:
 
     def _look(self, now_s: float, ours: bool) -> None:
         """Judge how busy the guest is. `ours`: a pass goes on, so stalls and system time are ours too."""
-        own = _own_cpu_s() + self._worker_cpu_s + self._link.answer_cpu_s
-        children = (self._worker and self._worker.pid, self._link.answering_pid)
-        own += sum([_cpu_s_of(self._root, pid) for pid in children if pid])
+        own = self._own_cpu()
+        # In a pass only user time counts as work, so only ours of it is taken out.
+        used_s = own[ours] - self._own_cpu_s[ours]
         stalls = gate.Stalls()
         # A guest at work is not asked where it stalls: each look costs it something.
         working = self._gate.level == gate.BUSY and self._gate.busy_percent > gate.BUSY_PERCENT
         if not ours and not working:
             stalls = gate.stalls_of(self._pressure("memory"), self._pressure("io"))
         self._gate = gate.look(
-            self._gate, now_s, read_cpustat(self._root), max(0.0, own - self._own_cpu_s), stalls,
+            self._gate, now_s, read_cpustat(self._root), max(0.0, used_s), stalls,
             self._settings.idle_busy_percent, self._settings.idle_window_s, TICKS_PER_S, ours,
         )  # fmt: skip
         if self._gate.at_s == now_s:
             self._own_cpu_s = own
+
+    def _own_cpu(self) -> tuple[float, float]:
+        """CPU seconds of the agent and all it started: user and system, and user alone."""
+        used, link = os.times(), self._link
+        total_s = used.user + used.system + self._worker_cpu_s + link.answer_cpu_s
+        user_s = used.user + self._worker_user_s + link.answer_user_s
+        for pid in (self._worker and self._worker.pid, link.answering_pid):
+            child_user_s, child_system_s = _cpu_s_of(self._root, pid) if pid else (0.0, 0.0)
+            total_s += child_user_s + child_system_s
+            user_s += child_user_s
+        return total_s, user_s
 
     def _pressure(self, resource: str) -> Pressure | None:
         try:
@@ -381,6 +392,7 @@ class Service:
                 worker.abandon()
             return
         self._worker_cpu_s += worker.cpu_s
+        self._worker_user_s += worker.user_s
         took_s = now_s - worker.started_s
         self._outcome = Outcome(worker.kind, code == DONE, worker.abandoned, took_s, worker.cpu_s)
         self._worker = None
@@ -464,7 +476,7 @@ class Service:
                 "cache_floor_bytes": policy.floor_bytes(
                     self._state, self._settings, act.URGENCY_ALONE
                 ),
-                "own_cpu_s": _own_cpu_s() + self._worker_cpu_s,
+                "own_cpu_s": self._own_cpu()[0],
                 "passes": self._passes.count,
                 "last_passes": [_as_dict(p) for p in self._passes.ended],
             },
@@ -485,16 +497,11 @@ def _words(action: Action) -> str:
     return action.kind if action.why in ("", action.kind) else f"{action.kind}: {action.why}"
 
 
-def _own_cpu_s() -> float:
-    used = os.times()
-    return used.user + used.system
-
-
-def _cpu_s_of(root: str, pid: int) -> float:
-    """CPU seconds of a running worker, from its stat file; 0 where it has just ended."""
+def _cpu_s_of(root: str, pid: int) -> tuple[float, float]:
+    """User and system CPU seconds of a running worker, from its stat file; 0 where it has ended."""
     try:
         with open(root.rstrip("/") + f"/proc/{pid}/stat", "rb") as file:
             words = file.read(4096).rpartition(b")")[2].split()
-        return (int(words[11]) + int(words[12])) / TICKS_PER_S
+        return int(words[11]) / TICKS_PER_S, int(words[12]) / TICKS_PER_S
     except (OSError, IndexError, ValueError):
-        return 0.0
+        return 0.0, 0.0

@@ -68,7 +68,7 @@ class Worker:
         self.started_s = started_s
         self.deadline_s = deadline_s
         self.abandoned = False
-        self.cpu_s = 0.0
+        self.cpu_s = self.user_s = 0.0
         self._parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
@@ -100,6 +100,7 @@ class Worker:
             return CRASHED
         if pid == 0:
             return None
+        self.user_s = usage.ru_utime
         self.cpu_s = usage.ru_utime + usage.ru_stime
         if os.WIFSIGNALED(status):
             return -os.WTERMSIG(status)

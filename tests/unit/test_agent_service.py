@@ -305,3 +305,23 @@ def test_without_swappiness_and_with_swap_the_cache_is_dropped_and_nothing_swapp
     monkeypatch.setattr(steps, "_has_swap", lambda _: False)
     steps.reclaim_in_chunks(str(guest), 64 << 20, swap=False)
     assert all("drop_caches" not in path for path, _ in written)
+
+
+def test_in_a_pass_our_system_time_hides_no_work(guest: Path) -> None:
+    """4 CPUs: the worker compacts on one (system), the work uses three (user): that is busy."""
+    service = service_of(guest)
+    (guest / "proc/77").mkdir()
+
+    class Compacting:
+        pid = 77
+
+    service._worker = Compacting()  # type: ignore[assignment]
+    for second in range(3):
+        stat = f"cpu  {300 * second} 0 {100 * second} 0 0 0 0 0\n"
+        (guest / "proc/stat").write_text(stat + "cpu0\ncpu1\ncpu2\ncpu3\n")
+        words = ["77", "(agent)"] + ["0"] * 50
+        words[14] = str(100 * second)
+        (guest / "proc/77/stat").write_text(" ".join(words))
+        service._look(float(second), ours=True)
+    service._worker = None
+    assert service._gate.level == gate.BUSY
