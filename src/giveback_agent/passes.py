@@ -55,20 +55,25 @@ class PassLog:
         self.deep_order: int | None = None
         self.ended: list[PassRecord] = []
         self.count = 0
+        self.slack_steps = self.slack_bytes = 0
 
     def start(self, begin: Snapshot, why: str) -> None:
         """A pass begins."""
         self.begin, self.why, self.steps, self.deep_order = begin, why, [], None
 
     def note(self, outcome: Outcome, before: Snapshot, after: Snapshot) -> StepRecord:
-        """Account a step that has just ended."""
+        """Account a step that has just ended; outside of a pass only their number and gain are kept."""
         if outcome.kind == act.COMPACT:
             gain = (before.trapped_bytes or 0) - (after.trapped_bytes or 0)
         else:
             gain = before.meminfo.non_free_bytes - after.meminfo.non_free_bytes
         end = "given up" if outcome.abandoned else "done" if outcome.ok else FAILED
         step = StepRecord(outcome.kind, gain, outcome.took_s, outcome.cpu_s, end)
-        self.steps.append(step)
+        if self.begin is not None:
+            self.steps.append(step)
+        else:
+            self.slack_steps += 1
+            self.slack_bytes += max(0, gain)
         return step
 
     def finish(self, after: Snapshot, end: str) -> PassRecord | None:

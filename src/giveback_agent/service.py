@@ -478,6 +478,8 @@ class Service:
                 ),
                 "own_cpu_s": self._own_cpu()[0],
                 "passes": self._passes.count,
+                "slack_steps": self._passes.slack_steps,
+                "slack_bytes": self._passes.slack_bytes,
                 "last_passes": [_as_dict(p) for p in self._passes.ended],
             },
         )

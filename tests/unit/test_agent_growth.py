@@ -81,3 +81,15 @@ def test_ten_thousand_decisions_leave_nothing_behind(
     assert open_files() == before_files
     assert resident_bytes() - before_bytes < GROWTH_BYTES
     agent._close()
+
+
+def test_steps_between_passes_are_counted_and_not_kept() -> None:
+    from agent_guests import snapshot
+
+    from giveback_agent import actions as act
+    from giveback_agent.passes import PassLog
+
+    log = PassLog()
+    for _ in range(1000):
+        log.note(act.Outcome(act.COLD, ok=True), snapshot(0.0, free=800), snapshot(1.0, free=801))
+    assert (log.steps, log.slack_steps, log.slack_bytes) == ([], 1000, 1000 << 20)

@@ -106,9 +106,13 @@ def lines(
 def _pass_lines(said: dict[str, Any] | None) -> list[str]:
     """The last passes. The file is the agent's own, but a status must not die of it."""
     recent = said.get("last_passes") if said else None
+    steps, gained = (said.get(n) if said else 0 for n in ("slack_steps", "slack_bytes"))
+    small = []
+    if isinstance(steps, int) and isinstance(gained, int) and steps:
+        small = [f"between   {steps} small steps in a guest at work: {gained // MIB} MiB freed"]
     if not isinstance(recent, list) or not recent:
-        return ["passes    none yet"]
-    out = [f"passes    {said.get('passes') if said else 0} in all; the last:"]
+        return ["passes    none yet", *small]
+    out = [*small, f"passes    {said.get('passes') if said else 0} in all; the last:"]
     for one in recent[-3:]:
         try:
             freed = (one["non_free_before_bytes"] - one["non_free_after_bytes"]) // MIB
