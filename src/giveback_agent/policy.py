@@ -78,8 +78,7 @@ def decide(
 ) -> tuple[tuple[Action, ...], PolicyState]:
     """Return what to do now and the state to come back with. Never more than one step at a time."""
     if not state.in_pass:
-        floor = cache_floor.learn(state.floor, seen.snapshot, settings.cache_floor_bytes)
-        state = replace(state, floor=floor)
+        state = replace(state, floor=_learn(seen, state.floor, settings))
     why_stop = _why_stop(seen)
     if seen.running is not None:
         if why_stop:
@@ -102,6 +101,13 @@ def decide(
     if _is_calm_enough(seen) and _is_worth_a_pass(seen, state, settings, can):
         return _begin_pass(seen, state, settings, can)
     return _slack_step(seen, state, settings, can)
+
+
+def _learn(seen: Observation, floor: FloorState, settings: Settings) -> FloorState:
+    """A cold step makes refaults of its own, 2 MiB for each list that it teaches: they are not the work's."""
+    if seen.running is not None or seen.outcome is not None:
+        return cache_floor.settle(floor, seen.snapshot)
+    return cache_floor.learn(floor, seen.snapshot, settings.cache_floor_bytes)
 
 
 def begin_by_hand(

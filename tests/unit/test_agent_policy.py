@@ -422,6 +422,21 @@ def test_slack_takes_nothing_while_much_is_dirty(dirty: int, taken: bool) -> Non
     seen = observation(now, gate.SLACK, 1, None, None, False)
     actions, _ = policy.decide(seen, PolicyState(), SETTINGS, ABLE)
     assert bool(actions) == taken
+def test_the_refaults_of_teaching_do_not_raise_the_floor() -> None:
+    """Each small step teaches three lists: 1536 refaults of ours while it runs, none of the work's."""
+    state, refaults = PolicyState(), 0
+    for second in range(100):
+        running = act.COLD if second % 10 == 1 else None
+        outcome = Outcome(act.COLD, ok=True) if second % 10 == 2 else None
+        refaults += 1536 if running else 0
+        seen = observation(
+            snapshot(100.0 + second, refaults=refaults),
+            gate.SLACK,
+            running=running,
+            outcome=outcome,
+        )
+        _, state = policy.decide(seen, state, SETTINGS, ABLE)
+    assert state.floor.learned_bytes == 0
 
 
 def test_only_the_numa_nodes_that_are_worth_it_are_compacted() -> None:
