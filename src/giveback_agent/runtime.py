@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 
 from giveback_agent import files
 from giveback_agent.errors import AgentError, KernelFileError
@@ -19,6 +20,8 @@ STATUS_PATH = FOLDER + "/status.json"
 URGENCY_PATH = FOLDER + "/urgency"
 FILE_LIMIT_BYTES = 256 << 10
 URGENCY_MOST_S = 86_400.0
+# Who asks whether an agent runs holds the lock for a moment, shared.
+ASKED_WAIT_S = 1.0
 
 
 class AlreadyRunningError(AgentError):
@@ -61,15 +64,33 @@ def hold_lock(root: str) -> int:
             f"{path}: {os.strerror(error.errno or 0)}: the service must run as root"
         ) from error
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(fd, root)
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
     except OSError as error:
         os.close(fd)
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise AlreadyRunningError(running_pid(root)) from error
         raise AgentError(f"{path}: {os.strerror(error.errno or 0)}") from error
-    os.ftruncate(fd, 0)
-    os.write(fd, f"{os.getpid()}\n".encode())
+    except AlreadyRunningError:
+        os.close(fd)
+        raise
     return fd
+
+
+def _take(fd: int, root: str) -> None:
+    """Lock the file. Raises AlreadyRunningError where an agent has it, OSError for what else fails."""
+    deadline_s = time.monotonic() + ASKED_WAIT_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            pid = running_pid(root)
+            if pid is not None or time.monotonic() > deadline_s:
+                raise AlreadyRunningError(pid) from error
+            time.sleep(0.02)
+        else:
+            return
 
 
 def running_pid(root: str) -> int | None:

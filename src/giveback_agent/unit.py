@@ -36,7 +36,8 @@ Restart=on-failure
 RestartSec=10
 RestartPreventExitStatus=2
 RuntimeDirectory=giveback
-RuntimeDirectoryPreserve=restart
+# Another agent, started by hand, may have its lock and its records there when this one refuses.
+RuntimeDirectoryPreserve=yes
 StateDirectory=giveback
 UMask=0022
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback_agent import runtime
+from giveback_agent.errors import AgentError
 
 
 def test_the_second_agent_refuses_with_the_firsts_pid(tmp_path: Path) -> None:
@@ -53,3 +58,23 @@ def _scratch() -> str:
     runtime.make_folder(root)
     os.environ["PYTEST_TMP_URGENCY"] = root
     return root
+
+
+def test_who_only_asks_keeps_no_agent_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(tmp_path)
+    os.close(runtime.hold_lock(root))
+    asker = os.open(root + runtime.PID_PATH, os.O_RDONLY)
+    fcntl.flock(asker, fcntl.LOCK_SH)
+    monkeypatch.setattr(time, "sleep", lambda _: os.close(asker))
+    os.close(runtime.hold_lock(root))
+
+
+def test_a_full_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(AgentError, match="No space left"):
+        runtime.hold_lock(str(tmp_path))

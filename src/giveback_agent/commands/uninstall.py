@@ -6,6 +6,7 @@ Settings (/etc/giveback.conf) are kept, and so is an installed file that was cha
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 
@@ -102,9 +103,4 @@ def _remove_state(root: str) -> None:
         return
     for folder in STATE_FOLDERS:
         full = files.under(root, folder)
-        try:
-            for name in sorted(os.listdir(full)):
-                os.unlink(f"{full}/{name}")
-            os.rmdir(full)
-        except OSError:
-            continue
+        shutil.rmtree(full, ignore_errors=True)
