@@ -57,7 +57,10 @@ def in_child(
     After `timeout_s` the child and all it started are killed, and left behind if even that hangs.
     """
     deadline_s = time.monotonic() + timeout_s
-    reader, writer = os.pipe()
+    try:
+        reader, writer = os.pipe()
+    except OSError as error:
+        return Outcome(b"", f"no pipe: {os.strerror(error.errno or 0)}")
     try:
         pid = os.fork()
     except OSError as error:

@@ -6,6 +6,7 @@ import os
 
 from giveback_agent import bounded, files, percpu
 from giveback_agent.actions import Capabilities
+from giveback_agent.errors import KernelFileError
 from giveback_agent.kernel import compaction, page_reporting, reclaim
 
 PROBE_TIMEOUT_S = 20.0
@@ -17,7 +18,10 @@ def probe(root: str) -> Capabilities:
     path = reclaim.root_reclaim_path(root)
     order = reporting.order
     if order is not None and order < 0:
-        order = page_reporting.read_pageblock_order(root)
+        try:
+            order = page_reporting.read_pageblock_order(root)
+        except KernelFileError:
+            order = None
     return Capabilities(
         reporting=reporting.active,
         order=order,

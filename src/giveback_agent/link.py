@@ -169,12 +169,12 @@ class Link:
     def _register(self, fd: int) -> None:
         # Edge-triggered: a virtio-serial port without a host is at its end, hence readable, all the
         # time. An edge comes when a host connects or writes, and only then.
-        if self._epoll is None:
-            self._epoll = select.epoll()
         try:
+            if self._epoll is None:
+                self._epoll = select.epoll()
             self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
         except OSError:
-            # A plain file, in tests: it is read at every look instead.
+            # A plain file, in tests, or no descriptor left: it is read at every look instead.
             return
 
     def _watch(self, peer: Peer, now_s: float) -> None:

@@ -68,6 +68,31 @@ def test_it_survives_any_content(guest: Path, content: bytes) -> None:
     tick(service)
 
 
+def test_it_starts_where_the_order_is_unset_and_no_block_order_is_told(guest: Path) -> None:
+    (guest / page_reporting.ORDER_PATH[1:]).write_text("-1\n")
+    (guest / "proc/pagetypeinfo").write_text("a format to come\n")
+    assert service_of(guest)._can.order is None
+
+
+def test_no_descriptor_left_is_no_end(guest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = service_of(guest)
+
+    def refuse() -> tuple[int, int]:
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    monkeypatch.setattr(os, "pipe", refuse)
+    service._queue = [Action(act.NUDGE)]
+    tick(service)
+    assert service._queue == []
+
+
+def test_a_closed_stderr_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    from giveback_agent.commands.run import say
+
+    monkeypatch.setattr("sys.stderr", None)
+    say("lost")
+
+
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
 def test_every_write_may_fail_with_any_errno(
     guest: Path, number: int, monkeypatch: pytest.MonkeyPatch

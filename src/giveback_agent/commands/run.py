@@ -46,8 +46,10 @@ def run_service(root: str, overrides: list[str]) -> int:
 
 def say(line: str) -> None:
     """Print one line for the journal; a closed stderr is no reason to end."""
+    if sys.stderr is None:  # closed before the start
+        return
     try:
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
-    except OSError:
+    except (OSError, ValueError):
         pass
