@@ -428,6 +428,8 @@ class Service:
     def _nudge(self) -> None:
         refused = steps.start_reporting(self._root)
         if refused:
+            # Then the pass's line must not say that the small pieces were reported.
+            self._passes.deep_order = None
             self._complain(f"no pass of reporting could be started: {refused}")
 
     def _drain_lists(self, now_s: float) -> None:

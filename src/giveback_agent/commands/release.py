@@ -227,6 +227,7 @@ class Foreground:
             return
         refused = steps.start_reporting(self._root)
         if refused:
+            self._log.deep_order = None
             print(f"report       no pass of reporting could be started: {refused}")
 
     def _drain_lists(self) -> Outcome:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
+    from giveback_agent.kernel.page_reporting import ReportingState
     from giveback_agent.snapshot import Snapshot
 
 HELP = "what the agent sees, what it did, and what came of it"
@@ -36,13 +37,14 @@ def run(args: argparse.Namespace) -> int:
         raise AgentError(f"{error}: is /proc mounted?") from error
     pid = runtime.running_pid(args.root)
     said = read_status(args.root)
-    windows = _windows(args.root)
+    reporting = page_reporting.probe(args.root)
+    windows = _windows(args.root, reporting)
     if args.json:
-        guest = summary(now)
+        guest = {**summary(now), "reporting": reporting.active, "why": reporting.evidence}
         report = {"running_pid": pid, "guest": guest, "agent": said, "windows": windows}
         print(json.dumps(report, indent=1))
     else:
-        print("\n".join(lines(pid, now, said, windows)))
+        print("\n".join(lines(pid, now, said, windows, reporting)))
     return 0 if pid is not None else 3
 
 
@@ -78,7 +80,11 @@ def summary(now: Snapshot) -> dict[str, object]:
 
 
 def lines(
-    pid: int | None, now: Snapshot, said: dict[str, Any] | None, windows: str | None
+    pid: int | None,
+    now: Snapshot,
+    said: dict[str, Any] | None,
+    windows: str | None,
+    reporting: ReportingState,
 ) -> list[str]:
     """The status in words."""
     memory = now.meminfo
@@ -87,20 +93,29 @@ def lines(
         out.append(
             f"          mode {said.get('mode')}, guest is {said.get('level')}, urgency {said.get('urgency')}"
         )
-    trapped = (now.trapped_bytes or 0) // MIB
     used, free = memory.non_free_bytes // MIB, memory.mem_free_bytes // MIB
-    reported = (now.reportable_bytes or 0) // MIB
-    order = now.report_order
     cold = now.cold_cache_bytes // MIB
     out.append(f"memory    {memory.mem_total_bytes // MIB} MiB: {used} in use, {free} free")
-    out.append(
-        f"free      {reported} MiB in reported blocks (order {order} and above), {trapped} MiB trapped below"
-    )
+    out.append(f"free      {_free_words(now, reporting)}")
     out.append(f"cache     {now.cache_bytes // MIB} MiB, {cold} of it clean and not used lately")
     out.append(f"slab      {memory.s_reclaimable_bytes // MIB} MiB reclaimable")
     if windows is not None:
         out.append(f"windows   {windows}")
     return out + _pass_lines(said)
+
+
+def _free_words(now: Snapshot, reporting: ReportingState) -> str:
+    """What of the free memory goes back to the host; a number that is not known is not told."""
+    if reporting.active is False:
+        return f"none of it is reported to the host: {reporting.evidence}"
+    if now.reportable_bytes is None or now.trapped_bytes is None:
+        return "in blocks that this user may not see"
+    order = now.report_order
+    words = (
+        f"{now.reportable_bytes // MIB} MiB in reported blocks (order {order} and above), "
+        f"{now.trapped_bytes // MIB} MiB trapped below"
+    )
+    return words if reporting.active else f"{words}; whether any is reported is not known"
 
 
 def _pass_lines(said: dict[str, Any] | None) -> list[str]:
@@ -127,14 +142,14 @@ def _pass_lines(said: dict[str, Any] | None) -> list[str]:
     return out
 
 
-def _windows(root: str) -> str | None:
+def _windows(root: str, reporting: ReportingState) -> str | None:
     """Under WSL 2: what Windows says its VM holds, and whether reporting is missing; else None."""
     host = settings.detect_wsl(root)
     if host is None:
         return None
     from giveback_agent import wslview
 
-    advice = wslview.missing_advice(host, page_reporting.probe(root))
+    advice = wslview.missing_advice(host, reporting)
     side = wslview.windows_side(root, host)
     if side.process is None:
         told = f"its VM's memory is not known: {side.reason}"
