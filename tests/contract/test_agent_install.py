@@ -301,6 +301,12 @@ def test_a_manifest_survives_writing_and_garbage() -> None:
     assert installation.parse_manifest(garbage) == Manifest()
 
 
+def test_the_service_may_reclaim_from_a_users_own_cgroups() -> None:
+    """Root without this capability may not write what belongs to another user (inode_permission())."""
+    line = next(row for row in unit.unit("x").splitlines() if row.startswith("CapabilityBounding"))
+    assert set(line.partition("=")[2].split()) == {"CAP_SYSLOG", "CAP_DAC_OVERRIDE"}
+
+
 @pytest.mark.skipif(SYSTEMD_ANALYZE is None, reason="systemd-analyze is not installed")
 def test_systemd_understands_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:
     assert SYSTEMD_ANALYZE is not None
