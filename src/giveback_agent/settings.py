@@ -124,8 +124,8 @@ TABLE = (
         "idle_threshold",
         ("giveback.idleThreshold", "wsl2.idleThreshold"),
         "int",
-        "0 turns compaction off. Else, in WSL's modes, the clock ticks per CPU and second below"
-        " which WSL's rules compact; adaptive has its own measure of idleness.",
+        "0 turns compaction off. Any other value changes nothing: what WSL's modes call idle is"
+        " below one tick per CPU and second already, and adaptive has its own measure.",
     ),
 )
 
