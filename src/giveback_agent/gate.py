@@ -37,7 +37,10 @@ class Stalls(Record):
 
 
 class GateState(Record):
-    """What the gate remembers: the last look, since when it has been calm, and the work seen."""
+    """What the gate remembers: the last look, since when it has been calm, and the work seen.
+
+    `short_of_memory`: in the last interval the work stood still for want of memory.
+    """
 
     at_s: float | None = None
     cpustat: CpuStat | None = None
@@ -47,6 +50,7 @@ class GateState(Record):
     level: str = BUSY
     busy_percent: float = 100.0
     work_cpu_s: float = 0.0
+    short_of_memory: bool = False
 
 
 def stalls_of(memory: Pressure | None, io: Pressure | None) -> Stalls:
@@ -98,7 +102,10 @@ def look(
     else:
         level = BUSY
     worked_s = state.work_cpu_s + work_s
-    return GateState(now_s, cpustat, stalls, calm_since, slack_since, level, percent, worked_s)
+    short = _over(state.stalls.memory_us, stalls.memory_us, interval_s, MEMORY_STALL_PERCENT)
+    return GateState(
+        now_s, cpustat, stalls, calm_since, slack_since, level, percent, worked_s, short
+    )
 
 
 def has_slack(state: GateState) -> bool:

@@ -155,7 +155,8 @@ def _why_stop(seen: Observation) -> str:
     """
     if seen.gate.level == gate.BUSY and seen.urgency < act.URGENCY_STARVING:
         return "work came back"
-    return "the guest is short of memory" if is_tight(seen.snapshot) else ""
+    short = is_tight(seen.snapshot) or seen.gate.short_of_memory
+    return "the guest is short of memory" if short else ""
 
 
 def _is_calm_enough(seen: Observation) -> bool:

@@ -245,7 +245,8 @@ class Service:
         stalls = gate.Stalls()
         # A guest at work is not asked where it stalls: each look costs it something.
         working = self._gate.level == gate.BUSY and self._gate.busy_percent > gate.BUSY_PERCENT
-        if not ours and not working:
+        # But where it is asked to give all the same, whether it can.
+        if not ours and (not working or self._pressing):
             stalls = gate.stalls_of(self._pressure("memory"), self._pressure("io"))
         self._gate = gate.look(
             self._gate, now_s, read_cpustat(self._root), max(0.0, used_s), stalls,

@@ -73,3 +73,12 @@ def test_no_course_of_counters_breaks_it(
     assert state.level in (gate.IDLE, gate.SLACK, gate.BUSY)
     assert 0 <= state.busy_percent <= 100
     assert state.work_cpu_s >= 0
+
+
+def test_stalls_for_memory_are_told_apart_from_work() -> None:
+    state = gate.GateState()
+    for second, stalled_us in ((0, 0), (1, 10_000), (2, 60_000)):
+        state = gate.look(
+            state, float(second), cpu(0, second * 100), 0.0, Stalls(stalled_us, 0), 20.0, 3.0, 100
+        )
+        assert state.short_of_memory is (second == 2)

@@ -294,6 +294,11 @@ def test_need_that_grows_within_a_pass_is_met_after_it() -> None:
         actions, state = policy.decide(seen, state, settings, ABLE)
         asked += [action.kind for action in actions]
     assert act.RECLAIM in asked
+def test_a_guest_that_stalls_for_memory_gives_nothing_however_the_host_starves() -> None:
+    seen = observation(snapshot(100.0), level=gate.BUSY, urgency=act.URGENCY_STARVING)
+    assert policy.decide(seen, PolicyState(), Settings(), ABLE)[0]
+    seen = replace(seen, gate=replace(seen.gate, short_of_memory=True))
+    assert not policy.decide(seen, PolicyState(), Settings(), ABLE)[0]
 
 
 def test_a_busy_guest_gives_only_while_the_host_starves() -> None:
