@@ -29,7 +29,7 @@ from giveback_agent.kernel.cpustat import read_cpustat
 from giveback_agent.kernel.pressure import read_pressure
 from giveback_agent.link import Link, Urgency
 from giveback_agent.snapshot import take
-from giveback_agent.worker import DONE, Worker, become_idle_class, become_normal_class
+from giveback_agent.worker import DONE, FAILED, Worker, become_idle_class, become_normal_class
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class Service:
         self._wsl_state = policy_wsl.WslState()
         self._gate = gate.GateState()
         self._worker: Worker | None = None
+        self._lost: list[Worker] = []
         self._outcome: Outcome | None = None
         self._queue: list[Action] = []
         self._passes = passes.PassLog()
@@ -371,6 +372,10 @@ class Service:
         )
 
     def _fork(self, action: Action, now_s: float) -> None:
+        if any(lost.kind == action.kind for lost in self._lost):
+            # It would be stuck just there.
+            self._outcome = Outcome(action.kind, False)
+            return
         try:
             step = steps.step_of(action, self._root, self._settings)
             self._worker = Worker(
@@ -381,6 +386,7 @@ class Service:
             self._outcome = Outcome(action.kind, False)
 
     def _reap(self, now_s: float) -> None:
+        self._lost = [one for one in self._lost if one.poll() is None]
         worker = self._worker
         if worker is None:
             return
@@ -391,7 +397,14 @@ class Service:
                     f"giveback-agent: {worker.kind} took over {worker.deadline_s:.0f} s: given up"
                 )
                 worker.abandon()
-            return
+            if not worker.is_lost(now_s):
+                return
+            # Stuck in the kernel (a sync of a dead network drive): whenever it ends, go on without it.
+            self._say(
+                f"giveback-agent: {worker.kind}, pid {worker.pid}, cannot be killed: left behind"
+            )
+            self._lost.append(worker)
+            code = FAILED
         self._worker_cpu_s += worker.cpu_s
         self._worker_user_s += worker.user_s
         took_s = now_s - worker.started_s

@@ -20,6 +20,8 @@ DONE = 0
 FAILED = 1
 CRASHED = 2
 CLOSED_BELOW = 1024
+# A killed process that is still there after this long waits for something in the kernel.
+KILLED_WAIT_S = 10.0
 
 
 def become_idle_class() -> bool:
@@ -109,6 +111,10 @@ class Worker:
     def overdue(self, now_s: float) -> bool:
         """True once it has had its time."""
         return now_s - self.started_s > self.deadline_s
+
+    def is_lost(self, now_s: float) -> bool:
+        """True where it was killed and has not ended long after its time."""
+        return self.abandoned and now_s - self.started_s > self.deadline_s + KILLED_WAIT_S
 
     def abandon(self) -> None:
         """Kill it; it ends at the kernel's next check for a fatal signal, and `poll` then says so."""

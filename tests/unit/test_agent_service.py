@@ -350,3 +350,39 @@ def test_in_a_pass_our_system_time_hides_no_work(guest: Path) -> None:
         service._look(float(second), ours=True)
     service._worker = None
     assert service._gate.level == gate.BUSY
+def test_a_worker_that_cannot_be_killed_does_not_end_all_work(guest: Path) -> None:
+    class Stuck:
+        """As one in an uninterruptible sleep: a signal is sent and nothing comes of it."""
+
+        kind, pid, started_s, deadline_s, abandoned, cpu_s = (
+            act.SYNC,
+            1 << 22,
+            0.0,
+            20.0,
+            False,
+            0.0,
+        )
+        overdue, is_lost = Worker.overdue, Worker.is_lost
+        ended = False
+
+        def poll(self) -> int | None:
+            return 0 if self.ended else None
+
+        def abandon(self) -> None:
+            self.abandoned = True
+
+    stuck = Stuck()
+    service = service_of(guest)
+    service._worker = stuck  # type: ignore[assignment]
+    for second in range(40):
+        service._reap(float(second))
+    assert service._worker is None
+    assert service._outcome == act.Outcome(act.SYNC, False, True, 31.0)
+    service._outcome = None
+    service._queue = [Action(act.SYNC)]
+    service._start_next(41.0)
+    assert service._worker is None
+    assert service._outcome == act.Outcome(act.SYNC, ok=False)
+    stuck.ended = True
+    service._reap(50.0)
+    assert service._lost == []
