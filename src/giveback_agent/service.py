@@ -96,11 +96,14 @@ class Service:
         os.set_blocking(self._wake_write, False)
 
     def run(self) -> int:
-        """Serve until SIGTERM or SIGINT; returns the exit code. What was changed is restored."""
+        """Serve until SIGTERM, SIGINT or SIGHUP; returns the exit code. What was changed is restored."""
         become_idle_class()
         signals.set_wakeup_fd(self._wake_write)
         for number in (signals.SIGTERM, signals.SIGINT):
             signals.signal(number, self._on_stop)
+        # The terminal it was started from by hand is closed; under nohup that is no reason.
+        if signals.getsignal(signals.SIGHUP) != signals.SIG_IGN:
+            signals.signal(signals.SIGHUP, self._on_stop)
         signals.signal(signals.SIGUSR1, self._on_urgency)
         # A worker that ends wakes the service: the next step need not wait for the next look.
         signals.signal(signals.SIGCHLD, self._on_child)

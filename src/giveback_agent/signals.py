@@ -6,24 +6,28 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from signal import (
         SIG_DFL,
+        SIG_IGN,
         SIGCHLD,
         SIGHUP,
         SIGINT,
         SIGKILL,
         SIGTERM,
         SIGUSR1,
+        getsignal,
         set_wakeup_fd,
         signal,
     )
 else:
     from _signal import (
         SIG_DFL,
+        SIG_IGN,
         SIGCHLD,
         SIGHUP,
         SIGINT,
         SIGKILL,
         SIGTERM,
         SIGUSR1,
+        getsignal,
         set_wakeup_fd,
         signal,
     )
@@ -36,6 +40,8 @@ __all__ = [
     "SIGTERM",
     "SIGUSR1",
     "SIG_DFL",
+    "SIG_IGN",
+    "getsignal",
     "set_wakeup_fd",
     "signal",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,3 +126,25 @@ def test_an_order_that_cannot_be_lowered_is_told_and_the_rest_is_done(
 )
 def test_what_is_left_out_is_said(can: Capabilities, chosen: Settings, words: str) -> None:
     assert any(words in line for line in release.left_out(True, chosen, can))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_whatever_ends_a_deep_pass_the_order_is_restored(tmp_path: Path, number: int) -> None:
+    root = plant(tmp_path, GUEST)
+    program = (
+        "import os, sys\n"
+        "from giveback_agent import capabilities, deep_report, steps\n"
+        "from giveback_agent.actions import Capabilities\n"
+        "from giveback_agent.commands import release\n"
+        "release.probe = lambda root: Capabilities(True, 9, True, False, False, False)\n"
+        "lower = deep_report.lower\n"
+        "def lowered(root, order):\n"
+        "    lower(root, order)\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "deep_report.lower = lowered\n"
+        "from giveback_agent.__main__ import main\n"
+        "sys.exit(main(['--root', sys.argv[1], 'release', '--deep']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, root], check=False, timeout=60)
+    assert done.returncode == 130
+    assert (tmp_path / ORDER_PATH[1:]).read_text().strip() == "9"

@@ -163,6 +163,25 @@ def test_a_guest_that_cannot_be_seen_gets_its_order_back(guest: Path) -> None:
     (guest / "proc/meminfo").unlink()
     tick(service)
     assert order.read_text().strip() == "9"
+def test_a_closed_terminal_stops_it_in_order(guest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Not for the rest of the tests in this process.
+    monkeypatch.setattr("giveback_agent.service.become_idle_class", lambda: True)
+    service, kept = service_of(guest), signal.getsignal(signal.SIGHUP)
+    service._lower(0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    service._greet = lambda: os.kill(os.getpid(), signal.SIGHUP)  # type: ignore[method-assign]
+    restored = {
+        n: signal.getsignal(n)
+        for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)
+    }
+    try:
+        assert service.run() == 0
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGHUP, kept)
+        for number, handler in restored.items():
+            signal.signal(number, handler)
+    assert (guest / page_reporting.ORDER_PATH[1:]).read_text().strip() == "9"
 
 
 def test_after_a_killed_agent_the_kernels_own_order_counts(guest: Path) -> None:

@@ -7,6 +7,7 @@ ends it at once and restores the order.
 
 from __future__ import annotations
 
+import signal
 import time
 
 from giveback_agent import actions as act
@@ -65,6 +66,10 @@ def run(args: argparse.Namespace) -> int:
     for line in left_out(args.deep, chosen, can):
         print(line)
     classic_line = WSL_LINE if wsl else CLASSIC_LINE
+    # `timeout`, a closed terminal, a shutdown: they end the pass as Ctrl-C does, the order restored.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     return Foreground(args.root, chosen, can, classic_line).run(args.urgency)
 
 
