@@ -18,6 +18,7 @@ from giveback_agent import (
     policy,
     policy_wsl,
     runtime,
+    share,
     signals,
     steps,
 )
@@ -29,7 +30,7 @@ from giveback_agent.kernel.cpustat import read_cpustat
 from giveback_agent.kernel.pressure import read_pressure
 from giveback_agent.link import Link, Urgency
 from giveback_agent.snapshot import take
-from giveback_agent.worker import DONE, FAILED, Worker, become_idle_class, become_normal_class
+from giveback_agent.worker import DONE, FAILED, Worker, become_idle_class
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Service:
         self._worker_cpu_s = self._worker_user_s = 0.0
         self._own_cpu_s = self._own_cpu()
         self._stop = False
-        self._pressing = False
+        self._share = share.Share(root)
         self._looks = 0
         self._busy_looks = 0
         self._urgency: tuple[int, float] | None = None
@@ -128,6 +129,7 @@ class Service:
 
     def _repair(self) -> None:
         """Put right what an agent before this one left changed when it was killed."""
+        self._share.give_back()
         try:
             fraction = percpu.repair(self._root)
         except KernelFileError as error:
@@ -151,6 +153,7 @@ class Service:
         if self._worker is not None:
             self._worker.abandon()
         self._restore("the agent stops")
+        self._share.give_back()
         self._publish(running=False)
         self._link.close()
 
@@ -193,10 +196,12 @@ class Service:
                 self._looks = 0
 
     def _press(self, pressing: bool) -> None:
-        """While the host starves, do not wait until the guest's work leaves a CPU to us."""
-        if pressing != self._pressing:
-            self._pressing = pressing
-            become_normal_class() if pressing else become_idle_class()
+        """While the host starves, do not wait until the work leaves a CPU to us."""
+        children = (self._worker and self._worker.pid, self._link.answering_pid)
+        pressing = pressing and self._settings.mode == "adaptive" and not self._settings.dry_run
+        refused = self._share.press(pressing, (os.getpid(), *[pid for pid in children if pid]))
+        if refused:
+            self._complain(refused)
 
     def _in_pass(self) -> bool:
         return self._state.in_pass or self._wsl_state.in_pass
@@ -250,7 +255,7 @@ class Service:
         # A guest at work is not asked where it stalls: each look costs it something.
         working = self._gate.level == gate.BUSY and self._gate.busy_percent > gate.BUSY_PERCENT
         # But where it is asked to give all the same, whether it can.
-        if not ours and (not working or self._pressing):
+        if not ours and (not working or self._share.pressing):
             stalls = gate.stalls_of(self._pressure("memory"), self._pressure("io"))
         self._gate = gate.look(
             self._gate, now_s, read_cpustat(self._root), max(0.0, used_s), stalls,
@@ -382,7 +387,11 @@ class Service:
         try:
             step = steps.step_of(action, self._root, self._settings)
             self._worker = Worker(
-                action.kind, step, now_s, steps.DEADLINES_S[action.kind], pressing=self._pressing
+                action.kind,
+                step,
+                now_s,
+                steps.DEADLINES_S[action.kind],
+                pressing=self._share.pressing,
             )
         except (OSError, ValueError) as error:
             self._say(f"giveback-agent: {action.kind}: no worker: {error}")

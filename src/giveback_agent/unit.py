@@ -11,7 +11,8 @@ Every line that could be expected and is missing has its reason here:
 - SCHED_IDLE alone is not enough. It ranks tasks within one cgroup; between cgroups only weights
   count, and the agent's would have an equal share with all of user.slice. Measured on one CPU: half
   of it against a busy program in a sibling cgroup, under 1 % with CPUWeight=1. Hence Slice=-.slice
-  (a sibling of everything) and the least weight there is. Not cpu.idle: kernels before 5.15 lack
+  (a sibling of everything) and the least weight there is; at urgency 3 the service raises it itself
+  (`share`), which needs the cgroup to be its own. Not cpu.idle: kernels before 5.15 lack
   it, and the agent has to get some CPU to stop when work comes back.
 - MemoryMax is far above what a step takes; OOMPolicy keeps the service when a worker dies.
 - AF_UNIX and AF_VSOCK are the host's way in, and WSL's interop.

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 # Where anything is written; the parsers only read.
-WRITERS = ("deep_report.py", "files.py", "page_reporting.py", "percpu.py", "runtime.py")
+WRITERS = ("deep_report.py", "files.py", "page_reporting.py", "percpu.py", "runtime.py", "share.py")
 
 
 def killed_at_line(number: int, work: Callable[[], object]) -> bool:

@@ -1,11 +1,12 @@
-"""Put back what a killed agent left changed in the kernel: the report order, the per-CPU lists' length.
+"""Put back what a killed agent left changed in the kernel: the report order, the per-CPU lists' length,
+the service's share of the CPUs.
 
 The next start of the agent does the same; this is for a service that will not start again.
 """
 
 from __future__ import annotations
 
-from giveback_agent import deep_report, percpu, runtime
+from giveback_agent import deep_report, percpu, runtime, share
 from giveback_agent.errors import AgentError, KernelFileError
 
 TYPE_CHECKING = False
@@ -41,6 +42,9 @@ def restore(root: str) -> list[str]:
         fraction = percpu.repair(root)
         if fraction is not None:
             out.append(f"per-CPU lists, fraction {fraction}")
+        weight = share.restore(root)
+        if weight is not None:
+            out.append(f"CPU weight {weight}")
         order = deep_report.repair(root).order
     except KernelFileError as error:
         raise AgentError(f"{error}: it is not restored: run this as root") from error
