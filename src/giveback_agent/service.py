@@ -57,6 +57,8 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # A host may change its mind, and a guest its level, at every look: what is published follows no faster.
 URGENCY_PUBLISH_S = 1.0
 LEVEL_PUBLISH_S = 30.0
+# It reads the kernel log: 0.1 s of CPU at most, and only in a guest that reports nothing.
+PROBE_PERIOD_S = 600.0
 
 
 class Service:
@@ -93,6 +95,7 @@ class Service:
         self._started_s = time.monotonic()
         self._published = (act.URGENCY_ALONE, gate.BUSY)
         self._published_s = self._started_s
+        self._next_probe_s = self._started_s + PROBE_PERIOD_S / 10
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
 
@@ -120,10 +123,13 @@ class Service:
     def _greet(self) -> None:
         self._repair()
         self._say(f"giveback-agent: started, mode {self._settings.mode}")
-        if self._can.reporting is False:
+        if not self._can.reporting:
+            known = (
+                "is not active" if self._can.reporting is False else "cannot be seen to be active"
+            )
             self._say(
-                "giveback-agent: page reporting is not active in this guest: free memory cannot go "
-                "back to the host and nothing is compacted for it; see `giveback-agent doctor`"
+                f"giveback-agent: page reporting {known} in this guest: nothing is compacted or "
+                "reported for it; see `giveback-agent doctor`"
             )
         self._publish()
 
@@ -238,6 +244,7 @@ class Service:
         if self._lowered and not self._in_pass():
             self._restore("once more")
         self._start_next(now_s)
+        self._probe_again(now_s)
         self._publish_changes(now_s)
 
     def _complain(self, text: str) -> None:
@@ -464,6 +471,15 @@ class Service:
             self._complain(f"the per-CPU lists are not emptied: {refused}")
         took_s = time.monotonic() - now_s
         self._outcome = Outcome(act.DRAIN, not refused, took_s=took_s)
+
+    def _probe_again(self, now_s: float) -> None:
+        """A balloon may come late: its module loaded after us, or plugged in while the guest runs."""
+        if self._can.reporting or now_s < self._next_probe_s or self._in_pass():
+            return
+        self._next_probe_s = now_s + PROBE_PERIOD_S
+        self._can = probe(self._root)
+        if self._can.reporting:
+            self._say("giveback-agent: page reporting is active now")
 
     def _restore(self, why: str) -> None:
         if not self._lowered:

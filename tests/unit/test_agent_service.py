@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from agent_kernel_samples import GUEST, plant
+from agent_kernel_samples import BALLOON_FEATURES, GUEST, plant
 
 from giveback_agent import actions as act
 from giveback_agent import deep_report, files, gate, passes, policy_wsl, runtime, steps
@@ -18,7 +18,7 @@ from giveback_agent.actions import Action
 from giveback_agent.errors import KernelFileError
 from giveback_agent.kernel import page_reporting, reclaim
 from giveback_agent.record import replace
-from giveback_agent.service import LEVEL_PUBLISH_S, URGENCY_PUBLISH_S, Service
+from giveback_agent.service import LEVEL_PUBLISH_S, PROBE_PERIOD_S, URGENCY_PUBLISH_S, Service
 from giveback_agent.settings import Settings
 from giveback_agent.worker import CRASHED, DONE, FAILED, Worker
 
@@ -182,6 +182,19 @@ def test_a_closed_terminal_stops_it_in_order(guest: Path, monkeypatch: pytest.Mo
         for number, handler in restored.items():
             signal.signal(number, handler)
     assert (guest / page_reporting.ORDER_PATH[1:]).read_text().strip() == "9"
+def test_a_balloon_that_comes_late_is_found(guest: Path) -> None:
+    said: list[str] = []
+    service = service_of(guest, said)
+    assert not service._can.reporting
+    device = guest / "sys/bus/virtio/devices/virtio3"
+    (device / "driver").mkdir(parents=True)
+    (device / "device").write_bytes(b"0x0005\n")
+    (device / "features").write_bytes(BALLOON_FEATURES)
+    service._probe_again(time.monotonic())
+    assert not service._can.reporting
+    service._probe_again(time.monotonic() + PROBE_PERIOD_S)
+    assert service._can.reporting
+    assert said == ["giveback-agent: page reporting is active now"]
 
 
 def test_after_a_killed_agent_the_kernels_own_order_counts(guest: Path) -> None:
