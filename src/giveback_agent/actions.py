@@ -38,7 +38,8 @@ DIRTY_DIVISOR = 8
 
 class Action(Record):
     """One thing to do: `amount_bytes` for COLD and RECLAIM, `order` for LOWER, `what` for DROP,
-    `nodes` for COMPACT (none: all).
+    for RECLAIM whether the whole cache may be dropped where the kernel can only swap, `nodes` for
+    COMPACT (none: all).
 
     COLD takes what was not read again, as far as the kernel can tell (`what`: TAUGHT, or UNTAUGHT
     where that may not be told, or REOPEN, see cold_cache.py); RECLAIM takes what the kernel gives;

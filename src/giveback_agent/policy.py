@@ -222,7 +222,14 @@ def _goal(seen: Observation, state: PolicyState, settings: Settings, can: Capabi
             return 0
         above_floor = seen.snapshot.cache_bytes - floor_bytes(state, settings, seen.urgency)
         return max(goal, min(_among_kept(seen.snapshot, state, can), above_floor))
-    return goal if can.reclaim or can.drop_caches else 0
+    if can.reclaim or can.cold_method != "none":
+        return goal
+    return goal if _may_drop(seen, can) else 0
+
+
+def _may_drop(seen: Observation, can: Capabilities) -> bool:
+    """All cache or none, and no floor: only where the host starves."""
+    return can.drop_caches and seen.urgency >= act.URGENCY_STARVING
 
 
 def _among_kept(now: Snapshot, state: PolicyState, can: Capabilities) -> int:
@@ -271,8 +278,10 @@ def _cache_steps(seen: Observation, can: Capabilities, by_hand: bool) -> list[st
     if can.cold_method != "none":
         steps.append(act.COLD)
     pressed = seen.urgency > act.URGENCY_ALONE
-    if pressed:
-        steps.append(act.RECLAIM if can.reclaim else act.DROP)
+    if pressed and can.reclaim:
+        steps.append(act.RECLAIM)
+    elif _may_drop(seen, can):
+        steps.append(act.DROP)
     memory = seen.snapshot.meminfo
     much = memory.s_reclaimable_bytes * SLAB_DIVISOR > memory.mem_total_bytes
     if can.drop_caches and (pressed or much or by_hand):
@@ -343,7 +352,9 @@ def _action(
         # What the cold step has taken already counts.
         goal = min(state.goal_bytes, _goal(seen, state, settings, can))
         amount = min(RECLAIM_STEP_BYTES, goal)
-        return Action(act.RECLAIM, "the host needs it", amount_bytes=amount) if amount > 0 else None
+        what = int(_may_drop(seen, can))
+        need = Action(act.RECLAIM, "the host needs it", amount_bytes=amount, what=what)
+        return need if amount > 0 else None
     if step == act.DROP:
         return Action(act.DROP, "the host needs it", what=1)
     if step == act.COMPACT:

@@ -114,7 +114,7 @@ def _due(
         cache = memory.file_bytes + memory.s_reclaimable_bytes
         if cache > FLOOR_BYTES:
             amount = min(cache - FLOOR_BYTES, step_bytes(memory.mem_total_bytes))
-            todo.append(Action(act.RECLAIM, "WSL gradual", amount_bytes=amount))
+            todo.append(Action(act.RECLAIM, "WSL gradual", amount_bytes=amount, what=1))
     elif not state.dropped and can.drop_caches:
         todo.append(Action(act.DROP, "WSL dropcache", what=DROP_EVERYTHING))
         state = replace(state, dropped=True)

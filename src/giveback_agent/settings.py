@@ -87,7 +87,8 @@ TABLE = (
         "cache_floor_bytes",
         ("giveback.cacheFloor",),
         "size",
-        "Page cache that is never taken, however cold: the programs and libraries in use."
+        "Page cache that is never taken, however cold: the programs and libraries in use. (Where a"
+        " kernel can only drop all of it, that is done at urgency 3 alone, and by WSL's modes.)"
         " Half of WSL's own floor: what was read again is kept anyway. The floor that is learned is"
         " never below it.",
         high=configfile.SIZE_MAX_BYTES,

@@ -41,7 +41,9 @@ def step_of(action: Action, root: str, settings: Settings) -> Callable[[], None]
     if action.kind == act.COLD:
         return lambda: take_cold(root, action.amount_bytes, action.what, settings.swap)
     if action.kind == act.RECLAIM:
-        return lambda: reclaim_in_chunks(root, action.amount_bytes, settings.swap)
+        return lambda: reclaim_in_chunks(
+            root, action.amount_bytes, settings.swap, bool(action.what)
+        )
     if action.kind == act.COMPACT:
         return lambda: compact(root, action.nodes)
     raise ValueError(f"no worker step for {action.kind!r}")
@@ -129,11 +131,11 @@ def compact(root: str, nodes: tuple[int, ...]) -> None:
         compaction.compact_node(root, node)
 
 
-def reclaim_in_chunks(root: str, amount_bytes: int, swap: bool) -> None:
+def reclaim_in_chunks(root: str, amount_bytes: int, swap: bool, may_drop: bool = False) -> None:
     """Reclaim at most `amount_bytes`, from files alone unless `swap`. Stops when the kernel has no more.
 
     A kernel before 6.11 takes no `swappiness=` and chooses for itself. Where it could choose to swap
-    programs out, and may not, the cache is dropped instead: the last means, but it is only cache.
+    programs out, and may not, the whole cache is dropped instead if it `may`: the last means.
     """
     path = reclaim.root_reclaim_path(root)
     if path is None:
@@ -145,7 +147,8 @@ def reclaim_in_chunks(root: str, amount_bytes: int, swap: bool) -> None:
         left -= chunk
         result = reclaim.reclaim(root, path, chunk, None if swap else 0, or_without=may_choose)
         if result.outcome == reclaim.SWAPPINESS_REFUSED:
-            reclaim.drop_caches(root, reclaim.DROP_PAGECACHE)
+            if may_drop:
+                reclaim.drop_caches(root, reclaim.DROP_PAGECACHE)
             return
         if result.outcome != reclaim.DONE:
             return

@@ -299,6 +299,16 @@ def test_a_guest_that_stalls_for_memory_gives_nothing_however_the_host_starves()
     assert policy.decide(seen, PolicyState(), Settings(), ABLE)[0]
     seen = replace(seen, gate=replace(seen.gate, short_of_memory=True))
     assert not policy.decide(seen, PolicyState(), Settings(), ABLE)[0]
+def test_the_whole_cache_is_dropped_only_while_the_host_starves() -> None:
+    """As on a kernel before 5.19: half of the warm cache is asked for, and all or none can be had."""
+    can = replace(ABLE, reclaim=False, cold_method="none")
+    for urgency, dropped in ((act.URGENCY_TIGHT, False), (act.URGENCY_STARVING, True)):
+        state, kinds = PolicyState(), []
+        for second in range(5):
+            seen = observation(snapshot(100.0 + second), urgency=urgency)
+            actions, state = policy.decide(seen, state, SETTINGS, can)
+            kinds += [action.kind for action in actions]
+        assert (act.DROP in kinds) is dropped
 
 
 def test_a_busy_guest_gives_only_while_the_host_starves() -> None:

@@ -357,6 +357,8 @@ def test_without_swappiness_and_with_swap_the_cache_is_dropped_and_nothing_swapp
     monkeypatch.setattr(reclaim, "root_reclaim_path", lambda _: "/sys/fs/cgroup/memory.reclaim")
     monkeypatch.setattr(steps, "_has_swap", lambda _: True)
     steps.reclaim_in_chunks(str(guest), 1 << 30, swap=False)
+    assert [text for _, text in written if "swappiness" not in text] == []
+    steps.reclaim_in_chunks(str(guest), 1 << 30, swap=False, may_drop=True)
     assert [text for _, text in written if "swappiness" not in text] == ["1"]
     written.clear()
     monkeypatch.setattr(steps, "_has_swap", lambda _: False)
