@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent import files, runtime
+from giveback_agent import files, percpu, runtime
 from giveback_agent.errors import KernelFileError
 from giveback_agent.kernel import buddyinfo, page_reporting
 from giveback_agent.kernel.buddyinfo import ORDERS_LIMIT
@@ -114,6 +114,25 @@ def repair(root: str) -> Repaired:
     page_reporting.write_order(root, kept)
     _forget(root)
     return Repaired(True, kept, why)
+
+
+def repair_all(root: str) -> tuple[int | None, list[str], list[str]]:
+    """Undo what a killed agent left, the per-CPU lists' length too: the order that was set, what was
+    restored, and what could not be, in words. Never raises.
+    """
+    order, said, failed = None, [], []
+    try:
+        if percpu.repair(root) is not None:
+            said.append("per-CPU lists")
+    except KernelFileError as error:
+        failed.append(f"{error}: the per-CPU lists are still short")
+    try:
+        order = repair(root).order
+    except KernelFileError as error:
+        failed.append(f"{error}: the report order is still lowered")
+    if order is not None:
+        said.append(f"report order {order}")
+    return order, said, failed
 
 
 def _read_settable(root: str) -> int:

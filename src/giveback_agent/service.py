@@ -14,29 +14,27 @@ from giveback_agent import (
     deep_report,
     gate,
     passes,
-    percpu,
     policy,
     policy_wsl,
     runtime,
     share,
     signals,
     steps,
+    telling,
 )
 from giveback_agent.actions import Action, Observation, Outcome
 from giveback_agent.capabilities import probe
 from giveback_agent.errors import AgentError, KernelFileError
 from giveback_agent.kernel import kmsg
 from giveback_agent.kernel.cpustat import read_cpustat
-from giveback_agent.kernel.pressure import read_pressure
 from giveback_agent.link import Link, Urgency
-from giveback_agent.snapshot import take
-from giveback_agent.worker import DONE, FAILED, Worker, become_idle_class
+from giveback_agent.snapshot import pressure_or_none, take
+from giveback_agent.worker import DONE, FAILED, TICKS_PER_S, Worker, become_idle_class, cpu_s_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from giveback_agent.kernel.pressure import Pressure
     from giveback_agent.settings import Settings
     from giveback_agent.snapshot import Snapshot
 
@@ -53,7 +51,6 @@ QUIET_LOOKS = 5
 QUIET_SNAPSHOT_EVERY = 6
 # Steps that a host's chart knows by other names.
 MARKS = {act.LOWER: "deep", act.COLD: "reclaim", act.DROP: "reclaim"}
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # A host may change its mind, and a guest its level, at every look: what is published follows no faster.
 URGENCY_PUBLISH_S = 1.0
 LEVEL_PUBLISH_S = 30.0
@@ -136,24 +133,14 @@ class Service:
     def _repair(self) -> None:
         """Put right what an agent before this one left changed when it was killed."""
         self._share.give_back()
-        try:
-            fraction = percpu.repair(self._root)
-        except KernelFileError as error:
-            self._complain(f"{error}: the per-CPU lists are still short")
-        else:
-            if fraction is not None:
-                self._say("giveback-agent: per-CPU lists restored after a killed agent")
-        try:
-            repaired = deep_report.repair(self._root)
-        except KernelFileError as error:
-            self._complain(f"{error}: the report order is still lowered")
-            return
-        if repaired.order is not None:
+        order, said, failed = deep_report.repair_all(self._root)
+        for line in said:
+            self._say(f"giveback-agent: {line} restored after a killed agent")
+        for line in failed:
+            self._complain(line)
+        if order is not None:
             # What was probed is the order that the killed agent had set.
             self._can = probe(self._root)
-            self._say(
-                f"giveback-agent: report order {repaired.order} restored after a killed agent"
-            )
 
     def _close(self) -> None:
         if self._worker is not None:
@@ -263,7 +250,9 @@ class Service:
         working = self._gate.level == gate.BUSY and self._gate.busy_percent > gate.BUSY_PERCENT
         # But where it is asked to give all the same, whether it can.
         if not ours and (not working or self._share.pressing):
-            stalls = gate.stalls_of(self._pressure("memory"), self._pressure("io"))
+            stalls = gate.stalls_of(
+                pressure_or_none("memory", self._root), pressure_or_none("io", self._root)
+            )
         self._gate = gate.look(
             self._gate, now_s, read_cpustat(self._root), max(0.0, used_s), stalls,
             self._settings.idle_busy_percent, self._settings.idle_window_s, TICKS_PER_S, ours,
@@ -277,16 +266,10 @@ class Service:
         total_s = used.user + used.system + self._worker_cpu_s + link.answer_cpu_s
         user_s = used.user + self._worker_user_s + link.answer_user_s
         for pid in (self._worker and self._worker.pid, link.answering_pid):
-            child_user_s, child_system_s = _cpu_s_of(self._root, pid) if pid else (0.0, 0.0)
+            child_user_s, child_system_s = cpu_s_of(self._root, pid) if pid else (0.0, 0.0)
             total_s += child_user_s + child_system_s
             user_s += child_user_s
         return total_s, user_s
-
-    def _pressure(self, resource: str) -> Pressure | None:
-        try:
-            return read_pressure(resource, self._root)
-        except KernelFileError:
-            return None
 
     def _is_decision_due(self, now_s: float) -> bool:
         """A full picture is dear: none while the guest works, few while it is quiet."""
@@ -360,8 +343,10 @@ class Service:
         """Start the next queued action, if none runs."""
         while self._queue and self._worker is None and self._outcome is None:
             action = self._queue.pop(0)
-            self._say(f"giveback-agent: {_words(action)}{self._seen()}")
-            self._tell(MARKS.get(action.kind, action.kind), _words(action))
+            what = telling.words(action)
+            seen = telling.seen(self._last, self._gate.busy_percent, self._urgency_now(now_s))
+            self._say(f"giveback-agent: {what}{seen}")
+            self._tell(MARKS.get(action.kind, action.kind), what)
             self._before = self._last
             if self._settings.dry_run:
                 self._outcome = Outcome(action.kind, True)
@@ -373,18 +358,6 @@ class Service:
                 self._drain_lists(now_s)
             else:
                 self._fork(action, now_s)
-
-    def _seen(self) -> str:
-        """The snapshot that caused an action, in words."""
-        now = self._last
-        if now is None:
-            return ""
-        memory = now.meminfo
-        return (
-            f" [free {memory.mem_free_bytes // MIB} MiB, trapped {(now.trapped_bytes or 0) // MIB}, "
-            f"cache {now.cache_bytes // MIB}, slab {memory.s_reclaimable_bytes // MIB}, "
-            f"busy {self._gate.busy_percent:.0f} %, urgency {self._urgency_now(now.monotonic_s)}]"
-        )
 
     def _fork(self, action: Action, now_s: float) -> None:
         if any(lost.kind == action.kind for lost in self._lost):
@@ -521,33 +494,6 @@ class Service:
                     self._state, self._settings, act.URGENCY_ALONE
                 ),
                 "own_cpu_s": self._own_cpu()[0],
-                "passes": self._passes.count,
-                "slack_steps": self._passes.slack_steps,
-                "slack_bytes": self._passes.slack_bytes,
-                "last_passes": [_as_dict(p) for p in self._passes.ended],
+                **telling.log_fields(self._passes),
             },
         )
-
-
-def _as_dict(record: passes.PassRecord) -> dict[str, object]:
-    shown: dict[str, object] = {n: getattr(record, n) for n in record._fields if n != "steps"}
-    shown["steps"] = [{n: getattr(s, n) for n in s._fields} for s in record.steps]
-    return shown
-
-
-def _words(action: Action) -> str:
-    if action.kind in (act.RECLAIM, act.COLD):
-        return f"reclaim {action.amount_bytes // MIB} MiB: {action.why}"
-    if action.kind == act.LOWER:
-        return f"lower the report order to {action.order}: {action.why}"
-    return action.kind if action.why in ("", action.kind) else f"{action.kind}: {action.why}"
-
-
-def _cpu_s_of(root: str, pid: int) -> tuple[float, float]:
-    """User and system CPU seconds of a running worker, from its stat file; 0 where it has ended."""
-    try:
-        with open(root.rstrip("/") + f"/proc/{pid}/stat", "rb") as file:
-            words = file.read(4096).rpartition(b")")[2].split()
-        return int(words[11]) / TICKS_PER_S, int(words[12]) / TICKS_PER_S
-    except (OSError, IndexError, ValueError):
-        return 0.0, 0.0

@@ -83,9 +83,9 @@ def take(
         order,
         reportable,
         trapped,
-        _pressure("cpu", root),
-        _pressure("memory", root),
-        _pressure("io", root),
+        pressure_or_none("cpu", root),
+        pressure_or_none("memory", root),
+        pressure_or_none("io", root),
         _vmstat(root) if detail else None,
         None if zones is None else zoneinfo.below_low_watermark(zones),
         _pcp_bytes(zones, buddy),
@@ -122,7 +122,8 @@ def _buddy(root: str) -> BuddyInfo | None:
         return None
 
 
-def _pressure(resource: str, root: str) -> Pressure | None:
+def pressure_or_none(resource: str, root: str) -> Pressure | None:
+    """Read one pressure file; None where there is none, or none that can be read."""
     try:
         return read_pressure(resource, root)
     except KernelFileError:

@@ -20,6 +20,7 @@ DONE = 0
 FAILED = 1
 CRASHED = 2
 CLOSED_BELOW = 1024
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # A killed process that is still there after this long waits for something in the kernel.
 KILLED_WAIT_S = 10.0
 
@@ -123,3 +124,13 @@ class Worker:
             os.kill(self.pid, signals.SIGKILL)
         except ProcessLookupError:
             pass
+
+
+def cpu_s_of(root: str, pid: int) -> tuple[float, float]:
+    """User and system CPU seconds of a running worker, from its stat file; 0 where it has ended."""
+    try:
+        with open(root.rstrip("/") + f"/proc/{pid}/stat", "rb") as file:
+            words = file.read(4096).rpartition(b")")[2].split()
+        return int(words[11]) / TICKS_PER_S, int(words[12]) / TICKS_PER_S
+    except (OSError, IndexError, ValueError):
+        return 0.0, 0.0

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 import errno
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -222,6 +221,8 @@ def test_a_generation_that_is_largely_dirty_is_left_as_it_is(
     lru = (tmp_path / "sys/kernel/debug/lru_gen").read_text()
     cold_cache.reclaim_cold(str(tmp_path), cold_cache.GENERATIONS, 1 << 40, untaught=True)
     assert ((tmp_path / "sys/kernel/debug/lru_gen").read_text() != lru) == written
+
+
 @pytest.mark.parametrize("may_swap", [False, True])
 def test_an_old_kernel_is_not_asked_where_it_could_swap_programs_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_swap: bool

@@ -294,11 +294,15 @@ def test_need_that_grows_within_a_pass_is_met_after_it() -> None:
         actions, state = policy.decide(seen, state, settings, ABLE)
         asked += [action.kind for action in actions]
     assert act.RECLAIM in asked
+
+
 def test_a_guest_that_stalls_for_memory_gives_nothing_however_the_host_starves() -> None:
     seen = observation(snapshot(100.0), level=gate.BUSY, urgency=act.URGENCY_STARVING)
     assert policy.decide(seen, PolicyState(), Settings(), ABLE)[0]
     seen = replace(seen, gate=replace(seen.gate, short_of_memory=True))
     assert not policy.decide(seen, PolicyState(), Settings(), ABLE)[0]
+
+
 def test_the_whole_cache_is_dropped_only_while_the_host_starves() -> None:
     """As on a kernel before 5.19: half of the warm cache is asked for, and all or none can be had."""
     can = replace(ABLE, reclaim=False, cold_method="none")
@@ -437,6 +441,8 @@ def test_slack_takes_nothing_while_much_is_dirty(dirty: int, taken: bool) -> Non
     seen = observation(now, gate.SLACK, 1, None, None, False)
     actions, _ = policy.decide(seen, PolicyState(), SETTINGS, ABLE)
     assert bool(actions) == taken
+
+
 def test_the_refaults_of_teaching_do_not_raise_the_floor() -> None:
     """Each small step teaches three lists: 1536 refaults of ours while it runs, none of the work's."""
     state, refaults = PolicyState(), 0
