@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from scripted_vmm import listening
 from test_host_commands import Agent, Garbage
+from test_vmm_qemu import is_listening
 
 from giveback.channel import AGENT_VSOCK_PORT
 from giveback.errors import VmError
@@ -175,7 +176,7 @@ def guest_agent(tmp_path: Path) -> Iterator[Path]:
     )
     try:
         deadline = time.monotonic() + 20
-        while not path.exists():
+        while not is_listening(path):
             assert child.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)

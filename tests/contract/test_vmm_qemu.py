@@ -77,10 +77,22 @@ def running(directory: Path, *words: str, machine: str = "q35") -> Iterator[Proc
 
 def wait_for_socket(path: Path, qemu: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 30
-    while not path.exists():
+    while not is_listening(path):
         assert qemu.poll() is None, log.read_text()
         assert time.monotonic() < deadline, "QEMU opened no monitor in 30 s"
         time.sleep(0.01)
+
+
+def is_listening(path: Path) -> bool:
+    """A socket is there once it is bound, and takes connections somewhat later."""
+    accepting = "00010000"  # __SO_ACCEPTCON
+    for line in Path("/proc/net/unix").read_text().splitlines():
+        words = line.split()
+        # Bound by a relative path it is named by that.
+        names = (str(path), path.name)
+        if len(words) == 8 and words[3] == accepting and words[7] in names:
+            return path.exists()
+    return False
 
 
 def described(process: Process) -> VmDescription:
