@@ -46,6 +46,8 @@ LISTS = "lists"
 NONE = "none"
 
 MIB = 1 << 20
+# So many times the active list the inactive one must be for a kernel that might swap.
+TRIM_TIMES_ACTIVE = 2
 # One write: work that comes back waits for at most this much reclaim.
 STEP_LIMIT_BYTES = 64 * MIB
 # Left in the third-youngest generation to keep it open for new cache.
@@ -194,7 +196,8 @@ def reclaim_cold(
     `wanted` is asked before each write and ends the pass by False. `scratch_dir` is a folder on a
     disk (not tmpfs) for the teaching; where teaching fails the multi-gen lists are left alone,
     unless `untaught`: then pages read fewer than five times go with the cold ones. `may_swap`: where
-    a kernel before 6.11 cannot be told to leave the memory of programs alone, ask it all the same.
+    a kernel before 6.11 cannot be told to leave the memory of programs alone, ask it all the same;
+    else only as long as it is known to do so.
 
     Dirty pages cannot be taken: sync first.
     """
@@ -318,13 +321,15 @@ def _from_lists(
     may_swap: bool,
 ) -> ColdResult:
     asked = steps = refaults = 0
+    swapped_out = _swapped_out_pages(root)
     for folder in _reclaimable_cgroups(root):
         first = True
         while steps < STEPS_LIMIT and wanted():
             try:
-                step_bytes = list_step_bytes(_lists_of(root, folder), max_bytes - asked)
+                lists = _lists_of(root, folder)
             except KernelFileError:
                 break
+            step_bytes = list_step_bytes(lists, max_bytes - asked)
             if step_bytes <= 0:
                 break
             if first and scratch_dir is not None and _generations_on(root):
@@ -334,12 +339,31 @@ def _from_lists(
             steps += 1
             asked += step_bytes
             path = f"{folder}/memory.reclaim"
-            result = reclaim.reclaim(root, path, step_bytes, 0, or_without=may_swap)
-            if result.outcome == reclaim.SWAPPINESS_REFUSED:
-                return ColdResult(asked - step_bytes, 0, steps - 1, 0, refaults)
+            unasked = may_swap or (
+                leaves_programs_alone(lists) and _swapped_out_pages(root) == swapped_out
+            )
+            result = reclaim.reclaim(root, path, step_bytes, 0, or_without=unasked)
             if result.outcome != reclaim.DONE:
+                refused = result.outcome == reclaim.SWAPPINESS_REFUSED
+                asked, steps = (asked - step_bytes, steps - 1) if refused else (asked, steps)
                 break
     return ColdResult(asked, 0, steps, 0, refaults)
+
+
+def leaves_programs_alone(lists: FileLists) -> bool:
+    """Tell whether a kernel that takes no `swappiness=` would take file pages only, and not swap.
+
+    With plenty of inactive file pages it takes these alone (cache_trim_mode in mm/vmscan.c); near the
+    balance of the lists it looks at anonymous memory, too (docs/cold-cache.md).
+    """
+    return lists.inactive_bytes >= TRIM_TIMES_ACTIVE * lists.active_bytes
+
+
+def _swapped_out_pages(root: str) -> int:
+    try:
+        return read_vmstat(root).pswpout or 0
+    except KernelFileError:
+        return 0
 
 
 def _lists_of(root: str, folder: str) -> FileLists:

@@ -223,11 +223,20 @@ def test_a_generation_that_is_largely_dirty_is_left_as_it_is(
     assert ((tmp_path / "sys/kernel/debug/lru_gen").read_text() != lru) == written
 
 
-@pytest.mark.parametrize("may_swap", [False, True])
+@pytest.mark.parametrize(
+    ("may_swap", "active_mib", "is_asked"),
+    [(False, 10, True), (False, 40, False), (True, 40, True)],
+)
 def test_an_old_kernel_is_not_asked_where_it_could_swap_programs_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_swap: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    may_swap: bool,
+    active_mib: int,
+    is_asked: bool,
 ) -> None:
     plant_cgroups(tmp_path, "", "a.slice")
+    lists = memcg.FileLists(active_mib << 20, 60 << 20, 0, 0)
+    monkeypatch.setattr(memcg, "read_file_lists", lambda *_: lists)
     asked: list[str] = []
 
     def old_kernel(root: str, path: str, text: str) -> None:
@@ -237,4 +246,4 @@ def test_an_old_kernel_is_not_asked_where_it_could_swap_programs_out(
 
     monkeypatch.setattr(files, "write", old_kernel)
     cold_cache.reclaim_cold(str(tmp_path), cold_cache.LISTS, 64 << 20, may_swap=may_swap)
-    assert bool(asked) is may_swap
+    assert bool(asked) is is_asked
