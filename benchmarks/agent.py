@@ -26,8 +26,8 @@ from giveback.lab.agent import start_agent
 from giveback.lab.distribution import kernel_from_packages
 from giveback.lab.emulator import Emulator, find_emulator
 from giveback.lab.image import GUEST_LAB, Image, build_image
-from giveback.lab.units import parse_size
 from giveback.lab.vm import MIB, LabVm, VmSpec
+from giveback.sizes import size_of
 from giveback_agent.kernel import meminfo, vmstat
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ async def returns(args: argparse.Namespace) -> None:
     print("kernel  RAM     at the end  needed  residue at 90 s  half back  90 % back")
     for series in args.kernels.split(","):
         for mem in args.mem.split(","):
-            spec = spec_of("returns", parse_size(mem, "--mem"))
+            spec = spec_of("returns", size_of(mem, "--mem"))
 
             async def measure(guest: Guest, series: str = series, mem: str = mem) -> None:
                 await guest.begin(agent=True)
@@ -153,7 +153,7 @@ def seconds_until(guest: Guest, ended: float, start: int, needed: int, part: flo
 
 async def pairs(args: argparse.Namespace) -> None:
     lab = prepare(args.kernels.split(",")[0])
-    spec = parse_size(args.mem.split(",")[0], "--mem")
+    spec = size_of(args.mem.split(",")[0], "--mem")
     results: dict[bool, list[tuple[float, float, int]]] = {True: [], False: []}
     for number in range(args.pairs):
 
@@ -180,7 +180,7 @@ async def pairs(args: argparse.Namespace) -> None:
 
 async def editor(args: argparse.Namespace) -> None:
     lab = prepare(args.kernels.split(",")[0])
-    mem = parse_size(args.mem.split(",")[0], "--mem")
+    mem = size_of(args.mem.split(",")[0], "--mem")
     returned: dict[str, int] = {}
 
     async def measure(guest: Guest) -> None:
@@ -211,7 +211,7 @@ async def quiet(args: argparse.Namespace) -> None:
         memory = [" ".join(r.split()) for r in rows if r.startswith(("Pss:", "Private_Dirty:"))]
         print(f"{share:.3%} of one CPU over {args.minutes} minutes; {', '.join(memory)}")
 
-    await with_guest(lab, spec_of("quiet", parse_size("1G", "--mem")), measure)
+    await with_guest(lab, spec_of("quiet", size_of("1G", "--mem")), measure)
 
 
 async def cpu_ticks(guest: Guest) -> int:

@@ -132,7 +132,9 @@ def test_what_is_left_out_is_said(can: Capabilities, chosen: Settings, words: st
 def test_whatever_ends_a_deep_pass_the_order_is_restored(tmp_path: Path, number: int) -> None:
     root = plant(tmp_path, GUEST)
     program = (
-        "import os, sys\n"
+        "import os, signal, sys\n"
+        # Under nohup it stays ignored.
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "from giveback_agent import capabilities, deep_report, steps\n"
         "from giveback_agent.actions import Capabilities\n"
         "from giveback_agent.commands import release\n"

@@ -84,7 +84,10 @@ def time_ticks(start_s: float, end_s: float, most_ticks: int) -> list[int]:
     step = next((s for s in _STEPS_S if s >= wanted), None)
     if step is None:
         step = math.ceil(wanted / LONGEST_STEP_S) * LONGEST_STEP_S
-    return list(range(math.ceil(start_s / step) * step, math.floor(end_s) + 1, step))
+    first_s = math.ceil(start_s / step) * step
+    # The smallest of numbers, divided, is none.
+    first_s += step if first_s < start_s else 0
+    return list(range(first_s, math.floor(end_s) + 1, step))
 
 
 def byte_ticks(whole: Span) -> list[int]:
