@@ -173,6 +173,7 @@ class Scripted:
     """Recognises the farm's processes by their PID; QEMU's backend asks them."""
 
     name = "qemu"
+    layout_taints = False
 
     def __init__(self, folder: Path) -> None:
         from giveback.vmm.qemu import QemuBackend
