@@ -282,8 +282,9 @@ class Service:
                 self._looks = 0
                 self._busy_looks += 1
                 return False
-            if self._gate.level == gate.SLACK and not gate.has_slack(self._gate):
-                # Nothing may be done yet, whatever a picture would show.
+            resting = self._gate.level == gate.IDLE and now_s < self._state.rest_until_s
+            if resting or (self._gate.level == gate.SLACK and not gate.has_slack(self._gate)):
+                # Nothing may be done yet, whatever a picture would show: nor is the quick look used up.
                 self._looks = 0
                 return False
         self._busy_looks = 0

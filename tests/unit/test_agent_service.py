@@ -425,3 +425,12 @@ def test_a_worker_that_cannot_be_killed_does_not_end_all_work(guest: Path) -> No
     stuck.ended = True
     service._reap(50.0)
     assert service._lost == []
+
+
+def test_looks_while_it_rests_are_not_the_quick_ones(guest: Path) -> None:
+    """A pass that work cut short is begun again when the rest is over, not a minute later."""
+    service = service_of(guest)
+    service._gate = replace(service._gate, level=gate.IDLE)
+    service._state = replace(service._state, rest_until_s=100.0)
+    assert not any(service._is_decision_due(float(second)) for second in range(80, 100, 2))
+    assert service._is_decision_due(100.0)
