@@ -109,10 +109,10 @@ def repair(root: str) -> Repaired:
     if kept is None:
         kept = _default_order(root)
     if current is None or kept is None or not 0 <= current < kept:
-        _forget(root)
+        runtime.remove_file(root, STATE_PATH)
         return Repaired(True, None, why or "the order is as it was")
     page_reporting.write_order(root, kept)
-    _forget(root)
+    runtime.remove_file(root, STATE_PATH)
     return Repaired(True, kept, why)
 
 
@@ -179,16 +179,6 @@ def _default_order(root: str) -> int | None:
         return page_reporting.read_pageblock_order(root)
     except KernelFileError:
         return None
-
-
-def _forget(root: str) -> None:
-    path = files.under(root, STATE_PATH)
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise KernelFileError(path, os.strerror(error.errno or 0), error.errno) from error
 
 
 def read_reports(root: str = "/") -> int | None:

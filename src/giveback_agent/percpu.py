@@ -65,7 +65,7 @@ def repair(root: str = "/") -> int | None:
     ours = _read(root) == SHORTEST
     if ours:
         files.write(root, PATH, f"{kept}\n")
-    _forget(root)
+    runtime.remove_file(root, STATE_PATH)
     return kept if ours else None
 
 
@@ -82,16 +82,6 @@ def _kept(root: str) -> int:
         return 0
     # The kernel takes 0, its default, or 8 and more (MIN_PERCPU_PAGELIST_HIGH_FRACTION).
     return kept if 8 <= kept < SHORTEST else 0
-
-
-def _forget(root: str) -> None:
-    path = files.under(root, STATE_PATH)
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise KernelFileError(path, os.strerror(error.errno or 0), error.errno) from error
 
 
 def _free_on_each_cpu() -> bytes:

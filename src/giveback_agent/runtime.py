@@ -131,6 +131,17 @@ def write_file(root: str, path: str, text: str) -> bool:
     return True
 
 
+def remove_file(root: str, path: str) -> None:
+    """Remove what was kept at `path`; nothing where it is gone. Raises KernelFileError."""
+    full = files.under(root, path)
+    try:
+        os.unlink(full)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise KernelFileError(full, os.strerror(error.errno or 0), error.errno) from error
+
+
 def write_status(root: str, status: dict[str, object]) -> bool:
     """Publish what the agent sees and did, for `status`; False where it could not be written."""
     return write_file(root, STATUS_PATH, encode(status) + "\n")

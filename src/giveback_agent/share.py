@@ -113,7 +113,7 @@ def restore(root: str) -> int | None:
     ours = kept is not None and files.exists(root, kept.path) and _weight(root, kept.path) == FAIR
     if kept is not None and ours:
         files.write(root, kept.path, f"{kept.weight}\n")
-    _forget(root)
+    runtime.remove_file(root, STATE_PATH)
     return kept.weight if kept is not None and ours else None
 
 
@@ -143,13 +143,3 @@ def _kept(root: str) -> Kept | None:
     path = text(words[1]) if len(words) > 1 else ""
     well_formed = weight > 0 and path.endswith("/cpu.weight") and "/../" not in path
     return Kept(weight, path) if well_formed and path.startswith("/") else None
-
-
-def _forget(root: str) -> None:
-    path = files.under(root, STATE_PATH)
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise KernelFileError(path, os.strerror(error.errno or 0), error.errno) from error
