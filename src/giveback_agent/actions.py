@@ -7,6 +7,7 @@ from giveback_agent.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.gate import GateState
+    from giveback_agent.kernel.meminfo import MemInfo
     from giveback_agent.snapshot import Snapshot
 
 SYNC = "sync"
@@ -90,3 +91,8 @@ class Observation(Record):
     outcome: Outcome | None = None
     lowered: bool = False
     reports: int | None = None
+
+
+def is_largely_dirty(memory: MemInfo, cache_bytes: int) -> bool:
+    """Whether much of so much cache may be dirty: all that is dirty may be among it."""
+    return (memory.dirty_bytes + memory.writeback_bytes) * DIRTY_DIVISOR > cache_bytes

@@ -27,7 +27,7 @@ from __future__ import annotations
 import os
 
 from giveback_agent import files, teaching
-from giveback_agent.actions import DIRTY_DIVISOR
+from giveback_agent.actions import is_largely_dirty
 from giveback_agent.errors import KernelFileError
 from giveback_agent.kernel import lru_gen, memcg, reclaim
 from giveback_agent.kernel.memcg import FileLists
@@ -302,8 +302,7 @@ class _Generations:
             memory = read_meminfo(self.root)
         except KernelFileError:
             return True
-        dirty_bytes = memory.dirty_bytes + memory.writeback_bytes
-        return dirty_bytes * DIRTY_DIVISOR > pages * self.page_bytes
+        return is_largely_dirty(memory, pages * self.page_bytes)
 
     def _list_of(self, target: Target) -> NodeGenerations | None:
         lru = _read_generations(self.root)

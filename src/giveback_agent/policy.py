@@ -460,4 +460,4 @@ def _is_dirty(now: Snapshot, among_kept_bytes: int) -> bool:
     """Whether much of what could be taken must be written first, which only a pass begins with."""
     memory = now.meminfo
     there = max(memory.inactive_file_bytes, among_kept_bytes)
-    return (memory.dirty_bytes + memory.writeback_bytes) * act.DIRTY_DIVISOR > there
+    return act.is_largely_dirty(memory, there)
