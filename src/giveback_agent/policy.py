@@ -24,6 +24,8 @@ MIB = 1 << 20
 # Below this a pass costs more than it returns.
 LEAST_GAIN_BYTES = 16 * MIB
 LEAST_GAIN_PERCENT = 1
+# What has a gentler way, if it is left alone, must gain so many times more than that.
+MUCH_TIMES_LEAST = 4
 RECLAIM_STEP_BYTES = 128 * MIB
 SLACK_STEP_DIVISOR = 64
 # Reclaimable slab above this part of RAM is worth its price.
@@ -244,7 +246,7 @@ def _among_kept(now: Snapshot, state: PolicyState, can: Capabilities) -> int:
     kept = last.meminfo.active_file_bytes
     new = now.meminfo.active_file_bytes - kept - now.meminfo.dirty_bytes
     is_closed = now.meminfo.inactive_file_bytes * CLOSED_DIVISOR < new
-    worth_it = new >= max(4 * _least_gain(now), REOPEN_TIMES_KEPT * kept)
+    worth_it = new >= max(MUCH_TIMES_LEAST * _least_gain(now), REOPEN_TIMES_KEPT * kept)
     return new if is_closed and worth_it else 0
 
 
@@ -358,8 +360,7 @@ def _action(
     if step == act.DROP:
         return Action(act.DROP, "the host needs it", what=1)
     if step == act.COMPACT:
-        worth_it = trapped >= LEAST_GAIN_BYTES and now.monotonic_s >= state.compact_after_s
-        if not worth_it and not state.by_hand:
+        if not state.by_hand and not _is_worth_compaction(now, state, settings, can):
             return None
         return Action(act.COMPACT, f"{trapped // MIB} MiB are trapped", nodes=_trapped_nodes(now))
     if step == act.LOWER:
@@ -369,6 +370,22 @@ def _action(
     if step == act.DRAIN:
         return Action(act.DRAIN, "per-CPU lists")
     return Action(step, "start a pass of reporting" if step == act.NUDGE else step)
+
+
+def _is_worth_compaction(
+    now: Snapshot, state: PolicyState, settings: Settings, can: Capabilities
+) -> bool:
+    """Where small pieces can be reported, compaction returns the same bytes sooner, and is only for many.
+
+    Not for those of the last pass: compaction would make them resident again (docs/deep-report.md).
+    """
+    if now.monotonic_s < state.compact_after_s:
+        return False
+    trapped = now.trapped_bytes or 0
+    if _deep_order(settings, can) is None:
+        return trapped >= LEAST_GAIN_BYTES
+    reported = 0 if state.after_pass is None else state.after_pass.trapped_bytes or 0
+    return trapped - reported >= MUCH_TIMES_LEAST * _least_gain(now)
 
 
 def _trapped_nodes(now: Snapshot) -> tuple[int, ...]:

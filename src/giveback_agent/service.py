@@ -27,8 +27,9 @@ from giveback_agent.capabilities import probe
 from giveback_agent.errors import AgentError, KernelFileError
 from giveback_agent.kernel import kmsg
 from giveback_agent.kernel.cpustat import read_cpustat
+from giveback_agent.kernel.pressure import pressure_or_none
 from giveback_agent.link import Link, Urgency
-from giveback_agent.snapshot import pressure_or_none, take
+from giveback_agent.snapshot import take
 from giveback_agent.worker import DONE, FAILED, TICKS_PER_S, Worker, become_idle_class, cpu_s_of
 
 TYPE_CHECKING = False
@@ -49,6 +50,8 @@ BUSY_PERIOD_S = 4.0
 QUIET_LOOKS = 5
 # A full picture of a quiet guest is taken at every sixth look only.
 QUIET_SNAPSHOT_EVERY = 6
+# The kernel reports every 2 s: that it has no more is not seen sooner by looking more often.
+HOLD_PICTURE_S = 1.5
 # Steps that a host's chart knows by other names.
 MARKS = {act.LOWER: "deep", act.COLD: "reclaim", act.DROP: "reclaim"}
 # A host may change its mind, and a guest its level, at every look: what is published follows no faster.
@@ -107,7 +110,7 @@ class Service:
             signals.signal(signals.SIGHUP, self._on_stop)
         signals.signal(signals.SIGUSR1, self._on_urgency)
         # A worker that ends wakes the service: the next step need not wait for the next look.
-        signals.signal(signals.SIGCHLD, self._on_child)
+        signals.signal(signals.SIGCHLD, lambda _number, _frame: None)
         self._greet()
         try:
             while not self._stop:
@@ -158,14 +161,9 @@ class Service:
         """SIGUSR1: read what the host's need is; with nothing written, it starves for a minute."""
         del number, frame
         now_s = time.monotonic()
-        self._urgency = runtime.read_urgency(self._root, now_s) or (
-            act.URGENCY_STARVING,
-            now_s + 60.0,
-        )
+        starving = (act.URGENCY_STARVING, now_s + 60.0)
+        self._urgency = runtime.read_urgency(self._root, now_s) or starving
         self._looks = 0
-
-    def _on_child(self, number: int, frame: object) -> None:
-        del number, frame
 
     def _urgency_now(self, now_s: float) -> int:
         if self._urgency is not None and now_s < self._urgency[1]:
@@ -273,8 +271,10 @@ class Service:
 
     def _is_decision_due(self, now_s: float) -> bool:
         """A full picture is dear: none while the guest works, few while it is quiet."""
-        if self._worker is not None or self._in_pass() or self._outcome is not None:
+        if self._worker is not None or self._outcome is not None:
             return True
+        if self._in_pass():
+            return not self._may_wait(now_s)
         if self._settings.mode != "adaptive":
             return True
         if self._urgency_now(now_s) <= act.URGENCY_ALONE:
@@ -291,13 +291,18 @@ class Service:
         self._looks += 1
         return self._looks <= QUIET_LOOKS or self._looks % QUIET_SNAPSHOT_EVERY == 0
 
+    def _may_wait(self, now_s: float) -> bool:
+        """While the order is lowered, all is calm and nobody needs more, the kernel's own pace will do."""
+        hold, last = self._state.hold, self._last
+        if hold is None or last is None or self._gate.level == gate.BUSY:
+            return False
+        if self._urgency_now(now_s) > self._state.urgency:
+            return False
+        return now_s - last.monotonic_s < HOLD_PICTURE_S
+
     def _decide(self, now_s: float) -> None:
-        snapshot = take(
-            self._root,
-            now_s,
-            detail=not self._in_pass(),
-            report_order=self._can.order if self._lowered else None,
-        )
+        own_order = self._can.order if self._lowered else None
+        snapshot = take(self._root, now_s, detail=not self._in_pass(), report_order=own_order)
         self._last = snapshot
         running = None if self._worker is None else self._worker.kind
         if running is None:
@@ -367,13 +372,8 @@ class Service:
             return
         try:
             step = steps.step_of(action, self._root, self._settings)
-            self._worker = Worker(
-                action.kind,
-                step,
-                now_s,
-                steps.DEADLINES_S[action.kind],
-                pressing=self._share.pressing,
-            )
+            deadline_s, pressing = steps.DEADLINES_S[action.kind], self._share.pressing
+            self._worker = Worker(action.kind, step, now_s, deadline_s, pressing=pressing)
         except (OSError, ValueError) as error:
             self._say(f"giveback-agent: {action.kind}: no worker: {error}")
             self._outcome = Outcome(action.kind, False)

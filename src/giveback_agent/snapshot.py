@@ -10,7 +10,6 @@ from giveback_agent.kernel import buddyinfo, page_reporting, vmstat, zoneinfo
 from giveback_agent.kernel.buddyinfo import BuddyInfo, read_buddyinfo
 from giveback_agent.kernel.cpustat import CpuStat, read_cpustat
 from giveback_agent.kernel.meminfo import MemInfo, read_meminfo
-from giveback_agent.kernel.pressure import Pressure, read_pressure
 from giveback_agent.record import Record
 
 TYPE_CHECKING = False
@@ -38,9 +37,6 @@ class Snapshot(Record):
     report_order: int | None = None
     reportable_bytes: int | None = None
     trapped_bytes: int | None = None
-    cpu_pressure: Pressure | None = None
-    memory_pressure: Pressure | None = None
-    io_pressure: Pressure | None = None
     vmstat: VmStat | None = None
     below_low_watermark: bool | None = None
     pcp_bytes: int | None = None
@@ -83,9 +79,6 @@ def take(
         order,
         reportable,
         trapped,
-        pressure_or_none("cpu", root),
-        pressure_or_none("memory", root),
-        pressure_or_none("io", root),
         _vmstat(root) if detail else None,
         None if zones is None else zoneinfo.below_low_watermark(zones),
         _pcp_bytes(zones, buddy),
@@ -118,14 +111,6 @@ def _report_order(
 def _buddy(root: str) -> BuddyInfo | None:
     try:
         return read_buddyinfo(root)
-    except KernelFileError:
-        return None
-
-
-def pressure_or_none(resource: str, root: str) -> Pressure | None:
-    """Read one pressure file; None where there is none, or none that can be read."""
-    try:
-        return read_pressure(resource, root)
     except KernelFileError:
         return None
 

@@ -470,3 +470,29 @@ def test_only_the_numa_nodes_that_are_worth_it_are_compacted() -> None:
     actions, _ = policy.decide(observation(now), PolicyState(), SETTINGS, can)
     compact = [action for action in actions if action.kind == act.COMPACT]
     assert [action.nodes for action in compact] == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("settable", "reported", "trapped", "wanted"),
+    [
+        (True, None, 300, True),
+        (True, None, 40, False),
+        (True, 250, 300, False),
+        (True, 250, 350, True),
+        (True, 400, 350, False),
+        (False, None, 40, True),
+        (False, 250, 300, True),
+    ],
+)
+def test_what_small_pieces_can_be_reported_is_compacted_once_and_if_it_is_much(
+    settable: bool, reported: int | None, trapped: int, wanted: bool
+) -> None:
+    """A later compaction would move pages into memory that the host has already taken back."""
+    last = None if reported is None else snapshot(0.0, trapped=reported)
+    can = replace(ABLE, order_settable=settable, cold_method="none", drain=False)
+    state = PolicyState(in_pass=True, todo=(act.COMPACT, act.LOWER), after_pass=last)
+    seen = observation(snapshot(100.0, trapped=trapped))
+    actions, _ = policy.decide(seen, state, SETTINGS, can)
+    assert (actions[0].kind == act.COMPACT) == wanted
+    if settable and not wanted:
+        assert actions[0].kind == act.LOWER

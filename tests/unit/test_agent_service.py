@@ -238,6 +238,21 @@ def test_a_busy_guest_is_only_glanced_at(guest: Path) -> None:
     assert not service._is_decision_due(0.0)
 
 
+def test_while_the_kernel_reports_a_picture_is_taken_at_its_pace_only(guest: Path) -> None:
+    service = service_of(guest)
+    hold = deep_report.Hold.begin(100.0, None)
+    service._state = replace(service._state, in_pass=True, hold=hold)
+    service._gate = replace(service._gate, level=gate.IDLE)
+    service._last = replace(_snapshot(service), monotonic_s=100.0)
+    assert not service._is_decision_due(101.0)
+    assert service._is_decision_due(102.0)
+    service._gate = replace(service._gate, level=gate.BUSY)
+    assert service._is_decision_due(101.0)
+    service._gate = replace(service._gate, level=gate.SLACK)
+    service._urgency = (act.URGENCY_STARVING, 200.0)
+    assert service._is_decision_due(101.0)
+
+
 def test_a_worker_says_how_it_ended() -> None:
     assert wait_for(Worker("a", lambda: None, 0.0, 1.0)) == DONE
 

@@ -75,9 +75,10 @@ LOST_WITH = {
     "/proc/buddyinfo": {"buddy", "reportable_bytes", "trapped_bytes", "pcp_bytes"},
     "/proc/zoneinfo": {"below_low_watermark", "pcp_bytes"},
     "/proc/vmstat": {"vmstat"},
-    "/proc/pressure/cpu": {"cpu_pressure"},
-    "/proc/pressure/memory": {"memory_pressure"},
-    "/proc/pressure/io": {"io_pressure"},
+    # Pressure is the gate's own matter.
+    "/proc/pressure/cpu": set(),
+    "/proc/pressure/memory": set(),
+    "/proc/pressure/io": set(),
     # The sample's order is its page block order: without the parameter nothing changes.
     ORDER_PATH: set(),
 }

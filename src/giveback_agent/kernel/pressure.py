@@ -68,6 +68,14 @@ def read_pressure(resource: str, root: str = "/") -> Pressure | None:
     return parse(data, path)
 
 
+def pressure_or_none(resource: str, root: str = "/") -> Pressure | None:
+    """Read one pressure file; None where there is none, or none that can be read."""
+    try:
+        return read_pressure(resource, root)
+    except KernelFileError:
+        return None
+
+
 def _stall(path: str, rest: bytes) -> Stall:
     values = {}
     for word in rest.split():
