@@ -271,6 +271,10 @@ def test_the_most_telling_figure(tmp_path: Path) -> None:
     found = most_telling(groups(results))
     assert found is not None
     assert found.setting.work == "build"
+    more = make_results(("hogs",), ("none", "reporting", "giveback"), rounds=1)
+    fuller = most_telling(groups([*results, *more]))
+    assert fuller is not None
+    assert fuller.setting.work == "hogs"
     telling_figure(results, tmp_path / "a.png")
     telling_figure(results, tmp_path / "a.svg")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
