@@ -16,7 +16,7 @@ from giveback_agent.errors import KernelFileError
 from giveback_agent.kernel import buddyinfo, page_reporting
 from giveback_agent.kernel.buddyinfo import ORDERS_LIMIT
 from giveback_agent.kernel.fields import number
-from giveback_agent.record import Record
+from giveback_agent.record import Record, replace
 
 MIB = 1 << 20
 STATE_PATH = runtime.FOLDER + "/report-order"
@@ -26,6 +26,8 @@ INTERRUPTS_LIMIT_BYTES = 8 << 20
 
 # A pass starts 2 s after the nudge and takes 1/16 of each list every 2 s: 34 s, and a little.
 DRAIN_S = 38.0
+# A large guest on a slow host goes on for longer; one that frees memory all the time, for ever.
+MOST_S = 120.0
 # Two periods of the kernel's without a report: it has none left.
 QUIET_S = 5.0
 # Below this the kernel's own lists are as large as what would come back.
@@ -35,23 +37,37 @@ LEAST_GAIN_BYTES = 8 * MIB
 class Hold(Record):
     """A lowered order: since when, how many reports the kernel had made at the last look that saw a
     new one (None where that is not seen), and when that was. Monotonic seconds.
+
+    `used_bytes` is what programs and files had when it began; `stirred` says that work went on at the
+    last look.
     """
 
     since_s: float
     reports: int | None
     reported_s: float
+    used_bytes: int = 0
+    stirred: bool = False
 
     @classmethod
-    def begin(cls, now_s: float, reports: int | None) -> Hold:
+    def begin(cls, now_s: float, reports: int | None, used_bytes: int = 0) -> Hold:
         """The order is lowered at `now_s`."""
-        return cls(now_s, reports, now_s)
+        return cls(now_s, reports, now_s, used_bytes)
 
     def look(self, now_s: float, reports: int | None) -> Hold | None:
         """The hold after a look, or None where it is over: the kernel fell silent, or had its time."""
-        if reports is not None and reports != self.reports:
-            return Hold(self.since_s, reports, now_s)
+        held_s = now_s - self.since_s
+        if reports is not None and reports != self.reports and held_s < MOST_S:
+            return replace(self, reports=reports, reported_s=now_s)
         quiet_s = None if reports is None else now_s - self.reported_s
-        return None if drained(now_s - self.since_s, quiet_s) else self
+        return None if drained(held_s, quiet_s) else self
+
+    def sees_work(self, calm: bool, used_bytes: int, much_bytes: int) -> bool:
+        """Tell whether work came back: not calm twice running, or `much_bytes` more or less in use.
+
+        While the order is lowered system time cannot be told from the kernel's reporting, and work on
+        memory is mostly that.
+        """
+        return (self.stirred and not calm) or abs(used_bytes - self.used_bytes) >= much_bytes
 
 
 def drained(held_s: float, quiet_s: float | None) -> bool:

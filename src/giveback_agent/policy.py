@@ -63,6 +63,7 @@ class PolicyState(Record):
     urgency: int = act.URGENCY_ALONE
     goal_bytes: int = 0
     before_compact_trapped_bytes: int = 0
+    after_compact_trapped_bytes: int = 0
     by_hand: bool = False
     hold: Hold | None = None
     rest_until_s: float = 0.0
@@ -316,7 +317,7 @@ def _next_step(
         if action.kind == act.RECLAIM:
             state = _after_reclaim_step(state, action.amount_bytes)
         if action.kind == act.LOWER:
-            hold = Hold.begin(seen.snapshot.monotonic_s, seen.reports)
+            hold = Hold.begin(seen.snapshot.monotonic_s, seen.reports, _used_bytes(seen.snapshot))
             state = replace(state, hold=hold)
             return (action, Action(act.NUDGE, "start a pass of reporting")), state
         return (action,), state
@@ -377,7 +378,8 @@ def _is_worth_compaction(
 ) -> bool:
     """Where small pieces can be reported, compaction returns the same bytes sooner, and is only for many.
 
-    Not for those of the last pass: compaction would make them resident again (docs/deep-report.md).
+    Not for those of the last pass, which compaction would make resident again (docs/deep-report.md), nor
+    for what it left in a pass that was cut short.
     """
     if now.monotonic_s < state.compact_after_s:
         return False
@@ -385,7 +387,8 @@ def _is_worth_compaction(
     if _deep_order(settings, can) is None:
         return trapped >= LEAST_GAIN_BYTES
     reported = 0 if state.after_pass is None else state.after_pass.trapped_bytes or 0
-    return trapped - reported >= MUCH_TIMES_LEAST * _least_gain(now)
+    known = max(reported, state.after_compact_trapped_bytes)
+    return trapped - known >= MUCH_TIMES_LEAST * _least_gain(now)
 
 
 def _trapped_nodes(now: Snapshot) -> tuple[int, ...]:
@@ -403,11 +406,25 @@ def _trapped_nodes(now: Snapshot) -> tuple[int, ...]:
 def _hold(
     seen: Observation, hold: Hold, state: PolicyState
 ) -> tuple[tuple[Action, ...], PolicyState]:
-    """Wait while the kernel reports, if the order could be lowered at all."""
+    """Wait while the kernel reports, if the order could be lowered at all.
+
+    To work that is back a lowered order costs something at every page that it frees, however little
+    CPU it uses: nobody but a host in need, or who asked for this pass, may let it go on.
+    """
+    now, pressed = seen.snapshot, state.by_hand or seen.urgency > act.URGENCY_ALONE
+    calm = pressed or seen.gate.level == gate.IDLE or seen.gate.calm_since_s is not None
+    much_bytes = MUCH_TIMES_LEAST * _least_gain(now)
+    if not pressed and hold.sees_work(calm, _used_bytes(now), much_bytes):
+        return _end_pass(seen, state, "work came back")
     still = hold.look(seen.snapshot.monotonic_s, seen.reports) if seen.lowered else None
     if still is None:
         return _end_pass(seen, state, "done")
-    return (), replace(state, hold=still)
+    return (), replace(state, hold=replace(still, stirred=not calm))
+
+
+def _used_bytes(now: Snapshot) -> int:
+    memory = now.meminfo
+    return memory.anon_pages_bytes + memory.shmem_bytes + memory.file_bytes
 
 
 def _end_pass(
@@ -423,6 +440,7 @@ def _end_pass(
         in_pass=False,
         hold=None,
         goal_bytes=0,
+        after_compact_trapped_bytes=0 if whole else state.after_compact_trapped_bytes,
         rest_until_s=now.monotonic_s + (REST_S if whole else CUT_SHORT_REST_S),
         after_pass=now if whole else state.after_pass,
         after_pass_work_cpu_s=seen.gate.work_cpu_s,
@@ -440,8 +458,8 @@ def _take_outcome(seen: Observation, outcome: Outcome, state: PolicyState) -> Po
         return replace(state, goal_bytes=0)
     if outcome.kind != act.COMPACT:
         return state
-    before = state.before_compact_trapped_bytes
-    gained = before - (seen.snapshot.trapped_bytes or 0)
+    before, left = state.before_compact_trapped_bytes, seen.snapshot.trapped_bytes or 0
+    state, gained = replace(state, after_compact_trapped_bytes=left), before - left
     now_s = seen.snapshot.monotonic_s
     worth_it = max(LEAST_GAIN_BYTES // 2, before // 16, int(outcome.cpu_s * LEAST_BYTES_PER_CPU_S))
     if outcome.ok and gained >= worth_it:

@@ -294,7 +294,7 @@ class Service:
     def _may_wait(self, now_s: float) -> bool:
         """While the order is lowered, all is calm and nobody needs more, the kernel's own pace will do."""
         hold, last = self._state.hold, self._last
-        if hold is None or last is None or self._gate.level == gate.BUSY:
+        if hold is None or last is None or self._gate.level != gate.IDLE:
             return False
         if self._urgency_now(now_s) > self._state.urgency:
             return False

@@ -14,7 +14,6 @@ from giveback_agent import actions as act
 from giveback_agent import gate, policy
 from giveback_agent.actions import Action, Capabilities, Outcome
 from giveback_agent.cache_floor import FloorState
-from giveback_agent.deep_report import Hold
 from giveback_agent.kernel.buddyinfo import BuddyInfo, ZoneBlocks
 from giveback_agent.policy import PolicyState
 from giveback_agent.record import replace
@@ -134,24 +133,6 @@ def test_a_pass_goes_cache_compact_deep_and_restores() -> None:
     wanted = [act.PASS_BEGIN, act.SYNC, act.COLD, act.DRAIN, act.COMPACT, act.LOWER, act.RESTORE]
     assert [k for k in dict.fromkeys(kinds) if k != act.NUDGE] == [*wanted, act.PASS_END]
     assert not guest.lowered
-
-
-def test_the_order_is_held_until_the_kernel_falls_silent_and_no_longer() -> None:
-    held = replace(PolicyState(), in_pass=True, hold=Hold(100.0, 7, 110.0))
-    seen = replace(observation(snapshot(114.0), lowered=True), reports=7)
-    actions, state = policy.decide(seen, held, SETTINGS, ABLE)
-    assert actions == ()
-    assert state.in_pass
-    seen = replace(observation(snapshot(115.0), lowered=True), reports=7)
-    actions, state = policy.decide(seen, state, SETTINGS, ABLE)
-    assert [action.kind for action in actions] == [act.RESTORE, act.PASS_END]
-    assert not state.in_pass
-
-
-def test_an_order_that_could_not_be_lowered_is_not_waited_for() -> None:
-    held = replace(PolicyState(), in_pass=True, hold=Hold.begin(100.0, None))
-    actions, _ = policy.decide(observation(snapshot(101.0)), held, SETTINGS, ABLE)
-    assert actions[-1].kind == act.PASS_END
 
 
 @given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 3), CAN)
@@ -470,29 +451,3 @@ def test_only_the_numa_nodes_that_are_worth_it_are_compacted() -> None:
     actions, _ = policy.decide(observation(now), PolicyState(), SETTINGS, can)
     compact = [action for action in actions if action.kind == act.COMPACT]
     assert [action.nodes for action in compact] == [(0,)]
-
-
-@pytest.mark.parametrize(
-    ("settable", "reported", "trapped", "wanted"),
-    [
-        (True, None, 300, True),
-        (True, None, 40, False),
-        (True, 250, 300, False),
-        (True, 250, 350, True),
-        (True, 400, 350, False),
-        (False, None, 40, True),
-        (False, 250, 300, True),
-    ],
-)
-def test_what_small_pieces_can_be_reported_is_compacted_once_and_if_it_is_much(
-    settable: bool, reported: int | None, trapped: int, wanted: bool
-) -> None:
-    """A later compaction would move pages into memory that the host has already taken back."""
-    last = None if reported is None else snapshot(0.0, trapped=reported)
-    can = replace(ABLE, order_settable=settable, cold_method="none", drain=False)
-    state = PolicyState(in_pass=True, todo=(act.COMPACT, act.LOWER), after_pass=last)
-    seen = observation(snapshot(100.0, trapped=trapped))
-    actions, _ = policy.decide(seen, state, SETTINGS, can)
-    assert (actions[0].kind == act.COMPACT) == wanted
-    if settable and not wanted:
-        assert actions[0].kind == act.LOWER

@@ -249,6 +249,8 @@ def test_while_the_kernel_reports_a_picture_is_taken_at_its_pace_only(guest: Pat
     service._gate = replace(service._gate, level=gate.BUSY)
     assert service._is_decision_due(101.0)
     service._gate = replace(service._gate, level=gate.SLACK)
+    assert service._is_decision_due(101.0)
+    service._gate = replace(service._gate, level=gate.IDLE)
     service._urgency = (act.URGENCY_STARVING, 200.0)
     assert service._is_decision_due(101.0)
 
