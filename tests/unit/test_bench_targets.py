@@ -200,3 +200,35 @@ def test_any_mix_has_a_verdict_and_more_never_is_better(
     for old, new in zip(before, worse, strict=False):
         if old.target.name == "slowed" == new.target.name and old.verdict is Verdict.MISSED:
             assert new.verdict is Verdict.MISSED
+
+
+@pytest.mark.parametrize("target", ["slowed", "reread", "cpu", "footprint", "residue-idle"])
+@pytest.mark.parametrize("hours", [0, 1, 3])
+def test_times_compare_within_a_sitting_only_and_bytes_always(target: str, hours: int) -> None:
+    """The machine that measured *none* was slower by a third than that of giveback half a day later."""
+    later = f"2026-11-21T{9 + hours:02}:00:00+00:00"
+    results = [
+        replace(r, started_at=later) if r.cell.strategy == "giveback" else r
+        for r in make_results(("files",), SHAPES, 1)
+    ]
+    finding = judged(results, target)
+    if hours < 3 or target in ("footprint", "residue-idle"):
+        assert finding.comparison is not None
+    else:
+        assert finding.verdict is Verdict.UNMEASURED
+        assert "times do not compare" in finding.remark
+
+
+def test_of_two_rounds_the_one_of_one_sitting_tells_the_time() -> None:
+    results = [
+        replace(r, started_at="2026-11-25T09:00:00+00:00")
+        if (r.cell.strategy, r.cell.round) == ("none", 2)
+        else r
+        for r in make_results(("files",), SHAPES, 2)
+    ]
+    (group,) = groups(results)
+    assert group.sittings("giveback", "none") == {1}
+    assert set(group.values("giveback", "slow_ratio")) == {1}
+    comparison = judged(results, "slowed").comparison
+    assert comparison is not None
+    assert comparison.count == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,11 @@ NONE = "none"
 OURS = "giveback"
 SHORTEST_SHARE = 0.5
 """Of the others' time: what was watched, or worked, for less is no whole cell."""
+SITTING_S = 2 * 3600.0
+"""Cells of one work and round that began further apart were on another machine, as it were: it drifts.
+
+Their bytes compare, their times do not. All strategies there are, one after the other, take less.
+"""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -86,6 +92,24 @@ class Group:
         """A figure of a strategy by round, where it was measured."""
         found = ((cell.round, getattr(cell.figures, field)) for cell in self.of(strategy))
         return {number: value for number, value in found if value is not None}
+
+    def sittings(self, one: str, other: str) -> set[int]:
+        """The rounds in which two strategies were measured in one sitting."""
+        others = {cell.round: cell.result for cell in self.of(other)}
+        return {
+            cell.round
+            for cell in self.of(one)
+            if cell.round in others and in_one_sitting(cell.result, others[cell.round])
+        }
+
+
+def in_one_sitting(one: CellResult, other: CellResult) -> bool:
+    """Whether two cells' times compare; they do not where it is not told when they began."""
+    try:
+        began = [datetime.fromisoformat(result.started_at) for result in (one, other)]
+        return abs((began[0] - began[1]).total_seconds()) <= SITTING_S
+    except (ValueError, TypeError):
+        return False
 
 
 def is_own(strategy: str) -> bool:
@@ -159,11 +183,14 @@ def _shared_after_s(results: list[CellResult]) -> tuple[float, ...]:
 
 
 def _against_none(measured: list[Measured]) -> list[Measured]:
-    nones = {m.round: m.figures for m in measured if m.strategy == NONE}
-    return [
-        replace(m, figures=_with_ratios(m.figures, nones[m.round])) if m.round in nones else m
-        for m in measured
-    ]
+    nones = {m.round: m for m in measured if m.strategy == NONE}
+    return [_of_one_sitting(m, nones.get(m.round)) for m in measured]
+
+
+def _of_one_sitting(one: Measured, none: Measured | None) -> Measured:
+    if none is None or not in_one_sitting(one.result, none.result):
+        return one
+    return replace(one, figures=_with_ratios(one.figures, none.figures))
 
 
 def _with_ratios(figures: Figures, none: Figures) -> Figures:

@@ -27,6 +27,9 @@ HURTING_REREAD_RATIO = 1.5
 RESIDUE_GRAIN = 0.01
 """Of the RAM: less residue than this is none. A VM's kernel itself moves more from second to second."""
 
+TIMES = ("work_s", "reread_s", "vmm_cpu_s")
+"""Figures that rest on how fast the machine was just then."""
+
 Scope = Literal["best", "gentle", "fixed"]
 
 
@@ -162,13 +165,17 @@ def _finding(group: Group, target: Target, scope: Scope, against: str | None) ->
         remark = f"{lacking} was not measured here"
         return Finding(group.setting, target, scope, Verdict.UNMEASURED, against, remark=remark)
     theirs = group.values(against, target.field)
+    why_none = f"no round has both {OURS} and {against}"
+    if target.field in TIMES and ours.keys() & theirs.keys():
+        sittings = group.sittings(OURS, against)
+        theirs = {number: value for number, value in theirs.items() if number in sittings}
+        why_none = f"{against} was measured hours before or after: times do not compare"
     floor = _floor(group, target)
     floored = {number: max(value, floor) for number, value in theirs.items()}
     baseline = group.values(NONE, target.field).values()
     comparison = compare(ours, floored, baseline)
     if comparison is None:
-        remark = f"no round has both {OURS} and {against}"
-        return Finding(group.setting, target, scope, Verdict.UNMEASURED, against, remark=remark)
+        return Finding(group.setting, target, scope, Verdict.UNMEASURED, against, remark=why_none)
     return Finding(
         group.setting,
         target,
