@@ -8,11 +8,11 @@ nothing is done until enough memory has become free, cached or fragmented again.
 from __future__ import annotations
 
 from giveback_agent import actions as act
-from giveback_agent import cache_floor, deep_report, gate
+from giveback_agent import cache_floor, compacting, deep_report, gate
 from giveback_agent.actions import Action, Capabilities, Observation, Outcome
 from giveback_agent.cache_floor import FloorState
+from giveback_agent.compacting import LEAST_GAIN_BYTES, Compacting
 from giveback_agent.deep_report import Hold
-from giveback_agent.kernel import buddyinfo
 from giveback_agent.record import Record, replace
 
 TYPE_CHECKING = False
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from giveback_agent.snapshot import Snapshot
 
 MIB = 1 << 20
-# Below this a pass costs more than it returns.
-LEAST_GAIN_BYTES = 16 * MIB
+# A pass for less than this, or LEAST_GAIN_BYTES, costs more than it returns.
 LEAST_GAIN_PERCENT = 1
 # What has a gentler way, if it is left alone, must gain so many times more than that.
 MUCH_TIMES_LEAST = 4
@@ -43,10 +42,6 @@ RETRY_COLD_S = 3600.0
 CUT_SHORT_REST_S = 20.0
 # Work since the last pass that may have used and freed memory without changing the totals.
 STALE_WORK_CPU_S = 2.0
-COMPACT_BACKOFF_FIRST_S = 60.0
-# Less than this for a second of CPU, and compaction costs more than it returns.
-LEAST_BYTES_PER_CPU_S = 8 * MIB
-COMPACT_BACKOFF_MAX_S = 3600.0
 # The guest is short of memory by its own account.
 TIGHT_AVAILABLE_PERCENT = 6
 
@@ -62,16 +57,13 @@ class PolicyState(Record):
     in_pass: bool = False
     urgency: int = act.URGENCY_ALONE
     goal_bytes: int = 0
-    before_compact_trapped_bytes: int = 0
-    after_compact_trapped_bytes: int = 0
     by_hand: bool = False
     hold: Hold | None = None
     rest_until_s: float = 0.0
     after_pass: Snapshot | None = None
     after_pass_work_cpu_s: float = 0.0
     after_pass_urgency: int = act.URGENCY_ALONE
-    compact_after_s: float = 0.0
-    compact_backoff_s: float = COMPACT_BACKOFF_FIRST_S
+    compaction: Compacting = Compacting()
     floor: FloorState = FloorState()
     next_slack_step_s: float = 0.0
 
@@ -313,7 +305,8 @@ def _next_step(
             trapped = seen.snapshot.trapped_bytes or 0
             # What compaction moves away it frees to the lists, too.
             todo = (act.DRAIN, *state.todo) if can.drain else state.todo
-            state = replace(state, before_compact_trapped_bytes=trapped, todo=todo)
+            begun = replace(state.compaction, before_bytes=trapped)
+            state = replace(state, compaction=begun, todo=todo)
         if action.kind == act.RECLAIM:
             state = _after_reclaim_step(state, action.amount_bytes)
         if action.kind == act.LOWER:
@@ -361,9 +354,13 @@ def _action(
     if step == act.DROP:
         return Action(act.DROP, "the host needs it", what=1)
     if step == act.COMPACT:
-        if not state.by_hand and not _is_worth_compaction(now, state, settings, can):
+        # Single pages can be reported as they are: only much is worth it.
+        single = _deep_order(settings, can) == 0
+        much_bytes = MUCH_TIMES_LEAST * _least_gain(now) if single else None
+        if not state.by_hand and not compacting.is_worth_it(now, state.compaction, much_bytes):
             return None
-        return Action(act.COMPACT, f"{trapped // MIB} MiB are trapped", nodes=_trapped_nodes(now))
+        nodes = compacting.worthy_nodes(now, state.compaction)
+        return Action(act.COMPACT, f"{trapped // MIB} MiB are trapped", nodes=nodes)
     if step == act.LOWER:
         if trapped < deep_report.LEAST_GAIN_BYTES and not state.by_hand:
             return None
@@ -371,36 +368,6 @@ def _action(
     if step == act.DRAIN:
         return Action(act.DRAIN, "per-CPU lists")
     return Action(step, "start a pass of reporting" if step == act.NUDGE else step)
-
-
-def _is_worth_compaction(
-    now: Snapshot, state: PolicyState, settings: Settings, can: Capabilities
-) -> bool:
-    """Where small pieces can be reported, compaction returns the same bytes sooner, and is only for many.
-
-    Not for those of the last pass, which compaction would make resident again (docs/deep-report.md), nor
-    for what it left in a pass that was cut short.
-    """
-    if now.monotonic_s < state.compact_after_s:
-        return False
-    trapped = now.trapped_bytes or 0
-    if _deep_order(settings, can) is None:
-        return trapped >= LEAST_GAIN_BYTES
-    reported = 0 if state.after_pass is None else state.after_pass.trapped_bytes or 0
-    known = max(reported, state.after_compact_trapped_bytes)
-    return trapped - known >= MUCH_TIMES_LEAST * _least_gain(now)
-
-
-def _trapped_nodes(now: Snapshot) -> tuple[int, ...]:
-    """Return the NUMA nodes that are worth it, where only some are; else none, which means all."""
-    if now.buddy is None or now.report_order is None:
-        return ()
-    every = buddyinfo.nodes(now.buddy)
-    order = now.report_order
-    worth_it = tuple(
-        [n for n in every if buddyinfo.trapped_bytes(now.buddy, order, n) >= LEAST_GAIN_BYTES]
-    )
-    return worth_it if len(worth_it) < len(every) else ()
 
 
 def _hold(
@@ -413,13 +380,14 @@ def _hold(
     """
     now, pressed = seen.snapshot, state.by_hand or seen.urgency > act.URGENCY_ALONE
     calm = pressed or seen.gate.level == gate.IDLE or seen.gate.calm_since_s is not None
-    much_bytes = MUCH_TIMES_LEAST * _least_gain(now)
-    if not pressed and hold.sees_work(calm, _used_bytes(now), much_bytes):
+    judged_s = seen.gate.at_s or 0.0
+    used_bytes, much_bytes = _used_bytes(now), MUCH_TIMES_LEAST * _least_gain(now)
+    if not pressed and hold.sees_work(calm, judged_s, used_bytes, much_bytes):
         return _end_pass(seen, state, "work came back")
-    still = hold.look(seen.snapshot.monotonic_s, seen.reports) if seen.lowered else None
+    still = hold.look(now.monotonic_s, seen.reports) if seen.lowered else None
     if still is None:
         return _end_pass(seen, state, "done")
-    return (), replace(state, hold=replace(still, stirred=not calm))
+    return (), replace(state, hold=still.noted(calm, judged_s, used_bytes))
 
 
 def _used_bytes(now: Snapshot) -> int:
@@ -434,16 +402,24 @@ def _end_pass(
     if seen.lowered or state.hold is not None:
         restore = (Action(act.RESTORE, why),)
     now, whole = seen.snapshot, why == "done"
+    after_pass, compaction = state.after_pass, state.compaction
+    if whole:
+        after_pass = now
+        compaction = compacting.known(compaction, now if seen.lowered else None)
+    elif state.hold is not None:
+        # Nothing but reporting was left to do, and how much of it was done is not known.
+        trapped = min(now.trapped_bytes or 0, after_pass.trapped_bytes or 0 if after_pass else 0)
+        after_pass = replace(now, trapped_bytes=trapped)
     state = replace(
         state,
         todo=(),
         in_pass=False,
         hold=None,
         goal_bytes=0,
-        after_compact_trapped_bytes=0 if whole else state.after_compact_trapped_bytes,
+        compaction=compaction,
         rest_until_s=now.monotonic_s + (REST_S if whole else CUT_SHORT_REST_S),
-        after_pass=now if whole else state.after_pass,
-        after_pass_work_cpu_s=seen.gate.work_cpu_s,
+        after_pass=after_pass,
+        after_pass_work_cpu_s=seen.gate.work_cpu_s if whole else state.after_pass_work_cpu_s,
         after_pass_urgency=(
             state.urgency if whole else min(state.urgency, state.after_pass_urgency)
         ),
@@ -453,21 +429,12 @@ def _end_pass(
 
 
 def _take_outcome(seen: Observation, outcome: Outcome, state: PolicyState) -> PolicyState:
-    """Learn from a finished step: compaction that was not worth it is tried again later and later."""
+    """Learn from a finished step."""
     if outcome.kind == act.RECLAIM and not outcome.ok:
         return replace(state, goal_bytes=0)
     if outcome.kind != act.COMPACT:
         return state
-    before, left = state.before_compact_trapped_bytes, seen.snapshot.trapped_bytes or 0
-    state, gained = replace(state, after_compact_trapped_bytes=left), before - left
-    now_s = seen.snapshot.monotonic_s
-    worth_it = max(LEAST_GAIN_BYTES // 2, before // 16, int(outcome.cpu_s * LEAST_BYTES_PER_CPU_S))
-    if outcome.ok and gained >= worth_it:
-        return replace(state, compact_backoff_s=COMPACT_BACKOFF_FIRST_S, compact_after_s=now_s)
-    backoff_s = min(COMPACT_BACKOFF_MAX_S, state.compact_backoff_s * 2)
-    return replace(
-        state, compact_after_s=now_s + state.compact_backoff_s, compact_backoff_s=backoff_s
-    )
+    return replace(state, compaction=compacting.learned(state.compaction, outcome, seen.snapshot))
 
 
 def _slack_step(

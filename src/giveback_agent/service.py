@@ -50,8 +50,6 @@ BUSY_PERIOD_S = 4.0
 QUIET_LOOKS = 5
 # A full picture of a quiet guest is taken at every sixth look only.
 QUIET_SNAPSHOT_EVERY = 6
-# The kernel reports every 2 s: that it has no more is not seen sooner by looking more often.
-HOLD_PICTURE_S = 1.5
 # Steps that a host's chart knows by other names.
 MARKS = {act.LOWER: "deep", act.COLD: "reclaim", act.DROP: "reclaim"}
 # A host may change its mind, and a guest its level, at every look: what is published follows no faster.
@@ -298,7 +296,7 @@ class Service:
             return False
         if self._urgency_now(now_s) > self._state.urgency:
             return False
-        return now_s - last.monotonic_s < HOLD_PICTURE_S
+        return hold.may_wait(now_s, last.monotonic_s)
 
     def _decide(self, now_s: float) -> None:
         own_order = self._can.order if self._lowered else None

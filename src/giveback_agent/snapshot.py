@@ -1,6 +1,6 @@
 """One frozen picture of the guest: everything a decision may rest on.
 
-Taking one reads six small files. The dear ones, vmstat and zoneinfo, are read on request only.
+Taking one reads four small files. The dear ones, vmstat and zoneinfo, are read on request only.
 """
 
 from __future__ import annotations

@@ -54,6 +54,13 @@ def test_a_hold_ends_once_its_time_is_over_and_nothing_new_is_reported(
         hold = after
 
 
+def test_once_the_kernel_has_had_its_time_every_look_counts() -> None:
+    hold = Hold.begin(100.0, 0)
+    assert hold.may_wait(120.0, 119.0)
+    assert not hold.may_wait(120.0, 118.0)
+    assert not hold.may_wait(138.5, 138.0)
+
+
 def guest(tmp_path: Path, order: bytes = b"9\n") -> str:
     return plant(tmp_path, {**GUEST, ORDER_PATH: order})
 

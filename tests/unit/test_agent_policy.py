@@ -14,6 +14,7 @@ from giveback_agent import actions as act
 from giveback_agent import gate, policy
 from giveback_agent.actions import Action, Capabilities, Outcome
 from giveback_agent.cache_floor import FloorState
+from giveback_agent.compacting import Compacting
 from giveback_agent.kernel.buddyinfo import BuddyInfo, ZoneBlocks
 from giveback_agent.policy import PolicyState
 from giveback_agent.record import replace
@@ -335,13 +336,14 @@ def test_work_coming_back_stops_the_pass_at_once() -> None:
 
 
 def test_compaction_that_gains_nothing_is_tried_later_and_later() -> None:
-    state = replace(PolicyState(), before_compact_trapped_bytes=300 * MIB)
+    begun = Compacting(before_bytes=300 * MIB)
+    state = PolicyState(compaction=begun)
     waits = []
     for round_s in (1000.0, 2000.0, 4000.0):
         seen = observation(snapshot(round_s, trapped=300), outcome=Outcome(act.COMPACT, ok=True))
         _, state = policy.decide(seen, state, SETTINGS, ABLE)
-        waits.append(state.compact_after_s - round_s)
-        state = replace(state, before_compact_trapped_bytes=300 * MIB)
+        waits.append(state.compaction.after_s - round_s)
+        state = replace(state, compaction=replace(state.compaction, before_bytes=300 * MIB))
     assert waits == sorted(set(waits))
 
 

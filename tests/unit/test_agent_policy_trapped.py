@@ -6,9 +6,11 @@ import pytest
 from agent_guests import ABLE, MIB, observation, snapshot
 
 from giveback_agent import actions as act
-from giveback_agent import gate, policy
+from giveback_agent import compacting, gate, policy
 from giveback_agent.actions import Outcome
+from giveback_agent.compacting import Compacting
 from giveback_agent.deep_report import Hold
+from giveback_agent.kernel.buddyinfo import BuddyInfo, ZoneBlocks
 from giveback_agent.policy import PolicyState
 from giveback_agent.record import replace
 from giveback_agent.settings import Settings
@@ -51,9 +53,13 @@ def test_what_small_pieces_can_be_reported_is_compacted_once_and_if_it_is_much(
     settable: bool, reported: int | None, trapped: int, wanted: bool
 ) -> None:
     """A later compaction would move pages into memory that the host has already taken back."""
-    last = None if reported is None else snapshot(0.0, trapped=reported)
     can = replace(ABLE, order_settable=settable, cold_method="none", drain=False)
-    state = PolicyState(in_pass=True, todo=(act.COMPACT, act.LOWER), after_pass=last)
+    state = PolicyState()
+    if reported is not None:
+        state = replace(state, in_pass=True, hold=Hold.begin(-60.0, 0, USED_BYTES))
+        seen = replace(observation(snapshot(0.0, trapped=reported), lowered=True), reports=0)
+        _, state = policy.decide(seen, state, SETTINGS, can)
+    state = replace(state, in_pass=True, todo=(act.COMPACT, act.LOWER))
     seen = observation(snapshot(100.0, trapped=trapped))
     actions, _ = policy.decide(seen, state, SETTINGS, can)
     assert (actions[0].kind == act.COMPACT) == wanted
@@ -68,6 +74,7 @@ def test_what_small_pieces_can_be_reported_is_compacted_once_and_if_it_is_much(
         ((gate.SLACK, gate.IDLE, gate.SLACK), 0, 1, False, None),
         ((gate.IDLE, gate.IDLE), 100, 1, False, "work came back"),
         ((gate.IDLE, gate.IDLE), 50, 1, False, None),
+        ((gate.IDLE, gate.IDLE), -300, 1, False, None),
         ((gate.SLACK, gate.SLACK), 100, 2, False, None),
         ((gate.SLACK, gate.SLACK), 100, 1, True, None),
     ],
@@ -76,12 +83,12 @@ def test_work_that_leaves_most_of_the_cpu_idle_gets_the_order_back_all_the_same(
     levels: tuple[str, ...], anon: int, urgency: int, by_hand: bool, end: str | None
 ) -> None:
     """Hogs that mostly fault pages in once ran with a lowered order for a minute."""
-    hold = Hold.begin(100.0, 0, USED_BYTES)
+    hold = Hold.begin(100.0, 0, USED_BYTES + 300 * MIB)
     state = PolicyState(in_pass=True, by_hand=by_hand, urgency=urgency, hold=hold)
     ends = []
     for second, level in enumerate(levels, start=1):
         now = snapshot(100.0 + second)
-        now = replace(now, meminfo=replace(now.meminfo, anon_pages_bytes=anon * MIB))
+        now = replace(now, meminfo=replace(now.meminfo, anon_pages_bytes=(anon + 300) * MIB))
         seen = replace(observation(now, level, urgency, lowered=True), reports=second)
         actions, state = policy.decide(seen, state, SETTINGS, ABLE)
         if not state.in_pass:
@@ -92,7 +99,8 @@ def test_work_that_leaves_most_of_the_cpu_idle_gets_the_order_back_all_the_same(
 
 
 def test_what_a_compaction_left_in_a_pass_cut_short_is_not_compacted_again() -> None:
-    state = PolicyState(in_pass=True, before_compact_trapped_bytes=300 * MIB)
+    begun = Compacting(before_bytes=300 * MIB)
+    state = PolicyState(in_pass=True, todo=(act.LOWER,), compaction=begun)
     seen = observation(snapshot(100.0, trapped=200), outcome=Outcome(act.COMPACT, ok=True))
     _, state = policy.decide(seen, state, SETTINGS, ABLE)
     _, state = policy.decide(observation(snapshot(101.0), gate.BUSY), state, SETTINGS, ABLE)
@@ -101,3 +109,74 @@ def test_what_a_compaction_left_in_a_pass_cut_short_is_not_compacted_again() -> 
         seen = observation(snapshot(200.0, trapped=trapped))
         actions, _ = policy.decide(seen, again, SETTINGS, ABLE)
         assert (actions[0].kind == act.COMPACT) == wanted
+
+
+def test_a_compaction_that_was_given_up_leaves_nothing_known() -> None:
+    state = PolicyState(in_pass=True, compaction=Compacting(before_bytes=300 * MIB))
+    seen = observation(snapshot(100.0, trapped=300), outcome=Outcome(act.COMPACT, ok=False))
+    _, state = policy.decide(seen, state, SETTINGS, ABLE)
+    assert state.compaction.known_bytes == 0
+    assert state.compaction.after_s > 100.0
+
+
+def test_what_could_not_be_reported_is_compacted() -> None:
+    """The order could not be lowered: the pass ends, and nothing of it has gone to the host."""
+    state = PolicyState(in_pass=True, hold=Hold.begin(0.0, 0, USED_BYTES))
+    _, state = policy.decide(observation(snapshot(60.0)), state, SETTINGS, ABLE)
+    assert not state.in_pass
+    again = replace(state, in_pass=True, todo=(act.COMPACT,))
+    actions, _ = policy.decide(observation(snapshot(100.0)), again, SETTINGS, ABLE)
+    assert actions[0].kind == act.COMPACT
+
+
+def test_what_only_compaction_returns_is_compacted_as_before() -> None:
+    settings = replace(SETTINGS, lowest_report_order=3)
+    known = Compacting(known_bytes=300 * MIB)
+    state = PolicyState(in_pass=True, todo=(act.COMPACT,), compaction=known)
+    actions, _ = policy.decide(observation(snapshot(100.0)), state, settings, ABLE)
+    assert actions[0].kind == act.COMPACT
+
+
+def test_after_a_hold_cut_short_the_rest_is_reported_once_the_guest_is_quiet() -> None:
+    """400 MiB had been reported, were used and freed by work, and are trapped and resident again."""
+    last = snapshot(0.0, cache=0, trapped=400)
+    hold = Hold.begin(100.0, 0, policy._used_bytes(last))
+    state = PolicyState(in_pass=True, hold=hold, after_pass=last, after_pass_work_cpu_s=0.0)
+    now = snapshot(102.0, cache=0, trapped=400)
+    grown = replace(now, meminfo=replace(now.meminfo, anon_pages_bytes=100 * MIB))
+    seen = replace(observation(grown, lowered=True, work_cpu_s=10.0), reports=1)
+    actions, state = policy.decide(seen, state, SETTINGS, ABLE)
+    assert actions[-1].why == "work came back"
+    begun = []
+    for second in range(103, 200):
+        now = snapshot(float(second), cache=0, trapped=400)
+        actions, state = policy.decide(observation(now, work_cpu_s=10.0), state, SETTINGS, ABLE)
+        begun += [action for action in actions if action.kind == act.PASS_BEGIN]
+        if begun:
+            break
+    assert begun
+
+
+def test_one_stirring_look_seen_twice_is_one() -> None:
+    state = PolicyState(in_pass=True, hold=Hold.begin(100.0, 0, USED_BYTES))
+    seen = replace(observation(snapshot(101.0), gate.SLACK, lowered=True), reports=1)
+    for now_s, in_pass in ((101.0, True), (101.2, True), (102.0, False)):
+        judged_s = max(101.0, now_s) if now_s != 101.2 else 101.0
+        again = replace(seen, snapshot=snapshot(now_s), gate=replace(seen.gate, at_s=judged_s))
+        _, state = policy.decide(again, state, SETTINGS, ABLE)
+        assert state.in_pass is in_pass
+
+
+def test_numa_nodes_whose_pieces_were_reported_are_left_alone() -> None:
+    def blocks(first: int, second: int) -> BuddyInfo:
+        of_nodes = (
+            ZoneBlocks(0, "Normal", (0, 0, 0, first, 0, 0, 0, 0, 0, 0, 100)),
+            ZoneBlocks(1, "Normal", (0, 0, 0, second, 0, 0, 0, 0, 0, 0, 100)),
+        )
+        return BuddyInfo(of_nodes, 4096)
+
+    before = replace(snapshot(0.0, trapped=160), buddy=blocks(5000, 0))
+    now = replace(snapshot(100.0, trapped=320), buddy=blocks(5000, 5000))
+    known = compacting.known(Compacting(), before)
+    assert compacting.worthy_nodes(now, known) == (1,)
+    assert compacting.worthy_nodes(now, Compacting()) == ()

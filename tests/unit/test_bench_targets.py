@@ -227,7 +227,8 @@ def test_of_two_rounds_the_one_of_one_sitting_tells_the_time() -> None:
         for r in make_results(("files",), SHAPES, 2)
     ]
     (group,) = groups(results)
-    assert group.sittings("giveback", "none") == {1}
+    assert set(group.comparable("giveback", "work_s", "none")) == {1}
+    assert set(group.comparable("giveback", "peak_bytes", "none")) == {1, 2}
     assert set(group.values("giveback", "slow_ratio")) == {1}
     comparison = judged(results, "slowed").comparison
     assert comparison is not None

@@ -22,8 +22,10 @@ SHORTEST_SHARE = 0.5
 SITTING_S = 2 * 3600.0
 """Cells of one work and round that began further apart were on another machine, as it were: it drifts.
 
-Their bytes compare, their times do not. All strategies there are, one after the other, take less.
+Their bytes compare, their times do not. A round of the main strategies takes less, even one by one.
 """
+TIMES = ("work_s", "reread_s", "vmm_cpu_s")
+"""Figures that rest on how fast the machine was just then."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -93,14 +95,18 @@ class Group:
         found = ((cell.round, getattr(cell.figures, field)) for cell in self.of(strategy))
         return {number: value for number, value in found if value is not None}
 
-    def sittings(self, one: str, other: str) -> set[int]:
-        """The rounds in which two strategies were measured in one sitting."""
-        others = {cell.round: cell.result for cell in self.of(other)}
-        return {
+    def comparable(self, strategy: str, field: str, to: str) -> dict[int, float]:
+        """As `values`, but of times only the rounds in which `to` was measured in the same sitting."""
+        values = self.values(strategy, field)
+        if field not in TIMES:
+            return values
+        others = {cell.round: cell.result for cell in self.of(to)}
+        near = {
             cell.round
-            for cell in self.of(one)
+            for cell in self.of(strategy)
             if cell.round in others and in_one_sitting(cell.result, others[cell.round])
         }
+        return {number: value for number, value in values.items() if number in near}
 
 
 def in_one_sitting(one: CellResult, other: CellResult) -> bool:

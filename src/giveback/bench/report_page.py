@@ -274,7 +274,7 @@ def _without(group: Group, name: str) -> str:
         ("reread_s", "re-read"),
     ):
         noise = group.values(NONE, field).values()
-        comparison = compare(group.values(name, field), group.values(OURS, field), noise)
+        comparison = compare(group.comparable(name, field, OURS), group.values(OURS, field), noise)
         if comparison is not None:
             same = comparison.differs is False
             said.append(f"{what} {'alike' if same else difference_text(comparison)}")
@@ -319,8 +319,8 @@ def _cell(group: Group, name: str, metric: Metric) -> str:
     text, css = written(spread.median, metric.unit), ""
     if metric.unit == "ratio" and name != NONE:
         base = {"slow_ratio": "work_s", "reread_ratio": "reread_s"}[metric.field]
-        theirs = group.values(NONE, base)
-        comparison = compare(group.values(name, base), theirs, theirs.values())
+        ours, baseline = group.comparable(name, base, NONE), group.values(NONE, base)
+        comparison = compare(ours, baseline, baseline.values())
         if comparison is not None:
             text = difference_text(comparison).replace("none", "no difference")
             css = ' class="same"' if comparison.differs is False else ""

@@ -27,9 +27,6 @@ HURTING_REREAD_RATIO = 1.5
 RESIDUE_GRAIN = 0.01
 """Of the RAM: less residue than this is none. A VM's kernel itself moves more from second to second."""
 
-TIMES = ("work_s", "reread_s", "vmm_cpu_s")
-"""Figures that rest on how fast the machine was just then."""
-
 Scope = Literal["best", "gentle", "fixed"]
 
 
@@ -142,6 +139,7 @@ def _judge(group: Group, target: Target) -> list[Finding]:
         names = [name for name in rivals(group) if name.startswith(target.against)]
         if target.against != "wsl-gen2":
             names = [name for name in names if name == target.against]
+        names = [n for n in names if group.comparable(n, target.field, OURS)] or names
         return [_finding(group, target, "fixed", best_by(group, names, target.field))]
     best = best_by(group, rivals(group), target.field)
     found = [_finding(group, target, "best", best)]
@@ -164,18 +162,16 @@ def _finding(group: Group, target: Target, scope: Scope, against: str | None) ->
         lacking = OURS if not ours else _wanted(target)
         remark = f"{lacking} was not measured here"
         return Finding(group.setting, target, scope, Verdict.UNMEASURED, against, remark=remark)
-    theirs = group.values(against, target.field)
-    why_none = f"no round has both {OURS} and {against}"
-    if target.field in TIMES and ours.keys() & theirs.keys():
-        sittings = group.sittings(OURS, against)
-        theirs = {number: value for number, value in theirs.items() if number in sittings}
-        why_none = f"{against} was measured hours before or after: times do not compare"
+    theirs = group.comparable(against, target.field, OURS)
     floor = _floor(group, target)
     floored = {number: max(value, floor) for number, value in theirs.items()}
     baseline = group.values(NONE, target.field).values()
     comparison = compare(ours, floored, baseline)
     if comparison is None:
-        return Finding(group.setting, target, scope, Verdict.UNMEASURED, against, remark=why_none)
+        remark = f"no round has both {OURS} and {against}"
+        if ours.keys() & group.values(against, target.field).keys():
+            remark = f"{against} was measured hours before or after: times do not compare"
+        return Finding(group.setting, target, scope, Verdict.UNMEASURED, against, remark=remark)
     return Finding(
         group.setting,
         target,
