@@ -20,6 +20,8 @@ LINE_LIMIT_BYTES = 32 << 10
 """The longest line that it writes: Linux's virtio_console takes so much in one piece, or nothing."""
 _FIELDS_LIMIT = 32
 _DIGITS_LIMIT = 18
+# A double's shortest text has up to 17 digits, and below 0.001 zeros before them.
+_FRACTION_LIMIT = 24
 _SPACE = " \t\r\n"
 _ESCAPES = {
     '"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t",
@@ -73,7 +75,8 @@ def line_of(message: dict[str, object]) -> bytes:
 def parse(line: bytes) -> dict[str, Scalar] | None:
     """Return a line's flat object, or None for anything else, whatever it is. Never raises.
 
-    As `json.loads`, but numbers have at most 18 digits and are finite, and there are at most 32 keys.
+    As `json.loads`, but numbers are finite and have at most 18 digits, 24 after the point, and there are at
+    most 32 keys.
     """
     if len(line) > REQUEST_LIMIT_BYTES:
         return None
@@ -133,7 +136,7 @@ def _number(word: str) -> int | float:
     whole, point, fraction = (mantissa[1:] if mantissa[:1] == "-" else mantissa).partition(".")
     digits = exponent[1:] if exponent[:1] in ("+", "-") else exponent
     right = _is_digits(whole) and (whole == "0" or whole[0] != "0")
-    right = right and (_is_digits(fraction) if point else True)
+    right = right and (_is_digits(fraction, _FRACTION_LIMIT) if point else True)
     right = right and (_is_digits(digits) if power else True)
     if not right:
         raise _NoMessageError
@@ -145,8 +148,8 @@ def _number(word: str) -> int | float:
     return value
 
 
-def _is_digits(word: str) -> bool:
-    return word.isascii() and word.isdigit() and len(word) <= _DIGITS_LIMIT
+def _is_digits(word: str, limit: int = _DIGITS_LIMIT) -> bool:
+    return word.isascii() and word.isdigit() and len(word) <= limit
 
 
 def _string(text: str, at: int) -> tuple[str, int]:

@@ -25,6 +25,8 @@ def short(line: bytes) -> bool:
 
 
 @given(FLAT, st.booleans(), st.sampled_from([(",", ":"), (", ", ": "), (" ,\t", "\r: ")]))
+@example({"": 0.0017950939636911247}, False, (",", ":"))
+@example({"": 0.00012345678901234567}, False, (",", ":"))
 def test_flat_objects_are_read_as_json_reads_them(
     value: dict[str, object], ascii_only: bool, separators: tuple[str, str]
 ) -> None:
