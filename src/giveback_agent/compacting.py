@@ -12,7 +12,6 @@ from giveback_agent.record import Record, replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.actions import Outcome
-    from giveback_agent.kernel.buddyinfo import BuddyInfo
     from giveback_agent.snapshot import Snapshot
 
 MIB = 1 << 20
@@ -27,15 +26,18 @@ LEAST_BYTES_PER_CPU_S = 8 * MIB
 class Compacting(Record):
     """Not before `after_s`, which `backoff_s` puts off; `before_bytes` were trapped when it was begun.
 
-    `known_bytes` are trapped and need none: a compaction left them, or they were reported as they are;
-    `known_buddy` is the picture of that moment.
+    What was trapped in the picture `known` needs none: a compaction left it, or it was reported as it is.
     """
 
     after_s: float = 0.0
     backoff_s: float = BACKOFF_FIRST_S
     before_bytes: int = 0
-    known_bytes: int = 0
-    known_buddy: BuddyInfo | None = None
+    known: Snapshot | None = None
+
+    @property
+    def known_bytes(self) -> int:
+        """Trapped bytes that need no compaction."""
+        return 0 if self.known is None else self.known.trapped_bytes or 0
 
 
 def is_worth_it(now: Snapshot, state: Compacting, much_bytes: int | None) -> bool:
@@ -53,13 +55,12 @@ def worthy_nodes(now: Snapshot, state: Compacting) -> tuple[int, ...]:
     buddy, order = now.buddy, now.report_order
     if buddy is None or order is None:
         return ()
+    known = None if state.known is None else state.known.buddy
     every = buddyinfo.nodes(buddy)
 
     def fresh_bytes(node: int) -> int:
-        known = 0
-        if state.known_buddy is not None and state.known_bytes:
-            known = buddyinfo.trapped_bytes(state.known_buddy, order, node)
-        return buddyinfo.trapped_bytes(buddy, order, node) - known
+        before = 0 if known is None else buddyinfo.trapped_bytes(known, order, node)
+        return buddyinfo.trapped_bytes(buddy, order, node) - before
 
     worth_it = tuple([node for node in every if fresh_bytes(node) >= LEAST_GAIN_BYTES])
     return worth_it if len(worth_it) < len(every) else ()
@@ -67,15 +68,14 @@ def worthy_nodes(now: Snapshot, state: Compacting) -> tuple[int, ...]:
 
 def learned(state: Compacting, outcome: Outcome, now: Snapshot) -> Compacting:
     """Learn from a finished one: what was not worth it is tried again later and later."""
-    left = now.trapped_bytes or 0
-    gained = state.before_bytes - left
+    gained = state.before_bytes - (now.trapped_bytes or 0)
     worth_it = max(
         LEAST_GAIN_BYTES // 2,
         state.before_bytes // 16,
         int(outcome.cpu_s * LEAST_BYTES_PER_CPU_S),
     )
     if outcome.ok:
-        state = known(state, now)
+        state = replace(state, known=now)
     if outcome.ok and gained >= worth_it:
         return replace(state, backoff_s=BACKOFF_FIRST_S, after_s=now.monotonic_s)
     return replace(
@@ -83,10 +83,3 @@ def learned(state: Compacting, outcome: Outcome, now: Snapshot) -> Compacting:
         after_s=now.monotonic_s + state.backoff_s,
         backoff_s=min(BACKOFF_MAX_S, state.backoff_s * 2),
     )
-
-
-def known(state: Compacting, now: Snapshot | None) -> Compacting:
-    """What is trapped now needs no compaction; None: what was known counts no more."""
-    if now is None:
-        return replace(state, known_bytes=0, known_buddy=None)
-    return replace(state, known_bytes=now.trapped_bytes or 0, known_buddy=now.buddy)

@@ -167,6 +167,10 @@ def _least_gain(snapshot: Snapshot) -> int:
     return max(LEAST_GAIN_BYTES, snapshot.meminfo.mem_total_bytes * LEAST_GAIN_PERCENT // 100)
 
 
+def _much_gain(snapshot: Snapshot) -> int:
+    return MUCH_TIMES_LEAST * _least_gain(snapshot)
+
+
 def _serves_reporting(settings: Settings, can: Capabilities) -> bool:
     return bool(can.reporting) and settings.page_reporting
 
@@ -239,7 +243,7 @@ def _among_kept(now: Snapshot, state: PolicyState, can: Capabilities) -> int:
     kept = last.meminfo.active_file_bytes
     new = now.meminfo.active_file_bytes - kept - now.meminfo.dirty_bytes
     is_closed = now.meminfo.inactive_file_bytes * CLOSED_DIVISOR < new
-    worth_it = new >= max(MUCH_TIMES_LEAST * _least_gain(now), REOPEN_TIMES_KEPT * kept)
+    worth_it = new >= max(_much_gain(now), REOPEN_TIMES_KEPT * kept)
     return new if is_closed and worth_it else 0
 
 
@@ -356,7 +360,7 @@ def _action(
     if step == act.COMPACT:
         # Single pages can be reported as they are: only much is worth it.
         single = _deep_order(settings, can) == 0
-        much_bytes = MUCH_TIMES_LEAST * _least_gain(now) if single else None
+        much_bytes = _much_gain(now) if single else None
         if not state.by_hand and not compacting.is_worth_it(now, state.compaction, much_bytes):
             return None
         nodes = compacting.worthy_nodes(now, state.compaction)
@@ -381,8 +385,8 @@ def _hold(
     now, pressed = seen.snapshot, state.by_hand or seen.urgency > act.URGENCY_ALONE
     calm = pressed or seen.gate.level == gate.IDLE or seen.gate.calm_since_s is not None
     judged_s = seen.gate.at_s or 0.0
-    used_bytes, much_bytes = _used_bytes(now), MUCH_TIMES_LEAST * _least_gain(now)
-    if not pressed and hold.sees_work(calm, judged_s, used_bytes, much_bytes):
+    used_bytes = _used_bytes(now)
+    if not pressed and hold.sees_work(calm, judged_s, used_bytes, _much_gain(now)):
         return _end_pass(seen, state, "work came back")
     still = hold.look(now.monotonic_s, seen.reports) if seen.lowered else None
     if still is None:
@@ -405,11 +409,11 @@ def _end_pass(
     after_pass, compaction = state.after_pass, state.compaction
     if whole:
         after_pass = now
-        compaction = compacting.known(compaction, now if seen.lowered else None)
+        compaction = replace(compaction, known=now if seen.lowered else None)
     elif state.hold is not None:
         # Nothing but reporting was left to do, and how much of it was done is not known.
-        trapped = min(now.trapped_bytes or 0, after_pass.trapped_bytes or 0 if after_pass else 0)
-        after_pass = replace(now, trapped_bytes=trapped)
+        before = None if after_pass is None else after_pass.trapped_bytes
+        after_pass = replace(now, trapped_bytes=min(now.trapped_bytes or 0, before or 0))
     state = replace(
         state,
         todo=(),

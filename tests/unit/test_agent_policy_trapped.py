@@ -131,7 +131,7 @@ def test_what_could_not_be_reported_is_compacted() -> None:
 
 def test_what_only_compaction_returns_is_compacted_as_before() -> None:
     settings = replace(SETTINGS, lowest_report_order=3)
-    known = Compacting(known_bytes=300 * MIB)
+    known = Compacting(known=snapshot(0.0, trapped=300))
     state = PolicyState(in_pass=True, todo=(act.COMPACT,), compaction=known)
     actions, _ = policy.decide(observation(snapshot(100.0)), state, settings, ABLE)
     assert actions[0].kind == act.COMPACT
@@ -160,8 +160,11 @@ def test_after_a_hold_cut_short_the_rest_is_reported_once_the_guest_is_quiet() -
 def test_one_stirring_look_seen_twice_is_one() -> None:
     state = PolicyState(in_pass=True, hold=Hold.begin(100.0, 0, USED_BYTES))
     seen = replace(observation(snapshot(101.0), gate.SLACK, lowered=True), reports=1)
-    for now_s, in_pass in ((101.0, True), (101.2, True), (102.0, False)):
-        judged_s = max(101.0, now_s) if now_s != 101.2 else 101.0
+    for now_s, judged_s, in_pass in (
+        (101.0, 101.0, True),
+        (101.2, 101.0, True),
+        (102.0, 102.0, False),
+    ):
         again = replace(seen, snapshot=snapshot(now_s), gate=replace(seen.gate, at_s=judged_s))
         _, state = policy.decide(again, state, SETTINGS, ABLE)
         assert state.in_pass is in_pass
@@ -177,6 +180,5 @@ def test_numa_nodes_whose_pieces_were_reported_are_left_alone() -> None:
 
     before = replace(snapshot(0.0, trapped=160), buddy=blocks(5000, 0))
     now = replace(snapshot(100.0, trapped=320), buddy=blocks(5000, 5000))
-    known = compacting.known(Compacting(), before)
-    assert compacting.worthy_nodes(now, known) == (1,)
+    assert compacting.worthy_nodes(now, Compacting(known=before)) == (1,)
     assert compacting.worthy_nodes(now, Compacting()) == ()
