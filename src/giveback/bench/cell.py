@@ -134,24 +134,26 @@ class CellRun:
 
     @contextlib.asynccontextmanager
     async def _vms(self) -> AsyncIterator[list[LabVm]]:
-        """The VMs, booted one after the other; their logs are kept where the block fails."""
+        """The VMs, booted side by side; their logs are kept where the block fails."""
         names = ["vm"] if self._work.vms == 1 else [f"vm{n + 1}" for n in range(self._work.vms)]
+        lab = self._setting.lab
         async with contextlib.AsyncExitStack() as stack:
             vms: list[LabVm] = []
             try:
                 for name in names:
-                    vm = LabVm(
-                        self._spec(name), self._setting.lab.image, self._setting.lab.emulator
-                    )
+                    vm = LabVm(self._spec(name), lab.image, lab.emulator)
                     stack.push_async_callback(self._end, vm)
                     vms.append(vm)
-                    await vm.boot()
-                    self._load.follow([vm.pid])
+                await _together([self._boot(vm) for vm in vms])
                 yield vms
             except VmError:
                 for vm in vms:
                     vm.keep_logs(self._setting.logs / self._cell.key)
                 raise
+
+    async def _boot(self, vm: LabVm) -> None:
+        await vm.boot()
+        self._load.follow([vm.pid])
 
     async def _end(self, vm: LabVm) -> None:
         with contextlib.suppress(VmError):
@@ -236,9 +238,13 @@ class CellRun:
             await self._do_work(meter)
 
     async def _idle(self, loud_s: float, idle_s: float) -> None:
-        """Watch for `idle_s`; after the first `loud_s` of them another cell may have the turn."""
+        """Watch for `idle_s`; after the first `loud_s` of them another cell may have the turn.
+
+        A strategy that rests for as long by its rule needs no stillness around it.
+        """
         began_s = self._watch.now_s()
-        await self._watch.wait_until(began_s + min(loud_s, idle_s))
+        if self._strategy.quiet_s < loud_s:
+            await self._watch.wait_until(began_s + min(loud_s, idle_s))
         self._turn.give()
         await self._watch.wait_until(began_s + idle_s)
 
@@ -278,7 +284,7 @@ class CellRun:
 
 
 async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """All to their end; the first error ends the others and is raised as it is."""
+    """All to their end side by side; the first error ends the others and is raised as it is."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)

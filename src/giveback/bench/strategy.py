@@ -54,6 +54,8 @@ class Strategy:
     is at work in all of them; raises CannotRun where a guest lacks what it needs, and VmError.
     `version` is of the code that is at work beside the module that defines the strategy.
     `unsupported` takes a kernel series such as "6.1" and says why it is known not to run there.
+    `quiet_s`: by its rule it takes no action for so many seconds after work, so that nobody has to
+    keep still for it. What the kernel reports meanwhile is no action: it costs tenths of a second.
     """
 
     name: str
@@ -64,3 +66,4 @@ class Strategy:
     kernel_arguments: str = ""
     version: str = ""
     unsupported: Unsupported = field(default=runs_everywhere)
+    quiet_s: float = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from giveback.bench.strategies.running import in_guests
@@ -30,12 +31,14 @@ NONE = Strategy(
     source="QEMU's default: free-page-reporting=off",
     reporting=False,
     start=in_guests(_nothing),
+    quiet_s=math.inf,
 )
 REPORTING = Strategy(
     name="reporting",
     title="free page reporting alone",
     source="mm/page_reporting.c: 2 MiB blocks, a sixteenth of a free list every 2 s",
     start=in_guests(_nothing),
+    quiet_s=math.inf,
 )
 ORDER_0 = Strategy(
     name="order-0",

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # 128 KiB: what WSL sets since 2023 where Windows can take it; else 2 MiB.
 REPORT_ORDER = "5"
+# The rule of 2026 does nothing before the CPUs were idle for so long.
+GEN2_IDLE_S = 120.0
 MAIN_CPP = "microsoft/WSL 02cd979f, src/linux/init/main.cpp, ConfigureMemoryReduction()"
 UTIL_CPP = "microsoft/WSL 49f841cc (2026-07-24), src/linux/init/util.cpp"
 
@@ -32,6 +34,7 @@ def _wsl(name: str, title: str, source: str, order: str | None) -> Strategy:
         source=source,
         start=in_guests(set_up),
         version=guest_version(program),
+        quiet_s=GEN2_IDLE_S if name.startswith("wsl-gen2") else 0.0,
     )
 
 
