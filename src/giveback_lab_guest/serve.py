@@ -112,6 +112,9 @@ class Server:
             if first:
                 threading.Thread(target=self._sample, daemon=True).start()
             self.send(event="exit", id=number, code=0)
+        elif what == "look":
+            self._look()
+            self.send(event="exit", id=number, code=0)
         elif what == "put":
             with open(request["path"], "wb") as file:
                 file.write(base64.b64decode(request["data"]))
@@ -153,10 +156,12 @@ class Server:
     def _sample(self) -> None:
         due = time.monotonic()
         while not self._ended:
-            files = {path: _read(path) for path in SAMPLED_FILES}
-            self.send(event="sample", files=files)
+            self._look()
             due = max(due + (self._sampling_s or 1.0), time.monotonic())
             time.sleep(max(0.0, due - time.monotonic()))
+
+    def _look(self) -> None:
+        self.send(event="sample", files={path: _read(path) for path in SAMPLED_FILES})
 
 
 def _read(path: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ from giveback.bench.store import Refused
 from giveback.bench.strategy import CannotRun
 from giveback.bench.versions import versions
 from giveback.errors import VmError
+from giveback.lab.demo import OVERHEAD_BYTES
 
 if TYPE_CHECKING:
     from giveback.bench.cell import Setting
@@ -43,6 +46,11 @@ class Job:
     work: Work
     strategy: Strategy
     setting: Setting
+
+    @property
+    def most_bytes(self) -> int:
+        """What its VMs may take of the host's memory."""
+        return self.work.vms * (self.work.ram_bytes(self.cell.mem_bytes) + OVERHEAD_BYTES)
 
     def versions(self) -> dict[str, str]:
         """Of everything that takes part."""
@@ -123,20 +131,49 @@ def to_do(jobs: Sequence[Job], store: Store, say: Say) -> list[Job]:
     return left
 
 
-async def run_all(jobs: Sequence[Job], store: Store, at_once: int, say: Say) -> list[CellResult]:
-    """Measure the cells in their order, `at_once` side by side; each is stored as it ends.
+class Room:
+    """The host's memory, of which each cell under way has its part. One alone always has room."""
 
-    A cell that fails is tried once more; what then fails again is stored as failed and said. Raises
-    GivebackError where a result cannot be written.
+    def __init__(self, room_bytes: float) -> None:
+        self._room_bytes = room_bytes
+        self._taken_bytes = 0
+        self._left = asyncio.Condition()
+
+    @contextlib.asynccontextmanager
+    async def of(self, size_bytes: int) -> AsyncIterator[None]:
+        """Wait until there is room for so much, and have it until the block's end."""
+        async with self._left:
+            await self._left.wait_for(lambda: self._fits(size_bytes))
+            self._taken_bytes += size_bytes
+        try:
+            yield
+        finally:
+            self._taken_bytes -= size_bytes
+            async with self._left:
+                self._left.notify_all()
+
+    def _fits(self, size_bytes: int) -> bool:
+        return not self._taken_bytes or self._taken_bytes + size_bytes <= self._room_bytes
+
+
+async def run_all(
+    jobs: Sequence[Job], store: Store, at_once: int, say: Say, room_bytes: float = math.inf
+) -> list[CellResult]:
+    """Measure the cells in their order; each is stored as it ends.
+
+    Up to `at_once` side by side, as far as their VMs have room in `room_bytes`. A cell that fails is
+    tried once more; what then fails again is stored as failed and said. Raises GivebackError
+    where a result cannot be written.
     """
-    lock, load = asyncio.Lock(), HostLoad()
+    lock, load, room = asyncio.Lock(), HostLoad(), Room(room_bytes)
     progress = Progress(say, len(jobs), left=[job.work.name for job in jobs])
     waiting = iter(jobs)
     results: list[CellResult] = []
 
     async def take_cells() -> None:
         for job in waiting:
-            result = await _measured(job, lock, load, say)
+            async with room.of(job.most_bytes):
+                result = await _measured(job, lock, load, say)
             store.write(result)
             results.append(result)
             progress.finished(job, result)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from giveback.bench.strategy import Strategy
     from giveback.bench.works import Work
 
-GUEST_WORKS = ("work.py",)
+# How the guest is asked is in what it costs.
+GUEST_WORKS = ("work.py", "serve.py")
 GUEST_PREFIX = "bench"
 
 

@@ -49,7 +49,7 @@ QUICK_WORKS = "files,database,hogs"
 QUICK_IDLE_S = 60.0
 MOST_RUNS = 100
 MOST_AT_ONCE = 16
-DEFAULT_AT_ONCE = 4
+DEFAULT_AT_ONCE = 8
 MOST_CPUS = 4
 
 
@@ -64,7 +64,7 @@ class Options:
     accel: str
     cpus: int
     seed: int
-    at_once: int | None
+    at_once: int
     qemu: Path | None
     report_only: bool
 
@@ -90,7 +90,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
         "--at-once",
         type=int,
         metavar="N",
-        help="VMs that may idle side by side (default: by memory)",
+        help=f"cells that may idle side by side, as memory allows (default: {DEFAULT_AT_ONCE})",
     )
     add("--cpus", type=int, metavar="N", help="of each VM (default: the host's, up to 4)")
     add(
@@ -120,12 +120,11 @@ def options_of(args: argparse.Namespace) -> Options:
         strategies=tuple(strategy.name for strategy in chosen),
         runs=runs,
     )
-    at_once = args.at_once
     return Options(
         wish=wish, works=tuple(todo), strategies=tuple(chosen), out=args.out, accel=args.accel,
         cpus=_bounded("--cpus", args.cpus, min(MOST_CPUS, os.cpu_count() or 1), 1, 64),
         seed=_bounded("--seed", args.seed, 1, 0, 2**31), qemu=args.qemu,
-        at_once=None if at_once is None else _bounded("--at-once", at_once, 1, 1, MOST_AT_ONCE),
+        at_once=_bounded("--at-once", args.at_once, DEFAULT_AT_ONCE, 1, MOST_AT_ONCE),
         report_only=args.report_only,
     )  # fmt: skip
 
@@ -181,27 +180,26 @@ def run(args: argparse.Namespace) -> int:
     store = Store(options.out)
     failed = 0
     if not options.report_only:
-        at_once = at_once_for(options)
+        room_bytes = room_for(options)
         store.make()
         jobs = to_do(_jobs(options, say), store, say)
-        say(f"{len(jobs)} cells to measure, up to {at_once} at once")
-        results = run_interruptible(run_all(jobs, store, at_once, say))
+        say(f"{len(jobs)} cells to measure, up to {options.at_once} at once")
+        results = run_interruptible(run_all(jobs, store, options.at_once, say, room_bytes))
         failed = sum(1 for result in results if not result.vms)
     return _report(store, options.out, say) or int(failed > 0)
 
 
-def at_once_for(options: Options) -> int:
-    """How many cells run side by side, by what is free. Raises InputError where not even one fits."""
+def room_for(options: Options) -> int:
+    """What the host has for the VMs. Raises InputError where one of the works does not fit."""
     available = read_meminfo("/").mem_available_bytes
     size = max(options.wish.mem_bytes)
     largest = max(work.vms * (work.ram_bytes(size) + OVERHEAD_BYTES) for work in options.works)
-    at_once = options.at_once or min(DEFAULT_AT_ONCE, max(1, available // largest))
-    if at_once * largest > available:
+    if largest > available:
         raise InputError(
-            f"--mem {size >> 20}M: {at_once} at once may need {at_once * largest >> 20} MiB and the "
-            f"host has {available >> 20} MiB: use a smaller --mem or --at-once"
+            f"--mem {size >> 20}M: the VMs of one cell may need {largest >> 20} MiB and the host has "
+            f"{available >> 20} MiB: use a smaller --mem"
         )
-    return at_once
+    return available
 
 
 def _jobs(options: Options, say: Callable[[str], None]) -> list[Job]:

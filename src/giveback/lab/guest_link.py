@@ -113,6 +113,10 @@ class GuestLink:
         event = await self.request("kill", pid=pid, signal=signal_number)
         self._must_be_done(event, f"kill {pid}")
 
+    async def look(self) -> None:
+        """Have the guest send a sample now: `on_sample` has got it when this returns."""
+        self._must_be_done(await self.request("look"), "look")
+
     async def put(self, path: str, data: bytes) -> None:
         """Write a small file in the guest."""
         event = await self.request("put", path=path, data=base64.b64encode(data).decode())
