@@ -421,7 +421,9 @@ def _end_pass(
         hold=None,
         goal_bytes=0,
         compaction=compaction,
-        rest_until_s=now.monotonic_s + (REST_S if whole else CUT_SHORT_REST_S),
+        # Who was only waiting for the kernel's reports has wasted nothing.
+        rest_until_s=now.monotonic_s
+        + (REST_S if whole or state.hold is not None else CUT_SHORT_REST_S),
         after_pass=after_pass,
         after_pass_work_cpu_s=seen.gate.work_cpu_s if whole else state.after_pass_work_cpu_s,
         after_pass_urgency=(
