@@ -147,6 +147,8 @@ def test_after_a_hold_cut_short_the_rest_is_reported_once_the_guest_is_quiet() -
     seen = replace(observation(grown, lowered=True, work_cpu_s=10.0), reports=1)
     actions, state = policy.decide(seen, state, SETTINGS, ABLE)
     assert actions[-1].why == "work came back"
+    # It has only waited for the kernel: no longer rest than after a whole pass.
+    assert state.rest_until_s == 102.0 + policy.REST_S
     begun = []
     for second in range(103, 200):
         now = snapshot(float(second), cache=0, trapped=400)
@@ -155,6 +157,13 @@ def test_after_a_hold_cut_short_the_rest_is_reported_once_the_guest_is_quiet() -
         if begun:
             break
     assert begun
+
+
+def test_a_pass_whose_steps_were_cut_short_rests_longer() -> None:
+    state = PolicyState(in_pass=True, todo=(act.COMPACT,))
+    seen = observation(snapshot(102.0), gate.BUSY)
+    _, state = policy.decide(seen, state, SETTINGS, ABLE)
+    assert state.rest_until_s == 102.0 + policy.CUT_SHORT_REST_S > 102.0 + policy.REST_S
 
 
 def test_one_stirring_look_seen_twice_is_one() -> None:

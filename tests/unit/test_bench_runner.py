@@ -10,7 +10,7 @@ import pytest
 from test_bench_measure import job_of, result_of
 
 from giveback.bench.model import CellResult
-from giveback.bench.runner import Job, run_all
+from giveback.bench.runner import Job, Room, run_all
 from giveback.bench.store import Store
 from giveback.bench.strategy import CannotRun
 from giveback.errors import VmError
@@ -113,3 +113,46 @@ def test_a_stop_lets_every_cell_clean_up(lab: Lab, store: Store) -> None:
     asyncio.run(main())
     assert sorted(lab.cleaned) == sorted(lab.tried)
     assert store.read_all() == ([], [])
+
+
+def test_cells_wait_until_there_is_room_and_a_large_one_is_never_refused() -> None:
+    async def main() -> list[str]:
+        room, said = Room(10), []
+
+        async def cell(name: str, size_bytes: int, ends: asyncio.Event) -> None:
+            async with room.of(size_bytes):
+                said.append(name)
+                await ends.wait()
+
+        first, second, third = (asyncio.Event() for _ in range(3))
+        tasks = [asyncio.ensure_future(cell("six", 6, first))]
+        await asyncio.sleep(0)
+        tasks.append(asyncio.ensure_future(cell("twenty", 20, second)))
+        tasks.append(asyncio.ensure_future(cell("four", 4, third)))
+        for _ in range(9):
+            await asyncio.sleep(0)
+        assert said == ["six", "four"]
+        first.set()
+        for _ in range(9):
+            await asyncio.sleep(0)
+        assert said == ["six", "four"]
+        third.set()
+        second.set()
+        await asyncio.gather(*tasks)
+        return said
+
+    assert asyncio.run(main()) == ["six", "four", "twenty"]
+
+
+def test_who_is_stopped_while_waiting_for_room_leaves_it_to_others() -> None:
+    async def main() -> None:
+        room = Room(10)
+        async with room.of(8):
+            waits = asyncio.ensure_future(room.of(8).__aenter__())
+            await asyncio.sleep(0)
+            waits.cancel()
+            await asyncio.gather(waits, return_exceptions=True)
+        async with room.of(10):
+            pass
+
+    asyncio.run(asyncio.wait_for(main(), 5))

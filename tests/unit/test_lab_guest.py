@@ -118,6 +118,13 @@ def test_put_and_sample(tmp_path: Path) -> None:
     assert sample["files"]["/proc/meminfo"].startswith("MemTotal:")
 
 
+def test_a_look_is_a_sample_and_then_an_end() -> None:
+    with serving() as peer:
+        peer.send(json.dumps({"id": 4, "do": "look"}).encode())
+        assert peer.next_of("sample")["files"]["/proc/meminfo"].startswith("MemTotal:")
+        assert peer.next_of("exit") | {"t": 0} == {"event": "exit", "id": 4, "code": 0, "t": 0}
+
+
 @pytest.mark.parametrize(
     "request_",
     [
