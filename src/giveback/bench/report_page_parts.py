@@ -102,7 +102,9 @@ METHOD = (
     (
         "Resident is read on the host each second: the mapping that is the guest's RAM, not the "
         "whole process. Residue is resident less what the guest itself has in use or reserved: held "
-        "for nothing. At a mark it is the median of the five seconds before. Footprint is resident "
+        "for nothing; guests are asked every ten seconds and at each mark, so that asking does not keep "
+        "them from being idle. At a mark it is the median of the looks in the five seconds before, the "
+        "mark's own among them. Footprint is resident "
         "memory times time; after the work it covers the same seconds for every strategy: as long "
         "as all cells of that work were watched. Returnable is what is resident at the work's end "
         "less what the VM truly needs; a dash where a share of it never was returned, as for all that "
