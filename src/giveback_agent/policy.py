@@ -195,7 +195,7 @@ def _is_worth_a_pass(
     now, last, least = seen.snapshot, state.after_pass, _least_gain(seen.snapshot)
     if now.monotonic_s < state.rest_until_s and seen.urgency <= state.after_pass_urgency:
         return False
-    goal = _goal(seen, state, settings, can)
+    goal = _goal_after_sync(seen, state, settings, can)
     if last is None or seen.urgency > state.after_pass_urgency:
         stuck = _stuck_bytes(now, can) if _serves_reporting(settings, can) else 0
         return goal >= least or stuck >= least
@@ -226,6 +226,21 @@ def _goal(seen: Observation, state: PolicyState, settings: Settings, can: Capabi
     return goal if _may_drop(seen, can) else 0
 
 
+def _goal_after_sync(
+    seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
+) -> int:
+    """Return the goal as it will be once what is dirty now is written, which a pass begins with.
+
+    Work often ends with its last files dirty. The kernel writes them half a minute later, when a quiet
+    guest is looked at but once a minute.
+    """
+    now = seen.snapshot
+    clean = replace(now.meminfo, dirty_bytes=0, writeback_bytes=0)
+    cold_bytes = max(now.cold_cache_bytes, clean.inactive_file_bytes)
+    written = replace(now, meminfo=clean, cold_cache_bytes=cold_bytes)
+    return _goal(replace(seen, snapshot=written), state, settings, can)
+
+
 def _may_drop(seen: Observation, can: Capabilities) -> bool:
     """All cache or none, and no floor: only where the host starves."""
     return can.drop_caches and seen.urgency >= act.URGENCY_STARVING
@@ -251,7 +266,8 @@ def _begin_pass(
     seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
 ) -> tuple[tuple[Action, ...], PolicyState]:
     goal = _goal(seen, state, settings, can)
-    todo = _cache_steps(seen, can, state.by_hand) if goal else []
+    wanted = _goal_after_sync(seen, state, settings, can)
+    todo = _cache_steps(seen, can, state.by_hand) if wanted else []
     if _serves_reporting(settings, can):
         if can.drain:
             todo.append(act.DRAIN)

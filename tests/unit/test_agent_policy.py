@@ -453,3 +453,17 @@ def test_only_the_numa_nodes_that_are_worth_it_are_compacted() -> None:
     actions, _ = policy.decide(observation(now), PolicyState(), SETTINGS, can)
     compact = [action for action in actions if action.kind == act.COMPACT]
     assert [action.nodes for action in compact] == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("cache", "dirty", "begins"), [(300, 300, True), (300, 0, True), (8, 8, False)]
+)
+def test_work_that_ends_with_its_files_dirty_is_answered_at_once(
+    cache: int, dirty: int, begins: bool
+) -> None:
+    """Else its cache stays until a look after the kernel's own writing: for a minute, as was seen."""
+    last = _lists(snapshot(0.0, 800, 64, 0), 64, 0)
+    now = _lists(snapshot(100.0, 800, 64 + cache, 0), 64, cache, dirty)
+    state = PolicyState(after_pass=last, rest_until_s=10.0)
+    actions, _ = policy.decide(observation(now), state, SETTINGS, replace(ABLE, drain=False))
+    assert ([action.kind for action in actions] == [act.PASS_BEGIN, act.SYNC]) is begins
