@@ -242,19 +242,21 @@ class Service:
         # In a pass only user time counts as work, so only ours of it is taken out.
         used_s = own[ours] - self._own_cpu_s[ours]
         stalls = gate.Stalls()
-        # A guest at work is not asked where it stalls: each look costs it something.
+        # A guest at work is not asked where it stalls, which costs it something, unless it must give.
         working = self._gate.level == gate.BUSY and self._gate.busy_percent > gate.BUSY_PERCENT
-        # But where it is asked to give all the same, whether it can.
         if not ours and (not working or self._share.pressing):
             stalls = gate.stalls_of(
                 pressure_or_none("memory", self._root), pressure_or_none("io", self._root)
             )
+        was_calm = self._gate.calm_since_s is not None
         self._gate = gate.look(
             self._gate, now_s, read_cpustat(self._root), max(0.0, used_s), stalls,
             self._settings.idle_busy_percent, self._settings.idle_window_s, TICKS_PER_S, ours,
         )  # fmt: skip
         if self._gate.at_s == now_s:
             self._own_cpu_s = own
+        # A burst within one long interval is never seen as busy, and is followed by quick looks, too.
+        self._looks = self._looks if was_calm or self._gate.calm_since_s is None else 0
 
     def _own_cpu(self) -> tuple[float, float]:
         """CPU seconds of the agent and all it started: user and system, and user alone."""

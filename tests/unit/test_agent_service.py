@@ -451,3 +451,29 @@ def test_looks_while_it_rests_are_not_the_quick_ones(guest: Path) -> None:
     service._state = replace(service._state, rest_until_s=100.0)
     assert not any(service._is_decision_due(float(second)) for second in range(80, 100, 2))
     assert service._is_decision_due(100.0)
+
+
+@pytest.mark.parametrize(("busy_ticks", "looks"), [(600, 0), (0, 41)])
+def test_a_burst_between_two_long_looks_is_followed_by_quick_ones(
+    guest: Path, busy_ticks: int, looks: int
+) -> None:
+    """10 s of work on two CPUs never are 60 % of such an interval: its cache stayed for a minute."""
+    service = service_of(guest)
+    stat = guest / "proc/stat"
+    user = 0
+
+    def look(now_s: float, ticks: int) -> None:
+        nonlocal user
+        user += ticks
+        idle = int(now_s * 200) - user
+        stat.write_text(f"cpu {user} 0 0 {idle} 0 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\n"
+                        "cpu1 0 0 0 0 0 0 0 0 0 0\n")  # fmt: skip
+        service._look(now_s, False)
+
+    look(1000.0, 0)
+    look(1010.0, 0)
+    service._looks = 41
+    look(1020.0, busy_ticks)
+    assert service._gate.level != gate.BUSY
+    look(1022.0, 0)
+    assert service._looks == looks
