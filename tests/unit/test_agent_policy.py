@@ -461,7 +461,7 @@ def test_only_the_numa_nodes_that_are_worth_it_are_compacted() -> None:
 def test_work_that_ends_with_its_files_dirty_is_answered_at_once(
     cache: int, dirty: int, begins: bool
 ) -> None:
-    """Else its cache stays until a look after the kernel's own writing: for a minute, as was seen."""
+    """Else its cache stays until a look after the kernel's own writing, half a minute later."""
     last = _lists(snapshot(0.0, 800, 64, 0), 64, 0)
     now = _lists(snapshot(100.0, 800, 64 + cache, 0), 64, cache, dirty)
     state = PolicyState(after_pass=last, rest_until_s=10.0)
