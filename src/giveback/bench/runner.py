@@ -20,7 +20,6 @@ from giveback.bench.store import Refused
 from giveback.bench.strategy import CannotRun
 from giveback.bench.versions import versions
 from giveback.errors import VmError
-from giveback.lab.demo import OVERHEAD_BYTES
 
 if TYPE_CHECKING:
     from giveback.bench.cell import Setting
@@ -46,11 +45,6 @@ class Job:
     work: Work
     strategy: Strategy
     setting: Setting
-
-    @property
-    def most_bytes(self) -> int:
-        """What its VMs may take of the host's memory."""
-        return self.work.vms * (self.work.ram_bytes(self.cell.mem_bytes) + OVERHEAD_BYTES)
 
     def versions(self) -> dict[str, str]:
         """Of everything that takes part."""
@@ -172,7 +166,7 @@ async def run_all(
 
     async def take_cells() -> None:
         for job in waiting:
-            async with room.of(job.most_bytes):
+            async with room.of(job.work.most_bytes(job.cell.mem_bytes)):
                 result = await _measured(job, lock, load, say)
             store.write(result)
             results.append(result)

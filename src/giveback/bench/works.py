@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from giveback.errors import InputError
+from giveback.lab.demo import OVERHEAD_BYTES
 from giveback.lab.image import Extras
 
 MIB = 1 << 20
@@ -33,6 +34,10 @@ class Work:
     def ram_bytes(self, mem_bytes: int) -> int:
         """RAM of each VM: three VMs of half the size are more than their host has."""
         return mem_bytes if self.vms == 1 else mem_bytes // 2 // MIB * MIB
+
+    def most_bytes(self, mem_bytes: int) -> int:
+        """What all its VMs may take of the host's memory."""
+        return self.vms * (self.ram_bytes(mem_bytes) + OVERHEAD_BYTES)
 
     @property
     def version(self) -> str:

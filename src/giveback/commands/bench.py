@@ -22,7 +22,7 @@ from giveback.bench.store import Store
 from giveback.bench.strategies import STRATEGIES, named
 from giveback.errors import GivebackError, InputError
 from giveback.lab.accel import CHOICES, choose_accel
-from giveback.lab.demo import MIN_MEM_BYTES, OVERHEAD_BYTES, Lab
+from giveback.lab.demo import MIN_MEM_BYTES, Lab
 from giveback.lab.distribution import kernel_from_packages, this_distribution
 from giveback.lab.emulator import find_emulator
 from giveback.lab.folders import sweep
@@ -193,7 +193,7 @@ def room_for(options: Options) -> int:
     """What the host has for the VMs. Raises InputError where one of the works does not fit."""
     available = read_meminfo("/").mem_available_bytes
     size = max(options.wish.mem_bytes)
-    largest = max(work.vms * (work.ram_bytes(size) + OVERHEAD_BYTES) for work in options.works)
+    largest = max(work.most_bytes(size) for work in options.works)
     if largest > available:
         raise InputError(
             f"--mem {size >> 20}M: the VMs of one cell may need {largest >> 20} MiB and the host has "
