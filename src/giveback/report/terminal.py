@@ -379,14 +379,14 @@ class _Frame:
 class LiveChart:
     """Shows a run while it happens; the last frame stays on the screen.
 
-    On anything but a capable terminal it prints `status_line` each `LINE_EVERY_S` of the run.
+    On anything but a capable terminal it prints `status_line` each `LINE_EVERY_S` of the run, and when
+    the status changes, so that no phase is too short to be told.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
-        self._told_turn: int | None = None
-        self._told_status = ""
+        self._told: tuple[int | None, str] = (None, "")
         if console.is_terminal and not console.is_dumb_terminal:
             self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
 
@@ -410,8 +410,8 @@ class LiveChart:
             self._live.update(_Frame(run, status), refresh=True)
             return
         now_s = _now_s(run)
-        turn = None if now_s is None else int(now_s // LINE_EVERY_S)
-        if turn != self._told_turn or (turn is None and status != self._told_status):
-            self._told_turn, self._told_status = turn, status
+        told = (None if now_s is None else int(now_s // LINE_EVERY_S), status)
+        if told != self._told:
+            self._told = told
             line = Text(status_line(run, status))
             self._console.print(line, soft_wrap=True, highlight=False)
