@@ -25,6 +25,8 @@ SLACK_BUSY_PERCENT = 40
 SLACK_WINDOW_S = 10.0
 MEMORY_STALL_PERCENT = 2.0
 IO_STALL_PERCENT = 15.0
+# Beyond so many windows an interval does not tell when in it the work was.
+LONG_WINDOWS = 2
 # The work of an interval shorter than this is noise: one tick is 10 ms.
 SHORTEST_INTERVAL_S = 0.5
 
@@ -73,7 +75,8 @@ def look(
 
     `own_cpu_s` is what the agent and its workers used in it. `system_is_ours` says that the kernel
     works for the agent now (a pass of reporting at a low order runs in a kernel worker): then only
-    user time counts as the guest's work. A clock or a counter that ran backwards starts anew.
+    user time counts as the guest's work. The work of a long interval may all have been at its end: where
+    that would not be calm, calm begins now. A clock or a counter that ran backwards starts anew.
     """
     if state.at_s is None or state.cpustat is None:
         return replace(state, at_s=now_s, cpustat=cpustat, stalls=stalls)
@@ -95,6 +98,12 @@ def look(
     slack_since = _since(
         state.slack_since_s, state.at_s, percent <= SLACK_BUSY_PERCENT and not stalled
     )
+    if interval_s > LONG_WINDOWS * window_s:
+        at_its_end = 100.0 * work_s / (window_s * max(1, cpustat.cpus))
+        if calm_since is not None and at_its_end > idle_busy_percent:
+            calm_since = now_s
+        if slack_since is not None and at_its_end > SLACK_BUSY_PERCENT:
+            slack_since = now_s
     if calm_since is not None and now_s - calm_since >= window_s:
         level = IDLE
     elif percent <= BUSY_PERCENT and not stalled:

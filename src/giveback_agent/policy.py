@@ -17,6 +17,7 @@ from giveback_agent.record import Record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from giveback_agent.kernel.meminfo import MemInfo
     from giveback_agent.settings import Settings
     from giveback_agent.snapshot import Snapshot
 
@@ -163,8 +164,13 @@ def _is_calm_enough(seen: Observation) -> bool:
     )
 
 
+def least_gain_bytes(memory: MemInfo) -> int:
+    """Return what a pass must gain to be worth its cost."""
+    return max(LEAST_GAIN_BYTES, memory.mem_total_bytes * LEAST_GAIN_PERCENT // 100)
+
+
 def _least_gain(snapshot: Snapshot) -> int:
-    return max(LEAST_GAIN_BYTES, snapshot.meminfo.mem_total_bytes * LEAST_GAIN_PERCENT // 100)
+    return least_gain_bytes(snapshot.meminfo)
 
 
 def _much_gain(snapshot: Snapshot) -> int:

@@ -13,6 +13,7 @@ from giveback_agent import actions as act
 from giveback_agent import (
     deep_report,
     gate,
+    pace,
     passes,
     policy,
     policy_wsl,
@@ -27,6 +28,7 @@ from giveback_agent.capabilities import probe
 from giveback_agent.errors import AgentError, KernelFileError
 from giveback_agent.kernel import kmsg
 from giveback_agent.kernel.cpustat import read_cpustat
+from giveback_agent.kernel.meminfo import read_meminfo
 from giveback_agent.kernel.pressure import pressure_or_none
 from giveback_agent.link import Link, Urgency
 from giveback_agent.snapshot import take
@@ -40,16 +42,6 @@ if TYPE_CHECKING:
     from giveback_agent.snapshot import Snapshot
 
 MIB = 1 << 20
-PASS_PERIOD_S = 1.0
-WATCH_PERIOD_S = 2.0
-QUIET_PERIOD_S = 10.0
-# A guest that has worked for so many looks is looked at half as often: it will not mind two seconds.
-BUSY_LOOKS = 10
-BUSY_PERIOD_S = 4.0
-# So many looks at a calm guest with nothing to gain, and they come less often.
-QUIET_LOOKS = 5
-# A full picture of a quiet guest is taken at every sixth look only.
-QUIET_SNAPSHOT_EVERY = 6
 # Steps that a host's chart knows by other names.
 MARKS = {act.LOWER: "deep", act.COLD: "reclaim", act.DROP: "reclaim"}
 # A host may change its mind, and a guest its level, at every look: what is published follows no faster.
@@ -84,8 +76,7 @@ class Service:
         self._own_cpu_s = self._own_cpu()
         self._stop = False
         self._share = share.Share(root)
-        self._looks = 0
-        self._busy_looks = 0
+        self._pace = pace.Pace()
         self._urgency: tuple[int, float] | None = None
         self._before: Snapshot | None = None
         self._last: Snapshot | None = None
@@ -161,7 +152,7 @@ class Service:
         now_s = time.monotonic()
         starving = (act.URGENCY_STARVING, now_s + 60.0)
         self._urgency = runtime.read_urgency(self._root, now_s) or starving
-        self._looks = 0
+        self._pace = pace.Pace()
 
     def _urgency_now(self, now_s: float) -> int:
         if self._urgency is not None and now_s < self._urgency[1]:
@@ -182,7 +173,7 @@ class Service:
         for message in self._link.receive(now_s):
             if isinstance(message, Urgency):
                 self._urgency = (message.urgency, now_s + message.lease_s)
-                self._looks = 0
+                self._pace = pace.Pace()
 
     def _press(self, pressing: bool) -> None:
         """While the host starves, do not wait until the work leaves a CPU to us."""
@@ -197,16 +188,11 @@ class Service:
 
     def _period_s(self) -> float:
         if self._worker is not None or self._in_pass() or self._queue:
-            return PASS_PERIOD_S
+            return pace.PASS_PERIOD_S
         if self._settings.mode != "adaptive":
             # WSL's own period. More often, and our looks alone would be its 0.5 % on a slow CPU.
-            return QUIET_PERIOD_S
-        if self._gate.calm_since_s is not None and self._gate.level != gate.IDLE:
-            # Work has just ended, it seems: do not be late.
-            return PASS_PERIOD_S
-        if self._busy_looks > BUSY_LOOKS:
-            return BUSY_PERIOD_S
-        return QUIET_PERIOD_S if self._looks > QUIET_LOOKS else WATCH_PERIOD_S
+            return pace.QUIET_PERIOD_S
+        return pace.period_s(self._pace, self._gate)
 
     def _tick(self) -> None:
         """One look at the guest, and what follows from it."""
@@ -248,15 +234,14 @@ class Service:
             stalls = gate.stalls_of(
                 pressure_or_none("memory", self._root), pressure_or_none("io", self._root)
             )
-        was_calm = self._gate.calm_since_s is not None
+        before = self._gate
         self._gate = gate.look(
-            self._gate, now_s, read_cpustat(self._root), max(0.0, used_s), stalls,
+            before, now_s, read_cpustat(self._root), max(0.0, used_s), stalls,
             self._settings.idle_busy_percent, self._settings.idle_window_s, TICKS_PER_S, ours,
         )  # fmt: skip
         if self._gate.at_s == now_s:
             self._own_cpu_s = own
-        # A burst within one long interval is never seen as busy, and is followed by quick looks, too.
-        self._looks = self._looks if was_calm or self._gate.calm_since_s is None else 0
+        self._pace = pace.after_look(self._pace, before, self._gate)
 
     def _own_cpu(self) -> tuple[float, float]:
         """CPU seconds of the agent and all it started: user and system, and user alone."""
@@ -279,17 +264,20 @@ class Service:
             return True
         if self._urgency_now(now_s) <= act.URGENCY_ALONE:
             if self._gate.level == gate.BUSY:
-                self._looks = 0
-                self._busy_looks += 1
+                self._pace = pace.Pace()
                 return False
             resting = self._gate.level == gate.IDLE and now_s < self._state.rest_until_s
             if resting or (self._gate.level == gate.SLACK and not gate.has_slack(self._gate)):
                 # Nothing may be done yet, whatever a picture would show: nor is the quick look used up.
-                self._looks = 0
                 return False
-        self._busy_looks = 0
-        self._looks += 1
-        return self._looks <= QUIET_LOOKS or self._looks % QUIET_SNAPSHOT_EVERY == 0
+        self._pace = pace.counted(self._pace)
+        return pace.is_turn(self._pace) or self._has_moved()
+
+    def _has_moved(self) -> bool:
+        """Whether much has changed since the last full picture."""
+        last, now = self._last, read_meminfo(self._root)
+        least_bytes = policy.least_gain_bytes(now)
+        return last is None or pace.has_moved(last.meminfo, now, least_bytes)
 
     def _may_wait(self, now_s: float) -> bool:
         """While the order is lowered, all is calm and nobody needs more, the kernel's own pace will do."""
@@ -338,7 +326,7 @@ class Service:
             self._queue.clear()
             self._restore(action.why)
         elif action.kind == act.PASS_BEGIN:
-            self._looks = 0
+            self._pace = pace.Pace()
             self._passes.start(snapshot, action.why)
         elif action.kind == act.PASS_END:
             self._end_pass(snapshot, action.why)

@@ -49,6 +49,18 @@ def test_one_busy_interval_starts_the_window_anew() -> None:
     assert course([(1.0, 0)] * 5 + [(1.0, 200), (1.0, 0)]).level == gate.SLACK
 
 
+def test_work_that_has_just_begun_is_not_hidden_by_a_long_calm_interval() -> None:
+    """13 % of ten seconds may be two CPUs for the last 1.3 s: a pass began in the midst of such work."""
+    calm = [(1.0, 0)] * 5
+    assert course([*calm, (10.0, 100)]).level == gate.IDLE
+    begun = course([*calm, (10.0, 260)])
+    assert begun.level == gate.SLACK
+    assert not gate.has_slack(begun)
+    assert course([*calm, (10.0, 260), (1.0, 200)]).level == gate.BUSY
+    # It was a burst, or an editor that uses as much all the time.
+    assert course([*calm, (10.0, 260), (1.0, 30), (1.0, 0), (1.0, 30)]).level == gate.IDLE
+
+
 def test_a_clock_that_jumps_back_starts_anew() -> None:
     state = course([(1.0, 0)] * 5)
     assert gate.look(state, 1.0, cpu(0, 0), 0.0, Stalls(), 20, 3, 100).level == gate.BUSY

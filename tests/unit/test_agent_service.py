@@ -13,7 +13,17 @@ import pytest
 from agent_kernel_samples import BALLOON_FEATURES, GUEST, plant
 
 from giveback_agent import actions as act
-from giveback_agent import deep_report, files, gate, passes, policy_wsl, runtime, steps
+from giveback_agent import (
+    deep_report,
+    files,
+    gate,
+    pace,
+    passes,
+    policy,
+    policy_wsl,
+    runtime,
+    steps,
+)
 from giveback_agent.actions import Action
 from giveback_agent.errors import KernelFileError
 from giveback_agent.kernel import page_reporting, reclaim
@@ -230,6 +240,25 @@ def test_an_urgency_that_was_written_counts_until_its_end(guest: Path) -> None:
 def test_wsls_modes_look_as_seldom_as_wsl(guest: Path, mode: str) -> None:
     service = Service(str(guest), Settings(mode=mode), lambda _: None)
     assert service._period_s() == policy_wsl.LOOK_PERIOD_S
+
+
+def test_a_quiet_guest_is_pictured_at_once_where_its_memory_has_moved(guest: Path) -> None:
+    """`make clean` and `drop_caches` use little CPU: for up to a minute nothing was made of them."""
+    service = service_of(guest)
+    service._decide(time.monotonic())
+    assert service._last is not None
+    service._gate = replace(service._gate, level=gate.IDLE)
+    service._pace = pace.Pace(looks=pace.QUIET_PICTURE_EVERY)
+    assert not service._is_decision_due(time.monotonic())
+    memory = service._last.meminfo
+    much_bytes = policy.least_gain_bytes(memory)
+    for moved in (
+        replace(memory, mem_free_bytes=memory.mem_free_bytes - much_bytes),
+        replace(memory, active_file_bytes=memory.active_file_bytes + much_bytes),
+    ):
+        service._last = replace(service._last, meminfo=moved)
+        service._pace = pace.Pace(looks=pace.QUIET_PICTURE_EVERY)
+        assert service._is_decision_due(time.monotonic())
 
 
 def test_a_busy_guest_is_only_glanced_at(guest: Path) -> None:
@@ -472,8 +501,8 @@ def test_a_burst_between_two_long_looks_is_followed_by_quick_ones(
 
     look(1000.0, 0)
     look(1010.0, 0)
-    service._looks = 41
+    service._pace = pace.Pace(looks=41)
     look(1020.0, busy_ticks)
     assert service._gate.level != gate.BUSY
     look(1022.0, 0)
-    assert service._looks == looks
+    assert service._pace.looks == looks

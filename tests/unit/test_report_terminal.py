@@ -112,7 +112,12 @@ def test_a_pipe_gets_a_line_each_five_seconds() -> None:
 def test_a_pipe_is_told_of_a_phase_shorter_than_five_seconds() -> None:
     file = io.StringIO()
     with LiveChart(Console(file=file, width=20)) as chart:
-        for until_s, status in ((20, "begins soon"), (21, "at work"), (22, "at work"), (23, "over")):
+        for until_s, status in (
+            (20, "begins soon"),
+            (21, "at work"),
+            (22, "at work"),
+            (23, "over"),
+        ):
             chart.update(cut(make_run(), until_s), status)
     told = [line.rpartition("  ")[2] for line in file.getvalue().splitlines()]
     assert told == ["begins soon", "at work", "over"]

@@ -1,0 +1,63 @@
+"""How often a guest is looked at, and which look is worth a full picture. Pure.
+
+A look (the CPU time, and in a calm guest one file of memory totals) is cheap. A full picture is dear.
+"""
+
+from __future__ import annotations
+
+from giveback_agent import gate
+from giveback_agent.record import Record, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from giveback_agent.gate import GateState
+    from giveback_agent.kernel.meminfo import MemInfo
+
+PASS_PERIOD_S = 1.0
+WATCH_PERIOD_S = 2.0
+QUIET_PERIOD_S = 10.0
+# So many looks at a calm guest with nothing to gain, and they come less often.
+QUIET_LOOKS = 5
+# A full picture of a quiet guest is taken at every sixth look only, or where its totals have moved.
+QUIET_PICTURE_EVERY = 6
+
+
+class Pace(Record):
+    """`looks` at a calm guest since something happened; `fell`: the last one saw work become less."""
+
+    looks: int = 0
+    fell: bool = False
+
+
+def after_look(pace: Pace, before: GateState, now: GateState) -> Pace:
+    """Return the pace after the gate went from `before` to `now`."""
+    fell = before.level == gate.BUSY and now.level != gate.BUSY
+    # A burst within one long interval is never seen as busy, and is followed by quick looks, too.
+    calm_again = before.calm_since_s is None and now.calm_since_s is not None
+    return replace(pace, looks=0 if calm_again else pace.looks, fell=fell)
+
+
+def period_s(pace: Pace, now: GateState) -> float:
+    """Return the seconds until the next look at a guest in which nothing is being done."""
+    settling = now.calm_since_s is not None and now.level != gate.IDLE
+    if settling or pace.fell:
+        # Work has just ended, it seems: do not be late.
+        return PASS_PERIOD_S
+    return QUIET_PERIOD_S if pace.looks > QUIET_LOOKS else WATCH_PERIOD_S
+
+
+def counted(pace: Pace) -> Pace:
+    """Return the pace with one more look at a calm guest."""
+    return replace(pace, looks=pace.looks + 1)
+
+
+def is_turn(pace: Pace) -> bool:
+    """Tell whether a full picture is due whatever the totals say: the trapped memory is not in them."""
+    return pace.looks <= QUIET_LOOKS or pace.looks % QUIET_PICTURE_EVERY == 0
+
+
+def has_moved(before: MemInfo, now: MemInfo, least_bytes: int) -> bool:
+    """Tell whether memory was taken, freed or read since `before` that a pass could be worth it for."""
+    free_bytes = now.mem_free_bytes - before.mem_free_bytes
+    cache_bytes = now.file_bytes - before.file_bytes
+    return abs(free_bytes) >= least_bytes or abs(cache_bytes) >= least_bytes
