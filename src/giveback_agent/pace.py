@@ -39,8 +39,7 @@ def after_look(pace: Pace, before: GateState, now: GateState) -> Pace:
 
 def period_s(pace: Pace, now: GateState) -> float:
     """Return the seconds until the next look at a guest in which nothing is being done."""
-    settling = now.calm_since_s is not None and now.level != gate.IDLE
-    if settling or pace.fell:
+    if _is_settling(now) or pace.fell:
         # Work has just ended, it seems: do not be late.
         return PASS_PERIOD_S
     return QUIET_PERIOD_S if pace.looks > QUIET_LOOKS else WATCH_PERIOD_S
@@ -49,6 +48,14 @@ def period_s(pace: Pace, now: GateState) -> float:
 def counted(pace: Pace) -> Pace:
     """Return the pace with one more look at a calm guest."""
     return replace(pace, looks=pace.looks + 1)
+
+
+def held_up(pace: Pace, now: GateState) -> Pace:
+    """Return the pace after a look at which nothing may be done: quick looks follow.
+
+    Where a calm guest has used a little CPU all the time, and calm only begins anew, all is as it was.
+    """
+    return pace if _is_settling(now) else replace(pace, looks=0)
 
 
 def is_turn(pace: Pace) -> bool:
@@ -61,3 +68,7 @@ def has_moved(before: MemInfo, now: MemInfo, least_bytes: int) -> bool:
     free_bytes = now.mem_free_bytes - before.mem_free_bytes
     cache_bytes = now.file_bytes - before.file_bytes
     return abs(free_bytes) >= least_bytes or abs(cache_bytes) >= least_bytes
+
+
+def _is_settling(now: GateState) -> bool:
+    return now.calm_since_s is not None and now.level != gate.IDLE

@@ -269,6 +269,7 @@ class Service:
             resting = self._gate.level == gate.IDLE and now_s < self._state.rest_until_s
             if resting or (self._gate.level == gate.SLACK and not gate.has_slack(self._gate)):
                 # Nothing may be done yet, whatever a picture would show: nor is the quick look used up.
+                self._pace = pace.held_up(self._pace, self._gate)
                 return False
         self._pace = pace.counted(self._pace)
         return pace.is_turn(self._pace) or self._has_moved()

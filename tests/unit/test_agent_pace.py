@@ -44,6 +44,13 @@ def test_calm_that_comes_back_is_looked_at_anew() -> None:
     assert pace.after_look(Pace(41), IDLE, SETTLING).looks == 41
 
 
+def test_work_that_is_no_longer_calm_is_not_looked_at_as_seldom_as_a_quiet_guest() -> None:
+    """Work of 10 s that began between two looks had ended for 18 s before the next but one."""
+    assert pace.held_up(Pace(41), SLACK).looks == 0
+    assert pace.held_up(Pace(41), IDLE).looks == 0  # a rest
+    assert pace.held_up(Pace(41), SETTLING).looks == 41
+
+
 def test_a_quiet_guest_is_pictured_at_every_sixth_look() -> None:
     looked, due = Pace(), []
     for number in range(1, 25):
