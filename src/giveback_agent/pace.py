@@ -18,15 +18,21 @@ WATCH_PERIOD_S = 2.0
 QUIET_PERIOD_S = 10.0
 # So many looks at a calm guest with nothing to gain, and they come less often.
 QUIET_LOOKS = 5
-# A full picture of a quiet guest is taken at every sixth look only, or where its totals have moved.
+# A full picture of a quiet guest is taken at every sixth look only, or where something went on in it.
 QUIET_PICTURE_EVERY = 6
+# So much work (`make clean`) may have trapped memory that the totals do not show.
+WORTH_A_PICTURE_CPU_S = 1.0
 
 
 class Pace(Record):
-    """`looks` at a calm guest since something happened; `fell`: the last one saw work become less."""
+    """`looks` at a calm guest since something happened; `fell`: the last one saw work become less.
+
+    `pictured_work_cpu_s`: the guest's own CPU seconds, as the gate counts them, at the last full picture.
+    """
 
     looks: int = 0
     fell: bool = False
+    pictured_work_cpu_s: float = 0.0
 
 
 def after_look(pace: Pace, before: GateState, now: GateState) -> Pace:
@@ -58,9 +64,15 @@ def held_up(pace: Pace, now: GateState) -> Pace:
     return pace if _is_settling(now) else replace(pace, looks=0)
 
 
-def is_turn(pace: Pace) -> bool:
+def pictured(pace: Pace, now: GateState) -> Pace:
+    """Return the pace after a full picture was taken."""
+    return replace(pace, pictured_work_cpu_s=now.work_cpu_s)
+
+
+def is_turn(pace: Pace, now: GateState) -> bool:
     """Tell whether a full picture is due whatever the totals say: the trapped memory is not in them."""
-    return pace.looks <= QUIET_LOOKS or pace.looks % QUIET_PICTURE_EVERY == 0
+    worked = now.work_cpu_s - pace.pictured_work_cpu_s >= WORTH_A_PICTURE_CPU_S
+    return worked or pace.looks <= QUIET_LOOKS or pace.looks % QUIET_PICTURE_EVERY == 0
 
 
 def has_moved(before: MemInfo, now: MemInfo, least_bytes: int) -> bool:

@@ -264,7 +264,7 @@ class Service:
             return True
         if self._urgency_now(now_s) <= act.URGENCY_ALONE:
             if self._gate.level == gate.BUSY:
-                self._pace = pace.Pace()
+                self._pace = pace.held_up(self._pace, self._gate)
                 return False
             resting = self._gate.level == gate.IDLE and now_s < self._state.rest_until_s
             if resting or (self._gate.level == gate.SLACK and not gate.has_slack(self._gate)):
@@ -272,7 +272,7 @@ class Service:
                 self._pace = pace.held_up(self._pace, self._gate)
                 return False
         self._pace = pace.counted(self._pace)
-        return pace.is_turn(self._pace) or self._has_moved()
+        return pace.is_turn(self._pace, self._gate) or self._has_moved()
 
     def _has_moved(self) -> bool:
         """Whether much has changed since the last full picture."""
@@ -292,7 +292,7 @@ class Service:
     def _decide(self, now_s: float) -> None:
         own_order = self._can.order if self._lowered else None
         snapshot = take(self._root, now_s, detail=not self._in_pass(), report_order=own_order)
-        self._last = snapshot
+        self._last, self._pace = snapshot, pace.pictured(self._pace, self._gate)
         running = None if self._worker is None else self._worker.kind
         if running is None:
             self._account(snapshot)

@@ -55,9 +55,15 @@ def test_a_quiet_guest_is_pictured_at_every_sixth_look() -> None:
     looked, due = Pace(), []
     for number in range(1, 25):
         looked = pace.counted(looked)
-        if pace.is_turn(looked):
+        if pace.is_turn(looked, IDLE):
             due.append(number)
     assert due == [1, 2, 3, 4, 5, 6, 12, 18, 24]
+
+
+def test_a_quiet_guest_that_worked_a_little_is_pictured() -> None:
+    looked = pace.pictured(Pace(41), replace(IDLE, work_cpu_s=50.0))
+    assert not pace.is_turn(looked, replace(IDLE, work_cpu_s=50.9))
+    assert pace.is_turn(looked, replace(IDLE, work_cpu_s=51.0))
 
 
 @given(*[st.integers(0, 2048)] * 4, st.integers(1, 64))
