@@ -8,7 +8,7 @@ nothing is done until enough memory has become free, cached or fragmented again.
 from __future__ import annotations
 
 from giveback_agent import actions as act
-from giveback_agent import cache_floor, compacting, deep_report, gate
+from giveback_agent import cache_floor, compacting, deep_report, gain, gate
 from giveback_agent.actions import Action, Capabilities, Observation, Outcome
 from giveback_agent.cache_floor import FloorState
 from giveback_agent.compacting import LEAST_GAIN_BYTES, Compacting
@@ -17,15 +17,10 @@ from giveback_agent.record import Record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_agent.kernel.meminfo import MemInfo
     from giveback_agent.settings import Settings
     from giveback_agent.snapshot import Snapshot
 
 MIB = 1 << 20
-# A pass for less than this, or LEAST_GAIN_BYTES, costs more than it returns.
-LEAST_GAIN_PERCENT = 1
-# What has a gentler way, if it is left alone, must gain so many times more than that.
-MUCH_TIMES_LEAST = 4
 RECLAIM_STEP_BYTES = 128 * MIB
 SLACK_STEP_DIVISOR = 64
 # Reclaimable slab above this part of RAM is worth its price.
@@ -164,19 +159,6 @@ def _is_calm_enough(seen: Observation) -> bool:
     )
 
 
-def least_gain_bytes(memory: MemInfo) -> int:
-    """Return what a pass must gain to be worth its cost."""
-    return max(LEAST_GAIN_BYTES, memory.mem_total_bytes * LEAST_GAIN_PERCENT // 100)
-
-
-def _least_gain(snapshot: Snapshot) -> int:
-    return least_gain_bytes(snapshot.meminfo)
-
-
-def _much_gain(snapshot: Snapshot) -> int:
-    return MUCH_TIMES_LEAST * _least_gain(snapshot)
-
-
 def _serves_reporting(settings: Settings, can: Capabilities) -> bool:
     return bool(can.reporting) and settings.page_reporting
 
@@ -189,29 +171,23 @@ def _remember_lists(now: Snapshot, state: PolicyState) -> PolicyState:
     return replace(state, after_pass=replace(last, pcp_bytes=now.pcp_bytes))
 
 
-def _stuck_bytes(now: Snapshot, can: Capabilities) -> int:
-    """Return what is free and not reported: trapped in small blocks, or on lists that can be emptied."""
-    lists = now.pcp_bytes or 0 if can.drain else 0
-    return (now.trapped_bytes or 0) + lists
-
-
 def _is_worth_a_pass(
     seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
 ) -> bool:
-    now, last, least = seen.snapshot, state.after_pass, _least_gain(seen.snapshot)
+    now, last, least = seen.snapshot, state.after_pass, gain.least_bytes(seen.snapshot.meminfo)
     if now.monotonic_s < state.rest_until_s and seen.urgency <= state.after_pass_urgency:
         return False
     goal = _goal_after_sync(seen, state, settings, can)
     if last is None or seen.urgency > state.after_pass_urgency:
-        stuck = _stuck_bytes(now, can) if _serves_reporting(settings, can) else 0
+        stuck = gain.stuck_bytes(now, can) if _serves_reporting(settings, can) else 0
         return goal >= least or stuck >= least
     new_cache = now.cache_bytes - last.cache_bytes
     if goal >= least and (new_cache >= least or now.monotonic_s - last.monotonic_s > RETRY_COLD_S):
         return True
     if not _serves_reporting(settings, can):
         return False
-    stuck = _stuck_bytes(now, can)
-    grown = stuck - _stuck_bytes(last, can)
+    stuck = gain.stuck_bytes(now, can)
+    grown = gain.newly_stuck_bytes(now, last, can)
     worked_s = seen.gate.work_cpu_s - state.after_pass_work_cpu_s
     # Memory that was reported and then used and freed again is trapped anew: totals do not show it.
     stale = worked_s >= STALE_WORK_CPU_S * now.cpustat.cpus
@@ -264,7 +240,7 @@ def _among_kept(now: Snapshot, state: PolicyState, can: Capabilities) -> int:
     kept = last.meminfo.active_file_bytes
     new = now.meminfo.active_file_bytes - kept - now.meminfo.dirty_bytes
     is_closed = now.meminfo.inactive_file_bytes * CLOSED_DIVISOR < new
-    worth_it = new >= max(_much_gain(now), REOPEN_TIMES_KEPT * kept)
+    worth_it = new >= max(gain.much_bytes(now.meminfo), REOPEN_TIMES_KEPT * kept)
     return new if is_closed and worth_it else 0
 
 
@@ -382,7 +358,7 @@ def _action(
     if step == act.COMPACT:
         # Single pages can be reported as they are: only much is worth it.
         single = _deep_order(settings, can) == 0
-        much_bytes = _much_gain(now) if single else None
+        much_bytes = gain.much_bytes(now.meminfo) if single else None
         if not state.by_hand and not compacting.is_worth_it(now, state.compaction, much_bytes):
             return None
         nodes = compacting.worthy_nodes(now, state.compaction)
@@ -408,7 +384,7 @@ def _hold(
     calm = pressed or seen.gate.level == gate.IDLE or seen.gate.calm_since_s is not None
     judged_s = seen.gate.at_s or 0.0
     used_bytes = _used_bytes(now)
-    if not pressed and hold.sees_work(calm, judged_s, used_bytes, _much_gain(now)):
+    if not pressed and hold.sees_work(calm, judged_s, used_bytes, gain.much_bytes(now.meminfo)):
         return _end_pass(seen, state, "work came back")
     still = hold.look(now.monotonic_s, seen.reports) if seen.lowered else None
     if still is None:

@@ -12,6 +12,7 @@ import time
 from giveback_agent import actions as act
 from giveback_agent import (
     deep_report,
+    gain,
     gate,
     pace,
     passes,
@@ -277,7 +278,7 @@ class Service:
     def _has_moved(self) -> bool:
         """Whether much has changed since the last full picture."""
         last, now = self._last, read_meminfo(self._root)
-        least_bytes = policy.least_gain_bytes(now)
+        least_bytes = gain.least_bytes(now)
         return last is None or pace.has_moved(last.meminfo, now, least_bytes)
 
     def _may_wait(self, now_s: float) -> bool:

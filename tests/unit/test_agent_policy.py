@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback_agent import actions as act
-from giveback_agent import gate, policy
+from giveback_agent import gain, gate, policy
 from giveback_agent.actions import Action, Capabilities, Outcome
 from giveback_agent.cache_floor import FloorState
 from giveback_agent.compacting import Compacting
@@ -176,7 +176,7 @@ def test_what_lingers_on_per_cpu_lists_begins_one_pass_where_it_can_be_freed(
     """48 MiB once stayed there for good: free, but in no free list and so not counted."""
     guest = run_idle(Guest(can=can, cache=0, trapped=trapped, pcp=pcp, drains=drains))
     stuck_bytes = (trapped + (pcp if can.drain else 0)) * MIB
-    worth_it = can.reporting and stuck_bytes >= policy._least_gain(snapshot(0.0))
+    worth_it = can.reporting and stuck_bytes >= gain.least_bytes(snapshot(0.0).meminfo)
     assert guest.kinds().count(act.PASS_BEGIN) == int(bool(worth_it))
     if act.DRAIN in guest.kinds() and drains and can.order_settable:
         assert guest.pcp == 0
@@ -187,6 +187,17 @@ def test_what_lingers_on_per_cpu_lists_begins_one_pass_where_it_can_be_freed(
 def test_lists_that_fill_again_are_emptied_again() -> None:
     guest = run_idle(Guest(cache=0, trapped=0, pcp=40))
     guest.pcp = 30
+    for second in range(300, 400):
+        guest.tick(float(second), gate.IDLE)
+    assert guest.kinds().count(act.PASS_BEGIN) == 2
+    assert guest.pcp == 0
+
+
+def test_lists_that_fill_with_trapped_memory_are_emptied_too() -> None:
+    """What `make clean` used and freed was on the lists: for 100 s it was held against what they took."""
+    guest = run_idle(Guest(cache=0, trapped=60, pcp=10))
+    trapped = guest.trapped
+    guest.pcp, guest.trapped = 34, trapped - 30
     for second in range(300, 400):
         guest.tick(float(second), gate.IDLE)
     assert guest.kinds().count(act.PASS_BEGIN) == 2

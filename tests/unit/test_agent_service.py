@@ -16,10 +16,10 @@ from giveback_agent import actions as act
 from giveback_agent import (
     deep_report,
     files,
+    gain,
     gate,
     pace,
     passes,
-    policy,
     policy_wsl,
     runtime,
     steps,
@@ -251,7 +251,7 @@ def test_a_quiet_guest_is_pictured_at_once_where_its_memory_has_moved(guest: Pat
     service._pace = pace.Pace(looks=pace.QUIET_PICTURE_EVERY)
     assert not service._is_decision_due(time.monotonic())
     memory = service._last.meminfo
-    much_bytes = policy.least_gain_bytes(memory)
+    much_bytes = gain.least_bytes(memory)
     for moved in (
         replace(memory, mem_free_bytes=memory.mem_free_bytes - much_bytes),
         replace(memory, active_file_bytes=memory.active_file_bytes + much_bytes),
