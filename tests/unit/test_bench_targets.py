@@ -173,6 +173,33 @@ def test_cells_with_problems_count_and_are_said() -> None:
     assert "had problems" in judged(results, "footprint").remark
 
 
+def test_what_is_read_from_disk_again_is_harm_whenever_it_was_measured() -> None:
+    def disk(mib: int) -> Callable[[VmCourse], VmCourse]:
+        return lambda vm: replace(vm, reread_s=None, reread_disk_bytes=mib << 20)
+
+    for mib, said in ((15, ()), (64, ("re-reads 64 MiB from disk",))):
+        results = [
+            replace(r, started_at="") if r.cell.strategy == "reporting" else r
+            for r in changed(make_results(rounds=3), "reporting", disk(mib))
+        ]
+        (group,) = groups(results)
+        assert harm(group, "reporting") == said
+
+
+def test_a_slowdown_inside_the_noise_is_no_harm() -> None:
+    def slowed(times: float) -> Callable[[VmCourse], VmCourse]:
+        return lambda vm: replace(vm, work_s=vm.work_s * times)
+
+    (group,) = groups(changed(make_results(rounds=3), "reporting", slowed(1.3)))
+    assert harm(group, "reporting") == ("slows the work by 30 %",)
+    noisy = [
+        changed([r], "reporting", slowed((0.9, 1.1, 1.2)[r.cell.round - 1]))[0]
+        for r in make_results(rounds=3)
+    ]
+    (group,) = groups(noisy)
+    assert harm(group, "reporting") == ()
+
+
 def test_kills_are_harm() -> None:
     def kill(vm: VmCourse) -> VmCourse:
         return replace(vm, after=replace(vm.after, oom_kills=3))

@@ -125,10 +125,11 @@ METHOD = (
     ),
     (
         "The best other strategy is sought for each target and work anew, among all that are not "
-        "giveback or a part of it. One that slows the work by more than 5 %, or whose re-read takes "
-        "more than 1.5 times as long as that of none, or that has processes killed, hurts the work "
-        "(\u2020). It is not left out: the first verdict counts it. Below it is the same target against "
-        "the best that does not hurt. Less residue than 1 % of RAM is none: against an other with "
+        "giveback or a part of it. One that slows the work by more than 5 %, noise considered, or "
+        "whose re-read takes more than 1.5 times as long as that of none or 16 MiB more from disk, "
+        "or that has processes killed, hurts the work (\u2020). It is not left out: the first verdict "
+        "counts it. Below it is the same target against the best that does not hurt. Less residue "
+        "than 1 % of RAM is none: against an other with "
         "hardly any, that amount is the limit."
     ),
     (

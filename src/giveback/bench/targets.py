@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 
 HURTING_SLOW_RATIO = 1.05
 HURTING_REREAD_RATIO = 1.5
+HURTING_REREAD_BYTES = 16 << 20
+"""From disk and more than with none: bytes, which compare whenever they were measured."""
 RESIDUE_GRAIN = 0.01
 """Of the RAM: less residue than this is none. A VM's kernel itself moves more from second to second."""
 
+MIB = 1 << 20
 Scope = Literal["best", "gentle", "fixed"]
 
 
@@ -105,16 +108,30 @@ def findings(all_groups: Sequence[Group]) -> list[Finding]:
 def harm(group: Group, strategy: str) -> tuple[str, ...]:
     """How a strategy hurts the work, in words; empty where it does not, or nobody knows."""
     found = []
-    slow = _median(group.values(strategy, "slow_ratio").values())
-    if slow is not None and slow > HURTING_SLOW_RATIO:
+    slow = _times_none(group, strategy, "work_s")
+    if slow > HURTING_SLOW_RATIO:
         found.append(f"slows the work by {100 * (slow - 1):.0f} %")
-    reread = _median(group.values(strategy, "reread_ratio").values())
-    if reread is not None and reread > HURTING_REREAD_RATIO:
+    reread = _times_none(group, strategy, "reread_s")
+    if reread > HURTING_REREAD_RATIO:
         found.append(f"re-reads {reread:.1f} times as long")
+    disk, of_none = (
+        _median(group.values(name, "reread_disk_bytes").values()) for name in (strategy, NONE)
+    )
+    if disk is not None and disk > (of_none or 0.0) + HURTING_REREAD_BYTES:
+        found.append(f"re-reads {disk / MIB:.0f} MiB from disk")
     kills = sum(group.values(strategy, "oom_kills").values())
     if kills > sum(group.values(NONE, "oom_kills").values()):
         found.append(f"{kills:.0f} processes killed for want of memory")
     return tuple(found)
+
+
+def _times_none(group: Group, strategy: str, field: str) -> float:
+    """How many times that of none a time is; 1 where it may be no more, noise considered, or is unknown."""
+    none = group.values(NONE, field)
+    comparison = compare(group.comparable(strategy, field, NONE), none, none.values())
+    if comparison is None or (comparison.low is not None and comparison.low <= 1.0):
+        return 1.0
+    return comparison.ratio
 
 
 def rivals(group: Group) -> list[str]:
