@@ -16,6 +16,7 @@ from bench_results import VERSIONS, failed_result, make_results
 
 from giveback.bench.measured import groups
 from giveback.bench.report import most_telling, summary, telling_figure, write_report
+from giveback.bench.report_markdown import markdown
 from giveback.bench.report_page import render_page
 from giveback.bench.report_text import bench_command, number, ordered
 from giveback.bench.tables import cells_csv
@@ -108,7 +109,7 @@ def page_of(results: Sequence[CellResult]) -> str:
 
 def test_everything_is_written(files: dict[str, bytes]) -> None:
     assert set(files) == {
-        *("report.html", "results.json", "cells.csv", "samples.csv.gz"),
+        *("report.html", "report.md", "results.json", "cells.csv", "samples.csv.gz"),
         *(
             f"figures/files-6.12-2048M-{name}.{kind}"
             for name in ("resident", "held", "cost", "telling")
@@ -164,7 +165,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     assert "onerror=y>" not in page
     assert "\x1b" not in page
     for name, data in found.items():
-        if name.endswith((".csv", ".json")):
+        if name.endswith((".csv", ".json", ".md")):
             assert b"\x1b" not in data, name
         assert "/" not in name.removeprefix("figures/")
     assert "\x1b" not in summary(hostile())
@@ -187,7 +188,7 @@ def test_a_benchmark_that_was_stopped_is_reported(results: list[CellResult]) -> 
 
 def test_nothing_at_all_is_reported(tmp_path: Path) -> None:
     assert set(report_of([], tmp_path)) == {
-        *("report.html", "results.json", "cells.csv", "samples.csv.gz")
+        *("report.html", "report.md", "results.json", "cells.csv", "samples.csv.gz")
     }
 
 
@@ -222,6 +223,23 @@ def test_mixed_versions_are_told() -> None:
     ]
     assert "giveback&#x27;s agent: 2 versions" in page_of(changed)
     assert "more than one version" not in page_of(results)
+
+
+def test_the_medians_as_markdown(results: list[CellResult]) -> None:
+    found = groups(ordered([*results, *hostile()]))
+    text = markdown(found, findings(found))
+    assert "<script" not in text
+    tables = [part.splitlines() for part in text.split("## ")[1:]]
+    assert len(tables) == len([group for group in found if group.cells])
+    for title, _, *rows in tables:
+        cells = [re.split(r"(?<!\\)\|", row) for row in rows if row.startswith("|")]
+        assert len({len(row) for row in cells}) == 1, title
+    first = [row for row in tables[0] if row.startswith("|")][2:]
+    assert first[0].startswith("| **giveback, adaptive**")
+    least = [float(row.split(" | ")[1].split(" ")[0]) for row in first]
+    assert least == sorted(least)
+    (nothing,) = [row for row in first if row.startswith("| none")]
+    assert nothing.count("| never ") == 2
 
 
 def test_cells_as_csv() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from giveback.bench.measured import OURS, groups
+from giveback.bench.report_markdown import markdown
 from giveback.bench.report_text import (
     counted,
     figure_text,
@@ -43,7 +44,7 @@ MOST_TELLING = ("files", "build", "database", "editor", "hogs")
 def write_report(
     results: Sequence[CellResult], out: Path, command: str | None = None
 ) -> list[Path]:
-    """Write report.html, results.json, cells.csv, samples.csv.gz and the figures into `out`.
+    """Write report.html, report.md, results.json, cells.csv, samples.csv.gz and the figures into `out`.
 
     `command` is what made the results; by default it is made from them. Results of a benchmark that
     was stopped, or of which cells failed, are reported as far as they go. The same results make the
@@ -62,6 +63,7 @@ def write_report(
     page = render_page(results, all_groups, all_findings, command)
     return [
         write_text(out / "report.html", page),
+        write_text(out / "report.md", markdown(all_groups, all_findings)),
         write_text(out / "results.json", results_json(results, all_groups, all_findings, command)),
         write_text(out / "cells.csv", cells_csv(all_groups)),
         write_bytes(out / "samples.csv.gz", gzipped(samples_csv(results))),

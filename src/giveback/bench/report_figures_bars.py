@@ -25,7 +25,7 @@ from giveback.bench.report_figures import (
     styles,
     text_width,
 )
-from giveback.bench.report_text import METRICS, MIB, number, setting_text, work_title
+from giveback.bench.report_text import HURTS, METRICS, MIB, number, setting_text, work_title
 from giveback.bench.spread import spread_of
 from giveback.bench.targets import best_by, harm, rivals
 
@@ -43,7 +43,6 @@ ROW = 17.0
 AXIS_HEIGHT = 40.0
 PANEL_GAP = 28.0
 SCATTER_HEIGHT = 300.0
-HURTS = "\u2020"
 RESIDUE_MARKS = (
     ("residue_idle_bytes", "after idle"),
     ("residue_cleaned_bytes", "after clean"),

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from giveback.bench.measured import NONE, OURS, is_own
 from giveback.bench.metrics import FIELDS
 from giveback.bench.report_figures import NARROW, WIDE, inline_svg
-from giveback.bench.report_figures_bars import HURTS, bars_figure, scatter_figure
+from giveback.bench.report_figures_bars import bars_figure, scatter_figure
 from giveback.bench.report_figures_time import resident_figure
 from giveback.bench.report_page_parts import METHOD, STYLE
 from giveback.bench.report_text import (
+    HURTS,
     METRICS,
     TABLES,
     TIMES,

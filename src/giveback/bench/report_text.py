@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 MINUS, DASH, TIMES = "\u2212", "\u2013", "\u00d7"
+HURTS = "\u2020"
+"""Behind the name of a strategy that hurts the work."""
 Unit = Literal["bytes", "GiB min", "s", "ratio", "share", "count"]
 
 WORK_TITLES = {
