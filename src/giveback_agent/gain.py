@@ -35,11 +35,17 @@ def newly_stuck_bytes(now: Snapshot, last: Snapshot, can: Capabilities) -> int:
     """Return what is stuck since `last`, a pass's end.
 
     What was trapped then is reported. What a list has taken of it since, and a program has used, is not:
-    the one's growth is not made up for by the other's loss.
+    the one's growth is not made up for by the other's loss. Nor is what was in use then and is free now,
+    whatever it has merged with, as far as it is stuck.
     """
     trapped = (now.trapped_bytes or 0) - (last.trapped_bytes or 0)
     lists = _on_lists_bytes(now, can) - _on_lists_bytes(last, can)
-    return max(0, trapped) + max(0, lists)
+    freed = _free_bytes(now) - _free_bytes(last)
+    return max(max(0, trapped) + max(0, lists), min(freed, stuck_bytes(now, can)))
+
+
+def _free_bytes(now: Snapshot) -> int:
+    return now.meminfo.mem_free_bytes + (now.pcp_bytes or 0)
 
 
 def _on_lists_bytes(now: Snapshot, can: Capabilities) -> int:

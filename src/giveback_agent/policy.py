@@ -38,6 +38,8 @@ RETRY_COLD_S = 3600.0
 CUT_SHORT_REST_S = 20.0
 # Work since the last pass that may have used and freed memory without changing the totals.
 STALE_WORK_CPU_S = 2.0
+# The same in seconds of all CPUs, where it was not a little all the time but ended the calm (`make clean`).
+STALE_BURST_CPU_S = 1.0
 # The guest is short of memory by its own account.
 TIGHT_AVAILABLE_PERCENT = 6
 
@@ -190,7 +192,8 @@ def _is_worth_a_pass(
     grown = gain.newly_stuck_bytes(now, last, can)
     worked_s = seen.gate.work_cpu_s - state.after_pass_work_cpu_s
     # Memory that was reported and then used and freed again is trapped anew: totals do not show it.
-    stale = worked_s >= STALE_WORK_CPU_S * now.cpustat.cpus
+    burst = (seen.gate.calm_since_s or 0.0) > last.monotonic_s
+    stale = worked_s >= (STALE_BURST_CPU_S if burst else STALE_WORK_CPU_S * now.cpustat.cpus)
     return grown >= least or (stale and stuck >= 2 * least)
 
 

@@ -204,6 +204,29 @@ def test_lists_that_fill_with_trapped_memory_are_emptied_too() -> None:
     assert guest.pcp == 0
 
 
+def test_what_was_in_use_and_is_stuck_now_begins_a_pass() -> None:
+    """After drop_caches 55 MiB more were free: for 40 s too little of it was trapped anew."""
+    last = snapshot(0.0, 800, 64, 90, pcp=18)
+    now = snapshot(100.0, 855, 9, 100, pcp=18)
+    assert gain.newly_stuck_bytes(now, last, ABLE) == 55 * MIB
+    state = PolicyState(after_pass=last, rest_until_s=10.0)
+    actions, _ = policy.decide(observation(now), state, SETTINGS, ABLE)
+    assert actions[0].kind == act.PASS_BEGIN
+    # What has merged into large blocks is reported by the kernel itself.
+    assert gain.newly_stuck_bytes(snapshot(100.0, 855, 9, 5, pcp=2), last, ABLE) == 7 * MIB
+
+
+@pytest.mark.parametrize(("calm_since_s", "begins"), [(None, False), (5.0, False), (60.0, True)])
+def test_a_burst_makes_reported_memory_stale_sooner_than_a_little_work_all_the_time(
+    calm_since_s: float | None, begins: bool
+) -> None:
+    last = snapshot(50.0, 800, 64, 90, pcp=10)
+    seen = observation(snapshot(100.0, 795, 69, 85, pcp=20), work_cpu_s=1.5)
+    seen = replace(seen, gate=replace(seen.gate, calm_since_s=calm_since_s))
+    actions, _ = policy.decide(seen, PolicyState(after_pass=last), SETTINGS, ABLE)
+    assert bool(actions) is begins
+
+
 def test_the_lists_are_emptied_before_and_after_compaction() -> None:
     kinds = run_idle(Guest(cache=0)).kinds()
     at = kinds.index(act.COMPACT)
