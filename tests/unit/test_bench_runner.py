@@ -65,7 +65,10 @@ def test_all_cells_are_stored_and_said(lab: Lab, store: Store) -> None:
     said: list[str] = []
     results = asyncio.run(run_all(JOBS, store, 2, said.append))
     assert len(results) == len(store.read_all()[0]) == 3
-    assert [line.split("]")[0] for line in said] == ["[1/3", "[2/3", "[3/3"]
+    (sitting,) = {result.sitting for result in store.read_all()[0]}
+    assert sitting
+    assert asyncio.run(run_all(JOBS[:1], store, 1, said.append))[0].sitting > sitting
+    assert [line.split("]")[0] for line in said[:3]] == ["[1/3", "[2/3", "[3/3"]
     assert "left" in said[0]
     assert "left" not in said[2]
 

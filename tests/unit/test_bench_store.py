@@ -36,7 +36,7 @@ RESULTS = st.builds(
     CellResult, cell=st.just(CELL), vms=st.lists(COURSES, max_size=3).map(tuple),
     versions=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
     started_at=st.text(max_size=20), took_s=TIMES, host_busy_share=st.floats(0, 1),
-    problems=st.lists(st.text(max_size=9), max_size=2).map(tuple),
+    problems=st.lists(st.text(max_size=9), max_size=2).map(tuple), sitting=st.text(max_size=9),
 )  # fmt: skip
 COURSE = VmCourse(
     "vm", 1 << 30, (Sample(0.0, 5, 0.1, 0.1, 3, 2),), (Mark("work", 0.0, 9.0),), 9.0, None, None, 7,

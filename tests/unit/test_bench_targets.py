@@ -246,6 +246,20 @@ def test_times_compare_within_a_sitting_only_and_bytes_always(target: str, hours
         assert "times do not compare" in finding.remark
 
 
+@pytest.mark.parametrize(
+    ("sittings", "compare"),
+    [(("a", "a"), True), (("a", "b"), False), (("a", ""), True), (("", ""), True)],
+)
+def test_cells_of_two_runs_did_not_take_turns(sittings: tuple[str, str], compare: bool) -> None:
+    """`giveback` alone, right after `none` alone, was 15 % faster at its work: it had other neighbours."""
+    results = [
+        replace(r, sitting=sittings[r.cell.strategy == "giveback"])
+        for r in make_results(("files",), SHAPES, 1)
+    ]
+    assert (judged(results, "slowed").comparison is not None) is compare
+    assert judged(results, "footprint").comparison is not None
+
+
 def test_of_two_rounds_the_one_of_one_sitting_tells_the_time() -> None:
     results = [
         replace(r, started_at="2026-11-25T09:00:00+00:00")

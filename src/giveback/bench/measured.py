@@ -20,9 +20,10 @@ OURS = "giveback"
 SHORTEST_SHARE = 0.5
 """Of the others' time: what was watched, or worked, for less is no whole cell."""
 SITTING_S = 2 * 3600.0
-"""Cells of one work and round that began further apart were on another machine, as it were: it drifts.
+"""Where no sitting is told, cells of one work and round that began further apart are not of one.
 
-Their bytes compare, their times do not. A round of the main strategies takes less, even one by one.
+Their bytes compare, their times do not: a machine drifts, and strategies that did not take turns had other
+neighbours. A round of the main strategies takes less, even one by one.
 """
 TIMES = ("work_s", "reread_s", "vmm_cpu_s")
 """Figures that rest on how fast the machine was just then."""
@@ -110,7 +111,9 @@ class Group:
 
 
 def in_one_sitting(one: CellResult, other: CellResult) -> bool:
-    """Whether two cells' times compare; they do not where it is not told when they began."""
+    """Whether two cells' times compare; they do not where neither sitting nor begin is told."""
+    if one.sitting and other.sitting:
+        return one.sitting == other.sitting
     try:
         began = [datetime.fromisoformat(result.started_at) for result in (one, other)]
         return abs((began[0] - began[1]).total_seconds()) <= SITTING_S

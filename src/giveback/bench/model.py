@@ -108,7 +108,8 @@ class VmCourse:
 class CellResult:
     """A finished cell. `versions` names everything that took part; `problems` what went wrong.
 
-    `host_busy_share` is the share of the host's CPUs that others than our VMs used meanwhile.
+    `host_busy_share` is the share of the host's CPUs that others than our VMs used meanwhile. `sitting`
+    is the same in all cells of one run of the command, and empty where that is not known.
     """
 
     cell: Cell
@@ -119,3 +120,4 @@ class CellResult:
     host_busy_share: float
     problems: tuple[str, ...] = ()
     schema: int = SCHEMA
+    sitting: str = ""

@@ -49,8 +49,8 @@ def markdown(groups: Sequence[Group], all_findings: Sequence[Finding]) -> str:
     parts = [f"{headline(all_findings)}.\n"]
     parts += [_table(group) for group in groups if group.cells]
     parts.append(
-        f"Medians, and from the least to the greatest where rounds differ; {DASH}: not measured, or hours "
-        f"before or after the cell it is held against; {NEVER}: in most rounds not "
+        f"Medians, and from the least to the greatest where rounds differ; {DASH}: not measured, or "
+        f"not in turns with what it is held against; {NEVER}: in most rounds not "
         f"while it was watched. {HURTS}: hurts the work.\n"
     )
     return "\n".join(parts)

@@ -8,7 +8,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -162,12 +162,14 @@ async def run_all(
     lock, load, room = asyncio.Lock(), HostLoad(), Room(room_bytes)
     progress = Progress(say, len(jobs), left=[job.work.name for job in jobs])
     waiting = iter(jobs)
+    sitting = datetime.now(UTC).isoformat()
     results: list[CellResult] = []
 
     async def take_cells() -> None:
         for job in waiting:
             async with room.of(job.work.most_bytes(job.cell.mem_bytes)):
                 result = await _measured(job, lock, load, say)
+            result = replace(result, sitting=sitting)
             store.write(result)
             results.append(result)
             progress.finished(job, result)

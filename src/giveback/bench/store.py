@@ -57,6 +57,7 @@ def from_json(text: str) -> CellResult:
         plain["cell"] = Cell(**plain["cell"])
         plain["vms"] = tuple(_course(of_vm) for of_vm in plain["vms"])
         plain["problems"] = tuple(map(str, plain["problems"]))
+        plain["sitting"] = str(plain.get("sitting", ""))
         return CellResult(**plain)
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a stored cell: {error!r}") from error

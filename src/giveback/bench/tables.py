@@ -45,7 +45,7 @@ SAMPLE_COLUMNS = (
 def cells_csv(groups: Sequence[Group]) -> str:
     """A row for each VM of each cell, and one for all of them where a cell has several."""
     rows: list[Sequence[object]] = [
-        (*CELL_COLUMNS, *FIELDS, "started_at", "took_s", "host_busy_share", "problems")
+        (*CELL_COLUMNS, *FIELDS, "started_at", "took_s", "host_busy_share", "sitting", "problems")
     ]
     for group in groups:
         for cell in group.cells:
@@ -64,6 +64,7 @@ def _cell_rows(cell: Measured) -> list[Sequence[object]]:
         safe(result.started_at, 40),
         _rounded(result.took_s),
         _rounded(result.host_busy_share),
+        safe(result.sitting, 40),
         "; ".join(safe(problem) for problem in result.problems),
     )
     return [(*_key(result, name), *_fields(figures), *end) for name, figures in named]

@@ -187,7 +187,7 @@ def _finding(group: Group, target: Target, scope: Scope, against: str | None) ->
     if comparison is None:
         remark = f"no round has both {OURS} and {against}"
         if ours.keys() & group.values(against, target.field).keys():
-            remark = f"{against} was measured hours before or after: times do not compare"
+            remark = f"{against} was not measured in turns with {OURS}: times do not compare"
         return Finding(group.setting, target, scope, Verdict.UNMEASURED, against, remark=remark)
     return Finding(
         group.setting,
