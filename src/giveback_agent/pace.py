@@ -45,7 +45,7 @@ def after_look(pace: Pace, before: GateState, now: GateState) -> Pace:
 
 def period_s(pace: Pace, now: GateState) -> float:
     """Return the seconds until the next look at a guest in which nothing is being done."""
-    if _is_settling(now) or pace.fell:
+    if is_settling(now) or pace.fell:
         # Work has just ended, it seems: do not be late.
         return PASS_PERIOD_S
     return QUIET_PERIOD_S if pace.looks > QUIET_LOOKS else WATCH_PERIOD_S
@@ -61,7 +61,7 @@ def held_up(pace: Pace, now: GateState) -> Pace:
 
     Where a calm guest has used a little CPU all the time, and calm only begins anew, all is as it was.
     """
-    return pace if _is_settling(now) else replace(pace, looks=0)
+    return pace if is_settling(now) else replace(pace, looks=0)
 
 
 def pictured(pace: Pace, now: GateState) -> Pace:
@@ -82,5 +82,6 @@ def has_moved(before: MemInfo, now: MemInfo, least_bytes: int) -> bool:
     return abs(free_bytes) >= least_bytes or abs(cache_bytes) >= least_bytes
 
 
-def _is_settling(now: GateState) -> bool:
+def is_settling(now: GateState) -> bool:
+    """Tell whether calm has begun and is not old enough: a picture now would be of no use."""
     return now.calm_since_s is not None and now.level != gate.IDLE

@@ -268,7 +268,8 @@ class Service:
                 self._pace = pace.held_up(self._pace, self._gate)
                 return False
             resting = self._gate.level == gate.IDLE and now_s < self._state.rest_until_s
-            if resting or (self._gate.level == gate.SLACK and not gate.has_slack(self._gate)):
+            no_slack = self._gate.level == gate.SLACK and not gate.has_slack(self._gate)
+            if resting or no_slack or pace.is_settling(self._gate):
                 # Nothing may be done yet, whatever a picture would show: nor is the quick look used up.
                 self._pace = pace.held_up(self._pace, self._gate)
                 return False

@@ -482,6 +482,17 @@ def test_looks_while_it_rests_are_not_the_quick_ones(guest: Path) -> None:
     assert service._is_decision_due(100.0)
 
 
+def test_a_picture_is_not_used_up_while_calm_begins_anew(guest: Path) -> None:
+    """It was taken 3 s before a pass may begin, and the next one came 30 s after that."""
+    service = service_of(guest)
+    service._pace = pace.Pace(looks=11)
+    settling = replace(service._gate, level=gate.SLACK, at_s=100.0, calm_since_s=100.0)
+    service._gate = replace(settling, slack_since_s=0.0, work_cpu_s=5.0)
+    assert not service._is_decision_due(100.0)
+    service._gate = replace(service._gate, level=gate.IDLE, at_s=103.0)
+    assert service._is_decision_due(103.0)
+
+
 @pytest.mark.parametrize(("busy_ticks", "looks"), [(600, 0), (0, 41)])
 def test_a_burst_between_two_long_looks_is_followed_by_quick_ones(
     guest: Path, busy_ticks: int, looks: int
