@@ -264,12 +264,10 @@ class Service:
         if self._settings.mode != "adaptive":
             return True
         if self._urgency_now(now_s) <= act.URGENCY_ALONE:
-            if self._gate.level == gate.BUSY:
-                self._pace = pace.held_up(self._pace, self._gate)
-                return False
-            resting = self._gate.level == gate.IDLE and now_s < self._state.rest_until_s
-            no_slack = self._gate.level == gate.SLACK and not gate.has_slack(self._gate)
-            if resting or no_slack or pace.is_settling(self._gate):
+            idle = self._gate.level == gate.IDLE
+            resting = idle and now_s < self._state.rest_until_s
+            working = not idle and not gate.has_slack(self._gate)
+            if resting or working or pace.is_settling(self._gate):
                 # Nothing may be done yet, whatever a picture would show: nor is the quick look used up.
                 self._pace = pace.held_up(self._pace, self._gate)
                 return False

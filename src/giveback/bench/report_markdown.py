@@ -23,7 +23,7 @@ from giveback.bench.spread import spread_of
 from giveback.bench.targets import harm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from giveback.bench.measured import Group
     from giveback.bench.targets import Finding
@@ -63,16 +63,14 @@ def _table(group: Group) -> str:
     rows = [f"## {_cell(work_title(group.setting.work))} ({_cell(setting_text(group.setting))})\n"]
     rows.append(_row(["strategy", *heads, "rounds"]))
     rows.append(_row(["---", *["---:"] * (len(heads) + 1)]))
-    rows += [_strategy(group, name, fields) for name in sorted(group.strategies, key=_by(group))]
+    names = sorted(group.strategies, key=lambda name: _footprint(group, name))
+    rows += [_strategy(group, name, fields) for name in names]
     return "\n".join(rows) + "\n"
 
 
-def _by(group: Group) -> Callable[[str], float]:
-    def footprint(strategy: str) -> float:
-        spread = spread_of(group.values(strategy, FIRST).values())
-        return spread.median if spread is not None else float("inf")
-
-    return footprint
+def _footprint(group: Group, strategy: str) -> float:
+    spread = spread_of(group.values(strategy, FIRST).values())
+    return spread.median if spread is not None else math.inf
 
 
 def _strategy(group: Group, name: str, fields: Sequence[str]) -> str:
@@ -84,7 +82,7 @@ def _strategy(group: Group, name: str, fields: Sequence[str]) -> str:
 
 def _figure(group: Group, strategy: str, field: str) -> str:
     values = [*group.values(strategy, field).values()]
-    if field in UNLESS_NEVER and any(group.values(name, field) for name in group.strategies):
+    if field in UNLESS_NEVER:
         values += [math.inf] * (len(group.of(strategy)) - len(values))
     spread = spread_of(values)
     if spread is None:

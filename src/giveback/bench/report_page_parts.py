@@ -129,8 +129,7 @@ METHOD = (
         "whose re-read takes more than 1.5 times as long as that of none or 16 MiB more from disk, "
         "or that has processes killed, hurts the work (\u2020). It is not left out: the first verdict "
         "counts it. Below it is the same target against the best that does not hurt. Less residue "
-        "than 1 % of RAM is none: against an other with "
-        "hardly any, that amount is the limit."
+        "than 1 % of RAM is none: against an other with hardly any, that amount is the limit."
     ),
     (
         "Strategies of others are re-implementations of their published rules and constants, "
