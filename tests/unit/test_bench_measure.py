@@ -179,6 +179,22 @@ def test_what_is_there_is_not_measured_again_and_what_changed_is_said(tmp_path: 
     assert "kernel was 6.12.1 and is 6.12.2: measured again" in said[0]
 
 
+def test_none_is_measured_once_more_beside_what_is_left(tmp_path: Path) -> None:
+    """What is left of a round would else have no cell of none in its own sitting."""
+    store = Store(tmp_path)
+    store.make()
+    jobs = [job_of("none"), job_of("reporting"), job_of("giveback")]
+    for job in jobs[:2]:
+        store.write(result_of(job))
+    said: list[str] = []
+    assert to_do(jobs, store, said.append) == [jobs[0], jobs[2]]
+    assert said == [
+        "1 of 3 cells are there already",
+        "cells of none that are measured once more, beside the others: 1",
+    ]
+    assert to_do(jobs[1:], store, said.append) == [jobs[2]]
+
+
 def test_a_stored_file_that_is_broken_is_measured_again(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.make()

@@ -124,3 +124,39 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="--out"):
         Store(tmp_path / "file").make()
+
+
+def test_a_cell_of_none_stays_as_long_as_others_were_measured_beside_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.make()
+    ours = replace(RESULT, cell=replace(CELL, strategy="giveback"))
+    for sitting in ("a", "b", "b", "c"):
+        store.write(replace(RESULT, sitting=sitting))
+    store.write(replace(ours, sitting="a"))
+    found = store.read_all()[0]
+    assert [(r.cell.strategy, r.sitting) for r in found] == [
+        *[("giveback", "a")],
+        *[("none", sitting) for sitting in ("a", "b", "c")],
+    ]
+    stored = store.read(CELL)
+    assert isinstance(stored, CellResult)
+    assert stored.sitting == "c"
+    assert [path.name for path in store.prune()] == [f"{CELL.key}.2.json.gz"]
+    store.write(replace(ours, sitting="c"))
+    assert [path.name for path in store.prune()] == [f"{CELL.key}.1.json.gz"]
+    assert store.prune() == []
+    assert {(r.cell.strategy, r.sitting) for r in store.read_all()[0]} == {
+        ("giveback", "c"),
+        ("none", "c"),
+    }
+
+
+def test_only_none_has_numbers(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.make()
+    ours = replace(RESULT, cell=replace(CELL, strategy="giveback"))
+    path = store.write(replace(ours, sitting="a"))
+    store.write(replace(ours, sitting="b"))
+    assert [result.sitting for result in store.read_all()[0]] == ["b"]
+    path.rename(store.folder / f"{ours.cell.key}.1.json.gz")
+    assert len(store.read_all()[1]) == 1

@@ -260,6 +260,52 @@ def test_cells_of_two_runs_did_not_take_turns(sittings: tuple[str, str], compare
     assert judged(results, "footprint").comparison is not None
 
 
+def two_sittings() -> list[CellResult]:
+    """None and WSL's measured on a day on which all took twice as long; giveback's later, with none."""
+    slow = ("none", "wsl-gen2-gradual")
+
+    def doubled(vm: VmCourse) -> VmCourse:
+        samples = tuple(replace(s, vmm_user_s=2 * s.vmm_user_s) for s in vm.samples)
+        return replace(vm, work_s=2 * vm.work_s, samples=samples)
+
+    results = [
+        r for r in make_results(("files",), SHAPES, 2) if r.cell.strategy in (*slow, "giveback")
+    ]
+    first = [
+        replace(r, sitting="a", vms=tuple(map(doubled, r.vms)))
+        for r in results
+        if r.cell.strategy in slow
+    ]
+    return first + [
+        replace(r, sitting="b") for r in results if r.cell.strategy in ("none", "giveback")
+    ]
+
+
+def test_each_is_held_against_none_of_its_own_sitting() -> None:
+    results = two_sittings()
+    (group,) = groups(results)
+    assert len(group.of("none")) == 2
+    assert {cell.result.sitting for cell in group.of("none")} == {"b"}
+    assert {cell.result.sitting for cell in group.nones} == {"a", "b"}
+    for name in ("giveback", "wsl-gen2-gradual"):
+        for ratio in group.values(name, "slow_ratio").values():
+            assert ratio == pytest.approx(1, abs=0.1)
+    assert not any("slows" in what for what in harm(group, "wsl-gen2-gradual"))
+    assert judged(results, "slowed").comparison is not None
+
+
+def test_times_of_two_sittings_compare_as_multiples_of_none() -> None:
+    (group,) = groups(two_sittings())
+    plain = group.values("wsl-gen2-gradual", "work_s")
+    beside = group.comparable("wsl-gen2-gradual", "work_s", "giveback")
+    assert beside.keys() == plain.keys()
+    for number, value in beside.items():
+        assert value == pytest.approx(plain[number] / 2, rel=0.1)
+    assert judged(two_sittings(), "cpu").comparison is not None
+    without = [r for r in two_sittings() if (r.cell.strategy, r.sitting) != ("none", "a")]
+    assert judged(without, "cpu").verdict is Verdict.UNMEASURED
+
+
 def test_of_two_rounds_the_one_of_one_sitting_tells_the_time() -> None:
     results = [
         replace(r, started_at="2026-11-25T09:00:00+00:00")

@@ -70,12 +70,16 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The cells of one setting. `after_s` is, for each VM, the span after its work that all share."""
+    """The cells of one setting. `after_s` is, for each VM, the span after its work that all share.
+
+    `nones` are all whole cells of none, with those of earlier sittings that `cells` has later ones of.
+    """
 
     setting: Setting
     cells: tuple[Measured, ...]
     failed: tuple[Failed, ...]
     after_s: tuple[float, ...]
+    nones: tuple[Measured, ...] = ()
 
     @property
     def strategies(self) -> list[str]:
@@ -97,17 +101,38 @@ class Group:
         return {number: value for number, value in found if value is not None}
 
     def comparable(self, strategy: str, field: str, to: str) -> dict[int, float]:
-        """As `values`, but of times only the rounds in which `to` was measured in the same sitting."""
-        values = self.values(strategy, field)
+        """As `values`, but a time as it would be beside `to`'s cell of the same round.
+
+        Measured in one sitting it is that already. Else it is taken times what the sittings' cells of
+        none differ by, and left out where one of the two has none.
+        """
         if field not in TIMES:
-            return values
-        others = {cell.round: cell.result for cell in self.of(to)}
-        near = {
-            cell.round
-            for cell in self.of(strategy)
-            if cell.round in others and in_one_sitting(cell.result, others[cell.round])
+            return self.values(strategy, field)
+        mine = {cell.round: cell for cell in self.of(strategy)}
+        found = {
+            other.round: self._beside(mine[other.round], other, field)
+            for other in self.of(to)
+            if other.round in mine
         }
-        return {number: value for number, value in values.items() if number in near}
+        return {number: value for number, value in found.items() if value is not None}
+
+    def _beside(self, one: Measured, other: Measured, field: str) -> float | None:
+        value: float | None = getattr(one.figures, field)
+        if value is None or in_one_sitting(one.result, other.result):
+            return value
+        nones = [none_beside(self.nones, cell) for cell in (one, other)]
+        here, there = (None if n is None else getattr(n.figures, field) for n in nones)
+        return None if not here or not there else value * there / here
+
+
+def none_beside(nones: Sequence[Measured], cell: Measured) -> Measured | None:
+    """The last of these cells of none that was measured in the same round and sitting as `cell`."""
+    near = (
+        none
+        for none in reversed(nones)
+        if none.round == cell.round and in_one_sitting(none.result, cell.result)
+    )
+    return next(near, None)
 
 
 def in_one_sitting(one: CellResult, other: CellResult) -> bool:
@@ -126,13 +151,23 @@ def is_own(strategy: str) -> bool:
     return strategy == OURS or strategy.startswith(f"{OURS}-")
 
 
+def current(results: Sequence[CellResult]) -> list[CellResult]:
+    """Of several results of one cell the last; in the order of the first ones."""
+    return list({result.cell.key: result for result in results}.values())
+
+
 def groups(results: Sequence[CellResult]) -> list[Group]:
-    """All settings in the order of their first cells; of two results of one cell the later counts."""
-    latest = {result.cell.key: result for result in results}
+    """All settings in the order of their first cells; of two results of one cell the later counts.
+
+    Of none the earlier ones are kept, too: times that were measured beside them are held against them.
+    """
+    counting = {id(result) for result in current(results)}
     by_setting: dict[Setting, list[CellResult]] = {}
-    for result in latest.values():
+    for result in results:
         cell = result.cell
-        by_setting.setdefault(Setting(cell.kernel, cell.mem_bytes, cell.work), []).append(result)
+        if id(result) in counting or cell.strategy == NONE:
+            setting = Setting(cell.kernel, cell.mem_bytes, cell.work)
+            by_setting.setdefault(setting, []).append(result)
     return [_group(setting, found) for setting, found in by_setting.items()]
 
 
@@ -145,11 +180,18 @@ def _group(setting: Setting, results: list[CellResult]) -> Group:
     for result in whole:
         of_vms = tuple(vm_figures(vm, s) for vm, s in zip(result.vms, after_s, strict=False))
         measured.append(Measured(result, host_figures(result.vms, of_vms), of_vms))
+    counting = {id(result) for result in current(results)}
+    nones = tuple(m for m in measured if m.strategy == NONE)
     return Group(
         setting,
-        tuple(_against_none(measured)),
-        tuple(Failed(r.cell, (*r.problems, *failed[id(r)])) for r in results if id(r) in failed),
+        tuple(_against_none(m, nones) for m in measured if id(m.result) in counting),
+        tuple(
+            Failed(r.cell, (*r.problems, *failed[id(r)]))
+            for r in results
+            if id(r) in failed and id(r) in counting
+        ),
         after_s,
+        nones,
     )
 
 
@@ -191,15 +233,9 @@ def _shared_after_s(results: list[CellResult]) -> tuple[float, ...]:
     )
 
 
-def _against_none(measured: list[Measured]) -> list[Measured]:
-    nones = {m.round: m for m in measured if m.strategy == NONE}
-    return [_of_one_sitting(m, nones.get(m.round)) for m in measured]
-
-
-def _of_one_sitting(one: Measured, none: Measured | None) -> Measured:
-    if none is None or not in_one_sitting(one.result, none.result):
-        return one
-    return replace(one, figures=_with_ratios(one.figures, none.figures))
+def _against_none(one: Measured, nones: Sequence[Measured]) -> Measured:
+    none = none_beside(nones, one)
+    return one if none is None else replace(one, figures=_with_ratios(one.figures, none.figures))
 
 
 def _with_ratios(figures: Figures, none: Figures) -> Figures:

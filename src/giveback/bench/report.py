@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from giveback.bench.measured import OURS, groups
+from giveback.bench.measured import OURS, current, groups
 from giveback.bench.report_markdown import markdown
 from giveback.bench.report_text import (
     counted,
@@ -53,8 +53,8 @@ def write_report(
     # matplotlib takes a second to import, and those who only read the summary need none.
     from giveback.bench.report_page import render_page  # noqa: PLC0415
 
-    results = ordered(results)
-    all_groups = groups(results)
+    all_groups = groups(ordered(results))
+    results = ordered(current(results))
     all_findings = findings(all_groups)
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)

@@ -97,7 +97,9 @@ METHOD = (
     (
         "Every cell is one strategy on one work in one round, in fresh VMs, seeded alike. Strategies "
         "take turns, so that a machine which drifts favours none, and they are compared within a "
-        "round only: figures are ratios of two cells of one round, and of these the median."
+        "round only: figures are ratios of two cells of one round, and of these the median. Bytes "
+        "compare whenever they were measured. Times are held against none\u2019s of the same sitting, "
+        "that is of one run of the command; those of two sittings as multiples of their own none\u2019s."
     ),
     (
         "Resident is read on the host each second: the mapping that is the guest's RAM, not the "

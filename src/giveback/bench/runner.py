@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from giveback.bench.cell import CellRun
 from giveback.bench.host_load import HostLoad
+from giveback.bench.measured import NONE
 from giveback.bench.model import CellResult
 from giveback.bench.plan import differences, remaining_s
 from giveback.bench.store import Refused
@@ -106,23 +107,36 @@ def duration(seconds: float) -> str:
 
 
 def to_do(jobs: Sequence[Job], store: Store, say: Say) -> list[Job]:
-    """The cells that are not stored yet, or not as they would be measured now: that is said."""
-    left = []
-    there = 0
+    """The cells that are not stored yet, or not as they would be measured now: that is said.
+
+    With them none's of the same work and round, once more: times compare within a sitting only.
+    """
+    left: list[Job] = []
     for job in jobs:
-        stored = store.read(job.cell)
-        if isinstance(stored, Refused):
-            say(f"{stored.path.name}: {stored.reason}: measured again")
-        elif stored is not None:
-            changed = differences(job.cell, stored.versions, job.versions())
-            if not changed:
-                there += 1
-                continue
-            say(f"{job.cell.key}: {'; '.join(changed)}: measured again")
-        left.append(job)
+        reason = _why_again(job, store)
+        if reason is not None:
+            left.append(job)
+            if reason:
+                say(f"{job.cell.key}: {reason}: measured again")
+    lacking = {replace(job.cell, strategy=NONE) for job in left}
+    beside = [job for job in jobs if job.cell in lacking and job not in left]
+    there = len(jobs) - len(left) - len(beside)
     if there:
         say(f"{there} of {len(jobs)} cells are there already")
-    return left
+    if beside:
+        say(f"cells of none that are measured once more, beside the others: {len(beside)}")
+    wanted = {job.cell for job in (*left, *beside)}
+    return [job for job in jobs if job.cell in wanted]
+
+
+def _why_again(job: Job, store: Store) -> str | None:
+    """Why a cell has to be measured: in words, empty where it is not stored. None where it has not."""
+    stored = store.read(job.cell)
+    if stored is None:
+        return ""
+    if isinstance(stored, Refused):
+        return f"{stored.path.name}: {stored.reason}"
+    return "; ".join(differences(job.cell, stored.versions, job.versions())) or None
 
 
 class Room:

@@ -1,6 +1,8 @@
 """Finished cells on disk: one compressed JSON file each, written whole or not at all.
 
-A cell that failed has a file of its own beside, with its reasons and nothing measured.
+A cell that failed has a file of its own beside, with its reasons and nothing measured. A cell of none
+that was measured again in another sitting keeps its file under a number: the cells of its own sitting
+are held against it, not against the new one.
 """
 
 from __future__ import annotations
@@ -8,10 +10,13 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import zlib
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields, replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from giveback.bench.measured import NONE, in_one_sitting
 from giveback.bench.model import (
     SCHEMA,
     Cell,
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
 
 SUFFIX = ".json.gz"
 FAILED_SUFFIX = ".failed.json.gz"
+EARLIER = re.compile(r"\.[0-9]+(?=\.json\.gz$)")
+"""The number in the name of a cell of none that another one has taken the place of."""
 LIMIT_BYTES = 64 << 20
 """Of one file unpacked: an hour of three VMs is below 2 MB."""
 
@@ -99,12 +106,17 @@ class Store:
             ) from error
 
     def write(self, result: CellResult) -> Path:
-        """Keep a result; one without VMs is kept as a failure. Raises GivebackError."""
+        """Keep a result; one without VMs is kept as a failure. Raises GivebackError.
+
+        It takes the place of what is stored of its cell; see the module for what becomes of none's.
+        """
         failed = not result.vms
         path = self._path(result.cell.key, FAILED_SUFFIX if failed else SUFFIX)
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             scratch.write_bytes(gzip.compress(to_json(result).encode(), mtime=0))
+            if not failed and result.cell.strategy == NONE:
+                self._keep_earlier(result)
             scratch.replace(path)
             if not failed:
                 self._path(result.cell.key, FAILED_SUFFIX).unlink(missing_ok=True)
@@ -117,6 +129,31 @@ class Store:
         """What is stored of a cell, failures left out; None where nothing is."""
         path = self._path(cell.key, SUFFIX)
         return read_file(path) if path.exists() else None
+
+    def _keep_earlier(self, result: CellResult) -> None:
+        stored = self.read(result.cell)
+        if isinstance(stored, CellResult) and stored.sitting != result.sitting:
+            key = result.cell.key
+            numbered = (self._path(f"{key}.{number}", SUFFIX) for number in count(1))
+            free = next(path for path in numbered if not path.exists())
+            self._path(key, SUFFIX).rename(free)
+
+    def prune(self) -> list[Path]:
+        """Remove the earlier cells of none beside which no other is left; returns their files.
+
+        Raises GivebackError.
+        """
+        others = [result for result in self.read_all()[0] if result.cell.strategy != NONE]
+        removed = []
+        for path in sorted(self.folder.glob(f"[!.]*{SUFFIX}")):
+            none = read_file(path) if EARLIER.search(path.name) else None
+            if isinstance(none, CellResult) and not any(_is_beside(none, one) for one in others):
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise GivebackError(f"{path}: {error.strerror}: remove it") from error
+                removed.append(path)
+        return removed
 
     def forget(self, cell: Cell) -> None:
         """Remove a cell that is to be measured again."""
@@ -145,9 +182,16 @@ def read_file(path: Path) -> CellResult | Refused:
         result = from_json(data.decode())
     except (OSError, ValueError, EOFError, zlib.error) as error:
         return Refused(path, str(error))
-    if path.name not in (result.cell.key + SUFFIX, result.cell.key + FAILED_SUFFIX):
+    name = EARLIER.sub("", path.name) if result.cell.strategy == NONE else path.name
+    if name not in (result.cell.key + SUFFIX, result.cell.key + FAILED_SUFFIX):
         return Refused(path, f"holds the cell {result.cell.key}")
     return result
+
+
+def _is_beside(none: CellResult, other: CellResult) -> bool:
+    """Whether these two were measured in the same round and sitting, of the same setting."""
+    there = replace(other.cell, strategy=NONE)
+    return there == none.cell and bool(other.vms) and in_one_sitting(none, other)
 
 
 def _unpacked(data: bytes) -> bytes:

@@ -186,6 +186,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"{len(jobs)} cells to measure, up to {options.at_once} at once")
         results = run_interruptible(run_all(jobs, store, options.at_once, say, room_bytes))
         failed = sum(1 for result in results if not result.vms)
+        store.prune()
     return _report(store, options.out, say) or int(failed > 0)
 
 
