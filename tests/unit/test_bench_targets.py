@@ -294,6 +294,16 @@ def test_each_is_held_against_none_of_its_own_sitting() -> None:
     assert judged(results, "slowed").comparison is not None
 
 
+def test_what_differs_between_sittings_is_no_noise_of_a_round() -> None:
+    (group,) = groups(two_sittings())
+    baseline = group.baseline("work_s")
+    assert len(baseline) == 4
+    assert max(baseline) / min(baseline) < 1.1
+    assert group.baseline("peak_bytes") == list(group.values("none", "peak_bytes").values())
+    (first_round,) = groups([r for r in two_sittings() if r.cell.round == 1])
+    assert first_round.baseline("work_s") == []
+
+
 def test_times_of_two_sittings_compare_as_multiples_of_none() -> None:
     (group,) = groups(two_sittings())
     plain = group.values("wsl-gen2-gradual", "work_s")

@@ -116,6 +116,21 @@ class Group:
         }
         return {number: value for number, value in found.items() if value is not None}
 
+    def baseline(self, field: str) -> list[float]:
+        """The same figure of none, again and again: what of a difference is noise.
+
+        Times are multiples of their sitting's median: by how much the machine was faster on another
+        day is no noise of a round. A sitting with one cell of none tells nothing of it.
+        """
+        if field not in TIMES:
+            return list(self.values(NONE, field).values())
+        found: list[float] = []
+        for sitting in _sittings(self.nones):
+            known = [v for one in sitting if (v := getattr(one.figures, field)) is not None]
+            middle = median(known) if len(known) > 1 else 0.0
+            found += [value / middle for value in known if middle > 0]
+        return found
+
     def _beside(self, one: Measured, other: Measured, field: str) -> float | None:
         value: float | None = getattr(one.figures, field)
         if value is None or in_one_sitting(one.result, other.result):
@@ -123,6 +138,18 @@ class Group:
         nones = [none_beside(self.nones, cell) for cell in (one, other)]
         here, there = (None if n is None else getattr(n.figures, field) for n in nones)
         return None if not here or not there else value * there / here
+
+
+def _sittings(cells: Sequence[Measured]) -> list[list[Measured]]:
+    found: list[list[Measured]] = []
+    for cell in cells:
+        near = (s for s in found if in_one_sitting(s[0].result, cell.result))
+        sitting = next(near, None)
+        if sitting is None:
+            found.append([cell])
+        else:
+            sitting.append(cell)
+    return found
 
 
 def none_beside(nones: Sequence[Measured], cell: Measured) -> Measured | None:

@@ -274,8 +274,8 @@ def _without(group: Group, name: str) -> str:
         ("work_s", "the work's time"),
         ("reread_s", "re-read"),
     ):
-        noise = group.values(NONE, field).values()
-        comparison = compare(group.comparable(name, field, OURS), group.values(OURS, field), noise)
+        theirs, ours = group.comparable(name, field, OURS), group.values(OURS, field)
+        comparison = compare(theirs, ours, group.baseline(field))
         if comparison is not None:
             same = comparison.differs is False
             said.append(f"{what} {'alike' if same else difference_text(comparison)}")
@@ -320,8 +320,8 @@ def _cell(group: Group, name: str, metric: Metric) -> str:
     text, css = written(spread.median, metric.unit), ""
     if metric.unit == "ratio" and name != NONE:
         base = {"slow_ratio": "work_s", "reread_ratio": "reread_s"}[metric.field]
-        ours, baseline = group.comparable(name, base, NONE), group.values(NONE, base)
-        comparison = compare(ours, baseline, baseline.values())
+        ours, none = group.comparable(name, base, NONE), group.values(NONE, base)
+        comparison = compare(ours, none, group.baseline(base))
         if comparison is not None:
             text = difference_text(comparison).replace("none", "no difference")
             css = ' class="same"' if comparison.differs is False else ""

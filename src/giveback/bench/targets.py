@@ -128,7 +128,7 @@ def harm(group: Group, strategy: str) -> tuple[str, ...]:
 def _times_none(group: Group, strategy: str, field: str) -> float:
     """How many times that of none a time is; 1 where it may be no more, noise considered, or is unknown."""
     none = group.values(NONE, field)
-    comparison = compare(group.comparable(strategy, field, NONE), none, none.values())
+    comparison = compare(group.comparable(strategy, field, NONE), none, group.baseline(field))
     if comparison is None or (comparison.low is not None and comparison.low <= 1.0):
         return 1.0
     return comparison.ratio
@@ -182,8 +182,7 @@ def _finding(group: Group, target: Target, scope: Scope, against: str | None) ->
     theirs = group.comparable(against, target.field, OURS)
     floor = _floor(group, target)
     floored = {number: max(value, floor) for number, value in theirs.items()}
-    baseline = group.values(NONE, target.field).values()
-    comparison = compare(ours, floored, baseline)
+    comparison = compare(ours, floored, group.baseline(target.field))
     if comparison is None:
         remark = f"no round has both {OURS} and {against}"
         if ours.keys() & group.values(against, target.field).keys():
