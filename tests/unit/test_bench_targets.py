@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback.bench.measured import groups
-from giveback.bench.targets import TARGETS, Finding, Verdict, findings, harm, rivals
+from giveback.bench.targets import TARGETS, Finding, Verdict, best_by, findings, harm, rivals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -311,7 +311,12 @@ def test_times_of_two_sittings_compare_as_multiples_of_none() -> None:
     assert beside.keys() == plain.keys()
     for number, value in beside.items():
         assert value == pytest.approx(plain[number] / 2, rel=0.1)
-    assert judged(two_sittings(), "cpu").comparison is not None
+    finding = judged(two_sittings(), "cpu")
+    assert finding.comparison is not None
+    assert "another sitting" in finding.remark
+    assert "another sitting" not in judged(two_sittings(), "slowed").remark
+    (faster,) = groups(changed(two_sittings(), "wsl-gen2-gradual", longer(0.8)))
+    assert best_by(faster, ["none", "wsl-gen2-gradual"], "work_s") == "wsl-gen2-gradual"
     without = [r for r in two_sittings() if (r.cell.strategy, r.sitting) != ("none", "a")]
     assert judged(without, "cpu").verdict is Verdict.UNMEASURED
 

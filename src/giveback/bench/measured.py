@@ -116,6 +116,12 @@ class Group:
         }
         return {number: value for number, value in found.items() if value is not None}
 
+    def is_of_another_sitting(self, strategy: str, field: str) -> bool:
+        """Whether a time of it, beside giveback's, is one that was not measured beside it."""
+        values = self.values(strategy, field)
+        beside = self.comparable(strategy, field, OURS)
+        return any(values[number] != value for number, value in beside.items())
+
     def baseline(self, field: str) -> list[float]:
         """The same figure of none, again and again: what of a difference is noise.
 

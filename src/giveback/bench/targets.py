@@ -140,12 +140,16 @@ def rivals(group: Group) -> list[str]:
 
 
 def best_by(group: Group, names: Iterable[str], field: str) -> str | None:
-    """Whose median is the least; of equals the first. None where it was measured of none."""
-    known = [
-        (value, name)
-        for name in names
-        if (value := _median(group.values(name, field).values())) is not None
-    ]
+    """Whose median is the least; of equals the first. None where it was measured of none.
+
+    Times are those beside giveback's cells, where they are known.
+    """
+
+    def value_of(name: str) -> float | None:
+        beside = group.comparable(name, field, OURS)
+        return _median((beside or group.values(name, field)).values())
+
+    known = [(value, name) for name in names if (value := value_of(name)) is not None]
     return min(known, key=lambda pair: pair[0], default=(0.0, None))[1]
 
 
@@ -231,6 +235,8 @@ def _remark(
         said.append("the best of those that do not hurt the work")
     elif target.against == "best":
         said += [f"{against} {how}" for how in harm(group, against)]
+    if against != NONE and group.is_of_another_sitting(against, target.field):
+        said.append(f"{against} was measured in another sitting: both as multiples of their none's")
     if any(cell.result.problems for cell in (*group.of(OURS), *group.of(against))):
         said.append("some of these cells had problems, see below")
     return "; ".join(said)
