@@ -160,12 +160,12 @@ def _sittings(cells: Sequence[Measured]) -> list[list[Measured]]:
 
 def none_beside(nones: Sequence[Measured], cell: Measured) -> Measured | None:
     """The last of these cells of none that was measured in the same round and sitting as `cell`."""
-    near = (
-        none
-        for none in reversed(nones)
-        if none.round == cell.round and in_one_sitting(none.result, cell.result)
-    )
-    return next(near, None)
+    return next((none for none in reversed(nones) if is_beside(none.result, cell.result)), None)
+
+
+def is_beside(none: CellResult, other: CellResult) -> bool:
+    """Whether this cell of none was measured in the same round and sitting, of the same setting."""
+    return replace(other.cell, strategy=NONE) == none.cell and in_one_sitting(none, other)
 
 
 def in_one_sitting(one: CellResult, other: CellResult) -> bool:
@@ -194,17 +194,16 @@ def groups(results: Sequence[CellResult]) -> list[Group]:
 
     Of none the earlier ones are kept, too: times that were measured beside them are held against them.
     """
-    counting = {id(result) for result in current(results)}
     by_setting: dict[Setting, list[CellResult]] = {}
     for result in results:
         cell = result.cell
-        if id(result) in counting or cell.strategy == NONE:
-            setting = Setting(cell.kernel, cell.mem_bytes, cell.work)
-            by_setting.setdefault(setting, []).append(result)
+        by_setting.setdefault(Setting(cell.kernel, cell.mem_bytes, cell.work), []).append(result)
     return [_group(setting, found) for setting, found in by_setting.items()]
 
 
 def _group(setting: Setting, results: list[CellResult]) -> Group:
+    counting = {id(result) for result in current(results)}
+    results = [r for r in results if id(r) in counting or r.cell.strategy == NONE]
     failed = {id(r): reasons for r in results if (reasons := _not_whole(r))}
     failed |= {id(r): (why,) for r, why in _too_short([r for r in results if id(r) not in failed])}
     whole = [r for r in results if id(r) not in failed]
@@ -213,7 +212,6 @@ def _group(setting: Setting, results: list[CellResult]) -> Group:
     for result in whole:
         of_vms = tuple(vm_figures(vm, s) for vm, s in zip(result.vms, after_s, strict=False))
         measured.append(Measured(result, host_figures(result.vms, of_vms), of_vms))
-    counting = {id(result) for result in current(results)}
     nones = tuple(m for m in measured if m.strategy == NONE)
     return Group(
         setting,

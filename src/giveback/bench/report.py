@@ -53,8 +53,9 @@ def write_report(
     # matplotlib takes a second to import, and those who only read the summary need none.
     from giveback.bench.report_page import render_page  # noqa: PLC0415
 
-    all_groups = groups(ordered(results))
-    results = ordered(current(results))
+    results = ordered(results)
+    all_groups = groups(results)
+    results = current(results)
     all_findings = findings(all_groups)
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)

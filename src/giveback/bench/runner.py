@@ -111,22 +111,21 @@ def to_do(jobs: Sequence[Job], store: Store, say: Say) -> list[Job]:
 
     With them none's of the same work and round, once more: times compare within a sitting only.
     """
-    left: list[Job] = []
+    left: set[Cell] = set()
     for job in jobs:
         reason = _why_again(job, store)
         if reason is not None:
-            left.append(job)
+            left.add(job.cell)
             if reason:
                 say(f"{job.cell.key}: {reason}: measured again")
-    lacking = {replace(job.cell, strategy=NONE) for job in left}
-    beside = [job for job in jobs if job.cell in lacking and job not in left]
+    nones = {replace(cell, strategy=NONE) for cell in left}
+    beside = {job.cell for job in jobs} & nones - left
     there = len(jobs) - len(left) - len(beside)
     if there:
         say(f"{there} of {len(jobs)} cells are there already")
     if beside:
         say(f"cells of none that are measured once more, beside the others: {len(beside)}")
-    wanted = {job.cell for job in (*left, *beside)}
-    return [job for job in jobs if job.cell in wanted]
+    return [job for job in jobs if job.cell in left | beside]
 
 
 def _why_again(job: Job, store: Store) -> str | None:
@@ -135,7 +134,7 @@ def _why_again(job: Job, store: Store) -> str | None:
     if stored is None:
         return ""
     if isinstance(stored, Refused):
-        return f"{stored.path.name}: {stored.reason}"
+        return stored.reason
     return "; ".join(differences(job.cell, stored.versions, job.versions())) or None
 
 

@@ -12,11 +12,11 @@ import json
 import os
 import re
 import zlib
-from dataclasses import asdict, astuple, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from giveback.bench.measured import NONE, in_one_sitting
+from giveback.bench.measured import NONE, is_beside
 from giveback.bench.model import (
     SCHEMA,
     Cell,
@@ -29,6 +29,7 @@ from giveback.bench.model import (
 from giveback.errors import GivebackError, InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SUFFIX = ".json.gz"
@@ -143,11 +144,11 @@ class Store:
 
         Raises GivebackError.
         """
-        others = [result for result in self.read_all()[0] if result.cell.strategy != NONE]
+        stored = [(p, r) for p, r in self._files() if isinstance(r, CellResult)]
+        others = [result for _, result in stored if result.cell.strategy != NONE and result.vms]
         removed = []
-        for path in sorted(self.folder.glob(f"[!.]*{SUFFIX}")):
-            none = read_file(path) if EARLIER.search(path.name) else None
-            if isinstance(none, CellResult) and not any(_is_beside(none, one) for one in others):
+        for path, none in stored:
+            if EARLIER.search(path.name) and not any(is_beside(none, one) for one in others):
                 try:
                     path.unlink(missing_ok=True)
                 except OSError as error:
@@ -155,21 +156,20 @@ class Store:
                 removed.append(path)
         return removed
 
-    def forget(self, cell: Cell) -> None:
-        """Remove a cell that is to be measured again."""
-        self._path(cell.key, SUFFIX).unlink(missing_ok=True)
-
     def read_all(self) -> tuple[list[CellResult], list[Refused]]:
         """All that is stored, failures too, in the order of the file names."""
         found: list[CellResult] = []
         refused: list[Refused] = []
-        for path in sorted(self.folder.glob(f"[!.]*{SUFFIX}")):
-            result = read_file(path)
+        for _, result in self._files():
             if isinstance(result, Refused):
                 refused.append(result)
             else:
                 found.append(result)
         return found, refused
+
+    def _files(self) -> Iterator[tuple[Path, CellResult | Refused]]:
+        for path in sorted(self.folder.glob(f"[!.]*{SUFFIX}")):
+            yield path, read_file(path)
 
     def _path(self, key: str, suffix: str) -> Path:
         return self.folder / f"{key}{suffix}"
@@ -186,12 +186,6 @@ def read_file(path: Path) -> CellResult | Refused:
     if name not in (result.cell.key + SUFFIX, result.cell.key + FAILED_SUFFIX):
         return Refused(path, f"holds the cell {result.cell.key}")
     return result
-
-
-def _is_beside(none: CellResult, other: CellResult) -> bool:
-    """Whether these two were measured in the same round and sitting, of the same setting."""
-    there = replace(other.cell, strategy=NONE)
-    return there == none.cell and bool(other.vms) and in_one_sitting(none, other)
 
 
 def _unpacked(data: bytes) -> bytes:
