@@ -16,12 +16,11 @@ from giveback.bench.report_figures import (
     NARROW,
     WIDE,
     inline_svg,
-    short,
     styles,
     write_svg,
 )
 from giveback.bench.report_figures_bars import bars_figure, scatter_figure
-from giveback.bench.report_figures_time import curves, resident_figure, telling_figure
+from giveback.bench.report_figures_time import curves, resident_figure, telling_figure, told
 from giveback.bench.targets import best_by, rivals
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def test_the_telling_figure_has_footprints_at_its_ends() -> None:
     texts = texts_of(telling_figure(group, WIDE))
     ends = [text for text in texts if text.endswith("GiB min")]
     best = best_by(group, rivals(group), "footprint_after_gib_min")
-    assert [text for text in ends if text.startswith(f"{short(best or '')}: ")], "the best other"
+    assert [text for text in ends if text.startswith(f"{told(best or '')}: ")], "the best other"
     assert 4 <= len(ends) <= 5
     assert [text for text in texts if text.startswith("needed ")]
 

@@ -59,6 +59,13 @@ _TOLD = {
     NONE: "nothing done",
     "reporting": "page reporting alone",
     "wsl-gen2-gradual": "WSL 2's rules of 2026",
+    "wsl-gen2-dropcache": "WSL 2's dropcache of 2026",
+    "order-0": "every page reported, always",
+    "damon-agentenv": "DAMON as AgentENV sets it",
+    "damon-reclaim": "DAMON's defaults",
+    "kata-eager": "Kata's mem-agent",
+    "senpai": "Meta's Senpai",
+    "proxmox": "Proxmox's ballooning",
 }
 
 
@@ -155,11 +162,16 @@ def telling_figure(group: Group, width: float) -> Figure:
     for name in plot.curves:
         of_name = spread_of(group.values(name, "footprint_after_gib_min").values())
         said = "" if of_name is None else f": {number(of_name.median)} GiB min"
-        ends[name] = f"{_TOLD.get(name, short(name))}{said}"
+        ends[name] = f"{told(name)}{said}"
     after_s = group.after_s[0] if group.after_s else 0.0
     title = f"{work_title(group.setting.work)}, then idle: guest memory resident on the host"
     what = f"At the lines' ends: footprint in the {after_s:.0f} s after the work. "
     return _figure(plot, width, ends, title, what)
+
+
+def told(name: str) -> str:
+    """A strategy in words, where it has some; else its name, cut short."""
+    return _TOLD.get(name, short(name))
 
 
 def _plot(group: Group, looks: dict[str, Style]) -> _Plot:
