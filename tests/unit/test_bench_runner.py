@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_bench_measure import job_of, result_of
 
-from giveback.bench.model import CellResult
-from giveback.bench.runner import Job, Room, run_all
+from giveback.bench.model import Cell, CellResult
+from giveback.bench.runner import Job, Room, another_fits, run_all, run_in_time
 from giveback.bench.store import Store
 from giveback.bench.strategy import CannotRun
 from giveback.errors import VmError
@@ -29,15 +32,16 @@ class Lab:
         lab = self
 
         class Run:
-            def __init__(self, cell: object, *_: object) -> None:
-                self.strategy = str(getattr(cell, "strategy", ""))
+            def __init__(self, cell: Cell, *_: object) -> None:
+                self.cell = cell
+                self.strategy = cell.strategy
 
             async def run(self, _versions: Mapping[str, str]) -> CellResult:
                 lab.tried.append(self.strategy)
                 try:
                     await asyncio.sleep(3600 if lab.forever else 0)
                     lab.behave(self.strategy)
-                    return result_of(job_of(self.strategy))
+                    return replace(result_of(job_of(self.strategy)), cell=self.cell)
                 finally:
                     for _ in range(3):
                         await asyncio.sleep(0)
@@ -90,6 +94,55 @@ def test_a_failure_is_tried_once_more_and_then_kept_while_others_go_on(
     (failure,) = [result for result in store.read_all()[0] if not result.vms]
     assert failure.problems == ("vm: the guest panicked",)
     assert sum("tried once more" in line for line in said) == 2
+
+
+@pytest.mark.parametrize(
+    ("round_s", "rounds"), [(100.0, 3), (270.0, 3), (290.0, 2), (370.0, 2), (500.0, 1), (2000.0, 1)]
+)
+def test_with_little_time_there_are_as_many_whole_rounds_as_end_in_it(
+    lab: Lab, store: Store, round_s: float, rounds: int
+) -> None:
+    # Twenty seconds went by before the first cell.
+    clock_s = 1020.0
+
+    def take_time(_: str) -> None:
+        nonlocal clock_s
+        clock_s += round_s / len(JOBS)
+
+    lab.behave = take_time
+    jobs = [
+        replace(job, cell=replace(job.cell, round=number)) for number in (1, 2, 3) for job in JOBS
+    ]
+    said: list[str] = []
+    results = asyncio.run(
+        run_in_time(
+            jobs, store, 1, said.append, began_s=1000.0, within_s=900.0, read_s=lambda: clock_s
+        )
+    )
+    assert [result.cell for result in results] == [job.cell for job in jobs[: 3 * rounds]]
+    assert len({result.sitting for result in store.read_all()[0]}) == 1
+    assert rounds == 1 or clock_s <= 1900.0
+    left_out = [line for line in said if "left out" in line]
+    assert len(left_out) == (rounds < 3)
+    assert all(
+        line.startswith(f"round {rounds + 1} would not end within 15 min") for line in left_out
+    )
+    if left_out:
+        # What is left is begun at once when the command is started again.
+        asyncio.run(
+            run_in_time(jobs[3 * rounds :], store, 1, said.append, began_s=0.0, within_s=0.0)
+        )
+        assert store.read(jobs[3 * rounds].cell) is not None
+
+
+@given(st.floats(0, 1e5), st.floats(0, 1e5), st.floats(0, 1e5))
+def test_a_round_that_fits_ends_in_time_even_if_it_is_a_little_longer(
+    elapsed_s: float, last_round_s: float, within_s: float
+) -> None:
+    if another_fits(elapsed_s, last_round_s, within_s):
+        assert elapsed_s + last_round_s * 1.05 <= within_s
+    else:
+        assert elapsed_s + last_round_s * 1.15 >= within_s
 
 
 def test_what_cannot_run_is_not_tried_again(lab: Lab, store: Store) -> None:

@@ -115,7 +115,8 @@ def summary(results: Sequence[CellResult]) -> str:
                 against = safe(finding.against or "", 60)
                 said = figure_text(finding).replace("\u00a0", " ")
                 target = f"{finding.target.title} (at most {finding.target.limit:g} \u00d7)"
-                lines.append(f"  {safe(finding.setting.work, 60)}: {target}: {said}; {against}")
+                words = "; ".join(filter(None, (said, against, safe(finding.remark, 200))))
+                lines.append(f"  {safe(finding.setting.work, 60)}: {target}: {words}")
     failed = [one for group in all_groups for one in group.failed]
     if failed:
         lines += ["", f"Failed cells: {len(failed)}"]

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from giveback.bench.cell import CellRun
@@ -36,6 +37,8 @@ GUESS_S = 240.0
 HOURS_S = 3600
 # Beyond this share of the host's CPUs in others' hands a cell's times are doubtful.
 BUSY_SHARE = 0.10
+# Than the round before, for all that it knows, a round may be.
+LONGER = 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,19 +166,60 @@ class Room:
         return not self._taken_bytes or self._taken_bytes + size_bytes <= self._room_bytes
 
 
+def another_fits(elapsed_s: float, last_round_s: float, within_s: float) -> bool:
+    """Whether one more round, as long as the last one and a little longer, ends in time."""
+    return elapsed_s + last_round_s * LONGER <= within_s
+
+
+async def run_in_time(
+    jobs: Sequence[Job],
+    store: Store,
+    at_once: int,
+    say: Say,
+    room_bytes: float = math.inf,
+    *,
+    began_s: float,
+    within_s: float,
+    read_s: Callable[[], float] = time.monotonic,
+) -> list[CellResult]:
+    """`run_all` one round after the other, the first in any case, another as long as one fits.
+
+    All are to be done `within_s` from `began_s`, by the clock `read_s`. All are of one sitting.
+    """
+    sitting = datetime.now(UTC).isoformat()
+    results: list[CellResult] = []
+    last_round_s = 0.0
+    for number, of_round in groupby(jobs, key=lambda job: job.cell.round):
+        round_began_s = read_s()
+        if results and not another_fits(round_began_s - began_s, last_round_s, within_s):
+            say(
+                f"round {number} would not end within {within_s / 60:.0f} minutes and is left out: "
+                "the same command, started again, measures it"
+            )
+            break
+        results += await run_all(list(of_round), store, at_once, say, room_bytes, sitting)
+        last_round_s = read_s() - round_began_s
+    return results
+
+
 async def run_all(
-    jobs: Sequence[Job], store: Store, at_once: int, say: Say, room_bytes: float = math.inf
+    jobs: Sequence[Job],
+    store: Store,
+    at_once: int,
+    say: Say,
+    room_bytes: float = math.inf,
+    sitting: str = "",
 ) -> list[CellResult]:
     """Measure the cells in their order; each is stored as it ends.
 
     Up to `at_once` side by side, as far as their VMs have room in `room_bytes`. A cell that fails is
-    tried once more; what then fails again is stored as failed and said. Raises GivebackError
-    where a result cannot be written.
+    tried once more; what then fails again is stored as failed and said. They are of a `sitting` of
+    their own where it is not given. Raises GivebackError where a result cannot be written.
     """
     lock, load, room = asyncio.Lock(), HostLoad(), Room(room_bytes)
     progress = Progress(say, len(jobs), left=[job.work.name for job in jobs])
     waiting = iter(jobs)
-    sitting = datetime.now(UTC).isoformat()
+    sitting = sitting or datetime.now(UTC).isoformat()
     results: list[CellResult] = []
 
     async def take_cells() -> None:

@@ -8,6 +8,7 @@ stopped. At its end it writes a page, figures and tables into OUT.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from rich.console import Console
 from giveback.bench import works
 from giveback.bench.cell import Setting
 from giveback.bench.plan import Wish, plan
-from giveback.bench.runner import Job, run_all, to_do
+from giveback.bench.runner import Job, run_all, run_in_time, to_do
 from giveback.bench.store import Store
 from giveback.bench.strategies import STRATEGIES, named
 from giveback.errors import GivebackError, InputError
@@ -33,8 +34,10 @@ from giveback_agent.kernel.meminfo import read_meminfo
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from giveback.bench.model import CellResult
+    from giveback.bench.runner import Say
     from giveback.bench.strategy import Strategy
     from giveback.bench.works import Work
 
@@ -47,6 +50,9 @@ MAIN = (
 QUICK_STRATEGIES = "none,reporting,wsl-gen2-gradual,giveback"
 QUICK_WORKS = "files,database,hogs"
 QUICK_IDLE_S = 60.0
+QUICK_WITHIN_S = 15 * 60.0
+DEFAULT_RUNS = 3
+RUNS_HELP = f"rounds (default: {DEFAULT_RUNS}; with --quick as many of them as 15 minutes allow)"
 MOST_RUNS = 100
 MOST_AT_ONCE = 16
 DEFAULT_AT_ONCE = 8
@@ -67,6 +73,8 @@ class Options:
     at_once: int
     qemu: Path | None
     report_only: bool
+    within_s: float | None
+    """All has to be done in so much time, in fewer rounds if need be; None: there is time."""
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +84,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     add("--work", metavar="NAMES", help=f"of {', '.join(works.WORKS)}, or all (the default)")
     add("--kernels", metavar="SERIES", help="such as 6.1,6.12 (default: the distribution's newest)")
     add("--mem", metavar="SIZES", help="RAM of the VM, such as 2G,4G (default: 2G)")
-    add("--runs", type=int, metavar="N", help="rounds (default: 3)")
+    add("--runs", type=int, metavar="N", help=RUNS_HELP)
     add(
         "--out",
         type=Path,
@@ -111,7 +119,7 @@ def options_of(args: argparse.Namespace) -> Options:
     todo = works.named(_given(args.work, QUICK_WORKS if quick else "all"))
     if quick:
         todo = [works.shortened(work, QUICK_IDLE_S) for work in todo]
-    runs = _bounded("--runs", args.runs, 1 if quick else 3, 1, MOST_RUNS)
+    runs = _bounded("--runs", args.runs, DEFAULT_RUNS, 1, MOST_RUNS)
     sizes = _sizes(_given(args.mem, "1G" if quick else "2G"), todo)
     wish = Wish(
         kernels=_kernels(args.kernels),
@@ -126,6 +134,7 @@ def options_of(args: argparse.Namespace) -> Options:
         seed=_bounded("--seed", args.seed, 1, 0, 2**31), qemu=args.qemu,
         at_once=_bounded("--at-once", args.at_once, DEFAULT_AT_ONCE, 1, MOST_AT_ONCE),
         report_only=args.report_only,
+        within_s=QUICK_WITHIN_S if quick and args.runs is None else None,
     )  # fmt: skip
 
 
@@ -171,6 +180,7 @@ def _sizes(words: str, todo: Sequence[Work]) -> tuple[int, ...]:
 
 def run(args: argparse.Namespace) -> int:
     """Measure what is not there yet and write the report; returns 0, or 1 where a cell failed."""
+    began_s = time.monotonic()
     options = options_of(args)
     console = Console()
 
@@ -183,11 +193,27 @@ def run(args: argparse.Namespace) -> int:
         room_bytes = room_for(options)
         store.make()
         jobs = to_do(_jobs(options, say), store, say)
-        say(f"{len(jobs)} cells to measure, up to {options.at_once} at once")
-        results = run_interruptible(run_all(jobs, store, options.at_once, say, room_bytes))
+        say(f"{len(jobs)} cells to measure, up to {options.at_once} at once{_in_time(options)}")
+        results = run_interruptible(_measure(jobs, store, options, say, room_bytes, began_s))
         failed = sum(1 for result in results if not result.vms)
         store.prune()
     return _report(store, options.out, say) or int(failed > 0)
+
+
+def _in_time(options: Options) -> str:
+    if options.within_s is None:
+        return ""
+    return f", in as many rounds as end within {options.within_s / 60:.0f} minutes"
+
+
+async def _measure(
+    jobs: Sequence[Job], store: Store, options: Options, say: Say, room_bytes: int, began_s: float
+) -> list[CellResult]:
+    if options.within_s is None:
+        return await run_all(jobs, store, options.at_once, say, room_bytes)
+    return await run_in_time(
+        jobs, store, options.at_once, say, room_bytes, began_s=began_s, within_s=options.within_s
+    )
 
 
 def room_for(options: Options) -> int:
@@ -203,7 +229,7 @@ def room_for(options: Options) -> int:
     return available
 
 
-def _jobs(options: Options, say: Callable[[str], None]) -> list[Job]:
+def _jobs(options: Options, say: Say) -> list[Job]:
     """All planned cells that can run; those that cannot are said once."""
     for folder in sweep():
         say(f"removed {folder}: its giveback was killed")
@@ -225,7 +251,7 @@ def _jobs(options: Options, say: Callable[[str], None]) -> list[Job]:
     return jobs
 
 
-def _setting(series: str, options: Options, say: Callable[[str], None]) -> Setting:
+def _setting(series: str, options: Options, say: Say) -> Setting:
     kernel = kernel_from_packages(series)
     emulator = find_emulator(kernel.release, options.qemu)
     # One disk for all works: the same cell is the same whatever it is measured beside.
@@ -237,7 +263,7 @@ def _setting(series: str, options: Options, say: Callable[[str], None]) -> Setti
     )
 
 
-def _report(store: Store, out: Path, say: Callable[[str], None]) -> int:
+def _report(store: Store, out: Path, say: Say) -> int:
     # Drawing is slow to import and only wanted once all is measured.
     from giveback.bench.report import summary, write_report  # noqa: PLC0415
 
