@@ -149,6 +149,13 @@ def test_one_round_is_judged_by_its_figure_and_says_so() -> None:
     finding = judged(make_results(("build",), FEW, 1), "footprint")
     assert finding.verdict is Verdict.MET
     assert "one round, no spread known" in finding.remark
+    assert "agree by chance" not in finding.remark
+
+
+def test_what_two_rounds_prove_is_said() -> None:
+    finding = judged(make_results(("build",), FEW, 2), "footprint")
+    assert "two rounds, which agree by chance as often as not" in finding.remark
+    assert "agree by chance" not in judged(make_results(("build",), FEW, 3), "footprint").remark
 
 
 def test_without_giveback_nothing_is_met() -> None:

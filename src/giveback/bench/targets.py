@@ -231,6 +231,8 @@ def _remark(
     said = []
     if comparison.low is None:
         said.append("one round, no spread known")
+    elif comparison.count == 2:
+        said.append("two rounds, which agree by chance as often as not")
     if scope == "gentle":
         said.append("the best of those that do not hurt the work")
     elif target.against == "best":
