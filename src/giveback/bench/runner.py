@@ -37,7 +37,7 @@ GUESS_S = 240.0
 HOURS_S = 3600
 # Beyond this share of the host's CPUs in others' hands a cell's times are doubtful.
 BUSY_SHARE = 0.10
-# Than the round before, for all that it knows, a round may be.
+# So many times as long as the round before it a round may turn out to be.
 LONGER = 1.1
 
 
@@ -186,7 +186,6 @@ async def run_in_time(
 
     All are to be done `within_s` from `began_s`, by the clock `read_s`. All are of one sitting.
     """
-    sitting = datetime.now(UTC).isoformat()
     results: list[CellResult] = []
     last_round_s = 0.0
     for number, of_round in groupby(jobs, key=lambda job: job.cell.round):
@@ -197,6 +196,7 @@ async def run_in_time(
                 "the same command, started again, measures it"
             )
             break
+        sitting = results[0].sitting if results else ""
         results += await run_all(list(of_round), store, at_once, say, room_bytes, sitting)
         last_round_s = read_s() - round_began_s
     return results

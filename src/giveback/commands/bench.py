@@ -50,9 +50,10 @@ MAIN = (
 QUICK_STRATEGIES = "none,reporting,wsl-gen2-gradual,giveback"
 QUICK_WORKS = "files,database,hogs"
 QUICK_IDLE_S = 60.0
-QUICK_WITHIN_S = 15 * 60.0
+QUICK_MINUTES = 15
 DEFAULT_RUNS = 3
-RUNS_HELP = f"rounds (default: {DEFAULT_RUNS}; with --quick as many of them as 15 minutes allow)"
+RUNS_HELP = f"rounds (default: {DEFAULT_RUNS}; with --quick as many of them as {QUICK_MINUTES} minutes allow)"
+QUICK_HELP = f"a useful answer in {QUICK_MINUTES} minutes on 2 CPUs"
 MOST_RUNS = 100
 MOST_AT_ONCE = 16
 DEFAULT_AT_ONCE = 8
@@ -92,7 +93,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="default: %(default)s",
     )
-    add("--quick", action="store_true", help="a useful answer in 15 minutes on 2 CPUs")
+    add("--quick", action="store_true", help=QUICK_HELP)
     add("--report-only", action="store_true", help="measure nothing; write the report again")
     add(
         "--at-once",
@@ -134,7 +135,7 @@ def options_of(args: argparse.Namespace) -> Options:
         seed=_bounded("--seed", args.seed, 1, 0, 2**31), qemu=args.qemu,
         at_once=_bounded("--at-once", args.at_once, DEFAULT_AT_ONCE, 1, MOST_AT_ONCE),
         report_only=args.report_only,
-        within_s=QUICK_WITHIN_S if quick and args.runs is None else None,
+        within_s=60.0 * QUICK_MINUTES if quick and args.runs is None else None,
     )  # fmt: skip
 
 
