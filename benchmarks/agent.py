@@ -22,18 +22,18 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from giveback.lab.agent import start_agent
-from giveback.lab.distribution import kernel_from_packages
-from giveback.lab.emulator import Emulator, find_emulator
-from giveback.lab.image import GUEST_LAB, Image, build_image
-from giveback.lab.vm import MIB, LabVm, VmSpec
 from giveback.sizes import size_of
-from giveback_agent.kernel import meminfo, vmstat
+from giveback_kernel import meminfo, vmstat
+from giveback_lab.images.distribution import kernel_from_packages
+from giveback_lab.images.image import GUEST_LAB, Image, build_image
+from giveback_lab.vms.agent import start_agent
+from giveback_lab.vms.emulator import Emulator, find_emulator
+from giveback_lab.vms.vm import MIB, LabVm, VmSpec
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from giveback.lab.guest_link import Event
+    from giveback_lab.vms.guest_link import Event
 
 SAMPLE_S = 1.0
 AFTER_WORK_S = 95.0

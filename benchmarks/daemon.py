@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests/contract"))
+sys.path.insert(0, str(ROOT / "tests/contract/helpers"))
 
 from scripted_guests import GIB, MIB, Host  # noqa: E402
-from test_host_commands import BUDDYINFO, MEMINFO, Monitor  # noqa: E402
+from scripted_vms import BUDDYINFO, MEMINFO, Monitor  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -176,7 +176,7 @@ class Scripted:
     layout_taints = False
 
     def __init__(self, folder: Path) -> None:
-        from giveback.vmm.qemu import QemuBackend
+        from giveback.vmm.backends.qemu import QemuBackend
 
         self._folder = folder
         self._numbers = {int(k): v for k, v in json.loads((folder / "pids").read_text()).items()}
@@ -205,10 +205,10 @@ async def serve(folder: Path) -> None:
     """The daemon with all its surfaces; prints its oldest sample's age every second."""
     from giveback.manager import logs
     from giveback.manager.daemon import Daemon
-    from giveback.manager.fallback import Fallbacks
-    from giveback.manager.history import History
+    from giveback.manager.devices.fallback import Fallbacks
+    from giveback.manager.history.recorder import History
     from giveback.manager.lifecycle import _endpoint
-    from giveback.manager.settings import load
+    from giveback.manager.settings.load import load
 
     settings = load(folder / "giveback.toml")
     logs.set_up(sys.stderr, "warning")
@@ -245,7 +245,7 @@ async def serve(folder: Path) -> None:
 
 
 def serving_of(daemon: object, endpoint: object) -> contextlib.AbstractAsyncContextManager[object]:
-    from giveback.manager.server import serving
+    from giveback.manager.http.server import serving
 
     return serving(daemon, endpoint)  # type: ignore[arg-type]
 

@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests/contract"))
+sys.path.insert(0, str(ROOT / "tests/contract/helpers"))
 
-from test_host_commands import vm  # noqa: E402
+from scripted_vms import vm  # noqa: E402
 
 RUNS = 7
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from giveback import __version__, commands
 from giveback.errors import GivebackError
-from giveback.stop import stopping
+from giveback.interrupts import stopping
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

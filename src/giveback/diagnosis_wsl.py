@@ -5,8 +5,8 @@ The agent reads those files and knows WSL's keys; here its warnings become findi
 
 from __future__ import annotations
 
-from giveback.diagnosis import Finding, Severity
-from giveback_agent import settings
+from giveback.accounting.diagnosis import Finding, Severity
+from giveback_agent.settings import load
 
 
 def machine_findings(root: str = "/") -> tuple[Finding, ...] | None:
@@ -14,10 +14,10 @@ def machine_findings(root: str = "/") -> tuple[Finding, ...] | None:
 
     May ask Windows for the profile's name, at most for a few seconds. Never raises.
     """
-    wsl = settings.detect_wsl(root)
+    wsl = load.detect_wsl(root)
     if wsl is None:
         return None
-    loaded = settings.load(root, (), wsl)
+    loaded = load.load(root, (), wsl)
     return tuple(
         Finding(
             Severity.MAY_KEEP,

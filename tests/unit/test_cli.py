@@ -15,7 +15,7 @@ import pytest
 
 from giveback import cli, commands
 from giveback.errors import InputError, Interrupted, VmError
-from giveback.stop import run_interruptible, stopping
+from giveback.interrupts import run_interruptible, stopping
 
 if TYPE_CHECKING:
     import argparse

@@ -8,8 +8,8 @@ import os
 import pytest
 
 from giveback.errors import InputError
-from giveback.lab.accel import Accel, choose_accel
-from giveback.lab.demo import Lab, prepare_lab
+from giveback_lab.demo.demo import Lab, prepare_lab
+from giveback_lab.vms.accel import Accel, choose_accel
 
 
 @pytest.fixture(scope="session")

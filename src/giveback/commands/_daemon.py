@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from giveback.manager import settings
-from giveback.manager.client import Client
+from giveback.manager.http.client import Client
+from giveback.manager.settings import load
 
 if TYPE_CHECKING:
     import argparse
@@ -26,17 +26,17 @@ def client(args: argparse.Namespace) -> Client:
 
 
 def _socket(named: Path | None) -> Path:
-    found = settings.load(named).socket
+    found = load.load(named).socket
     # A user may ask the system's daemon, where none of the user's own runs.
-    return found if named or found.exists() else _either(found, settings.SYSTEM_RUNTIME)
+    return found if named or found.exists() else _either(found, load.SYSTEM_RUNTIME)
 
 
 def history_path(args: argparse.Namespace) -> Path | None:
     """Where the history is; None where none is kept. Raises InputError for settings that are wrong."""
-    found = settings.load(args.settings).history
+    found = load.load(args.settings).history
     if found is None or args.settings or found.exists():
         return found
-    return _either(found, settings.SYSTEM_STATE)
+    return _either(found, load.SYSTEM_STATE)
 
 
 def _either(own: Path, system_folder: Path) -> Path:

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from giveback.accounting.usage import Source
 from giveback.errors import InputError
-from giveback.guest import from_agent, parse_object, read_pages
-from giveback.observe import observe
-from giveback.pictures import Source
+from giveback.guest.observe import observe
+from giveback.guest.query import from_agent, parse_object, read_pages
 from giveback.sizes import size_argument
 from giveback.vmm import choose, find
-from giveback.vmm.process import ProcessBackend
+from giveback.vmm.backends.process import ProcessBackend
 
 if TYPE_CHECKING:
-    from giveback.observe import Observation
-    from giveback.pictures import GuestPicture
+    from giveback.accounting.usage import GuestPicture
+    from giveback.guest.observe import Observation
     from giveback.vmm.base import Backend, VmDescription
 
 _GUEST_FILE_LIMIT_BYTES = 64 << 20

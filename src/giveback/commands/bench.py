@@ -15,31 +15,31 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from giveback.bench import works
-from giveback.bench.cell import Setting
-from giveback.bench.plan import Wish, plan
-from giveback.bench.runner import Job, run_all, run_in_time, to_do
-from giveback.bench.store import Store
-from giveback.bench.strategies import STRATEGIES, named
 from giveback.errors import GivebackError, InputError
-from giveback.lab.accel import CHOICES, choose_accel
-from giveback.lab.demo import MIN_MEM_BYTES, Lab
-from giveback.lab.distribution import kernel_from_packages, this_distribution
-from giveback.lab.emulator import find_emulator
-from giveback.lab.folders import sweep
-from giveback.lab.image import build_image
+from giveback.interrupts import run_interruptible
 from giveback.sizes import size_of
-from giveback.stop import run_interruptible
-from giveback_agent.kernel.meminfo import read_meminfo
+from giveback_kernel.meminfo import read_meminfo
+from giveback_lab.bench import works
+from giveback_lab.bench.run.cell import Setting
+from giveback_lab.bench.run.plan import Wish, plan
+from giveback_lab.bench.run.runner import Job, run_all, run_in_time, to_do
+from giveback_lab.bench.run.store import Store
+from giveback_lab.bench.strategies import STRATEGIES, named
+from giveback_lab.demo.demo import MIN_MEM_BYTES, Lab
+from giveback_lab.images.distribution import kernel_from_packages, this_distribution
+from giveback_lab.images.image import build_image
+from giveback_lab.vms.accel import CHOICES, choose_accel
+from giveback_lab.vms.emulator import find_emulator
+from giveback_lab.vms.folders import sweep
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from giveback.bench.model import CellResult
-    from giveback.bench.runner import Say
-    from giveback.bench.strategy import Strategy
-    from giveback.bench.works import Work
+    from giveback_lab.bench.model import CellResult
+    from giveback_lab.bench.run.runner import Say
+    from giveback_lab.bench.strategy import Strategy
+    from giveback_lab.bench.works import Work
 
 HELP = "measure every way to return a VM's memory on the same work"
 # Kata's with the short period: with its own of 600 s it would not act within a cell.
@@ -266,7 +266,7 @@ def _setting(series: str, options: Options, say: Say) -> Setting:
 
 def _report(store: Store, out: Path, say: Say) -> int:
     # Drawing is slow to import and only wanted once all is measured.
-    from giveback.bench.report import summary, write_report  # noqa: PLC0415
+    from giveback_lab.bench.report.write import summary, write_report  # noqa: PLC0415
 
     results, refused = store.read_all()
     for file in refused:

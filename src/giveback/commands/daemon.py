@@ -40,15 +40,15 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run until stopped; 2 where it cannot begin."""
     if args.print_unit:
-        from giveback.manager.daemon_unit import unit_text  # noqa: PLC0415
+        from giveback.manager.systemd_unit import unit_text  # noqa: PLC0415
 
         print(unit_text(_program()), end="")
         return 0
     try:
-        from giveback.host.view import read_host_view  # noqa: PLC0415
+        from giveback.host.memory import read_host_view  # noqa: PLC0415
         from giveback.manager import logs  # noqa: PLC0415
         from giveback.manager.lifecycle import manage  # noqa: PLC0415
-        from giveback.manager.settings import load  # noqa: PLC0415
+        from giveback.manager.settings.load import load  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise InputError(f"the daemon needs {error.name}: pip install 'giveback[host]'") from error
     settings = load(args.settings)

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from giveback.errors import GivebackError, InputError
-from giveback.lab.accel import CHOICES
-from giveback.lab.demo import DemoOptions, check_host, prepare_lab, run_demo
-from giveback.lab.recorder import SILENCE_LIMIT_S
-from giveback.report.terminal import LiveChart
+from giveback.interrupts import run_interruptible
 from giveback.sizes import size_of
-from giveback.stop import run_interruptible
+from giveback_lab.demo.demo import DemoOptions, check_host, prepare_lab, run_demo
+from giveback_lab.demo.recorder import SILENCE_LIMIT_S
+from giveback_lab.report.terminal import LiveChart
+from giveback_lab.vms.accel import CHOICES
 
 if TYPE_CHECKING:
-    from giveback.report.run import DemoRun
+    from giveback_lab.report.run import DemoRun
 
 HELP = "see a real VM grow and give its memory back, beside one that does not"
 
@@ -100,10 +100,10 @@ def doing(demo: DemoRun) -> str:
 
 def _report(measured: DemoRun, console: Console, out: Path, json_file: Path | None) -> None:
     # Drawing is slow to import and only wanted once the work is over.
-    from giveback.report.figure import write_png, write_svg  # noqa: PLC0415
-    from giveback.report.page import write_page  # noqa: PLC0415
-    from giveback.report.run_json import to_json  # noqa: PLC0415
-    from giveback.report.table import print_report  # noqa: PLC0415
+    from giveback_lab.report.figure import write_png, write_svg  # noqa: PLC0415
+    from giveback_lab.report.page import write_page  # noqa: PLC0415
+    from giveback_lab.report.run_json import to_json  # noqa: PLC0415
+    from giveback_lab.report.table import print_report  # noqa: PLC0415
 
     # Measured is measured: first what cannot be made again.
     (out / "demo.json").write_text(to_json(measured))

@@ -9,17 +9,17 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
+from giveback.accounting.diagnosis import Finding, Severity, findings
 from giveback.commands import _target
-from giveback.diagnosis import Finding, Severity, findings
 from giveback.diagnosis_wsl import machine_findings
+from giveback.guest.observe import observe_host
 from giveback.host.facts import read_facts
-from giveback.observe import observe_host
 from giveback.text import shown
 
 if TYPE_CHECKING:
     import argparse
 
-    from giveback.observe import Observation
+    from giveback.guest.observe import Observation
 
 _MACHINE = "this WSL 2 machine"
 HELP = "why memory does not come back, with evidence and remedy"

@@ -12,7 +12,8 @@ import asyncio
 
 from giveback.errors import InputError
 from giveback.text import shown
-from giveback.vmm import choose, find, libvirt
+from giveback.vmm import choose, find
+from giveback.vmm.backends import libvirt
 
 HELP = "turn on page reporting for a libvirt domain, or plug the agent's port in (shows it first)"
 _PERIOD_S, _PERIOD_LIMIT_S = 5, 3600
@@ -76,16 +77,16 @@ def _check(args: argparse.Namespace) -> None:
 
 async def _plug(args: argparse.Namespace) -> int:
     """Show the steps of plugging the port in, and with --yes take them."""
-    from giveback.manager import hotplug  # noqa: PLC0415
+    from giveback.vmm.control import agent_port  # noqa: PLC0415
 
     _, vm = choose(find(), args.domain)
-    planned = await hotplug.plan(vm, uri=args.connect, socket=args.socket)
+    planned = await agent_port.plan(vm, uri=args.connect, socket=args.socket)
     for step in planned.steps:
         print(step.text)
     if not args.yes:
         print("nothing was changed; --yes does it")
         return 0
-    channel = await hotplug.carry_out(planned)
+    channel = await agent_port.carry_out(planned)
     print(f"plugged in: {shown(channel.path, 200)}")
     print("an agent that runs there opens it within 10 s: `giveback explain` then asks it")
     if vm.backend == "qemu":

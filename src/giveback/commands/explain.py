@@ -13,17 +13,17 @@ import json
 import time
 from typing import TYPE_CHECKING
 
+from giveback.accounting.diagnosis import Remedy, remedies
+from giveback.accounting.ledger import NEEDED, RESIDUE, Key, Row
 from giveback.commands import _target
-from giveback.diagnosis import Remedy, remedies
 from giveback.errors import InputError, VmError
-from giveback.ledger import NEEDED, RESIDUE, Key, Row
 from giveback.text import shown, size
 
 if TYPE_CHECKING:
     import argparse
 
     from giveback.exact_ages import Ages
-    from giveback.observe import Observation
+    from giveback.guest.observe import Observation
 
 HELP = "where every byte of a VM is, and what would bring it back"
 _BAR = 24
@@ -78,7 +78,7 @@ def _once(target: _target.Target, args: argparse.Namespace, ages: Ages | None) -
     if seen.ledger is None:
         raise VmError("; ".join(shown(problem, 300) for problem in seen.problems))
     if ages is not None:
-        from giveback import exact as pages  # noqa: PLC0415
+        from giveback.accounting import page_ledger as pages  # noqa: PLC0415
 
         exact = pages.join_pages(seen, said, ages, time.monotonic())
     if args.json:
@@ -87,7 +87,7 @@ def _once(target: _target.Target, args: argparse.Namespace, ages: Ages | None) -
     else:
         print(text(seen) + ("" if exact is None else "\n\n" + exact.text()), flush=True)
     if args.svg or args.png:
-        from giveback.waterfall import draw  # noqa: PLC0415
+        from giveback.accounting.waterfall_figure import draw  # noqa: PLC0415
 
         for path in filter(None, (args.svg, args.png)):
             draw(seen, path)

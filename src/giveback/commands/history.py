@@ -16,8 +16,9 @@ from typing import Any
 
 from giveback.commands import _daemon
 from giveback.errors import InputError
-from giveback.manager import history_chart, history_read, requests
-from giveback.manager.history_schema import HistoryError
+from giveback.manager.history import chart, reader
+from giveback.manager.history.schema import HistoryError
+from giveback.manager.http import requests
 
 HELP = "what the daemon recorded: memory over time, and what was done"
 
@@ -54,17 +55,17 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(document, indent=1))
     elif args.csv:
-        print(history_chart.as_csv(document), end="")
+        print(chart.as_csv(document), end="")
     elif args.svg or args.png:
-        from giveback.manager import history_figure  # noqa: PLC0415  # matplotlib takes a second
+        from giveback.manager.history import figure  # noqa: PLC0415  # matplotlib takes a second
 
         path, kind = (args.svg, "svg") if args.svg else (args.png, "png")
-        history_figure.write(document, path, kind)
+        figure.write(document, path, kind)
         print(path)
     else:
         width = shutil.get_terminal_size().columns
-        print(history_chart.chart(document, min(width, 160)))
-        print(history_chart.actions_text(document))
+        print(chart.chart(document, min(width, 160)))
+        print(chart.actions_text(document))
     return 0
 
 
@@ -79,7 +80,7 @@ def _document(args: argparse.Namespace) -> dict[str, Any]:
     if not args.file and not _may_read(path):
         return _daemon.client(args).history(from_s, to_s, args.vm)
     try:
-        return history_read.read(str(path), from_s, to_s, args.vm)
+        return reader.read(str(path), from_s, to_s, args.vm)
     except HistoryError:
         if args.file or os.geteuid() == 0:
             raise

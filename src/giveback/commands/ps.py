@@ -11,9 +11,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from giveback.accounting.ledger import Key
 from giveback.commands import _target
-from giveback.ledger import Key
-from giveback.observe import observe_host
+from giveback.guest.observe import observe_host
 from giveback.text import shown, size
 from giveback.vmm.base import Answer
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from giveback.observe import Observation
+    from giveback.guest.observe import Observation
 
 HELP = "list this host's VMs: RAM, resident, needed, residue, trapped"
 _BAR = 16

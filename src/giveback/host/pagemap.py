@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from giveback.errors import VmError
-from giveback_agent.files import under
+from giveback_kernel.files import under
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 ABSENT, PRESENT, SWAPPED = 0, 1, 2

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
-from giveback_agent.files import under
+from giveback_kernel.files import under
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -15,24 +15,24 @@ from typing import TYPE_CHECKING
 import structlog
 
 from giveback.errors import GivebackError, InputError, VmError
-from giveback.host.view import read_host_view
-from giveback.manager import discovery
-from giveback.manager.asking import Asking
-from giveback.manager.connections import Connections
-from giveback.manager.fleet import Fleet, Watched
-from giveback.manager.looking import Looking
+from giveback.host.memory import read_host_view
+from giveback.manager.fleet import discovery
+from giveback.manager.fleet.connections import Connections
+from giveback.manager.fleet.fleet import Fleet, Watched
+from giveback.manager.fleet.reclaim import Room
+from giveback.manager.fleet.sampler import Looking
+from giveback.manager.fleet.status import condition_of, problems_of, status_of
+from giveback.manager.fleet.urgency import Asking
+from giveback.manager.http.requests import LEASE_MOST_S
 from giveback.manager.model import URGENCIES, DaemonStatus
-from giveback.manager.requests import LEASE_MOST_S
-from giveback.manager.room import Room
-from giveback.manager.status import condition_of, problems_of, status_of
 from giveback.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from giveback.manager.fallback import Fallbacks
+    from giveback.manager.devices.fallback import Fallbacks
     from giveback.manager.model import HostView, ReclaimResult, Recorder
-    from giveback.manager.settings import Settings
+    from giveback.manager.settings.load import Settings
     from giveback.vmm.base import Backend
 
 TICK_S = 0.25

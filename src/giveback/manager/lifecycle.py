@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from giveback import borrow
 from giveback.errors import InputError, VmError
-from giveback.host.view import read_host_view
+from giveback.guest import via_daemon
+from giveback.host.memory import read_host_view
 from giveback.manager import logs
 from giveback.manager.daemon import Daemon, NoRecorder
-from giveback.manager.fallback import Fallbacks
-from giveback.manager.history import History
-from giveback.manager.lending import lending
-from giveback.manager.server import Endpoint, serving
-from giveback.manager.settings import load
+from giveback.manager.devices.fallback import Fallbacks
+from giveback.manager.fleet.guest_proxy import lending
+from giveback.manager.history.recorder import History
+from giveback.manager.http.server import Endpoint, serving
+from giveback.manager.settings.load import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from giveback.manager.model import Recorder
-    from giveback.manager.settings import Settings
+    from giveback.manager.settings.load import Settings
 
 LOCK_NAME = "daemon.lock"
 _ONLY_AT_START = {
@@ -121,7 +121,7 @@ async def manage(settings: Settings, path: Path | None, root: str = "/") -> None
         fallbacks = Fallbacks(settings.state, root=root)
         daemon = Daemon(settings, recorder=recorder, fallbacks=fallbacks, root=root)
         loop = asyncio.get_running_loop()
-        lent = lending(daemon.fleet, settings.socket.parent / borrow.NAME)
+        lent = lending(daemon.fleet, settings.socket.parent / via_daemon.NAME)
         async with serving(daemon, _endpoint(settings)) as surfaces, lent:
 
             def reload() -> None:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
 from giveback.host.procs import processes
-from giveback.vmm.cloud_hypervisor import CloudHypervisorBackend
-from giveback.vmm.firecracker import FirecrackerBackend
-from giveback.vmm.libvirt import LibvirtBackend
-from giveback.vmm.qemu import QemuBackend
+from giveback.vmm.backends.cloud_hypervisor import CloudHypervisorBackend
+from giveback.vmm.backends.firecracker import FirecrackerBackend
+from giveback.vmm.backends.libvirt import LibvirtBackend
+from giveback.vmm.backends.qemu import QemuBackend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,16 +5,16 @@ Layers, lowest first: defaults, .wslconfig (under WSL 2), /etc/giveback.conf, --
 
 from __future__ import annotations
 
-from giveback_agent import settings
-from giveback_agent.record import as_dict
+from giveback_agent.settings import load
+from giveback_kernel.record import as_dict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-    from giveback_agent.settings import Loaded
-    from giveback_agent.wsl import WslHost
+    from giveback_agent.settings.load import Loaded
+    from giveback_agent.wsl.detect import WslHost
 
 HELP = "show the effective settings, where each came from, and every warning"
 
@@ -26,8 +26,8 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the settings. A warning does not make it fail: the agent runs with what is shown."""
-    host = settings.detect_wsl(args.root)
-    loaded = settings.load(args.root, args.set or [], host)
+    host = load.detect_wsl(args.root)
+    loaded = load.load(args.root, args.set or [], host)
     if args.json:
         import json
 
@@ -45,7 +45,7 @@ def to_json(loaded: Loaded, host: WslHost | None) -> dict[str, Any]:
                 "value": getattr(loaded.settings, row.field),
                 "source": loaded.sources[row.field],
             }
-            for row in settings.TABLE
+            for row in load.TABLE
         },
         "files": [{"path": path, "state": state} for path, state in loaded.files],
         "warnings": list(loaded.warnings),
@@ -58,10 +58,10 @@ def to_text(loaded: Loaded, host: WslHost | None) -> str:
     rows = [
         (
             row.keys[0],
-            settings.format_value(row, getattr(loaded.settings, row.field)),
+            load.format_value(row, getattr(loaded.settings, row.field)),
             loaded.sources[row.field],
         )
-        for row in settings.TABLE
+        for row in load.TABLE
     ]
     widths = [max(len(r[i]) for r in rows) for i in (0, 1)]
     lines = [f"{key:{widths[0]}}  {value:{widths[1]}}  {source}" for key, value, source in rows]

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
-from giveback_agent import checks, facts
-from giveback_agent.record import as_dict
+from giveback_agent.doctor import checks, facts
+from giveback_kernel.record import as_dict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from giveback_agent.checks import Check
-    from giveback_agent.facts import Facts
+    from giveback_agent.doctor.checks import Check
+    from giveback_agent.doctor.facts import Facts
 
 HELP = "check every precondition: verdict, evidence, remedy"
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import time
 
-from giveback_agent import inits, installation, runtime, unit
+from giveback_agent.install import files as install_files
+from giveback_agent.install import init_system, systemd_unit
+from giveback_agent.runtime import run_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from giveback_agent.installation import Item, Layout
+    from giveback_agent.install.files import Item, Layout
 
 HELP = "install the command, and a service that starts at boot"
 START_WAIT_S = 10.0
@@ -25,7 +27,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
     parser.add_argument("--dry-run", action="store_true", help="show every file, write none")
     parser.add_argument(
-        "--prefix", default=installation.PREFIX, help="where to install (default: %(default)s)"
+        "--prefix", default=install_files.PREFIX, help="where to install (default: %(default)s)"
     )
     parser.add_argument(
         "--no-service", action="store_true", help="the command only: no unit, nothing is started"
@@ -34,41 +36,41 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Install, or show what would be. Raises AgentError, before anything is written if it can."""
-    root, where = args.root, installation.layout(args.prefix)
-    init = inits.find(root)
-    service = init == inits.SYSTEMD and not args.no_service
-    items = installation.plan(where, installation.interpreter(service), service)
+    root, where = args.root, install_files.layout(args.prefix)
+    init = init_system.find(root)
+    service = init == init_system.SYSTEMD and not args.no_service
+    items = install_files.plan(where, install_files.interpreter(service), service)
     if args.dry_run:
         print("\n".join(_preview(root, where, items, service)))
     else:
-        installation.write_all(root, where, items)
+        install_files.write_all(root, where, items)
         print(f"installed: {where.launcher}, {where.folder} ({len(items)} files)")
         if service:
             _start(root)
     if not service and not args.no_service:
         print()
-        print(unit.hint(init, where.launcher), end="")
+        print(systemd_unit.hint(init, where.launcher), end="")
     return 0
 
 
 def _start(root: str) -> None:
-    print(f"installed: {unit.UNIT_PATH}, enabled")
-    if not inits.is_live(root):
+    print(f"installed: {systemd_unit.UNIT_PATH}, enabled")
+    if not init_system.is_live(root):
         return
-    for command in inits.start_commands():
-        inits.run(command)
+    for command in init_system.start_commands():
+        init_system.run(command)
     deadline_s = time.monotonic() + START_WAIT_S
-    while (pid := runtime.running_pid(root)) is None and time.monotonic() < deadline_s:
+    while (pid := run_dir.running_pid(root)) is None and time.monotonic() < deadline_s:
         time.sleep(0.1)
     if pid is None:
-        print(f"started, and not running yet: see journalctl -u {unit.NAME}")
+        print(f"started, and not running yet: see journalctl -u {systemd_unit.NAME}")
     else:
         print(f"running, pid {pid}; see giveback-agent status")
 
 
 def _preview(root: str, where: Layout, items: Sequence[Item], service: bool) -> list[str]:
     """Every file, the readable ones whole, and every command."""
-    taken = installation.conflicts(root, items, installation.read_manifest(root, where))
+    taken = install_files.conflicts(root, items, install_files.read_manifest(root, where))
     lines = []
     for item in items:
         note = "   REFUSED: there already, and not ours" if item.path in taken else ""
@@ -76,9 +78,9 @@ def _preview(root: str, where: Layout, items: Sequence[Item], service: bool) -> 
             lines.append(f"{item.path} -> {item.target}{note}")
             continue
         lines.append(f"{item.path}  {item.mode:04o}  {len(item.data)} bytes{note}")
-        if item.path in (where.launcher, unit.UNIT_PATH):
+        if item.path in (where.launcher, systemd_unit.UNIT_PATH):
             lines += [f"    {line}".rstrip() for line in item.data.decode().splitlines()]
     lines.append(f"{where.manifest}  0644  the list of these, for uninstall")
-    if service and inits.is_live(root):
-        lines += [f"run: {' '.join(command)}" for command in inits.start_commands()]
+    if service and init_system.is_live(root):
+        lines += [f"run: {' '.join(command)}" for command in init_system.start_commands()]
     return lines

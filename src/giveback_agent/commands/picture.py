@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent import files, link
 from giveback_agent.errors import KernelFileError
-from giveback_agent.kernel import buddyinfo, meminfo, page_reporting, vmstat, zoneinfo
-from giveback_agent.worker import become_idle_class
+from giveback_agent.host_link import link
+from giveback_agent.runtime.worker import become_idle_class
+from giveback_kernel import buddyinfo, files, meminfo, page_reporting, vmstat, zoneinfo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _compressed_runs(root: str) -> str:
     import base64
     import zlib
 
-    from giveback_agent.kernel import kpageflags
+    from giveback_kernel import kpageflags
 
     become_idle_class()
     packer = zlib.compressobj(1)

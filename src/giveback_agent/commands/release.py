@@ -10,24 +10,27 @@ from __future__ import annotations
 import signal
 import time
 
-from giveback_agent import actions as act
-from giveback_agent import deep_report, gate, policy, runtime, settings, steps
-from giveback_agent.actions import Observation
-from giveback_agent.capabilities import probe
 from giveback_agent.commands.repair import restore
 from giveback_agent.errors import AgentError, KernelFileError
-from giveback_agent.passes import CLASSIC_LINE, MIB, WSL_LINE, PassLog, words
-from giveback_agent.record import replace
-from giveback_agent.snapshot import take
-from giveback_agent.worker import DONE, Worker
+from giveback_agent.policy import actions as act
+from giveback_agent.policy import adaptive, idleness
+from giveback_agent.policy.actions import Observation
+from giveback_agent.release import report_order, steps
+from giveback_agent.release.capabilities import probe
+from giveback_agent.release.observe import take
+from giveback_agent.runtime import run_dir
+from giveback_agent.runtime.worker import DONE, Worker
+from giveback_agent.service.pass_log import CLASSIC_LINE, MIB, WSL_LINE, PassLog, words
+from giveback_agent.settings import load
+from giveback_kernel.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from giveback_agent.actions import Action, Capabilities, Outcome
-    from giveback_agent.settings import Settings
-    from giveback_agent.snapshot import Snapshot
+    from giveback_agent.policy.actions import Action, Capabilities, Outcome
+    from giveback_agent.release.observe import Snapshot
+    from giveback_agent.settings.load import Settings
 
 HELP = "one pass now, in the foreground, each step with its gain"
 POLL_S = 0.1
@@ -47,10 +50,10 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the pass; returns 0 when all its steps went well, else 1."""
-    wsl = settings.detect_wsl(args.root)
-    loaded = settings.load(args.root, args.set, wsl)
-    if runtime.running_pid(args.root) is None:
-        lock: int | None = runtime.hold_lock(args.root)
+    wsl = load.detect_wsl(args.root)
+    loaded = load.load(args.root, args.set, wsl)
+    if run_dir.running_pid(args.root) is None:
+        lock: int | None = run_dir.hold_lock(args.root)
         # Before the order is probed: a killed agent may have left its own.
         restore(args.root)
     else:
@@ -58,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         lock = None
         if args.deep:
             raise AgentError(
-                f"a giveback-agent runs (pid {runtime.running_pid(args.root)}) and does deep reports itself: "
+                f"a giveback-agent runs (pid {run_dir.running_pid(args.root)}) and does deep reports itself: "
                 "leave out --deep, or stop it"
             )
     del lock
@@ -123,7 +126,7 @@ class Foreground:
         self._log.start(begin, "by hand")
         seen = self._seen(begin, urgency, None)
         try:
-            actions, state = policy.begin_by_hand(seen, self._settings, self._can)
+            actions, state = adaptive.begin_by_hand(seen, self._settings, self._can)
             while True:
                 outcome = self._do_all(actions)
                 if self._end:
@@ -131,7 +134,7 @@ class Foreground:
                 if not actions:
                     time.sleep(HOLD_POLL_S)
                 seen = self._seen(self._look(), urgency, outcome)
-                actions, state = policy.decide(seen, state, self._settings, self._can)
+                actions, state = adaptive.decide(seen, state, self._settings, self._can)
         finally:
             self._restore()
         self._tell()
@@ -144,7 +147,7 @@ class Foreground:
         line = words(record, self._classic_line)
         if self._settings.dry_run:
             line += ", dry run: nothing was done"
-        from giveback_agent.kernel import kmsg
+        from giveback_kernel import kmsg
 
         kmsg.write_line(self._root, line)
         print(line)
@@ -158,8 +161,8 @@ class Foreground:
 
     def _seen(self, now: Snapshot, urgency: int, outcome: Outcome | None) -> Observation:
         """What the policy is told: whoever asks for a pass by hand wants it whatever else runs."""
-        idle = gate.GateState(at_s=now.monotonic_s, level=gate.IDLE, busy_percent=0.0)
-        reports = deep_report.read_reports(self._root) if self._lowered else None
+        idle = idleness.GateState(at_s=now.monotonic_s, level=idleness.IDLE, busy_percent=0.0)
+        reports = report_order.read_reports(self._root) if self._lowered else None
         return Observation(now, idle, urgency, None, outcome, self._lowered, reports)
 
     def _do_all(self, actions: tuple[Action, ...]) -> Outcome | None:
@@ -218,7 +221,7 @@ class Foreground:
         try:
             # Before it is true: Ctrl-C may come between the two.
             self._lowered = True
-            deep_report.lower(self._root, order)
+            report_order.lower(self._root, order)
         except AgentError as error:
             self._lowered = False
             self._failed = True
@@ -244,5 +247,5 @@ class Foreground:
 
     def _restore(self) -> None:
         if self._lowered:
-            deep_report.restore(self._root)
+            report_order.restore(self._root)
             self._lowered = False

@@ -6,8 +6,10 @@ The next start of the agent does the same; this is for a service that will not s
 
 from __future__ import annotations
 
-from giveback_agent import deep_report, percpu, runtime, share
 from giveback_agent.errors import AgentError, KernelFileError
+from giveback_agent.release import percpu_lists, report_order
+from giveback_agent.runtime import run_dir
+from giveback_agent.service import cpu_weight
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Repair, unless an agent runs: its changes are its own."""
-    pid = runtime.running_pid(args.root)
+    pid = run_dir.running_pid(args.root)
     if pid is not None:
         print(f"an agent runs, pid {pid}: nothing to repair")
         return 0
@@ -39,13 +41,13 @@ def restore(root: str) -> list[str]:
     """
     out = []
     try:
-        fraction = percpu.repair(root)
+        fraction = percpu_lists.repair(root)
         if fraction is not None:
             out.append(f"per-CPU lists, fraction {fraction}")
-        weight = share.restore(root)
+        weight = cpu_weight.restore(root)
         if weight is not None:
             out.append(f"CPU weight {weight}")
-        order = deep_report.repair(root).order
+        order = report_order.repair(root).order
     except KernelFileError as error:
         raise AgentError(f"{error}: it is not restored: run this as root") from error
     if order is not None:

@@ -24,20 +24,21 @@ def run(args: argparse.Namespace) -> int:
 
 def run_service(root: str, overrides: list[str]) -> int:
     """Run the service under `root`; returns its exit code. Raises UsageError for a bad override."""
-    from giveback_agent import runtime, settings, start
+    from giveback_agent.runtime import reexec, run_dir
+    from giveback_agent.settings import load
 
-    lock = runtime.hold_lock(root)
+    lock = run_dir.hold_lock(root)
     if root == "/":
         words = [word for override in overrides for word in ("--set", override)]
         # The lock ends with this process image and is taken again by what it becomes.
-        start.anew(root, [*words, "run"])
+        reexec.anew(root, [*words, "run"])
     try:
         # Before the service lowers its priority: under WSL this asks Windows, within a time limit.
-        wsl = settings.detect_wsl(root)
-        loaded = settings.load(root, overrides, wsl)
+        wsl = load.detect_wsl(root)
+        loaded = load.load(root, overrides, wsl)
         for warning in loaded.warnings:
             say(f"giveback-agent: {warning}")
-        from giveback_agent.service import Service
+        from giveback_agent.service.loop import Service
 
         return Service(root, loaded.settings, say, under_wsl=wsl is not None).run()
     finally:

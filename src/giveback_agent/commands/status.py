@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 
-from giveback_agent import files, runtime, settings
 from giveback_agent.errors import AgentError, KernelFileError
-from giveback_agent.kernel import buddyinfo, page_reporting
-from giveback_agent.passes import MIB
-from giveback_agent.record import as_dict
-from giveback_agent.snapshot import take
+from giveback_agent.release.observe import take
+from giveback_agent.runtime import run_dir
+from giveback_agent.service.pass_log import MIB
+from giveback_agent.settings import load
+from giveback_kernel import buddyinfo, files, page_reporting
+from giveback_kernel.record import as_dict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-    from giveback_agent.kernel.page_reporting import ReportingState
-    from giveback_agent.snapshot import Snapshot
+    from giveback_agent.release.observe import Snapshot
+    from giveback_kernel.page_reporting import ReportingState
 
 HELP = "what the agent sees, what it did, and what came of it"
 
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         now = take(args.root, time.monotonic(), detail=True)
     except KernelFileError as error:
         raise AgentError(f"{error}: is /proc mounted?") from error
-    pid = runtime.running_pid(args.root)
+    pid = run_dir.running_pid(args.root)
     said = read_status(args.root)
     reporting = page_reporting.probe(args.root)
     windows = _windows(args.root, reporting)
@@ -53,7 +54,7 @@ def read_status(root: str) -> dict[str, Any] | None:
     import json
 
     try:
-        said = json.loads(files.read(root, runtime.STATUS_PATH, runtime.FILE_LIMIT_BYTES))
+        said = json.loads(files.read(root, run_dir.STATUS_PATH, run_dir.FILE_LIMIT_BYTES))
     except (KernelFileError, ValueError, RecursionError):
         return None
     return said if isinstance(said, dict) else None
@@ -144,13 +145,13 @@ def _pass_lines(said: dict[str, Any] | None) -> list[str]:
 
 def _windows(root: str, reporting: ReportingState) -> str | None:
     """Under WSL 2: what Windows says its VM holds, and whether reporting is missing; else None."""
-    host = settings.detect_wsl(root)
+    host = load.detect_wsl(root)
     if host is None:
         return None
-    from giveback_agent import wslview
+    from giveback_agent.wsl import windows_view
 
-    advice = wslview.missing_advice(host, reporting)
-    side = wslview.windows_side(root, host)
+    advice = windows_view.missing_advice(host, reporting)
+    side = windows_view.windows_side(root, host)
     if side.process is None:
         told = f"its VM's memory is not known: {side.reason}"
     else:

@@ -10,19 +10,23 @@ import shutil
 import signal
 import time
 
-from giveback_agent import files, inits, installation, runtime, settings, unit
 from giveback_agent.commands.repair import restore
 from giveback_agent.errors import AgentError, KernelFileError
+from giveback_agent.install import files as install_files
+from giveback_agent.install import init_system, systemd_unit
+from giveback_agent.runtime import run_dir
+from giveback_agent.settings import load
+from giveback_kernel import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from giveback_agent.installation import Layout, Manifest
+    from giveback_agent.install.files import Layout, Manifest
 
 HELP = "stop the service and remove what install wrote"
 STOP_WAIT_S = 60.0
-STATE_FOLDERS = ("/var/lib/giveback", runtime.FOLDER)
+STATE_FOLDERS = ("/var/lib/giveback", run_dir.FOLDER)
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
@@ -30,44 +34,44 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show what would go, remove nothing")
     parser.add_argument(
         "--prefix",
-        default=installation.PREFIX,
+        default=install_files.PREFIX,
         help="where it was installed (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Uninstall, or show what would be. Raises AgentError where nothing is installed."""
-    root, where = args.root, installation.layout(args.prefix)
-    manifest = installation.read_manifest(root, where)
+    root, where = args.root, install_files.layout(args.prefix)
+    manifest = install_files.read_manifest(root, where)
     if manifest is None:
         raise AgentError(f"{where.manifest}: not there: nothing is installed below {where.prefix}")
     if args.dry_run:
         for mark, path in manifest.entries:
-            same = installation.mark_of(root, path) == mark
+            same = install_files.mark_of(root, path) == mark
             print(f"remove {path}" if same else f"keep {path}: changed, or gone, since")
         return 0
     _stop(root, where, manifest)
-    kept = installation.remove_all(root, where, manifest)
+    kept = install_files.remove_all(root, where, manifest)
     _remove_state(root)
-    if inits.is_live(root) and inits.find(root) == inits.SYSTEMD:
-        inits.run(("systemctl", "daemon-reload"))
+    if init_system.is_live(root) and init_system.find(root) == init_system.SYSTEMD:
+        init_system.run(("systemctl", "daemon-reload"))
     print(f"removed: {where.launcher}, {where.folder} ({len(manifest.entries) - len(kept)} files)")
     for path in kept:
         print(f"kept: {path}: changed since it was installed; remove it by hand")
-    if files.exists(root, settings.CONF_PATH):
-        print(f"kept: {settings.CONF_PATH}: your settings")
+    if files.exists(root, load.CONF_PATH):
+        print(f"kept: {load.CONF_PATH}: your settings")
     return 0
 
 
 def _stop(root: str, where: Layout, manifest: Manifest) -> None:
     """Stop our agent, by whom it was started, and repair what it may have left."""
-    ours = any(path == unit.UNIT_PATH for _, path in manifest.entries)
-    if ours and inits.is_live(root) and inits.find(root) == inits.SYSTEMD:
-        inits.run(inits.stop_command())
-    pid = runtime.running_pid(root)
+    ours = any(path == systemd_unit.UNIT_PATH for _, path in manifest.entries)
+    if ours and init_system.is_live(root) and init_system.find(root) == init_system.SYSTEMD:
+        init_system.run(init_system.stop_command())
+    pid = run_dir.running_pid(root)
     if pid is not None and _is_launched(pid, where):
         _end(root, pid)
-        pid = runtime.running_pid(root)
+        pid = run_dir.running_pid(root)
     if pid is not None:
         print(f"another agent runs, pid {pid}, not from {where.launcher}: left alone")
         return
@@ -89,7 +93,7 @@ def _end(root: str, pid: int) -> None:
     except OSError as error:
         raise AgentError(f"pid {pid}: {os.strerror(error.errno or 0)}: run this as root") from error
     deadline_s = time.monotonic() + STOP_WAIT_S
-    while runtime.running_pid(root) == pid:
+    while run_dir.running_pid(root) == pid:
         if time.monotonic() > deadline_s:
             raise AgentError(
                 f"pid {pid} has not ended within {STOP_WAIT_S:.0f} s: nothing is removed"
@@ -99,7 +103,7 @@ def _end(root: str, pid: int) -> None:
 
 def _remove_state(root: str) -> None:
     """Remove what the agent kept for itself; what does not go is no harm."""
-    if runtime.running_pid(root) is not None:
+    if run_dir.running_pid(root) is not None:
         return
     for folder in STATE_FOLDERS:
         full = files.under(root, folder)

@@ -10,8 +10,8 @@ import os
 import signal
 import time
 
-from giveback_agent import runtime
 from giveback_agent.errors import AgentError, UsageError
+from giveback_agent.runtime import run_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,15 +35,15 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the urgency and wake the agent."""
-    if not 0 < args.for_s <= runtime.URGENCY_MOST_S:
+    if not 0 < args.for_s <= run_dir.URGENCY_MOST_S:
         raise UsageError(
-            f"--for {args.for_s}: must be more than 0 and at most {runtime.URGENCY_MOST_S:.0f} s"
+            f"--for {args.for_s}: must be more than 0 and at most {run_dir.URGENCY_MOST_S:.0f} s"
         )
-    pid = runtime.running_pid(args.root)
+    pid = run_dir.running_pid(args.root)
     if pid is None:
         raise AgentError("no giveback-agent runs in this guest: start it with `giveback-agent run`")
-    if not runtime.write_urgency(args.root, args.urgency, time.monotonic() + args.for_s):
-        raise AgentError(f"{runtime.URGENCY_PATH}: cannot be written: run this as root")
+    if not run_dir.write_urgency(args.root, args.urgency, time.monotonic() + args.for_s):
+        raise AgentError(f"{run_dir.URGENCY_PATH}: cannot be written: run this as root")
     try:
         os.kill(pid, signal.SIGUSR1)
     except PermissionError as error:

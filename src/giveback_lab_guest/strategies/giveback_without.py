@@ -7,18 +7,18 @@ no setting is needed in the agent that no user should turn. Where a setting exis
 
 from __future__ import annotations
 
-from giveback_agent import actions as act
-from giveback_agent import policy
-from giveback_agent.record import replace
+from giveback_agent.policy import actions as act
+from giveback_agent.policy import adaptive
+from giveback_kernel.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from giveback_agent.actions import Action, Capabilities, Observation
-    from giveback_agent.policy import PolicyState
-    from giveback_agent.settings import Settings
+    from giveback_agent.policy.actions import Action, Capabilities, Observation
+    from giveback_agent.policy.adaptive import PolicyState
+    from giveback_agent.settings.load import Settings
 
     Decide = Callable[
         [Observation, PolicyState, Settings, Capabilities], tuple[tuple[Action, ...], PolicyState]
@@ -56,6 +56,6 @@ def run_without(words: list[str]) -> int:
     from giveback_agent.commands.run import run_service
 
     # The service asks the module at each decision.
-    whole: Any = policy
-    whole.decide = without(part, policy.decide)
+    whole: Any = adaptive
+    whole.decide = without(part, adaptive.decide)
     return run_service("/", overrides)

@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import time
 
-from giveback_agent import files
-from giveback_agent.kernel.compaction import PATH
-from giveback_agent.kernel.meminfo import read_meminfo
-from giveback_agent.kernel.pagetypeinfo import PageTypeInfo, read_pagetypeinfo
-from giveback_agent.record import Record
+from giveback_kernel import files
+from giveback_kernel.compaction import PATH
+from giveback_kernel.meminfo import read_meminfo
+from giveback_kernel.pagetypeinfo import PageTypeInfo, read_pagetypeinfo
+from giveback_kernel.record import Record
 from giveback_lab_guest.strategies.kata_psi import Psi
 from giveback_lab_guest.strategies.loop import say
 

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent import files
 from giveback_agent.errors import KernelFileError
-from giveback_agent.kernel import lru_gen
-from giveback_agent.record import Record
+from giveback_kernel import files, lru_gen
+from giveback_kernel.record import Record
 from giveback_lab_guest.strategies.kata_psi import Psi
 from giveback_lab_guest.strategies.loop import say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_agent.kernel.lru_gen import NodeGenerations
+    from giveback_kernel.lru_gen import NodeGenerations
     from giveback_lab_guest.strategies.loop import Stopping
 
 GENERATIONS = 4

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import time
 
-from giveback_agent import files
-from giveback_agent.kernel.pressure import parse, path_of
-from giveback_agent.record import Record
+from giveback_kernel import files
+from giveback_kernel.pressure import parse, path_of
+from giveback_kernel.record import Record
 
 MOUNT = "/sys/fs/cgroup"
 

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from giveback_agent.record import Record, replace
+from giveback_kernel.record import Record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

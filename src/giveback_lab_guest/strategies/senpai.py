@@ -12,17 +12,17 @@ from __future__ import annotations
 import time
 
 from giveback_agent.errors import KernelFileError
-from giveback_agent.kernel import reclaim
-from giveback_agent.kernel.meminfo import read_meminfo
-from giveback_agent.kernel.pressure import read_pressure
-from giveback_agent.kernel.swaps import read_swaps
-from giveback_agent.record import Record, replace
+from giveback_kernel import reclaim
+from giveback_kernel.meminfo import read_meminfo
+from giveback_kernel.pressure import read_pressure
+from giveback_kernel.record import Record, replace
+from giveback_kernel.swaps import read_swaps
 from giveback_lab_guest.strategies.loop import STARTED, say, with_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_agent.kernel.meminfo import MemInfo
-    from giveback_agent.kernel.pressure import Pressure
+    from giveback_kernel.meminfo import MemInfo
+    from giveback_kernel.pressure import Pressure
     from giveback_lab_guest.strategies.loop import Stopping
 
 PAGE_BYTES = 4096

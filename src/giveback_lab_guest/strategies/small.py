@@ -1,6 +1,6 @@
 """A strategy's process starts small, so that Python is not what is measured.
 
-What `giveback_agent.start` does for the agent, for the same reason: from compiled files, without
+What `giveback_agent.runtime.reexec` does for the agent, for the same reason: from compiled files, without
 `site` and without huge pages. The originals are C++, Rust and Perl, and are smaller still.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from giveback_agent import start
+from giveback_agent.runtime import reexec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,20 +30,20 @@ def start_anew(words: list[str]) -> None:
 
     The first strategy of a guest unpacks for all: the archive does not change under a running guest.
     """
-    archive = start.zip_archive()
+    archive = reexec.zip_archive()
     if os.environ.get(MARK) or archive is None:
         return
     if not os.path.exists(LAUNCHER) and not _in_child(lambda: _unpack(archive)):
         return
     _refuse_huge_pages()
     # The second mark: the agent's own service must not start anew from here, it is small already.
-    environment = {**os.environ, MARK: "1", start.MARK: "1"}
-    command = [sys.executable, start.OPTIONS, LAUNCHER, *words]
+    environment = {**os.environ, MARK: "1", reexec.MARK: "1"}
+    command = [sys.executable, reexec.OPTIONS, LAUNCHER, *words]
     os.execve(sys.executable, command, environment)  # noqa: S606  # our own interpreter
 
 
 def _unpack(archive: str) -> None:
-    start.compile_into(archive, FOLDER)
+    reexec.compile_into(archive, FOLDER)
     with open(LAUNCHER + ".new", "w") as file:
         file.write(LAUNCHER_TEXT)
     os.rename(LAUNCHER + ".new", LAUNCHER)
@@ -65,4 +65,4 @@ def _in_child(work: Callable[[], None]) -> bool:
 def _refuse_huge_pages() -> None:
     import ctypes
 
-    ctypes.CDLL(None).prctl(start.PR_SET_THP_DISABLE, 1, 0, 0, 0)
+    ctypes.CDLL(None).prctl(reexec.PR_SET_THP_DISABLE, 1, 0, 0, 0)

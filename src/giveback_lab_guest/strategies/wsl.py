@@ -16,12 +16,11 @@ from __future__ import annotations
 import os
 import time
 
-from giveback_agent import files
 from giveback_agent.errors import KernelFileError
-from giveback_agent.kernel import compaction, reclaim
-from giveback_agent.kernel.cpustat import read_cpustat
-from giveback_agent.kernel.meminfo import read_meminfo
-from giveback_agent.record import Record, replace
+from giveback_kernel import compaction, files, reclaim
+from giveback_kernel.cpustat import read_cpustat
+from giveback_kernel.meminfo import read_meminfo
+from giveback_kernel.record import Record, replace
 from giveback_lab_guest.strategies.loop import STARTED, become_idle_class, say, with_options
 
 TYPE_CHECKING = False

@@ -1,0 +1,326 @@
+"""The exact ledger: each guest page's use joined with whether the host holds it.
+
+The guest sends runs of like pages (`giveback_kernel.kpageflags`), the host reads the pagemap
+of the RAM mapping; guest addresses become addresses in the VMM as `giveback.vmm.layout` knows them.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import zlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from giveback.errors import InputError, VmError
+from giveback.host import pagemap
+from giveback.text import shown, size
+from giveback.vmm import layout as layouts
+from giveback.vmm.clients import answers
+from giveback_kernel import kpageflags
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from giveback.exact_ages import Ages
+    from giveback.guest.observe import Observation
+    from giveback.vmm.layout import Placement
+
+RUNS_LIMIT_BYTES = 64 << 20
+"""Runs of a TiB of alternating pages are larger; such a guest is refused."""
+_PIECE_BYTES = 256 << 10
+_RUN_LIMIT_BYTES = 13
+MAX_ORDER = 10
+UNKNOWN = ord("?")
+_RUN = re.compile(rb"([A-Z])(\d{1,12})")
+_MISFIT_LIMIT = 0.1
+"""Above this share of pages that the guest uses and the host does not hold, a layout is not believed."""
+_WRITTEN = (kpageflags.ANON, kpageflags.SLAB, kpageflags.TABLE)
+"""What the guest has written to: it is resident or in swap, wherever it lies."""
+LABELS = {
+    kpageflags.FREE: "free",
+    kpageflags.ANON: "anonymous",
+    kpageflags.SHMEM: "shared memory and tmpfs",
+    kpageflags.DIRTY: "page cache, dirty",
+    kpageflags.CACHE: "page cache, clean",
+    kpageflags.SLAB: "slab",
+    kpageflags.TABLE: "page tables",
+    kpageflags.OFFLINE: "ballooned or offline",
+    kpageflags.RESERVED: "reserved",
+    kpageflags.HUGE: "guest huge page pool",
+    kpageflags.HOLE: "RAM that the guest's kernel does not use",
+    kpageflags.OTHER: "kernel, or free on per-CPU lists",
+    UNKNOWN: "unattributed: RAM at no guest address that is known",
+}
+Classes = npt.NDArray[np.uint8]
+Orders = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True)
+class ExactRow:
+    """Bytes of one use, by where the host has them."""
+
+    label: str
+    resident_bytes: int
+    swapped_bytes: int
+    absent_bytes: int
+
+    @property
+    def ram_bytes(self) -> int:
+        return self.resident_bytes + self.swapped_bytes + self.absent_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """The whole of RAM by use; of what is free, the same by block order."""
+
+    rows: tuple[ExactRow, ...]
+    free_by_order: tuple[ExactRow, ...]
+    free_resident_since: tuple[tuple[float, int], ...] = ()
+    """(seconds, bytes): free and resident at every look for so long; only once there were two."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def resident_bytes(self) -> int:
+        return sum(row.resident_bytes for row in self.rows)
+
+    @property
+    def ram_bytes(self) -> int:
+        return sum(row.ram_bytes for row in self.rows)
+
+    @property
+    def residue_bytes(self) -> int:
+        """Free in the guest, resident here: measured, page by page."""
+        return sum(row.resident_bytes for row in self.free_by_order)
+
+    def text(self) -> str:
+        """Both tables."""
+        head = f"{'page by page':<52} {'RAM':>9} {'resident':>9} {'swapped':>9} {'absent':>9}"
+        lines = [head, *(_line(row) for row in self.rows)]
+        lines += [f"{'of what is free, in blocks of':<52}", *(_line(r) for r in self.free_by_order)]
+        if self.free_resident_since:
+            lines.append("of what is free and resident, seen so at every look for at least")
+            lines += [f"  {f'{s:.0f} s':<62} {size(b):>7}" for s, b in self.free_resident_since]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    def as_json(self) -> dict[str, object]:
+        """All amounts in bytes."""
+        names = ("label", "resident_bytes", "swapped_bytes", "absent_bytes")
+        return {
+            "ram_bytes": self.ram_bytes,
+            "resident_bytes": self.resident_bytes,
+            "residue_bytes": self.residue_bytes,
+            "rows": [{n: getattr(row, n) for n in names} for row in self.rows],
+            "free_by_order": [{n: getattr(row, n) for n in names} for row in self.free_by_order],
+            "free_resident_since": [
+                {"at_least_s": s, "resident_bytes": b} for s, b in self.free_resident_since
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def _line(row: ExactRow) -> str:
+    parts = (row.ram_bytes, row.resident_bytes, row.swapped_bytes, row.absent_bytes)
+    return f"  {row.label:<50} " + " ".join(f"{size(part):>9}" for part in parts)
+
+
+def decode(text: str, pages_limit: int) -> Classes:
+    """The guest's runs as one class a page frame, from frame 0; at most `pages_limit` are kept.
+
+    Raises InputError for what is none: it comes from a guest, and a lie must not fill our memory.
+    """
+    try:
+        packed = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise InputError(f"the guest's pages are not readable: {error}") from error
+    parts = [np.empty(0, dtype=np.uint8)]
+    left = pages_limit
+    for runs in _unpacked(packed):
+        # Each run is of a page at least: no more of them are looked at than there are pages.
+        if left > 0:
+            parts.append(_pages(runs, left))
+            left -= len(parts[-1])
+    return np.concatenate(parts)
+
+
+def _unpacked(packed: bytes) -> Iterator[bytes]:
+    """Whole runs, some at a time: all of them taken apart at once would be gigabytes of objects."""
+    opened = zlib.decompressobj()
+    rest = b""
+    size_bytes = 0
+    while not opened.eof:
+        try:
+            piece = opened.decompress(packed, _PIECE_BYTES)
+        except zlib.error as error:
+            raise InputError(f"the guest's pages are not readable: {error}") from error
+        packed = opened.unconsumed_tail
+        size_bytes += len(piece)
+        if size_bytes > RUNS_LIMIT_BYTES or not (piece or packed or opened.eof):
+            raise InputError(f"the guest's pages are cut, or more than {RUNS_LIMIT_BYTES} bytes")
+        whole = rest + piece
+        end = max(0, len(whole.rstrip(b"0123456789")) - 1)
+        rest = whole[end:]
+        if len(rest) > _RUN_LIMIT_BYTES:
+            break
+        yield whole[:end]
+    yield rest
+
+
+def _pages(runs: bytes, pages_limit: int) -> Classes:
+    """One class a page. Raises InputError."""
+    found = _RUN.findall(runs)
+    lengths = [min(int(count), pages_limit) for _, count in found]
+    if sum(len(letter) + len(count) for letter, count in found) != len(runs) or 0 in lengths:
+        raise InputError("the guest's pages are no runs such as F512A3")
+    letters = np.frombuffer(b"".join(letter for letter, _ in found), dtype=np.uint8)
+    ends = np.minimum(np.cumsum(np.array(lengths, dtype=np.int64)), pages_limit)
+    return np.repeat(letters, np.diff(ends, prepend=0))
+
+
+def orders(classes: Classes) -> Orders:
+    """The order of the free block that each page frame lies in, -1 for pages that are not free.
+
+    Blocks are the largest aligned ones: that is how the buddy allocator joins what is free. So the
+    array has to begin at frame 0.
+    """
+    free = classes == kpageflags.FREE
+    result = np.full(len(classes), -1, dtype=np.int8)
+    for order in range(MAX_ORDER, -1, -1):
+        pages = 1 << order
+        whole = len(classes) // pages * pages
+        open_ = (free[:whole] & (result[:whole] < 0)).reshape(-1, pages).all(axis=1)
+        result[:whole].reshape(-1, pages)[open_] = order
+    return result
+
+
+def join_states(classes: Classes, states: pagemap.States, blocks: Orders) -> Exact:
+    """Join arrays of equal length, a page each; `blocks` as `orders` has them. Pure."""
+    page = pagemap.PAGE_BYTES
+    table = np.bincount(classes.astype(np.intp) * 3 + states, minlength=256 * 3).reshape(256, 3)
+    rows = tuple(
+        _row(label, table[letter], page) for letter, label in LABELS.items() if table[letter].any()
+    )
+    free = blocks >= 0
+    by_order = np.bincount(
+        blocks[free].astype(np.intp) * 3 + states[free], minlength=(MAX_ORDER + 1) * 3
+    )
+    by_order = by_order.reshape(MAX_ORDER + 1, 3)
+    return Exact(
+        rows,
+        tuple(
+            _row(f"{size(page << order)} (order {order})", by_order[order], page)
+            for order in range(MAX_ORDER + 1)
+            if by_order[order].any()
+        ),
+    )
+
+
+def _row(label: str, counts: npt.NDArray[np.intp], page: int) -> ExactRow:
+    absent, present, swapped = (int(count) * page for count in counts)
+    return ExactRow(label, present, swapped, absent)
+
+
+def join_pages(
+    seen: Observation,
+    said: dict[str, object],
+    ages: Ages | None = None,
+    now_s: float = 0.0,
+    machine: str = os.uname().machine,
+) -> Exact:
+    """The exact ledger of a VM whose guest said `said` (`giveback-agent picture --pages`).
+
+    `ages` remembers the looks before this one. Raises InputError where the guest's pages are missing
+    or unreadable, and VmError where it is not known which guest address lies where.
+    """
+    text = answers.text(said, "pages", 2 * RUNS_LIMIT_BYTES)
+    if not text:
+        raise InputError("the guest's file has no pages: run `giveback-agent picture --pages`")
+    page = pagemap.PAGE_BYTES
+    if said.get("page_bytes", page) != page:
+        raise InputError(f"the guest's pages are not of {page} bytes, as this host's are")
+    ways = layouts.placements(seen.vm, seen.state, seen.bound, machine)
+    if not ways:
+        raise VmError(_unknown_layout(seen))
+    last = max(place.guest_start + place.size_bytes for way in ways for place in way)
+    frames = decode(text, min(last // page, kpageflags.PAGES_LIMIT))
+    ranges = [place for block in seen.bound for place in block.ranges]
+    states = np.concatenate([pagemap.read_states(seen.vm.pid, *place) for place in ranges])
+    way = ways[0]
+    notes: tuple[str, ...] = ()
+    if not seen.state.layout:
+        way, fit = fitting(ways, ranges, frames, states)
+        notes = (f"guest addresses are assumed by {seen.vm.backend}'s published layout: {fit}",)
+    used = arranged(way, ranges, frames, UNKNOWN)
+    joined = join_states(used, states, arranged(way, ranges, orders(frames), -1))
+    since: tuple[tuple[float, int], ...] = ()
+    if ages is not None:
+        held = (used == kpageflags.FREE) & (states == pagemap.PRESENT)
+        since = ages.look(held, now_s, page)
+    return replace(joined, free_resident_since=since, notes=notes)
+
+
+def _unknown_layout(seen: Observation) -> str:
+    name = shown(seen.vm.name)
+    if not any(block.ranges for block in seen.bound):
+        return f"{name}: no RAM block was found in the VMM's address space"
+    machine = shown(seen.vm.machine) or "not given"
+    return (
+        f"{name}: where guest addresses lie is not known: the VMM ({seen.vm.backend}, machine type "
+        f"{machine}) did not tell, and no layout that we know fits the RAM that was found"
+    )
+
+
+Page = TypeVar("Page", np.uint8, np.int8)
+
+
+def arranged(
+    way: Sequence[Placement],
+    ranges: Sequence[tuple[int, int]],
+    frames: npt.NDArray[Page],
+    unknown: int,
+) -> npt.NDArray[Page]:
+    """What `frames` has for each page of `ranges`; `unknown` where it has nothing. Pure.
+
+    Some pages of RAM have no guest address (QEMU hides some below 1 MiB).
+    """
+    page = pagemap.PAGE_BYTES
+    parts = []
+    for start, end in ranges:
+        part = np.full((end - start) // page, unknown, dtype=frames.dtype)
+        for place in way:
+            if start <= place.host_start < end:
+                first, at = place.guest_start // page, (place.host_start - start) // page
+                told = frames[first : first + place.size_bytes // page]
+                part[at : at + len(told)] = told
+        parts.append(part)
+    return np.concatenate(parts)
+
+
+def fitting(
+    ways: Sequence[tuple[Placement, ...]],
+    ranges: Sequence[tuple[int, int]],
+    frames: Classes,
+    states: pagemap.States,
+) -> tuple[tuple[Placement, ...], str]:
+    """Of the ways in which RAM may lie, that which fits the pages, and how well it does. Pure.
+
+    What a guest has written to is resident or in swap: in a wrong way, it is not. Where all of RAM is
+    resident every way fits, and gives the same result. Raises VmError where none of several fits.
+    """
+    misfits = []
+    for number, way in enumerate(ways):
+        written = np.isin(arranged(way, ranges, frames, UNKNOWN), _WRITTEN)
+        gone = int((written & (states == pagemap.ABSENT)).sum())
+        misfits.append((gone / max(1, int(written.sum())), number))
+    share, best = min(misfits)
+    if share > _MISFIT_LIMIT and len(ways) > 1:
+        raise VmError(
+            f"no order of the RAM's parts fits: at best {share:.0%} of what the guest has written to "
+            "would not be resident"
+        )
+    others = "".join(f"; {other:.1%} in another order" for other, n in misfits if n != best)
+    return ways[best], f"{share:.1%} of what the guest has written to is then not resident{others}"

@@ -1,0 +1,164 @@
+"""One VM, both sides read and joined: what `ps`, `explain` and `doctor` show."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from giveback.accounting.ledger import Ledger, join
+from giveback.accounting.usage import GuestPicture, HostPicture
+from giveback.errors import VmError
+from giveback.guest.query import read_guest
+from giveback.host import procs, smaps
+from giveback.vmm import find
+from giveback.vmm.base import Answer, VmDescription, VmState
+from giveback.vmm.mapping import BoundBlock, bind, within
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from giveback.vmm.base import Backend
+
+_LEAST_MAPPING_BYTES = 1 << 20
+_AT_ONCE = 32
+"""VMs asked at the same time: a host with a thousand is not met with a thousand connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """All that is known of a VM at a moment; `host` and `ledger` are None where smaps is barred."""
+
+    vm: VmDescription
+    state: VmState
+    host: HostPicture | None
+    guest: GuestPicture
+    ledger: Ledger | None
+    bound: tuple[BoundBlock, ...] = ()
+    process_rss_bytes: int | None = None
+    """What everyone may see of the process, where its mappings may not be read."""
+    problems: tuple[str, ...] = ()
+
+
+def read_host(
+    vm: VmDescription, state: VmState, root: str = "/"
+) -> tuple[HostPicture, tuple[BoundBlock, ...]]:
+    """What the VM costs, and where its RAM lies in the process. Raises VmError."""
+    text = smaps.read_smaps(root, vm.pid)
+    candidates = smaps.parse_maps(text, _LEAST_MAPPING_BYTES)
+    bound = bind(vm.ram_blocks, candidates, state.host_addresses)
+    places = [place for block in bound for place in block.ranges]
+    mappings = within(smaps.usage_of(text, _touching(candidates, places)), places)
+    ram = smaps.add(mapping.usage for mapping in mappings)
+    eligible = {mapping.thp_eligible for mapping in mappings} - {None}
+    own = smaps.total(text) - ram
+    status = procs.status_bytes(root, vm.pid)
+    picture = HostPicture(
+        ram_resident_bytes=ram.resident_bytes,
+        ram_swap_bytes=ram.swap_bytes,
+        ram_pss_bytes=ram.pss_bytes + ram.hugetlb_bytes,
+        ram_huge_bytes=ram.huge_bytes + ram.hugetlb_bytes,
+        ram_locked_bytes=ram.locked_bytes,
+        ram_ksm_bytes=ram.ksm_bytes,
+        ram_page_bytes=max((mapping.kernel_page_bytes for mapping in mappings), default=4096),
+        ram_thp_eligible=True in eligible if eligible else None,
+        own_resident_bytes=own.resident_bytes,
+        own_pss_bytes=own.pss_bytes + own.hugetlb_bytes,
+        own_swap_bytes=own.swap_bytes,
+        page_tables_bytes=status.get("VmPTE", 0),
+        peak_resident_bytes=status.get("VmHWM", 0) + ram.hugetlb_bytes + own.hugetlb_bytes,
+        sure=bool(bound) and all(block.sure for block in bound),
+        placed=bool(bound) and all(block.ranges for block in bound),
+    )
+    return picture, bound
+
+
+def _touching(
+    mappings: Sequence[smaps.Mapping], places: Sequence[tuple[int, int]]
+) -> list[smaps.Mapping]:
+    return [m for m in mappings if any(m.start < end and start < m.end for start, end in places)]
+
+
+async def observe(
+    backend: Backend,
+    vm: VmDescription,
+    *,
+    root: str = "/",
+    layout: bool = False,
+    timeout_s: float = 2.0,
+    guest_timeout_s: float | None = None,
+    guest: GuestPicture | None = None,
+) -> Observation:
+    """Ask the VMM, then the guest, then read the host: the last at once after the guest.
+
+    `guest` is a picture brought from elsewhere; then the guest is not asked, else it has
+    `guest_timeout_s` (a quarter of `timeout_s`) for each way to it. Never raises VmError.
+    """
+    state = await backend.inspect(vm, layout=layout, timeout_s=timeout_s)
+    vm = state.description or vm
+    if guest is None:
+        guest = await read_guest(vm, state, time.time(), guest_timeout_s or timeout_s / 4)
+    problems = list(state.problems)
+    try:
+        host, bound = read_host(vm, state, root)
+    except VmError as error:
+        rss = procs.status_bytes(root, vm.pid).get("VmRSS")
+        return Observation(
+            vm, state, None, guest, None, (), rss, (*problems, *guest.problems, str(error))
+        )
+    missing = [block.block.name for block in bound if not block.ranges]
+    if missing:
+        problems.append(f"no mapping of the process is RAM block {', '.join(missing)}")
+    return Observation(
+        vm, state, host, guest, make_ledger(vm, state, host, guest), bound, None, tuple(problems)
+    )
+
+
+def make_ledger(
+    vm: VmDescription, state: VmState, host: HostPicture, guest: GuestPicture
+) -> Ledger:
+    """Join the pictures of a VM: RAM is all its blocks; what is not plugged counts as ballooned."""
+    ram_bytes = vm.block_bytes or vm.ram_bytes
+    unplugged = max(0, ram_bytes - (state.ram_bytes or vm.ram_bytes))
+    negotiated = state.reporting_negotiated
+    reporting = None if negotiated is Answer.UNKNOWN else negotiated is Answer.YES
+    if vm.capabilities.reports_pages is Answer.NO:
+        reporting = False
+    return join(
+        host,
+        guest,
+        ram_bytes,
+        balloon_bytes=(state.balloon_bytes or 0) + unplugged,
+        balloon_in_total=vm.capabilities.deflate_on_oom and not unplugged,
+        reporting=reporting,
+        kept=bool(vm.blockers),
+    )
+
+
+async def observe_all(
+    vms: Sequence[tuple[Backend, VmDescription]],
+    *,
+    root: str = "/",
+    layout: bool = False,
+    timeout_s: float = 2.0,
+) -> list[Observation]:
+    """Observe many VMs side by side; one that hangs delays nobody but itself.
+
+    `layout` asks each VMM all that it tells without leaving a mark on its VM.
+    """
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(backend: Backend, vm: VmDescription) -> Observation:
+        async with gate:
+            more = layout and not backend.layout_taints
+            return await observe(backend, vm, root=root, layout=more, timeout_s=timeout_s)
+
+    return await asyncio.gather(*(one(backend, vm) for backend, vm in vms))
+
+
+def observe_host(
+    *, root: str = "/", layout: bool = False, timeout_s: float = 2.0
+) -> list[Observation]:
+    """Every VM of this host, observed."""
+    return asyncio.run(observe_all(find(root), root=root, layout=layout, timeout_s=timeout_s))

@@ -1,0 +1,268 @@
+"""One lasting connection to a guest's agent, over whichever channel the VM has.
+
+Every byte is the guest's: lines are bounded and rate-limited, a flood ends the session. Answers are
+taken only to what was asked, once. Nothing waits: what the guest does not read is not sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol, cast
+
+from giveback.errors import VmError
+from giveback.guest import events
+from giveback.guest.channel import AGENT_VSOCK_PORT
+from giveback.guest.rate_limits import Bucket, Lines
+from giveback.text import shown
+from giveback.vmm.base import ChannelKind
+from giveback.vmm.clients.sockets import connect_unix, reason
+
+if TYPE_CHECKING:
+    from giveback.vmm.base import Channel
+
+CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 15.0
+"""What the agent gives itself for an answer."""
+_UNREAD_LIMIT_BYTES = 16 << 10
+_LINES_A_SECOND, _LINES_BURST = 20.0, 300.0
+_BYTES_A_SECOND, _BYTES_BURST = 128 << 10, 1 << 20
+_RUBBISH_A_SECOND, _RUBBISH_BURST = 1.0, 64.0
+
+
+class Ended(StrEnum):
+    """Why a session ended: a bounded set of words, counted per VM."""
+
+    CLOSED = "channel closed"
+    FLOOD = "flood"
+    LONG_LINE = "line too long"
+    RUBBISH = "rubbish"
+    NO_LISTENER = "nobody listens in the guest"
+
+    @property
+    def is_hostile(self) -> bool:
+        return self in (Ended.FLOOD, Ended.LONG_LINE, Ended.RUBBISH)
+
+
+class Owner(Protocol):
+    """Who is told what a session hears."""
+
+    def heard(self, event: events.Event) -> None: ...
+
+    def wrong(self, word: str) -> None:
+        """One thing that was not as it should be, as one of few words."""
+        ...
+
+    def ended(self, why: Ended) -> None: ...
+
+
+class Session(asyncio.BufferedProtocol):
+    """A connection and what is outstanding on it: at most one question and one urgency.
+
+    `buffer` may be shared by all sessions of a loop: it is emptied before anybody else may fill it.
+    """
+
+    __slots__ = (
+        "_answer_id", "_asked_at_s", "_buffer", "_bytes", "_greeting", "_lines", "_owner",
+        "_rubbish", "_splitter", "_told", "_transport", "answers", "connected_at_s", "heard_at_s",
+    )  # fmt: skip
+
+    def __init__(self, owner: Owner, buffer: memoryview, *, greets: bool) -> None:
+        self.connected_at_s = 0.0
+        self.heard_at_s: float | None = None
+        self.answers = 0
+        self._owner = owner
+        self._buffer = buffer
+        self._greeting = greets
+        self._transport: asyncio.Transport | None = None
+        self._splitter = Lines(events.LINE_LIMIT_BYTES)
+        self._lines = Bucket(_LINES_A_SECOND, _LINES_BURST)
+        self._bytes = Bucket(_BYTES_A_SECOND, _BYTES_BURST)
+        self._rubbish = Bucket(_RUBBISH_A_SECOND, _RUBBISH_BURST)
+        self._answer_id: int | None = None
+        self._asked_at_s = 0.0
+        self._told: tuple[int, int, float] | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """Not closed; the VMM may still have to take the greeting."""
+        return self._transport is not None
+
+    @property
+    def is_open(self) -> bool:
+        """Connected, and the VMM has taken the greeting where it wants one."""
+        return self._transport is not None and not self._greeting
+
+    @property
+    def waits_for_answer(self) -> bool:
+        return self._answer_id is not None
+
+    def overdue(self, now_s: float) -> bool:
+        """Whether the question that is out has had its time; it is then no longer out."""
+        if self._answer_id is None or now_s - self._asked_at_s < ANSWER_TIMEOUT_S:
+            return False
+        self._answer_id = None
+        return True
+
+    def ask(self, now_s: float) -> bool:
+        """Ask for the guest's memory, unless that is out already; False where it cannot be sent."""
+        if self._answer_id is not None or not self._has_room():
+            return False
+        self._answer_id = _new_id()
+        self._asked_at_s = now_s
+        # The empty line ends what a client before us may have left unfinished.
+        self._write(b'\n{"v":1,"id":%d,"ask":"memory"}\n' % self._answer_id)
+        return True
+
+    def tell(self, urgency: int, lease_s: float) -> bool:
+        """Say how badly the host needs memory; False where it cannot be sent."""
+        if not self._has_room():
+            return False
+        number = _new_id()
+        self._told = (number, urgency, lease_s)
+        line = b'\n{"v":1,"id":%d,"urgency":%d,"lease_s":%.1f}\n' % (number, urgency, lease_s)
+        self._write(line)
+        return True
+
+    def close(self) -> None:
+        """Let go of the channel; the owner is not told."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self.connected_at_s = _now_s()
+        if self._greeting:
+            self._write(b"CONNECT %d\n" % AGENT_VSOCK_PORT)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._transport is None:
+            return
+        now_s = _now_s()
+        if not self._bytes.take(nbytes, now_s):
+            self._end(Ended.FLOOD)
+            return
+        lines = self._splitter.feed(bytes(self._buffer[:nbytes]))
+        if lines is None:
+            self._end(Ended.LONG_LINE)
+            return
+        for line in lines:
+            if not self.is_connected:
+                return
+            if line.strip():
+                self._take(line, now_s)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        if self._transport is not None:
+            self._end(Ended.NO_LISTENER if self._greeting else Ended.CLOSED)
+
+    def _take(self, line: bytes, now_s: float) -> None:
+        if not self._lines.take(1, now_s):
+            self._end(Ended.FLOOD)
+            return
+        if self._greeting:
+            self._greeting = False
+            if not line.startswith(b"OK "):
+                self._end(Ended.NO_LISTENER)
+            return
+        event = events.understand(line)
+        if event is None or not self._is_expected(event):
+            self._owner.wrong("rubbish" if event is None else "answer to nothing asked")
+            if not self._rubbish.take(1, now_s):
+                self._end(Ended.RUBBISH)
+            return
+        self.heard_at_s = now_s
+        self._owner.heard(event)
+
+    def _is_expected(self, event: events.Event) -> bool:
+        """Whether it may be said unasked, or answers what is out: each number serves once."""
+        if isinstance(event, events.Hello):
+            self._answer_id = self._told = None
+            return True
+        if isinstance(event, events.Step):
+            return True
+        if isinstance(event, events.Taken):
+            told, self._told = self._told, None
+            if told is not None and told[0] != event.id:
+                self._told = told
+            return told is not None and told[:2] == (event.id, event.urgency)
+        if event.id != self._answer_id:
+            return False
+        self._answer_id = None
+        self.answers += isinstance(event, events.Memory)
+        return True
+
+    def _has_room(self) -> bool:
+        if self._transport is None or self._greeting:
+            return False
+        if self._transport.get_write_buffer_size() > _UNREAD_LIMIT_BYTES:
+            self._owner.wrong("the guest does not read")
+            return False
+        return True
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def _end(self, why: Ended) -> None:
+        self.close()
+        self._owner.ended(why)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _new_id() -> int:
+    # Eighteen digits are what the agent reads; 56 bits are seventeen.
+    return int.from_bytes(os.urandom(7), "big")
+
+
+async def connect(channel: Channel, owner: Owner, buffer: memoryview) -> Session:
+    """An open session. Raises VmError that says why there is none."""
+    where = shown(channel.path or f"vsock {channel.cid}")
+    greets = channel.kind is ChannelKind.HYBRID_VSOCK
+    if channel.kind is ChannelKind.VSOCK:
+        opened = await _connect_vsock(channel.cid, where)
+    else:
+        opened = connect_unix(channel.path)
+    loop = asyncio.get_running_loop()
+    try:
+        _, session = await loop.create_connection(
+            lambda: Session(owner, buffer, greets=greets), sock=opened
+        )
+    except OSError as error:
+        opened.close()
+        raise VmError(f"{where}: {reason(error)}") from error
+    return session
+
+
+async def _connect_vsock(cid: int, where: str) -> socket.socket:
+    try:
+        opened = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        raise VmError(f"{where}: {reason(error)}; is vhost_vsock loaded?") from error
+    opened.setblocking(False)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            address = (cid, AGENT_VSOCK_PORT)
+            await asyncio.get_running_loop().sock_connect(opened, address)
+    except BaseException as error:
+        opened.close()
+        if isinstance(error, TimeoutError):
+            raise VmError(f"{where}: nobody in the guest answers") from error
+        if isinstance(error, OSError):
+            raise VmError(f"{where}: {reason(error)}") from error
+        raise
+    return opened

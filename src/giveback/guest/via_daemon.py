@@ -1,0 +1,53 @@
+"""What a running daemon knows of a guest, for `ps` and its like: the daemon holds the agent's port.
+
+QEMU serves one client of a port. A daemon that is connected answers for the guest at a socket of its
+own, for the same user only; whoever finds no daemon there asks the guest itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import TYPE_CHECKING
+
+from giveback.errors import VmError
+from giveback.guest.channel import LINE_LIMIT_BYTES
+from giveback.vmm.clients.sockets import connect_unix
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from giveback.vmm.base import VmDescription
+
+NAME = "guests.sock"
+_TIMEOUT_S = 0.5
+
+
+def default_path(environ: Mapping[str, str] = os.environ) -> str:
+    """Where the daemon of this user answers, unless its settings put its socket elsewhere."""
+    if os.geteuid() == 0:
+        return f"/run/giveback-daemon/{NAME}"
+    folder = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    return f"{folder}/giveback-daemon/{NAME}"
+
+
+async def borrow(vm: VmDescription, path: str | None = None) -> dict[str, object] | None:
+    """The guest's `memory` event with its `age_s`, from the daemon; None where it has none."""
+    where = default_path() if path is None else path
+    if not os.access(where, os.R_OK | os.W_OK):
+        return None
+    writer: asyncio.StreamWriter | None = None
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(
+                sock=connect_unix(where), limit=LINE_LIMIT_BYTES
+            )
+            writer.write(b'{"pid":%d}\n' % vm.pid)
+            said = json.loads(await reader.readuntil(b"\n"))
+    except (OSError, VmError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        return None
+    finally:
+        if writer is not None:
+            writer.transport.abort()
+    return said if isinstance(said, dict) and said.get("name") == vm.name else None

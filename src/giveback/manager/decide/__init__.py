@@ -1,0 +1,1 @@
+"""The manager's decisions: pure, no clock, no I/O."""

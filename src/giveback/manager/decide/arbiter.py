@@ -1,0 +1,296 @@
+"""How badly the host needs memory, and which guests are asked for it. Pure: no clock, no I/O.
+
+Urgency means what it means to the agent: 0 keep caches, 1 cold cache, 2 half of the warm, 3 all above
+the floor. The host's own urgency decides how fast and how far: warm cache is taken at 3 only, and
+only where trapped memory and cold cache of all guests together do not suffice.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from giveback.manager.decide import forecast
+from giveback.manager.decide.allocation import (
+    AMOUNT_LIMIT_BYTES,
+    Asked,
+    left_of,
+    plan,
+    raised,
+    sane,
+    still_expected,
+)
+from giveback.manager.decide.forecast import Look
+from giveback.manager.model import Ask, Decision, GuestView, HostView
+from giveback.text import MIB, size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from giveback.manager.settings.load import ArbiterSettings
+
+# A host stalls in earnest long before all of its memory is gone: half of the mark is the last resort.
+_CRITICAL_OF_SHORT = 0.5
+_SOON_S = 5.0
+# What an agent needs to let go of warm cache, and some more.
+_WARM_LEAD_S = 5.0
+# PSI memory, per cent of ten seconds. systemd-oomd kills at 60; a host that has memory shows 0.
+_SOME_STALLED = 10.0
+_FULL_STALLED = 5.0
+_FULL_STALLED_BADLY = 20.0
+# A cgroup that thrashes within its own limit stalls, too: that is no want of the host's.
+_STALLS_COUNT_BELOW_CALM_TIMES = 2
+_SWAP_IN_BYTES_PER_S = 1 * MIB
+_SWAP_IN_BADLY_BYTES_PER_S = 32 * MIB
+# How far above a mark the host must be before the mark is taken as left, as a part of it.
+_LEAVING = 1.25
+# What a hog may take at most while nobody looks: one process that touches new memory, measured.
+_FASTEST_HOG_BYTES_PER_S = 2 << 30
+_LOOK_CALM_S = (0.5, 10.0)
+_LOOK_S = {1: 1.0, 2: 0.5, 3: 0.25}
+
+
+@dataclass(frozen=True, slots=True)
+class ArbiterState:
+    """What the arbiter remembers between looks. Begin with `ArbiterState()`."""
+
+    urgency: int = 0
+    looks: tuple[Look, ...] = ()
+    swap_in: tuple[float, int] | None = None
+    """When, and how much had been swapped in since boot."""
+    lower_since_s: float | None = None
+    """Since when less urgency would do, without a break."""
+    lower_most: int = 0
+    """The most that was needed in that time."""
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Marks:
+    """The amounts of available memory at which something changes."""
+
+    calm_bytes: int
+    short_bytes: int
+    critical_bytes: int
+
+
+def decide(
+    host: HostView,
+    guests: Sequence[GuestView],
+    state: ArbiterState,
+    settings: ArbiterSettings,
+) -> tuple[Decision, ArbiterState]:
+    """What to do now, and the state to come back with. Never raises, whatever the numbers are.
+
+    The order of `guests` does not matter; the asks come in the order of their goals, largest first.
+    """
+    host = _sane_host(host)
+    state = _forget_if_clock_jumped(host, state)
+    marks = marks_of(host.total_bytes, settings)
+    looks = forecast.keep((*state.looks, Look(host.at_s, host.available_bytes)))
+    slope = forecast.slope_bytes_per_s(looks, noise_bytes=host.total_bytes // 200)
+    trouble_in_s = forecast.seconds_until(host.available_bytes, marks.critical_bytes, slope)
+    swap_rate = _swap_in_rate(host, state)
+    needed, why = _urgency_needed(host, marks, trouble_in_s, swap_rate, state, settings)
+    state = _settle(needed, host, state, settings)
+    if state.urgency > needed:
+        why += f"; urgency {state.urgency} until that has lasted {settings.calm_for_s:.0f} s"
+    # What is held out of caution alone asks for nothing.
+    deficit = _deficit(host, marks, slope, needed, settings) if needed else 0
+    keys = {guest.key for guest in guests}
+    asked = {key: ask for key, ask in state.asked.items() if key in keys}
+    asks: tuple[Ask, ...] = ()
+    if deficit:
+        near = _deficit_soon(host, marks, slope)
+        asks, asked = _ask((deficit, near), needed, sane(guests), asked, host.at_s)
+    swap_in = (host.at_s, host.swap_in_bytes)
+    state = replace(state, looks=looks, swap_in=swap_in, asked=asked)
+    look_again_s = _look_again_s(host, marks, trouble_in_s, state.urgency)
+    decision = Decision(state.urgency, deficit, trouble_in_s, asks, why, look_again_s)
+    return decision, state
+
+
+def _ask(
+    deficits: tuple[int, int],
+    urgency: int,
+    guests: Mapping[str, GuestView],
+    asked: dict[str, Asked],
+    now_s: float,
+) -> tuple[tuple[Ask, ...], dict[str, Asked]]:
+    """Whom to ask for what is missing and not yet on its way; and all asks, with the new ones."""
+    asks = raised(deficits[0], urgency, guests, asked, now_s)
+    asked = asked | {
+        ask.key: Asked(now_s, ask.urgency, ask.goal_bytes, guests[ask.key].resident_bytes)
+        for ask in asks
+    }
+    coming = still_expected(guests, asked, now_s)
+    rest, soon = (max(0, deficit - coming) for deficit in deficits)
+    new = plan(rest, urgency, guests, asked, now_s, warm_deficit_bytes=soon)
+    new = tuple(ask for ask in new if ask.key not in {one.key for one in asks})
+    fresh = {}
+    for ask in new:
+        guest = guests[ask.key]
+        goal = ask.goal_bytes + left_of(asked.get(ask.key), guest, now_s)
+        fresh[ask.key] = Asked(now_s, ask.urgency, goal, guest.resident_bytes)
+    both = sorted((*asks, *new), key=lambda ask: (-ask.goal_bytes, ask.key))
+    return tuple(both), asked | fresh
+
+
+def told_urgency(decision: Decision, guest: GuestView, state: ArbiterState) -> int:
+    """What a guest is to hear now, as a lease to be renewed until the next decision.
+
+    A guest whose turn it is hears its ask for as long as that is waited for. The others keep their
+    caches, until the host is at its worst: then each goes by its own policy.
+    """
+    asked = state.asked.get(guest.key)
+    if decision.urgency and asked is not None and not guest.pressed and state.looks:
+        waiting = asked.waited_for(state.looks[-1].at_s)
+        return asked.urgency if waiting else int(decision.urgency >= 3)
+    return 1 if decision.urgency >= 3 else 0
+
+
+def marks_of(total_bytes: int, settings: ArbiterSettings) -> _Marks:
+    """The marks on a host of this size; `calm` is above `short` whatever was set."""
+    short = settings.short.of(total_bytes)
+    calm = max(settings.calm.of(total_bytes), short + short // 10)
+    return _Marks(calm, short, int(short * _CRITICAL_OF_SHORT))
+
+
+def _sane_host(host: HostView) -> HostView:
+    total = min(max(0, host.total_bytes), AMOUNT_LIMIT_BYTES)
+    available = min(max(0, host.available_bytes), total)
+    at_s = host.at_s if math.isfinite(host.at_s) else 0.0
+    return replace(
+        host,
+        at_s=at_s,
+        total_bytes=total,
+        available_bytes=available,
+        psi_memory_some_avg10=_percent(host.psi_memory_some_avg10),
+        psi_memory_full_avg10=_percent(host.psi_memory_full_avg10),
+        swap_in_bytes=min(max(0, host.swap_in_bytes), 1 << 64),
+    )
+
+
+def _percent(value: float | None) -> float:
+    """What the host does not tell, and what is no number, counts as no stall."""
+    return value if value is not None and math.isfinite(value) else 0.0
+
+
+def _forget_if_clock_jumped(host: HostView, state: ArbiterState) -> ArbiterState:
+    """Times that lie ahead of now are of another clock: nothing is waited for because of them."""
+    if state.looks and host.at_s < state.looks[-1].at_s:
+        return ArbiterState(urgency=state.urgency)
+    return state
+
+
+def _swap_in_rate(host: HostView, state: ArbiterState) -> float:
+    if state.swap_in is None:
+        return 0.0
+    then_s, then_bytes = state.swap_in
+    return forecast.rate(host.swap_in_bytes - then_bytes, host.at_s - then_s)
+
+
+def _urgency_needed(
+    host: HostView,
+    marks: _Marks,
+    trouble_in_s: float | None,
+    swap_rate: float,
+    state: ArbiterState,
+    settings: ArbiterSettings,
+) -> tuple[int, str]:
+    """The least urgency that this look calls for, and why. Falls nowhere as memory gets less."""
+    available = host.available_bytes
+    had = f"{size(available)} available of {size(host.total_bytes)}"
+    critical, short = _held(marks, state.urgency)
+    soon = math.inf if trouble_in_s is None else trouble_in_s
+    if available < critical:
+        return 3, f"{had}: below {size(marks.critical_bytes)}"
+    if soon < _SOON_S:
+        return 3, f"{had}: runs out in {soon:.1f} s"
+    stalls, why = _stalls(host, marks, swap_rate)
+    if stalls == 3:
+        return 3, f"{had}: {why}"
+    if available < short:
+        return 2, f"{had}: below {size(marks.short_bytes)}"
+    if soon < settings.horizon_s / 2:
+        return 2, f"{had}: runs out in {soon:.0f} s"
+    if stalls:
+        return stalls, f"{had}: {why}"
+    if soon < settings.horizon_s:
+        return 1, f"{had}: runs out in {soon:.0f} s"
+    if state.urgency and available < marks.calm_bytes:
+        return 1, f"{had}: not yet {size(marks.calm_bytes)} again"
+    return 0, f"{had}: enough"
+
+
+def _held(marks: _Marks, urgency: int) -> tuple[float, float]:
+    """The critical and the short mark; one that was passed is left only well above it."""
+    critical = marks.critical_bytes * (_LEAVING if urgency >= 3 else 1)
+    short = float(marks.short_bytes)
+    if urgency >= 2:
+        short = min(short * _LEAVING, (short + marks.calm_bytes) / 2)
+    return critical, short
+
+
+def _stalls(host: HostView, marks: _Marks, swap_rate: float) -> tuple[int, str]:
+    """What stalls and swapping in call for, where memory is scarce enough to be their cause."""
+    if host.available_bytes >= marks.calm_bytes * _STALLS_COUNT_BELOW_CALM_TIMES:
+        return 0, ""
+    some, full = host.psi_memory_some_avg10 or 0.0, host.psi_memory_full_avg10 or 0.0
+    scarce = host.available_bytes < marks.calm_bytes
+    if scarce and full >= _FULL_STALLED_BADLY:
+        return 3, f"all tasks stall {full:.0f} % of the time for memory"
+    if scarce and swap_rate >= _SWAP_IN_BADLY_BYTES_PER_S:
+        return 3, f"{size(int(swap_rate))} are swapped in a second"
+    if full >= _FULL_STALLED:
+        return 2, f"all tasks stall {full:.0f} % of the time for memory"
+    if some >= _SOME_STALLED:
+        return 2, f"tasks stall {some:.0f} % of the time for memory"
+    if scarce and swap_rate >= _SWAP_IN_BYTES_PER_S:
+        return 2, f"{size(int(swap_rate))} are swapped in a second"
+    return 0, ""
+
+
+def _settle(
+    needed: int, host: HostView, state: ArbiterState, settings: ArbiterSettings
+) -> ArbiterState:
+    """Up at once; down only after less has sufficed for a while, and then to the most of that time."""
+    if needed >= state.urgency:
+        return replace(state, urgency=needed, lower_since_s=None, lower_most=0)
+    if state.lower_since_s is None:
+        return replace(state, lower_since_s=host.at_s, lower_most=needed)
+    most = max(state.lower_most, needed)
+    if host.at_s - state.lower_since_s < settings.calm_for_s:
+        return replace(state, lower_most=most)
+    return replace(state, urgency=most, lower_since_s=None, lower_most=0)
+
+
+def _deficit(
+    host: HostView, marks: _Marks, slope: float, needed: int, settings: ArbiterSettings
+) -> int:
+    """What is missing to calm, now and at the end of the horizon. At most half of the host.
+
+    A host that stalls is short of something, whatever it calls available.
+    """
+    coming = int(min(host.total_bytes, max(0.0, -slope) * settings.horizon_s))
+    least = marks.short_bytes // 4 if needed >= 2 else 0
+    missing = marks.calm_bytes - host.available_bytes + coming
+    return max(least, min(host.total_bytes // 2, missing))
+
+
+def _deficit_soon(host: HostView, marks: _Marks, slope: float) -> int:
+    """What cannot wait for the next looks: warm cache is not taken for what may never come."""
+    coming = int(min(host.total_bytes, max(0.0, -slope) * _WARM_LEAD_S))
+    return max(0, marks.short_bytes - host.available_bytes + coming)
+
+
+def _look_again_s(host: HostView, marks: _Marks, trouble_in_s: float | None, urgency: int) -> float:
+    """Before the fastest hog could have passed the mark; sooner where something runs out."""
+    if urgency:
+        return min(_LOOK_S[urgency], max(_LOOK_S[3], (trouble_in_s or math.inf) / 10))
+    shortest, longest = _LOOK_CALM_S
+    if trouble_in_s is not None:
+        longest = min(longest, max(shortest, trouble_in_s / 10))
+    room = max(0, host.available_bytes - marks.short_bytes)
+    return min(longest, max(shortest, room / _FASTEST_HOG_BYTES_PER_S))

@@ -1,0 +1,1 @@
+"""Memory taken by a device, with a lease that gives it back."""

@@ -1,0 +1,1 @@
+"""The VMs of this host: found, sampled, asked."""

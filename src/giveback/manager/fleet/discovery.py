@@ -1,0 +1,112 @@
+"""VMs as they come and go: new processes are looked at, known ones are watched by the kernel.
+
+A listing of /proc costs a millisecond; a command line is read of new processes only. A process that
+execs keeps its PID, so a new one is looked at a few times, and each now and then again. That a VM
+has ended is told by its pidfd, at once and for certain: a PID may be another's by the next scan.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from giveback.host.procs import read_process, start_ticks
+from giveback.vmm import backends
+from giveback_kernel.files import under
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from giveback.vmm.base import Backend, VmDescription
+
+_LOOKS_AT_NEW = 3
+_AGAIN_EVERY = 30
+"""Scans between two looks at a process that is no VM: it may have become one by exec."""
+_NAME_LIMIT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A VM that was not known. `pidfd` is -1 where the kernel has none: the caller closes it."""
+
+    key: str
+    backend: Backend
+    vm: VmDescription
+    start_ticks: int
+    pidfd: int
+
+
+class Finder:
+    """Looks for new VMs under `root`; remembers which processes it has looked at."""
+
+    def __init__(self, root: str = "/", known: Sequence[Backend] | None = None) -> None:
+        self._root = root
+        self._backends = tuple(backends(root) if known is None else known)
+        self._looks: dict[int, int] = {}
+        self._scans = 0
+
+    def scan(self, is_known: Callable[[int], bool]) -> list[Found]:
+        """VMs that run now and are not known yet by their PID."""
+        self._scans += 1
+        pids = self._pids()
+        self._looks = {pid: looks for pid, looks in self._looks.items() if pid in pids}
+        found = []
+        for pid in pids:
+            if is_known(pid):
+                continue
+            looks = self._looks.get(pid, 0)
+            if looks >= _LOOKS_AT_NEW and (pid + self._scans) % _AGAIN_EVERY:
+                continue
+            self._looks[pid] = looks + 1
+            one = self._recognised(pid)
+            if one is not None:
+                found.append(one)
+        return found
+
+    def forget(self, pid: int) -> None:
+        """The process has ended: whoever has its PID next is new."""
+        self._looks.pop(pid, None)
+
+    def _pids(self) -> set[int]:
+        try:
+            with os.scandir(under(self._root, "/proc")) as entries:
+                return {int(entry.name) for entry in entries if entry.name.isdigit()}
+        except OSError:
+            return set()
+
+    def _recognised(self, pid: int) -> Found | None:
+        process = read_process(self._root, pid)
+        if process is None or not process.argv:
+            return None
+        for backend in self._backends:
+            vm = backend.recognise(process)
+            if vm is not None:
+                return self._taken(backend, vm)
+        return None
+
+    def _taken(self, backend: Backend, vm: VmDescription) -> Found | None:
+        try:
+            pidfd = os.pidfd_open(vm.pid)
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                return None
+            pidfd = -1
+        ticks = start_ticks(self._root, vm.pid)
+        if ticks is None:
+            if pidfd >= 0:
+                os.close(pidfd)
+            return None
+        return Found(key_of(vm), backend, vm, ticks, pidfd)
+
+
+def key_of(vm: VmDescription) -> str:
+    """What the VM is called in every surface: safe in a URL, a label and a log."""
+    return f"{vm.backend}:{quote(vm.name[:_NAME_LIMIT], safe='', errors='replace')}:{vm.pid}"
+
+
+def has_ended(root: str, pid: int, ticks: int) -> bool:
+    """Whether the process has gone, for kernels without pidfd: its PID may be another's now."""
+    return start_ticks(root, pid) != ticks

@@ -1,0 +1,94 @@
+"""Answers for the guests whose port the daemon holds: `giveback.guest.via_daemon` asks here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from typing import TYPE_CHECKING
+
+from giveback.errors import InputError
+from giveback.guest.query import parse_object
+from giveback.manager.http.server import remove_stale
+from giveback.vmm.clients.sockets import short_path
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from giveback.manager.fleet.fleet import Fleet, Watched
+
+_FRESH_S = 1.0
+_PATIENCE_S = 0.3
+_ASK_LIMIT_BYTES = 256
+_CLIENT_S = 2.0
+_CLIENTS = 64
+
+
+@contextlib.asynccontextmanager
+async def lending(fleet: Fleet, path: Path) -> AsyncIterator[None]:
+    """Answer at `path` while the block runs; for root and the daemon's own user (mode 0600).
+
+    Raises InputError where the socket cannot be made.
+    """
+    gate = asyncio.Semaphore(_CLIENTS)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with gate:
+            with contextlib.suppress(OSError, TimeoutError, ValueError):
+                async with asyncio.timeout(_CLIENT_S):
+                    asked = parse_object(await reader.readline())
+                    writer.write(await _answer(fleet, asked.get("pid")) + b"\n")
+                    await writer.drain()
+            writer.close()
+
+    listener = _listener(path)
+    try:
+        async with await asyncio.start_unix_server(serve, sock=listener, limit=_ASK_LIMIT_BYTES):
+            yield
+    finally:
+        path.unlink(missing_ok=True)  # noqa: ASYNC240  # a folder in memory
+
+
+def _listener(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        with short_path(str(path)) as reachable:
+            # The lock is one of the state folder: two daemons may share this one by mistake.
+            remove_stale(reachable)
+            listener.bind(reachable)
+        path.chmod(0o600)
+    except InputError:
+        listener.close()
+        raise
+    except OSError as error:
+        listener.close()
+        raise InputError(f"{path}: {error.strerror}; daemon.socket names its folder") from error
+    return listener
+
+
+async def _answer(fleet: Fleet, pid: object) -> bytes:
+    """The guest's last word, a fresh one where it gives it at once; `null` where there is none."""
+    keys = fleet.pids.get(pid, set()) if isinstance(pid, int) else set()
+    vm = next((fleet.vms[key] for key in keys), None)
+    if vm is None:
+        return b"null"
+    await _freshen(vm)
+    now_s = asyncio.get_running_loop().time()
+    if not vm.said_line or vm.guest_at_s is None:
+        return b"null"
+    said = parse_object(vm.said_line)
+    return json.dumps({**said, "name": vm.vm.name, "age_s": now_s - vm.guest_at_s}).encode()
+
+
+async def _freshen(vm: Watched) -> None:
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    if vm.session is None or (vm.guest_at_s is not None and began_s - vm.guest_at_s < _FRESH_S):
+        return
+    vm.session.ask(began_s)
+    while loop.time() < began_s + _PATIENCE_S:
+        if (vm.guest_at_s or 0.0) >= began_s:
+            return
+        await asyncio.sleep(0.01)

@@ -1,0 +1,1 @@
+"""What was: recorded, rolled up, read, drawn."""

@@ -1,0 +1,64 @@
+"""The history as a PNG or SVG file, painted with matplotlib, which takes a second to import."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from matplotlib import dates
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from giveback.errors import InputError
+from giveback.manager.history.chart import lines_of
+from giveback.text import GIB, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+# Half of matplotlib has no types.
+_DATES: Any = dates
+_COLOURS = ("#0B6E99", "#C65D00", "#6B7280")
+
+
+def write(document: Mapping[str, Any], path: Path, kind: str) -> None:
+    """Write a `png` or `svg`. Raises InputError where there is nothing to show, or it fails."""
+    lines = lines_of(document)
+    if not lines:
+        raise InputError("nothing was recorded in that time: no picture is written")
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    axes: Any = figure.add_subplot()
+    for line, colour in zip(lines, _COLOURS, strict=False):
+        times = [dt.datetime.fromtimestamp(at_s).astimezone() for at_s, _ in line.points]
+        values = [float("nan") if value is None else value / GIB for _, value in line.points]
+        axes.plot(times, values, label=line.name, color=colour, linewidth=1.4)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("GiB")
+    locator = _DATES.AutoDateLocator()
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(_DATES.ConciseDateFormatter(locator))
+    axes.grid(visible=True, color="#E5E7EB")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper left")
+    name = "the host and its VMs" if document["vm"] is None else shown(document["vm"], 60)
+    # A name with $ in it is no formula.
+    axes.set_title(name, loc="left", parse_math=False)
+    _save(figure, path, kind)
+
+
+def _save(figure: Figure, path: Path, kind: str) -> None:
+    canvas: Any = FigureCanvasSVG(figure) if kind == "svg" else FigureCanvasAgg(figure)
+    try:
+        with (
+            mpl.rc_context({"svg.hashsalt": "giveback", "svg.fonttype": "none"}),
+            path.open("wb") as file,
+        ):
+            if kind == "svg":
+                canvas.print_svg(file, metadata={"Date": None})
+            else:
+                canvas.print_png(file, metadata={"Software": None})
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; name another file") from error

@@ -1,0 +1,167 @@
+"""The history, read: the finest rows there are for a span, and what was done in it. Read-only."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from typing import TYPE_CHECKING
+
+from giveback.errors import InputError
+from giveback.manager.history import schema
+from giveback.manager.history.schema import HOST_COLUMNS, TIERS, VM_COLUMNS, HistoryError
+
+if TYPE_CHECKING:
+    from giveback.manager.history.schema import Tier
+
+POINTS = 1500
+"""Of one series, at most: 3 h by 10 s, 24 h by the minute, 15 d by 15 min; then fewer."""
+ACTIONS = 1000
+VMS = 5000
+
+
+def read(path: str, from_s: int, to_s: int, vm: str | None = None) -> dict[str, object]:
+    """The history of the host, or of one VM by name or key, as one JSON-able document.
+
+    `host`: a row for each `step_s`; `samples`: of `vm` only. All times are wall seconds. Raises
+    HistoryError where the file cannot be read, InputError for a VM that it does not know.
+    """
+    if to_s <= from_s:
+        raise InputError(f"history from {from_s} to {to_s}: the end must be after the start")
+    with contextlib.closing(schema.open_for_reading(path)) as connection:
+        connection.row_factory = sqlite3.Row
+        try:
+            connection.execute("BEGIN")
+            return _document(connection, from_s, to_s, vm)
+        except sqlite3.Error as error:
+            raise HistoryError(f"{path}: {schema.words(error)}") from error
+
+
+def _document(
+    connection: sqlite3.Connection, from_s: int, to_s: int, vm: str | None
+) -> dict[str, object]:
+    found = [] if vm is None else _vms_called(connection, vm, from_s, to_s)
+    spans = _spans(connection, from_s, to_s)
+    step_s = max(tier.step_s for tier, _, _ in spans)
+    host = [row for span in spans for row in _host_rows(connection, *span)]
+    samples = [row for one in found for span in spans for row in _vm_rows(connection, one, *span)]
+    return {
+        "from_s": from_s,
+        "to_s": to_s,
+        "step_s": step_s,
+        "vm": vm,
+        "host": _thinned(host),
+        "samples": samples if len(found) > 1 else _thinned(samples),
+        "actions": _actions(connection, from_s, to_s, vm, {str(one["key"]) for one in found}),
+        "vms": _vms_seen(connection, from_s, to_s),
+    }
+
+
+def _vms_called(
+    connection: sqlite3.Connection, vm: str, from_s: int, to_s: int
+) -> list[dict[str, object]]:
+    rows = connection.execute(
+        "SELECT id, key, name FROM vm WHERE (key = ?1 OR name = ?1) AND last_s >= ?2 "
+        "AND first_s < ?3 ORDER BY first_s LIMIT 50",
+        (vm, from_s, to_s),
+    ).fetchall()
+    if not rows:
+        known = connection.execute(
+            "SELECT name FROM vm GROUP BY name ORDER BY max(last_s) DESC, name LIMIT 10"
+        )
+        names = ", ".join(row[0] for row in known) or "none"
+        raise InputError(f"history of {vm!r}: none in that time; VMs known: {names}")
+    return [dict(row) for row in rows]
+
+
+def _spans(connection: sqlite3.Connection, from_s: int, to_s: int) -> list[tuple[Tier, int, int]]:
+    """Which tier serves which part, oldest part first; parts do not overlap.
+
+    The finest whose rows for the span are not too many; before its oldest row a coarser one, after
+    its last a finer one, whose rows were not rolled up yet.
+    """
+    wanted = next((t for t in TIERS if (to_s - from_s) // t.step_s <= POINTS), TIERS[-1])
+    at = TIERS.index(wanted)
+    spans: list[tuple[Tier, int, int]] = []
+    end_s = to_s
+    for tier in TIERS[at:]:
+        oldest, _ = _extent(connection, tier)
+        # A coarse row that finer ones tell of, too, would stand before where they begin.
+        until_s = end_s - tier.step_s + 1 if spans else end_s
+        if oldest is not None and oldest < until_s:
+            spans.insert(0, (tier, max(oldest, from_s), until_s))
+            end_s = max(oldest, from_s)
+    for tier in reversed(TIERS[:at]):
+        _, newest = _extent(connection, tier)
+        last_s = spans[-1][0].step_s + (_extent(connection, spans[-1][0])[1] or 0) if spans else 0
+        if newest is not None and newest >= last_s and last_s < to_s:
+            if spans:
+                spans[-1] = (spans[-1][0], spans[-1][1], last_s)
+            spans.append((tier, max(last_s, from_s), to_s))
+    return [span for span in spans if span[1] < span[2]] or [(wanted, from_s, to_s)]
+
+
+def _extent(connection: sqlite3.Connection, tier: Tier) -> tuple[int | None, int | None]:
+    row = connection.execute(
+        f"SELECT (SELECT min(at_s) FROM {tier.host}), (SELECT max(at_s) FROM {tier.host})"  # noqa: S608
+    ).fetchone()
+    return row[0], row[1]
+
+
+def _host_rows(
+    connection: sqlite3.Connection, tier: Tier, from_s: int, to_s: int
+) -> list[dict[str, object]]:
+    return [
+        dict(row)
+        for row in connection.execute(
+            f"SELECT at_s, {', '.join(HOST_COLUMNS)} FROM {tier.host} "  # noqa: S608
+            "WHERE at_s >= ? AND at_s < ? ORDER BY at_s",
+            (from_s, to_s),
+        )
+    ]
+
+
+def _vm_rows(
+    connection: sqlite3.Connection, vm: dict[str, object], tier: Tier, from_s: int, to_s: int
+) -> list[dict[str, object]]:
+    columns = ", ".join(f"v.{name}" for name in VM_COLUMNS)
+    # CROSS JOIN fixes the order: each look's time, then this VM's one row of it.
+    rows = connection.execute(
+        f"SELECT v.at_s, {columns} FROM {tier.host} h CROSS JOIN {tier.vm} v "  # noqa: S608
+        "ON v.at_s = h.at_s AND v.vm = ? WHERE h.at_s >= ? AND h.at_s < ? ORDER BY h.at_s",
+        (vm["id"], from_s, to_s),
+    )
+    return [{"key": vm["key"], **dict(row)} for row in rows]
+
+
+def _actions(
+    connection: sqlite3.Connection, from_s: int, to_s: int, vm: str | None, keys: set[str]
+) -> list[dict[str, object]]:
+    rows = connection.execute(
+        "SELECT id, wall_s, vm, kind, urgency, expected_bytes, reason, measured_bytes, verdict "
+        "FROM action WHERE wall_s >= ? AND wall_s < ? ORDER BY wall_s DESC",
+        (from_s, to_s),
+    )
+    found: list[dict[str, object]] = []
+    for row in rows:
+        if vm is None or row["vm"] == vm or row["vm"] in keys:
+            found.append(dict(row))
+            if len(found) == ACTIONS:
+                break
+    return found[::-1]
+
+
+def _vms_seen(connection: sqlite3.Connection, from_s: int, to_s: int) -> list[dict[str, object]]:
+    rows = connection.execute(
+        "SELECT key, name, backend, first_s, last_s FROM vm WHERE last_s >= ? AND first_s < ? "
+        "ORDER BY last_s DESC, key LIMIT ?",
+        (from_s, to_s, VMS),
+    )
+    return [dict(row) for row in rows]
+
+
+def _thinned(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Every n-th row, the last one always: a picture has no more points than that."""
+    if len(rows) <= POINTS:
+        return rows
+    every = -(-len(rows) // POINTS)
+    return rows[:-1:every] + rows[-1:]

@@ -1,0 +1,350 @@
+"""The past, in an SQLite file of bounded size: a `Recorder` that never makes the manager wait.
+
+One thread writes. What it is given waits in memory, bounded too: a disk that stalls or is full
+costs history, and nothing else. A damaged file is set aside under a name that says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
+
+from giveback.manager.history import rollup, schema
+from giveback.manager.history.schema import HOST_COLUMNS, TIERS, VM_COLUMNS, HistoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from giveback.manager.model import Action, DaemonStatus, VmStatus
+
+LEAST_BYTES = 4 << 20
+WAITING_VMS = 20_000
+"""Of looks that wait for the disk: with 1,000 VMs, 200 s of them."""
+WAITING_ACTIONS = 10_000
+TEXT_LIMIT_CHARS = 300
+RETRY_S, RETRY_MOST_S = 2.0, 60.0
+TIDY_S = 60
+CLOCK_JUMP_S = 120
+CLOCK_REST_S = 600.0
+NOTE_S = 3600.0
+_STEP_S = TIERS[0].step_s
+_RAW = TIERS[0]
+
+
+def _insert(table: str, columns: tuple[str, ...]) -> str:
+    return (
+        f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) "  # noqa: S608
+        f"VALUES ({', '.join('?' * len(columns))})"
+    )
+
+
+_HOST_INSERT = _insert(_RAW.host, ("at_s", *HOST_COLUMNS))
+_VM_INSERT = _insert(_RAW.vm, ("at_s", "vm", *VM_COLUMNS))
+_ACTION_INSERT = _insert(
+    "action",
+    (
+        "run", "id", "wall_s", "vm", "kind", "urgency", "expected_bytes", "reason",
+        "measured_bytes", "verdict",
+    ),
+)  # fmt: skip
+
+
+class History:
+    """A `Recorder` in the file `path`, which takes at most `limit_bytes` with all that belongs to it.
+
+    Less than LEAST_BYTES counts as that. Call `close` at the end.
+    """
+
+    def __init__(self, path: str, limit_bytes: int) -> None:
+        self.path = path
+        self.limit_bytes = max(limit_bytes, LEAST_BYTES)
+        self._looks: deque[DaemonStatus] = deque()
+        self._actions: OrderedDict[int, Action] = OrderedDict()
+        self._last_step: int | None = None
+        self._problem = ""
+        self._noted: tuple[tuple[float, str], ...] = ()
+        self._lost = 0
+        self._closing = False
+        self._changed = threading.Condition()
+        self._writer = _Writer(path, self.limit_bytes)
+        self._thread = threading.Thread(target=self._run, name="history", daemon=True)
+        self._thread.start()
+
+    def status(self, status: DaemonStatus) -> None:
+        """Keep what is known now; more often than every 10 s is ignored."""
+        step = int(status.wall_s) // _STEP_S
+        if step == self._last_step:
+            return
+        self._last_step = step
+        with self._changed:
+            self._looks.append(status)
+            waiting = sum(len(look.vms) for look in self._looks)
+            while len(self._looks) > 1 and (waiting > WAITING_VMS or len(self._looks) > 360):
+                waiting -= len(self._looks.popleft().vms)
+                self._lost += 1
+            self._changed.notify()
+
+    def action(self, action: Action) -> None:
+        """Keep an action, or what came of it (same `id`)."""
+        with self._changed:
+            self._actions[action.id] = action
+            while len(self._actions) > WAITING_ACTIONS:
+                self._actions.popitem(last=False)
+            self._changed.notify()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What keeps it from recording, and what was lost."""
+        since_s = time.monotonic() - NOTE_S
+        noted = tuple(text for at_s, text in self._noted if at_s >= since_s)
+        return (*((self._problem,) if self._problem else ()), *noted)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Write what waits, if the disk takes it in time, and end the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        retry_s = RETRY_S
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._looks or self._actions or self._closing)
+                looks, actions = list(self._looks), list(self._actions.values())
+                closing = self._closing
+            failed = self._write(looks, actions) if looks or actions else ""
+            if failed:
+                self._problem = self._failure(failed)
+            else:
+                self._forget(looks, actions)
+                self._problem, retry_s = "", RETRY_S
+            if closing:
+                self._writer.close()
+                return
+            if failed:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closing, retry_s)
+                retry_s = min(RETRY_MOST_S, retry_s * 2)
+
+    def _failure(self, failed: str) -> str:
+        lost = f"; {self._lost} looks lost" if self._lost else ""
+        return f"history {self.path}: {failed}; tried again{lost}"
+
+    def _write(self, looks: list[DaemonStatus], actions: list[Action]) -> str:
+        """Why it failed; "" where all is written."""
+        try:
+            self._writer.write(looks, actions)
+        except sqlite3.Error as error:
+            return self._after(error)
+        except OSError as error:
+            self._writer.close()
+            return schema.words(error)
+        except (OverflowError, ValueError, TypeError) as error:
+            # What cannot be written at any time must not be tried for ever.
+            self._writer.close()
+            self._writer.note(f"history {self.path}: a look was left out: {str(error)[:200]}")
+        except HistoryError as error:
+            self._writer.close()
+            return str(error).removeprefix(f"{self.path}: ")
+        self._noted = tuple(self._writer.notes)
+        return ""
+
+    def _after(self, error: sqlite3.Error) -> str:
+        self._writer.close()
+        if not schema.is_damaged(error):
+            return schema.words(error)
+        try:
+            aside = schema.set_aside(self.path)
+        except OSError as failed:
+            return f"damaged, and cannot be set aside: {schema.words(failed)}"
+        self._writer.note(f"history {self.path}: was damaged and is now {aside}; a new one is kept")
+        return "damaged; a new one is begun"
+
+    def _forget(self, looks: list[DaemonStatus], actions: list[Action]) -> None:
+        """What is written waits no longer; what changed meanwhile does."""
+        with self._changed:
+            for look in looks:
+                if self._looks and self._looks[0] is look:
+                    self._looks.popleft()
+            for action in actions:
+                if self._actions.get(action.id) is action:
+                    del self._actions[action.id]
+
+
+class _Writer:
+    """The writing thread's own: the connection and what it remembers of the file."""
+
+    def __init__(self, path: str, limit_bytes: int) -> None:
+        self._path = path
+        self._reserve_bytes = min(8 << 20, limit_bytes // 3)
+        self._budget_bytes = limit_bytes - self._reserve_bytes
+        self._connection: sqlite3.Connection | None = None
+        self._ids: dict[str, int] = {}
+        self._run = 0
+        self._tidied_s: int | None = None
+        self._clocks: tuple[float, float] | None = None
+        self._resting_until_s = 0.0
+        self.notes: deque[tuple[float, str]] = deque(maxlen=4)
+
+    def note(self, text: str) -> None:
+        """Say it for NOTE_S: it is over, and yet to be known."""
+        self.notes.append((time.monotonic(), text))
+
+    def close(self) -> None:
+        """Let go of the file; the next write opens it again."""
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+        self._connection, self._ids = None, {}
+
+    def write(self, looks: Iterable[DaemonStatus], actions: Iterable[Action]) -> None:
+        """All of it, and what is due of tidying. Raises sqlite3.Error, OSError, HistoryError."""
+        connection = self._connection or self._open()
+        self._keep_log_small(connection)
+        latest: DaemonStatus | None = None
+        # An explicit BEGIN: with isolation_level=None `with connection` only ends a transaction.
+        connection.execute("BEGIN IMMEDIATE")
+        with connection:
+            for latest in looks:
+                self._write_look(connection, latest)
+            connection.executemany(_ACTION_INSERT, [self._action_row(a) for a in actions])
+        if latest is not None:
+            self._tidy(connection, int(latest.wall_s))
+
+    def _open(self) -> sqlite3.Connection:
+        self._connection = connection = schema.open_for_writing(self._path)
+        page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {self._budget_bytes // page_bytes}").fetchall()
+        connection.execute(f"PRAGMA journal_size_limit = {self._reserve_bytes // 2}").fetchall()
+        connection.execute(
+            f"PRAGMA wal_autocheckpoint = {max(64, self._reserve_bytes // page_bytes // 4)}"
+        ).fetchall()
+        if not self._run:
+            self._run = (rollup.meta(connection, "run") or 0) + 1
+            rollup.set_meta(connection, "run", self._run)
+        return connection
+
+    def _keep_log_small(self, connection: sqlite3.Connection) -> None:
+        """A reader that stopped in the middle keeps the log from being emptied: do not add to it."""
+        log = self._path + "-wal"
+        if schema.size_of(log) < self._reserve_bytes:
+            return
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if schema.size_of(log) >= self._reserve_bytes:
+            raise HistoryError(
+                "a program that reads it stands still, so that its log cannot be emptied; end it "
+                f"(fuser {self._path})"
+            )
+
+    def _write_look(self, connection: sqlite3.Connection, status: DaemonStatus) -> None:
+        at_s = int(status.wall_s) // _STEP_S * _STEP_S
+        connection.execute(_HOST_INSERT, (at_s, *_host_row(status)))
+        ids = self._vm_ids(connection, status.vms, at_s)
+        connection.executemany(_VM_INSERT, [(at_s, ids[vm.key], *_vm_row(vm)) for vm in status.vms])
+
+    def _vm_ids(
+        self, connection: sqlite3.Connection, vms: tuple[VmStatus, ...], at_s: int
+    ) -> dict[str, int]:
+        """Each VM's number; those that are gone are forgotten here, not in the file."""
+        known: dict[str, int] = {}
+        for vm in vms:
+            number = self._ids.get(vm.key)
+            if number is None:
+                row = connection.execute(
+                    "INSERT INTO vm (key, name, backend, first_s, last_s) VALUES (?, ?, ?, ?, ?) "
+                    "ON CONFLICT (key) DO UPDATE SET last_s = excluded.last_s RETURNING id",
+                    (_text(vm.key), _text(vm.name), _text(vm.backend), at_s, at_s),
+                ).fetchone()
+                number = int(row[0])
+            known[vm.key] = number
+        connection.executemany(
+            "UPDATE vm SET last_s = ? WHERE id = ?", [(at_s, number) for number in known.values()]
+        )
+        self._ids = known
+        return known
+
+    def _action_row(self, action: Action) -> tuple[object, ...]:
+        return (
+            self._run, action.id, action.wall_s, _text(action.vm), str(action.kind),
+            action.urgency, _int(action.expected_bytes), _text(action.reason),
+            _int(action.measured_bytes), _text(action.verdict),
+        )  # fmt: skip
+
+    def _tidy(self, connection: sqlite3.Connection, now_s: int) -> None:
+        """Roll up, and drop what is too old or too much, once a minute."""
+        clock_is_sound = self._watch_clock(now_s)
+        if rollup.used_bytes(connection) > self._budget_bytes * 9 // 10:
+            rollup.shrink(connection, self._budget_bytes * 8 // 10, now_s)
+        minute = now_s // TIDY_S
+        if minute == self._tidied_s:
+            return
+        self._tidied_s = minute
+        rollup.roll_up(connection, now_s)
+        if clock_is_sound:
+            rollup.drop_future(connection, now_s)
+            rollup.drop_old(connection, now_s)
+            rollup.give_back(connection)
+
+    def _watch_clock(self, now_s: int) -> bool:
+        """Whether the wall clock goes as the monotonic one: a wrong time must not drop the past."""
+        monotonic_s = time.monotonic()
+        before, self._clocks = self._clocks, (float(now_s), monotonic_s)
+        if before is not None:
+            jumped_s = (now_s - before[0]) - (monotonic_s - before[1])
+            if abs(jumped_s) > CLOCK_JUMP_S:
+                self._resting_until_s = monotonic_s + CLOCK_REST_S
+                self.note(
+                    f"the clock jumped by {jumped_s:+.0f} s: {self._path} drops nothing for now"
+                )
+        return monotonic_s >= self._resting_until_s
+
+
+def _host_row(status: DaemonStatus) -> tuple[object, ...]:
+    host, decision = status.host, status.decision
+    return (
+        1,
+        host and _int(host.total_bytes),
+        host and _int(host.available_bytes),
+        host and _int(host.available_bytes),
+        host and host.psi_memory_some_avg10,
+        host and host.psi_memory_full_avg10,
+        host and _int(host.swap_in_bytes),
+        host and _int(host.swap_free_bytes),
+        decision and decision.urgency,
+        decision and _int(decision.deficit_bytes),
+        len(status.vms),
+        _int(sum(vm.resident_bytes or 0 for vm in status.vms)),
+        _int(sum(vm.needed_bytes or 0 for vm in status.vms)),
+        _int(sum(vm.residue_bytes or 0 for vm in status.vms)),
+    )
+
+
+def _vm_row(vm: VmStatus) -> tuple[object, ...]:
+    cache = [vm.rows[name] for name in ("cache_clean", "cache_dirty") if name in vm.rows]
+    return (
+        1,
+        _int(vm.ram_bytes),
+        _int(vm.resident_bytes),
+        _int(vm.resident_bytes),
+        _int(vm.needed_bytes),
+        _int(vm.residue_bytes),
+        _int(sum(cache)) if cache else None,
+        _int(vm.balloon_lease_bytes),
+        vm.urgency,
+        str(vm.condition),
+    )
+
+
+def _int(value: int | None) -> int | None:
+    """What SQLite takes: 64 bits. A guest may say more."""
+    return None if value is None else max(-(1 << 63), min(value, (1 << 63) - 1))
+
+
+def _text(text: str) -> str:
+    """Bounded, and without what UTF-8 has no bytes for."""
+    return text[:TEXT_LIMIT_CHARS].encode("utf-8", "replace").decode()

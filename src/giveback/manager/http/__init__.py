@@ -1,0 +1,1 @@
+"""The daemon's API and metrics, and their client."""

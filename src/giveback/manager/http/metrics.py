@@ -1,0 +1,300 @@
+"""/metrics: the manager's latest picture as Prometheus reads it. No VM is touched for it.
+
+One collector makes all from one `DaemonStatus`; what is not in it any more is not shown any more.
+Label values are bounded in number and length whatever a VM calls itself.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from giveback import __version__
+from giveback.accounting.ledger import Key
+from giveback.manager.model import VmCondition
+from giveback.text import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from prometheus_client.core import Metric
+
+    from giveback.manager.model import Action, DaemonStatus, VmStatus
+
+VMS_SHOWN = 5000
+NAME_LIMIT_CHARS = 64
+KINDS_SHOWN = 32
+ROWS = frozenset(key.name.lower() for key in Key)
+_SEEN_ACTIONS = 20_000
+UNLISTED = "unlisted"
+"""The kind of an action that was done and dropped from the picture between two looks."""
+_ABOUT = ("history", "settings")
+
+
+class ActionCounts:
+    """Actions counted as they pass: the picture holds only the last ones. Threads may share it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._seen: collections.OrderedDict[int, bool] = collections.OrderedDict()
+        self._highest = 0
+        self.done: collections.Counter[str] = collections.Counter()
+        self.verified: collections.Counter[tuple[str, str]] = collections.Counter()
+        self.expected_bytes: collections.Counter[str] = collections.Counter()
+        self.returned_bytes: collections.Counter[str] = collections.Counter()
+
+    def saw(self, actions: Iterable[Action]) -> None:
+        """Count what is new, and what is verified since it was seen first."""
+        with self.lock:
+            self._saw(actions)
+
+    def _saw(self, actions: Iterable[Action]) -> None:
+        actions = tuple(actions)
+        # Ids are given one after the other: what was dropped from the list between two looks shows.
+        highest = max((action.id for action in actions), default=0)
+        if highest > self._highest:
+            listed = sum(action.id > self._highest for action in actions)
+            self.done[UNLISTED] += highest - self._highest - listed
+            self._highest = highest
+        for action in actions:
+            kind = str(action.kind)
+            verified = self._seen.get(action.id)
+            if verified is None:
+                self.done[kind] += 1
+            if action.measured_bytes is not None and not verified:
+                self.verified[kind, "short" if action.verdict else "delivered"] += 1
+                self.expected_bytes[kind] += max(0, action.expected_bytes)
+                self.returned_bytes[kind] += max(0, action.measured_bytes)
+            self._seen[action.id] = action.measured_bytes is not None
+        while len(self._seen) > _SEEN_ACTIONS:
+            self._seen.popitem(last=False)
+
+
+class StatusCollector(Collector):
+    """All metrics of one picture; `take()` is called once for each scrape."""
+
+    def __init__(
+        self,
+        take: Callable[[], DaemonStatus],
+        counts: ActionCounts,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._take = take
+        self._counts = counts
+        self._monotonic = monotonic
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: asked for at registration, when there may be no picture yet."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of now."""
+        status = self._take()
+        yield _gauge("giveback_info", "The version that runs.", {"version": __version__}, 1)
+        yield _plain("giveback_start_time_seconds", "When the daemon started, Unix time.",
+                     status.started_wall_s)  # fmt: skip
+        yield _plain("giveback_status_time_seconds", "When the daemon last looked, Unix time.",
+                     status.wall_s)  # fmt: skip
+        yield from self._host(status)
+        yield from _own(status)
+        with self._counts.lock:
+            made = list(_actions(self._counts))
+        yield from made
+        yield from _vms(status)
+
+    def _host(self, status: DaemonStatus) -> Iterator[Metric]:
+        host, decision = status.host, status.decision
+        if host is not None:
+            age_s = max(0.0, self._monotonic() - host.at_s)
+            for name, words, value in (
+                ("look_age_seconds", "Since the host was looked at.", age_s),
+                ("memory_total_bytes", "The host's memory.", host.total_bytes),
+                ("memory_available_bytes", "MemAvailable of the host.", host.available_bytes),
+                ("swap_free_bytes", "Free swap of the host.", host.swap_free_bytes),
+            ):
+                yield _plain(f"giveback_host_{name}", words, value)
+            yield _counter(
+                "giveback_host_swap_in_bytes", "Read back from the host's swap.", host.swap_in_bytes
+            )
+            pressure = GaugeMetricFamily(
+                "giveback_host_memory_pressure_ratio",
+                "Share of the last 10 s in which tasks waited for memory (PSI).",
+                labels=["kind"],
+            )
+            for kind, percent in (
+                ("some", host.psi_memory_some_avg10), ("full", host.psi_memory_full_avg10),
+            ):  # fmt: skip
+                if percent is not None:
+                    pressure.add_metric([kind], percent / 100)
+            yield pressure
+        if decision is not None:
+            yield _plain("giveback_host_urgency", "How badly the host needs memory, 0 to 3.",
+                         decision.urgency)  # fmt: skip
+            yield _plain("giveback_host_deficit_bytes", "What the host lacks.",
+                         decision.deficit_bytes)  # fmt: skip
+            yield _plain("giveback_host_look_interval_seconds", "Until the next look at the host.",
+                         decision.look_again_s)  # fmt: skip
+            if decision.trouble_in_s is not None:
+                yield _plain("giveback_host_trouble_seconds",
+                             "Forecast until memory is gone; absent where none is running out.",
+                             decision.trouble_in_s)  # fmt: skip
+
+
+def registry_of(take: Callable[[], DaemonStatus], counts: ActionCounts) -> CollectorRegistry:
+    """A registry of our own, with the process's CPU, memory and files as well."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(StatusCollector(take, counts))
+    ProcessCollector(registry=registry)
+    return registry
+
+
+_RENDERING = threading.Lock()
+
+
+def rendered(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """The text and its media type, as the scraper accepts it. One at a time: it takes memory."""
+    encode, media_type = choose_encoder(accept[:1000])
+    with _RENDERING:
+        return encode(registry), media_type
+
+
+def _plain(name: str, words: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, words, value=float(value))
+
+
+def _counter(name: str, words: str, value: float) -> Metric:
+    return CounterMetricFamily(name, words, value=float(value))
+
+
+def _gauge(name: str, words: str, labels: Mapping[str, str], value: float) -> Metric:
+    family = GaugeMetricFamily(name, words, labels=list(labels))
+    family.add_metric(list(labels.values()), value)
+    return family
+
+
+def _own(status: DaemonStatus) -> Iterator[Metric]:
+    problems = GaugeMetricFamily(
+        "giveback_problems", "What `giveback status` lists as problems.", labels=["about"]
+    )
+    about = collections.Counter(text.partition(" ")[0].rstrip(":") for text in status.problems)
+    for word in _ABOUT:
+        problems.add_metric([word], about[word])
+    others = len(status.problems) - sum(about[word] for word in _ABOUT)
+    problems.add_metric(["other"], others)
+    yield problems
+    yield _plain("giveback_leases", "Balloons and the like that are to be let go of.",
+                 len(status.leases))  # fmt: skip
+    leased = sum(max(0, lease.before_bytes - lease.target_bytes) for lease in status.leases)
+    yield _plain("giveback_leased_bytes", "Taken from guests by devices.", leased)
+    errors = CounterMetricFamily(
+        "giveback_errors", "The daemon's own errors, by what failed.", labels=["kind"]
+    )
+    for kind, count in itertools.islice(status.errors.items(), KINDS_SHOWN):
+        errors.add_metric([_label(kind)], count)
+    yield errors
+    conditions = GaugeMetricFamily(
+        "giveback_vms", "VMs by how they stand with the manager.", labels=["condition"]
+    )
+    found = collections.Counter(str(vm.condition) for vm in status.vms)
+    for condition in VmCondition:
+        conditions.add_metric([str(condition)], found[str(condition)])
+    yield conditions
+
+
+def _actions(counts: ActionCounts) -> Iterator[Metric]:
+    done = CounterMetricFamily("giveback_actions", "What was done to VMs.", labels=["kind"])
+    for kind, count in counts.done.items():
+        done.add_metric([kind], count)
+    yield done
+    verified = CounterMetricFamily(
+        "giveback_actions_verified",
+        "Actions whose effect was measured: delivered, or short of what was expected.",
+        labels=["kind", "verdict"],
+    )
+    for (kind, verdict), count in counts.verified.items():
+        verified.add_metric([kind, verdict], count)
+    yield verified
+    for name, words, amounts in (
+        ("expected", "What verified actions were to return.", counts.expected_bytes),
+        ("returned", "What they returned, by the host's own count.", counts.returned_bytes),
+    ):
+        family = CounterMetricFamily(f"giveback_actions_{name}_bytes", words, labels=["kind"])
+        for kind, amount in amounts.items():
+            family.add_metric([kind], amount)
+        yield family
+
+
+_VM_GAUGES: tuple[tuple[str, str, Callable[[VmStatus], float | None]], ...] = (
+    ("ram_bytes", "The VM's RAM.", lambda vm: vm.ram_bytes),
+    ("resident_bytes", "Of its RAM, what the host holds.", lambda vm: vm.resident_bytes),
+    ("needed_bytes", "Of that, what the guest uses.", lambda vm: vm.needed_bytes),
+    ("residue_bytes", "Of that, what the host holds for nothing.", lambda vm: vm.residue_bytes),
+    ("urgency", "What the guest was last told, 0 to 3.", lambda vm: vm.urgency),
+    ("lease_seconds", "Until the urgency it was told expires.", lambda vm: vm.lease_left_s),
+    ("reliability_ratio", "Share of what was promised that came back.", lambda vm: vm.reliability),
+    ("balloon_lease_bytes", "Taken by its balloon.", lambda vm: vm.balloon_lease_bytes),
+    ("sample_age_seconds", "Since the VM was last looked at.", lambda vm: vm.sampled_age_s),
+)
+
+
+def _vms(status: DaemonStatus) -> Iterator[Metric]:
+    labelled = list(zip(labels_of(status.vms[:VMS_SHOWN]), status.vms, strict=False))
+    yield _plain("giveback_vms_not_shown", "VMs beyond what /metrics shows.",
+                 len(status.vms) - len(labelled))  # fmt: skip
+    info = GaugeMetricFamily(
+        "giveback_vm_info", "Which VM is behind the label.",
+        labels=["vm", "backend", "pid", "guest_source"],
+    )  # fmt: skip
+    condition = GaugeMetricFamily(
+        "giveback_vm_condition", "1 for how the VM stands now.", labels=["vm", "condition"]
+    )
+    ledger = GaugeMetricFamily(
+        "giveback_vm_ledger_bytes", "The host's charge by ledger row.", labels=["vm", "row"]
+    )
+    errors = CounterMetricFamily(
+        "giveback_vm_errors", "What went wrong with a VM, by what.", labels=["vm", "kind"]
+    )
+    for label, vm in labelled:
+        source = _label(vm.guest_source, 32)
+        info.add_metric([label, _label(vm.backend, 32), str(vm.pid), source], 1)
+        condition.add_metric([label, str(vm.condition)], 1)
+        for row, amount in vm.rows.items():
+            if row in ROWS:
+                ledger.add_metric([label, row], amount)
+        for kind, count in itertools.islice(vm.errors.items(), KINDS_SHOWN):
+            errors.add_metric([label, _label(kind)], count)
+    yield from (info, condition, ledger, errors)
+    for name, words, take in _VM_GAUGES:
+        family = GaugeMetricFamily(f"giveback_vm_{name}", words, labels=["vm"])
+        for label, vm in labelled:
+            value = take(vm)
+            if value is not None:
+                family.add_metric([label], value)
+        yield family
+
+
+def labels_of(vms: Iterable[VmStatus]) -> list[str]:
+    """Each VM's label: its name made safe, with its pid where several have the same."""
+    listed = list(vms)
+    names = [_label(vm.name) or f"pid {vm.pid}" for vm in listed]
+    often = collections.Counter(names)
+    taken: collections.Counter[str] = collections.Counter()
+    labels = []
+    for name, vm in zip(names, listed, strict=True):
+        label = name if often[name] == 1 else f"{name} (pid {vm.pid})"
+        taken[label] += 1
+        # One process may be listed twice by a backend's fault: a scrape must not fail for it.
+        labels.append(label if taken[label] == 1 else f"{label} #{taken[label]}")
+    return labels
+
+
+def _label(text: str, limit: int = NAME_LIMIT_CHARS) -> str:
+    return shown(text, limit).encode("ascii", "replace").decode()

@@ -1,0 +1,1 @@
+"""One file per hypervisor: recognise its VMs, and ask it about one."""

@@ -1,0 +1,252 @@
+"""Cloud Hypervisor: HTTP over a unix socket.
+
+Source: vmm/src/api/openapi/cloud-hypervisor.yaml of cloud-hypervisor/cloud-hypervisor (commit
+00f68228812d), docs/memory.md, docs/balloon.md; resize() in vmm/src/vm.rs (what hotplug changes).
+Never run here against the real program: it needs KVM.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from giveback.vmm.backends.qemu_args import properties
+from giveback.vmm.base import (
+    Answer,
+    Backing,
+    BalloonStatistics,
+    Capabilities,
+    Channel,
+    ChannelKind,
+    RamBlock,
+    VmDescription,
+    VmState,
+)
+from giveback.vmm.clients import answers
+from giveback.vmm.clients.http import HttpBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from giveback.host.procs import Process
+    from giveback.vmm.clients.http import Api
+
+_DEFAULT_RAM_BYTES = 512 << 20
+_HUGE_BYTES = 2 << 20
+_BASE = "/api/v1"
+
+
+class CloudHypervisorBackend(HttpBackend):
+    """Finds cloud-hypervisor processes and asks their API."""
+
+    name = "cloud-hypervisor"
+    programs = re.compile(r"cloud-hypervisor(-static)?(-aarch64)?")
+    without_socket = "without --api-socket"
+
+    def _describe(self, process: Process, ours: Callable[[str], str]) -> VmDescription:
+        return describe(process, ours)
+
+    async def _ask(self, session: Api, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
+        return await _inspect(session, vm, ours)
+
+
+async def _inspect(session: Api, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
+    info = await session.get(f"{_BASE}/vm.info")
+    config = answers.node(info, "config")
+    if not config:
+        return VmState(problems=("no VM has been created in this process yet",))
+    described = from_config(vm, config, ours)
+    stats = None
+    if described.capabilities.balloon is Answer.YES:
+        stats = await session.get(f"{_BASE}/vm.balloon-stats")
+    actual = answers.size(answers.node(info), "memory_actual_size")
+    held = answers.size(answers.node(stats), "balloon_actual")
+    if held is None and actual is not None:
+        held = max(0, described.ram_bytes - actual)
+    return VmState(
+        running=answers.node(info).get("state") == "Running",
+        ram_bytes=described.ram_bytes,
+        balloon_bytes=held,
+        statistics=parse_statistics(stats),
+        description=described,
+    )
+
+
+def parse_statistics(answer: object) -> BalloonStatistics | None:
+    """`vm.balloon-stats`, which newer versions have: `last_update` is in milliseconds."""
+    stats = answers.node(answer, "stats")
+    if not isinstance(answer, dict) or "stats" not in answer:
+        return None
+    updated_ms = answers.size(answer, "last_update") or 0
+    return BalloonStatistics(
+        updated_s=updated_ms / 1000,
+        total_bytes=answers.size(stats, "total_memory"),
+        free_bytes=answers.size(stats, "free_memory"),
+        available_bytes=answers.size(stats, "available_memory"),
+        disk_caches_bytes=answers.size(stats, "disk_caches"),
+        swap_in_bytes=answers.size(stats, "swap_in"),
+        major_faults=answers.size(stats, "major_faults"),
+    )
+
+
+def describe(process: Process, ours: Callable[[str], str]) -> VmDescription:
+    """The VM as the command line has it; one created through the API has no memory there yet."""
+    options = _options(process.argv[1:])
+    memory = options.get("memory", [{}])[0]
+    zones = options.get("memory-zone", [])
+    is_virtio = memory.get("hotplug_method") == "virtio-mem"
+    blocks = tuple(
+        block
+        for part in zones or [memory]
+        for block in _with_region(
+            _block(part.get("id", "zone") if zones else "ram", part),
+            answers.written(part.get("hotplug_size", "0")) or 0,
+            is_virtio=is_virtio,
+        )
+    )
+    balloon = options.get("balloon", [None])[0]
+    socket = options.get("api-socket", [{}])[0].get("path", "")
+    return VmDescription(
+        backend="cloud-hypervisor",
+        name=_name(process, socket),
+        pid=process.pid,
+        ram_bytes=sum(block.size_bytes for block in blocks if not block.hotplug),
+        ram_blocks=blocks,
+        capabilities=_capabilities(
+            balloon is not None,
+            reports=_on(balloon, "free_page_reporting"),
+            deflates=_on(balloon, "deflate_on_oom"),
+            vsock="vsock" in options,
+            virtio_mem=any(block.hotplug for block in blocks),
+        ),
+        channels=tuple(_channel(v.get("socket", ""), ours) for v in options.get("vsock", [])),
+        control=ours(socket) if socket else "",
+        blockers=tuple(_blockers(options)),
+    )
+
+
+def _options(words: tuple[str, ...]) -> dict[str, list[dict[str, str]]]:
+    """Options by name; each may be given several values, and `--name=value` is taken too."""
+    implied = {"api-socket": "path", "memory": "size"}
+    found: dict[str, list[dict[str, str]]] = {}
+    current = ""
+    for word in words:
+        if word.startswith("--"):
+            current, _, value = word[2:].partition("=")
+            values = found.setdefault(current, [])
+            if value:
+                values.append(properties(value, implied.get(current, "")))
+        elif current:
+            found[current].append(properties(word, implied.get(current, "")))
+    return {name: values or [{}] for name, values in found.items()}
+
+
+def _name(process: Process, socket: str) -> str:
+    """Cloud Hypervisor's VMs have no name: the socket's is the nearest to one."""
+    stem = socket.rsplit("/", 1)[-1].removesuffix(".sock")
+    return stem or f"pid-{process.pid}"
+
+
+def _block(name: str, memory: dict[str, str]) -> RamBlock:
+    huge = _on(memory, "hugepages")
+    shared = _on(memory, "shared")
+    path = memory.get("file", "")
+    plain = Backing.MEMFD if shared else Backing.ANONYMOUS
+    return RamBlock(
+        name=name,
+        size_bytes=answers.written(memory.get("size", "")) or _DEFAULT_RAM_BYTES,
+        backing=Backing.HUGETLB if huge else Backing.FILE if path else plain,
+        path=path,
+        page_bytes=(answers.written(memory.get("hugepage_size", "2M")) or _HUGE_BYTES)
+        if huge
+        else 4096,
+        prealloc=_on(memory, "prefault"),
+        shared=shared,
+    )
+
+
+def _on(values: dict[str, str] | None, name: str) -> bool:
+    return values is not None and values.get(name) in ("on", "true")
+
+
+def _capabilities(
+    balloon: bool, *, reports: bool, deflates: bool, vsock: bool, virtio_mem: bool
+) -> Capabilities:
+    return Capabilities(
+        reports_pages=Answer.of(reports),
+        balloon=Answer.of(balloon),
+        deflate_on_oom=deflates,
+        statistics=Answer.UNKNOWN if balloon else Answer.NO,
+        virtio_mem=Answer.of(virtio_mem),
+        agent_channel=Answer.of(vsock),
+    )
+
+
+def _channel(path: str, ours: Callable[[str], str]) -> Channel:
+    return Channel(ChannelKind.HYBRID_VSOCK, path=ours(path))
+
+
+def _blockers(options: dict[str, list[dict[str, str]]]) -> list[str]:
+    found = [f"--{name} pins all of guest memory" for name in ("device", "vdpa") if name in options]
+    platform = options.get("platform", [{}])[0]
+    confidential = [name for name in ("sev_snp", "tdx") if _on(platform, name)]
+    return found + [
+        f"{name}: an encrypted guest's pages are never discarded" for name in confidential
+    ]
+
+
+def from_config(
+    vm: VmDescription, config: dict[str, object], ours: Callable[[str], str]
+) -> VmDescription:
+    """The VM as `vm.info` has it: right also for one that was created through the API."""
+    memory = answers.node(config, "memory")
+    zones = answers.nodes(memory, "zones")
+    is_virtio = memory.get("hotplug_method") == "VirtioMem"
+    blocks = tuple(
+        block
+        for part in zones or (memory,)
+        for block in _json_blocks(
+            (answers.text(part, "id") or "zone") if zones else "ram", part, is_virtio=is_virtio
+        )
+    )
+    plugged = sum(_plugged_bytes(part) for part in zones or (memory,)) if is_virtio else 0
+    balloon = answers.node(config, "balloon")
+    vsock = answers.text(answers.node(config, "vsock"), "socket")
+    pinning = [name for name in ("devices", "vdpa") if answers.nodes(config, name)]
+    return replace(
+        vm,
+        ram_bytes=sum(block.size_bytes for block in blocks if not block.hotplug) + plugged,
+        ram_blocks=blocks,
+        capabilities=_capabilities(
+            bool(balloon),
+            reports=answers.truth(balloon, "free_page_reporting"),
+            deflates=answers.truth(balloon, "deflate_on_oom"),
+            vsock=bool(vsock),
+            virtio_mem=any(block.hotplug for block in blocks),
+        ),
+        channels=(_channel(vsock, ours),) if vsock else (),
+        blockers=tuple(f"{name}: pins all of guest memory" for name in pinning) or vm.blockers,
+    )
+
+
+def _json_blocks(name: str, memory: dict[str, object], *, is_virtio: bool) -> tuple[RamBlock, ...]:
+    text = {key: "on" if value is True else str(value) for key, value in memory.items()}
+    # With ACPI hotplug, `size` is what there is now; plugged RAM lies in mappings of its own.
+    size_bytes = (answers.size(memory, "size") or 0) + (0 if is_virtio else _plugged_bytes(memory))
+    block = replace(_block(name, text), size_bytes=size_bytes)
+    return _with_region(block, answers.size(memory, "hotplug_size") or 0, is_virtio=is_virtio)
+
+
+def _plugged_bytes(memory: dict[str, object]) -> int:
+    return answers.size(memory, "hotplugged_size") or 0
+
+
+def _with_region(block: RamBlock, region_bytes: int, *, is_virtio: bool) -> tuple[RamBlock, ...]:
+    """The block, and the region of its virtio-mem device, which is mapped whole from the start."""
+    if not region_bytes:
+        return (block,)
+    if not is_virtio:
+        return (replace(block, grows=True),)
+    name = f"{block.name}-virtio-mem"
+    return (block, replace(block, name=name, size_bytes=region_bytes, hotplug=True, prealloc=False))

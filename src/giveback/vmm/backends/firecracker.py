@@ -1,0 +1,141 @@
+"""Firecracker: HTTP over a unix socket; what the VM has is told by its API, not its command line.
+
+Source: src/firecracker/swagger/firecracker.yaml of firecracker-microvm/firecracker (commit
+004d935399ba), docs/ballooning.md. Never run here against the real program: it needs KVM.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from giveback.vmm.base import (
+    Answer,
+    Backing,
+    BalloonStatistics,
+    Capabilities,
+    Channel,
+    ChannelKind,
+    RamBlock,
+    VmDescription,
+    VmState,
+)
+from giveback.vmm.clients import answers
+from giveback.vmm.clients.http import HttpBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from giveback.host.procs import Process
+    from giveback.vmm.clients.http import Api
+
+_DEFAULT_SOCKET = "/run/firecracker.socket"
+_DEFAULT_ID = "anonymous-instance"
+
+
+class FirecrackerBackend(HttpBackend):
+    """Finds firecracker processes and asks their API."""
+
+    name = "firecracker"
+    programs = re.compile(r"firecracker(-v[\d.]+)?(-x86_64|-aarch64)?")
+    without_socket = "with --no-api"
+
+    def _describe(self, process: Process, ours: Callable[[str], str]) -> VmDescription:
+        return describe(process, ours)
+
+    async def _ask(self, session: Api, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
+        return await _inspect(session, vm, ours)
+
+
+async def _inspect(session: Api, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
+    instance = answers.node(await session.get("/"))
+    config = answers.node(await session.get("/vm/config"))
+    hotplug = None
+    if answers.node(config, "memory-hotplug"):
+        hotplug = answers.node(await session.get("/hotplug/memory"))
+    described = from_config(vm, config, ours, answers.mib(hotplug or {}, "plugged_size_mib") or 0)
+    stats = None
+    if described.capabilities.statistics is Answer.YES:
+        stats = answers.node(await session.get("/balloon/statistics"))
+    return VmState(
+        running=instance.get("state") == "Running",
+        ram_bytes=described.ram_bytes,
+        balloon_bytes=answers.mib(stats, "actual_mib") if stats else None,
+        statistics=parse_statistics(stats) if stats else None,
+        description=described,
+    )
+
+
+def parse_statistics(stats: dict[str, object]) -> BalloonStatistics:
+    """`/balloon/statistics`. It carries no time: these are the last ones, however old.
+
+    A guest that never answered has given none of the optional numbers; then the time is 0.
+    """
+    total = answers.size(stats, "total_memory")
+    return BalloonStatistics(
+        updated_s=0.0 if total is None else None,
+        total_bytes=total,
+        free_bytes=answers.size(stats, "free_memory"),
+        available_bytes=answers.size(stats, "available_memory"),
+        disk_caches_bytes=answers.size(stats, "disk_caches"),
+        swap_in_bytes=answers.size(stats, "swap_in"),
+        major_faults=answers.size(stats, "major_faults"),
+    )
+
+
+def describe(process: Process, ours: Callable[[str], str]) -> VmDescription:
+    """What the command line tells: a name and a socket. The memory is the API's to tell."""
+    words = dict(zip(process.argv, process.argv[1:], strict=False))
+    joined = dict(w.split("=", 1) for w in process.argv if w.startswith("--") and "=" in w)
+    words |= joined
+    socket = "" if "--no-api" in process.argv else words.get("--api-sock", _DEFAULT_SOCKET)
+    return VmDescription(
+        backend="firecracker",
+        name=words.get("--id", "") or _name(socket, process.pid),
+        pid=process.pid,
+        ram_bytes=0,
+        ram_blocks=(),
+        control=ours(socket) if socket else "",
+    )
+
+
+def _name(socket: str, pid: int) -> str:
+    return socket.rsplit("/", 1)[-1].rsplit(".", 1)[0] if socket else f"pid-{pid}"
+
+
+def from_config(
+    vm: VmDescription, config: dict[str, object], ours: Callable[[str], str], plugged_bytes: int = 0
+) -> VmDescription:
+    """The VM as `/vm/config` has it."""
+    machine = answers.node(config, "machine-config")
+    base = answers.mib(machine, "mem_size_mib") or 0
+    huge = machine.get("huge_pages") == "2M"
+    blocks = [
+        RamBlock(
+            "ram",
+            base,
+            # A memfd with vhost-user devices, the snapshot's file after a restore, else anonymous.
+            Backing.HUGETLB if huge else Backing.UNKNOWN,
+            page_bytes=2 << 20 if huge else 4096,
+        )
+    ]
+    region = answers.mib(answers.node(config, "memory-hotplug"), "total_size_mib")
+    if region:
+        blocks.append(RamBlock("hotplug", region, blocks[0].backing, hotplug=True))
+    balloon = answers.node(config, "balloon")
+    vsock = answers.text(answers.node(config, "vsock"), "uds_path")
+    return replace(
+        vm,
+        ram_bytes=base + plugged_bytes,
+        ram_blocks=tuple(blocks) if base else (),
+        capabilities=Capabilities(
+            reports_pages=Answer.of(answers.truth(balloon, "free_page_reporting")),
+            balloon=Answer.of(bool(balloon)),
+            deflate_on_oom=answers.truth(balloon, "deflate_on_oom"),
+            statistics=Answer.of(bool(answers.size(balloon, "stats_polling_interval_s"))),
+            virtio_mem=Answer.of(bool(region)),
+            agent_channel=Answer.of(bool(vsock)),
+        ),
+        channels=(Channel(ChannelKind.HYBRID_VSOCK, path=ours(vsock)),) if vsock else (),
+    )

@@ -1,0 +1,346 @@
+"""libvirt: its domains are QEMU processes whose monitor libvirt holds, so libvirt is asked instead.
+
+Needs the extra `giveback[libvirt]`. libvirt's calls block, so they run in a worker thread; a libvirtd
+that hangs costs its VM the timeout and the process one thread. Source: libvirt.org/formatdomain.html
+(memballoon), virDomainMemoryStats, virDomainQemuMonitorCommand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from giveback.errors import InputError, VmError
+from giveback.text import shown
+from giveback.vmm import layout as layouts
+from giveback.vmm.backends.qemu import QemuBackend, parse_host_address, parse_layout, with_port
+from giveback.vmm.base import (
+    AGENT_PORT,
+    Answer,
+    Backing,
+    BalloonStatistics,
+    ChannelKind,
+    GuestRange,
+    RamBlock,
+    VmDescription,
+    VmState,
+    amount,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from xml.etree import ElementTree as ET
+
+    from giveback.host.procs import Process
+
+URI = "qemu:///system"
+T = TypeVar("T")
+_XML_LIMIT_BYTES = 1 << 20
+_KIB = 1024
+_RANGES_LIMIT = 256
+
+
+def available() -> bool:
+    """Whether libvirt-python is installed."""
+    try:
+        import libvirt  # noqa: F401, PLC0415
+    except ImportError:
+        return False
+    return True
+
+
+class LibvirtBackend:
+    """QEMU processes that libvirt started, asked through libvirt."""
+
+    name = "libvirt"
+    layout_taints = True
+
+    def __init__(self, root: str = "/", uri: str = URI) -> None:
+        self._qemu = QemuBackend(root)
+        self._uri = uri
+
+    def recognise(self, process: Process) -> VmDescription | None:
+        """A QEMU whose monitor was handed over as a descriptor, as libvirt does."""
+        if not any("id=charmonitor" in word for word in process.argv):
+            return None
+        vm = self._qemu.recognise(process)
+        return None if vm is None or vm.control else replace(vm, backend=self.name)
+
+    async def inspect(
+        self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
+    ) -> VmState:
+        if not available():
+            return VmState(problems=("libvirt holds the monitor: pip install giveback[libvirt]",))
+        # A command to the monitor marks the domain as tainted: only where nothing else tells.
+        ask = layout and not layouts.assumed(vm)
+        try:
+            return await in_thread(lambda: _state(self._uri, vm, layout=ask), timeout_s, vm.name)
+        except VmError as error:
+            return VmState(problems=(str(error),))
+
+
+async def in_thread(work: Callable[[], T], timeout_s: float, name: str) -> T:
+    """Run blocking `work` in a thread that nothing waits for at the end of the program."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except VmError as failure:
+            problem = failure
+            _settle(loop, done, lambda: done.set_exception(problem))
+        else:
+            _settle(loop, done, lambda: done.set_result(result))
+
+    threading.Thread(target=run, daemon=True, name=f"libvirt {name[:40]}").start()
+    try:
+        return await asyncio.wait_for(done, timeout_s)
+    except TimeoutError as error:
+        raise VmError(f"libvirt gave no answer on {shown(name)} in {timeout_s:g} s") from error
+
+
+def _settle(
+    loop: asyncio.AbstractEventLoop, done: asyncio.Future[T], act: Callable[[], None]
+) -> None:
+    def once() -> None:
+        if not done.done():
+            act()
+
+    try:
+        loop.call_soon_threadsafe(once)
+    except RuntimeError:
+        # The loop has ended: nobody waits any more.
+        return
+
+
+def connect(uri: str, *, write: bool) -> Any:  # noqa: ANN401
+    """A connection of libvirt-python's, for the caller to close. Raises VmError."""
+    import libvirt  # noqa: PLC0415
+
+    libvirt.registerErrorHandler(lambda *_: None, None)  # it would print to stderr by itself
+    try:
+        return libvirt.open(uri) if write else libvirt.openReadOnly(uri)
+    except libvirt.libvirtError as error:
+        raise VmError(
+            f"{uri}: {shown(str(error), 200)}; is libvirtd running, and may you use it?"
+        ) from error
+
+
+def _state(uri: str, vm: VmDescription, *, layout: bool) -> VmState:
+    import libvirt  # noqa: PLC0415
+
+    connection = connect(uri, write=layout)
+    try:
+        domain = connection.lookupByName(vm.name)
+        ranges, addresses = _layout(domain) if layout else ((), {})
+        stats = domain.memoryStats()
+        info = domain.info()
+        running = domain.isActive() == 1 and info[0] == libvirt.VIR_DOMAIN_RUNNING
+        xml = domain.XMLDesc()
+        balloon = parse_memballoon(xml)
+    except libvirt.libvirtError as error:
+        raise VmError(f"libvirt on {shown(vm.name)}: {shown(str(error), 200)}") from error
+    finally:
+        connection.close()
+    port = parse_agent_port(xml)
+    if port and all(channel.kind is not ChannelKind.VIRTIO_SERIAL for channel in vm.channels):
+        vm = with_port(vm, port)
+    vm = with_plugged_memory(vm, xml)
+    state = state_from(vm, stats, running=running, balloon=balloon)
+    return replace(state, layout=ranges, host_addresses=addresses)
+
+
+def _layout(domain: Any) -> tuple[tuple[GuestRange, ...], dict[str, int]]:  # noqa: ANN401
+    """Where guest addresses lie, by QEMU's monitor through libvirt; nothing where it refuses."""
+    import libvirt  # noqa: PLC0415
+
+    libvirt_qemu = importlib.import_module("libvirt_qemu")
+
+    def human(line: str) -> str:
+        flags = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+        said = str(libvirt_qemu.qemuMonitorCommand(domain, line, flags))
+        return said[:_XML_LIMIT_BYTES].replace("\r\n", "\n")
+
+    addresses: dict[str, int] = {}
+    try:
+        ranges = parse_layout(human("info mtree -f"))
+        for place in ranges[:_RANGES_LIMIT]:
+            if place.block not in addresses:
+                address = parse_host_address(human(f"gpa2hva {place.guest_start:#x}"))
+                if address is not None:
+                    addresses[place.block] = address - place.block_offset
+    except libvirt.libvirtError:
+        return (), {}
+    return ranges, addresses
+
+
+def state_from(
+    vm: VmDescription, stats: dict[str, object], *, running: bool, balloon: Memballoon
+) -> VmState:
+    """What `virDomainMemoryStats` (KiB; -1 or absent where the guest gives none) says. Pure."""
+    actual = _kib(stats, "actual")
+    offered = Answer.of(balloon.reporting)
+    capabilities = replace(
+        vm.capabilities, reports_pages=offered, balloon=Answer.of(balloon.present)
+    )
+    return VmState(
+        running=running,
+        ram_bytes=vm.ram_bytes,
+        balloon_bytes=None if actual is None else max(0, vm.ram_bytes - actual),
+        statistics=BalloonStatistics(
+            updated_s=float(amount(stats.get("last_update")) or 0),
+            total_bytes=_kib(stats, "available"),
+            free_bytes=_kib(stats, "unused"),
+            available_bytes=_kib(stats, "usable"),
+            disk_caches_bytes=_kib(stats, "disk_caches"),
+            swap_in_bytes=_kib(stats, "swap_in"),
+            major_faults=amount(stats.get("major_fault")),
+        )
+        if balloon.present
+        else None,
+        description=replace(vm, capabilities=capabilities),
+    )
+
+
+def _kib(stats: dict[str, object], name: str) -> int | None:
+    found = amount(stats.get(name))
+    return None if found is None or found >= 1 << 47 else found * _KIB
+
+
+@dataclass(frozen=True, slots=True)
+class Memballoon:
+    """A domain's <memballoon> as its XML has it."""
+
+    present: bool
+    reporting: bool
+    period_s: int
+
+
+def parse_memballoon(xml: str) -> Memballoon:
+    """Read <memballoon> from a domain's XML. Raises VmError for what is no XML, or too long."""
+    element = root_of(xml).find("./devices/memballoon")
+    if element is None or element.get("model") == "none":
+        return Memballoon(present=False, reporting=False, period_s=0)
+    stats = element.find("stats")
+    period = "0" if stats is None else stats.get("period", "0")
+    return Memballoon(
+        present=True,
+        reporting=element.get("freePageReporting") == "on",
+        period_s=int(period) if period.isdigit() and len(period) < 9 else 0,
+    )
+
+
+def parse_agent_port(xml: str) -> str:
+    """The socket of the agent's port, also of one that was plugged in later; ''. Raises VmError."""
+    for channel in root_of(xml).findall("./devices/channel[@type='unix']"):
+        target, source = channel.find("./target"), channel.find("./source")
+        if target is not None and source is not None and target.get("name") == AGENT_PORT:
+            return source.get("path", "") if source.get("mode") == "bind" else ""
+    return ""
+
+
+def with_plugged_memory(vm: VmDescription, xml: str) -> VmDescription:
+    """The VM with memory that was plugged in after its start, as its XML has it. Raises VmError.
+
+    QEMU's backend of a device is called `mem` and the device's alias: qemuBuildMemoryDeviceStr() in
+    libvirt's src/qemu/qemu_command.c.
+    """
+    names = {block.name for block in vm.ram_blocks}
+    for element in root_of(xml).findall("./devices/memory"):
+        alias, kind = element.find("./alias"), element.get("model")
+        size_bytes = _xml_bytes(element, "./target/size")
+        name = "" if alias is None else f"mem{alias.get('name', '')}"
+        if kind in ("dimm", "virtio-mem") and name and size_bytes and name not in names:
+            names.add(name)
+            hotplug = kind == "virtio-mem"
+            now_bytes = _xml_bytes(element, "./target/current") if hotplug else size_bytes
+            block = RamBlock(name, size_bytes, backing=Backing.UNKNOWN, hotplug=hotplug)
+            blocks = (*vm.ram_blocks, block)
+            vm = replace(vm, ram_bytes=vm.ram_bytes + now_bytes, ram_blocks=blocks)
+    return vm
+
+
+def _xml_bytes(element: ET.Element, path: str) -> int:
+    """A size in bytes, 0 where there is none. libvirt itself writes KiB."""
+    found = element.find(path)
+    if found is None or found.text is None or found.get("unit", "KiB") != "KiB":
+        return 0
+    text = found.text.strip()
+    return int(text) * _KIB if text.isascii() and text.isdigit() and len(text) < 15 else 0
+
+
+def changed_xml(xml: str, *, reporting: bool | None = None, period_s: int | None = None) -> str:
+    """A domain's XML with <memballoon> changed, everything else as it was.
+
+    Raises InputError where the domain has no virtio memballoon to change, VmError for no XML.
+    """
+    from xml.etree import ElementTree as ET  # noqa: PLC0415
+
+    root = root_of(xml)
+    element = root.find("./devices/memballoon")
+    if element is None or not (element.get("model") or "").startswith("virtio"):
+        raise InputError("the domain has no <memballoon model='virtio'>: add one first")
+    if reporting is not None:
+        element.set("freePageReporting", "on" if reporting else "off")
+    if period_s is not None:
+        stats = element.find("stats")
+        if stats is None:
+            stats = ET.Element("stats")
+            element.insert(0, stats)
+        stats.set("period", str(period_s))
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def difference(before: str, after: str, name: str) -> str:
+    """What `changed_xml` would change, as a unified diff; formatting alone is no difference."""
+    import difflib  # noqa: PLC0415
+    from xml.etree import ElementTree as ET  # noqa: PLC0415
+
+    now, then = (
+        ET.tostring(root_of(text), encoding="unicode").splitlines(keepends=True)
+        for text in (before, after)
+    )
+    return "".join(difflib.unified_diff(now, then, f"{name} now", f"{name} then"))
+
+
+def persistent_xml(name: str, uri: str = URI) -> str:
+    """The XML that the domain's next start uses. Raises VmError."""
+    import libvirt  # noqa: PLC0415
+
+    connection = connect(uri, write=False)
+    try:
+        return str(connection.lookupByName(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    except libvirt.libvirtError as error:
+        raise VmError(f"libvirt on {shown(name)}: {shown(str(error), 200)}") from error
+    finally:
+        connection.close()
+
+
+def define(xml: str, uri: str = URI) -> None:
+    """Make `xml` what the domain's next start uses. Raises VmError."""
+    import libvirt  # noqa: PLC0415
+
+    connection = connect(uri, write=True)
+    try:
+        connection.defineXML(xml)
+    except libvirt.libvirtError as error:
+        raise VmError(f"libvirt refuses the new XML: {shown(str(error), 200)}") from error
+    finally:
+        connection.close()
+
+
+def root_of(xml: str) -> ET.Element:
+    """libvirt's XML, parsed. Raises VmError for what is none, or too long."""
+    from xml.etree import ElementTree as ET  # noqa: PLC0415
+
+    # libvirt's own XML, without a DTD: an entity declaration is refused before it can expand.
+    if len(xml) > _XML_LIMIT_BYTES or "<!" in xml.replace("<!--", ""):
+        raise VmError("libvirt's XML is longer than a MiB, or declares entities; not read")
+    try:
+        return ET.fromstring(xml)  # noqa: S314
+    except ET.ParseError as error:
+        raise VmError(f"libvirt's XML does not parse: {error}") from error

@@ -1,0 +1,305 @@
+"""QEMU: a VM is a process, known from its command line and asked through its QMP socket."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from giveback.errors import VmError
+from giveback.host.procs import Process, own_path
+from giveback.vmm.backends import qemu_args
+from giveback.vmm.base import (
+    PLUGGED_CHARDEV,
+    Answer,
+    Backing,
+    BalloonStatistics,
+    Channel,
+    ChannelKind,
+    GuestRange,
+    RamBlock,
+    VmDescription,
+    VmState,
+    amount,
+)
+from giveback.vmm.clients import answers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from giveback.vmm.clients.qmp import Monitor
+
+_RAM_LINE = re.compile(
+    r"^ +([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, ram\): (\S+)(?: @([0-9a-f]{16}))?(?: KVM)?$",
+    re.MULTILINE,
+)
+_HOST_ADDRESS = re.compile(r"Host virtual address for 0x[0-9a-f]{1,16} .* is 0x([0-9a-f]{1,16})")
+_RANGES_LIMIT = 256
+_PATH_LIMIT = 4096
+_BALLOON_CHILD = "child<virtio-balloon"
+_FEATURE = re.compile(r"VIRTIO_BALLOON_F_(\w+)")
+# query-migrate-capabilities that stop or undo discards while they are on.
+_KEEPING = {
+    "postcopy-ram": "postcopy migration",
+    "background-snapshot": "background snapshot",
+    "x-colo": "COLO",
+}
+
+
+class QemuBackend:
+    """Finds QEMU processes and asks them over QMP."""
+
+    name = "qemu"
+    layout_taints = False
+
+    def __init__(self, root: str = "/") -> None:
+        self._root = root
+
+    def recognise(self, process: Process) -> VmDescription | None:
+        if not qemu_args.is_qemu(process):
+            return None
+        return qemu_args.describe(process, partial(own_path, self._root, process.pid))
+
+    async def inspect(
+        self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
+    ) -> VmState:
+        if not vm.control:
+            return VmState(problems=("QEMU was started without a QMP socket that we may use",))
+        # qemu.qmp takes 60 ms to import: `giveback --help` does not pay for it.
+        from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
+
+        try:
+            async with monitor(vm.control, timeout_s) as session:
+                state = await _inspect(session, layout=layout)
+                now = await self._with_late_port(session, vm)
+                now = await _with_late_memory(session, now, state.ram_bytes)
+                state = _with_default_block(now, state)
+                return state if now is vm else replace(state, description=now)
+        except VmError as error:
+            return VmState(problems=(str(error),))
+
+    async def _with_late_port(self, session: Monitor, vm: VmDescription) -> VmDescription:
+        """The VM with an agent's port that its command line does not show, where it has one."""
+        if any(channel.kind is ChannelKind.VIRTIO_SERIAL for channel in vm.channels):
+            return vm
+        path = plugged_socket(await session.ask("query-chardev"))
+        return with_port(vm, own_path(self._root, vm.pid, path)) if path else vm
+
+
+def with_port(vm: VmDescription, path: str) -> VmDescription:
+    """The VM with its agent's port at this socket, before its other ways in."""
+    channel = Channel(ChannelKind.VIRTIO_SERIAL, path=path)
+    capabilities = replace(vm.capabilities, agent_channel=Answer.YES)
+    return replace(vm, channels=(channel, *vm.channels), capabilities=capabilities)
+
+
+def plugged_socket(answer: object) -> str:
+    """The unix socket that `query-chardev` names for PLUGGED_CHARDEV; ''."""
+    for entry in answer if isinstance(answer, list) else ():
+        if isinstance(entry, dict) and entry.get("label") == PLUGGED_CHARDEV:
+            words = str(entry.get("filename", ""))[:_PATH_LIMIT].removeprefix("disconnected:")
+            if words.startswith("unix:"):
+                return words.removeprefix("unix:").removesuffix(",server=on")
+    return ""
+
+
+async def _with_late_memory(session: Monitor, vm: VmDescription, ram: int | None) -> VmDescription:
+    """The VM with memory that its command line does not show, where it has more than that."""
+    if ram is None or ram <= vm.ram_bytes:
+        return vm
+    devices = await session.ask("query-memory-devices")
+    blocks = plugged_blocks(devices, await session.ask("query-memdev"), vm.ram_blocks)
+    return replace(vm, ram_bytes=ram, ram_blocks=(*vm.ram_blocks, *blocks)) if blocks else vm
+
+
+def plugged_blocks(
+    devices: object, backends: object, known: Sequence[RamBlock]
+) -> tuple[RamBlock, ...]:
+    """The blocks of DIMMs and virtio-mem devices in `query-memory-devices` that are not `known`."""
+    shares = {
+        answers.text(backend, "id"): answers.truth(backend, "share")
+        for backend in (backends if isinstance(backends, list) else ())
+        if isinstance(backend, dict)
+    }
+    names = {block.name for block in known}
+    found = []
+    for device in (devices if isinstance(devices, list) else ())[:_RANGES_LIMIT]:
+        kind, data = answers.text(answers.node(device), "type"), answers.node(device, "data")
+        name = answers.text(data, "memdev").removeprefix("/objects/")
+        size_bytes = answers.size(data, "size" if kind == "dimm" else "max-size")
+        if kind in ("dimm", "virtio-mem") and size_bytes and name not in names:
+            names.add(name)
+            hotplug = kind == "virtio-mem"
+            shared = shares.get(name, False)
+            block = RamBlock(name, size_bytes, Backing.UNKNOWN, shared=shared, hotplug=hotplug)
+            found.append(block)
+    return tuple(found)
+
+
+def _with_default_block(vm: VmDescription, state: VmState) -> VmState:
+    """RAM that -m made is `pc.ram`, `microvm.ram`, … to QEMU and DEFAULT_BLOCK to us."""
+    if all(block.name != qemu_args.DEFAULT_BLOCK for block in vm.ram_blocks):
+        return state
+    given = {block.name for block in vm.ram_blocks}
+    ranges = tuple(replace(r, block=_our_name(r.block, given)) for r in state.layout)
+    addresses = {_our_name(name, given): a for name, a in state.host_addresses.items()}
+    return replace(state, layout=ranges, host_addresses=addresses)
+
+
+def _our_name(block: str, given: set[str]) -> str:
+    return qemu_args.DEFAULT_BLOCK if block.endswith(".ram") and block not in given else block
+
+
+async def _inspect(session: Monitor, *, layout: bool) -> VmState:
+    status = await session.ask("query-status")
+    base = await session.ask("query-memory-size-summary")
+    balloon = await session.ask("query-balloon")
+    ram = ram_bytes(base)
+    device = await balloon_path(session) if balloon is not None else None
+    virtio = statistics = None
+    if device is not None:
+        statistics = await session.ask("qom-get", path=device, property="guest-stats")
+        virtio = await _virtio_status(session, device)
+    ranges: tuple[GuestRange, ...] = ()
+    addresses: dict[str, int] = {}
+    blockers: tuple[str, ...] = ()
+    if layout:
+        ranges = parse_layout(await session.ask_human("info mtree -f"))
+        addresses = await _host_addresses(session, ranges)
+        blockers = capability_blockers(await session.ask("query-migrate-capabilities"))
+    features = guest_features(virtio)
+    return VmState(
+        running=status.get("running") is True if isinstance(status, dict) else None,
+        ram_bytes=ram,
+        balloon_bytes=balloon_bytes(balloon, ram),
+        statistics=parse_statistics(statistics),
+        reporting_negotiated=reporting(features),
+        driver_features=features or frozenset(),
+        layout=ranges,
+        host_addresses=addresses,
+        blockers=blockers,
+    )
+
+
+async def balloon_path(session: Monitor) -> str | None:
+    """The balloon device's QOM path, whether or not it was given an id."""
+    for parent in ("/machine/peripheral", "/machine/peripheral-anon"):
+        children = await session.ask("qom-list", path=parent)
+        for child in children if isinstance(children, list) else ():
+            if isinstance(child, dict) and str(child.get("type")).startswith(_BALLOON_CHILD):
+                return f"{parent}/{child.get('name')}"
+    return None
+
+
+async def _virtio_status(session: Monitor, device: str) -> object:
+    for path in (f"{device}/virtio-backend", device):
+        answer = await session.ask("x-query-virtio-status", path=path)
+        if answer is not None:
+            return answer
+    return None
+
+
+async def _host_addresses(session: Monitor, ranges: tuple[GuestRange, ...]) -> dict[str, int]:
+    """Where each block lies in QEMU's address space, by one address of it."""
+    addresses: dict[str, int] = {}
+    for place in ranges[:_RANGES_LIMIT]:
+        if place.block not in addresses:
+            text = await session.ask_human(f"gpa2hva {place.guest_start:#x}")
+            address = parse_host_address(text)
+            if address is not None:
+                addresses[place.block] = address - place.block_offset
+    return addresses
+
+
+def ram_bytes(summary: object) -> int | None:
+    """`query-memory-size-summary`: base memory and what is plugged (DIMMs, virtio-mem)."""
+    if not isinstance(summary, dict):
+        return None
+    base, plugged = amount(summary.get("base-memory")), amount(summary.get("plugged-memory", 0))
+    return None if base is None else base + (plugged or 0)
+
+
+def balloon_bytes(answer: object, ram: int | None) -> int | None:
+    """`query-balloon` says what the guest keeps; what it gave is the rest of RAM."""
+    actual = amount(answer.get("actual")) if isinstance(answer, dict) else None
+    return None if actual is None or ram is None else max(0, ram - actual)
+
+
+def parse_statistics(answer: object) -> BalloonStatistics | None:
+    """`guest-stats`; a value the guest does not give is all ones, and None here."""
+    if not isinstance(answer, dict) or not isinstance(answer.get("stats"), dict):
+        return None
+    stats: dict[str, object] = answer["stats"]
+    return BalloonStatistics(
+        updated_s=float(amount(answer.get("last-update")) or 0),
+        total_bytes=amount(stats.get("stat-total-memory")),
+        free_bytes=amount(stats.get("stat-free-memory")),
+        available_bytes=amount(stats.get("stat-available-memory")),
+        disk_caches_bytes=amount(stats.get("stat-disk-caches")),
+        swap_in_bytes=amount(stats.get("stat-swap-in")),
+        major_faults=amount(stats.get("stat-major-faults")),
+    )
+
+
+def guest_features(answer: object) -> frozenset[str] | None:
+    """The balloon features that the driver took; empty before one came, None unknown."""
+    features = answer.get("guest-features") if isinstance(answer, dict) else None
+    listed = features.get("dev-features") if isinstance(features, dict) else None
+    if not isinstance(listed, list):
+        return None
+    found = (_FEATURE.match(entry) for entry in listed if isinstance(entry, str))
+    return frozenset(match.group(1) for match in found if match)
+
+
+def reporting(features: frozenset[str] | None) -> Answer:
+    """Whether the guest's driver took free page reporting."""
+    return Answer.of(None if features is None else "REPORTING" in features)
+
+
+def capability_blockers(answer: object) -> tuple[str, ...]:
+    """Migration capabilities that are on and make QEMU keep reported pages."""
+    entries = answer if isinstance(answer, list) else []
+    on = {
+        answers.text(entry, "capability")
+        for entry in entries
+        if isinstance(entry, dict) and entry.get("state") is True
+    }
+    return tuple(
+        f"{what} is enabled: QEMU keeps reported pages while it runs"
+        for capability, what in _KEEPING.items()
+        if capability in on
+    )
+
+
+def parse_layout(text: str) -> tuple[GuestRange, ...]:
+    """Where guest addresses lie, from `info mtree -f`: the RAM of the address space `memory`.
+
+    Ranges that continue each other are joined: QEMU splits them at 640 KiB and 1 MiB.
+    """
+    view = next((v for v in text.split("FlatView #") if 'AS "memory"' in v), "")
+    ranges: list[GuestRange] = []
+    for first, last, block, offset in _RAM_LINE.findall(view):
+        start, size = int(first, 16), int(last, 16) + 1 - int(first, 16)
+        found = GuestRange(start, size, block, int(offset or "0", 16))
+        if ranges and _continues(ranges[-1], found):
+            before = ranges.pop()
+            found = GuestRange(
+                before.guest_start, before.size_bytes + size, block, before.block_offset
+            )
+        ranges.append(found)
+    return tuple(ranges)
+
+
+def _continues(first: GuestRange, second: GuestRange) -> bool:
+    return (
+        first.block == second.block
+        and first.guest_start + first.size_bytes == second.guest_start
+        and first.block_offset + first.size_bytes == second.block_offset
+    )
+
+
+def parse_host_address(text: str) -> int | None:
+    """`gpa2hva`: where QEMU has a guest address, or None where it does not say."""
+    match = _HOST_ADDRESS.match(text)
+    return int(match.group(1), 16) if match else None

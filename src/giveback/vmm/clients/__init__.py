@@ -1,0 +1,1 @@
+"""The protocols that VMMs speak, and reading their answers without trust."""

@@ -1,0 +1,143 @@
+"""HTTP over a unix socket, bounded in time and bytes: Cloud Hypervisor and Firecracker.
+
+Firecracker serves few connections at once: one is opened per VM and closed after the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from functools import partial
+from typing import TYPE_CHECKING
+
+from giveback.errors import VmError
+from giveback.host.procs import own_path
+from giveback.text import shown
+from giveback.vmm.base import VmState
+from giveback.vmm.clients.sockets import reason, short_path
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import AsyncIterator, Callable
+
+    import httpx2
+
+    from giveback.host.procs import Process
+    from giveback.vmm.base import VmDescription
+
+ANSWER_LIMIT_BYTES = 1 << 20
+_OK = 200
+_REFUSED = 400
+
+
+class Api:
+    """An open connection to a VMM's HTTP API."""
+
+    def __init__(self, client: httpx2.AsyncClient, path: str) -> None:
+        self._client = client
+        self._path = path
+
+    async def get(self, resource: str) -> object:
+        """The JSON of a 200 answer; None for any other status (no such device, not booted).
+
+        Raises VmError for an answer that is longer than ANSWER_LIMIT_BYTES, or no JSON.
+        """
+        status, body = await self._exchange("GET", resource)
+        if status != _OK:
+            return None
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise VmError(f"{self._path}: {resource} answers what is no JSON") from error
+
+    async def send(self, method: str, resource: str, body: dict[str, object]) -> None:
+        """Change something. Raises VmError with the VMM's words where it refuses."""
+        status, answer = await self._exchange(method, resource, body)
+        if status >= _REFUSED:
+            words = shown(answer[:300].decode("utf-8", "replace"))
+            raise VmError(f"{self._path}: {method} {resource} is refused ({status}): {words}")
+
+    async def _exchange(
+        self, method: str, resource: str, body: dict[str, object] | None = None
+    ) -> tuple[int, bytes]:
+        url = f"http://localhost{resource}"
+        async with self._client.stream(method, url, json=body) as response:
+            answer = b""
+            async for chunk in response.aiter_raw():
+                answer += chunk
+                if len(answer) > ANSWER_LIMIT_BYTES:
+                    raise VmError(f"{self._path}: {resource} answers more than a MiB; not read on")
+        return response.status_code, answer
+
+
+@contextlib.asynccontextmanager
+async def api(path: str, timeout_s: float) -> AsyncIterator[Api]:
+    """Talk to the API at a unix socket's path, for at most `timeout_s` in all. Raises VmError."""
+    # 100 ms to import: `giveback --help` does not pay for it.
+    import httpx2  # noqa: PLC0415
+
+    try:
+        with short_path(path) as reachable:
+            transport = httpx2.AsyncHTTPTransport(uds=reachable, retries=0)
+            async with (
+                asyncio.timeout(timeout_s),
+                httpx2.AsyncClient(transport=transport, timeout=timeout_s) as client,
+            ):
+                yield Api(client, path)
+    except (TimeoutError, httpx2.TimeoutException) as error:
+        raise VmError(f"{path}: no answer in {timeout_s:g} s; is the VMM stopped?") from error
+    except httpx2.ConnectError as error:
+        raise VmError(f"{path}: {_cause(error)}") from error
+    except (httpx2.HTTPError, httpx2.StreamError) as error:
+        raise VmError(f"{path}: what answers is no HTTP: {str(error)[:200]}") from error
+    except OSError as error:
+        raise VmError(f"{path}: {reason(error)}") from error
+
+
+def _cause(error: BaseException) -> str:
+    """The reason of the system call behind a failed connection."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, OSError) and behind.errno is not None:
+            return reason(behind)
+        behind = behind.__cause__ or behind.__context__
+    return str(error)[:200]
+
+
+class HttpBackend:
+    """A VMM whose every VM is a process with an HTTP API: what its backends have in common."""
+
+    name: str
+    layout_taints = False
+    programs: re.Pattern[str]
+    """What its program is called, also as it is released."""
+    without_socket: str
+    """How a VM was started that has no API, for the user."""
+
+    def __init__(self, root: str = "/") -> None:
+        self._root = root
+
+    def recognise(self, process: Process) -> VmDescription | None:
+        if not self.programs.fullmatch(process.program):
+            return None
+        return self._describe(process, partial(own_path, self._root, process.pid))
+
+    async def inspect(
+        self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
+    ) -> VmState:
+        del layout
+        if not vm.control:
+            return VmState(problems=(f"started {self.without_socket}: there is nothing to ask",))
+        try:
+            async with api(vm.control, timeout_s) as session:
+                return await self._ask(session, vm, partial(own_path, self._root, vm.pid))
+        except VmError as error:
+            return VmState(problems=(str(error),))
+
+    def _describe(self, process: Process, ours: Callable[[str], str]) -> VmDescription:
+        """What the command line tells; `ours` makes its paths ours."""
+        raise NotImplementedError
+
+    async def _ask(self, session: Api, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
+        raise NotImplementedError

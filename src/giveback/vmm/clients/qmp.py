@@ -1,0 +1,111 @@
+"""A QMP conversation that is bounded in time and bytes, whatever answers at the other end.
+
+QEMU's monitor serves one client at a time: a second one is let into the queue and hears nothing
+until the first leaves, so silence most often means that libvirt or another manager is connected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
+
+from giveback.errors import VmError
+from giveback.text import shown
+from giveback.vmm.clients.sockets import connect_unix, reason
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from qemu.qmp import Message
+
+LINE_LIMIT_BYTES = 4 << 20
+"""The longest answer that is taken; `info mtree -f` of a large machine is below 200 KiB."""
+_GOODBYE_S = 1.0
+
+
+class _Client(QMPClient):
+    """Without qemu.qmp's debug log, for which it formats every message, asked for or not."""
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        return msg
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        return msg
+
+
+class Monitor:
+    """An open QMP session: `ask` one question at a time."""
+
+    def __init__(self, client: QMPClient, address: str = "") -> None:
+        self._client = client
+        self._address = address
+
+    async def ask(self, command: str, **arguments: object) -> object:
+        """The answer to a command, or None where this QEMU knows no such thing or refuses it."""
+        try:
+            return await self._client.execute(command, arguments or None)
+        except ExecuteError:
+            return None
+
+    async def tell(self, command: str, **arguments: object) -> object:
+        """Carry a command out. Raises VmError with QEMU's words where it refuses."""
+        try:
+            return await self._client.execute(command, arguments or None)
+        except ExecuteError as error:
+            words = shown(str(error), 300)
+            raise VmError(f"{self._address}: QEMU refuses {command}: {words}") from error
+
+    async def ask_human(self, line: str) -> str:
+        """The text that a human-monitor command prints, or ''."""
+        answer = await self.ask("human-monitor-command", **{"command-line": line})
+        return answer.replace("\r\n", "\n") if isinstance(answer, str) else ""
+
+
+@contextlib.asynccontextmanager
+async def monitor(address: str, timeout_s: float) -> AsyncIterator[Monitor]:
+    """Open a session at a unix socket's path or `host:port`, for at most `timeout_s` in all.
+
+    Raises VmError, whose text says what is wrong with the socket and what to do.
+    """
+    client = _Client(readbuflen=LINE_LIMIT_BYTES)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await _connect(client, address)
+            yield Monitor(client, address)
+    except TimeoutError as error:
+        raise VmError(
+            f"{address}: no answer in {timeout_s:g} s; another program (libvirt?) may hold this "
+            "monitor, or QEMU is stopped"
+        ) from error
+    except ConnectError as error:
+        raise VmError(f"{address}: {_cause(error)}") from error
+    except QMPError as error:
+        raise VmError(f"{address}: what answers is no QMP: {str(error)[:200]}") from error
+    except EOFError as error:
+        raise VmError(f"{address}: QEMU hung up; it may have ended") from error
+    except OSError as error:
+        raise VmError(f"{address}: {reason(error)}") from error
+    finally:
+        with contextlib.suppress(QMPError, EOFError, OSError, TimeoutError):
+            await asyncio.wait_for(client.disconnect(), _GOODBYE_S)
+
+
+async def _connect(client: QMPClient, address: str) -> None:
+    if "/" in address:
+        await client.connect(connect_unix(address))
+        return
+    host, _, port = address.rpartition(":")
+    if not (port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 1 << 16):
+        raise VmError(f"{address}: neither a socket's path nor host:port")
+    await client.connect((host or "localhost", int(port)))
+
+
+def _cause(error: ConnectError) -> str:
+    if isinstance(error.exc, OSError):
+        return reason(error.exc)
+    if isinstance(error.exc, EOFError):
+        return "QEMU hung up; it may have ended"
+    return f"what answers is no QMP: {str(error.exc)[:200]}"

@@ -1,0 +1,89 @@
+"""Unix sockets of any path length, opened without waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+from typing import TYPE_CHECKING
+
+from giveback.errors import VmError
+from giveback.text import shown
+from giveback_agent.errors import KernelFileError
+from giveback_kernel import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SUN_PATH_BYTES = 107
+_TABLE_LIMIT_BYTES = 8 << 20
+
+
+def connect_unix(path: str) -> socket.socket:
+    """A connected, non-blocking stream socket. Raises VmError that says what to do.
+
+    A path longer than the kernel's 107 bytes is reached through its directory's descriptor.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    connection.setblocking(False)
+    try:
+        with short_path(path) as reachable:
+            connection.connect(reachable)
+    except OSError as error:
+        connection.close()
+        raise VmError(f"{path}: {reason(error)}") from error
+    except ValueError as error:
+        # A path from a VMM's answer may hold a NUL, or a surrogate that no file name can have.
+        connection.close()
+        raise VmError(f"{shown(path)}: no socket can be called so") from error
+    return connection
+
+
+@contextlib.contextmanager
+def short_path(path: str) -> Iterator[str]:
+    """`path`, or while the context lasts a shorter way to it.
+
+    Raises OSError, and ValueError for text that is no file name at all.
+    """
+    if len(os.fsencode(path)) <= _SUN_PATH_BYTES:
+        yield path
+        return
+    directory, name = os.path.split(path)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)
+
+
+def is_queued(path: str) -> bool:
+    """Whether a client of the socket at `path` waits behind another one that is served.
+
+    False where it cannot be told. Source: unix_seq_show() in net/unix/af_unix.c: state 3 is
+    connected, 2 is not accepted yet.
+    """
+    bound = re.sub(r"^/proc/\d+/(?:root|cwd/)", "", path)
+    try:
+        text = files.read("/", "/proc/net/unix", _TABLE_LIMIT_BYTES)
+    except KernelFileError:
+        return False
+    states = set()
+    for line in text.splitlines():
+        words = line.split(None, 7)
+        if len(words) == 8 and words[7] == os.fsencode(bound):
+            states.add(words[5])
+    return {b"02", b"03"} <= states
+
+
+def reason(error: OSError) -> str:
+    """What is wrong with a socket, and what to do about it."""
+    if isinstance(error, PermissionError):
+        return "no right to open it; run as root or as the VM's own user"
+    if isinstance(error, (FileNotFoundError, ProcessLookupError)):
+        return "no such socket; was it deleted, or has the VM ended?"
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens there any more"
+    if isinstance(error, BlockingIOError):
+        return "its queue of waiting clients is full; another program holds it"
+    return error.strerror or str(error)

@@ -1,0 +1,1 @@
+"""A VM's devices: balloon, virtio-mem, the agent's port."""

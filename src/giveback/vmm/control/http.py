@@ -1,0 +1,125 @@
+"""Cloud Hypervisor's and Firecracker's balloon and virtio-mem, over HTTP.
+
+Source: `vm.resize` in vmm/src/api/openapi/cloud-hypervisor.yaml; `PATCH /balloon`, `PATCH
+/balloon/statistics` and `PATCH /hotplug/memory` in src/firecracker/swagger/firecracker.yaml. Never run
+here against the real programs: they need KVM.
+"""
+
+from __future__ import annotations
+
+from giveback.errors import VmError
+from giveback.vmm.clients import answers
+from giveback.vmm.clients.http import Api, api
+from giveback.vmm.control.address import TIMEOUT_S, Balloon, Devices, VirtioMem
+
+_CLOUD = "/api/v1"
+_BLOCK_BYTES = 2 << 20
+_REGION = "ram"
+
+
+class CloudHypervisorControl:
+    """A VM at its `--api-socket`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    @property
+    def address(self) -> str:
+        return f"cloud-hypervisor:{self._path}"
+
+    async def devices(self) -> Devices:
+        async with api(self._path, TIMEOUT_S) as session:
+            info = answers.node(await session.get(f"{_CLOUD}/vm.info"))
+        memory = answers.node(info, "config", "memory")
+        plugged = answers.size(memory, "hotplugged_size") or 0
+        most = (answers.size(memory, "size") or 0) + plugged
+        actual = answers.size(info, "memory_actual_size")
+        balloon = None
+        if answers.node(info, "config", "balloon"):
+            # Without an answer from the device: what it was told last.
+            held = answers.size(answers.node(info, "config", "balloon"), "size") or 0
+            balloon = Balloon(max(0, most - held) if actual is None else actual, most)
+        virtio = memory.get("hotplug_method") == "VirtioMem" and plugged
+        return Devices(
+            balloon=balloon,
+            virtio_mem=(VirtioMem(_REGION, plugged, plugged, _BLOCK_BYTES),) if virtio else (),
+        )
+
+    async def set_balloon(self, kept_bytes: int) -> None:
+        async with api(self._path, TIMEOUT_S) as session:
+            memory = await self._memory(session)
+            most = memory[0] + memory[1]
+            await self._resize(session, "desired_balloon", max(0, most - kept_bytes))
+
+    async def set_virtio_mem(self, device_id: str, requested_bytes: int) -> None:
+        del device_id
+        async with api(self._path, TIMEOUT_S) as session:
+            base, _ = await self._memory(session)
+            await self._resize(session, "desired_ram", base + requested_bytes)
+
+    async def set_statistics_period(self, period_s: int) -> None:
+        """Nothing to set: newer versions ask the guest when they are asked."""
+        del period_s
+
+    async def _memory(self, session: Api) -> tuple[int, int]:
+        """Base memory, and what is plugged beside it."""
+        info = answers.node(await session.get(f"{_CLOUD}/vm.info"), "config", "memory")
+        base = answers.size(info, "size")
+        if base is None:
+            raise VmError(f"{self._path}: vm.info tells no memory: has the VM ended?")
+        return base, answers.size(info, "hotplugged_size") or 0
+
+    async def _resize(self, session: Api, name: str, value_bytes: int) -> None:
+        await session.send("PUT", f"{_CLOUD}/vm.resize", {name: value_bytes})
+
+
+class FirecrackerControl:
+    """A VM at its `--api-sock`. Its amounts are whole MiB: what is taken is rounded down."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    @property
+    def address(self) -> str:
+        return f"firecracker:{self._path}"
+
+    async def devices(self) -> Devices:
+        async with api(self._path, TIMEOUT_S) as session:
+            config = answers.node(await session.get("/vm/config"))
+            statistics = answers.node(await session.get("/balloon/statistics"))
+            hotplug = answers.node(await session.get("/hotplug/memory"))
+        most = answers.mib(answers.node(config, "machine-config"), "mem_size_mib") or 0
+        balloon = answers.node(config, "balloon")
+        held = answers.mib(statistics, "actual_mib")
+        if held is None:
+            held = answers.mib(balloon, "amount_mib") or 0
+        requested = answers.mib(hotplug, "requested_size_mib")
+        plugged = answers.mib(hotplug, "plugged_size_mib") or 0
+        block = answers.mib(hotplug, "block_size_mib") or _BLOCK_BYTES
+        region = VirtioMem(_REGION, plugged if requested is None else requested, plugged, block)
+        return Devices(
+            balloon=Balloon(max(0, most - held), most) if balloon else None,
+            virtio_mem=(region,) if hotplug else (),
+            statistics_period_s=answers.size(balloon, "stats_polling_interval_s"),
+        )
+
+    async def set_balloon(self, kept_bytes: int) -> None:
+        async with api(self._path, TIMEOUT_S) as session:
+            config = answers.node(await session.get("/vm/config"), "machine-config")
+            most = answers.mib(config, "mem_size_mib")
+            if most is None:
+                raise VmError(f"{self._path}: /vm/config tells no memory: has the VM ended?")
+            held_mib = max(0, most - kept_bytes) // answers.MIB
+            await session.send("PATCH", "/balloon", {"amount_mib": held_mib})
+
+    async def set_virtio_mem(self, device_id: str, requested_bytes: int) -> None:
+        del device_id
+        async with api(self._path, TIMEOUT_S) as session:
+            body: dict[str, object] = {"requested_size_mib": requested_bytes // answers.MIB}
+            await session.send("PATCH", "/hotplug/memory", body)
+
+    async def set_statistics_period(self, period_s: int) -> None:
+        """Raises VmError where statistics were off at boot: they cannot be turned on later."""
+        async with api(self._path, TIMEOUT_S) as session:
+            body: dict[str, object] = {"stats_polling_interval_s": period_s}
+            await session.send("PATCH", "/balloon/statistics", body)

@@ -1,0 +1,1 @@
+"""What a guest lacks, with evidence and remedy."""

@@ -1,0 +1,278 @@
+"""What `doctor` says of a guest: one verdict for each precondition, from facts alone. No I/O.
+
+`bad`: memory cannot come back. `warn`: less of it, or later, or not by the gentlest way.
+`unknown`: this user may not see it, or the kernel does not say.
+"""
+
+from __future__ import annotations
+
+from giveback_agent.doctor import memory_checks
+from giveback_agent.doctor.memory_checks import BAD, OK, UNKNOWN, WARN, Check, as_root, denied
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from giveback_agent.doctor.facts import Facts
+
+__all__ = ["BAD", "OK", "UNKNOWN", "VERDICTS", "WARN", "Check", "as_root", "judge"]
+
+VERDICTS = (OK, WARN, BAD, UNKNOWN)
+# Below this order reporting while the guest works was measured to slow it (HyperAlloc: +18 % at 0).
+COSTLY_ORDER = 5
+OFFER = (
+    "let the host offer it: QEMU `-device virtio-balloon-pci,free-page-reporting=on`, libvirt "
+    "`<memballoon model='virtio' freePageReporting='on'/>`, Cloud Hypervisor `--balloon "
+    "size=0,free_page_reporting=on`, Firecracker `free_page_reporting` of its balloon"
+)
+
+
+def judge(facts: Facts) -> tuple[Check, ...]:
+    """Judge every precondition, in the order in which memory needs them."""
+    checks = [check(facts) for check in _ALWAYS]
+    if facts.wsl is not None:
+        checks.append(wsl_cold_discard(facts))
+    return tuple(checks)
+
+
+def rights(facts: Facts) -> Check:
+    """Whether the rest could be looked at with the rights the service has."""
+    if facts.is_root:
+        return Check("rights", OK, "root")
+    return Check(
+        "rights",
+        WARN,
+        "not root: what only root may open is unknown below",
+        "sudo giveback-agent doctor",
+    )
+
+
+def page_reporting(facts: Facts) -> Check:
+    """Whether free pages reach the host at all."""
+    state = facts.reporting
+    name = "page reporting"
+    if state.active:
+        return Check(name, OK, f"active: {state.evidence}")
+    if state.active is None:
+        return Check(name, UNKNOWN, state.evidence, as_root(facts, "reboot: the boot log is lost"))
+    if facts.wsl is not None:
+        from giveback_agent.wsl.windows_view import missing_advice
+
+        said, _, remedy = (missing_advice(facts.wsl, state) or "").partition(" Remove ")
+        return Check(name, BAD, said.rstrip("."), f"remove {remedy}")
+    if not facts.has_reporting:
+        remedy = "use a kernel with CONFIG_PAGE_REPORTING=y (Linux 5.7 and later)"
+    elif facts.hardening.withdraws_reporting:
+        remedy = "boot without init_on_free=1 and page_poison=1, or offer page poison on the host"
+    elif facts.balloons:
+        remedy = OFFER
+    else:
+        remedy = f"give the VM a virtio balloon (CONFIG_VIRTIO_BALLOON here); {OFFER}"
+    return Check(name, BAD, f"not active: {state.evidence}", remedy)
+
+
+def report_order(facts: Facts) -> Check:
+    """From which block size free memory is reported, and whether the agent may lower it."""
+    name = "report order"
+    order, access = facts.reporting.order, facts.order_access
+    if access.absent:
+        return Check(
+            name,
+            WARN,
+            "fixed: this kernel has no page_reporting_order, so no deep report",
+            "use Linux 5.14 or later",
+        )
+    if order is None:
+        return Check(name, UNKNOWN, f"{access.path} cannot be read", as_root(facts, ""))
+    said = _order_words(facts, order)
+    if facts.largest_order is not None and order > facts.largest_order:
+        fit = facts.pageblock_order or facts.largest_order
+        return Check(
+            name,
+            BAD,
+            f"{said}: no block is that large ({facts.largest_order} at most), nothing is reported",
+            f"echo {fit} > {access.path}; remove page_reporting_order from the kernel command line",
+        )
+    if not access.ok:
+        return denied(facts, name, access, said, "no deep report")
+    if facts.agent_pid is None and 0 <= order < COSTLY_ORDER:
+        return Check(
+            name,
+            WARN,
+            f"{said}: kept this low it costs CPU whenever memory is freed",
+            f"echo {facts.pageblock_order or 9} > {access.path}",
+        )
+    return Check(name, OK, f"{said}, can be set")
+
+
+def _order_words(facts: Facts, order: int) -> str:
+    effective = order if order >= 0 else facts.pageblock_order
+    if effective is None:
+        return f"order {order}"
+    unset = " (unset)" if order < 0 else ""
+    shift = effective + (memory_checks.PAGE_SIZE_BYTES.bit_length() - 1)
+    size = f"{1 << (shift - 10)} KiB" if shift < 20 else f"{1 << (shift - 20)} MiB"
+    return f"order {effective}{unset}, blocks of {size}"
+
+
+def free_page_contents(facts: Facts) -> Check:
+    """init_on_free and page poison: a reported page must come back as the kernel left it."""
+    found = facts.hardening
+    name = "init_on_free"
+    words = [
+        word
+        for word, value in (
+            ("init_on_free", found.init_on_free),
+            ("page_poison", found.page_poison),
+        )
+        if value
+    ]
+    if not words:
+        if found.init_on_free is None and facts.kmsg_unread:
+            return Check(
+                name, OK, f"not on the command line; the kernel log is unread ({facts.kmsg_unread})"
+            )
+        return Check(name, OK, "off, as is page_poison")
+    said = f"{' and '.join(words)} on"
+    if facts.reporting.active:
+        return Check(name, OK, f"{said}; reporting is active all the same")
+    return Check(
+        name,
+        BAD if facts.reporting.active is False else WARN,
+        f"{said}: virtio_balloon then withdraws page reporting unless the host offers page poison",
+        "boot with init_on_free=0 page_poison=0",
+    )
+
+
+def compaction(facts: Facts) -> Check:
+    """Whether free memory can be made contiguous on request."""
+    name, access = "compaction", facts.compact
+    if access.absent:
+        return Check(
+            name,
+            WARN,
+            "this kernel cannot compact: memory in small pieces needs a deep report",
+            "use a kernel with CONFIG_COMPACTION=y",
+        )
+    if not access.ok:
+        return denied(facts, name, access, "compact_memory is there", "no compaction")
+    return Check(name, OK, f"{access.path} can be written")
+
+
+def wsl_cold_discard(facts: Facts) -> Check:
+    """Under WSL 2: what hv_balloon agreed with Windows."""
+    name, found = "cold discard", facts.cold_discard
+    if found is None or found.enabled is None:
+        why = (found and found.unread) or "the kernel log does not tell"
+        return Check(name, UNKNOWN, why, as_root(facts, "wsl --shutdown, and look again"))
+    if found.failure:
+        return Check(
+            name,
+            BAD if not found.enabled else WARN,
+            f"hv_balloon: {found.failure}",
+            "wsl --update, then wsl --shutdown",
+        )
+    if not found.enabled:
+        return Check(
+            name,
+            BAD,
+            "hv_balloon never said 'Cold memory discard hint enabled'",
+            "wsl --update; a custom kernel needs CONFIG_HYPERV_BALLOON=y",
+        )
+    order = "" if found.order is None else f" from order {found.order}"
+    return Check(name, OK, f"hv_balloon reports to Windows{order}")
+
+
+def settings(facts: Facts) -> Check:
+    """Settings that do nothing, or not what was meant."""
+    loaded = facts.loaded
+    name = "settings"
+    if loaded.settings.mode == "disabled" or loaded.settings.dry_run:
+        key = "mode" if loaded.settings.mode == "disabled" else "dry_run"
+        shown = "mode is disabled" if key == "mode" else "dryRun is on"
+        return Check(
+            name, WARN, f"{shown} ({loaded.sources[key]}): nothing is given back", _CONFIG_HINT
+        )
+    if loaded.warnings:
+        more = f", and {len(loaded.warnings) - 1} more" if len(loaded.warnings) > 1 else ""
+        return Check(name, WARN, f"{loaded.warnings[0]}{more}", _CONFIG_HINT)
+    return Check(name, OK, f"mode {loaded.settings.mode} ({loaded.sources['mode']})")
+
+
+_CONFIG_HINT = "giveback-agent config"
+
+
+def agent(facts: Facts) -> Check:
+    """Whether the service runs."""
+    name = "agent"
+    if facts.agent_pid is not None:
+        return Check(name, OK, f"runs, pid {facts.agent_pid}")
+    said = "it died: its pid file is left" if facts.stale_pid else "does not run"
+    if facts.installed:
+        return Check(name, WARN, f"installed, {said}", "systemctl start giveback-agent")
+    return Check(name, WARN, said, "giveback-agent install")
+
+
+def rivals(facts: Facts) -> Check:
+    """Who else takes memory back here."""
+    name = "rivals"
+    if not facts.rivals:
+        return Check(name, OK, "none found")
+    wsl = any("autoMemoryReclaim" in rival for rival in facts.rivals)
+    remedy = "leave it to one of the two"
+    if wsl:
+        remedy = (
+            "autoMemoryReclaim=disabled under [experimental] in .wslconfig and mode=adaptive under "
+            "[giveback] in /etc/giveback.conf"
+        )
+    return Check(name, WARN, "; ".join(facts.rivals), remedy)
+
+
+def kernel_log(facts: Facts) -> Check:
+    """Whether passes can be told in the kernel log, and boot messages be read."""
+    name, access = "kernel log", facts.kmsg_write
+    if access.ok and facts.kmsg_unread is None:
+        return Check(name, OK, "can be read and written")
+    if not access.ok:
+        return denied(facts, name, access, "", "passes are told in the journal only")
+    return Check(
+        name,
+        UNKNOWN if not facts.is_root else WARN,
+        f"can be written, not read: {facts.kmsg_unread}",
+        as_root(facts, "CAP_SYSLOG, or sysctl kernel.dmesg_restrict=0"),
+    )
+
+
+def clock_ticks(facts: Facts) -> Check:
+    """The resolution at which idleness is measured."""
+    said = f"{facts.ticks_per_s} per second"
+    if not 50 <= facts.ticks_per_s <= 10_000:
+        return Check("clock ticks", WARN, f"{said}: idleness is measured badly")
+    return Check("clock ticks", OK, said)
+
+
+_ALWAYS: tuple[Callable[[Facts], Check], ...] = (
+    rights,
+    page_reporting,
+    report_order,
+    free_page_contents,
+    compaction,
+    memory_checks.compaction_settings,
+    memory_checks.cgroup,
+    memory_checks.memory_reclaim,
+    memory_checks.swappiness,
+    memory_checks.drop_caches,
+    memory_checks.multi_gen_lru,
+    memory_checks.damon,
+    memory_checks.pressure,
+    memory_checks.swap,
+    memory_checks.watermarks,
+    memory_checks.huge_pages,
+    memory_checks.thp,
+    memory_checks.memory_limit,
+    clock_ticks,
+    kernel_log,
+    settings,
+    rivals,
+    agent,
+)

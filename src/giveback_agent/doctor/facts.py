@@ -1,0 +1,276 @@
+"""Everything `doctor` judges, read once. What cannot be read is None, or an errno, never an error.
+
+Nothing is changed: files are opened for writing and closed again; the one thing written is a
+request to reclaim 0 bytes, which the kernel parses and then has nothing to do for.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from giveback_agent.doctor import other_reclaimers
+from giveback_agent.errors import KernelFileError
+from giveback_agent.runtime import run_dir
+from giveback_agent.settings import load
+from giveback_kernel import (
+    cgroup,
+    compaction,
+    files,
+    hardening,
+    kmsg,
+    lru_gen,
+    meminfo,
+    page_reporting,
+    pressure,
+    reclaim,
+    swaps,
+    zoneinfo,
+)
+from giveback_kernel.buddyinfo import max_order, read_buddyinfo
+from giveback_kernel.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from giveback_agent.settings.load import Loaded
+    from giveback_agent.wsl.detect import WslHost
+    from giveback_agent.wsl.windows_view import ColdDiscard
+    from giveback_kernel.cgroup import CgroupMounts
+    from giveback_kernel.hardening import Hardening
+    from giveback_kernel.meminfo import MemInfo
+    from giveback_kernel.page_reporting import Balloon, ReportingState
+    from giveback_kernel.swaps import Swaps
+
+    _T = TypeVar("_T")
+
+MANIFEST_PATH = "/usr/local/lib/giveback/manifest"
+THP_PATH = "/sys/kernel/mm/transparent_hugepage"
+DAMON_PATH = "/sys/kernel/mm/damon/admin/kdamonds/nr_kdamonds"
+NOTHING_TO_RECLAIM = "0 swappiness=0"
+SYSCTLS = (
+    "compact_unevictable_allowed",
+    "compaction_proactiveness",
+    "extfrag_threshold",
+    "min_free_kbytes",
+    "nr_hugepages",
+    "watermark_scale_factor",
+)
+
+
+class Access(Record):
+    """Whether a file could be opened: `errno` is 0 where it could."""
+
+    path: str
+    errno: int
+
+    @property
+    def ok(self) -> bool:
+        """It could be opened."""
+        return self.errno == 0
+
+    @property
+    def absent(self) -> bool:
+        """There is no such file."""
+        return self.errno in (errno.ENOENT, errno.ENOTDIR)
+
+    @property
+    def denied(self) -> bool:
+        """It is there, and this process may not."""
+        return self.errno in (errno.EACCES, errno.EPERM)
+
+    @property
+    def reason(self) -> str:
+        """The errno in words."""
+        return os.strerror(self.errno) if self.errno else ""
+
+
+class Memory(Record):
+    """`low_watermark_bytes`: below it kswapd runs. `below_low`: a zone that matters is now."""
+
+    info: MemInfo
+    low_watermark_bytes: int | None = None
+    below_low: bool | None = None
+
+
+class Thp(Record):
+    """Transparent huge pages. None where the kernel has none or does not say."""
+
+    enabled: str | None = None
+    khugepaged_defrag: int | None = None
+    max_ptes_none: int | None = None
+
+
+class Facts(Record):
+    """The guest and this process's rights in it, as `doctor` found them."""
+
+    is_root: bool
+    release: str
+    wsl: WslHost | None
+    reporting: ReportingState
+    balloons: tuple[Balloon, ...]
+    has_reporting: bool
+    order_access: Access
+    largest_order: int | None
+    pageblock_order: int | None
+    hardening: Hardening
+    psi: Access
+    cgroup: CgroupMounts | None
+    reclaim: Access | None
+    node_reclaim: tuple[str, ...]
+    swappiness: Access | None
+    compact: Access
+    drop_caches: Access
+    kmsg_write: Access
+    kmsg_unread: str | None
+    sysctls: dict[str, int]
+    memory: Memory | None
+    swaps: Swaps | None
+    lru_gen: bool | None
+    lru_gen_debug: Access
+    damon: Access
+    thp: Thp
+    ticks_per_s: int
+    agent_pid: int | None
+    stale_pid: bool
+    installed: bool
+    loaded: Loaded
+    rivals: tuple[str, ...]
+    cold_discard: ColdDiscard | None
+
+
+def gather(root: str, overrides: list[str]) -> Facts:
+    """Read all of it under `root`. Raises UsageError for a bad override, and nothing else."""
+    wsl = load.detect_wsl(root)
+    loaded = load.load(root, overrides, wsl)
+    path = reclaim.root_reclaim_path(root)
+    node_paths = reclaim.node_reclaim_paths(root)
+    buddy = _or_none(lambda: read_buddyinfo(root))
+    pid = run_dir.running_pid(root)
+    return Facts(
+        is_root=os.geteuid() == 0,
+        release=_text(root, "/proc/sys/kernel/osrelease"),
+        wsl=wsl,
+        reporting=page_reporting.probe(root),
+        balloons=page_reporting.read_balloons(root),
+        has_reporting=files.exists(root, "/sys/module/page_reporting"),
+        order_access=try_open(root, page_reporting.ORDER_PATH),
+        largest_order=max_order(buddy) if buddy is not None else None,
+        pageblock_order=_or_none(lambda: page_reporting.read_pageblock_order(root)),
+        hardening=hardening.read_hardening(root),
+        psi=try_read(root, pressure.path_of("memory")),
+        cgroup=_or_none(lambda: cgroup.read_cgroup(root)),
+        reclaim=try_open(root, path) if path else None,
+        node_reclaim=node_paths,
+        swappiness=probe_swappiness(root, path or next(iter(node_paths), None)),
+        compact=try_open(root, compaction.PATH),
+        drop_caches=try_open(root, reclaim.DROP_CACHES_PATH),
+        kmsg_write=try_open(root, kmsg.PATH),
+        kmsg_unread=kmsg.search(root, ("\0",)).refused,
+        sysctls=_sysctls(root),
+        memory=_memory(root),
+        swaps=_or_none(lambda: swaps.read_swaps(root)),
+        lru_gen=_or_none(lambda: lru_gen.read_enabled(root)),
+        lru_gen_debug=try_open(root, lru_gen.PATH),
+        damon=try_open(root, DAMON_PATH),
+        thp=_thp(root),
+        ticks_per_s=os.sysconf("SC_CLK_TCK"),
+        agent_pid=pid,
+        stale_pid=pid is None and bool(_text(root, run_dir.PID_PATH)),
+        installed=files.exists(root, MANIFEST_PATH),
+        loaded=loaded,
+        rivals=other_reclaimers.find(root, wsl),
+        cold_discard=_cold_discard(root) if wsl is not None else None,
+    )
+
+
+def try_open(root: str, path: str) -> Access:
+    """Open a kernel file for writing and close it again: nothing changes."""
+    try:
+        fd = os.open(files.under(root, path), os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        return Access(path, error.errno or errno.EIO)
+    os.close(fd)
+    return Access(path, 0)
+
+
+def try_read(root: str, path: str) -> Access:
+    """Read a file whole and keep only whether it went: PSI that is off fails at the read."""
+    try:
+        files.read(root, path)
+    except KernelFileError as error:
+        return Access(path, error.errno or errno.EIO)
+    return Access(path, 0)
+
+
+def probe_swappiness(root: str, path: str | None) -> Access | None:
+    """Ask to reclaim 0 bytes with `swappiness=`; None without a reclaim file.
+
+    Where the word is known the loop that reclaims is not entered, and the write succeeds; where it
+    is not, the kernel stops at parsing with EINVAL (memory_reclaim() in mm/memcontrol.c, later
+    user_proactive_reclaim() in mm/vmscan.c; the word is of commit 68cd9050d871, Linux 6.11).
+    """
+    if path is None:
+        return None
+    try:
+        files.write(root, path, NOTHING_TO_RECLAIM)
+    except KernelFileError as error:
+        return Access(path, error.errno or errno.EIO)
+    return Access(path, 0)
+
+
+def _memory(root: str) -> Memory | None:
+    info = _or_none(lambda: meminfo.read_meminfo(root))
+    if info is None:
+        return None
+    zones = _or_none(lambda: zoneinfo.read_zoneinfo(root))
+    if zones is None:
+        return Memory(info)
+    low_pages = sum(zone.low_pages for zone in zones.zones)
+    low_bytes = low_pages * os.sysconf("SC_PAGE_SIZE")
+    return Memory(info, low_bytes, zoneinfo.below_low_watermark(zones))
+
+
+def _thp(root: str) -> Thp:
+    chosen = _text(root, f"{THP_PATH}/enabled").partition("[")[2].partition("]")[0]
+    return Thp(
+        chosen or None,
+        _number(root, f"{THP_PATH}/khugepaged/defrag"),
+        _number(root, f"{THP_PATH}/khugepaged/max_ptes_none"),
+    )
+
+
+def _sysctls(root: str) -> dict[str, int]:
+    values = {}
+    for name in SYSCTLS:
+        value = _number(root, f"/proc/sys/vm/{name}")
+        if value is not None:
+            values[name] = value
+    return values
+
+
+def _cold_discard(root: str) -> ColdDiscard:
+    from giveback_agent.wsl.windows_view import cold_discard
+
+    return cold_discard(root)
+
+
+def _number(root: str, path: str) -> int | None:
+    text = _text(root, path)
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
+
+
+def _text(root: str, path: str) -> str:
+    try:
+        return files.read(root, path, 4096).decode("utf-8", "replace").strip()
+    except KernelFileError:
+        return ""
+
+
+def _or_none(read: Callable[[], _T]) -> _T | None:
+    try:
+        return read()
+    except KernelFileError:
+        return None

@@ -1,0 +1,1 @@
+"""The virtio-serial link to the host."""

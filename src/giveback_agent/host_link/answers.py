@@ -1,0 +1,75 @@
+"""Answers that take work, made and written by a forked child of the service.
+
+The child may import and allocate what the service must not. Every line goes out whole before the
+next, and what the host does not take in time is given up.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from giveback_agent.commands.picture import picture
+from giveback_agent.errors import AgentError
+from giveback_agent.host_link import json_lines
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAGES_LIMIT_BYTES = 16 << 20
+_PART_BYTES = 24 << 10
+_BUDDYINFO_LIMIT_BYTES = 16 << 10
+
+
+def answer(root: str, ask: str, number: object, fd: int, until_s: float) -> None:
+    """Write the answer to `ask` (`memory` or `pages`) on `fd`, until `until_s` of the monotonic clock.
+
+    Raises OSError where the host takes no more of it.
+    """
+    for message in messages(root, ask, number):
+        line = json_lines.line_of(message)
+        if not line:
+            line = json_lines.line_of(_error(ask, number, "too long to send"))
+        write(fd, line, until_s)
+
+
+def messages(root: str, ask: str, number: object) -> Iterator[dict[str, object]]:
+    """The messages of an answer: `memory`, for `pages` then its parts; or one `error`."""
+    try:
+        said = picture(root, pages=ask == "pages")
+    except AgentError as error:
+        yield _error(ask, number, str(error)[:400])
+        return
+    pages = str(said.pop("pages", ""))
+    if len(pages) > PAGES_LIMIT_BYTES:
+        text = f"the runs of its pages take more than {PAGES_LIMIT_BYTES} bytes"
+        yield _error(ask, number, text)
+        return
+    if len(str(said["buddyinfo"])) > _BUDDYINFO_LIMIT_BYTES:
+        said["buddyinfo"] = ""
+    yield {**said, "id": number}
+    if ask == "pages":
+        parts = [pages[at : at + _PART_BYTES] for at in range(0, len(pages), _PART_BYTES)]
+        for part, text in enumerate(parts):
+            yield {"event": "pages", "id": number, "part": part, "of": len(parts), "data": text}
+
+
+def _error(ask: str, number: object, text: str) -> dict[str, object]:
+    return {"event": "error", "ask": ask, "id": number, "text": text}
+
+
+def write(fd: int, data: bytes, until_s: float) -> None:
+    """Write all of `data`, waiting for room. Raises OSError where there is no room in time, or no host."""
+    waiting = select.poll()
+    waiting.register(fd, select.POLLOUT)
+    while data:
+        left_s = until_s - time.monotonic()
+        ready = waiting.poll(max(0.0, left_s) * 1000)
+        if not ready or ready[0][1] & (select.POLLHUP | select.POLLERR):
+            raise OSError("the host does not take the answer")
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:
+            continue

@@ -1,0 +1,313 @@
+"""The agent's way to the host: what it does is told, what the host asks is answered.
+
+Over the virtio-serial port `org.giveback.agent.0`, else over vsock port 26466. A host that does not
+listen, or no way at all, is normal: words are then lost and nothing waits. docs/protocol.md has the
+messages.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from giveback_agent import __version__
+from giveback_agent.host_link import json_lines
+from giveback_agent.host_link.json_lines import encode, quote
+from giveback_agent.host_link.peer import Peer
+from giveback_agent.runtime.worker import DONE, Worker
+from giveback_kernel import files
+from giveback_kernel.record import Record, as_dict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from giveback_agent.host_link.json_lines import Scalar
+
+__all__ = ["Link", "Urgency", "encode", "find_port", "quote"]
+
+PORT_NAME = "org.giveback.agent.0"
+PORTS = "/sys/class/virtio-ports"
+VSOCK_PATH = "/dev/vsock"
+VSOCK_PORT = 26466
+DEADLINES_S = {"memory": 15.0, "pages": 120.0}
+"""What may be asked, and how long the answer may take before its process is killed."""
+ANSWER_SHARE = 10
+"""Answers take at most a tenth of a CPU: after one, none is made for nine times its CPU time."""
+REOPEN_S = 10.0
+FLOOD_PAUSE_S = 1.0
+LEASE_MOST_S = 86_400.0
+_PEERS_LIMIT = 4
+
+
+class Urgency(Record):
+    """The host says how badly it needs memory (0 to 3), for `lease_s` seconds from now."""
+
+    urgency: int
+    lease_s: float
+
+
+class Link:
+    """All ways to the host. No method raises or waits.
+
+    `answer_cpu_s` is the CPU time of the answers so far, `answer_user_s` their user time: the agent's own.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.answer_cpu_s = self.answer_user_s = 0.0
+        self._root = root
+        self._peers: list[Peer] = []
+        self._epoll: select.epoll | None = None
+        self._listener: object = None
+        self._accept: Callable[[], tuple[int, object]] | None = None
+        self._worker: Worker | None = None
+        self._asked: tuple[Peer, str, Scalar] | None = None
+        self._next_answer_s = 0.0
+        self._reopen_s = time.monotonic() + REOPEN_S
+        self._open()
+
+    def fileno(self) -> int:
+        """What to wait on for words from the host; -1 where there is no way to it (yet)."""
+        return -1 if self._epoll is None else self._epoll.fileno()
+
+    @property
+    def answering_pid(self) -> int | None:
+        """The process that makes an answer now."""
+        return None if self._worker is None else self._worker.pid
+
+    def send(self, **message: object) -> bool:
+        """Send one event; False where no host took it."""
+        line = json_lines.line_of(message)
+        taken = [peer.send(line) for peer in self._peers]
+        return True in taken
+
+    def receive(self, now_s: float) -> list[Record]:
+        """Hear the host: its requests are answered, what else it says is returned.
+
+        To be called when `fileno` is readable, and at every look: an answer's process is then seen
+        to end, and a port that came late is opened.
+        """
+        if self._epoll is not None:
+            self._epoll.poll(0)
+        self._reap(now_s)
+        if not self._peers and self._listener is None and now_s >= self._reopen_s:
+            self._reopen_s = now_s + REOPEN_S
+            self._open()
+        self._take_callers()
+        found: list[Record] = []
+        for peer in list(self._peers):
+            if now_s < peer.quiet_until_s:
+                continue
+            for line in peer.receive():
+                message = self._hear(peer, line, now_s)
+                if message is not None:
+                    found.append(message)
+            peer.flush()
+            self._watch(peer, now_s)
+        return found
+
+    def close(self) -> None:
+        """Let go of every way."""
+        if self._worker is not None:
+            self._worker.abandon()
+        for peer in list(self._peers):
+            self._drop(peer)
+        if self._listener is not None:
+            self._listener.close()  # type: ignore[attr-defined]
+            self._listener = self._accept = None
+        if self._epoll is not None:
+            self._epoll.close()
+            self._epoll = None
+
+    def _open(self) -> None:
+        device = find_port(self._root)
+        if device is not None:
+            try:
+                flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+                self._add(Peer(os.open(device, flags), lasting=True))
+            except OSError:
+                # Another agent may be letting go of it just now: tried again.
+                return
+        elif files.exists(self._root, VSOCK_PATH):
+            self._listen()
+
+    def _listen(self) -> None:
+        """Listen on vsock. `socket` would bring enums of a megabyte: what it is made of does."""
+        try:
+            import _socket
+
+            listener = _socket.socket(_socket.AF_VSOCK, _socket.SOCK_STREAM)
+            listener.setblocking(False)
+            listener.bind((_socket.VMADDR_CID_ANY, VSOCK_PORT))
+            listener.listen(_PEERS_LIMIT)
+        except (ImportError, AttributeError, OSError):
+            return
+        self._listener = listener
+        self._accept = listener._accept  # type: ignore[attr-defined]  # noqa: SLF001
+        self._register(listener.fileno())
+
+    def _take_callers(self) -> None:
+        """Take in whoever called over vsock, if it is the host: any guest process may call too."""
+        while self._accept is not None:
+            try:
+                fd, address = self._accept()
+            except OSError:
+                return
+            if address[0] != 2:  # type: ignore[index]  # VMADDR_CID_HOST
+                os.close(fd)
+                continue
+            os.set_blocking(fd, False)
+            os.set_inheritable(fd, False)
+            if len(self._peers) >= _PEERS_LIMIT:
+                self._drop(self._peers[0])
+            self._add(Peer(fd, lasting=False))
+
+    def _add(self, peer: Peer) -> None:
+        self._peers.append(peer)
+        self._register(peer.fd)
+        peer.send(
+            json_lines.line_of({"event": "hello", "agent": __version__, "asks": list(DEADLINES_S)})
+        )
+
+    def _register(self, fd: int) -> None:
+        # Edge-triggered: a virtio-serial port without a host is at its end, hence readable, all the
+        # time. An edge comes when a host connects or writes, and only then.
+        try:
+            if self._epoll is None:
+                self._epoll = select.epoll()
+            self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+        except OSError:
+            # A plain file, in tests, or no descriptor left: it is read at every look instead.
+            return
+
+    def _watch(self, peer: Peer, now_s: float) -> None:
+        """Drop a peer that has gone; do not listen to a flooding one for a second."""
+        if peer.gone:
+            self._drop(peer)
+        elif peer.is_flooding:
+            peer.quiet_until_s = now_s + FLOOD_PAUSE_S
+            self._forget(peer)
+        elif peer.quiet_until_s:
+            peer.quiet_until_s = 0.0
+            self._register(peer.fd)
+
+    def _forget(self, peer: Peer) -> None:
+        if self._epoll is not None:
+            try:
+                self._epoll.unregister(peer.fd)
+            except (OSError, ValueError):
+                return
+
+    def _drop(self, peer: Peer) -> None:
+        self._forget(peer)
+        self._peers.remove(peer)
+        if self._worker is not None and self._asked is not None and self._asked[0] is peer:
+            self._worker.abandon()
+        peer.close()
+
+    def _hear(self, peer: Peer, line: bytes, now_s: float) -> Record | None:
+        """Understand one line; a request is seen to at once."""
+        said = json_lines.parse(line)
+        if said is None:
+            return None
+        ask, number = said.get("ask"), said.get("id")
+        if said.get("v", json_lines.VERSION) != json_lines.VERSION:
+            text = f"this agent speaks version {json_lines.VERSION} only"
+            peer.send(
+                json_lines.line_of({"event": "error", "ask": ask, "id": number, "text": text})
+            )
+        elif isinstance(ask, str):
+            self._answer(peer, ask, number, now_s)
+        elif "urgency" in said:
+            urgency = _urgency(said)
+            if urgency is not None and number is not None:
+                peer.send(
+                    json_lines.line_of({"event": "urgency", "id": number, **as_dict(urgency)})
+                )
+            return urgency
+        return None
+
+    def _answer(self, peer: Peer, ask: str, number: Scalar, now_s: float) -> None:
+        """Start the answer in a process of its own, or say why not."""
+        if ask not in DEADLINES_S:
+            _refuse(peer, ask, number, "not known; known are " + ", ".join(DEADLINES_S))
+        elif self._worker is not None:
+            _refuse(peer, ask, number, "another answer is being made", 0.2)
+        elif now_s < self._next_answer_s:
+            _refuse(peer, ask, number, "asked too often", self._next_answer_s - now_s)
+        else:
+            self._fork(peer, ask, number, now_s)
+
+    def _fork(self, peer: Peer, ask: str, number: Scalar, now_s: float) -> None:
+        root, fd, until_s = self._root, peer.fd, time.monotonic() + DEADLINES_S[ask]
+
+        def make() -> None:
+            from giveback_agent.host_link import answers
+
+            answers.answer(root, ask, number, fd, until_s)
+
+        if not peer.has_room():
+            _refuse(peer, ask, number, "the host does not read", 1.0)
+            return
+        try:
+            self._worker = Worker(ask, make, now_s, DEADLINES_S[ask], kept_fd=fd)
+        except OSError as error:
+            _refuse(peer, ask, number, f"no process: {os.strerror(error.errno or 0)}", 1.0)
+            return
+        peer.held = True
+        self._asked = (peer, ask, number)
+
+    def _reap(self, now_s: float) -> None:
+        """See to an answer that has ended, or takes too long."""
+        worker = self._worker
+        if worker is None or self._asked is None:
+            return
+        code = worker.poll()
+        if code is None:
+            if worker.overdue(now_s) and not worker.abandoned:
+                worker.abandon()
+            return
+        peer, ask, number = self._asked
+        self._worker = self._asked = None
+        self.answer_cpu_s += worker.cpu_s
+        self.answer_user_s += worker.user_s
+        self._next_answer_s = now_s + worker.cpu_s * (ANSWER_SHARE - 1)
+        peer.held = False
+        if code != DONE:
+            peer.end_line()
+            _refuse(peer, ask, number, "took too long" if worker.abandoned else "failed")
+        peer.flush()
+
+
+def _refuse(peer: Peer, ask: str, number: Scalar, text: str, retry_s: float | None = None) -> None:
+    message: dict[str, object] = {"event": "error", "ask": ask[:40], "id": number, "text": text}
+    if retry_s is not None:
+        message["retry_s"] = round(retry_s, 3)
+    peer.send(json_lines.line_of(message))
+
+
+def _urgency(said: dict[str, Scalar]) -> Urgency | None:
+    """The host's need, or None where it is none that there is: nonsense changes nothing."""
+    urgency, lease_s = said.get("urgency"), said.get("lease_s")
+    if isinstance(urgency, bool) or not isinstance(urgency, int) or not 0 <= urgency <= 3:
+        return None
+    if isinstance(lease_s, bool) or not isinstance(lease_s, (int, float)):
+        return None
+    return Urgency(urgency, float(lease_s)) if 0 < lease_s <= LEASE_MOST_S else None
+
+
+def find_port(root: str) -> str | None:
+    """The device of the agent's virtio-serial port, or None where the VM has none."""
+    try:
+        names = os.listdir(files.under(root, PORTS))
+    except OSError:
+        return None
+    for name in sorted(names):
+        try:
+            with open(files.under(root, f"{PORTS}/{name}/name")) as file:
+                if file.read(256).strip() == PORT_NAME:
+                    return files.under(root, f"/dev/{name}")
+        except (OSError, UnicodeDecodeError):
+            continue
+    return None

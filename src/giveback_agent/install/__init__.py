@@ -1,0 +1,1 @@
+"""Install the agent as a service, and remove it."""

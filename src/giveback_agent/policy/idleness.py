@@ -1,0 +1,153 @@
+"""When may the agent act: idle is spare CPU and no stall, not 0.5 % busy.
+
+WSL's gate (0.5 % of all CPUs for two minutes) is never reached on a machine with an editor open
+(microsoft/WSL#10011). Here an interval is judged by the CPU that the guest's own work used, with the
+agent's share taken out, and by the time that work stood still for want of memory or I/O.
+"""
+
+from __future__ import annotations
+
+from giveback_kernel.record import Record, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from giveback_kernel.cpustat import CpuStat
+    from giveback_kernel.pressure import Pressure
+
+BUSY = "busy"
+SLACK = "slack"
+IDLE = "idle"
+
+# Above this share of all CPUs even steps at SCHED_IDLE would be felt (shared caches, TLB flushes).
+BUSY_PERCENT = 60
+# Steps in a guest that works wait until it has been this calm for so long.
+SLACK_BUSY_PERCENT = 40
+SLACK_WINDOW_S = 10.0
+MEMORY_STALL_PERCENT = 2.0
+IO_STALL_PERCENT = 15.0
+# Beyond so many windows an interval does not tell when in it the work was.
+LONG_WINDOWS = 2
+# The work of an interval shorter than this is noise: one tick is 10 ms.
+SHORTEST_INTERVAL_S = 0.5
+
+
+class Stalls(Record):
+    """Total microseconds that some task stood still; None where the kernel has no PSI."""
+
+    memory_us: int | None = None
+    io_us: int | None = None
+
+
+class GateState(Record):
+    """What the gate remembers: the last look, since when it has been calm, and the work seen.
+
+    `short_of_memory`: in the last interval the work stood still for want of memory.
+    """
+
+    at_s: float | None = None
+    cpustat: CpuStat | None = None
+    stalls: Stalls = Stalls()
+    calm_since_s: float | None = None
+    slack_since_s: float | None = None
+    level: str = BUSY
+    busy_percent: float = 100.0
+    work_cpu_s: float = 0.0
+    short_of_memory: bool = False
+
+
+def stalls_of(memory: Pressure | None, io: Pressure | None) -> Stalls:
+    """The two totals that the gate looks at."""
+    return Stalls(memory.some.total_us if memory else None, io.some.total_us if io else None)
+
+
+def look(
+    state: GateState,
+    now_s: float,
+    cpustat: CpuStat,
+    own_cpu_s: float,
+    stalls: Stalls,
+    idle_busy_percent: float,
+    window_s: float,
+    ticks_per_s: int,
+    system_is_ours: bool = False,
+) -> GateState:
+    """Judge the interval since the last look and return the new state.
+
+    `own_cpu_s` is what the agent and its workers used in it. `system_is_ours` says that the kernel
+    works for the agent now (a pass of reporting at a low order runs in a kernel worker): then only
+    user time counts as the guest's work. The work of a long interval may all have been at its end: where
+    that would not be calm, calm begins now. A clock or a counter that ran backwards starts anew.
+    """
+    if state.at_s is None or state.cpustat is None:
+        return replace(state, at_s=now_s, cpustat=cpustat, stalls=stalls)
+    interval_s = now_s - state.at_s
+    if interval_s < SHORTEST_INTERVAL_S:
+        if interval_s < 0:
+            return GateState(
+                at_s=now_s, cpustat=cpustat, stalls=stalls, work_cpu_s=state.work_cpu_s
+            )
+        return state
+    used_s = _used_s(state.cpustat, cpustat, ticks_per_s, system_is_ours)
+    if used_s is None:
+        return GateState(at_s=now_s, cpustat=cpustat, stalls=stalls, work_cpu_s=state.work_cpu_s)
+    work_s = max(0.0, used_s - own_cpu_s)
+    percent = min(100.0, 100.0 * work_s / (interval_s * max(1, cpustat.cpus)))
+    stalled = _stalled(state.stalls, stalls, interval_s)
+    calm = percent <= idle_busy_percent and not stalled
+    calm_since = _since(state.calm_since_s, state.at_s, calm)
+    slack_since = _since(
+        state.slack_since_s, state.at_s, percent <= SLACK_BUSY_PERCENT and not stalled
+    )
+    if interval_s > LONG_WINDOWS * window_s:
+        at_its_end = 100.0 * work_s / (window_s * max(1, cpustat.cpus))
+        if calm_since is not None and at_its_end > idle_busy_percent:
+            calm_since = now_s
+        if slack_since is not None and at_its_end > SLACK_BUSY_PERCENT:
+            slack_since = now_s
+    if calm_since is not None and now_s - calm_since >= window_s:
+        level = IDLE
+    elif percent <= BUSY_PERCENT and not stalled:
+        level = SLACK
+    else:
+        level = BUSY
+    worked_s = state.work_cpu_s + work_s
+    short = _over(state.stalls.memory_us, stalls.memory_us, interval_s, MEMORY_STALL_PERCENT)
+    return GateState(
+        now_s, cpustat, stalls, calm_since, slack_since, level, percent, worked_s, short
+    )
+
+
+def has_slack(state: GateState) -> bool:
+    """Spare CPU and no stall for long enough that a small step will not be felt."""
+    if state.level == BUSY or state.at_s is None or state.slack_since_s is None:
+        return False
+    return state.at_s - state.slack_since_s >= SLACK_WINDOW_S
+
+
+def _since(since_s: float | None, at_s: float, holds: bool) -> float | None:
+    if not holds:
+        return None
+    return at_s if since_s is None else since_s
+
+
+def _used_s(before: CpuStat, after: CpuStat, ticks_per_s: int, user_only: bool) -> float | None:
+    user = after.user_ticks + after.nice_ticks - before.user_ticks - before.nice_ticks
+    system = (
+        after.system_ticks + after.irq_ticks + after.softirq_ticks + after.steal_ticks
+        - before.system_ticks - before.irq_ticks - before.softirq_ticks - before.steal_ticks
+    )  # fmt: skip
+    if user < 0 or system < 0:
+        return None
+    return (user if user_only else user + system) / ticks_per_s
+
+
+def _stalled(before: Stalls, after: Stalls, interval_s: float) -> bool:
+    return _over(before.memory_us, after.memory_us, interval_s, MEMORY_STALL_PERCENT) or _over(
+        before.io_us, after.io_us, interval_s, IO_STALL_PERCENT
+    )
+
+
+def _over(before_us: int | None, after_us: int | None, interval_s: float, percent: float) -> bool:
+    if before_us is None or after_us is None:
+        return False
+    return (after_us - before_us) / (interval_s * 10_000) > percent

@@ -1,0 +1,125 @@
+"""WSL 2's own modes by their published rules, so that a WSL user finds what they know. Pure.
+
+Source: microsoft/WSL 49f841cc (2026-07-24), `src/linux/init/util.cpp`: a look every 10 s, idle when
+all CPUs together were at most 0.5 % busy over two minutes and in the last interval; then `dropcache`
+drops the caches once per idle period, `gradual` reclaims a step of RAM/32 (256 MiB to 1 GiB) each
+look down to 128 MiB of cache; memory is compacted on entering idleness and after each reclaim. The
+counters are read anew after that, so that the work done here does not count. Our re-implementation.
+"""
+
+from __future__ import annotations
+
+from giveback_agent.policy import actions as act
+from giveback_agent.policy.actions import Action, Capabilities, Observation
+from giveback_kernel.record import Record, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from giveback_agent.settings.load import Settings
+    from giveback_kernel.cpustat import CpuStat
+    from giveback_kernel.meminfo import MemInfo
+
+MIB = 1 << 20
+LOOK_PERIOD_S = 10.0
+WINDOW_INTERVALS = 12
+BUSY_PER_MILLE = 5
+FLOOR_BYTES = 128 * MIB
+STEP_LEAST_BYTES = 256 * MIB
+STEP_MOST_BYTES = 1024 * MIB
+STEP_DIVISOR = 32
+DROP_EVERYTHING = 3
+
+
+class Interval(Record):
+    """Busy and idle ticks between two looks."""
+
+    busy_ticks: int
+    idle_ticks: int
+
+
+class WslState(Record):
+    """The idle tracker's window, and what was done in this idle period."""
+
+    looked_s: float | None = None
+    cpustat: CpuStat | None = None
+    window: tuple[Interval, ...] = ()
+    dropped: bool = False
+    compacted: bool = False
+    todo: tuple[Action, ...] = ()
+    in_pass: bool = False
+
+
+def decide(
+    seen: Observation, state: WslState, settings: Settings, can: Capabilities
+) -> tuple[tuple[Action, ...], WslState]:
+    """Return what WSL would do now. One step at a time; a mode of `disabled` never acts."""
+    now = seen.snapshot
+    if settings.mode == "disabled" or seen.running is not None:
+        return (), state
+    if state.in_pass:
+        if state.todo:
+            return (state.todo[0],), replace(state, todo=state.todo[1:])
+        # Our own work must not count as the guest's.
+        again = replace(state, in_pass=False, cpustat=now.cpustat, looked_s=now.monotonic_s)
+        return (Action(act.PASS_END, "done"),), again
+    if state.looked_s is not None and 0 <= now.monotonic_s - state.looked_s < LOOK_PERIOD_S:
+        return (), state
+    state = track(state, now.monotonic_s, now.cpustat)
+    if not is_idle(state.window):
+        if len(state.window) == WINDOW_INTERVALS and not _quiet(state.window):
+            state = replace(state, dropped=False, compacted=False)
+        return (), state
+    todo, state = _due(state, settings, can, now.meminfo)
+    if not todo:
+        return (), state
+    begin = Action(act.PASS_BEGIN, "idle by WSL's rules")
+    return (begin, todo[0]), replace(state, todo=todo[1:], in_pass=True)
+
+
+def track(state: WslState, now_s: float, cpustat: CpuStat) -> WslState:
+    """Add the interval since the last look; counters that went backwards start the window anew."""
+    before = state.cpustat
+    if before is None:
+        return replace(state, looked_s=now_s, cpustat=cpustat)
+    busy = cpustat.busy_ticks - before.busy_ticks
+    idle = cpustat.idle_ticks + cpustat.iowait_ticks - before.idle_ticks - before.iowait_ticks
+    if busy < 0 or idle < 0:
+        return WslState(looked_s=now_s, cpustat=cpustat)
+    window = (*state.window, Interval(busy, idle))[-WINDOW_INTERVALS:]
+    return replace(state, looked_s=now_s, cpustat=cpustat, window=window)
+
+
+def is_idle(window: tuple[Interval, ...]) -> bool:
+    """The whole window is there and quiet, and its last interval is quiet."""
+    return len(window) == WINDOW_INTERVALS and _quiet(window) and _quiet(window[-1:])
+
+
+def _quiet(window: tuple[Interval, ...]) -> bool:
+    busy = sum([i.busy_ticks for i in window])
+    total = busy + sum([i.idle_ticks for i in window])
+    return busy * 1000 <= total * BUSY_PER_MILLE
+
+
+def step_bytes(mem_total_bytes: int) -> int:
+    """How much `gradual` asks for at a time."""
+    return min(STEP_MOST_BYTES, max(STEP_LEAST_BYTES, mem_total_bytes // STEP_DIVISOR))
+
+
+def _due(
+    state: WslState, settings: Settings, can: Capabilities, memory: MemInfo
+) -> tuple[tuple[Action, ...], WslState]:
+    todo: list[Action] = []
+    gradual = settings.mode == "gradual" and can.reclaim
+    if gradual:
+        cache = memory.file_bytes + memory.s_reclaimable_bytes
+        if cache > FLOOR_BYTES:
+            amount = min(cache - FLOOR_BYTES, step_bytes(memory.mem_total_bytes))
+            todo.append(Action(act.RECLAIM, "WSL gradual", amount_bytes=amount, what=1))
+    elif not state.dropped and can.drop_caches:
+        todo.append(Action(act.DROP, "WSL dropcache", what=DROP_EVERYTHING))
+        state = replace(state, dropped=True)
+    wanted = settings.page_reporting and settings.idle_threshold != 0 and can.compaction
+    if wanted and (todo or not state.compacted) and can.reporting is not False:
+        todo.append(Action(act.COMPACT, "WSL compaction"))
+        state = replace(state, compacted=True)
+    return tuple(todo), state

@@ -1,0 +1,1 @@
+"""The steps of a release pass, and what they read and write."""

@@ -1,0 +1,416 @@
+"""Return cold page cache and keep the working set, page for page.
+
+The kernel knows which cached pages were read once and which were read again; asked the wrong way it
+takes both. What is asked here, and why, is measured in docs/cold-cache.md. In short:
+
+- Two lists (the classic LRU, and the multi-gen LRU where debugfs is closed): `memory.reclaim` of each
+  leaf cgroup, only while its inactive list is longer than its active one: below that the kernel
+  refills it from the active list, and the working set goes (all of it, on 6.1).
+- The multi-gen LRU: pages read through file descriptors stay in the generation they were born in, in
+  the order of their birth. What was read again is told apart by its tier only when it comes up for
+  eviction: a protected page moves to the next generation. Protection of pages read 2 to 4 times
+  begins after 64 refaults of such pages (MIN_LRU_BATCH in mm/vmscan.c): `teach` makes these with a
+  scratch file. Then the third-youngest generation is evicted all but a remainder: as long as a page
+  is left there the kernel puts new cache into it, and never what was kept. So the third-youngest
+  serves as the inactive list, the second-youngest as the active one, and later passes find only
+  new cache to take. Dirty pages cannot be taken: they move to the second-youngest, too. So nothing is
+  taken while much of it is dirty, or the generation would be closed by what it cannot give. Where
+  it was closed all the same (the work has deleted the remainder), the new cache lies among the kept:
+  a new generation is opened by aging, at once where the caller finds that worth it (act.REOPEN).
+
+Nothing here changes a setting: SIGKILL at any point leaves nothing to repair. Everything blocks, so
+it belongs in a worker that can be abandoned.
+"""
+
+from __future__ import annotations
+
+import os
+
+from giveback_agent.errors import KernelFileError
+from giveback_agent.policy.actions import is_largely_dirty
+from giveback_agent.release import lru_gen_training
+from giveback_kernel import files, lru_gen, memcg, reclaim
+from giveback_kernel.memcg import FileLists
+from giveback_kernel.meminfo import read_meminfo
+from giveback_kernel.record import Record, replace
+from giveback_kernel.vmstat import read_vmstat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from giveback_kernel.lru_gen import LruGen, NodeGenerations
+
+GENERATIONS = "generations"
+LISTS = "lists"
+NONE = "none"
+
+MIB = 1 << 20
+# So many times the active list the inactive one must be for a kernel that might swap.
+TRIM_TIMES_ACTIVE = 2
+# One write: work that comes back waits for at most this much reclaim.
+STEP_LIMIT_BYTES = 64 * MIB
+# Left in the third-youngest generation to keep it open for new cache.
+OPEN_BYTES = 2 * MIB
+# A list with less than this to take is not worth a scratch file.
+TEACHING_WORTH_BYTES = 8 * MIB
+# Steps halve what is left, and stop here: the rest is not worth the calls.
+LIST_REST_BYTES = 4 * MIB
+STEPS_LIMIT = 4096
+LISTS_LIMIT = 64
+# Kept pages come up for eviction again only after this long: what was not read twice since goes.
+STALE_AFTER_S = 4 * 3600.0
+
+
+class Target(Record):
+    """One memory cgroup on one node: evict generations up to `up_to`, whose file pages are `pages`.
+
+    `leave_pages` keep the last of these generations open. `age_first`: a new generation must be
+    opened before anything there may be evicted.
+    """
+
+    memcg_id: int
+    memcg_path: str
+    node: int
+    up_to: int
+    pages: int
+    leave_pages: int = 0
+    age_first: bool = False
+
+
+class ColdResult(Record):
+    """What a pass did: bytes asked for, bytes the kernel says it took (pgsteal_file), writes made.
+
+    `untaught_bytes` were left because pages read again could not have been protected there.
+    `teaching_refaults` are ours: whoever counts refaults after a pass subtracts them.
+    """
+
+    asked_bytes: int = 0
+    taken_bytes: int = 0
+    steps: int = 0
+    untaught_bytes: int = 0
+    teaching_refaults: int = 0
+
+
+def probe(root: str = "/") -> str:
+    """Tell which method this kernel and this user's rights allow; reads only.
+
+    GENERATIONS, LISTS, or NONE: there the whole cache or nothing can be dropped, by the caller.
+    """
+    if _generations_on(root) and os.access(files.under(root, lru_gen.PATH), os.R_OK | os.W_OK):
+        return GENERATIONS
+    return LISTS if _reclaimable_cgroups(root) else NONE
+
+
+def plan(
+    lru: LruGen, max_pages: int, page_bytes: int, stale_after_s: float = STALE_AFTER_S
+) -> tuple[Target, ...]:
+    """Choose what to evict from the generations: the largest first, at most about `max_pages`."""
+    targets = [
+        target
+        for one in lru.lists
+        for target in (target_of(one, page_bytes, stale_after_s),)
+        if target is not None
+    ]
+    targets.sort(key=lambda target: -target.pages)
+    chosen: list[Target] = []
+    left = max_pages
+    for target in targets[:LISTS_LIMIT]:
+        if left <= 0:
+            break
+        chosen.append(target)
+        left -= target.pages
+    return tuple(chosen)
+
+
+def target_of(one: NodeGenerations, page_bytes: int, stale_after_s: float) -> Target | None:
+    """Choose the generation to evict of one list, or None where nothing there is worth it.
+
+    The third-youngest, all but a remainder. Where an older one has more than a remainder, that one
+    alone, whole: what is kept of it moves one up with its history cleared, and must not come up for
+    eviction in the same pass. Where nothing is that old, but the youngest generation itself is
+    older than `stale_after_s`, a new one is opened: the second-youngest then becomes the third.
+    """
+    leave = OPEN_BYTES // page_bytes
+    evictable = one.generations[: -lru_gen.YOUNG_GENERATIONS]
+    for generation in evictable[:-1]:
+        if generation.file_pages > leave:
+            return Target(
+                one.memcg_id, one.memcg_path, one.node, generation.number, generation.file_pages
+            )
+    if evictable:
+        # Remainders of older generations go along.
+        pages = sum([generation.file_pages for generation in evictable]) - leave
+        if pages > leave:
+            number = evictable[-1].number
+            return Target(one.memcg_id, one.memcg_path, one.node, number, pages, leave)
+    if len(one.generations) < lru_gen.YOUNG_GENERATIONS:
+        return None
+    stale = one.generations[-lru_gen.YOUNG_GENERATIONS]
+    worth_it = stale.file_pages * page_bytes >= TEACHING_WORTH_BYTES
+    if worth_it and one.generations[-1].age_ms >= stale_after_s * 1000:
+        pages = stale.file_pages - leave
+        return Target(one.memcg_id, one.memcg_path, one.node, stale.number, pages, leave, True)
+    return None
+
+
+def eviction_pages(one: NodeGenerations, target: Target, budget_pages: int, page_bytes: int) -> int:
+    """Return how many pages the next write may take; 0 ends the target.
+
+    At most half of what is there: pages that are kept leave the generation too, uncounted.
+    """
+    there = sum([g.file_pages for g in one.generations if g.number <= target.up_to])
+    over = there - target.leave_pages
+    if over <= 0 or budget_pages <= 0:
+        return 0
+    pages = over if target.leave_pages == 0 else (over + 1) // 2
+    return min(pages, budget_pages, STEP_LIMIT_BYTES // page_bytes)
+
+
+def list_step_bytes(lists: FileLists, budget_bytes: int) -> int:
+    """Return how much `memory.reclaim` may take next so that the active list is left alone; 0 ends.
+
+    Where the inactive list is the smaller one the kernel refills it from the active one (in
+    inactive_is_low(), mm/vmscan.c, lists below 1 GiB): what is clean above that, by halves, because
+    it takes up to 1.8 times of what is asked (measured on 6.1).
+    """
+    clean = lists.inactive_bytes - lists.dirty_bytes - lists.writeback_bytes
+    over = min(clean, lists.inactive_bytes - lists.active_bytes)
+    if over <= LIST_REST_BYTES:
+        return 0
+    return max(0, min(over // 2, STEP_LIMIT_BYTES, budget_bytes))
+
+
+def reclaim_cold(
+    root: str,
+    method: str,
+    max_bytes: int,
+    scratch_dir: str | None = None,
+    wanted: Callable[[], bool] = lambda: True,
+    untaught: bool = False,
+    stale_after_s: float = STALE_AFTER_S,
+    may_swap: bool = False,
+) -> ColdResult:
+    """Take at most about `max_bytes` of cold cache by `method` (from `probe`); blocks; never raises.
+
+    `wanted` is asked before each write and ends the pass by False. `scratch_dir` is a folder on a
+    disk (not tmpfs) for the teaching; where teaching fails the multi-gen lists are left alone,
+    unless `untaught`: then pages read fewer than five times go with the cold ones. `may_swap`: where
+    a kernel before 6.11 cannot be told to leave the memory of programs alone, ask it all the same;
+    else only as long as it is known to do so.
+
+    Dirty pages cannot be taken: sync first.
+    """
+    if max_bytes <= 0:
+        return ColdResult()
+    before = _stolen_pages(root)
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    if method == GENERATIONS:
+        job = _Generations(root, page_bytes, max_bytes // page_bytes, scratch_dir, wanted, untaught)
+        job.run(stale_after_s)
+        result = job.result()
+    elif method == LISTS:
+        result = _from_lists(root, max_bytes, scratch_dir, wanted, may_swap)
+    else:
+        return ColdResult()
+    taken = max(0, _stolen_pages(root) - before) * page_bytes
+    return replace(result, taken_bytes=taken)
+
+
+class _Generations:
+    def __init__(
+        self,
+        root: str,
+        page_bytes: int,
+        budget_pages: int,
+        scratch_dir: str | None,
+        wanted: Callable[[], bool],
+        untaught: bool,
+    ) -> None:
+        self.root = root
+        self.page_bytes = page_bytes
+        self.left_pages = budget_pages
+        self.scratch_dir = scratch_dir
+        self.wanted = wanted
+        self.untaught = untaught
+        self.asked_pages = self.steps = self.untaught_pages = self.teaching_refaults = 0
+
+    def run(self, stale_after_s: float) -> None:
+        lru = _read_generations(self.root)
+        if lru is None:
+            return
+        for target in plan(lru, self.left_pages, self.page_bytes, stale_after_s):
+            if self.left_pages <= 0 or not self.wanted():
+                return
+            if not self._teach(target) and not self.untaught:
+                self.untaught_pages += target.pages
+                continue
+            if not target.age_first or self._age(target):
+                self._drain(target)
+
+    def result(self) -> ColdResult:
+        return ColdResult(
+            self.asked_pages * self.page_bytes,
+            0,
+            self.steps,
+            self.untaught_pages * self.page_bytes,
+            self.teaching_refaults,
+        )
+
+    def _teach(self, target: Target) -> bool:
+        if self.scratch_dir is None:
+            return False
+        if target.pages * self.page_bytes < TEACHING_WORTH_BYTES:
+            return True
+        refaults = lru_gen_training.teach(self.root, target.memcg_path, self.scratch_dir)
+        self.teaching_refaults += refaults
+        return refaults >= lru_gen_training.ENOUGH_REFAULTS
+
+    def _age(self, target: Target) -> bool:
+        one = self._list_of(target)
+        if one is None:
+            return False
+        try:
+            lru_gen.write_request(self.root, lru_gen.aging_request(one, can_swap=False))
+        except (KernelFileError, ValueError):
+            return False
+        return True
+
+    def _drain(self, target: Target) -> None:
+        last = -1
+        while self.steps < STEPS_LIMIT and self.wanted():
+            one = self._list_of(target)
+            if one is None:
+                return
+            there = sum([g.file_pages for g in one.generations if g.number <= target.up_to])
+            pages = eviction_pages(one, target, self.left_pages, self.page_bytes)
+            if pages <= 0 or there == last or self._is_dirty(there):
+                return
+            last = there
+            self.steps += 1
+            self.asked_pages += pages
+            self.left_pages -= pages
+            try:
+                request = lru_gen.eviction_request(one, target.up_to, 0, pages)
+                lru_gen.write_request(self.root, request)
+            except (KernelFileError, ValueError):
+                return
+
+    def _is_dirty(self, pages: int) -> bool:
+        """Whether much of so many pages may be dirty; all that is dirty may be among them."""
+        try:
+            memory = read_meminfo(self.root)
+        except KernelFileError:
+            return True
+        return is_largely_dirty(memory, pages * self.page_bytes)
+
+    def _list_of(self, target: Target) -> NodeGenerations | None:
+        lru = _read_generations(self.root)
+        for one in lru.lists if lru is not None else ():
+            if one.memcg_id == target.memcg_id and one.node == target.node:
+                return one
+        return None
+
+
+def _from_lists(
+    root: str,
+    max_bytes: int,
+    scratch_dir: str | None,
+    wanted: Callable[[], bool],
+    may_swap: bool,
+) -> ColdResult:
+    asked = steps = refaults = 0
+    swapped_out = _swapped_out_pages(root)
+    for folder in _reclaimable_cgroups(root):
+        first = True
+        while steps < STEPS_LIMIT and wanted():
+            try:
+                lists = _lists_of(root, folder)
+            except KernelFileError:
+                break
+            step_bytes = list_step_bytes(lists, max_bytes - asked)
+            if step_bytes <= 0:
+                break
+            if first and scratch_dir is not None and _generations_on(root):
+                path = folder[len(_mount(root)) :] or "/"
+                refaults += lru_gen_training.teach(root, path, scratch_dir)
+            first = False
+            steps += 1
+            asked += step_bytes
+            path = f"{folder}/memory.reclaim"
+            unasked = may_swap or (
+                leaves_programs_alone(lists) and _swapped_out_pages(root) == swapped_out
+            )
+            result = reclaim.reclaim(root, path, step_bytes, 0, or_without=unasked)
+            if result.outcome != reclaim.DONE:
+                refused = result.outcome == reclaim.SWAPPINESS_REFUSED
+                asked, steps = (asked - step_bytes, steps - 1) if refused else (asked, steps)
+                break
+    return ColdResult(asked, 0, steps, 0, refaults)
+
+
+def leaves_programs_alone(lists: FileLists) -> bool:
+    """Tell whether a kernel that takes no `swappiness=` would take file pages only, and not swap.
+
+    With plenty of inactive file pages it takes these alone (cache_trim_mode in mm/vmscan.c); near the
+    balance of the lists it looks at anonymous memory, too (docs/cold-cache.md).
+    """
+    return lists.inactive_bytes >= TRIM_TIMES_ACTIVE * lists.active_bytes
+
+
+def _swapped_out_pages(root: str) -> int:
+    try:
+        return read_vmstat(root).pswpout or 0
+    except KernelFileError:
+        return 0
+
+
+def _lists_of(root: str, folder: str) -> FileLists:
+    try:
+        return memcg.read_file_lists(root, folder)
+    except KernelFileError:
+        if folder != _mount(root):
+            raise
+        memory = read_meminfo(root)  # a cgroup namespace's or an old kernel's root has no stat
+    return FileLists(
+        memory.active_file_bytes,
+        memory.inactive_file_bytes,
+        memory.dirty_bytes,
+        memory.writeback_bytes,
+    )
+
+
+def _reclaimable_cgroups(root: str) -> tuple[str, ...]:
+    """List the folders to ask: the leaves, or the top where that is all there is."""
+    top = reclaim.root_reclaim_path(root)
+    if top is None or not reclaim.is_permitted(root, top):
+        return ()
+    mount = _mount(root)
+    found = memcg.leaves(root, mount) or (mount,)
+    return tuple([f for f in found if reclaim.is_permitted(root, f"{f}/memory.reclaim")])
+
+
+def _mount(root: str) -> str:
+    top = reclaim.root_reclaim_path(root)
+    return top[: -len("/memory.reclaim")] if top is not None else ""
+
+
+def _generations_on(root: str) -> bool:
+    try:
+        return lru_gen.read_enabled(root)
+    except KernelFileError:
+        return False
+
+
+def _read_generations(root: str) -> LruGen | None:
+    try:
+        return lru_gen.read_lru_gen(root)
+    except KernelFileError:
+        return None
+
+
+def _stolen_pages(root: str) -> int:
+    try:
+        return read_vmstat(root).pgsteal_file or 0
+    except KernelFileError:
+        return 0

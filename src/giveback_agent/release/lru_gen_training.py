@@ -1,0 +1,115 @@
+"""Teach the multi-gen LRU that pages read twice through a file descriptor come back.
+
+The eviction protects a tier of pages once at least MIN_LRU_BATCH (64) of its pages were seen to
+refault, by a controller per memory cgroup and node (get_tier_idx() in mm/vmscan.c). On a guest that
+was never short of memory nothing was evicted, so nothing refaulted, and pages that are read again
+and again go with the rest. A scratch file makes the evidence: read twice, paged out through a
+mapping (which leaves the shadow entries that a refault is recognised by), read again.
+
+Measured on Linux 6.12: 2 MiB written and read, about 0.1 s of CPU under TCG. Half of the evidence is
+forgotten with each generation that ends: it is renewed before each pass.
+"""
+
+from __future__ import annotations
+
+import os
+
+from giveback_agent.errors import KernelFileError
+from giveback_kernel import cgroup, files
+from giveback_kernel.vmstat import read_vmstat
+
+SCRATCH_PAGES = 512
+# 64 are needed; half is forgotten with each of up to two generations that end before the pass does.
+ENOUGH_REFAULTS = SCRATCH_PAGES // 2
+MADV_PAGEOUT = 21
+
+
+def teach(root: str, memcg_path: str, scratch_dir: str) -> int:
+    """Make refaults of pages read twice in the cgroup `memcg_path`; return how many there were.
+
+    The calling process joins the cgroup for that long, as cached pages belong to who first read
+    them: call it in a worker. The scratch file has no name, and is gone with the process. 0 where
+    anything failed; never raises.
+    """
+    home = _own_cgroup(root)
+    try:
+        mount = cgroup.read_cgroup(root).v2_mount
+    except KernelFileError:
+        mount = None
+    away = memcg_path not in ("", home or "/")
+    if away and (mount is None or home is None or not _join(root, mount, memcg_path)):
+        return 0
+    try:
+        return _refaults_of_scratch(root, scratch_dir)
+    except (OSError, ValueError, KernelFileError):
+        return 0
+    finally:
+        if away and mount is not None and home is not None:
+            _join(root, mount, home)
+
+
+def _refaults_of_scratch(root: str, scratch_dir: str) -> int:
+    import mmap
+
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    fd = _scratch(scratch_dir)
+    try:
+        for _ in range(SCRATCH_PAGES):
+            os.write(fd, bytes(page_bytes))
+        os.fsync(fd)
+        # The kernel counts no second read at one position of one open file: open it anew each time.
+        for _ in range(2):
+            _read_whole(fd, page_bytes)
+        with mmap.mmap(fd, SCRATCH_PAGES * page_bytes) as mapping:
+            for page in range(SCRATCH_PAGES):
+                mapping[page * page_bytes]
+            before = read_vmstat(root).workingset_refault_file or 0
+            mapping.madvise(MADV_PAGEOUT)
+        _read_whole(fd, page_bytes)
+        after = read_vmstat(root).workingset_refault_file or 0
+    finally:
+        os.close(fd)
+    return max(0, after - before)
+
+
+def _scratch(folder: str) -> int:
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:  # a file system without nameless files
+        path = f"{folder}/.giveback-scratch"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            fd = os.open(path, flags, 0o600)
+        except FileExistsError:  # left by one that was killed between the next two lines
+            os.unlink(path)
+            fd = os.open(path, flags, 0o600)
+        os.unlink(path)
+        return fd
+
+
+def _read_whole(fd: int, page_bytes: int) -> None:
+    again = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for page in range(SCRATCH_PAGES):
+            os.pread(again, page_bytes, page * page_bytes)
+    finally:
+        os.close(again)
+
+
+def _own_cgroup(root: str) -> str | None:
+    try:
+        lines = files.read(root, "/proc/self/cgroup").split(b"\n")
+    except KernelFileError:
+        return None
+    for line in lines:
+        if line.startswith(b"0::"):
+            return line[3:].decode("utf-8", "surrogateescape")
+    return None
+
+
+def _join(root: str, mount: str, path: str) -> bool:
+    try:
+        files.write(root, f"{mount.rstrip('/')}{path.rstrip('/')}/cgroup.procs", "0")
+    except (KernelFileError, ValueError):
+        return False
+    return True

@@ -1,0 +1,135 @@
+"""One frozen picture of the guest: everything a decision may rest on.
+
+Taking one reads four small files. The dear ones, vmstat and zoneinfo, are read on request only.
+"""
+
+from __future__ import annotations
+
+from giveback_agent.errors import KernelFileError
+from giveback_kernel import buddyinfo, page_reporting, vmstat, zoneinfo
+from giveback_kernel.buddyinfo import BuddyInfo, read_buddyinfo
+from giveback_kernel.cpustat import CpuStat, read_cpustat
+from giveback_kernel.meminfo import MemInfo, read_meminfo
+from giveback_kernel.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from giveback_kernel.vmstat import VmStat
+    from giveback_kernel.zoneinfo import ZoneInfo
+
+
+class Snapshot(Record):
+    """The guest at one moment. None where the kernel, or this user's rights, do not tell.
+
+    `report_order` is the effective one. `reportable_bytes` and `trapped_bytes` split the buddy
+    allocator's free bytes by it. `cache_bytes` is what reclaim can reach of the page cache;
+    `cold_cache_bytes` the part of it that is clean and on the inactive list, an upper estimate of
+    what the work would not read again soon. `vmstat`, `below_low_watermark` and `pcp_bytes` (free
+    on per-CPU lists) are there where `detail` was asked for.
+    """
+
+    monotonic_s: float
+    meminfo: MemInfo
+    cpustat: CpuStat
+    cache_bytes: int
+    cold_cache_bytes: int
+    buddy: BuddyInfo | None = None
+    report_order: int | None = None
+    reportable_bytes: int | None = None
+    trapped_bytes: int | None = None
+    vmstat: VmStat | None = None
+    below_low_watermark: bool | None = None
+    pcp_bytes: int | None = None
+
+
+def take(
+    root: str,
+    monotonic_s: float,
+    detail: bool = False,
+    pageblock_order: int | None = None,
+    report_order: int | None = None,
+) -> Snapshot:
+    """Take a snapshot of the guest under `root` at `monotonic_s` (the caller's clock, seconds).
+
+    `pageblock_order`: the caller's, from page_reporting.read_pageblock_order(); it counts where no
+    report order is set. Without it, it is derived from the huge page size.
+    `report_order`: judge by this order whatever is set now; for an agent that has lowered it for a
+    while and means the kernel's own.
+
+    Raises KernelFileError where meminfo or stat fails; whatever else fails is None.
+    """
+    memory = read_meminfo(root)
+    cpus = read_cpustat(root)
+    buddy = _buddy(root)
+    order = report_order
+    if order is None:
+        order = _report_order(root, memory, buddy, pageblock_order)
+    reportable = trapped = None
+    if buddy is not None and order is not None:
+        reportable = buddyinfo.reportable_bytes(buddy, order)
+        trapped = buddyinfo.trapped_bytes(buddy, order)
+    zones = _zones(root) if detail else None
+    return Snapshot(
+        monotonic_s,
+        memory,
+        cpus,
+        memory.file_bytes,
+        cold_cache_bytes(memory),
+        buddy,
+        order,
+        reportable,
+        trapped,
+        _vmstat(root) if detail else None,
+        None if zones is None else zoneinfo.below_low_watermark(zones),
+        _pcp_bytes(zones, buddy),
+    )
+
+
+def cold_cache_bytes(memory: MemInfo) -> int:
+    """Estimate the cold page cache: the inactive file list without what must be written first."""
+    return max(0, memory.inactive_file_bytes - memory.dirty_bytes - memory.writeback_bytes)
+
+
+def _report_order(
+    root: str, memory: MemInfo, buddy: BuddyInfo | None, pageblock_order: int | None
+) -> int | None:
+    try:
+        order = page_reporting.read_order(root)
+    except KernelFileError:
+        order = None
+    if order is not None and order >= 0:
+        return order
+    if pageblock_order is None and buddy is not None:
+        pageblock_order = page_reporting.pageblock_order_from(
+            memory.hugepagesize_bytes, buddy.page_size_bytes
+        )
+        if pageblock_order is None:
+            pageblock_order = buddyinfo.max_order(buddy)
+    return pageblock_order
+
+
+def _buddy(root: str) -> BuddyInfo | None:
+    try:
+        return read_buddyinfo(root)
+    except KernelFileError:
+        return None
+
+
+def _vmstat(root: str) -> VmStat | None:
+    try:
+        return vmstat.read_vmstat(root)
+    except KernelFileError:
+        return None
+
+
+def _zones(root: str) -> ZoneInfo | None:
+    try:
+        return zoneinfo.read_zoneinfo(root)
+    except KernelFileError:
+        return None
+
+
+def _pcp_bytes(zones: ZoneInfo | None, buddy: BuddyInfo | None) -> int | None:
+    if zones is None or buddy is None:
+        return None
+    return zoneinfo.pcp_pages(zones) * buddy.page_size_bytes

@@ -1,0 +1,253 @@
+"""Deep report: for a while, let the kernel report free blocks of every size.
+
+The order goes to the lowest allowed at once: every list is drained at the same time, so that one step
+takes as long as the first of many (docs/deep-report.md). `Hold` says when it is over. `lower`, `restore`
+and `repair` change the kernel's `page_reporting_order` so that a kill at any point is repaired by the
+next start: the kernel's own value is in a file under /run before anything is changed, and stays there
+until it is back.
+"""
+
+from __future__ import annotations
+
+import os
+
+from giveback_agent.errors import KernelFileError
+from giveback_agent.release import percpu_lists
+from giveback_agent.runtime import run_dir
+from giveback_kernel import buddyinfo, files, page_reporting
+from giveback_kernel.buddyinfo import ORDERS_LIMIT
+from giveback_kernel.fields import number
+from giveback_kernel.record import Record, replace
+
+MIB = 1 << 20
+STATE_PATH = run_dir.FOLDER + "/report-order"
+STATE_LIMIT_BYTES = 16
+INTERRUPTS_PATH = "/proc/interrupts"
+INTERRUPTS_LIMIT_BYTES = 8 << 20
+
+# A pass starts 2 s after the nudge and takes 1/16 of each list every 2 s: 34 s, and a little.
+DRAIN_S = 38.0
+# A large guest on a slow host goes on for longer; one that frees memory all the time, for ever.
+MOST_S = 120.0
+# The kernel reports every 2 s: that it has no more is not seen sooner by looking more often.
+LOOK_PERIOD_S = 1.5
+# Two periods of the kernel's without a report: it has none left.
+QUIET_S = 5.0
+# Below this the kernel's own lists are as large as what would come back.
+LEAST_GAIN_BYTES = 8 * MIB
+
+
+class Hold(Record):
+    """A lowered order: since when, how many reports the kernel had made at the last look that saw a
+    new one (None where that is not seen), and when that was. Monotonic seconds.
+
+    `used_bytes` is the least that programs and files had since it began; `stirred_s` is when the gate
+    judged that work went on, None where the last judgement was that all is calm.
+    """
+
+    since_s: float
+    reports: int | None
+    reported_s: float
+    used_bytes: int = 0
+    stirred_s: float | None = None
+
+    @classmethod
+    def begin(cls, now_s: float, reports: int | None, used_bytes: int = 0) -> Hold:
+        """The order is lowered at `now_s`."""
+        return cls(now_s, reports, now_s, used_bytes)
+
+    def look(self, now_s: float, reports: int | None) -> Hold | None:
+        """The hold after a look, or None where it is over: the kernel fell silent, or had its time."""
+        held_s = now_s - self.since_s
+        if reports is not None and reports != self.reports and held_s < MOST_S:
+            return replace(self, reports=reports, reported_s=now_s)
+        quiet_s = None if reports is None else now_s - self.reported_s
+        return None if drained(held_s, quiet_s) else self
+
+    def may_wait(self, now_s: float, looked_s: float) -> bool:
+        """Tell whether no look is due yet, the last having been at `looked_s`.
+
+        Once the kernel has had its time any look without a new report ends the hold: then it must not
+        keep step with the kernel.
+        """
+        return now_s - self.since_s < DRAIN_S and now_s - looked_s < LOOK_PERIOD_S
+
+    def sees_work(self, calm: bool, judged_s: float, used_bytes: int, much_bytes: int) -> bool:
+        """Tell whether work came back: not calm in two intervals running, or `much_bytes` more in use.
+
+        While the order is lowered system time cannot be told from the kernel's reporting, and work that
+        allocates is mostly that. Memory that is given up is no sign of work.
+        """
+        again = self.stirred_s is not None and judged_s > self.stirred_s
+        return (again and not calm) or used_bytes - self.used_bytes >= much_bytes
+
+    def noted(self, calm: bool, judged_s: float, used_bytes: int) -> Hold:
+        """The hold with what a look has shown; an interval that began before it does not count."""
+        stirred_s = self.stirred_s
+        if calm:
+            stirred_s = None
+        elif judged_s > self.since_s and stirred_s is None:
+            stirred_s = judged_s
+        return replace(self, stirred_s=stirred_s, used_bytes=min(self.used_bytes, used_bytes))
+
+
+def drained(held_s: float, quiet_s: float | None) -> bool:
+    """Tell whether the kernel has reported all there is: it fell silent, or has had its time."""
+    if held_s >= DRAIN_S:
+        return True
+    return quiet_s is not None and quiet_s >= QUIET_S and held_s >= QUIET_S
+
+
+class Repaired(Record):
+    """What `repair` found and did: `order` is what it set, None where it set nothing."""
+
+    found: bool
+    order: int | None = None
+    why: str = ""
+
+
+def lower(root: str, order: int) -> int:
+    """Set a lower report order, the kernel's own kept first; returns the kernel's own.
+
+    It may be called again while lowered. Raises KernelFileError, and AgentError where the state
+    cannot be kept: nothing is changed then.
+    """
+    kept, why = _kept(root)
+    if why:
+        repair(root)
+    current = _read_settable(root)
+    # Another hand may have raised it since; then theirs is the one to come back to.
+    original = current if kept is None else max(kept, current)
+    if not 0 <= order <= original:
+        raise KernelFileError(page_reporting.ORDER_PATH, f"{order} is not below {original}")
+    if original != kept:
+        _keep(root, original)
+    page_reporting.write_order(root, order)
+    return original
+
+
+def restore(root: str) -> int | None:
+    """Put the kernel's own order back; returns it, or None where nothing was lowered.
+
+    Raises KernelFileError where it could not be written; the state is kept, so try again.
+    """
+    return repair(root).order
+
+
+def repair(root: str) -> Repaired:
+    """Undo what is on record, by this process or a killed one. Raises KernelFileError as `restore`.
+
+    The order is only ever raised: one that another hand has raised since is left alone.
+    """
+    kept, why = _kept(root)
+    if kept is None and not why:
+        return Repaired(False)
+    current = page_reporting.read_order(root)
+    if kept is None:
+        kept = _default_order(root)
+    if current is None or kept is None or not 0 <= current < kept:
+        run_dir.remove_file(root, STATE_PATH)
+        return Repaired(True, None, why or "the order is as it was")
+    page_reporting.write_order(root, kept)
+    run_dir.remove_file(root, STATE_PATH)
+    return Repaired(True, kept, why)
+
+
+def repair_all(root: str) -> tuple[int | None, list[str], list[str]]:
+    """Undo what a killed agent left, the per-CPU lists' length too: the order that was set, what was
+    restored, and what could not be, in words. Never raises.
+    """
+    order, said, failed = None, [], []
+    try:
+        if percpu_lists.repair(root) is not None:
+            said.append("per-CPU lists")
+    except KernelFileError as error:
+        failed.append(f"{error}: the per-CPU lists are still short")
+    try:
+        order = repair(root).order
+    except KernelFileError as error:
+        failed.append(f"{error}: the report order is still lowered")
+    if order is not None:
+        said.append(f"report order {order}")
+    return order, said, failed
+
+
+def _read_settable(root: str) -> int:
+    current = page_reporting.read_order(root)
+    path = files.under(root, page_reporting.ORDER_PATH)
+    if current is None:
+        raise KernelFileError(path, "is not there: the report order is fixed")
+    if not 0 <= current <= _most_order(root):
+        raise KernelFileError(path, f"{current} is no block's order: nothing is reported")
+    return current
+
+
+def _keep(root: str, order: int) -> None:
+    run_dir.make_folder(root)
+    if not run_dir.write_file(root, STATE_PATH, f"{order}\n"):
+        path = files.under(root, STATE_PATH)
+        raise KernelFileError(path, "cannot be written: a crash could not be repaired")
+
+
+def _kept(root: str) -> tuple[int | None, str]:
+    """Return the order on record, or None and why it is not to be trusted ("" where none is kept)."""
+    path = files.under(root, STATE_PATH)
+    if not os.path.lexists(path):
+        return None, ""
+    try:
+        data = files.read(root, STATE_PATH, STATE_LIMIT_BYTES)
+        return number(STATE_PATH, "the order", data.strip(), _most_order(root) + 1), ""
+    except KernelFileError as error:
+        return None, str(error)
+
+
+def _most_order(root: str) -> int:
+    try:
+        return buddyinfo.max_order(buddyinfo.read_buddyinfo(root))
+    except KernelFileError:
+        return ORDERS_LIMIT - 1
+
+
+def _default_order(root: str) -> int | None:
+    """Return the order drivers ask for, where that is known: the page block's, with 4 KiB pages."""
+    if os.sysconf("SC_PAGE_SIZE") != 4096:
+        return None
+    try:
+        return page_reporting.read_pageblock_order(root)
+    except KernelFileError:
+        return None
+
+
+def read_reports(root: str = "/") -> int | None:
+    """Count the reports that the kernel has made since boot; None where that is not seen.
+
+    A virtio balloon interrupts once per answered report. Only the difference of two counts means
+    anything: on some hosts the interrupt is shared by the balloon's other queues.
+    """
+    names = [b.name.encode() for b in page_reporting.read_balloons(root) if b.reporting and b.bound]
+    if not names:
+        return None
+    try:
+        return parse_reports(files.read(root, INTERRUPTS_PATH, INTERRUPTS_LIMIT_BYTES), names)
+    except KernelFileError:
+        return None
+
+
+def parse_reports(data: bytes, names: list[bytes]) -> int | None:
+    """Sum the interrupts of these balloons from the text of /proc/interrupts; None where none is."""
+    total = None
+    for line in data.split(b"\n")[:-1]:
+        words = line.split()
+        if words and any(_is_reporting(words[-1], name) for name in names):
+            counts = []
+            for word in words[1:]:
+                if not word.isdigit() or len(word) > 20:
+                    break
+                counts.append(int(word))
+            total = (total or 0) + sum(counts)
+    return total
+
+
+def _is_reporting(action: bytes, balloon: bytes) -> bool:
+    """The balloon's own line: one interrupt for all (INTx), one for all queues, or one per queue."""
+    return action in (balloon, balloon + b"-virtqueues", balloon + b"-reporting_vq")

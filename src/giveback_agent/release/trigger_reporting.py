@@ -1,0 +1,141 @@
+"""Make the kernel start a pass of page reporting, at the least cost.
+
+A pass is queued only when a free block merges to the report order or above (page_reporting_notify_free
+in mm/page_reporting.h). What a program frees goes to per-CPU lists instead, tens of MiB of it, and
+from there in single pages. Blocks above PAGE_ALLOC_COSTLY_ORDER that are not of the huge page's size
+bypass these lists (pcp_allowed_order in mm/page_alloc.c), and one system call allocates and frees such
+a block: a read of a sysctl, for which the kernel takes a buffer as large as the caller's
+(proc_sys_call_handler in fs/proc/proc_sysctl.c, kvzalloc since 5.11). It needs no right and leaves no
+trace; docs/deep-report.md has the figures.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+from giveback_agent.errors import KernelFileError
+from giveback_kernel import buddyinfo, files, page_reporting
+from giveback_kernel.buddyinfo import read_buddyinfo
+from giveback_kernel.meminfo import read_meminfo
+from giveback_kernel.record import Record
+from giveback_kernel.zoneinfo import read_zoneinfo
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from giveback_kernel.buddyinfo import BuddyInfo
+    from giveback_kernel.zoneinfo import Zone, ZoneInfo
+
+# Any sysctl would do; this one is a constant.
+SYSCTL_PATH = "/proc/sys/kernel/ostype"
+# PAGE_ALLOC_COSTLY_ORDER: up to it, freed blocks stay on per-CPU lists.
+PCP_MOST_ORDER = 3
+# PAGE_REPORTING_CAPACITY: a zone is left out unless it has so many blocks above its low watermark.
+CAPACITY_BLOCKS = 32
+MOST_OF_FREE_DIVISOR = 32
+
+
+class Plan(Record):
+    """The block to pass through the allocator, or `order` None and the reason why not."""
+
+    order: int | None
+    block_bytes: int = 0
+    refused: str = ""
+
+
+class Nudged(Record):
+    """What a nudge did. `done`: a block of `order` was freed, and a pass starts within 2 s."""
+
+    done: bool
+    order: int | None = None
+    block_bytes: int = 0
+    refused: str = ""
+
+
+def huge_order(hugepagesize_bytes: int | None, page_size_bytes: int) -> int:
+    """Return the order of a transparent huge page; derived from the page table's where not printed."""
+    known = page_reporting.pageblock_order_from(hugepagesize_bytes, page_size_bytes)
+    # A page of 8-byte entries maps the next larger page.
+    return (page_size_bytes // 8).bit_length() - 1 if known is None else known
+
+
+def block_order(report_order: int, thp_order: int) -> int:
+    """Return the least order that is reported at `report_order` and bypasses the per-CPU lists."""
+    order = max(report_order, PCP_MOST_ORDER + 1)
+    return order + 1 if order == thp_order else order
+
+
+def plan(report_order: int, thp_order: int, buddy: BuddyInfo, zones: ZoneInfo) -> Plan:
+    """Decide which block to pass, or refuse: where no pass would come of it, or memory is short."""
+    order = block_order(report_order, thp_order)
+    if order > buddyinfo.max_order(buddy):
+        return Plan(None, refused=f"no block above report order {report_order} exists here")
+    block_pages = 1 << order
+    # The allocator turns to a small DMA zone last of all.
+    smallest = sum([zone.managed_pages for zone in zones.zones]) // 16
+    spare = [
+        zone
+        for zone in zones.zones
+        if zone.managed_pages > smallest and _is_reported(zone, report_order, block_pages)
+    ]
+    if not spare:
+        return Plan(
+            None, refused=f"every zone is too near its low watermark for order {report_order}"
+        )
+    roomy = {(zone.node, zone.zone) for zone in spare}
+    if not any(any(z.counts[order:]) for z in buddy.zones if (z.node, z.zone) in roomy):
+        return Plan(None, refused=f"no free block of order {order}")
+    free_pages = sum([zone.free_pages for zone in spare])
+    if block_pages * MOST_OF_FREE_DIVISOR > free_pages:
+        return Plan(
+            None, refused=f"a block of order {order} is too much of {free_pages} free pages"
+        )
+    return Plan(order, block_pages * buddy.page_size_bytes)
+
+
+def _is_reported(zone: Zone, report_order: int, block_pages: int) -> bool:
+    """The kernel's own condition for a zone (page_reporting_process_zone), with the block taken out."""
+    return zone.free_pages - block_pages > zone.low_pages + (CAPACITY_BLOCKS << report_order)
+
+
+def nudge(root: str = "/") -> Nudged:
+    """Start a pass of reporting at the present report order. Blocks for milliseconds.
+
+    Raises KernelFileError where the kernel's files cannot be read, OSError where memory is refused.
+    """
+    buddy = read_buddyinfo(root)
+    thp_order = huge_order(read_meminfo(root).hugepagesize_bytes, buddy.page_size_bytes)
+    order = page_reporting.read_order(root)
+    report_order = page_reporting.effective_order(order, thp_order)
+    chosen = plan(report_order, thp_order, buddy, read_zoneinfo(root))
+    if chosen.order is None:
+        return Nudged(False, refused=chosen.refused)
+    # One byte is added by the kernel, so that half a block is the least that takes a whole one.
+    _read_sysctl(root, chosen.block_bytes // 2)
+    return Nudged(True, chosen.order, chosen.block_bytes)
+
+
+def _read_sysctl(root: str, size_bytes: int) -> None:
+    buffer = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        # Only the first page is touched: it must not become a huge one.
+        _without_huge_pages(buffer)
+        path = files.under(root, SYSCTL_PATH)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.readv(fd, [buffer])
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise KernelFileError(path, os.strerror(error.errno or 0), error.errno) from error
+    finally:
+        buffer.close()
+
+
+def _without_huge_pages(buffer: mmap.mmap) -> None:
+    try:
+        buffer.madvise(mmap.MADV_NOHUGEPAGE)
+    except OSError:
+        # A kernel without transparent huge pages has none to avoid.
+        return

@@ -1,0 +1,1 @@
+"""The service: sample, decide, act."""

@@ -1,0 +1,488 @@
+"""The service: look, decide, act, verify, say; until it is told to stop.
+
+Everything here that can fail is expected to fail: a failed read or write is an outcome, never the end.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from giveback_agent.errors import AgentError, KernelFileError
+from giveback_agent.host_link.link import Link, Urgency
+from giveback_agent.policy import actions as act
+from giveback_agent.policy import adaptive, idleness, polling, thresholds, wsl_modes
+from giveback_agent.policy.actions import Action, Observation, Outcome
+from giveback_agent.release import report_order, steps
+from giveback_agent.release.capabilities import probe
+from giveback_agent.release.observe import take
+from giveback_agent.runtime import run_dir, signals
+from giveback_agent.runtime.worker import (
+    DONE,
+    FAILED,
+    TICKS_PER_S,
+    Worker,
+    become_idle_class,
+    cpu_s_of,
+)
+from giveback_agent.service import cpu_weight, pass_log, status_file
+from giveback_kernel import kmsg
+from giveback_kernel.cpustat import read_cpustat
+from giveback_kernel.meminfo import read_meminfo
+from giveback_kernel.pressure import pressure_or_none
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from giveback_agent.release.observe import Snapshot
+    from giveback_agent.settings.load import Settings
+
+MIB = 1 << 20
+# Steps that a host's chart knows by other names.
+MARKS = {act.LOWER: "deep", act.COLD: "reclaim", act.DROP: "reclaim"}
+# A host may change its mind, and a guest its level, at every look: what is published follows no faster.
+URGENCY_PUBLISH_S = 1.0
+LEVEL_PUBLISH_S = 30.0
+# It reads the kernel log: 0.1 s of CPU at most, and only in a guest that reports nothing.
+PROBE_PERIOD_S = 600.0
+
+
+class Service:
+    """One agent in one guest. `say` gets lines for the journal."""
+
+    def __init__(
+        self, root: str, settings: Settings, say: Callable[[str], None], under_wsl: bool = False
+    ) -> None:
+        self._root = root
+        self._settings = settings
+        self._say = say
+        self._classic_line = pass_log.WSL_LINE if under_wsl else pass_log.CLASSIC_LINE
+        self._link = Link(root)
+        self._lowered = False
+        self._can = probe(root)
+        self._state = adaptive.PolicyState()
+        self._wsl_state = wsl_modes.WslState()
+        self._gate = idleness.GateState()
+        self._worker: Worker | None = None
+        self._lost: list[Worker] = []
+        self._outcome: Outcome | None = None
+        self._queue: list[Action] = []
+        self._passes = pass_log.PassLog()
+        self._worker_cpu_s = self._worker_user_s = 0.0
+        self._own_cpu_s = self._own_cpu()
+        self._stop = False
+        self._share = cpu_weight.Share(root)
+        self._pace = polling.Pace()
+        self._urgency: tuple[int, float] | None = None
+        self._before: Snapshot | None = None
+        self._last: Snapshot | None = None
+        self._last_error = ""
+        self._started_s = time.monotonic()
+        self._published = (act.URGENCY_ALONE, idleness.BUSY)
+        self._published_s = self._started_s
+        self._next_probe_s = self._started_s + PROBE_PERIOD_S / 10
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+
+    def run(self) -> int:
+        """Serve until SIGTERM, SIGINT or SIGHUP; returns the exit code. What was changed is restored."""
+        become_idle_class()
+        signals.set_wakeup_fd(self._wake_write)
+        for number in (signals.SIGTERM, signals.SIGINT):
+            signals.signal(number, self._on_stop)
+        # The terminal it was started from by hand is closed; under nohup that is no reason.
+        if signals.getsignal(signals.SIGHUP) != signals.SIG_IGN:
+            signals.signal(signals.SIGHUP, self._on_stop)
+        signals.signal(signals.SIGUSR1, self._on_urgency)
+        # A worker that ends wakes the service: the next step need not wait for the next look.
+        signals.signal(signals.SIGCHLD, lambda _number, _frame: None)
+        self._greet()
+        try:
+            while not self._stop:
+                self._tick()
+                self._wait(self._period_s())
+        finally:
+            self._close()
+        return 0
+
+    def _greet(self) -> None:
+        self._repair()
+        self._say(f"giveback-agent: started, mode {self._settings.mode}")
+        if not self._can.reporting:
+            known = (
+                "is not active" if self._can.reporting is False else "cannot be seen to be active"
+            )
+            self._say(
+                f"giveback-agent: page reporting {known} in this guest: nothing is compacted or "
+                "reported for it; see `giveback-agent doctor`"
+            )
+        self._publish()
+
+    def _repair(self) -> None:
+        """Put right what an agent before this one left changed when it was killed."""
+        self._share.give_back()
+        order, said, failed = report_order.repair_all(self._root)
+        for line in said:
+            self._say(f"giveback-agent: {line} restored after a killed agent")
+        for line in failed:
+            self._complain(line)
+        if order is not None:
+            # What was probed is the order that the killed agent had set.
+            self._can = probe(self._root)
+
+    def _close(self) -> None:
+        if self._worker is not None:
+            self._worker.abandon()
+        self._restore("the agent stops")
+        self._share.give_back()
+        self._publish(running=False)
+        self._link.close()
+
+    def _on_stop(self, number: int, frame: object) -> None:
+        del number, frame
+        self._stop = True
+
+    def _on_urgency(self, number: int, frame: object) -> None:
+        """SIGUSR1: read what the host's need is; with nothing written, it starves for a minute."""
+        del number, frame
+        now_s = time.monotonic()
+        starving = (act.URGENCY_STARVING, now_s + 60.0)
+        self._urgency = run_dir.read_urgency(self._root, now_s) or starving
+        self._pace = polling.Pace()
+
+    def _urgency_now(self, now_s: float) -> int:
+        if self._urgency is not None and now_s < self._urgency[1]:
+            return self._urgency[0]
+        self._urgency = None
+        return act.URGENCY_ALONE
+
+    def _wait(self, period_s: float) -> None:
+        waited_for = [self._wake_read]
+        if self._link.fileno() >= 0:
+            waited_for.append(self._link.fileno())
+        readable, _, _ = select.select(waited_for, [], [], period_s)
+        if self._wake_read in readable:
+            os.read(self._wake_read, 64)
+
+    def _hear(self, now_s: float) -> None:
+        """Take what the host says: its need is a lease, so that a host that falls silent needs nothing."""
+        for message in self._link.receive(now_s):
+            if isinstance(message, Urgency):
+                self._urgency = (message.urgency, now_s + message.lease_s)
+                self._pace = polling.Pace()
+
+    def _press(self, pressing: bool) -> None:
+        """While the host starves, do not wait until the work leaves a CPU to us."""
+        children = (self._worker and self._worker.pid, self._link.answering_pid)
+        pressing = pressing and self._settings.mode == "adaptive" and not self._settings.dry_run
+        refused = self._share.press(pressing, (os.getpid(), *[pid for pid in children if pid]))
+        if refused:
+            self._complain(refused)
+
+    def _in_pass(self) -> bool:
+        return self._state.in_pass or self._wsl_state.in_pass
+
+    def _period_s(self) -> float:
+        if self._worker is not None or self._in_pass() or self._queue:
+            return polling.PASS_PERIOD_S
+        if self._settings.mode != "adaptive":
+            # WSL's own period. More often, and our looks alone would be its 0.5 % on a slow CPU.
+            return polling.QUIET_PERIOD_S
+        return polling.period_s(self._pace, self._gate)
+
+    def _tick(self) -> None:
+        """One look at the guest, and what follows from it."""
+        now_s = time.monotonic()
+        ours = self._worker is not None or self._in_pass()
+        self._reap(now_s)
+        self._hear(now_s)
+        self._press(self._urgency_now(now_s) >= act.URGENCY_STARVING)
+        try:
+            self._look(now_s, ours)
+            if self._is_decision_due(now_s):
+                self._decide(now_s)
+            self._last_error = ""
+        except KernelFileError as error:
+            self._complain(str(error))
+            # Unseen, work may be back: the order must not stay lowered for it.
+            self._restore("the guest cannot be seen")
+        if self._lowered and not self._in_pass():
+            self._restore("once more")
+        self._start_next(now_s)
+        self._probe_again(now_s)
+        self._publish_changes(now_s)
+
+    def _complain(self, text: str) -> None:
+        """Say what went wrong, once until it is well again."""
+        if text != self._last_error:
+            self._last_error = text
+            self._say(f"giveback-agent: {text}")
+
+    def _look(self, now_s: float, ours: bool) -> None:
+        """Judge how busy the guest is. `ours`: a pass goes on, so stalls and system time are ours too."""
+        own = self._own_cpu()
+        # In a pass only user time counts as work, so only ours of it is taken out.
+        used_s = own[ours] - self._own_cpu_s[ours]
+        stalls = idleness.Stalls()
+        # A guest at work is not asked where it stalls, which costs it something, unless it must give.
+        working = (
+            self._gate.level == idleness.BUSY and self._gate.busy_percent > idleness.BUSY_PERCENT
+        )
+        if not ours and (not working or self._share.pressing):
+            stalls = idleness.stalls_of(
+                pressure_or_none("memory", self._root), pressure_or_none("io", self._root)
+            )
+        before = self._gate
+        self._gate = idleness.look(
+            before, now_s, read_cpustat(self._root), max(0.0, used_s), stalls,
+            self._settings.idle_busy_percent, self._settings.idle_window_s, TICKS_PER_S, ours,
+        )  # fmt: skip
+        if self._gate.at_s == now_s:
+            self._own_cpu_s = own
+        self._pace = polling.after_look(self._pace, before, self._gate)
+
+    def _own_cpu(self) -> tuple[float, float]:
+        """CPU seconds of the agent and all it started: user and system, and user alone."""
+        used, link = os.times(), self._link
+        total_s = used.user + used.system + self._worker_cpu_s + link.answer_cpu_s
+        user_s = used.user + self._worker_user_s + link.answer_user_s
+        for pid in (self._worker and self._worker.pid, link.answering_pid):
+            child_user_s, child_system_s = cpu_s_of(self._root, pid) if pid else (0.0, 0.0)
+            total_s += child_user_s + child_system_s
+            user_s += child_user_s
+        return total_s, user_s
+
+    def _is_decision_due(self, now_s: float) -> bool:
+        """A full picture is dear: none while the guest works, few while it is quiet."""
+        if self._worker is not None or self._outcome is not None:
+            return True
+        if self._in_pass():
+            return not self._may_wait(now_s)
+        if self._settings.mode != "adaptive":
+            return True
+        if self._urgency_now(now_s) <= act.URGENCY_ALONE:
+            idle = self._gate.level == idleness.IDLE
+            resting = idle and now_s < self._state.rest_until_s
+            working = not idle and not idleness.has_slack(self._gate)
+            if resting or working or polling.is_settling(self._gate):
+                # Nothing may be done yet, whatever a picture would show: nor is the quick look used up.
+                self._pace = polling.held_up(self._pace, self._gate)
+                return False
+        self._pace = polling.counted(self._pace)
+        return polling.is_turn(self._pace, self._gate) or self._has_moved()
+
+    def _has_moved(self) -> bool:
+        """Whether much has changed since the last full picture."""
+        last, now = self._last, read_meminfo(self._root)
+        least_bytes = thresholds.least_bytes(now)
+        return last is None or polling.has_moved(last.meminfo, now, least_bytes)
+
+    def _may_wait(self, now_s: float) -> bool:
+        """While the order is lowered, all is calm and nobody needs more, the kernel's own pace will do."""
+        hold, last = self._state.hold, self._last
+        if hold is None or last is None or self._gate.level != idleness.IDLE:
+            return False
+        if self._urgency_now(now_s) > self._state.urgency:
+            return False
+        return hold.may_wait(now_s, last.monotonic_s)
+
+    def _decide(self, now_s: float) -> None:
+        own_order = self._can.order if self._lowered else None
+        snapshot = take(self._root, now_s, detail=not self._in_pass(), report_order=own_order)
+        self._last, self._pace = snapshot, polling.pictured(self._pace, self._gate)
+        running = None if self._worker is None else self._worker.kind
+        if running is None:
+            self._account(snapshot)
+        seen = Observation(
+            snapshot,
+            self._gate,
+            self._urgency_now(now_s),
+            running,
+            self._outcome,
+            self._lowered,
+            report_order.read_reports(self._root) if self._lowered else None,
+        )
+        if running is None:
+            self._outcome = None
+            if self._queue:
+                return
+        if self._settings.mode == "adaptive":
+            actions, self._state = adaptive.decide(seen, self._state, self._settings, self._can)
+        else:
+            actions, self._wsl_state = wsl_modes.decide(
+                seen, self._wsl_state, self._settings, self._can
+            )
+        for action in actions:
+            self._do(action, snapshot)
+
+    def _do(self, action: Action, snapshot: Snapshot) -> None:
+        if action.kind == act.ABANDON:
+            if self._worker is not None:
+                self._worker.abandon()
+            self._queue.clear()
+        elif action.kind == act.RESTORE:
+            self._queue.clear()
+            self._restore(action.why)
+        elif action.kind == act.PASS_BEGIN:
+            self._pace = polling.Pace()
+            self._passes.start(snapshot, action.why)
+        elif action.kind == act.PASS_END:
+            self._end_pass(snapshot, action.why)
+        else:
+            self._queue.append(action)
+
+    def _start_next(self, now_s: float) -> None:
+        """Start the next queued action, if none runs."""
+        while self._queue and self._worker is None and self._outcome is None:
+            action = self._queue.pop(0)
+            what = status_file.words(action)
+            seen = status_file.seen(self._last, self._gate.busy_percent, self._urgency_now(now_s))
+            self._say(f"giveback-agent: {what}{seen}")
+            self._tell(MARKS.get(action.kind, action.kind), what)
+            self._before = self._last
+            if self._settings.dry_run:
+                self._outcome = Outcome(action.kind, True)
+            elif action.kind == act.LOWER:
+                self._lower(action.order or 0)
+            elif action.kind == act.NUDGE:
+                self._nudge()
+            elif action.kind == act.DRAIN:
+                self._drain_lists(now_s)
+            else:
+                self._fork(action, now_s)
+
+    def _fork(self, action: Action, now_s: float) -> None:
+        if any(lost.kind == action.kind for lost in self._lost):
+            # It would be stuck just there.
+            self._outcome = Outcome(action.kind, False)
+            return
+        try:
+            step = steps.step_of(action, self._root, self._settings)
+            deadline_s, pressing = steps.DEADLINES_S[action.kind], self._share.pressing
+            self._worker = Worker(action.kind, step, now_s, deadline_s, pressing=pressing)
+        except (OSError, ValueError) as error:
+            self._say(f"giveback-agent: {action.kind}: no worker: {error}")
+            self._outcome = Outcome(action.kind, False)
+
+    def _reap(self, now_s: float) -> None:
+        self._lost = [one for one in self._lost if one.poll() is None]
+        worker = self._worker
+        if worker is None:
+            return
+        code = worker.poll()
+        if code is None:
+            if worker.overdue(now_s) and not worker.abandoned:
+                self._say(
+                    f"giveback-agent: {worker.kind} took over {worker.deadline_s:.0f} s: given up"
+                )
+                worker.abandon()
+            if not worker.is_lost(now_s):
+                return
+            # Stuck in the kernel (a sync of a dead network drive): whenever it ends, go on without it.
+            self._say(
+                f"giveback-agent: {worker.kind}, pid {worker.pid}, cannot be killed: left behind"
+            )
+            self._lost.append(worker)
+            code = FAILED
+        self._worker_cpu_s += worker.cpu_s
+        self._worker_user_s += worker.user_s
+        took_s = now_s - worker.started_s
+        self._outcome = Outcome(worker.kind, code == DONE, worker.abandoned, took_s, worker.cpu_s)
+        self._worker = None
+
+    def _account(self, now: Snapshot) -> None:
+        if self._outcome is None or self._before is None:
+            return
+        step = self._passes.note(self._outcome, self._before, now)
+        self._before = None
+        self._say(
+            f"giveback-agent: {step.kind} {step.end}: gained {step.gain_bytes // MIB} MiB "
+            f"in {step.took_s:.1f} s, {step.cpu_s:.2f} s of CPU"
+        )
+
+    def _end_pass(self, now: Snapshot, why: str) -> None:
+        record = self._passes.finish(now, why)
+        if record is not None:
+            line = pass_log.words(record, self._classic_line)
+            if self._settings.dry_run:
+                line += ", dry run: nothing was done"
+            kmsg.write_line(self._root, line)
+            self._say(line)
+            self._publish()
+
+    def _lower(self, order: int) -> None:
+        try:
+            report_order.lower(self._root, order)
+            self._lowered = True
+            self._passes.deep_order = order
+        except AgentError as error:
+            self._complain(str(error))
+
+    def _nudge(self) -> None:
+        refused = steps.start_reporting(self._root)
+        if refused:
+            # Then the pass's line must not say that the small pieces were reported.
+            self._passes.deep_order = None
+            self._complain(f"no pass of reporting could be started: {refused}")
+
+    def _drain_lists(self, now_s: float) -> None:
+        refused = steps.drain_lists(self._root)
+        if refused:
+            self._complain(f"the per-CPU lists are not emptied: {refused}")
+        took_s = time.monotonic() - now_s
+        self._outcome = Outcome(act.DRAIN, not refused, took_s=took_s)
+
+    def _probe_again(self, now_s: float) -> None:
+        """A balloon may come late: its module loaded after us, or plugged in while the guest runs."""
+        if self._can.reporting or now_s < self._next_probe_s or self._in_pass():
+            return
+        self._next_probe_s = now_s + PROBE_PERIOD_S
+        self._can = probe(self._root)
+        if self._can.reporting:
+            self._say("giveback-agent: page reporting is active now")
+
+    def _restore(self, why: str) -> None:
+        if not self._lowered:
+            return
+        try:
+            order = report_order.restore(self._root)
+        except KernelFileError as error:
+            self._complain(f"{error}: the report order is not restored yet")
+            return
+        self._lowered = False
+        self._tell("restore", f"report order {order}: {why}")
+
+    def _tell(self, step: str, text: str) -> None:
+        self._link.send(event="step", step=step, text=text)
+
+    def _publish_changes(self, now_s: float) -> None:
+        """Publish urgency and level anew where they have changed; each no more often than its limit."""
+        urgency, level = self._published
+        since_s = now_s - self._published_s
+        told = self._urgency_now(now_s) != urgency and since_s >= URGENCY_PUBLISH_S
+        if told or (self._gate.level != level and since_s >= LEVEL_PUBLISH_S):
+            self._publish()
+
+    def _publish(self, running: bool = True) -> None:
+        """Write what `status` shows. A full /run is no reason to stop."""
+        now_s = time.monotonic()
+        self._published = (self._urgency_now(now_s), self._gate.level)
+        self._published_s = now_s
+        run_dir.write_status(
+            self._root,
+            {
+                "pid": os.getpid() if running else None,
+                "mode": self._settings.mode,
+                "started_s": self._started_s,
+                "written_s": now_s,
+                "urgency": self._published[0],
+                "level": self._published[1],
+                "cache_floor_bytes": adaptive.floor_bytes(
+                    self._state, self._settings, act.URGENCY_ALONE
+                ),
+                "own_cpu_s": self._own_cpu()[0],
+                **status_file.log_fields(self._passes),
+            },
+        )

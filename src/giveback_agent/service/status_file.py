@@ -1,0 +1,50 @@
+"""What the service says of itself: actions and what caused them in words, its log for `status`."""
+
+from __future__ import annotations
+
+from giveback_agent.policy import actions as act
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from giveback_agent.policy.actions import Action
+    from giveback_agent.release.observe import Snapshot
+    from giveback_agent.service.pass_log import PassLog, PassRecord
+
+MIB = 1 << 20
+
+
+def words(action: Action) -> str:
+    """An action in words, with its amount and why."""
+    if action.kind in (act.RECLAIM, act.COLD):
+        return f"reclaim {action.amount_bytes // MIB} MiB: {action.why}"
+    if action.kind == act.LOWER:
+        return f"lower the report order to {action.order}: {action.why}"
+    return action.kind if action.why in ("", action.kind) else f"{action.kind}: {action.why}"
+
+
+def seen(now: Snapshot | None, busy_percent: float, urgency: int) -> str:
+    """The snapshot that caused an action, in words."""
+    if now is None:
+        return ""
+    memory = now.meminfo
+    return (
+        f" [free {memory.mem_free_bytes // MIB} MiB, trapped {(now.trapped_bytes or 0) // MIB}, "
+        f"cache {now.cache_bytes // MIB}, slab {memory.s_reclaimable_bytes // MIB}, "
+        f"busy {busy_percent:.0f} %, urgency {urgency}]"
+    )
+
+
+def log_fields(log: PassLog) -> dict[str, object]:
+    """What `status` shows of the passes and of the small steps between them."""
+    return {
+        "passes": log.count,
+        "slack_steps": log.slack_steps,
+        "slack_bytes": log.slack_bytes,
+        "last_passes": [_as_dict(record) for record in log.ended],
+    }
+
+
+def _as_dict(record: PassRecord) -> dict[str, object]:
+    shown: dict[str, object] = {n: getattr(record, n) for n in record._fields if n != "steps"}
+    shown["steps"] = [{n: getattr(s, n) for n in s._fields} for s in record.steps]
+    return shown

@@ -1,0 +1,312 @@
+"""The agent's settings: one table of what there is, and the layers an effective value comes from.
+
+From low to high: default, `.wslconfig` (under WSL 2), `/etc/giveback.conf` (the same syntax), the
+command line. A bad value in a file is a warning, and the layer below counts; on the command line it
+is an error. `docs/settings.md` is the table for users: a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from giveback_agent.errors import KernelFileError, UsageError
+from giveback_agent.wsl import wslconfig
+from giveback_kernel import files
+from giveback_kernel.record import Record, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from giveback_agent.wsl.detect import WslHost
+    from giveback_agent.wsl.wslconfig import Entry
+
+CONF_PATH = "/etc/giveback.conf"
+DEFAULT = "default"
+COMMAND_LINE = "command line"
+
+MODES = ("adaptive", "disabled", "dropcache", "gradual")
+WSL_MODES = ("Disabled", "DropCache", "Gradual")
+
+
+class Settings(Record):
+    """What the agent goes by. Each field is explained at its `Setting` in `TABLE`."""
+
+    mode: str = "adaptive"
+    idle_busy_percent: int = 20
+    idle_window_s: int = 3
+    cache_floor_bytes: int = 64 << 20
+    lowest_report_order: int = 0
+    swap: bool = False
+    dry_run: bool = False
+    page_reporting: bool = True
+    idle_threshold: int = 1
+
+
+class Setting(Record):
+    """One row of the table: a field of `Settings`, the keys that set it, and why it exists.
+
+    `keys` are full names; of two in one file the first counts. `kind` is "enum", "bool", "int" or
+    "size". `low` and `high` bound a number or size, both inclusive.
+    """
+
+    field: str
+    keys: tuple[str, ...]
+    kind: str
+    reason: str
+    low: int = 0
+    high: int = wslconfig.INT_MAX
+
+
+TABLE = (
+    Setting(
+        "mode",
+        ("giveback.mode", "experimental.autoMemoryReclaim"),
+        "enum",
+        "What is given back, and by whose rules: ours, or WSL's three under their own names.",
+    ),
+    Setting(
+        "idle_busy_percent",
+        ("giveback.idleBusyPercent",),
+        "int",
+        "Up to this share of all CPUs' time counts as idle, unless something stalls. An open editor"
+        " keeps a machine at 5 to 10 % busy: WSL's 0.5 % is never reached there.",
+        low=1,
+        high=100,
+    ),
+    Setting(
+        "idle_window_s",
+        ("giveback.idleWindow",),
+        "int",
+        "Seconds of idleness before a whole pass: short, so that memory is back soon; longer where"
+        " work comes in bursts.",
+        low=1,
+        high=86400,
+    ),
+    Setting(
+        "cache_floor_bytes",
+        ("giveback.cacheFloor",),
+        "size",
+        "Page cache that is never taken, however cold: the programs and libraries in use. (Where a"
+        " kernel can only drop all of it, that is done at urgency 3 alone, and by WSL's modes.)"
+        " Half of WSL's own floor: what was read again is kept anyway. The floor that is learned is"
+        " never below it.",
+        high=wslconfig.SIZE_MAX_BYTES,
+    ),
+    Setting(
+        "lowest_report_order",
+        ("giveback.lowestReportOrder",),
+        "int",
+        "How far a deep report may lower page_reporting_order, in powers of two of a page. With the"
+        " kernel's own order (9 on x86) the order is left alone.",
+        high=15,
+    ),
+    Setting(
+        "swap",
+        ("giveback.swap",),
+        "bool",
+        "Whether memory of programs may be reclaimed, too, where there is swap or zram: its way"
+        " back is slower than that of cache.",
+    ),
+    Setting(
+        "dry_run",
+        ("giveback.dryRun",),
+        "bool",
+        "Decide and log, but change nothing.",
+    ),
+    Setting(
+        "page_reporting",
+        ("giveback.pageReporting", "wsl2.pageReporting"),
+        "bool",
+        "With false, all that only serves free page reporting is left out: compaction, deep report"
+        " and every write to the report order. Cache is still released by the mode.",
+    ),
+    Setting(
+        "idle_threshold",
+        ("giveback.idleThreshold", "wsl2.idleThreshold"),
+        "int",
+        "0 turns compaction off. Any other value changes nothing: what WSL's modes call idle is"
+        " below one tick per CPU and second already, and adaptive has its own measure.",
+    ),
+)
+
+# Since WSL 1.1.7, with `Unknown key` in WSL's own warnings (microsoft/WSL#9899).
+DROPPED_BY_WSL = ("wsl2.pagereporting", "wsl2.idlethreshold")
+
+
+class Loaded(Record):
+    """Effective settings; per field where its value came from; every warning; the files looked at.
+
+    A source is `default`, `FILE:LINE` or `command line`. `files` are (path, state) pairs.
+    """
+
+    settings: Settings
+    sources: dict[str, str]
+    warnings: tuple[str, ...]
+    files: tuple[tuple[str, str], ...] = ()
+
+
+def load(root: str, overrides: Sequence[str], wsl: WslHost | None = None) -> Loaded:
+    """Read every layer. `overrides` are the command line's `section.key=value`, the last counts.
+
+    Never raises for what is in a file. Raises UsageError for a bad override, and names it.
+    """
+    settings = Settings()
+    sources = dict.fromkeys(Settings._fields, DEFAULT)
+    warnings: list[str] = []
+    seen: list[tuple[str, str]] = []
+    for path, state, data, notes in _read_files(root, wsl):
+        warnings += notes
+        seen.append((path, state))
+        if data is not None:
+            entries, complaints = wslconfig.parse(data, path)
+            warnings += complaints
+            settings = _apply(settings, entries, path, sources, warnings)
+    for override in overrides:
+        setting, value = _override(override)
+        settings = replace(settings, **{setting.field: value})
+        sources[setting.field] = COMMAND_LINE
+    return Loaded(settings, sources, tuple(warnings), tuple(seen))
+
+
+def detect_wsl(root: str) -> WslHost | None:
+    """`wsl.detect`, imported only where something hints at WSL: 150 KiB saved everywhere else."""
+    try:
+        release = files.read(root, "/proc/sys/kernel/osrelease", 4096)
+    except KernelFileError:
+        release = b""
+    named = b"microsoft" in release or b"WSL" in release
+    if named or "WSL_INTEROP" in os.environ or any(files.exists(root, p) for p in _WSL_HINTS):
+        from giveback_agent.wsl.detect import detect
+
+        return detect(root)
+    return None
+
+
+def parse_value(setting: Setting, key: str, text: str) -> object:
+    """Read a value of `setting`, written under `key`; None if it is not one, or out of range."""
+    if setting.kind == "bool":
+        return wslconfig.parse_bool(text)
+    if setting.kind == "enum":
+        choice = wslconfig.parse_enum(text, choices(key))
+        return None if choice is None else choice.lower()
+    number = wslconfig.parse_size(text) if setting.kind == "size" else wslconfig.parse_int(text)
+    return number if number is not None and setting.low <= number <= setting.high else None
+
+
+def format_value(setting: Setting, value: object) -> str:
+    """Write a value as a file would hold it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if setting.kind == "size" and isinstance(value, int):
+        return wslconfig.format_size(value)
+    return str(value)
+
+
+def choices(key: str) -> tuple[str, ...]:
+    """The words an enum key takes: WSL's key takes only what WSL takes."""
+    return MODES if key.lower().startswith("giveback.") else WSL_MODES
+
+
+def complaint(setting: Setting, key: str, text: str, where: str) -> str:
+    """Say what is wrong with a value, in WSL's words; `where` is ` in FILE:LINE` or the like."""
+    value = wslconfig.shown(text)
+    if setting.kind == "enum":
+        valid = ", ".join(choices(key))
+        return f"Invalid value '{value}' for config key '{key}'{where} (Valid values: {valid})"
+    if setting.kind == "bool":
+        return f"Invalid boolean value '{value}' for key '{key}'{where}"
+    if setting.kind == "size":
+        return f"Invalid memory string '{value}' for entry '{key}'{where}"
+    said = f"Invalid integer value '{value}' for key '{key}'{where}"
+    if wslconfig.parse_int(text) is None:
+        return said
+    return f"{said} (Valid values: {setting.low} to {setting.high})"
+
+
+def _read_files(
+    root: str, wsl: WslHost | None
+) -> Iterable[tuple[str, str, bytes | None, Sequence[str]]]:
+    """Each file there may be, lowest first: (path, state, bytes or None, warnings)."""
+    if wsl is not None:
+        from giveback_agent.wsl.detect import find_wslconfig
+
+        found = find_wslconfig(root, wsl)
+        yield found.path or ".wslconfig", found.how, found.data, found.warnings
+    try:
+        data = files.read(root, CONF_PATH, wslconfig.FILE_LIMIT_BYTES)
+    except KernelFileError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            yield CONF_PATH, "not there", None, ()
+        else:
+            yield CONF_PATH, "not read", None, (f"Failed to open config file {error}",)
+    else:
+        yield CONF_PATH, "read", data, ()
+
+
+def _apply(
+    settings: Settings,
+    entries: Iterable[Entry],
+    path: str,
+    sources: dict[str, str],
+    warnings: list[str],
+) -> Settings:
+    """Put one file's entries over `settings`, and note sources and warnings."""
+    known, unknown = [], []
+    for entry in entries:
+        row = _ROWS.get(entry.name.lower())
+        if row is None:
+            unknown.append(entry)
+        else:
+            known.append((*row, entry))
+    notes: list[tuple[int, str]] = []
+    for _, setting, entry in sorted(known, key=lambda k: -k[0]):
+        where = f" in {path}:{entry.line}"
+        value = parse_value(setting, entry.name, entry.value)
+        if value is None:
+            notes.append((entry.line, complaint(setting, entry.name, entry.value, where)))
+        else:
+            settings = replace(settings, **{setting.field: value})
+            sources[setting.field] = f"{path}:{entry.line}"
+        if path != CONF_PATH and entry.name.lower() in DROPPED_BY_WSL:
+            notes.append((entry.line, f"'{entry.name}'{where}: {_DROPPED_NOTE}"))
+    if unknown:
+        from giveback_agent.settings.unknown_keys import advise
+
+        notes += advise(unknown, path)
+    warnings += [text for _, text in sorted(notes)]
+    return settings
+
+
+def _override(override: str) -> tuple[Setting, object]:
+    """Read one `section.key=value`; [giveback] may be left out. Raises UsageError."""
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals:
+        raise UsageError(f"'{wslconfig.shown(override)}': a setting is given as section.key=value")
+    if "." not in key:
+        key = f"giveback.{key}"
+    row = _ROWS.get(key.lower())
+    if row is None:
+        from giveback_agent.settings.unknown_keys import nearest
+
+        guess = nearest(key, [k for s in TABLE for k in s.keys])
+        hint = f": did you mean '{guess}'?" if guess else ""
+        raise UsageError(f"Unknown setting '{wslconfig.shown(key)}' on the command line{hint}")
+    value = parse_value(row[1], key, text)
+    if value is None:
+        shown_key = wslconfig.shown(key)
+        raise UsageError(complaint(row[1], shown_key, text, " on the command line"))
+    return row[1], value
+
+
+_ROWS = {key.lower(): (rank, setting) for setting in TABLE for rank, key in enumerate(setting.keys)}
+_WSL_HINTS = (
+    "/run/WSL",
+    "/proc/sys/fs/binfmt_misc/WSLInterop",
+    "/proc/sys/fs/binfmt_misc/WSLInterop-late",
+)
+_DROPPED_NOTE = (
+    "WSL itself ignores this key since 1.1.7 and calls it unknown; giveback-agent honours it"
+)

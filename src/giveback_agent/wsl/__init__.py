@@ -1,0 +1,1 @@
+"""WSL 2: detection, `.wslconfig`, what Windows shows."""

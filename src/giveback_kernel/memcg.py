@@ -1,0 +1,77 @@
+"""memory.stat of cgroups (v2): the sizes of the file lists, each cgroup that holds pages for itself.
+
+Source: Documentation/admin-guide/cgroup-v2.rst. The kernel balances active against inactive per
+cgroup and node, so what may be asked of it is decided per cgroup too. memory.stat includes the
+children: only a leaf shows its own lists.
+"""
+
+from __future__ import annotations
+
+import os
+
+from giveback_agent.errors import KernelFileError
+from giveback_kernel import files
+from giveback_kernel.fields import BYTES_LIMIT, number
+from giveback_kernel.record import Record
+
+STAT = "memory.stat"
+CGROUPS_LIMIT = 1024
+DEPTH_LIMIT = 16
+_NAMES = (b"active_file", b"inactive_file", b"file_dirty", b"file_writeback")
+
+
+class FileLists(Record):
+    """File pages of one cgroup, in bytes."""
+
+    active_bytes: int
+    inactive_bytes: int
+    dirty_bytes: int = 0
+    writeback_bytes: int = 0
+
+
+def parse(data: bytes, path: str = STAT) -> FileLists:
+    """Parse the text of memory.stat. Raises KernelFileError where a list is missing or nonsense."""
+    values = {}
+    for line in data.split(b"\n")[:-1]:
+        name, _, token = line.partition(b" ")
+        if name in _NAMES:
+            values[name] = number(path, name.decode(), token, BYTES_LIMIT)
+    for name in _NAMES[:2]:
+        if name not in values:
+            raise KernelFileError(path, f"{name.decode()} is missing")
+    return FileLists(*[values.get(name, 0) for name in _NAMES])
+
+
+def read_file_lists(root: str, cgroup: str) -> FileLists:
+    """Read memory.stat of the cgroup whose folder is `cgroup`. Raises KernelFileError."""
+    path = f"{cgroup}/{STAT}"
+    return parse(files.read(root, path), path)
+
+
+def leaves(root: str, mount: str) -> tuple[str, ...]:
+    """List the folders of the cgroups under `mount` without children, `mount` itself if it has none.
+
+    Bounded: of more than CGROUPS_LIMIT cgroups the rest is left out.
+    """
+    found: list[str] = []
+    todo = [(mount.rstrip("/"), 0)]
+    seen = 0
+    while todo and seen < CGROUPS_LIMIT:
+        folder, depth = todo.pop()
+        seen += 1
+        children = _children(root, folder) if depth < DEPTH_LIMIT else []
+        if children:
+            todo += [(child, depth + 1) for child in children]
+        elif files.exists(root, f"{folder}/{STAT}"):
+            found.append(folder)
+    return tuple(sorted(found))
+
+
+def _children(root: str, folder: str) -> list[str]:
+    """Folders below that have a memory.stat: a child without the memory controller has no lists."""
+    try:
+        names = sorted(os.listdir(files.under(root, folder)))
+    except OSError:
+        return []
+    paths = [f"{folder}/{name}" for name in names]
+    return [path for path in paths if files.exists(root, f"{path}/{STAT}")]

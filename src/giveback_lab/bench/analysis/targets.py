@@ -1,0 +1,249 @@
+"""What giveback promises on each work, against the best of all others, and whether it holds. Pure.
+
+The best other is sought among all strategies that are not giveback or a part of it, by the median,
+for each target anew: the comparison is with whoever is best at just that. Some are best because they
+take the work's own memory away; so the same is said against the best of those that do not hurt the
+work, but the first verdict is the one that counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from statistics import median
+from typing import TYPE_CHECKING, Literal
+
+from giveback_lab.bench.analysis.comparable import NONE, OURS, is_own
+from giveback_lab.bench.analysis.statistics import compare
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from giveback_lab.bench.analysis.comparable import Group, Setting
+    from giveback_lab.bench.analysis.statistics import Comparison
+
+HURTING_SLOW_RATIO = 1.05
+HURTING_REREAD_RATIO = 1.5
+HURTING_REREAD_BYTES = 16 << 20
+"""From disk and more than with none: bytes, which compare whenever they were measured."""
+RESIDUE_GRAIN = 0.01
+"""Of the RAM: less residue than this is none. A VM's kernel itself moves more from second to second."""
+
+MIB = 1 << 20
+Scope = Literal["best", "gentle", "fixed"]
+
+
+class Verdict(StrEnum):
+    MET = "met"
+    MISSED = "missed"
+    IN_NOISE = "inside the noise"
+    UNMEASURED = "not measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is promised: the figure of that field is at most `limit` times the other's."""
+
+    name: str
+    title: str
+    field: str
+    limit: float
+    against: Literal["best", "none", "wsl-gen2", "reporting"] = "best"
+    staggered_only: bool = False
+
+    @property
+    def promise(self) -> str:
+        """The target in words."""
+        what = {
+            "best": "the best other strategy",
+            "none": "the same work with none",
+            "wsl-gen2": "WSL gen 2 (the cheaper of its two modes)",
+            "reporting": "reporting alone",
+        }[self.against]
+        return f"at most {self.limit:g} \u00d7 that of {what}"
+
+
+TARGETS = (
+    Target("footprint", "Footprint after the work", "footprint_after_gib_min", 0.6),
+    Target("never-more", "Footprint never more", "footprint_after_gib_min", 1.0),
+    Target("residue-idle", "Residue after idle", "residue_idle_bytes", 0.25),
+    Target("residue-cleaned", "Residue after clean", "residue_cleaned_bytes", 0.25),
+    Target("residue-dropped", "Residue after drop_caches", "residue_dropped_bytes", 0.25),
+    Target("slowed", "The work's time", "work_s", 1.01, "none"),
+    Target("reread", "Re-read after idle", "reread_s", 1.05, "none"),
+    Target("cpu", "CPU of the VM's process", "vmm_cpu_s", 1.0, "wsl-gen2"),
+    Target("host-peak", "Host's peak", "peak_bytes", 0.85, "reporting", staggered_only=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A target on one work. `against` is the strategy that it was held against.
+
+    `scope`: "best" of all others, the best "gentle" one, or one that the target names ("fixed").
+    Only "gentle" does not count. `remark` is a sentence or empty.
+    """
+
+    setting: Setting
+    target: Target
+    scope: Scope
+    verdict: Verdict
+    against: str | None = None
+    comparison: Comparison | None = None
+    remark: str = ""
+    grain_bytes: float | None = None
+    """Set where the other has so little residue that an absolute amount is the limit: this one."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether this is the verdict on the target, not the second look."""
+        return self.scope != "gentle"
+
+
+def findings(all_groups: Sequence[Group]) -> list[Finding]:
+    """Every target on every setting where it applies, in the order of the settings."""
+    return [one for group in all_groups for target in TARGETS for one in _judge(group, target)]
+
+
+def harm(group: Group, strategy: str) -> tuple[str, ...]:
+    """How a strategy hurts the work, in words; empty where it does not, or nobody knows."""
+    found = []
+    slow = _times_none(group, strategy, "work_s")
+    if slow > HURTING_SLOW_RATIO:
+        found.append(f"slows the work by {100 * (slow - 1):.0f} %")
+    reread = _times_none(group, strategy, "reread_s")
+    if reread > HURTING_REREAD_RATIO:
+        found.append(f"re-reads {reread:.1f} times as long")
+    disk, of_none = (
+        _median(group.values(name, "reread_disk_bytes").values()) for name in (strategy, NONE)
+    )
+    if disk is not None and disk > (of_none or 0.0) + HURTING_REREAD_BYTES:
+        found.append(f"re-reads {disk / MIB:.0f} MiB from disk")
+    kills = sum(group.values(strategy, "oom_kills").values())
+    if kills > sum(group.values(NONE, "oom_kills").values()):
+        found.append(f"{kills:.0f} processes killed for want of memory")
+    return tuple(found)
+
+
+def _times_none(group: Group, strategy: str, field: str) -> float:
+    """How many times that of none a time is; 1 where it may be no more, noise considered, or is unknown."""
+    none = group.values(NONE, field)
+    comparison = compare(group.comparable(strategy, field, NONE), none, group.baseline(field))
+    if comparison is None or (comparison.low is not None and comparison.low <= 1.0):
+        return 1.0
+    return comparison.ratio
+
+
+def rivals(group: Group) -> list[str]:
+    """The strategies that giveback is compared with."""
+    return [name for name in group.strategies if not is_own(name)]
+
+
+def best_by(group: Group, names: Iterable[str], field: str) -> str | None:
+    """Whose median is the least; of equals the first. None where it was measured of none.
+
+    Times are those beside giveback's cells, where they are known.
+    """
+
+    def value_of(name: str) -> float | None:
+        beside = group.comparable(name, field, OURS)
+        return _median((beside or group.values(name, field)).values())
+
+    known = [(value, name) for name in names if (value := value_of(name)) is not None]
+    return min(known, key=lambda pair: pair[0], default=(0.0, None))[1]
+
+
+def _judge(group: Group, target: Target) -> list[Finding]:
+    if not _applies(group, target):
+        return []
+    if target.against != "best":
+        names = [name for name in rivals(group) if name.startswith(target.against)]
+        if target.against != "wsl-gen2":
+            names = [name for name in names if name == target.against]
+        names = [n for n in names if group.comparable(n, target.field, OURS)] or names
+        return [_finding(group, target, "fixed", best_by(group, names, target.field))]
+    best = best_by(group, rivals(group), target.field)
+    found = [_finding(group, target, "best", best)]
+    gentle = best_by(group, (n for n in rivals(group) if not harm(group, n)), target.field)
+    if gentle not in (None, best) and found[0].comparison is not None:
+        found.append(_finding(group, target, "gentle", gentle))
+    return found
+
+
+def _applies(group: Group, target: Target) -> bool:
+    """Whether the work has what the target is about, as far as any strategy's cells tell."""
+    if target.staggered_only:
+        return "stagger" in group.setting.work
+    return any(group.values(name, target.field) for name in group.strategies)
+
+
+def _finding(group: Group, target: Target, scope: Scope, against: str | None) -> Finding:
+    ours = group.values(OURS, target.field)
+    if not ours or against is None:
+        lacking = OURS if not ours else _wanted(target)
+        remark = f"{lacking} was not measured here"
+        return Finding(group.setting, target, scope, Verdict.UNMEASURED, against, remark=remark)
+    theirs = group.comparable(against, target.field, OURS)
+    floor = _floor(group, target)
+    floored = {number: max(value, floor) for number, value in theirs.items()}
+    comparison = compare(ours, floored, group.baseline(target.field))
+    if comparison is None:
+        remark = f"no round has both {OURS} and {against}"
+        if ours.keys() & group.values(against, target.field).keys():
+            remark = f"{against} was not measured in turns with {OURS}: times do not compare"
+        return Finding(group.setting, target, scope, Verdict.UNMEASURED, against, remark=remark)
+    return Finding(
+        group.setting,
+        target,
+        scope,
+        _verdict(comparison, target.limit),
+        against,
+        replace(comparison, theirs=median(theirs.values())),
+        _remark(group, target, scope, against, comparison),
+        floor * target.limit if median(theirs.values()) < floor else None,
+    )
+
+
+def _wanted(target: Target) -> str:
+    return "any other strategy" if target.against == "best" else target.against
+
+
+def _floor(group: Group, target: Target) -> float:
+    """The least that the other counts for, so that a grain of residue or less always is enough."""
+    if not target.field.startswith("residue"):
+        return 0.0
+    ram_bytes = max((cell.figures.ram_bytes for cell in group.cells), default=0.0)
+    return RESIDUE_GRAIN * ram_bytes / target.limit
+
+
+def _verdict(comparison: Comparison, limit: float) -> Verdict:
+    """Met or missed where the whole interval is; by the figure alone where no noise is known."""
+    low = comparison.ratio if comparison.low is None else comparison.low
+    high = comparison.ratio if comparison.high is None else comparison.high
+    if high <= limit:
+        return Verdict.MET
+    return Verdict.MISSED if low > limit else Verdict.IN_NOISE
+
+
+def _remark(
+    group: Group, target: Target, scope: Scope, against: str, comparison: Comparison
+) -> str:
+    said = []
+    if comparison.low is None:
+        said.append("one round, no spread known")
+    elif comparison.count == 2:
+        said.append("two rounds, which agree by chance as often as not")
+    if scope == "gentle":
+        said.append("the best of those that do not hurt the work")
+    elif target.against == "best":
+        said += [f"{against} {how}" for how in harm(group, against)]
+    if against != NONE and group.is_of_another_sitting(against, target.field):
+        said.append(f"{against} was measured in another sitting: both as multiples of their none's")
+    if any(cell.result.problems for cell in (*group.of(OURS), *group.of(against))):
+        said.append("some of these cells had problems, see below")
+    return "; ".join(said)
+
+
+def _median(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return median(known) if known else None

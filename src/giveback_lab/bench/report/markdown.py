@@ -1,0 +1,103 @@
+"""The medians as Markdown, to be read beside the code or pasted into a discussion."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from giveback_lab.bench.analysis.comparable import is_own
+from giveback_lab.bench.analysis.statistics import spread_of
+from giveback_lab.bench.analysis.targets import harm
+from giveback_lab.bench.report.text import (
+    DASH,
+    HURTS,
+    METRICS,
+    UNIT_NAMES,
+    headline,
+    range_text,
+    safe,
+    setting_text,
+    strategy_title,
+    work_title,
+    written,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from giveback_lab.bench.analysis.comparable import Group
+    from giveback_lab.bench.analysis.targets import Finding
+
+FIRST = "footprint_after_gib_min"
+COLUMNS = {
+    FIRST: "footprint after the work",
+    "peak_bytes": "peak",
+    "residue_idle_bytes": "residue after idle",
+    "returned_50_s": "50 % back after",
+    "returned_90_s": "90 % back after",
+    "slow_ratio": "the work's time against none's",
+    "reread_disk_bytes": "re-read from disk",
+    "vmm_cpu_s": "VMM CPU",
+    "agent_cpu_s": "own CPU in the guest",
+}
+UNLESS_NEVER = ("returned_50_s", "returned_90_s")
+NEVER = "never"
+
+
+def markdown(groups: Sequence[Group], all_findings: Sequence[Finding]) -> str:
+    """A table for each work, the least footprint first; a column that nobody has is left out."""
+    parts = [f"{headline(all_findings)}.\n"]
+    parts += [_table(group) for group in groups if group.cells]
+    parts.append(
+        f"Medians, and from the least to the greatest where rounds differ; {DASH}: not measured, or "
+        f"not in turns with what it is held against; {NEVER}: in most rounds not "
+        f"while it was watched. {HURTS}: hurts the work.\n"
+    )
+    return "\n".join(parts)
+
+
+def _table(group: Group) -> str:
+    fields = [name for name in COLUMNS if any(group.values(s, name) for s in group.strategies)]
+    units = [UNIT_NAMES[METRICS[name].unit] for name in fields]
+    heads = [f"{COLUMNS[name]}, {unit}" for name, unit in zip(fields, units, strict=True)]
+    rows = [f"## {_cell(work_title(group.setting.work))} ({_cell(setting_text(group.setting))})\n"]
+    rows.append(_row(["strategy", *heads, "rounds"]))
+    rows.append(_row(["---", *["---:"] * (len(heads) + 1)]))
+    names = sorted(group.strategies, key=lambda name: _footprint(group, name))
+    rows += [_strategy(group, name, fields) for name in names]
+    return "\n".join(rows) + "\n"
+
+
+def _footprint(group: Group, strategy: str) -> float:
+    spread = spread_of(group.values(strategy, FIRST).values())
+    return spread.median if spread is not None else math.inf
+
+
+def _strategy(group: Group, name: str, fields: Sequence[str]) -> str:
+    title = strategy_title(name) + (f" {HURTS}" if harm(group, name) else "")
+    title = f"**{_cell(title)}**" if is_own(name) else _cell(title)
+    figures = [_figure(group, name, field) for field in fields]
+    return _row([title, *figures, str(len(group.of(name)))])
+
+
+def _figure(group: Group, strategy: str, field: str) -> str:
+    values = [*group.values(strategy, field).values()]
+    if field in UNLESS_NEVER:
+        values += [math.inf] * (len(group.of(strategy)) - len(values))
+    spread = spread_of(values)
+    if spread is None:
+        return DASH
+    if math.isinf(spread.median):
+        return NEVER
+    unit = METRICS[field].unit
+    span = range_text(spread, unit) if field == FIRST else ""
+    return written(spread.median, unit) + (f" ({span})" if span else "")
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(text: str) -> str:
+    """Foreign text in one cell of a table."""
+    return safe(text, 80).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,299 @@
+"""How the benchmark's report writes figures, names and verdicts. Pure.
+
+What came from a guest or from a stored file goes through `safe` before anyone sees it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from giveback_lab.bench.analysis.metrics import GIB
+from giveback_lab.bench.analysis.targets import RESIDUE_GRAIN, Verdict
+from giveback_lab.report.words import clean_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from giveback_lab.bench.analysis.comparable import Group, Setting
+    from giveback_lab.bench.analysis.statistics import Comparison, Spread
+    from giveback_lab.bench.analysis.targets import Finding
+    from giveback_lab.bench.model import CellResult
+
+MIB = 1 << 20
+MINUS, DASH, TIMES = "\u2212", "\u2013", "\u00d7"
+HURTS = "\u2020"
+"""Behind the name of a strategy that hurts the work."""
+Unit = Literal["bytes", "GiB min", "s", "ratio", "share", "count"]
+
+WORK_TITLES = {
+    "build": "A build",
+    "files": "Files unpacked, read, half of them deleted",
+    "hogs": "Peaks of anonymous memory",
+    "database": "A database with a hot set",
+    "editor": "An editor that never stops",
+    "three-staggered": "Three VMs on one host, staggered peaks",
+    "three-aligned": "Three VMs on one host, peaks at once",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """How a field of Figures is shown."""
+
+    field: str
+    label: str
+    unit: Unit
+
+
+MEMORY = (
+    Metric("footprint_after_gib_min", "footprint after the work", "GiB min"),
+    Metric("footprint_work_gib_min", "footprint of the work", "GiB min"),
+    Metric("peak_bytes", "peak", "bytes"),
+    Metric("resident_idle_bytes", "resident after idle", "bytes"),
+    Metric("residue_idle_bytes", "residue after idle", "bytes"),
+    Metric("residue_cleaned_bytes", "residue after clean", "bytes"),
+    Metric("residue_dropped_bytes", "residue after drop", "bytes"),
+    Metric("returned_50_s", "50 % returned after", "s"),
+    Metric("returned_90_s", "90 % returned after", "s"),
+)
+WORK = (
+    Metric("work_s", "the work took", "s"),
+    Metric("slow_ratio", "against none", "ratio"),
+    Metric("reread_s", "re-read", "s"),
+    Metric("reread_ratio", "re-read against none", "ratio"),
+    Metric("reread_disk_bytes", "of it from disk", "bytes"),
+    Metric("refault_work_pages", "refaults in the work", "count"),
+    Metric("refault_after_pages", "refaults after", "count"),
+    Metric("swap_out_pages", "pages swapped out", "count"),
+    Metric("allocation_stalls", "allocation stalls", "count"),
+    Metric("order9_failures", "order-9 failures", "count"),
+    Metric("oom_kills", "OOM kills", "count"),
+)
+COST = (
+    Metric("vmm_cpu_s", "VMM CPU, all", "s"),
+    Metric("cpu_above_none_s", "above none", "s"),
+    Metric("vmm_user_work_s", "user, work", "s"),
+    Metric("vmm_system_work_s", "system, work", "s"),
+    Metric("vmm_user_after_s", "user, after", "s"),
+    Metric("vmm_system_after_s", "system, after", "s"),
+    Metric("agent_cpu_s", "own CPU in the guest", "s"),
+    Metric("agent_cpu_share", "share of one CPU", "share"),
+    Metric("agent_memory_bytes", "own memory in the guest", "bytes"),
+    Metric("compact_stalls", "compaction stalls", "count"),
+)
+STALLS = tuple(
+    Metric(f"psi_{resource}_{kind}_{span}_s", f"{resource} {kind}, {span}", "s")
+    for span in ("work", "after")
+    for resource, kind in (
+        ("cpu", "some"),
+        ("memory", "some"),
+        ("memory", "full"),
+        ("io", "some"),
+        ("io", "full"),
+    )
+)
+TABLES = (
+    ("Memory on the host", MEMORY),
+    ("What it did to the work", WORK),
+    ("What it cost", COST),
+    ("Time stalled in the guest (PSI)", STALLS),
+)
+METRICS = {metric.field: metric for _, metrics in TABLES for metric in metrics}
+
+
+def safe(text: str, most_chars: int = 200) -> str:
+    """Foreign text without anything that a terminal could act on. For HTML it is still to be escaped."""
+    return clean_text(text, most_chars)
+
+
+def strategy_title(name: str) -> str:
+    """The strategy's title, or its name where this giveback does not know it."""
+    return _of_strategy(name, "title", name)
+
+
+def strategy_source(name: str) -> str:
+    """Where the strategy's rule and constants were published; empty where it is not known."""
+    return _of_strategy(name, "source", "")
+
+
+def ordered(results: Sequence[CellResult]) -> list[CellResult]:
+    """The results in the order of the report: as works and strategies are listed, not as measured.
+
+    Those that this giveback does not know come last, by name.
+    """
+    works = {name: rank for rank, name in enumerate(WORK_TITLES)}
+    strategies = {name: rank for rank, name in enumerate(_known_strategies())}
+
+    def rank(result: CellResult) -> tuple[object, ...]:
+        cell = result.cell
+        series = [int(part) if part.isdigit() else 0 for part in cell.kernel.split(".")]
+        return (
+            *(works.get(cell.work, len(works)), cell.work, series, cell.mem_bytes),
+            *(strategies.get(cell.strategy, len(strategies)), cell.strategy, cell.round),
+        )
+
+    return sorted(results, key=rank)
+
+
+def _known_strategies() -> tuple[str, ...]:
+    try:
+        from giveback_lab.bench.strategies import STRATEGIES  # noqa: PLC0415
+    except ImportError:
+        return ()
+    return tuple(STRATEGIES)
+
+
+def _of_strategy(name: str, attribute: str, otherwise: str) -> str:
+    # Strategies know how to drive VMs; a report is made of stored figures where nothing can run.
+    try:
+        from giveback_lab.bench.strategies import STRATEGIES  # noqa: PLC0415
+    except ImportError:
+        return otherwise
+    return str(getattr(STRATEGIES.get(name), attribute, "") or otherwise)
+
+
+def work_title(work: str) -> str:
+    """The work in a few words."""
+    return WORK_TITLES.get(work, safe(work, 60))
+
+
+def ram_text(size_bytes: float) -> str:
+    """RAM as people name it: `2 GiB`, `768 MiB`."""
+    whole = size_bytes % (GIB // 4) == 0 and size_bytes >= GIB
+    return f"{size_bytes / GIB:g} GiB" if whole else f"{size_bytes / MIB:.0f} MiB"
+
+
+def setting_text(setting: Setting) -> str:
+    """Kernel and memory: what, beside the work, is the same in all cells compared."""
+    return f"Linux {safe(setting.kernel, 20)}, {ram_text(setting.mem_bytes)}"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number to three digits, no exponent, a true minus: `0.42`, `12.7`, `1290`."""
+    if value == 0:
+        return "0"
+    size = abs(value)
+    after_point = next((d for d, top in ((3, 0.1), (2, 10), (1, 100)) if size < top), 0)
+    text = f"{size:.{min(after_point, digits)}f}"
+    return f"{MINUS}{text}" if value < 0 and float(text) else text
+
+
+_WRITTEN: dict[Unit, Callable[[float], str]] = {
+    "bytes": lambda value: f"{value / MIB:.0f}".replace("-", MINUS),
+    "GiB min": number,
+    "s": number,
+    "ratio": lambda value: f"{value:.3f}",
+    "share": lambda value: f"{100 * value:.2f}",
+    "count": lambda value: f"{value:.0f}",
+}
+UNIT_NAMES: dict[Unit, str] = {
+    "bytes": "MiB",
+    "GiB min": "GiB min",
+    "s": "s",
+    "ratio": TIMES,
+    "share": "%",
+    "count": "",
+}
+
+
+def written(value: float, unit: Unit) -> str:
+    """A value without its unit, which `UNIT_NAMES` has."""
+    return _WRITTEN[unit](value)
+
+
+def with_unit(value: float, unit: Unit) -> str:
+    """A value with its unit, a space between them that does not break."""
+    name = UNIT_NAMES[unit]
+    return f"{written(value, unit)}\u00a0{name}" if name else written(value, unit)
+
+
+def range_text(spread: Spread, unit: Unit) -> str:
+    """From the least to the greatest; empty where all are written alike or there is but one."""
+    low, high = written(spread.low, unit), written(spread.high, unit)
+    return f"{low}{DASH}{high}" if spread.is_known and low != high else ""
+
+
+def ratio_digits(ratio: float) -> str:
+    """Two digits, three where per cents matter."""
+    return f"{ratio:.2f}" if ratio < 0.9 or ratio >= 2 else f"{ratio:.3f}"
+
+
+def ratio_text(comparison: Comparison) -> str:
+    """The ratio, and in brackets what it may be."""
+    middle = ratio_digits(comparison.ratio)
+    if comparison.low is None or comparison.high is None:
+        return f"{middle}\u00a0{TIMES}"
+    digits = len(middle.partition(".")[2])
+    low, high = max(0.0, comparison.low), comparison.high
+    return f"{middle}\u00a0{TIMES} ({low:.{digits}f}{DASH}{high:.{digits}f})"
+
+
+def difference_text(comparison: Comparison) -> str:
+    """What a ratio means for people: `none`, `+3.1 %`, or, of one round, `+3.1 %, one round`."""
+    percent = f"{100 * (comparison.ratio - 1):+.1f} %".replace("-", MINUS)
+    if comparison.differs is None:
+        return f"{percent}, one round"
+    return percent if comparison.differs else "none"
+
+
+def figure_text(finding: Finding) -> str:
+    """Both medians, their ratio, and what that may be."""
+    comparison = finding.comparison
+    if comparison is None:
+        return "\u2014"
+    unit = METRICS[finding.target.field].unit
+    ours, theirs = with_unit(comparison.ours, unit), with_unit(comparison.theirs, unit)
+    if finding.grain_bytes is not None:
+        grain = with_unit(finding.grain_bytes, "bytes")
+        share = f"{RESIDUE_GRAIN:.0%}".replace("%", "\u00a0%")
+        return f"{ours} against {theirs}; up to {share} of RAM ({grain}) counts as none"
+    said = f"{ours} against {theirs}: {ratio_text(comparison)}"
+    if finding.target.limit >= 1 and comparison.differs is False:
+        said += ", no difference outside the noise"
+    return said
+
+
+def counted(all_findings: Sequence[Finding]) -> dict[Verdict, int]:
+    """How many of the targets have each verdict."""
+    counting = [finding.verdict for finding in all_findings if finding.counts]
+    return {verdict: counting.count(verdict) for verdict in Verdict}
+
+
+def headline(all_findings: Sequence[Finding]) -> str:
+    """The verdicts in one sentence without a full stop."""
+    counts = counted(all_findings)
+    total = sum(counts.values())
+    if counts[Verdict.UNMEASURED] == total:
+        return "No target could be judged: giveback, or all others, were not measured"
+    rest = [f"{counts[v]} {v}" for v in Verdict if v is not Verdict.MET and counts[v]]
+    more = f", {', '.join(rest)}" if rest else ""
+    return f"giveback meets {counts[Verdict.MET]} of {total} targets{more}"
+
+
+def bench_command(results: Sequence[CellResult]) -> str:
+    """The command that measures the same again, as far as the results say."""
+    cells = [result.cell for result in results]
+    words = ["giveback", "bench"]
+    for option, values in (
+        ("--strategies", [cell.strategy for cell in cells]),
+        ("--work", [cell.work for cell in cells]),
+        ("--kernels", [cell.kernel for cell in cells]),
+        ("--mem", [f"{cell.mem_bytes >> 20}M" for cell in cells]),
+    ):
+        if values:
+            words += [option, ",".join(dict.fromkeys(values))]
+    words += ["--runs", str(max((cell.round for cell in cells), default=1))]
+    return shlex.join(words)
+
+
+def several(groups: Sequence[Group]) -> bool:
+    """Whether kernel or memory differ, so that a work alone does not name a group."""
+    return len({(g.setting.kernel, g.setting.mem_bytes) for g in groups}) > 1
+
+
+def group_title(group: Group, groups: Sequence[Group]) -> str:
+    """The group's name among these: with kernel and memory only where they differ."""
+    title = work_title(group.setting.work)
+    return f"{title} ({setting_text(group.setting)})" if several(groups) else title

@@ -1,0 +1,169 @@
+"""The report of a benchmark: one page, its figures as PNG and SVG, and everything as tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from giveback.errors import InputError
+from giveback_lab.bench.analysis.comparable import OURS, current, groups
+from giveback_lab.bench.analysis.statistics import spread_of
+from giveback_lab.bench.analysis.targets import Verdict, best_by, findings, rivals
+from giveback_lab.bench.report.markdown import markdown
+from giveback_lab.bench.report.tables import (
+    cells_csv,
+    gzipped,
+    results_json,
+    samples_csv,
+    write_bytes,
+    write_text,
+)
+from giveback_lab.bench.report.text import (
+    counted,
+    figure_text,
+    group_title,
+    headline,
+    ordered,
+    safe,
+    strategy_title,
+    with_unit,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    from giveback_lab.bench.analysis.comparable import Group
+    from giveback_lab.bench.model import CellResult
+
+MOST_TELLING = ("files", "build", "database", "editor", "hogs")
+"""Works that speak for many; of those measured with as many strategies the first is shown."""
+
+
+def write_report(
+    results: Sequence[CellResult], out: Path, command: str | None = None
+) -> list[Path]:
+    """Write report.html, report.md, results.json, cells.csv, samples.csv.gz and the figures into `out`.
+
+    `command` is what made the results; by default it is made from them. Results of a benchmark that
+    was stopped, or of which cells failed, are reported as far as they go. The same results make the
+    same bytes. Raises InputError where `out` cannot be written.
+    """
+    # matplotlib takes a second to import, and those who only read the summary need none.
+    from giveback_lab.bench.report.page import render_page  # noqa: PLC0415
+
+    results = ordered(results)
+    all_groups = groups(results)
+    results = current(results)
+    all_findings = findings(all_groups)
+    try:
+        (out / "figures").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: {error.strerror}: name a folder that can be written") from error
+    page = render_page(results, all_groups, all_findings, command)
+    return [
+        write_text(out / "report.html", page),
+        write_text(out / "report.md", markdown(all_groups, all_findings)),
+        write_text(out / "results.json", results_json(results, all_groups, all_findings, command)),
+        write_text(out / "cells.csv", cells_csv(all_groups)),
+        write_bytes(out / "samples.csv.gz", gzipped(samples_csv(results))),
+        *_write_figures(all_groups, out / "figures"),
+    ]
+
+
+def telling_figure(results: Sequence[CellResult], path: Path) -> None:
+    """Write the one figure that tells most, as PNG or, by the path's ending, as SVG.
+
+    That is resident memory over time, of nothing done, reporting alone, WSL gen 2, the best other and
+    giveback, on the most telling work. Raises InputError where there is none, or no such folder.
+    """
+    from giveback_lab.bench.report import figures, figures_time  # noqa: PLC0415
+
+    group = most_telling(groups(ordered(results)))
+    if group is None:
+        raise InputError(f"{path}: no work was measured: run giveback bench first")
+    figure = figures_time.telling_figure(group, figures.WIDE)
+    if path.suffix.lower() == ".svg":
+        figures.write_svg(figure, path, group_title(group, [group]))
+    else:
+        figures.write_png(figure, path)
+
+
+def most_telling(all_groups: Sequence[Group]) -> Group | None:
+    """The group with the most strategies; of those the first work of MOST_TELLING, and first setting."""
+    found = [group for group in all_groups if group.cells]
+    order = {work: rank for rank, work in enumerate(MOST_TELLING)}
+
+    def rank(group: Group) -> tuple[int, int]:
+        return -len(group.strategies), order.get(group.setting.work, len(order))
+
+    return min(found, key=rank, default=None)
+
+
+def summary(results: Sequence[CellResult]) -> str:
+    """What came out, for a terminal: the verdicts, each work in a line, and what was missed."""
+    all_groups = groups(ordered(results))
+    all_findings = findings(all_groups)
+    lines = [f"{headline(all_findings)}.", ""]
+    lines += [_work_line(group, all_groups) for group in all_groups]
+    for verdict in (Verdict.MISSED, Verdict.IN_NOISE):
+        if counted(all_findings)[verdict]:
+            lines += ["", f"{verdict.capitalize()}:"]
+        for finding in all_findings:
+            if finding.counts and finding.verdict is verdict:
+                against = safe(finding.against or "", 60)
+                said = figure_text(finding).replace("\u00a0", " ")
+                target = f"{finding.target.title} (at most {finding.target.limit:g} \u00d7)"
+                words = "; ".join(filter(None, (said, against, safe(finding.remark, 200))))
+                lines.append(f"  {safe(finding.setting.work, 60)}: {target}: {words}")
+    failed = [one for group in all_groups for one in group.failed]
+    if failed:
+        lines += ["", f"Failed cells: {len(failed)}"]
+        lines += [f"  {safe(one.cell.key)}: {safe('; '.join(one.reasons))}" for one in failed[:20]]
+    return "\n".join(lines) + "\n"
+
+
+def _work_line(group: Group, all_groups: Sequence[Group]) -> str:
+    title = group_title(group, all_groups)
+    field = "footprint_after_gib_min"
+    parts = []
+    best = best_by(group, rivals(group), field)
+    for name in dict.fromkeys((OURS, best, "reporting", "none")):
+        spread = None if name is None else spread_of(group.values(name, field).values())
+        if name is not None and spread is not None:
+            size = with_unit(spread.median, "GiB min").replace("\u00a0", " ")
+            parts.append(f"{safe(strategy_title(name) if name == OURS else name, 60)} {size}")
+    told = ", ".join(parts) if parts else "nothing was measured"
+    return f"{title}: footprint after the work: {told}"
+
+
+def _write_figures(all_groups: Sequence[Group], folder: Path) -> list[Path]:
+    from giveback_lab.bench.report import figures, figures_bars  # noqa: PLC0415
+    from giveback_lab.bench.report import figures_time as over_time  # noqa: PLC0415
+
+    wide = figures.WIDE
+    written: list[Path] = []
+    for group in all_groups:
+        if not group.cells:
+            continue
+        drawn: dict[str, Figure | None] = {
+            "resident": over_time.resident_figure(group, wide, titled=True),
+            "held": figures_bars.bars_figure(group, wide, titled=True),
+            "cost": figures_bars.scatter_figure(group, wide, titled=True),
+        }
+        if group is most_telling(all_groups):
+            drawn["telling"] = over_time.telling_figure(group, wide)
+        for name, figure in drawn.items():
+            if figure is not None:
+                path = folder / f"{_file_name(group)}-{name}"
+                title = group_title(group, all_groups)
+                written.append(figures.write_png(figure, path.with_name(f"{path.name}.png")))
+                svg = path.with_name(f"{path.name}.svg")
+                written.append(figures.write_svg(figure, svg, title))
+    return written
+
+
+def _file_name(group: Group) -> str:
+    key = group.setting.key
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "_" for c in key)

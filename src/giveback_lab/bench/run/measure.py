@@ -1,0 +1,264 @@
+"""One VM under measurement: a sample each second, marks, the work's own words, counters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from giveback.errors import VmError
+from giveback_agent.errors import KernelFileError
+from giveback_kernel import meminfo
+from giveback_lab.bench.model import Counters, Mark, Sample, VmCourse
+from giveback_lab.bench.run.counters import read_counters
+from giveback_lab.bench.run.host_load import process_cpu
+from giveback_lab.images.image import GUEST_LAB
+from giveback_lab.vms.agent_port import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from giveback_lab.bench.model import MarkName
+    from giveback_lab.vms.guest_link import Event
+    from giveback_lab.vms.vm import LabVm
+
+PERIOD_S = 1.0
+# To be asked costs a guest CPU time, and there are rules that want it idle: asked each second, an
+# idle guest was 0.3 % busy under emulation, of the 0.5 % that WSL's rule allows; so, 0.08 %.
+GUEST_PERIOD_S = 10.0
+SILENCE_LIMIT_S = 60.0
+WORK_DEADLINE_S = 3600.0
+STEP_DEADLINE_S = 600.0
+
+
+class Stopwatch:
+    """Seconds since a zero that may be set later; what passes between pause and resume is left out."""
+
+    def __init__(self, read_s: Callable[[], float] = time.monotonic) -> None:
+        self._read_s = read_s
+        self._zero_s = read_s()
+        self._paused_at_s: float | None = None
+
+    def now_s(self) -> float:
+        """Seconds since the zero; it stands still while paused."""
+        at_s = self._read_s() if self._paused_at_s is None else self._paused_at_s
+        return at_s - self._zero_s
+
+    def set_zero(self) -> float:
+        """Count from now on; returns by how many seconds that moved the zero."""
+        moved_s = self.now_s()
+        self._zero_s += moved_s
+        return moved_s
+
+    @property
+    def paused(self) -> bool:
+        return self._paused_at_s is not None
+
+    def pause(self) -> None:
+        """Stand still."""
+        if self._paused_at_s is None:
+            self._paused_at_s = self._read_s()
+
+    def resume(self) -> None:
+        """Go on where it stands."""
+        if self._paused_at_s is not None:
+            self._zero_s += self._read_s() - self._paused_at_s
+            self._paused_at_s = None
+
+    async def wait_until(self, t_s: float) -> None:
+        """Sleep until that second; at once where it has passed. Not to be used while paused."""
+        await asyncio.sleep(max(0.0, t_s - self.now_s()))
+
+
+class Meter:
+    """Collects a VmCourse; times are the stopwatch's."""
+
+    def __init__(self, vm: LabVm, watch: Stopwatch) -> None:
+        self.vm = vm
+        self._watch = watch
+        self._samples: list[Sample] = []
+        self._marks: list[Mark] = []
+        self._heard_s = watch.now_s()
+        self._sampled_s = self._heard_s
+        self._failure: VmError | None = None
+        self._most_total_bytes = 0
+        self.work_s = 0.0
+        self.work_end_s: float | None = None
+        self._hot_bytes = 0
+        self._needed_bytes: int | None = None
+        self._reread_s: float | None = None
+        self._reread_disk_bytes: int | None = None
+        self.counters: dict[str, Counters] = {}
+
+    def shift(self, by_s: float) -> None:
+        """The stopwatch's zero was moved by so much: what was sampled before is now earlier."""
+        self._samples = [replace(s, t_s=round(s.t_s - by_s, 3)) for s in self._samples]
+        self._heard_s -= by_s
+        self._sampled_s -= by_s
+
+    def course(self) -> VmCourse:
+        """All that was measured."""
+        return VmCourse(
+            name=self.vm.spec.name,
+            ram_bytes=self.vm.spec.ram_bytes,
+            samples=tuple(self._samples),
+            marks=tuple(self._marks),
+            work_s=self.work_s,
+            reread_s=self._reread_s,
+            reread_disk_bytes=self._reread_disk_bytes,
+            needed_bytes=self._needed_bytes,
+            before=self.counters["before"],
+            after_work=self.counters["after_work"],
+            after=self.counters["after"],
+        )
+
+    async def sample_for_ever(self) -> None:
+        """Sample each second until cancelled, every tenth time with the guest's own view.
+
+        Raises VmError when the VM ends or its guest hangs.
+        """
+        self._heard_s = self._sampled_s = self._watch.now_s()
+        self.vm.guest.on_sample = self.take_guest_sample
+        await self.vm.guest.request("sample", period_s=GUEST_PERIOD_S)
+        while True:
+            await asyncio.sleep(PERIOD_S / 10)
+            if self._failure is not None:
+                raise self._failure
+            if self._watch.paused:
+                continue
+            now_s = self._watch.now_s()
+            if now_s - self._heard_s > SILENCE_LIMIT_S:
+                raise VmError(
+                    f"{self.vm.spec.name}: the guest hangs: no word for {SILENCE_LIMIT_S:.0f} s"
+                )
+            if now_s - self._sampled_s >= PERIOD_S:
+                self._sample(None, None)
+
+    def take_guest_sample(self, event: Event) -> None:
+        """Look at the VM from the host in the moment in which the guest says how it sees itself."""
+        if self._watch.paused:
+            return
+        memory = parse_guest_sample(event, self.vm.spec.ram_bytes)
+        if memory is None:
+            return
+        self._heard_s = self._watch.now_s()
+        self._most_total_bytes = max(self._most_total_bytes, memory.mem_total_bytes)
+        used_bytes = used(memory, self.vm.spec.ram_bytes, self._most_total_bytes)
+        try:
+            self._sample(memory, used_bytes)
+        except VmError as error:
+            # Raised where it is heard: this is a callback of the link's.
+            self._failure = error
+        if self.work_end_s is not None and self._needed_bytes is None:
+            # Not by a sample before the end: the work's own memory is in it.
+            self._needed_bytes = needed_bytes(memory, used_bytes, self._hot_bytes)
+
+    def _sample(self, memory: meminfo.MemInfo | None, used_bytes: int | None) -> None:
+        resident = self.vm.resident_bytes()
+        cpu = process_cpu(self.vm.pid)
+        self._sampled_s = self._watch.now_s()
+        self._samples.append(
+            Sample(
+                t_s=round(self._sampled_s, 3),
+                resident_bytes=resident,
+                vmm_user_s=cpu.user_s,
+                vmm_system_s=cpu.system_s,
+                non_free_bytes=used_bytes,
+                cache_bytes=None if memory is None else memory.file_bytes,
+            )
+        )
+
+    async def look(self) -> None:
+        """Sample now, with the guest's own view. Raises VmError."""
+        await self.vm.watch(self.vm.guest.look(), STEP_DEADLINE_S, "look")
+
+    def mark(self, name: MarkName, begin_s: float) -> None:
+        """A span from `begin_s` until now."""
+        self._marks.append(Mark(name, round(begin_s, 3), round(self._watch.now_s(), 3)))
+
+    async def count(self, moment: str, pids: tuple[int, ...]) -> None:
+        """Keep the guest's counters of this moment: before, after_work or after. Raises VmError."""
+        self.counters[moment] = await read_counters(self.vm, pids)
+
+    async def work(self, words: tuple[str, ...]) -> None:
+        """Do the work in the guest. Raises VmError."""
+        begin_s = self._watch.now_s()
+        said = await self._bench("run", *words, deadline_s=WORK_DEADLINE_S)
+        self.mark("work", begin_s)
+        self.work_s = _number(said, "work_s")
+        self._hot_bytes = min(int(_number(said, "hot_bytes")), self.vm.spec.ram_bytes)
+        self.work_end_s = self._watch.now_s()
+        await self.look()
+
+    async def reread(self, words: tuple[str, ...]) -> None:
+        """Read the hot set again. Raises VmError."""
+        said = await self._bench("reread", *words, deadline_s=STEP_DEADLINE_S)
+        self._reread_s = _number(said, "reread_s")
+        self._reread_disk_bytes = int(_number(said, "disk_bytes"))
+
+    async def step(self, *words: str) -> None:
+        """Do another step of the work. Raises VmError."""
+        await self._bench(*words, deadline_s=STEP_DEADLINE_S)
+
+    async def linger(self, words: tuple[str, ...]) -> None:
+        """Start what goes on for ever. Raises VmError."""
+        command = ("python3", GUEST_LAB, "bench", "linger", *words)
+        await self.vm.watch(self.vm.guest.spawn(*command), STEP_DEADLINE_S, "bench linger")
+
+    async def _bench(self, *words: str, deadline_s: float) -> dict[str, object]:
+        command = ("python3", GUEST_LAB, "bench", *words)
+        what = f"bench {' '.join(words[:2])}"
+        done = await self.vm.watch(
+            self.vm.guest.exec(*command, timeout_s=deadline_s), deadline_s, what
+        )
+        said = _last_words(done.lines)
+        if done.code != 0 or said is None:
+            last = " / ".join(clean(row) for row in done.lines[-3:])
+            raise VmError(f"{self.vm.spec.name}: {what} failed in the guest: {last}")
+        return said
+
+
+def parse_guest_sample(event: Event, ram_bytes: int) -> meminfo.MemInfo | None:
+    """What the guest's sampler sent; None where it makes no sense."""
+    try:
+        memory = meminfo.parse(event["files"]["/proc/meminfo"].encode("ascii", "replace"))
+    except (KeyError, AttributeError, TypeError, KernelFileError):
+        return None
+    sound = 0 <= memory.mem_free_bytes <= memory.mem_total_bytes <= ram_bytes
+    return memory if sound else None
+
+
+def used(memory: meminfo.MemInfo, ram_bytes: int, most_total_bytes: int) -> int:
+    """What of its RAM the guest neither has free nor has given to a balloon.
+
+    What a balloon holds leaves MemTotal, and is not in MemFree; `most_total_bytes` is the largest
+    MemTotal seen.
+    """
+    ballooned = max(0, most_total_bytes - memory.mem_total_bytes)
+    return max(0, ram_bytes - memory.mem_free_bytes - ballooned)
+
+
+def needed_bytes(memory: meminfo.MemInfo, used_bytes: int, hot_bytes: int) -> int:
+    """What a VM needs once its work is over: all it uses but caches and reclaimable slab.
+
+    Its hot set is cache, too, and is needed.
+    """
+    reclaimable = memory.file_bytes + (memory.s_reclaimable_bytes or 0)
+    return max(0, used_bytes - reclaimable + hot_bytes)
+
+
+def _last_words(lines: tuple[str, ...]) -> dict[str, object] | None:
+    try:
+        said = json.loads(lines[-1])
+    except (IndexError, ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict) else None
+
+
+def _number(said: dict[str, object], name: str) -> float:
+    value = said.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e15:
+        raise VmError(f"bench: the guest says {name} {str(value)[:40]!r}: no amount")
+    return float(value)

@@ -1,0 +1,276 @@
+"""Measure all planned cells: some side by side, each stored as it ends, failures once more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from giveback.errors import VmError
+from giveback_lab.bench.analysis.comparable import NONE
+from giveback_lab.bench.model import CellResult
+from giveback_lab.bench.run.cell import CellRun
+from giveback_lab.bench.run.host_load import HostLoad
+from giveback_lab.bench.run.plan import differences, remaining_s
+from giveback_lab.bench.run.store import Refused
+from giveback_lab.bench.run.versions import versions
+from giveback_lab.bench.strategy import CannotRun
+
+if TYPE_CHECKING:
+    from giveback_lab.bench.model import Cell
+    from giveback_lab.bench.run.cell import Setting
+    from giveback_lab.bench.run.store import Store
+    from giveback_lab.bench.strategy import Strategy
+    from giveback_lab.bench.works import Work
+
+Say = Callable[[str], None]
+TRIES = 2
+# Boot, start of the strategy and the VM's end, for a cell that nothing is known of yet.
+GUESS_S = 240.0
+HOURS_S = 3600
+# Beyond this share of the host's CPUs in others' hands a cell's times are doubtful.
+BUSY_SHARE = 0.10
+# So many times as long as the round before it a round may turn out to be.
+LONGER = 1.1
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A cell with all that it is measured by."""
+
+    cell: Cell
+    work: Work
+    strategy: Strategy
+    setting: Setting
+
+    def versions(self) -> dict[str, str]:
+        """Of everything that takes part."""
+        return versions(self.work, self.strategy, self.setting)
+
+
+@dataclass(slots=True)
+class Progress:
+    """Says a line for each cell, with an estimate of the time left."""
+
+    say: Say
+    total: int
+    began_s: float = field(default_factory=time.monotonic)
+    took_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    left: list[str] = field(default_factory=list)
+    done: int = 0
+
+    def finished(self, job: Job, result: CellResult) -> None:
+        """A cell has ended, well or not."""
+        self.done += 1
+        self.left.remove(job.work.name)
+        self.took_s[job.work.name].append(result.took_s)
+        self.say(f"[{self.done}/{self.total}] {described(result)}{self._time_left()}")
+
+    def _time_left(self) -> str:
+        if not self.left:
+            return ""
+        spent = sum(sum(took) for took in self.took_s.values())
+        # Cells overlap: a second of the clock is worth more than one of theirs.
+        worth = (time.monotonic() - self.began_s) / spent if spent > 0 else 1.0
+        seconds = remaining_s(self.took_s, self.left, GUESS_S) * worth
+        return f"; {duration(seconds)} left"
+
+
+def described(result: CellResult) -> str:
+    """One finished cell in a line."""
+    cell = result.cell
+    name = f"{cell.work}, {cell.strategy}, {cell.kernel}, {cell.mem_bytes >> 20} MiB, round {cell.round}"
+    if not result.vms:
+        return f"{name}: failed: {'; '.join(result.problems)}"
+    work_s = max(vm.work_s for vm in result.vms)
+    peak = max(s.resident_bytes for vm in result.vms for s in vm.samples) >> 20
+    last = sum(vm.samples[-1].resident_bytes for vm in result.vms) >> 20
+    words = [f"work {work_s:.1f} s", f"peak {peak} MiB" * (len(result.vms) == 1)]
+    words += [f"at the end {last} MiB", f"took {result.took_s:.0f} s"]
+    if result.host_busy_share > BUSY_SHARE:
+        words.append(f"others used {result.host_busy_share:.0%} of the host")
+    words += result.problems
+    return f"{name}: {', '.join(word for word in words if word)}"
+
+
+def duration(seconds: float) -> str:
+    """A time for a person: "40 s", "12 min", "3 h 20 min"."""
+    if seconds < 90:
+        return f"about {max(1, round(seconds / 10)) * 10} s"
+    if seconds < HOURS_S:
+        return f"about {seconds / 60:.0f} min"
+    return f"about {int(seconds // HOURS_S)} h {int(seconds % HOURS_S // 60)} min"
+
+
+def to_do(jobs: Sequence[Job], store: Store, say: Say) -> list[Job]:
+    """The cells that are not stored yet, or not as they would be measured now: that is said.
+
+    With them none's of the same work and round, once more: times compare within a sitting only.
+    """
+    left: set[Cell] = set()
+    for job in jobs:
+        reason = _why_again(job, store)
+        if reason is not None:
+            left.add(job.cell)
+            if reason:
+                say(f"{job.cell.key}: {reason}: measured again")
+    nones = {replace(cell, strategy=NONE) for cell in left}
+    beside = {job.cell for job in jobs} & nones - left
+    there = len(jobs) - len(left) - len(beside)
+    if there:
+        say(f"{there} of {len(jobs)} cells are there already")
+    if beside:
+        say(f"cells of none that are measured once more, beside the others: {len(beside)}")
+    return [job for job in jobs if job.cell in left | beside]
+
+
+def _why_again(job: Job, store: Store) -> str | None:
+    """Why a cell has to be measured: in words, empty where it is not stored. None where it has not."""
+    stored = store.read(job.cell)
+    if stored is None:
+        return ""
+    if isinstance(stored, Refused):
+        return stored.reason
+    return "; ".join(differences(job.cell, stored.versions, job.versions())) or None
+
+
+class Room:
+    """The host's memory, of which each cell under way has its part. One alone always has room."""
+
+    def __init__(self, room_bytes: float) -> None:
+        self._room_bytes = room_bytes
+        self._taken_bytes = 0
+        self._left = asyncio.Condition()
+
+    @contextlib.asynccontextmanager
+    async def of(self, size_bytes: int) -> AsyncIterator[None]:
+        """Wait until there is room for so much, and have it until the block's end."""
+        async with self._left:
+            await self._left.wait_for(lambda: self._fits(size_bytes))
+            self._taken_bytes += size_bytes
+        try:
+            yield
+        finally:
+            self._taken_bytes -= size_bytes
+            async with self._left:
+                self._left.notify_all()
+
+    def _fits(self, size_bytes: int) -> bool:
+        return not self._taken_bytes or self._taken_bytes + size_bytes <= self._room_bytes
+
+
+def another_fits(elapsed_s: float, last_round_s: float, within_s: float) -> bool:
+    """Whether one more round, as long as the last one and a little longer, ends in time."""
+    return elapsed_s + last_round_s * LONGER <= within_s
+
+
+async def run_in_time(
+    jobs: Sequence[Job],
+    store: Store,
+    at_once: int,
+    say: Say,
+    room_bytes: float = math.inf,
+    *,
+    began_s: float,
+    within_s: float,
+    read_s: Callable[[], float] = time.monotonic,
+) -> list[CellResult]:
+    """`run_all` one round after the other, the first in any case, another as long as one fits.
+
+    All are to be done `within_s` from `began_s`, by the clock `read_s`. All are of one sitting.
+    """
+    results: list[CellResult] = []
+    last_round_s = 0.0
+    for number, of_round in groupby(jobs, key=lambda job: job.cell.round):
+        round_began_s = read_s()
+        if results and not another_fits(round_began_s - began_s, last_round_s, within_s):
+            say(
+                f"round {number} would not end within {within_s / 60:.0f} minutes and is left out: "
+                "the same command, started again, measures it"
+            )
+            break
+        sitting = results[0].sitting if results else ""
+        results += await run_all(list(of_round), store, at_once, say, room_bytes, sitting)
+        last_round_s = read_s() - round_began_s
+    return results
+
+
+async def run_all(
+    jobs: Sequence[Job],
+    store: Store,
+    at_once: int,
+    say: Say,
+    room_bytes: float = math.inf,
+    sitting: str = "",
+) -> list[CellResult]:
+    """Measure the cells in their order; each is stored as it ends.
+
+    Up to `at_once` side by side, as far as their VMs have room in `room_bytes`. A cell that fails is
+    tried once more; what then fails again is stored as failed and said. They are of a `sitting` of
+    their own where it is not given. Raises GivebackError where a result cannot be written.
+    """
+    lock, load, room = asyncio.Lock(), HostLoad(), Room(room_bytes)
+    progress = Progress(say, len(jobs), left=[job.work.name for job in jobs])
+    waiting = iter(jobs)
+    sitting = sitting or datetime.now(UTC).isoformat()
+    results: list[CellResult] = []
+
+    async def take_cells() -> None:
+        for job in waiting:
+            async with room.of(job.work.most_bytes(job.cell.mem_bytes)):
+                result = await _measured(job, lock, load, say)
+            result = replace(result, sitting=sitting)
+            store.write(result)
+            results.append(result)
+            progress.finished(job, result)
+
+    workers = [asyncio.ensure_future(take_cells()) for _ in range(max(1, at_once))]
+    try:
+        # Not gather: it would cancel the workers itself, and again below while they clean up.
+        done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+        for worker in done:
+            worker.result()
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    return results
+
+
+async def _measured(job: Job, lock: asyncio.Lock, load: HostLoad, say: Say) -> CellResult:
+    """A cell's result; without VMs and with the reasons where it failed twice."""
+    began_s, reasons = time.monotonic(), []
+    known = job.versions()
+    for number in range(1, TRIES + 1):
+        run = CellRun(job.cell, job.work, job.strategy, job.setting, lock, load)
+        try:
+            return await run.run(known)
+        except CannotRun as error:
+            reasons.append(f"cannot run here: {error}")
+            break
+        except VmError as error:
+            reasons.append(str(error))
+            if number < TRIES:
+                say(f"{job.cell.key}: {error}: tried once more")
+    return _failure(job.cell, known, dict.fromkeys(reasons), time.monotonic() - began_s)
+
+
+def _failure(
+    cell: Cell, known: Mapping[str, str], reasons: Mapping[str, None], took_s: float
+) -> CellResult:
+    return CellResult(
+        cell=cell,
+        vms=(),
+        versions=known,
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        took_s=round(took_s, 1),
+        host_busy_share=0.0,
+        problems=tuple(reasons),
+    )

@@ -1,0 +1,188 @@
+"""Finished cells on disk: one compressed JSON file each, written whole or not at all.
+
+A cell that failed has a file of its own beside, with its reasons and nothing measured. A cell of none
+that was measured again in another sitting keeps its file under a number: the cells of its own sitting
+are held against it, not against the new one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import zlib
+from dataclasses import asdict, astuple, dataclass, fields
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from giveback.errors import GivebackError, InputError
+from giveback_lab.bench.analysis.comparable import NONE, is_beside
+from giveback_lab.bench.model import SCHEMA, Cell, CellResult, Counters, Mark, Sample, VmCourse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SUFFIX = ".json.gz"
+FAILED_SUFFIX = ".failed.json.gz"
+EARLIER = re.compile(r"\.[0-9]+(?=\.json\.gz$)")
+"""The number in the name of a cell of none that another one has taken the place of."""
+LIMIT_BYTES = 64 << 20
+"""Of one file unpacked: an hour of three VMs is below 2 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A stored file that does not count, and why."""
+
+    path: Path
+    reason: str
+
+
+def to_json(result: CellResult) -> str:
+    """A result as text; samples are rows in the order of Sample's fields."""
+    plain = asdict(result)
+    for vm, of_vm in zip(result.vms, plain["vms"], strict=True):
+        of_vm["samples"] = [list(astuple(sample)) for sample in vm.samples]
+    return json.dumps(plain, separators=(",", ":"))
+
+
+def from_json(text: str) -> CellResult:
+    """What `to_json` wrote. Raises ValueError for anything else, another schema included."""
+    try:
+        plain = json.loads(text)
+        if plain["schema"] != SCHEMA:
+            raise ValueError(f"of schema {plain['schema']!r}, not {SCHEMA}")
+        plain["cell"] = Cell(**plain["cell"])
+        plain["vms"] = tuple(_course(of_vm) for of_vm in plain["vms"])
+        plain["problems"] = tuple(map(str, plain["problems"]))
+        plain["sitting"] = str(plain.get("sitting", ""))
+        return CellResult(**plain)
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not a stored cell: {error!r}") from error
+
+
+def _course(plain: dict[str, Any]) -> VmCourse:
+    width = len(fields(Sample))
+    rows = plain["samples"]
+    if any(len(row) != width or not _are_numbers(row) for row in rows):
+        raise ValueError("a sample that is none")
+    counters = {name: Counters(**plain[name]) for name in ("before", "after_work", "after")}
+    marks = tuple(Mark(**mark) for mark in plain["marks"])
+    samples = tuple(Sample(*row) for row in rows)
+    return VmCourse(**{**plain, **counters, "samples": samples, "marks": marks})
+
+
+def _are_numbers(row: list[object]) -> bool:
+    return all(isinstance(v, int | float) for v in row[:4]) and all(
+        v is None or isinstance(v, int) for v in row[4:]
+    )
+
+
+class Store:
+    """The folder `OUT/cells`."""
+
+    def __init__(self, out: Path) -> None:
+        self.folder = out / "cells"
+
+    def make(self) -> None:
+        """Make the folder, and see that it can be written. Raises InputError."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / f".writable.{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise InputError(
+                f"--out {self.folder.parent}: {error.strerror}: choose a folder that can be written"
+            ) from error
+
+    def write(self, result: CellResult) -> Path:
+        """Keep a result; one without VMs is kept as a failure. Raises GivebackError.
+
+        It takes the place of what is stored of its cell; see the module for what becomes of none's.
+        """
+        failed = not result.vms
+        path = self._path(result.cell.key, FAILED_SUFFIX if failed else SUFFIX)
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            scratch.write_bytes(gzip.compress(to_json(result).encode(), mtime=0))
+            if not failed and result.cell.strategy == NONE:
+                self._keep_earlier(result)
+            scratch.replace(path)
+            if not failed:
+                self._path(result.cell.key, FAILED_SUFFIX).unlink(missing_ok=True)
+        except OSError as error:
+            scratch.unlink(missing_ok=True)
+            raise GivebackError(f"{path}: {error.strerror}: the cell is lost") from error
+        return path
+
+    def read(self, cell: Cell) -> CellResult | Refused | None:
+        """What is stored of a cell, failures left out; None where nothing is."""
+        path = self._path(cell.key, SUFFIX)
+        return read_file(path) if path.exists() else None
+
+    def _keep_earlier(self, result: CellResult) -> None:
+        stored = self.read(result.cell)
+        if isinstance(stored, CellResult) and stored.sitting != result.sitting:
+            key = result.cell.key
+            numbered = (self._path(f"{key}.{number}", SUFFIX) for number in count(1))
+            free = next(path for path in numbered if not path.exists())
+            self._path(key, SUFFIX).rename(free)
+
+    def prune(self) -> list[Path]:
+        """Remove the earlier cells of none beside which no other is left; returns their files.
+
+        Raises GivebackError.
+        """
+        stored = [(p, r) for p, r in self._files() if isinstance(r, CellResult)]
+        others = [result for _, result in stored if result.cell.strategy != NONE and result.vms]
+        removed = []
+        for path, none in stored:
+            if EARLIER.search(path.name) and not any(is_beside(none, one) for one in others):
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise GivebackError(f"{path}: {error.strerror}: remove it") from error
+                removed.append(path)
+        return removed
+
+    def read_all(self) -> tuple[list[CellResult], list[Refused]]:
+        """All that is stored, failures too, in the order of the file names."""
+        found: list[CellResult] = []
+        refused: list[Refused] = []
+        for _, result in self._files():
+            if isinstance(result, Refused):
+                refused.append(result)
+            else:
+                found.append(result)
+        return found, refused
+
+    def _files(self) -> Iterator[tuple[Path, CellResult | Refused]]:
+        for path in sorted(self.folder.glob(f"[!.]*{SUFFIX}")):
+            yield path, read_file(path)
+
+    def _path(self, key: str, suffix: str) -> Path:
+        return self.folder / f"{key}{suffix}"
+
+
+def read_file(path: Path) -> CellResult | Refused:
+    """One stored cell, or why it does not count; its name must be its cell's."""
+    try:
+        data = _unpacked(path.read_bytes())
+        result = from_json(data.decode())
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        return Refused(path, str(error))
+    name = EARLIER.sub("", path.name) if result.cell.strategy == NONE else path.name
+    if name not in (result.cell.key + SUFFIX, result.cell.key + FAILED_SUFFIX):
+        return Refused(path, f"holds the cell {result.cell.key}")
+    return result
+
+
+def _unpacked(data: bytes) -> bytes:
+    unpacker = zlib.decompressobj(wbits=31)
+    text = unpacker.decompress(data, LIMIT_BYTES)
+    if not unpacker.eof:
+        raise ValueError("cut short, or far too large")
+    return text

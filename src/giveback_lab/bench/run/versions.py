@@ -1,0 +1,73 @@
+"""What takes part in a cell, each by its version: stored with the result, compared before it is reused."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import pkgutil
+import platform
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from giveback import __version__
+from giveback.zipapps import agent_zipapp
+from giveback_lab.bench import strategies
+from giveback_lab.images.cache import content_key
+
+if TYPE_CHECKING:
+    from giveback_lab.bench.run.cell import Setting
+    from giveback_lab.bench.strategy import Strategy
+    from giveback_lab.bench.works import Work
+
+# How the guest is asked is in what it costs.
+GUEST_WORKS = ("work.py", "serve.py")
+GUEST_PREFIX = "bench"
+
+
+def versions(work: Work, strategy: Strategy, setting: Setting) -> dict[str, str]:
+    """Versions of everything; those that decide whether two results compare are in plan.DECISIVE."""
+    return {
+        "giveback": __version__,
+        "agent": _agent(),
+        "work": content_key(work.version, *_guest_sources()),
+        "strategy": content_key(
+            strategy.title, strategy.source, strategy.version, _strategy_source(strategy)
+        ),
+        "kernel": setting.lab.kernel.release,
+        "qemu": setting.lab.emulator.version,
+        "accel": setting.accel,
+        "cpus": str(setting.cpus),
+        "seed": str(setting.seed),
+        "python": platform.python_version(),
+        "host_kernel": platform.release(),
+        "host_cpus": str(os.cpu_count() or 0),
+    }
+
+
+@functools.cache
+def _agent() -> str:
+    return content_key(agent_zipapp())
+
+
+@functools.cache
+def _guest_sources() -> tuple[bytes, ...]:
+    folder = resources.files("giveback_lab_guest")
+    named = sorted((item.name, item) for item in folder.iterdir())
+    return tuple(
+        item.read_bytes()
+        for name, item in named
+        if name in GUEST_WORKS or (name.startswith(GUEST_PREFIX) and name.endswith(".py"))
+    )
+
+
+def _strategy_source(strategy: Strategy) -> bytes:
+    """The text of the module that defines the strategy; empty where none does (a test's own)."""
+    for info in pkgutil.iter_modules(strategies.__path__):
+        module = importlib.import_module(f"{strategies.__name__}.{info.name}")
+        for value in vars(module).values():
+            inside = value if isinstance(value, tuple) else (value,)
+            if any(one is strategy for one in inside) and module.__file__:
+                return Path(module.__file__).read_bytes()
+    return b""

@@ -1,0 +1,74 @@
+"""giveback itself, and giveback with one of its parts switched off."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from giveback_lab.bench.strategies.running import guest_version, in_guests
+from giveback_lab.bench.strategy import Strategy
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from giveback_lab.bench.strategies.running import InGuests
+    from giveback_lab.vms.vm import LabVm
+
+SOURCE = "docs/agent.md"
+# A floor that no cache reaches, and an order that no kernel reports from.
+NO_CACHE = "giveback.cacheFloor=1024G"
+NO_DEEP_REPORT = "giveback.lowestReportOrder=15"
+NO_COMPACTION = "giveback.idleThreshold=0"
+# As near to WSL's gate as the settings go.
+SLOW_GATE = ("giveback.idleBusyPercent=1", "giveback.idleWindow=120")
+
+
+async def _whole(running: InGuests, vm: LabVm) -> None:
+    await running.run_agent(vm)
+
+
+def _set(name: str, title: str, *overrides: str) -> Strategy:
+    """By a setting that users have, too."""
+
+    async def set_up(running: InGuests, vm: LabVm) -> None:
+        await running.run_agent(vm, *overrides)
+
+    return _part(name, f"{title} ({' '.join(overrides)})", set_up)
+
+
+def _without(name: str, title: str, part: str) -> Strategy:
+    """By the lab's wrapper around the policy: no setting that users would have to leave alone."""
+
+    async def set_up(running: InGuests, vm: LabVm) -> None:
+        await running.run(vm, "giveback-without", part)
+
+    return _part(name, title, set_up, guest_version("giveback_without.py"))
+
+
+def _part(
+    name: str,
+    title: str,
+    set_up: Callable[[InGuests, LabVm], Awaitable[None]],
+    version: str = "",
+) -> Strategy:
+    return Strategy(
+        name=name,
+        title=f"giveback {title}",
+        source=SOURCE,
+        start=in_guests(set_up),
+        version=version,
+    )
+
+
+GIVEBACK = Strategy(
+    name="giveback", title="giveback, adaptive", source=SOURCE, start=in_guests(_whole)
+)
+PARTS = (
+    _set("giveback-no-cache", "without cache and slab reclaim", NO_CACHE),
+    _without("giveback-no-slab", "without slab reclaim", "slab"),
+    _set("giveback-no-compaction", "without compaction", NO_COMPACTION),
+    _set("giveback-no-deep-report", "without the deep report", NO_DEEP_REPORT),
+    _without("giveback-no-nudge", "without the nudge", "nudge"),
+    _without("giveback-no-slack", "without reclaim in a busy guest", "slack"),
+    _without("giveback-no-floor", "without the floor that learns", "floor"),
+    _set("giveback-slow-gate", "with a gate like WSL's", *SLOW_GATE),
+)

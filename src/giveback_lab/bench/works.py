@@ -1,0 +1,108 @@
+"""The benchmark's works: how many VMs, which steps, how long each is watched. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from giveback.errors import InputError
+from giveback_lab.demo.demo import OVERHEAD_BYTES
+from giveback_lab.images.image import Extras
+
+MIB = 1 << 20
+Step = Literal["clean", "drop", "reread"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One work. `job` is its name in the guest; after it come `steps`, each watched for `idle_s`.
+
+    `order`: with several VMs, "staggered" lets each begin `gap_s` after the end of the one before,
+    "aligned" all at once. `lingers`: the job goes on after its work, for ever.
+    """
+
+    name: str
+    title: str
+    job: str
+    idle_s: float
+    steps: tuple[Step, ...] = ()
+    vms: int = 1
+    order: Literal["aligned", "staggered"] = "aligned"
+    gap_s: float = 60.0
+    lingers: bool = False
+
+    def ram_bytes(self, mem_bytes: int) -> int:
+        """RAM of each VM: three VMs of half the size are more than their host has."""
+        return mem_bytes if self.vms == 1 else mem_bytes // 2 // MIB * MIB
+
+    def most_bytes(self, mem_bytes: int) -> int:
+        """What all its VMs may take of the host's memory."""
+        return self.vms * (self.ram_bytes(mem_bytes) + OVERHEAD_BYTES)
+
+    @property
+    def version(self) -> str:
+        """What the host does of it, for a result's versions."""
+        return repr(self)
+
+
+# The same disk for all works of a run: what is in it decides nothing where it is not read.
+EXTRAS = Extras(
+    packages=("gcc", "make", "libc6-dev"),
+    sources=("libzstd",),
+    applets=(
+        *("echo", "tar", "rm", "mkdir", "cp", "mv", "ln", "touch", "sed", "grep", "uname", "tr"),
+        *("cut", "test", "find", "xargs", "sort", "head", "printf", "env", "install"),
+        *("basename", "dirname", "expr"),
+    ),
+)  # fmt: skip
+BUILD_IDLE_S = 100.0
+# WSL's rule of 2026 wants two idle minutes before it drops cache: here it has its chance.
+FILES_IDLE_S = 240.0
+_ALL = (
+    Work(
+        name="build", title="HyperAlloc's sequence: a compile, make clean, drop_caches",
+        job="build", idle_s=BUILD_IDLE_S, steps=("clean", "drop"),
+    ),
+    Work(
+        name="files", title="an archive unpacked and read, half of it deleted",
+        job="files", idle_s=FILES_IDLE_S, steps=("reread",),
+    ),
+    Work(
+        name="hogs", title="peaks of anonymous memory, and a process that keeps pieces of one",
+        job="hogs", idle_s=90.0,
+    ),
+    Work(
+        name="database", title="SQLite with a hot eighth, asked again after an idle minute",
+        job="database", idle_s=60.0, steps=("reread",),
+    ),
+    Work(
+        name="editor", title="7 % of a CPU for ever, after a burst of files",
+        job="editor", idle_s=180.0, steps=("reread",), lingers=True,
+    ),
+    Work(
+        name="three-staggered", title="three VMs on one host, one after the other",
+        job="day", idle_s=60.0, steps=("reread",), vms=3, order="staggered",
+    ),
+    Work(
+        name="three-aligned", title="three VMs on one host, all at once",
+        job="day", idle_s=90.0, steps=("reread",), vms=3,
+    ),
+)  # fmt: skip
+WORKS = {work.name: work for work in _ALL}
+
+
+def named(words: str) -> list[Work]:
+    """The works of a comma list, in its order, each once; "all". Raises InputError."""
+    names = list(dict.fromkeys(word.strip() for word in words.split(",") if word.strip()))
+    if names == ["all"]:
+        return list(_ALL)
+    unknown = [name for name in names if name not in WORKS]
+    if unknown or not names:
+        what = f"no work {', '.join(map(repr, unknown))}" if unknown else "names no work"
+        raise InputError(f"--work {words}: {what}: there are {', '.join(WORKS)}, or all")
+    return [WORKS[name] for name in names]
+
+
+def shortened(work: Work, idle_s: float) -> Work:
+    """The same work, watched for less."""
+    return replace(work, idle_s=min(work.idle_s, idle_s))

@@ -1,0 +1,279 @@
+"""The demo: the same work in a plain VM and in one with giveback, side by side in time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import platform
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from giveback import __version__
+from giveback.errors import GivebackError, InputError, VmError
+from giveback_kernel.meminfo import read_meminfo
+from giveback_lab.demo.recorder import SILENCE_LIMIT_S, Recorder
+from giveback_lab.images.distribution import KernelFiles, kernel_from_packages, kernel_from_path
+from giveback_lab.images.image import GUEST_LAB, Image, build_image
+from giveback_lab.report.run import DemoRun, VmName
+from giveback_lab.vms.accel import Accel, choose_accel
+from giveback_lab.vms.agent import AgentLog, start_agent
+from giveback_lab.vms.agent_port import clean
+from giveback_lab.vms.emulator import Emulator, find_emulator
+from giveback_lab.vms.folders import sweep
+from giveback_lab.vms.vm import MIB, LabVm, VmSpec
+
+WORK_DEADLINE_S = 900.0
+SETTLE_S = 5.0
+DMESG_ROWS = 100
+DMESG_ROW_LIMIT = 400
+MIN_MEM_BYTES = 512 * MIB
+# QEMU's own memory beside the guest's RAM: its translation buffer, its heap, its firmware.
+OVERHEAD_BYTES = 300 * MIB
+DESCRIPTIONS: dict[VmName, str] = {
+    "plain": "no page reporting, no agent",
+    "giveback": "free page reporting and giveback-agent",
+}
+Say = Callable[[str], None]
+OnChange = Callable[[DemoRun], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What the user asked for; `kernel` is a path or a series such as "6.1"."""
+
+    mem_bytes: int = 2 << 30
+    cpus: int | None = None
+    accel: str = "auto"
+    kernel: str | None = None
+    qemu: Path | None = None
+    compare: bool = True
+    out: Path = Path("giveback-demo")
+    seed: int = 1
+    watch_s: float = 90.0
+    scale: float = 1.0
+    silence_limit_s: float = SILENCE_LIMIT_S
+
+    @property
+    def vm_names(self) -> tuple[VmName, ...]:
+        """The VMs to run, in the order of the charts."""
+        return ("plain", "giveback") if self.compare else ("giveback",)
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """All that both VMs are made of."""
+
+    kernel: KernelFiles
+    emulator: Emulator
+    image: Image
+
+
+def check_host(options: DemoOptions) -> None:
+    """Raise InputError for what cannot work, before anything is started."""
+    if options.mem_bytes < MIN_MEM_BYTES:
+        raise InputError(
+            f"--mem {options.mem_bytes // MIB}M: a guest needs at least 512M for this work"
+        )
+    available = read_meminfo("/").mem_available_bytes
+    needed = len(options.vm_names) * (options.mem_bytes + OVERHEAD_BYTES)
+    if needed > available:
+        raise InputError(
+            f"--mem {options.mem_bytes // MIB}M: {len(options.vm_names)} VMs may need "
+            f"{needed // MIB} MiB and the host has {available // MIB} MiB: use a smaller --mem, "
+            "or --no-compare"
+        )
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        probe = options.out / ".giveback-writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"--out {options.out}: {error.strerror}: choose a folder that can be written"
+        ) from error
+
+
+def prepare_lab(kernel: str | None, qemu: Path | None, say: Say) -> Lab:
+    """Fetch and build what is not cached yet; remove what a killed giveback left behind.
+
+    Raises InputError.
+    """
+    for folder in sweep():
+        say(f"removed {folder}: its giveback was killed")
+    say("preparing the guest (packages are fetched once and cached)")
+    if kernel is not None and (os.sep in kernel or Path(kernel).is_file()):
+        files = kernel_from_path(Path(kernel))
+    else:
+        files = kernel_from_packages(kernel)
+    emulator = find_emulator(files.release, qemu)
+    return Lab(files, emulator, build_image(files))
+
+
+async def run_demo(
+    options: DemoOptions, say: Say, on_change: OnChange, lab: Lab | None = None
+) -> DemoRun:
+    """Run the whole demo; `on_change` gets the run as it grows, each second.
+
+    `lab` is what `prepare_lab` made; without it, it is made here. Raises InputError before a VM is
+    started, VmError when a VM ends, panics or hangs; the guests' serial logs are then in
+    `options.out`.
+    """
+    check_host(options)
+    if lab is None:
+        lab = prepare_lab(options.kernel, options.qemu, say)
+    accel = await choose_accel(options.accel, lab.image, lab.emulator)
+    say(accel.reason)
+    frame = _frame(options, lab, accel)
+    say(
+        f"booting {len(options.vm_names)} VM{'s' * options.compare}, Linux {lab.kernel.release}, "
+        f"QEMU {lab.emulator.version}"
+    )
+    log = AgentLog()
+    async with booted(options, lab, accel, say) as vms:
+        await start_agent(vms[-1], log.take)
+        recorders = await record_all(vms, options, lambda rs: on_change(_with(frame, rs)))
+    with contextlib.suppress(OSError):
+        (options.out / "giveback-agent.log").write_text(log.text)
+    return _with(frame, recorders)
+
+
+@contextlib.asynccontextmanager
+async def booted(
+    options: DemoOptions, lab: Lab, accel: Accel, say: Say
+) -> AsyncIterator[list[LabVm]]:
+    """The demo's VMs, running. However the block ends, they are stopped and gone.
+
+    If it ends badly, the guests' serial logs are kept in `options.out`: VmError names them, and
+    where the user stopped the demo, a line does.
+    """
+    vms: list[LabVm] = []
+    async with contextlib.AsyncExitStack() as stack:
+        for name in options.vm_names:
+            vms.append(LabVm(_spec(name, options, accel), lab.image, lab.emulator))
+            stack.push_async_callback(vms[-1].stop)
+        try:
+            async with _first_error(), asyncio.TaskGroup() as group:
+                for vm in vms:
+                    group.create_task(vm.boot())
+            yield vms
+        except BaseException as error:
+            kept = [str(log) for log in (vm.keep_logs(options.out) for vm in vms) if log]
+            words = (
+                f"the guests' serial logs: {', '.join(kept)}" if kept else "no guest was started"
+            )
+            if isinstance(error, VmError):
+                raise VmError(f"{error}; {words}") from error
+            say(words)
+            raise
+
+
+@contextlib.asynccontextmanager
+async def _first_error() -> AsyncIterator[None]:
+    """A task group's failure as the one error a user can act on.
+
+    Not by `except*`: what is raised in such a block may come out in a group again.
+    """
+    try:
+        yield
+    except ExceptionGroup as group:
+        for error in _leaves(group):
+            if isinstance(error, GivebackError):
+                raise error from None
+        raise
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+async def record_all(
+    vms: list[LabVm], options: DemoOptions, on_change: Callable[[list[Recorder]], None]
+) -> list[Recorder]:
+    """Run the work in all VMs, side by side in time, and watch them. Raises VmError."""
+    origin_s = time.monotonic() + SETTLE_S
+    recorders = [
+        Recorder(vm, name, DESCRIPTIONS[name], origin_s, silence_limit_s=options.silence_limit_s)
+        for vm, name in zip(vms, options.vm_names, strict=True)
+    ]
+    recorders[-1].on_change = lambda: on_change(recorders)
+    work_over = asyncio.Barrier(len(recorders))
+    async with _first_error(), asyncio.TaskGroup() as group:
+        for recorder in recorders:
+            group.create_task(_record(recorder, options, work_over))
+    return recorders
+
+
+async def _record(recorder: Recorder, options: DemoOptions, work_over: asyncio.Barrier) -> None:
+    """One VM's whole course: agent on, work, watch, last words."""
+    background = [asyncio.create_task(recorder.sample_for_ever())]
+    if recorder.name == "giveback":
+        background.append(asyncio.create_task(recorder.mark_for_ever()))
+    course = asyncio.create_task(_course(recorder, options, work_over))
+    try:
+        limit_s = WORK_DEADLINE_S + options.watch_s
+        await recorder.vm.watch(_first_of(course, background[0]), limit_s, "the demo")
+    finally:
+        for task in (*background, course):
+            task.cancel()
+        await asyncio.gather(*background, course, return_exceptions=True)
+
+
+async def _first_of(course: asyncio.Task[None], sampling: asyncio.Task[None]) -> None:
+    """Wait for the course's end; sampling only ever ends with an error."""
+    done, _ = await asyncio.wait({course, sampling}, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+
+
+async def _course(recorder: Recorder, options: DemoOptions, work_over: asyncio.Barrier) -> None:
+    guest = recorder.vm.guest
+    await asyncio.sleep(max(0.0, recorder.origin_s - time.monotonic()))
+    recorder.work_start_s = recorder.now_s()
+    words = (str(options.mem_bytes), str(options.seed), str(options.scale))
+    done = await guest.exec(
+        "python3", GUEST_LAB, "work", "/work", *words,
+        on_line=recorder.take_work_line, timeout_s=WORK_DEADLINE_S,
+    )  # fmt: skip
+    if done.code != 0 or recorder.work_end_s is None:
+        said = " / ".join(clean(row) for row in done.lines[-3:])
+        raise VmError(f"{recorder.name}: the work failed in the guest: {said}")
+    # Both are watched until the slower one's time is over.
+    await work_over.wait()
+    await asyncio.sleep(options.watch_s)
+    lines = (await guest.exec("dmesg")).lines
+    ours = (row for row in lines if "giveback" in row or "Free page reporting" in row)
+    recorder.dmesg = tuple(clean(row, DMESG_ROW_LIMIT) for row in ours)[-DMESG_ROWS:]
+
+
+def _spec(name: VmName, options: DemoOptions, accel: Accel) -> VmSpec:
+    share = max(1, (os.cpu_count() or 1) // len(options.vm_names))
+    return VmSpec(
+        name=name, ram_bytes=options.mem_bytes, cpus=options.cpus or min(4, share),
+        accel=accel.name, reporting=name == "giveback", work_disk_bytes=2 * options.mem_bytes,
+    )  # fmt: skip
+
+
+def _frame(options: DemoOptions, lab: Lab, accel: Accel) -> DemoRun:
+    return DemoRun(
+        vms=(),
+        accel=accel.name,
+        qemu_version=lab.emulator.version,
+        kernel_release=lab.kernel.release,
+        host=f"{platform.system()} {platform.release()}, {os.cpu_count()} CPUs",
+        seed=options.seed,
+        cpus=_spec("giveback", options, accel).cpus,
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        giveback_version=__version__,
+    )
+
+
+def _with(frame: DemoRun, recorders: list[Recorder]) -> DemoRun:
+    return replace(frame, vms=tuple(r.run() for r in recorders))

@@ -1,0 +1,175 @@
+"""Record one VM while it works: host-measured residents, the guest's view, marks and phases."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, get_args
+
+from giveback.errors import VmError
+from giveback_agent.errors import KernelFileError
+from giveback_kernel import buddyinfo, meminfo
+from giveback_lab.report.run import Mark, MarkKind, Sample, VmName, VmRun, WorkPhase
+from giveback_lab.vms.agent_port import AgentEvent, agent_events, clean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from giveback_lab.vms.guest_link import Event
+    from giveback_lab.vms.vm import LabVm
+
+PERIOD_S = 1.0
+# A guest that says nothing for so long hangs: its sampler needs a millisecond a second.
+SILENCE_LIMIT_S = 45.0
+# More than a demo's agent or work ever says: a hostile guest must not fill the host's memory.
+MOST_MARKS = 5_000
+MOST_PHASES = 200
+NAME_LIMIT = 40
+
+
+@dataclass(slots=True)
+class GuestView:
+    """The guest's last sample, and when it came (host monotonic seconds)."""
+
+    at_s: float
+    meminfo: meminfo.MemInfo
+    buddy: buddyinfo.BuddyInfo
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Collects a VmRun; `origin_s` is the host's monotonic time that counts as 0."""
+
+    vm: LabVm
+    name: VmName
+    description: str
+    origin_s: float
+    samples: list[Sample] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    phases: list[WorkPhase] = field(default_factory=list)
+    dmesg: tuple[str, ...] = ()
+    work_start_s: float = 0.0
+    work_end_s: float | None = None
+    hot_bytes: int = 0
+    needed_bytes: int | None = None
+    report_order: int = 9
+    silence_limit_s: float = SILENCE_LIMIT_S
+    on_change: Callable[[], None] = lambda: None
+    view: GuestView | None = None
+    sampling_since_s: float = field(default_factory=time.monotonic)
+
+    def now_s(self) -> float:
+        """Seconds since the origin."""
+        return time.monotonic() - self.origin_s
+
+    def run(self) -> VmRun:
+        """What has been recorded so far."""
+        return VmRun(
+            name=self.name,
+            description=self.description,
+            ram_bytes=self.vm.spec.ram_bytes,
+            samples=tuple(self.samples),
+            marks=tuple(self.marks),
+            work_start_s=self.work_start_s,
+            work_end_s=self.work_end_s,
+            needed_bytes=self.needed_bytes,
+            work_phases=tuple(self.phases),
+            dmesg=self.dmesg,
+        )
+
+    def take_guest_sample(self, event: Event) -> None:
+        """Keep what the guest's sampler sent; a sample that makes no sense is left out."""
+        try:
+            files = event["files"]
+            memory = meminfo.parse(files["/proc/meminfo"].encode("ascii", "replace"))
+            buddy = buddyinfo.parse(files["/proc/buddyinfo"].encode("ascii", "replace"))
+        except (KeyError, AttributeError, TypeError, KernelFileError):
+            return
+        if not memory.mem_free_bytes <= memory.mem_total_bytes <= self.vm.spec.ram_bytes:
+            return
+        self.view = GuestView(time.monotonic(), memory, buddy)
+        if self.work_end_s is not None and self.needed_bytes is None:
+            # Not by the sample before the end: the work's own memory is in it.
+            self._settle_needed()
+
+    def sample(self) -> None:
+        """Measure resident memory now, and join the guest's view if it is fresh. Raises VmError."""
+        resident = self.vm.resident_bytes()
+        now = time.monotonic()
+        view = self.view
+        silent_s = now - (self.sampling_since_s if view is None else view.at_s)
+        if silent_s > self.silence_limit_s:
+            raise VmError(
+                f"{self.name}: the guest hangs: no word from it for {self.silence_limit_s:.0f} s"
+            )
+        if view is None or now - view.at_s > 3 * PERIOD_S:
+            self.samples.append(Sample(now - self.origin_s, resident))
+        else:
+            self.samples.append(self._joined(now - self.origin_s, resident, view))
+        self.on_change()
+
+    def _joined(self, t_s: float, resident_bytes: int, view: GuestView) -> Sample:
+        memory = view.meminfo
+        return Sample(
+            t_s=t_s,
+            resident_bytes=resident_bytes,
+            non_free_bytes=memory.mem_total_bytes - memory.mem_free_bytes,
+            reserved_bytes=self.vm.spec.ram_bytes - memory.mem_total_bytes,
+            reportable_bytes=buddyinfo.reportable_bytes(view.buddy, self.report_order),
+            trapped_bytes=buddyinfo.trapped_bytes(view.buddy, self.report_order),
+            cache_bytes=memory.file_bytes,
+        )
+
+    async def sample_for_ever(self) -> None:
+        """Sample each second until cancelled. Raises VmError when the VM ends or hangs."""
+        self.sampling_since_s = time.monotonic()
+        self.vm.guest.on_sample = self.take_guest_sample
+        await self.vm.guest.request("sample", period_s=PERIOD_S)
+        due = time.monotonic()
+        while True:
+            self.sample()
+            due = max(due + PERIOD_S, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+
+    async def mark_for_ever(self) -> None:
+        """Turn the agent's steps into marks until the VM ends."""
+        async for event in agent_events(self.vm.agent_socket):
+            self.mark(event)
+
+    def mark(self, event: AgentEvent) -> None:
+        """Keep one step of the agent's as a mark, where it is of a kind that the charts know."""
+        for kind in get_args(MarkKind):
+            if event.step == kind and len(self.marks) < MOST_MARKS:
+                self.marks.append(Mark(self.now_s(), self.name, kind, event.text or kind))
+
+    def take_work_line(self, line: str) -> None:
+        """Follow the work's own words: its phases and its end."""
+        try:
+            said = json.loads(line)
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(said, dict) or len(self.phases) > MOST_PHASES:
+            return
+        now = self.now_s()
+        if self.phases and self.phases[-1].end_s is None:
+            last = self.phases.pop()
+            self.phases.append(WorkPhase(last.name, last.start_s, now))
+        if "phase" in said:
+            self.phases.append(WorkPhase(clean(str(said["phase"]), NAME_LIMIT), now, None))
+        if said.get("done"):
+            self.work_end_s = now
+            hot_bytes = said.get("hot_bytes")
+            if isinstance(hot_bytes, int):
+                self.hot_bytes = min(max(0, hot_bytes), self.vm.spec.ram_bytes)
+
+    def _settle_needed(self) -> None:
+        """What the VM needs once its work is over: all but free memory and cold caches."""
+        if self.view is None:
+            return
+        memory = self.view.meminfo
+        reserved = self.vm.spec.ram_bytes - memory.mem_total_bytes
+        non_free = memory.mem_total_bytes - memory.mem_free_bytes
+        reclaimable = memory.file_bytes + (memory.s_reclaimable_bytes or 0)
+        self.needed_bytes = max(0, reserved + non_free - reclaimable + self.hot_bytes)

@@ -1,0 +1,1 @@
+"""A small host under pressure."""

@@ -1,0 +1,155 @@
+"""A small host within this one: a memory cgroup around VMs and whatever else wants memory.
+
+Both versions of cgroups: where the memory controller is bound to version 1, that is used. Source:
+Linux Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from giveback.errors import InputError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from giveback_lab.vms.emulator import Emulator
+
+CGROUPS = Path("/sys/fs/cgroup")
+_EMPTY_DEADLINE_S = 10.0
+# The shell becomes the program: the same process, in the group before its first page.
+_ENTER = 'echo 0 > "$0" && exec "$@"'
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What a version calls its files."""
+
+    limit: str
+    usage: str
+    swap: str
+    oom: str
+
+
+_V1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat", "memory.oom_control")
+_V2 = _Names("memory.max", "memory.current", "memory.swap.current", "memory.events")
+
+
+@dataclass(frozen=True, slots=True)
+class HostLook:
+    """The small host at a moment. `available_bytes` is what is not used, and the page cache in it."""
+
+    limit_bytes: int
+    used_bytes: int
+    available_bytes: int
+    oom_kills: int
+    group_bytes: dict[str, int]
+    group_swap_bytes: dict[str, int]
+
+
+class SmallHost:
+    """A memory cgroup with one child for each of `groups`; removed at the end, whatever happens."""
+
+    def __init__(self, limit_bytes: int, groups: tuple[str, ...]) -> None:
+        self.limit_bytes = limit_bytes
+        self.groups = groups
+        self.path, self._names = _place()
+
+    def __enter__(self) -> Self:
+        """Make the groups. Raises InputError where this user or kernel cannot."""
+        try:
+            self.path.mkdir()
+            if self._names is _V2:
+                (self.path / "cgroup.subtree_control").write_text("+memory")
+            (self.path / self._names.limit).write_text(str(self.limit_bytes))
+            for group in self.groups:
+                (self.path / group).mkdir()
+        except OSError as error:
+            self._remove()
+            raise InputError(
+                f"{self.path}: no small host can be made: {error.strerror}; it takes root, and "
+                "cgroups that may be written"
+            ) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
+        """Remove the groups once their processes, which others have ended, are gone."""
+        deadline_s = time.monotonic() + _EMPTY_DEADLINE_S
+        for path in (*(self.path / group for group in self.groups), self.path):
+            while path.exists():
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+                    break
+                if time.monotonic() > deadline_s:
+                    return
+                time.sleep(0.05)
+
+    def entering(self, group: str, *command: str) -> list[str]:
+        """The command line that runs `command` in a group."""
+        return ["/bin/sh", "-c", _ENTER, str(self.path / group / "cgroup.procs"), *command]
+
+    def emulator_in(self, group: str, emulator: Emulator) -> Emulator:
+        """The emulator, started in a group."""
+        words = self.entering(group, str(emulator.program), *emulator.arguments)
+        return replace(emulator, program=Path(words[0]), arguments=tuple(words[1:]))
+
+    def look(self) -> HostLook:
+        """The host now."""
+        used = int((self.path / self._names.usage).read_text())
+        stat = _table(self.path / "memory.stat")
+        old = self._names is _V1
+        prefix = "total_" if old else ""
+        cache = stat.get(f"{prefix}inactive_file", 0) + stat.get(f"{prefix}active_file", 0)
+        return HostLook(
+            limit_bytes=self.limit_bytes,
+            used_bytes=used,
+            available_bytes=max(0, self.limit_bytes - used + cache),
+            oom_kills=sum(
+                _table(self.path / g / self._names.oom).get("oom_kill", 0)
+                for g in ((*self.groups, ".") if old else (".",))
+            ),
+            group_bytes={
+                g: int((self.path / g / self._names.usage).read_text()) for g in self.groups
+            },
+            group_swap_bytes={g: self._swap(g) for g in self.groups},
+        )
+
+    def _swap(self, group: str) -> int:
+        path = self.path / group / self._names.swap
+        if self._names is _V1:
+            return _table(path).get("swap", 0)
+        return int(path.read_text()) if path.exists() else 0
+
+
+def _place() -> tuple[Path, _Names]:
+    """Where the groups go, and by which version."""
+    name = f"giveback-lab-{os.getpid()}"
+    controllers = CGROUPS / "cgroup.controllers"
+    if controllers.exists() and "memory" in controllers.read_text().split():
+        return CGROUPS / name, _V2
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, kinds, group = line.split(":", 2)
+        if "memory" in kinds.split(","):
+            parent = CGROUPS / "memory" / group.lstrip("/")
+            # Within a container the group's own path may not be visible.
+            return (parent if parent.is_dir() else CGROUPS / "memory") / name, _V1
+    raise InputError(f"{CGROUPS}: no memory controller is there: no small host can be made")
+
+
+def _table(path: Path) -> dict[str, int]:
+    """A file of `name number` lines."""
+    rows = (line.split() for line in path.read_text().splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}

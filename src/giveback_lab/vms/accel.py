@@ -1,0 +1,98 @@
+"""KVM or TCG: decided by a guest that answers, not by a device that opens."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from giveback.errors import InputError, VmError
+from giveback_lab.images.cache import cache_root, content_key
+from giveback_lab.vms.vm import MIB, LabVm, VmSpec
+
+if TYPE_CHECKING:
+    from giveback_lab.images.image import Image
+    from giveback_lab.vms.emulator import Emulator
+
+CHOICES = ("auto", "kvm", "tcg")
+KVM_DEVICE = Path("/dev/kvm")
+# A guest under KVM is up in a second or two, and in ten on a busy host.
+KVM_DEADLINE_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Accel:
+    """`name` for QEMU, and `reason` in words for the user."""
+
+    name: str
+    reason: str
+
+
+async def choose_accel(
+    wanted: str, image: Image, emulator: Emulator, deadline_s: float = KVM_DEADLINE_S
+) -> Accel:
+    """Return the accelerator to use; what a booted guest has shown is remembered for this host.
+
+    Raises InputError where KVM was demanded and no guest answers under it.
+    """
+    if wanted == "tcg":
+        return Accel("tcg", "TCG, as asked")
+    memory = cache_root() / f"accel-{_host_key(emulator)}.json"
+    remembered = _recall(memory) if wanted == "auto" else None
+    if remembered is not None:
+        return Accel(
+            remembered.name, f"{remembered.reason} (remembered: delete {memory} to ask again)"
+        )
+    unusable = _device_failure()
+    failure = unusable or await _boot_failure(image, emulator, deadline_s)
+    if failure is None:
+        found = Accel("kvm", "KVM: a guest answered under it")
+    elif wanted == "kvm":
+        raise InputError(f"KVM does not work here: {failure}; use --accel tcg")
+    else:
+        found = Accel("tcg", f"TCG (emulation, slow): {failure}")
+    # A device that is missing or closed to this user costs nothing to look at again.
+    if unusable is None:
+        with suppress(OSError):
+            memory.write_text(json.dumps({"name": found.name, "reason": found.reason}))
+    return found
+
+
+def _device_failure() -> str | None:
+    if not KVM_DEVICE.exists():
+        return f"{KVM_DEVICE} is missing"
+    if not os.access(KVM_DEVICE, os.R_OK | os.W_OK):
+        return f"{KVM_DEVICE} may not be opened by this user (add it to the group kvm)"
+    return None
+
+
+async def _boot_failure(image: Image, emulator: Emulator, deadline_s: float) -> str | None:
+    spec = VmSpec("kvm-probe", 512 * MIB, 1, "kvm")
+    vm = LabVm(spec, image, emulator, boot_deadline_s=deadline_s)
+    try:
+        async with vm:
+            return None
+    except VmError as error:
+        return f"under KVM {error}"
+
+
+def _host_key(emulator: Emulator) -> str:
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        cpuinfo = ""
+    model = [row for row in cpuinfo.splitlines() if row.startswith("model name")]
+    return content_key(platform.release(), emulator.version, *model)
+
+
+def _recall(memory: Path) -> Accel | None:
+    try:
+        said = json.loads(memory.read_text())
+        name, reason = said["name"], said["reason"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Accel(name, str(reason)) if name in CHOICES[1:] else None

@@ -1,0 +1,57 @@
+"""Start the agent in a lab guest, as its user would, and wait until it serves."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from giveback_lab.images.image import GUEST_AGENT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from giveback_lab.vms.vm import LabVm
+
+STATUS_PATH = "/run/giveback/status.json"
+START_DEADLINE_S = 120.0
+POLL_S = 0.5
+
+
+async def start_agent(
+    vm: LabVm, on_line: Callable[[str], None] | None = None, overrides: tuple[str, ...] = ()
+) -> int:
+    """Start the service and return its pid in the guest once its status is there.
+
+    Its start (it unpacks and compiles itself) is not to be counted as the guest's work. `overrides`
+    are settings as for `--set`. Raises VmError where it does not come up.
+    """
+    words = [word for override in overrides for word in ("--set", override)]
+    pid = await vm.guest.spawn("python3", GUEST_AGENT, *words, "run", on_line=on_line)
+    await vm.watch(_served(vm), START_DEADLINE_S, "the agent's start")
+    return pid
+
+
+async def _served(vm: LabVm) -> None:
+    while (await vm.guest.exec("cat", STATUS_PATH)).code != 0:  # noqa: ASYNC110  # no event for it
+        await asyncio.sleep(POLL_S)
+
+
+class AgentLog:
+    """The agent's lines, in a file of bounded size; a full disk loses them and nothing else."""
+
+    LIMIT_CHARACTERS = 1 << 20
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._size = 0
+
+    def take(self, line: str) -> None:
+        """Keep one line, control characters replaced: a guest's words end up in a terminal."""
+        self._size += len(line)
+        if self._size <= self.LIMIT_CHARACTERS:
+            self._lines.append("".join(c if c.isprintable() else "?" for c in line))
+
+    @property
+    def text(self) -> str:
+        """All lines that were kept."""
+        return "".join(line + "\n" for line in self._lines)

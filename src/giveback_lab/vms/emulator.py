@@ -1,0 +1,101 @@
+"""Find a QEMU that boots the lab's guests, or fetch the distribution's."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from giveback.errors import InputError
+from giveback_lab.images.distribution import qemu_tree
+
+PROGRAM = "qemu-system-x86_64"
+
+
+@dataclass(frozen=True, slots=True)
+class Emulator:
+    """A QEMU program and what it needs to run from where it is."""
+
+    program: Path
+    version: str
+    arguments: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def find_emulator(kernel_release: str, given: Path | None = None) -> Emulator:
+    """A QEMU for this guest kernel: the one given, else the installed one, else a fetched one.
+
+    Raises InputError where the given one cannot be used, or none can be had.
+    """
+    if given is not None:
+        emulator = _installed(given)
+        reason = unsuitable(emulator.version, kernel_release)
+        if reason:
+            raise InputError(f"{given}: {reason}")
+        return emulator
+    found = shutil.which(PROGRAM)
+    wrong = "QEMU is missing: install the package qemu-system-x86"
+    if found:
+        try:
+            emulator = _installed(Path(found))
+            reason = unsuitable(emulator.version, kernel_release)
+            if reason is None:
+                return emulator
+            wrong = f"{found}: {reason}"
+        except InputError as error:
+            wrong = str(error)
+    try:
+        return _from_tree(qemu_tree())
+    except InputError as error:
+        raise InputError(f"{wrong} (fetching one failed: {error})") from error
+
+
+def unsuitable(qemu_version: str, kernel_release: str) -> str | None:
+    """Why this QEMU must not run this guest under TCG, or None.
+
+    A version is compared here because memory corruption cannot be probed for: QEMU 7.2 (Debian 12)
+    gives list corruption and double faults in Linux 6.12 guests; 10.0 does not, nor 7.2 with 6.1.
+    """
+    if _numbers(qemu_version) < (8, 0) and _numbers(kernel_release) > (6, 1):
+        return (
+            f"QEMU {qemu_version} corrupts the memory of Linux {kernel_release} guests without "
+            "KVM: use QEMU 10 (package qemu-system-x86 from backports), or Linux 6.1"
+        )
+    return None
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _installed(program: Path) -> Emulator:
+    return Emulator(program, _version(program, {}))
+
+
+def _from_tree(tree: Path) -> Emulator:
+    libraries = tree / "usr/lib/x86_64-linux-gnu"
+    environment = {
+        "LD_LIBRARY_PATH": f"{libraries}:{libraries}/pulseaudio",
+        "QEMU_MODULE_DIR": str(libraries / "qemu"),
+    }
+    program = tree / "usr/bin" / PROGRAM
+    firmware = ("-L", str(tree / "usr/share/seabios"), "-L", str(tree / "usr/share/qemu"))
+    return Emulator(program, _version(program, environment), firmware, environment)
+
+
+def _version(program: Path, environment: dict[str, str]) -> str:
+    try:
+        done = subprocess.run(
+            [str(program), "--version"], capture_output=True, text=True, timeout=20, check=True,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        raise InputError(f"{program}: does not run: {error}") from error
+    found = re.search(r"version (\d+\.\d+\S*)", done.stdout)
+    if found is None:
+        raise InputError(f"{program}: is no QEMU: it says {done.stdout[:80]!r}")
+    return found[1]

@@ -1,0 +1,198 @@
+"""The guest's side: the agent's dialects, the real qemu-ga, and what falls back to what."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import socketserver
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from real_qemu import is_listening
+from scripted_vmm import listening
+from scripted_vms import Agent, Garbage
+
+from giveback.accounting.usage import GuestPicture, Source
+from giveback.errors import VmError
+from giveback.guest.channel import AGENT_VSOCK_PORT
+from giveback.guest.query import read_guest, read_pages
+from giveback.vmm.base import BalloonStatistics, Channel, ChannelKind, VmDescription, VmState
+from giveback.vmm.clients.sockets import is_queued
+
+MIB = 1 << 20
+STATISTICS = BalloonStatistics(1000.0, 50 * MIB, 30 * MIB)
+
+
+def told(*channels: Channel, statistics: BalloonStatistics | None = None) -> GuestPicture:
+    vm = VmDescription("qemu", "one", 1, 64 * MIB, (), channels=channels)
+    state = VmState(statistics=statistics)
+    return asyncio.run(asyncio.wait_for(read_guest(vm, state, 1002.0, timeout_s=2), 10))
+
+
+class Hybrid(Agent):
+    """Cloud Hypervisor's and Firecracker's vsock: CONNECT first."""
+
+    answer = b"OK 1073741824\n"
+
+    def handle(self) -> None:
+        if self.rfile.readline() == f"CONNECT {AGENT_VSOCK_PORT}\n".encode():
+            self.wfile.write(self.answer)
+            super().handle()
+
+
+class Refusing(Hybrid):
+    answer = b"x" * 100 + b"\n"
+
+
+def test_the_agent_over_hybrid_vsock(tmp_path: Path) -> None:
+    path = tmp_path / "v"
+    channel = Channel(ChannelKind.HYBRID_VSOCK, path=str(path))
+    with listening(path, Hybrid):
+        guest = told(channel)
+    assert (guest.source, guest.total_bytes) == (Source.AGENT, 58 * MIB)
+    path.unlink()
+    with listening(path, Refusing):
+        guest = told(channel)
+    assert guest.source is Source.NONE
+    assert "not OK" in guest.problems[0]
+    path.unlink()
+    with listening(path, socketserver.BaseRequestHandler):
+        assert "nothing in the guest listens" in told(channel).problems[0]
+
+
+def test_vsock_that_is_not_there_is_said() -> None:
+    guest = told(Channel(ChannelKind.VSOCK, cid=4_000_000_000))
+    assert guest.source is Source.NONE
+    assert "vsock 4000000000" in guest.problems[0]
+
+
+def test_a_client_that_waits_behind_another_is_told_why(tmp_path: Path) -> None:
+    """QEMU serves one client of a port and lets the next one connect, and wait."""
+    path = tmp_path / "a"
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as other:
+        server.bind(str(path))
+        server.listen()
+        other.connect(str(path))
+        served, _ = server.accept()
+        with served:
+            assert not is_queued(str(path))
+            guest = told(Channel(ChannelKind.VIRTIO_SERIAL, path=f"/proc/{os.getpid()}/root{path}"))
+            assert "another program is connected to this port" in guest.problems[0]
+    path.unlink()
+    with listening(path, Silent):
+        guest = told(Channel(ChannelKind.VIRTIO_SERIAL, path=str(path)))
+    assert "no giveback-agent runs there" in guest.problems[0]
+
+
+class Silent(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        while self.rfile.readline():
+            pass
+
+
+def test_an_agent_that_does_not_answer_is_not_waited_for_as_long_as_its_pages_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("giveback.guest.query.ALIVE_TIMEOUT_S", 0.2)
+    path = tmp_path / "a"
+    channels = (Channel(ChannelKind.VIRTIO_SERIAL, path=str(path)),)
+    vm = VmDescription("qemu", "one", 1, 64 * MIB, (), channels=channels)
+    with listening(path, Silent), pytest.raises(VmError, match=r"no answer .* in 0\.2 s"):
+        asyncio.run(asyncio.wait_for(read_pages(vm, timeout_s=60), 30))
+
+
+def test_each_source_falls_back_to_the_next(tmp_path: Path) -> None:
+    agent = Channel(ChannelKind.VIRTIO_SERIAL, path=str(tmp_path / "none"))
+    guest = told(agent, statistics=STATISTICS)
+    assert (guest.source, guest.age_s, guest.total_bytes) == (Source.BALLOON, 2.0, 50 * MIB)
+    assert "no such socket" in guest.problems[0]
+    path = tmp_path / "a"
+    with listening(path, Garbage):
+        guest = told(Channel(ChannelKind.VIRTIO_SERIAL, path=str(path)), statistics=STATISTICS)
+    assert guest.source is Source.BALLOON
+    assert told().source is Source.NONE
+
+
+class LyingGuestAgent(socketserver.StreamRequestHandler):
+    """A guest agent whose files are no base64: JSON carries any character."""
+
+    content = "\u00e9\ud800"
+
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            said = json.loads(line)
+            answer: object = {"buf-b64": self.content, "eof": True}
+            if said["execute"] == "guest-sync":
+                answer = said["arguments"]["id"]
+            elif said["execute"] == "guest-file-open":
+                answer = 1
+            self.wfile.write(json.dumps({"return": answer}).encode() + b"\n")
+
+
+class DeafGuestAgent(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        self.rfile.readline()
+        self.wfile.write(b'{"return": -1}\n' * 300)
+
+
+@pytest.mark.parametrize(
+    ("agent", "words"),
+    [(LyingGuestAgent, "is no base64"), (DeafGuestAgent, "nothing to guest-sync")],
+)
+def test_a_guest_agent_that_lies_is_that_vm_s_fault(
+    tmp_path: Path, agent: type[socketserver.BaseRequestHandler], words: str
+) -> None:
+    path = tmp_path / "qga"
+    with listening(path, agent):
+        guest = told(Channel(ChannelKind.QEMU_GUEST_AGENT, path=str(path)))
+    assert guest.source is Source.NONE
+    assert words in guest.problems[0]
+
+
+@pytest.mark.parametrize("path", ["/no\0such", "/" + "d" * 200 + "/no\0such", "/s\ud800"])
+def test_a_socket_that_no_file_can_be_called_is_that_vm_s_fault(path: str) -> None:
+    guest = told(Channel(ChannelKind.HYBRID_VSOCK, path=path))
+    assert guest.source is Source.NONE
+    assert guest.problems
+
+
+@pytest.fixture
+def guest_agent(tmp_path: Path) -> Iterator[Path]:
+    """The real qemu-ga, in this machine instead of in a guest."""
+    program = shutil.which("qemu-ga")
+    if program is None:
+        pytest.skip("qemu-ga is not installed")
+    path = tmp_path / "qga"
+    child = subprocess.Popen(
+        [program, "-m", "unix-listen", "-p", str(path), "-t", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while not is_listening(path):
+            assert child.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield path
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_the_real_qemu_guest_agent(guest_agent: Path) -> None:
+    guest = told(Channel(ChannelKind.QEMU_GUEST_AGENT, path=str(guest_agent)))
+    assert guest.problems == ()
+    assert guest.source is Source.GUEST_AGENT
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert guest.total_bytes is not None
+    assert abs(guest.total_bytes - total) < 64 * MIB
+    assert guest.free_by_order
+    # Read twice: the first conversation left nothing behind.
+    assert told(Channel(ChannelKind.QEMU_GUEST_AGENT, path=str(guest_agent))).problems == ()

@@ -1,0 +1,65 @@
+"""Real QEMUs, paused: started, waited for, described."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from giveback.host.procs import Process, read_process
+from giveback.vmm.backends.qemu import QemuBackend
+from giveback.vmm.base import VmDescription
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+QEMU = shutil.which("qemu-system-x86_64")
+
+
+@contextmanager
+def running(directory: Path, *words: str, machine: str = "q35") -> Iterator[Process]:
+    """A paused QEMU whose monitor listens at `directory`/qmp."""
+    assert QEMU is not None
+    given = [word.replace("{dir}", str(directory)) for word in words]
+    typed = [] if "-M" in given else ["-M", machine]
+    command = [QEMU, "-S", "-nodefaults", "-display", "none", "-accel", "tcg", *typed]
+    command += ["-qmp", f"unix:{directory}/qmp,server=on,wait=off", *given]
+    with (directory / "log").open("wb") as log:
+        qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        wait_for_socket(directory / "qmp", qemu, directory / "log")
+        process = read_process("/", qemu.pid)
+        assert process is not None
+        yield process
+    finally:
+        qemu.kill()
+        qemu.wait()
+
+
+def wait_for_socket(path: Path, qemu: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not is_listening(path):
+        assert qemu.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, "QEMU opened no monitor in 30 s"
+        time.sleep(0.01)
+
+
+def is_listening(path: Path) -> bool:
+    """A socket is there once it is bound, and takes connections somewhat later."""
+    accepting = "00010000"  # __SO_ACCEPTCON
+    for line in Path("/proc/net/unix").read_text().splitlines():
+        words = line.split()
+        # Bound by a relative path it is named by that.
+        names = (str(path), path.name)
+        if len(words) == 8 and words[3] == accepting and words[7] in names:
+            return path.exists()
+    return False
+
+
+def described(process: Process) -> VmDescription:
+    vm = QemuBackend().recognise(process)
+    assert vm is not None
+    return vm

@@ -1,0 +1,497 @@
+"""The daemon's API over a real socket: what it says, to whom, and whom it does not wait for."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import http.client
+import json
+import os
+import platform
+import re
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from scripted_manager import (
+    Daemon,
+    ScriptedManager,
+    action,
+    running,
+    status,
+    vm_status,
+    wait_for,
+)
+
+from giveback.errors import InputError
+from giveback.manager.history.recorder import History
+from giveback.manager.http import api, server
+from giveback.manager.http.client import Client, NoDaemonError, RefusedError
+from giveback.manager.http.feed import EVENTS
+from giveback.manager.http.server import Endpoint
+from giveback.manager.model import VmCondition
+from giveback.manager.settings.access import Access
+
+NOBODY = 65534
+_CALLS = {"x86_64": (117, 119, 116), "aarch64": (147, 149, 159)}
+"""setresuid, setresgid, setgroups: the system calls change one thread, libc's change all."""
+as_root = pytest.mark.skipif(
+    os.geteuid() != 0 or platform.machine() not in _CALLS, reason="becomes other users: needs root"
+)
+
+
+class Connection(http.client.HTTPConnection):
+    """HTTP over a unix socket that is connected already."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        super().__init__("localhost", timeout=30)
+        self.sock = connected
+
+
+def connect(path: str) -> socket.socket:
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connected.connect(path)
+    except OSError:
+        connected.close()
+        raise
+    connected.settimeout(30)
+    return connected
+
+
+def connect_as(path: str, uid: int, groups: tuple[int, ...] = ()) -> socket.socket:
+    """As another user: credentials are a thread's own, and the peer sees those of connect()."""
+    found: list[socket.socket | BaseException] = []
+
+    def become_and_connect() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        setresuid, setresgid, setgroups = _CALLS[platform.machine()]
+        numbers = (ctypes.c_uint32 * len(groups))(*groups)
+        assert libc.syscall(setgroups, len(groups), numbers) == 0
+        assert libc.syscall(setresgid, uid, uid, uid) == 0
+        assert libc.syscall(setresuid, uid, uid, uid) == 0
+        try:
+            found.append(connect(path))
+        except OSError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=become_and_connect)
+    thread.start()
+    thread.join()
+    if isinstance(found[0], BaseException):
+        raise found[0]
+    return found[0]
+
+
+def ask(
+    connected: socket.socket, method: str, resource: str, body: object = None
+) -> tuple[int, str, Any]:
+    connection = Connection(connected)
+    data = None if body is None else json.dumps(body)
+    connection.request(method, resource, data, {"content-type": "application/json"})
+    answer = connection.getresponse()
+    text = answer.read()
+    kind = answer.headers.get_content_type()
+    connection.close()
+    return answer.status, kind, json.loads(text) if "json" in kind else text.decode()
+
+
+def endpoint(folder: Path, **changes: Any) -> Endpoint:  # noqa: ANN401
+    return Endpoint(socket_path=str(folder / "api.sock"), **changes)
+
+
+def said(daemon: Daemon, method: str, resource: str, body: object = None) -> tuple[int, str, Any]:
+    return ask(connect(daemon.endpoint.socket_path), method, resource, body)
+
+
+def validator(openapi: dict[str, Any], schema: dict[str, Any]) -> Any:  # noqa: ANN401
+    """JSON Schema 2020-12, which is what OpenAPI 3.1 means, with the document's own components."""
+    return jsonschema.Draft202012Validator({**schema, "components": openapi["components"]})
+
+
+def check(openapi: dict[str, Any], method: str, path: str, found: tuple[int, str, Any]) -> None:
+    code, kind, answer = found
+    described = openapi["paths"][path][method.lower()]["responses"][str(code)]["content"]
+    schema = described[kind]["schema"]
+    validator(openapi, schema).validate(answer)
+
+
+def busy_picture() -> Any:  # noqa: ANN401
+    vms = [
+        vm_status("web", 100),
+        vm_status("twin", 7),
+        vm_status("twin", 8, condition=VmCondition.NO_AGENT, needed_bytes=None, urgency=None),
+        vm_status("a/b c%2F\udc80\x1b", 9, lease_left_s=float("nan")),
+    ]
+    return status(*vms, wall_s=time.time(), actions=(action(1), action(2, measured_bytes=None)))
+
+
+def test_every_answer_is_what_the_description_says(tmp_path: Path) -> None:
+    where = endpoint(tmp_path, history_path=str(tmp_path / "history.db"))
+    history = History(where.history_path, 8 << 20)
+    manager = ScriptedManager(busy_picture())
+    history.status(manager.now)
+    history.action(action(1, wall_s=time.time() - 1))
+    history.close()
+    with running(where, manager) as daemon:
+        openapi = said(daemon, "GET", "/openapi.json")[2]
+        key = "/v1/vms/{key}"
+        for method, path, resource, body, code in (
+            ("GET", "/v1/status", "/v1/status", None, 200),
+            ("GET", "/v1/vms", "/v1/vms", None, 200),
+            ("GET", key, "/v1/vms/qemu%2Fweb%2F100", None, 200),
+            ("GET", key, "/v1/vms/web", None, 200),
+            ("GET", key, "/v1/vms/9", None, 200),
+            ("GET", key, "/v1/vms/nope", None, 404),
+            ("GET", key, "/v1/vms/twin", None, 409),
+            ("GET", "/v1/history", "/v1/history?since=5m", None, 200),
+            ("GET", "/v1/history", "/v1/history?since=5m&vm=web", None, 200),
+            ("GET", "/v1/history", "/v1/history?since=ever", None, 400),
+            ("GET", "/v1/history", "/v1/history?vm=nope", None, 400),
+            ("GET", "/v1/history", "/v1/history?sinse=5m", None, 400),
+            ("GET", "/metrics", "/metrics", None, 200),
+            ("GET", "/openapi.json", "/openapi.json", None, 200),
+            ("POST", "/v1/reclaim", "/v1/reclaim", {"goal_bytes": 1, "vms": ["web"]}, 200),
+            ("POST", "/v1/reclaim", "/v1/reclaim", {"goal_bytes": 1, "vms": ["nope"]}, 404),
+            ("POST", "/v1/reclaim", "/v1/reclaim", {"goal_bytes": "1G"}, 400),
+            ("POST", "/v1/reclaim", "/v1/reclaim", {"goal_bytes": 1, "soon": True}, 400),
+            ("POST", "/v1/reclaim", "/v1/reclaim", {"goal_bytes": 1, "vms": ["x" * 70_000]}, 413),
+            ("POST", f"{key}/urgency", "/v1/vms/web/urgency", {"urgency": 3, "lease_s": 9}, 200),
+            ("POST", f"{key}/urgency", "/v1/vms/web/urgency", {"urgency": 4}, 400),
+            ("POST", f"{key}/urgency", "/v1/vms/web/urgency", {"urgency": 1, "lease_s": 13}, 400),
+        ):
+            found = said(daemon, method, resource, body)
+            assert found[0] == code, (resource, found)
+            check(openapi, method, path, found)
+    assert ("reclaim", 1, 30.0, ("qemu/web/100",)) in manager.asked
+    assert ("urgency", "qemu/web/100", 3, 9.0) in manager.asked
+
+
+def test_the_description_is_openapi_3_1_and_names_every_route(tmp_path: Path) -> None:
+    folder = Path(__file__).parents[2] / "helpers/openapi"
+    with running(endpoint(tmp_path)) as daemon:
+        openapi = said(daemon, "GET", "/openapi.json")[2]
+    assert openapi["openapi"].startswith("3.1.")
+    for schema in openapi["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    operations = [
+        operation
+        for path in openapi["paths"].values()
+        for method, operation in path.items()
+        if method in ("get", "post")
+    ]
+    ids = [operation["operationId"] for operation in operations]
+    assert len(ids) == len(set(ids)) == 9
+    for operation in operations:
+        assert operation["responses"]
+    for name in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(openapi)):
+        assert name in openapi["components"]["schemas"]
+    for path, item in openapi["paths"].items():
+        in_path = set(re.findall(r"\{(\w+)\}", path))
+        assert {p["name"] for p in item.get("parameters", [])} == in_path
+    assert folder.parent.is_dir()
+
+
+def test_problems_say_what_to_do(tmp_path: Path) -> None:
+    with running(endpoint(tmp_path)) as daemon:
+        for method, resource, code in (
+            ("GET", "/v2/status", 404),
+            ("POST", "/v1/status", 405),
+            ("GET", "/v1/history", 404),
+        ):
+            found, kind, problem = said(daemon, method, resource, {})
+            assert (found, kind) == (code, "application/problem+json")
+            assert problem["status"] == code
+            assert "openapi" in problem["detail"] or "set history" in problem["detail"]
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("access", "groups", "reads", "writes"),
+    [
+        (Access(), (), 403, 403),
+        (Access(reader_uids=frozenset({NOBODY})), (), 200, 403),
+        (Access(reader_gids=frozenset({4242})), (4242,), 200, 403),
+        (Access(reader_gids=frozenset({NOBODY})), (), 200, 403),
+        (Access(writer_gids=frozenset({4242})), (17, 4242), 200, 200),
+        (Access(writer_uids=frozenset({NOBODY})), (), 200, 200),
+        (Access(writer_gids=frozenset({4243})), (17, 4242), 403, 403),
+    ],
+)
+def test_the_peers_credentials_decide(
+    tmp_path: Path, access: Access, groups: tuple[int, ...], reads: int, writes: int
+) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    where = endpoint(tmp_path, socket_mode=0o666, access=access)
+    with running(where) as daemon:
+        for method, resource, code in (
+            ("GET", "/v1/status", reads),
+            ("GET", "/metrics", reads),
+            ("POST", "/v1/reclaim", writes),
+        ):
+            connected = connect_as(where.socket_path, NOBODY, groups)
+            found = ask(connected, method, resource, {"goal_bytes": 1})
+            assert found[0] == code, found
+            if code == 403:
+                assert f"uid {NOBODY}" in found[2]["detail"]
+        assert said(daemon, "POST", "/v1/reclaim", {"goal_bytes": 1})[0] == 200
+
+
+@as_root
+def test_rules_may_change_while_it_serves(tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    where = endpoint(tmp_path, socket_mode=0o666)
+    with running(where) as daemon:
+        assert ask(connect_as(where.socket_path, NOBODY), "GET", "/v1/vms")[0] == 403
+        assert daemon.serving is not None
+        daemon.serving.access = Access(reader_uids=frozenset({NOBODY}))
+        assert ask(connect_as(where.socket_path, NOBODY), "GET", "/v1/vms")[0] == 200
+
+
+@as_root
+def test_the_sockets_mode_and_group_are_those_of_the_settings(tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    where = endpoint(tmp_path, socket_mode=0o620, socket_group="4242")
+    with running(where):
+        found = Path(where.socket_path).stat()
+        assert (found.st_mode & 0o777, found.st_gid) == (0o620, 4242)
+        with pytest.raises(PermissionError):
+            connect_as(where.socket_path, NOBODY)
+        connect_as(where.socket_path, NOBODY, (4242,)).close()
+
+
+def test_a_dead_daemons_socket_is_replaced_and_a_live_ones_refused(tmp_path: Path) -> None:
+    where = endpoint(tmp_path)
+    left = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    left.bind(where.socket_path)
+    left.close()
+    with running(where) as daemon:
+        with pytest.raises(InputError, match="another daemon answers"), running(where):
+            pass
+        assert said(daemon, "GET", "/v1/vms")[0] == 200
+    assert not Path(where.socket_path).exists()
+    Path(where.socket_path).write_text("mine")
+    with pytest.raises(InputError, match="no socket"), running(where):
+        pass
+    assert Path(where.socket_path).read_text() == "mine"
+    for bad, words in (
+        (endpoint(tmp_path / "none"), "No such file"),
+        (Endpoint(socket_path="/" + "x" * 200), "107"),
+        (endpoint(tmp_path, socket_group="no-such-group"), "there is none"),
+        (endpoint(tmp_path / ".." / tmp_path.name, metrics_listen="0.0.0.0:0"), "only loopback"),
+        (endpoint(tmp_path, metrics_listen="localhost"), "is not ADDRESS:PORT"),
+    ):
+        Path(where.socket_path).unlink(missing_ok=True)
+        with pytest.raises(InputError, match=words), running(bad):
+            pass
+
+
+def events_of(connected: socket.socket) -> http.client.HTTPResponse:
+    connected.sendall(b"GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n")
+    stream = http.client.HTTPResponse(connected)
+    stream.begin()
+    return stream
+
+
+def answer_of(connected: socket.socket) -> tuple[int, bytes]:
+    with http.client.HTTPResponse(connected) as answer:
+        answer.begin()
+        return answer.status, answer.read()
+
+
+def next_event(stream: http.client.HTTPResponse) -> tuple[str, Any]:
+    name = ""
+    while True:
+        line = stream.readline().decode().rstrip("\n")
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            return name, json.loads(line.removeprefix("data: "))
+
+
+def event_called(stream: http.client.HTTPResponse, wanted: str) -> Any:  # noqa: ANN401
+    while True:
+        name, data = next_event(stream)
+        assert name in EVENTS
+        if name == wanted:
+            return data
+
+
+def test_changes_are_told_as_they_happen(tmp_path: Path) -> None:
+    with running(endpoint(tmp_path)) as daemon:
+        listening = connect(daemon.endpoint.socket_path)
+        stream = events_of(listening)
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        assert event_called(stream, "status")["vms"] == 1
+        now = daemon.manager.now
+        daemon.manager.say(vms=(*now.vms, vm_status("new", 5)), actions=(action(9),))
+        assert event_called(stream, "vm")["name"] == "new"
+        assert event_called(stream, "action")["id"] == 9
+        daemon.manager.say(vms=now.vms)
+        assert event_called(stream, "gone") == {"key": "qemu/new/5"}
+        stream.close()
+        listening.close()
+
+
+def test_shutdown_waits_for_nobody(tmp_path: Path) -> None:
+    """Not for a stream, a reclaim that goes on, a request half sent, or one who does not read."""
+    manager = ScriptedManager(status(*[vm_status(f"vm{i}", i) for i in range(3000)]))
+    with running(endpoint(tmp_path), manager) as daemon:
+        path = daemon.endpoint.socket_path
+        listening = connect(path)
+        stream = events_of(listening)
+        next_event(stream)
+        daemon.do(manager.holds.clear)
+        waiting, half, deaf = connect(path), connect(path), connect(path)
+        body = b'{"goal_bytes": 1}'
+        head = b"POST /v1/reclaim HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+        waiting.sendall(head + body)
+        half.sendall(b"GET /v1/sta")
+        deaf.sendall(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n")
+        wait_for(lambda: manager.asked, "the reclaim")
+        daemon.stop()
+        assert stream.read().strip() == b""
+        stream.close()
+        assert answer_of(waiting)[0] == 503
+        for one in (waiting, half, deaf, listening):
+            one.close()
+
+
+def test_slow_and_silent_clients_are_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_S", 1.0)
+    monkeypatch.setattr(server, "SEND_S", 0.5)
+    monkeypatch.setattr(api, "BODY_WAIT_S", 0.2)
+    manager = ScriptedManager(status(*[vm_status(f"vm{i}", i) for i in range(3000)]))
+    with running(endpoint(tmp_path), manager) as daemon:
+        path = daemon.endpoint.socket_path
+        silent, half, second, deaf, slow = (connect(path) for _ in range(5))
+        half.sendall(b"GET /v1/sta")
+        second.sendall(b"GET /v1/vms/vm1 HTTP/1.1\r\nhost: x\r\n\r\nGET /v1/st")
+        deaf.sendall(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n")
+        slow.sendall(b"POST /v1/reclaim HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
+        assert silent.recv(1) == b""
+        assert half.recv(1) == b""
+        assert answer_of(second)[0] == 200
+        assert second.recv(1) == b""
+        assert answer_of(slow)[0] == 408
+        # A part of the answer is in the socket's buffer; the rest never comes.
+        whole = len(json.dumps(Client(path).status()))
+        wait_for(lambda: _is_cut(deaf), "the end of who does not read")
+        assert whole > 1 << 20
+        for one in (silent, half, second, deaf, slow):
+            one.close()
+
+
+def _is_cut(connected: socket.socket) -> bool:
+    """Whether the other end is closed, without reading what is there."""
+    import select
+
+    poll = select.poll()
+    poll.register(connected, select.POLLHUP)
+    return bool(poll.poll(0))
+
+
+def test_connections_are_bounded_and_the_rest_is_told_so(tmp_path: Path) -> None:
+    with running(endpoint(tmp_path)) as daemon:
+        path = daemon.endpoint.socket_path
+        held = [connect(path) for _ in range(server.CONNECTIONS)]
+        code, _, problem = said(daemon, "GET", "/v1/vms")
+        assert code == 503
+        assert "try again" in problem["detail"]
+        for one in held:
+            one.close()
+        wait_for(lambda: said(daemon, "GET", "/v1/vms")[0] == 200, "room for a client")
+
+
+@as_root
+def test_readers_who_take_all_they_can_do_not_lock_root_out(tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    readers = Access(reader_uids=frozenset({NOBODY}))
+    where = endpoint(tmp_path, socket_mode=0o666, access=readers)
+    with running(where) as daemon:
+        path = where.socket_path
+        held = [connect_as(path, NOBODY) for _ in range(2 * server.CONNECTIONS + 10)]
+        assert said(daemon, "GET", "/v1/vms")[0] == 200
+        for one in held:
+            one.close()
+
+
+def test_who_leaves_wants_no_more(tmp_path: Path) -> None:
+    manager = ScriptedManager()
+    manager.holds.clear()
+    with running(endpoint(tmp_path), manager) as daemon:
+        one = connect(daemon.endpoint.socket_path)
+        Connection(one).request("POST", "/v1/reclaim", '{"goal_bytes": 1}')
+        wait_for(lambda: manager.asked, "the question")
+        assert manager.given_up == 0
+        one.close()
+        wait_for(lambda: manager.given_up, "that nobody waits for it")
+
+
+def test_garbage_is_refused_and_hurts_nobody(tmp_path: Path) -> None:
+    with running(endpoint(tmp_path)) as daemon:
+        path = daemon.endpoint.socket_path
+        for garbage in (
+            b"\x00\xff" * 5000,
+            b"GET " + b"/x" * 40_000 + b" HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
+            b"POST /v1/reclaim HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n\xff{[[[[[[[",
+            b"POST /v1/reclaim HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nNaN",
+        ):
+            with connect(path) as one:
+                one.sendall(garbage)
+                one.shutdown(socket.SHUT_WR)
+                assert one.recv(100).startswith(b"HTTP/1.1 4")
+        deep = b"[" * 60_000
+        head = b"POST /v1/reclaim HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(deep)
+        with connect(path) as one:
+            one.sendall(head + deep)
+            assert one.recv(100).startswith(b"HTTP/1.1 400")
+        assert said(daemon, "GET", "/v1/vms")[0] == 200
+
+
+def test_connections_leave_no_descriptors_behind(tmp_path: Path) -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+    with running(endpoint(tmp_path)) as daemon:
+        path = daemon.endpoint.socket_path
+        said(daemon, "GET", "/metrics")
+        before = descriptors()
+        for number in range(300):
+            # A server that has too many of them already closes one at once.
+            with connect(path) as one, contextlib.suppress(ConnectionError):
+                if number % 3:
+                    one.sendall(b"GET /v1/vms HTTP/1.1\r\nhost: x\r\n\r\n"[: number % 38])
+        wait_for(lambda: descriptors() <= before, "the descriptors' return")
+
+
+def test_the_client_says_who_is_missing_and_who_refuses(tmp_path: Path) -> None:
+    path = str(tmp_path / "api.sock")
+    with pytest.raises(NoDaemonError, match="systemctl start giveback-daemon"):
+        Client(path).status()
+    with running(Endpoint(socket_path=path)) as daemon:
+        client = Client(path)
+        assert client.status()["vms"][0]["name"] == "web"
+        assert client.set_urgency("web", 2, 5)["key"] == "qemu/web/100"
+        daemon.manager.gives_bytes = 10
+        assert client.reclaim(100, 1)["reached"] is False
+        with pytest.raises(InputError, match="no VM of that name"):
+            client.set_urgency("a/b c", 2, 5)
+    (tmp_path / "deaf.sock").unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as deaf:
+        deaf.bind(str(tmp_path / "deaf.sock"))
+        deaf.listen()
+        with pytest.raises(NoDaemonError, match="no answer in"):
+            Client(str(tmp_path / "deaf.sock"), timeout_s=0.1).status()
+    assert issubclass(RefusedError, Exception)

@@ -1,0 +1,146 @@
+"""The daemon's process: killed, started again and twice, reloaded, without room on its disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from manager_process import Manager
+from scripted_guests import MIB, Host
+
+from giveback.cli import main
+from giveback.guest import via_daemon
+from giveback.host.procs import Process
+from giveback.vmm.backends.qemu import QemuBackend
+
+DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def test_a_killed_manager_leaves_words_that_expire_and_the_next_one_goes_on(host: Host) -> None:
+    manager = Manager(host)
+    with host.guest("web", ram_mib=256, held_mib=224, cache_mib=160) as guest:
+        for number in range(3):
+            with manager.running() as daemon:
+                manager.until(lambda: manager.vm("web").get("condition") == "ok")
+                if number == 1:
+                    asking = threading.Thread(target=reclaim, args=(manager,))
+                    asking.start()
+                    manager.until(lambda: guest.heard[-1][0] > 0)
+                daemon.send_signal(signal.SIGKILL)
+                daemon.wait(DEADLINE_S)
+                if number == 1:
+                    asking.join(DEADLINE_S)
+                assert manager.status() is None
+            assert all(lease_s <= 120 for _, lease_s, _ in guest.heard)
+        assert guest.process.poll() is None
+
+
+def reclaim(manager: Manager) -> None:
+    """Asks for more than there is; the daemon is killed meanwhile."""
+    try:
+        manager.request("POST", "/v1/reclaim", {"goal_bytes": 4 << 30, "within_s": 30})
+    except (OSError, ValueError, EOFError):
+        return
+
+
+def test_a_stopped_manager_says_goodbye(host: Host) -> None:
+    manager = Manager(host)
+    with host.guest("web") as guest, manager.running() as daemon:
+        manager.until(lambda: manager.vm("web").get("urgency") == 0)
+        daemon.terminate()
+        assert daemon.wait(DEADLINE_S) == 0
+        manager.until(lambda: guest.heard[-1][1] <= 1)
+        assert not (host.folder / "api.sock").exists()
+
+
+def test_a_second_manager_is_refused_by_the_pid_of_the_first(host: Host) -> None:
+    manager = Manager(host)
+    with manager.running() as first:
+        command = [sys.executable, "-m", "giveback", "daemon", "--settings", str(manager.path)]
+        second = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert second.returncode == 2
+        assert f"(pid {first.pid})" in second.stderr
+        assert manager.status() is not None
+
+
+def test_settings_are_reloaded_whole_or_not_at_all(host: Host) -> None:
+    manager = Manager(host)
+    with host.guest("web") as guest, manager.running() as daemon:
+        manager.until(lambda: guest.heard)
+        for wrong in ('[vm.web]\nflor = "1G"\n', "[history]\nkeep = false\n"):
+            manager.write_settings(wrong + "[host]\ncalm_for = '1s'\n")
+            daemon.send_signal(signal.SIGHUP)
+            manager.until(lambda: (manager.status() or {})["problems"])
+            (problem,) = (manager.status() or {})["problems"]
+            assert "those of before hold" in problem
+            manager.write_settings("")
+            daemon.send_signal(signal.SIGHUP)
+            manager.until(lambda: not (manager.status() or {})["problems"])
+        heard = len(guest.heard)
+        manager.write_settings("[vm.web]\nignore = true\n")
+        daemon.send_signal(signal.SIGHUP)
+        manager.until(lambda: daemon.poll() is None and "reloaded" in manager.log.read_text())
+        assert len(guest.heard) == heard
+
+
+def test_systemd_hears_of_start_reload_and_stop(host: Host) -> None:
+    path = host.folder / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(path))
+        listener.settimeout(DEADLINE_S)
+        manager = Manager(host)
+        environment = os.environ | {"NOTIFY_SOCKET": str(path)}
+        with manager.running(environment=environment) as daemon:
+            assert listener.recv(4096).startswith(b"READY=1\n")
+            daemon.send_signal(signal.SIGHUP)
+            assert listener.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+            assert listener.recv(4096) == b"READY=1"
+            daemon.terminate()
+            assert listener.recv(4096) == b"STOPPING=1"
+            assert daemon.wait(DEADLINE_S) == 0
+
+
+def test_ps_sees_a_guest_whose_port_the_daemon_holds(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manager = Manager(host)
+    with host.guest("web") as guest, manager.running():
+        manager.until(lambda: manager.vm("web").get("condition") == "ok")
+        monkeypatch.setattr(via_daemon, "default_path", lambda: str(host.folder / via_daemon.NAME))
+        # Other VMs of this machine are none of this test's business.
+        backend = QemuBackend()
+        vm = backend.recognise(Process(guest.pid, tuple(guest.process.args)))  # type: ignore[arg-type]
+        assert vm is not None
+        monkeypatch.setattr("giveback.guest.observe.find", lambda _root: ((backend, vm),))
+        assert main(["ps", "--json"]) == 0
+        (seen,) = json.loads(capsys.readouterr().out)
+        assert seen["guest"]["source"] == "agent"
+        assert seen["guest"]["age_s"] < 60
+        assert seen["needed_bytes"] == 48 * MIB
+        assert (host.folder / via_daemon.NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_full_disk_under_the_history_stops_nothing(host: Host) -> None:
+    manager = Manager(host)
+    with (
+        host.guest("web", ram_mib=256, held_mib=224, cache_mib=160) as guest,
+        manager.running(file_limit_bytes=16 << 10) as daemon,
+    ):
+        manager.until(lambda: manager.vm("web").get("condition") == "ok")
+        manager.until(lambda: (manager.status() or {})["problems"])
+        host.set_available(host.total_bytes // 50)
+        manager.until(lambda: any(urgency >= 1 for urgency, *_ in guest.heard))
+        manager.until(lambda: manager.vm("web")["resident_bytes"] < 80 * MIB)
+        assert daemon.poll() is None

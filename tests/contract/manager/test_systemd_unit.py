@@ -1,0 +1,51 @@
+"""The daemon's unit as systemd itself reads it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from giveback.manager.systemd_unit import NAME, unit_text
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("systemd-analyze"), reason="no systemd-analyze on this machine"
+)
+EXPOSURE_MOST = 3.5
+
+
+@pytest.mark.parametrize("loopback", [True, False])
+def test_systemd_understands_every_line_and_finds_it_hardened(
+    tmp_path: Path, loopback: bool
+) -> None:
+    unit = tmp_path / NAME
+    # Any program that is there: whether giveback is installed is not the question here.
+    unit.write_text(unit_text(str(Path(sys.executable).resolve()), loopback=loopback))
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
+    )
+    about_it = [line for line in verified.stderr.splitlines() if NAME in line]
+    assert about_it == []
+    judged = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    level = re.search(r"exposure level for \S+: ([0-9.]+)", judged.stdout)
+    if level is None and "offline" in judged.stderr:
+        pytest.skip("this systemd-analyze judges no unit offline")
+    assert level is not None, judged.stdout + judged.stderr
+    assert float(level[1]) <= EXPOSURE_MOST
+
+
+@pytest.mark.parametrize("by_module", [False, True])
+def test_the_command_prints_the_unit_that_runs_itself(by_module: bool) -> None:
+    program = str(Path(sys.executable).with_name("giveback"))
+    start = [sys.executable, "-m", "giveback"] if by_module else [program]
+    done = subprocess.run(
+        [*start, "daemon", "--print-unit"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == unit_text(program)

@@ -1,0 +1,178 @@
+"""What doctor finds and what explain offers, from observations alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from giveback.accounting.diagnosis import Severity, findings, remedies
+from giveback.accounting.usage import NO_GUEST, GuestPicture, HostPicture, Source
+from giveback.guest.observe import Observation, make_ledger
+from giveback.host.facts import THP, HostFacts, read_facts
+from giveback.vmm.base import (
+    Answer,
+    Backing,
+    BalloonStatistics,
+    Capabilities,
+    RamBlock,
+    VmDescription,
+    VmState,
+)
+
+MIB, GIB = 1 << 20, 1 << 30
+GOOD = Capabilities(Answer.YES, Answer.YES, statistics=Answer.YES)
+VM = VmDescription("qemu", "one", 1, GIB, (RamBlock("ram", GIB),), GOOD)
+STATE = VmState(running=True, ram_bytes=GIB, reporting_negotiated=Answer.YES)
+GUEST = GuestPicture(
+    source=Source.AGENT,
+    age_s=0.0,
+    total_bytes=950 * MIB,
+    free_bytes=600 * MIB,
+    anon_bytes=100 * MIB,
+    shmem_bytes=0,
+    cache_bytes=150 * MIB,
+    dirty_bytes=10 * MIB,
+    cold_cache_bytes=100 * MIB,
+    slab_reclaimable_bytes=20 * MIB,
+    slab_unreclaimable_bytes=20 * MIB,
+    kernel_bytes=10 * MIB,
+    hugetlb_bytes=0,
+    swap_total_bytes=0,
+    free_by_order=(100 * MIB,) * 6,
+    report_order=4,
+)
+NO_FACTS = HostFacts()
+HOST = HostPicture(774 * MIB, own_resident_bytes=50 * MIB)
+
+
+def seen(
+    vm: VmDescription = VM,
+    state: VmState = STATE,
+    host: HostPicture = HOST,
+    guest: GuestPicture = GUEST,
+    problems: tuple[str, ...] = (),
+) -> Observation:
+    ledger = make_ledger(vm, state, host, guest)
+    return Observation(vm, state, host, guest, ledger, problems=problems)
+
+
+def whats(observation: Observation, facts: HostFacts = NO_FACTS) -> str:
+    return "\n".join(f"{f.severity}: {f.what} [{f.evidence}]" for f in findings(observation, facts))
+
+
+def test_nothing_is_found_where_all_is_well() -> None:
+    assert findings(seen(), HostFacts("madvise", "never", 511, swap_accounted=True)) == ()
+
+
+def with_capabilities(**changes: object) -> VmDescription:
+    return replace(VM, capabilities=replace(GOOD, **changes))  # type: ignore[arg-type]
+
+
+def with_block(**changes: object) -> VmDescription:
+    return replace(VM, ram_blocks=(replace(VM.ram_blocks[0], **changes),))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("observation", "words"),
+    [
+        (seen(with_capabilities(balloon=Answer.NO)), "no balloon device"),
+        (seen(with_capabilities(reports_pages=Answer.NO)), "off in the VMM"),
+        (seen(state=replace(STATE, reporting_negotiated=Answer.NO)), "no balloon driver"),
+        (
+            seen(
+                state=replace(
+                    STATE,
+                    reporting_negotiated=Answer.NO,
+                    driver_features=frozenset({"STATS_VQ"}),
+                )
+            ),
+            "did not take free page reporting",
+        ),
+        (seen(guest=replace(GUEST, reporting=False)), "reports no free pages"),
+        (seen(state=replace(STATE, driver_features=frozenset({"PAGE_POISON"}))), "poisons"),
+        (seen(replace(VM, blockers=("device vfio-pci pins",))), "vfio-pci"),
+        (seen(state=replace(STATE, blockers=("background snapshot",))), "background snapshot"),
+        (seen(host=replace(HOST, ram_locked_bytes=MIB)), "locked"),
+        (seen(with_block(page_bytes=GIB, backing=Backing.HUGETLB)), "larger than any block"),
+        (
+            seen(
+                with_block(backing=Backing.FILE, path="/dev/hugepages/a", shared=True),
+                host=replace(HOST, ram_page_bytes=GIB),
+            ),
+            "RAM is made of 1.0 GiB pages",
+        ),
+        (seen(with_block(prealloc=True)), "preallocated"),
+        (seen(with_block(backing=Backing.FILE, path="/a")), "private mapping of a file"),
+        (seen(guest=replace(GUEST, age_s=100.0)), "stale"),
+        (seen(guest=NO_GUEST), "nothing tells"),
+        (
+            seen(guest=NO_GUEST, state=replace(STATE, statistics=BalloonStatistics(0.0))),
+            "never come",
+        ),
+        (seen(problems=("monitor: no answer",)), "monitor: no answer"),
+    ],
+)
+def test_each_reason_is_found(observation: Observation, words: str) -> None:
+    assert words in whats(observation)
+
+
+def test_the_host_s_settings_are_looked_at() -> None:
+    assert "khugepaged" in whats(
+        seen(), HostFacts(thp_enabled="always", khugepaged_max_ptes_none=511)
+    )
+    refilling = HostFacts(thp_enabled="madvise", shmem_thp="advise", khugepaged_max_ptes_none=511)
+    assert "khugepaged" not in whats(seen(), refilling)
+    eligible = replace(HOST, ram_thp_eligible=True)
+    assert "THPeligible: 1" in whats(seen(host=eligible), refilling)
+    assert "THPeligible: 1" in whats(seen(with_block(shared=True), host=eligible), refilling)
+    always = replace(refilling, thp_enabled="always")
+    assert "khugepaged" not in whats(seen(host=replace(HOST, ram_thp_eligible=False)), always)
+    assert "swap is not accounted" in whats(seen(), HostFacts(swap_accounted=False))
+
+
+def test_what_keeps_memory_comes_first() -> None:
+    vm = with_capabilities(balloon=Answer.NO)
+    found = findings(seen(vm, guest=NO_GUEST), HostFacts(swap_accounted=False))
+    assert [f.severity for f in found] == [Severity.KEEPS, Severity.BLINDS, Severity.BLINDS]
+
+
+def test_remedies_have_their_bytes() -> None:
+    offered = {
+        r.what.split(":")[0].split(" (")[0]: r.expected_bytes // MIB for r in remedies(seen())
+    }
+    # Resident 774, used 350 + 74 reserved: the residue is 350, at most 400 of it in small blocks.
+    assert offered == {
+        "a deep report while the guest is idle": 350,
+        "reclaim the guest's cold page cache": 100,
+        "shrink the guest's reclaimable slab": 20,
+    }
+    off = seen(with_capabilities(reports_pages=Answer.NO))
+    assert remedies(off)[0].expected_bytes == 200 * MIB
+    assert "free-page-reporting=on" in remedies(off)[0].what
+    assert remedies(seen(guest=NO_GUEST)) == ()
+    deaf = remedies(seen(guest=replace(GUEST, reporting=False)))
+    assert deaf[0].what.startswith("let the guest take the reporting that the VMM offers")
+    kept = remedies(seen(replace(VM, blockers=("device vfio-pci pins all of guest memory",))))
+    assert kept[0].expected_bytes == 200 * MIB
+    assert kept[0].what == "start it without: device vfio-pci pins all of guest memory"
+    assert not any("deep report" in remedy.what for remedy in kept)
+
+
+def test_facts_are_read_from_a_tree(tmp_path: Path) -> None:
+    files = {
+        f"{THP}/enabled": "always [madvise] never\n",
+        f"{THP}/shmem_enabled": "garbage",
+        f"{THP}/khugepaged/max_ptes_none": "511\n",
+        f"{THP}/hpage_pmd_size": "2097152\n",
+        "/proc/7/cgroup": "0::/machine.slice/vm\n",
+        "/sys/fs/cgroup/machine.slice/vm/memory.current": "5\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / name.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    facts = read_facts(7, str(tmp_path))
+    assert facts == HostFacts("madvise", None, 511, swap_accounted=False)
+    assert read_facts(None, str(tmp_path / "none")) == HostFacts()

@@ -1,0 +1,82 @@
+"""How often a guest is looked at."""
+
+from __future__ import annotations
+
+import pytest
+from agent_guests import snapshot
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giveback_agent.policy import idleness, polling
+from giveback_agent.policy.idleness import GateState
+from giveback_agent.policy.polling import Pace
+from giveback_kernel.meminfo import MemInfo
+from giveback_kernel.record import replace
+
+MIB = 1 << 20
+BUSY = GateState(level=idleness.BUSY)
+SLACK = GateState(level=idleness.SLACK)
+SETTLING = GateState(level=idleness.SLACK, calm_since_s=5.0)
+IDLE = GateState(level=idleness.IDLE, calm_since_s=5.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "looks", "period_s"),
+    [
+        (BUSY, BUSY, 0, polling.WATCH_PERIOD_S),
+        (BUSY, SLACK, 0, polling.PASS_PERIOD_S),
+        (SLACK, SLACK, 0, polling.WATCH_PERIOD_S),
+        (SLACK, SETTLING, 41, polling.PASS_PERIOD_S),
+        (SETTLING, SETTLING, 41, polling.PASS_PERIOD_S),
+        (SETTLING, IDLE, 0, polling.WATCH_PERIOD_S),
+        (IDLE, IDLE, 41, polling.QUIET_PERIOD_S),
+    ],
+)
+def test_the_next_look_is_soon_where_work_seems_to_end(
+    before: GateState, now: GateState, looks: int, period_s: float
+) -> None:
+    assert polling.period_s(polling.after_look(Pace(looks), before, now), now) == period_s
+
+
+def test_calm_that_comes_back_is_looked_at_anew() -> None:
+    assert polling.after_look(Pace(41), SLACK, SETTLING).looks == 0
+    assert polling.after_look(Pace(41), IDLE, IDLE).looks == 41
+    assert polling.after_look(Pace(41), IDLE, SETTLING).looks == 41
+
+
+def test_work_that_is_no_longer_calm_is_not_looked_at_as_seldom_as_a_quiet_guest() -> None:
+    """Work of 10 s that began between two looks had ended for 18 s before the next but one."""
+    assert polling.held_up(Pace(41), SLACK).looks == 0
+    assert polling.held_up(Pace(41), IDLE).looks == 0  # a rest
+    assert polling.held_up(Pace(41), SETTLING).looks == 41
+
+
+def test_a_quiet_guest_is_pictured_at_every_sixth_look() -> None:
+    looked, due = Pace(), []
+    for number in range(1, 25):
+        looked = polling.counted(looked)
+        if polling.is_turn(looked, IDLE):
+            due.append(number)
+    assert due == [1, 2, 3, 4, 5, 6, 12, 18, 24]
+
+
+def test_a_quiet_guest_that_worked_a_little_is_pictured() -> None:
+    looked = polling.pictured(Pace(41), replace(IDLE, work_cpu_s=50.0))
+    assert not polling.is_turn(looked, replace(IDLE, work_cpu_s=50.9))
+    assert polling.is_turn(looked, replace(IDLE, work_cpu_s=51.0))
+
+
+@given(*[st.integers(0, 2048)] * 4, st.integers(1, 64))
+def test_totals_that_moved_are_seen_whichever_way(
+    free: int, cache: int, free_now: int, cache_now: int, least: int
+) -> None:
+    def memory(free_mib: int, cache_mib: int) -> MemInfo:
+        return replace(
+            snapshot(0.0).meminfo,
+            mem_free_bytes=free_mib * MIB,
+            active_file_bytes=0,
+            inactive_file_bytes=cache_mib * MIB,
+        )
+
+    moved = polling.has_moved(memory(free, cache), memory(free_now, cache_now), least * MIB)
+    assert moved == (abs(free_now - free) >= least or abs(cache_now - cache) >= least)

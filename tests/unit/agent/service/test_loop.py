@@ -1,0 +1,516 @@
+"""The service on a fake root: no file and no errno may end it, and what it changed it restores."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from agent_kernel_samples import BALLOON_FEATURES, GUEST, plant
+
+from giveback_agent.errors import KernelFileError
+from giveback_agent.policy import actions as act
+from giveback_agent.policy import idleness, polling, thresholds, wsl_modes
+from giveback_agent.policy.actions import Action
+from giveback_agent.release import report_order, steps
+from giveback_agent.runtime import run_dir
+from giveback_agent.runtime.worker import CRASHED, DONE, FAILED, Worker
+from giveback_agent.service import pass_log
+from giveback_agent.service.loop import LEVEL_PUBLISH_S, PROBE_PERIOD_S, URGENCY_PUBLISH_S, Service
+from giveback_agent.settings.load import Settings
+from giveback_kernel import files, page_reporting, reclaim
+from giveback_kernel.record import replace
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Path:
+    """A fake root with a real guest's files."""
+    plant(tmp_path, GUEST)
+    run_dir.make_folder(str(tmp_path))
+    return tmp_path
+
+
+def service_of(guest: Path, said: list[str] | None = None) -> Service:
+    lines: list[str] = [] if said is None else said
+    return Service(str(guest), Settings(), lines.append)
+
+
+def tick(service: Service) -> None:
+    service._tick()
+
+
+def wait_for(worker: Worker) -> int:
+    code = None
+    while code is None:
+        code = worker.poll()
+    return code
+
+
+def test_it_survives_a_guest_without_any_file(tmp_path: Path) -> None:
+    said: list[str] = []
+    service = service_of(tmp_path, said)
+    for _ in range(5):
+        tick(service)
+    assert len([line for line in said if "No such file" in line]) == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\x00", b"cpu", b"MemTotal: -1 kB\n", b"9" * 2_000_000]
+)
+def test_it_survives_any_content(guest: Path, content: bytes) -> None:
+    service = service_of(guest)
+    for path in [p for p in guest.rglob("*") if p.is_file()]:
+        kept = path.read_bytes()
+        path.write_bytes(content)
+        tick(service)
+        path.write_bytes(kept)
+    tick(service)
+
+
+def test_it_starts_where_the_order_is_unset_and_no_block_order_is_told(guest: Path) -> None:
+    (guest / page_reporting.ORDER_PATH[1:]).write_text("-1\n")
+    (guest / "proc/pagetypeinfo").write_text("a format to come\n")
+    assert service_of(guest)._can.order is None
+
+
+def test_no_descriptor_left_is_no_end(guest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = service_of(guest)
+
+    def refuse() -> tuple[int, int]:
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    monkeypatch.setattr(os, "pipe", refuse)
+    service._queue = [Action(act.NUDGE)]
+    tick(service)
+    assert service._queue == []
+
+
+def test_a_closed_stderr_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    from giveback_agent.commands.run import say
+
+    monkeypatch.setattr("sys.stderr", None)
+    say("lost")
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_every_write_may_fail_with_any_errno(
+    guest: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(root: str, path: str, text: str) -> None:
+        raise KernelFileError(path, os.strerror(number), number)
+
+    monkeypatch.setattr(files, "write", refuse)
+    said: list[str] = []
+    service = service_of(guest, said)
+    service._do(Action(act.LOWER, order=0), _snapshot(service))
+    service._start_next(0.0)
+    assert not service._lowered
+    for kind in (act.SLAB, act.RECLAIM, act.COMPACT):
+        service._outcome = None
+        service._queue.append(Action(kind, amount_bytes=1 << 20))
+        service._start_next(0.0)
+        worker = service._worker
+        assert worker is not None
+        wait_for(worker)
+        service._worker = None
+    service._close()
+
+
+def _snapshot(service: Service):  # type: ignore[no-untyped-def]
+    from giveback_agent.release.observe import take
+
+    return take(service._root, 1.0)
+
+
+def test_a_pass_under_way_is_restored_when_the_service_stops(guest: Path) -> None:
+    order = guest / page_reporting.ORDER_PATH[1:]
+    order.parent.mkdir(parents=True, exist_ok=True)
+    order.write_text("9\n")
+    service = service_of(guest)
+    service._queue.append(Action(act.LOWER, order=0))
+    service._start_next(0.0)
+    assert order.read_text().strip() == "0"
+    service._close()
+    assert order.read_text().strip() == "9"
+
+
+def test_an_order_that_could_not_be_restored_is_restored_later(
+    guest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = guest / page_reporting.ORDER_PATH[1:]
+    service = service_of(guest)
+    service._lower(0)
+    snapshot = _snapshot(service)
+    with monkeypatch.context() as broken:
+
+        def refuse(root: str, path: str, text: str) -> None:
+            raise KernelFileError(path, os.strerror(errno.EIO), errno.EIO)
+
+        broken.setattr(files, "write", refuse)
+        for kind in (act.RESTORE, act.PASS_END):
+            service._do(Action(kind, "work came back"), snapshot)
+        assert order.read_text().strip() == "0"
+    tick(service)
+    assert order.read_text().strip() == "9"
+
+
+def test_a_guest_that_cannot_be_seen_gets_its_order_back(guest: Path) -> None:
+    order = guest / page_reporting.ORDER_PATH[1:]
+    service = service_of(guest)
+    service._lower(0)
+    service._state = replace(service._state, in_pass=True)
+    (guest / "proc/meminfo").unlink()
+    tick(service)
+    assert order.read_text().strip() == "9"
+
+
+def test_a_closed_terminal_stops_it_in_order(guest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Not for the rest of the tests in this process.
+    monkeypatch.setattr("giveback_agent.service.loop.become_idle_class", lambda: True)
+    service, kept = service_of(guest), signal.getsignal(signal.SIGHUP)
+    service._lower(0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    service._greet = lambda: os.kill(os.getpid(), signal.SIGHUP)  # type: ignore[method-assign]
+    restored = {
+        n: signal.getsignal(n)
+        for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)
+    }
+    try:
+        assert service.run() == 0
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGHUP, kept)
+        for number, handler in restored.items():
+            signal.signal(number, handler)
+    assert (guest / page_reporting.ORDER_PATH[1:]).read_text().strip() == "9"
+
+
+def test_a_balloon_that_comes_late_is_found(guest: Path) -> None:
+    said: list[str] = []
+    service = service_of(guest, said)
+    device = guest / "sys/bus/virtio/devices/virtio3"
+    (device / "driver").mkdir(parents=True)
+    (device / "device").write_bytes(b"0x0005\n")
+    (device / "features").write_bytes(BALLOON_FEATURES)
+    service._probe_again(time.monotonic())
+    assert said == []
+    service._probe_again(time.monotonic() + PROBE_PERIOD_S)
+    assert service._can.reporting
+    assert said == ["giveback-agent: page reporting is active now"]
+
+
+def test_after_a_killed_agent_the_kernels_own_order_counts(guest: Path) -> None:
+    order = guest / page_reporting.ORDER_PATH[1:]
+    report_order.lower(str(guest), 0)
+    service = service_of(guest)
+    service._greet()
+    assert order.read_text().strip() == "9"
+    assert service._can.order == 9
+
+
+def test_sigusr1_without_words_means_starving_for_a_minute(guest: Path) -> None:
+    service = service_of(guest)
+    service._on_urgency(signal.SIGUSR1, None)
+    now_s = time.monotonic()
+    assert service._urgency_now(now_s) == act.URGENCY_STARVING
+    assert service._urgency_now(now_s + 61) == act.URGENCY_ALONE
+
+
+def test_an_urgency_that_was_written_counts_until_its_end(guest: Path) -> None:
+    service = service_of(guest)
+    now_s = time.monotonic()
+    run_dir.write_urgency(str(guest), 2, now_s + 30)
+    service._on_urgency(signal.SIGUSR1, None)
+    assert service._urgency_now(now_s) == 2
+    assert service._urgency_now(now_s + 31) == act.URGENCY_ALONE
+
+
+@pytest.mark.parametrize("mode", ["disabled", "dropcache", "gradual"])
+def test_wsls_modes_look_as_seldom_as_wsl(guest: Path, mode: str) -> None:
+    service = Service(str(guest), Settings(mode=mode), lambda _: None)
+    assert service._period_s() == wsl_modes.LOOK_PERIOD_S
+
+
+def test_a_quiet_guest_is_pictured_at_once_where_its_memory_has_moved(guest: Path) -> None:
+    """`make clean` and `drop_caches` use little CPU: for up to a minute nothing was made of them."""
+    service = service_of(guest)
+    service._decide(time.monotonic())
+    assert service._last is not None
+    service._gate = replace(service._gate, level=idleness.IDLE)
+    service._pace = polling.Pace(looks=polling.QUIET_PICTURE_EVERY)
+    assert not service._is_decision_due(time.monotonic())
+    memory = service._last.meminfo
+    much_bytes = thresholds.least_bytes(memory)
+    for moved in (
+        replace(memory, mem_free_bytes=memory.mem_free_bytes - much_bytes),
+        replace(memory, active_file_bytes=memory.active_file_bytes + much_bytes),
+    ):
+        service._last = replace(service._last, meminfo=moved)
+        service._pace = polling.Pace(looks=polling.QUIET_PICTURE_EVERY)
+        assert service._is_decision_due(time.monotonic())
+
+
+def test_a_busy_guest_is_only_glanced_at(guest: Path) -> None:
+    service = service_of(guest)
+    service._gate = replace(service._gate, level=idleness.BUSY)
+    assert not service._is_decision_due(0.0)
+
+
+def test_while_the_kernel_reports_a_picture_is_taken_at_its_pace_only(guest: Path) -> None:
+    service = service_of(guest)
+    hold = report_order.Hold.begin(100.0, None)
+    service._state = replace(service._state, in_pass=True, hold=hold)
+    service._gate = replace(service._gate, level=idleness.IDLE)
+    service._last = replace(_snapshot(service), monotonic_s=100.0)
+    assert not service._is_decision_due(101.0)
+    assert service._is_decision_due(102.0)
+    service._gate = replace(service._gate, level=idleness.BUSY)
+    assert service._is_decision_due(101.0)
+    service._gate = replace(service._gate, level=idleness.SLACK)
+    assert service._is_decision_due(101.0)
+    service._gate = replace(service._gate, level=idleness.IDLE)
+    service._urgency = (act.URGENCY_STARVING, 200.0)
+    assert service._is_decision_due(101.0)
+
+
+def test_a_worker_says_how_it_ended() -> None:
+    assert wait_for(Worker("a", lambda: None, 0.0, 1.0)) == DONE
+
+    def fail() -> None:
+        raise KernelFileError("/proc/x", "no")
+
+    def crash() -> None:
+        raise RuntimeError
+
+    assert wait_for(Worker("a", fail, 0.0, 1.0)) == FAILED
+    assert wait_for(Worker("a", crash, 0.0, 1.0)) == CRASHED
+
+
+def test_a_worker_that_hangs_can_be_abandoned() -> None:
+    worker = Worker("a", signal.pause, 10.0, 5.0)
+    assert worker.poll() is None
+    assert worker.overdue(15.1)
+    assert not worker.overdue(14.9)
+    worker.abandon()
+    assert wait_for(worker) == -signal.SIGKILL
+
+
+def test_steps_exist_for_all_that_runs_in_a_worker(guest: Path) -> None:
+    for kind in act.IN_WORKER:
+        assert callable(steps.step_of(Action(kind, amount_bytes=1), str(guest), Settings()))
+        assert steps.DEADLINES_S[kind] > 0
+
+
+def record_of(*kinds_and_ends: tuple[str, str]) -> pass_log.PassRecord:
+    done = tuple(pass_log.StepRecord(kind, 5 << 20, 1.0, 0.1, end) for kind, end in kinds_and_ends)
+    return pass_log.PassRecord(
+        0.0, 12.0, "idle", "done", done, 700 << 20, 300 << 20, 0, 9 << 20, 1.0
+    )
+
+
+def test_the_kernel_logs_line_has_the_words_users_grep_for() -> None:
+    record = record_of((act.COLD, "done"), (act.COMPACT, "done"))
+    line = pass_log.words(record, pass_log.CLASSIC_LINE)
+    assert line.startswith(
+        "giveback: performing memory compaction: 400 MiB of cache and slab freed"
+    )
+    assert "5 MiB made contiguous" in line
+    assert pass_log.words(record, pass_log.WSL_LINE).startswith(
+        "WSL2: Performing memory compaction"
+    )
+
+
+def test_what_came_from_per_cpu_lists_is_told_apart() -> None:
+    line = pass_log.words(record_of((act.DRAIN, "done")), pass_log.CLASSIC_LINE)
+    assert "395 MiB of cache and slab freed, 5 MiB taken from per-CPU lists" in line
+
+
+def test_emptied_lists_have_an_outcome(guest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    for refused in ("", "no such setting"):
+        monkeypatch.setattr(steps, "drain_lists", lambda _, refused=refused: refused)
+        service = service_of(guest, said)
+        service._queue.append(Action(act.DRAIN))
+        service._start_next(time.monotonic())
+        outcome = service._outcome
+        assert outcome is not None
+        assert outcome.ok == (not refused)
+    assert said[-1].endswith("the per-CPU lists are not emptied: no such setting")
+
+
+@pytest.mark.parametrize("steps", [(), ((act.COLD, "done"),), ((act.COMPACT, "failed"),)])
+def test_a_pass_that_compacted_nothing_does_not_say_so(steps: tuple[tuple[str, str], ...]) -> None:
+    line = pass_log.words(record_of(*steps), pass_log.WSL_LINE)
+    assert line.startswith("giveback: giving memory back: 400 MiB of cache and slab freed")
+    assert "compaction" not in line
+    assert "contiguous" not in line
+
+
+def published(guest: Path) -> tuple[int, str]:
+    said = json.loads((guest / run_dir.STATUS_PATH[1:]).read_text())
+    return said["urgency"], said["level"]
+
+
+def test_urgency_and_level_are_published_when_they_change_and_no_oftener(guest: Path) -> None:
+    service = service_of(guest)
+    service._greet()
+    assert published(guest) == (act.URGENCY_ALONE, idleness.BUSY)
+    now_s = service._published_s
+    service._urgency = (3, now_s + 3600)
+    service._publish_changes(now_s + 0.5 * URGENCY_PUBLISH_S)
+    assert published(guest)[0] == act.URGENCY_ALONE
+    service._publish_changes(now_s + URGENCY_PUBLISH_S)
+    assert published(guest)[0] == 3
+    now_s = service._published_s
+    service._gate = replace(service._gate, level=idleness.IDLE)
+    service._publish_changes(now_s + 0.5 * LEVEL_PUBLISH_S)
+    assert published(guest)[1] == idleness.BUSY
+    service._publish_changes(now_s + LEVEL_PUBLISH_S)
+    assert published(guest) == (3, idleness.IDLE)
+
+
+def test_what_has_not_changed_is_not_published_again(guest: Path) -> None:
+    service = service_of(guest)
+    service._greet()
+    (guest / run_dir.STATUS_PATH[1:]).unlink()
+    service._publish_changes(service._published_s + 10 * LEVEL_PUBLISH_S)
+    assert not (guest / run_dir.STATUS_PATH[1:]).exists()
+
+
+def test_a_dry_run_says_that_nothing_was_done(guest: Path) -> None:
+    said: list[str] = []
+    service = Service(str(guest), Settings(dry_run=True), said.append)
+    service._do(Action(act.PASS_BEGIN, "idle"), _snapshot(service))
+    service._do(Action(act.PASS_END, "done"), _snapshot(service))
+    assert said[-1].endswith("dry run: nothing was done")
+
+
+def test_without_swappiness_and_with_swap_the_cache_is_dropped_and_nothing_swapped(
+    guest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[str, str]] = []
+
+    def old_kernel(root: str, path: str, text: str) -> None:
+        written.append((path, text))
+        if "swappiness" in text:
+            raise KernelFileError(path, "Invalid argument", errno.EINVAL)
+
+    monkeypatch.setattr(files, "write", old_kernel)
+    monkeypatch.setattr(reclaim, "root_reclaim_path", lambda _: "/sys/fs/cgroup/memory.reclaim")
+    monkeypatch.setattr(steps, "_has_swap", lambda _: True)
+    steps.reclaim_in_chunks(str(guest), 1 << 30, swap=False)
+    assert [text for _, text in written if "swappiness" not in text] == []
+    steps.reclaim_in_chunks(str(guest), 1 << 30, swap=False, may_drop=True)
+    assert [text for _, text in written if "swappiness" not in text] == ["1"]
+    written.clear()
+    monkeypatch.setattr(steps, "_has_swap", lambda _: False)
+    steps.reclaim_in_chunks(str(guest), 64 << 20, swap=False)
+    assert all("drop_caches" not in path for path, _ in written)
+
+
+def test_in_a_pass_our_system_time_hides_no_work(guest: Path) -> None:
+    """4 CPUs: the worker compacts on one (system), the work uses three (user): that is busy."""
+    service = service_of(guest)
+    (guest / "proc/77").mkdir()
+
+    class Compacting:
+        pid = 77
+
+    service._worker = Compacting()  # type: ignore[assignment]
+    for second in range(3):
+        stat = f"cpu  {300 * second} 0 {100 * second} 0 0 0 0 0\n"
+        (guest / "proc/stat").write_text(stat + "cpu0\ncpu1\ncpu2\ncpu3\n")
+        words = ["77", "(agent)"] + ["0"] * 50
+        words[14] = str(100 * second)
+        (guest / "proc/77/stat").write_text(" ".join(words))
+        service._look(float(second), ours=True)
+    service._worker = None
+    assert service._gate.level == idleness.BUSY
+
+
+def test_a_worker_that_cannot_be_killed_does_not_end_all_work(guest: Path) -> None:
+    class Stuck:
+        """As one in an uninterruptible sleep: a signal is sent and nothing comes of it."""
+
+        kind, pid, started_s, deadline_s, abandoned, cpu_s = (
+            act.SYNC,
+            1 << 22,
+            0.0,
+            20.0,
+            False,
+            0.0,
+        )
+        overdue, is_lost = Worker.overdue, Worker.is_lost
+        user_s, ended = 0.0, False
+
+        def poll(self) -> int | None:
+            return 0 if self.ended else None
+
+        def abandon(self) -> None:
+            self.abandoned = True
+
+    stuck = Stuck()
+    service = service_of(guest)
+    service._worker = stuck  # type: ignore[assignment]
+    for second in range(40):
+        service._reap(float(second))
+    assert service._worker is None
+    assert service._outcome == act.Outcome(act.SYNC, False, True, 31.0)
+    service._outcome = None
+    service._queue = [Action(act.SYNC)]
+    service._start_next(41.0)
+    assert service._worker is None
+    assert service._outcome == act.Outcome(act.SYNC, ok=False)
+    stuck.ended = True
+    service._reap(50.0)
+    assert service._lost == []
+
+
+def test_looks_while_it_rests_are_not_the_quick_ones(guest: Path) -> None:
+    """A pass that work cut short is begun again when the rest is over, not a minute later."""
+    service = service_of(guest)
+    service._gate = replace(service._gate, level=idleness.IDLE)
+    service._state = replace(service._state, rest_until_s=100.0)
+    assert not any(service._is_decision_due(float(second)) for second in range(80, 100, 2))
+    assert service._is_decision_due(100.0)
+
+
+def test_a_picture_is_not_used_up_while_calm_begins_anew(guest: Path) -> None:
+    """It was taken 3 s before a pass may begin, and the next one came 30 s after that."""
+    service = service_of(guest)
+    service._pace = polling.Pace(looks=11)
+    settling = replace(service._gate, level=idleness.SLACK, at_s=100.0, calm_since_s=100.0)
+    service._gate = replace(settling, slack_since_s=0.0, work_cpu_s=5.0)
+    assert not service._is_decision_due(100.0)
+    service._gate = replace(service._gate, level=idleness.IDLE, at_s=103.0)
+    assert service._is_decision_due(103.0)
+
+
+@pytest.mark.parametrize(("busy_ticks", "looks"), [(600, 0), (0, 41)])
+def test_a_burst_between_two_long_looks_is_followed_by_quick_ones(
+    guest: Path, busy_ticks: int, looks: int
+) -> None:
+    """10 s of work on two CPUs never are 60 % of such an interval: its cache stayed for a minute."""
+    service = service_of(guest)
+    stat = guest / "proc/stat"
+    user = 0
+
+    def look(now_s: float, ticks: int) -> None:
+        nonlocal user
+        user += ticks
+        idle = int(now_s * 200) - user
+        stat.write_text(f"cpu {user} 0 0 {idle} 0 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\n"
+                        "cpu1 0 0 0 0 0 0 0 0 0 0\n")  # fmt: skip
+        service._look(now_s, False)
+
+    look(1000.0, 0)
+    look(1010.0, 0)
+    service._pace = polling.Pace(looks=41)
+    look(1020.0, busy_ticks)
+    assert service._gate.level != idleness.BUSY
+    look(1022.0, 0)
+    assert service._pace.looks == looks

@@ -1,0 +1,103 @@
+"""What a guest says is understood, bounded and rate-limited, whatever it is."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giveback.guest import events
+from giveback.guest.rate_limits import Backoff, Bucket, Lines
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=12,
+)
+NAMES = st.sampled_from(["event", "id", "urgency", "lease_s", "text", "retry_s", "agent", "v"])
+SAID = st.dictionaries(
+    NAMES, JSON | st.sampled_from(["hello", "step", "memory", "urgency", "error"]), max_size=8
+)
+
+
+@given(st.binary(max_size=200) | SAID.map(lambda said: json.dumps(said).encode()))
+def test_no_line_does_harm(line: bytes) -> None:
+    event = events.understand(line)
+    if isinstance(event, events.Hello | events.Step):
+        text = event.agent if isinstance(event, events.Hello) else event.text
+        assert len(text) < 2000
+        assert text.isprintable()
+    elif isinstance(event, events.Taken):
+        assert 0 <= event.lease_s <= 86_400
+    elif isinstance(event, events.Refused):
+        assert event.retry_s is None or 0 <= event.retry_s <= 60
+
+
+def test_each_event_is_understood() -> None:
+    def of(**said: object) -> events.Event | None:
+        return events.understand(json.dumps({"v": 1, **said}).encode())
+
+    assert of(event="hello", agent="0.1") == events.Hello("0.1")
+    assert of(event="step", step="idle", text="waits\n") == events.Step("waits\\n")
+    assert of(event="urgency", id=7, urgency=2, lease_s=60.0) == events.Taken(7, 2, 60.0)
+    assert of(event="error", id=7, ask="memory", text="no", retry_s=0.2) == events.Refused(
+        7, "no", 0.2
+    )
+    memory = of(event="memory", id=7, meminfo="x")
+    assert isinstance(memory, events.Memory)
+    assert memory.id == 7
+    # Its objects take much more than its line: they are not to be kept.
+    assert json.loads(memory.line) == memory.said
+    for wrong in ({"id": True}, {"id": -1}, {"id": 10**18}, {"id": "7"}, {}):
+        assert of(event="memory", **wrong) is None
+    assert of(event="urgency", id=7, urgency=2, lease_s=10**400) is None
+    assert events.understand(b'{"event":"hello","agent":"' + b"x" * 40_000 + b'"}') is None
+    assert events.understand(b"[" * 30_000) is None
+
+
+@given(st.lists(st.binary(max_size=30), max_size=30), st.integers(1, 20))
+def test_lines_are_cut_alike_however_they_come(parts: list[bytes], limit: int) -> None:
+    lines = Lines(limit)
+    got: list[bytes] = []
+    for part in parts:
+        whole = lines.feed(part)
+        if whole is None:
+            assert any(len(line) > limit for line in b"".join(parts).split(b"\n"))
+            return
+        got += whole
+    assert got == b"".join(parts).split(b"\n")[:-1]
+
+
+def test_a_line_that_never_ends_keeps_no_memory() -> None:
+    lines = Lines(1000)
+    assert lines.feed(b"x" * 1000) == []
+    assert lines.feed(b"x") is None
+    assert lines.feed(b"") == []
+
+
+@given(st.lists(st.tuples(st.floats(0, 50), st.floats(0, 10)), max_size=60))
+def test_a_bucket_gives_no_more_than_its_rate_and_burst(steps: list[tuple[float, float]]) -> None:
+    bucket, now_s, taken = Bucket(5.0, 20.0), 0.0, 0.0
+    for amount, pause_s in steps:
+        now_s += pause_s
+        if bucket.take(amount, now_s):
+            taken += amount
+    assert taken <= 20.0 + 5.0 * now_s + 1e-6
+
+
+def test_a_clock_that_goes_back_gives_nothing() -> None:
+    bucket = Bucket(1.0, 1.0)
+    assert bucket.take(1, 100.0)
+    assert not bucket.take(1, 50.0)
+    assert bucket.take(1, 51.0)
+
+
+@given(st.lists(st.floats(0, 0.999), min_size=1, max_size=40))
+def test_waits_grow_to_their_bound_and_start_again(chances: list[float]) -> None:
+    backoff = Backoff(1.0, 30.0)
+    for number, chance in enumerate(chances):
+        middle_s = min(30.0, 2.0**number)
+        assert 0.5 * middle_s <= backoff.wait_s(chance) <= 1.5 * middle_s
+    backoff.reset()
+    assert backoff.wait_s(0.5) == 1.0

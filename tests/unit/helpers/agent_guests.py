@@ -1,0 +1,90 @@
+"""Snapshots of guests that never were, for tests of what decides."""
+
+from __future__ import annotations
+
+from giveback_agent.policy import actions as act
+from giveback_agent.policy import idleness
+from giveback_agent.policy.actions import Capabilities, Observation, Outcome
+from giveback_agent.release.observe import Snapshot
+from giveback_kernel.buddyinfo import BuddyInfo, ZoneBlocks
+from giveback_kernel.cpustat import CpuStat
+from giveback_kernel.meminfo import MemInfo
+from giveback_kernel.vmstat import VmStat
+
+MIB = 1 << 20
+ABLE = Capabilities(
+    reporting=True,
+    order=9,
+    order_settable=True,
+    reclaim=True,
+    drop_caches=True,
+    compaction=True,
+    cold_method="generations",
+    drain=True,
+)
+
+
+def memory(total: int = 2048, free: int = 800, cache: int = 600, available: int = 1400) -> MemInfo:
+    """A guest's meminfo; sizes in MiB."""
+    zero = dict.fromkeys(MemInfo._fields, 0)
+    for name in MemInfo._defaults:
+        zero.pop(name, None)
+    known = {
+        "mem_total_bytes": total * MIB,
+        "mem_free_bytes": free * MIB,
+        "mem_available_bytes": available * MIB,
+        "inactive_file_bytes": cache * MIB,
+    }
+    return MemInfo(**{**zero, **known})
+
+
+def cpu(busy_ticks: int, idle_ticks: int, cpus: int = 2) -> CpuStat:
+    """Counters after so many ticks."""
+    return CpuStat(busy_ticks, 0, 0, idle_ticks, 0, 0, 0, 0, cpus)
+
+
+def snapshot(
+    now_s: float,
+    free: int = 800,
+    cache: int = 600,
+    trapped: int = 300,
+    available: int = 1400,
+    refaults: int | None = 0,
+    low: bool = False,
+    pcp: int | None = None,
+) -> Snapshot:
+    """A 2 GiB guest at `now_s`; sizes in MiB."""
+    return Snapshot(
+        monotonic_s=now_s,
+        meminfo=memory(free=free, cache=cache, available=available),
+        cpustat=cpu(0, 0),
+        cache_bytes=cache * MIB,
+        cold_cache_bytes=cache * MIB,
+        buddy=BuddyInfo((ZoneBlocks(0, "Normal", (0,) * 11),), 4096),
+        report_order=9,
+        reportable_bytes=max(0, free - trapped) * MIB,
+        trapped_bytes=trapped * MIB,
+        vmstat=None if refaults is None else VmStat(0, workingset_refault_file=refaults),
+        below_low_watermark=low,
+        pcp_bytes=None if pcp is None else pcp * MIB,
+    )
+
+
+def observation(
+    now: Snapshot,
+    level: str = idleness.IDLE,
+    urgency: int = act.URGENCY_ALONE,
+    running: str | None = None,
+    outcome: Outcome | None = None,
+    lowered: bool = False,
+    work_cpu_s: float = 0.0,
+) -> Observation:
+    """What the policy sees of `now`."""
+    state = idleness.GateState(
+        at_s=now.monotonic_s,
+        level=level,
+        slack_since_s=None if level == idleness.BUSY else now.monotonic_s - 60,
+        busy_percent=1.0,
+        work_cpu_s=work_cpu_s,
+    )
+    return Observation(now, state, urgency, running, outcome, lowered)

@@ -1,0 +1,73 @@
+"""Which cgroup version is mounted, and where."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from agent_kernel_samples import plant, sample
+
+from giveback_agent.errors import KernelFileError
+from giveback_kernel import cgroup
+from giveback_kernel.cgroup import CgroupMounts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+V2 = b"28 25 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+
+
+def test_cgroup_v2_alone() -> None:
+    assert cgroup.parse(sample("mountinfo_v2")) == CgroupMounts("v2", "/sys/fs/cgroup", "/")
+
+
+def test_both_versions() -> None:
+    assert cgroup.parse(sample("mountinfo_hybrid")) == CgroupMounts(
+        "hybrid",
+        "/sys/fs/cgroup/unified",
+        "/",
+        (("cpu,cpuacct", "/sys/fs/cgroup/cpu,cpuacct"), ("memory", "/sys/fs/cgroup/memory")),
+    )
+
+
+def test_cgroup_v1_alone() -> None:
+    v1 = b"".join(
+        line for line in sample("mountinfo_hybrid").splitlines(True) if b"cgroup2" not in line
+    )
+    mounts = cgroup.parse(v1)
+    assert (mounts.version, mounts.v2_mount) == ("v1", None)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"30 1 254:0 / / rw - ext4 /dev/vda rw\n",
+        V2[:-1],
+        b"28 25 0:26 / - cgroup2 cgroup2 rw\n",
+        b"28 25 0:26 / /a rw - cgroup2\n",
+        b"28 25 0:26 / /a\\000b rw - cgroup2 cgroup2 rw\n",
+        b"28 25 0:26 / / rw - ext4 /dev/x - cgroup2 rw\n",
+    ],
+)
+def test_no_cgroups(data: bytes) -> None:
+    assert cgroup.parse(data) == CgroupMounts("none")
+
+
+def test_a_blank_in_a_path() -> None:
+    assert cgroup.parse(V2.replace(b"/sys/fs/cgroup", b"/my\\040mount")).v2_mount == "/my mount"
+
+
+def test_in_a_container_the_root_is_another_cgroup() -> None:
+    assert cgroup.parse(V2.replace(b"0:26 /", b"0:26 /pod")).v2_root == "/pod"
+
+
+def test_the_first_of_two_mounts_counts() -> None:
+    assert cgroup.parse(V2 + V2.replace(b"/sys/fs/cgroup", b"/other")).v2_mount == "/sys/fs/cgroup"
+
+
+def test_reading(tmp_path: Path) -> None:
+    assert cgroup.read_cgroup(plant(tmp_path, {cgroup.PATH: V2})).version == "v2"
+    with pytest.raises(KernelFileError):
+        cgroup.read_cgroup(str(tmp_path / "nothing"))
+    assert cgroup.read_cgroup().version in ("v1", "v2", "hybrid", "none")

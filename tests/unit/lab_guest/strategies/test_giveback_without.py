@@ -1,0 +1,78 @@
+"""The agent without one of its parts: the part is never asked for, the rest goes on."""
+
+from __future__ import annotations
+
+import pytest
+from agent_guests import ABLE, memory, observation, snapshot
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from giveback_agent.policy import actions as act
+from giveback_agent.policy import adaptive, idleness
+from giveback_agent.policy.actions import Action, Observation, Outcome
+from giveback_agent.policy.adaptive import PolicyState
+from giveback_agent.settings.load import Settings
+from giveback_kernel.record import replace
+from giveback_lab_guest.strategies.giveback_without import PARTS, run_without, without
+
+SETTINGS = Settings()
+LEVELS = (idleness.IDLE, idleness.SLACK, idleness.BUSY)
+
+
+def guest(now_s: float, level: str, urgency: int, outcome: Outcome | None) -> Observation:
+    """Much cache, much slab, much that is trapped: there is something to do for every part."""
+    now = snapshot(now_s, refaults=int(now_s) * 10_000)
+    now = replace(now, meminfo=replace(memory(), s_reclaimable_bytes=1 << 28))
+    return observation(now, level, urgency, outcome=outcome)
+
+
+def course(part: str, levels: list[str], urgency: int) -> tuple[list[Action], PolicyState]:
+    """All actions of looks 30 s apart, each done at once."""
+    decide = without(part, adaptive.decide)
+    actions: list[Action] = []
+    state, outcome = PolicyState(), None
+    for number, level in enumerate(levels):
+        for step in range(12):
+            seen = guest(30.0 * number + step, level, urgency, outcome)
+            outcome = None
+            found, state = decide(seen, state, SETTINGS, ABLE)
+            actions += found
+            worked = [one for one in found if one.kind in act.IN_WORKER]
+            if worked:
+                outcome = Outcome(worked[-1].kind, ok=True)
+    return actions, state
+
+
+@pytest.mark.parametrize(("part", "kind"), [("slab", act.SLAB), ("nudge", act.NUDGE)])
+@settings(deadline=None)
+@given(levels=st.lists(st.sampled_from(LEVELS), max_size=4), urgency=st.integers(0, 3))
+def test_a_step_left_out_is_never_asked_for(
+    part: str, kind: str, levels: list[str], urgency: int
+) -> None:
+    actions, _ = course(part, levels, urgency)
+    assert kind not in {one.kind for one in actions}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_rest_of_a_pass_goes_on(part: str) -> None:
+    kinds = {one.kind for one in course(part, [idleness.IDLE] * 3, 1)[0]}
+    assert {act.PASS_BEGIN, act.SYNC, act.COLD, act.COMPACT, act.LOWER} <= kinds
+    assert (act.SLAB in kinds) == (part != "slab")
+    assert (act.NUDGE in kinds) == (part != "nudge")
+
+
+def test_without_slack_a_busy_guest_is_left_alone() -> None:
+    assert course("slack", [idleness.SLACK] * 3, 1)[0] == []
+    assert {one.kind for one in course("slab", [idleness.SLACK] * 3, 1)[0]} == {act.COLD}
+
+
+def test_without_the_floor_nothing_is_learned() -> None:
+    levels = [idleness.SLACK, idleness.IDLE, idleness.SLACK]
+    assert course("floor", levels, 1)[1].floor.learned_bytes == 0
+    assert course("slab", levels, 1)[1].floor.learned_bytes > 0
+
+
+@pytest.mark.parametrize("words", [[], ["nosuch"]])
+def test_an_unknown_part_is_refused(words: list[str]) -> None:
+    with pytest.raises(ValueError, match="there are slab, nudge"):
+        run_without(words)

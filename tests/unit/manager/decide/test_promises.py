@@ -1,0 +1,67 @@
+"""What was promised against what came: how far a guest's word is taken the next time."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giveback.accounting.diagnosis import Finding, Severity
+from giveback.manager.decide import promises
+from giveback.manager.decide.promises import Trust
+from giveback.manager.model import Action, ActionKind
+
+MIB = 1 << 20
+
+
+def action(expected_bytes: int) -> Action:
+    return Action(1, 0.0, "qemu:web:1", ActionKind.ASK, 2, expected_bytes, "")
+
+
+@given(st.lists(st.tuples(st.integers(1, 1 << 40), st.integers(-(1 << 40), 1 << 40)), max_size=50))
+def test_trust_stays_a_share(judged: list[tuple[int, int]]) -> None:
+    trust = Trust()
+    for expected, measured in judged:
+        before, trust = trust, promises.judged(trust, expected, measured)
+        assert 0 <= trust.reliability <= 1
+        if measured >= expected:
+            assert trust.reliability >= before.reliability
+            assert trust.failures == 0
+        if measured <= 0:
+            assert trust.reliability <= before.reliability
+            assert trust.failures == before.failures + 1
+
+
+def test_one_that_never_delivers_is_short_and_may_become_good_again() -> None:
+    trust = Trust()
+    for _ in range(2):
+        trust = promises.judged(trust, MIB, 0)
+    assert promises.is_short(trust)
+    for _ in range(4):
+        trust = promises.judged(trust, MIB, 2 * MIB)
+    assert not promises.is_short(trust)
+    assert promises.judged(trust, 0, 5) == trust
+
+
+def test_a_promise_is_judged_when_it_is_kept_or_its_time_is_over() -> None:
+    promise = promises.promised(action(100), 1000, 10.0)
+    assert not promises.is_due(promise, 950, 11.0)
+    assert promises.is_due(promise, 900, 11.0)
+    assert promises.is_due(promise, 1100, 10.0 + promises.GRACE_S)
+
+
+def test_a_promise_that_is_raised_again_and_again_is_judged_at_last() -> None:
+    promise = promises.promised(action(100), 1000, 0.0)
+    for second in range(1, 200):
+        promise = promises.raised(promise, 50, 990, float(second))
+    assert promise.action.expected_bytes == 100
+    assert promise.due_s <= 3 * promises.GRACE_S
+    assert promises.raised(promise, 300, 990, 200.0).action.expected_bytes == 310
+
+
+def test_the_verdict_says_what_came_and_why_not_more() -> None:
+    finding = Finding(Severity.KEEPS, "free page reporting is off", "no free-page-reporting=on", "")
+    assert promises.verdict(100 * MIB, 90 * MIB, (finding,)) == ""
+    assert promises.verdict(100 * MIB, 0, (finding,)) == (
+        "0 KiB of 100 MiB came: free page reporting is off (no free-page-reporting=on)"
+    )
+    assert promises.verdict(100 * MIB, -3 * MIB, ()).startswith("it grew by 3 MiB: ")

@@ -1,0 +1,300 @@
+"""What is asked of a VM, done to it by a device, and found out about it afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from dataclasses import replace
+
+from giveback.accounting.usage import NO_GUEST, GuestPicture, HostPicture, Source
+from giveback.commands import status as status_command
+from giveback.guest.observe import Observation
+from giveback.manager.daemon import Daemon
+from giveback.manager.decide.allocation import Asked
+from giveback.manager.decide.promises import GRACE_S
+from giveback.manager.fleet import discovery, resident_counts
+from giveback.manager.fleet.discovery import Found
+from giveback.manager.fleet.fleet import Fleet, Watched
+from giveback.manager.fleet.reclaim import Room
+from giveback.manager.fleet.sampler import Looking
+from giveback.manager.fleet.urgency import Asking, view
+from giveback.manager.history import chart
+from giveback.manager.http.json_encoding import document
+from giveback.manager.model import Action, ActionKind, DaemonStatus, GuestView, HostView
+from giveback.manager.settings.load import ArbiterSettings, VmSettings, from_bytes
+from giveback.vmm.backends.qemu import QemuBackend
+from giveback.vmm.base import Answer, Capabilities, VmDescription, VmState
+
+MIB = 1 << 20
+STEP = Action(1, 0.0, "web", ActionKind.BALLOON, 0, 64 * MIB, "balloon: 960 MiB left")
+DEFLATED = Action(1, 0.0, "qemu:web:1", ActionKind.DEFLATE, 0, 0, "given back: the manager ends")
+
+
+class Recorded:
+    """A recorder that keeps all actions."""
+
+    problems: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.actions: list[Action] = []
+
+    def action(self, action: Action) -> None:
+        self.actions.append(action)
+
+    def status(self, status: DaemonStatus) -> None:
+        del status
+
+
+NOTHING_SEEN = Observation(VmDescription("qemu", "web", 1, 0, ()), VmState(), None, NO_GUEST, None)
+
+
+def scene() -> tuple[Watched, Asking, Recorded]:
+    vm = VmDescription("qemu", "web", os.getpid(), 1024 * MIB, ())
+    fleet, recorded = Fleet(), Recorded()
+    found = Found(discovery.key_of(vm), QemuBackend(), vm, 1, -1)
+    watched = Watched(found, VmSettings(balloon=True), 0.0)
+    fleet.add(watched)
+    return watched, Asking(fleet, recorded), recorded
+
+
+def host(available_gib: int) -> HostView:
+    return HostView(0.0, 64 << 30, available_gib << 30)
+
+
+def holding(vm: Watched, resident_mib: int) -> None:
+    vm.counts = resident_counts.Counts(resident_mib * MIB)
+
+
+def test_steps_of_a_device_are_verified_as_one() -> None:
+    vm, asking, recorded = scene()
+    holding(vm, 1000)
+    for now_s in (0.0, 8.0, 16.0):
+        asking.take_done(vm, STEP, now_s)
+    assert {action.id for action in recorded.actions} == {1}
+    assert recorded.actions[-1].expected_bytes == 3 * STEP.expected_bytes
+    holding(vm, 800)
+    asking.check(vm, 16.0 + GRACE_S)
+    assert (recorded.actions[-1].measured_bytes, vm.promise) == (200 * MIB, None)
+    assert recorded.actions[-1].verdict == ""
+
+
+def test_what_counts_as_delivered_is_nobodys_problem() -> None:
+    vm, asking, recorded = scene()
+    holding(vm, 1000)
+    asking.take_done(vm, STEP, 0.0)
+    holding(vm, 942)
+    asking.check(vm, GRACE_S)
+    assert recorded.actions[-1].verdict == ""
+    assert vm.doctor == ()
+
+
+def test_an_ask_leaves_it_to_the_next_look_to_see_what_moved() -> None:
+    vm, asking, _ = scene()
+    holding(vm, 1)
+    asking.promise(vm, ActionKind.ASK, 1, 64 * MIB, "cold", 0.0)
+    assert vm.promise is not None
+    assert vm.promise.before_bytes > MIB
+    # Else the picture of the host's side would not be carried to what is resident now.
+    assert vm.counts == resident_counts.Counts(MIB)
+
+
+class Taking:
+    """Fallbacks that take what is wanted, 64 MiB at a time; `steps` are the goals."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.eased = 0
+
+    def holds(self, vm: VmDescription) -> bool:
+        del vm
+        return bool(self.steps)
+
+    async def ease(self, *_: object) -> None:
+        self.eased += 1
+
+    async def step(
+        self, vm: object, state: object, guest: object, goal: int, _: object
+    ) -> Action | None:
+        del vm, state, guest
+        self.steps.append(goal)
+        return replace(STEP, expected_bytes=min(goal, 64 * MIB)) if goal else None
+
+
+def test_a_device_takes_what_was_asked_for_and_no_more() -> None:
+    async def live() -> None:
+        vm, asking, _ = scene()
+        vm.inspect_at_s = math.inf
+        taking = Taking()
+        looking = Looking(asking._fleet, asking, taking)  # type: ignore[arg-type]
+
+        async def look(now_s: float) -> None:
+            looking.look(vm, now_s, asking.decision)
+            await asyncio.gather(*looking._tasks)
+
+        await look(0.0)
+        assert (taking.steps, taking.eased) == ([], 1)
+        vm.goal, vm.goal_until_s = 100 * MIB, 50.0
+        for now_s in (1.0, 2.0, 3.0):
+            await look(now_s)
+        # A calm host wants nothing held; `reclaim` does, for its time, and what it wanted is there.
+        assert taking.steps == [100 * MIB, 36 * MIB]
+        assert taking.eased == 2
+        # The VM is looked at often, its statistics too.
+        assert vm.due_s <= 4.0
+        assert vm.inspected_at_s is not None
+        asking.decide(host(1), ArbiterSettings(), 4.0)
+        await look(4.0)
+        assert taking.steps[2:] == [0]
+        await looking.close()
+
+    asyncio.run(live())
+
+
+def test_a_calm_host_leaves_a_reclaim_its_goals_for_its_time() -> None:
+    async def live() -> None:
+        vm, asking, _ = scene()
+        vm.goal, vm.goal_until_s = 100 * MIB, 50.0
+        asking.decide(host(60), ArbiterSettings(), 1.0)
+        assert vm.goal == 100 * MIB
+        asking.decide(host(60), ArbiterSettings(), 51.0)
+        assert vm.goal == 0
+
+    asyncio.run(live())
+
+
+def test_the_time_of_a_reclaim_that_waits_for_another_runs() -> None:
+    async def live() -> None:
+        _, asking, _ = scene()
+        now_s = [0.0]
+        room = Room(asking._fleet, asking, "/", lambda: now_s[0])
+        async with room._turn:
+            waiting = asyncio.create_task(room.make(1 << 40, 5.0, ()))
+            await asyncio.sleep(0)
+            now_s[0] = 6.0
+        result = await asyncio.wait_for(waiting, 30)
+        assert (result.took_s, result.reached) == (6.0, False)
+
+    asyncio.run(live())
+
+
+def test_who_is_not_asked_is_told_why() -> None:
+    async def why(settings: VmSettings, reporting: Answer = Answer.NO) -> str:
+        vm, asking, _ = scene()
+        vm.settings, vm.state = settings, VmState(reporting_negotiated=reporting)
+        room = Room(asking._fleet, asking, "/", time.monotonic)
+        (part,) = (await room.make(1 << 40, 0.01, ("web",))).parts
+        return part.words
+
+    assert "its settings say ignore" in asyncio.run(why(VmSettings(ignore=True)))
+    assert "no fallback is allowed" in asyncio.run(why(VmSettings()))
+    barred = asyncio.run(why(VmSettings(balloon=True), Answer.YES))
+    assert barred == ("not asked: no agent answers there, and it reports its free pages by itself")
+
+
+def test_what_a_hostile_guest_says_is_shown_only() -> None:
+    vm, _, _ = scene()
+    guest = GuestPicture(Source.AGENT, 0.0, 1024 * MIB, 0, 512 * MIB)
+    host_side = HostPicture(ram_resident_bytes=1024 * MIB)
+    vm.seen = replace(NOTHING_SEEN, guest=guest, host=host_side)
+    vm.guest, vm.seen_until_s = guest, math.inf
+    assert view(vm, 0.0).fresh
+    vm.hostile_at_s, vm.view = 0.0, None
+    assert not view(vm, 0.0).fresh
+    vm.guest, vm.view = replace(guest, source=Source.BALLOON), None
+    assert view(vm, 0.0).fresh
+
+
+def test_a_port_that_is_plugged_in_later_is_found_soon() -> None:
+    vm, asking, _ = scene()
+    vm.settings = VmSettings()
+    looking = Looking(asking._fleet, asking, None)
+    vm.describe(replace(vm.vm, capabilities=Capabilities(statistics=Answer.NO)))
+    assert looking._inspect_period_s(vm, needed=False) <= 60
+
+
+def test_many_vms_are_looked_at_in_turn() -> None:
+    vm, asking, _ = scene()
+    looked: list[str] = []
+    for number in range(500):
+        other = VmDescription("qemu", f"{number}", number + 1, 0, ())
+        found = Found(discovery.key_of(other), QemuBackend(), other, 1, -1)
+        asking._fleet.add(Watched(found, VmSettings(), 0.0))
+
+    class Counting(Looking):
+        def look(self, vm: Watched, now_s: float, decision: object) -> None:
+            del decision
+            looked.append(vm.key)
+            vm.due_s = now_s + 0.01  # Due again before the others were.
+
+    looking = Counting(asking._fleet, asking, None)
+    for tick in range(3):
+        looking.step(float(tick))
+    assert set(looked) == set(asking._fleet.vms)
+    assert vm.key in looked
+
+
+def test_a_floor_ends_what_is_asked_for() -> None:
+    async def live() -> None:
+        vm, asking, _ = scene()
+        vm.settings = VmSettings(floor_bytes=512 * MIB)
+        asking.decide(host(1), ArbiterSettings(), 0.0)
+        asking._state = replace(asking._state, asked={vm.key: Asked(0.0, 1, MIB, 600 * MIB)})
+        for resident_mib, told in ((600, 1), (512, 0)):
+            vm.view = GuestView(vm.key, resident_mib * MIB, 0, 0, 0, floor_bytes=512 * MIB)
+            vm.seen, vm.seen_until_s = NOTHING_SEEN, math.inf
+            assert asking.urgency_for(vm, 0.0) == told
+            # Of a reclaim, too; what is said by hand is meant.
+            vm.wanted, vm.wanted_until_s, vm.goal_until_s = 1, 9.0, 9.0
+            assert asking.urgency_for(vm, 0.0) == told
+            vm.goal_until_s = 0.0
+            assert asking.urgency_for(vm, 0.0) == 1
+            vm.wanted = None
+
+    asyncio.run(live())
+
+
+class Ending:
+    """Fallbacks that give back one lease at the start, and one at the end."""
+
+    problems = ()
+
+    def leases(self) -> tuple[()]:
+        return ()
+
+    async def recover(self) -> tuple[Action, ...]:
+        return (replace(DEFLATED, reason="given back: the manager that took it has ended"),)
+
+    async def release_all(self, deadline_s: float) -> tuple[Action, ...]:
+        del deadline_s
+        return (DEFLATED,)
+
+
+def test_what_is_given_back_at_start_and_end_is_recorded() -> None:
+    recorded = Recorded()
+    daemon = Daemon(
+        from_bytes(b"", "test"),
+        recorder=recorded,
+        fallbacks=Ending(),  # type: ignore[arg-type]
+        backends=(),
+    )
+
+    async def live() -> None:
+        await daemon.run(daemon.stop)
+
+    asyncio.run(live())
+    assert [action.reason for action in recorded.actions] == [
+        "given back: the manager that took it has ended",
+        "given back: the manager ends",
+    ]
+    assert [action.id for action in recorded.actions] == [1, 2]
+    assert list(daemon.fleet.actions) == recorded.actions
+
+
+def test_a_deflation_waits_for_nothing() -> None:
+    said = document(DEFLATED)
+    assert isinstance(said, dict)
+    assert status_command.verdict(said) == "deflate: given back: the manager ends"
+    shown = chart.actions_text({"actions": [said]})
+    assert shown.endswith("deflate  given back: the manager ends")

@@ -1,0 +1,191 @@
+"""What clients may ask, who may ask it, and the daemon's unit and log: all that is pure of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+from manager_samples import action, status, vm_status
+
+from giveback.errors import InputError
+from giveback.manager import logs, systemd_unit
+from giveback.manager.http import openapi, requests
+from giveback.manager.http.feed import Listener, changes
+from giveback.manager.http.json_encoding import encoded
+from giveback.manager.model import VmCondition
+from giveback.manager.settings import access as access_rules
+from giveback.manager.settings.access import Access, Level, Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["goal_bytes", "within_s", "vms", "urgency", "lease_s", "x"]), inner
+        )
+    ),
+    max_leaves=12,
+)
+
+
+def taken(parse: Callable[[], T]) -> T | None:
+    """What is made of it, or None where it is refused, with words."""
+    try:
+        return parse()
+    except InputError as error:
+        return None if str(error) else pytest.fail("refused without a word")
+
+
+@given(JSON)
+def test_a_request_is_well_formed_or_refused_with_words(said: object) -> None:
+    wanted = taken(lambda: requests.Reclaim.of(said))
+    if wanted is not None:
+        assert 0 < wanted.goal_bytes <= requests.GOAL_MOST_BYTES
+        assert 0 < wanted.within_s <= requests.WITHIN_MOST_S
+    told = taken(lambda: requests.Urgency.of(said))
+    if told is not None:
+        assert told.urgency in (0, 1, 2, 3)
+        assert 0 < told.lease_s <= requests.LEASE_MOST_S
+
+
+@given(st.dictionaries(st.sampled_from(["since", "from", "to", "vm", "x"]), st.text(max_size=12)))
+def test_a_span_is_bounded_or_refused(query: dict[str, str]) -> None:
+    span = taken(lambda: requests.Span.of(query, 1_800_000_000.5))
+    if span is not None:
+        assert 0 < span.to_s - span.from_s <= requests.SPAN_MOST_S
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("15m", 900), ("2h", 7200), (" 7D ", 7 * 86400), ("45", 45), ("1w", 604800)],
+)
+def test_spans_of_time(text: str, seconds: int) -> None:
+    assert requests.parse_span(text) == seconds
+
+
+@given(
+    st.integers(-1, 5),
+    st.frozensets(st.integers(0, 5)),
+    st.builds(
+        Access,
+        own_uid=st.integers(0, 5),
+        writer_uids=st.frozensets(st.integers(0, 5)),
+        writer_gids=st.frozensets(st.integers(0, 5)),
+        reader_uids=st.frozensets(st.integers(0, 5)),
+        reader_gids=st.frozensets(st.integers(0, 5)),
+    ),
+)
+def test_nobody_gets_in_by_no_rule(uid: int, gids: frozenset[int], access: Access) -> None:
+    level = access.level(Peer(1, uid, gids))
+    writes = uid in {0, access.own_uid} | access.writer_uids or bool(gids & access.writer_gids)
+    reads = uid in access.reader_uids or bool(gids & access.reader_gids)
+    expected = Level.WRITE if writes else Level.READ if reads else Level.NOTHING
+    assert level is (Level.NOTHING if uid < 0 else expected)
+
+
+def test_rules_are_made_of_words() -> None:
+    made = access_rules.access(["root", "@0", "1234"], ["@4321"])
+    assert made.writer_uids == {0, 1234}
+    assert made.writer_gids == {0}
+    assert made.reader_gids == {4321}
+    for words in (["no-such-user-here"], ["@no-such-group-here"], ["a\0b"]):
+        with pytest.raises(InputError, match="there is none"):
+            access_rules.access(words)
+
+
+def test_only_what_matters_is_told() -> None:
+    before = status(vm_status("a", 1), vm_status("b", 2))
+    after = status(
+        vm_status("a", 1, resident_bytes=1), vm_status("b", 2, condition=VmCondition.SILENT),
+        actions=(action(1), action(2)),
+    )  # fmt: skip
+    names = [name for name, _ in changes(before, after)]
+    assert names == ["status", "vm", "action"]
+    assert [name for name, _ in changes(None, after)] == ["status", "vm", "vm", "action", "action"]
+
+
+def test_a_listener_that_does_not_read_costs_a_bounded_queue_and_can_be_ended() -> None:
+    listener = Listener()
+    for _ in range(10_000):
+        listener.put(b"x")
+    listener.put(None)
+    assert listener._queue.qsize() <= 256
+
+
+@given(st.text(), st.floats())
+def test_every_picture_is_a_document(name: str, age_s: float) -> None:
+    read = json.loads(encoded(status(vm_status(name, sampled_age_s=age_s))))
+    assert read["vms"][0]["condition"] == "ok"
+
+
+def test_the_description_has_every_field_of_what_is_sent() -> None:
+    schemas = openapi._schemas()
+    sent = json.loads(encoded(status()))
+    described = schemas["DaemonStatus"]
+    assert isinstance(described, dict)
+    assert set(described["properties"]) == set(sent)
+    with pytest.raises(TypeError, match="no schema"):
+        openapi.schema_of(complex)
+
+
+def test_the_unit_holds_only_paths_that_it_can() -> None:
+    text = systemd_unit.unit_text("/usr/local/bin/giveback")
+    assert "ExecStart=/usr/local/bin/giveback daemon\n" in text
+    assert "IPAddressAllow=localhost\n" in text
+    alone = systemd_unit.unit_text("/usr/bin/giveback", loopback=False)
+    assert "AF_INET" not in alone
+    assert "IPAddressAllow" not in alone
+    for bad in ("giveback", "/a b/giveback", "/a%n/giveback", "/x\nExecStartPre=/bin/sh"):
+        with pytest.raises(InputError, match="no path that a unit can hold"):
+            systemd_unit.unit_text(bad)
+
+
+@pytest.fixture
+def log() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    before, level, raises = list(root.handlers), root.level, logging.raiseExceptions
+    out = io.StringIO()
+    logs.set_up(out, "info")
+    yield out
+    structlog.reset_defaults()
+    root.handlers[:], logging.raiseExceptions = before, raises
+    root.setLevel(level)
+
+
+def test_logs_are_json_lines_with_stable_keys(log: io.StringIO) -> None:
+    words = structlog.get_logger().bind(vm="qemu/a\x1b[2J/1")
+    words.debug("not shown")
+    words.info("asked", goal_bytes=4096, said="x\ny" * 1000, raw=b"\xff", more={"k": ["\r"]})
+    logging.getLogger("uvicorn.error").error("bad %s", "thing\n")
+    logging.getLogger("uvicorn.error").info("chatter")
+    try:
+        raise ValueError("a\x1b[0m")
+    except ValueError:
+        words.exception("failed")
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == ["asked", "bad thing\\n", "failed"]
+    assert list(lines[0])[:4] == ["time", "level", "event", "vm"]
+    assert lines[0]["vm"] == "qemu/a\\x1b[2J/1"
+    assert lines[0]["goal_bytes"] == 4096
+    assert len(lines[0]["said"]) < 1100
+    assert lines[0]["more"] == {"k": ["\\r"]}
+    assert "ValueError" in lines[2]["exception"]
+    assert "\x1b" not in lines[2]["exception"]
+
+
+@given(st.dictionaries(st.text(max_size=5), JSON, max_size=3), st.text())
+def test_no_value_breaks_a_line(values: dict[str, object], text: str) -> None:
+    safe = logs.made_safe(None, "info", {"event": text, **{f"k{k}": v for k, v in values.items()}})
+    assert "\n" not in str(safe["event"])
+    assert len(json.dumps(safe, default=str).splitlines()) == 1

@@ -1,0 +1,99 @@
+"""A domain's memballoon, read and changed; nothing else of the XML is touched."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giveback.errors import InputError, VmError
+from giveback.vmm.backends.libvirt import (
+    Memballoon,
+    changed_xml,
+    difference,
+    in_thread,
+    parse_memballoon,
+    state_from,
+    with_plugged_memory,
+)
+from giveback.vmm.base import Answer, RamBlock, VmDescription, VmState
+
+XML = """<domain><name>a</name><devices><disk/><memballoon model="virtio">\
+<address type="pci"/></memballoon></devices><seclabel type="none"/></domain>"""
+VM = VmDescription("libvirt", "a", 1, 1 << 30, ())
+
+
+def test_what_the_xml_says() -> None:
+    assert parse_memballoon(XML) == Memballoon(present=True, reporting=False, period_s=0)
+    changed = changed_xml(XML, reporting=True, period_s=7)
+    assert parse_memballoon(changed) == Memballoon(present=True, reporting=True, period_s=7)
+    assert parse_memballoon("<domain/>").present is False
+    assert parse_memballoon(XML.replace("virtio", "none")).present is False
+
+
+@given(st.booleans(), st.integers(0, 3600))
+def test_there_and_back_is_no_difference(reporting: bool, period_s: int) -> None:
+    changed = changed_xml(XML, reporting=reporting, period_s=period_s)
+    again = changed_xml(changed, reporting=reporting, period_s=period_s)
+    assert difference(changed, again, "a") == ""
+    assert difference(XML, changed, "a").startswith("--- a now")
+
+
+def test_a_domain_without_a_balloon_is_not_given_one() -> None:
+    with pytest.raises(InputError, match="add one first"):
+        changed_xml("<domain><devices/></domain>", reporting=True)
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "<a>", "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", "x" * (2 << 20)]
+)
+def test_what_is_no_xml_is_refused(bad: str) -> None:
+    with pytest.raises(VmError):
+        parse_memballoon(bad)
+
+
+@given(st.dictionaries(st.sampled_from(["actual", "unused", "available", "last_update"]),
+                       st.integers() | st.none() | st.text(max_size=3)))  # fmt: skip
+def test_any_statistics_make_a_state(stats: dict[str, object]) -> None:
+    balloon = Memballoon(present=True, reporting=True, period_s=0)
+    state = state_from(VM, stats, running=True, balloon=balloon)
+    assert state.balloon_bytes is None or 0 <= state.balloon_bytes <= VM.ram_bytes
+    assert state.description is not None
+    assert state.description.capabilities.reports_pages is Answer.YES
+
+
+DEVICES = """<domain><devices>
+<memory model="dimm"><target><size unit="KiB">1024</size></target><alias name="dimm0"/></memory>
+<memory model="dimm"><target><size unit="KiB">2048</size></target><alias name="dimm1"/></memory>
+<memory model="virtio-mem"><target><size unit="KiB">8192</size><current unit="KiB">4096</current>
+</target><alias name="virtiomem0"/></memory>
+<memory model="nvdimm"><target><size unit="KiB">2048</size></target><alias name="nvdimm0"/></memory>
+<memory model="dimm"><target><size unit="GiB">x</size></target><alias name="dimm9"/></memory>
+<memory model="dimm"/></devices></domain>"""
+
+
+def test_memory_that_was_plugged_in_is_in_the_xml() -> None:
+    started = replace(VM, ram_blocks=(RamBlock("pc.ram", 1 << 30), RamBlock("memdimm0", 1 << 20)))
+    found = with_plugged_memory(started, DEVICES)
+    assert [(b.name, b.size_bytes >> 20, b.hotplug) for b in found.ram_blocks[2:]] == [
+        ("memdimm1", 2, False),
+        ("memvirtiomem0", 8, True),
+    ]
+    assert found.ram_bytes == VM.ram_bytes + (6 << 20)
+    assert with_plugged_memory(VM, XML) == VM
+
+
+def test_a_call_that_hangs_is_left_behind() -> None:
+    release = threading.Event()
+
+    def hang() -> VmState:
+        release.wait(30)
+        return VmState()
+
+    with pytest.raises(VmError, match="no answer"):
+        asyncio.run(in_thread(hang, 0.05, "a"))
+    release.set()

@@ -1,0 +1,87 @@
+"""`giveback bench` on real VMs: one short cell, stored, found again, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from giveback_lab.bench import works
+from giveback_lab.bench.analysis.metrics import mark
+from giveback_lab.bench.model import Cell, CellResult
+from giveback_lab.bench.run.cell import Setting
+from giveback_lab.bench.run.runner import Job, run_all, to_do
+from giveback_lab.bench.run.store import Store
+from giveback_lab.bench.strategies import STRATEGIES
+from giveback_lab.demo.demo import Lab
+from giveback_lab.images.image import build_image
+from giveback_lab.vms.folders import candidates
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from giveback_lab.vms.accel import Accel
+
+MIB = 1 << 20
+MEM_BYTES = 512 * MIB
+IDLE_S = 8.0
+# A look takes a moment; the guest is asked by itself every ten seconds only.
+SOON_S = 2.0
+
+
+def by_work(result: CellResult) -> str:
+    return result.cell.work
+
+
+def folders() -> set[Path]:
+    return {path for parent in candidates() for path in parent.glob("giveback-vm-*")}
+
+
+def test_two_cells_overlap_and_are_stored_whole(lab: Lab, accel: Accel, tmp_path: Path) -> None:
+    before = folders()
+    # What needs no compiler needs no disk with one.
+    few = replace(works.EXTRAS, packages=(), sources=())
+    guests = Lab(lab.kernel, lab.emulator, build_image(lab.kernel, few))
+    setting = Setting(guests, accel.name, 2, 1, tmp_path / "logs")
+    jobs = [
+        Job(
+            Cell("6.12", MEM_BYTES, work, name, 1),
+            works.shortened(works.WORKS[work], IDLE_S), STRATEGIES[name], setting,
+        )
+        for work, name in (("files", "none"), ("hogs", "reporting"))
+    ]  # fmt: skip
+    store = Store(tmp_path)
+    store.make()
+    said: list[str] = []
+    results = asyncio.run(run_all(jobs, store, 2, said.append))
+    assert folders() <= before
+    assert to_do(jobs, store, said.append) == []
+    assert sorted(store.read_all()[0], key=lambda r: r.cell.key) == sorted(
+        results, key=lambda r: r.cell.key
+    )
+    for result in results:
+        assert result.problems == ()
+        (vm,) = result.vms
+        again = ["reread"] if result.cell.work == "files" else []
+        assert [one.name for one in vm.marks] == ["work", "idle", *again]
+        work_mark, idle = mark(vm, "work"), mark(vm, "idle")
+        assert work_mark is not None
+        assert idle is not None
+        assert 0 <= work_mark.begin_s < 1.0
+        assert idle.begin_s == work_mark.end_s
+        assert vm.samples[0].t_s < 0
+        assert [s.t_s for s in vm.samples] == sorted(s.t_s for s in vm.samples)
+        # The guest is asked where it counts, and else so seldom that it can be idle.
+        told = [s.t_s for s in vm.samples if s.non_free_bytes is not None]
+        for moment_s in (work_mark.end_s, idle.end_s):
+            assert any(abs(t_s - moment_s) < SOON_S for t_s in told)
+        assert len(told) < len(vm.samples) // 3
+        assert vm.work_s > 0
+        assert (vm.reread_s is not None) == bool(again)
+        assert vm.needed_bytes is not None
+        assert 0 < vm.needed_bytes < MEM_BYTES // 2
+        assert (vm.after.read_bytes or 0) >= (vm.before.read_bytes or 0)
+    kept, returned = (result.vms[0].samples for result in sorted(results, key=by_work))
+    assert kept[-1].resident_bytes > 0.95 * max(s.resident_bytes for s in kept)
+    # Half a minute later it would be far more; the least of it needs no clock.
+    assert returned[-1].resident_bytes < max(s.resident_bytes for s in returned) - 16 * MIB
