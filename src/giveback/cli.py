@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from giveback import __version__, commands
-from giveback.errors import GivebackError
 from giveback.interrupts import stopping
+from giveback_kernel.errors import GivebackError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,12 +1,8 @@
-"""The host side's error tree. Text and exit codes are made only in `giveback.cli`."""
+"""The host side's errors, below the root that all of giveback's packages share."""
 
 from __future__ import annotations
 
-
-class GivebackError(Exception):
-    """Base of every error raised on purpose. Its text names the file, VM or setting, and what to do."""
-
-    exit_code = 1
+from giveback_kernel.errors import GivebackError
 
 
 class InputError(GivebackError):

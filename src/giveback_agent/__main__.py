@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from giveback_agent.errors import AgentError
+from giveback_kernel.errors import GivebackError
 
 COMMANDS = (
     "config",
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 
             return run_service("/", words[1::2])
         return _parsed(words)
-    except AgentError as error:
+    except GivebackError as error:
         sys.stderr.write(f"giveback-agent: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import files
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import BYTES_LIMIT, number, shown, text
 from giveback_kernel.record import Record
 

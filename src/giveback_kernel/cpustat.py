@@ -5,8 +5,8 @@ Source: show_stat() in fs/proc/stat.c and Documentation/filesystems/proc.rst.
 
 from __future__ import annotations
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import files
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import number, shown
 from giveback_kernel.record import Record
 

@@ -6,7 +6,7 @@ does is not one.
 
 from __future__ import annotations
 
-from giveback_agent.errors import KernelFileError
+from giveback_kernel.errors import KernelFileError
 
 # Counters are unsigned long in the kernel.
 COUNTER_LIMIT = 1 << 64

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from giveback_agent.errors import KernelFileError
+from giveback_kernel.errors import KernelFileError
 
 READ_LIMIT_BYTES = 1 << 20
 _NOT_FOR_US = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)

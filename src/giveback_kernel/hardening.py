@@ -10,8 +10,8 @@ Source: Documentation/admin-guide/kernel-parameters.txt, report_meminit() in mm/
 
 from __future__ import annotations
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import files, kmsg, meminfo
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.record import Record, replace
 
 PATH = "/proc/cmdline"

@@ -6,8 +6,8 @@ histogram is in debugfs: root only, and absent where debugfs is not mounted.
 
 from __future__ import annotations
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import files
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import number, shown, text
 from giveback_kernel.record import Record
 

@@ -5,8 +5,8 @@ Source: fs/proc/meminfo.c and Documentation/filesystems/proc.rst.
 
 from __future__ import annotations
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import files
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import BYTES_LIMIT, number, shown
 from giveback_kernel.record import Record
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import files, kmsg, meminfo, pagetypeinfo
 from giveback_kernel.buddyinfo import ORDERS_LIMIT
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import signed
 from giveback_kernel.record import Record
 

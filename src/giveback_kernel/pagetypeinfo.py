@@ -7,9 +7,9 @@ print it, so it is read once, never in a loop. A list longer than 100,000 blocks
 
 from __future__ import annotations
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import files
 from giveback_kernel.buddyinfo import ORDERS_LIMIT
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import number, shown, text
 from giveback_kernel.record import Record
 

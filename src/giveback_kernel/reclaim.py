@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import cgroup, compaction, files
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.record import Record
 
 DROP_CACHES_PATH = "/proc/sys/vm/drop_caches"

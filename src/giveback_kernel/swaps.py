@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import errno
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import files
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import BYTES_LIMIT, number, shown, signed, text, unescaped
 from giveback_kernel.record import Record
 

@@ -6,8 +6,8 @@ and a counter this kernel does not have is None.
 
 from __future__ import annotations
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import files
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import number
 from giveback_kernel.record import Record
 

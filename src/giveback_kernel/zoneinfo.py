@@ -5,8 +5,8 @@ Source: zoneinfo_show_print() in mm/vmstat.c.
 
 from __future__ import annotations
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import files
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import number, shown, text
 from giveback_kernel.record import Record
 

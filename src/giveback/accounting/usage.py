@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 from giveback.vmm.base import BYTES_LIMIT, BalloonStatistics
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import buddyinfo, meminfo
+from giveback_kernel.errors import KernelFileError
 
 STALE_S = 60.0
 """Guest numbers older than this are not joined with the host's of now."""

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from giveback.errors import GivebackError, InputError
+from giveback.errors import InputError
 from giveback.interrupts import run_interruptible
 from giveback.sizes import size_of
+from giveback_kernel.errors import GivebackError
 from giveback_kernel.meminfo import read_meminfo
 from giveback_lab.bench import works
 from giveback_lab.bench.run.cell import Setting

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from giveback.errors import GivebackError, InputError
+from giveback.errors import InputError
 from giveback.interrupts import run_interruptible
 from giveback.sizes import size_of
+from giveback_kernel.errors import GivebackError
 from giveback_lab.demo.demo import DemoOptions, check_host, prepare_lab, run_demo
 from giveback_lab.demo.recorder import SILENCE_LIMIT_S
 from giveback_lab.report.terminal import LiveChart

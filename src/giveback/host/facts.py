@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import files
+from giveback_kernel.errors import KernelFileError
 
 THP = "/sys/kernel/mm/transparent_hugepage"
 

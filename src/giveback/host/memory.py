@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import InputError, VmError
 from giveback.manager.model import HostView
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import files, meminfo, pressure, vmstat
+from giveback_kernel.errors import KernelFileError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

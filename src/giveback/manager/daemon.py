@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from giveback.errors import GivebackError, InputError, VmError
+from giveback.errors import InputError, VmError
 from giveback.host.memory import read_host_view
 from giveback.manager.fleet import discovery
 from giveback.manager.fleet.connections import Connections
@@ -26,6 +26,7 @@ from giveback.manager.fleet.urgency import Asking
 from giveback.manager.http.requests import LEASE_MOST_S
 from giveback.manager.model import URGENCIES, DaemonStatus
 from giveback.text import shown
+from giveback_kernel.errors import GivebackError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.errors import KernelFileError
 from giveback_agent.host_link import link
 from giveback_agent.runtime.worker import become_idle_class
 from giveback_kernel import buddyinfo, files, meminfo, page_reporting, vmstat, zoneinfo
+from giveback_kernel.errors import KernelFileError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import signal
 import time
 
 from giveback_agent.commands.repair import restore
-from giveback_agent.errors import AgentError, KernelFileError
+from giveback_agent.errors import AgentError
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import adaptive, idleness
 from giveback_agent.policy.actions import Observation
@@ -22,6 +22,7 @@ from giveback_agent.runtime import run_dir
 from giveback_agent.runtime.worker import DONE, Worker
 from giveback_agent.service.pass_log import CLASSIC_LINE, MIB, WSL_LINE, PassLog, words
 from giveback_agent.settings import load
+from giveback_kernel.errors import GivebackError, KernelFileError
 from giveback_kernel.record import replace
 
 TYPE_CHECKING = False
@@ -222,7 +223,7 @@ class Foreground:
             # Before it is true: Ctrl-C may come between the two.
             self._lowered = True
             report_order.lower(self._root, order)
-        except AgentError as error:
+        except GivebackError as error:
             self._lowered = False
             self._failed = True
             print(f"deep         failed: {error}")

@@ -6,10 +6,11 @@ The next start of the agent does the same; this is for a service that will not s
 
 from __future__ import annotations
 
-from giveback_agent.errors import AgentError, KernelFileError
+from giveback_agent.errors import AgentError
 from giveback_agent.release import percpu_lists, report_order
 from giveback_agent.runtime import run_dir
 from giveback_agent.service import cpu_weight
+from giveback_kernel.errors import KernelFileError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
-from giveback_agent.errors import AgentError, KernelFileError
+from giveback_agent.errors import AgentError
 from giveback_agent.release.observe import take
 from giveback_agent.runtime import run_dir
 from giveback_agent.service.pass_log import MIB
 from giveback_agent.settings import load
 from giveback_kernel import buddyinfo, files, page_reporting
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.record import as_dict
 
 TYPE_CHECKING = False

@@ -11,12 +11,13 @@ import signal
 import time
 
 from giveback_agent.commands.repair import restore
-from giveback_agent.errors import AgentError, KernelFileError
+from giveback_agent.errors import AgentError
 from giveback_agent.install import files as install_files
 from giveback_agent.install import init_system, systemd_unit
 from giveback_agent.runtime import run_dir
 from giveback_agent.settings import load
 from giveback_kernel import files
+from giveback_kernel.errors import KernelFileError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

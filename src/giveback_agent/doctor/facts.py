@@ -10,7 +10,6 @@ import errno
 import os
 
 from giveback_agent.doctor import other_reclaimers
-from giveback_agent.errors import KernelFileError
 from giveback_agent.runtime import run_dir
 from giveback_agent.settings import load
 from giveback_kernel import (
@@ -28,6 +27,7 @@ from giveback_kernel import (
     zoneinfo,
 )
 from giveback_kernel.buddyinfo import max_order, read_buddyinfo
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.record import Record
 
 TYPE_CHECKING = False

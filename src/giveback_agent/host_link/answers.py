@@ -11,8 +11,8 @@ import select
 import time
 
 from giveback_agent.commands.picture import picture
-from giveback_agent.errors import AgentError
 from giveback_agent.host_link import json_lines
+from giveback_kernel.errors import GivebackError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def messages(root: str, ask: str, number: object) -> Iterator[dict[str, object]]
     """The messages of an answer: `memory`, for `pages` then its parts; or one `error`."""
     try:
         said = picture(root, pages=ask == "pages")
-    except AgentError as error:
+    except GivebackError as error:
         yield _error(ask, number, str(error)[:400])
         return
     pages = str(said.pop("pages", ""))

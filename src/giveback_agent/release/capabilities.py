@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.errors import KernelFileError
 from giveback_agent.policy.actions import Capabilities
 from giveback_agent.release import percpu_lists
 from giveback_agent.runtime import child
 from giveback_kernel import compaction, files, page_reporting, reclaim
+from giveback_kernel.errors import KernelFileError
 
 PROBE_TIMEOUT_S = 20.0
 

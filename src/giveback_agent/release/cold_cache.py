@@ -26,10 +26,10 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.errors import KernelFileError
 from giveback_agent.policy.actions import is_largely_dirty
 from giveback_agent.release import lru_gen_training
 from giveback_kernel import files, lru_gen, memcg, reclaim
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.memcg import FileLists
 from giveback_kernel.meminfo import read_meminfo
 from giveback_kernel.record import Record, replace

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import cgroup, files
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.vmstat import read_vmstat
 
 SCRATCH_PAGES = 512

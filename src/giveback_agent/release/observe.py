@@ -5,10 +5,10 @@ Taking one reads four small files. The dear ones, vmstat and zoneinfo, are read 
 
 from __future__ import annotations
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import buddyinfo, page_reporting, vmstat, zoneinfo
 from giveback_kernel.buddyinfo import BuddyInfo, read_buddyinfo
 from giveback_kernel.cpustat import CpuStat, read_cpustat
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.meminfo import MemInfo, read_meminfo
 from giveback_kernel.record import Record
 

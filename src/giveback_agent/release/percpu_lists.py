@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.errors import KernelFileError
 from giveback_agent.runtime import child, run_dir
 from giveback_kernel import files
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import number
 
 PATH = "/proc/sys/vm/percpu_pagelist_high_fraction"

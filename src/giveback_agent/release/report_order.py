@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.errors import KernelFileError
 from giveback_agent.release import percpu_lists
 from giveback_agent.runtime import run_dir
 from giveback_kernel import buddyinfo, files, page_reporting
 from giveback_kernel.buddyinfo import ORDERS_LIMIT
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import number
 from giveback_kernel.record import Record, replace
 

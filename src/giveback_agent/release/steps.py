@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.errors import AgentError, KernelFileError
 from giveback_agent.policy import actions as act
 from giveback_agent.release import percpu_lists
 from giveback_agent.runtime import child
 from giveback_kernel import compaction, files, reclaim, swaps
+from giveback_kernel.errors import GivebackError, KernelFileError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def drain_lists(root: str) -> str:
     """Empty the per-CPU lists; returns why not, or "" where it was done."""
     try:
         return percpu_lists.drain(root)
-    except AgentError as error:
+    except GivebackError as error:
         return str(error)
 
 

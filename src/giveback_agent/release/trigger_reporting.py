@@ -14,9 +14,9 @@ from __future__ import annotations
 import mmap
 import os
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import buddyinfo, files, page_reporting
 from giveback_kernel.buddyinfo import read_buddyinfo
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.meminfo import read_meminfo
 from giveback_kernel.record import Record
 from giveback_kernel.zoneinfo import read_zoneinfo

@@ -10,9 +10,10 @@ import fcntl
 import os
 import time
 
-from giveback_agent.errors import AgentError, KernelFileError
+from giveback_agent.errors import AgentError
 from giveback_agent.host_link.link import encode
 from giveback_kernel import files
+from giveback_kernel.errors import KernelFileError
 
 FOLDER = "/run/giveback"
 PID_PATH = FOLDER + "/agent.pid"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.errors import KernelFileError
 from giveback_agent.runtime import signals
+from giveback_kernel.errors import KernelFileError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

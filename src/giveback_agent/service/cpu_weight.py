@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.errors import AgentError, KernelFileError
 from giveback_agent.runtime import run_dir
 from giveback_agent.runtime.worker import become_idle_class, become_normal_class
 from giveback_kernel import cgroup, files
+from giveback_kernel.errors import GivebackError, KernelFileError
 from giveback_kernel.fields import number, text
 from giveback_kernel.record import Record
 
@@ -71,7 +71,7 @@ class Share:
         self._raised = True
         try:
             raise_weight(self._root, pids)
-        except AgentError as error:
+        except GivebackError as error:
             return f"{error}: no more than the unit's share of the CPUs"
         return ""
 

@@ -9,7 +9,6 @@ import os
 import select
 import time
 
-from giveback_agent.errors import AgentError, KernelFileError
 from giveback_agent.host_link.link import Link, Urgency
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import adaptive, idleness, polling, thresholds, wsl_modes
@@ -29,6 +28,7 @@ from giveback_agent.runtime.worker import (
 from giveback_agent.service import cpu_weight, pass_log, status_file
 from giveback_kernel import kmsg
 from giveback_kernel.cpustat import read_cpustat
+from giveback_kernel.errors import GivebackError, KernelFileError
 from giveback_kernel.meminfo import read_meminfo
 from giveback_kernel.pressure import pressure_or_none
 
@@ -417,7 +417,7 @@ class Service:
             report_order.lower(self._root, order)
             self._lowered = True
             self._passes.deep_order = order
-        except AgentError as error:
+        except GivebackError as error:
             self._complain(str(error))
 
     def _nudge(self) -> None:

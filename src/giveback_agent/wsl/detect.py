@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import os
 
-from giveback_agent.errors import KernelFileError
 from giveback_agent.runtime import child
 from giveback_agent.wsl import wslconfig
 from giveback_kernel import files
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import unescaped
 from giveback_kernel.record import Record
 

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from giveback import __version__
-from giveback.errors import GivebackError, InputError, VmError
+from giveback.errors import InputError, VmError
+from giveback_kernel.errors import GivebackError
 from giveback_kernel.meminfo import read_meminfo
 from giveback_lab.demo.recorder import SILENCE_LIMIT_S, Recorder
 from giveback_lab.images.distribution import KernelFiles, kernel_from_packages, kernel_from_path

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, get_args
 
 from giveback.errors import VmError
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import buddyinfo, meminfo
+from giveback_kernel.errors import KernelFileError
 from giveback_lab.report.run import Mark, MarkKind, Sample, VmName, VmRun, WorkPhase
 from giveback_lab.vms.agent_port import AgentEvent, agent_events, clean
 

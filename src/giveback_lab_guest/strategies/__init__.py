@@ -56,7 +56,7 @@ def strategy(words: list[str]) -> int:
 
 
 def _serve(name: str, options: list[str]) -> int:
-    from giveback_agent.errors import KernelFileError
+    from giveback_kernel.errors import KernelFileError
     from giveback_lab_guest.strategies.loop import Stopping, say
 
     try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from giveback_agent.errors import KernelFileError
+from giveback_kernel.errors import KernelFileError
 from giveback_lab_guest.strategies import kata_compact, kata_memcg
 from giveback_lab_guest.strategies.loop import STARTED, say, with_options
 

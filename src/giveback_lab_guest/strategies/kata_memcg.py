@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import files, lru_gen
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.record import Record
 from giveback_lab_guest.strategies.kata_psi import Psi
 from giveback_lab_guest.strategies.loop import say

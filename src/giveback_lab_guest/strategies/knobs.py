@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import files
+from giveback_kernel.errors import KernelFileError
 
 
 def set_all(root: str, words: list[str]) -> int:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import time
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import reclaim
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.meminfo import read_meminfo
 from giveback_kernel.pressure import read_pressure
 from giveback_kernel.record import Record, replace

@@ -15,9 +15,9 @@ from __future__ import annotations
 import os
 import time
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import compaction, files, reclaim
 from giveback_kernel.cpustat import read_cpustat
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.meminfo import read_meminfo
 from giveback_kernel.record import Record, replace
 from giveback_lab_guest.strategies.loop import STARTED, become_idle_class, say, with_options

@@ -22,7 +22,8 @@ DEADLINE_S = 60.0
 _RUN = """
 import asyncio, resource, sys
 from pathlib import Path
-from giveback.errors import GivebackError
+from giveback_kernel.errors import GivebackError
+
 from giveback.manager import logs
 from giveback.manager.lifecycle import manage
 from giveback.manager.settings.load import load

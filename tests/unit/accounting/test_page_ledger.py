@@ -17,8 +17,8 @@ from giveback.accounting import page_ledger
 from giveback.errors import InputError, VmError
 from giveback.host.pagemap import ABSENT, PAGE_BYTES, PRESENT, SWAPPED
 from giveback.vmm.layout import Placement
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import kpageflags
+from giveback_kernel.errors import KernelFileError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,9 +10,9 @@ from agent_kernel_samples import plant, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import buddyinfo
 from giveback_kernel.buddyinfo import BuddyInfo, ZoneBlocks
+from giveback_kernel.errors import KernelFileError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from agent_kernel_samples import plant, sample
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import cgroup
 from giveback_kernel.cgroup import CgroupMounts
+from giveback_kernel.errors import KernelFileError
 
 if TYPE_CHECKING:
     from pathlib import Path

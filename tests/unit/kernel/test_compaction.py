@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from agent_kernel_samples import plant
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import compaction
+from giveback_kernel.errors import KernelFileError
 
 if TYPE_CHECKING:
     from pathlib import Path

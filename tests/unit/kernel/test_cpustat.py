@@ -7,9 +7,9 @@ from agent_kernel_samples import sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import cpustat
 from giveback_kernel.cpustat import CpuStat, busy_fraction
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.record import replace
 
 TICKS = st.integers(0, 1 << 60)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import fields
+from giveback_kernel.errors import KernelFileError
 
 
 @settings(deadline=None)

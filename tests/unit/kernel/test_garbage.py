@@ -9,7 +9,6 @@ from agent_kernel_samples import sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import (
     buddyinfo,
     cgroup,
@@ -24,6 +23,7 @@ from giveback_kernel import (
     vmstat,
     zoneinfo,
 )
+from giveback_kernel.errors import KernelFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,8 +9,8 @@ from agent_kernel_samples import plant, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import meminfo
+from giveback_kernel.errors import KernelFileError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,8 @@ from agent_kernel_samples import BALLOON_FEATURES, PLAIN_FEATURES, plant, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import page_reporting
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.kmsg import KernelLog
 from giveback_kernel.page_reporting import ORDER_PATH, Balloon, judge, probe
 

@@ -10,8 +10,8 @@ from agent_kernel_samples import plant, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import files, reclaim
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.reclaim import ReclaimResult
 
 if TYPE_CHECKING:

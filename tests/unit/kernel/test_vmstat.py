@@ -7,8 +7,8 @@ from agent_kernel_samples import sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import vmstat
+from giveback_kernel.errors import KernelFileError
 
 COUNTERS = st.integers(0, (1 << 64) - 1)
 NAMES = [name for name in vmstat.VmStat._fields if name not in ("allocstall", "nr_free_pages")]

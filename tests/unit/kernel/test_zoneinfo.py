@@ -7,8 +7,8 @@ from agent_kernel_samples import sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import zoneinfo
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.zoneinfo import Zone, ZoneInfo
 
 PAGES = st.integers(0, 1 << 40)

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from giveback.errors import GivebackError, VmError
+from giveback.errors import VmError
 from giveback.host.procs import start_ticks
 from giveback.manager.devices import rules
 from giveback.manager.devices.leases import LeaseStore, file_name
@@ -23,6 +23,7 @@ from giveback.manager.model import Action, ActionKind, Lease
 from giveback.text import MIB, size
 from giveback.vmm.backends.libvirt import URI
 from giveback.vmm.control.address import STATISTICS_PERIOD_S, control_at, control_of
+from giveback_kernel.errors import GivebackError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,10 +13,10 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from giveback.errors import GivebackError
 from giveback.manager.model import ActionKind, Lease
 from giveback.text import shown
 from giveback.vmm.base import amount
+from giveback_kernel.errors import GivebackError
 from giveback_kernel.files import under
 
 VERSION = 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from giveback.errors import GivebackError
+from giveback_kernel.errors import GivebackError
 
 VERSION = 1
 _APPLICATION_ID = 0x67627868

@@ -19,13 +19,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from giveback.errors import GivebackError, InputError, VmError
+from giveback.errors import InputError, VmError
 from giveback.manager.history import reader
 from giveback.manager.history.schema import HistoryError
 from giveback.manager.http import metrics, openapi
 from giveback.manager.http.feed import Feed
 from giveback.manager.http.json_encoding import document, encoded
 from giveback.manager.http.requests import Reclaim, Span, Urgency
+from giveback_kernel.errors import GivebackError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine

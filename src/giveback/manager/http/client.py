@@ -10,9 +10,10 @@ from urllib.parse import quote, urlencode
 
 import httpx2
 
-from giveback.errors import GivebackError, InputError
+from giveback.errors import InputError
 from giveback.text import shown
 from giveback.vmm.clients.sockets import short_path
+from giveback_kernel.errors import GivebackError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

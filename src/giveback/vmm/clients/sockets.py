@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
 from giveback.text import shown
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import files
+from giveback_kernel.errors import KernelFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from giveback.errors import VmError
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import pressure, vmstat
+from giveback_kernel.errors import KernelFileError
 from giveback_lab.bench.model import Counters
 
 if TYPE_CHECKING:

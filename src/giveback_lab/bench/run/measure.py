@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import meminfo
+from giveback_kernel.errors import KernelFileError
 from giveback_lab.bench.model import Counters, Mark, Sample, VmCourse
 from giveback_lab.bench.run.counters import read_counters
 from giveback_lab.bench.run.host_load import process_cpu

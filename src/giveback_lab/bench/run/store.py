@@ -16,7 +16,8 @@ from dataclasses import asdict, astuple, dataclass, fields
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from giveback.errors import GivebackError, InputError
+from giveback.errors import InputError
+from giveback_kernel.errors import GivebackError
 from giveback_lab.bench.analysis.comparable import NONE, is_beside
 from giveback_lab.bench.model import SCHEMA, Cell, CellResult, Counters, Mark, Sample, VmCourse
 

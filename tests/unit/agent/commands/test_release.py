@@ -12,7 +12,6 @@ from agent_guests import ABLE
 from agent_kernel_samples import GUEST, plant
 
 from giveback_agent.commands import release
-from giveback_agent.errors import KernelFileError
 from giveback_agent.policy import actions as act
 from giveback_agent.policy.actions import Capabilities
 from giveback_agent.release import report_order, steps
@@ -20,6 +19,7 @@ from giveback_agent.runtime import run_dir
 from giveback_agent.service.pass_log import CLASSIC_LINE
 from giveback_agent.settings.load import Settings
 from giveback_kernel.compaction import PATH as COMPACT_PATH
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.page_reporting import ORDER_PATH
 from giveback_kernel.record import replace
 

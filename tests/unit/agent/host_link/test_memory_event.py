@@ -13,8 +13,8 @@ from giveback.accounting.ledger import Key, join
 from giveback.accounting.usage import HostPicture, Source
 from giveback.guest.query import from_agent
 from giveback_agent.commands.picture import picture
-from giveback_agent.errors import KernelFileError
 from giveback_kernel import kpageflags, zoneinfo
+from giveback_kernel.errors import KernelFileError
 
 MIB = 1 << 20
 

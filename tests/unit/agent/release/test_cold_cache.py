@@ -10,10 +10,10 @@ from agent_kernel_samples import GUEST
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giveback_agent.errors import KernelFileError
 from giveback_agent.release import cold_cache, lru_gen_training
 from giveback_agent.release.cold_cache import ColdResult, Target
 from giveback_kernel import files, lru_gen, memcg
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.lru_gen import Generation, LruGen, NodeGenerations
 from giveback_kernel.memcg import FileLists
 

@@ -9,9 +9,9 @@ from agent_kernel_samples import GUEST, plant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giveback_agent.errors import KernelFileError
 from giveback_agent.release import observe
 from giveback_kernel import buddyinfo
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.page_reporting import ORDER_PATH
 from giveback_kernel.record import as_dict
 

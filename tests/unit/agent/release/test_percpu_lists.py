@@ -11,9 +11,10 @@ from agent_killed_at_line import killed_at_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giveback_agent.errors import AgentError, KernelFileError
+from giveback_agent.errors import AgentError
 from giveback_agent.release import percpu_lists
 from giveback_agent.runtime import child
+from giveback_kernel.errors import KernelFileError
 
 
 def guest(folder: Path, fraction: bytes = b"0\n") -> str:

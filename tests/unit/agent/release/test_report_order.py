@@ -10,9 +10,10 @@ from agent_killed_at_line import killed_at_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giveback_agent.errors import AgentError, KernelFileError
+from giveback_agent.errors import AgentError
 from giveback_agent.release import report_order
 from giveback_agent.release.report_order import Hold
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.page_reporting import ORDER_PATH, read_order
 
 MIB = 1 << 20

@@ -9,10 +9,10 @@ from agent_kernel_samples import GUEST, plant
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback_agent.errors import KernelFileError
 from giveback_agent.release import trigger_reporting
 from giveback_kernel import page_reporting
 from giveback_kernel.buddyinfo import BuddyInfo, ZoneBlocks
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.zoneinfo import Zone, ZoneInfo
 
 LOW_PAGES = 14_000

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from agent_kernel_samples import BALLOON_FEATURES, GUEST, plant
 
-from giveback_agent.errors import KernelFileError
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import idleness, polling, thresholds, wsl_modes
 from giveback_agent.policy.actions import Action
@@ -23,6 +22,7 @@ from giveback_agent.service import pass_log
 from giveback_agent.service.loop import LEVEL_PUBLISH_S, PROBE_PERIOD_S, URGENCY_PUBLISH_S, Service
 from giveback_agent.settings.load import Settings
 from giveback_kernel import files, page_reporting, reclaim
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.record import replace
 
 

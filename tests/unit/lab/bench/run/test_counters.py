@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback_agent.errors import KernelFileError
+from giveback_kernel.errors import KernelFileError
 from giveback_lab.bench.run.counters import files_of, parse, script_of, sections
 
 VMSTAT = """nr_free_pages 1000
