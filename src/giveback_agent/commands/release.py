@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import argparse
 
     from giveback_agent.policy.actions import Action, Capabilities, Outcome
-    from giveback_agent.release.observe import Snapshot
+    from giveback_agent.policy.snapshot import Snapshot
     from giveback_agent.settings.load import Settings
 
 HELP = "one pass now, in the foreground, each step with its gain"

@@ -7,7 +7,7 @@ from giveback_kernel.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.idleness import GateState
-    from giveback_agent.release.observe import Snapshot
+    from giveback_agent.policy.snapshot import Snapshot
     from giveback_kernel.meminfo import MemInfo
 
 SYNC = "sync"

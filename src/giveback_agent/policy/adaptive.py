@@ -18,7 +18,7 @@ from giveback_kernel.record import Record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_agent.release.observe import Snapshot
+    from giveback_agent.policy.snapshot import Snapshot
     from giveback_agent.settings.load import Settings
 
 MIB = 1 << 20

@@ -12,7 +12,7 @@ from giveback_kernel.record import Record, replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.actions import Outcome
-    from giveback_agent.release.observe import Snapshot
+    from giveback_agent.policy.snapshot import Snapshot
 
 MIB = 1 << 20
 # Below this it costs more than it returns.

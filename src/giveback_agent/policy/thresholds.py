@@ -7,7 +7,7 @@ from giveback_agent.policy.compaction import LEAST_GAIN_BYTES
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.actions import Capabilities
-    from giveback_agent.release.observe import Snapshot
+    from giveback_agent.policy.snapshot import Snapshot
     from giveback_kernel.meminfo import MemInfo
 
 # A pass for less than this, or LEAST_GAIN_BYTES, costs more than it returns.

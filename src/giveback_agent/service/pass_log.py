@@ -8,7 +8,7 @@ from giveback_kernel.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.actions import Outcome
-    from giveback_agent.release.observe import Snapshot
+    from giveback_agent.policy.snapshot import Snapshot
 
 MIB = 1 << 20
 KEPT = 10

@@ -7,7 +7,7 @@ from giveback_agent.policy import actions as act
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.actions import Action
-    from giveback_agent.release.observe import Snapshot
+    from giveback_agent.policy.snapshot import Snapshot
     from giveback_agent.service.pass_log import PassLog, PassRecord
 
 MIB = 1 << 20

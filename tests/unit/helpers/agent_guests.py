@@ -5,7 +5,7 @@ from __future__ import annotations
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import idleness
 from giveback_agent.policy.actions import Capabilities, Observation, Outcome
-from giveback_agent.release.observe import Snapshot
+from giveback_agent.policy.snapshot import Snapshot
 from giveback_kernel.buddyinfo import BuddyInfo, ZoneBlocks
 from giveback_kernel.cpustat import CpuStat
 from giveback_kernel.meminfo import MemInfo

@@ -21,7 +21,7 @@ from giveback_kernel.buddyinfo import BuddyInfo, ZoneBlocks
 from giveback_kernel.record import replace
 
 if TYPE_CHECKING:
-    from giveback_agent.release.observe import Snapshot
+    from giveback_agent.policy.snapshot import Snapshot
 
 SETTINGS = Settings()
 LEVELS = st.sampled_from(
