@@ -8,12 +8,11 @@ nothing is done until enough memory has become free, cached or fragmented again.
 from __future__ import annotations
 
 from giveback_agent.policy import actions as act
-from giveback_agent.policy import cache_floor, compaction, idleness, thresholds
+from giveback_agent.policy import cache_floor, compaction, idleness, report_hold, thresholds
 from giveback_agent.policy.actions import Action, Capabilities, Observation, Outcome
 from giveback_agent.policy.cache_floor import FloorState
 from giveback_agent.policy.compaction import LEAST_GAIN_BYTES, Compacting
-from giveback_agent.release import report_order
-from giveback_agent.release.report_order import Hold
+from giveback_agent.policy.report_hold import Hold
 from giveback_kernel.record import Record, replace
 
 TYPE_CHECKING = False
@@ -372,7 +371,7 @@ def _action(
         nodes = compaction.worthy_nodes(now, state.compaction)
         return Action(act.COMPACT, f"{trapped // MIB} MiB are trapped", nodes=nodes)
     if step == act.LOWER:
-        if trapped < report_order.LEAST_GAIN_BYTES and not state.by_hand:
+        if trapped < report_hold.LEAST_GAIN_BYTES and not state.by_hand:
             return None
         return Action(act.LOWER, "trapped memory is left", order=_deep_order(settings, can))
     if step == act.DRAIN:

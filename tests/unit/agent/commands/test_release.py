@@ -13,6 +13,7 @@ from agent_kernel_samples import GUEST, plant
 
 from giveback_agent.commands import release
 from giveback_agent.policy import actions as act
+from giveback_agent.policy import report_hold
 from giveback_agent.policy.actions import Capabilities
 from giveback_agent.release import report_order, steps
 from giveback_agent.runtime import run_dir
@@ -32,7 +33,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A guest where the kernel takes no time to report."""
     plant(tmp_path, {**GUEST, COMPACT_PATH: b""})
     run_dir.make_folder(str(tmp_path))
-    monkeypatch.setattr(report_order, "DRAIN_S", 0.0)
+    monkeypatch.setattr(report_hold, "DRAIN_S", 0.0)
     monkeypatch.setattr(steps, "start_reporting", lambda _: "")
     return str(tmp_path)
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giveback_agent.errors import AgentError
+from giveback_agent.policy import report_hold
+from giveback_agent.policy.report_hold import Hold
 from giveback_agent.release import report_order
-from giveback_agent.release.report_order import Hold
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.page_reporting import ORDER_PATH, read_order
 
@@ -47,10 +48,10 @@ def test_a_hold_ends_once_its_time_is_over_and_nothing_new_is_reported(
         before = hold
         after = hold.look(now_s, reports)
         if after is None:
-            assert now_s >= min(report_order.QUIET_S, report_order.DRAIN_S)
+            assert now_s >= min(report_hold.QUIET_S, report_hold.DRAIN_S)
             return
         new = reports is not None and reports != before.reports
-        assert now_s < (report_order.MOST_S if new else report_order.DRAIN_S)
+        assert now_s < (report_hold.MOST_S if new else report_hold.DRAIN_S)
         assert after.since_s == 0.0
         hold = after
 

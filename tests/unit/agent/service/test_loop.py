@@ -13,7 +13,7 @@ import pytest
 from agent_kernel_samples import BALLOON_FEATURES, GUEST, plant
 
 from giveback_agent.policy import actions as act
-from giveback_agent.policy import idleness, polling, thresholds, wsl_modes
+from giveback_agent.policy import idleness, polling, report_hold, thresholds, wsl_modes
 from giveback_agent.policy.actions import Action
 from giveback_agent.release import report_order, steps
 from giveback_agent.runtime import run_dir
@@ -262,7 +262,7 @@ def test_a_busy_guest_is_only_glanced_at(guest: Path) -> None:
 
 def test_while_the_kernel_reports_a_picture_is_taken_at_its_pace_only(guest: Path) -> None:
     service = service_of(guest)
-    hold = report_order.Hold.begin(100.0, None)
+    hold = report_hold.Hold.begin(100.0, None)
     service._state = replace(service._state, in_pass=True, hold=hold)
     service._gate = replace(service._gate, level=idleness.IDLE)
     service._last = replace(_snapshot(service), monotonic_s=100.0)
