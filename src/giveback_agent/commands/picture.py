@@ -5,12 +5,8 @@ With --pages also what each page is used for (root only), read at SCHED_IDLE.
 
 from __future__ import annotations
 
-import os
-
 from giveback_agent.host_link import link
-from giveback_agent.runtime.worker import become_idle_class
-from giveback_kernel import buddyinfo, files, meminfo, page_reporting, vmstat, zoneinfo
-from giveback_kernel.errors import KernelFileError
+from giveback_agent.host_link.memory_event import picture
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,74 +24,6 @@ def run(args: argparse.Namespace) -> int:
     """Print the object."""
     print(link.encode(picture(args.root, pages=args.pages)))
     return 0
-
-
-def picture(root: str, *, pages: bool = False) -> dict[str, object]:
-    """Return the `memory` event: kernel files' text as it is, for the host to parse.
-
-    Raises KernelFileError where meminfo, or with `pages` the page flags, cannot be read.
-    """
-    runs = _compressed_runs(root) if pages else None
-    state = page_reporting.probe(root)
-    said: dict[str, object] = {
-        "event": "memory",
-        "page_bytes": os.sysconf("SC_PAGE_SIZE"),
-        "reporting": state.active,
-        "report_order": _report_order(root, state.order),
-        "meminfo": files.read(root, meminfo.PATH).decode("utf-8", "replace"),
-        "buddyinfo": _buddyinfo(root),
-        "pcp_bytes": _pcp_bytes(root),
-        "compressed_swap_bytes": _compressed_swap_bytes(root),
-    }
-    if runs is not None:
-        said["pages"] = runs
-    return said
-
-
-def _buddyinfo(root: str) -> str:
-    try:
-        return files.read(root, buddyinfo.PATH).decode("utf-8", "replace")
-    except KernelFileError:
-        return ""
-
-
-def _report_order(root: str, order: int | None) -> int | None:
-    if order is not None and order >= 0:
-        return order
-    return page_reporting.read_pageblock_order(root)
-
-
-def _pcp_bytes(root: str) -> int | None:
-    """What is free on per-CPU lists: MemFree leaves it out, and no other counter has it."""
-    try:
-        return zoneinfo.pcp_pages(zoneinfo.read_zoneinfo(root)) * os.sysconf("SC_PAGE_SIZE")
-    except KernelFileError:
-        return None
-
-
-def _compressed_swap_bytes(root: str) -> int | None:
-    """What zram and zswap keep in zsmalloc's pages (nr_zspages); None where it is not counted."""
-    try:
-        text = files.read(root, vmstat.PATH)
-    except KernelFileError:
-        return None
-    for line in text.splitlines():
-        name, _, count = line.partition(b" ")
-        if name == b"nr_zspages" and count.isdigit() and len(count) < 16:
-            return int(count) * os.sysconf("SC_PAGE_SIZE")
-    return None
-
-
-def _compressed_runs(root: str) -> str:
-    import base64
-    import zlib
-
-    from giveback_kernel import kpageflags
-
-    become_idle_class()
-    packer = zlib.compressobj(1)
-    packed = [packer.compress(kpageflags.encode(c)) for c in kpageflags.read_chunks(root)]
-    return base64.b64encode(b"".join([*packed, packer.flush()])).decode("ascii")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import os
 import select
 import time
 
-from giveback_agent.commands.picture import picture
 from giveback_agent.host_link import json_lines
+from giveback_agent.host_link.memory_event import picture
 from giveback_kernel.errors import GivebackError
 
 TYPE_CHECKING = False
