@@ -5,7 +5,7 @@ Layers, lowest first: defaults, .wslconfig (under WSL 2), /etc/giveback.conf, --
 
 from __future__ import annotations
 
-from giveback_agent.settings import load
+from giveback_agent.settings import load, table
 from giveback_kernel.record import as_dict
 
 TYPE_CHECKING = False
@@ -45,7 +45,7 @@ def to_json(loaded: Loaded, host: WslHost | None) -> dict[str, Any]:
                 "value": getattr(loaded.settings, row.field),
                 "source": loaded.sources[row.field],
             }
-            for row in load.TABLE
+            for row in table.TABLE
         },
         "files": [{"path": path, "state": state} for path, state in loaded.files],
         "warnings": list(loaded.warnings),
@@ -58,10 +58,10 @@ def to_text(loaded: Loaded, host: WslHost | None) -> str:
     rows = [
         (
             row.keys[0],
-            load.format_value(row, getattr(loaded.settings, row.field)),
+            table.format_value(row, getattr(loaded.settings, row.field)),
             loaded.sources[row.field],
         )
-        for row in load.TABLE
+        for row in table.TABLE
     ]
     widths = [max(len(r[i]) for r in rows) for i in (0, 1)]
     lines = [f"{key:{widths[0]}}  {value:{widths[1]}}  {source}" for key, value, source in rows]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from giveback_agent.policy.actions import Action, Capabilities, Outcome
     from giveback_agent.policy.snapshot import Snapshot
-    from giveback_agent.settings.load import Settings
+    from giveback_agent.settings.table import Settings
 
 HELP = "one pass now, in the foreground, each step with its gain"
 POLL_S = 0.1

@@ -18,7 +18,7 @@ from giveback_kernel.record import Record, replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.snapshot import Snapshot
-    from giveback_agent.settings.load import Settings
+    from giveback_agent.settings.table import Settings
 
 MIB = 1 << 20
 RECLAIM_STEP_BYTES = 128 * MIB

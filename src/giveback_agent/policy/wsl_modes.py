@@ -15,7 +15,7 @@ from giveback_kernel.record import Record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_agent.settings.load import Settings
+    from giveback_agent.settings.table import Settings
     from giveback_kernel.cpustat import CpuStat
     from giveback_kernel.meminfo import MemInfo
 

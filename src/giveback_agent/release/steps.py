@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from giveback_agent.policy.actions import Action
-    from giveback_agent.settings.load import Settings
+    from giveback_agent.settings.table import Settings
 
 CHUNK_BYTES = 32 << 20
 NUDGE_TIMEOUT_S = 10.0

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from giveback_agent.policy.snapshot import Snapshot
-    from giveback_agent.settings.load import Settings
+    from giveback_agent.settings.table import Settings
 
 MIB = 1 << 20
 # Steps that a host's chart knows by other names.

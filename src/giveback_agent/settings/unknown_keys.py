@@ -5,7 +5,7 @@ Imported only when a file holds such a key: the tables here are no load for a se
 
 from __future__ import annotations
 
-from giveback_agent.settings.load import TABLE
+from giveback_agent.settings.table import TABLE
 from giveback_agent.wsl.wslconfig import shown
 
 TYPE_CHECKING = False

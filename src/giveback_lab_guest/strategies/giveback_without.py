@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from giveback_agent.policy.actions import Action, Capabilities, Observation
     from giveback_agent.policy.adaptive import PolicyState
-    from giveback_agent.settings.load import Settings
+    from giveback_agent.settings.table import Settings
 
     Decide = Callable[
         [Observation, PolicyState, Settings, Capabilities], tuple[tuple[Action, ...], PolicyState]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from agent_guest import MIB, SOON, AgentGuest, agent_guest
 
-from giveback_agent.settings.load import Settings
+from giveback_agent.settings.table import Settings
 from giveback_lab.vms.vm import VmSpec
 
 if TYPE_CHECKING:

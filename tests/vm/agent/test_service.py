@@ -30,7 +30,7 @@ from agent_guest import (
 
 from giveback_agent.release import percpu_lists
 from giveback_agent.service.pass_log import CLASSIC_LINE
-from giveback_agent.settings.load import Settings
+from giveback_agent.settings.table import Settings
 from giveback_lab.vms.vm import VmSpec
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from giveback_agent.policy.actions import Capabilities
 from giveback_agent.release import report_order, steps
 from giveback_agent.runtime import run_dir
 from giveback_agent.service.pass_log import CLASSIC_LINE
-from giveback_agent.settings.load import Settings
+from giveback_agent.settings.table import Settings
 from giveback_kernel.compaction import PATH as COMPACT_PATH
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.page_reporting import ORDER_PATH

@@ -13,7 +13,7 @@ from giveback_agent.policy import actions as act
 from giveback_agent.release import steps
 from giveback_agent.runtime import run_dir
 from giveback_agent.service.loop import Service
-from giveback_agent.settings.load import Settings
+from giveback_agent.settings.table import Settings
 from giveback_kernel.page_reporting import ReportingState
 from giveback_kernel.record import replace
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from giveback_agent.doctor import checks
 from giveback_agent.doctor.checks import BAD, OK, UNKNOWN, WARN, Check
 from giveback_agent.doctor.facts import Access, Facts, Memory, Thp
-from giveback_agent.settings.load import Loaded, Settings
+from giveback_agent.settings.load import Loaded
+from giveback_agent.settings.table import Settings
 from giveback_agent.wsl.detect import WslHost
 from giveback_agent.wsl.windows_view import ColdDiscard
 from giveback_kernel import meminfo

@@ -11,7 +11,7 @@ from giveback_agent.policy.actions import Outcome
 from giveback_agent.policy.adaptive import PolicyState
 from giveback_agent.policy.compaction import Compacting
 from giveback_agent.policy.report_hold import Hold
-from giveback_agent.settings.load import Settings
+from giveback_agent.settings.table import Settings
 from giveback_kernel.buddyinfo import BuddyInfo, ZoneBlocks
 from giveback_kernel.record import replace
 

@@ -11,7 +11,7 @@ from giveback_agent.policy import wsl_modes
 from giveback_agent.policy.actions import Observation, Outcome
 from giveback_agent.policy.idleness import GateState
 from giveback_agent.policy.wsl_modes import Interval, WslState
-from giveback_agent.settings.load import Settings
+from giveback_agent.settings.table import Settings
 from giveback_kernel.record import replace
 
 DROP = Settings(mode="dropcache")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from giveback_agent.runtime import run_dir
 from giveback_agent.service import cpu_weight
 from giveback_agent.service.loop import Service
-from giveback_agent.settings.load import Settings
+from giveback_agent.settings.table import Settings
 
 FOLDER = "/sys/fs/cgroup/giveback-agent.service"
 WEIGHT = f"{FOLDER}/cpu.weight"

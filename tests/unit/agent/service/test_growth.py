@@ -11,7 +11,7 @@ from agent_kernel_samples import GUEST, plant
 
 from giveback_agent.runtime import run_dir
 from giveback_agent.service import loop
-from giveback_agent.settings.load import Settings
+from giveback_agent.settings.table import Settings
 from giveback_kernel.record import replace
 
 CYCLES = 10_000

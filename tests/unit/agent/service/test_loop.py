@@ -20,7 +20,7 @@ from giveback_agent.runtime import run_dir
 from giveback_agent.runtime.worker import CRASHED, DONE, FAILED, Worker
 from giveback_agent.service import pass_log
 from giveback_agent.service.loop import LEVEL_PUBLISH_S, PROBE_PERIOD_S, URGENCY_PUBLISH_S, Service
-from giveback_agent.settings.load import Settings
+from giveback_agent.settings.table import Settings
 from giveback_kernel import files, page_reporting, reclaim
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.record import replace

@@ -16,20 +16,9 @@ from hypothesis import strategies as st
 import giveback_agent
 from giveback_agent.commands import config
 from giveback_agent.errors import UsageError
-from giveback_agent.settings import load as settings_load
-from giveback_agent.settings import unknown_keys
-from giveback_agent.settings.load import (
-    COMMAND_LINE,
-    CONF_PATH,
-    DEFAULT,
-    TABLE,
-    WSL_MODES,
-    Loaded,
-    Setting,
-    Settings,
-    load,
-    parse_value,
-)
+from giveback_agent.settings import table, unknown_keys
+from giveback_agent.settings.load import COMMAND_LINE, CONF_PATH, DEFAULT, Loaded, load, parse_value
+from giveback_agent.settings.table import TABLE, WSL_MODES, Setting, Settings
 from giveback_agent.wsl.detect import Drive, WslHost
 
 DOC = Path(__file__).parents[4] / "docs" / "settings.md"
@@ -55,7 +44,7 @@ def good_values(draw: st.DrawFn, setting: Setting, key: str) -> str:
     if setting.kind == "bool":
         return draw(st.sampled_from(["1", "0", "true", "FALSE", "True"]))
     if setting.kind == "enum":
-        word = draw(st.sampled_from(settings_load.choices(key)))
+        word = draw(st.sampled_from(table.choices(key)))
         return draw(st.sampled_from([word, word.upper(), word.lower()]))
     number = draw(st.integers(setting.low, setting.high))
     spelt = (str(number), str(number) if setting.kind == "size" else hex(number))
@@ -68,7 +57,7 @@ def test_the_table_covers_every_field_once_with_a_default_that_is_valid() -> Non
     assert len(set(keys)) == len(keys)
     for setting in TABLE:
         default = getattr(Settings(), setting.field)
-        text = settings_load.format_value(setting, default)
+        text = table.format_value(setting, default)
         assert parse_value(setting, setting.keys[0], text) == default
 
 
@@ -81,7 +70,7 @@ def test_the_page_in_docs_and_the_table_agree() -> None:
     expected = [
         [
             ", ".join(f"`{key}`" for key in setting.keys),
-            f"`{settings_load.format_value(setting, getattr(Settings(), setting.field))}`",
+            f"`{table.format_value(setting, getattr(Settings(), setting.field))}`",
             valid_in_words(setting),
             setting.reason,
         ]
@@ -92,7 +81,7 @@ def test_the_page_in_docs_and_the_table_agree() -> None:
 
 def valid_in_words(setting: Setting) -> str:
     if setting.kind == "enum":
-        return ", ".join(f"`{c}`" for c in settings_load.choices(setting.keys[0]))
+        return ", ".join(f"`{c}`" for c in table.choices(setting.keys[0]))
     if setting.kind == "bool":
         return "`true`, `false`"
     return "a size" if setting.kind == "size" else f"{setting.low} to {setting.high}"
@@ -141,7 +130,7 @@ def test_no_file_can_make_it_fail_or_leave_the_valid_range(data: bytes) -> None:
             put(Path(folder), CONF_PATH, content)
             loaded = load(folder, [])
             for setting in TABLE:
-                text = settings_load.format_value(setting, getattr(loaded.settings, setting.field))
+                text = table.format_value(setting, getattr(loaded.settings, setting.field))
                 assert parse_value(setting, setting.keys[0], text) is not None
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback_agent.runtime import child
-from giveback_agent.settings import load
+from giveback_agent.settings import load, table
 from giveback_agent.wsl import detect as wsl_detect
 from giveback_agent.wsl.detect import (
     Drive,
@@ -282,7 +282,7 @@ def test_a_file_that_cannot_be_read_is_a_warning(windows: FakeWindows, kind: str
     if kind == "folder":
         (windows.root / "mnt/c/Users/me/.wslconfig").mkdir()
     loaded = load.load(str(windows.root), [], windows.host())
-    assert loaded.settings == load.Settings()
+    assert loaded.settings == table.Settings()
     assert len(loaded.warnings) == 1
     assert "Failed to open config file /mnt/c/Users/me/.wslconfig" in loaded.warnings[0]
 

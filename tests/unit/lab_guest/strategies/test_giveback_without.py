@@ -11,7 +11,7 @@ from giveback_agent.policy import actions as act
 from giveback_agent.policy import adaptive, idleness
 from giveback_agent.policy.actions import Action, Observation, Outcome
 from giveback_agent.policy.adaptive import PolicyState
-from giveback_agent.settings.load import Settings
+from giveback_agent.settings.table import Settings
 from giveback_kernel.record import replace
 from giveback_lab_guest.strategies.giveback_without import PARTS, run_without, without
 

@@ -12,7 +12,7 @@ from giveback_agent.policy import actions as act
 from giveback_agent.policy import wsl_modes
 from giveback_agent.policy.actions import Observation
 from giveback_agent.policy.idleness import GateState
-from giveback_agent.settings.load import Settings
+from giveback_agent.settings.table import Settings
 from giveback_kernel.cpustat import CpuStat
 from giveback_kernel.meminfo import MemInfo
 from giveback_kernel.record import replace
