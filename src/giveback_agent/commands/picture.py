@@ -5,7 +5,7 @@ With --pages also what each page is used for (root only), read at SCHED_IDLE.
 
 from __future__ import annotations
 
-from giveback_agent.host_link import link
+from giveback_agent.host_link import json_lines
 from giveback_agent.host_link.memory_event import picture
 
 TYPE_CHECKING = False
@@ -22,11 +22,11 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the object."""
-    print(link.encode(picture(args.root, pages=args.pages)))
+    print(json_lines.encode(picture(args.root, pages=args.pages)))
     return 0
 
 
 if __name__ == "__main__":
     import sys
 
-    print(link.encode(picture("/", pages="--pages" in sys.argv[1:])))
+    print(json_lines.encode(picture("/", pages="--pages" in sys.argv[1:])))

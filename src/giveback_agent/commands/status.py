@@ -7,6 +7,7 @@ import time
 from giveback_agent.errors import AgentError
 from giveback_agent.release.observe import take
 from giveback_agent.runtime import run_dir
+from giveback_agent.service import status_file
 from giveback_agent.service.pass_log import MIB
 from giveback_agent.settings import load
 from giveback_kernel import buddyinfo, files, page_reporting
@@ -55,7 +56,7 @@ def read_status(root: str) -> dict[str, Any] | None:
     import json
 
     try:
-        said = json.loads(files.read(root, run_dir.STATUS_PATH, run_dir.FILE_LIMIT_BYTES))
+        said = json.loads(files.read(root, status_file.STATUS_PATH, run_dir.FILE_LIMIT_BYTES))
     except (KernelFileError, ValueError, RecursionError):
         return None
     return said if isinstance(said, dict) else None

@@ -11,13 +11,11 @@ import os
 import time
 
 from giveback_agent.errors import AgentError
-from giveback_agent.host_link.link import encode
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
 
 FOLDER = "/run/giveback"
 PID_PATH = FOLDER + "/agent.pid"
-STATUS_PATH = FOLDER + "/status.json"
 URGENCY_PATH = FOLDER + "/urgency"
 FILE_LIMIT_BYTES = 256 << 10
 URGENCY_MOST_S = 86_400.0
@@ -141,11 +139,6 @@ def remove_file(root: str, path: str) -> None:
         return
     except OSError as error:
         raise KernelFileError(full, os.strerror(error.errno or 0), error.errno) from error
-
-
-def write_status(root: str, status: dict[str, object]) -> bool:
-    """Publish what the agent sees and did, for `status`; False where it could not be written."""
-    return write_file(root, STATUS_PATH, encode(status) + "\n")
 
 
 def write_urgency(root: str, urgency: int, until_monotonic_s: float) -> bool:

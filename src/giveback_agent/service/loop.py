@@ -470,7 +470,7 @@ class Service:
         now_s = time.monotonic()
         self._published = (self._urgency_now(now_s), self._gate.level)
         self._published_s = now_s
-        run_dir.write_status(
+        status_file.write_status(
             self._root,
             {
                 "pid": os.getpid() if running else None,

@@ -1,8 +1,10 @@
-"""What the service says of itself: actions and what caused them in words, its log for `status`."""
+"""The service's status file, and what it says of itself: actions and their causes in words, its log."""
 
 from __future__ import annotations
 
+from giveback_agent.host_link.json_lines import encode
 from giveback_agent.policy import actions as act
+from giveback_agent.runtime import run_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from giveback_agent.service.pass_log import PassLog, PassRecord
 
 MIB = 1 << 20
+STATUS_PATH = run_dir.FOLDER + "/status.json"
 
 
 def words(action: Action) -> str:
@@ -48,3 +51,8 @@ def _as_dict(record: PassRecord) -> dict[str, object]:
     shown: dict[str, object] = {n: getattr(record, n) for n in record._fields if n != "steps"}
     shown["steps"] = [{n: getattr(s, n) for n in s._fields} for s in record.steps]
     return shown
+
+
+def write_status(root: str, status: dict[str, object]) -> bool:
+    """Publish what the agent sees and did, for `status`; False where it could not be written."""
+    return run_dir.write_file(root, STATUS_PATH, encode(status) + "\n")

@@ -18,7 +18,7 @@ from giveback_agent.policy.actions import Action
 from giveback_agent.release import report_order, steps
 from giveback_agent.runtime import run_dir
 from giveback_agent.runtime.worker import CRASHED, DONE, FAILED, Worker
-from giveback_agent.service import pass_log
+from giveback_agent.service import pass_log, status_file
 from giveback_agent.service.loop import LEVEL_PUBLISH_S, PROBE_PERIOD_S, URGENCY_PUBLISH_S, Service
 from giveback_agent.settings.table import Settings
 from giveback_kernel import files, page_reporting, reclaim
@@ -351,7 +351,7 @@ def test_a_pass_that_compacted_nothing_does_not_say_so(steps: tuple[tuple[str, s
 
 
 def published(guest: Path) -> tuple[int, str]:
-    said = json.loads((guest / run_dir.STATUS_PATH[1:]).read_text())
+    said = json.loads((guest / status_file.STATUS_PATH[1:]).read_text())
     return said["urgency"], said["level"]
 
 
@@ -376,9 +376,9 @@ def test_urgency_and_level_are_published_when_they_change_and_no_oftener(guest: 
 def test_what_has_not_changed_is_not_published_again(guest: Path) -> None:
     service = service_of(guest)
     service._greet()
-    (guest / run_dir.STATUS_PATH[1:]).unlink()
+    (guest / status_file.STATUS_PATH[1:]).unlink()
     service._publish_changes(service._published_s + 10 * LEVEL_PUBLISH_S)
-    assert not (guest / run_dir.STATUS_PATH[1:]).exists()
+    assert not (guest / status_file.STATUS_PATH[1:]).exists()
 
 
 def test_a_dry_run_says_that_nothing_was_done(guest: Path) -> None:
