@@ -12,13 +12,17 @@ own memory. Version 2: Documentation/admin-guide/cgroup-v2.rst; 1: cgroup-v1/mem
 
 from __future__ import annotations
 
-import errno
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
 from giveback.errors import InputError, VmError
-from giveback.manager.model import HostView
 from giveback_kernel import files, meminfo, pressure, vmstat
 from giveback_kernel.errors import KernelFileError
 
@@ -229,3 +233,17 @@ def _amount(root: str, path: str) -> int | None:
 def _optional_amount(root: str, path: str) -> int | None:
     """The same of a file that not every kernel has."""
     return _amount(root, path) if files.exists(root, path) else None
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """One look at the host, or at the cgroup that stands for it."""
+
+    at_s: float
+    total_bytes: int
+    available_bytes: int
+    psi_memory_some_avg10: float | None = None
+    psi_memory_full_avg10: float | None = None
+    swap_in_bytes: int = 0
+    """Since boot: the arbiter makes a rate of two looks."""
+    swap_free_bytes: int = 0

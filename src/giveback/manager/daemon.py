@@ -31,8 +31,9 @@ from giveback_kernel.errors import GivebackError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from giveback.host.memory import HostView
     from giveback.manager.devices.fallback import Fallbacks
-    from giveback.manager.model import HostView, ReclaimResult, Recorder
+    from giveback.manager.model import ReclaimResult, Recorder
     from giveback.manager.settings.load import Settings
     from giveback.vmm.base import Backend
 

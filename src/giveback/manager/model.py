@@ -17,20 +17,6 @@ URGENCIES = (0, 1, 2, 3)
 
 
 @dataclass(frozen=True, slots=True)
-class HostView:
-    """One look at the host, or at the cgroup that stands for it."""
-
-    at_s: float
-    total_bytes: int
-    available_bytes: int
-    psi_memory_some_avg10: float | None = None
-    psi_memory_full_avg10: float | None = None
-    swap_in_bytes: int = 0
-    """Since boot: the arbiter makes a rate of two looks."""
-    swap_free_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class GuestView:
     """What the arbiter may know of a VM: measured on the host, or a guest's word, bounded by it.
 

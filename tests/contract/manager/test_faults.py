@@ -21,13 +21,14 @@ from scripted_vmm import listening
 from scripted_vms import Monitor
 
 from giveback.guest import session
+from giveback.host.memory import HostView
 from giveback.manager import daemon
 from giveback.manager.daemon import Daemon
 from giveback.manager.decide import allocation, arbiter, promises
 from giveback.manager.fleet import connections, fleet, sampler
 from giveback.manager.fleet.discovery import Found
 from giveback.manager.fleet.fleet import Fleet, Watched
-from giveback.manager.model import HostView, VmCondition, VmStatus
+from giveback.manager.model import VmCondition, VmStatus
 from giveback.manager.settings.load import VmSettings
 from giveback.vmm.backends.qemu import QemuBackend
 from giveback.vmm.base import Channel, ChannelKind, VmDescription

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 
 from hypothesis import strategies as st
 
+from giveback.host.memory import HostView
 from giveback.manager.decide.arbiter import ArbiterState, decide, told_urgency
-from giveback.manager.model import Decision, GuestView, HostView
+from giveback.manager.model import Decision, GuestView
 from giveback.manager.settings.load import ArbiterSettings
 
 MIB = 1 << 20

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from giveback.host.memory import HostView
 from giveback.manager.model import (
     Action,
     ActionKind,
     Ask,
     DaemonStatus,
     Decision,
-    HostView,
     Lease,
     VmCondition,
     VmStatus,

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giveback.errors import InputError, VmError
-from giveback.host.memory import PAGE_BYTES, Group, parse_stat, read_host_view
-from giveback.manager.model import HostView
+from giveback.host.memory import PAGE_BYTES, Group, HostView, parse_stat, read_host_view
 
 MIB, GIB = 1 << 20, 1 << 30
 MEMINFO = """MemTotal:       16777216 kB

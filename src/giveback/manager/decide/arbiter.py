@@ -22,12 +22,13 @@ from giveback.manager.decide.allocation import (
     still_expected,
 )
 from giveback.manager.decide.forecast import Look
-from giveback.manager.model import Ask, Decision, GuestView, HostView
+from giveback.manager.model import Ask, Decision, GuestView
 from giveback.text import MIB, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from giveback.host.memory import HostView
     from giveback.manager.settings.load import ArbiterSettings
 
 # A host stalls in earnest long before all of its memory is gone: half of the mark is the last resort.

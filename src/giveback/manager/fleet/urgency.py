@@ -20,8 +20,9 @@ from giveback.text import shown
 
 if TYPE_CHECKING:
     from giveback.accounting.diagnosis import Finding
+    from giveback.host.memory import HostView
     from giveback.manager.fleet.fleet import Fleet, Watched
-    from giveback.manager.model import Decision, GuestView, HostView, Recorder
+    from giveback.manager.model import Decision, GuestView, Recorder
     from giveback.manager.settings.load import ArbiterSettings
 
 LEASE_CALM_S = 120.0

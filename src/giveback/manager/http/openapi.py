@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from giveback import __version__
+from giveback.host import memory
 from giveback.manager import model
 from giveback.manager.history.schema import HOST_COLUMNS, VM_COLUMNS
 from giveback.manager.http import requests
 
 _JSON = "application/json"
-_NAMES = {"Mapping": Mapping, "Sequence": Sequence}
+_NAMES = {"HostView": memory.HostView, "Mapping": Mapping, "Sequence": Sequence}
 _PLAIN: dict[object, dict[str, object]] = {
     int: {"type": "integer"},
     float: {"type": "number"},
@@ -24,7 +25,7 @@ _PLAIN: dict[object, dict[str, object]] = {
     type(None): {"type": "null"},
 }
 _SENT = (
-    model.HostView, model.Ask, model.Decision, model.Action, model.Lease, model.VmStatus,
+    memory.HostView, model.Ask, model.Decision, model.Action, model.Lease, model.VmStatus,
     model.DaemonStatus, model.Returned, model.ReclaimResult,
 )  # fmt: skip
 

@@ -21,10 +21,11 @@ from manager_hosts import (
     unique,
 )
 
+from giveback.host.memory import HostView
 from giveback.manager.decide.allocation import GRACE_S, LEAST_GOAL_BYTES, Asked, plan, sane
 from giveback.manager.decide.arbiter import ArbiterState, decide, marks_of, told_urgency
 from giveback.manager.decide.forecast import Look
-from giveback.manager.model import Decision, GuestView, HostView
+from giveback.manager.model import Decision, GuestView
 from giveback.manager.settings.units import Mark
 
 GUESTS = st.lists(guest_views(), max_size=8).map(unique)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from giveback.accounting.usage import NO_GUEST, GuestPicture, HostPicture, Source
 from giveback.commands import status as status_command
 from giveback.guest.observe import Observation
+from giveback.host.memory import HostView
 from giveback.manager.daemon import Daemon
 from giveback.manager.decide.allocation import Asked
 from giveback.manager.decide.promises import GRACE_S
@@ -22,7 +23,7 @@ from giveback.manager.fleet.sampler import Looking
 from giveback.manager.fleet.urgency import Asking, view
 from giveback.manager.history import chart
 from giveback.manager.http.json_encoding import document
-from giveback.manager.model import Action, ActionKind, DaemonStatus, GuestView, HostView
+from giveback.manager.model import Action, ActionKind, DaemonStatus, GuestView
 from giveback.manager.settings.load import ArbiterSettings, VmSettings, from_bytes
 from giveback.vmm.backends.qemu import QemuBackend
 from giveback.vmm.base import Answer, Capabilities, VmDescription, VmState
