@@ -18,8 +18,7 @@ from giveback.errors import VmError
 from giveback.host.procs import start_ticks
 from giveback.manager.devices import rules
 from giveback.manager.devices.leases import LeaseStore, file_name
-from giveback.manager.fleet.discovery import key_of
-from giveback.manager.model import Action, ActionKind, Lease
+from giveback.manager.model import Action, ActionKind, Lease, key_of
 from giveback.text import MIB, size
 from giveback.vmm.backends.libvirt import URI
 from giveback.vmm.control.address import STATISTICS_PERIOD_S, control_at, control_of

@@ -11,9 +11,9 @@ import errno
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from giveback.host.procs import read_process, start_ticks
+from giveback.manager.model import key_of
 from giveback.vmm import backends
 from giveback_kernel.files import under
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _LOOKS_AT_NEW = 3
 _AGAIN_EVERY = 30
 """Scans between two looks at a process that is no VM: it may have become one by exec."""
-_NAME_LIMIT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +99,6 @@ class Finder:
                 os.close(pidfd)
             return None
         return Found(key_of(vm), backend, vm, ticks, pidfd)
-
-
-def key_of(vm: VmDescription) -> str:
-    """What the VM is called in every surface: safe in a URL, a label and a log."""
-    return f"{vm.backend}:{quote(vm.name[:_NAME_LIMIT], safe='', errors='replace')}:{vm.pid}"
 
 
 def has_ended(root: str, pid: int, ticks: int) -> bool:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from giveback.errors import InputError
 from giveback.guest.session import Ended
-from giveback.manager import lifecycle
+from giveback.manager import lifecycle, model
 from giveback.manager.decide.promises import Trust
 from giveback.manager.fleet import discovery
 from giveback.manager.fleet.discovery import Finder, Found
@@ -31,12 +31,12 @@ PORT = Channel(ChannelKind.VIRTIO_SERIAL, "/run/web.sock")
 def watched(name: str = "web", pid: int = 1, channel: Channel | None = PORT) -> Watched:
     channels = (channel,) if channel else ()
     vm = VmDescription("qemu", name, pid, MIB, (), channels=channels)
-    return Watched(Found(discovery.key_of(vm), QemuBackend(), vm, 1, -1), VmSettings(), 0.0)
+    return Watched(Found(model.key_of(vm), QemuBackend(), vm, 1, -1), VmSettings(), 0.0)
 
 
 @given(st.text(st.characters(), min_size=1, max_size=100))
 def test_a_key_is_safe_whatever_the_name(name: str) -> None:
-    key = discovery.key_of(VmDescription("qemu", name, 7, MIB, ()))
+    key = model.key_of(VmDescription("qemu", name, 7, MIB, ()))
     assert key.isascii()
     assert key.isprintable()
     assert "/" not in key

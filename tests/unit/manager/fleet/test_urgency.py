@@ -12,10 +12,11 @@ from giveback.accounting.usage import NO_GUEST, GuestPicture, HostPicture, Sourc
 from giveback.commands import status as status_command
 from giveback.guest.observe import Observation
 from giveback.host.memory import HostView
+from giveback.manager import model
 from giveback.manager.daemon import Daemon
 from giveback.manager.decide.allocation import Asked
 from giveback.manager.decide.promises import GRACE_S
-from giveback.manager.fleet import discovery, resident_counts
+from giveback.manager.fleet import resident_counts
 from giveback.manager.fleet.discovery import Found
 from giveback.manager.fleet.fleet import Fleet, Watched
 from giveback.manager.fleet.reclaim import Room
@@ -54,7 +55,7 @@ NOTHING_SEEN = Observation(VmDescription("qemu", "web", 1, 0, ()), VmState(), No
 def scene() -> tuple[Watched, Asking, Recorded]:
     vm = VmDescription("qemu", "web", os.getpid(), 1024 * MIB, ())
     fleet, recorded = Fleet(), Recorded()
-    found = Found(discovery.key_of(vm), QemuBackend(), vm, 1, -1)
+    found = Found(model.key_of(vm), QemuBackend(), vm, 1, -1)
     watched = Watched(found, VmSettings(balloon=True), 0.0)
     fleet.add(watched)
     return watched, Asking(fleet, recorded), recorded
@@ -220,7 +221,7 @@ def test_many_vms_are_looked_at_in_turn() -> None:
     looked: list[str] = []
     for number in range(500):
         other = VmDescription("qemu", f"{number}", number + 1, 0, ())
-        found = Found(discovery.key_of(other), QemuBackend(), other, 1, -1)
+        found = Found(model.key_of(other), QemuBackend(), other, 1, -1)
         asking._fleet.add(Watched(found, VmSettings(), 0.0))
 
     class Counting(Looking):
