@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from guest_memory import GuestMemory
 
+from giveback.accounting.observation import Observation
 from giveback.accounting.page_ledger import Exact, decode, join_pages, orders
 from giveback.accounting.usage import Source
-from giveback.guest.observe import Observation, observe
+from giveback.guest.observe import observe
 from giveback.guest.query import from_agent
 from giveback.host.procs import read_process
 from giveback.vmm.backends.qemu import QemuBackend

@@ -14,7 +14,7 @@ from giveback.vmm.base import Answer, Backing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from giveback.guest.observe import Observation
+    from giveback.accounting.observation import Observation
     from giveback.host.facts import HostFacts
 
 _QEMU_REPORTING = "start it with -device virtio-balloon-pci,free-page-reporting=on"

@@ -26,8 +26,8 @@ from giveback_kernel import kpageflags
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from giveback.accounting.observation import Observation
     from giveback.exact_ages import Ages
-    from giveback.guest.observe import Observation
     from giveback.vmm.layout import Placement
 
 RUNS_LIMIT_BYTES = 64 << 20

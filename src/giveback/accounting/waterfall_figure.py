@@ -10,7 +10,7 @@ from giveback.errors import InputError
 from giveback.text import shown, size
 
 if TYPE_CHECKING:
-    from giveback.guest.observe import Observation
+    from giveback.accounting.observation import Observation
 
 _NEEDED, _RESIDUE, _COST, _TEXT = "#4c78a8", "#e45756", "#9d9d9d", "#222222"
 MIB = 1 << 20

@@ -17,8 +17,8 @@ from giveback.vmm import choose, find
 from giveback.vmm.backends.process import ProcessBackend
 
 if TYPE_CHECKING:
+    from giveback.accounting.observation import Observation
     from giveback.accounting.usage import GuestPicture
-    from giveback.guest.observe import Observation
     from giveback.vmm.base import Backend, VmDescription
 
 _GUEST_FILE_LIMIT_BYTES = 64 << 20

@@ -19,7 +19,7 @@ from giveback.text import shown
 if TYPE_CHECKING:
     import argparse
 
-    from giveback.guest.observe import Observation
+    from giveback.accounting.observation import Observation
 
 _MACHINE = "this WSL 2 machine"
 HELP = "why memory does not come back, with evidence and remedy"

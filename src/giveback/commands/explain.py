@@ -22,8 +22,8 @@ from giveback.text import shown, size
 if TYPE_CHECKING:
     import argparse
 
+    from giveback.accounting.observation import Observation
     from giveback.exact_ages import Ages
-    from giveback.guest.observe import Observation
 
 HELP = "where every byte of a VM is, and what would bring it back"
 _BAR = 24

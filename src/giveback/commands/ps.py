@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from giveback.guest.observe import Observation
+    from giveback.accounting.observation import Observation
 
 HELP = "list this host's VMs: RAM, resident, needed, residue, trapped"
 _BAR = 16

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from giveback.accounting.ledger import Ledger, join
+from giveback.accounting.observation import Observation
 from giveback.accounting.usage import GuestPicture, HostPicture
 from giveback.errors import VmError
 from giveback.guest.query import read_guest
@@ -24,21 +24,6 @@ if TYPE_CHECKING:
 _LEAST_MAPPING_BYTES = 1 << 20
 _AT_ONCE = 32
 """VMs asked at the same time: a host with a thousand is not met with a thousand connections."""
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """All that is known of a VM at a moment; `host` and `ledger` are None where smaps is barred."""
-
-    vm: VmDescription
-    state: VmState
-    host: HostPicture | None
-    guest: GuestPicture
-    ledger: Ledger | None
-    bound: tuple[BoundBlock, ...] = ()
-    process_rss_bytes: int | None = None
-    """What everyone may see of the process, where its mappings may not be read."""
-    problems: tuple[str, ...] = ()
 
 
 def read_host(

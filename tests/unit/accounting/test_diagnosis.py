@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from giveback.accounting.diagnosis import Severity, findings, remedies
+from giveback.accounting.observation import Observation
 from giveback.accounting.usage import NO_GUEST, GuestPicture, HostPicture, Source
-from giveback.guest.observe import Observation, make_ledger
+from giveback.guest.observe import make_ledger
 from giveback.host.facts import THP, HostFacts, read_facts
 from giveback.vmm.base import (
     Answer,

@@ -14,8 +14,8 @@ from giveback.manager.model import GuestView
 
 if TYPE_CHECKING:
     from giveback.accounting.ledger import Ledger
+    from giveback.accounting.observation import Observation
     from giveback.accounting.usage import GuestPicture
-    from giveback.guest.observe import Observation
     from giveback.manager.settings.load import VmSettings
 
 FRESH_S = 30.0

@@ -9,10 +9,11 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from giveback.accounting.observation import Observation
 from giveback.accounting.usage import NO_GUEST, STALE_S, GuestPicture, HostPicture, Source
 from giveback.errors import InputError
 from giveback.guest import events
-from giveback.guest.observe import Observation, make_ledger
+from giveback.guest.observe import make_ledger
 from giveback.guest.query import from_agent
 from giveback.guest.rate_limits import Backoff
 from giveback.manager.decide.guest_view import FRESH_S

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giveback.accounting.ledger import Key
+from giveback.accounting.observation import Observation
 from giveback.accounting.usage import NO_GUEST, GuestPicture, HostPicture, Source
-from giveback.guest.observe import Observation, make_ledger
+from giveback.guest.observe import make_ledger
 from giveback.manager.decide.guest_view import AGENT_FLOOR_BYTES, view_of
 from giveback.manager.model import GuestView
 from giveback.manager.settings.load import VmSettings

@@ -8,9 +8,9 @@ import os
 import time
 from dataclasses import replace
 
+from giveback.accounting.observation import Observation
 from giveback.accounting.usage import NO_GUEST, GuestPicture, HostPicture, Source
 from giveback.commands import status as status_command
-from giveback.guest.observe import Observation
 from giveback.host.memory import HostView
 from giveback.manager import model
 from giveback.manager.daemon import Daemon

@@ -1,0 +1,27 @@
+"""One VM, both sides joined: what `ps`, `explain` and `doctor` show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from giveback.accounting.ledger import Ledger
+    from giveback.accounting.usage import GuestPicture, HostPicture
+    from giveback.vmm.base import VmDescription, VmState
+    from giveback.vmm.mapping import BoundBlock
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """All that is known of a VM at a moment; `host` and `ledger` are None where smaps is barred."""
+
+    vm: VmDescription
+    state: VmState
+    host: HostPicture | None
+    guest: GuestPicture
+    ledger: Ledger | None
+    bound: tuple[BoundBlock, ...] = ()
+    process_rss_bytes: int | None = None
+    """What everyone may see of the process, where its mappings may not be read."""
+    problems: tuple[str, ...] = ()
