@@ -21,7 +21,8 @@ from giveback.manager.devices.leases import LeaseStore, file_name
 from giveback.manager.model import Action, ActionKind, Lease, key_of
 from giveback.text import MIB, size
 from giveback.vmm.backends.libvirt import URI
-from giveback.vmm.control.address import STATISTICS_PERIOD_S, control_at, control_of
+from giveback.vmm.control.address import control_at, control_of
+from giveback.vmm.control.devices import STATISTICS_PERIOD_S
 from giveback_kernel.errors import GivebackError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from giveback.accounting.usage import GuestPicture
     from giveback.vmm.base import VmDescription, VmState
-    from giveback.vmm.control.address import Control, Devices
+    from giveback.vmm.control.devices import Control, Devices
 
 RETRY_S = 5.0
 """A device that could not be told is told again so much later."""

@@ -21,7 +21,7 @@ from giveback.text import shown
 from giveback.vmm.backends.libvirt import URI, parse_agent_port, root_of
 from giveback.vmm.backends.qemu import plugged_socket
 from giveback.vmm.base import AGENT_PORT, PLUGGED_CHARDEV, Channel, ChannelKind
-from giveback.vmm.control.address import TIMEOUT_S
+from giveback.vmm.control.devices import TIMEOUT_S
 
 if TYPE_CHECKING:
     from giveback.vmm.base import VmDescription

@@ -10,7 +10,7 @@ from __future__ import annotations
 from giveback.errors import VmError
 from giveback.vmm.clients import answers
 from giveback.vmm.clients.http import Api, api
-from giveback.vmm.control.address import TIMEOUT_S, Balloon, Devices, VirtioMem
+from giveback.vmm.control.devices import TIMEOUT_S, Balloon, Devices, VirtioMem
 
 _CLOUD = "/api/v1"
 _BLOCK_BYTES = 2 << 20

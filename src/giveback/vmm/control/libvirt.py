@@ -13,7 +13,7 @@ from giveback.sizes import parse_qemu_size
 from giveback.text import shown
 from giveback.vmm.backends.libvirt import available, connect, in_thread, parse_memballoon, root_of
 from giveback.vmm.base import amount
-from giveback.vmm.control.address import TIMEOUT_S, Balloon, Devices, VirtioMem
+from giveback.vmm.control.devices import TIMEOUT_S, Balloon, Devices, VirtioMem
 
 if TYPE_CHECKING:
     from collections.abc import Callable

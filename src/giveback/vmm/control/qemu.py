@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from giveback.errors import VmError
 from giveback.vmm.backends.qemu import balloon_path
 from giveback.vmm.base import amount
-from giveback.vmm.control.address import TIMEOUT_S, Balloon, Devices, VirtioMem
+from giveback.vmm.control.devices import TIMEOUT_S, Balloon, Devices, VirtioMem
 
 if TYPE_CHECKING:
     from giveback.vmm.clients.qmp import Monitor

@@ -16,7 +16,8 @@ from giveback.manager.devices.fallback import Fallbacks
 from giveback.manager.model import ActionKind
 from giveback.manager.settings.load import VmSettings
 from giveback.vmm.backends.firecracker import FirecrackerBackend
-from giveback.vmm.control.address import Balloon, Devices, VirtioMem, control_at
+from giveback.vmm.control.address import control_at
+from giveback.vmm.control.devices import Balloon, Devices, VirtioMem
 
 if TYPE_CHECKING:
     from pathlib import Path

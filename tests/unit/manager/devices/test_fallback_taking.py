@@ -15,7 +15,7 @@ from giveback.manager.devices.fallback import Fallbacks
 from giveback.manager.devices.leases import LeaseStore, file_name
 from giveback.manager.settings.load import VmSettings
 from giveback.vmm.base import Answer, BalloonStatistics, VmDescription, VmState
-from giveback.vmm.control.address import Balloon, Devices, VirtioMem
+from giveback.vmm.control.devices import Balloon, Devices, VirtioMem
 
 if TYPE_CHECKING:
     from pathlib import Path
