@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
 from giveback.guest.query import parse_object
-from giveback.manager.http.server import remove_stale
-from giveback.vmm.clients.sockets import short_path
+from giveback.vmm.clients.sockets import remove_stale, short_path
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

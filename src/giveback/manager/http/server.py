@@ -14,7 +14,6 @@ import errno
 import fcntl
 import os
 import socket
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from giveback.errors import InputError
 from giveback.manager.http.api import Api, ProblemError
 from giveback.manager.settings.access import Access, Level, Peer, group_id, peer_of
 from giveback.manager.settings.units import loopback_of
+from giveback.vmm.clients.sockets import remove_stale
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -310,28 +310,6 @@ def _bound(path: str, mode: int, group: int) -> socket.socket:
         Path(path).unlink(missing_ok=True)
         raise
     return listener
-
-
-def remove_stale(path: str) -> None:
-    """Raises InputError for a socket that answers, or something that is no socket; OSError."""
-    try:
-        found = Path(path).lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise InputError(f"{path}: there is a file that is no socket; move it away")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            Path(path).unlink(missing_ok=True)
-            return
-        except (BlockingIOError, TimeoutError):
-            pass  # A queue that is full is a living one's.
-    raise InputError(
-        f"{path}: another daemon answers here; stop it, or name a socket in another folder"
-    )
 
 
 def _tcp_listener(address: str) -> socket.socket:

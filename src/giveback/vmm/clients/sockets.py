@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import socket
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from giveback.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+import re
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
@@ -87,3 +97,25 @@ def reason(error: OSError) -> str:
     if isinstance(error, BlockingIOError):
         return "its queue of waiting clients is full; another program holds it"
     return error.strerror or str(error)
+
+
+def remove_stale(path: str) -> None:
+    """Raises InputError for a socket that answers, or something that is no socket; OSError."""
+    try:
+        found = Path(path).lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise InputError(f"{path}: there is a file that is no socket; move it away")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            Path(path).unlink(missing_ok=True)
+            return
+        except (BlockingIOError, TimeoutError):
+            pass  # A queue that is full is a living one's.
+    raise InputError(
+        f"{path}: another daemon answers here; stop it, or name a socket in another folder"
+    )
