@@ -8,8 +8,8 @@ import os
 import pytest
 
 from giveback.errors import InputError
-from giveback_lab.demo.demo import Lab, prepare_lab
 from giveback_lab.vms.accel import Accel, choose_accel
+from giveback_lab.vms.lab import Lab, prepare_lab
 
 
 @pytest.fixture(scope="session")

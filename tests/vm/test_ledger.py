@@ -19,8 +19,8 @@ from giveback.guest.query import from_agent
 from giveback.host.procs import read_process
 from giveback.vmm.backends.qemu import QemuBackend
 from giveback_kernel import kpageflags
-from giveback_lab.demo.demo import Lab
 from giveback_lab.vms.accel import choose_accel
+from giveback_lab.vms.lab import Lab
 from giveback_lab.vms.vm import LabVm, VmSpec
 
 RAM_BYTES = 1 << 30

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from giveback.accounting.usage import GuestPicture
     from giveback.manager.model import Action
     from giveback.vmm.base import VmDescription, VmState
-    from giveback_lab.demo.demo import Lab
     from giveback_lab.vms.accel import Accel
+    from giveback_lab.vms.lab import Lab
 
 T = TypeVar("T")
 DEADLINE_S = 120.0

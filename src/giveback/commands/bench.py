@@ -26,12 +26,13 @@ from giveback_lab.bench.run.plan import Wish, plan
 from giveback_lab.bench.run.runner import Job, run_all, run_in_time, to_do
 from giveback_lab.bench.run.store import Store
 from giveback_lab.bench.strategies import STRATEGIES, named
-from giveback_lab.demo.demo import MIN_MEM_BYTES, Lab
+from giveback_lab.demo.demo import MIN_MEM_BYTES
 from giveback_lab.images.distribution import kernel_from_packages, this_distribution
 from giveback_lab.images.image import build_image
 from giveback_lab.vms.accel import CHOICES, choose_accel
 from giveback_lab.vms.emulator import find_emulator
 from giveback_lab.vms.folders import sweep
+from giveback_lab.vms.lab import Lab
 
 if TYPE_CHECKING:
     import argparse

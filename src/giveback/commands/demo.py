@@ -17,10 +17,11 @@ from giveback.errors import InputError
 from giveback.interrupts import run_interruptible
 from giveback.sizes import size_of
 from giveback_kernel.errors import GivebackError
-from giveback_lab.demo.demo import DemoOptions, check_host, prepare_lab, run_demo
+from giveback_lab.demo.demo import DemoOptions, check_host, run_demo
 from giveback_lab.demo.recorder import SILENCE_LIMIT_S
 from giveback_lab.report.terminal import LiveChart
 from giveback_lab.vms.accel import CHOICES
+from giveback_lab.vms.lab import prepare_lab
 
 if TYPE_CHECKING:
     from giveback_lab.report.run import DemoRun

@@ -17,14 +17,12 @@ from giveback.errors import InputError, VmError
 from giveback_kernel.errors import GivebackError
 from giveback_kernel.meminfo import read_meminfo
 from giveback_lab.demo.recorder import SILENCE_LIMIT_S, Recorder
-from giveback_lab.images.distribution import KernelFiles, kernel_from_packages, kernel_from_path
-from giveback_lab.images.image import GUEST_LAB, Image, build_image
+from giveback_lab.images.image import GUEST_LAB
 from giveback_lab.report.run import DemoRun, VmName
 from giveback_lab.vms.accel import Accel, choose_accel
 from giveback_lab.vms.agent import AgentLog, start_agent
 from giveback_lab.vms.agent_port import clean
-from giveback_lab.vms.emulator import Emulator, find_emulator
-from giveback_lab.vms.folders import sweep
+from giveback_lab.vms.lab import Lab, prepare_lab
 from giveback_lab.vms.vm import MIB, LabVm, VmSpec
 
 WORK_DEADLINE_S = 900.0
@@ -64,15 +62,6 @@ class DemoOptions:
         return ("plain", "giveback") if self.compare else ("giveback",)
 
 
-@dataclass(frozen=True, slots=True)
-class Lab:
-    """All that both VMs are made of."""
-
-    kernel: KernelFiles
-    emulator: Emulator
-    image: Image
-
-
 def check_host(options: DemoOptions) -> None:
     """Raise InputError for what cannot work, before anything is started."""
     if options.mem_bytes < MIN_MEM_BYTES:
@@ -96,22 +85,6 @@ def check_host(options: DemoOptions) -> None:
         raise InputError(
             f"--out {options.out}: {error.strerror}: choose a folder that can be written"
         ) from error
-
-
-def prepare_lab(kernel: str | None, qemu: Path | None, say: Say) -> Lab:
-    """Fetch and build what is not cached yet; remove what a killed giveback left behind.
-
-    Raises InputError.
-    """
-    for folder in sweep():
-        say(f"removed {folder}: its giveback was killed")
-    say("preparing the guest (packages are fetched once and cached)")
-    if kernel is not None and (os.sep in kernel or Path(kernel).is_file()):
-        files = kernel_from_path(Path(kernel))
-    else:
-        files = kernel_from_packages(kernel)
-    emulator = find_emulator(files.release, qemu)
-    return Lab(files, emulator, build_image(files))
 
 
 async def run_demo(

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from giveback_lab.demo.demo import Lab
     from giveback_lab.vms.accel import Accel
+    from giveback_lab.vms.lab import Lab
 
     Manager = Callable[[SmallHost, list[LabVm]], contextlib.AbstractAsyncContextManager[None]]
 

@@ -9,10 +9,10 @@ from giveback_lab.bench.run.cell import Setting
 from giveback_lab.bench.run.runner import Job
 from giveback_lab.bench.strategies import STRATEGIES
 from giveback_lab.bench.works import WORKS
-from giveback_lab.demo.demo import Lab
 from giveback_lab.images.distribution import KernelFiles
 from giveback_lab.images.image import Image
 from giveback_lab.vms.emulator import Emulator
+from giveback_lab.vms.lab import Lab
 
 MIB = 1 << 20
 

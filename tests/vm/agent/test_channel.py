@@ -18,8 +18,8 @@ from giveback_lab.vms.vm import LabVm, VmSpec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from giveback_lab.demo.demo import Lab
     from giveback_lab.vms.accel import Accel
+    from giveback_lab.vms.lab import Lab
 
 RAM_BYTES = 1 << 30
 # Another run of the tests on this host has a VM of its own.

@@ -13,8 +13,8 @@ from giveback_lab.vms.vm import VmSpec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from giveback_lab.demo.demo import Lab
     from giveback_lab.vms.accel import Accel
+    from giveback_lab.vms.lab import Lab
 
 RAM_BYTES = 768 * MIB
 FLOOR_BYTES = Settings().cache_floor_bytes

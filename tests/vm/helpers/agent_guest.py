@@ -21,9 +21,9 @@ from giveback_lab.vms.vm import LabVm
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
-    from giveback_lab.demo.demo import Lab
     from giveback_lab.vms.accel import Accel
     from giveback_lab.vms.guest_link import ExecResult
+    from giveback_lab.vms.lab import Lab
     from giveback_lab.vms.vm import VmSpec
 
 MIB = 1 << 20

@@ -13,9 +13,9 @@ from giveback_lab.bench.run.cell import Setting
 from giveback_lab.bench.run.runner import Job, run_all, to_do
 from giveback_lab.bench.run.store import Store
 from giveback_lab.bench.strategies import STRATEGIES
-from giveback_lab.demo.demo import Lab
 from giveback_lab.images.image import build_image
 from giveback_lab.vms.folders import candidates
+from giveback_lab.vms.lab import Lab
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,8 +17,8 @@ from giveback_lab.vms.vm import LabVm, VmSpec
 
 if TYPE_CHECKING:
     from giveback_lab.bench.strategy import Running
-    from giveback_lab.demo.demo import Lab
     from giveback_lab.vms.accel import Accel
+    from giveback_lab.vms.lab import Lab
 
 MIB = 1 << 20
 DEADLINE_S = 90.0

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from giveback_lab.bench.model import Cell, MarkName
     from giveback_lab.bench.strategy import Running, Strategy
     from giveback_lab.bench.works import Step, Work
-    from giveback_lab.demo.demo import Lab
+    from giveback_lab.vms.lab import Lab
 
 SETTLE_S = 5.0
 # After the work most strategies act within so many seconds; after a later step, within fewer.
