@@ -13,8 +13,8 @@ from giveback.errors import InputError
 from giveback.guest.observe import observe
 from giveback.guest.query import from_agent, parse_object, read_pages
 from giveback.sizes import size_argument
-from giveback.vmm import choose, find
 from giveback.vmm.backends.process import ProcessBackend
+from giveback.vmm.find import choose, find
 
 if TYPE_CHECKING:
     from giveback.accounting.observation import Observation

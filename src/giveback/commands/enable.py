@@ -12,8 +12,8 @@ import asyncio
 
 from giveback.errors import InputError
 from giveback.text import shown
-from giveback.vmm import choose, find
 from giveback.vmm.backends import libvirt
+from giveback.vmm.find import choose, find
 
 HELP = "turn on page reporting for a libvirt domain, or plug the agent's port in (shows it first)"
 _PERIOD_S, _PERIOD_LIMIT_S = 5, 3600

@@ -12,8 +12,8 @@ from giveback.accounting.usage import GuestPicture, HostPicture
 from giveback.errors import VmError
 from giveback.guest.query import read_guest
 from giveback.host import procs, smaps
-from giveback.vmm import find
 from giveback.vmm.base import Answer, VmDescription, VmState
+from giveback.vmm.find import find
 from giveback.vmm.mapping import BoundBlock, bind, within
 
 if TYPE_CHECKING:

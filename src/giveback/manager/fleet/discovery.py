@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from giveback.host.procs import read_process, start_ticks
 from giveback.manager.model import key_of
-from giveback.vmm import backends
+from giveback.vmm.find import backends
 from giveback_kernel.files import under
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 from scripted_vmm import listening, process
 
-from giveback import vmm as vmms
 from giveback.errors import InputError
 from giveback.host import smaps
 from giveback.host.procs import Process
+from giveback.vmm import find
 from giveback.vmm.backends.cloud_hypervisor import CloudHypervisorBackend
 from giveback.vmm.backends.firecracker import FirecrackerBackend
 from giveback.vmm.backends.process import ProcessBackend
@@ -85,8 +85,8 @@ def test_its_own_vm_is_recognised_and_no_other(running: Running) -> None:
             assert case.backend.recognise(running.process) is None
     for argv in ((), ("",), ("/bin/sh", "qemu-system-x86_64"), ("vim", "firecracker")):
         assert running.case.backend.recognise(Process(1, argv)) is None
-    assert running.vm in [vm for _, vm in vmms.find()]
-    assert vmms.choose(vmms.find(), str(running.vm.pid))[1] == running.vm
+    assert running.vm in [vm for _, vm in find.find()]
+    assert find.choose(find.find(), str(running.vm.pid))[1] == running.vm
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_its_own_vm_is_recognised_and_no_other(running: Running) -> None:
 def test_a_program_is_known_by_the_name_that_it_is_released_as(
     program: str, kind: str | None
 ) -> None:
-    found = [b.recognise(Process(1, (f"/opt/{program}", "--id", "a"))) for b in vmms.backends()]
+    found = [b.recognise(Process(1, (f"/opt/{program}", "--id", "a"))) for b in find.backends()]
     assert [vm.backend for vm in found if vm is not None] == ([kind] if kind else [])
 
 
@@ -243,9 +243,9 @@ def test_those_that_hang_are_waited_for_side_by_side(running: Running) -> None:
 def test_an_impossible_address_is_that_vm_s_fault(words: tuple[str, ...]) -> None:
     """Anybody on the host may start a program of such a name."""
     (vm,) = (
-        vm for b in vmms.backends() if (vm := b.recognise(Process(os.getpid(), words))) is not None
+        vm for b in find.backends() if (vm := b.recognise(Process(os.getpid(), words))) is not None
     )
-    backend = next(b for b in vmms.backends() if b.name == vm.backend)
+    backend = next(b for b in find.backends() if b.name == vm.backend)
     assert asyncio.run(backend.inspect(vm, timeout_s=5)).problems
 
 
@@ -269,7 +269,7 @@ def test_a_pid_that_is_no_vm() -> None:
 
 def test_no_vm_of_that_name() -> None:
     with pytest.raises(InputError, match=r"no VM is called '\\x1b"):
-        vmms.choose((), "\x1b[2J")
+        find.choose((), "\x1b[2J")
 
 
 async def inspected(running: Running, timeout_s: float = TIMEOUT_S) -> VmState:

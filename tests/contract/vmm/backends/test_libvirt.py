@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from private_libvirtd import MISSING, Daemon, libvirt, paused_domain, session_daemon
 
-from giveback import vmm as vmms
 from giveback.cli import main
 from giveback.host import smaps
+from giveback.vmm import find
 from giveback.vmm import layout as layouts
 from giveback.vmm.backends.libvirt import LibvirtBackend
 from giveback.vmm.base import Answer, VmDescription
@@ -62,7 +62,7 @@ def test_a_domain_is_found_and_its_ram_located(domain: VmDescription) -> None:
     mappings = smaps.parse_smaps(smaps.read_smaps("/", domain.pid))
     (bound,) = bind(domain.ram_blocks, mappings)
     assert sum(end - start for start, end in bound.ranges) == 64 * MIB
-    assert domain.pid in [vm.pid for _, vm in vmms.find() if vm.backend == "libvirt"]
+    assert domain.pid in [vm.pid for _, vm in find.find() if vm.backend == "libvirt"]
 
 
 def test_a_domain_is_asked(domain: VmDescription, daemon: Daemon) -> None:

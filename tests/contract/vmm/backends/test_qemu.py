@@ -13,10 +13,10 @@ from real_qemu import QEMU, described, running
 
 from giveback.guest.observe import observe
 from giveback.host import smaps
-from giveback.vmm import find
 from giveback.vmm.backends.qemu import QemuBackend
 from giveback.vmm.base import Answer, Backing, ChannelKind, VmDescription
 from giveback.vmm.clients.qmp import monitor
+from giveback.vmm.find import find
 from giveback.vmm.mapping import BoundBlock, bind
 
 MIB, GIB = 1 << 20, 1 << 30
