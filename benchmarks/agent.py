@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from giveback.sizes import size_of
+from giveback.text import size_of
 from giveback_kernel import meminfo, vmstat
 from giveback_lab.images.distribution import kernel_from_packages
 from giveback_lab.images.image import GUEST_LAB, Image, build_image

@@ -12,7 +12,7 @@ from giveback.accounting.usage import Source
 from giveback.errors import InputError
 from giveback.guest.observe import observe
 from giveback.guest.query import from_agent, parse_object, read_pages
-from giveback.sizes import size_argument
+from giveback.text import size_argument
 from giveback.vmm.backends.process import ProcessBackend
 from giveback.vmm.find import choose, find
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from giveback.errors import InputError
 from giveback.interrupts import run_interruptible
-from giveback.sizes import size_of
+from giveback.text import size_of
 from giveback_kernel.errors import GivebackError
 from giveback_kernel.meminfo import read_meminfo
 from giveback_lab.bench import works

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from giveback.errors import InputError
 from giveback.interrupts import run_interruptible
-from giveback.sizes import size_of
+from giveback.text import size_of
 from giveback_kernel.errors import GivebackError
 from giveback_lab.demo.demo import DemoOptions, check_host, run_demo
 from giveback_lab.demo.recorder import SILENCE_LIMIT_S

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from giveback.commands import _daemon
 from giveback.errors import InputError
 from giveback.manager.http import requests
-from giveback.sizes import size_argument
-from giveback.text import shown, size
+from giveback.text import shown, size, size_argument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

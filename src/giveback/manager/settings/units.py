@@ -9,8 +9,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from giveback.sizes import parse_size
-from giveback.text import shown, size
+from giveback.text import parse_size, shown, size
 
 SIZE_LIMIT_BYTES = 1 << 57
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from giveback.sizes import parse_qemu_size
+from giveback.text import parse_qemu_size
 from giveback.vmm.base import amount
 
 MIB = 1 << 20

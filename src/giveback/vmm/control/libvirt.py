@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from giveback.errors import VmError
-from giveback.sizes import parse_qemu_size
-from giveback.text import shown
+from giveback.text import parse_qemu_size, shown
 from giveback.vmm.backends.libvirt import available, connect, in_thread, parse_memballoon, root_of
 from giveback.vmm.base import amount
 from giveback.vmm.control.devices import TIMEOUT_S, Balloon, Devices, VirtioMem

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from giveback.host.procs import Process
 from giveback.host.smaps import Mapping
-from giveback.sizes import parse_qemu_size
-from giveback.text import shown, size
+from giveback.text import parse_qemu_size, shown, size
 from giveback.vmm.backends import qemu
 from giveback.vmm.backends.cloud_hypervisor import CloudHypervisorBackend
 from giveback.vmm.backends.firecracker import FirecrackerBackend
