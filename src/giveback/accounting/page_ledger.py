@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from giveback.accounting.observation import Observation
-    from giveback.exact_ages import Ages
     from giveback.vmm.layout import Placement
 
 RUNS_LIMIT_BYTES = 64 << 20
@@ -324,3 +323,32 @@ def fitting(
         )
     others = "".join(f"; {other:.1%} in another order" for other, n in misfits if n != best)
     return ways[best], f"{share:.1%} of what the guest has written to is then not resident{others}"
+
+
+Mask = npt.NDArray[np.bool_]
+
+
+class Ages:
+    """Remembers, for each page, since which look it has been free and resident."""
+
+    def __init__(self) -> None:
+        self._since: npt.NDArray[np.float64] | None = None
+
+    def look(self, held: Mask, now_s: float, page_bytes: int) -> tuple[tuple[float, int], ...]:
+        """Take in a look; returns (seconds, bytes held for at least that long), the oldest last.
+
+        Empty for the first look, and where RAM has changed its size: then the count starts anew.
+        """
+        before = self._since
+        if before is None or len(before) != len(held):
+            self._since = np.where(held, now_s, np.nan)
+            return ()
+        since = np.where(held, np.where(np.isnan(before), now_s, before), np.nan)
+        self._since = since
+        starts, counts = np.unique(since[held], return_counts=True)
+        at_least = np.cumsum(counts)
+        found = [
+            (float(now_s - start), int(count) * page_bytes)
+            for start, count in zip(starts, at_least, strict=True)
+        ]
+        return tuple(reversed(found))

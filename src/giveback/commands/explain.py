@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import argparse
 
     from giveback.accounting.observation import Observation
-    from giveback.exact_ages import Ages
+    from giveback.accounting.page_ledger import Ages
 
 HELP = "where every byte of a VM is, and what would bring it back"
 _BAR = 24
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     ages = None
     if args.exact:
         # numpy takes 90 ms to import: only --exact pays for it.
-        from giveback.exact_ages import Ages  # noqa: PLC0415
+        from giveback.accounting.page_ledger import Ages  # noqa: PLC0415
 
         ages = Ages()
     while True:

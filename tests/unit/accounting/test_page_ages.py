@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback.exact_ages import Ages
+from giveback.accounting.page_ledger import Ages
 
 PAGE = 4096
 
