@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 from giveback.accounting.diagnosis import Finding, Severity, findings
 from giveback.commands import _target
-from giveback.diagnosis_wsl import machine_findings
 from giveback.guest.observe import observe_host
 from giveback.host.facts import read_facts
 from giveback.text import shown
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from giveback.accounting.observation import Observation
 
+_CONFIG_TIMEOUT_S = 15.0
 _MACHINE = "this WSL 2 machine"
 HELP = "why memory does not come back, with evidence and remedy"
 
@@ -87,3 +89,28 @@ def _listed_as_json(listed: tuple[Finding, ...]) -> list[dict[str, str]]:
         }
         for f in listed
     ]
+
+
+def machine_findings(root: str = "/") -> tuple[Finding, ...] | None:
+    """What the settings of this WSL 2 machine leave without effect; None where this is no WSL 2.
+
+    The agent knows WSL's keys, and is asked by its command line: `giveback-agent config --json`. It may
+    ask Windows for the profile's name, for a few seconds at most. Never raises.
+    """
+    command = [sys.executable, "-m", "giveback_agent", "--root", root, "config", "--json"]
+    try:
+        asked = subprocess.run(command, capture_output=True, timeout=_CONFIG_TIMEOUT_S, check=True)
+        said = json.loads(asked.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    if said["wsl2"] is None:
+        return None
+    return tuple(
+        Finding(
+            Severity.MAY_KEEP,
+            "a key of this WSL 2 machine's settings does nothing, or not what was meant",
+            warning,
+            "giveback-agent config shows what counts; WSL reads its keys after wsl --shutdown only",
+        )
+        for warning in said["warnings"]
+    )

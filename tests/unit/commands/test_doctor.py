@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from giveback.commands import doctor
-from giveback.diagnosis_wsl import machine_findings
+from giveback.commands.doctor import machine_findings
 
 MOUNTS = "C:\\134 /mnt/c 9p rw,noatime,aname=drvfs;path=C:\\;uid=1000,trans=fd 0 0\n"
 CONFIG = (
