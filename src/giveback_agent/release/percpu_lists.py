@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.runtime import child, run_dir
+from giveback_agent.runtime import child
+from giveback_agent.runtime.saved_value import Saved, SavedValue
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import number
 
 PATH = "/proc/sys/vm/percpu_pagelist_high_fraction"
-STATE_PATH = run_dir.FOLDER + "/percpu-fraction"
-STATE_LIMIT_BYTES = 32
+SAVED = SavedValue("percpu-fraction", "the fraction")
+STATE_PATH = SAVED.record_path
 # No zone has so many pages: the least that the kernel allows, four batches, is left on a list. As no
 # hand would choose it, it is also how a fraction of ours is recognised.
 SHORTEST = 1 << 30
@@ -42,10 +43,7 @@ def drain(root: str = "/") -> str:
     """
     repair(root)
     original = _read(root)
-    run_dir.make_folder(root)
-    if not run_dir.write_file(root, STATE_PATH, f"{original}\n"):
-        path = files.under(root, STATE_PATH)
-        raise KernelFileError(path, "cannot be written: a crash could not be repaired")
+    SAVED.save(root, Saved(original))
     try:
         files.write(root, PATH, f"{SHORTEST}\n")
         # In a child: what it imports and touches is gone with it.
@@ -60,14 +58,13 @@ def repair(root: str = "/") -> int | None:
     A fraction that another hand has set since is left alone; the kernel's default is set where the
     record is nonsense. Raises KernelFileError; the record is kept then.
     """
-    if not os.path.lexists(files.under(root, STATE_PATH)):
-        return None
-    kept = _kept(root)
-    ours = _read(root) == SHORTEST
-    if ours:
-        files.write(root, PATH, f"{kept}\n")
-    run_dir.remove_file(root, STATE_PATH)
-    return kept if ours else None
+    done = SAVED.restore(
+        root,
+        lambda: _kept(root),
+        lambda _: _read(root) == SHORTEST,
+        lambda saved: files.write(root, PATH, f"{saved.value}\n"),
+    )
+    return None if done.saved is None else done.saved.value
 
 
 def _read(root: str) -> int:
@@ -75,14 +72,13 @@ def _read(root: str) -> int:
     return number(PATH, "the fraction", first.strip(), _FRACTION_LIMIT)
 
 
-def _kept(root: str) -> int:
+def _kept(root: str) -> Saved:
     try:
-        data = files.read(root, STATE_PATH, STATE_LIMIT_BYTES)
-        kept = number(STATE_PATH, "the fraction", data.strip(), _FRACTION_LIMIT)
+        kept = SAVED.load(root, _FRACTION_LIMIT)
     except KernelFileError:
-        return 0
+        return Saved(0)
     # The kernel takes 0, its default, or 8 and more (MIN_PERCPU_PAGELIST_HIGH_FRACTION).
-    return kept if 8 <= kept < SHORTEST else 0
+    return kept if 8 <= kept.value < SHORTEST else Saved(0)
 
 
 def _free_on_each_cpu() -> bytes:

@@ -12,16 +12,15 @@ from __future__ import annotations
 import os
 
 from giveback_agent.release import percpu_lists
-from giveback_agent.runtime import run_dir
+from giveback_agent.runtime.saved_value import Saved, SavedValue
 from giveback_kernel import buddyinfo, files, page_reporting
 from giveback_kernel.buddyinfo import ORDERS_LIMIT
 from giveback_kernel.errors import KernelFileError
-from giveback_kernel.fields import number
 from giveback_kernel.record import Record
 
 MIB = 1 << 20
-STATE_PATH = run_dir.FOLDER + "/report-order"
-STATE_LIMIT_BYTES = 16
+SAVED = SavedValue("report-order", "the order", record_limit_bytes=16)
+STATE_PATH = SAVED.record_path
 INTERRUPTS_PATH = "/proc/interrupts"
 INTERRUPTS_LIMIT_BYTES = 8 << 20
 
@@ -49,7 +48,7 @@ def lower(root: str, order: int) -> int:
     if not 0 <= order <= original:
         raise KernelFileError(page_reporting.ORDER_PATH, f"{order} is not below {original}")
     if original != kept:
-        _keep(root, original)
+        SAVED.save(root, Saved(original))
     page_reporting.write_order(root, order)
     return original
 
@@ -67,18 +66,26 @@ def repair(root: str) -> Repaired:
 
     The order is only ever raised: one that another hand has raised since is left alone.
     """
-    kept, why = _kept(root)
-    if kept is None and not why:
+    why = ""
+
+    def load() -> Saved | None:
+        nonlocal why
+        kept, why = _kept(root)
+        order = _default_order(root) if kept is None else kept
+        return None if order is None else Saved(order)
+
+    def is_lowered(saved: Saved) -> bool:
+        current = page_reporting.read_order(root)
+        return current is not None and 0 <= current < saved.value
+
+    done = SAVED.restore(
+        root, load, is_lowered, lambda s: page_reporting.write_order(root, s.value)
+    )
+    if not done.found:
         return Repaired(False)
-    current = page_reporting.read_order(root)
-    if kept is None:
-        kept = _default_order(root)
-    if current is None or kept is None or not 0 <= current < kept:
-        run_dir.remove_file(root, STATE_PATH)
+    if done.saved is None:
         return Repaired(True, None, why or "the order is as it was")
-    page_reporting.write_order(root, kept)
-    run_dir.remove_file(root, STATE_PATH)
-    return Repaired(True, kept, why)
+    return Repaired(True, done.saved.value, why)
 
 
 def repair_all(root: str) -> tuple[int | None, list[str], list[str]]:
@@ -110,21 +117,12 @@ def _read_settable(root: str) -> int:
     return current
 
 
-def _keep(root: str, order: int) -> None:
-    run_dir.make_folder(root)
-    if not run_dir.write_file(root, STATE_PATH, f"{order}\n"):
-        path = files.under(root, STATE_PATH)
-        raise KernelFileError(path, "cannot be written: a crash could not be repaired")
-
-
 def _kept(root: str) -> tuple[int | None, str]:
     """Return the order on record, or None and why it is not to be trusted ("" where none is kept)."""
-    path = files.under(root, STATE_PATH)
-    if not os.path.lexists(path):
+    if not SAVED.is_saved(root):
         return None, ""
     try:
-        data = files.read(root, STATE_PATH, STATE_LIMIT_BYTES)
-        return number(STATE_PATH, "the order", data.strip(), _most_order(root) + 1), ""
+        return SAVED.load(root, _most_order(root) + 1).value, ""
     except KernelFileError as error:
         return None, str(error)
 

@@ -11,32 +11,23 @@ Source: Documentation/admin-guide/cgroup-v2.rst (cpu.weight: 1 to 10000, 100 unl
 
 from __future__ import annotations
 
-import os
-
-from giveback_agent.runtime import run_dir
+from giveback_agent.runtime.saved_value import Saved, SavedValue
 from giveback_agent.runtime.worker import become_idle_class, become_normal_class
 from giveback_kernel import cgroup, files
 from giveback_kernel.errors import GivebackError, KernelFileError
 from giveback_kernel.fields import number, text
-from giveback_kernel.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-STATE_PATH = run_dir.FOLDER + "/cpu-weight"
-STATE_LIMIT_BYTES = 8192
+SAVED = SavedValue("cpu-weight", "the weight", file_name="cpu.weight", record_limit_bytes=8192)
+STATE_PATH = SAVED.record_path
 # The kernel's default: that of a cgroup that nobody has ranked.
 FAIR = 100
 _WEIGHT_LIMIT = 10_001
 _PROCS_LIMIT_BYTES = 4096
-
-
-class Kept(Record):
-    """A weight that was changed: of which file, and what it was."""
-
-    weight: int
-    path: str
+_OWN_CGROUP_LIMIT_BYTES = 8192
 
 
 class Share:
@@ -93,10 +84,7 @@ def raise_weight(root: str, pids: Collection[int]) -> bool:
     weight = _weight(root, path)
     if weight >= FAIR:
         return False
-    run_dir.make_folder(root)
-    if not run_dir.write_file(root, STATE_PATH, f"{weight} {path}\n"):
-        kept = files.under(root, STATE_PATH)
-        raise KernelFileError(kept, "cannot be written: a crash could not be repaired")
+    SAVED.save(root, Saved(weight, path))
     files.write(root, path, f"{FAIR}\n")
     return True
 
@@ -107,14 +95,13 @@ def restore(root: str) -> int | None:
     A cgroup that is gone took its weight along, and one that another hand has set since is left
     alone. Raises KernelFileError; the record is kept then.
     """
-    if not os.path.lexists(files.under(root, STATE_PATH)):
-        return None
-    kept = _kept(root)
-    ours = kept is not None and files.exists(root, kept.path) and _weight(root, kept.path) == FAIR
-    if kept is not None and ours:
-        files.write(root, kept.path, f"{kept.weight}\n")
-    run_dir.remove_file(root, STATE_PATH)
-    return kept.weight if kept is not None and ours else None
+    done = SAVED.restore(
+        root,
+        lambda: _kept(root),
+        lambda saved: files.exists(root, saved.path) and _weight(root, saved.path) == FAIR,
+        lambda saved: files.write(root, saved.path, f"{saved.value}\n"),
+    )
+    return None if done.saved is None else done.saved.value
 
 
 def _weight(root: str, path: str) -> int:
@@ -127,19 +114,16 @@ def _own_folder(root: str) -> str | None:
     mounts = cgroup.read_cgroup(root)
     if mounts.v2_mount is None or mounts.v2_root != "/":
         return None
-    for line in files.read(root, "/proc/self/cgroup", STATE_LIMIT_BYTES).split(b"\n"):
+    for line in files.read(root, "/proc/self/cgroup", _OWN_CGROUP_LIMIT_BYTES).split(b"\n"):
         if line.startswith(b"0::/") and line != b"0::/":
             return mounts.v2_mount.rstrip("/") + text(line[3:])
     return None
 
 
-def _kept(root: str) -> Kept | None:
+def _kept(root: str) -> Saved | None:
     """What is on record; None where it is nonsense: nothing is written for that."""
     try:
-        words = files.read(root, STATE_PATH, STATE_LIMIT_BYTES).rstrip(b"\n").split(b" ", 1)
-        weight = number(STATE_PATH, "the weight", words[0], FAIR)
+        saved = SAVED.load(root, FAIR)
     except KernelFileError:
         return None
-    path = text(words[1]) if len(words) > 1 else ""
-    well_formed = weight > 0 and path.endswith("/cpu.weight") and "/../" not in path
-    return Kept(weight, path) if well_formed and path.startswith("/") else None
+    return saved if saved.value > 0 else None
