@@ -15,14 +15,14 @@ from giveback_agent.errors import AgentError
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import adaptive, idleness
 from giveback_agent.policy.actions import Observation
-from giveback_agent.release import report_order, steps
+from giveback_agent.release import report_order
 from giveback_agent.release.capabilities import probe
 from giveback_agent.release.observe import take
 from giveback_agent.runtime import run_dir
-from giveback_agent.runtime.worker import DONE, Worker
+from giveback_agent.service.executor import Executor
 from giveback_agent.service.pass_log import CLASSIC_LINE, MIB, WSL_LINE, PassLog, words
 from giveback_agent.settings import load
-from giveback_kernel.errors import GivebackError, KernelFileError
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.record import replace
 
 TYPE_CHECKING = False
@@ -118,8 +118,8 @@ class Foreground:
         self._log = PassLog()
         self._classic_line = classic_line
         self._failed = False
-        self._lowered = False
         self._end = ""
+        self._steps = Executor(root, chosen, self._log, print, self._refused)
 
     def run(self, urgency: int) -> int:
         """Go through the policy's pass and say what came of each step; returns the exit code."""
@@ -137,7 +137,7 @@ class Foreground:
                 seen = self._seen(self._look(), urgency, outcome)
                 actions, state = adaptive.decide(seen, state, self._settings, self._can)
         finally:
-            self._restore()
+            self._steps.restore()
         self._tell()
         return 1 if self._failed else 0
 
@@ -155,7 +155,7 @@ class Foreground:
 
     def _look(self) -> Snapshot:
         try:
-            order = self._can.order if self._lowered else None
+            order = self._can.order if self._steps.lowered else None
             return take(self._root, time.monotonic(), detail=True, report_order=order)
         except KernelFileError as error:
             raise AgentError(f"{error}: is /proc mounted?") from error
@@ -163,8 +163,9 @@ class Foreground:
     def _seen(self, now: Snapshot, urgency: int, outcome: Outcome | None) -> Observation:
         """What the policy is told: whoever asks for a pass by hand wants it whatever else runs."""
         idle = idleness.GateState(at_s=now.monotonic_s, level=idleness.IDLE, busy_percent=0.0)
-        reports = report_order.read_reports(self._root) if self._lowered else None
-        return Observation(now, idle, urgency, None, outcome, self._lowered, reports)
+        lowered = self._steps.lowered
+        reports = report_order.read_reports(self._root) if lowered else None
+        return Observation(now, idle, urgency, None, outcome, lowered, reports)
 
     def _do_all(self, actions: tuple[Action, ...]) -> Outcome | None:
         """Do what was decided: at most one step of it takes long, and has an outcome."""
@@ -173,11 +174,12 @@ class Foreground:
             if action.kind == act.PASS_END:
                 self._end = action.why
             elif action.kind == act.RESTORE:
-                self._restore()
+                self._steps.restore()
             elif action.kind == act.LOWER:
-                self._lower(action.order or 0)
+                self._lower(action)
             elif action.kind == act.NUDGE:
-                self._nudge()
+                if not self._settings.dry_run:
+                    self._steps.start(action, time.monotonic())
             elif action.kind == act.DRAIN or action.kind in act.IN_WORKER:
                 outcome = self._step(action)
         return outcome
@@ -187,7 +189,7 @@ class Foreground:
             print(f"{action.kind:12} (dry run)")
             return act.Outcome(action.kind, ok=True)
         before = self._look()
-        outcome = self._drain_lists() if action.kind == act.DRAIN else self._wait(action)
+        outcome = self._wait(action)
         gain = self._log.note(outcome, before, self._look()).gain_bytes
         what = "made contiguous" if action.kind == act.COMPACT else "freed"
         end = "" if outcome.ok else " (given up)" if outcome.abandoned else " (failed)"
@@ -198,55 +200,33 @@ class Foreground:
         return outcome
 
     def _wait(self, action: Action) -> Outcome:
-        started = time.monotonic()
-        step = steps.step_of(action, self._root, self._settings)
-        worker = Worker(action.kind, step, started, steps.DEADLINES_S[action.kind])
+        """Do a step to its end; Ctrl-C abandons it."""
+        self._steps.start(action, time.monotonic())
         try:
-            while (code := worker.poll()) is None:
-                if worker.overdue(time.monotonic()) and not worker.abandoned:
-                    worker.abandon()
+            while self._steps.outcome is None:
                 time.sleep(POLL_S)
+                self._steps.reap(time.monotonic())
         except KeyboardInterrupt:
-            worker.abandon()
+            self._steps.abandon()
             raise
-        took_s = time.monotonic() - started
-        return act.Outcome(action.kind, code == DONE, worker.abandoned, took_s, worker.cpu_s)
+        outcome, self._steps.outcome = self._steps.outcome, None
+        return outcome
 
-    def _lower(self, order: int) -> None:
-        """Lower the report order; `_restore` puts it back whatever happens."""
-        words_of_it = f"report order {self._can.order} -> {order}"
+    def _lower(self, action: Action) -> None:
+        """Lower the report order; it is put back whatever happens."""
+        words_of_it = f"report order {self._can.order} -> {action.order or 0}"
         if self._settings.dry_run:
             print(f"deep         (dry run) {words_of_it}")
             return
         trapped_mib = (self._look().trapped_bytes or 0) // MIB
-        try:
-            # Before it is true: Ctrl-C may come between the two.
-            self._lowered = True
-            report_order.lower(self._root, order)
-        except GivebackError as error:
-            self._lowered = False
-            self._failed = True
-            print(f"deep         failed: {error}")
+        self._steps.start(action, time.monotonic())
+        if self._steps.lowered:
+            print(f"deep         {words_of_it}: {trapped_mib} MiB are in small pieces", flush=True)
+
+    def _refused(self, kind: str, why: str) -> None:
+        """Say what could not be done. The pass goes on with its other steps."""
+        if kind == act.NUDGE:
+            print(f"report       no pass of reporting could be started: {why}")
             return
-        self._log.deep_order = order
-        print(f"deep         {words_of_it}: {trapped_mib} MiB are in small pieces", flush=True)
-
-    def _nudge(self) -> None:
-        if self._settings.dry_run:
-            return
-        refused = steps.start_reporting(self._root)
-        if refused:
-            self._log.deep_order = None
-            print(f"report       no pass of reporting could be started: {refused}")
-
-    def _drain_lists(self) -> Outcome:
-        started = time.monotonic()
-        refused = steps.drain_lists(self._root)
-        if refused:
-            print(f"{act.DRAIN:12} failed: {refused}")
-        return act.Outcome(act.DRAIN, not refused, took_s=time.monotonic() - started)
-
-    def _restore(self) -> None:
-        if self._lowered:
-            report_order.restore(self._root)
-            self._lowered = False
+        self._failed = True
+        print(f"{'deep' if kind == act.LOWER else kind:12} failed: {why}")

@@ -12,23 +12,21 @@ import time
 from giveback_agent.host_link.link import Link, Urgency
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import adaptive, idleness, polling, thresholds, wsl_modes
-from giveback_agent.policy.actions import Action, Observation, Outcome
-from giveback_agent.release import report_order, steps
+from giveback_agent.policy.actions import Action, Observation
+from giveback_agent.release import report_order
 from giveback_agent.release.capabilities import probe
 from giveback_agent.release.observe import take
 from giveback_agent.runtime import run_dir, signals
 from giveback_agent.runtime.worker import (
-    DONE,
-    FAILED,
     TICKS_PER_S,
-    Worker,
     become_idle_class,
     cpu_s_of,
 )
 from giveback_agent.service import cpu_weight, pass_log, status_file
+from giveback_agent.service.executor import Executor
 from giveback_kernel import kmsg
 from giveback_kernel.cpustat import read_cpustat
-from giveback_kernel.errors import GivebackError, KernelFileError
+from giveback_kernel.errors import KernelFileError
 from giveback_kernel.meminfo import read_meminfo
 from giveback_kernel.pressure import pressure_or_none
 
@@ -42,6 +40,10 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 # Steps that a host's chart knows by other names.
 MARKS = {act.LOWER: "deep", act.COLD: "reclaim", act.DROP: "reclaim"}
+REFUSED = {
+    act.NUDGE: "no pass of reporting could be started: {}",
+    act.DRAIN: "the per-CPU lists are not emptied: {}",
+}
 # A host may change its mind, and a guest its level, at every look: what is published follows no faster.
 URGENCY_PUBLISH_S = 1.0
 LEVEL_PUBLISH_S = 30.0
@@ -60,17 +62,12 @@ class Service:
         self._say = say
         self._classic_line = pass_log.WSL_LINE if under_wsl else pass_log.CLASSIC_LINE
         self._link = Link(root)
-        self._lowered = False
         self._can = probe(root)
         self._state = adaptive.PolicyState()
         self._wsl_state = wsl_modes.WslState()
         self._gate = idleness.GateState()
-        self._worker: Worker | None = None
-        self._lost: list[Worker] = []
-        self._outcome: Outcome | None = None
-        self._queue: list[Action] = []
         self._passes = pass_log.PassLog()
-        self._worker_cpu_s = self._worker_user_s = 0.0
+        self._steps = Executor(root, settings, self._passes, self._journal, self._refused)
         self._own_cpu_s = self._own_cpu()
         self._stop = False
         self._share = cpu_weight.Share(root)
@@ -109,13 +106,13 @@ class Service:
 
     def _greet(self) -> None:
         self._repair()
-        self._say(f"giveback-agent: started, mode {self._settings.mode}")
+        self._journal(f"started, mode {self._settings.mode}")
         if not self._can.reporting:
             known = (
                 "is not active" if self._can.reporting is False else "cannot be seen to be active"
             )
-            self._say(
-                f"giveback-agent: page reporting {known} in this guest: nothing is compacted or "
+            self._journal(
+                f"page reporting {known} in this guest: nothing is compacted or "
                 "reported for it; see `giveback-agent doctor`"
             )
         self._publish()
@@ -125,7 +122,7 @@ class Service:
         self._share.give_back()
         order, said, failed = report_order.repair_all(self._root)
         for line in said:
-            self._say(f"giveback-agent: {line} restored after a killed agent")
+            self._journal(f"{line} restored after a killed agent")
         for line in failed:
             self._complain(line)
         if order is not None:
@@ -133,8 +130,7 @@ class Service:
             self._can = probe(self._root)
 
     def _close(self) -> None:
-        if self._worker is not None:
-            self._worker.abandon()
+        self._steps.abandon()
         self._restore("the agent stops")
         self._share.give_back()
         self._publish(running=False)
@@ -175,7 +171,7 @@ class Service:
 
     def _press(self, pressing: bool) -> None:
         """While the host starves, do not wait until the work leaves a CPU to us."""
-        children = (self._worker and self._worker.pid, self._link.answering_pid)
+        children = (self._steps.worker and self._steps.worker.pid, self._link.answering_pid)
         pressing = pressing and self._settings.mode == "adaptive" and not self._settings.dry_run
         refused = self._share.press(pressing, (os.getpid(), *[pid for pid in children if pid]))
         if refused:
@@ -185,7 +181,7 @@ class Service:
         return self._state.in_pass or self._wsl_state.in_pass
 
     def _period_s(self) -> float:
-        if self._worker is not None or self._in_pass() or self._queue:
+        if self._steps.worker is not None or self._in_pass() or self._steps.queue:
             return polling.PASS_PERIOD_S
         if self._settings.mode != "adaptive":
             # WSL's own period. More often, and our looks alone would be its 0.5 % on a slow CPU.
@@ -195,8 +191,8 @@ class Service:
     def _tick(self) -> None:
         """One look at the guest, and what follows from it."""
         now_s = time.monotonic()
-        ours = self._worker is not None or self._in_pass()
-        self._reap(now_s)
+        ours = self._steps.worker is not None or self._in_pass()
+        self._steps.reap(now_s)
         self._hear(now_s)
         self._press(self._urgency_now(now_s) >= act.URGENCY_STARVING)
         try:
@@ -208,7 +204,7 @@ class Service:
             self._complain(str(error))
             # Unseen, work may be back: the order must not stay lowered for it.
             self._restore("the guest cannot be seen")
-        if self._lowered and not self._in_pass():
+        if self._steps.lowered and not self._in_pass():
             self._restore("once more")
         self._start_next(now_s)
         self._probe_again(now_s)
@@ -218,7 +214,7 @@ class Service:
         """Say what went wrong, once until it is well again."""
         if text != self._last_error:
             self._last_error = text
-            self._say(f"giveback-agent: {text}")
+            self._journal(f"{text}")
 
     def _look(self, now_s: float, ours: bool) -> None:
         """Judge how busy the guest is. `ours`: a pass goes on, so stalls and system time are ours too."""
@@ -246,9 +242,9 @@ class Service:
     def _own_cpu(self) -> tuple[float, float]:
         """CPU seconds of the agent and all it started: user and system, and user alone."""
         used, link = os.times(), self._link
-        total_s = used.user + used.system + self._worker_cpu_s + link.answer_cpu_s
-        user_s = used.user + self._worker_user_s + link.answer_user_s
-        for pid in (self._worker and self._worker.pid, link.answering_pid):
+        total_s = used.user + used.system + self._steps.cpu_s + link.answer_cpu_s
+        user_s = used.user + self._steps.user_s + link.answer_user_s
+        for pid in (self._steps.worker and self._steps.worker.pid, link.answering_pid):
             child_user_s, child_system_s = cpu_s_of(self._root, pid) if pid else (0.0, 0.0)
             total_s += child_user_s + child_system_s
             user_s += child_user_s
@@ -256,7 +252,7 @@ class Service:
 
     def _is_decision_due(self, now_s: float) -> bool:
         """A full picture is dear: none while the guest works, few while it is quiet."""
-        if self._worker is not None or self._outcome is not None:
+        if self._steps.worker is not None or self._steps.outcome is not None:
             return True
         if self._in_pass():
             return not self._may_wait(now_s)
@@ -289,10 +285,10 @@ class Service:
         return hold.may_wait(now_s, last.monotonic_s)
 
     def _decide(self, now_s: float) -> None:
-        own_order = self._can.order if self._lowered else None
+        own_order = self._can.order if self._steps.lowered else None
         snapshot = take(self._root, now_s, detail=not self._in_pass(), report_order=own_order)
         self._last, self._pace = snapshot, polling.pictured(self._pace, self._gate)
-        running = None if self._worker is None else self._worker.kind
+        running = None if self._steps.worker is None else self._steps.worker.kind
         if running is None:
             self._account(snapshot)
         seen = Observation(
@@ -300,13 +296,13 @@ class Service:
             self._gate,
             self._urgency_now(now_s),
             running,
-            self._outcome,
-            self._lowered,
-            report_order.read_reports(self._root) if self._lowered else None,
+            self._steps.outcome,
+            self._steps.lowered,
+            report_order.read_reports(self._root) if self._steps.lowered else None,
         )
         if running is None:
-            self._outcome = None
-            if self._queue:
+            self._steps.outcome = None
+            if self._steps.queue:
                 return
         if self._settings.mode == "adaptive":
             actions, self._state = adaptive.decide(seen, self._state, self._settings, self._can)
@@ -319,11 +315,9 @@ class Service:
 
     def _do(self, action: Action, snapshot: Snapshot) -> None:
         if action.kind == act.ABANDON:
-            if self._worker is not None:
-                self._worker.abandon()
-            self._queue.clear()
+            self._steps.abandon()
         elif action.kind == act.RESTORE:
-            self._queue.clear()
+            self._steps.queue.clear()
             self._restore(action.why)
         elif action.kind == act.PASS_BEGIN:
             self._pace = polling.Pace()
@@ -331,74 +325,31 @@ class Service:
         elif action.kind == act.PASS_END:
             self._end_pass(snapshot, action.why)
         else:
-            self._queue.append(action)
+            self._steps.queue.append(action)
 
     def _start_next(self, now_s: float) -> None:
-        """Start the next queued action, if none runs."""
-        while self._queue and self._worker is None and self._outcome is None:
-            action = self._queue.pop(0)
+        """Start the next queued actions, until one of them is to be waited for."""
+        while (action := self._steps.next_action()) is not None:
             what = status_file.words(action)
             seen = status_file.seen(self._last, self._gate.busy_percent, self._urgency_now(now_s))
-            self._say(f"giveback-agent: {what}{seen}")
+            self._journal(f"{what}{seen}")
             self._tell(MARKS.get(action.kind, action.kind), what)
             self._before = self._last
-            if self._settings.dry_run:
-                self._outcome = Outcome(action.kind, True)
-            elif action.kind == act.LOWER:
-                self._lower(action.order or 0)
-            elif action.kind == act.NUDGE:
-                self._nudge()
-            elif action.kind == act.DRAIN:
-                self._drain_lists(now_s)
-            else:
-                self._fork(action, now_s)
+            self._steps.start(action, now_s, self._share.pressing)
 
-    def _fork(self, action: Action, now_s: float) -> None:
-        if any(lost.kind == action.kind for lost in self._lost):
-            # It would be stuck just there.
-            self._outcome = Outcome(action.kind, False)
-            return
-        try:
-            step = steps.step_of(action, self._root, self._settings)
-            deadline_s, pressing = steps.DEADLINES_S[action.kind], self._share.pressing
-            self._worker = Worker(action.kind, step, now_s, deadline_s, pressing=pressing)
-        except (OSError, ValueError) as error:
-            self._say(f"giveback-agent: {action.kind}: no worker: {error}")
-            self._outcome = Outcome(action.kind, False)
+    def _journal(self, text: str) -> None:
+        self._say(f"giveback-agent: {text}")
 
-    def _reap(self, now_s: float) -> None:
-        self._lost = [one for one in self._lost if one.poll() is None]
-        worker = self._worker
-        if worker is None:
-            return
-        code = worker.poll()
-        if code is None:
-            if worker.overdue(now_s) and not worker.abandoned:
-                self._say(
-                    f"giveback-agent: {worker.kind} took over {worker.deadline_s:.0f} s: given up"
-                )
-                worker.abandon()
-            if not worker.is_lost(now_s):
-                return
-            # Stuck in the kernel (a sync of a dead network drive): whenever it ends, go on without it.
-            self._say(
-                f"giveback-agent: {worker.kind}, pid {worker.pid}, cannot be killed: left behind"
-            )
-            self._lost.append(worker)
-            code = FAILED
-        self._worker_cpu_s += worker.cpu_s
-        self._worker_user_s += worker.user_s
-        took_s = now_s - worker.started_s
-        self._outcome = Outcome(worker.kind, code == DONE, worker.abandoned, took_s, worker.cpu_s)
-        self._worker = None
+    def _refused(self, kind: str, why: str) -> None:
+        self._complain(REFUSED.get(kind, "{}").format(why))
 
     def _account(self, now: Snapshot) -> None:
-        if self._outcome is None or self._before is None:
+        if self._steps.outcome is None or self._before is None:
             return
-        step = self._passes.note(self._outcome, self._before, now)
+        step = self._passes.note(self._steps.outcome, self._before, now)
         self._before = None
-        self._say(
-            f"giveback-agent: {step.kind} {step.end}: gained {step.gain_bytes // MIB} MiB "
+        self._journal(
+            f"{step.kind} {step.end}: gained {step.gain_bytes // MIB} MiB "
             f"in {step.took_s:.1f} s, {step.cpu_s:.2f} s of CPU"
         )
 
@@ -412,28 +363,6 @@ class Service:
             self._say(line)
             self._publish()
 
-    def _lower(self, order: int) -> None:
-        try:
-            report_order.lower(self._root, order)
-            self._lowered = True
-            self._passes.deep_order = order
-        except GivebackError as error:
-            self._complain(str(error))
-
-    def _nudge(self) -> None:
-        refused = steps.start_reporting(self._root)
-        if refused:
-            # Then the pass's line must not say that the small pieces were reported.
-            self._passes.deep_order = None
-            self._complain(f"no pass of reporting could be started: {refused}")
-
-    def _drain_lists(self, now_s: float) -> None:
-        refused = steps.drain_lists(self._root)
-        if refused:
-            self._complain(f"the per-CPU lists are not emptied: {refused}")
-        took_s = time.monotonic() - now_s
-        self._outcome = Outcome(act.DRAIN, not refused, took_s=took_s)
-
     def _probe_again(self, now_s: float) -> None:
         """A balloon may come late: its module loaded after us, or plugged in while the guest runs."""
         if self._can.reporting or now_s < self._next_probe_s or self._in_pass():
@@ -441,17 +370,16 @@ class Service:
         self._next_probe_s = now_s + PROBE_PERIOD_S
         self._can = probe(self._root)
         if self._can.reporting:
-            self._say("giveback-agent: page reporting is active now")
+            self._journal("page reporting is active now")
 
     def _restore(self, why: str) -> None:
-        if not self._lowered:
+        if not self._steps.lowered:
             return
         try:
-            order = report_order.restore(self._root)
+            order = self._steps.restore()
         except KernelFileError as error:
             self._complain(f"{error}: the report order is not restored yet")
             return
-        self._lowered = False
         self._tell("restore", f"report order {order}: {why}")
 
     def _tell(self, step: str, text: str) -> None:

@@ -84,9 +84,9 @@ def test_no_descriptor_left_is_no_end(guest: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
 
     monkeypatch.setattr(os, "pipe", refuse)
-    service._queue = [Action(act.NUDGE)]
+    service._steps.queue = [Action(act.NUDGE)]
     tick(service)
-    assert service._queue == []
+    assert service._steps.queue == []
 
 
 def test_a_closed_stderr_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,15 +108,15 @@ def test_every_write_may_fail_with_any_errno(
     service = service_of(guest, said)
     service._do(Action(act.LOWER, order=0), _snapshot(service))
     service._start_next(0.0)
-    assert not service._lowered
+    assert not service._steps.lowered
     for kind in (act.SLAB, act.RECLAIM, act.COMPACT):
-        service._outcome = None
-        service._queue.append(Action(kind, amount_bytes=1 << 20))
+        service._steps.outcome = None
+        service._steps.queue.append(Action(kind, amount_bytes=1 << 20))
         service._start_next(0.0)
-        worker = service._worker
+        worker = service._steps.worker
         assert worker is not None
         wait_for(worker)
-        service._worker = None
+        service._steps.worker = None
     service._close()
 
 
@@ -131,7 +131,7 @@ def test_a_pass_under_way_is_restored_when_the_service_stops(guest: Path) -> Non
     order.parent.mkdir(parents=True, exist_ok=True)
     order.write_text("9\n")
     service = service_of(guest)
-    service._queue.append(Action(act.LOWER, order=0))
+    service._steps.queue.append(Action(act.LOWER, order=0))
     service._start_next(0.0)
     assert order.read_text().strip() == "0"
     service._close()
@@ -143,7 +143,7 @@ def test_an_order_that_could_not_be_restored_is_restored_later(
 ) -> None:
     order = guest / page_reporting.ORDER_PATH[1:]
     service = service_of(guest)
-    service._lower(0)
+    service._steps.lower(0)
     snapshot = _snapshot(service)
     with monkeypatch.context() as broken:
 
@@ -161,7 +161,7 @@ def test_an_order_that_could_not_be_restored_is_restored_later(
 def test_a_guest_that_cannot_be_seen_gets_its_order_back(guest: Path) -> None:
     order = guest / page_reporting.ORDER_PATH[1:]
     service = service_of(guest)
-    service._lower(0)
+    service._steps.lower(0)
     service._state = replace(service._state, in_pass=True)
     (guest / "proc/meminfo").unlink()
     tick(service)
@@ -172,7 +172,7 @@ def test_a_closed_terminal_stops_it_in_order(guest: Path, monkeypatch: pytest.Mo
     # Not for the rest of the tests in this process.
     monkeypatch.setattr("giveback_agent.service.loop.become_idle_class", lambda: True)
     service, kept = service_of(guest), signal.getsignal(signal.SIGHUP)
-    service._lower(0)
+    service._steps.lower(0)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     service._greet = lambda: os.kill(os.getpid(), signal.SIGHUP)  # type: ignore[method-assign]
     restored = {
@@ -334,9 +334,9 @@ def test_emptied_lists_have_an_outcome(guest: Path, monkeypatch: pytest.MonkeyPa
     for refused in ("", "no such setting"):
         monkeypatch.setattr(steps, "drain_lists", lambda _, refused=refused: refused)
         service = service_of(guest, said)
-        service._queue.append(Action(act.DRAIN))
+        service._steps.queue.append(Action(act.DRAIN))
         service._start_next(time.monotonic())
-        outcome = service._outcome
+        outcome = service._steps.outcome
         assert outcome is not None
         assert outcome.ok == (not refused)
     assert said[-1].endswith("the per-CPU lists are not emptied: no such setting")
@@ -420,7 +420,7 @@ def test_in_a_pass_our_system_time_hides_no_work(guest: Path) -> None:
     class Compacting:
         pid = 77
 
-    service._worker = Compacting()  # type: ignore[assignment]
+    service._steps.worker = Compacting()  # type: ignore[assignment]
     for second in range(3):
         stat = f"cpu  {300 * second} 0 {100 * second} 0 0 0 0 0\n"
         (guest / "proc/stat").write_text(stat + "cpu0\ncpu1\ncpu2\ncpu3\n")
@@ -428,7 +428,7 @@ def test_in_a_pass_our_system_time_hides_no_work(guest: Path) -> None:
         words[14] = str(100 * second)
         (guest / "proc/77/stat").write_text(" ".join(words))
         service._look(float(second), ours=True)
-    service._worker = None
+    service._steps.worker = None
     assert service._gate.level == idleness.BUSY
 
 
@@ -455,19 +455,19 @@ def test_a_worker_that_cannot_be_killed_does_not_end_all_work(guest: Path) -> No
 
     stuck = Stuck()
     service = service_of(guest)
-    service._worker = stuck  # type: ignore[assignment]
+    service._steps.worker = stuck  # type: ignore[assignment]
     for second in range(40):
-        service._reap(float(second))
-    assert service._worker is None
-    assert service._outcome == act.Outcome(act.SYNC, False, True, 31.0)
-    service._outcome = None
-    service._queue = [Action(act.SYNC)]
+        service._steps.reap(float(second))
+    assert service._steps.worker is None
+    assert service._steps.outcome == act.Outcome(act.SYNC, False, True, 31.0)
+    service._steps.outcome = None
+    service._steps.queue = [Action(act.SYNC)]
     service._start_next(41.0)
-    assert service._worker is None
-    assert service._outcome == act.Outcome(act.SYNC, ok=False)
+    assert service._steps.worker is None
+    assert service._steps.outcome == act.Outcome(act.SYNC, ok=False)
     stuck.ended = True
-    service._reap(50.0)
-    assert service._lost == []
+    service._steps.reap(50.0)
+    assert service._steps._lost == []
 
 
 def test_looks_while_it_rests_are_not_the_quick_ones(guest: Path) -> None:
