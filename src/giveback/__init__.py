@@ -1,3 +1,1 @@
-"""giveback, host side: watches VMs, accounts for their memory, and runs the lab."""
-
-__version__ = "0.1.0"
+"""giveback, host side: finds VMs, accounts for their memory, and manages it."""

@@ -9,21 +9,29 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from giveback import __version__, commands
+from giveback import commands
+from giveback.errors import InputError
 from giveback.interrupts import stopping
+from giveback_kernel import __version__
 from giveback_kernel.errors import GivebackError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+GROUP = "giveback.commands"
+LAB_COMMANDS = ("bench", "demo")
+
+
 class Command(Protocol):
-    """What a module in `giveback.commands` offers."""
+    """What a module in `giveback.commands`, or in another package of the entry-point group, offers."""
 
     HELP: str
 
@@ -32,27 +40,43 @@ class Command(Protocol):
     def run(self, args: argparse.Namespace) -> int: ...
 
 
+def command_files() -> dict[str, tuple[str, Path]]:
+    """The commands there are, by name: each one's module and file. Underscored modules are none.
+
+    Other distributions bring theirs as packages in the entry-point group `giveback.commands`.
+    """
+    found: dict[str, tuple[str, Path]] = {}
+    for package in (commands.__name__, *(point.value for point in entry_points(group=GROUP))):
+        spec = importlib.util.find_spec(package)
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            for path in sorted(Path(folder).glob("*.py")):
+                if not path.stem.startswith("_"):
+                    found.setdefault(path.stem, (f"{package}.{path.stem}", path))
+    return found
+
+
 def command_names() -> list[str]:
-    """The commands there are: the modules of `giveback.commands`, underscored ones left out."""
-    found = {path for folder in commands.__path__ for path in Path(folder).glob("*.py")}
-    return sorted(path.stem for path in found if not path.stem.startswith("_"))
+    """The names of the commands there are."""
+    return sorted(command_files())
 
 
 def help_of(name: str) -> str:
     """The command's HELP, without importing it; '' where its text has none."""
     import ast  # noqa: PLC0415
 
-    for folder in commands.__path__:
-        path = Path(folder) / f"{name}.py"
-        if path.is_file():
-            for node in ast.parse(path.read_bytes()).body:
-                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "HELP":
-                    return str(ast.literal_eval(node.value))
+    found = command_files().get(name)
+    if found is not None:
+        for node in ast.parse(found[1].read_bytes()).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "HELP":
+                return str(ast.literal_eval(node.value))
     return ""
 
 
 def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The parser for a command line: the command it names is in it whole, or all are by name."""
+    """The parser for a command line: the command it names is in it whole, or all are by name.
+
+    Raises InputError for a command of the lab where the lab is not installed.
+    """
     parser = argparse.ArgumentParser(
         prog="giveback", description="Gives a VM's unused memory back to its host."
     )
@@ -61,10 +85,14 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     names = {name.replace("_", "-"): name for name in command_names()}
     named = next((word for word in words if not word.startswith("-")), "")
     if named not in names:
+        if named in LAB_COMMANDS:
+            raise InputError(
+                f"{named}: comes with giveback-lab, which is not installed: pip install giveback-lab"
+            )
         for shown, name in names.items():
             subparsers.add_parser(shown, help=help_of(name))
         return parser
-    module = cast("Command", importlib.import_module(f"giveback.commands.{names[named]}"))
+    module = cast("Command", importlib.import_module(_module_of(names[named])))
     sub = subparsers.add_parser(
         named,
         help=module.HELP,
@@ -74,6 +102,11 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     module.prepare_parser(sub)
     sub.set_defaults(run=module.run)
     return parser
+
+
+def _module_of(name: str) -> str:
+    found = command_files().get(name)
+    return found[0] if found else f"{commands.__name__}.{name}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -48,7 +48,7 @@ def _parsed(words: list[str]) -> int:
     import argparse
     from importlib import import_module
 
-    from giveback_agent import __version__
+    from giveback_kernel import __version__
 
     parser = argparse.ArgumentParser(
         prog="giveback-agent", description="Gives this VM's unused memory back to its host."

@@ -30,10 +30,22 @@ def test_every_file_in_commands_is_a_command_with_a_line_of_help() -> None:
         assert name.replace("_", "-") in text
 
 
+def test_a_command_of_the_lab_says_what_to_install_where_the_lab_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "entry_points", lambda **_: ())
+    for name in cli.LAB_COMMANDS:
+        assert name not in cli.command_names()
+        assert cli.main([name, "--help"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"giveback: {name}: ")
+        assert "pip install giveback-lab" in line
+
+
 def test_help_is_read_without_importing_a_command() -> None:
     code = (
         "import sys; from giveback.cli import build_parser; build_parser().format_help(); "
-        "print([m for m in sys.modules if m.startswith('giveback.commands.')])"
+        "print([m for m in sys.modules if m.startswith('giveback') and '.commands.' in m])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -43,11 +55,12 @@ def test_help_is_read_without_importing_a_command() -> None:
 def test_only_the_command_that_is_named_is_imported(name: str) -> None:
     code = (
         f"import sys; from giveback.cli import build_parser; build_parser([{name!r}]); "
-        "print(*[m.split('.')[2] for m in sys.modules if m.startswith('giveback.commands.')])"
+        "print(*[m for m in sys.modules if m.startswith('giveback') and '.commands.' in m])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert {m for m in done.stdout.split() if not m.startswith("_")} == {name}
-    module = importlib.import_module(f"giveback.commands.{name}")
+    path, _ = cli.command_files()[name]
+    assert {m for m in done.stdout.split() if "._" not in m} == {path}
+    module = importlib.import_module(path)
     assert cli.help_of(name) == module.HELP
 
 

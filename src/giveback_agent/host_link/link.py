@@ -11,12 +11,11 @@ import os
 import select
 import time
 
-from giveback_agent import __version__
 from giveback_agent.host_link import json_lines
 from giveback_agent.host_link.json_lines import encode, quote
 from giveback_agent.host_link.peer import Peer
 from giveback_agent.runtime.worker import DONE, Worker
-from giveback_kernel import files
+from giveback_kernel import __version__, files
 from giveback_kernel.record import Record, as_dict
 
 TYPE_CHECKING = False

@@ -15,10 +15,9 @@ import sys
 import tempfile
 from importlib import resources
 
-from giveback_agent import __version__
 from giveback_agent.errors import AgentError, UsageError
 from giveback_agent.install import systemd_unit
-from giveback_kernel import files
+from giveback_kernel import __version__, files
 from giveback_kernel.record import Record
 
 TYPE_CHECKING = False

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from giveback import __version__
 from giveback.errors import InputError, VmError
+from giveback_kernel import __version__
 from giveback_kernel.errors import GivebackError
 from giveback_kernel.meminfo import read_meminfo
 from giveback_lab.demo.recorder import SILENCE_LIMIT_S, Recorder

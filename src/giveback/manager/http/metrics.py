@@ -17,10 +17,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from giveback import __version__
 from giveback.accounting.ledger import Key
 from giveback.manager.model import VmCondition
 from giveback.text import shown
+from giveback_kernel import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

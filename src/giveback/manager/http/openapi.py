@@ -9,11 +9,11 @@ import typing
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
-from giveback import __version__
 from giveback.host import memory
 from giveback.manager import model
 from giveback.manager.history.schema import HOST_COLUMNS, VM_COLUMNS
 from giveback.manager.http import requests
+from giveback_kernel import __version__
 
 _JSON = "application/json"
 _NAMES = {"HostView": memory.HostView, "Mapping": Mapping, "Sequence": Sequence}

@@ -11,8 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from giveback import __version__
 from giveback.zipapps import agent_zipapp
+from giveback_kernel import __version__
 from giveback_lab.bench import strategies
 from giveback_lab.images.cache import content_key
 
