@@ -8,66 +8,118 @@ from pathlib import Path
 
 import pytest
 
-SRC = Path(__file__).parents[3] / "src"
-# Each may import from itself and from those named; what is not named here is for all of giveback.
-# `manager.model` is data alone, and imports nothing.
-LAYERS = {
-    "giveback.host": {
+from import_graph import SRC, circles, imports_of, module_name, read_graph
+
+# Every room from the ground up, package by package. A room imports only what stands above it in its own
+# package's list, and in the lists of the packages that its own may import (MAY_IMPORT).
+ROOMS = {
+    "giveback_kernel": ("giveback_kernel",),
+    "giveback_agent": (
+        "giveback_agent.errors",
+        "giveback_agent.runtime",
+        "giveback_agent.host_link",
+        "giveback_agent.wsl",
+        "giveback_agent.settings",
+        "giveback_agent.policy",
+        "giveback_agent.release",
+        "giveback_agent.doctor",
+        "giveback_agent.install",
+        "giveback_agent.service",
+        "giveback_agent.commands",
+        "giveback_agent.__main__",
+    ),
+    "giveback": (
         "giveback.errors",
         "giveback.text",
-        "giveback.accounting.page_ledger",
-        "giveback.manager.model",
-    },
-    "giveback_lab.report": {
-        "giveback.errors",
-        "giveback.text",
-        "giveback.accounting.page_ledger",
-        "giveback.accounting.usage",
-    },
-    "giveback.vmm": {
-        "giveback.errors",
-        "giveback.text",
-        "giveback.sizes",
-        "giveback.accounting.page_ledger",
+        "giveback.interrupts",
+        "giveback.zipapps",
         "giveback.host",
-    },
+        "giveback.vmm.base",
+        "giveback.vmm.clients",
+        "giveback.vmm.mapping",
+        "giveback.vmm.layout",
+        "giveback.vmm.backends",
+        "giveback.vmm.find",
+        "giveback.vmm.control",
+        "giveback.accounting",
+        "giveback.guest",
+        "giveback.manager.logs",
+        "giveback.manager.settings",
+        "giveback.manager.systemd_unit",
+        "giveback.manager.model",
+        "giveback.manager.history",
+        "giveback.manager.http",
+        "giveback.manager.devices",
+        "giveback.manager.decide",
+        "giveback.manager.fleet",
+        "giveback.manager.daemon",
+        "giveback.manager.lifecycle",
+        "giveback.commands",
+        "giveback.cli",
+        "giveback.__main__",
+    ),
+    "giveback_lab_guest": ("giveback_lab_guest", "giveback_lab_guest.strategies"),
+    "giveback_lab": (
+        "giveback_lab.images",
+        "giveback_lab.report",
+        "giveback_lab.vms",
+        "giveback_lab.demo",
+        "giveback_lab.pressure",
+        "giveback_lab.bench.model",
+        "giveback_lab.bench.analysis",
+        "giveback_lab.bench.strategy",
+        "giveback_lab.bench.strategies",
+        "giveback_lab.bench.works",
+        "giveback_lab.bench.report",
+        "giveback_lab.bench.run",
+        "giveback_lab.commands",
+    ),
+}
+# What a package may import beside itself. The host knows of the agent only the protocol.
+MAY_IMPORT = {
+    "giveback_kernel": set[str](),
+    "giveback_agent": {"giveback_kernel"},
+    "giveback": {"giveback_kernel", "giveback_agent.host_link.json_lines"},
+    "giveback_lab_guest": {"giveback_kernel", "giveback_agent"},
+    "giveback_lab": {"giveback_kernel", "giveback"},
+}
+# Narrower than the order asks: each may import from itself and from those named.
+LAYERS = {
+    "giveback.host": {"giveback.errors", "giveback.text"},
+    "giveback.vmm": {"giveback.errors", "giveback.text", "giveback.host"},
+    "giveback_lab.report": {"giveback.errors", "giveback.text"},
 }
 # Kernel parsers may list folders and read through `files`; nothing else of the world.
-PARSERS_MAY = {"__future__", "os", "giveback_kernel.files", "giveback_agent.errors"}
-PARSERS_MAY |= {"giveback_kernel.record", "giveback_kernel", "collections", "errno", "re"}
+PARSERS_MAY = {"__future__", "os", "collections", "errno", "re", "giveback_kernel"}
+# A policy decides on what it is given. These would let it look for itself, or act.
+POLICY_MAY_NOT = {
+    *(
+        "builtins",
+        "fcntl",
+        "giveback_kernel.files",
+        "io",
+        "mmap",
+        "os",
+        "pathlib",
+        "select",
+        "shutil",
+    ),
+    *("signal", "socket", "subprocess", "time"),
+    *("giveback_agent.host_link", "giveback_agent.release", "giveback_agent.runtime"),
+    *("giveback_agent.service", "giveback_agent.wsl"),
+}
+# Here each file is one item of one kind, and there may be as many as there are items.
+ONE_FILE_PER_ITEM = ("giveback_kernel", "commands", "strategies")
+ENTRIES_LIMIT = 12
+FUNCTION_LINES_LIMIT = 60
+FILE_LINES_LIMIT = 500
+NO_ENTRIES = {"__init__.py", "__main__.py", "__pycache__", "py.typed"}
 
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(SRC).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+GRAPH = read_graph()
 
 
 def modules_of(package: str) -> list[Path]:
     return sorted((SRC / package.replace(".", "/")).rglob("*.py"))
-
-
-def imports_of(path: Path, types_too: bool = True) -> set[str]:
-    """Every module that a file imports, anywhere in it."""
-    found: set[str] = set()
-    pending: list[ast.AST] = [ast.parse(path.read_bytes())]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            pending.extend(node.orelse if not types_too else ast.iter_child_nodes(node))
-            continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found |= {_imported(node.module or "", alias.name) for alias in node.names}
-        pending.extend(ast.iter_child_nodes(node))
-    return found
-
-
-def _imported(module: str, name: str) -> str:
-    """`from a import b` imports a.b where that is a module, else a."""
-    path = SRC / module.replace(".", "/") / name
-    return f"{module}.{name}" if path.is_dir() or path.with_suffix(".py").is_file() else module
 
 
 def is_in(name: str, packages: set[str]) -> bool:
@@ -82,6 +134,42 @@ AGENT = modules_of("giveback_agent")
 LAB_GUEST = modules_of("giveback_lab_guest")
 HOST = [*modules_of("giveback"), *modules_of("giveback_lab")]
 PARSERS = modules_of("giveback_kernel")
+POLICY = modules_of("giveback_agent/policy")
+ALL = [*PARSERS, *AGENT, *LAB_GUEST, *HOST]
+
+
+def test_no_module_and_no_room_imports_itself_by_a_way_round() -> None:
+    assert circles(GRAPH.imports) == []
+    assert circles(GRAPH.room_imports) == []
+
+
+def test_every_room_has_its_place_in_the_order() -> None:
+    listed = [room for rooms in ROOMS.values() for room in rooms]
+    assert sorted(listed) == sorted(GRAPH.room_imports)
+
+
+@pytest.mark.parametrize("path", ALL, ids=ids(ALL))
+def test_a_module_imports_only_what_is_below_it(path: Path) -> None:
+    me = module_name(path)
+    package = me.split(".")[0]
+    order = ROOMS[package]
+    room = GRAPH.rooms.get(me)
+    for name in sorted(n for n in imports_of(path) if n.split(".")[0] in ROOMS):
+        if name.split(".")[0] != package:
+            assert is_in(name, MAY_IMPORT[package]), f"{me} imports {name}, of another distribution"
+        elif room is not None and name in GRAPH.rooms and GRAPH.rooms[name] != room:
+            used = GRAPH.rooms[name]
+            assert order.index(used) < order.index(room), f"{me} imports {name}, which is above it"
+
+
+@pytest.mark.parametrize("path", HOST, ids=ids(HOST))
+def test_the_hosts_layers_know_only_what_is_below_them(path: Path) -> None:
+    me = module_name(path)
+    used = {n for n in imports_of(path) if is_in(n, {"giveback", "giveback_lab"})} - {"giveback"}
+    for layer, below in LAYERS.items():
+        if is_in(me, {layer}):
+            beyond = {n for n in used if not is_in(n, below | {layer})}
+            assert not beyond, f"{me} is of {layer} and imports {sorted(beyond)}"
 
 
 @pytest.mark.parametrize("path", AGENT, ids=ids(AGENT))
@@ -91,7 +179,6 @@ def test_the_agent_imports_the_standard_library_and_itself(path: Path) -> None:
         assert root in {"giveback_agent", "giveback_kernel"} or root in sys.stdlib_module_names, (
             name
         )
-    assert not any(is_in(n, {"giveback", "giveback_lab_guest"}) for n in imports_of(path))
 
 
 @pytest.mark.parametrize("path", LAB_GUEST, ids=ids(LAB_GUEST))
@@ -107,22 +194,42 @@ def test_kernel_parsers_import_no_way_to_the_world_but_files(path: Path) -> None
         assert is_in(name, PARSERS_MAY), f"{name}: a parser takes bytes and gives a record"
 
 
-@pytest.mark.parametrize("path", HOST, ids=ids(HOST))
-def test_the_hosts_layers_know_only_what_is_below_them(path: Path) -> None:
-    me = module_name(path)
-    used = {n for n in imports_of(path) if is_in(n, {"giveback", "giveback_lab"})} - {"giveback"}
-    for layer, below in LAYERS.items():
-        if is_in(me, {layer}):
-            beyond = {n for n in used if not is_in(n, below | {layer})}
-            assert not beyond, f"{me} is of {layer} and imports {sorted(beyond)}"
-    if not is_in(me, {"giveback.commands", "giveback.cli", "giveback.__main__"}):
-        upward = {n for n in used if is_in(n, {"giveback.commands", "giveback.cli"})}
-        assert not upward, f"{me} imports {sorted(upward)}: commands are the top"
-    if not is_in(me, {"giveback.commands", "giveback_lab", "giveback_lab.bench"}):
-        assert not {n for n in used if is_in(n, {"giveback_lab"})}, f"{me} imports the lab"
-    assert not any(is_in(n, {"giveback_lab_guest"}) for n in imports_of(path)), me
+@pytest.mark.parametrize("path", POLICY, ids=ids(POLICY))
+def test_a_policy_imports_neither_files_nor_os_nor_what_acts(path: Path) -> None:
+    used = imports_of(path, types_too=False)
+    assert not {n for n in used if is_in(n, POLICY_MAY_NOT)}, "decisions are pure"
+    readers = {
+        alias.name
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("giveback_kernel")
+        for alias in node.names
+        if alias.name.startswith(("read", "write", "probe"))
+    }
+    assert not readers, "a decision is given what was read"
+
+
+def test_packages_faces_define_and_import_nothing() -> None:
+    """`import giveback.vmm.base` runs every `__init__` above it: those must cost nothing."""
+    for path in ALL:
+        if path.name == "__init__.py" and path.parent.name != "strategies":
+            assert not {n for n in imports_of(path) if n != "__future__"}, path
+
+
+@pytest.mark.parametrize("folder", sorted({p.parent for p in ALL}), ids=lambda p: p.name)
+def test_a_package_is_seen_at_a_glance(folder: Path) -> None:
+    entries = [entry.name for entry in folder.iterdir() if entry.name not in NO_ENTRIES]
+    if folder.name not in ONE_FILE_PER_ITEM:
+        assert len(entries) <= ENTRIES_LIMIT, sorted(entries)
 
 
 def test_no_file_is_too_long_to_read() -> None:
-    for path in (*AGENT, *LAB_GUEST, *HOST):
-        assert len(path.read_text().splitlines()) <= 500, path
+    for path in ALL:
+        assert len(path.read_text().splitlines()) <= FILE_LINES_LIMIT, path
+
+
+def test_no_function_is_too_long_to_read() -> None:
+    for path in ALL:
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                assert lines <= FUNCTION_LINES_LIMIT, f"{path}: {node.name}"

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.parametrize(
     "command",
     [
-        ["ruff", "check", "--output-format", "concise", "src", "tests", "benchmarks"],
-        ["ruff", "format", "--check", "src", "tests", "benchmarks"],
+        ["ruff", "check", "--output-format", "concise", "src", "tests", "tools", "benchmarks"],
+        ["ruff", "format", "--check", "src", "tests", "tools", "benchmarks"],
         ["mypy"],
     ],
     ids=["ruff check", "ruff format", "mypy"],
