@@ -30,3 +30,10 @@ def test_linter(command: list[str]) -> None:
 def test_shell_scripts_are_sound() -> None:
     for script in (ROOT / "run", ROOT / ".ci" / "run"):
         subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_the_drawing_of_the_rooms_is_not_stale() -> None:
+    """`tools/draw_rooms.py` makes it again."""
+    command = [sys.executable, "tools/draw_rooms.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
