@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import random
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback.errors import VmError
-from giveback.host import pagemap, smaps
+from giveback.host import pagemap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,20 +26,10 @@ SIZE_BYTES = PAGES * pagemap.PAGE_BYTES
 @pytest.fixture
 def memory() -> Iterator[tuple[mmap.mmap, int]]:
     """Anonymous private memory of small pages, and its address."""
-    before = {m.start for m in smaps.parse_maps(smaps.read_smaps("/", os.getpid()))}
     with mmap.mmap(-1, SIZE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
         area.madvise(mmap.MADV_NOHUGEPAGE)
-        (start,) = (
-            m.start
-            for m in smaps.parse_maps(smaps.read_smaps("/", os.getpid()))
-            if m.size_bytes == SIZE_BYTES and "nh" in _flags(m.start) and m.start not in before
-        )
-        yield area, start
-
-
-def _flags(start: int) -> frozenset[str]:
-    mappings = smaps.parse_smaps(smaps.read_smaps("/", os.getpid()))
-    return next(m.vm_flags for m in mappings if m.start == start)
+        # The mapping list may change while it is read; the address does not.
+        yield area, ctypes.addressof(ctypes.c_char.from_buffer(area))
 
 
 @pytest.mark.parametrize("scan", [True, False])
