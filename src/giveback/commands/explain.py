@@ -87,7 +87,7 @@ def _once(target: _target.Target, args: argparse.Namespace, ages: Ages | None) -
     else:
         print(text(seen) + ("" if exact is None else "\n\n" + exact.text()), flush=True)
     if args.svg or args.png:
-        from giveback.accounting.waterfall_figure import draw  # noqa: PLC0415
+        from giveback.reporters.waterfall_figure import draw  # noqa: PLC0415
 
         for path in filter(None, (args.svg, args.png)):
             draw(seen, path)
