@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from guest_memory import GuestMemory
 
+from giveback.accounting.exact import Exact
 from giveback.accounting.observation import Observation
-from giveback.accounting.page_ledger import Exact, decode, join_pages, orders
+from giveback.accounting.page_ledger import decode, join_pages, orders
 from giveback.accounting.usage import Source
 from giveback.guest.observe import observe
 from giveback.guest.query import from_agent
 from giveback.host.procs import read_process
+from giveback.reporters import page_table
 from giveback.vmm.backends.qemu import QemuBackend
 from giveback_kernel import kpageflags
 from giveback_lab.vms.accel import choose_accel
@@ -183,7 +185,7 @@ def test_sampled_and_exact_agree_within_one_percent(seen: Seen) -> None:
     print(f"guest's MemFree - free page flags: {(found.guest.free_bytes - free) / mib:.1f} MiB")
     print(f"\nexact - sampled: resident {resident / mib:.1f} MiB, residue {residue / mib:.1f} MiB")
     print(f"the guest took {guest_s * (1 << 30) / RAM_BYTES:.2f} s of CPU per GiB")
-    print(exact.text())
+    print(page_table.text(exact))
     for row in found.ledger.rows:
         print(f"{row.key:<56} {row.ram_bytes / mib:9.1f} {row.host_bytes / mib:9.1f}")
     assert abs(allocated - exact.resident_bytes) <= RAM_BYTES // 100

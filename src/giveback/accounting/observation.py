@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from giveback.accounting.exact import Exact
     from giveback.accounting.ledger import Ledger
     from giveback.accounting.usage import GuestPicture, HostPicture
     from giveback.vmm.base import VmDescription, VmState
@@ -25,3 +26,5 @@ class Observation:
     process_rss_bytes: int | None = None
     """What everyone may see of the process, where its mappings may not be read."""
     problems: tuple[str, ...] = ()
+    exact: Exact | None = None
+    """The page by page part, where it was asked for."""

@@ -10,12 +10,13 @@ import base64
 import os
 import re
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from giveback.accounting.exact import Exact, ExactRow
 from giveback.errors import InputError, VmError
 from giveback.host import pagemap
 from giveback.text import shown, size
@@ -57,74 +58,6 @@ LABELS = {
 }
 Classes = npt.NDArray[np.uint8]
 Orders = npt.NDArray[np.int8]
-
-
-@dataclass(frozen=True, slots=True)
-class ExactRow:
-    """Bytes of one use, by where the host has them."""
-
-    label: str
-    resident_bytes: int
-    swapped_bytes: int
-    absent_bytes: int
-
-    @property
-    def ram_bytes(self) -> int:
-        return self.resident_bytes + self.swapped_bytes + self.absent_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Exact:
-    """The whole of RAM by use; of what is free, the same by block order."""
-
-    rows: tuple[ExactRow, ...]
-    free_by_order: tuple[ExactRow, ...]
-    free_resident_since: tuple[tuple[float, int], ...] = ()
-    """(seconds, bytes): free and resident at every look for so long; only once there were two."""
-    notes: tuple[str, ...] = ()
-
-    @property
-    def resident_bytes(self) -> int:
-        return sum(row.resident_bytes for row in self.rows)
-
-    @property
-    def ram_bytes(self) -> int:
-        return sum(row.ram_bytes for row in self.rows)
-
-    @property
-    def residue_bytes(self) -> int:
-        """Free in the guest, resident here: measured, page by page."""
-        return sum(row.resident_bytes for row in self.free_by_order)
-
-    def text(self) -> str:
-        """Both tables."""
-        head = f"{'page by page':<52} {'RAM':>9} {'resident':>9} {'swapped':>9} {'absent':>9}"
-        lines = [head, *(_line(row) for row in self.rows)]
-        lines += [f"{'of what is free, in blocks of':<52}", *(_line(r) for r in self.free_by_order)]
-        if self.free_resident_since:
-            lines.append("of what is free and resident, seen so at every look for at least")
-            lines += [f"  {f'{s:.0f} s':<62} {size(b):>7}" for s, b in self.free_resident_since]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
-
-    def as_json(self) -> dict[str, object]:
-        """All amounts in bytes."""
-        names = ("label", "resident_bytes", "swapped_bytes", "absent_bytes")
-        return {
-            "ram_bytes": self.ram_bytes,
-            "resident_bytes": self.resident_bytes,
-            "residue_bytes": self.residue_bytes,
-            "rows": [{n: getattr(row, n) for n in names} for row in self.rows],
-            "free_by_order": [{n: getattr(row, n) for n in names} for row in self.free_by_order],
-            "free_resident_since": [
-                {"at_least_s": s, "resident_bytes": b} for s, b in self.free_resident_since
-            ],
-            "notes": list(self.notes),
-        }
-
-
-def _line(row: ExactRow) -> str:
-    parts = (row.ram_bytes, row.resident_bytes, row.swapped_bytes, row.absent_bytes)
-    return f"  {row.label:<50} " + " ".join(f"{size(part):>9}" for part in parts)
 
 
 def decode(text: str, pages_limit: int) -> Classes:

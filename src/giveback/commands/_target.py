@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from giveback.vmm.backends.process import ProcessBackend
 from giveback.vmm.find import choose, find
 
 if TYPE_CHECKING:
+    import argparse
+
     from giveback.accounting.observation import Observation
     from giveback.accounting.usage import GuestPicture
     from giveback.vmm.base import Backend, VmDescription
@@ -39,14 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the guest's side: a file of what `giveback-agent picture` printed there; - is stdin",
     )
-
-
-def seconds(text: str) -> float:
-    """How long between two looks, for --watch."""
-    value = float(text)
-    if not 0.1 <= value <= 86400:
-        raise argparse.ArgumentTypeError("from 0.1 to 86400 seconds")
-    return value
 
 
 def chosen(args: argparse.Namespace) -> tuple[Backend, VmDescription]:

@@ -12,18 +12,15 @@ import sys
 from typing import TYPE_CHECKING
 
 from giveback.accounting.diagnosis import Finding, Severity, findings
-from giveback.commands import _target
+from giveback.commands import _output, _target
 from giveback.guest.observe import observe_host
 from giveback.host.facts import read_facts
-from giveback.text import shown
+from giveback.reporters import findings as reporter
 
 if TYPE_CHECKING:
     import argparse
 
-    from giveback.accounting.observation import Observation
-
 _CONFIG_TIMEOUT_S = 15.0
-_MACHINE = "this WSL 2 machine"
 HELP = "why memory does not come back, with evidence and remedy"
 
 
@@ -40,55 +37,10 @@ def run(args: argparse.Namespace) -> int:
     found = [(one, findings(one, read_facts(one.vm.pid))) for one in seen]
     machine = machine_findings() if everyone else None
     if args.json:
-        documents = [_as_json(one, listed) for one, listed in found]
-        if machine is not None:
-            documents.append({"name": _MACHINE, "findings": _listed_as_json(machine)})
-        print(json.dumps(documents, indent=1))
+        _output.print_json(reporter.documents(found, machine))
     else:
-        texts = [_text(one, listed) for one, listed in found]
-        if machine:
-            texts.append("\n".join([_MACHINE, *_lines(machine)]))
-        print("\n".join(texts) or "no VM runs on this host")
+        _output.print_page(reporter.text(found, machine))
     return int(any(f.severity is Severity.KEEPS for _, listed in found for f in listed))
-
-
-def _text(seen: Observation, listed: tuple[Finding, ...]) -> str:
-    name = f"{shown(seen.vm.name, 60)} (pid {seen.vm.pid}, {seen.vm.backend})"
-    if not listed:
-        return f"{name}: nothing found that keeps memory"
-    return "\n".join([name, *_lines(listed)])
-
-
-def _lines(listed: tuple[Finding, ...]) -> list[str]:
-    lines = []
-    for finding in listed:
-        lines += [
-            f"  {finding.severity}: {shown(finding.what, 300)}",
-            f"      evidence: {shown(finding.evidence, 400)}",
-            f"      remedy:   {shown(finding.remedy, 400)}",
-        ]
-    return lines
-
-
-def _as_json(seen: Observation, listed: tuple[Finding, ...]) -> dict[str, object]:
-    return {
-        "name": seen.vm.name,
-        "pid": seen.vm.pid,
-        "vmm": seen.vm.backend,
-        "findings": _listed_as_json(listed),
-    }
-
-
-def _listed_as_json(listed: tuple[Finding, ...]) -> list[dict[str, str]]:
-    return [
-        {
-            "severity": str(f.severity),
-            "what": f.what,
-            "evidence": f.evidence,
-            "remedy": f.remedy,
-        }
-        for f in listed
-    ]
 
 
 def machine_findings(root: str = "/") -> tuple[Finding, ...] | None:

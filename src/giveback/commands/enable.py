@@ -11,6 +11,7 @@ import argparse
 import asyncio
 
 from giveback.errors import InputError
+from giveback.reporters import changes
 from giveback.text import shown
 from giveback.vmm.backends import libvirt
 from giveback.vmm.find import choose, find
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if not difference:
         print("it is so already")
         return 0
-    print("\n".join(shown(line, 400) for line in difference.splitlines()))
+    print(changes.difference(difference))
     if not args.yes:
         print("nothing was changed; --yes changes it")
         return 0
@@ -81,14 +82,10 @@ async def _plug(args: argparse.Namespace) -> int:
 
     _, vm = choose(find(), args.domain)
     planned = await agent_port.plan(vm, uri=args.connect, socket=args.socket)
-    for step in planned.steps:
-        print(step.text)
+    print(changes.steps(planned))
     if not args.yes:
         print("nothing was changed; --yes does it")
         return 0
     channel = await agent_port.carry_out(planned)
-    print(f"plugged in: {shown(channel.path, 200)}")
-    print("an agent that runs there opens it within 10 s: `giveback explain` then asks it")
-    if vm.backend == "qemu":
-        print("the VM's next start has it only with -device virtserialport on its command line")
+    print(changes.plugged(channel, vm.backend))
     return 0

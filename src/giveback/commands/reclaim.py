@@ -6,16 +6,12 @@ Exit code 0: it was reached. 4: it was not; what came is kept. 3: no daemon runs
 from __future__ import annotations
 
 import argparse
-import json
-from typing import TYPE_CHECKING, Any
 
-from giveback.commands import _daemon
+from giveback.commands import _daemon, _output
 from giveback.errors import InputError
 from giveback.manager.http import requests
-from giveback.text import shown, size, size_argument
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from giveback.reporters import reclaimed
+from giveback.text import size_argument
 
 HELP = "make room on the host now: take this much from its VMs"
 NOT_REACHED = 4
@@ -64,23 +60,8 @@ def _span(text: str) -> float:
 def run(args: argparse.Namespace) -> int:
     """Ask, wait, and say what came from where."""
     result = _daemon.client(args).reclaim(args.size, args.within, args.vms)
-    print(json.dumps(result, indent=1) if args.json else text(result))
+    if args.json:
+        _output.print_json(result)
+    else:
+        _output.print_page(reclaimed.text(result))
     return 0 if result["reached"] else NOT_REACHED
-
-
-def text(result: Mapping[str, Any]) -> str:
-    """What came from where, most first. Pure."""
-    parts = sorted(result["parts"], key=lambda part: -part["returned_bytes"])
-    names = [shown(part["vm"], 48) for part in parts]
-    width = max((len(name) for name in names), default=0)
-    lines = [
-        f"{name.ljust(width)}  {size(part['returned_bytes']):>9} of {size(part['expected_bytes'])}"
-        + (f"  {shown(part['words'], 200)}" if part["words"] else "")
-        for name, part in zip(names, parts, strict=True)
-    ]
-    came, goal = size(result["returned_bytes"]), size(result["goal_bytes"])
-    end = "reached" if result["reached"] else "not reached"
-    lines.append(f"{came} of {goal} in {result['took_s']:.1f} s: {end}")
-    if not result["reached"] and not parts:
-        lines.append("no VM had anything to give; `giveback status` shows how each stands")
-    return "\n".join(lines)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from giveback.accounting import page_ledger
 from giveback.errors import InputError, VmError
 from giveback.host.pagemap import ABSENT, PAGE_BYTES, PRESENT, SWAPPED
+from giveback.reporters import page_table
 from giveback.vmm.layout import Placement
 from giveback_kernel import kpageflags
 from giveback_kernel.errors import KernelFileError
@@ -199,5 +200,5 @@ def test_every_page_is_counted_once(letters: bytes, random: object) -> None:
     free = classes == kpageflags.FREE
     assert sum(row.ram_bytes for row in joined.free_by_order) == int(free.sum()) * PAGE_BYTES
     assert joined.residue_bytes == int((free & (states == PRESENT)).sum()) * PAGE_BYTES
-    assert "page by page" in joined.text()
-    assert joined.as_json()["residue_bytes"] == joined.residue_bytes
+    assert "page by page" in page_table.text(joined)
+    assert page_table.document(joined)["residue_bytes"] == joined.residue_bytes

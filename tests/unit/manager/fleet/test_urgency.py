@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from giveback.accounting.observation import Observation
 from giveback.accounting.usage import NO_GUEST, GuestPicture, HostPicture, Source
-from giveback.commands import status as status_command
 from giveback.host.memory import HostView
 from giveback.manager import model
 from giveback.manager.daemon import Daemon
@@ -26,6 +25,7 @@ from giveback.manager.history import chart
 from giveback.manager.http.json_encoding import document
 from giveback.manager.model import Action, ActionKind, DaemonStatus, GuestView
 from giveback.manager.settings.load import ArbiterSettings, VmSettings, from_bytes
+from giveback.reporters import daemon_status
 from giveback.vmm.backends.qemu import QemuBackend
 from giveback.vmm.base import Answer, Capabilities, VmDescription, VmState
 
@@ -297,6 +297,6 @@ def test_what_is_given_back_at_start_and_end_is_recorded() -> None:
 def test_a_deflation_waits_for_nothing() -> None:
     said = document(DEFLATED)
     assert isinstance(said, dict)
-    assert status_command.verdict(said) == "deflate: given back: the manager ends"
+    assert daemon_status.verdict(said) == "deflate: given back: the manager ends"
     shown = chart.actions_text({"actions": [said]})
     assert shown.endswith("deflate  given back: the manager ends")

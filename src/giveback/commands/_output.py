@@ -1,0 +1,54 @@
+"""Print what a reporter made: once, or again every --watch seconds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WATCH_HELP = "show it again every SECONDS (%(const)g)"
+_CLEAR = "\033[H\033[2J"
+
+
+def add_watch(
+    parser: argparse.ArgumentParser, every_s: float = 2.0, text: str = WATCH_HELP
+) -> None:
+    """Add --watch; without SECONDS it is `every_s`."""
+    parser.add_argument(
+        "--watch", type=seconds, metavar="SECONDS", nargs="?", const=every_s, help=text
+    )
+
+
+def seconds(text: str) -> float:
+    """For argparse: a span from 0.1 s to a day."""
+    value = float(text)
+    if not 0.1 <= value <= 86400:
+        raise argparse.ArgumentTypeError("from 0.1 to 86400 seconds")
+    return value
+
+
+def repeat(show: Callable[[], None], every_s: float | None) -> int:
+    """Show once, or every `every_s` seconds until stopped; returns the exit code 0."""
+    while True:
+        show()
+        sys.stdout.flush()
+        if not every_s:
+            return 0
+        time.sleep(every_s)
+
+
+def print_json(document: object, *, watched: float | None = None) -> None:
+    """Print one JSON document; one line each where they come again and again."""
+    print(json.dumps(document, indent=None if watched else 1))
+
+
+def print_page(text: str, *, watched: float | None = None) -> None:
+    """Print a text; where it is watched on a terminal it takes the place of the one before."""
+    if watched and sys.stdout.isatty():
+        print(_CLEAR, end="")
+    print(text)

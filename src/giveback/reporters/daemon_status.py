@@ -1,0 +1,142 @@
+"""What the daemon knows and does, for people; `giveback status` shows it.
+
+A status is the daemon's JSON document: `giveback.manager.fleet.status` makes it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from giveback.reporters.columns import aligned, size_or_unknown
+from giveback.text import shown, size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+URGENCY_WORDS = {
+    # Of the host: what one guest is told may be less.
+    0: "calm: caches stay",
+    1: "soon short: some guests are asked for trapped memory and cold cache",
+    2: "short: more guests are asked for trapped memory and cold cache",
+    3: "critical: where that does not suffice, warm cache is asked for, too",
+}
+_HEAD = ("NAME", "VMM", "RAM", "RESIDENT", "NEEDED", "RESIDUE", "TOLD", "CONDITION", "LAST")
+_RIGHT = range(2, 7)
+
+
+def text(status: Mapping[str, Any], now_s: float) -> str:
+    """Return the host's lines, a table of the VMs, leases and problems; `now_s` is wall-clock time."""
+    lines = [_head_line(status, now_s), *_host_lines(status), ""]
+    lines += _table(status)
+    leases = status["leases"]
+    if leases:
+        lines += ["", "held by devices, and let go of when it is not needed:"]
+        lines += [f"  {_lease(lease, now_s)}" for lease in leases]
+    problems = [f"  {shown(problem, 400)}" for problem in status["problems"]]
+    problems += [f"  {line}" for line in _vm_problems(status)]
+    if problems:
+        lines += ["", "problems:", *problems]
+    return "\n".join(lines)
+
+
+def _head_line(status: Mapping[str, Any], now_s: float) -> str:
+    up = ago(now_s - status["started_wall_s"])
+    return (
+        f"giveback daemon: up {up}, settings {shown(status['settings_source'])}, "
+        f"{len(status['vms'])} VMs, looked {ago(now_s - status['wall_s'])} ago"
+    )
+
+
+def _host_lines(status: Mapping[str, Any]) -> list[str]:
+    host, decision = status["host"], status["decision"]
+    lines = []
+    if host is None:
+        lines.append("host: not looked at yet")
+    else:
+        parts = [f"{size(host['available_bytes'])} of {size(host['total_bytes'])} available"]
+        for kind in ("some", "full"):
+            percent = host[f"psi_memory_{kind}_avg10"]
+            if percent is not None:
+                parts.append(f"pressure {kind} {percent:.1f} %")
+        parts.append(f"free swap {size(host['swap_free_bytes'])}")
+        lines.append(f"host: {', '.join(parts)}")
+    if decision is not None:
+        urgency = decision["urgency"]
+        words = [f"urgency {urgency} ({URGENCY_WORDS.get(urgency, '?')})"]
+        if decision["deficit_bytes"] > 0:
+            words.append(f"{size(decision['deficit_bytes'])} short")
+        if decision["trouble_in_s"] is not None:
+            words.append(f"trouble in {ago(decision['trouble_in_s'])}")
+        if decision["reason"]:
+            words.append(shown(decision["reason"], 200))
+        lines.append("; ".join(words))
+        lines += [f"  asks {_ask(ask)}" for ask in decision["asks"] if ask["goal_bytes"] > 0]
+    return lines
+
+
+def _ask(ask: Mapping[str, Any]) -> str:
+    name, goal = shown(ask["key"], 60), size(ask["goal_bytes"])
+    return f"{name} for {goal} (urgency {ask['urgency']}): {shown(ask['reason'], 120)}"
+
+
+def _table(status: Mapping[str, Any]) -> list[str]:
+    vms = sorted(status["vms"], key=lambda vm: (-(vm["residue_bytes"] or 0), vm["name"]))
+    if not vms:
+        return ["no VM runs on this host"]
+    last = {action["vm"]: action for action in status["actions"]}
+    rows = [_cells(vm, last.get(vm["key"]) or last.get(vm["name"])) for vm in vms]
+    return aligned([_HEAD, *rows], _RIGHT)
+
+
+def _cells(vm: Mapping[str, Any], action: Mapping[str, Any] | None) -> tuple[str, ...]:
+    told = "-" if vm["urgency"] is None else str(vm["urgency"])
+    return (
+        shown(vm["name"], 32),
+        shown(vm["backend"], 20),
+        size(vm["ram_bytes"]),
+        size_or_unknown(vm["resident_bytes"]),
+        size_or_unknown(vm["needed_bytes"]),
+        size_or_unknown(vm["residue_bytes"]),
+        told,
+        shown(vm["condition"], 30),
+        "" if action is None else verdict(action),
+    )
+
+
+def verdict(action: Mapping[str, Any]) -> str:
+    """Return what came of an action: `ask: 290 MiB of 300 MiB`."""
+    kind, expected = shown(action["kind"], 20), size(action["expected_bytes"])
+    if not action["expected_bytes"]:
+        return f"{kind}: {shown(action['reason'], 80)}"
+    if action["measured_bytes"] is None:
+        return f"{kind}: {expected} awaited"
+    words = f"{kind}: {size(action['measured_bytes'])} of {expected}"
+    return f"{words}, {shown(action['verdict'], 80)}" if action["verdict"] else words
+
+
+def _lease(lease: Mapping[str, Any], now_s: float) -> str:
+    taken = size(lease["before_bytes"] - lease["target_bytes"])
+    since = ago(now_s - lease["wall_s"])
+    return f"{shown(lease['vm'], 60)}: {taken} by its {lease['device']}, for {since}"
+
+
+def _vm_problems(status: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for vm in status["vms"]:
+        said = [vm["condition_text"]] if vm["condition"] != "ok" else []
+        lines += [f"{shown(vm['name'], 40)}: {shown(w, 300)}" for w in (*said, *vm["doctor"]) if w]
+    return list(dict.fromkeys(lines))
+
+
+def ago(seconds: float) -> str:
+    """Return a span in two units: `3 d 4 h`, `12 min 5 s`, `0.4 s`."""
+    if seconds < 10:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = int(seconds)
+    for unit_s, unit, small_s, small in (
+        (86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"),
+    ):  # fmt: skip
+        if whole >= unit_s:
+            rest = whole % unit_s // small_s
+            return f"{whole // unit_s} {unit}" + (f" {rest} {small}" if rest else "")
+    return f"{whole} s"

@@ -1,0 +1,142 @@
+"""Where every byte of one VM is, as a waterfall in words and as a document; `giveback explain` shows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from giveback.accounting.diagnosis import Remedy, remedies
+from giveback.accounting.ledger import NEEDED, RESIDUE, Key, Ledger, Row
+from giveback.reporters import page_table
+from giveback.text import shown, size
+
+if TYPE_CHECKING:
+    from giveback.accounting.observation import Observation
+    from giveback.accounting.usage import HostPicture
+
+_BAR = 24
+_COST = frozenset(
+    {
+        Key.RAM_SWAPPED, Key.VMM, Key.VMM_SHARED, Key.VMM_SWAPPED, Key.PAGE_TABLES, Key.UNPLACED,
+    }
+)  # fmt: skip
+
+
+def text(seen: Observation) -> str:
+    """Return the waterfall, what would bring memory back, and the page tables where there are some."""
+    ledger, host = seen.ledger, seen.host
+    if ledger is None or host is None:
+        return ""
+    lines = [*_head(seen, ledger), "", *_waterfall(ledger, host), *_of_which(host)]
+    lines += ["", "what would bring it back:", *_remedies(remedies(seen))]
+    lines += [f"note: {shown(note, 300)}" for note in (*ledger.notes, *seen.vm.notes)]
+    lines += [f"problem: {shown(problem, 300)}" for problem in seen.problems]
+    if seen.exact is not None:
+        lines += ["", page_table.text(seen.exact)]
+    return "\n".join(lines)
+
+
+def _head(seen: Observation, ledger: Ledger) -> list[str]:
+    where = f"pid {seen.vm.pid}, {seen.vm.backend}"
+    age = "" if not seen.guest.age_s else f", {seen.guest.age_s:.0f} s old"
+    return [
+        f"{shown(seen.vm.name, 60)} ({where}): RAM {size(ledger.ram_bytes)}",
+        f"guest's side: {seen.guest.source}{age}",
+    ]
+
+
+def _waterfall(ledger: Ledger, host: HostPicture) -> list[str]:
+    whole = ledger.charged_bytes
+    lines = [_line("the host charges", whole, whole, "")]
+    lines += [_row(row, whole) for row in ledger.rows if row.key in _COST]
+    if host.placed:
+        lines.append(_line("= guest RAM, resident", host.ram_resident_bytes, whole, ""))
+    held = RESIDUE | {Key.GUEST_SILENT}
+    lines += [_row(row, whole) for row in ledger.rows if row.key in held]
+    if ledger.needed_bytes is not None:
+        lines.append(_line("= needed", ledger.needed_bytes, whole, ""))
+        lines += [_row(row, whole) for row in ledger.rows if row.key in NEEDED]
+    lines += ["", "of RAM, not resident:"]
+    lines += [
+        f"  {row.key:<56} {size(row.ram_bytes):>9}"
+        for row in ledger.rows
+        if row.ram_bytes and not row.host_bytes
+    ]
+    return lines
+
+
+def _row(row: Row, whole: int) -> str:
+    return _line(f"  {row.key}", row.host_bytes, whole, f"  {row.basis}")
+
+
+def _line(label: str, value: int, whole: int, tail: str) -> str:
+    blocks = round(_BAR * max(0, value) / whole) if whole > 0 else 0
+    return f"{label:<58} {size(value):>9}  {'█' * min(_BAR, blocks):<{_BAR}}{tail}".rstrip()
+
+
+def _of_which(host: HostPicture) -> list[str]:
+    """Facts on the resident RAM: they overlap the rows and are not in the sum."""
+    if not host.placed:
+        return []
+    split = host.ram_resident_bytes - host.ram_huge_bytes
+    shared = host.ram_resident_bytes - host.ram_pss_bytes
+    facts = [
+        (f"in huge pages {size(host.ram_huge_bytes)}, in small ones {size(split)}", True),
+        (f"locked {size(host.ram_locked_bytes)}", bool(host.ram_locked_bytes)),
+        (f"merged by KSM {size(host.ram_ksm_bytes)}", bool(host.ram_ksm_bytes)),
+        (f"shared with other processes {size(shared)}", shared > 1 << 20),
+    ]
+    return ["of the resident RAM: " + "; ".join(words for words, there in facts if there)]
+
+
+def _remedies(listed: tuple[Remedy, ...]) -> list[str]:
+    if not listed:
+        return ["  nothing that is known from here"]
+    return [
+        f"  {'up to ' if r.at_most else ''}{size(r.expected_bytes)}: {r.what}"
+        + (f" (costs {r.cost})" if r.cost else "")
+        for r in listed
+    ]
+
+
+def document(seen: Observation) -> dict[str, object]:
+    """Return the ledger for `--json`; all amounts are bytes."""
+    ledger, host = seen.ledger, seen.host
+    if ledger is None or host is None:
+        return {}
+    exact = {} if seen.exact is None else {"exact": page_table.document(seen.exact)}
+    return {
+        "name": seen.vm.name,
+        "pid": seen.vm.pid,
+        "vmm": seen.vm.backend,
+        "ram_bytes": ledger.ram_bytes,
+        "charged_bytes": ledger.charged_bytes,
+        "resident_bytes": host.ram_resident_bytes if host.placed else None,
+        "needed_bytes": ledger.needed_bytes,
+        "residue_bytes": ledger.residue_bytes,
+        "rows": [
+            {
+                "row": row.key.name.lower(),
+                "label": str(row.key),
+                "ram_bytes": row.ram_bytes,
+                "host_bytes": row.host_bytes,
+                "basis": str(row.basis),
+            }
+            for row in ledger.rows
+        ],
+        "huge_bytes": host.ram_huge_bytes,
+        "pss_bytes": host.ram_pss_bytes,
+        "locked_bytes": host.ram_locked_bytes,
+        "guest": {
+            "source": str(seen.guest.source),
+            "age_s": seen.guest.age_s,
+            "free_by_order": list(seen.guest.free_by_order),
+            "report_order": seen.guest.report_order,
+        },
+        "remedies": [
+            {"what": r.what, "expected_bytes": r.expected_bytes, "at_most": r.at_most}
+            for r in remedies(seen)
+        ],
+        "notes": list(ledger.notes),
+        "problems": list(seen.problems),
+        **exact,
+    }

@@ -1,0 +1,144 @@
+"""All VMs of a host, one line each; `giveback ps` shows it.
+
+`?` stands where the guest's side is not known.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from giveback.accounting.ledger import Key
+from giveback.reporters.columns import aligned, size_or_unknown
+from giveback.text import shown, size
+from giveback.vmm.base import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from giveback.accounting.observation import Observation
+
+_BAR = 16
+_HEAD = (
+    "NAME", "PID", "VMM", "RAM", "RESIDENT", "NEEDED", "RESIDUE", "TRAPPED", "REPORTING", "GUEST",
+    "█ needed ▒ residue",
+)  # fmt: skip
+_RIGHT = range(3, 8)
+
+
+def text(observations: Iterable[Observation]) -> str:
+    """Return a table with a bar each: needed, residue, and RAM that the host does not hold."""
+    seen = _ranked(observations)
+    if not seen:
+        return "no VM runs on this host (QEMU, Cloud Hypervisor, Firecracker are known)"
+    lines = aligned([_HEAD, *(_cells(one) for one in seen)], _RIGHT)
+    problems = {f"{shown(one.vm.name, 40)}: {shown(p, 300)}" for one in seen for p in one.problems}
+    return "\n".join((*lines, *sorted(problems)))
+
+
+def documents(observations: Iterable[Observation]) -> list[dict[str, object]]:
+    """Return the VMs for `--json`, one object each; all amounts are bytes, null is unknown."""
+    return [_document(one) for one in _ranked(observations)]
+
+
+def _ranked(observations: Iterable[Observation]) -> list[Observation]:
+    """Sort by residue, the most first; VMs whose residue is not known come last."""
+
+    def rank(seen: Observation) -> tuple[int, str]:
+        residue = seen.ledger.residue_bytes if seen.ledger else None
+        return (-1 if residue is None else -residue - 2, seen.vm.name)
+
+    return sorted(observations, key=rank)
+
+
+def _cells(seen: Observation) -> tuple[str, ...]:
+    ledger = seen.ledger
+    resident = _resident(seen)
+    return (
+        shown(seen.vm.name, 32),
+        str(seen.vm.pid),
+        seen.vm.backend,
+        size(ledger.ram_bytes if ledger else seen.vm.ram_bytes),
+        size(resident) if resident is not None else f"≤{size_or_unknown(_at_most(seen))}",
+        size_or_unknown(ledger.needed_bytes if ledger else None),
+        size_or_unknown(ledger.residue_bytes if ledger else None),
+        size_or_unknown(_trapped(seen)),
+        reporting(seen),
+        _guest(seen),
+        bar(seen),
+    )
+
+
+def _resident(seen: Observation) -> int | None:
+    """Resident guest RAM; None where it cannot be told from the VMM's own memory."""
+    return seen.host.ram_resident_bytes if seen.host and seen.host.placed else None
+
+
+def _trapped(seen: Observation) -> int | None:
+    """Bytes held in small blocks; None where the residue is not known."""
+    if seen.ledger is None or seen.ledger.residue_bytes is None:
+        return None
+    return seen.ledger.host(Key.FREE_TRAPPED)
+
+
+def _at_most(seen: Observation) -> int | None:
+    """Bytes that the whole process holds."""
+    return seen.host.resident_bytes if seen.host else seen.process_rss_bytes
+
+
+def _guest(seen: Observation) -> str:
+    age = seen.guest.age_s
+    return f"{seen.guest.source}" + (f" {age:.0f} s" if age else "")
+
+
+def reporting(seen: Observation) -> str:
+    """Whether free pages are reported: `on`, `off`, `no device`, `not taken`, `blocked`,
+    `offered` (whether the guest took it is not known), `?`."""
+    capabilities = seen.vm.capabilities
+    if capabilities.balloon is Answer.NO:
+        return "no device"
+    if capabilities.reports_pages is Answer.NO:
+        return "off"
+    if seen.vm.blockers or seen.state.blockers:
+        return "blocked"
+    if seen.state.reporting_negotiated is Answer.NO or seen.guest.reporting is False:
+        return "not taken"
+    if Answer.YES in (seen.state.reporting_negotiated, Answer.of(seen.guest.reporting)):
+        return "on"
+    return "offered" if capabilities.reports_pages is Answer.YES else "?"
+
+
+def bar(seen: Observation) -> str:
+    """Draw RAM: full blocks are needed, shaded ones residue, dots not resident."""
+    ledger = seen.ledger
+    resident_bytes = _resident(seen)
+    if ledger is None or resident_bytes is None or ledger.ram_bytes <= 0:
+        return ""
+    scale = _BAR / ledger.ram_bytes
+    resident = min(_BAR, round(resident_bytes * scale))
+    if ledger.residue_bytes is None:
+        return "▓" * resident + "·" * (_BAR - resident)
+    residue = min(resident, round(ledger.residue_bytes * scale))
+    return "█" * (resident - residue) + "▒" * residue + "·" * (_BAR - resident)
+
+
+def _document(seen: Observation) -> dict[str, object]:
+    ledger = seen.ledger
+    return {
+        "name": seen.vm.name,
+        "pid": seen.vm.pid,
+        "vmm": seen.vm.backend,
+        "ram_bytes": ledger.ram_bytes if ledger else seen.vm.ram_bytes,
+        "resident_bytes": _resident(seen),
+        "charged_bytes": ledger.charged_bytes if ledger else None,
+        "needed_bytes": ledger.needed_bytes if ledger else None,
+        "residue_bytes": ledger.residue_bytes if ledger else None,
+        "trapped_bytes": _trapped(seen),
+        "reporting": reporting(seen),
+        "balloon_bytes": seen.state.balloon_bytes,
+        "capabilities": {
+            name: str(getattr(seen.vm.capabilities, name))
+            for name in ("reports_pages", "balloon", "statistics", "virtio_mem", "agent_channel")
+        },
+        "guest": {"source": str(seen.guest.source), "age_s": seen.guest.age_s},
+        "problems": list(dict.fromkeys((*seen.problems, *seen.guest.problems))),
+    }

@@ -1,0 +1,202 @@
+"""Reporters: one record in, text and a document out, whatever the names in it are."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from observations import GIB, HOST, MIB, observation
+
+from giveback import reporters
+from giveback.accounting.diagnosis import Finding, Severity
+from giveback.accounting.exact import Exact, ExactRow
+from giveback.accounting.usage import NO_GUEST
+from giveback.reporters import (
+    changes,
+    columns,
+    daemon_status,
+    explanation,
+    findings,
+    reclaimed,
+    vm_table,
+)
+from giveback.vmm.base import Channel, ChannelKind
+
+EXACT = Exact(
+    (ExactRow("free", 3 * MIB, 0, MIB), ExactRow("anonymous", MIB, MIB, 0)),
+    (ExactRow("2 MiB (order 9)", 3 * MIB, 0, MIB),),
+    ((30.0, MIB),),
+    ("a note",),
+)
+FOUND = Finding(Severity.KEEPS, "a \x1b[2J", "of \n it", "do")
+MODULES = sorted(Path(reporters.__file__).parent.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=[path.stem for path in MODULES])
+def test_a_reporter_reaches_neither_the_world_nor_a_command(path: Path) -> None:
+    world = {"asyncio", "os", "socket", "subprocess", "sys", "time"}
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(str(node.module))
+    assert not imported & world
+    beyond = ("giveback.commands", "giveback.guest", "giveback.host", "giveback.manager")
+    assert not any(name.startswith(beyond) for name in imported)
+
+
+@given(st.lists(st.lists(st.text(max_size=9), min_size=3, max_size=3), min_size=1, max_size=6))
+def test_every_row_is_a_line_with_all_its_cells(rows: Sequence[Sequence[str]]) -> None:
+    lines = columns.aligned(rows, right={1})
+    assert len(lines) == len(rows)
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    for line, row in zip(lines, rows, strict=True):
+        left, middle, last = row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2]
+        assert line == f"{left}  {middle}  {last}".rstrip()
+
+
+def test_rows_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        columns.aligned([("a", "b"), ("c",)])
+
+
+@given(st.lists(st.text(max_size=80), max_size=5))
+def test_each_vm_is_one_line_whatever_it_is_called(names: list[str]) -> None:
+    seen = [observation(name, pid) for pid, name in enumerate(names, 1)]
+    lines = vm_table.text(seen).split("\n")
+    assert len(lines) == 1 + len(names)
+    assert all(line.isprintable() for line in lines)
+    assert sorted(str(one["name"]) for one in vm_table.documents(seen)) == sorted(names)
+
+
+def test_the_vm_with_the_most_residue_comes_first_and_an_unknown_one_last() -> None:
+    less = replace(HOST, ram_resident_bytes=500 * MIB)
+    seen = [
+        observation("silent", 1, guest=NO_GUEST),
+        observation("less", 2, host=less),
+        observation("most", 3),
+        observation("barred", 4, host=None),
+    ]
+    assert [one["name"] for one in vm_table.documents(seen)] == ["most", "less", "barred", "silent"]
+    residues = [one["residue_bytes"] for one in vm_table.documents(seen)]
+    assert residues == [350 * MIB, 76 * MIB, None, None]
+    most, _, barred = vm_table.text(seen).splitlines()[1:4]
+    assert "▒" in most
+    assert "≤?" in barred
+
+
+def test_an_explanation_is_of_one_observation() -> None:
+    seen = observation(problems=("bad \x1b",))
+    text = explanation.text(seen)
+    assert "= guest RAM, resident" in text
+    assert text.endswith("problem: bad \\x1b")
+    document = explanation.document(seen)
+    assert document["residue_bytes"] == 350 * MIB
+    assert "exact" not in document
+    exact = replace(seen, exact=EXACT)
+    assert explanation.text(exact).startswith(text + "\n\npage by page")
+    assert explanation.text(exact).endswith("note: a note")
+    found: Any = json.loads(json.dumps(explanation.document(exact)))
+    assert found["exact"]["residue_bytes"] == 3 * MIB
+    assert found["exact"]["free_resident_since"] == [{"at_least_s": 30.0, "resident_bytes": MIB}]
+    assert sum(row["host_bytes"] for row in found["rows"]) == found["charged_bytes"]
+
+
+def test_what_could_not_be_read_explains_nothing() -> None:
+    seen = observation(host=None)
+    assert explanation.text(seen) == ""
+    assert explanation.document(seen) == {}
+
+
+def test_findings_name_the_vm_and_then_the_machine() -> None:
+    found = [(observation("a\n"), (FOUND,)), (observation("b", 2), ())]
+    assert findings.text(found).splitlines() == [
+        "a\\n (pid 1, qemu)",
+        "  keeps memory: a \\x1b[2J",
+        "      evidence: of \\n it",
+        "      remedy:   do",
+        "b (pid 2, qemu): nothing found that keeps memory",
+    ]
+    assert findings.text([]) == "no VM runs on this host"
+    assert findings.text([], [FOUND]).startswith("this WSL 2 machine\n  keeps memory")
+    assert [one["name"] for one in findings.documents(found, ())] == [
+        "a\n",
+        "b",
+        "this WSL 2 machine",
+    ]
+    assert len(findings.documents(found)) == 2
+
+
+def status(**changes: object) -> dict[str, Any]:
+    return {
+        "started_wall_s": 0.0,
+        "wall_s": 100.0,
+        "settings_source": "none",
+        "vms": [],
+        "host": None,
+        "decision": None,
+        "leases": [],
+        "problems": [],
+        "actions": [],
+        **changes,
+    }
+
+
+def test_a_status_without_vms() -> None:
+    text = daemon_status.text(status(problems=["\x1b"]), 101.0)
+    assert text.startswith("giveback daemon: up 1 min 41 s, settings none, 0 VMs, looked 1.0 s ago")
+    assert text.endswith("no VM runs on this host\n\nproblems:\n  \\x1b")
+
+
+@given(st.text(max_size=50), st.integers(0, 3))
+def test_a_status_is_printable_whatever_a_vm_is_called(name: str, urgency: int) -> None:
+    vm = {
+        "name": name, "key": name, "backend": "qemu", "ram_bytes": GIB, "resident_bytes": None,
+        "needed_bytes": MIB, "residue_bytes": MIB, "urgency": urgency, "condition": "silent",
+        "condition_text": name, "doctor": [name],
+    }  # fmt: skip
+    action = {
+        "vm": name, "kind": "ask", "expected_bytes": 2 * MIB, "measured_bytes": MIB, "reason": name,
+        "verdict": name,
+    }  # fmt: skip
+    lease = {
+        "vm": name, "device": "balloon", "before_bytes": GIB, "target_bytes": MIB, "wall_s": 0.0,
+    }  # fmt: skip
+    ask = {"key": name, "goal_bytes": MIB, "urgency": urgency, "reason": name}
+    decision = {
+        "urgency": urgency, "deficit_bytes": MIB, "trouble_in_s": 1.0, "reason": name, "asks": [ask],
+    }  # fmt: skip
+    found = status(vms=[vm], actions=[action], leases=[lease], decision=decision)
+    lines = daemon_status.text(found, 100.0).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert sum("ask: 1 MiB of 2 MiB" in line for line in lines) == 1
+
+
+def test_what_came_of_a_request() -> None:
+    parts = [
+        {"vm": "a", "returned_bytes": MIB, "expected_bytes": MIB, "words": "\x1b"},
+        {"vm": "long", "returned_bytes": 2 * MIB, "expected_bytes": MIB, "words": ""},
+    ]
+    result = {"parts": parts, "returned_bytes": 3 * MIB, "goal_bytes": 9 * MIB, "took_s": 1.0}
+    assert reclaimed.text({**result, "reached": False}).splitlines() == [
+        "long      2 MiB of 1 MiB",
+        "a         1 MiB of 1 MiB  \\x1b",
+        "3 MiB of 9 MiB in 1.0 s: not reached",
+    ]
+    nothing = reclaimed.text({**result, "parts": [], "reached": False})
+    assert "no VM had anything to give" in nothing
+
+
+def test_changes_are_safe_to_print() -> None:
+    assert changes.difference("-a\n+\x1bb") == "-a\n+\\x1bb"
+    channel = Channel(ChannelKind.VIRTIO_SERIAL, path="/run/\x1b")
+    assert "/run/\\x1b" in changes.plugged(channel, "qemu")
+    assert "next start" not in changes.plugged(channel, "libvirt")
