@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from giveback.accounting.usage import Source
 from giveback.errors import InputError
-from giveback.guest.observe import observe
+from giveback.guest.observe import observe, with_host
 from giveback.guest.query import from_agent, parse_object, read_pages
 from giveback.text import size_argument
 from giveback.vmm.backends.process import ProcessBackend
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import argparse
 
     from giveback.accounting.observation import Observation
-    from giveback.accounting.usage import GuestPicture
     from giveback.vmm.base import Backend, VmDescription
 
 _GUEST_FILE_LIMIT_BYTES = 64 << 20
@@ -78,34 +77,35 @@ def guest_file(args: argparse.Namespace) -> dict[str, object] | None:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A VM to look at, perhaps again and again; `said` is what --guest holds."""
+    """A VM to observe, perhaps again and again; `said` is what --guest holds."""
 
     backend: Backend
     vm: VmDescription
     said: dict[str, object] | None
 
     async def observe(self) -> Observation:
-        """The VM now, asked all that leaves no mark on it."""
-        return await self._look(self._from_file(), layout=not self.backend.layout_taints)
+        """Return the VM now, asked all that leaves no mark on it."""
+        return await observe(
+            self.backend,
+            self.vm,
+            layout=not self.backend.layout_taints,
+            timeout_s=_TIMEOUT_S,
+            guest_timeout_s=_TIMEOUT_S,
+            guest=None if self.said is None else from_agent(self.said, Source.FILE),
+        )
 
     async def observe_pages(self) -> tuple[Observation, dict[str, object]]:
-        """The VM now, and its guest's pages: from --guest, else asked of the agent. Raises VmError."""
-        if self.said is not None:
-            return await self._look(self._from_file(), layout=True), self.said
-        # Only the VMM itself knows of a channel that its command line does not show.
-        state = await self.backend.inspect(self.vm, timeout_s=_TIMEOUT_S)
-        said = await read_pages(state.description or self.vm)
-        # The host at once after the guest: pages change hands meanwhile.
-        return await self._look(from_agent(said, Source.AGENT), layout=True), said
+        """Return the VM now, and its guest's pages: from --guest, else asked of the agent.
 
-    def _from_file(self) -> GuestPicture | None:
-        return None if self.said is None else from_agent(self.said, Source.FILE)
-
-    async def _look(self, guest: GuestPicture | None, *, layout: bool) -> Observation:
-        return await observe(
-            self.backend, self.vm, layout=layout, timeout_s=_TIMEOUT_S, guest_timeout_s=_TIMEOUT_S,
-            guest=guest,
-        )  # fmt: skip
+        The VMM is asked once: for the layout, and for an agent's port that no command line shows.
+        The host is read at once after the guest, as pages change hands meanwhile. Raises VmError.
+        """
+        state = await self.backend.inspect(self.vm, layout=True, timeout_s=_TIMEOUT_S)
+        vm = state.description or self.vm
+        said, source = self.said, Source.FILE
+        if said is None:
+            said, source = await read_pages(vm), Source.AGENT
+        return with_host(vm, state, from_agent(said, source)), said
 
 
 def target(args: argparse.Namespace) -> Target:

@@ -84,6 +84,16 @@ async def observe(
     vm = state.description or vm
     if guest is None:
         guest = await read_guest(vm, state, time.time(), guest_timeout_s or timeout_s / 4)
+    return with_host(vm, state, guest, root)
+
+
+def with_host(
+    vm: VmDescription, state: VmState, guest: GuestPicture, root: str = "/"
+) -> Observation:
+    """Read the host's side now, and join it with what the VMM and the guest said.
+
+    Never raises VmError: what could not be read is among the problems.
+    """
     problems = list(state.problems)
     try:
         host, bound = read_host(vm, state, root)

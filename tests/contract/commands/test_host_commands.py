@@ -21,6 +21,7 @@ from giveback.commands._target import Target
 from giveback.guest.observe import observe_all
 from giveback.host import smaps
 from giveback.vmm.backends.process import ProcessBackend
+from giveback.vmm.backends.qemu import QemuBackend
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -199,6 +200,25 @@ def test_exact_asks_the_agent(
     assert exact["residue_bytes"] == 32 * MIB
     assert exact["free_resident_since"] == []
     assert "assumed by qemu's published layout: 0.0%" in exact["notes"][0]
+
+
+def test_exact_asks_the_vmm_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inspections: list[bool] = []
+    inspect = QemuBackend.inspect
+
+    async def counted(
+        self: QemuBackend, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
+    ) -> VmState:
+        inspections.append(layout)
+        return await inspect(self, vm, layout=layout, timeout_s=timeout_s)
+
+    monkeypatch.setattr(QemuBackend, "inspect", counted)
+    with vm(tmp_path, agent=Paged):
+        assert main(["explain", "one", "--exact", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["exact"]["residue_bytes"] == 32 * MIB
+    assert inspections == [True]
 
 
 class Vsock(Agent):
