@@ -16,7 +16,7 @@ from giveback.accounting.observation import Observation
 from giveback.accounting.page_ledger import decode, join_pages, orders
 from giveback.accounting.usage import Source
 from giveback.guest.observe import observe
-from giveback.guest.query import from_agent
+from giveback.guest.protocol import from_agent
 from giveback.host.procs import read_process
 from giveback.reporters import page_table
 from giveback.vmm.backends.qemu import QemuBackend

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from giveback.accounting.usage import Source
 from giveback.errors import InputError
 from giveback.guest.observe import observe, with_host
-from giveback.guest.query import from_agent, parse_object, read_pages
+from giveback.guest.protocol import from_agent, parse_object
+from giveback.guest.query import read_pages
 from giveback.text import size_argument
 from giveback.vmm.backends.process import ProcessBackend
 from giveback.vmm.find import choose, find

@@ -13,6 +13,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
+from giveback.guest import protocol
 from giveback.text import shown
 from giveback.vmm.base import Channel, ChannelKind
 from giveback.vmm.clients.sockets import connect_unix, is_queued, reason
@@ -20,53 +21,67 @@ from giveback.vmm.clients.sockets import connect_unix, is_queued, reason
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-AGENT_VSOCK_PORT = 26466
-LINE_LIMIT_BYTES = 256 << 10
-_GREETING_LIMIT_BYTES = 64
+CONNECT_TIMEOUT_S = 5.0
+_GUEST_AGENT_LINE_LIMIT_BYTES = 256 << 10
+"""qemu-guest-agent sends a piece of a file in one line, as base64."""
 
 
-class Lines:
-    """Lines to and from a guest, each bounded by LINE_LIMIT_BYTES."""
+class LineStream:
+    """Lines to and from a guest; a received one has at most `limit_bytes`."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit_bytes: int
+    ) -> None:
         self._reader = reader
         self._writer = writer
+        self._limit_bytes = limit_bytes
 
     async def send(self, line: bytes) -> None:
-        self._writer.write(line + b"\n")
+        """Send a line that has its end, and wait until the socket has taken most of it."""
+        self._writer.write(line)
         await self._writer.drain()
 
     async def receive(self) -> bytes:
-        """The next line. Raises VmError where there is none, or it is too long."""
+        """Return the next line. Raises VmError where there is none, or it is too long."""
         try:
             line = await self._reader.readuntil(b"\n")
         except asyncio.IncompleteReadError as error:
             raise VmError("the guest's end was closed") from error
         except asyncio.LimitOverrunError as error:
-            raise VmError(f"the guest sent a line of more than {LINE_LIMIT_BYTES} bytes") from error
+            raise VmError(
+                f"the guest sent a line of more than {self._limit_bytes} bytes"
+            ) from error
         return line
 
 
 @contextlib.asynccontextmanager
-async def lines(channel: Channel, timeout_s: float) -> AsyncIterator[Lines]:
+async def lines(channel: Channel, timeout_s: float) -> AsyncIterator[LineStream]:
     """Talk over the channel for at most `timeout_s` in all. Raises VmError."""
-    where = channel.path or f"vsock {channel.cid}"
+    of_qemu = channel.kind is ChannelKind.QEMU_GUEST_AGENT
+    limit_bytes = _GUEST_AGENT_LINE_LIMIT_BYTES if of_qemu else protocol.LINE_LIMIT_BYTES
     writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(timeout_s):
-            opened = await _open(channel)
-            reader, writer = await asyncio.open_connection(sock=opened, limit=LINE_LIMIT_BYTES)
+            opened = await open_socket(channel)
+            reader, writer = await asyncio.open_connection(sock=opened, limit=limit_bytes)
             if channel.kind is ChannelKind.HYBRID_VSOCK:
                 await _greet(reader, writer)
-            yield Lines(reader, writer)
+            yield LineStream(reader, writer, limit_bytes)
     except TimeoutError as error:
         why = _silence(channel) if writer is not None else ""
-        raise VmError(f"{where}: no answer from the guest in {timeout_s:g} s{why}") from error
+        raise VmError(
+            f"{where(channel)}: no answer from the guest in {timeout_s:g} s{why}"
+        ) from error
     except OSError as error:
-        raise VmError(f"{where}: {reason(error)}") from error
+        raise VmError(f"{where(channel)}: {reason(error)}") from error
     finally:
         if writer is not None:
             writer.transport.abort()
+
+
+def where(channel: Channel) -> str:
+    """Return what an error calls the channel, safe to print."""
+    return shown(channel.path or f"vsock {channel.cid}", 400)
 
 
 def _silence(channel: Channel) -> str:
@@ -76,24 +91,37 @@ def _silence(channel: Channel) -> str:
     return "; no giveback-agent runs there, or the guest is too busy to answer"
 
 
-async def _open(channel: Channel) -> socket.socket:
+async def open_socket(channel: Channel) -> socket.socket:
+    """Return a connected, non-blocking socket. Raises VmError that says why there is none."""
     if channel.kind is not ChannelKind.VSOCK:
         return connect_unix(channel.path)
-    connection = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    connection.setblocking(False)
+    name = where(channel)
     try:
-        await asyncio.get_running_loop().sock_connect(connection, (channel.cid, AGENT_VSOCK_PORT))
-    except BaseException:
-        connection.close()
+        opened = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        raise VmError(f"{name}: {reason(error)}; is vhost_vsock loaded?") from error
+    opened.setblocking(False)
+    address = (channel.cid, protocol.AGENT_VSOCK_PORT)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await asyncio.get_running_loop().sock_connect(opened, address)
+    except BaseException as error:
+        opened.close()
+        if isinstance(error, TimeoutError):
+            raise VmError(f"{name}: nobody in the guest answers") from error
+        if isinstance(error, OSError):
+            raise VmError(f"{name}: {reason(error)}") from error
         raise
-    return connection
+    return opened
 
 
 async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(f"CONNECT {AGENT_VSOCK_PORT}\n".encode())
+    writer.write(protocol.GREETING)
     try:
         answer = await reader.readuntil(b"\n")
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError) as error:
-        raise VmError(f"nothing in the guest listens on vsock port {AGENT_VSOCK_PORT}") from error
-    if len(answer) > _GREETING_LIMIT_BYTES or not answer.startswith(b"OK "):
+        raise VmError(
+            f"nothing in the guest listens on vsock port {protocol.AGENT_VSOCK_PORT}"
+        ) from error
+    if not protocol.is_greeted(answer):
         raise VmError(f"the vsock socket answered {shown(repr(answer[:64]))}, not OK")

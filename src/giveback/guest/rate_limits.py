@@ -1,4 +1,4 @@
-"""Bounds on what a guest may send: so many lines and bytes a second, no line too long. Pure."""
+"""Bounds on how often: lines and bytes a second that a guest may send, and waits between tries. Pure."""
 
 from __future__ import annotations
 
@@ -24,27 +24,6 @@ class Bucket:
             return False
         self._left -= amount
         return True
-
-
-class Lines:
-    """Bytes as they come, cut into lines; never more than `limit_bytes` of a line is kept."""
-
-    __slots__ = ("_limit_bytes", "_partial")
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._partial = b""
-
-    def feed(self, data: bytes) -> list[bytes] | None:
-        """The lines that are whole now, without their ends; None once one is too long."""
-        lines = (self._partial + data).split(b"\n")
-        self._partial = lines.pop()
-        if len(self._partial) > self._limit_bytes:
-            self._partial = b""
-            return None
-        if any(len(line) > self._limit_bytes for line in lines):
-            return None
-        return lines
 
 
 class Backoff:

@@ -7,23 +7,19 @@ taken only to what was asked, once. Nothing waits: what the guest does not read 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, cast
 
 from giveback.errors import VmError
-from giveback.guest import events
-from giveback.guest.channel import AGENT_VSOCK_PORT
-from giveback.guest.rate_limits import Bucket, Lines
-from giveback.text import shown
+from giveback.guest import protocol
+from giveback.guest.channel import open_socket, where
+from giveback.guest.rate_limits import Bucket
 from giveback.vmm.base import ChannelKind
-from giveback.vmm.clients.sockets import connect_unix, reason
+from giveback.vmm.clients.sockets import reason
 
 if TYPE_CHECKING:
     from giveback.vmm.base import Channel
 
-CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 15.0
 """What the agent gives itself for an answer."""
 _UNREAD_LIMIT_BYTES = 16 << 10
@@ -49,7 +45,7 @@ class Ended(StrEnum):
 class Owner(Protocol):
     """Who is told what a session hears."""
 
-    def heard(self, event: events.Event) -> None: ...
+    def heard(self, event: protocol.Event) -> None: ...
 
     def wrong(self, word: str) -> None:
         """One thing that was not as it should be, as one of few words."""
@@ -77,7 +73,7 @@ class Session(asyncio.BufferedProtocol):
         self._buffer = buffer
         self._greeting = greets
         self._transport: asyncio.Transport | None = None
-        self._splitter = Lines(events.LINE_LIMIT_BYTES)
+        self._splitter = protocol.LineSplitter()
         self._lines = Bucket(_LINES_A_SECOND, _LINES_BURST)
         self._bytes = Bucket(_BYTES_A_SECOND, _BYTES_BURST)
         self._rubbish = Bucket(_RUBBISH_A_SECOND, _RUBBISH_BURST)
@@ -110,20 +106,18 @@ class Session(asyncio.BufferedProtocol):
         """Ask for the guest's memory, unless that is out already; False where it cannot be sent."""
         if self._answer_id is not None or not self._has_room():
             return False
-        self._answer_id = _new_id()
+        self._answer_id = protocol.new_id()
         self._asked_at_s = now_s
-        # The empty line ends what a client before us may have left unfinished.
-        self._write(b'\n{"v":1,"id":%d,"ask":"memory"}\n' % self._answer_id)
+        self._write(protocol.ask("memory", self._answer_id))
         return True
 
     def tell(self, urgency: int, lease_s: float) -> bool:
         """Say how badly the host needs memory; False where it cannot be sent."""
         if not self._has_room():
             return False
-        number = _new_id()
+        number = protocol.new_id()
         self._told = (number, urgency, lease_s)
-        line = b'\n{"v":1,"id":%d,"urgency":%d,"lease_s":%.1f}\n' % (number, urgency, lease_s)
-        self._write(line)
+        self._write(protocol.urgency(urgency, lease_s, number))
         return True
 
     def close(self) -> None:
@@ -136,7 +130,7 @@ class Session(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)
         self.connected_at_s = _now_s()
         if self._greeting:
-            self._write(b"CONNECT %d\n" % AGENT_VSOCK_PORT)
+            self._write(protocol.GREETING)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
@@ -173,10 +167,10 @@ class Session(asyncio.BufferedProtocol):
             return
         if self._greeting:
             self._greeting = False
-            if not line.startswith(b"OK "):
+            if not protocol.is_greeted(line):
                 self._end(Ended.NO_LISTENER)
             return
-        event = events.understand(line)
+        event = protocol.parse(line)
         if event is None or not self._is_expected(event):
             self._owner.wrong("rubbish" if event is None else "answer to nothing asked")
             if not self._rubbish.take(1, now_s):
@@ -185,22 +179,22 @@ class Session(asyncio.BufferedProtocol):
         self.heard_at_s = now_s
         self._owner.heard(event)
 
-    def _is_expected(self, event: events.Event) -> bool:
+    def _is_expected(self, event: protocol.Event) -> bool:
         """Whether it may be said unasked, or answers what is out: each number serves once."""
-        if isinstance(event, events.Hello):
+        if isinstance(event, protocol.Hello):
             self._answer_id = self._told = None
             return True
-        if isinstance(event, events.Step):
+        if isinstance(event, protocol.Step):
             return True
-        if isinstance(event, events.Taken):
+        if isinstance(event, protocol.Taken):
             told, self._told = self._told, None
             if told is not None and told[0] != event.id:
                 self._told = told
             return told is not None and told[:2] == (event.id, event.urgency)
-        if event.id != self._answer_id:
+        if isinstance(event, protocol.Pages) or event.id != self._answer_id:
             return False
         self._answer_id = None
-        self.answers += isinstance(event, events.Memory)
+        self.answers += isinstance(event, protocol.Memory)
         return True
 
     def _has_room(self) -> bool:
@@ -224,19 +218,10 @@ def _now_s() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _new_id() -> int:
-    # Eighteen digits are what the agent reads; 56 bits are seventeen.
-    return int.from_bytes(os.urandom(7), "big")
-
-
 async def connect(channel: Channel, owner: Owner, buffer: memoryview) -> Session:
-    """An open session. Raises VmError that says why there is none."""
-    where = shown(channel.path or f"vsock {channel.cid}")
+    """Return an open session. Raises VmError that says why there is none."""
+    opened = await open_socket(channel)
     greets = channel.kind is ChannelKind.HYBRID_VSOCK
-    if channel.kind is ChannelKind.VSOCK:
-        opened = await _connect_vsock(channel.cid, where)
-    else:
-        opened = connect_unix(channel.path)
     loop = asyncio.get_running_loop()
     try:
         _, session = await loop.create_connection(
@@ -244,25 +229,5 @@ async def connect(channel: Channel, owner: Owner, buffer: memoryview) -> Session
         )
     except OSError as error:
         opened.close()
-        raise VmError(f"{where}: {reason(error)}") from error
+        raise VmError(f"{where(channel)}: {reason(error)}") from error
     return session
-
-
-async def _connect_vsock(cid: int, where: str) -> socket.socket:
-    try:
-        opened = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    except OSError as error:
-        raise VmError(f"{where}: {reason(error)}; is vhost_vsock loaded?") from error
-    opened.setblocking(False)
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            address = (cid, AGENT_VSOCK_PORT)
-            await asyncio.get_running_loop().sock_connect(opened, address)
-    except BaseException as error:
-        opened.close()
-        if isinstance(error, TimeoutError):
-            raise VmError(f"{where}: nobody in the guest answers") from error
-        if isinstance(error, OSError):
-            raise VmError(f"{where}: {reason(error)}") from error
-        raise
-    return opened

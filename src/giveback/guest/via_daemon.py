@@ -7,12 +7,11 @@ own, for the same user only; whoever finds no daemon there asks the guest itself
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
-from giveback.guest.channel import LINE_LIMIT_BYTES
+from giveback.guest.protocol import parse_object
 from giveback.vmm.clients.sockets import connect_unix
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 
 NAME = "guests.sock"
 _TIMEOUT_S = 0.5
+_LINE_LIMIT_BYTES = 256 << 10
+"""A line of the agent's, whose characters may each be escaped, and what the daemon adds."""
 
 
 def default_path(environ: Mapping[str, str] = os.environ) -> str:
@@ -41,13 +42,13 @@ async def borrow(vm: VmDescription, path: str | None = None) -> dict[str, object
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(
-                sock=connect_unix(where), limit=LINE_LIMIT_BYTES
+                sock=connect_unix(where), limit=_LINE_LIMIT_BYTES
             )
             writer.write(b'{"pid":%d}\n' % vm.pid)
-            said = json.loads(await reader.readuntil(b"\n"))
-    except (OSError, VmError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            said = parse_object(await reader.readuntil(b"\n"))
+    except (OSError, VmError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         return None
     finally:
         if writer is not None:
             writer.transport.abort()
-    return said if isinstance(said, dict) and said.get("name") == vm.name else None
+    return said if said.get("name") == vm.name else None

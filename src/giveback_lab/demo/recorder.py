@@ -12,11 +12,12 @@ from giveback.errors import VmError
 from giveback_kernel import buddyinfo, meminfo
 from giveback_kernel.errors import KernelFileError
 from giveback_lab.report.run import Mark, MarkKind, Sample, VmName, VmRun, WorkPhase
-from giveback_lab.vms.agent_port import AgentEvent, agent_events, clean
+from giveback_lab.vms.agent_port import agent_events, clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from giveback.guest.protocol import Step
     from giveback_lab.vms.guest_link import Event
     from giveback_lab.vms.vm import LabVm
 
@@ -138,7 +139,7 @@ class Recorder:
         async for event in agent_events(self.vm.agent_socket):
             self.mark(event)
 
-    def mark(self, event: AgentEvent) -> None:
+    def mark(self, event: Step) -> None:
         """Keep one step of the agent's as a mark, where it is of a kind that the charts know."""
         for kind in get_args(MarkKind):
             if event.step == kind and len(self.marks) < MOST_MARKS:

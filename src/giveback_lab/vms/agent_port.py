@@ -4,38 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from giveback.guest import protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-LINE_LIMIT_BYTES = 64 << 10
 TEXT_LIMIT = 120
 
 
-@dataclass(frozen=True, slots=True)
-class AgentEvent:
-    """One step of a pass, in the agent's words; `step` is one of the agent's step names."""
-
-    step: str
-    text: str
-
-
-def parse_event(line: bytes) -> AgentEvent | None:
-    """Read one line of the agent's, or None where it is none. Bounded; control characters go."""
-    try:
-        said = json.loads(line)
-    except (ValueError, RecursionError):
+def parse_event(line: bytes) -> protocol.Step | None:
+    """Return the named step of a line of the agent's; None for any other line. Bounded."""
+    event = protocol.parse(line)
+    if not isinstance(event, protocol.Step) or event.step is None:
         return None
-    if not isinstance(said, dict) or said.get("event") != "step":
-        return None
-    step, text = said.get("step"), said.get("text", "")
-    if not isinstance(step, str) or not isinstance(text, str):
-        return None
-    return AgentEvent(clean(step), clean(text))
+    return protocol.Step(clean(event.text), clean(event.step))
 
 
 def clean(text: str, limit: int = TEXT_LIMIT) -> str:
@@ -43,9 +28,11 @@ def clean(text: str, limit: int = TEXT_LIMIT) -> str:
     return "".join(c if c.isprintable() else "?" for c in text[:limit])
 
 
-async def agent_events(socket: Path) -> AsyncIterator[AgentEvent]:
+async def agent_events(socket: Path) -> AsyncIterator[protocol.Step]:
     """Yield the agent's steps as they come, until the VM ends."""
-    reader, writer = await asyncio.open_unix_connection(str(socket), limit=LINE_LIMIT_BYTES)
+    reader, writer = await asyncio.open_unix_connection(
+        str(socket), limit=protocol.LINE_LIMIT_BYTES
+    )
     try:
         while True:
             try:

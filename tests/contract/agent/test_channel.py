@@ -21,8 +21,8 @@ import pytest
 from scripted_vmm import listening
 
 from giveback.accounting.usage import Source
-from giveback.guest.channel import AGENT_VSOCK_PORT
-from giveback.guest.query import ask_agent, from_agent, read_pages
+from giveback.guest.protocol import AGENT_VSOCK_PORT, from_agent
+from giveback.guest.query import ask_agent, read_pages
 from giveback.vmm.base import Channel, ChannelKind, VmDescription
 from giveback_agent.host_link.json_lines import LINE_LIMIT_BYTES
 from giveback_agent.host_link.link import VSOCK_PORT

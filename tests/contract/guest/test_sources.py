@@ -20,7 +20,7 @@ from scripted_vms import Agent, Garbage
 
 from giveback.accounting.usage import GuestPicture, Source
 from giveback.errors import VmError
-from giveback.guest.channel import AGENT_VSOCK_PORT
+from giveback.guest.protocol import AGENT_VSOCK_PORT
 from giveback.guest.query import read_guest, read_pages
 from giveback.vmm.base import BalloonStatistics, Channel, ChannelKind, VmDescription, VmState
 from giveback.vmm.clients.sockets import is_queued

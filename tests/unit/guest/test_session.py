@@ -7,8 +7,9 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback.guest import events
-from giveback.guest.rate_limits import Backoff, Bucket, Lines
+from giveback.guest import protocol
+from giveback.guest.protocol import LineSplitter
+from giveback.guest.rate_limits import Backoff, Bucket
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -23,42 +24,42 @@ SAID = st.dictionaries(
 
 @given(st.binary(max_size=200) | SAID.map(lambda said: json.dumps(said).encode()))
 def test_no_line_does_harm(line: bytes) -> None:
-    event = events.understand(line)
-    if isinstance(event, events.Hello | events.Step):
-        text = event.agent if isinstance(event, events.Hello) else event.text
+    event = protocol.parse(line)
+    if isinstance(event, protocol.Hello | protocol.Step):
+        text = event.agent if isinstance(event, protocol.Hello) else event.text
         assert len(text) < 2000
         assert text.isprintable()
-    elif isinstance(event, events.Taken):
+    elif isinstance(event, protocol.Taken):
         assert 0 <= event.lease_s <= 86_400
-    elif isinstance(event, events.Refused):
+    elif isinstance(event, protocol.Refused):
         assert event.retry_s is None or 0 <= event.retry_s <= 60
 
 
 def test_each_event_is_understood() -> None:
-    def of(**said: object) -> events.Event | None:
-        return events.understand(json.dumps({"v": 1, **said}).encode())
+    def of(**said: object) -> protocol.Event | None:
+        return protocol.parse(json.dumps({"v": 1, **said}).encode())
 
-    assert of(event="hello", agent="0.1") == events.Hello("0.1")
-    assert of(event="step", step="idle", text="waits\n") == events.Step("waits\\n")
-    assert of(event="urgency", id=7, urgency=2, lease_s=60.0) == events.Taken(7, 2, 60.0)
-    assert of(event="error", id=7, ask="memory", text="no", retry_s=0.2) == events.Refused(
+    assert of(event="hello", agent="0.1") == protocol.Hello("0.1")
+    assert of(event="step", step="idle", text="waits\n") == protocol.Step("waits\\n", "idle")
+    assert of(event="urgency", id=7, urgency=2, lease_s=60.0) == protocol.Taken(7, 2, 60.0)
+    assert of(event="error", id=7, ask="memory", text="no", retry_s=0.2) == protocol.Refused(
         7, "no", 0.2
     )
     memory = of(event="memory", id=7, meminfo="x")
-    assert isinstance(memory, events.Memory)
+    assert isinstance(memory, protocol.Memory)
     assert memory.id == 7
     # Its objects take much more than its line: they are not to be kept.
     assert json.loads(memory.line) == memory.said
     for wrong in ({"id": True}, {"id": -1}, {"id": 10**18}, {"id": "7"}, {}):
         assert of(event="memory", **wrong) is None
     assert of(event="urgency", id=7, urgency=2, lease_s=10**400) is None
-    assert events.understand(b'{"event":"hello","agent":"' + b"x" * 40_000 + b'"}') is None
-    assert events.understand(b"[" * 30_000) is None
+    assert protocol.parse(b'{"event":"hello","agent":"' + b"x" * 40_000 + b'"}') is None
+    assert protocol.parse(b"[" * 30_000) is None
 
 
 @given(st.lists(st.binary(max_size=30), max_size=30), st.integers(1, 20))
 def test_lines_are_cut_alike_however_they_come(parts: list[bytes], limit: int) -> None:
-    lines = Lines(limit)
+    lines = LineSplitter(limit)
     got: list[bytes] = []
     for part in parts:
         whole = lines.feed(part)
@@ -70,7 +71,7 @@ def test_lines_are_cut_alike_however_they_come(parts: list[bytes], limit: int) -
 
 
 def test_a_line_that_never_ends_keeps_no_memory() -> None:
-    lines = Lines(1000)
+    lines = LineSplitter(1000)
     assert lines.feed(b"x" * 1000) == []
     assert lines.feed(b"x") is None
     assert lines.feed(b"") == []

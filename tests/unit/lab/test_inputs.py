@@ -156,6 +156,7 @@ def test_any_line_from_an_agent(said: bytes) -> None:
 def test_an_agents_words_are_bounded_and_printable(step: str, text: str) -> None:
     event = parse_event(line(event="step", step=step, text=text))
     assert event is not None
+    assert event.step is not None
     for word in (event.step, event.text):
         assert len(word) <= TEXT_LIMIT
         assert word.isprintable()

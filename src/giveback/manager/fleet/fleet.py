@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from giveback.accounting.observation import Observation
 from giveback.accounting.usage import NO_GUEST, STALE_S, GuestPicture, HostPicture, Source
 from giveback.errors import InputError
-from giveback.guest import events
+from giveback.guest import protocol
 from giveback.guest.observe import make_ledger
-from giveback.guest.query import from_agent
+from giveback.guest.protocol import from_agent
 from giveback.guest.rate_limits import Backoff
 from giveback.manager.decide.guest_view import FRESH_S
 from giveback.manager.decide.promises import Trust
@@ -195,9 +195,9 @@ class Watched:
 
     # session.Owner
 
-    def heard(self, event: events.Event) -> None:
+    def heard(self, event: protocol.Event) -> None:
         """What the guest said, already understood and expected."""
-        if isinstance(event, events.Step):
+        if isinstance(event, protocol.Step):
             self.step = event.text
             self.status = None
             return
@@ -208,14 +208,14 @@ class Watched:
         self.reconnect.reset()
         self.changed()
         now_s = _now_s()
-        if isinstance(event, events.Hello):
+        if isinstance(event, protocol.Hello):
             self.told = None
             self.on_hello(self)
-        elif isinstance(event, events.Memory):
+        elif isinstance(event, protocol.Memory):
             self.said_line = event.line
             self.take_guest(from_agent(event.said, Source.AGENT), now_s)
             self.on_answer(self)
-        elif isinstance(event, events.Refused):
+        elif isinstance(event, protocol.Refused):
             self.errors.add("refused by the agent")
             retry_s = 30.0 if event.retry_s is None else max(1.0, event.retry_s)
             self.guest_due_s = now_s + retry_s

@@ -9,7 +9,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
-from giveback.guest.query import parse_object
+from giveback.guest.protocol import parse_object
 from giveback.vmm.clients.sockets import remove_stale, short_path
 
 if TYPE_CHECKING:

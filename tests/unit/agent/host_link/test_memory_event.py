@@ -11,7 +11,7 @@ from agent_kernel_samples import GUEST, plant
 
 from giveback.accounting.ledger import Key, join
 from giveback.accounting.usage import HostPicture, Source
-from giveback.guest.query import from_agent
+from giveback.guest.protocol import from_agent
 from giveback_agent.host_link.memory_event import picture
 from giveback_kernel import kpageflags, zoneinfo
 from giveback_kernel.errors import KernelFileError

@@ -21,10 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback.errors import VmError
+from giveback.guest.protocol import Step
 from giveback_agent.host_link.link import PORT_NAME as AGENT_PORT_IN_GUEST
 from giveback_lab.demo.recorder import MOST_MARKS, MOST_PHASES, Recorder
 from giveback_lab.images.image import Image
-from giveback_lab.vms.agent_port import AgentEvent
 from giveback_lab.vms.emulator import Emulator
 from giveback_lab.vms.guest_link import KEPT_BYTES, KEPT_LINES, GuestLink
 from giveback_lab.vms.vm import AGENT_PORT, LAB_PORT, LabVm, VmSpec, command_line
@@ -344,9 +344,9 @@ def test_the_works_words_are_bounded(recorder: Recorder) -> None:
     assert len(recorder.phases) <= MOST_PHASES + 1
     assert all(p.name.isprintable() and len(p.name) <= 40 for p in recorder.phases)
     for _ in range(MOST_MARKS + 50):
-        recorder.mark(AgentEvent("compact", "x"))
+        recorder.mark(Step("x", "compact"))
     assert len(recorder.marks) == MOST_MARKS
-    recorder.mark(AgentEvent("no such step", "x"))
+    recorder.mark(Step("x", "no such step"))
     assert len(recorder.marks) == MOST_MARKS
 
 

@@ -1,0 +1,247 @@
+"""The host's end of the agent's protocol: requests as lines, lines as events. docs/protocol.md lists them.
+
+Pure: bytes in, records out. A guest is hostile to its host: a line is bounded and believed in its form
+only. What a guest claims of itself (a name, another's memory) is not read: the channel says who speaks.
+The one-shot query, the daemon's session and the lab all read a guest through this module.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from giveback.accounting.usage import from_kernel_files
+from giveback.text import shown
+from giveback.vmm.clients import answers
+from giveback_agent.host_link import json_lines
+
+if TYPE_CHECKING:
+    from giveback.accounting.usage import GuestPicture, Source
+
+AGENT_VSOCK_PORT = 26466
+LINE_LIMIT_BYTES = json_lines.LINE_LIMIT_BYTES
+"""The agent writes no longer line."""
+PARTS_LIMIT = 4096
+"""Parts of an answer to `ask: pages`."""
+RETRY_LIMIT_S = 60.0
+LEASE_LIMIT_S = 86_400.0
+_TEXT_LIMIT = 160
+_ERROR_LIMIT = 400
+_FILE_LIMIT_CHARS = 64 << 10
+_GREETING_LIMIT_BYTES = 64
+_ID_LIMIT = 10**18
+_PAGE_SIZES = (4096, 16384, 65536)
+
+GREETING = b"CONNECT %d\n" % AGENT_VSOCK_PORT
+"""Said first to the vsock socket of Cloud Hypervisor and Firecracker. Source: docs/vsock.md of both."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The agent has opened its port: it has forgotten what it was told before."""
+
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the agent's service does: its words, and the step's name where it gives one."""
+
+    text: str
+    step: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """An answer to `ask: memory`; `said` is for `from_agent` to read, not to keep.
+
+    As objects a line may take thirty times its bytes: `line` is what is kept.
+    """
+
+    id: int
+    said: dict[str, object]
+    line: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Part `part` (from 0) of `of` parts of an answer to `ask: pages`; docs/ledger.md has its form."""
+
+    id: int
+    part: int
+    of: int
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An urgency was taken for `lease_s` seconds."""
+
+    id: int
+    urgency: int
+    lease_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The agent does not answer what was asked; `retry_s` where asking again helps."""
+
+    id: int
+    text: str
+    retry_s: float | None
+
+
+Reply = Memory | Pages | Taken | Refused
+Event = Hello | Step | Reply
+
+
+def new_id() -> int:
+    """Return a number for a request; a client before us has not used it.
+
+    The agent reads eighteen digits; 56 bits are seventeen.
+    """
+    return int.from_bytes(os.urandom(7), "big")
+
+
+def ask(what: str, number: int) -> bytes:
+    """Return the request for `memory` or `pages`; its answer bears the number."""
+    return _request({"id": number, "ask": what})
+
+
+def urgency(level: int, lease_s: float, number: int) -> bytes:
+    """Return the message that the host needs memory this badly (0 to 3), for `lease_s` seconds."""
+    return _request({"id": number, "urgency": level, "lease_s": round(float(lease_s), 1)})
+
+
+def _request(message: dict[str, object]) -> bytes:
+    # The empty line ends what a client before us may have left unfinished.
+    return b"\n" + json_lines.line_of(message)
+
+
+def is_greeted(line: bytes) -> bool:
+    """Whether a vsock socket's answer to GREETING says that the guest listens."""
+    return len(line) <= _GREETING_LIMIT_BYTES and line.startswith(b"OK ")
+
+
+class LineSplitter:
+    """Cuts bytes into lines as they come; never keeps more than `limit_bytes` of a line."""
+
+    __slots__ = ("_limit_bytes", "_partial")
+
+    def __init__(self, limit_bytes: int = LINE_LIMIT_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self._partial = b""
+
+    def feed(self, data: bytes) -> list[bytes] | None:
+        """Return the lines that are whole now, without their ends; None once one is too long."""
+        lines = (self._partial + data).split(b"\n")
+        self._partial = lines.pop()
+        if len(self._partial) > self._limit_bytes:
+            self._partial = b""
+            return None
+        if any(len(line) > self._limit_bytes for line in lines):
+            return None
+        return lines
+
+
+def parse_object(line: bytes | str) -> dict[str, object]:
+    """Return a text of JSON as an object; {} for anything else."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def parse(line: bytes) -> Event | None:
+    """Return the event of a line; None for a longer or deeper one, or one of no known form.
+
+    A message is flat: a value is plain, or a list of plain ones.
+    """
+    if len(line) > LINE_LIMIT_BYTES:
+        return None
+    said = parse_object(line)
+    if not all(_is_flat(value) for value in said.values()):
+        return None
+    event = said.get("event")
+    if event == "hello":
+        return Hello(_text(said, "agent") or "")
+    if event == "step":
+        return _step(said)
+    number = _whole(said, "id", _ID_LIMIT)
+    return None if number is None else _reply(event, number, said, line)
+
+
+def _is_flat(value: object) -> bool:
+    if isinstance(value, list):
+        return not any(isinstance(one, (dict, list)) for one in value)
+    return not isinstance(value, dict)
+
+
+def _step(said: dict[str, object]) -> Step | None:
+    step, text = _text(said, "step"), _text(said, "text")
+    # A key that is there and is no text makes the line none of the agent's.
+    if (step is None and "step" in said) or (text is None and "text" in said):
+        return None
+    return Step(text or step or "", step)
+
+
+def _reply(event: object, number: int, said: dict[str, object], line: bytes) -> Reply | None:
+    if event == "memory":
+        return Memory(number, said, line)
+    if event == "pages":
+        part, of = _whole(said, "part", PARTS_LIMIT), _whole(said, "of", PARTS_LIMIT + 1)
+        data = said.get("data")
+        if part is not None and of is not None and part < of and isinstance(data, str):
+            return Pages(number, part, of, data)
+    elif event == "error":
+        text = _text(said, "text", _ERROR_LIMIT) or ""
+        return Refused(number, text, _seconds(said, "retry_s", RETRY_LIMIT_S))
+    elif event == "urgency":
+        level, lease_s = said.get("urgency"), _seconds(said, "lease_s", LEASE_LIMIT_S)
+        if isinstance(level, int) and not isinstance(level, bool) and lease_s is not None:
+            return Taken(number, level, lease_s)
+    return None
+
+
+def _whole(said: dict[str, object], key: str, limit: int) -> int | None:
+    """Return a whole number from 0 to below `limit`."""
+    number = said.get(key)
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < limit:
+        return None
+    return number
+
+
+def _text(said: dict[str, object], key: str, limit: int = _TEXT_LIMIT) -> str | None:
+    """Return text, safe to print; None where there is none."""
+    value = said.get(key)
+    return shown(value, limit) if isinstance(value, str) else None
+
+
+def _seconds(said: dict[str, object], key: str, most_s: float) -> float | None:
+    value = said.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    # An integer of JSON may be too large for a float: it is compared before it is made one.
+    return float(value) if 0 <= value <= most_s and math.isfinite(value) else None
+
+
+def from_agent(said: dict[str, object], source: Source, age_s: float = 0.0) -> GuestPicture:
+    """Return what a `memory` event says: kernel files' text, as `giveback-agent picture` prints it."""
+    order = said.get("report_order")
+    reporting = said.get("reporting")
+    page = answers.size(said, "page_bytes")
+    return from_kernel_files(
+        answers.text(said, "meminfo", _FILE_LIMIT_CHARS).encode("utf-8", "replace"),
+        answers.text(said, "buddyinfo", _FILE_LIMIT_CHARS).encode("utf-8", "replace"),
+        source,
+        age_s=age_s,
+        report_order=order if isinstance(order, int) and not isinstance(order, bool) else None,
+        reporting=reporting if isinstance(reporting, bool) else None,
+        page_bytes=page if page in _PAGE_SIZES else 4096,
+        pcp_bytes=answers.size(said, "pcp_bytes"),
+        compressed_swap_bytes=answers.size(said, "compressed_swap_bytes"),
+    )
