@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from giveback.accounting.ledger import Key
+from giveback.accounting.reporting import Reporting, reporting_of
 from giveback.accounting.usage import STALE_S, Source
 from giveback.text import shown, size
 from giveback.vmm.base import Answer, Backing
@@ -70,16 +71,16 @@ def findings(seen: Observation, facts: HostFacts) -> tuple[Finding, ...]:
 
 
 def _device(seen: Observation) -> Iterator[Finding]:
-    capabilities = seen.vm.capabilities
+    reporting = reporting_of(seen.vm, seen.state, seen.guest)
     remedy = _REMEDY_REPORTING.get(seen.vm.backend, _QEMU_REPORTING)
-    if capabilities.balloon is Answer.NO:
+    if reporting is Reporting.NO_DEVICE:
         yield Finding(
             Severity.KEEPS,
             "no balloon device, so that nothing can report free pages",
             f"{seen.vm.backend} has none configured",
             remedy,
         )
-    elif capabilities.reports_pages is Answer.NO:
+    elif reporting is Reporting.OFF:
         yield Finding(
             Severity.KEEPS,
             "free page reporting is off in the VMM",
@@ -91,7 +92,8 @@ def _device(seen: Observation) -> Iterator[Finding]:
 def _negotiation(seen: Observation) -> Iterator[Finding]:
     state = seen.state
     offered = seen.vm.capabilities.reports_pages is Answer.YES
-    if offered and state.reporting_negotiated is Answer.NO:
+    refused = reporting_of(seen.vm, state, seen.guest) is Reporting.NOT_TAKEN
+    if offered and refused and state.reporting_negotiated is Answer.NO:
         if state.driver_features:
             yield Finding(
                 Severity.KEEPS,
@@ -108,7 +110,7 @@ def _negotiation(seen: Observation) -> Iterator[Finding]:
                 "the device has negotiated no feature",
                 "load virtio_balloon in the guest; or the guest has not booted yet",
             )
-    elif offered and seen.guest.reporting is False:
+    elif offered and refused:
         yield Finding(
             Severity.KEEPS,
             "the guest's kernel reports no free pages",

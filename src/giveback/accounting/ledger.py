@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from giveback.accounting.reporting import is_reported
 from giveback.accounting.usage import STALE_S, GuestPicture, HostPicture
 from giveback.text import size
 
@@ -134,8 +135,7 @@ def join(
     """The ledger of a VM of `ram_bytes`, of which its balloon holds `balloon_bytes`.
 
     `balloon_in_total`: the guest counts ballooned pages in MemTotal (deflate-on-oom). `reporting`:
-    whether the VMM takes reports. They flow where neither side says no and one says yes. `kept`:
-    the VMM takes them and keeps the pages all the same.
+    whether the VMM takes reports. `kept`: it takes them and keeps the pages all the same.
     Reported blocks are assumed gone: what is free and resident is trapped as far as that goes.
     """
     stale = guest.age_s is not None and guest.age_s > STALE_S
@@ -144,7 +144,7 @@ def join(
     elif guest.total_bytes is None or guest.free_bytes is None or stale:
         rows = _guest_silent(host, ram_bytes, balloon_bytes)
     else:
-        active = _reporting(guest.reporting, reporting)
+        active = is_reported(guest.reporting, reporting)
         used = _used_rows(guest, ram_bytes, balloon_bytes, balloon_in_total=balloon_in_total)
         rows = used + _free_rows(host, guest, used, reporting=active, kept=kept)
         rows.append(Row(Key.BALLOON, balloon_bytes, 0, Basis.ASSUMED))
@@ -154,12 +154,6 @@ def join(
     shown = tuple(row for row in rows if row.ram_bytes or row.host_bytes)
     notes = [*_notes(host, guest, stale=stale), *_surplus(rows)]
     return Ledger(ram_bytes, host.charged_bytes, shown, tuple(notes))
-
-
-def _reporting(guest: bool | None, vmm: bool | None) -> bool | None:
-    if guest is False or vmm is False:
-        return False
-    return True if guest or vmm else None
 
 
 def _unplaced(host: HostPicture, ram_bytes: int, balloon_bytes: int) -> list[Row]:

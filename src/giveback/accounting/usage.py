@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 from giveback.vmm.base import BYTES_LIMIT, BalloonStatistics
-from giveback_kernel import buddyinfo, meminfo
+from giveback_kernel import buddyinfo, meminfo, page_reporting
 from giveback_kernel.errors import KernelFileError
 
 STALE_S = 60.0
@@ -137,8 +137,6 @@ def from_kernel_files(
     stacks = max(info.kernel_stack_bytes or 0, _kib_line(meminfo_text, b"VmallocUsed"))
     tables = (info.page_tables_bytes or 0) + _kib_line(meminfo_text, b"SecPageTables")
     orders = buddyinfo.by_order(buddy) if buddy is not None else ()
-    if report_order is None and buddy is not None:
-        report_order = _default_order(info.hugepagesize_bytes, page_bytes, len(orders))
     return checked(
         GuestPicture(
             source=source,
@@ -161,10 +159,28 @@ def from_kernel_files(
             hugetlb_bytes=info.hugetlb_bytes,
             swap_total_bytes=info.swap_total_bytes,
             free_by_order=orders,
-            report_order=report_order,
+            report_order=_report_order(report_order, info.hugepagesize_bytes, buddy, page_bytes),
             reporting=reporting,
         )
     )
+
+
+def _report_order(
+    parameter: int | None,
+    hugepagesize_bytes: int | None,
+    buddy: buddyinfo.BuddyInfo | None,
+    page_bytes: int,
+) -> int | None:
+    """Return the order that reporting starts from; None where neither parameter nor blocks tell.
+
+    `parameter` is page_reporting_order: negative where it is unset, None where there is none.
+    """
+    if buddy is None:
+        return None if parameter is None or parameter < 0 else parameter
+    pageblock_order = page_reporting.pageblock_order_from(hugepagesize_bytes, page_bytes)
+    if pageblock_order is None:
+        pageblock_order = buddyinfo.max_order(buddy)
+    return page_reporting.effective_order(parameter, pageblock_order)
 
 
 def _kib_line(meminfo_text: bytes, name: bytes) -> int:
@@ -179,13 +195,6 @@ def _kib_line(meminfo_text: bytes, name: bytes) -> int:
         ):
             return int(words[1]) << 10
     return 0
-
-
-def _default_order(huge_page_bytes: int | None, page_bytes: int, orders: int) -> int:
-    """The page block order, from which reporting starts where no order is set."""
-    if huge_page_bytes:
-        return (huge_page_bytes // page_bytes).bit_length() - 1
-    return max(0, orders - 1)
 
 
 def from_balloon(statistics: BalloonStatistics, now_s: float) -> GuestPicture:

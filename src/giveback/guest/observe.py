@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 from giveback.accounting.ledger import Ledger, join
 from giveback.accounting.observation import Observation
+from giveback.accounting.reporting import vmm_takes_reports
 from giveback.accounting.usage import GuestPicture, HostPicture
 from giveback.errors import VmError
 from giveback.guest.query import read_guest
 from giveback.host import procs, smaps
-from giveback.vmm.base import Answer, VmDescription, VmState
 from giveback.vmm.find import find
 from giveback.vmm.mapping import BoundBlock, bind, within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from giveback.vmm.base import Backend
+    from giveback.vmm.base import Backend, VmDescription, VmState
 
 _LEAST_MAPPING_BYTES = 1 << 20
 _AT_ONCE = 32
@@ -116,17 +116,13 @@ def make_ledger(
     """Join the pictures of a VM: RAM is all its blocks; what is not plugged counts as ballooned."""
     ram_bytes = vm.block_bytes or vm.ram_bytes
     unplugged = max(0, ram_bytes - (state.ram_bytes or vm.ram_bytes))
-    negotiated = state.reporting_negotiated
-    reporting = None if negotiated is Answer.UNKNOWN else negotiated is Answer.YES
-    if vm.capabilities.reports_pages is Answer.NO:
-        reporting = False
     return join(
         host,
         guest,
         ram_bytes,
         balloon_bytes=(state.balloon_bytes or 0) + unplugged,
         balloon_in_total=vm.capabilities.deflate_on_oom and not unplugged,
-        reporting=reporting,
+        reporting=vmm_takes_reports(vm, state),
         kept=bool(vm.blockers),
     )
 

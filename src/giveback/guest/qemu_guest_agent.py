@@ -35,13 +35,7 @@ async def ask(stream: LineStream) -> GuestPicture:
         order: int | None = int((await _guest_file(stream, ORDER_PATH))[:20])
     except (VmError, ValueError):
         order = None
-    return from_kernel_files(
-        memory,
-        buddy,
-        Source.GUEST_AGENT,
-        age_s=0.0,
-        report_order=order if order is not None and order >= 0 else None,
-    )
+    return from_kernel_files(memory, buddy, Source.GUEST_AGENT, age_s=0.0, report_order=order)
 
 
 async def _guest_file(stream: LineStream, path: str) -> bytes:

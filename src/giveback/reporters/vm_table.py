@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from giveback.accounting.ledger import Key
+from giveback.accounting.reporting import Reporting, reporting_of
 from giveback.reporters.columns import aligned, size_or_unknown
 from giveback.text import shown, size
-from giveback.vmm.base import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -91,20 +91,10 @@ def _guest(seen: Observation) -> str:
 
 
 def reporting(seen: Observation) -> str:
-    """Whether free pages are reported: `on`, `off`, `no device`, `not taken`, `blocked`,
-    `offered` (whether the guest took it is not known), `?`."""
-    capabilities = seen.vm.capabilities
-    if capabilities.balloon is Answer.NO:
-        return "no device"
-    if capabilities.reports_pages is Answer.NO:
-        return "off"
-    if seen.vm.blockers or seen.state.blockers:
-        return "blocked"
-    if seen.state.reporting_negotiated is Answer.NO or seen.guest.reporting is False:
-        return "not taken"
-    if Answer.YES in (seen.state.reporting_negotiated, Answer.of(seen.guest.reporting)):
-        return "on"
-    return "offered" if capabilities.reports_pages is Answer.YES else "?"
+    """Return how far reporting has come; `blocked` where the VMM keeps what it takes."""
+    found = reporting_of(seen.vm, seen.state, seen.guest)
+    taken = found not in (Reporting.NO_DEVICE, Reporting.OFF)
+    return "blocked" if taken and (seen.vm.blockers or seen.state.blockers) else str(found)
 
 
 def bar(seen: Observation) -> str:

@@ -1,0 +1,52 @@
+"""Whether a VM's free pages are reported, by what the VMM and the guest say. Pure."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from giveback.vmm.base import Answer
+
+if TYPE_CHECKING:
+    from giveback.accounting.usage import GuestPicture
+    from giveback.vmm.base import VmDescription, VmState
+
+
+class Reporting(StrEnum):
+    """How far free page reporting has come in a VM."""
+
+    NO_DEVICE = "no device"
+    OFF = "off"
+    NOT_TAKEN = "not taken"
+    ON = "on"
+    OFFERED = "offered"
+    """The VMM offers it; it is not known whether the guest took it."""
+    UNKNOWN = "?"
+
+
+def reporting_of(vm: VmDescription, state: VmState, guest: GuestPicture) -> Reporting:
+    """Return how far reporting has come, from the device to the guest's kernel."""
+    if vm.capabilities.balloon is Answer.NO:
+        return Reporting.NO_DEVICE
+    if vm.capabilities.reports_pages is Answer.NO:
+        return Reporting.OFF
+    reports = is_reported(guest.reporting, vmm_takes_reports(vm, state))
+    if reports is not None:
+        return Reporting.ON if reports else Reporting.NOT_TAKEN
+    offered = vm.capabilities.reports_pages is Answer.YES
+    return Reporting.OFFERED if offered else Reporting.UNKNOWN
+
+
+def vmm_takes_reports(vm: VmDescription, state: VmState) -> bool | None:
+    """Return whether the VMM takes reports, by its settings and by what the driver negotiated."""
+    negotiated = state.reporting_negotiated
+    if Answer.NO in (vm.capabilities.reports_pages, negotiated):
+        return False
+    return True if negotiated is Answer.YES else None
+
+
+def is_reported(guest_reports: bool | None, vmm_takes: bool | None) -> bool | None:
+    """Return whether reports flow: where neither side says no and one says yes; None: not known."""
+    if guest_reports is False or vmm_takes is False:
+        return False
+    return True if guest_reports or vmm_takes else None
