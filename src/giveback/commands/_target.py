@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from giveback.accounting.usage import Source
 from giveback.errors import InputError
-from giveback.guest.observe import observe, with_host
+from giveback.guest.observe import observe, observe_pages
 from giveback.guest.protocol import from_agent, parse_object
-from giveback.guest.query import read_pages
 from giveback.text import size_argument
 from giveback.vmm.backends.process import ProcessBackend
 from giveback.vmm.find import choose, find
@@ -96,17 +95,8 @@ class Target:
         )
 
     async def observe_pages(self) -> tuple[Observation, dict[str, object]]:
-        """Return the VM now, and its guest's pages: from --guest, else asked of the agent.
-
-        The VMM is asked once: for the layout, and for an agent's port that no command line shows.
-        The host is read at once after the guest, as pages change hands meanwhile. Raises VmError.
-        """
-        state = await self.backend.inspect(self.vm, layout=True, timeout_s=_TIMEOUT_S)
-        vm = state.description or self.vm
-        said, source = self.said, Source.FILE
-        if said is None:
-            said, source = await read_pages(vm), Source.AGENT
-        return with_host(vm, state, from_agent(said, source)), said
+        """Return the VM now, and its guest's pages: from --guest, else asked of the agent."""
+        return await observe_pages(self.backend, self.vm, timeout_s=_TIMEOUT_S, said=self.said)
 
 
 def target(args: argparse.Namespace) -> Target:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from giveback.accounting.ledger import Ledger, join
 from giveback.accounting.observation import Observation
 from giveback.accounting.reporting import vmm_takes_reports
-from giveback.accounting.usage import GuestPicture, HostPicture
+from giveback.accounting.usage import GuestPicture, HostPicture, Source
 from giveback.errors import VmError
-from giveback.guest.query import read_guest
+from giveback.guest.protocol import from_agent
+from giveback.guest.query import read_guest, read_pages
 from giveback.host import procs, smaps
 from giveback.vmm.find import find
 from giveback.vmm.mapping import BoundBlock, bind, within
@@ -84,10 +85,32 @@ async def observe(
     vm = state.description or vm
     if guest is None:
         guest = await read_guest(vm, state, time.time(), guest_timeout_s or timeout_s / 4)
-    return with_host(vm, state, guest, root)
+    return _with_host(vm, state, guest, root)
 
 
-def with_host(
+async def observe_pages(
+    backend: Backend,
+    vm: VmDescription,
+    *,
+    root: str = "/",
+    timeout_s: float = 2.0,
+    said: dict[str, object] | None = None,
+) -> tuple[Observation, dict[str, object]]:
+    """Observe a VM whose every page counts; returns what its guest said of its pages, too.
+
+    `said` is what was brought from elsewhere, else the agent is asked. The VMM is asked once: for the
+    layout, and for an agent's port that no command line shows. Raises VmError where no agent answers.
+    """
+    state = await backend.inspect(vm, layout=True, timeout_s=timeout_s)
+    vm = state.description or vm
+    source = Source.FILE
+    if said is None:
+        said, source = await read_pages(vm), Source.AGENT
+    # The host at once after the guest: pages change hands meanwhile.
+    return _with_host(vm, state, from_agent(said, source), root), said
+
+
+def _with_host(
     vm: VmDescription, state: VmState, guest: GuestPicture, root: str = "/"
 ) -> Observation:
     """Read the host's side now, and join it with what the VMM and the guest said.
