@@ -43,6 +43,7 @@ ROOMS = {
         "giveback.vmm.control",
         "giveback.accounting",
         "giveback.guest",
+        "giveback.reporters",
         "giveback.manager.logs",
         "giveback.manager.settings",
         "giveback.manager.systemd_unit",

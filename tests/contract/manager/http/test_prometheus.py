@@ -21,7 +21,7 @@ from giveback.manager.model import VmCondition
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RULES = Path(giveback.__file__).parent / "data" / "prometheus-rules.yml"
+RULES = Path(giveback.__file__).parent / "manager/data/prometheus-rules.yml"
 pytestmark = pytest.mark.skipif(
     not (shutil.which("prometheus") and shutil.which("promtool")),
     reason="needs Debian's prometheus: .ci/run fetches it",

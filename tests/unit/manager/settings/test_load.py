@@ -298,7 +298,7 @@ def test_sizes_are_powers_of_1024(number: int, unit: str) -> None:
 # --- the example and the table for users
 
 
-EXAMPLE = ROOT / "src/giveback/data/giveback.toml"
+EXAMPLE = ROOT / "src/giveback/manager/data/giveback.toml"
 
 
 def test_the_example_says_the_defaults_and_is_valid() -> None:
