@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from giveback.accounting.diagnosis import Remedy, remedies
 from giveback.accounting.ledger import NEEDED, RESIDUE, Key, Ledger, Row
 from giveback.reporters import page_table
+from giveback.reporters.charts.terminal import bar
 from giveback.text import shown, size
 
 if TYPE_CHECKING:
@@ -69,8 +70,7 @@ def _row(row: Row, whole: int) -> str:
 
 
 def _line(label: str, value: int, whole: int, tail: str) -> str:
-    blocks = round(_BAR * max(0, value) / whole) if whole > 0 else 0
-    return f"{label:<58} {size(value):>9}  {'█' * min(_BAR, blocks):<{_BAR}}{tail}".rstrip()
+    return f"{label:<58} {size(value):>9}  {bar(value, whole, _BAR):<{_BAR}}{tail}".rstrip()
 
 
 def _of_which(host: HostPicture) -> list[str]:

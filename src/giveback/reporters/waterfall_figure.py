@@ -1,19 +1,25 @@
-"""The ledger as a picture: one bar a row, from what the host charges down to what is needed."""
+"""The ledger as a picture: one bar a row, from what the host charges down to what is needed.
+
+matplotlib takes a second to import: import this module only where a picture is made.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from matplotlib.figure import Figure
+
 from giveback.accounting.ledger import NEEDED, RESIDUE, Row
 from giveback.errors import InputError
-from giveback.text import shown, size
+from giveback.reporters.charts.picture import drawable, write_picture
+from giveback.text import MIB, shown, size
 
 if TYPE_CHECKING:
+    from giveback.accounting.ledger import Ledger
     from giveback.accounting.observation import Observation
 
 _NEEDED, _RESIDUE, _COST, _TEXT = "#4c78a8", "#e45756", "#9d9d9d", "#222222"
-MIB = 1 << 20
 
 
 def _step(row: Row) -> int:
@@ -29,37 +35,32 @@ def draw(seen: Observation, path: str) -> None:
     kind = Path(path).suffix.removeprefix(".").lower()
     if kind not in ("svg", "png"):
         raise InputError(f"{path}: the picture's name must end in .svg or .png")
-    if seen.ledger is None:
-        return
-    import matplotlib as mpl  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    if seen.ledger is not None:
+        write_picture(_figure(seen, seen.ledger), Path(path), kind, shown(seen.vm.name, 40))
 
-    rows = sorted((row for row in seen.ledger.rows if row.host_bytes), key=_step)
-    with mpl.rc_context({"svg.hashsalt": "giveback", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(10, 1.2 + 0.34 * len(rows)), layout="constrained")
-        axes = figure.subplots()
-        left = seen.ledger.charged_bytes
-        for place, row in enumerate(rows):
-            left -= row.host_bytes
-            colour = (_COST, _RESIDUE, _NEEDED)[_step(row)]
-            axes.barh(place, row.host_bytes / MIB, left=left / MIB, color=colour)
-            edge = max(left, left + row.host_bytes) / MIB
-            axes.annotate(
-                size(row.host_bytes), (edge, place), xytext=(4, 0),
-                textcoords="offset points", va="center", color=_TEXT, fontsize=8,
-            )  # fmt: skip
-        axes.set_yticks(range(len(rows)), [str(row.key) for row in rows], fontsize=8)
-        axes.invert_yaxis()
-        axes.margins(x=0.1)
-        axes.set_xlabel("MiB of host memory")
-        axes.set_title(
-            f"{shown(seen.vm.name, 40)}: the host charges {size(seen.ledger.charged_bytes)} "
-            f"for {size(seen.ledger.ram_bytes)} of RAM; red is held for nothing",
-            parse_math=False,
-        )
-        axes.spines[["top", "right"]].set_visible(False)
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        try:
-            figure.savefig(path, format=kind, dpi=120, metadata=metadata)
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}") from error
+
+def _figure(seen: Observation, ledger: Ledger) -> Figure:
+    rows = sorted((row for row in ledger.rows if row.host_bytes), key=_step)
+    figure = Figure(figsize=(10, 1.2 + 0.34 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    left = ledger.charged_bytes
+    for place, row in enumerate(rows):
+        left -= row.host_bytes
+        colour = (_COST, _RESIDUE, _NEEDED)[_step(row)]
+        axes.barh(place, row.host_bytes / MIB, left=left / MIB, color=colour)
+        edge = max(left, left + row.host_bytes) / MIB
+        axes.annotate(
+            size(row.host_bytes), (edge, place), xytext=(4, 0),
+            textcoords="offset points", va="center", color=_TEXT, fontsize=8,
+        )  # fmt: skip
+    axes.set_yticks(range(len(rows)), [str(row.key) for row in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set_xlabel("MiB of host memory")
+    axes.set_title(
+        f"{drawable(shown(seen.vm.name, 40))}: the host charges {size(ledger.charged_bytes)} "
+        f"for {size(ledger.ram_bytes)} of RAM; red is held for nothing",
+        parse_math=False,
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -13,6 +13,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from giveback.reporters.charts.terminal import ASCII_BLOCKS, BLOCKS, Raster, area, dotted_line
 from giveback_lab.report.layout import (
     GIVEBACK_COLOUR,
     PLAIN_COLOUR,
@@ -49,9 +50,6 @@ _DIM = "dim"
 _PLAIN, _GIVEBACK = PLAIN_COLOUR, GIVEBACK_COLOUR
 # A tint of the plain VM's colour, light enough to be seen on giveback's.
 _PLAIN_ON_AREA = "#FFB98A"
-_BRAILLE = 0x2800
-# Bits of a braille cell: two columns of dots, from the bottom upwards.
-_DOTS = ((0x40, 0x04, 0x02, 0x01), (0x80, 0x20, 0x10, 0x08))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,7 @@ class _Glyphs:
 
 
 _RICH = _Glyphs(
-    area=" ▁▂▃▄▅▆▇█",
+    area=BLOCKS,
     symbols={"reclaim": "▼", "compact": "■", "report": "●", "deep": "◆", "restore": "▲"},
     line="⠒⠒",
     grid="┈",
@@ -83,7 +81,7 @@ _RICH = _Glyphs(
     times="×",  # noqa: RUF001
 )
 _ASCII = _Glyphs(
-    area="  ...:###",
+    area=ASCII_BLOCKS,
     symbols={"reclaim": "v", "compact": "#", "report": "o", "deep": "*", "restore": "^"},
     line="++",
     grid=" ",
@@ -94,31 +92,6 @@ _ASCII = _Glyphs(
     end=":",
     times="x",
 )
-
-
-class _Grid:
-    """A raster of styled characters; what falls outside is left out."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self._cells = [[(" ", "")] * width for _ in range(height)]
-
-    def put(self, row: int, column: int, text: str, style: str = "") -> None:
-        for offset, character in enumerate(text):
-            if 0 <= row < len(self._cells) and 0 <= column + offset < len(self._cells[row]):
-                self._cells[row][column + offset] = (character, style)
-
-    def get(self, row: int, column: int) -> str:
-        return self._cells[row][column][0]
-
-    def rows(self) -> list[Text]:
-        lines = []
-        for cells in self._cells:
-            line = Text(no_wrap=True)
-            for character, style in cells:
-                line.append(character, style or None)
-            line.rstrip()
-            lines.append(line)
-        return lines
 
 
 def draw_chart(run: DemoRun, width: int, height: int, *, ascii_only: bool = False) -> list[Text]:
@@ -148,7 +121,7 @@ class _Chart:
         self._top = 1 if height >= ROWS_FOR_NAMES else 0
         below = 2 + (len(self._kinds) if self._lanes else 2 * bool(self._kinds))
         self._height = height - self._top - below
-        self._grid = _Grid(width, height)
+        self._raster = Raster(width, height)
         self._span: Span = span(run, most_byte_ticks=max(2, self._height // 3))
 
     def rows(self) -> list[Text]:
@@ -165,7 +138,7 @@ class _Chart:
             self._action_lanes()
         else:
             self._action_row()
-        return self._grid.rows()
+        return [Text.assemble(*row, no_wrap=True) for row in self._raster.rows()]
 
     def _column(self, t_s: float) -> int:
         return min(self._width - 1, max(0, int(self._span.x(t_s) * self._width)))
@@ -177,16 +150,16 @@ class _Chart:
     def _axes(self) -> None:
         glyphs, floor = self._glyphs, self._top + self._height
         for row in range(self._top, floor):
-            self._grid.put(row, GUTTER, glyphs.side, _DIM)
-        self._grid.put(floor, GUTTER, glyphs.corner + glyphs.floor * self._width, _DIM)
+            self._raster.put(row, GUTTER, glyphs.side, _DIM)
+        self._raster.put(floor, GUTTER, glyphs.corner + glyphs.floor * self._width, _DIM)
         for size_bytes in byte_ticks(self._span):
             row = floor - round(self._span.y(size_bytes) * self._height)
-            self._grid.put(row, 0, _size_text(size_bytes).rjust(GUTTER - 1))
+            self._raster.put(row, 0, _size_text(size_bytes).rjust(GUTTER - 1))
             if row < floor:
-                self._grid.put(row, GUTTER + 1, glyphs.grid * self._width, _DIM)
+                self._raster.put(row, GUTTER + 1, glyphs.grid * self._width, _DIM)
         end_s = work_end_s(self._run)
         for row in range(self._top, floor) if end_s is not None else ():
-            self._grid.put(row, GUTTER + 1 + self._column(end_s or 0.0), glyphs.end)
+            self._raster.put(row, GUTTER + 1 + self._column(end_s or 0.0), glyphs.end)
         self._time_ticks(floor)
 
     def _time_ticks(self, floor: int) -> None:
@@ -199,44 +172,31 @@ class _Chart:
         for (t_s, label), spot in zip(
             zip(ticks, labels, strict=True), pack(wanted, self._width, 1, 1), strict=True
         ):
-            self._grid.put(floor, GUTTER + 1 + self._column(t_s), self._glyphs.tick, _DIM)
+            self._raster.put(floor, GUTTER + 1 + self._column(t_s), self._glyphs.tick, _DIM)
             if spot:
-                self._grid.put(floor + 1, GUTTER + 1 + int(spot[1]), label)
+                self._raster.put(floor + 1, GUTTER + 1 + int(spot[1]), label)
 
     def _area(self, vm: VmRun) -> None:
-        steps = len(self._glyphs.area) - 1
-        for column in self._drawn_columns(vm):
-            size = resident_at(vm.samples, self._moment_s(column + 0.5))
-            filled = max(1, round(self._span.y(size) * self._height * steps))
-            for row in range(self._height):
-                part = min(steps, filled - steps * row)
-                if part > 0:
-                    place = (self._top + self._height - 1 - row, GUTTER + 1 + column)
-                    self._grid.put(*place, self._glyphs.area[part], _GIVEBACK)
+        drawn = self._drawn_columns(vm)
+        values = [resident_at(vm.samples, self._moment_s(column + 0.5)) for column in drawn]
+        rows = area(values, self._span.top_bytes, self._height, self._glyphs.area)
+        self._raster.lay(self._top, GUTTER + 1 + drawn.start, rows, _GIVEBACK)
 
     def _line(self, vm: VmRun) -> None:
-        dots: dict[tuple[int, int], int] = {}
-        before: int | None = None
-        for column in self._drawn_columns(vm):
-            for half in range(2):
-                size = resident_at(vm.samples, self._moment_s(column + 0.25 + half / 2))
-                at = round(self._span.y(size) * (4 * self._height - 1))
-                low, high = sorted((at, at if before is None else before))
-                # A steep rise is one upright stroke: its end was drawn with the column before.
-                low, high = (min(low + 1, high), high) if before == low else (low, high)
-                for dot in range(low, high + 1):
-                    cell = (dot // 4, column)
-                    dots[cell] = dots.get(cell, 0) | _DOTS[half][dot % 4]
-                before = at
+        halves = {
+            2 * column + half: resident_at(vm.samples, self._moment_s(column + 0.25 + half / 2))
+            for column in self._drawn_columns(vm)
+            for half in range(2)
+        }
         # A cell shows either: where the area fills half of it, the dots go on its colour.
         half_full = len(self._glyphs.area) // 2 + 1
-        for (up, column), bits in dots.items():
-            row = self._top + self._height - 1 - up
-            under = self._grid.get(row, GUTTER + 1 + column)
-            covered = under in self._glyphs.area[-half_full:]
+        cells = dotted_line(halves, self._span.top_bytes, self._height)
+        for (row, column), dots in cells.items():
+            place = (self._top + row, GUTTER + 1 + column)
+            covered = self._raster.get(*place) in self._glyphs.area[-half_full:]
             style = f"{_PLAIN_ON_AREA} on {_GIVEBACK}" if covered else _PLAIN
-            shown = self._glyphs.line[0] if self._glyphs is _ASCII else chr(_BRAILLE + bits)
-            self._grid.put(row, GUTTER + 1 + column, shown, style)
+            shown = self._glyphs.line[0] if self._glyphs is _ASCII else dots
+            self._raster.put(*place, shown, style)
 
     def _drawn_columns(self, vm: VmRun) -> range:
         if not vm.samples:
@@ -257,13 +217,13 @@ class _Chart:
         for (_, name), spot in zip(named, pack(wanted, self._width, 1, 1), strict=True):
             if spot:
                 style = "bold" if name == "work ends" else _DIM
-                self._grid.put(0, GUTTER + 1 + int(spot[1]), name, style)
+                self._raster.put(0, GUTTER + 1 + int(spot[1]), name, style)
 
     def _action_row(self) -> None:
         """All actions in one row, and a row that says which mark is which."""
         row = self._top + self._height + 2
         if self._kinds:
-            self._grid.put(row, 0, "agent".rjust(GUTTER - 1))
+            self._raster.put(row, 0, "agent".rjust(GUTTER - 1))
         for action in self._actions:
             self._marks(row, action)
         self._key(row + 1)
@@ -276,8 +236,8 @@ class _Chart:
                 break
         column = GUTTER + 1
         for kind, entry in zip(self._kinds, entries, strict=True):
-            self._grid.put(row, column, self._glyphs.symbols[kind], _GIVEBACK)
-            self._grid.put(row, column + 2, entry)
+            self._raster.put(row, column, self._glyphs.symbols[kind], _GIVEBACK)
+            self._raster.put(row, column + 2, entry)
             column += len(entry) + 5
 
     def _key_entry(self, kind: MarkKind, words: dict[MarkKind, str]) -> str:
@@ -288,7 +248,7 @@ class _Chart:
         """A row for each kind of action, with what the agent said where there is room."""
         for lane, kind in enumerate(self._kinds):
             row = self._top + self._height + 2 + lane
-            self._grid.put(row, 0, kind.rjust(GUTTER - 1))
+            self._raster.put(row, 0, kind.rjust(GUTTER - 1))
             mine = [action for action in self._actions if action.kind == kind]
             for action in mine:
                 self._marks(row, action)
@@ -298,12 +258,12 @@ class _Chart:
                 count = f"{action.count} {self._glyphs.times} " if action.count > 1 else ""
                 text = count + _ascii(action.label)
                 if action.label and column + len(text) <= limit:
-                    self._grid.put(row, GUTTER + 1 + column, text, _DIM)
+                    self._raster.put(row, GUTTER + 1 + column, text, _DIM)
 
     def _marks(self, row: int, action: Action) -> None:
         for column in range(self._column(action.start_s), self._column(action.end_s) + 1):
             symbol = self._glyphs.symbols[action.kind]
-            self._grid.put(row, GUTTER + 1 + column, symbol, _GIVEBACK)
+            self._raster.put(row, GUTTER + 1 + column, symbol, _GIVEBACK)
 
 
 def _numbers(run: DemoRun, width: int, glyphs: _Glyphs) -> list[Text]:

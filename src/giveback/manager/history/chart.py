@@ -8,12 +8,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from giveback.reporters.charts.terminal import area, binned
 from giveback.text import shown, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_BLOCKS = " ▁▂▃▄▅▆▇█"
 _GUTTER = 10
 _LEAST_WIDTH = 10
 
@@ -65,39 +65,14 @@ def _extent(document: Mapping[str, Any], lines: Sequence[Line]) -> tuple[int, in
 
 
 def _area(line: Line, from_s: int, to_s: int, columns: int, height: int) -> str:
-    values = _columns(line, from_s, to_s, columns)
+    values = binned(line.points, from_s, to_s, columns)
     most = line.most or 1.0
     head = f"{shown(line.name)}: now {_size(line.points[-1][1])}, most {size(int(line.most))}"
     rows = [" " * (_GUTTER + 1) + head]
-    for row in range(height, 0, -1):
-        label = {height: size(int(most)), 1: "0"}.get(row, "")
-        cells = "".join(_cell(value, most, row, height) for value in values)
+    for down, cells in enumerate(area(values, most, height)):
+        label = {0: size(int(most)), height - 1: "0"}.get(down, "")
         rows.append(f"{label:>{_GUTTER}} {cells}".rstrip())
     return "\n".join(rows)
-
-
-def _columns(line: Line, from_s: int, to_s: int, columns: int) -> list[float | None]:
-    """The greatest value in each column's time; a hole of one column is not shown as one."""
-    found: list[float | None] = [None] * columns
-    span_s = max(1, to_s - from_s)
-    for at_s, value in line.points:
-        column = min(columns - 1, max(0, (at_s - from_s) * columns // span_s))
-        if value is not None:
-            found[column] = max(value, found[column] or 0.0)
-    gap = max(1, columns // max(1, len(line.points))) + 1
-    last, since = None, 0
-    for index, value in enumerate(found):
-        since = 0 if value is not None else since + 1
-        last = value if value is not None else last
-        found[index] = last if since <= gap else None
-    return found
-
-
-def _cell(value: float | None, most: float, row: int, height: int) -> str:
-    if value is None:
-        return "·" if row == 1 else " "
-    eighths = round(value / most * height * 8) - (row - 1) * 8
-    return _BLOCKS[max(0, min(8, eighths))]
 
 
 def _clock(at_s: int, span_s: int) -> str:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 from matplotlib import dates
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from giveback.errors import InputError
 from giveback.manager.history.chart import lines_of
+from giveback.reporters.charts.picture import drawable, write_picture
 from giveback.text import GIB, shown
 
 if TYPE_CHECKING:
@@ -45,20 +43,5 @@ def write(document: Mapping[str, Any], path: Path, kind: str) -> None:
     axes.legend(frameon=False, loc="upper left")
     name = "the host and its VMs" if document["vm"] is None else shown(document["vm"], 60)
     # A name with $ in it is no formula.
-    axes.set_title(name, loc="left", parse_math=False)
-    _save(figure, path, kind)
-
-
-def _save(figure: Figure, path: Path, kind: str) -> None:
-    canvas: Any = FigureCanvasSVG(figure) if kind == "svg" else FigureCanvasAgg(figure)
-    try:
-        with (
-            mpl.rc_context({"svg.hashsalt": "giveback", "svg.fonttype": "none"}),
-            path.open("wb") as file,
-        ):
-            if kind == "svg":
-                canvas.print_svg(file, metadata={"Date": None})
-            else:
-                canvas.print_png(file, metadata={"Software": None})
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; name another file") from error
+    axes.set_title(drawable(name), loc="left", parse_math=False)
+    write_picture(figure, path, kind, name)

@@ -1,0 +1,1 @@
+"""Charts: block characters for a terminal, matplotlib for files."""
