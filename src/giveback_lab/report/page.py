@@ -12,20 +12,22 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
-from giveback_lab.report.compose import compose
+from giveback_lab.report.figure import CSS_NAMES, run_figure
 from giveback_lab.report.page_parts import SCRIPT, STYLE
+from giveback_lab.report.painting import inline_svg, size_of
 from giveback_lab.report.run import GIB, MIB
-from giveback_lab.report.svg import scene_svg, svg_measure
 from giveback_lab.report.table import table_rows
 from giveback_lab.report.words import clean_text, headline, setting_text, summary_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from markupsafe import Markup
+
     from giveback_lab.report.run import DemoRun, VmRun
 
 # (class, width, plot height) in points: which is seen is the style sheet's choice.
-CHARTS = (("large", 940.0, 330.0), ("medium", 600.0, 280.0), ("small", 350.0, 240.0))
+CHARTS = (("large", 860.0, 310.0), ("medium", 560.0, 270.0), ("small", 330.0, 230.0))
 MOST_DMESG_LINES = 200
 
 METHOD = (
@@ -109,18 +111,29 @@ def _policy() -> str:
 
 def _chart(run: DemoRun) -> str:
     about = " ".join(("Guest memory resident on the host over time.", *summary_lines(run)))
-    charts = [
-        scene_svg(
-            compose(run, width, height, svg_measure, titled=False), name, headline(run), about
-        )
-        for name, width, height in CHARTS
-    ]
+    charts = [_svg(run, *chart, f"{headline(run)}. {about}") for chart in CHARTS]
     caption = f"Guest memory resident on the host. {setting_text(run)}."
     return (
         f'<figure>\n<figcaption class="note">{escape(caption)}</figcaption>\n'
         + "\n".join(charts)
         + '\n<p class="readout"></p>\n</figure>'
     )
+
+
+def _svg(run: DemoRun, name: str, width: float, height: float, about: str) -> Markup:
+    """The chart as `<svg>`: it says where its axes are, so that a script finds the value at a point."""
+    figure = run_figure(run, width, height, titled=False)
+    plot, (wide, high) = figure.axes[0], size_of(figure)
+    box = plot.get_position()
+    at = (wide * box.x0, high * (1 - box.y1), wide * box.width, high * box.height)
+    attributes = {
+        "class": name,
+        "role": "img",
+        "aria-label": about,
+        "data-plot": " ".join(f"{value:.1f}" for value in at),
+        "data-span": " ".join(f"{t_s:.1f}" for t_s in plot.get_xlim()),
+    }
+    return inline_svg(figure, name, attributes, CSS_NAMES)
 
 
 def _figures(run: DemoRun) -> str:

@@ -10,24 +10,26 @@ from giveback_lab.bench.analysis.statistics import spread_of
 from giveback_lab.bench.analysis.targets import best_by, harm, rivals
 from giveback_lab.bench.report.figures import (
     HEADING_HEIGHT,
-    INK,
-    MUTED,
     NARROW,
     OTHER,
     OURS_COLOUR,
+    heading,
+    short,
+    styles,
+)
+from giveback_lab.bench.report.text import HURTS, METRICS, MIB, number, setting_text, work_title
+from giveback_lab.report.painting import (
+    INK,
+    MUTED,
     RULE,
     TEXT_SIZE,
     bare_axes,
     font,
-    heading,
+    label_text,
     new_figure,
-    short,
-    shown,
     size_of,
-    styles,
     text_width,
 )
-from giveback_lab.bench.report.text import HURTS, METRICS, MIB, number, setting_text, work_title
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,10 +128,10 @@ def _bars(group: Group, panel: _Panel, names: list[str], axes: Axes, *, named: b
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="x", color=RULE, linewidth=0.7)
     axes.locator_params(axis="x", nbins=max(2, int(wide / 60)))
-    axes.set_title(shown(panel.title), loc="left", fontproperties=font(bold=True), color=INK)
+    axes.set_title(label_text(panel.title), loc="left", fontproperties=font(bold=True), color=INK)
     axes.set_xlabel(panel.unit, fontproperties=font(), color=MUTED)
     if named:
-        labels = [shown(_name(group, name)) for name in names]
+        labels = [label_text(_name(group, name)) for name in names]
         axes.set_yticks(range(len(names)), labels)
         for label, name in zip(axes.get_yticklabels(), names, strict=True):
             label.set_parse_math(False)
@@ -251,7 +253,7 @@ def _scatter(group: Group, field: str, title: str, axes: Axes) -> None:
     axes.set_title(
         "footprint after the work, GiB min", loc="left", fontproperties=font(), color=MUTED
     )
-    axes.set_xlabel(shown(title), fontproperties=font(), color=MUTED)
+    axes.set_xlabel(label_text(title), fontproperties=font(), color=MUTED)
     _label(points, looks, axes)
 
 
@@ -303,7 +305,7 @@ def _label(points: Sequence[_Point], looks: dict[str, Style], axes: Axes) -> Non
 
 def _name_at(axes: Axes, name: str, at: tuple[float, float], look: Style) -> None:
     axes.annotate(
-        shown(short(name)), (0, 0), xytext=at, xycoords="axes fraction", textcoords="offset points",
+        label_text(short(name)), (0, 0), xytext=at, xycoords="axes fraction", textcoords="offset points",
         va="center", parse_math=False, color=look.colour if look.named else MUTED,
         fontproperties=font(TEXT_SIZE if look.named else 8.5, bold=name == OURS),
         annotation_clip=False,

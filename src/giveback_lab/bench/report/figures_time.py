@@ -7,32 +7,31 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.lines import Line2D
 
 from giveback_lab.bench.analysis.comparable import NONE, OURS
 from giveback_lab.bench.analysis.metrics import host_resident, mark
 from giveback_lab.bench.analysis.statistics import spread_of
 from giveback_lab.bench.analysis.targets import best_by, rivals
-from giveback_lab.bench.report.figures import (
-    HEADING_HEIGHT,
+from giveback_lab.bench.report.figures import HEADING_HEIGHT, NARROW, heading, short, styles
+from giveback_lab.bench.report.text import MIB, number, setting_text, work_title
+from giveback_lab.report.layout import byte_step, time_ticks
+from giveback_lab.report.painting import (
     INK,
+    LINE,
     MUTED,
-    NARROW,
     RULE,
     TEXT_SIZE,
+    LegendEntry,
     bare_axes,
+    draw_legend,
+    end_labels,
     font,
-    heading,
+    legend_rows,
     new_figure,
-    short,
-    shown,
-    size_of,
-    styles,
+    note,
     text_width,
     words,
 )
-from giveback_lab.bench.report.text import MIB, number, setting_text, work_title
-from giveback_lab.report.layout import byte_step, spread, time_ticks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
 
 PLOT_HEIGHT = 300.0
 MOST_POINTS = 420
-LINE = 14.0
 MARK_WORDS = {
     "clean": "clean",
     "drop": "drop_caches",
@@ -210,8 +208,8 @@ def _figure(
     top_bytes = _axes(plot, axes, width)
     _marks(plot, axes, width - 46 - right)
     _lines(plot, axes)
-    _end_labels(plot, axes, labels, top_bytes)
-    _draw_legend(figure, legend, (width, top))
+    end_labels(axes, _ends(plot, labels), top_bytes, PLOT_HEIGHT)
+    draw_legend(figure, legend, (4.0, top - LINE * (len(legend) + 1.5) + 0.3 * TEXT_SIZE))
     if title:
         rounds = plot.group.rounds
         how = f"median of {rounds} rounds, shaded from least to most" if rounds > 1 else "one round"
@@ -232,10 +230,7 @@ def _axes(plot: _Plot, axes: Axes, width: float) -> float:
     axes.set_xticks(seconds, [str(t_s).replace("-", "\u2212") for t_s in seconds])
     since = "the first VM's work began" if len(plot.group.after_s) > 1 else "the work's end"
     axes.set_xlabel(f"seconds since {since}", fontproperties=font(), color=MUTED)
-    axes.annotate(
-        "MiB", (0, 1), xytext=(-8, 10), xycoords="axes fraction", textcoords="offset points",
-        ha="right", fontproperties=font(), color=MUTED,
-    )  # fmt: skip
+    note(axes, (0, 1), (-8, 10), "MiB", ha="right", color=MUTED)
     return float(ticks[-1])
 
 
@@ -250,10 +245,7 @@ def _marks(plot: _Plot, axes: Axes, plot_width: float) -> None:
         if left < free_from:
             left = x + 3 if x + 3 >= free_from and x + 3 + wide <= plot_width else -1.0
         if left >= 0:
-            axes.annotate(
-                name, (0, 1), xytext=(left, 10), xycoords="axes fraction",
-                textcoords="offset points", fontproperties=font(), color=MUTED,
-            )  # fmt: skip
+            note(axes, (0, 1), (left, 10), name, color=MUTED)
             free_from = left + wide + 8
 
 
@@ -297,75 +289,35 @@ def _lines(plot: _Plot, axes: Axes) -> None:
                 curve.t_s, curve.low, curve.high, color=look.colour, alpha=0.15, linewidth=0,
                 zorder=zorder - 0.5,
             )  # fmt: skip
-        (line,) = axes.plot(
-            curve.t_s, curve.middle, color=look.colour, linewidth=look.width, zorder=zorder,
-            solid_joinstyle="round", alpha=1.0 if look.named else 0.75,
+        axes.plot(
+            curve.t_s, curve.middle, zorder=zorder, solid_joinstyle="round",
+            alpha=1.0 if look.named else 0.75, **look.line(),
         )  # fmt: skip
-        if look.dashes:
-            line.set_dashes(look.dashes)
     if not plot.curves:
         middle = ((plot.start_s + plot.end_s) / 2, 8 * MIB)
         words(axes, middle, "nothing was measured", color=MUTED, ha="center")
 
 
-def _end_labels(plot: _Plot, axes: Axes, labels: dict[str, str], top_bytes: float) -> None:
-    names = [name for name in labels if name == "needed" or name in plot.curves]
-    sizes = [
-        plot.needed_bytes or 0.0 if name == "needed" else float(plot.curves[name].middle[-1])
-        for name in names
-    ]
-    wanted = [PLOT_HEIGHT * size / top_bytes for size in sizes]
-    for name, y in zip(names, spread(wanted, LINE, 0.0, PLOT_HEIGHT), strict=True):
-        colour = INK if name == "needed" else plot.looks[name].colour
-        axes.annotate(
-            shown(labels[name]), (1, 0), xytext=(8, y), xycoords="axes fraction",
-            textcoords="offset points", va="center", parse_math=False, color=colour,
-            fontproperties=font(bold=name == OURS),
-        )  # fmt: skip
+def _ends(plot: _Plot, labels: dict[str, str]) -> list[tuple[str, float, str, bool]]:
+    found = []
+    for name, text in labels.items():
+        if name == "needed":
+            found.append((text, plot.needed_bytes or 0.0, INK, False))
+        elif name in plot.curves:
+            size_bytes = float(plot.curves[name].middle[-1])
+            found.append((text, size_bytes, plot.looks[name].colour, name == OURS))
+    return found
 
 
-_Entry = tuple[str, str, float, tuple[float, ...] | None]
-
-
-def _legend(plot: _Plot, width: float) -> list[list[_Entry]]:
-    """The legend's lines of entries, as many as fit beside one another: ours first."""
+def _legend(plot: _Plot, width: float) -> list[list[LegendEntry]]:
+    """The legend: ours first, the others counted."""
     named = [name for name in reversed(plot.curves) if plot.looks[name].named]
-    entries: list[_Entry] = [
-        (short(n), plot.looks[n].colour, plot.looks[n].width, plot.looks[n].dashes) for n in named
-    ]
+    entries = [LegendEntry(short(name), plot.looks[name].line()) for name in named]
     if plot.needed_bytes is not None:
-        entries.append(("needed after the work", INK, 1.3, (1, 2)))
+        look = {"color": INK, "linewidth": 1.3, "dashes": (1, 2)}
+        entries.append(LegendEntry("needed after the work", look))
     others = [name for name in plot.curves if not plot.looks[name].named]
     if others:
-        look = plot.looks[others[0]]
         several = f"{len(others)} others" if len(others) > 1 else short(others[0])
-        entries.append((several, look.colour, look.width, None))
-    lines: list[list[_Entry]] = [[]]
-    used = 0.0
-    for entry in entries:
-        wide = 46 + text_width(entry[0])
-        if lines[-1] and used + wide > width:
-            lines.append([])
-            used = 0.0
-        lines[-1].append(entry)
-        used += wide
-    return lines
-
-
-def _draw_legend(figure: Figure, lines: list[list[_Entry]], place: tuple[float, float]) -> None:
-    width, top = place
-    height = size_of(figure)[1]
-    down = top - LINE * (len(lines) + 1.5)
-    for line in lines:
-        x, y = 4.0, 1 - (down + 0.3 * TEXT_SIZE) / height
-        for text, colour, thick, dashes in line:
-            swatch = Line2D([x / width, (x + 26) / width], [y, y], color=colour, linewidth=thick)
-            if dashes:
-                swatch.set_dashes(dashes)
-            figure.add_artist(swatch)
-            figure.text(
-                (x + 31) / width, y, shown(text), fontproperties=font(), color=INK, va="center",
-                parse_math=False,
-            )  # fmt: skip
-            x += 46 + text_width(text)
-        down += LINE
+        entries.append(LegendEntry(several, plot.looks[others[0]].line()))
+    return legend_rows(entries, width)

@@ -14,7 +14,7 @@ from giveback_lab.bench.analysis.comparable import NONE, OURS, is_own
 from giveback_lab.bench.analysis.metrics import FIELDS
 from giveback_lab.bench.analysis.statistics import compare, spread_of
 from giveback_lab.bench.analysis.targets import TARGETS, Verdict, harm
-from giveback_lab.bench.report.figures import NARROW, WIDE, inline_svg
+from giveback_lab.bench.report.figures import CSS_NAMES, NARROW, WIDE
 from giveback_lab.bench.report.figures_bars import bars_figure, scatter_figure
 from giveback_lab.bench.report.figures_time import resident_figure
 from giveback_lab.bench.report.page_parts import METHOD, STYLE
@@ -41,6 +41,7 @@ from giveback_lab.bench.report.text import (
     with_unit,
     written,
 )
+from giveback_lab.report.painting import inline_svg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -237,7 +238,8 @@ def _figure(group: Group, name: str, paint: Callable[..., Figure | None], captio
         figure = paint(group, width, titled=False)
         if figure is not None:
             prefix = f"f-{_anchor(group)}-{name}-{css_class}".replace(".", "-")
-            charts.append(inline_svg(figure, prefix, css_class, escape(_spoken(group, caption))))
+            about = {"class": css_class, "role": "img", "aria-label": _spoken(group, caption)}
+            charts.append(inline_svg(figure, prefix, about, CSS_NAMES))
     if not charts:
         return ""
     told = f"<figcaption>{escape(caption)}</figcaption>"

@@ -78,16 +78,15 @@ def telling_figure(results: Sequence[CellResult], path: Path) -> None:
     That is resident memory over time, of nothing done, reporting alone, WSL gen 2, the best other and
     giveback, on the most telling work. Raises InputError where there is none, or no such folder.
     """
+    from giveback.reporters.charts.picture import write_picture  # noqa: PLC0415
     from giveback_lab.bench.report import figures, figures_time  # noqa: PLC0415
 
     group = most_telling(groups(ordered(results)))
     if group is None:
         raise InputError(f"{path}: no work was measured: run giveback bench first")
     figure = figures_time.telling_figure(group, figures.WIDE)
-    if path.suffix.lower() == ".svg":
-        figures.write_svg(figure, path, group_title(group, [group]))
-    else:
-        figures.write_png(figure, path)
+    kind = "svg" if path.suffix.lower() == ".svg" else "png"
+    write_picture(figure, path, kind, group_title(group, [group]))
 
 
 def most_telling(all_groups: Sequence[Group]) -> Group | None:
@@ -139,6 +138,7 @@ def _work_line(group: Group, all_groups: Sequence[Group]) -> str:
 
 
 def _write_figures(all_groups: Sequence[Group], folder: Path) -> list[Path]:
+    from giveback.reporters.charts.picture import write_picture  # noqa: PLC0415
     from giveback_lab.bench.report import figures, figures_bars  # noqa: PLC0415
     from giveback_lab.bench.report import figures_time as over_time  # noqa: PLC0415
 
@@ -156,11 +156,10 @@ def _write_figures(all_groups: Sequence[Group], folder: Path) -> list[Path]:
             drawn["telling"] = over_time.telling_figure(group, wide)
         for name, figure in drawn.items():
             if figure is not None:
-                path = folder / f"{_file_name(group)}-{name}"
                 title = group_title(group, all_groups)
-                written.append(figures.write_png(figure, path.with_name(f"{path.name}.png")))
-                svg = path.with_name(f"{path.name}.svg")
-                written.append(figures.write_svg(figure, svg, title))
+                for kind in ("png", "svg"):
+                    path = folder / f"{_file_name(group)}-{name}.{kind}"
+                    written.append(write_picture(figure, path, kind, title))
     return written
 
 

@@ -10,11 +10,13 @@ import pytest
 from bench_results import FEW, SHAPES, make_results
 from matplotlib.text import Annotation
 
+from giveback.reporters.charts.picture import write_picture
 from giveback_lab.bench.analysis.comparable import groups
 from giveback_lab.bench.analysis.targets import best_by, rivals
-from giveback_lab.bench.report.figures import CSS_NAMES, NARROW, WIDE, inline_svg, styles, write_svg
+from giveback_lab.bench.report.figures import CSS_NAMES, NARROW, WIDE, styles
 from giveback_lab.bench.report.figures_bars import bars_figure, scatter_figure
 from giveback_lab.bench.report.figures_time import curves, resident_figure, telling_figure, told
+from giveback_lab.report.painting import inline_svg
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,7 +133,8 @@ def test_a_build_has_bars_for_each_residue() -> None:
 
 def test_an_inline_figure_is_xml_and_its_ids_are_its_own() -> None:
     group = group_of()
-    svg = inline_svg(resident_figure(group, NARROW, titled=False), "f-1", "narrow", "a &amp; b")
+    about = {"class": "narrow", "aria-label": "a & b"}
+    svg = inline_svg(resident_figure(group, NARROW, titled=False), "f-1", about, CSS_NAMES)
     root = minidom.parseString(svg).documentElement  # noqa: S318
     assert root is not None
     assert root.getAttribute("aria-label") == "a & b"
@@ -144,5 +147,5 @@ def test_an_inline_figure_is_xml_and_its_ids_are_its_own() -> None:
 
 def test_a_figure_as_a_file_is_xml(tmp_path: Path) -> None:
     figure = bars_figure(group_of(), WIDE, titled=True)
-    write_svg(figure, tmp_path / "a.svg", "a <title>")
+    write_picture(figure, tmp_path / "a.svg", "svg", "a <title>")
     assert minidom.parse(str(tmp_path / "a.svg")).documentElement is not None  # noqa: S318
