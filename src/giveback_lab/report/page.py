@@ -1,19 +1,14 @@
-"""A run as one HTML page that needs nothing else: no network, no fonts, no script to be read. Pure.
+"""A run as one HTML page that needs nothing else: no network, no fonts, no script to be read.
 
 All text is escaped; its policy lets the browser run the page's own script and load nothing.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-from html import escape
 from typing import TYPE_CHECKING
 
-from giveback.errors import InputError
+from giveback_lab.report import html
 from giveback_lab.report.figure import CSS_NAMES, run_figure
-from giveback_lab.report.page_parts import SCRIPT, STYLE
 from giveback_lab.report.painting import inline_svg, size_of
 from giveback_lab.report.run import GIB, MIB
 from giveback_lab.report.table import table_rows
@@ -26,68 +21,43 @@ if TYPE_CHECKING:
 
     from giveback_lab.report.run import DemoRun, VmRun
 
-# (class, width, plot height) in points: which is seen is the style sheet's choice.
+# (class, width, plot height) in points: the style sheet chooses which one is seen.
 CHARTS = (("large", 860.0, 310.0), ("medium", 560.0, 270.0), ("small", 330.0, 230.0))
 MOST_DMESG_LINES = 200
-
-METHOD = (
-    (
-        "Resident is read on the host, about once a second, from /proc/PID/smaps: the mapping "
-        "that is the guest's RAM, a memfd, and not the whole process. Non-free and reserved are "
-        "the guest's own MemTotal and MemFree. Residue is what is left when both are taken from "
-        "resident: memory that the host holds and nobody uses."
-    ),
-    (
-        "What the VM needs is reserved memory, what its kernel cannot reclaim, and the files "
-        "that the work still reads. Returnable is what was resident beyond that at the work's "
-        "end."
-    ),
-)
 
 
 def write_page(run: DemoRun, path: Path, command: str | None = None) -> None:
     """Write the page as UTF-8. Raises InputError where `path` cannot be written."""
-    try:
-        path.write_text(render_page(run, command), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}: name a folder that can be written") from error
+    html.write_page(render_page(run, command), path)
 
 
 def render_page(run: DemoRun, command: str | None = None) -> str:
-    """The page; `command` is what reproduces the run, by default made from the run itself."""
-    title = escape(headline(run))
-    told = [line for line in summary_lines(run) if line != f"{headline(run)}."]
-    body = "\n".join(
-        (
-            "<header>",
-            '<p class="kicker">giveback: a VM\'s unused memory, back to its host</p>',
-            f"<h1>{title}</h1>",
-            *(f"<p>{escape(line)}</p>" for line in told),
-            "</header>",
-            "<main>",
-            _chart(run),
-            _figures(run),
-            _dmesg(run),
-            _method(run),
-            _versions(run),
-            "<h2>Reproduce</h2>",
-            f"<pre><code>{escape(clean_text(command or demo_command(run), 1000))}</code></pre>",
-            "</main>",
-        )
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_policy()}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<link rel="icon" href="data:,">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n"
-        f'<script type="application/json" id="samples">{_samples(run)}</script>\n'
-        f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    """Return the page; `command` reproduces the run, by default it is made from the run itself."""
+    script, digest = html.script("demo.js")
+    return html.render(
+        "demo.html",
+        run=run,
+        title=headline(run),
+        summary=[line for line in summary_lines(run) if line != f"{headline(run)}."],
+        setting=setting_text(run),
+        charts=[_chart(run, *chart) for chart in CHARTS],
+        rows=table_rows(run),
+        dmesg=[
+            (vm.name, [clean_text(line) for line in vm.dmesg[-MOST_DMESG_LINES:]])
+            for vm in run.vms
+            if vm.dmesg
+        ],
+        described="; ".join(f"{vm.name}: {clean_text(vm.description)}" for vm in run.vms),
+        versions=_versions(run),
+        command=clean_text(command or demo_command(run), 1000),
+        samples=[_series(vm) for vm in run.vms],
+        script=script,
+        script_digest=digest,
     )
 
 
 def demo_command(run: DemoRun) -> str:
-    """The command that repeats the run, as far as the run itself says."""
+    """Return the command that repeats the run, as far as the run itself says."""
     words = ["giveback", "demo"]
     if run.accel in ("kvm", "tcg"):
         words += ["--accel", run.accel]
@@ -101,83 +71,24 @@ def demo_command(run: DemoRun) -> str:
     return " ".join(words)
 
 
-def _policy() -> str:
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    return (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _chart(run: DemoRun) -> str:
-    about = " ".join(("Guest memory resident on the host over time.", *summary_lines(run)))
-    charts = [_svg(run, *chart, f"{headline(run)}. {about}") for chart in CHARTS]
-    caption = f"Guest memory resident on the host. {setting_text(run)}."
-    return (
-        f'<figure>\n<figcaption class="note">{escape(caption)}</figcaption>\n'
-        + "\n".join(charts)
-        + '\n<p class="readout"></p>\n</figure>'
-    )
-
-
-def _svg(run: DemoRun, name: str, width: float, height: float, about: str) -> Markup:
+def _chart(run: DemoRun, css_class: str, width: float, height: float) -> Markup:
     """The chart as `<svg>`: it says where its axes are, so that a script finds the value at a point."""
     figure = run_figure(run, width, height, titled=False)
     plot, (wide, high) = figure.axes[0], size_of(figure)
     box = plot.get_position()
-    at = (wide * box.x0, high * (1 - box.y1), wide * box.width, high * box.height)
+    place = (wide * box.x0, high * (1 - box.y1), wide * box.width, high * box.height)
+    about = (f"{headline(run)}.", "Guest memory resident on the host over time.")
     attributes = {
-        "class": name,
+        "class": css_class,
         "role": "img",
-        "aria-label": about,
-        "data-plot": " ".join(f"{value:.1f}" for value in at),
+        "aria-label": " ".join((*about, *summary_lines(run))),
+        "data-plot": " ".join(f"{value:.1f}" for value in place),
         "data-span": " ".join(f"{t_s:.1f}" for t_s in plot.get_xlim()),
     }
-    return inline_svg(figure, name, attributes, CSS_NAMES)
+    return inline_svg(figure, css_class, attributes, CSS_NAMES)
 
 
-def _figures(run: DemoRun) -> str:
-    rows = table_rows(run)
-    if not rows:
-        return ""
-    heads = "".join(f'<th scope="col" class="{vm.name}">{vm.name}</th>' for vm in run.vms)
-    lines = []
-    for row in rows:
-        key = ' class="key"' if row.label.startswith(("resident now", "residue")) else ""
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row.cells)
-        name = f"{escape(row.label)}<small>{escape(row.meaning)}</small>"
-        lines.append(f'<tr{key}><th scope="row">{name}</th>{cells}</tr>')
-    body = "\n".join(lines)
-    return (
-        '<h2 id="figures">Figures</h2>\n<div class="scroll"><table aria-labelledby="figures">\n'
-        f'<thead><tr><th scope="col"><span aria-hidden="true"></span></th>{heads}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
-
-
-def _dmesg(run: DemoRun) -> str:
-    told = [vm for vm in run.vms if vm.dmesg]
-    if not told:
-        return ""
-    parts = ["<h2>What the guest's own kernel log says</h2>"]
-    for vm in told:
-        lines = [escape(clean_text(line)) for line in vm.dmesg[-MOST_DMESG_LINES:]]
-        parts.append(f'<p class="note">dmesg in the {vm.name} VM</p>')
-        parts.append(f'<pre tabindex="0">{chr(10).join(lines)}</pre>')
-    return "\n".join(parts)
-
-
-def _method(run: DemoRun) -> str:
-    described = "; ".join(f"{vm.name}: {clean_text(vm.description)}" for vm in run.vms)
-    alike = "Both VMs have the same RAM and did the same seeded work at the same time" if (
-        len(run.vms) > 1
-    ) else "One VM did seeded work"  # fmt: skip
-    paragraphs = (f"{alike} ({described}).", *METHOD)
-    told = "\n".join(f"<p>{escape(paragraph)}</p>" for paragraph in paragraphs)
-    return f"<h2>How it was measured</h2>\n{told}"
-
-
-def _versions(run: DemoRun) -> str:
+def _versions(run: DemoRun) -> list[tuple[str, str]]:
     rows = (
         ("giveback", run.giveback_version),
         ("QEMU", f"{run.qemu_version}, accelerator {run.accel}"),
@@ -187,14 +98,7 @@ def _versions(run: DemoRun) -> str:
         ("seed", str(run.seed)),
         ("started", run.started_at),
     )
-    told = "\n".join(f"<dt>{name}</dt><dd>{escape(clean_text(value))}</dd>" for name, value in rows)
-    return f"<h2>Versions</h2>\n<dl>\n{told}\n</dl>"
-
-
-def _samples(run: DemoRun) -> str:
-    text = json.dumps([_series(vm) for vm in run.vms], separators=(",", ":"))
-    # Nothing in a script element may look like markup.
-    return text.replace("<", "\\u003c")
+    return [(name, clean_text(value)) for name, value in rows]
 
 
 def _series(vm: VmRun) -> dict[str, object]:
