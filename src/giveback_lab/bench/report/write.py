@@ -52,6 +52,7 @@ def write_report(
     """
     # matplotlib takes a second to import, and those who only read the summary need none.
     from giveback_lab.bench.report.page import render_page  # noqa: PLC0415
+    from giveback_lab.report.html import write_page  # noqa: PLC0415
 
     results = ordered(results)
     all_groups = groups(results)
@@ -63,7 +64,7 @@ def write_report(
         raise InputError(f"{out}: {error.strerror}: name a folder that can be written") from error
     page = render_page(results, all_groups, all_findings, command)
     return [
-        write_text(out / "report.html", page),
+        write_page(page, out / "report.html"),
         write_text(out / "report.md", markdown(all_groups, all_findings)),
         write_text(out / "results.json", results_json(results, all_groups, all_findings, command)),
         write_text(out / "cells.csv", cells_csv(all_groups)),

@@ -221,7 +221,7 @@ def test_mixed_versions_are_told() -> None:
         replace(r, versions={**r.versions, "agent": str(r.cell.round), "work": "same"})
         for r in results
     ]
-    assert "giveback&#x27;s agent: 2 versions" in page_of(changed)
+    assert "giveback&#39;s agent: 2 versions" in page_of(changed)
     assert "more than one version" not in page_of(results)
 
 
