@@ -6,26 +6,30 @@ came before (the boot) is negative. All amounts are bytes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping  # noqa: TC003  # pydantic reads the annotations when it runs
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from pydantic import ConfigDict, with_config
 
+from giveback_lab.report.decode import Bytes, Number, Seconds, WholeNumber  # noqa: TC001
+
+_KNOWN_KEYS_ALONE = with_config(ConfigDict(extra="forbid"))
 SCHEMA = 1
 """Of a stored result: one of another schema is measured again."""
 MarkName = Literal["work", "idle", "clean", "cleaned", "drop", "dropped", "reread", "event"]
 
 
+@_KNOWN_KEYS_ALONE
 @dataclass(frozen=True, slots=True)
 class Cell:
     """What is measured: `kernel` is a series such as "6.12"; rounds count from 1."""
 
     kernel: str
-    mem_bytes: int
+    mem_bytes: Bytes
     work: str
     strategy: str
-    round: int
+    round: WholeNumber
 
     @property
     def key(self) -> str:
@@ -33,17 +37,18 @@ class Cell:
         return f"{self.kernel}-{self.mem_bytes >> 20}M-{self.work}-{self.strategy}-r{self.round}"
 
 
+@_KNOWN_KEYS_ALONE
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One look at one VM, each second. `vmm_…_s` is the VMM's CPU time since its start."""
 
-    t_s: float
-    resident_bytes: int
-    vmm_user_s: float
-    vmm_system_s: float
-    non_free_bytes: int | None = None
+    t_s: Seconds
+    resident_bytes: Bytes
+    vmm_user_s: Seconds
+    vmm_system_s: Seconds
+    non_free_bytes: Bytes | None = None
     """The VM's RAM less MemFree (so with what the kernel reserved); None: the guest was silent."""
-    cache_bytes: int | None = None
+    cache_bytes: Bytes | None = None
 
     @property
     def residue_bytes(self) -> int | None:
@@ -51,38 +56,41 @@ class Sample:
         return None if self.non_free_bytes is None else self.resident_bytes - self.non_free_bytes
 
 
+@_KNOWN_KEYS_ALONE
 @dataclass(frozen=True, slots=True)
 class Mark:
     """A named span of a VM's course. "idle": from the work's end to the next thing asked of it."""
 
     name: MarkName
-    begin_s: float
-    end_s: float
+    begin_s: Seconds
+    end_s: Seconds
 
 
+@_KNOWN_KEYS_ALONE
 @dataclass(frozen=True, slots=True)
 class Counters:
     """The guest's own counters at one moment. None: this kernel does not count it."""
 
-    refault_file_pages: int | None = None
-    refault_anon_pages: int | None = None
-    swap_in_pages: int | None = None
-    swap_out_pages: int | None = None
-    allocation_stalls: int | None = None
-    order9_failures: int | None = None
+    refault_file_pages: WholeNumber | None = None
+    refault_anon_pages: WholeNumber | None = None
+    swap_in_pages: WholeNumber | None = None
+    swap_out_pages: WholeNumber | None = None
+    allocation_stalls: WholeNumber | None = None
+    order9_failures: WholeNumber | None = None
     """thp_fault_fallback: huge pages that could not be had."""
-    compact_stalls: int | None = None
-    read_bytes: int | None = None
-    psi_some_us: Mapping[str, int] = field(default_factory=dict)
+    compact_stalls: WholeNumber | None = None
+    read_bytes: Bytes | None = None
+    psi_some_us: Mapping[str, WholeNumber] = field(default_factory=dict)
     """Total stall time by resource: cpu, memory, io."""
-    psi_full_us: Mapping[str, int] = field(default_factory=dict)
-    agent_cpu_s: float | None = None
+    psi_full_us: Mapping[str, WholeNumber] = field(default_factory=dict)
+    agent_cpu_s: Seconds | None = None
     """CPU of the strategy's own processes in the guest (user and system)."""
-    agent_memory_bytes: int | None = None
+    agent_memory_bytes: Bytes | None = None
     """Pss of the same processes."""
-    oom_kills: int | None = None
+    oom_kills: WholeNumber | None = None
 
 
+@_KNOWN_KEYS_ALONE
 @dataclass(frozen=True, slots=True)
 class VmCourse:
     """One VM through one cell. Samples and marks are in order of time.
@@ -92,18 +100,19 @@ class VmCourse:
     """
 
     name: str
-    ram_bytes: int
+    ram_bytes: Bytes
     samples: tuple[Sample, ...]
     marks: tuple[Mark, ...]
-    work_s: float
-    reread_s: float | None
-    reread_disk_bytes: int | None
-    needed_bytes: int | None
+    work_s: Seconds
+    reread_s: Seconds | None
+    reread_disk_bytes: Bytes | None
+    needed_bytes: Bytes | None
     before: Counters
     after_work: Counters
     after: Counters
 
 
+@_KNOWN_KEYS_ALONE
 @dataclass(frozen=True, slots=True)
 class CellResult:
     """A finished cell. `versions` names everything that took part; `problems` what went wrong.
@@ -116,8 +125,8 @@ class CellResult:
     vms: tuple[VmCourse, ...]
     versions: Mapping[str, str]
     started_at: str
-    took_s: float
-    host_busy_share: float
+    took_s: Seconds
+    host_busy_share: Number
     problems: tuple[str, ...] = ()
-    schema: int = SCHEMA
+    schema: WholeNumber = SCHEMA
     sitting: str = ""

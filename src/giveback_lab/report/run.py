@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, get_args
 
+# pydantic reads the annotations when a stored run is decoded.
+from giveback_lab.report.decode import Bytes, Seconds, WholeNumber  # noqa: TC001
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -33,13 +36,13 @@ NEAREST_SAMPLE_S = 5.0
 class Sample:
     """One look at one VM. What the guest says is None where it did not answer in time."""
 
-    t_s: float
-    resident_bytes: int
-    non_free_bytes: int | None = None
-    reserved_bytes: int | None = None
-    reportable_bytes: int | None = None
-    trapped_bytes: int | None = None
-    cache_bytes: int | None = None
+    t_s: Seconds
+    resident_bytes: Bytes
+    non_free_bytes: Bytes | None = None
+    reserved_bytes: Bytes | None = None
+    reportable_bytes: Bytes | None = None
+    trapped_bytes: Bytes | None = None
+    cache_bytes: Bytes | None = None
 
     @property
     def residue_bytes(self) -> int | None:
@@ -56,7 +59,7 @@ class Sample:
 class Mark:
     """Something that the agent did, or that the work began, in one VM."""
 
-    t_s: float
+    t_s: Seconds
     vm: VmName
     kind: MarkKind
     label: str
@@ -67,8 +70,8 @@ class WorkPhase:
     """A named part of the work; `end_s` is None while it runs."""
 
     name: str
-    start_s: float
-    end_s: float | None
+    start_s: Seconds
+    end_s: Seconds | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +83,12 @@ class VmRun:
 
     name: VmName
     description: str
-    ram_bytes: int
+    ram_bytes: Bytes
     samples: tuple[Sample, ...] = ()
     marks: tuple[Mark, ...] = ()
-    work_start_s: float = 0.0
-    work_end_s: float | None = None
-    needed_bytes: int | None = None
+    work_start_s: Seconds = 0.0
+    work_end_s: Seconds | None = None
+    needed_bytes: Bytes | None = None
     work_phases: tuple[WorkPhase, ...] = ()
     dmesg: tuple[str, ...] = ()
 
@@ -111,8 +114,8 @@ class DemoRun:
     qemu_version: str
     kernel_release: str
     host: str
-    seed: int
-    cpus: int
+    seed: WholeNumber
+    cpus: WholeNumber
     started_at: str
     giveback_version: str
 

@@ -14,12 +14,15 @@ import re
 import zlib
 from dataclasses import asdict, astuple, dataclass, fields
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter, ValidationError
 
 from giveback.errors import InputError
 from giveback_kernel.errors import GivebackError
 from giveback_lab.bench.analysis.comparable import NONE, is_beside
-from giveback_lab.bench.model import SCHEMA, Cell, CellResult, Counters, Mark, Sample, VmCourse
+from giveback_lab.bench.model import SCHEMA, Cell, CellResult, Sample
+from giveback_lab.report.decode import fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +34,9 @@ EARLIER = re.compile(r"\.[0-9]+(?=\.json\.gz$)")
 """The number in the name of a cell of none that another one has taken the place of."""
 LIMIT_BYTES = 64 << 20
 """Of one file unpacked: an hour of three VMs is below 2 MB."""
+
+_RESULT = TypeAdapter(CellResult)
+_IN_A_ROW = [field.name for field in fields(Sample)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,30 +61,19 @@ def from_json(text: str) -> CellResult:
         plain = json.loads(text)
         if plain["schema"] != SCHEMA:
             raise ValueError(f"of schema {plain['schema']!r}, not {SCHEMA}")
-        plain["cell"] = Cell(**plain["cell"])
-        plain["vms"] = tuple(_course(of_vm) for of_vm in plain["vms"])
-        plain["problems"] = tuple(map(str, plain["problems"]))
-        plain["sitting"] = str(plain.get("sitting", ""))
-        return CellResult(**plain)
+        for course in plain["vms"]:
+            course["samples"] = [_of_row(row) for row in course["samples"]]
+        return _RESULT.validate_python(plain)
+    except ValidationError as error:
+        raise ValueError(f"not a stored cell: {fault(error)}") from error
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a stored cell: {error!r}") from error
 
 
-def _course(plain: dict[str, Any]) -> VmCourse:
-    width = len(fields(Sample))
-    rows = plain["samples"]
-    if any(len(row) != width or not _are_numbers(row) for row in rows):
-        raise ValueError("a sample that is none")
-    counters = {name: Counters(**plain[name]) for name in ("before", "after_work", "after")}
-    marks = tuple(Mark(**mark) for mark in plain["marks"])
-    samples = tuple(Sample(*row) for row in rows)
-    return VmCourse(**{**plain, **counters, "samples": samples, "marks": marks})
-
-
-def _are_numbers(row: list[object]) -> bool:
-    return all(isinstance(v, int | float) for v in row[:4]) and all(
-        v is None or isinstance(v, int) for v in row[4:]
-    )
+def _of_row(row: list[object]) -> dict[str, object]:
+    if len(row) != len(_IN_A_ROW):
+        raise ValueError(f"not a stored cell: a sample of {len(row)} columns, not {len(_IN_A_ROW)}")
+    return dict(zip(_IN_A_ROW, row, strict=True))
 
 
 class Store:

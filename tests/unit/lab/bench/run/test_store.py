@@ -65,6 +65,34 @@ def test_a_result_with_another_thing_in_it_never_crashes(field: str, value: obje
         return
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"mem_bytes":1073741824', '"mem_bytes":"1G"', "cell.mem_bytes: should be a valid integer"),
+        ('"name":"work"', '"name":"play"', "vms[0].marks[0].name: should be 'work'"),
+        ('"begin_s":0.0', '"begin_s":true', "vms[0].marks[0].begin_s: should be a valid number"),
+        ("[0.0,5,", "[0.0,-5,", "vms[0].samples[0].resident_bytes: should be greater"),
+        ("[0.0,5,", "[0.0,5,5,", "a sample of 7 columns"),
+        ("[[0.0,5,0.1,0.1,3,2]]", "[[0.0,5,0.1,0.1,3]]", "a sample of 5 columns"),
+        ('"took_s":99.5', '"took_s":NaN', "took_s: should be a finite number"),
+        ('"qemu":"10"', '"qemu":10', "versions.qemu: should be a valid string"),
+        ('"problems":[]', '"problems":[],"more":1', "more: unexpected keyword argument"),
+        ('"started_at":"2026-11-23T16:00:00+00:00",', "", "started_at: field required"),
+    ],
+)
+def test_what_is_wrong_in_a_stored_cell_is_named(
+    tmp_path: Path, old: str, new: str, told: str
+) -> None:
+    text = to_json(RESULT)
+    assert old in text
+    path = tmp_path / f"{CELL.key}.json.gz"
+    path.write_bytes(gzip.compress(text.replace(old, new, 1).encode()))
+    refused = read_file(path)
+    assert isinstance(refused, Refused)
+    assert told in refused.reason
+    assert "\n" not in refused.reason
+
+
 def test_a_stored_cell_is_found_again(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.make()
