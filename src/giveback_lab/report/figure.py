@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 from giveback.reporters.charts.picture import write_picture
+from giveback.text import MIB
 from giveback_lab.report.layout import (
     GIVEBACK_COLOUR,
     PLAIN_COLOUR,
@@ -32,6 +33,7 @@ from giveback_lab.report.painting import (
     RULE,
     TEXT_SIZE,
     LegendEntry,
+    axes_size,
     bare_axes,
     draw_legend,
     end_labels,
@@ -44,7 +46,7 @@ from giveback_lab.report.painting import (
     text_width,
     words,
 )
-from giveback_lab.report.run import MARK_KINDS, MIB
+from giveback_lab.report.run import MARK_KINDS
 from giveback_lab.report.words import KIND_WORDS, clean_text, headline, mib_text, setting_text
 
 if TYPE_CHECKING:
@@ -268,7 +270,7 @@ def _bands_and_names(
 ) -> None:
     for phase in phases(chart.run, chart.span.end_s)[::2]:
         plot.axvspan(phase.start_s, phase.end_s or 0.0, color=BAND, linewidth=0, zorder=0.1)
-    wide, high = _size(plot)
+    wide, high = axes_size(plot)
     for x, left, lane, name, colour in names:
         note(plot, (0, 1), (left, 7 + LINE * lane), name, color=colour)
         below = [(a, a + text_width(text)) for _, a, other, text, _ in names if other < lane]
@@ -277,12 +279,6 @@ def _bands_and_names(
             leader = Line2D([x / wide] * 2, [1, top], color=RULE, linewidth=0.7, clip_on=False)
             leader.set_transform(plot.transAxes)
             plot.add_artist(leader)
-
-
-def _size(axes: Axes) -> tuple[float, float]:
-    """Width and height of axes."""
-    box = axes.get_window_extent()
-    return float(box.width), float(box.height)
 
 
 # The plot
@@ -363,7 +359,7 @@ def _box(left: float, middle: float, text: str) -> Bbox:
 
 def _action_rows(chart: _Chart, rows: Axes, margin: float) -> None:
     """A row for each kind of action; `margin` is how far a label may stand out at the right."""
-    wide, high = _size(rows)
+    wide, high = axes_size(rows)
     rows.set_facecolor("none")
     rows.set_xlim(chart.span.start_s, chart.span.end_s)
     rows.set_ylim(high, 0)

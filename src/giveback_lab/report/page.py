@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from giveback.text import GIB, MIB
 from giveback_lab.report import html
 from giveback_lab.report.figure import CSS_NAMES, run_figure
 from giveback_lab.report.painting import inline_svg, size_of
-from giveback_lab.report.run import GIB, MIB
 from giveback_lab.report.table import table_rows
 from giveback_lab.report.words import clean_text, headline, setting_text, summary_lines
 

@@ -71,6 +71,12 @@ def bare_axes(figure: Figure, box: tuple[float, float, float, float]) -> Axes:
     return axes
 
 
+def axes_size(axes: Axes) -> tuple[float, float]:
+    """Return the width and height of axes of a `new_figure`."""
+    box = axes.get_window_extent()
+    return float(box.width), float(box.height)
+
+
 def font(size: float = TEXT_SIZE, *, bold: bool = False) -> FontProperties:
     """Return the font of all texts: matplotlib brings it along, so it is the same everywhere."""
     return FontProperties(family=FAMILY, size=size, weight="bold" if bold else "normal")

@@ -6,19 +6,15 @@ boot) is negative. `giveback_lab.report.run_json` stores a run, the other module
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, get_args
 
 # pydantic reads the annotations when a stored run is decoded.
 from giveback_lab.report.decode import Bytes, Seconds, WholeNumber  # noqa: TC001
+from giveback_lab.report.series import footprint_gib_min
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-GIB = 1 << 30
-MIB = 1 << 20
 
 VmName = Literal["plain", "giveback"]
 VM_NAMES: tuple[VmName, ...] = get_args(VmName)
@@ -248,28 +244,4 @@ def _slowdown(vm: VmRun, baseline: VmRun | None) -> float | None:
 def _footprint_gib_min(vm: VmRun, window_s: float | None) -> float | None:
     if vm.work_end_s is None or window_s is None or not vm.samples:
         return None
-    start_s, end_s = vm.work_end_s, vm.work_end_s + window_s
-    inner = [(s.t_s, float(s.resident_bytes)) for s in vm.samples if start_s < s.t_s < end_s]
-    points = [
-        (start_s, resident_at(vm.samples, start_s)),
-        *inner,
-        (end_s, resident_at(vm.samples, end_s)),
-    ]
-    byte_seconds = sum((b_s - a_s) * (a + b) / 2 for (a_s, a), (b_s, b) in pairwise(points))
-    return byte_seconds / GIB / 60
-
-
-def resident_at(samples: Sequence[Sample], t_s: float) -> float:
-    """Resident bytes at `t_s`, interpolated; level before the first sample and after the last.
-
-    Raises IndexError where there are no samples.
-    """
-    after = bisect_left(samples, t_s, key=lambda sample: sample.t_s)
-    if after == len(samples):
-        return samples[-1].resident_bytes
-    b = samples[after]
-    if after == 0 or b.t_s == t_s:
-        return b.resident_bytes
-    a = samples[after - 1]
-    share = (t_s - a.t_s) / (b.t_s - a.t_s)
-    return a.resident_bytes + share * (b.resident_bytes - a.resident_bytes)
+    return footprint_gib_min(vm.samples, vm.work_end_s, vm.work_end_s + window_s)

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from giveback.reporters.charts.terminal import ASCII_BLOCKS, BLOCKS, Raster, area, dotted_line
+from giveback.text import GIB, MIB
 from giveback_lab.report.layout import (
     GIVEBACK_COLOUR,
     PLAIN_COLOUR,
@@ -26,7 +27,8 @@ from giveback_lab.report.layout import (
     time_ticks,
     work_end_s,
 )
-from giveback_lab.report.run import GIB, MARK_KINDS, MIB, resident_at
+from giveback_lab.report.run import MARK_KINDS
+from giveback_lab.report.series import resident_at
 from giveback_lab.report.words import KIND_WORDS, clean_text, mib_text, setting_text
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from giveback_lab.report.run import GIB, MIB, run_figures
+from giveback.text import GIB, MIB
+from giveback_lab.report.run import run_figures
 
 if TYPE_CHECKING:
     from giveback_lab.report.run import DemoRun, Figures, MarkKind, VmName

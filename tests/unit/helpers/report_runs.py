@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from giveback_lab.report.run import MARK_KINDS, MIB, DemoRun, Mark, Sample, VmRun, WorkPhase
+from giveback.text import MIB
+from giveback_lab.report.run import MARK_KINDS, DemoRun, Mark, Sample, VmRun, WorkPhase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

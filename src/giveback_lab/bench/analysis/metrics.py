@@ -5,18 +5,17 @@ None is what was not measured, or what never happened. Amounts are bytes unless 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
+
+from giveback_lab.report.series import footprint_gib_min, resident_at, value_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from giveback_lab.bench.model import Counters, Mark, MarkName, Sample, VmCourse
 
-GIB = 1 << 30
 SETTLED_S = 5.0
 """A mark's residue is the median of so many seconds before it: host and guest are not read at once."""
 
@@ -95,41 +94,6 @@ def observed_after_s(course: VmCourse) -> float | None:
     if work is None or not course.samples:
         return None
     return max(0.0, course.samples[-1].t_s - work.end_s)
-
-
-def at(samples: Sequence[Sample], t_s: float, value: Callable[[Sample], float]) -> float:
-    """A value at `t_s`, interpolated; level before the first sample and after the last.
-
-    Raises IndexError where there are no samples.
-    """
-    after = bisect_left(samples, t_s, key=lambda sample: sample.t_s)
-    if after == len(samples):
-        return value(samples[-1])
-    later = samples[after]
-    if after == 0 or later.t_s == t_s:
-        return value(later)
-    sooner = samples[after - 1]
-    share = (t_s - sooner.t_s) / (later.t_s - sooner.t_s)
-    return value(sooner) + share * (value(later) - value(sooner))
-
-
-def resident_at(samples: Sequence[Sample], t_s: float) -> float:
-    """Resident bytes at a moment; see `at`."""
-    return at(samples, t_s, lambda sample: sample.resident_bytes)
-
-
-def footprint_gib_min(samples: Sequence[Sample], begin_s: float, end_s: float) -> float:
-    """The integral of resident memory over time. Raises IndexError where there are no samples."""
-    if end_s <= begin_s:
-        return 0.0
-    inner = [(s.t_s, float(s.resident_bytes)) for s in samples if begin_s < s.t_s < end_s]
-    points = [
-        (begin_s, resident_at(samples, begin_s)),
-        *inner,
-        (end_s, resident_at(samples, end_s)),
-    ]
-    byte_seconds = sum((b_s - a_s) * (a + b) / 2 for (a_s, a), (b_s, b) in pairwise(points))
-    return byte_seconds / GIB / 60
 
 
 def host_resident(courses: Sequence[VmCourse]) -> list[tuple[float, float]]:
@@ -237,8 +201,8 @@ def _settled(
 def _vmm_cpu(
     samples: Sequence[Sample], moments_s: tuple[float, float, float]
 ) -> dict[str, float | None]:
-    user = [at(samples, t_s, lambda sample: sample.vmm_user_s) for t_s in moments_s]
-    system = [at(samples, t_s, lambda sample: sample.vmm_system_s) for t_s in moments_s]
+    user = [value_at(samples, t_s, lambda sample: sample.vmm_user_s) for t_s in moments_s]
+    system = [value_at(samples, t_s, lambda sample: sample.vmm_system_s) for t_s in moments_s]
     return {
         "vmm_user_work_s": user[1] - user[0],
         "vmm_user_after_s": user[2] - user[1],

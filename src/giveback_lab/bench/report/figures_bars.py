@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from giveback.text import MIB
 from giveback_lab.bench.analysis.comparable import OURS, is_own
 from giveback_lab.bench.analysis.statistics import spread_of
 from giveback_lab.bench.analysis.targets import best_by, harm, rivals
@@ -17,17 +18,17 @@ from giveback_lab.bench.report.figures import (
     short,
     styles,
 )
-from giveback_lab.bench.report.text import HURTS, METRICS, MIB, number, setting_text, work_title
+from giveback_lab.bench.report.text import HURTS, METRICS, number, setting_text, work_title
 from giveback_lab.report.painting import (
     INK,
     MUTED,
     RULE,
     TEXT_SIZE,
+    axes_size,
     bare_axes,
     font,
     label_text,
     new_figure,
-    size_of,
     text_width,
 )
 
@@ -119,7 +120,7 @@ def _panels(group: Group, width: float) -> list[_Panel]:
 
 
 def _bars(group: Group, panel: _Panel, names: list[str], axes: Axes, *, named: bool) -> None:
-    wide = _size_of(axes)[0]
+    wide = axes_size(axes)[0]
     best = best_by(group, rivals(group), "footprint_after_gib_min")
     looks = styles(group, best)
     ends = [_bar(group, panel, (row, name), looks[name], axes) for row, name in enumerate(names)]
@@ -271,7 +272,7 @@ _Box = tuple[float, float, float, float]
 
 def _label(points: Sequence[_Point], looks: dict[str, Style], axes: Axes) -> None:
     """Name the points, the important first, each where nothing is covered; the rest stay bare."""
-    wide, high = _size_of(axes)
+    wide, high = axes_size(axes)
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     spots = {p.name: ((p.x - x0) / (x1 - x0) * wide, (p.y - y0) / (y1 - y0) * high) for p in points}
     taken: list[_Box] = [
@@ -322,14 +323,6 @@ def _around(
     near = [(right, level), (left, level), (middle, y + 6), (middle, y - 6 - tall)]
     near += [(right, level + d) for d in (8, -8, 14, -14)]
     return near + [(left, level + d) for d in (8, -8, 14, -14)]
-
-
-def _size_of(axes: Axes) -> tuple[float, float]:
-    """The plot's width and height in points."""
-    figure = axes.get_figure(root=True)
-    place = axes.get_position()
-    wide, high = size_of(figure) if figure else (0.0, 0.0)
-    return wide * place.width, high * place.height
 
 
 def _overlap(one: _Box, other: _Box) -> bool:

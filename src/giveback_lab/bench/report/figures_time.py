@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from giveback.text import MIB
 from giveback_lab.bench.analysis.comparable import NONE, OURS
 from giveback_lab.bench.analysis.metrics import host_resident, mark
 from giveback_lab.bench.analysis.statistics import spread_of
 from giveback_lab.bench.analysis.targets import best_by, rivals
 from giveback_lab.bench.report.figures import HEADING_HEIGHT, NARROW, heading, short, styles
-from giveback_lab.bench.report.text import MIB, number, setting_text, work_title
+from giveback_lab.bench.report.text import number, setting_text, work_title
 from giveback_lab.report.layout import byte_step, time_ticks
 from giveback_lab.report.painting import (
     INK,

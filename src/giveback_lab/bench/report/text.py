@@ -9,7 +9,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from giveback_lab.bench.analysis.metrics import GIB
+from giveback.text import GIB, MIB
 from giveback_lab.bench.analysis.targets import RESIDUE_GRAIN, Verdict
 from giveback_lab.report.words import clean_text
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from giveback_lab.bench.analysis.targets import Finding
     from giveback_lab.bench.model import CellResult
 
-MIB = 1 << 20
 MINUS, DASH, TIMES = "\u2212", "\u2013", "\u00d7"
 HURTS = "\u2020"
 """Behind the name of a strategy that hurts the work."""

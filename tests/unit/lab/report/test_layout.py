@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_runs import PHASES, cut, make_run, make_vm, patient, runs
 
+from giveback.text import MIB
 from giveback_lab.report.layout import (
     actions,
     byte_ticks,
@@ -19,7 +20,7 @@ from giveback_lab.report.layout import (
     time_ticks,
     work_end_s,
 )
-from giveback_lab.report.run import MIB, DemoRun, Mark, WorkPhase
+from giveback_lab.report.run import DemoRun, Mark, WorkPhase
 
 FINITE = st.floats(-1e6, 1e6)
 

@@ -11,18 +11,17 @@ from hypothesis import strategies as st
 from report_runs import cut, make_run, make_vm, patient, runs
 
 from giveback.errors import InputError
+from giveback.text import GIB, MIB
 from giveback_lab.report.run import (
-    GIB,
-    MIB,
     DemoRun,
     Figures,
     Sample,
     VmRun,
     figures,
-    resident_at,
     run_figures,
 )
 from giveback_lab.report.run_json import from_json, to_json
+from giveback_lab.report.series import resident_at
 
 
 def vm_of(*points: tuple[float, int], end_s: float | None, needed: int | None = None) -> VmRun:

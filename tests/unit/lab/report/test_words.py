@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_runs import cut, make_run, patient, runs
 
-from giveback_lab.report.run import GIB, MIB, DemoRun, MarkKind
+from giveback.text import GIB, MIB
+from giveback_lab.report.run import DemoRun, MarkKind
 from giveback_lab.report.words import (
     action_text,
     clean_text,

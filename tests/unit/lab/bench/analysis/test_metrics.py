@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 
 from giveback_lab.bench.analysis.metrics import (
     Figures,
-    footprint_gib_min,
     host_figures,
     host_resident,
     observed_after_s,
-    resident_at,
     vm_figures,
 )
 from giveback_lab.bench.model import Counters, Mark, Sample, VmCourse
+from giveback_lab.report.series import footprint_gib_min, resident_at
 
 NOTHING = Counters()
 
