@@ -1,4 +1,4 @@
-"""What is wrong in a settings file, in words: every fault with its full key and what is allowed."""
+"""What is wrong in a settings file or a request: each fault with its full key and what is allowed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def refused(source: str, wrong: Sequence[str]) -> InputError:
 
 def lines_of(error: ValidationError, model: type) -> list[str]:
     """Each of pydantic's findings as a line."""
-    return [_line(detail, model) for detail in error.errors(include_url=False)]
+    return [line_of(detail, model) for detail in error.errors(include_url=False)]
 
 
 def key_path(parts: Sequence[str | int]) -> str:
@@ -45,17 +45,17 @@ def key_path(parts: Sequence[str | int]) -> str:
     return ".".join(words)
 
 
-def _line(detail: ErrorDetails, model: type) -> str:
-    location = [part for part in detail["loc"] if part not in _PYDANTICS_OWN]
-    kind, given = detail["type"], detail["input"]
+def line_of(detail: ErrorDetails, model: type, called: str = "setting") -> str:
+    """Return one finding in words: what is wrong, and what is allowed. `called`: what a key is."""
+    location = detail["loc"]
+    if not location:
+        return "the body: must be a JSON object"
     key = key_path(location)
-    if kind == "unexpected_keyword_argument":
-        return f"{key}: there is no such setting{_nearest(location, model)}"
-    return f"{key}: must be {_allowed(detail)}, not {_as_given(given)}"
-
-
-# Not keys of the file, but pydantic's names for the branches of a type.
-_PYDANTICS_OWN = ("constrained-str",)
+    if detail["type"] == "unexpected_keyword_argument":
+        return f"{key}: there is no such {called}{_nearest(location, model)}"
+    if detail["type"] == "missing":
+        return f"{key}: is missing"
+    return f"{key}: must be {_allowed(detail)}, not {_as_given(detail['input'])}"
 
 
 def _allowed(detail: ErrorDetails) -> str:
@@ -67,7 +67,10 @@ def _allowed(detail: ErrorDetails) -> str:
     words = {
         "bool_type": "true or false",
         "string_type": "text",
-        "tuple_type": 'a list of text: ["alice", "@operators"]',
+        "tuple_type": 'a list of text, such as ["alice"]',
+        "too_long": f"a list of at most {detail.get('ctx', {}).get('max_length')}",
+        "int_type": "a whole number",
+        "int_parsing": "a whole number",
         "float_type": "a number",
         "finite_number": "a number",
     }
@@ -77,8 +80,10 @@ def _allowed(detail: ErrorDetails) -> str:
 def _as_given(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, (dict, list)):
-        return "a table" if isinstance(value, dict) else "a list"
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
     return shown(repr(value), 80)
 
 
@@ -86,12 +91,10 @@ def _nearest(location: Sequence[str | int], model: type) -> str:
     """`; did you mean …`, where a key of the same table is near; else what there is."""
     table: Any = model
     for part in location[:-1]:
-        hints = get_type_hints(table) if is_dataclass(table) else {}
-        inner = hints.get(str(part), table)
+        inner = get_type_hints(table).get(str(part), table)
         arguments = [a for a in get_args(inner) if is_dataclass(a)]
         table = arguments[-1] if arguments else inner
-    names = [spec.name for spec in fields(table)] if is_dataclass(table) else []
+    # A name that Python itself takes has `_` after it.
+    names = [spec.name.rstrip("_") for spec in fields(table)]
     close = difflib.get_close_matches(str(location[-1]), names, 1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; there are: {', '.join(names)}" if names else ""
+    return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(names)}"

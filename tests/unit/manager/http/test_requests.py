@@ -59,6 +59,40 @@ def test_a_request_is_well_formed_or_refused_with_words(said: object) -> None:
         assert 0 < told.lease_s <= requests.LEASE_MOST_S
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ([], "the body: must be a JSON object"),
+        ({}, "goal_bytes: is missing"),
+        ({"goal_bytes": True}, "goal_bytes: must be a whole number, not true"),
+        ({"goal_bytes": 1.0}, "goal_bytes: must be a whole number, not 1.0"),
+        ({"goal_bytes": 0}, "goal_bytes: must be greater than 0, not 0"),
+        ({"goal_bytes": 1, "within_s": "9"}, "within_s: must be a number, not '9'"),
+        ({"goal_bytes": 1, "within_s": 9e9}, "less than or equal to 3600"),
+        ({"goal_bytes": 1, "vms": ["a"] * 1001}, "vms: must be a list of at most 1000"),
+        ({"goal_bytes": 1, "vms": ["a", 3]}, "vms[1]: must be text, not 3"),
+        ({"goal_byte": 1}, "is missing; goal_byte: there is no such key; did you mean goal_"),
+        ({"goal_bytes": 1, "\udc80": 2}, "the body: must be a JSON object"),
+    ],
+)
+def test_what_is_wrong_in_a_request_is_all_named(said: object, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        requests.Reclaim.of(said)
+    assert words in str(caught.value)
+
+
+def test_a_request_of_faults_alone_gets_a_short_answer() -> None:
+    query = {f"x{number}": "" for number in range(5000)}
+    with pytest.raises(InputError) as caught:
+        requests.Span.of(query, 1_800_000_000.5)
+    assert str(caught.value).count("there is no such key; there are: since, from, to, vm") == 10
+
+
+def test_a_vm_that_is_named_twice_is_asked_once() -> None:
+    said = {"goal_bytes": 1, "within_s": 5, "vms": ["b", "a", "b"]}
+    assert requests.Reclaim.of(said) == requests.Reclaim(1, 5.0, ("b", "a"))
+
+
 @given(st.dictionaries(st.sampled_from(["since", "from", "to", "vm", "x"]), st.text(max_size=12)))
 def test_a_span_is_bounded_or_refused(query: dict[str, str]) -> None:
     span = taken(lambda: requests.Span.of(query, 1_800_000_000.5))
