@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import json
 import time
-from typing import TYPE_CHECKING, cast
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -23,8 +24,8 @@ from giveback.errors import InputError, VmError
 from giveback.manager.history import reader
 from giveback.manager.history.schema import HistoryError
 from giveback.manager.http import metrics, openapi
+from giveback.manager.http.answers import Problem, UrgencySet, Vms, encoded
 from giveback.manager.http.feed import Feed
-from giveback.manager.http.json_encoding import document, encoded
 from giveback.manager.http.requests import Reclaim, Span, Urgency
 from giveback_kernel.errors import GivebackError
 
@@ -57,10 +58,9 @@ class ProblemError(GivebackError):
 
     def response(self) -> Response:
         """The problem document."""
-        body = {"type": "about:blank", "title": self.title, "status": self.status}
         headers = {"retry-after": "1"} if self.status == 503 else {}
         return Response(
-            encoded({**body, "detail": str(self)}),
+            encoded(Problem("about:blank", self.title, self.status, str(self))),
             self.status,
             headers,
             media_type="application/problem+json",
@@ -111,24 +111,17 @@ class Api:
 
     def app(self) -> ASGIApp:
         """The application behind the unix socket."""
-        key = "/v1/vms/{key:path}"
-        return _application(
-            [
-                Route("/v1/status", self.status, methods=["GET"]),
-                Route("/v1/vms", self.vms, methods=["GET"]),
-                Route(f"{key}/urgency", self.urgency, methods=["POST"]),
-                Route(key, self.vm, methods=["GET"]),
-                Route("/v1/history", self.history, methods=["GET"]),
-                Route("/v1/events", self.events, methods=["GET"]),
-                Route("/v1/reclaim", self.reclaim, methods=["POST"]),
-                Route("/metrics", self.metrics, methods=["GET"]),
-                Route("/openapi.json", self.openapi, methods=["GET"]),
-            ]
-        )
+        return _application([self._route(one) for one in openapi.RESOURCES])
 
     def metrics_app(self) -> ASGIApp:
         """What a TCP port offers: /metrics alone."""
-        return _application([Route("/metrics", self.metrics, methods=["GET"])])
+        offered = [one for one in openapi.RESOURCES if one.name == "metrics"]
+        return _application([self._route(one) for one in offered])
+
+    def _route(self, resource: openapi.Resource) -> Route:
+        # A VM's key may have slashes in it.
+        path = resource.path.replace("{key}", "{key:path}")
+        return Route(path, getattr(self, resource.name), methods=[resource.method])
 
     async def status(self, request: Request) -> Response:
         """All of it."""
@@ -138,8 +131,8 @@ class Api:
     async def vms(self, request: Request) -> Response:
         """The VMs alone."""
         del request
-        vms = self.picture.status().vms
-        return _streamed(await asyncio.to_thread(encoded, {"vms": vms}), "application/json")
+        vms = Vms(self.picture.status().vms)
+        return _streamed(await asyncio.to_thread(encoded, vms), "application/json")
 
     async def vm(self, request: Request) -> Response:
         """One VM, by key or name."""
@@ -207,7 +200,7 @@ class Api:
             result = await self._while_wanted(
                 request, self._manager.reclaim(wanted.goal_bytes, wanted.within_s, keys)
             )
-        return _json({**cast("dict[str, object]", document(result)), "reached": result.reached})
+        return _json({**asdict(result), "reached": result.reached})
 
     async def urgency(self, request: Request) -> Response:
         """Tell one guest an urgency by hand."""
@@ -216,7 +209,7 @@ class Api:
         await self._while_wanted(
             request, self._manager.set_urgency(vm.key, wanted.urgency, wanted.lease_s)
         )
-        return _json({"key": vm.key, "urgency": wanted.urgency, "lease_s": wanted.lease_s})
+        return _json(UrgencySet(vm.key, wanted.urgency, wanted.lease_s))
 
     async def _while_wanted(
         self, request: Request, work: Coroutine[object, object, Result]

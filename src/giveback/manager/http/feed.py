@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from giveback.manager.http.json_encoding import encoded
+from giveback.manager.http.answers import encoded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

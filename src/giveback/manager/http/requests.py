@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from giveback.errors import InputError
 from giveback.manager.model import URGENCIES
@@ -23,7 +23,6 @@ WITHIN_MOST_S = 3600.0
 LEASE_S = 60.0
 LEASE_MOST_S = 3600.0
 VMS_MOST = 1000
-SINCE_S = 7200
 SPAN_MOST_S = 366 * 86400
 GOAL_MOST_BYTES = 1 << 60
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -46,7 +45,7 @@ def parse_span(text: str) -> int:
 
 _Whole = Field(strict=True)
 _Seconds = Field(strict=True, gt=0, allow_inf_nan=False)
-_Second = Annotated[int | None, Field(ge=0, lt=10**12)]
+_Second = Annotated[int, Field(gt=0, lt=10**12)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +85,10 @@ class HistoryQuery:
     """GET /v1/history, as the URL has it."""
 
     __pydantic_config__ = _STRICT
-    since: Annotated[
-        int,
-        BeforeValidator(parse_span, json_schema_input_type=str),
-        Field(description="How far back: 90s, 15m, 2h, 7d; 2h without it."),
-    ] = SINCE_S
-    from_: Annotated[_Second, Field(alias="from", description="Unix time, instead of `since`.")] = (
-        None
-    )
-    to: Annotated[_Second, Field(description="Unix time; now without it.")] = None
-    vm: Annotated[
-        str | None, Field(description="A VM's name or key: its rows are in `samples`.")
-    ] = None
+    since: Annotated[str, Field(description="How far back: 90s, 15m, 2h, 7d.")] = "2h"
+    from_: Annotated[_Second, Field(alias="from", description="Unix time, instead of `since`.")] = 0
+    to: Annotated[_Second, Field(description="Unix time; now without it.")] = 0
+    vm: Annotated[str, Field(description="A VM's name or key: its rows are in `samples`.")] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +105,21 @@ class Span:
         asked = _checked(HistoryQuery, query)
         if "since" in query and "from" in query:
             raise InputError("since, from: one of the two")
-        to_s = int(now_s) + 1 if asked.to is None else asked.to
-        from_s = to_s - asked.since if asked.from_ is None else asked.from_
+        to_s = asked.to or int(now_s) + 1
+        from_s = asked.from_ or to_s - parse_span(asked.since)
         if not 0 < to_s - from_s <= SPAN_MOST_S:
             raise InputError("from, to: the end after the start, and at most 366 days between")
         return Span(from_s, to_s, asked.vm or None)
 
 
-ADAPTERS: dict[type, TypeAdapter[Any]] = {
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {
     model: TypeAdapter(model) for model in (Reclaim, Urgency, HistoryQuery)
 }
 
 
 def _checked(model: type[T], said: object) -> T:
     try:
-        found: T = ADAPTERS[model].validate_python(said)
+        found: T = _ADAPTERS[model].validate_python(said)
     except ValidationError as error:
         wrong = error.errors(include_url=False)[:_FAULTS_NAMED]
         lines = [errors.line_of(detail, model, "key") for detail in wrong]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import time
@@ -22,7 +23,7 @@ from giveback.manager.fleet.reclaim import Room
 from giveback.manager.fleet.sampler import Looking
 from giveback.manager.fleet.urgency import Asking, view
 from giveback.manager.history import chart
-from giveback.manager.http.json_encoding import document
+from giveback.manager.http.answers import encoded
 from giveback.manager.model import Action, ActionKind, DaemonStatus, GuestView
 from giveback.manager.settings.load import ArbiterSettings, VmSettings, from_bytes
 from giveback.reporters import daemon_status
@@ -295,7 +296,7 @@ def test_what_is_given_back_at_start_and_end_is_recorded() -> None:
 
 
 def test_a_deflation_waits_for_nothing() -> None:
-    said = document(DEFLATED)
+    said = json.loads(encoded(DEFLATED))
     assert isinstance(said, dict)
     assert daemon_status.verdict(said) == "deflate: given back: the manager ends"
     shown = chart.actions_text({"actions": [said]})

@@ -12,12 +12,14 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from manager_samples import action, status, vm_status
+from pydantic import PydanticUserError
+from pydantic_core import PydanticSerializationError
 
 from giveback.errors import InputError
 from giveback.manager import logs, systemd_unit
 from giveback.manager.http import openapi, requests
+from giveback.manager.http.answers import encoded
 from giveback.manager.http.feed import Listener, changes
-from giveback.manager.http.json_encoding import encoded
 from giveback.manager.model import VmCondition
 from giveback.manager.settings import access as access_rules
 from giveback.manager.settings.access import Access, Level, Peer
@@ -164,13 +166,29 @@ def test_every_picture_is_a_document(name: str, age_s: float) -> None:
 
 
 def test_the_description_has_every_field_of_what_is_sent() -> None:
-    schemas = openapi._schemas()
+    schemas = openapi.description()["components"]["schemas"]
     sent = json.loads(encoded(status()))
     described = schemas["DaemonStatus"]
     assert isinstance(described, dict)
     assert set(described["properties"]) == set(sent)
-    with pytest.raises(TypeError, match="no schema"):
-        openapi.schema_of(complex)
+    with pytest.raises(PydanticUserError, match="schema for"):
+        openapi.schemas_of({"thing": (io.StringIO, "serialization")})
+
+
+def test_nothing_that_is_described_may_be_missing_and_nothing_else_may_be_there() -> None:
+    schemas = openapi.description()["components"]["schemas"]
+    asked = {"Reclaim": ["goal_bytes"], "Urgency": ["urgency"]}
+    for name, schema in schemas.items():
+        if schema["type"] == "object":
+            assert schema["additionalProperties"] is False, name
+            assert schema["required"] == asked.get(name, list(schema["properties"])), name
+    assert schemas["Reclaimed"]["properties"]["reached"] == {"type": "boolean"}
+    assert schemas["HistoryAction"]["properties"]["kind"] == {"type": "string"}
+
+
+def test_what_cannot_be_json_is_an_error() -> None:
+    with pytest.raises(PydanticSerializationError, match="unknown type"):
+        encoded({"thing": object()})
 
 
 def test_the_unit_holds_only_paths_that_it_can() -> None:
