@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import http.client
@@ -9,6 +10,7 @@ import json
 import os
 import platform
 import re
+import signal
 import socket
 import threading
 import time
@@ -364,6 +366,64 @@ def test_shutdown_waits_for_nobody(tmp_path: Path) -> None:
             one.close()
 
 
+def test_shutdown_leaves_no_connection_of_one_whose_answer_is_only_buffered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request is over, so nothing times out; but who does not read does not let it close."""
+    made: list[server._Connection] = []
+
+    class Kept(server._Connection):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            made.append(self)
+
+    monkeypatch.setattr(server, "_Connection", Kept)
+
+    async def fill_and_stop(deaf: socket.socket) -> None:
+        async with asyncio.timeout(30), server.serving(ScriptedManager(), endpoint(tmp_path)):
+            deaf.connect(str(tmp_path / "api.sock"))
+            while not made or made[0].transport.get_write_buffer_size() == 0:
+                if not (made and made[0]._answering):
+                    deaf.sendall(b"GET /v1/vms/web HTTP/1.1\r\nhost: x\r\n\r\n")
+                await asyncio.sleep(0.001)
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as deaf:
+        asyncio.run(fill_and_stop(deaf))
+        assert _is_cut(deaf)
+        assert made[0].transport.get_write_buffer_size() == 0
+
+
+def test_the_daemons_signal_handlers_stay_its_own(tmp_path: Path) -> None:
+    async def handler_while_serving() -> object:
+        async with server.serving(ScriptedManager(), endpoint(tmp_path)):
+            await asyncio.to_thread(Client(str(tmp_path / "api.sock")).status)
+            return signal.getsignal(signal.SIGTERM)
+
+    assert asyncio.run(handler_while_serving()) is signal.getsignal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("before", [b"", b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n"])
+def test_who_waits_for_an_answer_is_not_taken_for_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes
+) -> None:
+    monkeypatch.setattr(server, "HEAD_S", 0.1)
+    manager = ScriptedManager()
+    manager.holds.clear()
+    with running(endpoint(tmp_path), manager) as daemon:
+        path = daemon.endpoint.socket_path
+        waiting = connect(path)
+        head = b"POST /v1/reclaim HTTP/1.1\r\nhost: x\r\ncontent-length: 17\r\n\r\n"
+        waiting.sendall(before + head + b'{"goal_bytes": 1}')
+        if before:
+            assert answer_of(waiting)[0] == 200
+        wait_for(lambda: manager.asked, "the question")
+        with connect(path) as silent:
+            assert silent.recv(1) == b""
+        daemon.do(manager.holds.set)
+        assert answer_of(waiting)[0] == 200
+        waiting.close()
+
+
 def test_slow_and_silent_clients_are_let_go_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,12 +443,26 @@ def test_slow_and_silent_clients_are_let_go_of(
         assert answer_of(second)[0] == 200
         assert second.recv(1) == b""
         assert answer_of(slow)[0] == 408
+        with connect(path) as third:
+            third.sendall(b"GET /v1/vms/vm1 HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert answer_of(third)[0] == 200
+            third.sendall(b"GET /v1/vms/vm1 HTTP/1.1\r\nx: ")
+            wait_for(lambda: _is_closed_to(third), "the end of a head that comes byte by byte")
         # A part of the answer is in the socket's buffer; the rest never comes.
         whole = len(json.dumps(Client(path).status()))
         wait_for(lambda: _is_cut(deaf), "the end of who does not read")
         assert whole > 1 << 20
         for one in (silent, half, second, deaf, slow):
             one.close()
+
+
+def _is_closed_to(connected: socket.socket) -> bool:
+    """Whether one more byte is refused."""
+    try:
+        connected.sendall(b"x")
+    except OSError:
+        return True
+    return False
 
 
 def _is_cut(connected: socket.socket) -> bool:
@@ -410,6 +484,17 @@ def test_connections_are_bounded_and_the_rest_is_told_so(tmp_path: Path) -> None
         for one in held:
             one.close()
         wait_for(lambda: said(daemon, "GET", "/v1/vms")[0] == 200, "room for a client")
+
+
+def test_no_user_holds_more_than_so_many_connections(tmp_path: Path) -> None:
+    with running(endpoint(tmp_path)) as daemon:
+        path = daemon.endpoint.socket_path
+        held = [connect(path) for _ in range(2 * server.CONNECTIONS)]
+        with connect(path) as one_more:
+            assert one_more.recv(1) == b""
+        assert not any(_is_cut(one) for one in held)
+        for one in held:
+            one.close()
 
 
 @as_root
