@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 import httpx2
+from pydantic import TypeAdapter, ValidationError
 
 from giveback.errors import InputError
 from giveback.text import shown
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ANSWER_LIMIT_BYTES = 64 << 20
 TIMEOUT_S = 10.0
 NO_DAEMON = 3
-SOCKET_PATH = "/run/giveback-daemon/api.sock"
+_ANSWER = TypeAdapter(dict[str, Any])
 
 
 class NoDaemonError(GivebackError):
@@ -41,7 +41,7 @@ class RefusedError(GivebackError):
 class Client:
     """One question at a time; raises NoDaemonError, RefusedError, InputError (what was asked is wrong)."""
 
-    def __init__(self, socket_path: str = SOCKET_PATH, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, socket_path: str, timeout_s: float = TIMEOUT_S) -> None:
         self._path = socket_path
         self._timeout_s = timeout_s
 
@@ -69,11 +69,9 @@ class Client:
     ) -> dict[str, Any]:
         status, data = self._answer(method, resource, body, self._timeout_s + longer_s)
         try:
-            said = json.loads(data)
-        except (ValueError, RecursionError) as error:
+            said = _ANSWER.validate_json(data)
+        except ValidationError as error:
             raise NoDaemonError(f"{self._path}: what answers is no giveback daemon") from error
-        if not isinstance(said, dict):
-            raise NoDaemonError(f"{self._path}: what answers is no giveback daemon")
         if status == httpx2.codes.OK:
             return said
         words = shown(str(said.get("detail") or said.get("title") or status), 500)

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from giveback.manager.model import Manager
 
-SOCKET_PATH = "/run/giveback-daemon/api.sock"
 CONNECTIONS = 64
 CONNECTIONS_OF_READERS = 48
 """Counted apart, as are each user's that are not heard yet: root gets in whatever readers do."""
@@ -56,7 +55,7 @@ class Endpoint:
     `access` is made of words in settings by `giveback.manager.settings.access.access(writers, readers)`.
     """
 
-    socket_path: str = SOCKET_PATH
+    socket_path: str
     socket_mode: int = 0o660
     socket_group: str = ""
     """"" keeps the group of who makes it."""

@@ -580,3 +580,26 @@ def test_the_client_says_who_is_missing_and_who_refuses(tmp_path: Path) -> None:
         with pytest.raises(NoDaemonError, match="no answer in"):
             Client(str(tmp_path / "deaf.sock"), timeout_s=0.1).status()
     assert issubclass(RefusedError, Exception)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"hello", b"\xff{}", b"[" * 5000])
+def test_the_client_tells_a_stranger_from_a_daemon(tmp_path: Path, body: bytes) -> None:
+    path = str(tmp_path / "other.sock")
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body)
+
+    def answer() -> None:
+        for _ in range(2):
+            # The client looks first whether anybody listens.
+            connected, _ = listener.accept()
+            with connected:
+                if connected.recv(4096):
+                    connected.sendall(head + body)
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(path)
+        listener.listen()
+        stranger = threading.Thread(target=answer)
+        stranger.start()
+        with pytest.raises(NoDaemonError, match="what answers is no giveback daemon"):
+            Client(path).status()
+        stranger.join()
