@@ -7,6 +7,8 @@ import re
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+from pydantic_core import PydanticCustomError
+
 from giveback.errors import InputError
 from giveback.text import shown
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _SHOWN_FAULTS = 50
+_IN_WORDS = "in_words"
 
 
 def refused(source: str, wrong: Sequence[str]) -> InputError:
@@ -27,6 +30,11 @@ def refused(source: str, wrong: Sequence[str]) -> InputError:
     if len(listed) == 1:
         return InputError(f"{source}: {listed[0]}")
     return InputError(f"{source}: {len(wrong)} settings are wrong:\n  " + "\n  ".join(listed))
+
+
+def in_words(words: str, *inner: str) -> PydanticCustomError:
+    """Return what a validator raises where `words` say all; `inner`: the key below what it checks."""
+    return PydanticCustomError(_IN_WORDS, "{words}", {"words": words, "inner": inner})
 
 
 def lines_of(error: ValidationError, model: type) -> list[str]:
@@ -47,10 +55,12 @@ def key_path(parts: Sequence[str | int]) -> str:
 
 def line_of(detail: ErrorDetails, model: type, called: str = "setting") -> str:
     """Return one finding in words: what is wrong, and what is allowed. `called`: what a key is."""
-    location = detail["loc"]
+    location, context = detail["loc"], detail.get("ctx", {})
     if not location:
         return "the body: must be a JSON object"
-    key = key_path(location)
+    key = key_path((*location, *context.get("inner", ())))
+    if detail["type"] == _IN_WORDS:
+        return f"{key}: {context['words']}"
     if detail["type"] == "unexpected_keyword_argument":
         return f"{key}: there is no such {called}{_nearest(location, model)}"
     if detail["type"] == "missing":

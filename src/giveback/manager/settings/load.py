@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping  # noqa: TC003  # pydantic reads the annotations when it runs
+from collections.abc import Callable, Mapping  # noqa: TC003  # pydantic reads the annotations when it runs
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    TypeAdapter,
+    ValidationError,
+)
 
 from giveback.errors import InputError
 from giveback.manager.settings import access as access_rules
@@ -22,15 +30,12 @@ from giveback.manager.settings import errors, vm_patterns
 from giveback.manager.settings.units import Mark, duration_of, loopback_of, mark_of, size_of
 
 FILE_LIMIT_BYTES = 1 << 20
+HISTORY_LEAST_BYTES = 8 << 20
 HORIZON_MOST_S = 600.0
 SYSTEM_PATH = Path("/etc/giveback/giveback.toml")
 SYSTEM_RUNTIME = Path("/run/giveback-daemon")
 SYSTEM_STATE = Path("/var/lib/giveback-daemon")
-
 _STRICT = ConfigDict(extra="forbid")
-_Size = Annotated[int, BeforeValidator(size_of)]
-_Seconds = Annotated[float, BeforeValidator(duration_of)]
-_Mark = Annotated[Mark, BeforeValidator(mark_of)]
 
 
 def _path_of(value: object) -> Path:
@@ -39,10 +44,42 @@ def _path_of(value: object) -> Path:
     return Path(value)
 
 
+def _soon_enough(horizon_s: float) -> None:
+    if horizon_s > HORIZON_MOST_S:
+        raise ValueError('at most "10m": 30 s of looks do not tell of later')
+
+
+def _large_enough(limit_bytes: int) -> None:
+    if limit_bytes < HISTORY_LEAST_BYTES:
+        raise ValueError("at least 8M")
+
+
+def _taken_by(check: Callable[[Any], object]) -> AfterValidator:
+    """Return a validator: a value stays as it is where `check`, which a start uses, takes it.
+
+    Its own words are the error's where it does not.
+    """
+
+    def taken(value: object) -> object:
+        try:
+            check(value)
+        except (InputError, ValueError) as error:
+            raise errors.in_words(str(error)) from error
+        return value
+
+    return AfterValidator(taken)
+
+
+_Size = Annotated[int, BeforeValidator(size_of)]
+_Seconds = Annotated[float, BeforeValidator(duration_of)]
+_Mark = Annotated[Mark, BeforeValidator(mark_of)]
+_Absolute = Annotated[Path, BeforeValidator(_path_of)]
+_Who = Annotated[str, _taken_by(lambda word: access_rules.access([word]))]
+
+
 # Below the lower bound a host has no time to react; above the upper one memory would lie idle.
 _SHORT = Mark(fraction=0.10, least_bytes=128 << 20, most_bytes=16 << 30)
 _CALM = Mark(fraction=0.15, least_bytes=192 << 20, most_bytes=24 << 30)
-_Absolute = Annotated[Path, BeforeValidator(_path_of)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +142,38 @@ class Settings:
         return merged
 
 
+_ARBITER = ArbiterSettings()
+
+
 @dataclass(frozen=True, slots=True)
 class _HostTable:
     __pydantic_config__ = _STRICT
     cgroup: _Absolute | None = None
-    short: _Mark | None = None
-    calm: _Mark | None = None
-    horizon: _Seconds | None = None
-    calm_for: _Seconds | None = None
+    short: _Mark = _ARBITER.short
+    calm: _Mark = _ARBITER.calm
+    horizon: Annotated[_Seconds, _taken_by(_soon_enough)] = _ARBITER.horizon_s
+    calm_for: _Seconds = _ARBITER.calm_for_s
+
+    def __post_init__(self) -> None:
+        """Two percentages or two sizes can be compared; a mix only on the host that it meets."""
+        short, calm = self.short, self.calm
+        if short.fraction is not None and calm.fraction is not None:
+            too_low = calm.fraction <= short.fraction
+        else:
+            alike = short.fraction is None and calm.fraction is None
+            too_low = alike and calm.least_bytes <= short.least_bytes
+        if too_low:
+            words = f"{calm} must be more than host.short, which is {short}"
+            raise errors.in_words(words, "calm")
 
 
 @dataclass(frozen=True, slots=True)
 class _DaemonTable:
     __pydantic_config__ = _STRICT
     socket: _Absolute | None = None
-    socket_group: str = ""
+    socket_group: Annotated[str, _taken_by(lambda name: name and access_rules.group_id(name))] = ""
     state: _Absolute | None = None
-    metrics_listen: str = ""
+    metrics_listen: Annotated[str, _taken_by(lambda address: address and loopback_of(address))] = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -130,14 +182,14 @@ class _HistoryTable:
     __pydantic_config__ = _STRICT
     keep: StrictBool = True
     path: _Absolute | None = None
-    limit: _Size = 256 << 20
+    limit: Annotated[_Size, _taken_by(_large_enough)] = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class _AccessTable:
     __pydantic_config__ = _STRICT
-    write: tuple[str, ...] = ()
-    read: tuple[str, ...] = ()
+    write: tuple[_Who, ...] = ()
+    read: tuple[_Who, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,52 +266,29 @@ def from_bytes(
         file = _ADAPTER.validate_python(table)
     except ValidationError as error:
         raise errors.refused(source, errors.lines_of(error, _File)) from error
-    settings, wrong = _effective(file, source, environ, uid)
-    if wrong:
-        raise errors.refused(source, wrong)
-    return settings
+    return _effective(file, source, environ, uid)
 
 
-def _effective(
-    file: _File, source: str, environ: Mapping[str, str], uid: int | None
-) -> tuple[Settings, list[str]]:
-    """The settings with the defaults in, and what is wrong between keys that are each well-formed."""
-    wrong: list[str] = []
+def _effective(file: _File, source: str, environ: Mapping[str, str], uid: int | None) -> Settings:
+    """The settings with the defaults in."""
     host, daemon, history = file.host, file.daemon, file.history
     state = daemon.state or _state_folder(environ, uid)
-    arbiter = ArbiterSettings()
-    given = {
-        "short": host.short,
-        "calm": host.calm,
-        "horizon_s": host.horizon,
-        "calm_for_s": host.calm_for,
-    }
-    arbiter = replace(arbiter, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
-    wrong += _marks_wrong(arbiter)
-    if arbiter.horizon_s > HORIZON_MOST_S:
-        wrong.append('host.horizon: at most "10m": 30 s of looks do not tell of later')
-    who, who_wrong = _access(file.access)
-    wrong += who_wrong
-    if history.limit < 8 << 20:
-        wrong.append("history.limit: at least 8M")
-    wrong += _endpoint_wrong(daemon)
-    settings = Settings(
+    return Settings(
         socket=daemon.socket or _runtime_folder(environ, uid) / "api.sock",
         state=state,
         history=(history.path or state / "history.db") if history.keep else None,
         history_limit_bytes=history.limit,
-        arbiter=arbiter,
+        arbiter=ArbiterSettings(host.short, host.calm, host.horizon, host.calm_for),
         cgroup=None if host.cgroup is None else str(host.cgroup),
         socket_group=daemon.socket_group,
         metrics_listen=daemon.metrics_listen,
         writers=file.access.write,
         readers=file.access.read,
-        access=who,
+        access=access_rules.access(file.access.write, file.access.read),
         log_level=daemon.log_level,
         vms={pattern: _vm_fields(table) for pattern, table in file.vm.items()},
         source=source,
     )
-    return settings, wrong
 
 
 def _vm_fields(table: _VmTable) -> dict[str, object]:
@@ -269,45 +298,6 @@ def _vm_fields(table: _VmTable) -> dict[str, object]:
         for spec in fields(table)
         if (value := getattr(table, spec.name)) is not None
     }
-
-
-def _marks_wrong(arbiter: ArbiterSettings) -> list[str]:
-    """Two percentages or two sizes can be compared here; a mix only on the host that it meets."""
-    short, calm = arbiter.short, arbiter.calm
-    if short.fraction is not None and calm.fraction is not None:
-        too_low = calm.fraction <= short.fraction
-    elif short.fraction is None and calm.fraction is None:
-        too_low = calm.least_bytes <= short.least_bytes
-    else:
-        too_low = False
-    return [f"host.calm: {calm} must be more than host.short, which is {short}"] if too_low else []
-
-
-def _endpoint_wrong(daemon: _DaemonTable) -> list[str]:
-    """What a start would refuse later."""
-    wrong = []
-    if daemon.metrics_listen:
-        try:
-            loopback_of(daemon.metrics_listen)
-        except ValueError as error:
-            wrong.append(f"daemon.metrics_listen: {error}")
-    if daemon.socket_group:
-        try:
-            access_rules.group_id(daemon.socket_group)
-        except InputError as error:
-            wrong.append(f"daemon.socket_group: {error}")
-    return wrong
-
-
-def _access(table: _AccessTable) -> tuple[access_rules.Access, list[str]]:
-    wrong = []
-    for name, words in (("write", table.write), ("read", table.read)):
-        for index, word in enumerate(words):
-            try:
-                access_rules.access([word])
-            except InputError as error:
-                wrong.append(f"access.{name}[{index}]: {error}")
-    return (access_rules.Access() if wrong else access_rules.access(table.write, table.read)), wrong
 
 
 def _is_root(uid: int | None) -> bool:

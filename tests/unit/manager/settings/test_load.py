@@ -226,6 +226,8 @@ def test_any_text_is_a_pattern(pattern: str, name: str) -> None:
         ('[access]\nread = "a"', "access.read: must be a list of text"),
         ("[access]\nread = [3]", "access.read[0]: must be text, not 3"),
         ('[access]\nwrite = ["no-such-user-x"]', "access.write[0]: user 'no-such-user-x': there"),
+        ('[access]\nwrite = [""]', "access.write[0]: user '': there"),
+        ('[access]\nread = ["root", "@{x}"]', "access.read[1]: group '{x}': there"),
         ("[host", "a.toml: no TOML: "),
         ("a = 1\na = 2", "a.toml: no TOML: "),
     ],
@@ -239,6 +241,18 @@ def test_everything_wrong_is_said_at_once() -> None:
     said = wrong('[host]\nshort = 1\nlong = 2\n[vm.a]\nfloor = 3\n[daemon]\nlog_level = "x"')
     assert said.startswith("a.toml: 4 settings are wrong:\n  ")
     assert len(said.splitlines()) == 5
+
+
+def test_what_a_start_would_refuse_is_said_with_the_rest() -> None:
+    said = wrong(
+        '[host]\nshort = "30%"\nhorizon = "1h"\n[history]\nlimit = "1K"\n[vm.a]\nfloor = 3\n'
+        '[daemon]\nmetrics_listen = "1"\nsocket_group = "no-x"\n[access]\nread = ["no-x", "no-y"]'
+    )
+    assert [line.split(": ")[0].strip() for line in said.splitlines()[1:]] == [
+        "host.horizon", "daemon.socket_group", "daemon.metrics_listen", "history.limit",
+        "access.read[0]", "access.read[1]", "vm.a.floor",
+    ]  # fmt: skip
+    assert "host.calm: 15% must be more" in wrong('[host]\nshort = "30%"\n[vm.a]\nfloor = 3')
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
