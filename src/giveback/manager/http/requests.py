@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from giveback.errors import InputError
 from giveback.manager.model import URGENCIES
@@ -56,14 +56,10 @@ class Reclaim:
     goal_bytes: Annotated[int, _Whole, Field(gt=0, le=GOAL_MOST_BYTES)]
     within_s: Annotated[float, _Seconds, Field(le=WITHIN_MOST_S)] = WITHIN_S
     vms: Annotated[
-        tuple[str, ...], Field(max_length=VMS_MOST, description="Names or keys; none is all.")
+        tuple[str, ...],
+        Field(max_length=VMS_MOST, description="Names or keys; none is all."),
+        AfterValidator(lambda vms: tuple(dict.fromkeys(vms))),
     ] = ()
-
-    @staticmethod
-    def of(said: object) -> Reclaim:
-        """Return the request, which names each VM once. Raises InputError."""
-        found = _checked(Reclaim, said)
-        return replace(found, vms=tuple(dict.fromkeys(found.vms)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +69,6 @@ class Urgency:
     __pydantic_config__ = _STRICT
     urgency: Annotated[int, _Whole, Field(ge=URGENCIES[0], le=URGENCIES[-1])]
     lease_s: Annotated[float, _Seconds, Field(le=LEASE_MOST_S)] = LEASE_S
-
-    @staticmethod
-    def of(said: object) -> Urgency:
-        """Return the request. Raises InputError."""
-        return _checked(Urgency, said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +93,7 @@ class Span:
     @staticmethod
     def of(query: Mapping[str, str], now_s: float) -> Span:
         """Return the span of `since=2h`, or of `from=` and `to=` in Unix time. Raises InputError."""
-        asked = _checked(HistoryQuery, query)
+        asked = checked(HistoryQuery, query)
         if "since" in query and "from" in query:
             raise InputError("since, from: one of the two")
         to_s = asked.to or int(now_s) + 1
@@ -117,7 +108,8 @@ _ADAPTERS: dict[type, TypeAdapter[Any]] = {
 }
 
 
-def _checked(model: type[T], said: object) -> T:
+def checked(model: type[T], said: object) -> T:
+    """Return one of the above, made of a JSON value or a query. Raises InputError."""
     try:
         found: T = _ADAPTERS[model].validate_python(said)
     except ValidationError as error:

@@ -51,11 +51,11 @@ def taken(parse: Callable[[], T]) -> T | None:
 
 @given(JSON)
 def test_a_request_is_well_formed_or_refused_with_words(said: object) -> None:
-    wanted = taken(lambda: requests.Reclaim.of(said))
+    wanted = taken(lambda: requests.checked(requests.Reclaim, said))
     if wanted is not None:
         assert 0 < wanted.goal_bytes <= requests.GOAL_MOST_BYTES
         assert 0 < wanted.within_s <= requests.WITHIN_MOST_S
-    told = taken(lambda: requests.Urgency.of(said))
+    told = taken(lambda: requests.checked(requests.Urgency, said))
     if told is not None:
         assert told.urgency in (0, 1, 2, 3)
         assert 0 < told.lease_s <= requests.LEASE_MOST_S
@@ -79,7 +79,7 @@ def test_a_request_is_well_formed_or_refused_with_words(said: object) -> None:
 )
 def test_what_is_wrong_in_a_request_is_all_named(said: object, words: str) -> None:
     with pytest.raises(InputError) as caught:
-        requests.Reclaim.of(said)
+        requests.checked(requests.Reclaim, said)
     assert words in str(caught.value)
 
 
@@ -92,7 +92,7 @@ def test_a_request_of_faults_alone_gets_a_short_answer() -> None:
 
 def test_a_vm_that_is_named_twice_is_asked_once() -> None:
     said = {"goal_bytes": 1, "within_s": 5, "vms": ["b", "a", "b"]}
-    assert requests.Reclaim.of(said) == requests.Reclaim(1, 5.0, ("b", "a"))
+    assert requests.checked(requests.Reclaim, said) == requests.Reclaim(1, 5.0, ("b", "a"))
 
 
 @given(st.dictionaries(st.sampled_from(["since", "from", "to", "vm", "x"]), st.text(max_size=12)))
