@@ -511,6 +511,37 @@ def test_readers_who_take_all_they_can_do_not_lock_root_out(tmp_path: Path) -> N
             one.close()
 
 
+def test_reclaims_are_bounded_and_the_rest_is_told_when_to_try_again(tmp_path: Path) -> None:
+    manager = ScriptedManager()
+    manager.holds.clear()
+    with running(endpoint(tmp_path), manager) as daemon:
+        path = daemon.endpoint.socket_path
+        held = [Connection(connect(path)) for _ in range(api.RECLAIMS_AT_ONCE)]
+        for one in held:
+            one.request("POST", "/v1/reclaim", '{"goal_bytes": 1}')
+        wait_for(lambda: len(manager.asked) == len(held), "the questions")
+        too_many = Connection(connect(path))
+        too_many.request("POST", "/v1/reclaim", '{"goal_bytes": 1}')
+        answer = too_many.getresponse()
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert "try again soon" in json.loads(answer.read())["detail"]
+        daemon.do(manager.holds.set)
+        assert [one.getresponse().status for one in held] == [200] * len(held)
+        for one in (*held, too_many):
+            one.close()
+
+
+def test_many_questions_cost_the_manager_one_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "STATUS_AGE_S", 3600.0)
+    with running(endpoint(tmp_path)) as daemon:
+        before = said(daemon, "GET", "/v1/status")[2]
+        daemon.manager.say(problems=("new",))
+        assert said(daemon, "GET", "/v1/status")[2] == before
+        assert len(said(daemon, "GET", "/v1/vms")[2]["vms"]) == len(before["vms"])
+
+
 def test_who_leaves_wants_no_more(tmp_path: Path) -> None:
     manager = ScriptedManager()
     manager.holds.clear()
