@@ -11,7 +11,7 @@ from giveback_agent.policy import actions as act
 from giveback_agent.policy import cache_floor, compaction, idleness, report_hold, thresholds
 from giveback_agent.policy.actions import Action, Capabilities, Observation, Outcome
 from giveback_agent.policy.cache_floor import FloorState
-from giveback_agent.policy.compaction import LEAST_GAIN_BYTES, Compacting
+from giveback_agent.policy.compaction import Compacting
 from giveback_agent.policy.report_hold import Hold
 from giveback_kernel.record import Record, replace
 
@@ -371,7 +371,7 @@ def _action(
         nodes = compaction.worthy_nodes(now, state.compaction)
         return Action(act.COMPACT, f"{trapped // MIB} MiB are trapped", nodes=nodes)
     if step == act.LOWER:
-        if trapped < report_hold.LEAST_GAIN_BYTES and not state.by_hand:
+        if trapped < report_hold.LEAST_TRAPPED_BYTES and not state.by_hand:
             return None
         return Action(act.LOWER, "trapped memory is left", order=_deep_order(settings, can))
     if step == act.DRAIN:
@@ -464,7 +464,7 @@ def _slack_step(
     amount = min(
         _goal(seen, state, settings, can), now.meminfo.mem_total_bytes // SLACK_STEP_DIVISOR
     )
-    if amount < LEAST_GAIN_BYTES:
+    if amount < thresholds.LEAST_STEP_BYTES:
         return (), state
     state = replace(state, next_slack_step_s=now.monotonic_s + SLACK_PERIOD_S)
     what = act.REOPEN if among_kept else act.TAUGHT

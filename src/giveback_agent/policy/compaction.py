@@ -6,6 +6,7 @@ was reported it would make resident again (docs/deep-report.md). Elsewhere nothi
 
 from __future__ import annotations
 
+from giveback_agent.policy.thresholds import LEAST_STEP_BYTES
 from giveback_kernel import buddyinfo
 from giveback_kernel.record import Record, replace
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from giveback_agent.policy.snapshot import Snapshot
 
 MIB = 1 << 20
-# Below this it costs more than it returns.
-LEAST_GAIN_BYTES = 16 * MIB
 BACKOFF_FIRST_S = 60.0
 BACKOFF_MAX_S = 3600.0
 # Less than this for a second of CPU, and it costs more than it returns.
@@ -46,7 +45,7 @@ def is_worth_it(now: Snapshot, state: Compacting, much_bytes: int | None) -> boo
         return False
     trapped = now.trapped_bytes or 0
     if much_bytes is None:
-        return trapped >= LEAST_GAIN_BYTES
+        return trapped >= LEAST_STEP_BYTES
     return trapped - state.known_bytes >= much_bytes
 
 
@@ -62,7 +61,7 @@ def worthy_nodes(now: Snapshot, state: Compacting) -> tuple[int, ...]:
         before = 0 if known is None else buddyinfo.trapped_bytes(known, order, node)
         return buddyinfo.trapped_bytes(buddy, order, node) - before
 
-    worth_it = tuple([node for node in every if fresh_bytes(node) >= LEAST_GAIN_BYTES])
+    worth_it = tuple([node for node in every if fresh_bytes(node) >= LEAST_STEP_BYTES])
     return worth_it if len(worth_it) < len(every) else ()
 
 
@@ -70,7 +69,7 @@ def learned(state: Compacting, outcome: Outcome, now: Snapshot) -> Compacting:
     """Learn from a finished one: what was not worth it is tried again later and later."""
     gained = state.before_bytes - (now.trapped_bytes or 0)
     worth_it = max(
-        LEAST_GAIN_BYTES // 2,
+        LEAST_STEP_BYTES // 2,
         state.before_bytes // 16,
         int(outcome.cpu_s * LEAST_BYTES_PER_CPU_S),
     )

@@ -15,7 +15,7 @@ LOOK_PERIOD_S = 1.5
 # Two periods of the kernel's without a report: it has none left.
 QUIET_S = 5.0
 # Below this the kernel's own lists are as large as what would come back.
-LEAST_GAIN_BYTES = 8 * MIB
+LEAST_TRAPPED_BYTES = 8 * MIB
 
 
 class Hold(Record):

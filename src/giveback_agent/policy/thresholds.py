@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from giveback_agent.policy.compaction import LEAST_GAIN_BYTES
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.actions import Capabilities
     from giveback_agent.policy.snapshot import Snapshot
     from giveback_kernel.meminfo import MemInfo
 
-# A pass for less than this, or LEAST_GAIN_BYTES, costs more than it returns.
-LEAST_GAIN_PERCENT = 1
-# What has a gentler way, if it is left alone, must gain so many times more than that.
+MIB = 1 << 20
+# A step that frees less than this costs more than it returns.
+LEAST_STEP_BYTES = 16 * MIB
+# The same of a whole pass, as a part of RAM, where that is more.
+LEAST_PASS_PERCENT = 1
+# A step that disturbs more must free this many times more bytes to be worth it.
 MUCH_TIMES_LEAST = 4
 
 
 def least_bytes(memory: MemInfo) -> int:
     """Return what a pass must gain to be worth its cost."""
-    return max(LEAST_GAIN_BYTES, memory.mem_total_bytes * LEAST_GAIN_PERCENT // 100)
+    return max(LEAST_STEP_BYTES, memory.mem_total_bytes * LEAST_PASS_PERCENT // 100)
 
 
 def much_bytes(memory: MemInfo) -> int:
