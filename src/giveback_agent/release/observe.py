@@ -1,6 +1,6 @@
-"""One frozen picture of the guest: everything a decision may rest on.
+"""Take one frozen snapshot of the guest: everything a decision may rest on.
 
-Taking one reads four small files. The dear ones, vmstat and zoneinfo, are read on request only.
+Taking one reads four small files. The costly ones, vmstat and zoneinfo, are read on request only.
 """
 
 from __future__ import annotations
@@ -14,8 +14,34 @@ from giveback_kernel.meminfo import MemInfo, read_meminfo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from giveback_kernel.cpustat import CpuStat
     from giveback_kernel.vmstat import VmStat
     from giveback_kernel.zoneinfo import ZoneInfo
+
+
+class Totals:
+    """CPU times and memory totals, /proc/stat and /proc/meminfo, each read once until `forget`."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._cpustat: CpuStat | None = None
+        self._meminfo: MemInfo | None = None
+
+    def forget(self) -> None:
+        """Read both files again when they are next asked for."""
+        self._cpustat = self._meminfo = None
+
+    def cpustat(self) -> CpuStat:
+        """Return the CPU times. Raises KernelFileError."""
+        if self._cpustat is None:
+            self._cpustat = read_cpustat(self._root)
+        return self._cpustat
+
+    def meminfo(self) -> MemInfo:
+        """Return the memory totals. Raises KernelFileError."""
+        if self._meminfo is None:
+            self._meminfo = read_meminfo(self._root)
+        return self._meminfo
 
 
 def take(
@@ -24,6 +50,7 @@ def take(
     detail: bool = False,
     pageblock_order: int | None = None,
     report_order: int | None = None,
+    totals: Totals | None = None,
 ) -> Snapshot:
     """Take a snapshot of the guest under `root` at `monotonic_s` (the caller's clock, seconds).
 
@@ -31,11 +58,12 @@ def take(
     report order is set. Without it, it is derived from the huge page size.
     `report_order`: judge by this order whatever is set now; for an agent that has lowered it for a
     while and means the kernel's own.
+    `totals`: what was read of stat and meminfo already is not read again.
 
     Raises KernelFileError where meminfo or stat fails; whatever else fails is None.
     """
-    memory = read_meminfo(root)
-    cpus = read_cpustat(root)
+    totals = totals or Totals(root)
+    memory, cpus = totals.meminfo(), totals.cpustat()
     buddy = _buddy(root)
     order = report_order
     if order is None:

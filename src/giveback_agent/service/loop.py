@@ -15,7 +15,7 @@ from giveback_agent.policy import adaptive, idleness, polling, thresholds, wsl_m
 from giveback_agent.policy.actions import Action, Observation
 from giveback_agent.release import report_order
 from giveback_agent.release.capabilities import probe
-from giveback_agent.release.observe import take
+from giveback_agent.release.observe import Totals, take
 from giveback_agent.runtime import run_dir, signals
 from giveback_agent.runtime.worker import (
     TICKS_PER_S,
@@ -25,9 +25,7 @@ from giveback_agent.runtime.worker import (
 from giveback_agent.service import cpu_weight, pass_log, status_file
 from giveback_agent.service.executor import Executor
 from giveback_kernel import kmsg
-from giveback_kernel.cpustat import read_cpustat
 from giveback_kernel.errors import KernelFileError
-from giveback_kernel.meminfo import read_meminfo
 from giveback_kernel.pressure import pressure_or_none
 
 TYPE_CHECKING = False
@@ -68,6 +66,7 @@ class Service:
         self._gate = idleness.GateState()
         self._passes = pass_log.PassLog()
         self._steps = Executor(root, settings, self._passes, self._journal, self._refused)
+        self._totals = Totals(root)
         self._own_cpu_s = self._own_cpu()
         self._stop = False
         self._share = cpu_weight.Share(root)
@@ -218,6 +217,7 @@ class Service:
 
     def _look(self, now_s: float, ours: bool) -> None:
         """Judge how busy the guest is. `ours`: a pass goes on, so stalls and system time are ours too."""
+        self._totals.forget()
         own = self._own_cpu()
         # In a pass only user time counts as work, so only ours of it is taken out.
         used_s = own[ours] - self._own_cpu_s[ours]
@@ -232,7 +232,7 @@ class Service:
             )
         before = self._gate
         self._gate = idleness.look(
-            before, now_s, read_cpustat(self._root), max(0.0, used_s), stalls,
+            before, now_s, self._totals.cpustat(), max(0.0, used_s), stalls,
             self._settings.idle_busy_percent, self._settings.idle_window_s, TICKS_PER_S, ours,
         )  # fmt: skip
         if self._gate.at_s == now_s:
@@ -271,7 +271,7 @@ class Service:
 
     def _has_moved(self) -> bool:
         """Whether much has changed since the last full picture."""
-        last, now = self._last, read_meminfo(self._root)
+        last, now = self._last, self._totals.meminfo()
         least_bytes = thresholds.least_bytes(now)
         return last is None or polling.has_moved(last.meminfo, now, least_bytes)
 
@@ -286,7 +286,13 @@ class Service:
 
     def _decide(self, now_s: float) -> None:
         own_order = self._can.order if self._steps.lowered else None
-        snapshot = take(self._root, now_s, detail=not self._in_pass(), report_order=own_order)
+        snapshot = take(
+            self._root,
+            now_s,
+            detail=not self._in_pass(),
+            report_order=own_order,
+            totals=self._totals,
+        )
         self._last, self._pace = snapshot, polling.pictured(self._pace, self._gate)
         running = None if self._steps.worker is None else self._steps.worker.kind
         if running is None:

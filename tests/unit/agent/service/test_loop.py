@@ -254,6 +254,25 @@ def test_a_quiet_guest_is_pictured_at_once_where_its_memory_has_moved(guest: Pat
         assert service._is_decision_due(time.monotonic())
 
 
+def test_cheap_files_are_read_once_per_tick(guest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, read = service_of(guest), files.read
+    service._decide(time.monotonic())
+    paths: list[str] = []
+
+    def count(root: str, path: str, *limit: int) -> bytes:
+        paths.append(path)
+        return read(root, path, *limit)
+
+    monkeypatch.setattr(files, "read", count)
+    monkeypatch.setattr(idleness, "has_slack", lambda _: True)
+    monkeypatch.setattr(polling, "is_turn", lambda *_: False)
+    monkeypatch.setattr(polling, "has_moved", lambda *_: True)
+    for ticks in (1, 2):
+        tick(service)
+        assert [paths.count(one) for one in ("/proc/stat", "/proc/meminfo")] == [ticks, ticks]
+        assert paths.count("/proc/buddyinfo") == ticks
+
+
 def test_a_busy_guest_is_only_glanced_at(guest: Path) -> None:
     service = service_of(guest)
     service._gate = replace(service._gate, level=idleness.BUSY)
