@@ -13,6 +13,12 @@ from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import signed
 from giveback_kernel.record import Record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional, TypeVar
+
+    _PageBlockOrder = TypeVar("_PageBlockOrder", int, Optional[int])
+
 ORDER_PATH = "/sys/module/page_reporting/parameters/page_reporting_order"
 VIRTIO_PATH = "/sys/bus/virtio/devices"
 UNSET = -1
@@ -90,9 +96,19 @@ def write_order(root: str, order: int) -> None:
     files.write(root, ORDER_PATH, f"{order}\n")
 
 
-def effective_order(order: int | None, pageblock_order: int) -> int:
+def effective_order(order: int | None, pageblock_order: _PageBlockOrder) -> int | _PageBlockOrder:
     """Return the order that reporting starts from: the parameter, else the page block order."""
     return pageblock_order if order is None or order < 0 else order
+
+
+def read_effective_order(root: str, order: int | None) -> int | None:
+    """Return the order that reporting starts from, with the parameter `order` as it was read.
+
+    Reads the page block order only where the parameter is not set: see `read_pageblock_order` for what
+    it costs and raises.
+    """
+    known = effective_order(order, None)
+    return read_pageblock_order(root) if known is None else known
 
 
 def pageblock_order_from(hugepagesize_bytes: int | None, page_size_bytes: int) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from giveback_agent.doctor import memory_checks
 from giveback_agent.doctor.memory_checks import BAD, OK, UNKNOWN, WARN, Check, as_root, denied
+from giveback_kernel.page_reporting import effective_order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def report_order(facts: Facts) -> Check:
 
 
 def _order_words(facts: Facts, order: int) -> str:
-    effective = order if order >= 0 else facts.pageblock_order
+    effective = effective_order(order, facts.pageblock_order)
     if effective is None:
         return f"order {order}"
     unset = " (unset)" if order < 0 else ""

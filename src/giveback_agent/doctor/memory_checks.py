@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from giveback_kernel.page_reporting import effective_order
 from giveback_kernel.record import Record
 
 TYPE_CHECKING = False
@@ -249,8 +250,7 @@ def watermarks(facts: Facts) -> Check:
     if low_bytes is None:
         return Check(name, UNKNOWN, "/proc/zoneinfo cannot be read", as_root(facts, ""))
     total_bytes = memory.info.mem_total_bytes
-    order = facts.reporting.order if facts.reporting.order is not None else -1
-    order = order if order >= 0 else (facts.pageblock_order or 9)
+    order = effective_order(facts.reporting.order, facts.pageblock_order or 9)
     slack_bytes = REPORTING_SLACK_BLOCKS * (PAGE_SIZE_BYTES << min(order, 20))
     said = f"low {mib(low_bytes)} of {mib(total_bytes)}; reporting stops {mib(slack_bytes)} above"
     if total_bytes and 100 * low_bytes > RESERVED_PERCENT_LIMIT * total_bytes:

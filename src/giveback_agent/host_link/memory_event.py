@@ -22,7 +22,7 @@ def picture(root: str, *, pages: bool = False) -> dict[str, object]:
         "event": "memory",
         "page_bytes": os.sysconf("SC_PAGE_SIZE"),
         "reporting": state.active,
-        "report_order": _report_order(root, state.order),
+        "report_order": page_reporting.read_effective_order(root, state.order),
         "meminfo": files.read(root, meminfo.PATH).decode("utf-8", "replace"),
         "buddyinfo": _buddyinfo(root),
         "pcp_bytes": _pcp_bytes(root),
@@ -38,12 +38,6 @@ def _buddyinfo(root: str) -> str:
         return files.read(root, buddyinfo.PATH).decode("utf-8", "replace")
     except KernelFileError:
         return ""
-
-
-def _report_order(root: str, order: int | None) -> int | None:
-    if order is not None and order >= 0:
-        return order
-    return page_reporting.read_pageblock_order(root)
 
 
 def _pcp_bytes(root: str) -> int | None:

@@ -18,9 +18,9 @@ def probe(root: str) -> Capabilities:
     reporting = page_reporting.probe(root)
     path = reclaim.root_reclaim_path(root)
     order = reporting.order
-    if order is not None and order < 0:
+    if order is not None:
         try:
-            order = page_reporting.read_pageblock_order(root)
+            order = page_reporting.read_effective_order(root, order)
         except KernelFileError:
             order = None
     return Capabilities(

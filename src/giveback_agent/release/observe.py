@@ -67,7 +67,9 @@ def take(
     buddy = _buddy(root)
     order = report_order
     if order is None:
-        order = _report_order(root, memory, buddy, pageblock_order)
+        if pageblock_order is None:
+            pageblock_order = _pageblock_order(memory, buddy)
+        order = page_reporting.effective_order(_parameter(root), pageblock_order)
     reportable = trapped = None
     if buddy is not None and order is not None:
         reportable = buddyinfo.reportable_bytes(buddy, order)
@@ -89,22 +91,19 @@ def take(
     )
 
 
-def _report_order(
-    root: str, memory: MemInfo, buddy: BuddyInfo | None, pageblock_order: int | None
-) -> int | None:
+def _parameter(root: str) -> int | None:
     try:
-        order = page_reporting.read_order(root)
+        return page_reporting.read_order(root)
     except KernelFileError:
-        order = None
-    if order is not None and order >= 0:
-        return order
-    if pageblock_order is None and buddy is not None:
-        pageblock_order = page_reporting.pageblock_order_from(
-            memory.hugepagesize_bytes, buddy.page_size_bytes
-        )
-        if pageblock_order is None:
-            pageblock_order = buddyinfo.max_order(buddy)
-    return pageblock_order
+        return None
+
+
+def _pageblock_order(memory: MemInfo, buddy: BuddyInfo | None) -> int | None:
+    """Derive it from the huge page size; a kernel without huge pages takes its largest block."""
+    if buddy is None:
+        return None
+    order = page_reporting.pageblock_order_from(memory.hugepagesize_bytes, buddy.page_size_bytes)
+    return buddyinfo.max_order(buddy) if order is None else order
 
 
 def _buddy(root: str) -> BuddyInfo | None:

@@ -79,6 +79,29 @@ def test_the_effective_order(order: int | None, expected: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("order", "types", "expected"),
+    [
+        (5, b"nonsense", 5),
+        (0, None, 0),
+        (-1, b"Page block order: 13\nPages per block: 8192\n", 13),
+        (None, None, 9),
+    ],
+)
+def test_the_page_block_order_is_read_only_where_the_order_is_unset(
+    tmp_path: Path, order: int | None, types: bytes | None, expected: int
+) -> None:
+    planted = {"/proc/meminfo": sample("meminfo")}
+    if types is not None:
+        planted["/proc/pagetypeinfo"] = types
+    assert page_reporting.read_effective_order(plant(tmp_path, planted), order) == expected
+
+
+def test_an_unset_order_and_an_unknown_page_block_order_are_unknown() -> None:
+    assert page_reporting.effective_order(-1, None) is None
+    assert page_reporting.effective_order(None, None) is None
+
+
+@pytest.mark.parametrize(
     ("hugepagesize_bytes", "page_size_bytes", "expected"),
     [
         (2 << 20, 4096, 9),
