@@ -12,9 +12,9 @@ import time
 
 from giveback_agent.commands.repair import restore
 from giveback_agent.errors import AgentError
-from giveback_agent.policy import actions as act
 from giveback_agent.policy import adaptive, idleness
-from giveback_agent.policy.actions import Observation
+from giveback_agent.policy.actions import EndPass, LowerOrder, ReleaseStep, RestoreOrder
+from giveback_agent.policy.observation import URGENCY_ALONE, GuestObservation, StepOutcome
 from giveback_agent.release import report_order
 from giveback_agent.release.capabilities import probe
 from giveback_agent.release.observe import take
@@ -29,8 +29,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from giveback_agent.policy.actions import Action, Capabilities, Outcome
-    from giveback_agent.policy.snapshot import Snapshot
+    from giveback_agent.policy.actions import Action
+    from giveback_agent.policy.observation import KernelCapabilities, Snapshot
     from giveback_agent.settings.table import Settings
 
 HELP = "one pass now, in the foreground, each step with its gain"
@@ -44,7 +44,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
         "--deep", action="store_true", help="report what is free in small pieces, too (30 s more)"
     )
     parser.add_argument(
-        "--urgency", type=int, choices=range(4), default=act.URGENCY_ALONE, metavar="0..3",
+        "--urgency", type=int, choices=range(4), default=URGENCY_ALONE, metavar="0..3",
         help="0: keep all cache; 1: take the cold (default); 3: take all above the floor",
     )  # fmt: skip
 
@@ -77,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
     return Foreground(args.root, chosen, can, classic_line).run(args.urgency)
 
 
-def asked_for(deep: bool, chosen: Settings, can: Capabilities) -> tuple[Settings, Capabilities]:
+def asked_for(
+    deep: bool, chosen: Settings, can: KernelCapabilities
+) -> tuple[Settings, KernelCapabilities]:
     """What the policy is to go by. Not known to report is no reason not to compact by hand."""
     if can.reporting is None:
         can = replace(can, reporting=True)
@@ -86,7 +88,7 @@ def asked_for(deep: bool, chosen: Settings, can: Capabilities) -> tuple[Settings
     return chosen, can
 
 
-def left_out(deep: bool, chosen: Settings, can: Capabilities) -> list[str]:
+def left_out(deep: bool, chosen: Settings, can: KernelCapabilities) -> list[str]:
     """Each step that cannot be done here, and why."""
     out = []
     if not can.reclaim and not can.drop_caches and can.cold_method == "none":
@@ -111,7 +113,9 @@ def left_out(deep: bool, chosen: Settings, can: Capabilities) -> list[str]:
 class Foreground:
     """A pass that the user watches."""
 
-    def __init__(self, root: str, chosen: Settings, can: Capabilities, classic_line: str) -> None:
+    def __init__(
+        self, root: str, chosen: Settings, can: KernelCapabilities, classic_line: str
+    ) -> None:
         self._root = root
         self._settings = chosen
         self._can = can
@@ -160,48 +164,48 @@ class Foreground:
         except KernelFileError as error:
             raise AgentError(f"{error}: is /proc mounted?") from error
 
-    def _seen(self, now: Snapshot, urgency: int, outcome: Outcome | None) -> Observation:
+    def _seen(self, now: Snapshot, urgency: int, outcome: StepOutcome | None) -> GuestObservation:
         """What the policy is told: whoever asks for a pass by hand wants it whatever else runs."""
         idle = idleness.GateState(at_s=now.monotonic_s, level=idleness.IDLE, busy_percent=0.0)
         lowered = self._steps.lowered
         reports = report_order.read_reports(self._root) if lowered else None
-        return Observation(now, idle, urgency, None, outcome, lowered, reports)
+        return GuestObservation(now, idle, urgency, None, outcome, lowered, reports)
 
-    def _do_all(self, actions: tuple[Action, ...]) -> Outcome | None:
+    def _do_all(self, actions: tuple[Action, ...]) -> StepOutcome | None:
         """Do what was decided: at most one step of it takes long, and has an outcome."""
         outcome = None
         for action in actions:
-            if action.kind == act.PASS_END:
+            if isinstance(action, EndPass):
                 self._end = action.why
-            elif action.kind == act.RESTORE:
+            elif isinstance(action, RestoreOrder):
                 self._steps.restore()
-            elif action.kind == act.LOWER:
+            elif isinstance(action, LowerOrder):
                 self._lower(action)
-            elif action.kind == act.NUDGE:
-                if not self._settings.dry_run:
-                    self._steps.start(action, time.monotonic())
-            elif action.kind == act.DRAIN or action.kind in act.IN_WORKER:
+            elif isinstance(action, ReleaseStep) and action.has_outcome:
                 outcome = self._step(action)
+            elif isinstance(action, ReleaseStep) and not self._settings.dry_run:
+                self._steps.start(action, time.monotonic())
         return outcome
 
-    def _step(self, action: Action) -> Outcome:
+    def _step(self, step: ReleaseStep) -> StepOutcome:
         if self._settings.dry_run:
-            print(f"{action.kind:12} (dry run)")
-            return act.Outcome(action.kind, ok=True)
+            print(f"{step.kind:12} (dry run)")
+            return StepOutcome(step.kind, ok=True)
         before = self._look()
-        outcome = self._wait(action)
-        gain = self._log.note(outcome, before, self._look()).gain_bytes
-        what = "made contiguous" if action.kind == act.COMPACT else "freed"
+        outcome = self._wait(step)
+        freed_bytes = self._log.note(outcome, before, self._look()).gain_bytes
         end = "" if outcome.ok else " (given up)" if outcome.abandoned else " (failed)"
         self._failed = self._failed or not outcome.ok
         print(
-            f"{action.kind:12} {gain // MIB} MiB {what} in {outcome.took_s:.1f} s{end}", flush=True
+            f"{step.kind:12} {freed_bytes // MIB} MiB {step.freed_words} "
+            f"in {outcome.took_s:.1f} s{end}",
+            flush=True,
         )
         return outcome
 
-    def _wait(self, action: Action) -> Outcome:
+    def _wait(self, step: ReleaseStep) -> StepOutcome:
         """Do a step to its end; Ctrl-C abandons it."""
-        self._steps.start(action, time.monotonic())
+        self._steps.start(step, time.monotonic())
         try:
             while self._steps.outcome is None:
                 time.sleep(POLL_S)
@@ -212,21 +216,19 @@ class Foreground:
         outcome, self._steps.outcome = self._steps.outcome, None
         return outcome
 
-    def _lower(self, action: Action) -> None:
+    def _lower(self, step: LowerOrder) -> None:
         """Lower the report order; it is put back whatever happens."""
-        words_of_it = f"report order {self._can.order} -> {action.order or 0}"
+        words_of_it = f"report order {self._can.order} -> {step.order}"
         if self._settings.dry_run:
             print(f"deep         (dry run) {words_of_it}")
             return
         trapped_mib = (self._look().trapped_bytes or 0) // MIB
-        self._steps.start(action, time.monotonic())
+        self._steps.start(step, time.monotonic())
         if self._steps.lowered:
             print(f"deep         {words_of_it}: {trapped_mib} MiB are in small pieces", flush=True)
 
-    def _refused(self, kind: str, why: str) -> None:
+    def _refused(self, step: ReleaseStep, why: str) -> None:
         """Say what could not be done. The pass goes on with its other steps."""
-        if kind == act.NUDGE:
-            print(f"report       no pass of reporting could be started: {why}")
-            return
-        self._failed = True
-        print(f"{'deep' if kind == act.LOWER else kind:12} failed: {why}")
+        what = step.refusal_words(why) if step.is_optional else f"failed: {why}"
+        self._failed = self._failed or not step.is_optional
+        print(f"{step.label or step.kind:12} {what}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-    from giveback_agent.policy.snapshot import Snapshot
+    from giveback_agent.policy.observation import Snapshot
     from giveback_kernel.page_reporting import ReportingState
 
 HELP = "what the agent sees, what it did, and what came of it"

@@ -1,98 +1,170 @@
-"""What a policy may ask for, and what it is told came of it. Shared by all modes; no I/O."""
+"""What a policy may ask for: one type for each action, with its amounts and its wording. Pure.
+
+How a step is executed stands in release/steps.py, at its type. To add a step, add a type here and its
+function there.
+"""
 
 from __future__ import annotations
 
 from giveback_kernel.record import Record
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from giveback_agent.policy.idleness import GateState
-    from giveback_agent.policy.snapshot import Snapshot
-    from giveback_kernel.meminfo import MemInfo
-
-SYNC = "sync"
-SLAB = "slab"
-COLD = "reclaim cold"
-RECLAIM = "reclaim"
-DROP = "drop"
-COMPACT = "compact"
-DRAIN = "drain"
-LOWER = "lower"
-NUDGE = "nudge"
-RESTORE = "restore"
-ABANDON = "abandon"
-PASS_BEGIN = "pass begin"
-PASS_END = "pass end"
-
-# These run in a worker, one at a time; the others are done at once.
-IN_WORKER = (SYNC, SLAB, COLD, RECLAIM, DROP, COMPACT)
-
-URGENCY_CALM, URGENCY_ALONE, URGENCY_TIGHT, URGENCY_STARVING = 0, 1, 2, 3
-
-
-# What a COLD action is to do.
-TAUGHT, UNTAUGHT, REOPEN = 0, 1, 2
-# More than this part of the cache dirty, and taking it waits: dirty pages would only be moved among
-# those that are kept.
-DIRTY_DIVISOR = 8
+MIB = 1 << 20
+# How ReclaimCold tells cold from warm; see cold_cache.py.
+TRAINED, UNTRAINED, REOPEN = 0, 1, 2
 
 
 class Action(Record):
-    """One thing to do: `amount_bytes` for COLD and RECLAIM, `order` for LOWER, `what` for DROP,
-    for RECLAIM whether the whole cache may be dropped where the kernel can only swap, `nodes` for
-    COMPACT (none: all).
+    """One thing to do. `why` is for people; `kind` names the type in logs, results and `status.json`."""
 
-    COLD takes what was not read again, as far as the kernel can tell (`what`: TAUGHT, or UNTAUGHT
-    where that may not be told, or REOPEN, see cold_cache.py); RECLAIM takes what the kernel gives;
-    DRAIN frees what lingers on per-CPU lists. `why` is for people.
+    why: str = ""
+    kind = ""
+
+
+class BeginPass(Action):
+    """A release pass begins: account its steps together."""
+
+    kind = "pass begin"
+
+
+class EndPass(Action):
+    """The release pass is over: publish its record."""
+
+    kind = "pass end"
+
+
+class Abandon(Action):
+    """Kill the step that runs, and forget those that wait."""
+
+    kind = "abandon"
+
+
+class RestoreOrder(Action):
+    """Put the report order back now, and forget the steps that wait."""
+
+    kind = "restore"
+
+
+class ReleaseStep(Action):
+    """One step of a pass. Steps wait in a queue, and one at a time is begun.
+
+    `mark` is its name on the host's chart, `label` its name in the lines of `release`: "" where they
+    are the `kind`. `freed_words` say what its bytes became. `has_outcome`: the next step waits for its
+    outcome. `is_optional`: a pass in which it was refused has not failed.
     """
 
-    kind: str
-    why: str = ""
+    mark = ""
+    label = ""
+    freed_words = "freed"
+    has_outcome = False
+    is_optional = False
+
+    def words(self) -> str:
+        """Return the step in words, with its amount and why."""
+        return self.kind if self.why in ("", self.kind) else f"{self.kind}: {self.why}"
+
+    def refusal_words(self, why: str) -> str:
+        """Return in words that the step could not be done."""
+        return why
+
+
+class WorkerStep(ReleaseStep):
+    """A step that blocks: it runs in a worker, which is killed after `deadline_s`."""
+
+    deadline_s = 20.0
+    has_outcome = True
+
+
+class Sync(WorkerStep):
+    """Write dirty pages, which cannot be reclaimed."""
+
+    kind = "sync"
+
+
+class ReclaimSlab(WorkerStep):
+    """Drop dentries and inodes."""
+
+    kind = "slab"
+
+
+class ReclaimCold(WorkerStep):
+    """Reclaim cache that was not read again, as far as the kernel can tell.
+
+    `how`: TRAINED keeps what was read again; UNTRAINED where the kernel may not be trained for it;
+    REOPEN takes new cache that lies among the kept.
+    """
+
+    kind = "reclaim cold"
+    mark = "reclaim"
+    deadline_s = 30.0
     amount_bytes: int = 0
-    order: int | None = None
-    what: int = 0
+    how: int = TRAINED
+
+    def words(self) -> str:
+        """Return the step in words."""
+        return f"reclaim {self.amount_bytes // MIB} MiB: {self.why}"
+
+
+class Reclaim(WorkerStep):
+    """Reclaim what the kernel gives. `may_drop`: the whole cache, where the kernel can only swap."""
+
+    kind = "reclaim"
+    amount_bytes: int = 0
+    may_drop: bool = False
+
+    def words(self) -> str:
+        """Return the step in words."""
+        return f"reclaim {self.amount_bytes // MIB} MiB: {self.why}"
+
+
+class DropCaches(WorkerStep):
+    """Drop all caches that `what` names, as vm.drop_caches takes it: 1 page cache, 2 slab, 3 both."""
+
+    kind = "drop"
+    mark = "reclaim"
+    what: int = 1
+
+
+class Compact(WorkerStep):
+    """Make free memory contiguous on these NUMA `nodes`; on all where none is named."""
+
+    kind = "compact"
+    freed_words = "made contiguous"
+    deadline_s = 40.0
     nodes: tuple[int, ...] = ()
 
 
-class Outcome(Record):
-    """How an action that ran in a worker ended: `ok`, or failed, or given up by us."""
+class DrainLists(ReleaseStep):
+    """Empty the per-CPU lists, on which free pages linger."""
 
-    kind: str
-    ok: bool
-    abandoned: bool = False
-    took_s: float = 0.0
-    cpu_s: float = 0.0
+    kind = "drain"
+    has_outcome = True
+    why: str = "per-CPU lists"
 
-
-class Capabilities(Record):
-    """What this kernel lets this process do; probed once at the start, never guessed by version."""
-
-    reporting: bool | None
-    order: int | None
-    order_settable: bool
-    reclaim: bool
-    drop_caches: bool
-    compaction: bool
-    cold_method: str = "none"
-    drain: bool = False
+    def refusal_words(self, why: str) -> str:
+        """Return in words that the lists keep their pages."""
+        return f"the per-CPU lists are not emptied: {why}"
 
 
-class Observation(Record):
-    """All that a decision rests on: the guest, how busy it is, what of ours runs, what came of the last.
+class LowerOrder(ReleaseStep):
+    """Lower the report order to `order`, until RestoreOrder."""
 
-    `reports` counts the reports that the kernel has made to the host, where that is seen.
-    """
+    kind = "lower"
+    mark = label = "deep"
+    order: int = 0
 
-    snapshot: Snapshot
-    gate: GateState
-    urgency: int = URGENCY_ALONE
-    running: str | None = None
-    outcome: Outcome | None = None
-    lowered: bool = False
-    reports: int | None = None
+    def words(self) -> str:
+        """Return the step in words."""
+        return f"lower the report order to {self.order}: {self.why}"
 
 
-def is_largely_dirty(memory: MemInfo, cache_bytes: int) -> bool:
-    """Whether much of so much cache may be dirty: all that is dirty may be among it."""
-    return (memory.dirty_bytes + memory.writeback_bytes) * DIRTY_DIVISOR > cache_bytes
+class TriggerReporting(ReleaseStep):
+    """Make the kernel start a pass of reporting."""
+
+    kind = "nudge"
+    label = "report"
+    is_optional = True
+    why: str = "start a pass of reporting"
+
+    def refusal_words(self, why: str) -> str:
+        """Return in words that nothing is reported at once."""
+        return f"no pass of reporting could be started: {why}"

@@ -9,15 +9,26 @@ from __future__ import annotations
 
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import cache_floor, compaction, idleness, report_hold, thresholds
-from giveback_agent.policy.actions import Action, Capabilities, Observation, Outcome
 from giveback_agent.policy.cache_floor import FloorState
 from giveback_agent.policy.compaction import Compacting
+from giveback_agent.policy.observation import (
+    URGENCY_ALONE,
+    URGENCY_CALM,
+    URGENCY_STARVING,
+    URGENCY_TIGHT,
+)
 from giveback_agent.policy.report_hold import Hold
 from giveback_kernel.record import Record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_agent.policy.snapshot import Snapshot
+    from giveback_agent.policy.actions import Action, ReleaseStep
+    from giveback_agent.policy.observation import (
+        GuestObservation,
+        KernelCapabilities,
+        Snapshot,
+        StepOutcome,
+    )
     from giveback_agent.settings.table import Settings
 
 MIB = 1 << 20
@@ -51,23 +62,23 @@ class PolicyState(Record):
     is the one that the pass began for. `hold` is there while the order is lowered.
     """
 
-    todo: tuple[str, ...] = ()
+    todo: tuple[type[ReleaseStep], ...] = ()
     in_pass: bool = False
-    urgency: int = act.URGENCY_ALONE
+    urgency: int = URGENCY_ALONE
     goal_bytes: int = 0
     by_hand: bool = False
     hold: Hold | None = None
     rest_until_s: float = 0.0
     after_pass: Snapshot | None = None
     after_pass_work_cpu_s: float = 0.0
-    after_pass_urgency: int = act.URGENCY_ALONE
+    after_pass_urgency: int = URGENCY_ALONE
     compaction: Compacting = Compacting()
     floor: FloorState = FloorState()
     next_slack_step_s: float = 0.0
 
 
 def decide(
-    seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
+    seen: GuestObservation, state: PolicyState, settings: Settings, can: KernelCapabilities
 ) -> tuple[tuple[Action, ...], PolicyState]:
     """Return what to do now and the state to come back with. Never more than one step at a time."""
     if not state.in_pass:
@@ -76,13 +87,13 @@ def decide(
     if seen.running is not None:
         if why_stop:
             # The order first of all: lowered, it costs the work something at every page it frees.
-            restore = (Action(act.RESTORE, why_stop),) if seen.lowered else ()
-            return (*restore, Action(act.ABANDON, why_stop)), state
+            restore = (act.RestoreOrder(why_stop),) if seen.lowered else ()
+            return (*restore, act.Abandon(why_stop)), state
         return (), state
     if seen.outcome is not None:
         state = _take_outcome(seen, seen.outcome, state)
     if state.in_pass:
-        if not why_stop and seen.urgency > max(state.urgency, act.URGENCY_ALONE):
+        if not why_stop and seen.urgency > max(state.urgency, URGENCY_ALONE):
             # Its steps are those of less need: begin anew, with the warm cache.
             why_stop = "the host needs more"
         if why_stop:
@@ -96,7 +107,7 @@ def decide(
     return _slack_step(seen, state, settings, can)
 
 
-def _learn(seen: Observation, floor: FloorState, settings: Settings) -> FloorState:
+def _learn(seen: GuestObservation, floor: FloorState, settings: Settings) -> FloorState:
     """A cold step makes refaults of its own, 2 MiB for each list that it teaches: they are not the work's."""
     if seen.running is not None or seen.outcome is not None:
         return cache_floor.settle(floor, seen.snapshot)
@@ -104,7 +115,7 @@ def _learn(seen: Observation, floor: FloorState, settings: Settings) -> FloorSta
 
 
 def begin_by_hand(
-    seen: Observation, settings: Settings, can: Capabilities
+    seen: GuestObservation, settings: Settings, can: KernelCapabilities
 ) -> tuple[tuple[Action, ...], PolicyState]:
     """Begin a pass that somebody asked for: every step this kernel offers, however little it may gain.
 
@@ -112,24 +123,24 @@ def begin_by_hand(
     """
     why_stop = _why_stop(seen)
     if why_stop:
-        return (Action(act.PASS_END, why_stop),), PolicyState()
+        return (act.EndPass(why_stop),), PolicyState()
     return _begin_pass(seen, PolicyState(by_hand=True), settings, can)
 
 
 def cache_goal_bytes(snapshot: Snapshot, floor_bytes: int, urgency: int) -> int:
     """Return how much cache to take: none at urgency 0, the cold part at 1, the warm too at 2 and 3."""
-    if urgency <= act.URGENCY_CALM:
+    if urgency <= URGENCY_CALM:
         return 0
     above_floor = max(0, snapshot.cache_bytes - floor_bytes)
     cold = min(snapshot.cold_cache_bytes, above_floor)
-    if urgency == act.URGENCY_ALONE:
+    if urgency == URGENCY_ALONE:
         return cold
-    return max(cold, above_floor // 2) if urgency == act.URGENCY_TIGHT else above_floor
+    return max(cold, above_floor // 2) if urgency == URGENCY_TIGHT else above_floor
 
 
 def floor_bytes(state: PolicyState, settings: Settings, urgency: int) -> int:
     """Return the cache that stays: the setting's floor, and unless the host starves the learned one."""
-    learned = state.floor.learned_bytes if urgency <= act.URGENCY_ALONE else 0
+    learned = state.floor.learned_bytes if urgency <= URGENCY_ALONE else 0
     return max(settings.cache_floor_bytes, learned)
 
 
@@ -141,27 +152,27 @@ def is_tight(snapshot: Snapshot) -> bool:
     return memory.mem_available_bytes * 100 < memory.mem_total_bytes * TIGHT_AVAILABLE_PERCENT
 
 
-def _why_stop(seen: Observation) -> str:
+def _why_stop(seen: GuestObservation) -> str:
     """Return why nothing may be done now, or "" where it may.
 
     A host that starves would swap the busy guest's memory out: that costs its work more than a pass.
     """
-    if seen.gate.level == idleness.BUSY and seen.urgency < act.URGENCY_STARVING:
+    if seen.gate.level == idleness.BUSY and seen.urgency < URGENCY_STARVING:
         return "work came back"
     short = is_tight(seen.snapshot) or seen.gate.short_of_memory
     return "the guest is short of memory" if short else ""
 
 
-def _is_calm_enough(seen: Observation) -> bool:
+def _is_calm_enough(seen: GuestObservation) -> bool:
     """Tell whether a whole pass may begin: the more the host needs it, the less calm it takes."""
-    if seen.urgency >= act.URGENCY_STARVING:
+    if seen.urgency >= URGENCY_STARVING:
         return True
     return seen.gate.level == idleness.IDLE or (
-        seen.urgency == act.URGENCY_TIGHT and seen.gate.level == idleness.SLACK
+        seen.urgency == URGENCY_TIGHT and seen.gate.level == idleness.SLACK
     )
 
 
-def _serves_reporting(settings: Settings, can: Capabilities) -> bool:
+def _serves_reporting(settings: Settings, can: KernelCapabilities) -> bool:
     return bool(can.reporting) and settings.page_reporting
 
 
@@ -174,7 +185,7 @@ def _remember_lists(now: Snapshot, state: PolicyState) -> PolicyState:
 
 
 def _is_worth_a_pass(
-    seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
+    seen: GuestObservation, state: PolicyState, settings: Settings, can: KernelCapabilities
 ) -> bool:
     now, last, least = (
         seen.snapshot,
@@ -201,12 +212,14 @@ def _is_worth_a_pass(
     return grown >= least or (stale and stuck >= 2 * least)
 
 
-def _goal(seen: Observation, state: PolicyState, settings: Settings, can: Capabilities) -> int:
+def _goal(
+    seen: GuestObservation, state: PolicyState, settings: Settings, can: KernelCapabilities
+) -> int:
     """Return the cache bytes to take with what this kernel offers at this urgency."""
     goal = cache_goal_bytes(seen.snapshot, floor_bytes(state, settings, seen.urgency), seen.urgency)
-    if seen.urgency <= act.URGENCY_ALONE:
+    if seen.urgency <= URGENCY_ALONE:
         # Cold and warm must be told apart, or else the cache stays.
-        if can.cold_method == "none" or seen.urgency <= act.URGENCY_CALM:
+        if can.cold_method == "none" or seen.urgency <= URGENCY_CALM:
             return 0
         above_floor = seen.snapshot.cache_bytes - floor_bytes(state, settings, seen.urgency)
         return max(goal, min(_among_kept(seen.snapshot, state, can), above_floor))
@@ -216,7 +229,7 @@ def _goal(seen: Observation, state: PolicyState, settings: Settings, can: Capabi
 
 
 def _goal_after_sync(
-    seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
+    seen: GuestObservation, state: PolicyState, settings: Settings, can: KernelCapabilities
 ) -> int:
     """Return the goal as it will be once what is dirty now is written, which a pass begins with.
 
@@ -230,12 +243,12 @@ def _goal_after_sync(
     return _goal(replace(seen, snapshot=written), state, settings, can)
 
 
-def _may_drop(seen: Observation, can: Capabilities) -> bool:
+def _may_drop(seen: GuestObservation, can: KernelCapabilities) -> bool:
     """All cache or none, and no floor: only where the host starves."""
-    return can.drop_caches and seen.urgency >= act.URGENCY_STARVING
+    return can.drop_caches and seen.urgency >= URGENCY_STARVING
 
 
-def _among_kept(now: Snapshot, state: PolicyState, can: Capabilities) -> int:
+def _among_kept(now: Snapshot, state: PolicyState, can: KernelCapabilities) -> int:
     """Return the new cache that the kernel counts as active since the last pass; 0 where it is little.
 
     On the multi-gen LRU cache goes to the generation before the last one where none is older: among
@@ -252,76 +265,80 @@ def _among_kept(now: Snapshot, state: PolicyState, can: Capabilities) -> int:
 
 
 def _begin_pass(
-    seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
+    seen: GuestObservation, state: PolicyState, settings: Settings, can: KernelCapabilities
 ) -> tuple[tuple[Action, ...], PolicyState]:
     goal = _goal(seen, state, settings, can)
     wanted = _goal_after_sync(seen, state, settings, can)
     todo = _cache_steps(seen, can, state.by_hand) if wanted else []
     if _serves_reporting(settings, can):
         if can.drain:
-            todo.append(act.DRAIN)
+            todo.append(act.DrainLists)
         if can.compaction and settings.idle_threshold != 0:
-            todo.append(act.COMPACT)
-        todo.append(act.LOWER if _deep_order(settings, can) is not None else act.NUDGE)
+            todo.append(act.Compact)
+        todo.append(
+            act.LowerOrder if _deep_order(settings, can) is not None else act.TriggerReporting
+        )
     state = replace(
         state, todo=tuple(todo), in_pass=True, urgency=seen.urgency, goal_bytes=goal, hold=None
     )
     why = "by hand" if state.by_hand else f"idle at {seen.gate.busy_percent:.0f} % busy"
-    begun = Action(act.PASS_BEGIN, why)
+    begun = act.BeginPass(why)
     more, state = _next_step(seen, state, settings, can)
     return (begun, *more), state
 
 
-def _cache_steps(seen: Observation, can: Capabilities, by_hand: bool) -> list[str]:
+def _cache_steps(
+    seen: GuestObservation, can: KernelCapabilities, by_hand: bool
+) -> list[type[ReleaseStep]]:
     """Dirty pages cannot be taken, so sync first; cached pages pin their inodes, so slab last.
 
     Slab has no gentle request: dropped dentries and inodes cost the next read a third more CPU
     (docs/cold-cache.md), so only where there is much of it, or the host needs it, or somebody asked.
     """
-    steps = [act.SYNC]
+    steps: list[type[ReleaseStep]] = [act.Sync]
     if can.cold_method != "none":
-        steps.append(act.COLD)
-    pressed = seen.urgency > act.URGENCY_ALONE
+        steps.append(act.ReclaimCold)
+    pressed = seen.urgency > URGENCY_ALONE
     if pressed and can.reclaim:
-        steps.append(act.RECLAIM)
+        steps.append(act.Reclaim)
     elif _may_drop(seen, can):
-        steps.append(act.DROP)
+        steps.append(act.DropCaches)
     memory = seen.snapshot.meminfo
     much = memory.s_reclaimable_bytes * SLAB_DIVISOR > memory.mem_total_bytes
     if can.drop_caches and (pressed or much or by_hand):
-        steps.append(act.SLAB)
+        steps.append(act.ReclaimSlab)
     return steps
 
 
-def _deep_order(settings: Settings, can: Capabilities) -> int | None:
+def _deep_order(settings: Settings, can: KernelCapabilities) -> int | None:
     if not can.order_settable or can.order is None or settings.lowest_report_order >= can.order:
         return None
     return settings.lowest_report_order
 
 
 def _next_step(
-    seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
+    seen: GuestObservation, state: PolicyState, settings: Settings, can: KernelCapabilities
 ) -> tuple[tuple[Action, ...], PolicyState]:
     if state.hold is not None:
         return _hold(seen, state.hold, state)
     while state.todo:
         step = state.todo[0]
         state = replace(state, todo=state.todo[1:])
-        action = _action(step, seen, state, settings, can)
+        action = _prepare(step, seen, state, settings, can)
         if action is None:
             continue
-        if action.kind == act.COMPACT:
+        if isinstance(action, act.Compact):
             trapped = seen.snapshot.trapped_bytes or 0
             # What compaction moves away it frees to the lists, too.
-            todo = (act.DRAIN, *state.todo) if can.drain else state.todo
+            todo = (act.DrainLists, *state.todo) if can.drain else state.todo
             begun = replace(state.compaction, before_bytes=trapped)
             state = replace(state, compaction=begun, todo=todo)
-        if action.kind == act.RECLAIM:
+        if isinstance(action, act.Reclaim):
             state = _after_reclaim_step(state, action.amount_bytes)
-        if action.kind == act.LOWER:
+        if isinstance(action, act.LowerOrder):
             hold = Hold.begin(seen.snapshot.monotonic_s, seen.reports, _used_bytes(seen.snapshot))
             state = replace(state, hold=hold)
-            return (action, Action(act.NUDGE, "start a pass of reporting")), state
+            return (action, act.TriggerReporting()), state
         return (action,), state
     return _end_pass(seen, state, "done")
 
@@ -329,65 +346,68 @@ def _next_step(
 def _after_reclaim_step(state: PolicyState, taken_bytes: int) -> PolicyState:
     """Plain reclaim goes in bounded steps, so that returning work waits for one of them at most."""
     left = state.goal_bytes - taken_bytes
-    todo = (act.RECLAIM, *state.todo) if left > 0 else state.todo
+    todo = (act.Reclaim, *state.todo) if left > 0 else state.todo
     return replace(state, goal_bytes=max(0, left), todo=todo)
 
 
-def _action(
-    step: str, seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
-) -> Action | None:
-    """Return the step as an action, or None where it is not worth it now."""
+def _prepare(
+    step: type[ReleaseStep],
+    seen: GuestObservation,
+    state: PolicyState,
+    settings: Settings,
+    can: KernelCapabilities,
+) -> ReleaseStep | None:
+    """Return the step with its amounts, or None where it is not worth it now."""
     now = seen.snapshot
     trapped = now.trapped_bytes or 0
-    if step == act.COLD:
-        untaught = seen.urgency > act.URGENCY_ALONE
+    if step is act.ReclaimCold:
+        untrained = seen.urgency > URGENCY_ALONE
         why = (
-            "cold cache, the warm too where they cannot be told apart" if untaught else "cold cache"
+            "cold cache, the warm too where they cannot be told apart"
+            if untrained
+            else "cold cache"
         )
         # What was dirty when the pass began is clean by now.
         amount = max(state.goal_bytes, _goal(seen, state, settings, can))
-        what = act.UNTAUGHT if untaught else act.TAUGHT
-        if not untaught and _among_kept(now, state, can):
-            why, what = "new cache among the kept", act.REOPEN
-        return Action(act.COLD, why, amount_bytes=amount, what=what)
-    if step in (act.RECLAIM, act.DROP) and seen.urgency <= act.URGENCY_ALONE:
+        how = act.UNTRAINED if untrained else act.TRAINED
+        if not untrained and _among_kept(now, state, can):
+            why, how = "new cache among the kept", act.REOPEN
+        return act.ReclaimCold(why, amount, how)
+    if step in (act.Reclaim, act.DropCaches) and seen.urgency <= URGENCY_ALONE:
         # The need is over since the pass began: the warm cache stays.
         return None
-    if step == act.RECLAIM:
+    if step is act.Reclaim:
         # What the cold step has taken already counts.
         goal = min(state.goal_bytes, _goal(seen, state, settings, can))
         amount = min(RECLAIM_STEP_BYTES, goal)
-        what = int(_may_drop(seen, can))
-        need = Action(act.RECLAIM, "the host needs it", amount_bytes=amount, what=what)
+        need = act.Reclaim("the host needs it", amount, _may_drop(seen, can))
         return need if amount > 0 else None
-    if step == act.DROP:
-        return Action(act.DROP, "the host needs it", what=1)
-    if step == act.COMPACT:
+    if step is act.DropCaches:
+        return act.DropCaches("the host needs it")
+    if step is act.Compact:
         # Single pages can be reported as they are: only much is worth it.
         single = _deep_order(settings, can) == 0
         much_bytes = thresholds.much_bytes(now.meminfo) if single else None
         if not state.by_hand and not compaction.is_worth_it(now, state.compaction, much_bytes):
             return None
         nodes = compaction.worthy_nodes(now, state.compaction)
-        return Action(act.COMPACT, f"{trapped // MIB} MiB are trapped", nodes=nodes)
-    if step == act.LOWER:
+        return act.Compact(f"{trapped // MIB} MiB are trapped", nodes)
+    if step is act.LowerOrder:
         if trapped < report_hold.LEAST_TRAPPED_BYTES and not state.by_hand:
             return None
-        return Action(act.LOWER, "trapped memory is left", order=_deep_order(settings, can))
-    if step == act.DRAIN:
-        return Action(act.DRAIN, "per-CPU lists")
-    return Action(step, "start a pass of reporting" if step == act.NUDGE else step)
+        return act.LowerOrder("trapped memory is left", _deep_order(settings, can) or 0)
+    return step()
 
 
 def _hold(
-    seen: Observation, hold: Hold, state: PolicyState
+    seen: GuestObservation, hold: Hold, state: PolicyState
 ) -> tuple[tuple[Action, ...], PolicyState]:
     """Wait while the kernel reports, if the order could be lowered at all.
 
     To work that is back a lowered order costs something at every page that it frees, however little
     CPU it uses: nobody but a host in need, or who asked for this pass, may let it go on.
     """
-    now, pressed = seen.snapshot, state.by_hand or seen.urgency > act.URGENCY_ALONE
+    now, pressed = seen.snapshot, state.by_hand or seen.urgency > URGENCY_ALONE
     calm = pressed or seen.gate.level == idleness.IDLE or seen.gate.calm_since_s is not None
     judged_s = seen.gate.at_s or 0.0
     used_bytes = _used_bytes(now)
@@ -407,11 +427,11 @@ def _used_bytes(now: Snapshot) -> int:
 
 
 def _end_pass(
-    seen: Observation, state: PolicyState, why: str
+    seen: GuestObservation, state: PolicyState, why: str
 ) -> tuple[tuple[Action, ...], PolicyState]:
     restore: tuple[Action, ...] = ()
     if seen.lowered or state.hold is not None:
-        restore = (Action(act.RESTORE, why),)
+        restore = (act.RestoreOrder(why),)
     now, whole = seen.snapshot, why == "done"
     after_pass, compaction = state.after_pass, state.compaction
     if whole:
@@ -438,20 +458,20 @@ def _end_pass(
         ),
         floor=cache_floor.settle(state.floor, now),
     )
-    return (*restore, Action(act.PASS_END, why)), state
+    return (*restore, act.EndPass(why)), state
 
 
-def _take_outcome(seen: Observation, outcome: Outcome, state: PolicyState) -> PolicyState:
+def _take_outcome(seen: GuestObservation, outcome: StepOutcome, state: PolicyState) -> PolicyState:
     """Learn from a finished step."""
-    if outcome.kind == act.RECLAIM and not outcome.ok:
+    if outcome.kind == act.Reclaim.kind and not outcome.ok:
         return replace(state, goal_bytes=0)
-    if outcome.kind != act.COMPACT:
+    if outcome.kind != act.Compact.kind:
         return state
     return replace(state, compaction=compaction.learned(state.compaction, outcome, seen.snapshot))
 
 
 def _slack_step(
-    seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
+    seen: GuestObservation, state: PolicyState, settings: Settings, can: KernelCapabilities
 ) -> tuple[tuple[Action, ...], PolicyState]:
     """A guest that is never idle still gives cold cache back, a little at a time."""
     now = seen.snapshot
@@ -467,12 +487,12 @@ def _slack_step(
     if amount < thresholds.LEAST_STEP_BYTES:
         return (), state
     state = replace(state, next_slack_step_s=now.monotonic_s + SLACK_PERIOD_S)
-    what = act.REOPEN if among_kept else act.TAUGHT
-    return (Action(act.COLD, "slack", amount_bytes=amount, what=what),), state
+    how = act.REOPEN if among_kept else act.TRAINED
+    return (act.ReclaimCold("slack", amount, how),), state
 
 
 def _is_dirty(now: Snapshot, among_kept_bytes: int) -> bool:
     """Whether much of what could be taken must be written first, which only a pass begins with."""
     memory = now.meminfo
     there = max(memory.inactive_file_bytes, among_kept_bytes)
-    return act.is_largely_dirty(memory, there)
+    return thresholds.is_largely_dirty(memory, there)

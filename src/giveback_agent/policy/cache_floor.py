@@ -9,7 +9,7 @@ from giveback_kernel.record import Record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_agent.policy.snapshot import Snapshot
+    from giveback_agent.policy.observation import Snapshot
 
 MIB = 1 << 20
 # Fewer refaults than this between two looks are the ordinary noise of a working guest.

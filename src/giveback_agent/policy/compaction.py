@@ -12,8 +12,7 @@ from giveback_kernel.record import Record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_agent.policy.actions import Outcome
-    from giveback_agent.policy.snapshot import Snapshot
+    from giveback_agent.policy.observation import Snapshot, StepOutcome
 
 MIB = 1 << 20
 BACKOFF_FIRST_S = 60.0
@@ -65,7 +64,7 @@ def worthy_nodes(now: Snapshot, state: Compacting) -> tuple[int, ...]:
     return worth_it if len(worth_it) < len(every) else ()
 
 
-def learned(state: Compacting, outcome: Outcome, now: Snapshot) -> Compacting:
+def learned(state: Compacting, outcome: StepOutcome, now: Snapshot) -> Compacting:
     """Learn from a finished one: what was not worth it is tried again later and later."""
     gained = state.before_bytes - (now.trapped_bytes or 0)
     worth_it = max(

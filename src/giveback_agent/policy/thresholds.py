@@ -4,8 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_agent.policy.actions import Capabilities
-    from giveback_agent.policy.snapshot import Snapshot
+    from giveback_agent.policy.observation import KernelCapabilities, Snapshot
     from giveback_kernel.meminfo import MemInfo
 
 MIB = 1 << 20
@@ -13,6 +12,8 @@ MIB = 1 << 20
 LEAST_STEP_BYTES = 16 * MIB
 # The same of a whole pass, as a part of RAM, where that is more.
 LEAST_PASS_PERCENT = 1
+# More than this part of the cache dirty, and reclaim waits: it would only move dirty pages to the kept.
+DIRTY_DIVISOR = 8
 # A step that disturbs more must free this many times more bytes to be worth it.
 MUCH_TIMES_LEAST = 4
 
@@ -27,12 +28,12 @@ def much_bytes(memory: MemInfo) -> int:
     return MUCH_TIMES_LEAST * least_bytes(memory)
 
 
-def stuck_bytes(now: Snapshot, can: Capabilities) -> int:
+def stuck_bytes(now: Snapshot, can: KernelCapabilities) -> int:
     """Return what is free and not reported: trapped in small blocks, or on lists that can be emptied."""
     return (now.trapped_bytes or 0) + _on_lists_bytes(now, can)
 
 
-def newly_stuck_bytes(now: Snapshot, last: Snapshot, can: Capabilities) -> int:
+def newly_stuck_bytes(now: Snapshot, last: Snapshot, can: KernelCapabilities) -> int:
     """Return what is stuck since `last`, a pass's end.
 
     What was trapped then is reported. What a list has taken of it since, and a program has used, is not:
@@ -49,5 +50,10 @@ def _free_bytes(now: Snapshot) -> int:
     return now.meminfo.mem_free_bytes + (now.pcp_bytes or 0)
 
 
-def _on_lists_bytes(now: Snapshot, can: Capabilities) -> int:
+def _on_lists_bytes(now: Snapshot, can: KernelCapabilities) -> int:
     return now.pcp_bytes or 0 if can.drain else 0
+
+
+def is_largely_dirty(memory: MemInfo, cache_bytes: int) -> bool:
+    """Tell whether much of so much cache may be dirty: all that is dirty may be among it."""
+    return (memory.dirty_bytes + memory.writeback_bytes) * DIRTY_DIVISOR > cache_bytes

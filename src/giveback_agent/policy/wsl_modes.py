@@ -9,12 +9,13 @@ counters are read anew after that, so that the work done here does not count. Ou
 
 from __future__ import annotations
 
-from giveback_agent.policy import actions as act
-from giveback_agent.policy.actions import Action, Capabilities, Observation
+from giveback_agent.policy.actions import BeginPass, Compact, DropCaches, EndPass, Reclaim
 from giveback_kernel.record import Record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from giveback_agent.policy.actions import Action
+    from giveback_agent.policy.observation import GuestObservation, KernelCapabilities
     from giveback_agent.settings.table import Settings
     from giveback_kernel.cpustat import CpuStat
     from giveback_kernel.meminfo import MemInfo
@@ -50,7 +51,7 @@ class WslState(Record):
 
 
 def decide(
-    seen: Observation, state: WslState, settings: Settings, can: Capabilities
+    seen: GuestObservation, state: WslState, settings: Settings, can: KernelCapabilities
 ) -> tuple[tuple[Action, ...], WslState]:
     """Return what WSL would do now. One step at a time; a mode of `disabled` never acts."""
     now = seen.snapshot
@@ -61,7 +62,7 @@ def decide(
             return (state.todo[0],), replace(state, todo=state.todo[1:])
         # Our own work must not count as the guest's.
         again = replace(state, in_pass=False, cpustat=now.cpustat, looked_s=now.monotonic_s)
-        return (Action(act.PASS_END, "done"),), again
+        return (EndPass("done"),), again
     if state.looked_s is not None and 0 <= now.monotonic_s - state.looked_s < LOOK_PERIOD_S:
         return (), state
     state = track(state, now.monotonic_s, now.cpustat)
@@ -72,7 +73,7 @@ def decide(
     todo, state = _due(state, settings, can, now.meminfo)
     if not todo:
         return (), state
-    begin = Action(act.PASS_BEGIN, "idle by WSL's rules")
+    begin = BeginPass("idle by WSL's rules")
     return (begin, todo[0]), replace(state, todo=todo[1:], in_pass=True)
 
 
@@ -106,7 +107,7 @@ def step_bytes(mem_total_bytes: int) -> int:
 
 
 def _due(
-    state: WslState, settings: Settings, can: Capabilities, memory: MemInfo
+    state: WslState, settings: Settings, can: KernelCapabilities, memory: MemInfo
 ) -> tuple[tuple[Action, ...], WslState]:
     todo: list[Action] = []
     gradual = settings.mode == "gradual" and can.reclaim
@@ -114,12 +115,12 @@ def _due(
         cache = memory.file_bytes + memory.s_reclaimable_bytes
         if cache > FLOOR_BYTES:
             amount = min(cache - FLOOR_BYTES, step_bytes(memory.mem_total_bytes))
-            todo.append(Action(act.RECLAIM, "WSL gradual", amount_bytes=amount, what=1))
+            todo.append(Reclaim("WSL gradual", amount, may_drop=True))
     elif not state.dropped and can.drop_caches:
-        todo.append(Action(act.DROP, "WSL dropcache", what=DROP_EVERYTHING))
+        todo.append(DropCaches("WSL dropcache", what=DROP_EVERYTHING))
         state = replace(state, dropped=True)
     wanted = settings.page_reporting and settings.idle_threshold != 0 and can.compaction
     if wanted and (todo or not state.compacted) and can.reporting is not False:
-        todo.append(Action(act.COMPACT, "WSL compaction"))
+        todo.append(Compact("WSL compaction"))
         state = replace(state, compacted=True)
     return tuple(todo), state

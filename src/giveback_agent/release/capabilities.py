@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.policy.actions import Capabilities
+from giveback_agent.policy.observation import KernelCapabilities
 from giveback_agent.release import percpu_lists
 from giveback_agent.runtime import child
 from giveback_kernel import compaction, files, page_reporting, reclaim
@@ -13,7 +13,7 @@ from giveback_kernel.errors import KernelFileError
 PROBE_TIMEOUT_S = 20.0
 
 
-def probe(root: str) -> Capabilities:
+def probe(root: str) -> KernelCapabilities:
     """Find out what can be done in the guest under `root`; never raises, changes nothing."""
     reporting = page_reporting.probe(root)
     path = reclaim.root_reclaim_path(root)
@@ -23,7 +23,7 @@ def probe(root: str) -> Capabilities:
             order = page_reporting.read_effective_order(root, order)
         except KernelFileError:
             order = None
-    return Capabilities(
+    return KernelCapabilities(
         reporting=reporting.active,
         order=order,
         order_settable=reporting.may_lower,

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.policy.actions import is_largely_dirty
+from giveback_agent.policy.thresholds import is_largely_dirty
 from giveback_agent.release import lru_gen_training
 from giveback_kernel import files, lru_gen, memcg, reclaim
 from giveback_kernel.errors import KernelFileError

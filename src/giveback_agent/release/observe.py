@@ -5,7 +5,7 @@ Taking one reads four small files. The costly ones, vmstat and zoneinfo, are rea
 
 from __future__ import annotations
 
-from giveback_agent.policy.snapshot import Snapshot, cold_cache_bytes
+from giveback_agent.policy.observation import Snapshot, cold_cache_bytes
 from giveback_kernel import buddyinfo, page_reporting, vmstat, zoneinfo
 from giveback_kernel.buddyinfo import BuddyInfo, read_buddyinfo
 from giveback_kernel.cpustat import read_cpustat

@@ -1,11 +1,14 @@
-"""What a worker does for each action: kernel writes, in pieces small enough to stop between."""
+"""How each step of a release pass is executed: kernel writes, in pieces small enough to stop between.
+
+`EXECUTE` holds one function for each type of step in policy/actions.py.
+"""
 
 from __future__ import annotations
 
 import os
 
 from giveback_agent.policy import actions as act
-from giveback_agent.release import percpu_lists
+from giveback_agent.release import percpu_lists, report_order
 from giveback_agent.runtime import child
 from giveback_kernel import compaction, files, reclaim, swaps
 from giveback_kernel.errors import GivebackError, KernelFileError
@@ -13,51 +16,27 @@ from giveback_kernel.errors import GivebackError, KernelFileError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-    from giveback_agent.policy.actions import Action
+    from giveback_agent.policy.actions import ReleaseStep
     from giveback_agent.settings.table import Settings
+
+    Execute = Callable[[Any, str, Settings], "str | None"]
 
 CHUNK_BYTES = 32 << 20
 NUDGE_TIMEOUT_S = 10.0
-DEADLINES_S = {
-    act.SYNC: 20.0,
-    act.SLAB: 20.0,
-    act.COLD: 30.0,
-    act.RECLAIM: 20.0,
-    act.DROP: 20.0,
-    act.COMPACT: 40.0,
-}
 # Folders on a disk where a scratch file may be made: systemd's own for the service, then its usual place.
 SCRATCH_FOLDERS = ("/var/lib/giveback", "/var/tmp", "/var/lib")
 
 
-def step_of(action: Action, root: str, settings: Settings) -> Callable[[], None]:
-    """Return the function that does `action`; it blocks and may raise KernelFileError or OSError."""
-    if action.kind == act.SYNC:
-        return os.sync
-    if action.kind == act.SLAB:
-        return lambda: reclaim.drop_caches(root, reclaim.DROP_SLAB)
-    if action.kind == act.DROP:
-        return lambda: reclaim.drop_caches(root, action.what)
-    if action.kind == act.COLD:
-        return lambda: take_cold(root, action.amount_bytes, action.what, settings.swap)
-    if action.kind == act.RECLAIM:
-        return lambda: reclaim_in_chunks(
-            root, action.amount_bytes, settings.swap, bool(action.what)
-        )
-    if action.kind == act.COMPACT:
-        return lambda: compact(root, action.nodes)
-    raise ValueError(f"no worker step for {action.kind!r}")
-
-
-def take_cold(root: str, amount_bytes: int, what: int, swap: bool) -> None:
-    """Take cold cache by the best method there is now; what is warm stays. `what`: as in Action."""
+def take_cold(root: str, amount_bytes: int, how: int, swap: bool) -> None:
+    """Reclaim cold cache by the best method there is now; warm cache stays. `how`: as in ReclaimCold."""
     from giveback_agent.release import cold_cache
 
     method = cold_cache.probe(root)
     folder = scratch_folder(root, os.environ.get("STATE_DIRECTORY"))
-    untaught = what == act.UNTAUGHT
-    stale_after_s = 0.0 if what == act.REOPEN else cold_cache.STALE_AFTER_S
+    untaught = how == act.UNTRAINED
+    stale_after_s = 0.0 if how == act.REOPEN else cold_cache.STALE_AFTER_S
     may_swap = swap or not _has_swap(root)
     cold_cache.reclaim_cold(
         root,
@@ -95,6 +74,15 @@ def is_in_memory(root: str, path: str) -> bool:
         if (path.rstrip("/") + "/").startswith(point) and len(point) >= len(best):
             best, kind = point, words[2]
     return kind in ("", "tmpfs", "ramfs", "devtmpfs", "rootfs", "overlay")
+
+
+def lower_order(root: str, order: int) -> str:
+    """Lower the report order; returns why not, or "" where it was done."""
+    try:
+        report_order.lower(root, order)
+    except GivebackError as error:
+        return str(error)
+    return ""
 
 
 def start_reporting(root: str) -> str:
@@ -160,3 +148,26 @@ def _has_swap(root: str) -> bool:
         return bool(swaps.read_swaps(root).areas)
     except KernelFileError:
         return True
+
+
+EXECUTE: dict[type[ReleaseStep], Execute] = {
+    act.Sync: lambda _step, _root, _: os.sync(),
+    act.ReclaimSlab: lambda _step, root, _: reclaim.drop_caches(root, reclaim.DROP_SLAB),
+    act.ReclaimCold: lambda step, root, s: take_cold(root, step.amount_bytes, step.how, s.swap),
+    act.Reclaim: lambda step, root, s: reclaim_in_chunks(
+        root, step.amount_bytes, s.swap, step.may_drop
+    ),
+    act.DropCaches: lambda step, root, _: reclaim.drop_caches(root, step.what),
+    act.Compact: lambda step, root, _: compact(root, step.nodes),
+    act.DrainLists: lambda _step, root, _: drain_lists(root),
+    act.LowerOrder: lambda step, root, _: lower_order(root, step.order),
+    act.TriggerReporting: lambda _step, root, _: start_reporting(root),
+}
+
+
+def execute(step: ReleaseStep, root: str, settings: Settings) -> str:
+    """Do `step`; returns why it was refused, or "" where it was done.
+
+    A WorkerStep blocks, and raises KernelFileError or OSError where it fails; the others never raise.
+    """
+    return EXECUTE[type(step)](step, root, settings) or ""

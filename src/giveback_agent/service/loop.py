@@ -10,9 +10,13 @@ import select
 import time
 
 from giveback_agent.host_link.link import Link, Urgency
-from giveback_agent.policy import actions as act
 from giveback_agent.policy import adaptive, idleness, polling, thresholds, wsl_modes
-from giveback_agent.policy.actions import Action, Observation
+from giveback_agent.policy.actions import Abandon, BeginPass, EndPass, ReleaseStep, RestoreOrder
+from giveback_agent.policy.observation import (
+    URGENCY_ALONE,
+    URGENCY_STARVING,
+    GuestObservation,
+)
 from giveback_agent.release import report_order
 from giveback_agent.release.capabilities import probe
 from giveback_agent.release.observe import Totals, take
@@ -32,16 +36,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from giveback_agent.policy.snapshot import Snapshot
+    from giveback_agent.policy.actions import Action
+    from giveback_agent.policy.observation import Snapshot
     from giveback_agent.settings.table import Settings
 
 MIB = 1 << 20
-# Steps that a host's chart knows by other names.
-MARKS = {act.LOWER: "deep", act.COLD: "reclaim", act.DROP: "reclaim"}
-REFUSED = {
-    act.NUDGE: "no pass of reporting could be started: {}",
-    act.DRAIN: "the per-CPU lists are not emptied: {}",
-}
 # A host may change its mind, and a guest its level, at every look: what is published follows no faster.
 URGENCY_PUBLISH_S = 1.0
 LEVEL_PUBLISH_S = 30.0
@@ -76,7 +75,7 @@ class Service:
         self._last: Snapshot | None = None
         self._last_error = ""
         self._started_s = time.monotonic()
-        self._published = (act.URGENCY_ALONE, idleness.BUSY)
+        self._published = (URGENCY_ALONE, idleness.BUSY)
         self._published_s = self._started_s
         self._next_probe_s = self._started_s + PROBE_PERIOD_S / 10
         self._wake_read, self._wake_write = os.pipe()
@@ -143,7 +142,7 @@ class Service:
         """SIGUSR1: read what the host's need is; with nothing written, it starves for a minute."""
         del number, frame
         now_s = time.monotonic()
-        starving = (act.URGENCY_STARVING, now_s + 60.0)
+        starving = (URGENCY_STARVING, now_s + 60.0)
         self._urgency = run_dir.read_urgency(self._root, now_s) or starving
         self._pace = polling.Pace()
 
@@ -151,7 +150,7 @@ class Service:
         if self._urgency is not None and now_s < self._urgency[1]:
             return self._urgency[0]
         self._urgency = None
-        return act.URGENCY_ALONE
+        return URGENCY_ALONE
 
     def _wait(self, period_s: float) -> None:
         waited_for = [self._wake_read]
@@ -193,7 +192,7 @@ class Service:
         ours = self._steps.worker is not None or self._in_pass()
         self._steps.reap(now_s)
         self._hear(now_s)
-        self._press(self._urgency_now(now_s) >= act.URGENCY_STARVING)
+        self._press(self._urgency_now(now_s) >= URGENCY_STARVING)
         try:
             self._look(now_s, ours)
             if self._is_decision_due(now_s):
@@ -258,7 +257,7 @@ class Service:
             return not self._may_wait(now_s)
         if self._settings.mode != "adaptive":
             return True
-        if self._urgency_now(now_s) <= act.URGENCY_ALONE:
+        if self._urgency_now(now_s) <= URGENCY_ALONE:
             idle = self._gate.level == idleness.IDLE
             resting = idle and now_s < self._state.rest_until_s
             working = not idle and not idleness.has_slack(self._gate)
@@ -297,7 +296,7 @@ class Service:
         running = None if self._steps.worker is None else self._steps.worker.kind
         if running is None:
             self._account(snapshot)
-        seen = Observation(
+        seen = GuestObservation(
             snapshot,
             self._gate,
             self._urgency_now(now_s),
@@ -320,34 +319,34 @@ class Service:
             self._do(action, snapshot)
 
     def _do(self, action: Action, snapshot: Snapshot) -> None:
-        if action.kind == act.ABANDON:
+        if isinstance(action, ReleaseStep):
+            self._steps.queue.append(action)
+        elif isinstance(action, Abandon):
             self._steps.abandon()
-        elif action.kind == act.RESTORE:
+        elif isinstance(action, RestoreOrder):
             self._steps.queue.clear()
             self._restore(action.why)
-        elif action.kind == act.PASS_BEGIN:
+        elif isinstance(action, BeginPass):
             self._pace = polling.Pace()
             self._passes.start(snapshot, action.why)
-        elif action.kind == act.PASS_END:
+        elif isinstance(action, EndPass):
             self._end_pass(snapshot, action.why)
-        else:
-            self._steps.queue.append(action)
 
     def _start_next(self, now_s: float) -> None:
-        """Start the next queued actions, until one of them is to be waited for."""
-        while (action := self._steps.next_action()) is not None:
-            what = status_file.words(action)
+        """Start the next queued steps, until one of them is to be waited for."""
+        while (step := self._steps.next_step()) is not None:
+            what = step.words()
             seen = status_file.seen(self._last, self._gate.busy_percent, self._urgency_now(now_s))
             self._journal(f"{what}{seen}")
-            self._tell(MARKS.get(action.kind, action.kind), what)
+            self._tell(step.mark or step.kind, what)
             self._before = self._last
-            self._steps.start(action, now_s, self._share.pressing)
+            self._steps.start(step, now_s, self._share.pressing)
 
     def _journal(self, text: str) -> None:
         self._say(f"giveback-agent: {text}")
 
-    def _refused(self, kind: str, why: str) -> None:
-        self._complain(REFUSED.get(kind, "{}").format(why))
+    def _refused(self, step: ReleaseStep, why: str) -> None:
+        self._complain(step.refusal_words(why))
 
     def _account(self, now: Snapshot) -> None:
         if self._steps.outcome is None or self._before is None:
@@ -414,7 +413,7 @@ class Service:
                 "urgency": self._published[0],
                 "level": self._published[1],
                 "cache_floor_bytes": adaptive.floor_bytes(
-                    self._state, self._settings, act.URGENCY_ALONE
+                    self._state, self._settings, URGENCY_ALONE
                 ),
                 "own_cpu_s": self._own_cpu()[0],
                 **status_file.log_fields(self._passes),

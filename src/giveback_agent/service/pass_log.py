@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from giveback_agent.policy import actions as act
+from giveback_agent.policy.actions import Compact, DrainLists
 from giveback_kernel.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_agent.policy.actions import Outcome
-    from giveback_agent.policy.snapshot import Snapshot
+    from giveback_agent.policy.observation import Snapshot, StepOutcome
 
 MIB = 1 << 20
 KEPT = 10
@@ -61,9 +60,9 @@ class PassLog:
         """A pass begins."""
         self.begin, self.why, self.steps, self.deep_order = begin, why, [], None
 
-    def note(self, outcome: Outcome, before: Snapshot, after: Snapshot) -> StepRecord:
+    def note(self, outcome: StepOutcome, before: Snapshot, after: Snapshot) -> StepRecord:
         """Account a step that has just ended; outside of a pass only their number and gain are kept."""
-        if outcome.kind == act.COMPACT:
+        if outcome.kind == Compact.kind:
             gain = (before.trapped_bytes or 0) - (after.trapped_bytes or 0)
         else:
             gain = before.meminfo.non_free_bytes - after.meminfo.non_free_bytes
@@ -100,12 +99,12 @@ def gain_of(record: PassRecord, kind: str) -> int:
 
 def compacted(record: PassRecord) -> bool:
     """Whether memory was compacted in a pass, if only for a while."""
-    return any(step.kind == act.COMPACT and step.end != FAILED for step in record.steps)
+    return any(step.kind == Compact.kind and step.end != FAILED for step in record.steps)
 
 
 def words(record: PassRecord, classic: str) -> str:
     """The pass in one line of the kernel log: `classic`, which users grep for, where it compacted."""
-    from_lists = max(0, gain_of(record, act.DRAIN))
+    from_lists = max(0, gain_of(record, DrainLists.kind))
     freed = max(0, record.non_free_before_bytes - record.non_free_after_bytes - from_lists)
     gains = f"{freed // MIB} MiB of cache and slab freed"
     if from_lists >= MIB:
@@ -113,7 +112,7 @@ def words(record: PassRecord, classic: str) -> str:
     title = PASS_LINE
     if compacted(record):
         title = classic
-        gains += f", {max(0, gain_of(record, act.COMPACT)) // MIB} MiB made contiguous"
+        gains += f", {max(0, gain_of(record, Compact.kind)) // MIB} MiB made contiguous"
     reported = record.deep_order is not None and record.end == "done"
     rest = "in small pieces reported, too" if reported else "left in small pieces"
     text = (

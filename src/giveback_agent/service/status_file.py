@@ -1,32 +1,21 @@
-"""The service's status file, and what it says of itself: actions and their causes in words, its log."""
+"""The service's status file, and what it says of the guest and of its passes."""
 
 from __future__ import annotations
 
 from giveback_agent.host_link.json_lines import encode
-from giveback_agent.policy import actions as act
 from giveback_agent.runtime import run_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_agent.policy.actions import Action
-    from giveback_agent.policy.snapshot import Snapshot
+    from giveback_agent.policy.observation import Snapshot
     from giveback_agent.service.pass_log import PassLog, PassRecord
 
 MIB = 1 << 20
 STATUS_PATH = run_dir.FOLDER + "/status.json"
 
 
-def words(action: Action) -> str:
-    """An action in words, with its amount and why."""
-    if action.kind in (act.RECLAIM, act.COLD):
-        return f"reclaim {action.amount_bytes // MIB} MiB: {action.why}"
-    if action.kind == act.LOWER:
-        return f"lower the report order to {action.order}: {action.why}"
-    return action.kind if action.why in ("", action.kind) else f"{action.kind}: {action.why}"
-
-
 def seen(now: Snapshot | None, busy_percent: float, urgency: int) -> str:
-    """The snapshot that caused an action, in words."""
+    """Return in words the snapshot that caused a step."""
     if now is None:
         return ""
     memory = now.meminfo

@@ -7,8 +7,8 @@ no setting is needed in the agent that no user should turn. Where a setting exis
 
 from __future__ import annotations
 
-from giveback_agent.policy import actions as act
 from giveback_agent.policy import adaptive
+from giveback_agent.policy.actions import ReclaimCold, ReclaimSlab, TriggerReporting
 from giveback_kernel.record import replace
 
 TYPE_CHECKING = False
@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from giveback_agent.policy.actions import Action, Capabilities, Observation
+    from giveback_agent.policy.actions import Action
     from giveback_agent.policy.adaptive import PolicyState
+    from giveback_agent.policy.observation import GuestObservation, KernelCapabilities
     from giveback_agent.settings.table import Settings
 
     Decide = Callable[
-        [Observation, PolicyState, Settings, Capabilities], tuple[tuple[Action, ...], PolicyState]
+        [GuestObservation, PolicyState, Settings, KernelCapabilities],
+        tuple[tuple[Action, ...], PolicyState],
     ]
 
-STEPS = {"slab": act.SLAB, "nudge": act.NUDGE}
+STEPS = {"slab": ReclaimSlab, "nudge": TriggerReporting}
 PARTS = (*STEPS, "slack", "floor")
 
 
@@ -32,18 +34,18 @@ def without(part: str, decide: Decide) -> Decide:
     """Return `decide` without one part: the slab step, the nudge, slack steps, or the learned floor."""
 
     def partly(
-        seen: Observation, state: PolicyState, settings: Settings, can: Capabilities
+        seen: GuestObservation, state: PolicyState, settings: Settings, can: KernelCapabilities
     ) -> tuple[tuple[Action, ...], PolicyState]:
         if part == "floor":
             state = replace(state, floor=replace(state.floor, learned_bytes=0))
         actions, after = decide(seen, state, settings, can)
         if part == "slack" and not after.in_pass:
-            return tuple([a for a in actions if a.kind != act.COLD]), after
+            return tuple([a for a in actions if not isinstance(a, ReclaimCold)]), after
         if part == "floor":
             return actions, replace(after, floor=replace(after.floor, learned_bytes=0))
         step = STEPS.get(part)
-        todo = tuple([one for one in after.todo if one != step])
-        return tuple([a for a in actions if a.kind != step]), replace(after, todo=todo)
+        todo = tuple([one for one in after.todo if one is not step])
+        return tuple([a for a in actions if type(a) is not step]), replace(after, todo=todo)
 
     return partly
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from giveback_agent.policy import actions as act
 from giveback_agent.policy import idleness
-from giveback_agent.policy.actions import Capabilities, Observation, Outcome
-from giveback_agent.policy.snapshot import Snapshot
+from giveback_agent.policy.observation import (
+    URGENCY_ALONE,
+    GuestObservation,
+    KernelCapabilities,
+    Snapshot,
+    StepOutcome,
+)
 from giveback_kernel.buddyinfo import BuddyInfo, ZoneBlocks
 from giveback_kernel.cpustat import CpuStat
 from giveback_kernel.meminfo import MemInfo
 from giveback_kernel.vmstat import VmStat
 
 MIB = 1 << 20
-ABLE = Capabilities(
+ABLE = KernelCapabilities(
     reporting=True,
     order=9,
     order_settable=True,
@@ -73,12 +77,12 @@ def snapshot(
 def observation(
     now: Snapshot,
     level: str = idleness.IDLE,
-    urgency: int = act.URGENCY_ALONE,
+    urgency: int = URGENCY_ALONE,
     running: str | None = None,
-    outcome: Outcome | None = None,
+    outcome: StepOutcome | None = None,
     lowered: bool = False,
     work_cpu_s: float = 0.0,
-) -> Observation:
+) -> GuestObservation:
     """What the policy sees of `now`."""
     state = idleness.GateState(
         at_s=now.monotonic_s,
@@ -87,4 +91,4 @@ def observation(
         busy_percent=1.0,
         work_cpu_s=work_cpu_s,
     )
-    return Observation(now, state, urgency, running, outcome, lowered)
+    return GuestObservation(now, state, urgency, running, outcome, lowered)

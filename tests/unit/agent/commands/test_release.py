@@ -12,9 +12,11 @@ from agent_guests import ABLE
 from agent_kernel_samples import GUEST, plant
 
 from giveback_agent.commands import release
-from giveback_agent.policy import actions as act
 from giveback_agent.policy import report_hold
-from giveback_agent.policy.actions import Capabilities
+from giveback_agent.policy.observation import (
+    URGENCY_ALONE,
+    KernelCapabilities,
+)
 from giveback_agent.release import report_order, steps
 from giveback_agent.runtime import run_dir
 from giveback_agent.service.pass_log import CLASSIC_LINE
@@ -42,9 +44,11 @@ def order(root: str) -> int:
     return int(Path(root + ORDER_PATH).read_text())
 
 
-def run(root: str, *, deep: bool, chosen: Settings | None = None, able: Capabilities = CAN) -> int:
+def run(
+    root: str, *, deep: bool, chosen: Settings | None = None, able: KernelCapabilities = CAN
+) -> int:
     settings, can = release.asked_for(deep, chosen or Settings(), able)
-    return release.Foreground(root, settings, can, CLASSIC_LINE).run(act.URGENCY_ALONE)
+    return release.Foreground(root, settings, can, CLASSIC_LINE).run(URGENCY_ALONE)
 
 
 def test_each_step_is_told_and_the_order_is_as_it_was(
@@ -126,7 +130,7 @@ def test_an_order_that_cannot_be_lowered_is_told_and_the_rest_is_done(
         (CAN, Settings(), "cannot be reclaimed by this user"),
     ],
 )
-def test_what_is_left_out_is_said(can: Capabilities, chosen: Settings, words: str) -> None:
+def test_what_is_left_out_is_said(can: KernelCapabilities, chosen: Settings, words: str) -> None:
     assert any(words in line for line in release.left_out(True, chosen, can))
 
 
@@ -138,9 +142,9 @@ def test_whatever_ends_a_deep_pass_the_order_is_restored(tmp_path: Path, number:
         # Under nohup it stays ignored.
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "from giveback_agent.release import capabilities, report_order, steps\n"
-        "from giveback_agent.policy.actions import Capabilities\n"
+        "from giveback_agent.policy.observation import KernelCapabilities\n"
         "from giveback_agent.commands import release\n"
-        "release.probe = lambda root: Capabilities(True, 9, True, False, False, False)\n"
+        "release.probe = lambda root: KernelCapabilities(True, 9, True, False, False, False)\n"
         "lower = report_order.lower\n"
         "def lowered(root, order):\n"
         "    lower(root, order)\n"

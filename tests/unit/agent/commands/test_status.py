@@ -46,9 +46,9 @@ def test_what_no_pass_of_reporting_followed_is_not_said_to_be_reported(
     said: list[str] = []
     service = Service(str(tmp_path), Settings(), said.append)
     now = snapshot(1.0)
-    for action in (act.PASS_BEGIN, act.LOWER, act.NUDGE):
-        service._do(act.Action(action, order=0), now)
+    for action in (act.BeginPass(), act.LowerOrder(order=0), act.TriggerReporting()):
+        service._do(action, now)
     service._start_next(1.0)
-    service._do(act.Action(act.PASS_END, "done"), now)
+    service._do(act.EndPass("done"), now)
     assert "MiB left in small pieces" in said[-1]
     service._close()

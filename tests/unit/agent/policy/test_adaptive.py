@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import pytest
 from agent_guests import ABLE, MIB, observation, snapshot
@@ -12,23 +11,28 @@ from hypothesis import strategies as st
 
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import adaptive, idleness, thresholds
-from giveback_agent.policy.actions import Action, Capabilities, Outcome
+from giveback_agent.policy.actions import Action
 from giveback_agent.policy.adaptive import PolicyState
 from giveback_agent.policy.cache_floor import FloorState
 from giveback_agent.policy.compaction import Compacting
+from giveback_agent.policy.observation import (
+    URGENCY_ALONE,
+    URGENCY_STARVING,
+    URGENCY_TIGHT,
+    KernelCapabilities,
+    Snapshot,
+    StepOutcome,
+)
 from giveback_agent.settings.table import Settings
 from giveback_kernel.buddyinfo import BuddyInfo, ZoneBlocks
 from giveback_kernel.record import replace
-
-if TYPE_CHECKING:
-    from giveback_agent.policy.snapshot import Snapshot
 
 SETTINGS = Settings()
 LEVELS = st.sampled_from(
     (idleness.IDLE, idleness.IDLE, idleness.IDLE, idleness.SLACK, idleness.BUSY)
 )
 CAN = st.builds(
-    Capabilities,
+    KernelCapabilities,
     reporting=st.sampled_from((True, True, False, None)),
     order=st.just(9),
     order_settable=st.booleans(),
@@ -44,7 +48,7 @@ CAN = st.builds(
 class Guest:
     """A guest that obeys actions more or less, driven step by step."""
 
-    can: Capabilities = ABLE
+    can: KernelCapabilities = ABLE
     settings: Settings = SETTINGS
     state: PolicyState = field(default_factory=PolicyState)
     cache: int = 600
@@ -54,7 +58,7 @@ class Guest:
     drains: bool = True
     running: Action | None = None
     queue: list[Action] = field(default_factory=list)
-    outcome: Outcome | None = None
+    outcome: StepOutcome | None = None
     lowered: bool = False
     log: list[Action] = field(default_factory=list)
 
@@ -64,7 +68,7 @@ class Guest:
         """One look: the running worker ends if `done`, having achieved something if `works`."""
         if self.running is not None and done:
             self._obey(self.running, works)
-            self.outcome = Outcome(self.running.kind, works)
+            self.outcome = StepOutcome(self.running.kind, works)
             self.running = None
         # In a pass the service takes no detail.
         pcp = None if self.state.in_pass else self.pcp
@@ -88,7 +92,7 @@ class Guest:
         """Start what is queued, if nothing runs; lowering the order takes no time."""
         while self.running is None and self.queue:
             self.running = self.queue.pop(0)
-            if self.running.kind == act.LOWER:
+            if isinstance(self.running, act.LowerOrder):
                 self.lowered, self.running = True, None
 
     def take(self, actions: tuple[Action, ...]) -> None:
@@ -98,30 +102,30 @@ class Guest:
 
     def _take(self, action: Action) -> None:
         self.log.append(action)
-        if action.kind == act.ABANDON:
-            self.running, self.outcome = None, Outcome("any", ok=False, abandoned=True)
+        if isinstance(action, act.Abandon):
+            self.running, self.outcome = None, StepOutcome("any", ok=False, abandoned=True)
             self.queue.clear()
-        elif action.kind == act.RESTORE:
+        elif isinstance(action, act.RestoreOrder):
             self.lowered = False
             self.queue.clear()
-        elif action.kind == act.DRAIN and self.drains:
+        elif isinstance(action, act.DrainLists) and self.drains:
             self.free, self.trapped, self.pcp = self.free + self.pcp, self.trapped + self.pcp, 0
-        elif action.kind in (*act.IN_WORKER, act.LOWER):
+        elif isinstance(action, (act.WorkerStep, act.LowerOrder)):
             self.queue.append(action)
 
     def _obey(self, action: Action, works: bool) -> None:
         if not works:
             return
-        if action.kind in (act.COLD, act.RECLAIM):
+        if isinstance(action, (act.ReclaimCold, act.Reclaim)):
             taken = min(self.cache, action.amount_bytes // MIB)
             self.cache -= taken
             self.free += taken
             self.trapped += taken
-        if action.kind == act.COMPACT:
+        if isinstance(action, act.Compact):
             self.trapped //= 4
 
-    def kinds(self) -> list[str]:
-        return [action.kind for action in self.log]
+    def kinds(self) -> list[type[Action]]:
+        return [type(action) for action in self.log]
 
 
 def run_idle(guest: Guest, seconds: int = 200) -> Guest:
@@ -133,14 +137,22 @@ def run_idle(guest: Guest, seconds: int = 200) -> Guest:
 def test_a_pass_goes_cache_compact_deep_and_restores() -> None:
     guest = run_idle(Guest())
     kinds = guest.kinds()
-    wanted = [act.PASS_BEGIN, act.SYNC, act.COLD, act.DRAIN, act.COMPACT, act.LOWER, act.RESTORE]
-    assert [k for k in dict.fromkeys(kinds) if k != act.NUDGE] == [*wanted, act.PASS_END]
+    wanted = [
+        act.BeginPass,
+        act.Sync,
+        act.ReclaimCold,
+        act.DrainLists,
+        act.Compact,
+        act.LowerOrder,
+        act.RestoreOrder,
+    ]
+    assert [k for k in dict.fromkeys(kinds) if k != act.TriggerReporting] == [*wanted, act.EndPass]
     assert not guest.lowered
 
 
 @given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 3), CAN)
 def test_a_pass_by_hand_leaves_out_no_step_for_gaining_little(
-    cache: int, trapped: int, urgency: int, can: Capabilities
+    cache: int, trapped: int, urgency: int, can: KernelCapabilities
 ) -> None:
     guest = Guest(can=can, cache=cache, trapped=trapped)
     seen = observation(snapshot(0.0, guest.free, cache, trapped), urgency=urgency)
@@ -153,37 +165,37 @@ def test_a_pass_by_hand_leaves_out_no_step_for_gaining_little(
         assert second < 200
         guest.tick(float(second), idleness.IDLE, urgency)
     kinds = guest.kinds()
-    assert kinds.count(act.PASS_BEGIN) == kinds.count(act.PASS_END) == 1
-    assert (act.COMPACT in kinds) == (bool(can.reporting) and can.compaction)
-    assert (act.LOWER in kinds) == (bool(can.reporting) and can.order_settable)
+    assert kinds.count(act.BeginPass) == kinds.count(act.EndPass) == 1
+    assert (act.Compact in kinds) == (bool(can.reporting) and can.compaction)
+    assert (act.LowerOrder in kinds) == (bool(can.reporting) and can.order_settable)
     assert not guest.lowered
 
 
 def test_a_pass_by_hand_is_refused_where_the_guest_is_short_of_memory() -> None:
     now = snapshot(1.0, available=50)
     actions, state = adaptive.begin_by_hand(observation(now), SETTINGS, ABLE)
-    assert [(a.kind, a.why) for a in actions] == [(act.PASS_END, "the guest is short of memory")]
+    assert [(type(a), a.why) for a in actions] == [(act.EndPass, "the guest is short of memory")]
     assert not state.in_pass
 
 
 def test_a_quiet_guest_is_left_alone_after_its_pass() -> None:
     guest = run_idle(Guest())
-    assert guest.kinds().count(act.PASS_BEGIN) == 1
+    assert guest.kinds().count(act.BeginPass) == 1
 
 
 @given(st.integers(0, 64), st.integers(0, 64), CAN, st.booleans())
 def test_what_lingers_on_per_cpu_lists_begins_one_pass_where_it_can_be_freed(
-    pcp: int, trapped: int, can: Capabilities, drains: bool
+    pcp: int, trapped: int, can: KernelCapabilities, drains: bool
 ) -> None:
     """48 MiB once stayed there for good: free, but in no free list and so not counted."""
     guest = run_idle(Guest(can=can, cache=0, trapped=trapped, pcp=pcp, drains=drains))
     stuck_bytes = (trapped + (pcp if can.drain else 0)) * MIB
     worth_it = can.reporting and stuck_bytes >= thresholds.least_bytes(snapshot(0.0).meminfo)
-    assert guest.kinds().count(act.PASS_BEGIN) == int(bool(worth_it))
-    if act.DRAIN in guest.kinds() and drains and can.order_settable:
+    assert guest.kinds().count(act.BeginPass) == int(bool(worth_it))
+    if act.DrainLists in guest.kinds() and drains and can.order_settable:
         assert guest.pcp == 0
         # All that was freed is there to be reported in small pieces.
-        assert (act.LOWER in guest.kinds()) == (guest.trapped * MIB >= 8 * MIB)
+        assert (act.LowerOrder in guest.kinds()) == (guest.trapped * MIB >= 8 * MIB)
 
 
 def test_lists_that_fill_again_are_emptied_again() -> None:
@@ -191,7 +203,7 @@ def test_lists_that_fill_again_are_emptied_again() -> None:
     guest.pcp = 30
     for second in range(300, 400):
         guest.tick(float(second), idleness.IDLE)
-    assert guest.kinds().count(act.PASS_BEGIN) == 2
+    assert guest.kinds().count(act.BeginPass) == 2
     assert guest.pcp == 0
 
 
@@ -202,7 +214,7 @@ def test_lists_that_fill_with_trapped_memory_are_emptied_too() -> None:
     guest.pcp, guest.trapped = 34, trapped - 30
     for second in range(300, 400):
         guest.tick(float(second), idleness.IDLE)
-    assert guest.kinds().count(act.PASS_BEGIN) == 2
+    assert guest.kinds().count(act.BeginPass) == 2
     assert guest.pcp == 0
 
 
@@ -213,7 +225,7 @@ def test_what_was_in_use_and_is_stuck_now_begins_a_pass() -> None:
     assert thresholds.newly_stuck_bytes(now, last, ABLE) == 55 * MIB
     state = PolicyState(after_pass=last, rest_until_s=10.0)
     actions, _ = adaptive.decide(observation(now), state, SETTINGS, ABLE)
-    assert actions[0].kind == act.PASS_BEGIN
+    assert isinstance(actions[0], act.BeginPass)
     # What has merged into large blocks is reported by the kernel itself.
     assert thresholds.newly_stuck_bytes(snapshot(100.0, 855, 9, 5, pcp=2), last, ABLE) == 7 * MIB
 
@@ -231,8 +243,8 @@ def test_a_burst_makes_reported_memory_stale_sooner_than_a_little_work_all_the_t
 
 def test_the_lists_are_emptied_before_and_after_compaction() -> None:
     kinds = run_idle(Guest(cache=0)).kinds()
-    at = kinds.index(act.COMPACT)
-    assert kinds[at - 1 : at + 3] == [act.DRAIN, act.COMPACT, act.DRAIN, act.LOWER]
+    at = kinds.index(act.Compact)
+    assert kinds[at - 1 : at + 3] == [act.DrainLists, act.Compact, act.DrainLists, act.LowerOrder]
 
 
 def test_the_floor_of_the_settings_is_never_touched() -> None:
@@ -246,7 +258,7 @@ def test_the_floor_of_the_settings_is_never_touched() -> None:
     st.booleans(),
 )
 def test_whatever_happens_one_worker_at_a_time_and_the_order_is_restored(
-    course: list[tuple[str, int, bool, bool]], can: Capabilities, reporting: bool
+    course: list[tuple[str, int, bool, bool]], can: KernelCapabilities, reporting: bool
 ) -> None:
     guest = Guest(can=can, settings=replace(SETTINGS, page_reporting=reporting))
     for second, (level, urgency, works, done) in enumerate(course):
@@ -254,8 +266,8 @@ def test_whatever_happens_one_worker_at_a_time_and_the_order_is_restored(
         guest.tick(float(second), level, urgency, works, done)
         new = guest.log[before:]
         assert len(guest.queue) <= 1
-        if level == idleness.BUSY and urgency < act.URGENCY_STARVING:
-            assert not [a for a in new if a.kind in act.IN_WORKER]
+        if level == idleness.BUSY and urgency < URGENCY_STARVING:
+            assert not [a for a in new if isinstance(a, act.WorkerStep)]
             assert not guest.lowered
         for action in new:
             _check_permitted(action, can, reporting, urgency)
@@ -265,24 +277,26 @@ def test_whatever_happens_one_worker_at_a_time_and_the_order_is_restored(
     assert not guest.lowered
 
 
-def _check_permitted(action: Action, can: Capabilities, reporting: bool, urgency: int) -> None:
-    if action.kind in (act.COMPACT, act.LOWER, act.NUDGE, act.DRAIN):
+def _check_permitted(
+    action: Action, can: KernelCapabilities, reporting: bool, urgency: int
+) -> None:
+    if isinstance(action, (act.Compact, act.LowerOrder, act.TriggerReporting, act.DrainLists)):
         assert can.reporting
         assert reporting
-    if action.kind == act.COMPACT:
+    if isinstance(action, act.Compact):
         assert can.compaction
-    if action.kind == act.LOWER:
+    if isinstance(action, act.LowerOrder):
         assert can.order_settable
-    if action.kind == act.DRAIN:
+    if isinstance(action, act.DrainLists):
         assert can.drain
-    if action.kind == act.RECLAIM:
+    if isinstance(action, act.Reclaim):
         assert can.reclaim
         assert action.amount_bytes > 0
-    if action.kind in (act.RECLAIM, act.DROP):
-        assert urgency > act.URGENCY_ALONE
-    if action.kind == act.COLD:
+    if isinstance(action, (act.Reclaim, act.DropCaches)):
+        assert urgency > URGENCY_ALONE
+    if isinstance(action, act.ReclaimCold):
         assert can.cold_method != "none"
-    if action.kind == act.PASS_BEGIN:
+    if isinstance(action, act.BeginPass):
         assert urgency >= 0
 
 
@@ -291,7 +305,7 @@ def test_at_urgency_0_caches_stay() -> None:
     for second in range(100):
         guest.tick(float(second), idleness.IDLE, urgency=0)
     assert guest.cache == 600
-    assert act.COMPACT in guest.kinds()
+    assert act.Compact in guest.kinds()
 
 
 def test_at_urgency_3_all_above_the_floor_goes() -> None:
@@ -306,16 +320,16 @@ def test_need_that_grows_within_a_pass_is_met_after_it() -> None:
     state, settings = PolicyState(), Settings()
     now, asked = 100.0, []
     for second in range(120):
-        urgency = act.URGENCY_ALONE if second < 5 else act.URGENCY_STARVING
+        urgency = URGENCY_ALONE if second < 5 else URGENCY_STARVING
         seen = observation(snapshot(now + second, cache=600, trapped=300), urgency=urgency)
         seen = replace(seen, lowered=state.hold is not None)
         actions, state = adaptive.decide(seen, state, settings, ABLE)
-        asked += [action.kind for action in actions]
-    assert act.RECLAIM in asked
+        asked += [type(action) for action in actions]
+    assert act.Reclaim in asked
 
 
 def test_a_guest_that_stalls_for_memory_gives_nothing_however_the_host_starves() -> None:
-    seen = observation(snapshot(100.0), level=idleness.BUSY, urgency=act.URGENCY_STARVING)
+    seen = observation(snapshot(100.0), level=idleness.BUSY, urgency=URGENCY_STARVING)
     assert adaptive.decide(seen, PolicyState(), Settings(), ABLE)[0]
     seen = replace(seen, gate=replace(seen.gate, short_of_memory=True))
     assert not adaptive.decide(seen, PolicyState(), Settings(), ABLE)[0]
@@ -324,13 +338,13 @@ def test_a_guest_that_stalls_for_memory_gives_nothing_however_the_host_starves()
 def test_the_whole_cache_is_dropped_only_while_the_host_starves() -> None:
     """As on a kernel before 5.19: half of the warm cache is asked for, and all or none can be had."""
     can = replace(ABLE, reclaim=False, cold_method="none")
-    for urgency, dropped in ((act.URGENCY_TIGHT, False), (act.URGENCY_STARVING, True)):
+    for urgency, dropped in ((URGENCY_TIGHT, False), (URGENCY_STARVING, True)):
         state, kinds = PolicyState(), []
         for second in range(5):
             seen = observation(snapshot(100.0 + second), urgency=urgency)
             actions, state = adaptive.decide(seen, state, SETTINGS, can)
-            kinds += [action.kind for action in actions]
-        assert (act.DROP in kinds) is dropped
+            kinds += [type(action) for action in actions]
+        assert (act.DropCaches in kinds) is dropped
 
 
 def test_a_busy_guest_gives_only_while_the_host_starves() -> None:
@@ -342,7 +356,7 @@ def test_a_busy_guest_gives_only_while_the_host_starves() -> None:
     for second in range(100):
         guest.tick(5000.0 + second, idleness.BUSY, urgency=3)
     assert guest.cache == SETTINGS.cache_floor_bytes // MIB
-    assert guest.lowered or any(a.kind == act.RESTORE for a in guest.log)
+    assert guest.lowered or any(isinstance(a, act.RestoreOrder) for a in guest.log)
     guest.tick(5101.0, idleness.BUSY, urgency=1)
     guest.tick(5102.0, idleness.BUSY, urgency=1)
     assert not guest.lowered
@@ -351,7 +365,7 @@ def test_a_busy_guest_gives_only_while_the_host_starves() -> None:
 def test_a_host_that_needs_memory_does_not_wait_for_idleness() -> None:
     guest = Guest()
     guest.tick(0.0, idleness.SLACK, urgency=2)
-    assert any(a.kind == act.PASS_BEGIN for a in guest.log)
+    assert any(isinstance(a, act.BeginPass) for a in guest.log)
 
 
 def test_a_guest_short_of_memory_is_not_touched() -> None:
@@ -367,7 +381,7 @@ def test_work_coming_back_stops_the_pass_at_once() -> None:
     assert guest.running is not None
     guest.tick(9.0, idleness.BUSY, done=False)
     guest.tick(10.0, idleness.BUSY)
-    assert guest.kinds()[-2:] == [act.ABANDON, act.PASS_END] or guest.kinds()[-1] == act.PASS_END
+    assert guest.kinds()[-2:] == [act.Abandon, act.EndPass] or guest.kinds()[-1] == act.EndPass
     assert guest.running is None
 
 
@@ -376,7 +390,9 @@ def test_compaction_that_gains_nothing_is_tried_later_and_later() -> None:
     state = PolicyState(compaction=begun)
     waits = []
     for round_s in (1000.0, 2000.0, 4000.0):
-        seen = observation(snapshot(round_s, trapped=300), outcome=Outcome(act.COMPACT, ok=True))
+        seen = observation(
+            snapshot(round_s, trapped=300), outcome=StepOutcome(act.Compact.kind, ok=True)
+        )
         _, state = adaptive.decide(seen, state, SETTINGS, ABLE)
         waits.append(state.compaction.after_s - round_s)
         state = replace(state, compaction=replace(state.compaction, before_bytes=300 * MIB))
@@ -410,8 +426,10 @@ def test_a_guest_that_is_never_idle_gives_cold_cache_in_small_steps() -> None:
     guest = Guest()
     for second in range(60):
         guest.tick(float(second), idleness.SLACK)
-    assert set(guest.kinds()) == {act.COLD}
-    assert all(a.amount_bytes <= 2048 * MIB // 64 for a in guest.log)
+    assert set(guest.kinds()) == {act.ReclaimCold}
+    assert all(
+        isinstance(a, act.ReclaimCold) and a.amount_bytes <= 2048 * MIB // 64 for a in guest.log
+    )
 
 
 def _lists(now: Snapshot, active: int, inactive: int, dirty: int = 0) -> Snapshot:
@@ -428,7 +446,7 @@ def _lists(now: Snapshot, active: int, inactive: int, dirty: int = 0) -> Snapsho
     ("kept", "active", "inactive", "method", "what"),
     [
         (20, 700, 0, "generations", act.REOPEN),
-        (20, 700, 100, "generations", act.TAUGHT),
+        (20, 700, 100, "generations", act.TRAINED),
         (300, 700, 0, "generations", None),
         (20, 90, 0, "generations", None),
         (20, 700, 0, "lists", None),
@@ -446,10 +464,10 @@ def test_new_cache_among_the_kept_is_taken_where_it_is_much_more(
         seen = observation(now, idleness.IDLE, 1, None, guest.outcome, False)
         actions, guest.state = adaptive.decide(seen, guest.state, SETTINGS, can)
         guest.take(actions)
-        guest.outcome = Outcome(act.SYNC, True) if guest.queue else None
+        guest.outcome = StepOutcome(act.Sync.kind, True) if guest.queue else None
         guest.queue.clear()
-    cold = [action for action in guest.log if action.kind == act.COLD]
-    assert [action.what for action in cold] == ([] if what is None else [what])
+    cold = [action for action in guest.log if isinstance(action, act.ReclaimCold)]
+    assert [action.how for action in cold] == ([] if what is None else [what])
     if what == act.REOPEN:
         assert 0 < cold[0].amount_bytes <= (active - kept) * MIB
 
@@ -466,8 +484,8 @@ def test_the_refaults_of_teaching_do_not_raise_the_floor() -> None:
     """Each small step teaches three lists: 1536 refaults of ours while it runs, none of the work's."""
     state, refaults = PolicyState(), 0
     for second in range(100):
-        running = act.COLD if second % 10 == 1 else None
-        outcome = Outcome(act.COLD, ok=True) if second % 10 == 2 else None
+        running = act.ReclaimCold.kind if second % 10 == 1 else None
+        outcome = StepOutcome(act.ReclaimCold.kind, ok=True) if second % 10 == 2 else None
         refaults += 1536 if running else 0
         seen = observation(
             snapshot(100.0 + second, refaults=refaults),
@@ -487,7 +505,7 @@ def test_only_the_numa_nodes_that_are_worth_it_are_compacted() -> None:
     now = replace(snapshot(0.0, cache=0), buddy=BuddyInfo(blocks, 4096))
     can = replace(ABLE, drain=False)
     actions, _ = adaptive.decide(observation(now), PolicyState(), SETTINGS, can)
-    compact = [action for action in actions if action.kind == act.COMPACT]
+    compact = [action for action in actions if isinstance(action, act.Compact)]
     assert [action.nodes for action in compact] == [(0,)]
 
 
@@ -502,4 +520,4 @@ def test_work_that_ends_with_its_files_dirty_is_answered_at_once(
     now = _lists(snapshot(100.0, 800, 64 + cache, 0), 64, cache, dirty)
     state = PolicyState(after_pass=last, rest_until_s=10.0)
     actions, _ = adaptive.decide(observation(now), state, SETTINGS, replace(ABLE, drain=False))
-    assert ([action.kind for action in actions] == [act.PASS_BEGIN, act.SYNC]) is begins
+    assert ([type(action) for action in actions] == [act.BeginPass, act.Sync]) is begins

@@ -7,9 +7,11 @@ from agent_guests import ABLE, MIB, observation, snapshot
 
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import adaptive, compaction, idleness
-from giveback_agent.policy.actions import Outcome
 from giveback_agent.policy.adaptive import PolicyState
 from giveback_agent.policy.compaction import Compacting
+from giveback_agent.policy.observation import (
+    StepOutcome,
+)
 from giveback_agent.policy.report_hold import Hold
 from giveback_agent.settings.table import Settings
 from giveback_kernel.buddyinfo import BuddyInfo, ZoneBlocks
@@ -27,14 +29,14 @@ def test_the_order_is_held_until_the_kernel_falls_silent_and_no_longer() -> None
     assert state.in_pass
     seen = replace(observation(snapshot(115.0), lowered=True), reports=7)
     actions, state = adaptive.decide(seen, state, SETTINGS, ABLE)
-    assert [action.kind for action in actions] == [act.RESTORE, act.PASS_END]
+    assert [type(action) for action in actions] == [act.RestoreOrder, act.EndPass]
     assert not state.in_pass
 
 
 def test_an_order_that_could_not_be_lowered_is_not_waited_for() -> None:
     held = replace(PolicyState(), in_pass=True, hold=Hold.begin(100.0, None, USED_BYTES))
     actions, _ = adaptive.decide(observation(snapshot(101.0)), held, SETTINGS, ABLE)
-    assert actions[-1].kind == act.PASS_END
+    assert isinstance(actions[-1], act.EndPass)
 
 
 @pytest.mark.parametrize(
@@ -59,12 +61,12 @@ def test_what_small_pieces_can_be_reported_is_compacted_once_and_if_it_is_much(
         state = replace(state, in_pass=True, hold=Hold.begin(-60.0, 0, USED_BYTES))
         seen = replace(observation(snapshot(0.0, trapped=reported), lowered=True), reports=0)
         _, state = adaptive.decide(seen, state, SETTINGS, can)
-    state = replace(state, in_pass=True, todo=(act.COMPACT, act.LOWER))
+    state = replace(state, in_pass=True, todo=(act.Compact, act.LowerOrder))
     seen = observation(snapshot(100.0, trapped=trapped))
     actions, _ = adaptive.decide(seen, state, SETTINGS, can)
-    assert (actions[0].kind == act.COMPACT) == wanted
+    assert (isinstance(actions[0], act.Compact)) == wanted
     if settable and not wanted:
-        assert actions[0].kind == act.LOWER
+        assert isinstance(actions[0], act.LowerOrder)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_work_that_leaves_most_of_the_cpu_idle_gets_the_order_back_all_the_same(
         seen = replace(observation(now, level, urgency, lowered=True), reports=second)
         actions, state = adaptive.decide(seen, state, SETTINGS, ABLE)
         if not state.in_pass:
-            assert [action.kind for action in actions] == [act.RESTORE, act.PASS_END]
+            assert [type(action) for action in actions] == [act.RestoreOrder, act.EndPass]
             ends.append(actions[-1].why)
             break
     assert ends == ([] if end is None else [end])
@@ -100,20 +102,22 @@ def test_work_that_leaves_most_of_the_cpu_idle_gets_the_order_back_all_the_same(
 
 def test_what_a_compaction_left_in_a_pass_cut_short_is_not_compacted_again() -> None:
     begun = Compacting(before_bytes=300 * MIB)
-    state = PolicyState(in_pass=True, todo=(act.LOWER,), compaction=begun)
-    seen = observation(snapshot(100.0, trapped=200), outcome=Outcome(act.COMPACT, ok=True))
+    state = PolicyState(in_pass=True, todo=(act.LowerOrder,), compaction=begun)
+    seen = observation(snapshot(100.0, trapped=200), outcome=StepOutcome(act.Compact.kind, ok=True))
     _, state = adaptive.decide(seen, state, SETTINGS, ABLE)
     _, state = adaptive.decide(observation(snapshot(101.0), idleness.BUSY), state, SETTINGS, ABLE)
     for trapped, wanted in ((250, False), (300, True)):
-        again = replace(state, in_pass=True, todo=(act.COMPACT,))
+        again = replace(state, in_pass=True, todo=(act.Compact,))
         seen = observation(snapshot(200.0, trapped=trapped))
         actions, _ = adaptive.decide(seen, again, SETTINGS, ABLE)
-        assert (actions[0].kind == act.COMPACT) == wanted
+        assert (isinstance(actions[0], act.Compact)) == wanted
 
 
 def test_a_compaction_that_was_given_up_leaves_nothing_known() -> None:
     state = PolicyState(in_pass=True, compaction=Compacting(before_bytes=300 * MIB))
-    seen = observation(snapshot(100.0, trapped=300), outcome=Outcome(act.COMPACT, ok=False))
+    seen = observation(
+        snapshot(100.0, trapped=300), outcome=StepOutcome(act.Compact.kind, ok=False)
+    )
     _, state = adaptive.decide(seen, state, SETTINGS, ABLE)
     assert state.compaction.known_bytes == 0
     assert state.compaction.after_s > 100.0
@@ -124,17 +128,17 @@ def test_what_could_not_be_reported_is_compacted() -> None:
     state = PolicyState(in_pass=True, hold=Hold.begin(0.0, 0, USED_BYTES))
     _, state = adaptive.decide(observation(snapshot(60.0)), state, SETTINGS, ABLE)
     assert not state.in_pass
-    again = replace(state, in_pass=True, todo=(act.COMPACT,))
+    again = replace(state, in_pass=True, todo=(act.Compact,))
     actions, _ = adaptive.decide(observation(snapshot(100.0)), again, SETTINGS, ABLE)
-    assert actions[0].kind == act.COMPACT
+    assert isinstance(actions[0], act.Compact)
 
 
 def test_what_only_compaction_returns_is_compacted_as_before() -> None:
     settings = replace(SETTINGS, lowest_report_order=3)
     known = Compacting(known=snapshot(0.0, trapped=300))
-    state = PolicyState(in_pass=True, todo=(act.COMPACT,), compaction=known)
+    state = PolicyState(in_pass=True, todo=(act.Compact,), compaction=known)
     actions, _ = adaptive.decide(observation(snapshot(100.0)), state, settings, ABLE)
-    assert actions[0].kind == act.COMPACT
+    assert isinstance(actions[0], act.Compact)
 
 
 def test_after_a_hold_cut_short_the_rest_is_reported_once_the_guest_is_quiet() -> None:
@@ -153,14 +157,14 @@ def test_after_a_hold_cut_short_the_rest_is_reported_once_the_guest_is_quiet() -
     for second in range(103, 200):
         now = snapshot(float(second), cache=0, trapped=400)
         actions, state = adaptive.decide(observation(now, work_cpu_s=10.0), state, SETTINGS, ABLE)
-        begun += [action for action in actions if action.kind == act.PASS_BEGIN]
+        begun += [action for action in actions if isinstance(action, act.BeginPass)]
         if begun:
             break
     assert begun
 
 
 def test_a_pass_whose_steps_were_cut_short_rests_longer() -> None:
-    state = PolicyState(in_pass=True, todo=(act.COMPACT,))
+    state = PolicyState(in_pass=True, todo=(act.Compact,))
     seen = observation(snapshot(102.0), idleness.BUSY)
     _, state = adaptive.decide(seen, state, SETTINGS, ABLE)
     assert state.rest_until_s == 102.0 + adaptive.CUT_SHORT_REST_S > 102.0 + adaptive.REST_S

@@ -8,8 +8,12 @@ from hypothesis import strategies as st
 
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import wsl_modes
-from giveback_agent.policy.actions import Observation, Outcome
 from giveback_agent.policy.idleness import GateState
+from giveback_agent.policy.observation import (
+    GuestObservation,
+    KernelCapabilities,
+    StepOutcome,
+)
 from giveback_agent.policy.wsl_modes import Interval, WslState
 from giveback_agent.settings.table import Settings
 from giveback_kernel.record import replace
@@ -19,23 +23,25 @@ GRADUAL = Settings(mode="gradual")
 
 
 def run(
-    settings: Settings, course: list[tuple[float, int, int]], can: act.Capabilities = ABLE
-) -> list[tuple[float, str, int]]:
+    settings: Settings, course: list[tuple[float, int, int]], can: KernelCapabilities = ABLE
+) -> list[tuple[float, type[act.Action], int]]:
     """Drive the mode: (seconds, busy ticks, idle ticks) an interval; returns (when, kind, amount)."""
     state, now_s, busy, idle = WslState(), 0.0, 0, 0
-    done: list[tuple[float, str, int]] = []
+    done: list[tuple[float, type[act.Action], int]] = []
     outcome = None
     for seconds, busy_ticks, idle_ticks in course:
         now_s, busy, idle = now_s + seconds, busy + busy_ticks, idle + idle_ticks
         for _ in range(6):
             now = replace(snapshot(now_s), cpustat=cpu(busy, idle), meminfo=memory(cache=900))
-            seen = Observation(now, GateState(), 1, None, outcome)
+            seen = GuestObservation(now, GateState(), 1, None, outcome)
             actions, state = wsl_modes.decide(seen, state, settings, can)
             outcome = None
             for action in actions:
-                done.append((now_s, action.kind, action.amount_bytes or action.what))
-                if action.kind in act.IN_WORKER:
-                    outcome = Outcome(action.kind, ok=True)
+                amount = action.amount_bytes if isinstance(action, act.Reclaim) else 0
+                what = action.what if isinstance(action, act.DropCaches) else 0
+                done.append((now_s, type(action), amount or what))
+                if isinstance(action, act.WorkerStep):
+                    outcome = StepOutcome(action.kind, ok=True)
     return done
 
 
@@ -45,26 +51,26 @@ QUIET = [(10.0, 0, 2000)]
 def test_dropcache_drops_once_per_idle_period_after_two_minutes() -> None:
     done = run(DROP, QUIET * 40)
     kinds = [kind for _, kind, _ in done]
-    assert kinds == [act.PASS_BEGIN, act.DROP, act.COMPACT, act.PASS_END]
+    assert kinds == [act.BeginPass, act.DropCaches, act.Compact, act.EndPass]
     assert done[1][0] == 130.0
     assert done[1][2] == 3
 
 
 def test_work_of_a_whole_window_starts_a_new_idle_period() -> None:
     done = run(DROP, QUIET * 20 + [(10.0, 2000, 0)] * 3 + QUIET * 40)
-    assert [kind for _, kind, _ in done].count(act.DROP) == 2
+    assert [kind for _, kind, _ in done].count(act.DropCaches) == 2
 
 
 def test_gradual_takes_a_step_each_look_and_compacts_after_each() -> None:
     done = run(GRADUAL, QUIET * 15)
-    amounts = [amount for _, kind, amount in done if kind == act.RECLAIM]
+    amounts = [amount for _, kind, amount in done if kind == act.Reclaim]
     assert amounts == [256 * MIB] * 3
-    assert [k for _, k, _ in done].count(act.COMPACT) == 3
+    assert [k for _, k, _ in done].count(act.Compact) == 3
 
 
 def test_gradual_without_memory_reclaim_falls_back_to_dropping() -> None:
     done = run(GRADUAL, QUIET * 15, replace(ABLE, reclaim=False))
-    assert act.DROP in [kind for _, kind, _ in done]
+    assert act.DropCaches in [kind for _, kind, _ in done]
 
 
 def test_disabled_does_nothing_at_all() -> None:

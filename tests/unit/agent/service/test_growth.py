@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from agent_kernel_samples import GUEST, plant
 
+from giveback_agent.policy.observation import (
+    StepOutcome,
+)
 from giveback_agent.runtime import run_dir
 from giveback_agent.service import loop
 from giveback_agent.settings.table import Settings
@@ -92,5 +95,9 @@ def test_steps_between_passes_are_counted_and_not_kept() -> None:
 
     log = PassLog()
     for _ in range(1000):
-        log.note(act.Outcome(act.COLD, ok=True), snapshot(0.0, free=800), snapshot(1.0, free=801))
+        log.note(
+            StepOutcome(act.ReclaimCold.kind, ok=True),
+            snapshot(0.0, free=800),
+            snapshot(1.0, free=801),
+        )
     assert (log.steps, log.slack_steps, log.slack_bytes) == ([], 1000, 1000 << 20)

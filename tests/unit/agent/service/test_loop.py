@@ -14,7 +14,11 @@ from agent_kernel_samples import BALLOON_FEATURES, GUEST, plant
 
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import idleness, polling, report_hold, thresholds, wsl_modes
-from giveback_agent.policy.actions import Action
+from giveback_agent.policy.observation import (
+    URGENCY_ALONE,
+    URGENCY_STARVING,
+    StepOutcome,
+)
 from giveback_agent.release import report_order, steps
 from giveback_agent.runtime import run_dir
 from giveback_agent.runtime.worker import CRASHED, DONE, FAILED, Worker
@@ -84,7 +88,7 @@ def test_no_descriptor_left_is_no_end(guest: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
 
     monkeypatch.setattr(os, "pipe", refuse)
-    service._steps.queue = [Action(act.NUDGE)]
+    service._steps.queue = [act.TriggerReporting()]
     tick(service)
     assert service._steps.queue == []
 
@@ -106,12 +110,12 @@ def test_every_write_may_fail_with_any_errno(
     monkeypatch.setattr(files, "write", refuse)
     said: list[str] = []
     service = service_of(guest, said)
-    service._do(Action(act.LOWER, order=0), _snapshot(service))
+    service._do(act.LowerOrder(order=0), _snapshot(service))
     service._start_next(0.0)
     assert not service._steps.lowered
-    for kind in (act.SLAB, act.RECLAIM, act.COMPACT):
+    for step in (act.ReclaimSlab(), act.Reclaim(amount_bytes=1 << 20), act.Compact()):
         service._steps.outcome = None
-        service._steps.queue.append(Action(kind, amount_bytes=1 << 20))
+        service._steps.queue.append(step)
         service._start_next(0.0)
         worker = service._steps.worker
         assert worker is not None
@@ -131,7 +135,7 @@ def test_a_pass_under_way_is_restored_when_the_service_stops(guest: Path) -> Non
     order.parent.mkdir(parents=True, exist_ok=True)
     order.write_text("9\n")
     service = service_of(guest)
-    service._steps.queue.append(Action(act.LOWER, order=0))
+    service._steps.queue.append(act.LowerOrder(order=0))
     service._start_next(0.0)
     assert order.read_text().strip() == "0"
     service._close()
@@ -143,7 +147,7 @@ def test_an_order_that_could_not_be_restored_is_restored_later(
 ) -> None:
     order = guest / page_reporting.ORDER_PATH[1:]
     service = service_of(guest)
-    service._steps.lower(0)
+    service._steps.start(act.LowerOrder(order=0), 0.0)
     snapshot = _snapshot(service)
     with monkeypatch.context() as broken:
 
@@ -151,8 +155,8 @@ def test_an_order_that_could_not_be_restored_is_restored_later(
             raise KernelFileError(path, os.strerror(errno.EIO), errno.EIO)
 
         broken.setattr(files, "write", refuse)
-        for kind in (act.RESTORE, act.PASS_END):
-            service._do(Action(kind, "work came back"), snapshot)
+        for kind in (act.RestoreOrder, act.EndPass):
+            service._do(kind("work came back"), snapshot)
         assert order.read_text().strip() == "0"
     tick(service)
     assert order.read_text().strip() == "9"
@@ -161,7 +165,7 @@ def test_an_order_that_could_not_be_restored_is_restored_later(
 def test_a_guest_that_cannot_be_seen_gets_its_order_back(guest: Path) -> None:
     order = guest / page_reporting.ORDER_PATH[1:]
     service = service_of(guest)
-    service._steps.lower(0)
+    service._steps.start(act.LowerOrder(order=0), 0.0)
     service._state = replace(service._state, in_pass=True)
     (guest / "proc/meminfo").unlink()
     tick(service)
@@ -172,7 +176,7 @@ def test_a_closed_terminal_stops_it_in_order(guest: Path, monkeypatch: pytest.Mo
     # Not for the rest of the tests in this process.
     monkeypatch.setattr("giveback_agent.service.loop.become_idle_class", lambda: True)
     service, kept = service_of(guest), signal.getsignal(signal.SIGHUP)
-    service._steps.lower(0)
+    service._steps.start(act.LowerOrder(order=0), 0.0)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     service._greet = lambda: os.kill(os.getpid(), signal.SIGHUP)  # type: ignore[method-assign]
     restored = {
@@ -216,8 +220,8 @@ def test_sigusr1_without_words_means_starving_for_a_minute(guest: Path) -> None:
     service = service_of(guest)
     service._on_urgency(signal.SIGUSR1, None)
     now_s = time.monotonic()
-    assert service._urgency_now(now_s) == act.URGENCY_STARVING
-    assert service._urgency_now(now_s + 61) == act.URGENCY_ALONE
+    assert service._urgency_now(now_s) == URGENCY_STARVING
+    assert service._urgency_now(now_s + 61) == URGENCY_ALONE
 
 
 def test_an_urgency_that_was_written_counts_until_its_end(guest: Path) -> None:
@@ -226,7 +230,7 @@ def test_an_urgency_that_was_written_counts_until_its_end(guest: Path) -> None:
     run_dir.write_urgency(str(guest), 2, now_s + 30)
     service._on_urgency(signal.SIGUSR1, None)
     assert service._urgency_now(now_s) == 2
-    assert service._urgency_now(now_s + 31) == act.URGENCY_ALONE
+    assert service._urgency_now(now_s + 31) == URGENCY_ALONE
 
 
 @pytest.mark.parametrize("mode", ["disabled", "dropcache", "gradual"])
@@ -292,7 +296,7 @@ def test_while_the_kernel_reports_a_picture_is_taken_at_its_pace_only(guest: Pat
     service._gate = replace(service._gate, level=idleness.SLACK)
     assert service._is_decision_due(101.0)
     service._gate = replace(service._gate, level=idleness.IDLE)
-    service._urgency = (act.URGENCY_STARVING, 200.0)
+    service._urgency = (URGENCY_STARVING, 200.0)
     assert service._is_decision_due(101.0)
 
 
@@ -318,10 +322,46 @@ def test_a_worker_that_hangs_can_be_abandoned() -> None:
     assert wait_for(worker) == -signal.SIGKILL
 
 
-def test_steps_exist_for_all_that_runs_in_a_worker(guest: Path) -> None:
-    for kind in act.IN_WORKER:
-        assert callable(steps.step_of(Action(kind, amount_bytes=1), str(guest), Settings()))
-        assert steps.DEADLINES_S[kind] > 0
+def test_steps_exist_for_all_that_runs_in_a_worker() -> None:
+    for kind in act.WorkerStep.__subclasses__():
+        assert callable(steps.EXECUTE[kind])
+        assert kind.deadline_s > 0
+
+
+def test_every_step_can_be_executed_and_nothing_else_can() -> None:
+    every = {*act.ReleaseStep.__subclasses__(), *act.WorkerStep.__subclasses__()}
+    assert set(steps.EXECUTE) == every - {act.WorkerStep}
+    kinds = [kind.kind for kind in every - {act.WorkerStep}]
+    assert all(kinds)
+    assert len(set(kinds)) == len(kinds)
+
+
+@pytest.mark.parametrize(
+    ("step", "event", "words"),
+    [
+        (act.Sync(), "sync", "sync"),
+        (act.ReclaimSlab(), "slab", "slab"),
+        (act.ReclaimCold("cold cache", 5 << 20), "reclaim", "reclaim 5 MiB: cold cache"),
+        (act.Reclaim("the host needs it", 7 << 20), "reclaim", "reclaim 7 MiB: the host needs it"),
+        (act.DropCaches("the host needs it"), "reclaim", "drop: the host needs it"),
+        (act.Compact("9 MiB are trapped"), "compact", "compact: 9 MiB are trapped"),
+        (act.DrainLists(), "drain", "drain: per-CPU lists"),
+        (act.LowerOrder("it is left", 3), "deep", "lower the report order to 3: it is left"),
+        (act.TriggerReporting(), "nudge", "nudge: start a pass of reporting"),
+    ],
+)
+def test_a_step_is_told_to_the_host_and_to_the_journal(
+    guest: Path, monkeypatch: pytest.MonkeyPatch, step: act.ReleaseStep, event: str, words: str
+) -> None:
+    said: list[str] = []
+    sent: list[dict[str, object]] = []
+    service = Service(str(guest), Settings(dry_run=True), said.append)
+    monkeypatch.setattr(service._link, "send", lambda **event: sent.append(event))
+    service._steps.queue.append(step)
+    service._start_next(1.0)
+    assert said == [f"giveback-agent: {words}"]
+    assert sent == [{"event": "step", "step": event, "text": words}]
+    assert service._steps.outcome == StepOutcome(step.kind, ok=True)
 
 
 def record_of(*kinds_and_ends: tuple[str, str]) -> pass_log.PassRecord:
@@ -332,7 +372,7 @@ def record_of(*kinds_and_ends: tuple[str, str]) -> pass_log.PassRecord:
 
 
 def test_the_kernel_logs_line_has_the_words_users_grep_for() -> None:
-    record = record_of((act.COLD, "done"), (act.COMPACT, "done"))
+    record = record_of((act.ReclaimCold.kind, "done"), (act.Compact.kind, "done"))
     line = pass_log.words(record, pass_log.CLASSIC_LINE)
     assert line.startswith(
         "giveback: performing memory compaction: 400 MiB of cache and slab freed"
@@ -344,7 +384,7 @@ def test_the_kernel_logs_line_has_the_words_users_grep_for() -> None:
 
 
 def test_what_came_from_per_cpu_lists_is_told_apart() -> None:
-    line = pass_log.words(record_of((act.DRAIN, "done")), pass_log.CLASSIC_LINE)
+    line = pass_log.words(record_of((act.DrainLists.kind, "done")), pass_log.CLASSIC_LINE)
     assert "395 MiB of cache and slab freed, 5 MiB taken from per-CPU lists" in line
 
 
@@ -353,7 +393,7 @@ def test_emptied_lists_have_an_outcome(guest: Path, monkeypatch: pytest.MonkeyPa
     for refused in ("", "no such setting"):
         monkeypatch.setattr(steps, "drain_lists", lambda _, refused=refused: refused)
         service = service_of(guest, said)
-        service._steps.queue.append(Action(act.DRAIN))
+        service._steps.queue.append(act.DrainLists())
         service._start_next(time.monotonic())
         outcome = service._steps.outcome
         assert outcome is not None
@@ -361,7 +401,9 @@ def test_emptied_lists_have_an_outcome(guest: Path, monkeypatch: pytest.MonkeyPa
     assert said[-1].endswith("the per-CPU lists are not emptied: no such setting")
 
 
-@pytest.mark.parametrize("steps", [(), ((act.COLD, "done"),), ((act.COMPACT, "failed"),)])
+@pytest.mark.parametrize(
+    "steps", [(), ((act.ReclaimCold.kind, "done"),), ((act.Compact.kind, "failed"),)]
+)
 def test_a_pass_that_compacted_nothing_does_not_say_so(steps: tuple[tuple[str, str], ...]) -> None:
     line = pass_log.words(record_of(*steps), pass_log.WSL_LINE)
     assert line.startswith("giveback: giving memory back: 400 MiB of cache and slab freed")
@@ -377,11 +419,11 @@ def published(guest: Path) -> tuple[int, str]:
 def test_urgency_and_level_are_published_when_they_change_and_no_oftener(guest: Path) -> None:
     service = service_of(guest)
     service._greet()
-    assert published(guest) == (act.URGENCY_ALONE, idleness.BUSY)
+    assert published(guest) == (URGENCY_ALONE, idleness.BUSY)
     now_s = service._published_s
     service._urgency = (3, now_s + 3600)
     service._publish_changes(now_s + 0.5 * URGENCY_PUBLISH_S)
-    assert published(guest)[0] == act.URGENCY_ALONE
+    assert published(guest)[0] == URGENCY_ALONE
     service._publish_changes(now_s + URGENCY_PUBLISH_S)
     assert published(guest)[0] == 3
     now_s = service._published_s
@@ -403,8 +445,8 @@ def test_what_has_not_changed_is_not_published_again(guest: Path) -> None:
 def test_a_dry_run_says_that_nothing_was_done(guest: Path) -> None:
     said: list[str] = []
     service = Service(str(guest), Settings(dry_run=True), said.append)
-    service._do(Action(act.PASS_BEGIN, "idle"), _snapshot(service))
-    service._do(Action(act.PASS_END, "done"), _snapshot(service))
+    service._do(act.BeginPass("idle"), _snapshot(service))
+    service._do(act.EndPass("done"), _snapshot(service))
     assert said[-1].endswith("dry run: nothing was done")
 
 
@@ -456,7 +498,7 @@ def test_a_worker_that_cannot_be_killed_does_not_end_all_work(guest: Path) -> No
         """As one in an uninterruptible sleep: a signal is sent and nothing comes of it."""
 
         kind, pid, started_s, deadline_s, abandoned, cpu_s = (
-            act.SYNC,
+            act.Sync.kind,
             1 << 22,
             0.0,
             20.0,
@@ -478,12 +520,12 @@ def test_a_worker_that_cannot_be_killed_does_not_end_all_work(guest: Path) -> No
     for second in range(40):
         service._steps.reap(float(second))
     assert service._steps.worker is None
-    assert service._steps.outcome == act.Outcome(act.SYNC, False, True, 31.0)
+    assert service._steps.outcome == StepOutcome(act.Sync.kind, False, True, 31.0)
     service._steps.outcome = None
-    service._steps.queue = [Action(act.SYNC)]
+    service._steps.queue = [act.Sync()]
     service._start_next(41.0)
     assert service._steps.worker is None
-    assert service._steps.outcome == act.Outcome(act.SYNC, ok=False)
+    assert service._steps.outcome == StepOutcome(act.Sync.kind, ok=False)
     stuck.ended = True
     service._steps.reap(50.0)
     assert service._steps._lost == []

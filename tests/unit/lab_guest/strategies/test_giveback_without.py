@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import adaptive, idleness
-from giveback_agent.policy.actions import Action, Observation, Outcome
+from giveback_agent.policy.actions import Action
 from giveback_agent.policy.adaptive import PolicyState
+from giveback_agent.policy.observation import (
+    GuestObservation,
+    StepOutcome,
+)
 from giveback_agent.settings.table import Settings
 from giveback_kernel.record import replace
 from giveback_lab_guest.strategies.giveback_without import PARTS, run_without, without
@@ -19,7 +23,7 @@ SETTINGS = Settings()
 LEVELS = (idleness.IDLE, idleness.SLACK, idleness.BUSY)
 
 
-def guest(now_s: float, level: str, urgency: int, outcome: Outcome | None) -> Observation:
+def guest(now_s: float, level: str, urgency: int, outcome: StepOutcome | None) -> GuestObservation:
     """Much cache, much slab, much that is trapped: there is something to do for every part."""
     now = snapshot(now_s, refaults=int(now_s) * 10_000)
     now = replace(now, meminfo=replace(memory(), s_reclaimable_bytes=1 << 28))
@@ -37,33 +41,35 @@ def course(part: str, levels: list[str], urgency: int) -> tuple[list[Action], Po
             outcome = None
             found, state = decide(seen, state, SETTINGS, ABLE)
             actions += found
-            worked = [one for one in found if one.kind in act.IN_WORKER]
+            worked = [one for one in found if isinstance(one, act.WorkerStep)]
             if worked:
-                outcome = Outcome(worked[-1].kind, ok=True)
+                outcome = StepOutcome(worked[-1].kind, ok=True)
     return actions, state
 
 
-@pytest.mark.parametrize(("part", "kind"), [("slab", act.SLAB), ("nudge", act.NUDGE)])
+@pytest.mark.parametrize(
+    ("part", "kind"), [("slab", act.ReclaimSlab), ("nudge", act.TriggerReporting)]
+)
 @settings(deadline=None)
 @given(levels=st.lists(st.sampled_from(LEVELS), max_size=4), urgency=st.integers(0, 3))
 def test_a_step_left_out_is_never_asked_for(
-    part: str, kind: str, levels: list[str], urgency: int
+    part: str, kind: type[Action], levels: list[str], urgency: int
 ) -> None:
     actions, _ = course(part, levels, urgency)
-    assert kind not in {one.kind for one in actions}
+    assert kind not in {type(one) for one in actions}
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_the_rest_of_a_pass_goes_on(part: str) -> None:
-    kinds = {one.kind for one in course(part, [idleness.IDLE] * 3, 1)[0]}
-    assert {act.PASS_BEGIN, act.SYNC, act.COLD, act.COMPACT, act.LOWER} <= kinds
-    assert (act.SLAB in kinds) == (part != "slab")
-    assert (act.NUDGE in kinds) == (part != "nudge")
+    kinds = {type(one) for one in course(part, [idleness.IDLE] * 3, 1)[0]}
+    assert {act.BeginPass, act.Sync, act.ReclaimCold, act.Compact, act.LowerOrder} <= kinds
+    assert (act.ReclaimSlab in kinds) == (part != "slab")
+    assert (act.TriggerReporting in kinds) == (part != "nudge")
 
 
 def test_without_slack_a_busy_guest_is_left_alone() -> None:
     assert course("slack", [idleness.SLACK] * 3, 1)[0] == []
-    assert {one.kind for one in course("slab", [idleness.SLACK] * 3, 1)[0]} == {act.COLD}
+    assert {type(one) for one in course("slab", [idleness.SLACK] * 3, 1)[0]} == {act.ReclaimCold}
 
 
 def test_without_the_floor_nothing_is_learned() -> None:

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import wsl_modes
-from giveback_agent.policy.actions import Observation
 from giveback_agent.policy.idleness import GateState
+from giveback_agent.policy.observation import (
+    GuestObservation,
+)
 from giveback_agent.settings.table import Settings
 from giveback_kernel.cpustat import CpuStat
 from giveback_kernel.meminfo import MemInfo
@@ -137,12 +139,12 @@ def by_the_agent(
         now = replace(snapshot(10.0 * number), cpustat=stat, meminfo=seen)
         amount, drop, compact = 0, False, False
         for _ in range(5):
-            looked = Observation(now, GateState())
+            looked = GuestObservation(now, GateState())
             actions, state = wsl_modes.decide(looked, state, Settings(mode=mode), ABLE)
             for action in actions:
-                amount += action.amount_bytes
-                drop = drop or action.kind == act.DROP
-                compact = compact or action.kind == act.COMPACT
+                amount += action.amount_bytes if isinstance(action, act.Reclaim) else 0
+                drop = drop or isinstance(action, act.DropCaches)
+                compact = compact or isinstance(action, act.Compact)
         if amount or drop or compact:
             found.append((number, wsl_gen2.Steps(amount, drop, compact)))
     return found

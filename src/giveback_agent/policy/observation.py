@@ -1,0 +1,90 @@
+"""What a decision rests on: the guest at one moment, what the agent does in it, and what it may do there."""
+
+from __future__ import annotations
+
+from giveback_kernel.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from giveback_agent.policy.idleness import GateState
+    from giveback_kernel.buddyinfo import BuddyInfo
+    from giveback_kernel.cpustat import CpuStat
+    from giveback_kernel.meminfo import MemInfo
+    from giveback_kernel.vmstat import VmStat
+
+# How badly the host needs memory. Without a host manager: ALONE.
+URGENCY_CALM, URGENCY_ALONE, URGENCY_TIGHT, URGENCY_STARVING = 0, 1, 2, 3
+
+
+class Snapshot(Record):
+    """The guest at one moment. None where the kernel, or this user's rights, do not tell.
+
+    `report_order` is the effective one. `reportable_bytes` and `trapped_bytes` split the buddy
+    allocator's free bytes by it. `cache_bytes` is what reclaim can reach of the page cache;
+    `cold_cache_bytes` the part of it that is clean and on the inactive list, an upper estimate of
+    what the workload would not read again soon. `vmstat`, `below_low_watermark` and `pcp_bytes` (free
+    on per-CPU lists) are there where `detail` was asked for.
+    """
+
+    monotonic_s: float
+    meminfo: MemInfo
+    cpustat: CpuStat
+    cache_bytes: int
+    cold_cache_bytes: int
+    buddy: BuddyInfo | None = None
+    report_order: int | None = None
+    reportable_bytes: int | None = None
+    trapped_bytes: int | None = None
+    vmstat: VmStat | None = None
+    below_low_watermark: bool | None = None
+    pcp_bytes: int | None = None
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes that programs and files occupy."""
+        memory = self.meminfo
+        return memory.anon_pages_bytes + memory.shmem_bytes + memory.file_bytes
+
+
+class StepOutcome(Record):
+    """How a step ended: `ok`, or failed, or `abandoned` by the agent. `kind` is the step's."""
+
+    kind: str
+    ok: bool
+    abandoned: bool = False
+    took_s: float = 0.0
+    cpu_s: float = 0.0
+
+
+class KernelCapabilities(Record):
+    """What this kernel lets this process do; probed once at the start, never guessed by version."""
+
+    reporting: bool | None
+    order: int | None
+    order_settable: bool
+    reclaim: bool
+    drop_caches: bool
+    compaction: bool
+    cold_method: str = "none"
+    drain: bool = False
+
+
+class GuestObservation(Record):
+    """The guest, how busy it is, which step runs in it, and what came of the last one.
+
+    `running` is the kind of the step that runs. `lowered`: the report order may be lowered by the agent.
+    `reports` counts the reports that the kernel has made to the host, where that is seen.
+    """
+
+    snapshot: Snapshot
+    gate: GateState
+    urgency: int = URGENCY_ALONE
+    running: str | None = None
+    outcome: StepOutcome | None = None
+    lowered: bool = False
+    reports: int | None = None
+
+
+def cold_cache_bytes(memory: MemInfo) -> int:
+    """Estimate the cold page cache: the inactive file list without what must be written first."""
+    return max(0, memory.inactive_file_bytes - memory.dirty_bytes - memory.writeback_bytes)
