@@ -131,7 +131,7 @@ class Foreground:
         self._log.start(begin, "by hand")
         seen = self._seen(begin, urgency, None)
         try:
-            actions, state = adaptive.begin_by_hand(seen, self._settings, self._can)
+            actions, state = adaptive.begin_manually(seen, self._settings, self._can)
             while True:
                 outcome = self._do_all(actions)
                 if self._end:

@@ -7,6 +7,7 @@ from giveback_kernel.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.idleness import GateState
+    from giveback_agent.settings.table import Settings
     from giveback_kernel.buddyinfo import BuddyInfo
     from giveback_kernel.cpustat import CpuStat
     from giveback_kernel.meminfo import MemInfo
@@ -83,6 +84,43 @@ class GuestObservation(Record):
     outcome: StepOutcome | None = None
     lowered: bool = False
     reports: int | None = None
+
+
+class Tick(Record):
+    """All that one decision of the adaptive policy rests on, which no step of it changes.
+
+    `last` is the guest at the end of the last pass, `learned_floor_bytes` the cache that refaults have
+    shown to be in use.
+    """
+
+    seen: GuestObservation
+    settings: Settings
+    can: KernelCapabilities
+    last: Snapshot | None = None
+    learned_floor_bytes: int = 0
+
+    @property
+    def now(self) -> Snapshot:
+        """The guest now."""
+        return self.seen.snapshot
+
+    @property
+    def presses(self) -> bool:
+        """Whether the host needs more than a guest gives by itself."""
+        return self.seen.urgency > URGENCY_ALONE
+
+    @property
+    def reports(self) -> bool:
+        """Whether free memory is reported to the host, and may be."""
+        return bool(self.can.reporting) and self.settings.page_reporting
+
+    @property
+    def deep_order(self) -> int | None:
+        """The report order for a deep report; None where the order cannot be lowered."""
+        order, lowest = self.can.order, self.settings.lowest_report_order
+        if not self.can.order_settable or order is None or lowest >= order:
+            return None
+        return lowest
 
 
 def cold_cache_bytes(memory: MemInfo) -> int:

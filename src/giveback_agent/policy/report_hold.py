@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from giveback_agent.policy import idleness, thresholds
 from giveback_kernel.record import Record, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from giveback_agent.policy.observation import GuestObservation
 
 MIB = 1 << 20
 
@@ -70,6 +75,24 @@ class Hold(Record):
         elif judged_s > self.since_s and stirred_s is None:
             stirred_s = judged_s
         return replace(self, stirred_s=stirred_s, used_bytes=min(self.used_bytes, used_bytes))
+
+    def go_on(self, seen: GuestObservation, despite_work: bool) -> tuple[Hold | None, str]:
+        """Return the hold after an observation, or None and why it is over.
+
+        To a workload that is back a lowered order costs something at every page that it frees, however
+        little CPU it uses. `despite_work`: the host is in need, or somebody asked for this pass.
+        """
+        now, gate = seen.snapshot, seen.gate
+        calm = despite_work or gate.level == idleness.IDLE or gate.calm_since_s is not None
+        judged_s = gate.at_s or 0.0
+        much_bytes = thresholds.much_bytes(now.meminfo)
+        if not despite_work and self.sees_work(calm, judged_s, now.used_bytes, much_bytes):
+            return None, "work came back"
+        # An order that could not be lowered is not waited for.
+        still = self.look(now.monotonic_s, seen.reports) if seen.lowered else None
+        if still is None:
+            return None, "done"
+        return still.noted(calm, judged_s, now.used_bytes), ""
 
 
 def drained(held_s: float, quiet_s: float | None) -> bool:

@@ -10,7 +10,14 @@ import select
 import time
 
 from giveback_agent.host_link.link import Link, Urgency
-from giveback_agent.policy import adaptive, idleness, polling, thresholds, wsl_modes
+from giveback_agent.policy import (
+    adaptive,
+    cache_goal,
+    idleness,
+    polling,
+    thresholds,
+    wsl_modes,
+)
 from giveback_agent.policy.actions import Abandon, BeginPass, EndPass, ReleaseStep, RestoreOrder
 from giveback_agent.policy.observation import (
     URGENCY_ALONE,
@@ -276,12 +283,12 @@ class Service:
 
     def _may_wait(self, now_s: float) -> bool:
         """While the order is lowered, all is calm and nobody needs more, the kernel's own pace will do."""
-        hold, last = self._state.hold, self._last
-        if hold is None or last is None or self._gate.level != idleness.IDLE:
+        current, last = self._state.current, self._last
+        if current is None or current.hold is None or last is None:
             return False
-        if self._urgency_now(now_s) > self._state.urgency:
+        if self._gate.level != idleness.IDLE or self._urgency_now(now_s) > current.urgency:
             return False
-        return hold.may_wait(now_s, last.monotonic_s)
+        return current.hold.may_wait(now_s, last.monotonic_s)
 
     def _decide(self, now_s: float) -> None:
         own_order = self._can.order if self._steps.lowered else None
@@ -412,8 +419,8 @@ class Service:
                 "written_s": now_s,
                 "urgency": self._published[0],
                 "level": self._published[1],
-                "cache_floor_bytes": adaptive.floor_bytes(
-                    self._state, self._settings, URGENCY_ALONE
+                "cache_floor_bytes": cache_goal.floor_bytes(
+                    self._settings.cache_floor_bytes, self._state.floor.learned_bytes, URGENCY_ALONE
                 ),
                 "own_cpu_s": self._own_cpu()[0],
                 **status_file.log_fields(self._passes),

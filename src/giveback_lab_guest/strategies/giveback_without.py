@@ -43,9 +43,11 @@ def without(part: str, decide: Decide) -> Decide:
             return tuple([a for a in actions if not isinstance(a, ReclaimCold)]), after
         if part == "floor":
             return actions, replace(after, floor=replace(after.floor, learned_bytes=0))
-        step = STEPS.get(part)
-        todo = tuple([one for one in after.todo if one is not step])
-        return tuple([a for a in actions if type(a) is not step]), replace(after, todo=todo)
+        step, current = STEPS.get(part), after.current
+        if current is not None:
+            left = tuple([one for one in current.steps if one is not step])
+            after = replace(after, current=replace(current, steps=left))
+        return tuple([a for a in actions if type(a) is not step]), after
 
     return partly
 

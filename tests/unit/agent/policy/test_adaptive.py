@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback_agent.policy import actions as act
-from giveback_agent.policy import adaptive, idleness, thresholds
+from giveback_agent.policy import adaptive, cache_goal, idleness, thresholds
 from giveback_agent.policy.actions import Action
 from giveback_agent.policy.adaptive import PolicyState
-from giveback_agent.policy.cache_floor import FloorState
+from giveback_agent.policy.cache_goal import FloorState
 from giveback_agent.policy.compaction import Compacting
 from giveback_agent.policy.observation import (
     URGENCY_ALONE,
@@ -156,7 +156,7 @@ def test_a_pass_by_hand_leaves_out_no_step_for_gaining_little(
 ) -> None:
     guest = Guest(can=can, cache=cache, trapped=trapped)
     seen = observation(snapshot(0.0, guest.free, cache, trapped), urgency=urgency)
-    actions, guest.state = adaptive.begin_by_hand(seen, SETTINGS, can)
+    actions, guest.state = adaptive.begin_manually(seen, SETTINGS, can)
     guest.take(actions)
     guest.start_next()
     second = 0
@@ -173,7 +173,7 @@ def test_a_pass_by_hand_leaves_out_no_step_for_gaining_little(
 
 def test_a_pass_by_hand_is_refused_where_the_guest_is_short_of_memory() -> None:
     now = snapshot(1.0, available=50)
-    actions, state = adaptive.begin_by_hand(observation(now), SETTINGS, ABLE)
+    actions, state = adaptive.begin_manually(observation(now), SETTINGS, ABLE)
     assert [(type(a), a.why) for a in actions] == [(act.EndPass, "the guest is short of memory")]
     assert not state.in_pass
 
@@ -322,7 +322,7 @@ def test_need_that_grows_within_a_pass_is_met_after_it() -> None:
     for second in range(120):
         urgency = URGENCY_ALONE if second < 5 else URGENCY_STARVING
         seen = observation(snapshot(now + second, cache=600, trapped=300), urgency=urgency)
-        seen = replace(seen, lowered=state.hold is not None)
+        seen = replace(seen, lowered=state.current is not None and state.current.hold is not None)
         actions, state = adaptive.decide(seen, state, settings, ABLE)
         asked += [type(action) for action in actions]
     assert act.Reclaim in asked
@@ -418,7 +418,7 @@ def test_refaults_raise_the_floor_and_quiet_lowers_it() -> None:
 @given(st.integers(0, 4096), st.integers(0, 4096), st.integers(0, 3))
 def test_the_goal_never_reaches_below_the_floor(cache: int, floor: int, urgency: int) -> None:
     now = snapshot(0.0, cache=cache)
-    goal = adaptive.cache_goal_bytes(now, floor * MIB, urgency)
+    goal = cache_goal.wanted_bytes(now.cache_bytes, now.cold_cache_bytes, floor * MIB, urgency)
     assert 0 <= goal <= max(0, cache - floor) * MIB
 
 

@@ -12,17 +12,18 @@ from giveback_agent.policy.compaction import Compacting
 from giveback_agent.policy.observation import (
     StepOutcome,
 )
+from giveback_agent.policy.release_pass import Pass
 from giveback_agent.policy.report_hold import Hold
 from giveback_agent.settings.table import Settings
 from giveback_kernel.buddyinfo import BuddyInfo, ZoneBlocks
 from giveback_kernel.record import replace
 
 SETTINGS = Settings()
-USED_BYTES = adaptive._used_bytes(snapshot(0.0))
+USED_BYTES = snapshot(0.0).used_bytes
 
 
 def test_the_order_is_held_until_the_kernel_falls_silent_and_no_longer() -> None:
-    held = replace(PolicyState(), in_pass=True, hold=Hold(100.0, 7, 110.0, USED_BYTES))
+    held = PolicyState(current=Pass(hold=Hold(100.0, 7, 110.0, USED_BYTES)))
     seen = replace(observation(snapshot(114.0), lowered=True), reports=7)
     actions, state = adaptive.decide(seen, held, SETTINGS, ABLE)
     assert actions == ()
@@ -34,7 +35,7 @@ def test_the_order_is_held_until_the_kernel_falls_silent_and_no_longer() -> None
 
 
 def test_an_order_that_could_not_be_lowered_is_not_waited_for() -> None:
-    held = replace(PolicyState(), in_pass=True, hold=Hold.begin(100.0, None, USED_BYTES))
+    held = PolicyState(current=Pass(hold=Hold.begin(100.0, None, USED_BYTES)))
     actions, _ = adaptive.decide(observation(snapshot(101.0)), held, SETTINGS, ABLE)
     assert isinstance(actions[-1], act.EndPass)
 
@@ -58,10 +59,10 @@ def test_what_small_pieces_can_be_reported_is_compacted_once_and_if_it_is_much(
     can = replace(ABLE, order_settable=settable, cold_method="none", drain=False)
     state = PolicyState()
     if reported is not None:
-        state = replace(state, in_pass=True, hold=Hold.begin(-60.0, 0, USED_BYTES))
+        state = replace(state, current=Pass(hold=Hold.begin(-60.0, 0, USED_BYTES)))
         seen = replace(observation(snapshot(0.0, trapped=reported), lowered=True), reports=0)
         _, state = adaptive.decide(seen, state, SETTINGS, can)
-    state = replace(state, in_pass=True, todo=(act.Compact, act.LowerOrder))
+    state = replace(state, current=Pass(steps=(act.Compact, act.LowerOrder)))
     seen = observation(snapshot(100.0, trapped=trapped))
     actions, _ = adaptive.decide(seen, state, SETTINGS, can)
     assert (isinstance(actions[0], act.Compact)) == wanted
@@ -86,7 +87,7 @@ def test_work_that_leaves_most_of_the_cpu_idle_gets_the_order_back_all_the_same(
 ) -> None:
     """Hogs that mostly fault pages in once ran with a lowered order for a minute."""
     hold = Hold.begin(100.0, 0, USED_BYTES + 300 * MIB)
-    state = PolicyState(in_pass=True, by_hand=by_hand, urgency=urgency, hold=hold)
+    state = PolicyState(current=Pass(urgency, by_hand, hold=hold))
     ends = []
     for second, level in enumerate(levels, start=1):
         now = snapshot(100.0 + second)
@@ -102,19 +103,19 @@ def test_work_that_leaves_most_of_the_cpu_idle_gets_the_order_back_all_the_same(
 
 def test_what_a_compaction_left_in_a_pass_cut_short_is_not_compacted_again() -> None:
     begun = Compacting(before_bytes=300 * MIB)
-    state = PolicyState(in_pass=True, todo=(act.LowerOrder,), compaction=begun)
+    state = PolicyState(current=Pass(steps=(act.LowerOrder,)), compaction=begun)
     seen = observation(snapshot(100.0, trapped=200), outcome=StepOutcome(act.Compact.kind, ok=True))
     _, state = adaptive.decide(seen, state, SETTINGS, ABLE)
     _, state = adaptive.decide(observation(snapshot(101.0), idleness.BUSY), state, SETTINGS, ABLE)
     for trapped, wanted in ((250, False), (300, True)):
-        again = replace(state, in_pass=True, todo=(act.Compact,))
+        again = replace(state, current=Pass(steps=(act.Compact,)))
         seen = observation(snapshot(200.0, trapped=trapped))
         actions, _ = adaptive.decide(seen, again, SETTINGS, ABLE)
         assert (isinstance(actions[0], act.Compact)) == wanted
 
 
 def test_a_compaction_that_was_given_up_leaves_nothing_known() -> None:
-    state = PolicyState(in_pass=True, compaction=Compacting(before_bytes=300 * MIB))
+    state = PolicyState(current=Pass(), compaction=Compacting(before_bytes=300 * MIB))
     seen = observation(
         snapshot(100.0, trapped=300), outcome=StepOutcome(act.Compact.kind, ok=False)
     )
@@ -125,10 +126,10 @@ def test_a_compaction_that_was_given_up_leaves_nothing_known() -> None:
 
 def test_what_could_not_be_reported_is_compacted() -> None:
     """The order could not be lowered: the pass ends, and nothing of it has gone to the host."""
-    state = PolicyState(in_pass=True, hold=Hold.begin(0.0, 0, USED_BYTES))
+    state = PolicyState(current=Pass(hold=Hold.begin(0.0, 0, USED_BYTES)))
     _, state = adaptive.decide(observation(snapshot(60.0)), state, SETTINGS, ABLE)
     assert not state.in_pass
-    again = replace(state, in_pass=True, todo=(act.Compact,))
+    again = replace(state, current=Pass(steps=(act.Compact,)))
     actions, _ = adaptive.decide(observation(snapshot(100.0)), again, SETTINGS, ABLE)
     assert isinstance(actions[0], act.Compact)
 
@@ -136,7 +137,7 @@ def test_what_could_not_be_reported_is_compacted() -> None:
 def test_what_only_compaction_returns_is_compacted_as_before() -> None:
     settings = replace(SETTINGS, lowest_report_order=3)
     known = Compacting(known=snapshot(0.0, trapped=300))
-    state = PolicyState(in_pass=True, todo=(act.Compact,), compaction=known)
+    state = PolicyState(current=Pass(steps=(act.Compact,)), compaction=known)
     actions, _ = adaptive.decide(observation(snapshot(100.0)), state, settings, ABLE)
     assert isinstance(actions[0], act.Compact)
 
@@ -144,8 +145,8 @@ def test_what_only_compaction_returns_is_compacted_as_before() -> None:
 def test_after_a_hold_cut_short_the_rest_is_reported_once_the_guest_is_quiet() -> None:
     """400 MiB had been reported, were used and freed by work, and are trapped and resident again."""
     last = snapshot(0.0, cache=0, trapped=400)
-    hold = Hold.begin(100.0, 0, adaptive._used_bytes(last))
-    state = PolicyState(in_pass=True, hold=hold, after_pass=last, after_pass_work_cpu_s=0.0)
+    hold = Hold.begin(100.0, 0, last.used_bytes)
+    state = PolicyState(current=Pass(hold=hold), after_pass=last, after_pass_work_cpu_s=0.0)
     now = snapshot(102.0, cache=0, trapped=400)
     grown = replace(now, meminfo=replace(now.meminfo, anon_pages_bytes=100 * MIB))
     seen = replace(observation(grown, lowered=True, work_cpu_s=10.0), reports=1)
@@ -164,14 +165,14 @@ def test_after_a_hold_cut_short_the_rest_is_reported_once_the_guest_is_quiet() -
 
 
 def test_a_pass_whose_steps_were_cut_short_rests_longer() -> None:
-    state = PolicyState(in_pass=True, todo=(act.Compact,))
+    state = PolicyState(current=Pass(steps=(act.Compact,)))
     seen = observation(snapshot(102.0), idleness.BUSY)
     _, state = adaptive.decide(seen, state, SETTINGS, ABLE)
     assert state.rest_until_s == 102.0 + adaptive.CUT_SHORT_REST_S > 102.0 + adaptive.REST_S
 
 
 def test_one_stirring_look_seen_twice_is_one() -> None:
-    state = PolicyState(in_pass=True, hold=Hold.begin(100.0, 0, USED_BYTES))
+    state = PolicyState(current=Pass(hold=Hold.begin(100.0, 0, USED_BYTES)))
     seen = replace(observation(snapshot(101.0), idleness.SLACK, lowered=True), reports=1)
     for now_s, judged_s, in_pass in (
         (101.0, 101.0, True),

@@ -19,6 +19,7 @@ from giveback_agent.policy.observation import (
     URGENCY_STARVING,
     StepOutcome,
 )
+from giveback_agent.policy.release_pass import Pass
 from giveback_agent.release import report_order, steps
 from giveback_agent.runtime import run_dir
 from giveback_agent.runtime.worker import CRASHED, DONE, FAILED, Worker
@@ -166,7 +167,7 @@ def test_a_guest_that_cannot_be_seen_gets_its_order_back(guest: Path) -> None:
     order = guest / page_reporting.ORDER_PATH[1:]
     service = service_of(guest)
     service._steps.start(act.LowerOrder(order=0), 0.0)
-    service._state = replace(service._state, in_pass=True)
+    service._state = replace(service._state, current=Pass())
     (guest / "proc/meminfo").unlink()
     tick(service)
     assert order.read_text().strip() == "9"
@@ -286,7 +287,7 @@ def test_a_busy_guest_is_only_glanced_at(guest: Path) -> None:
 def test_while_the_kernel_reports_a_picture_is_taken_at_its_pace_only(guest: Path) -> None:
     service = service_of(guest)
     hold = report_hold.Hold.begin(100.0, None)
-    service._state = replace(service._state, in_pass=True, hold=hold)
+    service._state = replace(service._state, current=Pass(hold=hold))
     service._gate = replace(service._gate, level=idleness.IDLE)
     service._last = replace(_snapshot(service), monotonic_s=100.0)
     assert not service._is_decision_due(101.0)

@@ -1,0 +1,161 @@
+"""A release pass: which steps it takes, and the next of them. Pure.
+
+    sync -> cold cache -> (warm cache) -> (slab) -> drain -> compact -> drain -> lower the order, trigger
+
+Each step is prepared when its turn comes, by the guest as it is then, and is left out where it is not
+worth it any more.
+"""
+
+from __future__ import annotations
+
+from giveback_agent.policy import actions as act
+from giveback_agent.policy import cache_goal, compaction, report_hold, thresholds
+from giveback_agent.policy.observation import URGENCY_ALONE
+from giveback_agent.policy.report_hold import Hold
+from giveback_kernel.record import Record, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from giveback_agent.policy.actions import ReleaseStep
+    from giveback_agent.policy.compaction import Compacting
+    from giveback_agent.policy.observation import Tick
+
+MIB = 1 << 20
+# Plain reclaim goes in bounded steps, so that returning work waits for one of them at most.
+RECLAIM_STEP_BYTES = 128 * MIB
+# Reclaimable slab above this part of RAM is worth its price.
+SLAB_DIVISOR = 16
+
+
+class Pass(Record):
+    """A pass under way: what it was begun for, and what is left of it.
+
+    `urgency`: how badly the host needed memory when it began. `manual`: somebody asked for it, so that
+    no step is left out for freeing little. `steps` are left to do, and `goal_bytes` of cache to take.
+    `hold` is there while the report order is lowered, which is the last step.
+    """
+
+    urgency: int = URGENCY_ALONE
+    manual: bool = False
+    steps: tuple[type[ReleaseStep], ...] = ()
+    goal_bytes: int = 0
+    hold: Hold | None = None
+
+
+def plan(tick: Tick, manual: bool = False) -> Pass:
+    """Return a pass with the steps that this kernel offers, as the urgency wants them."""
+    wants_cache = cache_goal.goal_after_sync_bytes(tick) > 0
+    steps = _cache_steps(tick, manual) if wants_cache else ()
+    if tick.reports:
+        steps += _report_steps(tick)
+    return Pass(tick.seen.urgency, manual, steps, cache_goal.goal_bytes(tick))
+
+
+def next_step(tick: Tick, current: Pass, compacting: Compacting) -> tuple[ReleaseStep | None, Pass]:
+    """Return the next step that is worth it now and the pass without it; None where none is left."""
+    for at, kind in enumerate(current.steps, start=1):
+        step = _prepare(kind, tick, current, compacting)
+        if step is not None:
+            return step, _without(step, tick, replace(current, steps=current.steps[at:]))
+    return None, current
+
+
+def _cache_steps(tick: Tick, manual: bool) -> tuple[type[ReleaseStep], ...]:
+    """Dirty pages cannot be taken, so sync first; cached pages pin their inodes, so slab last.
+
+    Slab has no gentle request: dropped dentries and inodes cost the next read a third more CPU
+    (docs/cold-cache.md), so only where there is much of it, or the host needs it, or somebody asked.
+    """
+    steps: list[type[ReleaseStep]] = [act.Sync]
+    if tick.can.cold_method != "none":
+        steps.append(act.ReclaimCold)
+    if tick.presses and tick.can.reclaim:
+        steps.append(act.Reclaim)
+    elif cache_goal.may_drop(tick):
+        steps.append(act.DropCaches)
+    memory = tick.now.meminfo
+    much = memory.s_reclaimable_bytes * SLAB_DIVISOR > memory.mem_total_bytes
+    if tick.can.drop_caches and (tick.presses or much or manual):
+        steps.append(act.ReclaimSlab)
+    return tuple(steps)
+
+
+def _report_steps(tick: Tick) -> tuple[type[ReleaseStep], ...]:
+    steps: list[type[ReleaseStep]] = []
+    if tick.can.drain:
+        steps.append(act.DrainLists)
+    if tick.can.compaction and tick.settings.idle_threshold != 0:
+        steps.append(act.Compact)
+    steps.append(act.TriggerReporting if tick.deep_order is None else act.LowerOrder)
+    return tuple(steps)
+
+
+def _prepare(
+    kind: type[ReleaseStep], tick: Tick, current: Pass, compacting: Compacting
+) -> ReleaseStep | None:
+    """Return the step with its amounts, or None where it is not worth it now."""
+    if kind is act.ReclaimCold:
+        return _cold(tick, current)
+    if kind is act.Reclaim:
+        return _warm(tick, current)
+    if kind is act.DropCaches:
+        # Where the need is over since the pass began the warm cache stays.
+        return act.DropCaches("the host needs it") if tick.presses else None
+    if kind is act.Compact:
+        return _compact(tick, current, compacting)
+    if kind is act.LowerOrder:
+        return _lower(tick, current)
+    return kind()
+
+
+def _cold(tick: Tick, current: Pass) -> ReleaseStep:
+    # What was dirty when the pass began is clean by now.
+    amount = max(current.goal_bytes, cache_goal.goal_bytes(tick))
+    if tick.presses:
+        why = "cold cache, the warm too where they cannot be told apart"
+        return act.ReclaimCold(why, amount, act.UNTRAINED)
+    if cache_goal.among_kept_bytes(tick):
+        return act.ReclaimCold("new cache among the kept", amount, act.REOPEN)
+    return act.ReclaimCold("cold cache", amount, act.TRAINED)
+
+
+def _warm(tick: Tick, current: Pass) -> ReleaseStep | None:
+    # What the cold step has taken already counts.
+    goal = min(current.goal_bytes, cache_goal.goal_bytes(tick))
+    if not tick.presses or goal <= 0:
+        return None
+    amount = min(RECLAIM_STEP_BYTES, goal)
+    return act.Reclaim("the host needs it", amount, cache_goal.may_drop(tick))
+
+
+def _compact(tick: Tick, current: Pass, compacting: Compacting) -> ReleaseStep | None:
+    # Single pages can be reported as they are: only much is worth it.
+    much_bytes = thresholds.much_bytes(tick.now.meminfo) if tick.deep_order == 0 else None
+    if not current.manual and not compaction.is_worth_it(tick.now, compacting, much_bytes):
+        return None
+    trapped_mib = (tick.now.trapped_bytes or 0) // MIB
+    return act.Compact(
+        f"{trapped_mib} MiB are trapped", compaction.worthy_nodes(tick.now, compacting)
+    )
+
+
+def _lower(tick: Tick, current: Pass) -> ReleaseStep | None:
+    is_little = (tick.now.trapped_bytes or 0) < report_hold.LEAST_TRAPPED_BYTES
+    if is_little and not current.manual:
+        return None
+    return act.LowerOrder("trapped memory is left", tick.deep_order or 0)
+
+
+def _without(step: ReleaseStep, tick: Tick, rest: Pass) -> Pass:
+    """Return what is left of the pass once `step` is begun."""
+    if isinstance(step, act.Reclaim):
+        left = max(0, rest.goal_bytes - step.amount_bytes)
+        steps = (act.Reclaim, *rest.steps) if left else rest.steps
+        return replace(rest, steps=steps, goal_bytes=left)
+    if isinstance(step, act.Compact) and tick.can.drain:
+        # What compaction moves away it frees to the lists, too.
+        return replace(rest, steps=(act.DrainLists, *rest.steps))
+    if isinstance(step, act.LowerOrder):
+        now = tick.now
+        return replace(rest, hold=Hold.begin(now.monotonic_s, tick.seen.reports, now.used_bytes))
+    return rest
