@@ -10,29 +10,14 @@ import select
 import time
 
 from giveback_agent.host_link.link import Link, Urgency
-from giveback_agent.policy import (
-    adaptive,
-    cache_goal,
-    idleness,
-    polling,
-    thresholds,
-    wsl_modes,
-)
+from giveback_agent.policy import adaptive, cache_goal, idleness, polling, thresholds
 from giveback_agent.policy.actions import Abandon, BeginPass, EndPass, ReleaseStep, RestoreOrder
-from giveback_agent.policy.observation import (
-    URGENCY_ALONE,
-    URGENCY_STARVING,
-    GuestObservation,
-)
+from giveback_agent.policy.observation import URGENCY_ALONE, URGENCY_STARVING, GuestObservation
 from giveback_agent.release import report_order
 from giveback_agent.release.capabilities import probe
 from giveback_agent.release.observe import Totals, take
 from giveback_agent.runtime import run_dir, signals
-from giveback_agent.runtime.worker import (
-    TICKS_PER_S,
-    become_idle_class,
-    cpu_s_of,
-)
+from giveback_agent.runtime.worker import TICKS_PER_S, become_idle_class, cpu_s_of
 from giveback_agent.service import cpu_weight, pass_log, status_file
 from giveback_agent.service.executor import Executor
 from giveback_kernel import kmsg
@@ -45,6 +30,7 @@ if TYPE_CHECKING:
 
     from giveback_agent.policy.actions import Action
     from giveback_agent.policy.observation import Snapshot
+    from giveback_agent.policy.wsl_modes import WslState
     from giveback_agent.settings.table import Settings
 
 MIB = 1 << 20
@@ -68,7 +54,7 @@ class Service:
         self._link = Link(root)
         self._can = probe(root)
         self._state = adaptive.PolicyState()
-        self._wsl_state = wsl_modes.WslState()
+        self._wsl_state: WslState | None = None
         self._gate = idleness.GateState()
         self._passes = pass_log.PassLog()
         self._steps = Executor(root, settings, self._passes, self._journal, self._refused)
@@ -183,7 +169,7 @@ class Service:
             self._complain(refused)
 
     def _in_pass(self) -> bool:
-        return self._state.in_pass or self._wsl_state.in_pass
+        return self._state.in_pass or (self._wsl_state is not None and self._wsl_state.in_pass)
 
     def _period_s(self) -> float:
         if self._steps.worker is not None or self._in_pass() or self._steps.queue:
@@ -316,14 +302,20 @@ class Service:
             self._steps.outcome = None
             if self._steps.queue:
                 return
+        for action in self._actions(seen):
+            self._do(action, snapshot)
+
+    def _actions(self, seen: GuestObservation) -> tuple[Action, ...]:
+        """Ask the policy of the mode that is set."""
         if self._settings.mode == "adaptive":
             actions, self._state = adaptive.decide(seen, self._state, self._settings, self._can)
-        else:
-            actions, self._wsl_state = wsl_modes.decide(
-                seen, self._wsl_state, self._settings, self._can
-            )
-        for action in actions:
-            self._do(action, snapshot)
+            return actions
+        # 20 KiB that hardly any guest needs.
+        from giveback_agent.policy import wsl_modes
+
+        state = self._wsl_state or wsl_modes.WslState()
+        actions, self._wsl_state = wsl_modes.decide(seen, state, self._settings, self._can)
+        return actions
 
     def _do(self, action: Action, snapshot: Snapshot) -> None:
         if isinstance(action, ReleaseStep):
