@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 def asked_for(
     deep: bool, chosen: Settings, can: KernelCapabilities
 ) -> tuple[Settings, KernelCapabilities]:
-    """What the policy is to go by. Not known to report is no reason not to compact by hand."""
+    """What the policy is to go by. Not known to report is no reason not to compact in a manual pass."""
     if can.reporting is None:
         can = replace(can, reporting=True)
     if not deep and can.order is not None:
@@ -128,7 +128,7 @@ class Foreground:
     def run(self, urgency: int) -> int:
         """Go through the policy's pass and say what came of each step; returns the exit code."""
         begin = self._look()
-        self._log.start(begin, "by hand")
+        self._log.start(begin, "manual")
         seen = self._seen(begin, urgency, None)
         try:
             actions, state = adaptive.begin_manually(seen, self._settings, self._can)
@@ -165,7 +165,7 @@ class Foreground:
             raise AgentError(f"{error}: is /proc mounted?") from error
 
     def _seen(self, now: Snapshot, urgency: int, outcome: StepOutcome | None) -> GuestObservation:
-        """What the policy is told: whoever asks for a pass by hand wants it whatever else runs."""
+        """What the policy is told: whoever asks for a pass wants it whatever else runs."""
         idle = idleness.GateState(at_s=now.monotonic_s, level=idleness.IDLE, busy_percent=0.0)
         lowered = self._steps.lowered
         reports = report_order.read_reports(self._root) if lowered else None

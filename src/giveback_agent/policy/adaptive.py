@@ -138,7 +138,7 @@ def begin_manually(seen: GuestObservation, settings: Settings, can: KernelCapabi
     if why_stop:
         return (EndPass(why_stop),), state
     tick = _tick(seen, state, settings, can)
-    return _begin(tick, state, release_pass.plan(tick, manual=True), "by hand")
+    return _begin(tick, state, release_pass.plan(tick, manual=True), "manual")
 
 
 def _tick(
@@ -164,7 +164,7 @@ def _why_stop(seen: GuestObservation) -> str:
     A host that starves would swap the busy guest's memory out: that costs its work more than a pass.
     """
     if seen.gate.level == idleness.BUSY and seen.urgency < URGENCY_STARVING:
-        return "work came back"
+        return idleness.GOT_BUSY
     short = is_tight(seen.snapshot) or seen.gate.short_of_memory
     return "the guest is short of memory" if short else ""
 

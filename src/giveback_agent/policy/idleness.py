@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 BUSY = "busy"
 SLACK = "slack"
 IDLE = "idle"
+# Why a pass is stopped.
+GOT_BUSY = "the guest got busy"
 
 # Above this share of all CPUs even steps at SCHED_IDLE would be felt (shared caches, TLB flushes).
 BUSY_PERCENT = 60

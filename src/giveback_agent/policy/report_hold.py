@@ -59,7 +59,7 @@ class Hold(Record):
         return now_s - self.since_s < DRAIN_S and now_s - looked_s < LOOK_PERIOD_S
 
     def sees_work(self, calm: bool, judged_s: float, used_bytes: int, much_bytes: int) -> bool:
-        """Tell whether work came back: not calm in two intervals running, or `much_bytes` more in use.
+        """Tell whether the workload is back: not calm in two intervals running, or `much_bytes` more in use.
 
         While the order is lowered system time cannot be told from the kernel's reporting, and work that
         allocates is mostly that. Memory that is given up is no sign of work.
@@ -87,7 +87,7 @@ class Hold(Record):
         judged_s = gate.at_s or 0.0
         much_bytes = thresholds.much_bytes(now.meminfo)
         if not despite_work and self.sees_work(calm, judged_s, now.used_bytes, much_bytes):
-            return None, "work came back"
+            return None, idleness.GOT_BUSY
         # An order that could not be lowered is not waited for.
         still = self.look(now.monotonic_s, seen.reports) if seen.lowered else None
         if still is None:

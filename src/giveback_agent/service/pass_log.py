@@ -118,4 +118,4 @@ def words(record: PassRecord, classic: str) -> str:
     text = (
         f"{title}: {gains}, {record.trapped_after_bytes // MIB} MiB {rest}, {record.took_s:.0f} s"
     )
-    return text if record.end == "done" else f"{text}, ended early: {record.end}"
+    return text if record.end == "done" else f"{text}, stopped: {record.end}"

@@ -229,7 +229,7 @@ def is_pass(line: str) -> bool:
 
 def is_whole_pass(line: str) -> bool:
     """The same, and nothing cut it short."""
-    return is_pass(line) and "ended early" not in line
+    return is_pass(line) and ", stopped: " not in line
 
 
 class AgentGuest:

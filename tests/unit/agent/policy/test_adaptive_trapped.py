@@ -73,9 +73,9 @@ def test_what_small_pieces_can_be_reported_is_compacted_once_and_if_it_is_much(
 @pytest.mark.parametrize(
     ("levels", "anon", "urgency", "by_hand", "end"),
     [
-        ((idleness.SLACK, idleness.SLACK), 0, 1, False, "work came back"),
+        ((idleness.SLACK, idleness.SLACK), 0, 1, False, "the guest got busy"),
         ((idleness.SLACK, idleness.IDLE, idleness.SLACK), 0, 1, False, None),
-        ((idleness.IDLE, idleness.IDLE), 100, 1, False, "work came back"),
+        ((idleness.IDLE, idleness.IDLE), 100, 1, False, "the guest got busy"),
         ((idleness.IDLE, idleness.IDLE), 50, 1, False, None),
         ((idleness.IDLE, idleness.IDLE), -300, 1, False, None),
         ((idleness.SLACK, idleness.SLACK), 100, 2, False, None),
@@ -151,7 +151,7 @@ def test_after_a_hold_cut_short_the_rest_is_reported_once_the_guest_is_quiet() -
     grown = replace(now, meminfo=replace(now.meminfo, anon_pages_bytes=100 * MIB))
     seen = replace(observation(grown, lowered=True, work_cpu_s=10.0), reports=1)
     actions, state = adaptive.decide(seen, state, SETTINGS, ABLE)
-    assert actions[-1].why == "work came back"
+    assert actions[-1].why == "the guest got busy"
     # It has only waited for the kernel: no longer rest than after a whole pass.
     assert state.rest_until_s == 102.0 + adaptive.REST_S
     begun = []

@@ -157,7 +157,7 @@ def test_an_order_that_could_not_be_restored_is_restored_later(
 
         broken.setattr(files, "write", refuse)
         for kind in (act.RestoreOrder, act.EndPass):
-            service._do(kind("work came back"), snapshot)
+            service._do(kind("the guest got busy"), snapshot)
         assert order.read_text().strip() == "0"
     tick(service)
     assert order.read_text().strip() == "9"
