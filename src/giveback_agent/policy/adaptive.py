@@ -170,7 +170,7 @@ def _why_stop(seen: GuestObservation) -> str:
 
 
 def is_tight(snapshot: Snapshot) -> bool:
-    """Tell whether the guest itself is short of memory: then the agent keeps its hands off."""
+    """Tell whether the guest itself is short of memory: then nothing may be taken from it."""
     memory = snapshot.meminfo
     if snapshot.below_low_watermark:
         return True

@@ -112,16 +112,18 @@ class Executor:
         return order
 
     def _do_at_once(self, step: ReleaseStep, now_s: float) -> None:
-        lowers = isinstance(step, LowerOrder)
-        self.lowered = self.lowered or lowers
+        if isinstance(step, LowerOrder):
+            # Before the kernel's file is written: whatever interrupts, `restore` puts the order back.
+            self.lowered = True
         refused = steps.execute(step, self._root, self._settings)
         if isinstance(step, LowerOrder):
             self.lowered = not refused
-            self._log.deep_order = self._log.deep_order if refused else step.order
-        elif isinstance(step, TriggerReporting) and refused:
-            # Then the pass's line must not say that the small pieces were reported.
-            self._log.deep_order = None
+            if not refused:
+                self._log.deep_order = step.order
         if refused:
+            if isinstance(step, TriggerReporting):
+                # Then the pass's line must not say that the small pieces were reported.
+                self._log.deep_order = None
             self._refused(step, refused)
         if step.has_outcome:
             took_s = time.monotonic() - now_s
