@@ -224,8 +224,10 @@ async def serve(folder: Path) -> None:
     async def report() -> None:
         while True:
             now_s = time.monotonic()
-            ages = [now_s - vm.sampled_at_s for vm in daemon.fleet if vm.sampled_at_s is not None]
-            answers = [now_s - vm.guest_at_s for vm in daemon.fleet if vm.guest_at_s is not None]
+            sampled = [vm.host.sampled_at_s for vm in daemon.fleet]
+            reported = [vm.guest.reported_at_s for vm in daemon.fleet]
+            ages = [now_s - at_s for at_s in sampled if at_s is not None]
+            answers = [now_s - at_s for at_s in reported if at_s is not None]
             line = [len(ages), len(answers), max(ages, default=0), max(answers, default=0)]
             print(json.dumps(line), flush=True)
             await asyncio.sleep(1)

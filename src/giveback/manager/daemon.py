@@ -16,6 +16,7 @@ import structlog
 
 from giveback.errors import InputError, VmError
 from giveback.host.memory import read_host_view
+from giveback.manager.decide import schedule
 from giveback.manager.fleet import discovery
 from giveback.manager.fleet.connections import Connections
 from giveback.manager.fleet.fleet import Fleet, Watched
@@ -31,7 +32,6 @@ from giveback_kernel.errors import GivebackError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from giveback.host.memory import HostView
     from giveback.manager.devices.fallback import Fallbacks
     from giveback.manager.model import ReclaimResult, Recorder
     from giveback.manager.settings.load import Settings
@@ -46,9 +46,6 @@ RECORD_S = 10.0
 RECOVER_S = 10.0
 PICTURE_S = 2.0
 """A picture of a thousand VMs takes some milliseconds: as often as that one is made at most."""
-_GOODBYE_LEASE_S = 1.0
-_NEWS_OF_TOTAL = 50
-"""A fiftieth of the host's memory gone since the last decision is news."""
 
 
 class NoRecorder:
@@ -145,8 +142,8 @@ class Daemon:
             why = condition_of(chosen)[1]
             raise VmError(f"{shown(chosen.key)}: no agent is connected that answers; {why}")
         now_s = self._now_s()
-        chosen.wanted, chosen.wanted_until_s = urgency, now_s + lease_s
-        chosen.told = None
+        chosen.request.override_urgency(urgency, now_s + lease_s)
+        chosen.channel.forget_sent()
         if not self._asking.tell(chosen, now_s):
             raise VmError(f"{shown(chosen.key)}: the guest does not read what it is told")
 
@@ -184,9 +181,8 @@ class Daemon:
         self.settings = settings
         self._reload_problem = ""
         for vm in self.fleet:
-            vm.settings = settings.for_vm(vm.vm.name)
-            vm.changed()
-            vm.due_s = min(vm.due_s, self._now_s())
+            vm.use(settings.for_vm(vm.name))
+            vm.host.hurry(self._now_s())
 
     def reload_failed(self, why: str) -> None:
         """Show that a reload was refused: the settings of before hold."""
@@ -200,8 +196,7 @@ class Daemon:
         now_s = self._now_s()
         for one in found:
             vm = Watched(one, self.settings.for_vm(one.vm.name), now_s)
-            vm.on_hello = self._say_again
-            vm.on_answer = self._looking.count
+            vm.on(hello=self._say_again, report=self._looking.count)
             self.fleet.add(vm)
             if vm.pidfd >= 0:
                 asyncio.get_running_loop().add_reader(vm.pidfd, self._vanished, vm)
@@ -251,19 +246,9 @@ class Daemon:
     def _look_at_host(self, *, force: bool) -> None:
         now_s = self._now_s()
         host = read_host_view(self._root, self.settings.cgroup, now_s=now_s)
-        if force or self._is_due(host):
+        before = self._asking.host
+        if force or schedule.is_decision_due(self._asking.decision, before, host):
             self._asking.decide(host, self.settings.arbiter, now_s)
-
-    def _is_due(self, host: HostView) -> bool:
-        """Whether all is to be weighed anew: the arbiter's time has come, or there is news."""
-        decision, before = self._asking.decision, self._asking.host
-        if decision is None or before is None:
-            return True
-        if host.at_s - before.at_s >= decision.look_again_s:
-            return True
-        lost = before.available_bytes - host.available_bytes
-        stalls = (host.psi_memory_some_avg10 or 0.0) - (before.psi_memory_some_avg10 or 0.0)
-        return lost > before.total_bytes // _NEWS_OF_TOTAL or stalls > 1.0
 
     def _say_again(self, vm: Watched) -> None:
         """An agent has just opened its port: what it was told before, it no longer knows."""
@@ -282,8 +267,8 @@ class Daemon:
             for action in await self._fallbacks.release_all(10.0):
                 self._asking.keep(action)
         for vm in self.fleet:
-            if vm.session is not None and vm.told is not None:
-                vm.session.tell(1, _GOODBYE_LEASE_S)
+            if vm.channel.session is not None and vm.channel.sent_urgency is not None:
+                vm.channel.session.tell(1, schedule.GOODBYE_LEASE_S)
         # One turn of the loop sends what fits into the sockets; nobody is waited for.
         await asyncio.sleep(0)
         await self._looking.close()

@@ -24,8 +24,8 @@ from giveback.guest import session
 from giveback.host.memory import HostView
 from giveback.manager import daemon
 from giveback.manager.daemon import Daemon
-from giveback.manager.decide import allocation, arbiter, promises
-from giveback.manager.fleet import connections, fleet, sampler
+from giveback.manager.decide import allocation, arbiter, promises, schedule
+from giveback.manager.fleet import connections
 from giveback.manager.fleet.discovery import Found
 from giveback.manager.fleet.fleet import Fleet, Watched
 from giveback.manager.model import VmCondition, VmStatus
@@ -43,10 +43,10 @@ def host(tmp_path: Path) -> Host:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon's own patience, made short."""
     monkeypatch.setattr(session, "ANSWER_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(sampler, "GUEST_CALM_S", 0.5)
-    monkeypatch.setattr(sampler, "HOST_CALM_S", 0.5)
+    monkeypatch.setattr(schedule, "GUEST_CALM_S", 0.5)
+    monkeypatch.setattr(schedule, "HOST_CALM_S", 0.5)
     monkeypatch.setattr(daemon, "CONNECT_S", 0.2)
-    monkeypatch.setattr(fleet, "_RECONNECT_S", (0.1, 0.5))
+    monkeypatch.setattr(schedule, "RECONNECT_S", (0.1, 0.5))
 
 
 @contextlib.asynccontextmanager
@@ -98,7 +98,9 @@ def test_hostile_guests_are_cut_off_and_harm_nobody(host: Host) -> None:
                 for kind, why in kinds.items():
                     await until(partial(is_, manager, kind, VmCondition.HOSTILE), kind)
                     assert errors(manager, kind)[str(why)] >= 1
-                    assert all(vm.session is None for vm in manager.fleet if vm.vm.name == kind)
+                    assert all(
+                        vm.channel.session is None for vm in manager.fleet if vm.name == kind
+                    )
                 assert is_(manager, "good", VmCondition.OK)
                 after = resident_bytes(os.getpid())
                 assert after - before < 64 * MIB
@@ -125,8 +127,8 @@ def test_replays_and_false_names_change_nothing(host: Host) -> None:
                 await until(lambda: (found := find(manager, "victim")) and found.rows)
                 assert victim.ram_bytes == 64 * MIB
                 assert impostor.ram_bytes == 32 * MIB
-                replayed = next(vm for vm in manager.fleet if vm.vm.name == "replay")
-                assert replayed.guest.problems == ()
+                replayed = next(vm for vm in manager.fleet if vm.name == "replay")
+                assert replayed.guest.report.problems == ()
 
     asyncio.run(scene())
 
@@ -189,7 +191,7 @@ def test_a_port_that_another_holds_is_waited_for(host: Host) -> None:
 
 @pytest.mark.usefixtures("hasty")
 def test_the_port_is_lent_to_who_waits_for_it(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "_LENT_S", 0.2)
+    monkeypatch.setattr(schedule, "PORT_LEFT_S", 0.2)
 
     async def scene() -> None:
         with host.guest("web") as guest, socket.socket(socket.AF_UNIX) as other:
@@ -332,19 +334,23 @@ def test_ten_thousand_connections_leave_nothing_behind(tmp_path: Path) -> None:
 
     async def scene() -> None:
         known = Fleet()
-        channel = Channel(ChannelKind.VIRTIO_SERIAL, str(path))
-        vm = VmDescription("qemu", "web", 1, MIB, (), channels=(channel,))
+        port = Channel(ChannelKind.VIRTIO_SERIAL, str(path))
+        vm = VmDescription("qemu", "web", 1, MIB, (), channels=(port,))
         watched = Watched(Found("qemu:web:1", QemuBackend(), vm, 1, -1), VmSettings(), 0.0)
         known.add(watched)
+        channel = watched.channel
         keeper = connections.Connections(known, str(tmp_path))
         server = await asyncio.start_unix_server(greet, path)
         me = os.getpid()
 
         async def cycle(count: int) -> None:
             for _ in range(count):
-                watched.connect_at_s = 0.0
+                channel.connect_at_s = 0.0
                 keeper.step(time.monotonic())
-                await until(lambda: not watched.connecting and watched.session is None, pause_s=0)
+                await until(
+                    lambda: not channel.connecting and channel.session is None,
+                    pause_s=0,
+                )
 
         async with server:
             await cycle(500)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from hypothesis import strategies as st
 
 from giveback.host.memory import HostView
-from giveback.manager.decide.arbiter import ArbiterState, decide, told_urgency
+from giveback.manager.decide import arbiter
+from giveback.manager.decide.allocation import Asked
+from giveback.manager.decide.arbiter import ArbiterState
 from giveback.manager.model import Decision, GuestView
 from giveback.manager.settings.load import ArbiterSettings
 
@@ -48,6 +51,29 @@ def guest_views(draw: st.DrawFn) -> GuestView:
     )
 
 
+@dataclass(frozen=True)
+class Remembered:
+    """What the manager keeps between two decisions: the arbiter's state, and the requests."""
+
+    arbiter: ArbiterState = field(default_factory=ArbiterState)
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+
+    @property
+    def urgency(self) -> int:
+        return self.arbiter.urgency
+
+
+def decide(
+    host: HostView, guests: list[GuestView], kept: Remembered, settings: ArbiterSettings
+) -> tuple[Decision, Remembered]:
+    decision, state, asked = arbiter.decide(host, guests, kept.asked, kept.arbiter, settings)
+    return decision, Remembered(state, asked)
+
+
+def told_urgency(decision: Decision, guest: GuestView, kept: Remembered) -> int:
+    return arbiter.told_urgency(decision, guest, kept.asked.get(guest.key), kept.arbiter)
+
+
 def unique(guests: list[GuestView]) -> list[GuestView]:
     return list({guest.key: guest for guest in guests}.values())
 
@@ -64,7 +90,7 @@ class SimulatedHost:
     starts_after_s: float = 1.0
     settings: ArbiterSettings = SETTINGS
     now_s: float = 0.0
-    state: ArbiterState = field(default_factory=ArbiterState)
+    state: Remembered = field(default_factory=Remembered)
     decisions: list[Decision] = field(default_factory=list)
     told: dict[str, tuple[int, float]] = field(default_factory=dict)
     warm_taken_bytes: int = 0

@@ -8,7 +8,7 @@ only where trapped memory and cold cache of all guests together do not suffice.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from giveback.manager.decide import forecast
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from giveback.host.memory import HostView
+    from giveback.manager.decide.request import ReclaimRequest
     from giveback.manager.settings.load import ArbiterSettings
 
 # A host stalls in earnest long before all of its memory is gone: half of the mark is the last resort.
@@ -64,7 +65,6 @@ class ArbiterState:
     """Since when less urgency would do, without a break."""
     lower_most: int = 0
     """The most that was needed in that time."""
-    asked: Mapping[str, Asked] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +79,19 @@ class _Marks:
 def decide(
     host: HostView,
     guests: Sequence[GuestView],
+    asked: Mapping[str, Asked],
     state: ArbiterState,
     settings: ArbiterSettings,
-) -> tuple[Decision, ArbiterState]:
-    """What to do now, and the state to come back with. Never raises, whatever the numbers are.
+) -> tuple[Decision, ArbiterState, dict[str, Asked]]:
+    """Return what to do now, the state to come back with, and what is now asked of which guest.
 
-    The order of `guests` does not matter; the asks come in the order of their goals, largest first.
+    `asked` is what the last decision returned. Never raises, whatever the numbers are. The order of
+    `guests` does not matter; the asks come in the order of their goals, largest first.
     """
     host = _sane_host(host)
-    state = _forget_if_clock_jumped(host, state)
+    if state.looks and host.at_s < state.looks[-1].at_s:
+        # Times that lie ahead of now are of another clock: nothing is waited for because of them.
+        state, asked = ArbiterState(urgency=state.urgency), {}
     marks = marks_of(host.total_bytes, settings)
     looks = forecast.keep((*state.looks, Look(host.at_s, host.available_bytes)))
     slope = forecast.slope_bytes_per_s(looks, noise_bytes=host.total_bytes // 200)
@@ -100,16 +104,16 @@ def decide(
     # What is held out of caution alone asks for nothing.
     deficit = _deficit(host, marks, slope, needed, settings) if needed else 0
     keys = {guest.key for guest in guests}
-    asked = {key: ask for key, ask in state.asked.items() if key in keys}
+    asked = {key: ask for key, ask in asked.items() if key in keys}
     asks: tuple[Ask, ...] = ()
     if deficit:
         near = _deficit_soon(host, marks, slope)
         asks, asked = _ask((deficit, near), needed, sane(guests), asked, host.at_s)
     swap_in = (host.at_s, host.swap_in_bytes)
-    state = replace(state, looks=looks, swap_in=swap_in, asked=asked)
+    state = replace(state, looks=looks, swap_in=swap_in)
     look_again_s = _look_again_s(host, marks, trouble_in_s, state.urgency)
     decision = Decision(state.urgency, deficit, trouble_in_s, asks, why, look_again_s)
-    return decision, state
+    return decision, state, asked
 
 
 def _ask(
@@ -138,17 +142,39 @@ def _ask(
     return tuple(both), asked | fresh
 
 
-def told_urgency(decision: Decision, guest: GuestView, state: ArbiterState) -> int:
-    """What a guest is to hear now, as a lease to be renewed until the next decision.
+def told_urgency(
+    decision: Decision, guest: GuestView, asked: Asked | None, state: ArbiterState
+) -> int:
+    """Return what a guest is to hear now, as a lease to be renewed until the next decision.
 
     A guest whose turn it is hears its ask for as long as that is waited for. The others keep their
     caches, until the host is at its worst: then each goes by its own policy.
     """
-    asked = state.asked.get(guest.key)
     if decision.urgency and asked is not None and not guest.pressed and state.looks:
         waiting = asked.waited_for(state.looks[-1].at_s)
         return asked.urgency if waiting else int(decision.urgency >= 3)
     return 1 if decision.urgency >= 3 else 0
+
+
+def urgency_for(
+    decision: Decision | None,
+    guest: GuestView,
+    request: ReclaimRequest,
+    state: ArbiterState,
+    now_s: float,
+) -> int | None:
+    """Return what a guest is to hear now, whoever wants it; None while no decision was made.
+
+    A manual urgency is obeyed as given. What the arbiter and `reclaim` want stops at the VM's floor:
+    an agent knows no goal, it goes on for as long as it hears an urgency.
+    """
+    at_floor = guest.floor_bytes > 0 and 0 < guest.resident_bytes <= guest.floor_bytes
+    override = request.override(now_s)
+    if override is not None:
+        return 0 if at_floor and not request.is_manual(now_s) else override
+    if decision is None:
+        return None
+    return 0 if at_floor else told_urgency(decision, guest, request.arbiter, state)
 
 
 def marks_of(total_bytes: int, settings: ArbiterSettings) -> _Marks:
@@ -176,13 +202,6 @@ def _sane_host(host: HostView) -> HostView:
 def _percent(value: float | None) -> float:
     """What the host does not tell, and what is no number, counts as no stall."""
     return value if value is not None and math.isfinite(value) else 0.0
-
-
-def _forget_if_clock_jumped(host: HostView, state: ArbiterState) -> ArbiterState:
-    """Times that lie ahead of now are of another clock: nothing is waited for because of them."""
-    if state.looks and host.at_s < state.looks[-1].at_s:
-        return ArbiterState(urgency=state.urgency)
-    return state
 
 
 def _swap_in_rate(host: HostView, state: ArbiterState) -> float:

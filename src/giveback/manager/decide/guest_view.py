@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from giveback.accounting.ledger import RESIDUE, Key
+from giveback.accounting.usage import Source
 from giveback.manager.devices import rules
 from giveback.manager.model import GuestView
 
@@ -32,6 +33,7 @@ def view_of(
     *,
     key: str,
     hears: bool,
+    is_hostile: bool = False,
     reliability: float = 1.0,
     asked_at_s: float | None = None,
 ) -> GuestView:
@@ -39,7 +41,7 @@ def view_of(
 
     `hears`: whether its agent answers. A VM that neither hears nor can be taken from by a device is
     shown with nothing to give. So is one whose host side may not be read: what comes back from it
-    could not be verified.
+    could not be verified. `is_hostile`: its guest was cut off; what its agent says is only shown.
     """
     barred = rules.barred(seen.vm, seen.state, although_reports=settings.although_reports)
     reachable = hears or (settings.may_fall_back and not barred)
@@ -58,7 +60,7 @@ def view_of(
         warm_bytes=warm,
         floor_bytes=settings.floor_bytes,
         weight=settings.weight,
-        fresh=_is_fresh(seen),
+        fresh=_is_fresh(seen) and not (is_hostile and seen.guest.source is Source.AGENT),
         hears_urgency=hears,
         pressed=is_pressed(guest),
         reliability=reliability,

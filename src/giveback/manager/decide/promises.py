@@ -38,7 +38,6 @@ class Trust:
 
     reliability: float = 1.0
     failures: int = 0
-    asked_at_s: float | None = None
 
 
 def promised(action: Action, resident_bytes: int, now_s: float) -> Promise:
@@ -79,8 +78,8 @@ def judged(trust: Trust, expected_bytes: int, measured_bytes: int) -> Trust:
     share = min(1.0, max(0.0, measured_bytes / expected_bytes))
     reliability = _MEMORY * trust.reliability + (1 - _MEMORY) * share
     if share >= _DELIVERED:
-        return Trust(reliability, 0, trust.asked_at_s)
-    return Trust(reliability, trust.failures + (share < SHORT_BELOW), trust.asked_at_s)
+        return Trust(reliability, 0)
+    return Trust(reliability, trust.failures + (share < SHORT_BELOW))
 
 
 def is_short(trust: Trust) -> bool:

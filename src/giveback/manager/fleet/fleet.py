@@ -1,45 +1,35 @@
-"""The VMs that the daemon knows, each with all that is known of it. State; what acts is elsewhere."""
+"""The VMs that the daemon knows, each with a record of each side of it. What acts is elsewhere."""
 
 from __future__ import annotations
 
-import asyncio
-import math
 import os
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from giveback.accounting.observation import Observation
-from giveback.accounting.usage import NO_GUEST, STALE_S, GuestPicture, HostPicture, Source
+from giveback.accounting.usage import Source
 from giveback.errors import InputError
 from giveback.guest import protocol
 from giveback.guest.observe import make_ledger
 from giveback.guest.protocol import from_agent
-from giveback.guest.rate_limits import Backoff
-from giveback.manager.decide.guest_view import FRESH_S
-from giveback.manager.decide.promises import Trust
+from giveback.manager.decide import schedule
+from giveback.manager.decide.guest_view import view_of
+from giveback.manager.decide.request import ReclaimRequest
+from giveback.manager.fleet.channel_state import ChannelState
+from giveback.manager.fleet.guest_state import GuestState
+from giveback.manager.fleet.host_sample import HostSample
+from giveback.manager.fleet.vmm_state import VmmState
 from giveback.text import shown
-from giveback.vmm.base import ChannelKind, VmState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from giveback.guest.session import Ended, Session
-    from giveback.manager.decide.promises import Promise
-    from giveback.manager.fleet import resident_counts
     from giveback.manager.fleet.discovery import Found
     from giveback.manager.model import Action, GuestView, VmStatus
     from giveback.manager.settings.load import VmSettings
-    from giveback.vmm.base import Channel, VmDescription
-    from giveback.vmm.mapping import BoundBlock
 
 _ERROR_WORDS_LIMIT = 32
 _ACTIONS_KEPT = 200
-_RECONNECT_S = (1.0, 30.0)
-_HOSTILE_S = (30.0, 900.0)
-_MONITOR_S = (15.0, 600.0)
-_FORGIVEN_S = 300.0
-"""A guest that was cut off and behaved for so long is no longer called hostile."""
 
 
 class Errors:
@@ -58,232 +48,156 @@ class Errors:
 
 
 class Watched:
-    """One VM: what it is, how it is reached, what was seen of it last. Implements `session.Owner`."""
+    """One VM: what it is, a record of each side of it, and what is made of them.
+
+    The records assign their own fields. Implements `channel_state.Listener`.
+    """
 
     __slots__ = (
         "backend",
-        "bound",
         "channel",
-        "channel_problem",
-        "connect_at_s",
-        "connecting",
-        "counts",
-        "doctor",
-        "due_s",
         "errors",
-        "falling_back",
-        "goal",
-        "goal_until_s",
         "guest",
-        "guest_at_s",
-        "guest_due_s",
-        "had_agent",
-        "held_by_another",
         "host",
-        "hostile_at_s",
-        "hostile_until_s",
-        "hostility",
-        "inspect_at_s",
-        "inspected_at_s",
-        "inspecting",
         "key",
-        "lent_until_s",
-        "mappings",
-        "missed",
-        "monitor",
-        "on_answer",
         "on_hello",
+        "on_report",
         "pid",
         "pidfd",
-        "promise",
-        "ram_bytes",
-        "reading",
-        "reconnect",
-        "said_line",
-        "sampled_at_s",
+        "request",
         "seen",
         "seen_until_s",
-        "session",
         "settings",
-        "state",
         "status",
-        "step",
         "ticks",
-        "told",
-        "told_until_s",
-        "trust",
-        "unreadable",
-        "unreadable_until_s",
         "view",
-        "vm",
-        "wanted",
-        "wanted_until_s",
-    )  # fmt: skip
+        "vmm",
+    )
 
     def __init__(self, found: Found, settings: VmSettings, now_s: float) -> None:
         self.key, self.backend = found.key, found.backend
-        self.describe(found.vm)
         self.pid, self.ticks, self.pidfd = found.vm.pid, found.start_ticks, found.pidfd
         self.settings = settings
         self.errors = Errors()
-        # The VMM's side.
-        self.state = VmState()
-        self.inspect_at_s = now_s
-        self.inspected_at_s: float | None = None
-        self.inspecting = False
-        self.monitor = Backoff(*_MONITOR_S)
-        # The host's side.
-        self.counts: resident_counts.Counts | None = None
-        self.mappings: resident_counts.Mappings | None = None
-        self.host: HostPicture | None = None
-        self.bound: tuple[BoundBlock, ...] = ()
-        self.sampled_at_s: float | None = None
-        self.due_s = now_s
-        self.reading = False
-        self.unreadable = ""
-        self.unreadable_until_s = 0.0
-        # The guest's side; `said_line` is its agent's last answer as it came, for who borrows it.
-        self.guest: GuestPicture = NO_GUEST
-        self.guest_at_s: float | None = None
-        self.said_line = b""
-        self.guest_due_s = 0.0
-        self.had_agent = False
-        self.missed = 0
-        self.step = ""
-        # The channel.
-        self.session: Session | None = None
-        self.connecting = False
-        self.connect_at_s = now_s
-        self.reconnect = Backoff(*_RECONNECT_S)
-        self.hostility = Backoff(*_HOSTILE_S)
-        self.hostile_until_s = 0.0
-        self.hostile_at_s: float | None = None
-        self.channel_problem = ""
-        self.held_by_another = False
-        self.lent_until_s = 0.0
-        self.on_hello: Callable[[Watched], None] = _nobody
-        self.on_answer: Callable[[Watched], None] = _nobody
-        # What it was told and asked.
-        self.told: int | None = None
-        self.told_until_s = 0.0
-        self.wanted: int | None = None
-        self.wanted_until_s = 0.0
-        self.goal = 0
-        self.goal_until_s = 0.0
-        """Until then the goal is `reclaim`'s, and stays on a host that is calm."""
-        self.trust = Trust()
-        self.promise: Promise | None = None
-        self.falling_back = False
-        self.doctor: tuple[str, ...] = ()
-        # What was made of all this; None where it is to be made anew.
+        self.vmm = VmmState(found.vm, now_s)
+        self.host = HostSample(now_s)
+        self.guest = GuestState()
+        self.channel = ChannelState(self, now_s)
+        self.request = ReclaimRequest()
+        self.on_hello: Callable[[Watched], None] = _ignore
+        self.on_report: Callable[[Watched], None] = _ignore
+        # What was made of the records; None where it is to be made again.
         self.seen: Observation | None = None
         self.seen_until_s: float | None = None
         self.view: GuestView | None = None
         self.status: VmStatus | None = None
 
-    def describe(self, vm: VmDescription) -> None:
-        """Take what is known of the VM now; its channel is the first that leads to our agent."""
-        self.vm = vm
-        ours = (c for c in vm.channels if c.kind is not ChannelKind.QEMU_GUEST_AGENT)
-        self.channel: Channel | None = next(ours, None)
-        self.ram_bytes = vm.block_bytes or vm.ram_bytes
+    @property
+    def name(self) -> str:
+        return self.vmm.description.name
 
     @property
     def hears(self) -> bool:
         """Whether an urgency would reach an agent: one has spoken, and answers."""
-        return self.session is not None and self.had_agent and self.missed < 2
+        guest = self.guest
+        connected = self.channel.session is not None
+        return connected and guest.had_agent and not schedule.is_silent(guest.missed)
 
-    # session.Owner
+    def use(self, settings: VmSettings) -> None:
+        """Take other settings."""
+        self.settings = settings
+        self.changed()
 
-    def heard(self, event: protocol.Event) -> None:
-        """What the guest said, already understood and expected."""
+    def on(self, hello: Callable[[Watched], None], report: Callable[[Watched], None]) -> None:
+        """Call these when its agent has started, and when a memory report has come."""
+        self.on_hello, self.on_report = hello, report
+
+    # channel_state.Listener
+
+    def agent_said(self, event: protocol.Event, now_s: float) -> None:
+        """Take what the guest said, already understood and expected."""
         if isinstance(event, protocol.Step):
-            self.step = event.text
+            self.guest.take_step(event.text)
             self.status = None
             return
-        self.missed = 0
-        self.had_agent = True
-        self.held_by_another = False
-        self.channel_problem = ""
-        self.reconnect.reset()
+        self.guest.hear()
         self.changed()
-        now_s = _now_s()
         if isinstance(event, protocol.Hello):
-            self.told = None
             self.on_hello(self)
         elif isinstance(event, protocol.Memory):
-            self.said_line = event.line
-            self.take_guest(from_agent(event.said, Source.AGENT), now_s)
-            self.on_answer(self)
+            self.guest.take_line(event.line)
+            report = from_agent(event.said, Source.AGENT)
+            if report.total_bytes is None:
+                self.errors.add("guest's numbers not believed")
+            self.guest.take_report(report, now_s)
+            self.channel.forgive(now_s)
+            self.on_report(self)
         elif isinstance(event, protocol.Refused):
             self.errors.add("refused by the agent")
-            retry_s = 30.0 if event.retry_s is None else max(1.0, event.retry_s)
-            self.guest_due_s = now_s + retry_s
+            self.guest.ask_at(now_s + schedule.refused_wait_s(event.retry_s))
 
-    def wrong(self, word: str) -> None:
+    def count_error(self, word: str) -> None:
         self.errors.add(word)
 
-    def ended(self, why: Ended) -> None:
-        """The session is over: it is tried again later, after a hostile end much later."""
-        self.session = None
-        self.told = None
-        self.channel_problem = str(why)
-        self.errors.add(str(why))
-        self.changed()
-        now_s = _now_s()
-        if why.is_hostile:
-            self.hostile_at_s = now_s
-            self.hostile_until_s = now_s + self.hostility.wait_s(_chance())
-            self.connect_at_s = self.hostile_until_s
-        else:
-            self.connect_at_s = now_s + self.reconnect.wait_s(_chance())
-
-    def take_guest(self, guest: GuestPicture, now_s: float) -> None:
-        """A new picture of the guest's side, whoever gave it."""
-        if guest.total_bytes is None:
-            self.errors.add("guest's numbers not believed")
-        self.guest, self.guest_at_s = guest, now_s
-        self.changed()
-        if self.hostile_at_s is not None and now_s - self.hostile_at_s > _FORGIVEN_S:
-            self.hostile_at_s = None
-            self.hostility.reset()
-
     def changed(self) -> None:
-        """What was made of the pictures is to be made anew."""
+        """Make again what was made of the records, when it is next asked for."""
         self.seen_until_s = None
         self.view = None
         self.status = None
 
+    # What is made of the records.
+
     def observation(self, now_s: float) -> Observation:
-        """Both sides joined; made anew where something changed, or the guest's picture aged."""
+        """Both sides joined; made again where something changed, or the guest's report aged."""
         if self.seen is not None and self.seen_until_s is not None and now_s < self.seen_until_s:
             return self.seen
-        guest = self.guest
-        self.seen_until_s = math.inf
-        if self.guest_at_s is not None:
-            age_s = (guest.age_s or 0.0) + now_s - self.guest_at_s
-            guest = replace(guest, age_s=age_s)
-            ahead = (limit_s - age_s for limit_s in (FRESH_S, STALE_S) if limit_s >= age_s)
-            self.seen_until_s = now_s + min(ahead, default=math.inf) + 0.1
-        ledger = None if self.host is None else make_ledger(self.vm, self.state, self.host, guest)
+        vmm, host = self.vmm, self.host
+        guest, self.seen_until_s = self.guest.aged(now_s)
+        ledger = None
+        if host.usage is not None:
+            ledger = make_ledger(vmm.description, vmm.state, host.usage, guest)
         self.view = self.status = None
         self.seen = Observation(
-            vm=self.vm,
-            state=self.state,
-            host=self.host,
+            vm=vmm.description,
+            state=vmm.state,
+            host=host.usage,
             guest=guest,
             ledger=ledger,
-            bound=self.bound,
-            process_rss_bytes=self.counts.rss_bytes if self.counts else None,
-            problems=self.state.problems,
+            bound=host.bound,
+            process_rss_bytes=host.counts.rss_bytes if host.counts else None,
+            problems=vmm.state.problems,
         )
         return self.seen
 
+    def view_at(self, now_s: float) -> GuestView:
+        """The VM as the arbiter may know it; made again only where something changed."""
+        seen = self.observation(now_s)
+        if self.view is None:
+            self.view = view_of(
+                seen,
+                self.settings,
+                key=self.key,
+                hears=self.hears,
+                is_hostile=self.channel.hostile_at_s is not None,
+                reliability=self.request.trust.reliability,
+                asked_at_s=self.request.reclaim_at_s,
+            )
+        return self.view
+
+    def status_at(self, now_s: float, make: Callable[[Watched, Observation], VmStatus]) -> VmStatus:
+        """The VM as every surface shows it, but for what changes with time; made by `make`."""
+        seen = self.observation(now_s)
+        if self.status is None:
+            self.status = make(self, seen)
+        return self.status
+
+    def status_changed(self) -> None:
+        """Make the status again, when it is next asked for; the rest is as it was."""
+        self.status = None
+
     def close(self) -> None:
-        """Let go of what is open."""
-        if self.session is not None:
-            self.session.close()
-            self.session = None
+        """Close what is open."""
+        self.channel.close()
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
@@ -298,20 +212,20 @@ class Fleet:
         self.errors = Errors()
         self.actions: deque[Action] = deque(maxlen=_ACTIONS_KEPT)
         self.revision = 0
-        """Changes with what a picture of the fleet must not lack."""
+        """Changes with everything that a status of the fleet must show at once."""
         self._last_action_id = 0
 
     def __iter__(self) -> Iterator[Watched]:
         return iter(self.vms.values())
 
     def add(self, vm: Watched) -> None:
-        self.revision += 1
+        self.revise()
         self.vms[vm.key] = vm
         self.pids.setdefault(vm.pid, set()).add(vm.key)
 
     def remove(self, vm: Watched) -> None:
         """Forget a VM that has ended, and let go of what is open."""
-        self.revision += 1
+        self.revise()
         self.vms.pop(vm.key, None)
         keys = self.pids.get(vm.pid, set())
         keys.discard(vm.key)
@@ -324,12 +238,16 @@ class Fleet:
         exact = self.vms.get(word)
         if exact is not None:
             return exact
-        matching = [vm for vm in self if word in (vm.vm.name, str(vm.pid))]
+        matching = [vm for vm in self if word in (vm.name, str(vm.pid))]
         if len(matching) == 1:
             return matching[0]
         what = "several VMs are" if matching else "no VM is"
         names = ", ".join(shown(vm.key, 60) for vm in (matching or list(self))[:20]) or "none"
         raise InputError(f"{what} called {shown(word, 80)!r}; give one of: {names}")
+
+    def revise(self) -> None:
+        """Note that a status of the fleet which was made before is too old to show."""
+        self.revision += 1
 
     def next_action_id(self) -> int:
         self._last_action_id += 1
@@ -337,7 +255,7 @@ class Fleet:
 
     def record(self, action: Action) -> None:
         """Keep an action, or what came of it: the same `id` again replaces it."""
-        self.revision += 1
+        self.revise()
         for index, kept in enumerate(self.actions):
             if kept.id == action.id:
                 self.actions[index] = action
@@ -345,13 +263,5 @@ class Fleet:
         self.actions.append(action)
 
 
-def _nobody(vm: Watched) -> None:
+def _ignore(vm: Watched) -> None:
     del vm
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def _chance() -> float:
-    return os.urandom(1)[0] / 256

@@ -75,19 +75,21 @@ async def _answer(fleet: Fleet, pid: object) -> bytes:
         return b"null"
     await _freshen(vm)
     now_s = asyncio.get_running_loop().time()
-    if not vm.said_line or vm.guest_at_s is None:
+    guest = vm.guest
+    if not guest.line or guest.reported_at_s is None:
         return b"null"
-    said = parse_object(vm.said_line)
-    return json.dumps({**said, "name": vm.vm.name, "age_s": now_s - vm.guest_at_s}).encode()
+    said = parse_object(guest.line)
+    return json.dumps({**said, "name": vm.name, "age_s": now_s - guest.reported_at_s}).encode()
 
 
 async def _freshen(vm: Watched) -> None:
     loop = asyncio.get_running_loop()
     began_s = loop.time()
-    if vm.session is None or (vm.guest_at_s is not None and began_s - vm.guest_at_s < _FRESH_S):
+    session, reported_at_s = vm.channel.session, vm.guest.reported_at_s
+    if session is None or (reported_at_s is not None and began_s - reported_at_s < _FRESH_S):
         return
-    vm.session.ask(began_s)
+    session.ask(began_s)
     while loop.time() < began_s + _PATIENCE_S:
-        if (vm.guest_at_s or 0.0) >= began_s:
+        if (vm.guest.reported_at_s or 0.0) >= began_s:
             return
         await asyncio.sleep(0.01)

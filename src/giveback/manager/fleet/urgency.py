@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from giveback.accounting.diagnosis import Severity, findings
-from giveback.accounting.usage import Source
 from giveback.host.facts import read_facts
-from giveback.manager.decide import promises
-from giveback.manager.decide.arbiter import ArbiterState, decide, told_urgency
-from giveback.manager.decide.guest_view import view_of
-from giveback.manager.fleet import resident_counts
+from giveback.manager.decide import promises, schedule
+from giveback.manager.decide.arbiter import ArbiterState, decide, urgency_for
+from giveback.manager.fleet.host_sample import read_counts
 from giveback.manager.model import Action, ActionKind
 from giveback.text import shown
 
@@ -22,13 +20,9 @@ if TYPE_CHECKING:
     from giveback.accounting.diagnosis import Finding
     from giveback.host.memory import HostView
     from giveback.manager.fleet.fleet import Fleet, Watched
-    from giveback.manager.model import Decision, GuestView, Recorder
+    from giveback.manager.model import Ask, Decision, Recorder
     from giveback.manager.settings.load import ArbiterSettings
 
-LEASE_CALM_S = 120.0
-LEASE_URGENT_S = 30.0
-"""A dead manager's word holds no longer; renewed at a third of it."""
-_RENEWED_AT = 1 / 3
 _DOCTOR_LIMIT = 4
 
 
@@ -44,22 +38,20 @@ class Asking:
         self._state = ArbiterState()
         self._log = structlog.get_logger("giveback.asking")
 
-    def views(self, now_s: float) -> list[GuestView]:
-        """Every VM as the arbiter may know it."""
-        return [view(vm, now_s) for vm in self._fleet]
-
     def forget_looks(self) -> None:
         """What stands for the host is another thing now: no trend leads from one to the other."""
         self._state = replace(self._state, looks=(), swap_in=None)
 
     def decide(self, host: HostView, settings: ArbiterSettings, now_s: float) -> Decision:
-        """Decide by this look at the host, and tell every guest that is to hear something new."""
+        """Decide by this look at the host, and notify every guest that is to hear something new."""
         before = self.decision
         self.host = host
-        decision, self._state = decide(host, self.views(now_s), self._state, settings)
+        views = [vm.view_at(now_s) for vm in self._fleet]
+        asked = {vm.key: vm.request.arbiter for vm in self._fleet if vm.request.arbiter}
+        decision, self._state, asked_now = decide(host, views, asked, self._state, settings)
         self.decision = decision
         if before is None or before.urgency != decision.urgency or decision.asks:
-            self._fleet.revision += 1
+            self._fleet.revise()
             self._log.info(
                 "decided",
                 urgency=decision.urgency,
@@ -67,109 +59,87 @@ class Asking:
                 deficit_bytes=decision.deficit_bytes,
                 asked=len(decision.asks),
             )
+        for key in asked.keys() | asked_now.keys():
+            self._fleet.vms[key].request.ask_by_arbiter(asked_now.get(key))
         for ask in decision.asks:
-            vm = self._fleet.vms.get(ask.key)
-            if vm is not None:
-                vm.goal = ask.goal_bytes
-                if vm.hears:
-                    self.promise(vm, ActionKind.ASK, ask.urgency, ask.goal_bytes, ask.reason, now_s)
+            vm = self._fleet.vms[ask.key]
+            vm.request.allow_device(ask.goal_bytes)
+            if vm.hears:
+                self.expect(vm, ActionKind.ASK, ask, now_s)
         if not decision.urgency:
             for vm in self._fleet:
-                if now_s >= vm.goal_until_s:
-                    vm.goal = 0
+                vm.request.calm(now_s)
         elif before is None or not before.urgency:
             self._hurry(now_s)
-        self.tell_all(now_s)
+        for vm in self._fleet:
+            self.tell(vm, now_s)
         return decision
 
     def _hurry(self, now_s: float) -> None:
-        """The host has just become short: what is known of each VM is made fresh within seconds."""
+        """The host has just become short: what is known of each VM is refreshed within seconds."""
         for index, vm in enumerate(self._fleet):
-            soon_s = now_s + index % 20 / 10
-            vm.due_s = min(vm.due_s, soon_s)
-            vm.guest_due_s = min(vm.guest_due_s, soon_s)
-
-    def tell_all(self, now_s: float) -> None:
-        """Every guest hears what holds for it now, if that is new to it or about to expire."""
-        for vm in self._fleet:
-            self.tell(vm, now_s)
+            soon_s = now_s + schedule.hurried_wait_s(index)
+            vm.host.hurry(soon_s)
+            vm.guest.hurry(soon_s)
 
     def urgency_for(self, vm: Watched, now_s: float) -> int | None:
-        """What the guest is to hear now; None while nothing is known of the host yet."""
-        if vm.wanted is not None:
-            if now_s < vm.wanted_until_s:
-                # What is said by hand is meant; what `reclaim` says ends at the floor.
-                is_by_hand = now_s >= vm.goal_until_s
-                return vm.wanted if is_by_hand or not _is_at_floor(vm, now_s) else 0
-            vm.wanted = None
-        if self.decision is None or vm.settings.ignore:
-            return None
-        # An agent knows no goal: it goes on for as long as it is told to.
-        if _is_at_floor(vm, now_s):
-            return 0
-        return told_urgency(self.decision, view(vm, now_s), self._state)
+        """Return what the guest is to hear now; None while nothing is known of the host yet."""
+        decision = None if vm.settings.ignore else self.decision
+        return urgency_for(decision, vm.view_at(now_s), vm.request, self._state, now_s)
 
     def tell(self, vm: Watched, now_s: float) -> bool:
-        """Say or renew a guest's urgency; False where it needed no word, or took none."""
-        if vm.session is None or not vm.session.is_open:
+        """Send or renew a guest's urgency; False where it needed none, or could not take it."""
+        channel, request = vm.channel, vm.request
+        if channel.session is None or not channel.session.is_open:
             return False
         urgency = self.urgency_for(vm, now_s)
         if urgency is None:
             return False
-        lease_s = LEASE_URGENT_S if urgency else LEASE_CALM_S
-        if vm.wanted is not None:
-            lease_s = max(1.0, min(lease_s, vm.wanted_until_s - now_s))
-        left_s = vm.told_until_s - now_s
-        if vm.told == urgency and left_s > lease_s * (1 - _RENEWED_AT):
+        is_overridden = request.override(now_s) is not None
+        override_left_s = request.urgency_until_s - now_s if is_overridden else None
+        lease_s = schedule.lease_s(urgency, override_left_s)
+        left_s = channel.sent_until_s - now_s
+        if channel.sent_urgency == urgency and not schedule.is_to_renew(left_s, lease_s):
             return False
-        if not vm.session.tell(urgency, lease_s):
+        if not channel.send_urgency(urgency, lease_s, now_s):
             return False
-        vm.told, vm.told_until_s = urgency, now_s + lease_s
-        vm.status = None
+        vm.status_changed()
         return True
 
-    def promise(
-        self,
-        vm: Watched,
-        kind: ActionKind,
-        urgency: int,
-        goal_bytes: int,
-        reason: str,
-        now_s: float,
-    ) -> None:
-        """Note what a VM is asked for, with what it holds now."""
-        counts = resident_counts.read_counts(self._root, vm.pid)
-        if counts is None or goal_bytes <= 0:
+    def expect(self, vm: Watched, kind: ActionKind, ask: Ask, now_s: float) -> None:
+        """Note what a VM is asked for, with what its process holds now; it is judged later."""
+        counts = read_counts(self._root, vm.pid)
+        if counts is None or ask.goal_bytes <= 0:
             return
-        if vm.promise is not None:
-            vm.promise = promises.raised(vm.promise, goal_bytes, counts.resident_bytes, now_s)
-            self._record(vm.promise.action)
+        raised = vm.request.expect_more(ask.goal_bytes, counts.resident_bytes, now_s)
+        if raised is not None:
+            self._record(raised)
             return
         action = Action(
             id=self._fleet.next_action_id(),
             wall_s=time.time(),
             vm=vm.key,
             kind=kind,
-            urgency=urgency,
-            expected_bytes=goal_bytes,
-            reason=shown(reason, 200),
+            urgency=ask.urgency,
+            expected_bytes=ask.goal_bytes,
+            reason=shown(ask.reason, 200),
         )
-        vm.promise = promises.promised(action, counts.resident_bytes, now_s)
-        vm.due_s = now_s
+        vm.request.expect(action, counts.resident_bytes, now_s)
+        vm.host.sample_at(now_s)
         vm.changed()
         self._record(action)
 
     def take_done(self, vm: Watched, action: Action, now_s: float) -> None:
-        """An action that a fallback has done to a VM: kept, and checked as any; steps as one."""
-        before = vm.promise
+        """Record what a fallback has done to a VM, and judge it later; steps as one."""
         taking = action.kind in (ActionKind.BALLOON, ActionKind.VIRTIO_MEM)
-        if taking and before is not None and before.action.kind is action.kind:
-            vm.promise = promises.added(before, action, now_s)
-            self._record(vm.promise.action)
+        whole = vm.request.expect_step(action, now_s) if taking else None
+        if whole is not None:
+            self._record(whole)
             return
         numbered = self.keep(replace(action, vm=vm.key))
-        if taking and before is None and vm.counts is not None and action.expected_bytes > 0:
-            vm.promise = promises.promised(numbered, vm.counts.resident_bytes, now_s)
+        counts, nothing_expected = vm.host.counts, vm.request.promise is None
+        if taking and nothing_expected and counts is not None and action.expected_bytes > 0:
+            vm.request.expect(numbered, counts.resident_bytes, now_s)
 
     def keep(self, action: Action) -> Action:
         """Record what a fallback has done, under the next number."""
@@ -179,29 +149,25 @@ class Asking:
 
     def check(self, vm: Watched, now_s: float) -> None:
         """Judge what the VM promised, where that can be judged now."""
-        promise, counts = vm.promise, vm.counts
-        if promise is None or counts is None:
+        request, counts = vm.request, vm.host.counts
+        judged = None if counts is None else request.judge(counts.resident_bytes, now_s)
+        if judged is None:
             return
-        if not promises.is_due(promise, counts.resident_bytes, now_s):
-            return
-        vm.promise = None
-        action = promise.action
-        measured = promise.before_bytes - counts.resident_bytes
-        vm.trust = promises.judged(vm.trust, action.expected_bytes, measured)
+        action, measured_bytes = judged
         found: tuple[Finding, ...] = ()
-        if not promises.is_delivered(action.expected_bytes, measured):
-            seen = vm.observation(now_s)
-            found = findings(seen, read_facts(vm.pid, self._root))
-            keeping = [f for f in found if f.severity is not Severity.BLINDS] or list(found)
-            vm.doctor = tuple(
-                shown(f"{f.what}: {f.evidence}; {f.remedy}", 300) for f in keeping[:_DOCTOR_LIMIT]
+        if not promises.is_delivered(action.expected_bytes, measured_bytes):
+            found = findings(vm.observation(now_s), read_facts(vm.pid, self._root))
+            found = tuple(f for f in found if f.severity is not Severity.BLINDS) or found
+            request.explain(
+                tuple(
+                    shown(f"{f.what}: {f.evidence}; {f.remedy}", 300) for f in found[:_DOCTOR_LIMIT]
+                )
             )
-            found = tuple(keeping)
-        elif not promises.is_short(vm.trust):
-            vm.doctor = ()
-        words = promises.verdict(action.expected_bytes, measured, found)
+        elif not promises.is_short(request.trust):
+            request.explain(())
+        words = promises.verdict(action.expected_bytes, measured_bytes, found)
         vm.changed()
-        self._record(replace(action, measured_bytes=measured, verdict=words))
+        self._record(replace(action, measured_bytes=measured_bytes, verdict=words))
 
     def _record(self, action: Action) -> None:
         self._fleet.record(action)
@@ -215,26 +181,3 @@ class Asking:
             measured_bytes=action.measured_bytes,
             verdict=action.verdict,
         )
-
-
-def view(vm: Watched, now_s: float) -> GuestView:
-    """A VM for the arbiter; made anew only where something changed."""
-    seen = vm.observation(now_s)
-    if vm.view is None:
-        vm.view = view_of(
-            seen,
-            vm.settings,
-            key=vm.key,
-            hears=vm.hears,
-            reliability=vm.trust.reliability,
-            asked_at_s=vm.trust.asked_at_s,
-        )
-        if vm.hostile_at_s is not None and vm.guest.source is Source.AGENT:
-            vm.view = replace(vm.view, fresh=False)
-    return vm.view
-
-
-def _is_at_floor(vm: Watched, now_s: float) -> bool:
-    """Whether it holds no more than its settings leave it, whatever the host needs."""
-    floor_bytes = vm.settings.floor_bytes
-    return floor_bytes > 0 and 0 < view(vm, now_s).resident_bytes <= floor_bytes

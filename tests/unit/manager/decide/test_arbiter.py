@@ -14,16 +14,19 @@ from manager_hosts import (
     GIB,
     MIB,
     SETTINGS,
+    Remembered,
     SimulatedHost,
+    decide,
     guest_of,
     guest_views,
     host_of,
+    told_urgency,
     unique,
 )
 
 from giveback.host.memory import HostView
 from giveback.manager.decide.allocation import GRACE_S, LEAST_GOAL_BYTES, Asked, plan, sane
-from giveback.manager.decide.arbiter import ArbiterState, decide, marks_of, told_urgency
+from giveback.manager.decide.arbiter import ArbiterState, marks_of
 from giveback.manager.decide.forecast import Look
 from giveback.manager.model import Decision, GuestView
 from giveback.manager.settings.units import Mark
@@ -39,7 +42,7 @@ HOSTS = st.builds(
     swap_in_bytes=st.integers(0, 64 * GIB),
 )
 ASKED = st.builds(Asked, st.floats(0, 100), st.integers(1, 3), AMOUNTS, AMOUNTS)
-STATES = st.builds(
+ARBITER_STATES = st.builds(
     ArbiterState,
     urgency=st.integers(0, 3),
     looks=st.lists(st.integers(0, 16 * GIB), max_size=6).map(
@@ -48,14 +51,15 @@ STATES = st.builds(
     swap_in=st.none() | st.tuples(st.floats(-10, 0), st.integers(0, GIB)),
     lower_since_s=st.none() | st.floats(-50, 0),
     lower_most=st.just(0),
-    asked=st.dictionaries(st.sampled_from([f"vm{n}" for n in range(12)]), ASKED, max_size=6),
 )
+REQUESTS = st.dictionaries(st.sampled_from([f"vm{n}" for n in range(12)]), ASKED, max_size=6)
+STATES = st.builds(Remembered, ARBITER_STATES, REQUESTS)
 
 
 def look(
-    available: int, guests: list[GuestView], state: ArbiterState | None = None, at_s: float = 0.0
-) -> tuple[Decision, ArbiterState]:
-    return decide(host_of(available, at_s), guests, state or ArbiterState(), SETTINGS)
+    available: int, guests: list[GuestView], state: Remembered | None = None, at_s: float = 0.0
+) -> tuple[Decision, Remembered]:
+    return decide(host_of(available, at_s), guests, state or Remembered(), SETTINGS)
 
 
 def goals(decision: Decision) -> dict[str, tuple[int, int]]:
@@ -68,7 +72,7 @@ def goals(decision: Decision) -> dict[str, tuple[int, int]]:
 @settings(deadline=None)
 @given(HOSTS, GUESTS, STATES)
 def test_goals_stay_within_the_deficit_and_within_what_each_may_give(
-    host: HostView, guests: list[GuestView], state: ArbiterState
+    host: HostView, guests: list[GuestView], state: Remembered
 ) -> None:
     decision, _ = decide(host, guests, state, SETTINGS)
     assert sum(ask.goal_bytes for ask in decision.asks) <= decision.deficit_bytes
@@ -87,7 +91,7 @@ def test_goals_stay_within_the_deficit_and_within_what_each_may_give(
 @settings(deadline=None)
 @given(HOSTS, GUESTS, STATES)
 def test_warm_cache_is_only_asked_for_at_the_worst_and_where_nothing_cheaper_does(
-    host: HostView, guests: list[GuestView], state: ArbiterState
+    host: HostView, guests: list[GuestView], state: Remembered
 ) -> None:
     decision, after = decide(host, guests, state, SETTINGS)
     late = set(state.asked)
@@ -125,7 +129,7 @@ def test_a_calm_host_asks_nothing(guests: list[GuestView], available: int) -> No
 @settings(deadline=None)
 @given(HOSTS, GUESTS, STATES, st.integers(0, 16 * GIB))
 def test_less_memory_never_means_less_urgency(
-    host: HostView, guests: list[GuestView], state: ArbiterState, less: int
+    host: HostView, guests: list[GuestView], state: Remembered, less: int
 ) -> None:
     more, _ = decide(host, guests, state, SETTINGS)
     lower = replace(host, available_bytes=min(less, host.available_bytes))
@@ -137,7 +141,7 @@ def test_less_memory_never_means_less_urgency(
 @settings(deadline=None)
 @given(HOSTS, GUESTS, STATES, st.randoms(use_true_random=False))
 def test_the_order_of_the_guests_does_not_matter(
-    host: HostView, guests: list[GuestView], state: ArbiterState, random: object
+    host: HostView, guests: list[GuestView], state: Remembered, random: object
 ) -> None:
     shuffled = list(guests)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
@@ -178,7 +182,7 @@ WILD_FLOATS = st.floats() | st.sampled_from([0.0, -1.0, math.nan, math.inf, -mat
     STATES,
 )
 def test_nonsense_crashes_nothing(
-    host: HostView, guests: list[GuestView], state: ArbiterState
+    host: HostView, guests: list[GuestView], state: Remembered
 ) -> None:
     for _ in range(2):
         decision, state = decide(host, guests, state, SETTINGS)
@@ -195,7 +199,7 @@ def test_nonsense_crashes_nothing(
 def test_noise_around_a_mark_does_not_flap(which: str, noise: list[int]) -> None:
     marks = marks_of(16 * GIB, SETTINGS)
     around = getattr(marks, f"{which}_bytes")
-    state, urgencies = ArbiterState(), []
+    state, urgencies = Remembered(), []
     for number, by in enumerate(noise):
         decision, state = look(around + by, [], state, at_s=float(number))
         urgencies.append(decision.urgency)
@@ -234,14 +238,14 @@ def test_stalls_count_where_memory_is_scarce_enough_to_be_their_cause(
         psi_memory_some_avg10=some,
         psi_memory_full_avg10=full,
     )
-    decision, _ = decide(host, [], ArbiterState(), SETTINGS)
+    decision, _ = decide(host, [], Remembered(), SETTINGS)
     assert decision.urgency == urgency
     assert (decision.deficit_bytes > 0) == (urgency > 0)
 
 
 @pytest.mark.parametrize(("mib_per_s", "urgency"), [(0, 0), (4, 2), (64, 3)])
 def test_swapping_in_counts_as_a_rate(mib_per_s: int, urgency: int) -> None:
-    state = ArbiterState()
+    state = Remembered()
     for second in range(2):
         host = replace(
             host_of(2 * GIB, float(second)), swap_in_bytes=5 * GIB + second * mib_per_s * MIB
@@ -252,7 +256,7 @@ def test_swapping_in_counts_as_a_rate(mib_per_s: int, urgency: int) -> None:
 
 @pytest.mark.parametrize(("fall", "urgency"), [(0, 0), (150 * MIB, 1), (300 * MIB, 2), (GIB, 3)])
 def test_what_will_run_out_is_trouble_before_it_has(fall: int, urgency: int) -> None:
-    state = ArbiterState()
+    state = Remembered()
     for second in range(5):
         available = 5 * GIB + (4 - second) * fall
         decision, state = look(available, [], state, at_s=float(second))
@@ -371,7 +375,7 @@ def test_nobody_is_asked_again_before_its_grace_and_what_comes_is_waited_for() -
 
 
 def test_a_short_host_repeats_more_urgently_what_a_busy_guest_did_not_hear() -> None:
-    guest, state, heard = guest_of("a", cold=400), ArbiterState(), []
+    guest, state, heard = guest_of("a", cold=400), Remembered(), []
     for second in range(12):
         # Its agent waits for idleness at 1, and for less work at 2: nothing comes.
         decision, state = look(1200 * MIB, [guest], state, at_s=float(second))
@@ -386,7 +390,7 @@ def test_a_short_host_repeats_more_urgently_what_a_busy_guest_did_not_hear() -> 
 
 
 def test_what_comes_is_waited_for_in_peace() -> None:
-    state, asked = ArbiterState(), []
+    state, asked = Remembered(), []
     for second in range(18):
         guest = guest_of("a", cold=400 - 20 * second)
         guest = replace(guest, resident_bytes=2 * GIB - 20 * second * MIB)
@@ -398,7 +402,7 @@ def test_what_comes_is_waited_for_in_peace() -> None:
 
 def test_a_guest_that_never_delivers_is_asked_less_often() -> None:
     guest = replace(guest_of("a", cold=900), reliability=0.2)
-    state, asked_at = ArbiterState(), []
+    state, asked_at = Remembered(), []
     for second in range(200):
         decision, state = look(1200 * MIB, [guest], state, at_s=float(second))
         asked_at += [second] if decision.asks else []
@@ -437,7 +441,9 @@ def test_what_a_guest_is_told_lasts_as_long_as_its_ask_is_waited_for() -> None:
     assert [told_urgency(worst, g, state) for g in guests] == [1, 1]
     pressed = replace(guests[0], pressed=True)
     assert told_urgency(decision, pressed, state) == 0
-    calm, after = look(12 * GIB, guests, replace(state, urgency=0), at_s=2.0)
+    calm, after = look(
+        12 * GIB, guests, replace(state, arbiter=replace(state.arbiter, urgency=0)), at_s=2.0
+    )
     assert told_urgency(calm, guests[0], after) == 0
 
 

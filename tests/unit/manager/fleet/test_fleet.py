@@ -46,9 +46,9 @@ def test_a_key_is_safe_whatever_the_name(name: str) -> None:
 def test_qemus_guest_agent_is_no_channel_to_our_agent() -> None:
     guest_agent = Channel(ChannelKind.QEMU_GUEST_AGENT, "/run/qga.sock")
     vm = watched(channel=guest_agent)
-    assert vm.channel is None
-    vm.describe(replace(vm.vm, channels=(guest_agent, PORT)))
-    assert vm.channel == PORT
+    assert vm.vmm.agent_channel is None
+    vm.vmm.describe(replace(vm.vmm.description, channels=(guest_agent, PORT)))
+    assert vm.vmm.agent_channel == PORT
 
 
 def test_a_vm_is_chosen_by_key_name_or_pid() -> None:
@@ -90,19 +90,19 @@ def test_how_a_vm_stands_the_worst_first() -> None:
     assert condition_of(vm)[0] is VmCondition.NO_AGENT
     vm = watched()
     assert condition_of(vm) == (VmCondition.NO_AGENT, "nobody answers on its channel yet")
-    vm.had_agent = True
+    vm.guest.had_agent = True
     assert condition_of(vm)[0] is VmCondition.SILENT
-    vm.held_by_another = True
+    vm.channel.held_by_another = True
     assert condition_of(vm)[0] is VmCondition.BUSY_CHANNEL
-    vm.state = VmState(running=False)
+    vm.vmm.state = VmState(running=False)
     assert condition_of(vm)[0] is VmCondition.PAUSED
-    vm.hostile_at_s = 1.0
+    vm.channel.hostile_at_s = 1.0
     assert condition_of(vm)[0] is VmCondition.HOSTILE
-    vm.unreadable = "no right"
+    vm.host.unreadable = "no right"
     assert condition_of(vm) == (VmCondition.UNREADABLE, "no right")
     short = watched()
-    short.had_agent, short.trust = True, Trust(0.2, 3)
-    short.session = object()  # type: ignore[assignment]
+    short.guest.had_agent, short.request.trust = True, Trust(0.2, 3)
+    short.channel.session = object()  # type: ignore[assignment]
     assert condition_of(short)[0] is VmCondition.SHORT
 
 
@@ -110,8 +110,8 @@ def test_a_hostile_guest_is_left_alone_longer_each_time() -> None:
     async def scene() -> None:
         vm, waits = watched(), []
         for _ in range(12):
-            vm.ended(Ended.FLOOD)
-            waits.append(vm.hostile_until_s - asyncio.get_running_loop().time())
+            vm.channel.ended(Ended.FLOOD)
+            waits.append(vm.channel.hostile_until_s - asyncio.get_running_loop().time())
         assert waits[0] >= 14
         assert max(waits) <= 1350
         assert waits[-1] > 400

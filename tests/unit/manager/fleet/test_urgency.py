@@ -16,15 +16,15 @@ from giveback.manager import model
 from giveback.manager.daemon import Daemon
 from giveback.manager.decide.allocation import Asked
 from giveback.manager.decide.promises import GRACE_S
-from giveback.manager.fleet import resident_counts
+from giveback.manager.decide.resident_counts import Counts
 from giveback.manager.fleet.discovery import Found
 from giveback.manager.fleet.fleet import Fleet, Watched
 from giveback.manager.fleet.reclaim import Room
-from giveback.manager.fleet.sampler import Looking
-from giveback.manager.fleet.urgency import Asking, view
+from giveback.manager.fleet.sampler import Looking, _inspection_wait_s
+from giveback.manager.fleet.urgency import Asking
 from giveback.manager.history import chart
 from giveback.manager.http.answers import encoded
-from giveback.manager.model import Action, ActionKind, DaemonStatus, GuestView
+from giveback.manager.model import Action, ActionKind, Ask, DaemonStatus, GuestView
 from giveback.manager.settings.load import ArbiterSettings, VmSettings, from_bytes
 from giveback.reporters import daemon_status
 from giveback.vmm.backends.qemu import QemuBackend
@@ -67,7 +67,7 @@ def host(available_gib: int) -> HostView:
 
 
 def holding(vm: Watched, resident_mib: int) -> None:
-    vm.counts = resident_counts.Counts(resident_mib * MIB)
+    vm.host.counts = Counts(resident_mib * MIB)
 
 
 def test_steps_of_a_device_are_verified_as_one() -> None:
@@ -79,7 +79,7 @@ def test_steps_of_a_device_are_verified_as_one() -> None:
     assert recorded.actions[-1].expected_bytes == 3 * STEP.expected_bytes
     holding(vm, 800)
     asking.check(vm, 16.0 + GRACE_S)
-    assert (recorded.actions[-1].measured_bytes, vm.promise) == (200 * MIB, None)
+    assert (recorded.actions[-1].measured_bytes, vm.request.promise) == (200 * MIB, None)
     assert recorded.actions[-1].verdict == ""
 
 
@@ -90,17 +90,17 @@ def test_what_counts_as_delivered_is_nobodys_problem() -> None:
     holding(vm, 942)
     asking.check(vm, GRACE_S)
     assert recorded.actions[-1].verdict == ""
-    assert vm.doctor == ()
+    assert vm.request.doctor == ()
 
 
 def test_an_ask_leaves_it_to_the_next_look_to_see_what_moved() -> None:
     vm, asking, _ = scene()
     holding(vm, 1)
-    asking.promise(vm, ActionKind.ASK, 1, 64 * MIB, "cold", 0.0)
-    assert vm.promise is not None
-    assert vm.promise.before_bytes > MIB
+    asking.expect(vm, ActionKind.ASK, Ask(vm.key, 1, 64 * MIB, "cold"), 0.0)
+    assert vm.request.promise is not None
+    assert vm.request.promise.before_bytes > MIB
     # Else the picture of the host's side would not be carried to what is resident now.
-    assert vm.counts == resident_counts.Counts(MIB)
+    assert vm.host.counts == Counts(MIB)
 
 
 class Taking:
@@ -128,7 +128,7 @@ class Taking:
 def test_a_device_takes_what_was_asked_for_and_no_more() -> None:
     async def live() -> None:
         vm, asking, _ = scene()
-        vm.inspect_at_s = math.inf
+        vm.vmm.due_s = math.inf
         taking = Taking()
         looking = Looking(asking._fleet, asking, taking)  # type: ignore[arg-type]
 
@@ -138,15 +138,15 @@ def test_a_device_takes_what_was_asked_for_and_no_more() -> None:
 
         await look(0.0)
         assert (taking.steps, taking.eased) == ([], 1)
-        vm.goal, vm.goal_until_s = 100 * MIB, 50.0
+        vm.request.ask_by_reclaim(Asked(0.0, 1, 100 * MIB, 0), until_s=50.0)
         for now_s in (1.0, 2.0, 3.0):
             await look(now_s)
         # A calm host wants nothing held; `reclaim` does, for its time, and what it wanted is there.
         assert taking.steps == [100 * MIB, 36 * MIB]
         assert taking.eased == 2
         # The VM is looked at often, its statistics too.
-        assert vm.due_s <= 4.0
-        assert vm.inspected_at_s is not None
+        assert vm.host.due_s <= 4.0
+        assert vm.vmm.inspected_at_s is not None
         asking.decide(host(1), ArbiterSettings(), 4.0)
         await look(4.0)
         assert taking.steps[2:] == [0]
@@ -158,11 +158,11 @@ def test_a_device_takes_what_was_asked_for_and_no_more() -> None:
 def test_a_calm_host_leaves_a_reclaim_its_goals_for_its_time() -> None:
     async def live() -> None:
         vm, asking, _ = scene()
-        vm.goal, vm.goal_until_s = 100 * MIB, 50.0
+        vm.request.ask_by_reclaim(Asked(0.0, 1, 100 * MIB, 0), until_s=50.0)
         asking.decide(host(60), ArbiterSettings(), 1.0)
-        assert vm.goal == 100 * MIB
+        assert vm.request.device_bytes == 100 * MIB
         asking.decide(host(60), ArbiterSettings(), 51.0)
-        assert vm.goal == 0
+        assert vm.request.device_bytes == 0
 
     asyncio.run(live())
 
@@ -185,7 +185,7 @@ def test_the_time_of_a_reclaim_that_waits_for_another_runs() -> None:
 def test_who_is_not_asked_is_told_why() -> None:
     async def why(settings: VmSettings, reporting: Answer = Answer.NO) -> str:
         vm, asking, _ = scene()
-        vm.settings, vm.state = settings, VmState(reporting_negotiated=reporting)
+        vm.settings, vm.vmm.state = settings, VmState(reporting_negotiated=reporting)
         room = Room(asking._fleet, asking, "/", time.monotonic)
         (part,) = (await room.make(1 << 40, 0.01, ("web",))).parts
         return part.words
@@ -201,20 +201,19 @@ def test_what_a_hostile_guest_says_is_shown_only() -> None:
     guest = GuestPicture(Source.AGENT, 0.0, 1024 * MIB, 0, 512 * MIB)
     host_side = HostPicture(ram_resident_bytes=1024 * MIB)
     vm.seen = replace(NOTHING_SEEN, guest=guest, host=host_side)
-    vm.guest, vm.seen_until_s = guest, math.inf
-    assert view(vm, 0.0).fresh
-    vm.hostile_at_s, vm.view = 0.0, None
-    assert not view(vm, 0.0).fresh
-    vm.guest, vm.view = replace(guest, source=Source.BALLOON), None
-    assert view(vm, 0.0).fresh
+    vm.seen_until_s = math.inf
+    assert vm.view_at(0.0).fresh
+    vm.channel.hostile_at_s, vm.view = 0.0, None
+    assert not vm.view_at(0.0).fresh
+    vm.seen, vm.view = replace(vm.seen, guest=replace(guest, source=Source.BALLOON)), None
+    assert vm.view_at(0.0).fresh
 
 
 def test_a_port_that_is_plugged_in_later_is_found_soon() -> None:
-    vm, asking, _ = scene()
+    vm, _, _ = scene()
     vm.settings = VmSettings()
-    looking = Looking(asking._fleet, asking, None)
-    vm.describe(replace(vm.vm, capabilities=Capabilities(statistics=Answer.NO)))
-    assert looking._inspect_period_s(vm, needed=False) <= 60
+    vm.vmm.describe(replace(vm.vmm.description, capabilities=Capabilities(statistics=Answer.NO)))
+    assert _inspection_wait_s(vm, is_needed=False) <= 60
 
 
 def test_many_vms_are_looked_at_in_turn() -> None:
@@ -229,7 +228,7 @@ def test_many_vms_are_looked_at_in_turn() -> None:
         def look(self, vm: Watched, now_s: float, decision: object) -> None:
             del decision
             looked.append(vm.key)
-            vm.due_s = now_s + 0.01  # Due again before the others were.
+            vm.host.due_s = now_s + 0.01  # Due again before the others were.
 
     looking = Counting(asking._fleet, asking, None)
     for tick in range(3):
@@ -243,17 +242,18 @@ def test_a_floor_ends_what_is_asked_for() -> None:
         vm, asking, _ = scene()
         vm.settings = VmSettings(floor_bytes=512 * MIB)
         asking.decide(host(1), ArbiterSettings(), 0.0)
-        asking._state = replace(asking._state, asked={vm.key: Asked(0.0, 1, MIB, 600 * MIB)})
+        vm.request.ask_by_arbiter(Asked(0.0, 1, MIB, 600 * MIB))
         for resident_mib, told in ((600, 1), (512, 0)):
             vm.view = GuestView(vm.key, resident_mib * MIB, 0, 0, 0, floor_bytes=512 * MIB)
             vm.seen, vm.seen_until_s = NOTHING_SEEN, math.inf
             assert asking.urgency_for(vm, 0.0) == told
             # Of a reclaim, too; what is said by hand is meant.
-            vm.wanted, vm.wanted_until_s, vm.goal_until_s = 1, 9.0, 9.0
+            vm.request.override_urgency(1, 9.0)
+            vm.request.reclaim_until_s = 9.0
             assert asking.urgency_for(vm, 0.0) == told
-            vm.goal_until_s = 0.0
+            vm.request.reclaim_until_s = 0.0
             assert asking.urgency_for(vm, 0.0) == 1
-            vm.wanted = None
+            vm.request.urgency = None
 
     asyncio.run(live())
 

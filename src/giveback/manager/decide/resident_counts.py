@@ -1,4 +1,4 @@
-"""What a VM costs the host, looked at often at little cost.
+"""What the sums of a VM's process tell, and when its mappings must be read again. Pure.
 
 `/proc/PID/smaps` makes the kernel walk every page table of the VM: milliseconds for a small one,
 tens of them for a large one. `/proc/PID/status` takes 10 µs, and its sums tell by how much memory
@@ -8,19 +8,13 @@ the sums have moved, or rarely. Source: Linux Documentation/filesystems/proc.rst
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-
-from giveback_kernel.files import under
 
 if TYPE_CHECKING:
     from giveback.accounting.usage import HostPicture
 
 MIB = 1 << 20
-_STATUS_LIMIT_BYTES = 8 << 10
-_LINE = re.compile(rb"^(VmHWM|VmRSS|VmPTE|VmSwap|HugetlbPages):[ \t]+(\d{1,15}) kB$", re.MULTILINE)
 _MOVED_LEAST_BYTES = 32 * MIB
 _MOVED_DIVISOR = 32
 _MAPPINGS_AGE_S = 300.0
@@ -53,34 +47,6 @@ class Mappings:
     counts: Counts
     at_s: float
     took_s: float
-
-
-def parse_counts(text: bytes) -> Counts | None:
-    """`/proc/PID/status`; None where it has no VmRSS: a process that has ended, or a kernel thread."""
-    found = {name: int(kib) << 10 for name, kib in _LINE.findall(text)}
-    if b"VmRSS" not in found:
-        return None
-    return Counts(
-        rss_bytes=found[b"VmRSS"],
-        swap_bytes=found.get(b"VmSwap", 0),
-        hugetlb_bytes=found.get(b"HugetlbPages", 0),
-        page_tables_bytes=found.get(b"VmPTE", 0),
-        peak_bytes=found.get(b"VmHWM", 0),
-    )
-
-
-def read_counts(root: str, pid: int) -> Counts | None:
-    """The sums of a process, or None where it has gone."""
-    try:
-        fd = os.open(under(root, f"/proc/{pid}/status"), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return parse_counts(os.read(fd, _STATUS_LIMIT_BYTES))
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
 
 
 def base(picture: HostPicture, before: Counts, after: Counts) -> Counts:

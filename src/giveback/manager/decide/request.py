@@ -1,0 +1,148 @@
+"""One VM's reclaim request, from the decision to its verdict. No clock, no I/O: times go in.
+
+    asked by the arbiter, or by `reclaim` --> expected --> judged --> trust, verdict
+                       \\--> taken by a device --^
+
+The arbiter and `reclaim` may ask the same VM at once. Each keeps its own ask, which paces it. What is
+expected of the VM is one amount: bytes that come back cannot be told apart by who asked for them.
+Only the methods here assign the fields: tests/unit/manager/test_state_owners.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from giveback.manager.decide import promises
+from giveback.manager.decide.promises import Trust
+
+if TYPE_CHECKING:
+    from giveback.manager.decide.allocation import Asked
+    from giveback.manager.decide.promises import Promise
+    from giveback.manager.model import Action
+
+
+class ReclaimRequest:
+    """What one VM is asked to return, by whom, what it promised, and what came of it."""
+
+    __slots__ = (
+        "arbiter",
+        "device_at_work",
+        "device_bytes",
+        "doctor",
+        "promise",
+        "reclaim",
+        "reclaim_at_s",
+        "reclaim_until_s",
+        "trust",
+        "urgency",
+        "urgency_until_s",
+    )
+
+    def __init__(self) -> None:
+        self.arbiter: Asked | None = None
+        """The arbiter's last ask: it waits for this before it asks again."""
+        self.reclaim: Asked | None = None
+        """The last ask of the `reclaim` under way; None between two of them."""
+        self.reclaim_at_s: float | None = None
+        """When `reclaim` last asked: the arbiter waits for that, too."""
+        self.reclaim_until_s = 0.0
+        """Until then `device_bytes` is `reclaim`'s, and stays on a host that is calm."""
+        self.device_bytes = 0
+        """What a device may still take from a VM whose agent does not answer."""
+        self.device_at_work = False
+        self.urgency: int | None = None
+        """An urgency in place of the arbiter's: `reclaim`'s, or a manual one."""
+        self.urgency_until_s = 0.0
+        self.promise: Promise | None = None
+        """What is expected and not yet judged."""
+        self.trust = Trust()
+        self.doctor: tuple[str, ...] = ()
+        """Why the last request came short, in words."""
+
+    # Who asks.
+
+    def ask_by_arbiter(self, asked: Asked | None) -> None:
+        """Take what the arbiter waits for after a decision; None: it waits for nothing."""
+        self.arbiter = asked
+
+    def ask_by_reclaim(self, asked: Asked, until_s: float) -> None:
+        """Take an ask of the `reclaim` under way, which ends at `until_s`."""
+        self.reclaim = asked
+        self.reclaim_at_s, self.reclaim_until_s = asked.at_s, until_s
+        self.device_bytes = asked.goal_bytes
+
+    def end_reclaim(self) -> None:
+        """Take back all that `reclaim` asked for: the arbiter's urgency holds again."""
+        self.reclaim = self.urgency = None
+        self.device_bytes, self.reclaim_until_s = 0, 0.0
+
+    def override_urgency(self, urgency: int, until_s: float) -> None:
+        """Put an urgency in place of the arbiter's for a time."""
+        self.urgency, self.urgency_until_s = urgency, until_s
+
+    def override(self, now_s: float) -> int | None:
+        """Return the urgency that holds in place of the arbiter's, if one does."""
+        return self.urgency if now_s < self.urgency_until_s else None
+
+    def is_manual(self, now_s: float) -> bool:
+        """Return whether an override is a user's own, not one of the `reclaim` under way."""
+        return now_s >= self.reclaim_until_s
+
+    # What a device takes.
+
+    def allow_device(self, goal_bytes: int) -> None:
+        """Let a device take so much, where the agent does not answer."""
+        self.device_bytes = goal_bytes
+
+    def calm(self, now_s: float) -> None:
+        """Want nothing more for a host that is calm, unless `reclaim` does."""
+        if now_s >= self.reclaim_until_s:
+            self.device_bytes = 0
+
+    def start_device(self) -> None:
+        """Note that a step of a device is under way: one at a time."""
+        self.device_at_work = True
+
+    def end_device(self) -> None:
+        """Note that the step has ended, whatever came of it."""
+        self.device_at_work = False
+
+    def take_by_device(self, taken_bytes: int) -> None:
+        """Ask no more for what a device takes, until the arbiter asks again."""
+        self.device_bytes = max(0, self.device_bytes - taken_bytes)
+
+    # What is expected.
+
+    def expect(self, action: Action, resident_bytes: int, now_s: float) -> None:
+        """Expect what this action asked for, from what the process holds now."""
+        self.promise = promises.promised(action, resident_bytes, now_s)
+
+    def expect_more(self, goal_bytes: int, resident_bytes: int, now_s: float) -> Action | None:
+        """Raise what is expected, if something is: return the action as it is now."""
+        if self.promise is None:
+            return None
+        self.promise = promises.raised(self.promise, goal_bytes, resident_bytes, now_s)
+        return self.promise.action
+
+    def expect_step(self, step: Action, now_s: float) -> Action | None:
+        """Add another step of the device whose steps are expected: return the action as it is now."""
+        if self.promise is None or self.promise.action.kind is not step.kind:
+            return None
+        self.promise = promises.added(self.promise, step, now_s)
+        return self.promise.action
+
+    # What came of it.
+
+    def judge(self, resident_bytes: int, now_s: float) -> tuple[Action, int] | None:
+        """Return what was expected and the bytes that came, once that can be judged; else None."""
+        promise = self.promise
+        if promise is None or not promises.is_due(promise, resident_bytes, now_s):
+            return None
+        self.promise = None
+        measured_bytes = promise.before_bytes - resident_bytes
+        self.trust = promises.judged(self.trust, promise.action.expected_bytes, measured_bytes)
+        return promise.action, measured_bytes
+
+    def explain(self, doctor: tuple[str, ...]) -> None:
+        """Say why the VM returned less than it promised; () where it is not known to."""
+        self.doctor = doctor

@@ -1,0 +1,76 @@
+"""What the guest says of its memory, and whether its agent answers.
+
+Only the methods here assign the fields: tests/unit/manager/test_state_owners.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from giveback.accounting.usage import NO_GUEST, STALE_S
+from giveback.manager.decide import schedule
+from giveback.manager.decide.guest_view import FRESH_S
+
+if TYPE_CHECKING:
+    from giveback.accounting.usage import GuestPicture
+
+
+class GuestState:
+    """A guest's last memory report, and how its agent answers."""
+
+    __slots__ = ("due_s", "had_agent", "line", "missed", "report", "reported_at_s", "step")
+
+    def __init__(self) -> None:
+        self.report: GuestPicture = NO_GUEST
+        self.reported_at_s: float | None = None
+        self.line = b""
+        """The agent's last report as it came, for clients that ask via the daemon."""
+        self.due_s = 0.0
+        self.had_agent = False
+        self.missed = 0
+        """Answers that did not come, in a row."""
+        self.step = ""
+        """What the agent does now, in its own words."""
+
+    def hear(self) -> None:
+        """Note that its agent has sent something that was expected."""
+        self.missed, self.had_agent = 0, True
+
+    def take_step(self, text: str) -> None:
+        """Note what its agent does now."""
+        self.step = text
+
+    def take_line(self, line: bytes) -> None:
+        """Keep a report as its agent sent it."""
+        self.line = line
+
+    def take_report(self, report: GuestPicture, now_s: float) -> None:
+        """Take a new report, from whichever source."""
+        self.report, self.reported_at_s = report, now_s
+
+    def connect(self) -> None:
+        """Begin again with a new session: its agent is asked at once."""
+        self.missed, self.due_s = 0, 0.0
+
+    def miss(self, now_s: float) -> None:
+        """Note that an answer did not come in its time: the next question waits."""
+        self.missed += 1
+        self.due_s = now_s + schedule.silent_wait_s(self.missed)
+
+    def ask_at(self, at_s: float) -> None:
+        """Ask its agent at this time."""
+        self.due_s = at_s
+
+    def hurry(self, at_s: float) -> None:
+        """Ask its agent at this time, unless it is to be asked sooner."""
+        self.due_s = min(self.due_s, at_s)
+
+    def aged(self, now_s: float) -> tuple[GuestPicture, float]:
+        """Return the report with its age of now, and when it passes the next limit of age."""
+        if self.reported_at_s is None:
+            return self.report, math.inf
+        age_s = (self.report.age_s or 0.0) + now_s - self.reported_at_s
+        left_s = schedule.until_limit_s(age_s, (FRESH_S, STALE_S))
+        return replace(self.report, age_s=age_s), now_s + left_s

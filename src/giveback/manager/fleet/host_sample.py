@@ -1,0 +1,136 @@
+"""What a VM costs the host, sampled often at little cost: the record, and the reader of its sums.
+
+Only the methods here assign the fields: tests/unit/manager/test_state_owners.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from giveback.manager.decide import schedule
+from giveback.manager.decide.resident_counts import (
+    Counts,
+    Mappings,
+    carried,
+    must_read_mappings,
+)
+from giveback_kernel.files import under
+
+if TYPE_CHECKING:
+    from giveback.accounting.usage import HostPicture
+    from giveback.vmm.mapping import BoundBlock
+
+_STATUS_LIMIT_BYTES = 8 << 10
+_LINE = re.compile(rb"^(VmHWM|VmRSS|VmPTE|VmSwap|HugetlbPages):[ \t]+(\d{1,15}) kB$", re.MULTILINE)
+
+
+class HostSample:
+    """The last sums of a VM's process, its last mappings, and the usage that both give."""
+
+    __slots__ = (
+        "bound",
+        "counts",
+        "due_s",
+        "mappings",
+        "reading",
+        "sampled_at_s",
+        "unreadable",
+        "unreadable_until_s",
+        "usage",
+    )
+
+    def __init__(self, now_s: float) -> None:
+        self.counts: Counts | None = None
+        self.mappings: Mappings | None = None
+        self.usage: HostPicture | None = None
+        """The mappings, brought to the sums of now; None until the mappings were read."""
+        self.bound: tuple[BoundBlock, ...] = ()
+        """Where each block of RAM is among the mappings."""
+        self.sampled_at_s: float | None = None
+        self.due_s = now_s
+        self.reading = False
+        self.unreadable = ""
+        """Why the mappings cannot be read; "" where they can."""
+        self.unreadable_until_s = 0.0
+
+    def sample_at(self, at_s: float) -> None:
+        """Sample at this time."""
+        self.due_s = at_s
+
+    def hurry(self, at_s: float) -> None:
+        """Sample at this time, unless it is to be sampled sooner."""
+        self.due_s = min(self.due_s, at_s)
+
+    def take(self, counts: Counts, now_s: float, ram_bytes: int) -> bool:
+        """Take the sums of a sample; return whether the usage is another now."""
+        self.sampled_at_s = now_s
+        is_new = counts != self.counts
+        self.counts = counts
+        if self.mappings is None or not is_new:
+            return False
+        self.usage = carried(self.mappings, counts, ram_bytes)
+        return True
+
+    def recount(self, counts: Counts, ram_bytes: int) -> bool:
+        """Take sums that were read between two samples; return whether they differ."""
+        if counts == self.counts:
+            return False
+        self.counts = counts
+        if self.mappings is not None:
+            self.usage = carried(self.mappings, counts, ram_bytes)
+        return True
+
+    def needs_mappings(self, counts: Counts, now_s: float) -> bool:
+        """Return whether the mappings are to be read now: the sums tell too little."""
+        is_due = must_read_mappings(self.mappings, counts, now_s)
+        return is_due and not self.reading and now_s >= self.unreadable_until_s
+
+    def begin_reading(self) -> None:
+        """Note that the mappings are being read."""
+        self.reading = True
+
+    def end_reading(self) -> None:
+        """Note that they are no longer being read, whatever came of it."""
+        self.reading = False
+
+    def take_mappings(
+        self, mappings: Mappings, bound: tuple[BoundBlock, ...], ram_bytes: int
+    ) -> None:
+        """Take mappings that were read. The sums may be newer than they are."""
+        self.unreadable, self.bound, self.mappings = "", bound, mappings
+        self.usage = carried(mappings, self.counts or mappings.counts, ram_bytes)
+
+    def refuse_mappings(self, why: str, now_s: float) -> None:
+        """Note why the mappings could not be read; they are tried again later."""
+        self.unreadable = why
+        self.unreadable_until_s = now_s + schedule.UNREADABLE_AGAIN_S
+
+
+def parse_counts(text: bytes) -> Counts | None:
+    """`/proc/PID/status`; None where it has no VmRSS: a process that has ended, or a kernel thread."""
+    found = {name: int(kib) << 10 for name, kib in _LINE.findall(text)}
+    if b"VmRSS" not in found:
+        return None
+    return Counts(
+        rss_bytes=found[b"VmRSS"],
+        swap_bytes=found.get(b"VmSwap", 0),
+        hugetlb_bytes=found.get(b"HugetlbPages", 0),
+        page_tables_bytes=found.get(b"VmPTE", 0),
+        peak_bytes=found.get(b"VmHWM", 0),
+    )
+
+
+def read_counts(root: str, pid: int) -> Counts | None:
+    """The sums of a process, or None where it has gone."""
+    try:
+        fd = os.open(under(root, f"/proc/{pid}/status"), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return parse_counts(os.read(fd, _STATUS_LIMIT_BYTES))
+    except OSError:
+        return None
+    finally:
+        os.close(fd)

@@ -1,0 +1,43 @@
+"""The sums of a VM's process, read from /proc; and the record of its last sample."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giveback.manager.decide.resident_counts import Counts
+from giveback.manager.fleet import host_sample
+
+MIB = 1 << 20
+STATUS = """Name:\tqemu
+VmPeak:\t  900000 kB
+VmHWM:\t  812345 kB
+VmRSS:\t  512000 kB
+RssAnon:\t  500000 kB
+VmPTE:\t    1200 kB
+VmSwap:\t      64 kB
+HugetlbPages:\t    2048 kB
+Threads:\t3
+"""
+
+
+def test_the_sums_of_a_process() -> None:
+    counts = host_sample.parse_counts(STATUS.encode())
+    assert counts == Counts(512000 << 10, 64 << 10, 2048 << 10, 1200 << 10, 812345 << 10)
+    assert counts.resident_bytes == (512000 + 2048) << 10
+    assert host_sample.parse_counts(b"Name:\tkthreadd\n") is None
+
+
+@given(st.binary(max_size=300))
+def test_no_text_does_harm(text: bytes) -> None:
+    host_sample.parse_counts(text)
+
+
+def test_this_process_has_sums_and_one_that_has_gone_has_none(tmp_path: Path) -> None:
+    own = host_sample.read_counts("/", os.getpid())
+    assert own is not None
+    assert own.rss_bytes > 4 * MIB
+    assert host_sample.read_counts(str(tmp_path), 1) is None
