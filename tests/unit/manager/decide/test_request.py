@@ -1,0 +1,103 @@
+"""One VM's request: who asks, what is expected, what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+from manager_hosts import AMOUNTS, MIB
+
+from giveback.manager.decide.allocation import Asked
+from giveback.manager.decide.promises import GRACE_S, Trust
+from giveback.manager.decide.request import ReclaimRequest
+from giveback.manager.model import Action, ActionKind
+
+ASK = Action(1, 0.0, "qemu:web:1", ActionKind.ASK, 2, 100 * MIB, "cold")
+STEP = replace(ASK, id=2, kind=ActionKind.BALLOON, expected_bytes=64 * MIB)
+OF_ARBITER = Asked(1.0, 1, 50 * MIB, 900 * MIB)
+TIMES = st.floats(0, 1000)
+
+
+def test_a_reclaim_that_ends_leaves_the_arbiters_ask() -> None:
+    request = ReclaimRequest()
+    request.ask_by_arbiter(OF_ARBITER)
+    request.ask_by_reclaim(Asked(5.0, 2, 80 * MIB, 900 * MIB), until_s=20.0)
+    request.override_urgency(2, 30.0)
+    request.expect(ASK, 1000 * MIB, 5.0)
+    assert (request.device_bytes, request.override(29.0)) == (80 * MIB, 2)
+    request.end_reclaim()
+    assert (request.reclaim, request.device_bytes, request.override(6.0)) == (None, 0, None)
+    assert request.arbiter == OF_ARBITER
+    # The arbiter still waits for it, and what it asked for is still judged.
+    assert request.reclaim_at_s == 5.0
+    assert request.promise is not None
+
+
+@given(TIMES, TIMES, st.integers(0, 3))
+def test_an_override_holds_for_its_time_only(until_s: float, now_s: float, urgency: int) -> None:
+    request = ReclaimRequest()
+    assert request.override(now_s) is None
+    request.override_urgency(urgency, until_s)
+    assert request.override(now_s) == (urgency if now_s < until_s else None)
+
+
+@given(TIMES, TIMES)
+def test_an_override_is_manual_outside_of_a_reclaims_time(until_s: float, now_s: float) -> None:
+    request = ReclaimRequest()
+    assert request.is_manual(now_s)
+    request.ask_by_reclaim(OF_ARBITER, until_s)
+    assert request.is_manual(now_s) == (now_s >= until_s)
+
+
+@given(TIMES, TIMES, AMOUNTS)
+def test_a_calm_host_ends_what_a_device_may_take_but_for_a_reclaim(
+    until_s: float, now_s: float, goal_bytes: int
+) -> None:
+    request = ReclaimRequest()
+    request.allow_device(goal_bytes)
+    request.calm(now_s)
+    assert request.device_bytes == 0
+    request.ask_by_reclaim(replace(OF_ARBITER, goal_bytes=goal_bytes), until_s)
+    request.calm(now_s)
+    assert request.device_bytes == (goal_bytes if now_s < until_s else 0)
+
+
+@given(AMOUNTS, st.lists(AMOUNTS, max_size=8))
+def test_a_device_takes_no_more_than_it_may(goal_bytes: int, steps: list[int]) -> None:
+    request = ReclaimRequest()
+    request.allow_device(goal_bytes)
+    for taken_bytes in steps:
+        before = request.device_bytes
+        request.take_by_device(taken_bytes)
+        assert 0 <= request.device_bytes <= before
+    assert request.device_bytes == max(0, goal_bytes - sum(steps))
+
+
+def test_more_asks_raise_one_promise_and_another_devices_step_does_not() -> None:
+    request = ReclaimRequest()
+    assert request.expect_more(10 * MIB, 1000 * MIB, 0.0) is None
+    assert request.expect_step(STEP, 0.0) is None
+    request.expect(ASK, 1000 * MIB, 0.0)
+    # 40 MiB have come, and 100 more are asked for.
+    raised = request.expect_more(100 * MIB, 960 * MIB, 1.0)
+    assert raised is not None
+    assert (raised.id, raised.expected_bytes) == (ASK.id, 140 * MIB)
+    assert request.expect_step(STEP, 2.0) is None
+    request.expect(STEP, 1000 * MIB, 3.0)
+    added = request.expect_step(replace(STEP, id=9), 4.0)
+    assert added is not None
+    assert (added.id, added.expected_bytes) == (STEP.id, 128 * MIB)
+
+
+@given(st.integers(0, 1 << 40))
+def test_what_is_expected_is_judged_once(resident_bytes: int) -> None:
+    request = ReclaimRequest()
+    request.expect(ASK, 1000 * MIB, 0.0)
+    early = request.judge(resident_bytes, 1.0)
+    assert (early is not None) == (resident_bytes <= 900 * MIB)
+    late = request.judge(resident_bytes, GRACE_S)
+    assert (early or late) == (ASK, 1000 * MIB - resident_bytes)
+    assert request.judge(resident_bytes, GRACE_S) is None
+    assert request.promise is None
+    assert (request.trust == Trust()) == (resident_bytes <= 900 * MIB)
