@@ -22,7 +22,7 @@ GUEST_MOVED_BYTES = 64 << 20
 SILENT_AFTER = 2
 """An agent that missed so many answers in a row is silent."""
 _SILENT_BACKOFF_S = 120.0
-_HURRY_OVER, _HURRY_STEP_S = 20, 0.1
+_HURRY_OVER, _HURRY_A_SECOND = 20, 10
 
 VMM_HOLDS_S = 2.0
 """Of a VM that a device has taken from, or is to: a guest that runs short gets it back at once."""
@@ -91,7 +91,7 @@ def refused_wait_s(retry_s: float | None) -> float:
 
 def hurried_wait_s(index: int) -> float:
     """Return when the VM of this index is sampled on a host that became short: all within 2 s."""
-    return index % _HURRY_OVER * _HURRY_STEP_S
+    return index % _HURRY_OVER / _HURRY_A_SECOND
 
 
 def inspection_wait_s(
