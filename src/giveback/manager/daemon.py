@@ -20,10 +20,10 @@ from giveback.manager.decide import schedule
 from giveback.manager.fleet import discovery
 from giveback.manager.fleet.connections import Connections
 from giveback.manager.fleet.fleet import Fleet, Watched
-from giveback.manager.fleet.reclaim import Room
-from giveback.manager.fleet.sampler import Looking
+from giveback.manager.fleet.reclaim import Reclaim
+from giveback.manager.fleet.sampler import Sampler
 from giveback.manager.fleet.status import condition_of, problems_of, status_of
-from giveback.manager.fleet.urgency import Asking
+from giveback.manager.fleet.urgency import Arbitration
 from giveback.manager.http.requests import LEASE_MOST_S
 from giveback.manager.model import URGENCIES, DaemonStatus
 from giveback.text import shown
@@ -79,10 +79,10 @@ class Daemon:
         self._fallbacks = fallbacks
         self._root = root
         self._finder = discovery.Finder(root, backends)
-        self._asking = Asking(self.fleet, self._recorder, root)
-        self._looking = Looking(self.fleet, self._asking, fallbacks, root)
+        self._arbitration = Arbitration(self.fleet, self._recorder, root)
+        self._sampler = Sampler(self.fleet, self._arbitration, fallbacks, root)
         self._connections = Connections(self.fleet, root)
-        self._room = Room(self.fleet, self._asking, root, self._now_s)
+        self._reclaim = Reclaim(self.fleet, self._arbitration, root, self._now_s)
         self._stopping = asyncio.Event()
         self._reload_problem = ""
         self._picture: DaemonStatus | None = None
@@ -112,8 +112,8 @@ class Daemon:
         return DaemonStatus(
             wall_s=time.time(),
             started_wall_s=self.started_wall_s,
-            host=self._asking.host,
-            decision=self._asking.decision,
+            host=self._arbitration.host,
+            decision=self._arbitration.decision,
             vms=vms,
             actions=tuple(self.fleet.actions),
             leases=leases,
@@ -125,7 +125,7 @@ class Daemon:
     async def reclaim(
         self, goal_bytes: int, within_s: float, vms: Sequence[str] = ()
     ) -> ReclaimResult:
-        result = await self._room.make(goal_bytes, within_s, vms)
+        result = await self._reclaim.run(goal_bytes, within_s, vms)
         self._log.info(
             "reclaimed",
             goal_bytes=goal_bytes,
@@ -144,7 +144,7 @@ class Daemon:
         now_s = self._now_s()
         chosen.request.override_urgency(urgency, now_s + lease_s)
         chosen.channel.forget_sent()
-        if not self._asking.tell(chosen, now_s):
+        if not self._arbitration.send_urgency(chosen, now_s):
             raise VmError(f"{shown(chosen.key)}: the guest does not read what it is told")
 
     # Its life.
@@ -177,7 +177,7 @@ class Daemon:
     def reload(self, settings: Settings) -> None:
         """Take other settings: all of them, at once."""
         if settings.cgroup != self.settings.cgroup:
-            self._asking.forget_looks()
+            self._arbitration.forget_looks()
         self.settings = settings
         self._reload_problem = ""
         for vm in self.fleet:
@@ -196,7 +196,7 @@ class Daemon:
         now_s = self._now_s()
         for one in found:
             vm = Watched(one, self.settings.for_vm(one.vm.name), now_s)
-            vm.on(hello=self._say_again, report=self._looking.count)
+            vm.on(hello=self._say_again, report=self._sampler.count)
             self.fleet.add(vm)
             if vm.pidfd >= 0:
                 asyncio.get_running_loop().add_reader(vm.pidfd, self._vanished, vm)
@@ -229,7 +229,7 @@ class Daemon:
         self._connections.step(self._now_s())
 
     async def _look(self) -> None:
-        self._looking.step(self._now_s())
+        self._sampler.step(self._now_s())
 
     async def _peek(self) -> None:
         self._look_at_host(force=False)
@@ -241,18 +241,18 @@ class Daemon:
         if self._fallbacks is None:
             return
         for action in await self._fallbacks.recover():
-            self._asking.keep(action)
+            self._arbitration.keep(action)
 
     def _look_at_host(self, *, force: bool) -> None:
         now_s = self._now_s()
         host = read_host_view(self._root, self.settings.cgroup, now_s=now_s)
-        before = self._asking.host
-        if force or schedule.is_decision_due(self._asking.decision, before, host):
-            self._asking.decide(host, self.settings.arbiter, now_s)
+        before = self._arbitration.host
+        if force or schedule.is_decision_due(self._arbitration.decision, before, host):
+            self._arbitration.decide(host, self.settings.arbiter, now_s)
 
     def _say_again(self, vm: Watched) -> None:
         """An agent has just opened its port: what it was told before, it no longer knows."""
-        self._asking.tell(vm, self._now_s())
+        self._arbitration.send_urgency(vm, self._now_s())
 
     def _vanished(self, vm: Watched) -> None:
         if vm.pidfd >= 0:
@@ -265,13 +265,13 @@ class Daemon:
         """The last word: no lease outlives the manager by more than a moment, no balloon stays."""
         if self._fallbacks is not None:
             for action in await self._fallbacks.release_all(10.0):
-                self._asking.keep(action)
+                self._arbitration.keep(action)
         for vm in self.fleet:
             if vm.channel.session is not None and vm.channel.sent_urgency is not None:
                 vm.channel.session.tell(1, schedule.GOODBYE_LEASE_S)
         # One turn of the loop sends what fits into the sockets; nobody is waited for.
         await asyncio.sleep(0)
-        await self._looking.close()
+        await self._sampler.close()
         await self._connections.close()
         self._recorder.status(self.status())
         for vm in list(self.fleet):

@@ -19,7 +19,7 @@ from giveback.host.memory import read_host_view
 from giveback.manager import logs
 from giveback.manager.daemon import Daemon, NoRecorder
 from giveback.manager.devices.fallback import Fallbacks
-from giveback.manager.fleet.guest_proxy import lending
+from giveback.manager.fleet.guest_proxy import proxying
 from giveback.manager.history.recorder import History
 from giveback.manager.http.server import Endpoint, serving
 from giveback.manager.settings.load import load
@@ -121,7 +121,7 @@ async def manage(settings: Settings, path: Path | None, root: str = "/") -> None
         fallbacks = Fallbacks(settings.state, root=root)
         daemon = Daemon(settings, recorder=recorder, fallbacks=fallbacks, root=root)
         loop = asyncio.get_running_loop()
-        lent = lending(daemon.fleet, settings.socket.parent / via_daemon.NAME)
+        lent = proxying(daemon.fleet, settings.socket.parent / via_daemon.NAME)
         async with serving(daemon, _endpoint(settings)) as surfaces, lent:
 
             def reload() -> None:

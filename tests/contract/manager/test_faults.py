@@ -72,7 +72,7 @@ def is_(manager: Daemon, name: str, condition: VmCondition) -> bool:
 
 
 def is_newer(manager: Daemon, before: HostView | None) -> bool:
-    return manager._asking.host is not before
+    return manager._arbitration.host is not before
 
 
 def errors(manager: Daemon, name: str) -> dict[str, int]:
@@ -273,7 +273,7 @@ def test_a_clock_that_is_set_changes_no_decision(
                 for jump_s in (86_400.0, -86_400.0 * 400):
                     monkeypatch.setattr(time, "time", lambda jump_s=jump_s: real() + jump_s)
                     heard = len(guest.heard)
-                    before = manager._asking.host
+                    before = manager._arbitration.host
                     await until(partial(is_newer, manager, before))
                     await until(
                         lambda jump_s=jump_s: (  # type: ignore[misc]

@@ -55,11 +55,11 @@ def test_a_host_that_cannot_be_read_is_refused(daemon: Daemon, tmp_path: Path) -
 
 def test_no_trend_leads_from_one_host_to_another(daemon: Daemon, tmp_path: Path) -> None:
     seen = ArbiterState(2, (Look(1.0, 1 << 36), Look(2.0, 1 << 36)), (2.0, 5))
-    daemon._asking._state = seen
+    daemon._arbitration._state = seen
     daemon.reload(settings_of(tmp_path, '[host]\nshort = "5%"\n'))
-    assert daemon._asking._state == seen
+    assert daemon._arbitration._state == seen
     daemon.reload(settings_of(tmp_path, '[host]\ncgroup = "/sys/fs/cgroup/vms"\n'))
-    assert daemon._asking._state == ArbiterState(2)
+    assert daemon._arbitration._state == ArbiterState(2)
 
 
 def test_the_sockets_folder_is_made_but_not_what_is_above_it(tmp_path: Path) -> None:

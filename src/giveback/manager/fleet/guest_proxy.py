@@ -26,7 +26,7 @@ _CLIENTS = 64
 
 
 @contextlib.asynccontextmanager
-async def lending(fleet: Fleet, path: Path) -> AsyncIterator[None]:
+async def proxying(fleet: Fleet, path: Path) -> AsyncIterator[None]:
     """Answer at `path` while the block runs; for root and the daemon's own user (mode 0600).
 
     Raises InputError where the socket cannot be made.

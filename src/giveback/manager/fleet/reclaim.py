@@ -1,4 +1,4 @@
-"""Room now, for something that is about to start: the guests that give most for the least go first."""
+"""Frees memory now, for a program that is about to start: guests that give most for the least go first."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from giveback.manager.fleet.fleet import Fleet, Watched
-    from giveback.manager.fleet.urgency import Asking
+    from giveback.manager.fleet.urgency import Arbitration
 
 
-class Room:
-    """Makes room, one request after the other; one that is cancelled asks for no more."""
+class Reclaim:
+    """Frees memory on request, one request at a time; a cancelled one asks for nothing more."""
 
     def __init__(
-        self, fleet: Fleet, asking: Asking, root: str, recent: Callable[[], float]
+        self, fleet: Fleet, arbitration: Arbitration, root: str, recent: Callable[[], float]
     ) -> None:
         self._fleet = fleet
-        self._asking = asking
+        self._arbitration = arbitration
         self._root = root
         self._now_s = recent
         self._turn = asyncio.Lock()
 
-    async def make(self, goal_bytes: int, within_s: float, words: Sequence[str]) -> ReclaimResult:
+    async def run(self, goal_bytes: int, within_s: float, words: Sequence[str]) -> ReclaimResult:
         """Ask for `goal_bytes` within `within_s`. Raises InputError for what cannot be asked for."""
         if goal_bytes <= 0:
             raise InputError(f"{goal_bytes} bytes: nothing to make room for")
@@ -43,7 +43,7 @@ class Room:
                 f"within {within_s:g} s: from a moment to {reclaim_plan.WITHIN_LIMIT_S:.0f} s"
             )
         named = [self._fleet.chosen(word) for word in words]
-        # Its time runs from here: who asked waits no longer than that, whoever else is served before.
+        # Its time runs from here, also while another request is served.
         started_s = self._now_s()
         async with self._turn:
             vms = named or [vm for vm in self._fleet if not vm.settings.ignore]
@@ -64,7 +64,7 @@ class Room:
             return ReclaimResult(goal_bytes, total, self._now_s() - started_s, told)
 
     async def _refresh(self, vms: Sequence[Watched], within_s: float) -> None:
-        """Ask guests whose numbers are not of now; wait a little for their answers."""
+        """Ask guests whose reports are old; wait a little for their answers."""
         asked_at_s = self._now_s()
         until_s = reclaim_plan.answers_until_s(asked_at_s, within_s)
         old = [
@@ -113,9 +113,9 @@ class Room:
             vm.host.sample_at(now_s)
             if not vm.hears:
                 continue
-            self._asking.expect(vm, ActionKind.RECLAIM, ask, now_s)
+            self._arbitration.expect(vm, ActionKind.RECLAIM, ask, now_s)
             vm.request.override_urgency(ask.urgency, reclaim_plan.urgency_until_s(deadline_s))
-            self._asking.tell(vm, now_s)
+            self._arbitration.send_urgency(vm, now_s)
 
     def _end(self, vms: Sequence[Watched]) -> dict[str, Asked]:
         """Let the arbiter's urgency hold again, at once; return what was asked last of each VM."""
@@ -123,7 +123,7 @@ class Room:
         for vm in vms:
             if vm.key in asked:
                 vm.request.end_reclaim()
-                self._asking.tell(vm, self._now_s())
+                self._arbitration.send_urgency(vm, self._now_s())
         return asked
 
     def _resident(self, vms: Sequence[Watched]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Looks at each VM when its time has come: the host's side, the guest's, rarely the VMM's."""
+"""Samples each VM when it is due: the host's side, the guest's, rarely the VMM's."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from giveback.manager.decide.resident_counts import Counts
     from giveback.manager.devices.fallback import Fallbacks
     from giveback.manager.fleet.fleet import Fleet, Watched
-    from giveback.manager.fleet.urgency import Asking
+    from giveback.manager.fleet.urgency import Arbitration
     from giveback.manager.model import Action, Decision
     from giveback.vmm.base import VmDescription, VmState
     from giveback.vmm.mapping import BoundBlock
 
 _VMM_TIMEOUT_S = 2.0
 _VMM_AT_ONCE = 8
-_LOOKS_AT_ONCE = 200
+_SAMPLES_AT_ONCE = 200
 
 
-class Looking:
+class Sampler:
     """Samples the fleet. `step` is to be called a few times a second."""
 
     def __init__(
-        self, fleet: Fleet, asking: Asking, fallbacks: Fallbacks | None, root: str = "/"
+        self, fleet: Fleet, arbitration: Arbitration, fallbacks: Fallbacks | None, root: str = "/"
     ) -> None:
         self._fleet = fleet
-        self._asking = asking
+        self._arbitration = arbitration
         self._fallbacks = fallbacks
         self._root = root
         # One thread: the kernel walks page tables without Python's lock, and the loop goes on.
@@ -53,16 +53,16 @@ class Looking:
         self._log = structlog.get_logger("giveback.looking")
 
     def step(self, now_s: float) -> None:
-        """Look at those whose time has come: where there are too many, at who has waited longest."""
-        decision = self._asking.decision
+        """Sample the VMs that are due; where there are too many, those that waited longest."""
+        decision = self._arbitration.decision
         due = [vm for vm in self._fleet if vm.host.due_s <= now_s]
-        if len(due) > _LOOKS_AT_ONCE:
-            due = heapq.nsmallest(_LOOKS_AT_ONCE, due, key=lambda vm: vm.host.due_s)
+        if len(due) > _SAMPLES_AT_ONCE:
+            due = heapq.nsmallest(_SAMPLES_AT_ONCE, due, key=lambda vm: vm.host.due_s)
         for vm in due:
-            self.look(vm, now_s, decision)
+            self.sample(vm, now_s, decision)
 
-    def look(self, vm: Watched, now_s: float, decision: Decision | None) -> None:
-        """The host's side now; the guest's, the VMM's and a fallback where they are due."""
+    def sample(self, vm: Watched, now_s: float, decision: Decision | None) -> None:
+        """Sample the host's side now; the guest's, the VMM's and a fallback where they are due."""
         is_needed = decision is not None and decision.urgency > 0
         part = schedule.spread(_chance())
         falls_back = self._falls_back(vm)
@@ -72,16 +72,16 @@ class Looking:
         if falls_back and not vm.vmm.state.problems:
             vm.vmm.hurry(now_s + schedule.VMM_HOLDS_S)
         moved_bytes = self._count(vm, now_s)
-        self._asking.tell(vm, now_s)
+        self._arbitration.send_urgency(vm, now_s)
         wait_s = schedule.guest_wait_s(is_needed=is_needed, part=part)
         self._ask_guest(vm, now_s, moved_bytes, wait_s)
-        self._asking.check(vm, now_s)
+        self._arbitration.check(vm, now_s)
         if now_s >= vm.vmm.due_s:
             self._inspect(vm, now_s, is_needed=is_needed)
         self._fall_back(vm)
 
     async def close(self) -> None:
-        """Wait for nothing that is under way."""
+        """End what is under way, without waiting for its results."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -90,11 +90,11 @@ class Looking:
     # The host's side.
 
     def count(self, vm: Watched) -> None:
-        """Read the sums beside the guest's picture that has just come: both are of one moment."""
+        """Read the sums beside a report that has just come: both are of one moment."""
         self._count(vm, asyncio.get_running_loop().time())
 
     def _count(self, vm: Watched, now_s: float) -> int:
-        """Read the sums; by how much resident memory has moved since the last time."""
+        """Read the sums; return by how many bytes resident memory has moved since the last time."""
         counts, before = host_sample.read_counts(self._root, vm.pid), vm.host.counts
         if counts is None:
             vm.errors.add("process cannot be read")
@@ -190,7 +190,7 @@ class Looking:
         loop, request, vmm = asyncio.get_running_loop(), vm.request, vm.vmm
         try:
             guest = vm.observation(loop.time()).guest
-            decision = self._asking.decision
+            decision = self._arbitration.decision
             is_wanted = request.device_bytes > 0 or (decision is not None and decision.urgency > 0)
             action: Action | None
             if is_wanted and not vm.hears:
@@ -201,7 +201,7 @@ class Looking:
                 action = await fallbacks.ease(vmm.description, vmm.state, guest, vm.settings)
             if action is not None:
                 request.take_by_device(action.expected_bytes)
-                self._asking.take_done(vm, action, loop.time())
+                self._arbitration.take_done(vm, action, loop.time())
                 vmm.hurry(loop.time() + schedule.VMM_AFTER_STEP_S)
         finally:
             request.end_device()

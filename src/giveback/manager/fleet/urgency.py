@@ -1,4 +1,4 @@
-"""What the arbiter wants is told to the guests, and what they promised is checked."""
+"""Sends each guest its urgency after a decision, and verifies what the guest promised."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _DOCTOR_LIMIT = 4
 
 
-class Asking:
-    """The last decision, and all that follows from it."""
+class Arbitration:
+    """The last decision, and what follows from it: asks, urgencies, verdicts."""
 
     def __init__(self, fleet: Fleet, recorder: Recorder, root: str = "/") -> None:
         self.host: HostView | None = None
@@ -72,7 +72,7 @@ class Asking:
         elif before is None or not before.urgency:
             self._hurry(now_s)
         for vm in self._fleet:
-            self.tell(vm, now_s)
+            self.send_urgency(vm, now_s)
         return decision
 
     def _hurry(self, now_s: float) -> None:
@@ -87,7 +87,7 @@ class Asking:
         decision = None if vm.settings.ignore else self.decision
         return urgency_for(decision, vm.view_at(now_s), vm.request, self._state, now_s)
 
-    def tell(self, vm: Watched, now_s: float) -> bool:
+    def send_urgency(self, vm: Watched, now_s: float) -> bool:
         """Send or renew a guest's urgency; False where it needed none, or could not take it."""
         channel, request = vm.channel, vm.request
         if channel.session is None or not channel.session.is_open:

@@ -10,7 +10,7 @@ import pytest
 
 from giveback.errors import InputError
 from giveback.manager.fleet.fleet import Fleet
-from giveback.manager.fleet.guest_proxy import lending
+from giveback.manager.fleet.guest_proxy import proxying
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,9 +22,9 @@ def test_what_a_dead_daemon_left_is_replaced_and_a_live_ones_is_not(tmp_path: Pa
         left.bind(str(path))
 
     async def scene() -> None:
-        async with lending(Fleet(), path):
+        async with proxying(Fleet(), path):
             with pytest.raises(InputError, match="name a socket in another folder"):
-                async with lending(Fleet(), path):
+                async with proxying(Fleet(), path):
                     pass
             reader, writer = await asyncio.open_unix_connection(str(path))
             writer.write(b'{"pid": 1}\n')

@@ -19,9 +19,9 @@ from giveback.manager.decide.promises import GRACE_S
 from giveback.manager.decide.resident_counts import Counts
 from giveback.manager.fleet.discovery import Found
 from giveback.manager.fleet.fleet import Fleet, Watched
-from giveback.manager.fleet.reclaim import Room
-from giveback.manager.fleet.sampler import Looking, _inspection_wait_s
-from giveback.manager.fleet.urgency import Asking
+from giveback.manager.fleet.reclaim import Reclaim
+from giveback.manager.fleet.sampler import Sampler, _inspection_wait_s
+from giveback.manager.fleet.urgency import Arbitration
 from giveback.manager.history import chart
 from giveback.manager.http.answers import encoded
 from giveback.manager.model import Action, ActionKind, Ask, DaemonStatus, GuestView
@@ -53,13 +53,13 @@ class Recorded:
 NOTHING_SEEN = Observation(VmDescription("qemu", "web", 1, 0, ()), VmState(), None, NO_GUEST, None)
 
 
-def scene() -> tuple[Watched, Asking, Recorded]:
+def scene() -> tuple[Watched, Arbitration, Recorded]:
     vm = VmDescription("qemu", "web", os.getpid(), 1024 * MIB, ())
     fleet, recorded = Fleet(), Recorded()
     found = Found(model.key_of(vm), QemuBackend(), vm, 1, -1)
     watched = Watched(found, VmSettings(balloon=True), 0.0)
     fleet.add(watched)
-    return watched, Asking(fleet, recorded), recorded
+    return watched, Arbitration(fleet, recorded), recorded
 
 
 def host(available_gib: int) -> HostView:
@@ -71,32 +71,32 @@ def holding(vm: Watched, resident_mib: int) -> None:
 
 
 def test_steps_of_a_device_are_verified_as_one() -> None:
-    vm, asking, recorded = scene()
+    vm, arbitration, recorded = scene()
     holding(vm, 1000)
     for now_s in (0.0, 8.0, 16.0):
-        asking.take_done(vm, STEP, now_s)
+        arbitration.take_done(vm, STEP, now_s)
     assert {action.id for action in recorded.actions} == {1}
     assert recorded.actions[-1].expected_bytes == 3 * STEP.expected_bytes
     holding(vm, 800)
-    asking.check(vm, 16.0 + GRACE_S)
+    arbitration.check(vm, 16.0 + GRACE_S)
     assert (recorded.actions[-1].measured_bytes, vm.request.promise) == (200 * MIB, None)
     assert recorded.actions[-1].verdict == ""
 
 
 def test_what_counts_as_delivered_is_nobodys_problem() -> None:
-    vm, asking, recorded = scene()
+    vm, arbitration, recorded = scene()
     holding(vm, 1000)
-    asking.take_done(vm, STEP, 0.0)
+    arbitration.take_done(vm, STEP, 0.0)
     holding(vm, 942)
-    asking.check(vm, GRACE_S)
+    arbitration.check(vm, GRACE_S)
     assert recorded.actions[-1].verdict == ""
     assert vm.request.doctor == ()
 
 
 def test_an_ask_leaves_it_to_the_next_look_to_see_what_moved() -> None:
-    vm, asking, _ = scene()
+    vm, arbitration, _ = scene()
     holding(vm, 1)
-    asking.expect(vm, ActionKind.ASK, Ask(vm.key, 1, 64 * MIB, "cold"), 0.0)
+    arbitration.expect(vm, ActionKind.ASK, Ask(vm.key, 1, 64 * MIB, "cold"), 0.0)
     assert vm.request.promise is not None
     assert vm.request.promise.before_bytes > MIB
     # Else the picture of the host's side would not be carried to what is resident now.
@@ -127,14 +127,14 @@ class Taking:
 
 def test_a_device_takes_what_was_asked_for_and_no_more() -> None:
     async def live() -> None:
-        vm, asking, _ = scene()
+        vm, arbitration, _ = scene()
         vm.vmm.due_s = math.inf
         taking = Taking()
-        looking = Looking(asking._fleet, asking, taking)  # type: ignore[arg-type]
+        sampler = Sampler(arbitration._fleet, arbitration, taking)  # type: ignore[arg-type]
 
         async def look(now_s: float) -> None:
-            looking.look(vm, now_s, asking.decision)
-            await asyncio.gather(*looking._tasks)
+            sampler.sample(vm, now_s, arbitration.decision)
+            await asyncio.gather(*sampler._tasks)
 
         await look(0.0)
         assert (taking.steps, taking.eased) == ([], 1)
@@ -147,21 +147,21 @@ def test_a_device_takes_what_was_asked_for_and_no_more() -> None:
         # The VM is looked at often, its statistics too.
         assert vm.host.due_s <= 4.0
         assert vm.vmm.inspected_at_s is not None
-        asking.decide(host(1), ArbiterSettings(), 4.0)
+        arbitration.decide(host(1), ArbiterSettings(), 4.0)
         await look(4.0)
         assert taking.steps[2:] == [0]
-        await looking.close()
+        await sampler.close()
 
     asyncio.run(live())
 
 
 def test_a_calm_host_leaves_a_reclaim_its_goals_for_its_time() -> None:
     async def live() -> None:
-        vm, asking, _ = scene()
+        vm, arbitration, _ = scene()
         vm.request.ask_by_reclaim(Asked(0.0, 1, 100 * MIB, 0), until_s=50.0)
-        asking.decide(host(60), ArbiterSettings(), 1.0)
+        arbitration.decide(host(60), ArbiterSettings(), 1.0)
         assert vm.request.device_bytes == 100 * MIB
-        asking.decide(host(60), ArbiterSettings(), 51.0)
+        arbitration.decide(host(60), ArbiterSettings(), 51.0)
         assert vm.request.device_bytes == 0
 
     asyncio.run(live())
@@ -169,11 +169,11 @@ def test_a_calm_host_leaves_a_reclaim_its_goals_for_its_time() -> None:
 
 def test_the_time_of_a_reclaim_that_waits_for_another_runs() -> None:
     async def live() -> None:
-        _, asking, _ = scene()
+        _, arbitration, _ = scene()
         now_s = [0.0]
-        room = Room(asking._fleet, asking, "/", lambda: now_s[0])
-        async with room._turn:
-            waiting = asyncio.create_task(room.make(1 << 40, 5.0, ()))
+        reclaim = Reclaim(arbitration._fleet, arbitration, "/", lambda: now_s[0])
+        async with reclaim._turn:
+            waiting = asyncio.create_task(reclaim.run(1 << 40, 5.0, ()))
             await asyncio.sleep(0)
             now_s[0] = 6.0
         result = await asyncio.wait_for(waiting, 30)
@@ -184,10 +184,10 @@ def test_the_time_of_a_reclaim_that_waits_for_another_runs() -> None:
 
 def test_who_is_not_asked_is_told_why() -> None:
     async def why(settings: VmSettings, reporting: Answer = Answer.NO) -> str:
-        vm, asking, _ = scene()
+        vm, arbitration, _ = scene()
         vm.settings, vm.vmm.state = settings, VmState(reporting_negotiated=reporting)
-        room = Room(asking._fleet, asking, "/", time.monotonic)
-        (part,) = (await room.make(1 << 40, 0.01, ("web",))).parts
+        reclaim = Reclaim(arbitration._fleet, arbitration, "/", time.monotonic)
+        (part,) = (await reclaim.run(1 << 40, 0.01, ("web",))).parts
         return part.words
 
     assert "its settings say ignore" in asyncio.run(why(VmSettings(ignore=True)))
@@ -217,42 +217,42 @@ def test_a_port_that_is_plugged_in_later_is_found_soon() -> None:
 
 
 def test_many_vms_are_looked_at_in_turn() -> None:
-    vm, asking, _ = scene()
+    vm, arbitration, _ = scene()
     looked: list[str] = []
     for number in range(500):
         other = VmDescription("qemu", f"{number}", number + 1, 0, ())
         found = Found(model.key_of(other), QemuBackend(), other, 1, -1)
-        asking._fleet.add(Watched(found, VmSettings(), 0.0))
+        arbitration._fleet.add(Watched(found, VmSettings(), 0.0))
 
-    class Counting(Looking):
-        def look(self, vm: Watched, now_s: float, decision: object) -> None:
+    class Counting(Sampler):
+        def sample(self, vm: Watched, now_s: float, decision: object) -> None:
             del decision
             looked.append(vm.key)
             vm.host.due_s = now_s + 0.01  # Due again before the others were.
 
-    looking = Counting(asking._fleet, asking, None)
+    sampler = Counting(arbitration._fleet, arbitration, None)
     for tick in range(3):
-        looking.step(float(tick))
-    assert set(looked) == set(asking._fleet.vms)
+        sampler.step(float(tick))
+    assert set(looked) == set(arbitration._fleet.vms)
     assert vm.key in looked
 
 
 def test_a_floor_ends_what_is_asked_for() -> None:
     async def live() -> None:
-        vm, asking, _ = scene()
+        vm, arbitration, _ = scene()
         vm.settings = VmSettings(floor_bytes=512 * MIB)
-        asking.decide(host(1), ArbiterSettings(), 0.0)
+        arbitration.decide(host(1), ArbiterSettings(), 0.0)
         vm.request.ask_by_arbiter(Asked(0.0, 1, MIB, 600 * MIB))
         for resident_mib, told in ((600, 1), (512, 0)):
             vm.view = GuestView(vm.key, resident_mib * MIB, 0, 0, 0, floor_bytes=512 * MIB)
             vm.seen, vm.seen_until_s = NOTHING_SEEN, math.inf
-            assert asking.urgency_for(vm, 0.0) == told
+            assert arbitration.urgency_for(vm, 0.0) == told
             # Of a reclaim, too; what is said by hand is meant.
             vm.request.override_urgency(1, 9.0)
             vm.request.reclaim_until_s = 9.0
-            assert asking.urgency_for(vm, 0.0) == told
+            assert arbitration.urgency_for(vm, 0.0) == told
             vm.request.reclaim_until_s = 0.0
-            assert asking.urgency_for(vm, 0.0) == 1
+            assert arbitration.urgency_for(vm, 0.0) == 1
             vm.request.urgency = None
 
     asyncio.run(live())
