@@ -26,8 +26,9 @@ from manager_hosts import (
 
 from giveback.host.memory import HostView
 from giveback.manager.decide.allocation import GRACE_S, LEAST_GOAL_BYTES, Asked, plan, sane
-from giveback.manager.decide.arbiter import ArbiterState, marks_of
+from giveback.manager.decide.arbiter import ArbiterState, marks_of, urgency_for
 from giveback.manager.decide.forecast import Look
+from giveback.manager.decide.request import ReclaimRequest
 from giveback.manager.model import Decision, GuestView
 from giveback.manager.settings.units import Mark
 
@@ -520,3 +521,37 @@ def test_any_hog_is_fed_from_cold_cache_where_there_is_enough(
     assert host.least_available_bytes > 0
     assert host.warm_taken_bytes == 0
     assert host.available_bytes >= marks_of(total, SETTINGS).short_bytes
+
+
+@settings(deadline=None)
+@given(
+    HOSTS,
+    guest_views(),
+    STATES,
+    st.none() | st.tuples(st.integers(0, 3), st.floats(0, 200)),
+    st.floats(0, 200),
+    st.floats(0, 200),
+)
+def test_a_manual_urgency_is_obeyed_and_all_others_stop_at_the_floor(
+    host: HostView,
+    guest: GuestView,
+    state: Remembered,
+    override: tuple[int, float] | None,
+    reclaim_until_s: float,
+    now_s: float,
+) -> None:
+    decision, after = decide(host, [guest], state, SETTINGS)
+    request = ReclaimRequest()
+    request.ask_by_arbiter(after.asked.get(guest.key))
+    request.ask_by_reclaim(Asked(0.0, 1, MIB, GIB), reclaim_until_s)
+    if override is not None:
+        request.override_urgency(*override)
+    urgency = urgency_for(decision, guest, request, after.arbiter, now_s)
+    without = urgency_for(None, guest, request, after.arbiter, now_s)
+    at_floor = guest.floor_bytes > 0 and 0 < guest.resident_bytes <= guest.floor_bytes
+    if override is None or now_s >= override[1]:
+        assert urgency == (0 if at_floor else told_urgency(decision, guest, after))
+        assert without is None
+    else:
+        is_manual = now_s >= reclaim_until_s
+        assert urgency == without == (0 if at_floor and not is_manual else override[0])
