@@ -1,0 +1,192 @@
+"""Return the page cache of cgroups that have ended: containers, services, sessions.
+
+Before Linux 7.0 the pages of a removed cgroup stay charged to it. Requests to lru_gen cannot name it (its
+number is freed when it ends), and no `memory.reclaim` of a live leaf reaches it: only reclaim from the
+root does, which would take from live cgroups, too. What keeps those whole (measured, docs/ended-cgroups.md):
+
+- The multi-gen LRU lists an ended cgroup under the number 0, with its pages, and visits it first. Once the
+  cold step has taken what is cold of the live cgroups, what they have left lies in generations that the
+  kernel does not evict. Reclaim from the root then takes from the ended ones alone.
+- Two lists: `memory.low` protects the live cgroups meanwhile (live_protection). How much the ended ones
+  hold follows from sums: all file pages, less those of the live leaves, less the root's own. The last no
+  file tells. The least that was ever left over stands for it.
+
+No more is asked for than the ended cgroups hold, and a step that takes from live ones is the last.
+"""
+
+from __future__ import annotations
+
+import os
+
+from giveback_agent.release import live_protection
+from giveback_agent.runtime import run_dir
+from giveback_kernel import cgroup, files, lru_gen, memcg, reclaim
+from giveback_kernel.errors import GivebackError, KernelFileError
+from giveback_kernel.meminfo import read_meminfo
+from giveback_kernel.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from giveback_kernel.lru_gen import LruGen
+
+MIB = 1 << 20
+# One write: a workload that comes back waits for at most this much reclaim.
+STEP_BYTES = 32 * MIB
+# Below this the sums' own noise is as large.
+LEAST_BYTES = 4 * MIB
+STEPS_LIMIT = 512
+# A step after which live cgroups have lost more than this part of what it asked for is the last.
+LOSS_DIVISOR = 8
+# So is a step that took less than this part of it from the ended ones.
+POOR_DIVISOR = 4
+# The least cache that was ever on no live leaf's lists, since boot: the root cgroup's own.
+ROOT_OWN_PATH = run_dir.FOLDER + "/root-cache"
+
+
+class CacheShares(Record):
+    """File cache in bytes: of ended cgroups, and of live ones with the root's own."""
+
+    ended_bytes: int
+    live_bytes: int
+
+
+class EndedResult(Record):
+    """What came of it: the ended cgroups' bytes before and after, what was asked for, writes made."""
+
+    before_bytes: int = 0
+    after_bytes: int = 0
+    asked_bytes: int = 0
+    steps: int = 0
+    refused: str = ""
+
+
+def read_shares(root: str, generations: bool) -> CacheShares | None:
+    """Tell the file cache of ended cgroups from that of live ones; None where that cannot be told.
+
+    `generations`: the multi-gen LRU is in use and its file may be read.
+    """
+    try:
+        total = read_meminfo(root).file_bytes
+        if generations:
+            lru = lru_gen.read_lru_gen(root)
+            ended = None if lru is None else ended_pages(lru) * os.sysconf("SC_PAGE_SIZE")
+        else:
+            ended = _ended_by_sums(root, total)
+    except KernelFileError:
+        return None
+    if ended is None:
+        return None
+    return CacheShares(min(ended, total), max(0, total - ended))
+
+
+def ended_pages(lru: LruGen) -> int:
+    """Sum the file pages of cgroups that have ended, which are shown under the number 0.
+
+    Without memory cgroups there is one list, of number 0 too, but without a path.
+    Source: lru_gen_seq_show() in mm/vmscan.c, mem_cgroup_id_remove() in mm/memcontrol.c.
+    """
+    return sum(
+        [
+            generation.file_pages
+            for one in lru.lists
+            if one.memcg_id == 0 and one.memcg_path not in ("", "/")
+            for generation in one.generations
+        ]
+    )
+
+
+def reclaim_ended(
+    root: str,
+    generations: bool,
+    max_bytes: int,
+    wanted: Callable[[], bool] = lambda: True,
+) -> EndedResult:
+    """Reclaim at most about `max_bytes` of ended cgroups' cache; blocks; never raises.
+
+    With `generations`, take the cold cache of live cgroups first (cold_cache): it is what protects
+    the rest. `wanted` is asked before each write and ends it by False.
+    """
+    mount, path = _mount(root), reclaim.root_reclaim_path(root)
+    shares = read_shares(root, generations)
+    if mount is None or path is None or shares is None or shares.ended_bytes < LEAST_BYTES:
+        return EndedResult()
+    if generations:
+        return _steps(root, generations, path, max_bytes, shares, wanted)
+    try:
+        live_protection.protect(root, mount)
+        return _steps(root, generations, path, max_bytes, shares, wanted)
+    except GivebackError as error:
+        return EndedResult(shares.ended_bytes, shares.ended_bytes, refused=str(error))
+    finally:
+        try:
+            live_protection.restore(root)
+        except KernelFileError:
+            # The record stays: whoever forked this process restores from it.
+            pass
+
+
+def _steps(
+    root: str,
+    generations: bool,
+    path: str,
+    max_bytes: int,
+    before: CacheShares,
+    wanted: Callable[[], bool],
+) -> EndedResult:
+    now, asked, steps = before, 0, 0
+    while now.ended_bytes >= LEAST_BYTES and asked < max_bytes and steps < STEPS_LIMIT and wanted():
+        step_bytes = min(STEP_BYTES, now.ended_bytes, max_bytes - asked)
+        result = reclaim.reclaim(root, path, step_bytes, 0, or_without=True)
+        asked, steps = asked + step_bytes, steps + 1
+        after = read_shares(root, generations)
+        if after is None or result.outcome not in (reclaim.DONE, reclaim.PARTIAL):
+            break
+        is_poor = now.ended_bytes - after.ended_bytes < step_bytes // POOR_DIVISOR
+        is_harmful = now.live_bytes - after.live_bytes > step_bytes // LOSS_DIVISOR
+        now = after
+        if is_poor or is_harmful:
+            break
+    return EndedResult(before.ended_bytes, now.ended_bytes, asked, steps)
+
+
+def _ended_by_sums(root: str, total_bytes: int) -> int | None:
+    mount = _mount(root)
+    if mount is None:
+        return None
+    unlisted = total_bytes
+    for leaf in memcg.leaves(root, mount):
+        if leaf != mount.rstrip("/"):
+            unlisted -= _file_bytes(root, leaf)
+    unlisted = max(0, unlisted)
+    own = _root_own_bytes(root)
+    if own is None or unlisted < own:
+        run_dir.make_folder(root)
+        run_dir.write_file(root, ROOT_OWN_PATH, f"{unlisted}\n")
+        return 0
+    return unlisted - own
+
+
+def _root_own_bytes(root: str) -> int | None:
+    try:
+        token = files.read(root, ROOT_OWN_PATH, 64).strip()
+    except KernelFileError:
+        return None
+    return int(token) if token.isdigit() and len(token) < 20 else None
+
+
+def _file_bytes(root: str, folder: str) -> int:
+    try:
+        lists = memcg.read_file_lists(root, folder)
+    except KernelFileError:
+        # It ended just now: its pages are then among those that are looked for.
+        return 0
+    return lists.active_bytes + lists.inactive_bytes
+
+
+def _mount(root: str) -> str | None:
+    try:
+        return cgroup.read_cgroup(root).v2_mount
+    except KernelFileError:
+        return None

@@ -1,0 +1,144 @@
+"""Cache of a cgroup that has ended goes, that of live ones stays: counted page by page in real guests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from giveback_lab.images.distribution import kernel_from_packages
+from giveback_lab.images.image import GUEST_AGENT, build_image
+from giveback_lab.vms.emulator import find_emulator
+from giveback_lab.vms.vm import LabVm, VmSpec
+
+DEADLINE_S = 240
+MIB = 1 << 20
+ENDED_MIB, FIVE_TIMES_MIB, TWICE_MIB, ONCE_MIB = 120, 16, 16, 16
+
+# One cgroup reads its files and ends; another lives, and has files read five times, twice and once.
+PROGRAM = """
+import ctypes, json, mmap, os, signal, sys
+sys.path.insert(0, AGENT)
+from giveback_agent.release import cold_cache, ended_cgroups, live_protection
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+
+def cached_mib(name):
+    fd = os.open(f"/work/{name}", os.O_RDONLY)
+    size = os.fstat(fd).st_size
+    address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+    pages = ctypes.create_string_buffer(size // 4096)
+    libc.mincore(address, size, pages)
+    libc.munmap(address, size)
+    os.close(fd)
+    return sum(byte & 1 for byte in pages.raw[: size // 4096]) / 256
+
+def read(name):
+    with open(f"/work/{name}", "rb", buffering=0) as file:
+        while file.read(65536):
+            pass
+
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
+def state():
+    return {name: cached_mib(name) for name in SIZES}
+
+C = "/sys/fs/cgroup"
+os.system(f"mount -o remount,memory_recursiveprot {C}")
+write(f"{C}/cgroup.subtree_control", "+memory")
+for name in ("live.slice", "live.slice/app", ENDING.rpartition("/")[0], ENDING):
+    if name:
+        os.makedirs(f"{C}/{name}", exist_ok=True)
+    if name and "/" not in name:
+        write(f"{C}/{name}/cgroup.subtree_control", "+memory")
+for name, mib in SIZES.items():
+    with open(f"/work/{name}", "wb") as file:
+        for _ in range(mib):
+            file.write(b"x" * (1 << 20))
+os.sync()
+write("/proc/sys/vm/drop_caches", "3")
+ready, started = os.pipe()
+live = os.fork()
+if live == 0:
+    write(f"{C}/live.slice/app/cgroup.procs", "0")
+    for _ in range(5): read("five times")
+    for _ in range(2): read("twice")
+    read("once")
+    os.write(started, b"x")
+    signal.pause()
+os.read(ready, 1)
+try:
+    method = cold_cache.probe("/")
+    generations = method == cold_cache.GENERATIONS
+    ended_cgroups.read_shares("/", generations)  # before anything has ended, as a service would
+    ending = os.fork()
+    if ending == 0:
+        write(f"{C}/{ENDING}/cgroup.procs", "0")
+        read("ended")
+        os._exit(0)
+    os.waitpid(ending, 0)
+    folder = ENDING
+    while folder and folder.partition("/")[0] != "live.slice":
+        os.rmdir(f"{C}/{folder}")
+        folder = folder.rpartition("/")[0]
+    if os.path.isdir(f"{C}/{ENDING}"):
+        os.rmdir(f"{C}/{ENDING}")
+    before = state()
+    worker = os.fork()
+    if worker == 0:
+        if generations:
+            cold_cache.reclaim_cold("/", method, 1 << 40, "/work")
+        result = ended_cgroups.reclaim_ended("/", generations, 1 << 40)
+        print(result, flush=True)
+        os._exit(0)
+    os.waitpid(worker, 0)
+    lows = [open(f"{C}/live.slice{path}/memory.low").read().strip() for path in ("", "/app")]
+    said = {"method": method, "before": before, "after": state(), "lows": lows}
+    said["record"] = os.path.exists(live_protection.RECORD_PATH)
+    print(json.dumps(said), flush=True)
+finally:
+    os.kill(live, 9)
+"""
+
+
+async def in_guest(series: str, ending: str) -> dict[str, Any]:
+    kernel = await asyncio.to_thread(kernel_from_packages, series)
+    image = await asyncio.to_thread(build_image, kernel)
+    emulator = await asyncio.to_thread(find_emulator, kernel.release)
+    sizes = {
+        "ended": ENDED_MIB, "five times": FIVE_TIMES_MIB, "twice": TWICE_MIB, "once": ONCE_MIB
+    }  # fmt: skip
+    program = f"AGENT, ENDING, SIZES = {GUEST_AGENT!r}, {ending!r}, {sizes!r}\n{PROGRAM}"
+    spec = VmSpec(f"ended-{series}", 512 * MIB, 1, "tcg", work_disk_bytes=1 << 30)
+    async with LabVm(spec, image, emulator) as vm:
+        await vm.guest.put("/tmp/ended.py", program.encode())
+        ran = await vm.watch(
+            vm.guest.exec("python3", "/tmp/ended.py", timeout_s=DEADLINE_S), DEADLINE_S, "ended"
+        )
+        assert ran.code == 0, ran.text
+        said: dict[str, Any] = json.loads(ran.lines[-1])
+        return said | {"text": ran.text}
+
+
+@pytest.mark.parametrize("ending", ["live.slice/ended.scope", "ended.slice/ended.scope"])
+@pytest.mark.parametrize("series", ["6.12", "6.1"])
+def test_the_cache_of_an_ended_cgroup_goes_and_that_of_live_ones_stays(
+    series: str, ending: str
+) -> None:
+    said = asyncio.run(in_guest(series, ending))
+    print(said["text"])
+    before, after = said["before"], said["after"]
+    assert before["ended"] == ENDED_MIB
+    assert after["ended"] <= ENDED_MIB * 0.05 + 4, said["text"]
+    for hot in ("five times", "twice"):
+        assert after[hot] >= before[hot] * 0.98, said["text"]
+    assert said["lows"] == ["0", "0"]
+    assert not said["record"]
