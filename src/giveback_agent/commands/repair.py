@@ -7,10 +7,8 @@ The next start of the agent does the same; this is for a service that will not s
 from __future__ import annotations
 
 from giveback_agent.errors import AgentError
-from giveback_agent.release import percpu_lists, report_order
 from giveback_agent.runtime import run_dir
-from giveback_agent.service import cpu_weight
-from giveback_kernel.errors import KernelFileError
+from giveback_agent.service import repair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,17 +38,7 @@ def restore(root: str) -> list[str]:
 
     Raises AgentError where it could not be done: the record is then kept.
     """
-    out = []
-    try:
-        fraction = percpu_lists.repair(root)
-        if fraction is not None:
-            out.append(f"per-CPU lists, fraction {fraction}")
-        weight = cpu_weight.restore(root)
-        if weight is not None:
-            out.append(f"CPU weight {weight}")
-        order = report_order.repair(root).order
-    except KernelFileError as error:
-        raise AgentError(f"{error}: it is not restored: run this as root") from error
-    if order is not None:
-        out.append(f"report order {order}")
-    return out
+    done = repair.repair_all(root)
+    if done.failed:
+        raise AgentError(f"{done.failed[0]}: run this as root")
+    return list(done.restored)

@@ -20,7 +20,7 @@ from giveback_kernel.errors import KernelFileError
 from giveback_kernel.record import Record
 
 LOW = "memory.low"
-RECORD_PATH = run_dir.FOLDER + "/memory-low"
+RECORD_PATH = run_dir.MEMORY_LOW_PATH
 RECORD_LIMIT_BYTES = 1 << 20
 # A leaf with less cache than this has nothing to protect.
 LEAST_BYTES = 1 << 20

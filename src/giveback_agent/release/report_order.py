@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.release import percpu_lists
 from giveback_agent.runtime.saved_value import Saved, SavedValue
 from giveback_kernel import buddyinfo, files, page_reporting
 from giveback_kernel.buddyinfo import ORDERS_LIMIT
@@ -86,25 +85,6 @@ def repair(root: str) -> Repaired:
     if done.saved is None:
         return Repaired(True, None, why or "the order is as it was")
     return Repaired(True, done.saved.value, why)
-
-
-def repair_all(root: str) -> tuple[int | None, list[str], list[str]]:
-    """Undo what a killed agent left, the per-CPU lists' length too: the order that was set, what was
-    restored, and what could not be, in words. Never raises.
-    """
-    order, said, failed = None, [], []
-    try:
-        if percpu_lists.repair(root) is not None:
-            said.append("per-CPU lists")
-    except KernelFileError as error:
-        failed.append(f"{error}: the per-CPU lists are still short")
-    try:
-        order = repair(root).order
-    except KernelFileError as error:
-        failed.append(f"{error}: the report order is still lowered")
-    if order is not None:
-        said.append(f"report order {order}")
-    return order, said, failed
 
 
 def _read_settable(root: str) -> int:

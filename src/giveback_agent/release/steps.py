@@ -9,7 +9,7 @@ import os
 
 from giveback_agent.policy import actions as act
 from giveback_agent.release import percpu_lists, report_order
-from giveback_agent.runtime import child
+from giveback_agent.runtime import child, run_dir
 from giveback_kernel import compaction, files, reclaim, swaps
 from giveback_kernel.errors import GivebackError, KernelFileError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Execute = Callable[[Any, str, Settings], "str | None"]
 
 CHUNK_BYTES = 32 << 20
+ENDED_MOST_BYTES = 1 << 50
 NUDGE_TIMEOUT_S = 10.0
 # Folders on a disk where a scratch file may be made: systemd's own for the service, then its usual place.
 SCRATCH_FOLDERS = ("/var/lib/giveback", "/var/tmp", "/var/lib")
@@ -31,14 +32,14 @@ SCRATCH_FOLDERS = ("/var/lib/giveback", "/var/tmp", "/var/lib")
 
 def take_cold(root: str, amount_bytes: int, how: int, swap: bool) -> None:
     """Reclaim cold cache by the best method there is now; warm cache stays. `how`: as in ReclaimCold."""
-    from giveback_agent.release import cold_cache
+    from giveback_agent.release import cold_cache, ended_cgroups
 
     method = cold_cache.probe(root)
     folder = scratch_folder(root, os.environ.get("STATE_DIRECTORY"))
     untaught = how == act.UNTRAINED
     stale_after_s = 0.0 if how == act.REOPEN else cold_cache.STALE_AFTER_S
     may_swap = swap or not _has_swap(root)
-    cold_cache.reclaim_cold(
+    result = cold_cache.reclaim_cold(
         root,
         method,
         amount_bytes,
@@ -47,6 +48,21 @@ def take_cold(root: str, amount_bytes: int, how: int, swap: bool) -> None:
         stale_after_s=stale_after_s,
         may_swap=may_swap,
     )
+    if not result.untaught_bytes:
+        # Nobody reads it again from where it was: the floor and the amount are for live cgroups.
+        ended_cgroups.reclaim_ended(root, method == cold_cache.GENERATIONS, ENDED_MOST_BYTES)
+
+
+def restore_protection(root: str) -> int | None:
+    """Put each memory.low back that a killed worker left raised; returns how many, None for no record.
+
+    Raises KernelFileError; the record is kept then.
+    """
+    if not os.path.lexists(files.under(root, run_dir.MEMORY_LOW_PATH)):
+        return None
+    from giveback_agent.release import live_protection
+
+    return live_protection.restore(root)
 
 
 def scratch_folder(root: str, state_directory: str | None) -> str | None:

@@ -17,6 +17,8 @@ from giveback_kernel.errors import KernelFileError
 FOLDER = "/run/giveback"
 PID_PATH = FOLDER + "/agent.pid"
 URGENCY_PATH = FOLDER + "/urgency"
+MEMORY_LOW_PATH = FOLDER + "/memory-low"
+"""The record of live_protection: there while memory.low of live cgroups is raised."""
 FILE_LIMIT_BYTES = 256 << 10
 URGENCY_MOST_S = 86_400.0
 # Who asks whether an agent runs holds the lock for a moment, shared.

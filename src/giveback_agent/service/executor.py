@@ -12,6 +12,7 @@ from giveback_agent.policy.actions import LowerOrder, TriggerReporting, WorkerSt
 from giveback_agent.policy.observation import StepOutcome
 from giveback_agent.release import report_order, steps
 from giveback_agent.runtime.worker import DONE, FAILED, Worker
+from giveback_kernel.errors import KernelFileError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,6 +94,14 @@ class Executor:
             worker.kind, code == DONE, worker.abandoned, took_s, worker.cpu_s
         )
         self.worker = None
+        self.restore_protection()
+
+    def restore_protection(self) -> None:
+        """Put memory.low of live cgroups back, where a worker was killed before it could."""
+        try:
+            steps.restore_protection(self._root)
+        except KernelFileError as error:
+            self._say(f"{error}: memory.low of some cgroups is still raised")
 
     def abandon(self) -> None:
         """Kill the step that runs, and forget those that wait."""

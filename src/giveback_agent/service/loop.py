@@ -20,6 +20,7 @@ from giveback_agent.runtime import run_dir, signals
 from giveback_agent.runtime.worker import TICKS_PER_S, become_idle_class, cpu_s_of
 from giveback_agent.service import cpu_weight, pass_log, status_file
 from giveback_agent.service.executor import Executor
+from giveback_agent.service.repair import repair_all
 from giveback_kernel import kmsg
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.pressure import pressure_or_none
@@ -111,17 +112,18 @@ class Service:
     def _repair(self) -> None:
         """Put right what an agent before this one left changed when it was killed."""
         self._share.give_back()
-        order, said, failed = report_order.repair_all(self._root)
-        for line in said:
+        done = repair_all(self._root)
+        for line in done.restored:
             self._journal(f"{line} restored after a killed agent")
-        for line in failed:
+        for line in done.failed:
             self._complain(line)
-        if order is not None:
+        if done.order is not None:
             # What was probed is the order that the killed agent had set.
             self._can = probe(self._root)
 
     def _close(self) -> None:
         self._steps.abandon()
+        self._steps.restore_protection()
         self._restore("the agent stops")
         self._share.give_back()
         self._publish(running=False)
