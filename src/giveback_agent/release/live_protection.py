@@ -127,9 +127,10 @@ def _held_bytes(root: str, folder: str) -> int:
 
 def _read(root: str, path: str) -> str | None:
     try:
-        token = files.read(root, path, 64).decode("ascii", "replace").strip()
+        first = files.read(root, path, 64).partition(b"\n")[0]
     except KernelFileError:
         return None
+    token = first.decode("ascii", "replace").strip()
     return token if _is_value(token) else None
 
 

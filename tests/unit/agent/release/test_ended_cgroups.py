@@ -1,0 +1,177 @@
+"""Cache of ended cgroups: how much there is, and that live cgroups' protection is always put back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from agent_kernel_samples import GUEST, plant
+from agent_killed_at_line import killed_at_line
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giveback_agent.release import ended_cgroups, live_protection
+from giveback_agent.runtime import run_dir
+from giveback_kernel import cgroup_stat, files, lru_gen
+from giveback_kernel.errors import KernelFileError
+
+MIB = 1 << 20
+MOUNTINFO = b"30 1 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,memory_recursiveprot\n"
+LRU = b"""memcg     1 /
+ node     0
+          1      90000       0      10
+memcg     0 /machine.slice/libpod-1.scope
+ node     0
+          1      80000       3     100
+          2      70000       0      20
+memcg     7 /system.slice/db.service
+ node     0
+          1      80000       3    1000
+"""
+
+
+def group(root: Path, path: str, cache_mib: int = 0, low: str = "0") -> None:
+    folder = root / "sys/fs/cgroup" / path
+    folder.mkdir(parents=True, exist_ok=True)
+    stat = f"active_file {cache_mib * MIB}\ninactive_file 0\nfile_dirty 0\nfile_writeback 0\n"
+    (folder / "memory.stat").write_text(stat)
+    (folder / "memory.current").write_text(f"{cache_mib * MIB + 5000}\n")
+    (folder / "memory.low").write_text(f"{low}\n")
+    (folder / "memory.reclaim").write_text("")
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Path:
+    plant(tmp_path, {**GUEST, "/proc/self/mountinfo": MOUNTINFO})
+    group(tmp_path, "")
+    for path, cache_mib in {"a": 0, "a/x": 30, "a/y": 10, "b": 0, "b/small": 0}.items():
+        group(tmp_path, path, cache_mib)
+    return tmp_path
+
+
+def low(root: Path, path: str) -> int:
+    # A kernel file is written without being cut short first: what counts is its first line.
+    return int((root / "sys/fs/cgroup" / path / "memory.low").read_text().splitlines()[0])
+
+
+def test_an_ended_cgroup_is_known_by_its_number() -> None:
+    assert ended_cgroups.ended_pages(lru_gen.parse(LRU)) == 120
+    alone = lru_gen.parse(b"memcg 0 /\n node 0\n 1 1 1 500\n")
+    assert ended_cgroups.ended_pages(alone) == 0
+
+
+@given(st.binary(max_size=200))
+def test_any_cgroup_stat_is_read_or_refused(data: bytes) -> None:
+    try:
+        found = cgroup_stat.parse(data)
+    except KernelFileError:
+        return
+    assert found.descendants >= 0
+    assert found.dying_descendants >= 0
+
+
+def test_leaves_are_protected_and_their_ancestors_by_the_sum(guest: Path) -> None:
+    live_protection.protect(str(guest), "/sys/fs/cgroup")
+    x, y = low(guest, "a/x"), low(guest, "a/y")
+    assert x >= 30 * MIB
+    assert y >= 10 * MIB
+    assert low(guest, "a") == x + y
+    assert low(guest, "b/small") == low(guest, "b") == 0
+    assert live_protection.restore(str(guest)) == 3
+    assert [low(guest, p) for p in ("a", "a/x", "a/y")] == [0, 0, 0]
+    assert live_protection.restore(str(guest)) is None
+
+
+def test_more_protection_than_ours_is_left_alone_and_so_is_what_others_set_since(
+    guest: Path,
+) -> None:
+    group(guest, "a/y", 10, low=str(1 << 40))
+    live_protection.protect(str(guest), "/sys/fs/cgroup")
+    assert low(guest, "a/y") == 1 << 40
+    (guest / "sys/fs/cgroup/a/x/memory.low").write_text("123\n")
+    assert live_protection.restore(str(guest)) == 1
+    assert (low(guest, "a"), low(guest, "a/x"), low(guest, "a/y")) == (0, 123, 1 << 40)
+
+
+def test_killed_at_any_line_the_next_one_restores(guest: Path) -> None:
+    paths = ("a", "a/x", "a/y")
+    number, seen = 0, set()
+
+    def work() -> None:
+        live_protection.protect(str(guest), "/sys/fs/cgroup")
+        live_protection.restore(str(guest))
+
+    while True:
+        number += 1
+        killed = killed_at_line(number, work)
+        seen.add(tuple(low(guest, p) > 0 for p in paths))
+        live_protection.restore(str(guest))
+        assert [low(guest, p) for p in paths] == [0, 0, 0], number
+        if not killed:
+            break
+    assert (True, True, True) in seen
+    assert number > 20
+
+
+@given(st.binary(max_size=300))
+def test_no_record_makes_it_write_another_file(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    root = tmp_path_factory.mktemp("root")
+    record = root / run_dir.MEMORY_LOW_PATH.lstrip("/")
+    record.parent.mkdir(parents=True)
+    record.write_bytes(data)
+    before = sorted(path for path in root.rglob("*"))
+    live_protection.restore(str(root))
+    assert sorted(path for path in root.rglob("*")) == [p for p in before if p != record]
+
+
+def test_the_least_that_was_ever_left_over_is_the_roots_own(guest: Path) -> None:
+    root = str(guest)
+    first = ended_cgroups.read_shares(root, generations=False)
+    assert first is not None
+    assert first.ended_bytes == 0
+    total = first.live_bytes
+    group(guest, "a/x", 20)  # ten MiB are on no live list any more
+    later = ended_cgroups.read_shares(root, generations=False)
+    assert later is not None
+    assert (later.ended_bytes, later.live_bytes) == (10 * MIB, total - 10 * MIB)
+
+
+def test_a_step_that_takes_from_live_cgroups_is_the_last(
+    guest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = ended_cgroups.CacheShares(400 * MIB, 400 * MIB)
+    asked: list[int] = []
+
+    def read(root: str, generations: bool) -> ended_cgroups.CacheShares:
+        done = sum(asked)
+        return ended_cgroups.CacheShares(
+            shares.ended_bytes - done // 2, shares.live_bytes - done // 2
+        )
+
+    def write(root: str, path: str, text: str) -> None:
+        asked.append(int(text.split(maxsplit=1)[0]))
+
+    monkeypatch.setattr(ended_cgroups, "read_shares", read)
+    monkeypatch.setattr(files, "write", write)
+    result = ended_cgroups.reclaim_ended(str(guest), True, 1 << 40)
+    assert result.steps == 1
+    assert asked == [ended_cgroups.STEP_BYTES]
+
+
+def test_no_more_is_asked_for_than_ended_cgroups_hold(
+    guest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def read(root: str, generations: bool) -> ended_cgroups.CacheShares:
+        return ended_cgroups.CacheShares(max(0, 100 * MIB - sum(asked)), 400 * MIB)
+
+    monkeypatch.setattr(ended_cgroups, "read_shares", read)
+    monkeypatch.setattr(files, "write", lambda _r, _p, text: asked.append(int(text.split()[0])))
+    assert ended_cgroups.reclaim_ended(str(guest), True, 1 << 40).after_bytes == 0
+    assert sum(asked) == 100 * MIB
+    asked.clear()
+    ended_cgroups.reclaim_ended(str(guest), True, 1 << 40, wanted=lambda: False)
+    assert asked == []
