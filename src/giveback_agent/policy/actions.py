@@ -104,6 +104,15 @@ class ReclaimCold(WorkerStep):
         return f"reclaim {self.amount_bytes // MIB} MiB: {self.why}"
 
 
+class ReclaimEnded(WorkerStep):
+    """Reclaim the cache that cgroups which have ended left behind; live cgroups keep theirs."""
+
+    kind = "reclaim ended"
+    mark = "reclaim"
+    deadline_s = 30.0
+    why: str = "cache of ended cgroups"
+
+
 class Reclaim(WorkerStep):
     """Reclaim what the kernel gives. `may_drop`: the whole cache, where the kernel can only swap."""
 

@@ -48,6 +48,7 @@ from giveback_agent.policy.actions import (
     LowerOrder,
     Reclaim,
     ReclaimCold,
+    ReclaimEnded,
     RestoreOrder,
     TriggerReporting,
 )
@@ -72,6 +73,8 @@ if TYPE_CHECKING:
 
 SLACK_STEP_DIVISOR = 64
 SLACK_PERIOD_S = 10.0
+# Busier than this, a guest has no CPU to spare for any step.
+MOST_BUSY_PERCENT = 90.0
 # After a pass of which nothing is known to be left, look no sooner than this.
 REST_S = 10.0
 # Cache that was kept may have grown cold all the same: try again this long after a pass.
@@ -115,12 +118,15 @@ def decide(
     state = _learn_floor(seen, state, settings)
     why_stop = _why_stop(seen)
     if seen.running is not None:
-        return (_abandon(seen, why_stop) if why_stop else ()), state
+        # What ended cgroups left is of no use to a workload that is back: that step need not end.
+        stops = why_stop and not (seen.running == ReclaimEnded.kind and not is_tight(seen.snapshot))
+        return (_abandon(seen, why_stop) if stops else ()), state
     state = _learn_outcome(seen, state)
     if state.current is not None:
         return _go_on(_tick(seen, state, settings, can), state, state.current, why_stop)
+    tick = _tick(seen, state, settings, can)
     if why_stop:
-        return (), state
+        return _take_ended_of_a_busy_guest(tick, state)
     state = _remember_lists(seen.snapshot, state)
     tick = _tick(seen, state, settings, can)
     if _is_calm_enough(seen) and _is_worth_a_pass(tick, state):
@@ -282,6 +288,8 @@ def _is_worth_a_pass(tick: Tick, state: PolicyState) -> bool:
     needs_more = tick.seen.urgency > state.after_pass_urgency
     if now.monotonic_s < state.rest_until_s and not needs_more:
         return False
+    if release_pass.takes_ended(tick):
+        return True
     goal = cache_goal.goal_after_sync_bytes(tick)
     stuck = thresholds.stuck_bytes(now, tick.can) if tick.reports else 0
     if last is None or needs_more:
@@ -308,9 +316,22 @@ def _begin(tick: Tick, state: PolicyState, planned: Pass, why: str) -> Decision:
     return (BeginPass(why), *actions), state
 
 
+def _take_ended_of_a_busy_guest(tick: Tick, state: PolicyState) -> Decision:
+    """Ended cgroups' cache goes while others work: at SCHED_IDLE, and nobody's working set is touched."""
+    now, gate = tick.now, tick.seen.gate
+    spare = gate.busy_percent < MOST_BUSY_PERCENT and not gate.short_of_memory
+    if not spare or is_tight(now) or not release_pass.takes_ended(tick):
+        return (), state
+    if now.monotonic_s < state.next_slack_step_s:
+        return (), state
+    return (ReclaimEnded(),), replace(state, next_slack_step_s=now.monotonic_s + SLACK_PERIOD_S)
+
+
 def _small_step(tick: Tick, state: PolicyState) -> Decision:
     """A guest that is never idle still gives cold cache back, a little at a time."""
     now, gate = tick.now, tick.seen.gate
+    if release_pass.takes_ended(tick) and now.monotonic_s >= state.next_slack_step_s:
+        return _take_ended_of_a_busy_guest(tick, state)
     wanted = gate.level == idleness.SLACK and idleness.has_slack(gate)
     if not wanted or now.monotonic_s < state.next_slack_step_s or tick.can.cold_method == "none":
         return (), state

@@ -74,7 +74,8 @@ class GuestObservation(Record):
     """The guest, how busy it is, which step runs in it, and what came of the last one.
 
     `running` is the kind of the step that runs. `lowered`: the report order may be lowered by the agent.
-    `reports` counts the reports that the kernel has made to the host, where that is seen.
+    `reports` counts the reports that the kernel has made to the host, where that is seen. `ended_bytes`:
+    file cache of cgroups that have ended since the last pass, as far as it was measured.
     """
 
     snapshot: Snapshot
@@ -84,6 +85,7 @@ class GuestObservation(Record):
     outcome: StepOutcome | None = None
     lowered: bool = False
     reports: int | None = None
+    ended_bytes: int = 0
 
 
 class Tick(Record):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import cache_goal, compaction, report_hold, thresholds
-from giveback_agent.policy.observation import URGENCY_ALONE
+from giveback_agent.policy.observation import URGENCY_ALONE, URGENCY_CALM
 from giveback_agent.policy.report_hold import Hold
 from giveback_kernel.record import Record, replace
 
@@ -46,9 +46,18 @@ def plan(tick: Tick, manual: bool = False) -> Pass:
     """Return a pass with the steps that this kernel offers, as the urgency wants them."""
     wants_cache = cache_goal.goal_after_sync_bytes(tick) > 0
     steps = _cache_steps(tick, manual) if wants_cache else ()
+    if not wants_cache and takes_ended(tick):
+        steps = (act.ReclaimEnded,)
     if tick.reports:
         steps += _report_steps(tick)
     return Pass(tick.seen.urgency, manual, steps, cache_goal.goal_bytes(tick))
+
+
+def takes_ended(tick: Tick) -> bool:
+    """Tell whether cgroups have ended that left enough cache behind, and the host has a use for it."""
+    least = thresholds.least_bytes(tick.now.meminfo)
+    wanted = tick.seen.urgency > URGENCY_CALM and tick.can.cold_method != "none"
+    return wanted and tick.seen.ended_bytes >= least
 
 
 def next_step(tick: Tick, current: Pass, compacting: Compacting) -> tuple[ReleaseStep | None, Pass]:

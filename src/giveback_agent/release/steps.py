@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 32 << 20
 ENDED_MOST_BYTES = 1 << 50
+ENDED_TIMEOUT_S = 10.0
 NUDGE_TIMEOUT_S = 10.0
 # Folders on a disk where a scratch file may be made: systemd's own for the service, then its usual place.
 SCRATCH_FOLDERS = ("/var/lib/giveback", "/var/tmp", "/var/lib")
@@ -51,6 +52,31 @@ def take_cold(root: str, amount_bytes: int, how: int, swap: bool) -> None:
     if not result.untaught_bytes:
         # Nobody reads it again from where it was: the floor and the amount are for live cgroups.
         ended_cgroups.reclaim_ended(root, method == cold_cache.GENERATIONS, ENDED_MOST_BYTES)
+
+
+def take_ended(root: str) -> None:
+    """Reclaim the cache of ended cgroups."""
+    from giveback_agent.release import cold_cache, ended_cgroups
+
+    generations = cold_cache.probe(root) == cold_cache.GENERATIONS
+    ended_cgroups.reclaim_ended(root, generations, ENDED_MOST_BYTES)
+
+
+def ended_bytes(root: str) -> int:
+    """Measure the cache of ended cgroups, in bytes; 0 where it cannot be told.
+
+    In a child, as the kernel's list of generations may be long: what it takes is gone with it.
+    """
+
+    def ask() -> bytes:
+        from giveback_agent.release import cold_cache, ended_cgroups
+
+        generations = cold_cache.probe(root) == cold_cache.GENERATIONS
+        shares = ended_cgroups.read_shares(root, generations)
+        return str(shares.ended_bytes if shares else 0).encode()
+
+    output = child.in_child(ask, ENDED_TIMEOUT_S).output
+    return int(output) if output.isdigit() and len(output) < 20 else 0
 
 
 def restore_protection(root: str) -> int | None:
@@ -170,6 +196,7 @@ EXECUTE: dict[type[ReleaseStep], Execute] = {
     act.Sync: lambda _step, _root, _: os.sync(),
     act.ReclaimSlab: lambda _step, root, _: reclaim.drop_caches(root, reclaim.DROP_SLAB),
     act.ReclaimCold: lambda step, root, s: take_cold(root, step.amount_bytes, step.how, s.swap),
+    act.ReclaimEnded: lambda _step, root, _: take_ended(root),
     act.Reclaim: lambda step, root, s: reclaim_in_chunks(
         root, step.amount_bytes, s.swap, step.may_drop
     ),

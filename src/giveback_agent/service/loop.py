@@ -11,14 +11,27 @@ import time
 
 from giveback_agent.host_link.link import Link, Urgency
 from giveback_agent.policy import adaptive, cache_goal, idleness, polling, thresholds
-from giveback_agent.policy.actions import Abandon, BeginPass, EndPass, ReleaseStep, RestoreOrder
-from giveback_agent.policy.observation import URGENCY_ALONE, URGENCY_STARVING, GuestObservation
-from giveback_agent.release import report_order
+from giveback_agent.policy.actions import (
+    Abandon,
+    BeginPass,
+    EndPass,
+    ReclaimCold,
+    ReclaimEnded,
+    ReleaseStep,
+    RestoreOrder,
+)
+from giveback_agent.policy.observation import (
+    URGENCY_ALONE,
+    URGENCY_CALM,
+    URGENCY_STARVING,
+    GuestObservation,
+)
+from giveback_agent.release import report_order, steps
 from giveback_agent.release.capabilities import probe
 from giveback_agent.release.observe import Totals, take
 from giveback_agent.runtime import run_dir, signals
 from giveback_agent.runtime.worker import TICKS_PER_S, become_idle_class, cpu_s_of
-from giveback_agent.service import cpu_weight, pass_log, status_file
+from giveback_agent.service import cpu_weight, end_watch, pass_log, status_file
 from giveback_agent.service.executor import Executor
 from giveback_agent.service.repair import repair_all
 from giveback_kernel import kmsg
@@ -40,6 +53,9 @@ URGENCY_PUBLISH_S = 1.0
 LEVEL_PUBLISH_S = 30.0
 # It reads the kernel log: 0.1 s of CPU at most, and only in a guest that reports nothing.
 PROBE_PERIOD_S = 600.0
+# A service that is started again and again ends as often: it is looked after no more often.
+ENDED_PERIOD_S = 10.0
+ENDED_WANTED_S = 120.0
 
 
 class Service:
@@ -62,6 +78,9 @@ class Service:
         self._totals = Totals(root)
         self._own_cpu_s = self._own_cpu()
         self._stop = False
+        self._ends = end_watch.EndWatch(root)
+        self._ended_bytes = 0
+        self._next_ended_s = 0.0
         self._share = cpu_weight.Share(root)
         self._pace = polling.Pace()
         self._urgency: tuple[int, float] | None = None
@@ -128,6 +147,7 @@ class Service:
         self._share.give_back()
         self._publish(running=False)
         self._link.close()
+        self._ends.close()
 
     def _on_stop(self, number: int, frame: object) -> None:
         del number, frame
@@ -151,9 +171,14 @@ class Service:
         waited_for = [self._wake_read]
         if self._link.fileno() >= 0:
             waited_for.append(self._link.fileno())
-        readable, _, _ = select.select(waited_for, [], [], period_s)
-        if self._wake_read in readable:
-            os.read(self._wake_read, 64)
+        while True:
+            part_s = min(period_s, end_watch.PERIOD_S) if self._ends.is_on else period_s
+            readable, _, _ = select.select(waited_for, [], [], part_s)
+            period_s -= part_s
+            if self._wake_read in readable:
+                os.read(self._wake_read, 64)
+            if readable or self._ends.poll() or period_s <= 0:
+                return
 
     def _hear(self, now_s: float) -> None:
         """Take what the host says: its need is a lease, so that a host that falls silent needs nothing."""
@@ -190,6 +215,7 @@ class Service:
         self._press(self._urgency_now(now_s) >= URGENCY_STARVING)
         try:
             self._look(now_s, ours)
+            self._measure_ended(now_s)
             if self._is_decision_due(now_s):
                 self._decide(now_s)
             self._last_error = ""
@@ -244,9 +270,29 @@ class Service:
             user_s += child_user_s
         return total_s, user_s
 
+    def _has_ended_cache(self, now_s: float) -> bool:
+        """Whether a pass could begin for the cache of ended cgroups, which is not pursued for ever."""
+        wanted = self._urgency_now(now_s) > URGENCY_CALM and self._can.cold_method != "none"
+        is_new = now_s < self._next_ended_s + ENDED_WANTED_S
+        return wanted and is_new and self._ended_bytes >= thresholds.LEAST_STEP_BYTES
+
+    def _measure_ended(self, now_s: float) -> None:
+        """Cgroups have ended: find out how much cache they left, and decide at once where it is much."""
+        if not self._ends.rose or now_s < self._next_ended_s or self._settings.mode != "adaptive":
+            return
+        if self._steps.worker is not None or self._in_pass():
+            return
+        self._ends.rose = False
+        self._next_ended_s = now_s + ENDED_PERIOD_S
+        self._ended_bytes = steps.ended_bytes(self._root)
+        if self._ended_bytes >= thresholds.LEAST_STEP_BYTES:
+            self._pace = polling.Pace()
+
     def _is_decision_due(self, now_s: float) -> bool:
         """A full picture is dear: none while the guest works, few while it is quiet."""
         if self._steps.worker is not None or self._steps.outcome is not None:
+            return True
+        if self._has_ended_cache(now_s) and not self._in_pass():
             return True
         if self._in_pass():
             return not self._may_wait(now_s)
@@ -299,6 +345,7 @@ class Service:
             self._steps.outcome,
             self._steps.lowered,
             report_order.read_reports(self._root) if self._steps.lowered else None,
+            self._ended_bytes,
         )
         if running is None:
             self._steps.outcome = None
@@ -341,6 +388,8 @@ class Service:
             self._journal(f"{what}{seen}")
             self._tell(step.mark or step.kind, what)
             self._before = self._last
+            if isinstance(step, (ReclaimCold, ReclaimEnded)):
+                self._ended_bytes = 0
             self._steps.start(step, now_s, self._share.pressing)
 
     def _journal(self, text: str) -> None:
