@@ -4,9 +4,9 @@ Before Linux 7.0 the pages of a removed cgroup stay charged to it. Requests to l
 number is freed when it ends), and no `memory.reclaim` of a live leaf reaches it: only reclaim from the
 root does, which would take from live cgroups, too. What keeps those whole (measured, docs/ended-cgroups.md):
 
-- The multi-gen LRU lists an ended cgroup under the number 0, with its pages, and visits it first. Once the
-  cold step has taken what is cold of the live cgroups, what they have left lies in generations that the
-  kernel does not evict. Reclaim from the root then takes from the ended ones alone.
+- The multi-gen LRU lists an ended cgroup under the number 0, with its pages, and visits it first. Live
+  cgroups come second, and are trained before (lru_gen_training): what was read again stays, to the page.
+  Of what was read once some goes: 14 of 40 MiB while 320 MiB of an ended cgroup did.
 - Two lists: `memory.low` protects the live cgroups meanwhile (live_protection). How much the ended ones
   hold follows from sums: all file pages, less those of the live leaves, less the root's own. The last no
   file tells. The least that was ever left over stands for it.
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.release import live_protection
+from giveback_agent.release import live_protection, lru_gen_training
 from giveback_agent.runtime import run_dir
 from giveback_kernel import cgroup, files, lru_gen, memcg, reclaim
 from giveback_kernel.errors import GivebackError, KernelFileError
@@ -32,13 +32,16 @@ if TYPE_CHECKING:
     from giveback_kernel.lru_gen import LruGen
 
 MIB = 1 << 20
-# One write: a workload that comes back waits for at most this much reclaim.
-STEP_BYTES = 32 * MIB
+# One write. The fewer there are, the less the kernel takes from live cgroups meanwhile.
+STEP_BYTES = 128 * MIB
+# Live cgroups with less cache than this are not worth a scratch file; the largest are trained.
+TRAINED_LEAST_BYTES = 2 * MIB
+TRAINED_LISTS = 32
 # Below this the sums' own noise is as large.
 LEAST_BYTES = 4 * MIB
 STEPS_LIMIT = 512
 # A step after which live cgroups have lost more than this part of what it asked for is the last.
-LOSS_DIVISOR = 8
+LOSS_DIVISOR = 4
 # So is a step that took less than this part of it from the ended ones.
 POOR_DIVISOR = 4
 # The least cache that was ever on no live leaf's lists, since boot: the root cgroup's own.
@@ -101,18 +104,20 @@ def reclaim_ended(
     root: str,
     generations: bool,
     max_bytes: int,
+    scratch_dir: str | None = None,
     wanted: Callable[[], bool] = lambda: True,
 ) -> EndedResult:
     """Reclaim at most about `max_bytes` of ended cgroups' cache; blocks; never raises.
 
-    With `generations`, take the cold cache of live cgroups first (cold_cache): it is what protects
-    the rest. `wanted` is asked before each write and ends it by False.
+    `scratch_dir` is a folder on a disk, for the training. `wanted` is asked before each write and ends
+    it by False.
     """
     mount, path = _mount(root), reclaim.root_reclaim_path(root)
     shares = read_shares(root, generations)
     if mount is None or path is None or shares is None or shares.ended_bytes < LEAST_BYTES:
         return EndedResult()
     if generations:
+        _train_live_cgroups(root, scratch_dir)
         return _steps(root, generations, path, max_bytes, shares, wanted)
     try:
         live_protection.protect(root, mount)
@@ -125,6 +130,22 @@ def reclaim_ended(
         except KernelFileError:
             # The record stays: whoever forked this process restores from it.
             pass
+
+
+def _train_live_cgroups(root: str, scratch_dir: str | None) -> None:
+    lru = lru_gen.read_lru_gen(root) if scratch_dir is not None else None
+    if lru is None or scratch_dir is None:
+        return
+    pages: dict[str, int] = {}
+    for one in lru.lists:
+        if one.memcg_id != 0:
+            there = sum([generation.file_pages for generation in one.generations])
+            pages[one.memcg_path] = pages.get(one.memcg_path, 0) + there
+    least = TRAINED_LEAST_BYTES // os.sysconf("SC_PAGE_SIZE")
+    largest = sorted(pages, key=lambda path: -pages[path])[:TRAINED_LISTS]
+    for path in largest:
+        if pages[path] >= least:
+            lru_gen_training.teach(root, path, scratch_dir)
 
 
 def _steps(

@@ -51,7 +51,8 @@ def take_cold(root: str, amount_bytes: int, how: int, swap: bool) -> None:
     )
     if not result.untaught_bytes:
         # Nobody reads it again from where it was: the floor and the amount are for live cgroups.
-        ended_cgroups.reclaim_ended(root, method == cold_cache.GENERATIONS, ENDED_MOST_BYTES)
+        generations = method == cold_cache.GENERATIONS
+        ended_cgroups.reclaim_ended(root, generations, ENDED_MOST_BYTES, folder)
 
 
 def take_ended(root: str) -> None:
@@ -59,7 +60,8 @@ def take_ended(root: str) -> None:
     from giveback_agent.release import cold_cache, ended_cgroups
 
     generations = cold_cache.probe(root) == cold_cache.GENERATIONS
-    ended_cgroups.reclaim_ended(root, generations, ENDED_MOST_BYTES)
+    folder = scratch_folder(root, os.environ.get("STATE_DIRECTORY"))
+    ended_cgroups.reclaim_ended(root, generations, ENDED_MOST_BYTES, folder)
 
 
 def ended_bytes(root: str) -> int:

@@ -10,6 +10,7 @@ import pytest
 
 from giveback_lab.images.distribution import kernel_from_packages
 from giveback_lab.images.image import GUEST_AGENT, build_image
+from giveback_lab.vms.agent import start_agent
 from giveback_lab.vms.emulator import find_emulator
 from giveback_lab.vms.vm import LabVm, VmSpec
 
@@ -94,9 +95,7 @@ try:
     before = state()
     worker = os.fork()
     if worker == 0:
-        if generations:
-            cold_cache.reclaim_cold("/", method, 1 << 40, "/work")
-        result = ended_cgroups.reclaim_ended("/", generations, 1 << 40)
+        result = ended_cgroups.reclaim_ended("/", generations, 1 << 40, "/work")
         print(result, flush=True)
         os._exit(0)
     os.waitpid(worker, 0)
@@ -142,3 +141,43 @@ def test_the_cache_of_an_ended_cgroup_goes_and_that_of_live_ones_stays(
         assert after[hot] >= before[hot] * 0.98, said["text"]
     assert said["lows"] == ["0", "0"]
     assert not said["record"]
+
+
+ENDS = """
+C=/sys/fs/cgroup
+echo +memory > $C/cgroup.subtree_control
+mkdir -p $C/ended.slice/one
+echo +memory > $C/ended.slice/cgroup.subtree_control
+dd if=/dev/zero of=/work/ended bs=1M count=200 2> /dev/null
+sync
+echo 3 > /proc/sys/vm/drop_caches
+sh -c "echo 0 > $C/ended.slice/one/cgroup.procs; cat /work/ended /work/ended > /dev/null"
+rmdir $C/ended.slice/one $C/ended.slice
+"""
+
+
+def test_the_service_returns_it_to_the_host_by_itself() -> None:
+    """The agent is told of nothing: it notices the end, and what it takes leaves the host's memory."""
+    back = asyncio.run(_returned_by_the_service())
+    assert back >= 0.95
+
+
+async def _returned_by_the_service() -> float:
+    kernel = await asyncio.to_thread(kernel_from_packages, "6.12")
+    image = await asyncio.to_thread(build_image, kernel)
+    emulator = await asyncio.to_thread(find_emulator, kernel.release)
+    spec = VmSpec("ended-service", 512 * MIB, 2, "tcg", reporting=True, work_disk_bytes=1 << 30)
+    async with LabVm(spec, image, emulator) as vm:
+        await start_agent(vm)
+        await vm.guest.put("/tmp/ends.sh", ENDS.encode())
+        before = vm.resident_bytes()
+        ran = await vm.guest.exec("sh", "/tmp/ends.sh", timeout_s=DEADLINE_S)
+        assert ran.code == 0, ran.text
+        most = vm.resident_bytes()
+        assert most - before >= 150 * MIB
+        deadline = asyncio.get_running_loop().time() + DEADLINE_S
+        back = 0.0
+        while back < 0.95 and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.5)
+            back = (most - vm.resident_bytes()) / (most - before)
+        return back
