@@ -40,7 +40,7 @@ _OUTCOMES = {
 }
 
 
-class ReclaimResult(Record):
+class RequestResult(Record):
     """How a request ended: one of the outcomes above, the errno, and whether `swappiness=` held.
 
     DONE and PARTIAL both freed memory; how much, only meminfo tells.
@@ -80,7 +80,7 @@ def outcome_of(failure_errno: int | None, with_swappiness: bool) -> str:
 
 def reclaim(
     root: str, path: str, amount_bytes: int, swappiness: int | None = None, or_without: bool = False
-) -> ReclaimResult:
+) -> RequestResult:
     """Ask the reclaim file at `path` for `amount_bytes`; blocks until done. Raises ValueError only.
 
     `or_without`: where `swappiness=` is refused, ask again without it. The kernel then chooses, and
@@ -128,10 +128,10 @@ def drop_caches(root: str, what: int) -> None:
     files.write(root, DROP_CACHES_PATH, str(what))
 
 
-def _ask(root: str, path: str, amount_bytes: int, swappiness: int | None) -> ReclaimResult:
+def _ask(root: str, path: str, amount_bytes: int, swappiness: int | None) -> RequestResult:
     with_swappiness = swappiness is not None
     try:
         files.write(root, path, request(amount_bytes, swappiness))
     except KernelFileError as error:
-        return ReclaimResult(outcome_of(error.errno, with_swappiness), error.errno, with_swappiness)
-    return ReclaimResult(DONE, None, with_swappiness)
+        return RequestResult(outcome_of(error.errno, with_swappiness), error.errno, with_swappiness)
+    return RequestResult(DONE, None, with_swappiness)

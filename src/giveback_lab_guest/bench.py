@@ -13,7 +13,7 @@ import time
 
 from giveback_lab_guest.bench_build import Build
 from giveback_lab_guest.bench_database import Database
-from giveback_lab_guest.bench_day import Day
+from giveback_lab_guest.bench_day import BenchDay
 from giveback_lab_guest.bench_files import Editor, Files
 from giveback_lab_guest.bench_hogs import Hogs, keep
 
@@ -27,7 +27,7 @@ JOBS = {
     "hogs": Hogs,
     "database": Database,
     "editor": Editor,
-    "day": Day,
+    "day": BenchDay,
 }
 DROP_CACHES = "/proc/sys/vm/drop_caches"
 

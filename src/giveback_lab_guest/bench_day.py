@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Day(Job):
+class BenchDay(Job):
     """The demo's work; what several VMs of one host do, in turn or at once."""
 
     def __init__(self, folder: str, ram_bytes: int, seed: int, cpus: int) -> None:

@@ -25,7 +25,7 @@ PERIOD_S = 0.5
 LOG_BYTES = 32 << 10
 
 
-class Tree:
+class FileTree:
     """Files of 8 to 512 KiB, as a package of sources and objects has them."""
 
     def __init__(self, folder: str, total_bytes: int, seed: int) -> None:
@@ -89,7 +89,7 @@ class Files(Job):
 
     def __init__(self, folder: str, ram_bytes: int, seed: int, cpus: int) -> None:
         super().__init__(folder, ram_bytes, seed, cpus)
-        self.tree = Tree(f"{folder}/tree", self.percent(self.share), seed)
+        self.tree = FileTree(f"{folder}/tree", self.percent(self.share), seed)
         self.archive = f"{folder}/package.tar"
 
     def phases(self) -> list[tuple[str, Callable[[], None]]]:

@@ -27,7 +27,7 @@ HOT_READS = 3
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 
 
-class Tree:
+class WorkTree:
     """A source tree of many small files under a folder; its content follows from the seed."""
 
     def __init__(self, folder: str, total_bytes: int, seed: int) -> None:
@@ -81,7 +81,7 @@ def hold(size_bytes: int, huge: bool) -> mmap.mmap:
     return memory
 
 
-def compile_like(tree: Tree, count: int, choose: random.Random, out: str) -> None:
+def compile_like(tree: WorkTree, count: int, choose: random.Random, out: str) -> None:
     """Many short processes that read a few sources each and write an object."""
     os.makedirs(out, exist_ok=True)
     for number in range(count):
@@ -97,7 +97,7 @@ class Day:
         self._choose = random.Random(seed)
         self._folder = folder
         self._unit_bytes = int(ram_bytes * scale) // 100
-        self.tree = Tree(f"{folder}/src", 15 * self._unit_bytes, seed)
+        self.tree = WorkTree(f"{folder}/src", 15 * self._unit_bytes, seed)
         self._processes = int(200 * scale)
 
     def phases(self) -> list[tuple[str, Callable[[], None]]]:
@@ -120,7 +120,7 @@ class Day:
         first = hold(percent * self._unit_bytes // 4096 * 4096, huge=True)
         second = hold(percent * self._unit_bytes // 4096 * 4096, huge=False)
         first.close()
-        scratch = Tree(f"{self._folder}/scratch{percent}", 4 * self._unit_bytes, percent)
+        scratch = WorkTree(f"{self._folder}/scratch{percent}", 4 * self._unit_bytes, percent)
         piece = 256 << 10
         part = len(scratch.files) // 8 + 1
         for step in range(8):

@@ -14,7 +14,7 @@ from guest_memory import GuestMemory
 from giveback.accounting.exact import Exact
 from giveback.accounting.observation import Observation
 from giveback.accounting.page_ledger import decode, join_pages, orders
-from giveback.accounting.usage import Source
+from giveback.accounting.usage import GuestSource
 from giveback.guest.observe import observe
 from giveback.guest.protocol import from_agent
 from giveback.host.procs import read_process
@@ -93,7 +93,7 @@ async def look(lab: Lab) -> Seen:
         assert described is not None
         lines = await picture_lines(vm)
         said = json.loads("".join(lines[1:]))
-        guest = from_agent(said, Source.FILE)
+        guest = from_agent(said, GuestSource.FILE)
         found = await observe(backend, described, layout=True, timeout_s=10, guest=guest)
         exact = join_pages(found, said)
         return found, exact, float(lines[0]), allocated_bytes(found), outside(found, said)

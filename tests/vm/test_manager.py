@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from giveback.accounting.usage import Source
+from giveback.accounting.usage import GuestSource
 from giveback.errors import InputError
 from giveback.guest.query import read_guest
 from giveback.host.procs import read_process
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from giveback.accounting.usage import GuestPicture
-    from giveback.manager.model import Action
+    from giveback.manager.model import ManagerAction
     from giveback.vmm.base import VmDescription, VmState
     from giveback_lab.vms.accel import Accel
     from giveback_lab.vms.lab import Lab
@@ -125,7 +125,7 @@ async def a_late_port(pid: int) -> None:
     async def answered() -> Guest | None:
         guest = await Guest.look(pid)
         assert guest.vm.channels == (channel,)
-        return guest if guest.picture.source is Source.AGENT else None
+        return guest if guest.picture.source is GuestSource.AGENT else None
 
     after = await until(answered, "the agent's answer over the late port")
     assert after.vm.channels[0].kind is ChannelKind.VIRTIO_SERIAL
@@ -140,7 +140,7 @@ async def a_balloon(vm: LabVm, folder: Path) -> None:
     resident_bytes = vm.resident_bytes()
     control = control_of((await Guest.look(vm.pid)).vm, "")
 
-    async def taken() -> Action | None:
+    async def taken() -> ManagerAction | None:
         guest = await Guest.look(vm.pid)
         settings = VmSettings(balloon=True, floor_bytes=400 * MIB)
         action = await manager.step(guest.vm, guest.state, guest.picture, 64 * MIB, settings)

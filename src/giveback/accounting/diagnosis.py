@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from giveback.accounting.ledger import Key
 from giveback.accounting.reporting import Reporting, reporting_of
-from giveback.accounting.usage import STALE_S, Source
+from giveback.accounting.usage import STALE_S, GuestSource
 from giveback.text import shown, size
 from giveback.vmm.base import Answer, Backing
 
@@ -199,7 +199,11 @@ def _host_settings(seen: Observation, facts: HostFacts) -> Iterator[Finding]:
 
 def _sight(seen: Observation) -> Iterator[Finding]:
     statistics = seen.state.statistics
-    if statistics is not None and statistics.updated_s == 0 and seen.guest.source is Source.NONE:
+    if (
+        statistics is not None
+        and statistics.updated_s == 0
+        and seen.guest.source is GuestSource.NONE
+    ):
         yield Finding(
             Severity.BLINDS,
             "balloon statistics have never come",
@@ -214,7 +218,7 @@ def _sight(seen: Observation) -> Iterator[Finding]:
             f"the {seen.guest.source} are {seen.guest.age_s:.0f} s old",
             "look into the guest; a paused VM gives none",
         )
-    elif seen.guest.source is Source.NONE:
+    elif seen.guest.source is GuestSource.NONE:
         yield Finding(
             Severity.BLINDS,
             "nothing tells what the guest does with its memory",

@@ -53,7 +53,7 @@ class HostPicture:
         return self.resident_bytes + swap + self.page_tables_bytes
 
 
-class Source(StrEnum):
+class GuestSource(StrEnum):
     """Who told the guest's side."""
 
     AGENT = "agent"
@@ -67,7 +67,7 @@ class Source(StrEnum):
 class GuestPicture:
     """What the guest says of its memory, from /proc/meminfo and /proc/buddyinfo or less."""
 
-    source: Source = Source.NONE
+    source: GuestSource = GuestSource.NONE
     age_s: float | None = None
     total_bytes: int | None = None
     free_bytes: int | None = None
@@ -115,7 +115,7 @@ NO_GUEST = GuestPicture()
 def from_kernel_files(
     meminfo_text: bytes,
     buddyinfo_text: bytes | None,
-    source: Source,
+    source: GuestSource,
     *,
     age_s: float | None = None,
     report_order: int | None = None,
@@ -204,7 +204,7 @@ def from_balloon(statistics: BalloonStatistics, now_s: float) -> GuestPicture:
     updated_s = statistics.updated_s
     return checked(
         GuestPicture(
-            source=Source.BALLOON,
+            source=GuestSource.BALLOON,
             age_s=None if updated_s is None else max(0.0, now_s - updated_s),
             total_bytes=statistics.total_bytes,
             free_bytes=statistics.free_bytes,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from giveback.accounting.usage import Source
+from giveback.accounting.usage import GuestSource
 from giveback.errors import InputError
 from giveback.guest.observe import observe, observe_pages
 from giveback.guest.protocol import from_agent, parse_object
@@ -76,7 +76,7 @@ def guest_file(args: argparse.Namespace) -> dict[str, object] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class CommandTarget:
     """A VM to observe, perhaps again and again; `said` is what --guest holds."""
 
     backend: Backend
@@ -91,7 +91,7 @@ class Target:
             layout=not self.backend.layout_taints,
             timeout_s=_TIMEOUT_S,
             guest_timeout_s=_TIMEOUT_S,
-            guest=None if self.said is None else from_agent(self.said, Source.FILE),
+            guest=None if self.said is None else from_agent(self.said, GuestSource.FILE),
         )
 
     async def observe_pages(self) -> tuple[Observation, dict[str, object]]:
@@ -99,7 +99,7 @@ class Target:
         return await observe_pages(self.backend, self.vm, timeout_s=_TIMEOUT_S, said=self.said)
 
 
-def target(args: argparse.Namespace) -> Target:
+def target(args: argparse.Namespace) -> CommandTarget:
     """The VM that the arguments name. Raises InputError where there is none, or several."""
     backend, vm = chosen(args)
-    return Target(backend, vm, guest_file(args))
+    return CommandTarget(backend, vm, guest_file(args))

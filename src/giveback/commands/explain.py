@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     return _output.repeat(lambda: _show(observe(), args), args.watch)
 
 
-def _exactly(target: _target.Target) -> Callable[[], Observation]:
+def _exactly(target: _target.CommandTarget) -> Callable[[], Observation]:
     """Return what observes the VM page by page, and remembers the samples before."""
     # numpy takes 90 ms to import: only --exact pays for it.
     from giveback.accounting import page_ledger  # noqa: PLC0415

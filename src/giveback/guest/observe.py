@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from giveback.accounting.ledger import Ledger, join
 from giveback.accounting.observation import Observation
 from giveback.accounting.reporting import vmm_takes_reports
-from giveback.accounting.usage import GuestPicture, HostPicture, Source
+from giveback.accounting.usage import GuestPicture, GuestSource, HostPicture
 from giveback.errors import VmError
 from giveback.guest.protocol import from_agent
 from giveback.guest.query import read_guest, read_pages
@@ -103,9 +103,9 @@ async def observe_pages(
     """
     state = await backend.inspect(vm, layout=True, timeout_s=timeout_s)
     vm = state.description or vm
-    source = Source.FILE
+    source = GuestSource.FILE
     if said is None:
-        said, source = await read_pages(vm), Source.AGENT
+        said, source = await read_pages(vm), GuestSource.AGENT
     # The host at once after the guest: pages change hands meanwhile.
     return _with_host(vm, state, from_agent(said, source), root), said
 

@@ -19,7 +19,7 @@ from giveback.vmm.clients import answers
 from giveback_agent.host_link import json_lines
 
 if TYPE_CHECKING:
-    from giveback.accounting.usage import GuestPicture, Source
+    from giveback.accounting.usage import GuestPicture, GuestSource
 
 AGENT_VSOCK_PORT = 26466
 LINE_LIMIT_BYTES = json_lines.LINE_LIMIT_BYTES
@@ -47,7 +47,7 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepEvent:
     """What the agent's service does: its words, and the step's name where it gives one."""
 
     text: str
@@ -55,7 +55,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryReport:
     """An answer to `ask: memory`; `said` is for `from_agent` to read, not to keep.
 
     As objects a line may take thirty times its bytes: `line` is what is kept.
@@ -86,7 +86,7 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class AskRefused:
     """The agent does not answer what was asked; `retry_s` where asking again helps."""
 
     id: int
@@ -94,8 +94,8 @@ class Refused:
     retry_s: float | None
 
 
-Reply = Memory | Pages | Taken | Refused
-Event = Hello | Step | Reply
+Reply = MemoryReport | Pages | Taken | AskRefused
+Event = Hello | StepEvent | Reply
 
 
 def new_id() -> int:
@@ -181,17 +181,17 @@ def _is_flat(value: object) -> bool:
     return not isinstance(value, dict)
 
 
-def _step(said: dict[str, object]) -> Step | None:
+def _step(said: dict[str, object]) -> StepEvent | None:
     step, text = _text(said, "step"), _text(said, "text")
     # A key that is there and is no text makes the line none of the agent's.
     if (step is None and "step" in said) or (text is None and "text" in said):
         return None
-    return Step(text or step or "", step)
+    return StepEvent(text or step or "", step)
 
 
 def _reply(event: object, number: int, said: dict[str, object], line: bytes) -> Reply | None:
     if event == "memory":
-        return Memory(number, said, line)
+        return MemoryReport(number, said, line)
     if event == "pages":
         part, of = _whole(said, "part", PARTS_LIMIT), _whole(said, "of", PARTS_LIMIT + 1)
         data = said.get("data")
@@ -199,7 +199,7 @@ def _reply(event: object, number: int, said: dict[str, object], line: bytes) -> 
             return Pages(number, part, of, data)
     elif event == "error":
         text = _text(said, "text", _ERROR_LIMIT) or ""
-        return Refused(number, text, _seconds(said, "retry_s", RETRY_LIMIT_S))
+        return AskRefused(number, text, _seconds(said, "retry_s", RETRY_LIMIT_S))
     elif event == "urgency":
         level, lease_s = said.get("urgency"), _seconds(said, "lease_s", LEASE_LIMIT_S)
         if isinstance(level, int) and not isinstance(level, bool) and lease_s is not None:
@@ -229,7 +229,7 @@ def _seconds(said: dict[str, object], key: str, most_s: float) -> float | None:
     return float(value) if 0 <= value <= most_s and math.isfinite(value) else None
 
 
-def from_agent(said: dict[str, object], source: Source, age_s: float = 0.0) -> GuestPicture:
+def from_agent(said: dict[str, object], source: GuestSource, age_s: float = 0.0) -> GuestPicture:
     """Return what a `memory` event says: kernel files' text, as `giveback-agent picture` prints it."""
     order = said.get("report_order")
     reporting = said.get("reporting")

@@ -7,7 +7,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from giveback.accounting.usage import GuestPicture, Source, from_kernel_files
+from giveback.accounting.usage import GuestPicture, GuestSource, from_kernel_files
 from giveback.errors import VmError
 from giveback.guest.protocol import parse_object
 from giveback.vmm.clients import answers
@@ -35,7 +35,7 @@ async def ask(stream: LineStream) -> GuestPicture:
         order: int | None = int((await _guest_file(stream, ORDER_PATH))[:20])
     except (VmError, ValueError):
         order = None
-    return from_kernel_files(memory, buddy, Source.GUEST_AGENT, age_s=0.0, report_order=order)
+    return from_kernel_files(memory, buddy, GuestSource.GUEST_AGENT, age_s=0.0, report_order=order)
 
 
 async def _guest_file(stream: LineStream, path: str) -> bytes:

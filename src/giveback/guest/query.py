@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from giveback.accounting.usage import NO_GUEST, GuestPicture, Source, from_balloon
+from giveback.accounting.usage import NO_GUEST, GuestPicture, GuestSource, from_balloon
 from giveback.errors import VmError
 from giveback.guest import protocol, qemu_guest_agent
 from giveback.guest.channel import LineStream, lines
@@ -35,7 +35,7 @@ async def read_guest(
     lent = await borrow(vm)
     if lent is not None:
         age_s = lent.get("age_s")
-        guest = from_agent(lent, Source.AGENT, age_s if isinstance(age_s, float) else 0.0)
+        guest = from_agent(lent, GuestSource.AGENT, age_s if isinstance(age_s, float) else 0.0)
         if guest.total_bytes is not None:
             return guest
     for channel in sorted(vm.channels, key=lambda c: c.kind is ChannelKind.QEMU_GUEST_AGENT):
@@ -57,7 +57,7 @@ async def _ask(channel: Channel, timeout_s: float) -> GuestPicture:
     if channel.kind is ChannelKind.QEMU_GUEST_AGENT:
         async with lines(channel, timeout_s) as stream:
             return await qemu_guest_agent.ask(stream)
-    return from_agent(await ask_agent(channel, "memory", timeout_s), Source.AGENT)
+    return from_agent(await ask_agent(channel, "memory", timeout_s), GuestSource.AGENT)
 
 
 async def read_pages(vm: VmDescription, timeout_s: float = PAGES_TIMEOUT_S) -> dict[str, object]:
@@ -98,9 +98,9 @@ async def _answer(stream: LineStream, ask: str, number: int) -> dict[str, object
     chars = unasked = 0
     while unasked < _UNASKED_LINES_LIMIT:
         match protocol.parse(await stream.receive()):
-            case protocol.Refused(id=id_) as refused if id_ == number:
+            case protocol.AskRefused(id=id_) as refused if id_ == number:
                 return _retry_s(refused)
-            case protocol.Memory(id=id_, said=said) if id_ == number:
+            case protocol.MemoryReport(id=id_, said=said) if id_ == number:
                 if ask == "memory":
                     return said
                 memory = said
@@ -118,7 +118,7 @@ async def _answer(stream: LineStream, ask: str, number: int) -> dict[str, object
     raise VmError(f"the agent said much, and nothing of {ask}")
 
 
-def _retry_s(refused: protocol.Refused) -> float:
+def _retry_s(refused: protocol.AskRefused) -> float:
     if refused.retry_s is None or refused.retry_s > _RETRY_LIMIT_S:
         raise VmError(f"the agent refuses: {refused.text}")
     return max(0.02, refused.retry_s)

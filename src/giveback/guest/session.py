@@ -184,7 +184,7 @@ class Session(asyncio.BufferedProtocol):
         if isinstance(event, protocol.Hello):
             self._answer_id = self._told = None
             return True
-        if isinstance(event, protocol.Step):
+        if isinstance(event, protocol.StepEvent):
             return True
         if isinstance(event, protocol.Taken):
             told, self._told = self._told, None
@@ -194,7 +194,7 @@ class Session(asyncio.BufferedProtocol):
         if isinstance(event, protocol.Pages) or event.id != self._answer_id:
             return False
         self._answer_id = None
-        self.answers += isinstance(event, protocol.Memory)
+        self.answers += isinstance(event, protocol.MemoryReport)
         return True
 
     def _has_room(self) -> bool:

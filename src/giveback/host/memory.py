@@ -38,7 +38,7 @@ _NO_LIMIT_BYTES = 1 << 57
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ControlGroup:
     """A control group's memory: its limit (None: none of its own), its use, and what of it is cache."""
 
     limit_bytes: int | None
@@ -155,7 +155,7 @@ def _levels(root: str, folder: str) -> list[str]:
     return levels
 
 
-def _read_v2(root: str, folder: str) -> tuple[Group, int | None]:
+def _read_v2(root: str, folder: str) -> tuple[ControlGroup, int | None]:
     """The group, and how much swap its own limit leaves."""
     limits = [_amount(root, f"{folder}/{name}") for name in ("memory.max", "memory.high")]
     used = _amount(root, f"{folder}/memory.current")
@@ -165,7 +165,7 @@ def _read_v2(root: str, folder: str) -> tuple[Group, int | None]:
     swap_limit = _optional_amount(root, f"{folder}/memory.swap.max")
     swap_used = _optional_amount(root, f"{folder}/memory.swap.current")
     left = None if swap_limit is None else max(0, swap_limit - (swap_used or 0))
-    return Group(min((v for v in limits if v is not None), default=None), used, stat), left
+    return ControlGroup(min((v for v in limits if v is not None), default=None), used, stat), left
 
 
 _V1_NAMES = {
@@ -177,7 +177,7 @@ _V1_NAMES = {
 }
 
 
-def _read_v1(root: str, folder: str) -> tuple[Group, int | None]:
+def _read_v1(root: str, folder: str) -> tuple[ControlGroup, int | None]:
     limit = _amount(root, f"{folder}/memory.limit_in_bytes")
     used = _amount(root, f"{folder}/memory.usage_in_bytes")
     if used is None:
@@ -189,7 +189,7 @@ def _read_v1(root: str, folder: str) -> tuple[Group, int | None]:
     both_limit = _optional_amount(root, f"{folder}/memory.memsw.limit_in_bytes")
     both_used = _optional_amount(root, f"{folder}/memory.memsw.usage_in_bytes")
     left = None if both_limit is None else max(0, both_limit - (both_used or 0))
-    return Group(limit, used, stat), left
+    return ControlGroup(limit, used, stat), left
 
 
 def parse_stat(text: bytes) -> dict[str, int]:

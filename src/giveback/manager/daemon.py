@@ -20,7 +20,7 @@ from giveback.manager.decide import schedule
 from giveback.manager.fleet import discovery
 from giveback.manager.fleet.connections import Connections
 from giveback.manager.fleet.fleet import Fleet, Watched
-from giveback.manager.fleet.reclaim import Reclaim
+from giveback.manager.fleet.reclaim import ReclaimOperation
 from giveback.manager.fleet.sampler import Sampler
 from giveback.manager.fleet.status import condition_of, problems_of, status_of
 from giveback.manager.fleet.urgency import Arbitration
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from giveback.manager.devices.fallback import Fallbacks
-    from giveback.manager.model import ReclaimResult, Recorder
-    from giveback.manager.settings.load import Settings
+    from giveback.manager.model import HistoryRecorder, ReclaimResult
+    from giveback.manager.settings.load import DaemonSettings
     from giveback.vmm.base import Backend
 
 TICK_S = 0.25
@@ -65,9 +65,9 @@ class Daemon:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: DaemonSettings,
         *,
-        recorder: Recorder | None = None,
+        recorder: HistoryRecorder | None = None,
         fallbacks: Fallbacks | None = None,
         root: str = "/",
         backends: Sequence[Backend] | None = None,
@@ -75,14 +75,14 @@ class Daemon:
         self.settings = settings
         self.started_wall_s = time.time()
         self.fleet = Fleet()
-        self._recorder: Recorder = NoRecorder() if recorder is None else recorder
+        self._recorder: HistoryRecorder = NoRecorder() if recorder is None else recorder
         self._fallbacks = fallbacks
         self._root = root
         self._finder = discovery.Finder(root, backends)
         self._arbitration = Arbitration(self.fleet, self._recorder, root)
         self._sampler = Sampler(self.fleet, self._arbitration, fallbacks, root)
         self._connections = Connections(self.fleet, root)
-        self._reclaim = Reclaim(self.fleet, self._arbitration, root, self._now_s)
+        self._reclaim = ReclaimOperation(self.fleet, self._arbitration, root, self._now_s)
         self._stopping = asyncio.Event()
         self._reload_problem = ""
         self._picture: DaemonStatus | None = None
@@ -174,7 +174,7 @@ class Daemon:
         """End `run` in order."""
         self._stopping.set()
 
-    def reload(self, settings: Settings) -> None:
+    def reload(self, settings: DaemonSettings) -> None:
         """Take other settings: all of them, at once."""
         if settings.cgroup != self.settings.cgroup:
             self._arbitration.forget_looks()

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from giveback.manager.model import Recorder
-    from giveback.manager.settings.load import Settings
+    from giveback.manager.model import HistoryRecorder
+    from giveback.manager.settings.load import DaemonSettings
 
 LOCK_NAME = "daemon.lock"
 _ONLY_AT_START = {
@@ -102,14 +102,14 @@ def notify_reloading() -> None:
     notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
 
 
-def fixed(before: Settings, after: Settings) -> list[str]:
+def fixed(before: DaemonSettings, after: DaemonSettings) -> list[str]:
     """What of the settings has changed, and can only at a start. Pure."""
     return [
         key for name, key in _ONLY_AT_START.items() if getattr(before, name) != getattr(after, name)
     ]
 
 
-async def manage(settings: Settings, path: Path | None, root: str = "/") -> None:
+async def manage(settings: DaemonSettings, path: Path | None, root: str = "/") -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises InputError where it cannot begin.
 
     `path` is where SIGHUP reads the settings again; None: the default place.
@@ -164,7 +164,7 @@ def take_settings(daemon: Daemon, path: Path | None, root: str = "/") -> bool:
     return True
 
 
-def _recorder(settings: Settings, stack: contextlib.ExitStack) -> Recorder:
+def _recorder(settings: DaemonSettings, stack: contextlib.ExitStack) -> HistoryRecorder:
     if settings.history is None:
         return NoRecorder()
     history = History(str(settings.history), settings.history_limit_bytes)
@@ -172,7 +172,7 @@ def _recorder(settings: Settings, stack: contextlib.ExitStack) -> Recorder:
     return history
 
 
-def _endpoint(settings: Settings) -> Endpoint:
+def _endpoint(settings: DaemonSettings) -> Endpoint:
     return Endpoint(
         socket_path=str(settings.socket),
         socket_group=settings.socket_group,

@@ -79,7 +79,7 @@ class ActionKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class ManagerAction:
     """One thing that was done, and what came of it once that is known."""
 
     id: int
@@ -165,7 +165,7 @@ class DaemonStatus:
     host: HostView | None
     decision: Decision | None
     vms: tuple[VmStatus, ...]
-    actions: tuple[Action, ...]
+    actions: tuple[ManagerAction, ...]
     """The last ones, newest last; bounded."""
     leases: tuple[Lease, ...]
     errors: Mapping[str, int]
@@ -216,12 +216,12 @@ class Manager(Protocol):
         ...
 
 
-class Recorder(Protocol):
+class HistoryRecorder(Protocol):
     """What keeps the past. No method raises, none waits for a disk for long."""
 
     def status(self, status: DaemonStatus) -> None: ...
 
-    def action(self, action: Action) -> None:
+    def action(self, action: ManagerAction) -> None:
         """A new action, or the same one again once it is verified (same `id`)."""
         ...
 

@@ -8,7 +8,7 @@ from giveback.text import shown
 
 if TYPE_CHECKING:
     from giveback.vmm.base import Channel
-    from giveback.vmm.control.agent_port import Plan
+    from giveback.vmm.control.agent_port import PortPlan
 
 
 def difference(lines: str) -> str:
@@ -16,7 +16,7 @@ def difference(lines: str) -> str:
     return "\n".join(shown(line, 400) for line in lines.splitlines())
 
 
-def steps(planned: Plan) -> str:
+def steps(planned: PortPlan) -> str:
     """Return the steps that would plug the agent's port in, one a line."""
     return "\n".join(step.text for step in planned.steps)
 

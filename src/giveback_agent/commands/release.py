@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from giveback_agent.policy.actions import Action
     from giveback_agent.policy.observation import KernelCapabilities, Snapshot
-    from giveback_agent.settings.table import Settings
+    from giveback_agent.settings.table import AgentSettings
 
 HELP = "one pass now, in the foreground, each step with its gain"
 POLL_S = 0.1
@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def asked_for(
-    deep: bool, chosen: Settings, can: KernelCapabilities
-) -> tuple[Settings, KernelCapabilities]:
+    deep: bool, chosen: AgentSettings, can: KernelCapabilities
+) -> tuple[AgentSettings, KernelCapabilities]:
     """What the policy is to go by. Not known to report is no reason not to compact in a manual pass."""
     if can.reporting is None:
         can = replace(can, reporting=True)
@@ -88,7 +88,7 @@ def asked_for(
     return chosen, can
 
 
-def left_out(deep: bool, chosen: Settings, can: KernelCapabilities) -> list[str]:
+def left_out(deep: bool, chosen: AgentSettings, can: KernelCapabilities) -> list[str]:
     """Each step that cannot be done here, and why."""
     out = []
     if not can.reclaim and not can.drop_caches and can.cold_method == "none":
@@ -114,7 +114,7 @@ class Foreground:
     """A pass that the user watches."""
 
     def __init__(
-        self, root: str, chosen: Settings, can: KernelCapabilities, classic_line: str
+        self, root: str, chosen: AgentSettings, can: KernelCapabilities, classic_line: str
     ) -> None:
         self._root = root
         self._settings = chosen

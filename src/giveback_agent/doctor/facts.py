@@ -87,7 +87,7 @@ class Access(Record):
         return os.strerror(self.errno) if self.errno else ""
 
 
-class Memory(Record):
+class MemoryFacts(Record):
     """`low_watermark_bytes`: below it kswapd runs. `below_low`: a zone that matters is now."""
 
     info: MemInfo
@@ -126,7 +126,7 @@ class Facts(Record):
     kmsg_write: Access
     kmsg_unread: str | None
     sysctls: dict[str, int]
-    memory: Memory | None
+    memory: MemoryFacts | None
     swaps: Swaps | None
     lru_gen: bool | None
     lru_gen_debug: Access
@@ -221,16 +221,16 @@ def probe_swappiness(root: str, path: str | None) -> Access | None:
     return Access(path, 0)
 
 
-def _memory(root: str) -> Memory | None:
+def _memory(root: str) -> MemoryFacts | None:
     info = _or_none(lambda: meminfo.read_meminfo(root))
     if info is None:
         return None
     zones = _or_none(lambda: zoneinfo.read_zoneinfo(root))
     if zones is None:
-        return Memory(info)
+        return MemoryFacts(info)
     low_pages = sum(zone.low_pages for zone in zones.zones)
     low_bytes = low_pages * os.sysconf("SC_PAGE_SIZE")
-    return Memory(info, low_bytes, zoneinfo.below_low_watermark(zones))
+    return MemoryFacts(info, low_bytes, zoneinfo.below_low_watermark(zones))
 
 
 def _thp(root: str) -> Thp:

@@ -13,7 +13,7 @@ import time
 
 from giveback_agent.host_link import json_lines
 from giveback_agent.host_link.json_lines import encode, quote
-from giveback_agent.host_link.peer import Peer
+from giveback_agent.host_link.peer import HostPeer
 from giveback_agent.runtime.worker import DONE, Worker
 from giveback_kernel import __version__, files
 from giveback_kernel.record import Record, as_dict
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from giveback_agent.host_link.json_lines import Scalar
 
-__all__ = ["Link", "Urgency", "encode", "find_port", "quote"]
+__all__ = ["Link", "UrgencyMessage", "encode", "find_port", "quote"]
 
 PORT_NAME = "org.giveback.agent.0"
 PORTS = "/sys/class/virtio-ports"
@@ -40,7 +40,7 @@ LEASE_MOST_S = 86_400.0
 _PEERS_LIMIT = 4
 
 
-class Urgency(Record):
+class UrgencyMessage(Record):
     """The host says how badly it needs memory (0 to 3), for `lease_s` seconds from now."""
 
     urgency: int
@@ -56,12 +56,12 @@ class Link:
     def __init__(self, root: str) -> None:
         self.answer_cpu_s = self.answer_user_s = 0.0
         self._root = root
-        self._peers: list[Peer] = []
+        self._peers: list[HostPeer] = []
         self._epoll: select.epoll | None = None
         self._listener: object = None
         self._accept: Callable[[], tuple[int, object]] | None = None
         self._worker: Worker | None = None
-        self._asked: tuple[Peer, str, Scalar] | None = None
+        self._asked: tuple[HostPeer, str, Scalar] | None = None
         self._next_answer_s = 0.0
         self._reopen_s = time.monotonic() + REOPEN_S
         self._open()
@@ -124,7 +124,7 @@ class Link:
         if device is not None:
             try:
                 flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-                self._add(Peer(os.open(device, flags), lasting=True))
+                self._add(HostPeer(os.open(device, flags), lasting=True))
             except OSError:
                 # Another agent may be letting go of it just now: tried again.
                 return
@@ -160,9 +160,9 @@ class Link:
             os.set_inheritable(fd, False)
             if len(self._peers) >= _PEERS_LIMIT:
                 self._drop(self._peers[0])
-            self._add(Peer(fd, lasting=False))
+            self._add(HostPeer(fd, lasting=False))
 
-    def _add(self, peer: Peer) -> None:
+    def _add(self, peer: HostPeer) -> None:
         self._peers.append(peer)
         self._register(peer.fd)
         peer.send(
@@ -180,7 +180,7 @@ class Link:
             # A plain file, in tests, or no descriptor left: it is read at every look instead.
             return
 
-    def _watch(self, peer: Peer, now_s: float) -> None:
+    def _watch(self, peer: HostPeer, now_s: float) -> None:
         """Drop a peer that has gone; do not listen to a flooding one for a second."""
         if peer.gone:
             self._drop(peer)
@@ -191,21 +191,21 @@ class Link:
             peer.quiet_until_s = 0.0
             self._register(peer.fd)
 
-    def _forget(self, peer: Peer) -> None:
+    def _forget(self, peer: HostPeer) -> None:
         if self._epoll is not None:
             try:
                 self._epoll.unregister(peer.fd)
             except (OSError, ValueError):
                 return
 
-    def _drop(self, peer: Peer) -> None:
+    def _drop(self, peer: HostPeer) -> None:
         self._forget(peer)
         self._peers.remove(peer)
         if self._worker is not None and self._asked is not None and self._asked[0] is peer:
             self._worker.abandon()
         peer.close()
 
-    def _hear(self, peer: Peer, line: bytes, now_s: float) -> Record | None:
+    def _hear(self, peer: HostPeer, line: bytes, now_s: float) -> Record | None:
         """Understand one line; a request is seen to at once."""
         said = json_lines.parse(line)
         if said is None:
@@ -227,7 +227,7 @@ class Link:
             return urgency
         return None
 
-    def _answer(self, peer: Peer, ask: str, number: Scalar, now_s: float) -> None:
+    def _answer(self, peer: HostPeer, ask: str, number: Scalar, now_s: float) -> None:
         """Start the answer in a process of its own, or say why not."""
         if ask not in DEADLINES_S:
             _refuse(peer, ask, number, "not known; known are " + ", ".join(DEADLINES_S))
@@ -238,7 +238,7 @@ class Link:
         else:
             self._fork(peer, ask, number, now_s)
 
-    def _fork(self, peer: Peer, ask: str, number: Scalar, now_s: float) -> None:
+    def _fork(self, peer: HostPeer, ask: str, number: Scalar, now_s: float) -> None:
         root, fd, until_s = self._root, peer.fd, time.monotonic() + DEADLINES_S[ask]
 
         def make() -> None:
@@ -279,21 +279,23 @@ class Link:
         peer.flush()
 
 
-def _refuse(peer: Peer, ask: str, number: Scalar, text: str, retry_s: float | None = None) -> None:
+def _refuse(
+    peer: HostPeer, ask: str, number: Scalar, text: str, retry_s: float | None = None
+) -> None:
     message: dict[str, object] = {"event": "error", "ask": ask[:40], "id": number, "text": text}
     if retry_s is not None:
         message["retry_s"] = round(retry_s, 3)
     peer.send(json_lines.line_of(message))
 
 
-def _urgency(said: dict[str, Scalar]) -> Urgency | None:
+def _urgency(said: dict[str, Scalar]) -> UrgencyMessage | None:
     """The host's need, or None where it is none that there is: nonsense changes nothing."""
     urgency, lease_s = said.get("urgency"), said.get("lease_s")
     if isinstance(urgency, bool) or not isinstance(urgency, int) or not 0 <= urgency <= 3:
         return None
     if isinstance(lease_s, bool) or not isinstance(lease_s, (int, float)):
         return None
-    return Urgency(urgency, float(lease_s)) if 0 < lease_s <= LEASE_MOST_S else None
+    return UrgencyMessage(urgency, float(lease_s)) if 0 < lease_s <= LEASE_MOST_S else None
 
 
 def find_port(root: str) -> str | None:

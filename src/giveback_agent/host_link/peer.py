@@ -18,7 +18,7 @@ HELD_LIMIT = 32
 """Events kept while an answer is being written; the oldest go first."""
 
 
-class Peer:
+class HostPeer:
     """A file descriptor that is spoken over. `lasting`: its end is only the host's client leaving.
 
     `held` is True while another process writes an answer here: what is sent waits until it is done.

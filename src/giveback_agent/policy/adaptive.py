@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from giveback_agent.policy.actions import Action
     from giveback_agent.policy.observation import GuestObservation, KernelCapabilities, Snapshot
     from giveback_agent.policy.release_pass import Pass
-    from giveback_agent.settings.table import Settings
+    from giveback_agent.settings.table import AgentSettings
 
     Decision = tuple[tuple[Action, ...], "PolicyState"]
 
@@ -112,7 +112,7 @@ class PolicyState(Record):
 
 
 def decide(
-    seen: GuestObservation, state: PolicyState, settings: Settings, can: KernelCapabilities
+    seen: GuestObservation, state: PolicyState, settings: AgentSettings, can: KernelCapabilities
 ) -> Decision:
     """Return what to do now and the state to come back with. Never more than one step at a time."""
     state = _learn_floor(seen, state, settings)
@@ -135,7 +135,9 @@ def decide(
     return _small_step(tick, state)
 
 
-def begin_manually(seen: GuestObservation, settings: Settings, can: KernelCapabilities) -> Decision:
+def begin_manually(
+    seen: GuestObservation, settings: AgentSettings, can: KernelCapabilities
+) -> Decision:
     """Begin a pass that somebody asked for: every step this kernel offers, however little it may free.
 
     Go on with `decide` until the state is no longer `in_pass`.
@@ -148,12 +150,14 @@ def begin_manually(seen: GuestObservation, settings: Settings, can: KernelCapabi
 
 
 def _tick(
-    seen: GuestObservation, state: PolicyState, settings: Settings, can: KernelCapabilities
+    seen: GuestObservation, state: PolicyState, settings: AgentSettings, can: KernelCapabilities
 ) -> Tick:
     return Tick(seen, settings, can, state.after_pass, state.floor.learned_bytes)
 
 
-def _learn_floor(seen: GuestObservation, state: PolicyState, settings: Settings) -> PolicyState:
+def _learn_floor(
+    seen: GuestObservation, state: PolicyState, settings: AgentSettings
+) -> PolicyState:
     """A cold step makes refaults of its own, 2 MiB for each list that it trains: they do not count."""
     if state.current is not None:
         return state

@@ -7,7 +7,7 @@ from giveback_kernel.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.idleness import GateState
-    from giveback_agent.settings.table import Settings
+    from giveback_agent.settings.table import AgentSettings
     from giveback_kernel.buddyinfo import BuddyInfo
     from giveback_kernel.cpustat import CpuStat
     from giveback_kernel.meminfo import MemInfo
@@ -96,7 +96,7 @@ class Tick(Record):
     """
 
     seen: GuestObservation
-    settings: Settings
+    settings: AgentSettings
     can: KernelCapabilities
     last: Snapshot | None = None
     learned_floor_bytes: int = 0

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.actions import Action
     from giveback_agent.policy.observation import GuestObservation, KernelCapabilities
-    from giveback_agent.settings.table import Settings
+    from giveback_agent.settings.table import AgentSettings
     from giveback_kernel.cpustat import CpuStat
     from giveback_kernel.meminfo import MemInfo
 
@@ -51,7 +51,7 @@ class WslState(Record):
 
 
 def decide(
-    seen: GuestObservation, state: WslState, settings: Settings, can: KernelCapabilities
+    seen: GuestObservation, state: WslState, settings: AgentSettings, can: KernelCapabilities
 ) -> tuple[tuple[Action, ...], WslState]:
     """Return what WSL would do now. One step at a time; a mode of `disabled` never acts."""
     now = seen.snapshot
@@ -107,7 +107,7 @@ def step_bytes(mem_total_bytes: int) -> int:
 
 
 def _due(
-    state: WslState, settings: Settings, can: KernelCapabilities, memory: MemInfo
+    state: WslState, settings: AgentSettings, can: KernelCapabilities, memory: MemInfo
 ) -> tuple[tuple[Action, ...], WslState]:
     todo: list[Action] = []
     gradual = settings.mode == "gradual" and can.reclaim

@@ -62,7 +62,7 @@ LISTS_LIMIT = 64
 STALE_AFTER_S = 4 * 3600.0
 
 
-class Target(Record):
+class EvictionTarget(Record):
     """One memory cgroup on one node: evict generations up to `up_to`, whose file pages are `pages`.
 
     `leave_pages` keep the last of these generations open. `age_first`: a new generation must be
@@ -104,7 +104,7 @@ def probe(root: str = "/") -> str:
 
 def plan(
     lru: LruGen, max_pages: int, page_bytes: int, stale_after_s: float = STALE_AFTER_S
-) -> tuple[Target, ...]:
+) -> tuple[EvictionTarget, ...]:
     """Choose what to evict from the generations: the largest first, at most about `max_pages`."""
     targets = [
         target
@@ -113,7 +113,7 @@ def plan(
         if target is not None
     ]
     targets.sort(key=lambda target: -target.pages)
-    chosen: list[Target] = []
+    chosen: list[EvictionTarget] = []
     left = max_pages
     for target in targets[:LISTS_LIMIT]:
         if left <= 0:
@@ -123,7 +123,7 @@ def plan(
     return tuple(chosen)
 
 
-def target_of(one: NodeGenerations, page_bytes: int, stale_after_s: float) -> Target | None:
+def target_of(one: NodeGenerations, page_bytes: int, stale_after_s: float) -> EvictionTarget | None:
     """Choose the generation to evict of one list, or None where nothing there is worth it.
 
     The third-youngest, all but a remainder. Where an older one has more than a remainder, that one
@@ -135,7 +135,7 @@ def target_of(one: NodeGenerations, page_bytes: int, stale_after_s: float) -> Ta
     evictable = one.generations[: -lru_gen.YOUNG_GENERATIONS]
     for generation in evictable[:-1]:
         if generation.file_pages > leave:
-            return Target(
+            return EvictionTarget(
                 one.memcg_id, one.memcg_path, one.node, generation.number, generation.file_pages
             )
     if evictable:
@@ -143,18 +143,22 @@ def target_of(one: NodeGenerations, page_bytes: int, stale_after_s: float) -> Ta
         pages = sum([generation.file_pages for generation in evictable]) - leave
         if pages > leave:
             number = evictable[-1].number
-            return Target(one.memcg_id, one.memcg_path, one.node, number, pages, leave)
+            return EvictionTarget(one.memcg_id, one.memcg_path, one.node, number, pages, leave)
     if len(one.generations) < lru_gen.YOUNG_GENERATIONS:
         return None
     stale = one.generations[-lru_gen.YOUNG_GENERATIONS]
     worth_it = stale.file_pages * page_bytes >= TEACHING_WORTH_BYTES
     if worth_it and one.generations[-1].age_ms >= stale_after_s * 1000:
         pages = stale.file_pages - leave
-        return Target(one.memcg_id, one.memcg_path, one.node, stale.number, pages, leave, True)
+        return EvictionTarget(
+            one.memcg_id, one.memcg_path, one.node, stale.number, pages, leave, True
+        )
     return None
 
 
-def eviction_pages(one: NodeGenerations, target: Target, budget_pages: int, page_bytes: int) -> int:
+def eviction_pages(
+    one: NodeGenerations, target: EvictionTarget, budget_pages: int, page_bytes: int
+) -> int:
     """Return how many pages the next write may take; 0 ends the target.
 
     At most half of what is there: pages that are kept leave the generation too, uncounted.
@@ -257,7 +261,7 @@ class _Generations:
             self.teaching_refaults,
         )
 
-    def _teach(self, target: Target) -> bool:
+    def _teach(self, target: EvictionTarget) -> bool:
         if self.scratch_dir is None:
             return False
         if target.pages * self.page_bytes < TEACHING_WORTH_BYTES:
@@ -266,7 +270,7 @@ class _Generations:
         self.teaching_refaults += refaults
         return refaults >= lru_gen_training.ENOUGH_REFAULTS
 
-    def _age(self, target: Target) -> bool:
+    def _age(self, target: EvictionTarget) -> bool:
         one = self._list_of(target)
         if one is None:
             return False
@@ -276,7 +280,7 @@ class _Generations:
             return False
         return True
 
-    def _drain(self, target: Target) -> None:
+    def _drain(self, target: EvictionTarget) -> None:
         last = -1
         while self.steps < STEPS_LIMIT and self.wanted():
             one = self._list_of(target)
@@ -304,7 +308,7 @@ class _Generations:
             return True
         return is_largely_dirty(memory, pages * self.page_bytes)
 
-    def _list_of(self, target: Target) -> NodeGenerations | None:
+    def _list_of(self, target: EvictionTarget) -> NodeGenerations | None:
         lru = _read_generations(self.root)
         for one in lru.lists if lru is not None else ():
             if one.memcg_id == target.memcg_id and one.node == target.node:

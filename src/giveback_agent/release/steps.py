@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from giveback_agent.policy.actions import ReleaseStep
-    from giveback_agent.settings.table import Settings
+    from giveback_agent.settings.table import AgentSettings
 
-    Execute = Callable[[Any, str, Settings], "str | None"]
+    Execute = Callable[[Any, str, AgentSettings], "str | None"]
 
 CHUNK_BYTES = 32 << 20
 ENDED_MOST_BYTES = 1 << 50
@@ -210,7 +210,7 @@ EXECUTE: dict[type[ReleaseStep], Execute] = {
 }
 
 
-def execute(step: ReleaseStep, root: str, settings: Settings) -> str:
+def execute(step: ReleaseStep, root: str, settings: AgentSettings) -> str:
     """Do `step`; returns why it was refused, or "" where it was done.
 
     A WorkerStep blocks, and raises KernelFileError or OSError where it fails; the others never raise.

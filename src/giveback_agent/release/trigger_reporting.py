@@ -35,7 +35,7 @@ CAPACITY_BLOCKS = 32
 MOST_OF_FREE_DIVISOR = 32
 
 
-class Plan(Record):
+class TriggerPlan(Record):
     """The block to pass through the allocator, or `order` None and the reason why not."""
 
     order: int | None
@@ -65,11 +65,11 @@ def block_order(report_order: int, thp_order: int) -> int:
     return order + 1 if order == thp_order else order
 
 
-def plan(report_order: int, thp_order: int, buddy: BuddyInfo, zones: ZoneInfo) -> Plan:
+def plan(report_order: int, thp_order: int, buddy: BuddyInfo, zones: ZoneInfo) -> TriggerPlan:
     """Decide which block to pass, or refuse: where no pass would come of it, or memory is short."""
     order = block_order(report_order, thp_order)
     if order > buddyinfo.max_order(buddy):
-        return Plan(None, refused=f"no block above report order {report_order} exists here")
+        return TriggerPlan(None, refused=f"no block above report order {report_order} exists here")
     block_pages = 1 << order
     # The allocator turns to a small DMA zone last of all.
     smallest = sum([zone.managed_pages for zone in zones.zones]) // 16
@@ -79,18 +79,18 @@ def plan(report_order: int, thp_order: int, buddy: BuddyInfo, zones: ZoneInfo) -
         if zone.managed_pages > smallest and _is_reported(zone, report_order, block_pages)
     ]
     if not spare:
-        return Plan(
+        return TriggerPlan(
             None, refused=f"every zone is too near its low watermark for order {report_order}"
         )
     roomy = {(zone.node, zone.zone) for zone in spare}
     if not any(any(z.counts[order:]) for z in buddy.zones if (z.node, z.zone) in roomy):
-        return Plan(None, refused=f"no free block of order {order}")
+        return TriggerPlan(None, refused=f"no free block of order {order}")
     free_pages = sum([zone.free_pages for zone in spare])
     if block_pages * MOST_OF_FREE_DIVISOR > free_pages:
-        return Plan(
+        return TriggerPlan(
             None, refused=f"a block of order {order} is too much of {free_pages} free pages"
         )
-    return Plan(order, block_pages * buddy.page_size_bytes)
+    return TriggerPlan(order, block_pages * buddy.page_size_bytes)
 
 
 def _is_reported(zone: Zone, report_order: int, block_pages: int) -> bool:

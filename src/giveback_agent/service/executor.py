@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from giveback_agent.policy.actions import ReleaseStep
     from giveback_agent.service.pass_log import PassLog
-    from giveback_agent.settings.table import Settings
+    from giveback_agent.settings.table import AgentSettings
 
 
 class Executor:
@@ -35,7 +35,7 @@ class Executor:
     def __init__(
         self,
         root: str,
-        settings: Settings,
+        settings: AgentSettings,
         log: PassLog,
         say: Callable[[str], None],
         refused: Callable[[ReleaseStep, str], None],

@@ -9,7 +9,7 @@ import os
 import select
 import time
 
-from giveback_agent.host_link.link import Link, Urgency
+from giveback_agent.host_link.link import Link, UrgencyMessage
 from giveback_agent.policy import adaptive, cache_goal, idleness, polling, thresholds
 from giveback_agent.policy.actions import (
     Abandon,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from giveback_agent.policy.actions import Action
     from giveback_agent.policy.observation import Snapshot
     from giveback_agent.policy.wsl_modes import WslState
-    from giveback_agent.settings.table import Settings
+    from giveback_agent.settings.table import AgentSettings
 
 MIB = 1 << 20
 # A host may change its mind, and a guest its level, at every look: what is published follows no faster.
@@ -62,7 +62,11 @@ class Service:
     """One agent in one guest. `say` gets lines for the journal."""
 
     def __init__(
-        self, root: str, settings: Settings, say: Callable[[str], None], under_wsl: bool = False
+        self,
+        root: str,
+        settings: AgentSettings,
+        say: Callable[[str], None],
+        under_wsl: bool = False,
     ) -> None:
         self._root = root
         self._settings = settings
@@ -183,7 +187,7 @@ class Service:
     def _hear(self, now_s: float) -> None:
         """Take what the host says: its need is a lease, so that a host that falls silent needs nothing."""
         for message in self._link.receive(now_s):
-            if isinstance(message, Urgency):
+            if isinstance(message, UrgencyMessage):
                 self._urgency = (message.urgency, now_s + message.lease_s)
                 self._pace = polling.Pace()
 

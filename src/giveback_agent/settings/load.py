@@ -11,7 +11,7 @@ import errno
 import os
 
 from giveback_agent.errors import UsageError
-from giveback_agent.settings.table import TABLE, Setting, Settings, choices
+from giveback_agent.settings.table import TABLE, AgentSettings, Setting, choices
 from giveback_agent.wsl import wslconfig
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from giveback_agent.wsl.detect import WslHost
-    from giveback_agent.wsl.wslconfig import Entry
+    from giveback_agent.wsl.wslconfig import ConfigEntry
 
 CONF_PATH = "/etc/giveback.conf"
 DEFAULT = "default"
@@ -39,7 +39,7 @@ class Loaded(Record):
     A source is `default`, `FILE:LINE` or `command line`. `files` are (path, state) pairs.
     """
 
-    settings: Settings
+    settings: AgentSettings
     sources: dict[str, str]
     warnings: tuple[str, ...]
     files: tuple[tuple[str, str], ...] = ()
@@ -50,8 +50,8 @@ def load(root: str, overrides: Sequence[str], wsl: WslHost | None = None) -> Loa
 
     Never raises for what is in a file. Raises UsageError for a bad override, and names it.
     """
-    settings = Settings()
-    sources = dict.fromkeys(Settings._fields, DEFAULT)
+    settings = AgentSettings()
+    sources = dict.fromkeys(AgentSettings._fields, DEFAULT)
     warnings: list[str] = []
     seen: list[tuple[str, str]] = []
     for path, state, data, notes in _read_files(root, wsl):
@@ -130,12 +130,12 @@ def _read_files(
 
 
 def _apply(
-    settings: Settings,
-    entries: Iterable[Entry],
+    settings: AgentSettings,
+    entries: Iterable[ConfigEntry],
     path: str,
     sources: dict[str, str],
     warnings: list[str],
-) -> Settings:
+) -> AgentSettings:
     """Put one file's entries over `settings`, and note sources and warnings."""
     known, unknown = [], []
     for entry in entries:

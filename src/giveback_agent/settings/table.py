@@ -11,7 +11,7 @@ MODES = ("adaptive", "disabled", "dropcache", "gradual")
 WSL_MODES = ("Disabled", "DropCache", "Gradual")
 
 
-class Settings(Record):
+class AgentSettings(Record):
     """What the agent goes by. Each field is explained at its `Setting` in `TABLE`."""
 
     mode: str = "adaptive"
@@ -26,7 +26,7 @@ class Settings(Record):
 
 
 class Setting(Record):
-    """One row of the table: a field of `Settings`, the keys that set it, and why it exists.
+    """One row of the table: a field of `AgentSettings`, the keys that set it, and why it exists.
 
     `keys` are full names; of two in one file the first counts. `kind` is "enum", "bool", "int" or
     "size". `low` and `high` bound a number or size, both inclusive.

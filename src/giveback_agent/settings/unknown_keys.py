@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from giveback_agent.wsl.wslconfig import Entry
+    from giveback_agent.wsl.wslconfig import ConfigEntry
 
 # microsoft/WSL src/windows/common/WslCoreConfig.h, `ConfigSetting`, as of summer 2026.
 WSL_KEYS = {
@@ -37,7 +37,7 @@ WSL_CONF_SECTIONS = ("automount", "boot", "filesystem", "gpu", "interop", "netwo
 _NAME_LIMIT_CHARS = 64
 
 
-def advise(entries: Iterable[Entry], path: str) -> list[tuple[int, str]]:
+def advise(entries: Iterable[ConfigEntry], path: str) -> list[tuple[int, str]]:
     """For each entry that is neither ours nor WSL's own: its line, and what is wrong with it."""
     ours = [key for setting in TABLE for key in setting.keys]
     theirs = [f"{section}.{key}" for section, keys in WSL_KEYS.items() for key in keys.split()]
@@ -49,7 +49,7 @@ def advise(entries: Iterable[Entry], path: str) -> list[tuple[int, str]]:
     ]
 
 
-def _advice(entry: Entry, where: str, names: list[str]) -> str:
+def _advice(entry: ConfigEntry, where: str, names: list[str]) -> str:
     unknown = f"Unknown key '{shown(entry.name)}'{where}"
     homes = []
     for name in names:

@@ -44,7 +44,7 @@ _C_SPACE = " \t\n\v\f\r"
 _ESCAPES = {"\\": "\\", '"': '"', "b": "\b", "n": "\n", "t": "\t"}
 
 
-class Entry(Record):
+class ConfigEntry(Record):
     """One `key = value` line: names as written, the value without its quotes, escapes and comment.
 
     `section` is empty before the first header. `line` is where the value ends, which is the line
@@ -62,7 +62,7 @@ class Entry(Record):
         return f"{self.section}.{self.key}" if self.section else self.key
 
 
-def parse(data: bytes, filename: str) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
+def parse(data: bytes, filename: str) -> tuple[tuple[ConfigEntry, ...], tuple[str, ...]]:
     """Read a settings file's bytes: the entries that count, in order, and every warning.
 
     Of entries with the same name (in any case) the first counts, even if its value is bad.
@@ -128,7 +128,7 @@ class _Scanner:
         self.at = 0
         self.line = 1
         self.section = ""
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, ConfigEntry] = {}
         self.warnings: list[str] = []
 
     def scan(self) -> None:
@@ -210,7 +210,7 @@ class _Scanner:
         value = self._value()
         if value is None:
             return
-        self._keep(Entry(self.section, key, value.split("\0", 1)[0], self.line))
+        self._keep(ConfigEntry(self.section, key, value.split("\0", 1)[0], self.line))
         self._end_of_line()
 
     def _value(self) -> str | None:
@@ -244,7 +244,7 @@ class _Scanner:
             return None
         return "".join(value[:kept])
 
-    def _keep(self, entry: Entry) -> None:
+    def _keep(self, entry: ConfigEntry) -> None:
         first = self.entries.setdefault(entry.name.lower(), entry)
         if first is not entry:
             self.warnings.append(

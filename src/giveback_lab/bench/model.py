@@ -39,7 +39,7 @@ class Cell:
 
 @_KNOWN_KEYS_ALONE
 @dataclass(frozen=True, slots=True)
-class Sample:
+class CellSample:
     """One look at one VM, each second. `vmm_…_s` is the VMM's CPU time since its start."""
 
     t_s: Seconds
@@ -58,7 +58,7 @@ class Sample:
 
 @_KNOWN_KEYS_ALONE
 @dataclass(frozen=True, slots=True)
-class Mark:
+class CellMark:
     """A named span of a VM's course. "idle": from the work's end to the next thing asked of it."""
 
     name: MarkName
@@ -101,8 +101,8 @@ class VmCourse:
 
     name: str
     ram_bytes: Bytes
-    samples: tuple[Sample, ...]
-    marks: tuple[Mark, ...]
+    samples: tuple[CellSample, ...]
+    marks: tuple[CellMark, ...]
     work_s: Seconds
     reread_s: Seconds | None
     reread_disk_bytes: Bytes | None

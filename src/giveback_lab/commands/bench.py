@@ -21,9 +21,9 @@ from giveback.text import size_of
 from giveback_kernel.errors import GivebackError
 from giveback_kernel.meminfo import read_meminfo
 from giveback_lab.bench import works
-from giveback_lab.bench.run.cell import Setting
+from giveback_lab.bench.run.cell import CellSetting
 from giveback_lab.bench.run.plan import Wish, plan
-from giveback_lab.bench.run.runner import Job, run_all, run_in_time, to_do
+from giveback_lab.bench.run.runner import CellJob, run_all, run_in_time, to_do
 from giveback_lab.bench.run.store import Store
 from giveback_lab.bench.strategies import STRATEGIES, named
 from giveback_lab.demo.demo import MIN_MEM_BYTES
@@ -210,7 +210,12 @@ def _in_time(options: Options) -> str:
 
 
 async def _measure(
-    jobs: Sequence[Job], store: Store, options: Options, say: Say, room_bytes: int, began_s: float
+    jobs: Sequence[CellJob],
+    store: Store,
+    options: Options,
+    say: Say,
+    room_bytes: int,
+    began_s: float,
 ) -> list[CellResult]:
     if options.within_s is None:
         return await run_all(jobs, store, options.at_once, say, room_bytes)
@@ -232,7 +237,7 @@ def room_for(options: Options) -> int:
     return available
 
 
-def _jobs(options: Options, say: Say) -> list[Job]:
+def _jobs(options: Options, say: Say) -> list[CellJob]:
     """All planned cells that can run; those that cannot are said once."""
     for folder in sweep():
         say(f"removed {folder}: its giveback was killed")
@@ -248,20 +253,20 @@ def _jobs(options: Options, say: Say) -> list[Job]:
         if reason is not None:
             left_out[f"{strategy.name} on Linux {cell.kernel} is left out: {reason}"] = None
             continue
-        jobs.append(Job(cell, by_work[cell.work], strategy, settings[cell.kernel]))
+        jobs.append(CellJob(cell, by_work[cell.work], strategy, settings[cell.kernel]))
     for line in left_out:
         say(line)
     return jobs
 
 
-def _setting(series: str, options: Options, say: Say) -> Setting:
+def _setting(series: str, options: Options, say: Say) -> CellSetting:
     kernel = kernel_from_packages(series)
     emulator = find_emulator(kernel.release, options.qemu)
     # One disk for all works: the same cell is the same whatever it is measured beside.
     image = build_image(kernel, works.EXTRAS)
     accel = run_interruptible(choose_accel(options.accel, image, emulator))
     say(f"Linux {kernel.release}, QEMU {emulator.version}, {accel.reason}")
-    return Setting(
+    return CellSetting(
         Lab(kernel, emulator, image), accel.name, options.cpus, options.seed, options.out / "logs"
     )
 

@@ -16,7 +16,7 @@ from giveback.errors import InputError, VmError
 from giveback_kernel import __version__
 from giveback_kernel.errors import GivebackError
 from giveback_kernel.meminfo import read_meminfo
-from giveback_lab.demo.recorder import SILENCE_LIMIT_S, Recorder
+from giveback_lab.demo.recorder import SILENCE_LIMIT_S, GuestRecorder
 from giveback_lab.images.image import GUEST_LAB
 from giveback_lab.report.run import DemoRun, VmName
 from giveback_lab.vms.accel import Accel, choose_accel
@@ -169,12 +169,14 @@ def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
 
 
 async def record_all(
-    vms: list[LabVm], options: DemoOptions, on_change: Callable[[list[Recorder]], None]
-) -> list[Recorder]:
+    vms: list[LabVm], options: DemoOptions, on_change: Callable[[list[GuestRecorder]], None]
+) -> list[GuestRecorder]:
     """Run the work in all VMs, side by side in time, and watch them. Raises VmError."""
     origin_s = time.monotonic() + SETTLE_S
     recorders = [
-        Recorder(vm, name, DESCRIPTIONS[name], origin_s, silence_limit_s=options.silence_limit_s)
+        GuestRecorder(
+            vm, name, DESCRIPTIONS[name], origin_s, silence_limit_s=options.silence_limit_s
+        )
         for vm, name in zip(vms, options.vm_names, strict=True)
     ]
     recorders[-1].on_change = lambda: on_change(recorders)
@@ -185,7 +187,9 @@ async def record_all(
     return recorders
 
 
-async def _record(recorder: Recorder, options: DemoOptions, work_over: asyncio.Barrier) -> None:
+async def _record(
+    recorder: GuestRecorder, options: DemoOptions, work_over: asyncio.Barrier
+) -> None:
     """One VM's whole course: agent on, work, watch, last words."""
     background = [asyncio.create_task(recorder.sample_for_ever())]
     if recorder.name == "giveback":
@@ -207,7 +211,9 @@ async def _first_of(course: asyncio.Task[None], sampling: asyncio.Task[None]) ->
         task.result()
 
 
-async def _course(recorder: Recorder, options: DemoOptions, work_over: asyncio.Barrier) -> None:
+async def _course(
+    recorder: GuestRecorder, options: DemoOptions, work_over: asyncio.Barrier
+) -> None:
     guest = recorder.vm.guest
     await asyncio.sleep(max(0.0, recorder.origin_s - time.monotonic()))
     recorder.work_start_s = recorder.now_s()
@@ -249,5 +255,5 @@ def _frame(options: DemoOptions, lab: Lab, accel: Accel) -> DemoRun:
     )
 
 
-def _with(frame: DemoRun, recorders: list[Recorder]) -> DemoRun:
+def _with(frame: DemoRun, recorders: list[GuestRecorder]) -> DemoRun:
     return replace(frame, vms=tuple(r.run() for r in recorders))

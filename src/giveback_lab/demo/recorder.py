@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, get_args
 from giveback.errors import VmError
 from giveback_kernel import buddyinfo, meminfo
 from giveback_kernel.errors import KernelFileError
-from giveback_lab.report.run import Mark, MarkKind, Sample, VmName, VmRun, WorkPhase
+from giveback_lab.report.run import MarkKind, RunMark, RunSample, VmName, VmRun, WorkPhase
 from giveback_lab.vms.agent_port import agent_events, clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from giveback.guest.protocol import Step
+    from giveback.guest.protocol import StepEvent
     from giveback_lab.vms.guest_link import Event
     from giveback_lab.vms.vm import LabVm
 
@@ -31,7 +31,7 @@ NAME_LIMIT = 40
 
 
 @dataclass(slots=True)
-class GuestView:
+class GuestMemory:
     """The guest's last sample, and when it came (host monotonic seconds)."""
 
     at_s: float
@@ -40,15 +40,15 @@ class GuestView:
 
 
 @dataclass(slots=True)
-class Recorder:
+class GuestRecorder:
     """Collects a VmRun; `origin_s` is the host's monotonic time that counts as 0."""
 
     vm: LabVm
     name: VmName
     description: str
     origin_s: float
-    samples: list[Sample] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
+    samples: list[RunSample] = field(default_factory=list)
+    marks: list[RunMark] = field(default_factory=list)
     phases: list[WorkPhase] = field(default_factory=list)
     dmesg: tuple[str, ...] = ()
     work_start_s: float = 0.0
@@ -58,7 +58,7 @@ class Recorder:
     report_order: int = 9
     silence_limit_s: float = SILENCE_LIMIT_S
     on_change: Callable[[], None] = lambda: None
-    view: GuestView | None = None
+    view: GuestMemory | None = None
     sampling_since_s: float = field(default_factory=time.monotonic)
 
     def now_s(self) -> float:
@@ -90,7 +90,7 @@ class Recorder:
             return
         if not memory.mem_free_bytes <= memory.mem_total_bytes <= self.vm.spec.ram_bytes:
             return
-        self.view = GuestView(time.monotonic(), memory, buddy)
+        self.view = GuestMemory(time.monotonic(), memory, buddy)
         if self.work_end_s is not None and self.needed_bytes is None:
             # Not by the sample before the end: the work's own memory is in it.
             self._settle_needed()
@@ -106,14 +106,14 @@ class Recorder:
                 f"{self.name}: the guest hangs: no word from it for {self.silence_limit_s:.0f} s"
             )
         if view is None or now - view.at_s > 3 * PERIOD_S:
-            self.samples.append(Sample(now - self.origin_s, resident))
+            self.samples.append(RunSample(now - self.origin_s, resident))
         else:
             self.samples.append(self._joined(now - self.origin_s, resident, view))
         self.on_change()
 
-    def _joined(self, t_s: float, resident_bytes: int, view: GuestView) -> Sample:
+    def _joined(self, t_s: float, resident_bytes: int, view: GuestMemory) -> RunSample:
         memory = view.meminfo
-        return Sample(
+        return RunSample(
             t_s=t_s,
             resident_bytes=resident_bytes,
             non_free_bytes=memory.mem_total_bytes - memory.mem_free_bytes,
@@ -139,11 +139,11 @@ class Recorder:
         async for event in agent_events(self.vm.agent_socket):
             self.mark(event)
 
-    def mark(self, event: Step) -> None:
+    def mark(self, event: StepEvent) -> None:
         """Keep one step of the agent's as a mark, where it is of a kind that the charts know."""
         for kind in get_args(MarkKind):
             if event.step == kind and len(self.marks) < MOST_MARKS:
-                self.marks.append(Mark(self.now_s(), self.name, kind, event.text or kind))
+                self.marks.append(RunMark(self.now_s(), self.name, kind, event.text or kind))
 
     def take_work_line(self, line: str) -> None:
         """Follow the work's own words: its phases and its end."""

@@ -14,7 +14,7 @@ SYMLINK_MODE = 0o120777
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ArchiveEntry:
     """One member: `name` without a leading slash, `mode` with its type bits."""
 
     name: str
@@ -22,25 +22,25 @@ class Entry:
     mode: int = FILE_MODE
 
 
-def archive(entries: list[Entry]) -> bytes:
+def archive(entries: list[ArchiveEntry]) -> bytes:
     """Return the entries as one uncompressed archive; archives may be concatenated into one initrd.
 
     Owners and times are zero, so that the same content gives the same bytes. Folders that an entry
     lives in are added.
     """
-    members: dict[str, Entry] = {}
+    members: dict[str, ArchiveEntry] = {}
     for entry in entries:
         parts = entry.name.split("/")[:-1]
         for depth in range(1, len(parts) + 1):
             folder = "/".join(parts[:depth])
-            members.setdefault(folder, Entry(folder, mode=DIRECTORY_MODE))
+            members.setdefault(folder, ArchiveEntry(folder, mode=DIRECTORY_MODE))
         members[entry.name] = entry
     blocks = [_member(number, entry) for number, entry in enumerate(members.values(), start=1)]
-    blocks.append(_member(0, Entry("TRAILER!!!", mode=0)))
+    blocks.append(_member(0, ArchiveEntry("TRAILER!!!", mode=0)))
     return b"".join(blocks)
 
 
-def _member(inode: int, entry: Entry) -> bytes:
+def _member(inode: int, entry: ArchiveEntry) -> bytes:
     name = entry.name.encode() + b"\0"
     links = 2 if entry.mode == DIRECTORY_MODE else 1
     fields = (inode, entry.mode, 0, 0, links, 0, len(entry.data), 0, 0, 0, 0, len(name), 0)

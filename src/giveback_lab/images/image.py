@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from giveback import zipapps
 from giveback.errors import InputError
 from giveback_lab.images.cache import building, cache_root, content_key, keep_newest, locked
-from giveback_lab.images.cpio import PROGRAM_MODE, Entry, archive
+from giveback_lab.images.cpio import PROGRAM_MODE, ArchiveEntry, archive
 from giveback_lab.images.distribution import KernelFiles, guest_tree, source_archives
 from giveback_lab.images.modules import ordered_modules
 
@@ -92,8 +92,8 @@ def build_image(kernel: KernelFiles, extras: Extras = NO_EXTRAS) -> Image:
     base = _base_archive(kernel, files)
     payload = archive(
         [
-            Entry("payload/giveback-agent.pyz", zipapps.agent_zipapp()),
-            Entry("payload/giveback-lab.pyz", zipapps.lab_guest_zipapp()),
+            ArchiveEntry("payload/giveback-agent.pyz", zipapps.agent_zipapp()),
+            ArchiveEntry("payload/giveback-lab.pyz", zipapps.lab_guest_zipapp()),
         ]
     )
     initrd_bytes = base + payload
@@ -109,11 +109,11 @@ def build_image(kernel: KernelFiles, extras: Extras = NO_EXTRAS) -> Image:
 def _base_archive(kernel: KernelFiles, files: Path) -> bytes:
     modules = ordered_modules(kernel.modules_dir, MODULES, OPTIONAL_MODULES)
     entries = [
-        Entry("init", INIT.encode(), PROGRAM_MODE),
-        Entry("bin/busybox", (files / "usr/bin/busybox").read_bytes(), PROGRAM_MODE),
-        Entry("modules/order", "\n".join(f"{m.name}.ko" for m in modules).encode()),
-        *(Entry(f"modules/{m.name}.ko", m.data) for m in modules),
-        *(Entry(f"{name}/.keep") for name in ("proc", "sys", "dev", "root")),
+        ArchiveEntry("init", INIT.encode(), PROGRAM_MODE),
+        ArchiveEntry("bin/busybox", (files / "usr/bin/busybox").read_bytes(), PROGRAM_MODE),
+        ArchiveEntry("modules/order", "\n".join(f"{m.name}.ko" for m in modules).encode()),
+        *(ArchiveEntry(f"modules/{m.name}.ko", m.data) for m in modules),
+        *(ArchiveEntry(f"{name}/.keep") for name in ("proc", "sys", "dev", "root")),
     ]
     return archive(entries)
 

@@ -95,7 +95,7 @@ class PressureOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class PressureSample:
     """One half second: all that was measured."""
 
     t_s: float
@@ -109,7 +109,7 @@ class PressureRun:
     """What came of one run; times are seconds from the moment at which the hog began."""
 
     options: PressureOptions
-    looks: list[Look] = field(default_factory=list)
+    looks: list[PressureSample] = field(default_factory=list)
     units: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     """Per VM: when a unit of its work ended, and how long it had taken."""
     ended: dict[str, float] = field(default_factory=dict)
@@ -286,7 +286,9 @@ async def _watch(
             except VmError:
                 resident[name] = 0
                 run.ended.setdefault(name, time.monotonic() - origin_s)
-        run.looks.append(Look(time.monotonic() - origin_s, host.look(), resident, hog.held_bytes))
+        run.looks.append(
+            PressureSample(time.monotonic() - origin_s, host.look(), resident, hog.held_bytes)
+        )
         await asyncio.sleep(PERIOD_S)
 
 

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from giveback_lab.report.layout import Action, Span
+    from giveback_lab.report.layout import ChartAction, LabelSpan
     from giveback_lab.report.run import DemoRun, MarkKind, VmName
 
 WIDTH, HEIGHT = 900.0, 300.0
@@ -114,8 +114,8 @@ class _Chart:
     run: DemoRun
     width: float
     height: float
-    span: Span
-    actions: list[Action]
+    span: LabelSpan
+    actions: list[ChartAction]
     kinds: list[MarkKind]
 
     @property
@@ -387,7 +387,7 @@ def _action_rows(chart: _Chart, rows: Axes, margin: float) -> None:
                 note(rows, (0, 1), (left, -y), text, va="center", color=MUTED)
 
 
-def _said(action: Action) -> str:
+def _said(action: ChartAction) -> str:
     if action.count == 1:
         return action.label
     return f"{action.count} \u00d7 {action.label}" if action.label else f"{action.count} times"

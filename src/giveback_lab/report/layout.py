@@ -16,7 +16,7 @@ from giveback_lab.report.words import action_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from giveback_lab.report.run import DemoRun, Mark, MarkKind, VmRun
+    from giveback_lab.report.run import DemoRun, MarkKind, RunMark, VmRun
 
 # Okabe and Ito's palette: these two stay apart with every kind of colour blindness.
 PLAIN_COLOUR = "#D55E00"
@@ -28,7 +28,7 @@ _STEPS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, LONGEST_STEP_S)
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class LabelSpan:
     """What a chart's axes cover: seconds from `start_s` to `end_s`, bytes from 0 to `top_bytes`."""
 
     start_s: float
@@ -46,7 +46,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class ChartAction:
     """One or several like actions of the agent, so close that they are drawn as one.
 
     `label` is what they all said, in short words, or empty where they differ.
@@ -59,7 +59,7 @@ class Action:
     label: str
 
 
-def span(run: DemoRun, most_byte_ticks: int) -> Span:
+def span(run: DemoRun, most_byte_ticks: int) -> LabelSpan:
     """The span that holds all samples of the run; it never is empty."""
     times = [s.t_s for vm in run.vms for s in (vm.samples[:1] + vm.samples[-1:])]
     start_s, end_s = min(times, default=0.0), max(times, default=0.0)
@@ -68,7 +68,7 @@ def span(run: DemoRun, most_byte_ticks: int) -> Span:
     most = max(int(1.05 * peak), needed, 16 * MIB)
     step = byte_step(most, most_byte_ticks)
     top = -(-most // step) * step
-    return Span(start_s, max(end_s, start_s + SHORTEST_SPAN_S), top, step)
+    return LabelSpan(start_s, max(end_s, start_s + SHORTEST_SPAN_S), top, step)
 
 
 def byte_step(top_bytes: int, most_ticks: int) -> int:
@@ -91,28 +91,28 @@ def time_ticks(start_s: float, end_s: float, most_ticks: int) -> list[int]:
     return list(range(first_s, math.floor(end_s) + 1, step))
 
 
-def byte_ticks(whole: Span) -> list[int]:
+def byte_ticks(whole: LabelSpan) -> list[int]:
     """The sizes at which the span's axis has a line, 0 and the top among them."""
     return list(range(0, whole.top_bytes + 1, whole.step_bytes))
 
 
-def actions(marks: Sequence[Mark], gap_s: float) -> list[Action]:
+def actions(marks: Sequence[RunMark], gap_s: float) -> list[ChartAction]:
     """The agent's marks, in order of time; those of one kind less than `gap_s` apart become one."""
-    found: list[Action] = []
+    found: list[ChartAction] = []
     latest: dict[MarkKind, int] = {}
     for mark in sorted((m for m in marks if m.kind != "work-phase"), key=lambda m: m.t_s):
         index, said = latest.get(mark.kind), action_text(mark.kind, mark.label)
         if index is not None and mark.t_s - found[index].end_s <= gap_s:
             before = found[index]
             label = before.label if said == before.label else ""
-            found[index] = Action(mark.kind, before.start_s, mark.t_s, before.count + 1, label)
+            found[index] = ChartAction(mark.kind, before.start_s, mark.t_s, before.count + 1, label)
         else:
             latest[mark.kind] = len(found)
-            found.append(Action(mark.kind, mark.t_s, mark.t_s, 1, said))
+            found.append(ChartAction(mark.kind, mark.t_s, mark.t_s, 1, said))
     return found
 
 
-def run_actions(run: DemoRun, gap_s: float) -> list[Action]:
+def run_actions(run: DemoRun, gap_s: float) -> list[ChartAction]:
     """The actions of every agent of the run: in the demo only one VM has one."""
     return actions([mark for vm in run.vms for mark in vm.marks], gap_s)
 

@@ -29,7 +29,7 @@ NEAREST_SAMPLE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class RunSample:
     """One look at one VM. What the guest says is None where it did not answer in time."""
 
     t_s: Seconds
@@ -52,7 +52,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class RunMark:
     """Something that the agent did, or that the work began, in one VM."""
 
     t_s: Seconds
@@ -80,8 +80,8 @@ class VmRun:
     name: VmName
     description: str
     ram_bytes: Bytes
-    samples: tuple[Sample, ...] = ()
-    marks: tuple[Mark, ...] = ()
+    samples: tuple[RunSample, ...] = ()
+    marks: tuple[RunMark, ...] = ()
     work_start_s: Seconds = 0.0
     work_end_s: Seconds | None = None
     needed_bytes: Bytes | None = None
@@ -121,7 +121,7 @@ class DemoRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class VmFigures:
     """What one VM's run comes down to; None is what was not measured or never happened.
 
     `returnable_bytes` is resident at the work's end less what the VM needs. `half_back_s` and
@@ -147,7 +147,7 @@ class Figures:
     footprint_s: float | None
 
 
-def figures(vm: VmRun, baseline: VmRun | None = None, window_s: float | None = None) -> Figures:
+def figures(vm: VmRun, baseline: VmRun | None = None, window_s: float | None = None) -> VmFigures:
     """Reduce a VM's run to its figures; `baseline` is the plain VM that it is compared with.
 
     `window_s` bounds the footprint; by default the time for which both were measured.
@@ -162,7 +162,7 @@ def figures(vm: VmRun, baseline: VmRun | None = None, window_s: float | None = N
     window = (
         common_window_s((vm, *((baseline,) if baseline else ()))) if window_s is None else window_s
     )
-    return Figures(
+    return VmFigures(
         peak_bytes=max((s.resident_bytes for s in samples), default=None),
         work_end_bytes=end.resident_bytes if end else None,
         resident_now_bytes=last.resident_bytes if last else None,
@@ -181,7 +181,7 @@ def figures(vm: VmRun, baseline: VmRun | None = None, window_s: float | None = N
     )
 
 
-def run_figures(run: DemoRun) -> tuple[Figures, ...]:
+def run_figures(run: DemoRun) -> tuple[VmFigures, ...]:
     """The figures of each VM of the run, in its order, over one common window."""
     plain = run.vm("plain")
     window_s = common_window_s(run.vms)
@@ -195,7 +195,7 @@ def common_window_s(vms: Sequence[VmRun]) -> float | None:
     return min(known) if known and len(known) == len(observed) else None
 
 
-def _last_told(samples: Sequence[Sample]) -> Sample | None:
+def _last_told(samples: Sequence[RunSample]) -> RunSample | None:
     """The guest's last word, if it belongs to the end: an old one would be sold as 'now'."""
     for sample in reversed(samples):
         if sample.t_s < samples[-1].t_s - NEAREST_SAMPLE_S:
@@ -205,7 +205,7 @@ def _last_told(samples: Sequence[Sample]) -> Sample | None:
     return None
 
 
-def _work_end_sample(vm: VmRun) -> Sample | None:
+def _work_end_sample(vm: VmRun) -> RunSample | None:
     """The last sample of the work: the first after it, if there is none before."""
     if vm.work_end_s is None or not vm.samples:
         return None

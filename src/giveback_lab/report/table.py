@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from giveback_lab.report.run import DemoRun, Figures, VmName
+    from giveback_lab.report.run import DemoRun, VmFigures, VmName
 
 __all__ = [
     "TableRow",
@@ -41,12 +41,12 @@ MOST_DMESG_LINES = 40
 _COLOURS: dict[VmName, str] = {"plain": PLAIN_COLOUR, "giveback": GIVEBACK_COLOUR}
 
 
-def _footprint(figures: Figures) -> str:
+def _footprint(figures: VmFigures) -> str:
     spent = figures.footprint_gib_min
     return UNKNOWN if spent is None else f"{spent:.2f} GiB min"
 
 
-_ROWS: tuple[tuple[str, str, Callable[[Figures], str]], ...] = (
+_ROWS: tuple[tuple[str, str, Callable[[VmFigures], str]], ...] = (
     (
         "peak resident",
         "the most guest memory that the host held",

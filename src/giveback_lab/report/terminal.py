@@ -18,7 +18,7 @@ from giveback.text import GIB, MIB
 from giveback_lab.report.layout import (
     GIVEBACK_COLOUR,
     PLAIN_COLOUR,
-    Span,
+    LabelSpan,
     byte_ticks,
     pack,
     phases,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from giveback_lab.report.layout import Action
+    from giveback_lab.report.layout import ChartAction
     from giveback_lab.report.run import DemoRun, MarkKind, VmRun
 
 GUTTER = 9
@@ -124,7 +124,7 @@ class _Chart:
         below = 2 + (len(self._kinds) if self._lanes else 2 * bool(self._kinds))
         self._height = height - self._top - below
         self._raster = Raster(width, height)
-        self._span: Span = span(run, most_byte_ticks=max(2, self._height // 3))
+        self._span: LabelSpan = span(run, most_byte_ticks=max(2, self._height // 3))
 
     def rows(self) -> list[Text]:
         self._axes()
@@ -262,7 +262,7 @@ class _Chart:
                 if action.label and column + len(text) <= limit:
                     self._raster.put(row, GUTTER + 1 + column, text, _DIM)
 
-    def _marks(self, row: int, action: Action) -> None:
+    def _marks(self, row: int, action: ChartAction) -> None:
         for column in range(self._column(action.start_s), self._column(action.end_s) + 1):
             symbol = self._glyphs.symbols[action.kind]
             self._raster.put(row, GUTTER + 1 + column, symbol, _GIVEBACK)

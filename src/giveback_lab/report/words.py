@@ -12,7 +12,7 @@ from giveback.text import GIB, MIB
 from giveback_lab.report.run import run_figures
 
 if TYPE_CHECKING:
-    from giveback_lab.report.run import DemoRun, Figures, MarkKind, VmName
+    from giveback_lab.report.run import DemoRun, MarkKind, VmFigures, VmName
 
 UNKNOWN = "-"
 KIND_WORDS: dict[MarkKind, str] = {
@@ -77,7 +77,7 @@ def percent_text(ratio: float | None) -> str:
     return f"{percent:+.1f} %" if percent else "0.0 %"
 
 
-def back_text(figures: Figures, back_s: float | None) -> str:
+def back_text(figures: VmFigures, back_s: float | None) -> str:
     """When some share of the returnable memory was back, or that it was not while watched."""
     if back_s is not None:
         return seconds_text(back_s)
@@ -134,7 +134,7 @@ def summary_lines(run: DemoRun) -> list[str]:
     return [line for line in lines if line]
 
 
-def _left_behind(figures: dict[VmName, Figures]) -> str:
+def _left_behind(figures: dict[VmName, VmFigures]) -> str:
     sizes: dict[VmName, int] = {
         name: f.work_end_bytes for name, f in figures.items() if f.work_end_bytes is not None
     }
@@ -146,7 +146,7 @@ def _left_behind(figures: dict[VmName, Figures]) -> str:
     return f"The {'same ' if others else ''}work left {', '.join(held)}."
 
 
-def _later(figures: dict[VmName, Figures]) -> str:
+def _later(figures: dict[VmName, VmFigures]) -> str:
     held = []
     for name, f in figures.items():
         if f.resident_now_bytes is not None:
@@ -162,7 +162,7 @@ def _for_nothing(residue_bytes: int) -> str:
     return f" ({mib_text(max(0, residue_bytes))} of it for nothing)"
 
 
-def _pace(giveback: Figures) -> str:
+def _pace(giveback: VmFigures) -> str:
     parts = []
     if giveback.half_back_s is not None:
         parts.append(f"half of what it could return was back after {giveback.half_back_s:.0f} s")

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 TEXT_LIMIT = 120
 
 
-def parse_event(line: bytes) -> protocol.Step | None:
+def parse_event(line: bytes) -> protocol.StepEvent | None:
     """Return the named step of a line of the agent's; None for any other line. Bounded."""
     event = protocol.parse(line)
-    if not isinstance(event, protocol.Step) or event.step is None:
+    if not isinstance(event, protocol.StepEvent) or event.step is None:
         return None
-    return protocol.Step(clean(event.text), clean(event.step))
+    return protocol.StepEvent(clean(event.text), clean(event.step))
 
 
 def clean(text: str, limit: int = TEXT_LIMIT) -> str:
@@ -28,7 +28,7 @@ def clean(text: str, limit: int = TEXT_LIMIT) -> str:
     return "".join(c if c.isprintable() else "?" for c in text[:limit])
 
 
-async def agent_events(socket: Path) -> AsyncIterator[protocol.Step]:
+async def agent_events(socket: Path) -> AsyncIterator[protocol.StepEvent]:
     """Yield the agent's steps as they come, until the VM ends."""
     reader, writer = await asyncio.open_unix_connection(
         str(socket), limit=protocol.LINE_LIMIT_BYTES

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from giveback_agent.policy.actions import Action
     from giveback_agent.policy.adaptive import PolicyState
     from giveback_agent.policy.observation import GuestObservation, KernelCapabilities
-    from giveback_agent.settings.table import Settings
+    from giveback_agent.settings.table import AgentSettings
 
     Decide = Callable[
-        [GuestObservation, PolicyState, Settings, KernelCapabilities],
+        [GuestObservation, PolicyState, AgentSettings, KernelCapabilities],
         tuple[tuple[Action, ...], PolicyState],
     ]
 
@@ -34,7 +34,7 @@ def without(part: str, decide: Decide) -> Decide:
     """Return `decide` without one part: the slab step, the nudge, slack steps, or the learned floor."""
 
     def partly(
-        seen: GuestObservation, state: PolicyState, settings: Settings, can: KernelCapabilities
+        seen: GuestObservation, state: PolicyState, settings: AgentSettings, can: KernelCapabilities
     ) -> tuple[tuple[Action, ...], PolicyState]:
         if part == "floor":
             state = replace(state, floor=replace(state.floor, learned_bytes=0))

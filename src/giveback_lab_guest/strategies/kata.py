@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 RETRY_S = 300.0
 
 
-class Timed:
+class KataTimed:
     """A core and when it works next."""
 
     def __init__(self, core: Core, period_s: float, now_s: float) -> None:
@@ -52,16 +52,16 @@ def serve(root: str, name: str, options: list[str], stopping: Stopping) -> None:
             core.work(stopping)
 
 
-def make(root: str, name: str, options: list[str]) -> list[Timed]:
+def make(root: str, name: str, options: list[str]) -> list[KataTimed]:
     """The cores that the strategy's name asks for. Raises KernelFileError and ValueError."""
     now_s = time.monotonic()
     cores = []
     if name in ("kata-compact", "kata-both"):
         compact = with_options(kata_compact.Rule(), _known(options, kata_compact.Rule._fields))
-        cores.append(Timed(kata_compact.Core(root, compact), compact.period_secs, now_s))
+        cores.append(KataTimed(kata_compact.Core(root, compact), compact.period_secs, now_s))
     if name in ("kata-memcg", "kata-both"):
         memcg = with_options(kata_memcg.Rule(), _known(options, kata_memcg.Rule._fields))
-        cores.append(Timed(kata_memcg.Core(root, memcg), memcg.period_secs, now_s))
+        cores.append(KataTimed(kata_memcg.Core(root, memcg), memcg.period_secs, now_s))
     return cores
 
 

@@ -55,7 +55,7 @@ class State(Record):
     compaction_ticks: int = 0
 
 
-class Step(Record):
+class WslStep(Record):
     """Reclaim `amount_bytes`, or drop the page cache where that is 0."""
 
     amount_bytes: int = 0
@@ -75,7 +75,7 @@ def begin(rule: Rule) -> State:
 
 def decide(
     rule: Rule, state: State, user_ticks: int, in_use_bytes: int, cpu_ticks_per_s: int
-) -> tuple[Step | None, State]:
+) -> tuple[WslStep | None, State]:
     """Return what to reclaim now. `cpu_ticks_per_s` is of all CPUs together."""
     looked = replace(state, window=(*state.window[1:], user_ticks))
     if rule.mode == "compact":
@@ -83,12 +83,12 @@ def decide(
     if not is_idle(rule, state, user_ticks, cpu_ticks_per_s):
         return None, replace(looked, resting=False)
     if rule.mode == "dropcache":
-        return (None if state.resting else Step()), replace(looked, resting=True)
+        return (None if state.resting else WslStep()), replace(looked, resting=True)
     resting = state.resting and in_use_bytes <= rule.high_bytes
     if resting or in_use_bytes <= rule.low_bytes:
         return None, replace(looked, resting=resting)
     amount = in_use_bytes * rule.step_percent // 100
-    return Step(amount), replace(looked, resting=in_use_bytes - amount < rule.low_bytes)
+    return WslStep(amount), replace(looked, resting=in_use_bytes - amount < rule.low_bytes)
 
 
 def is_idle(rule: Rule, state: State, user_ticks: int, cpu_ticks_per_s: int) -> bool:
@@ -144,7 +144,7 @@ def serve(root: str, name: str, options: list[str], stopping: Stopping) -> None:
             return
 
 
-def _do(root: str, step: Step) -> None:
+def _do(root: str, step: WslStep) -> None:
     if step.amount_bytes == 0:
         say("drop the page cache")
         reclaim.drop_caches(root, reclaim.DROP_PAGECACHE)

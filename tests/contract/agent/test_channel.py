@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from scripted_vmm import listening
 
-from giveback.accounting.usage import Source
+from giveback.accounting.usage import GuestSource
 from giveback.guest.protocol import AGENT_VSOCK_PORT, from_agent
 from giveback.guest.query import ask_agent, read_pages
 from giveback.vmm.base import Channel, ChannelKind, VmDescription
@@ -109,7 +109,7 @@ def is_event(name: str) -> Callable[[Message], bool]:
 def test_the_service_answers_and_obeys(guest: Guest) -> None:
     assert guest.hear(is_event("hello"))[-1]["v"] == 1
     guest.say(b'{"v": 1, "ask": "memory", "id": 1}\n')
-    told = from_agent(guest.hear(is_event("memory"))[-1], Source.AGENT)
+    told = from_agent(guest.hear(is_event("memory"))[-1], GuestSource.AGENT)
     assert told.problems == ()
     assert told.pcp_bytes
     guest.say(b'{"v": 1, "id": 2, "urgency": 2, "lease_s": 600}\n')
@@ -184,6 +184,6 @@ def test_the_host_asks_the_real_service_in_the_vmms_dialect(guest: Guest, tmp_pa
     vm = VmDescription("firecracker", "one", 1, 1 << 30, (), channels=(channel,))
     with listening(tmp_path / "v.sock", bridge(guest)):
         said = asyncio.run(ask_agent(channel, "memory", DEADLINE_S))
-        assert from_agent(said, Source.AGENT).total_bytes
+        assert from_agent(said, GuestSource.AGENT).total_bytes
         # At once after the first: the agent asks for patience, and the host has it.
         assert asyncio.run(read_pages(vm, DEADLINE_S))["pages"]

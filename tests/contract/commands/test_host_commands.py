@@ -17,7 +17,7 @@ from scripted_vmm import Api, listening, process, serving
 from scripted_vms import MIB, Agent, Endless, Garbage, Liar, vm
 
 from giveback.cli import main
-from giveback.commands._target import Target
+from giveback.commands._target import CommandTarget
 from giveback.guest.observe import observe_all
 from giveback.host import smaps
 from giveback.vmm.backends.process import ProcessBackend
@@ -367,7 +367,7 @@ class Tainted(ProcessBackend):
 def test_what_ram_is_made_of_is_measured() -> None:
     backend = ProcessBackend()
     with process("strange-vmm", memory="memfd:64:8") as found:
-        seen = asyncio.run(Target(backend, backend.describe(found.pid), None).observe())
+        seen = asyncio.run(CommandTarget(backend, backend.describe(found.pid), None).observe())
         text = smaps.read_smaps("/", found.pid)
     (ram,) = (m for m in smaps.parse_smaps(text) if m.size_bytes == 64 * MIB)
     assert seen.host is not None
@@ -380,10 +380,10 @@ def test_a_vm_gets_no_mark_where_addresses_are_not_needed() -> None:
     backend = Tainted()
     with process("strange-vmm", memory="memfd:64:8") as found:
         described = backend.describe(found.pid)
-        asyncio.run(Target(backend, described, None).observe())
+        asyncio.run(CommandTarget(backend, described, None).observe())
         asyncio.run(observe_all([(backend, described)], layout=True))
         assert backend.asked == [False, False]
-        asyncio.run(Target(backend, described, dict(Agent.said)).observe_pages())
+        asyncio.run(CommandTarget(backend, described, dict(Agent.said)).observe_pages())
     assert backend.asked == [False, False, True]
 
 

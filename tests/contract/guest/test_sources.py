@@ -18,7 +18,7 @@ from real_qemu import is_listening
 from scripted_vmm import listening
 from scripted_vms import Agent, Garbage
 
-from giveback.accounting.usage import GuestPicture, Source
+from giveback.accounting.usage import GuestPicture, GuestSource
 from giveback.errors import VmError
 from giveback.guest.protocol import AGENT_VSOCK_PORT
 from giveback.guest.query import read_guest, read_pages
@@ -55,11 +55,11 @@ def test_the_agent_over_hybrid_vsock(tmp_path: Path) -> None:
     channel = Channel(ChannelKind.HYBRID_VSOCK, path=str(path))
     with listening(path, Hybrid):
         guest = told(channel)
-    assert (guest.source, guest.total_bytes) == (Source.AGENT, 58 * MIB)
+    assert (guest.source, guest.total_bytes) == (GuestSource.AGENT, 58 * MIB)
     path.unlink()
     with listening(path, Refusing):
         guest = told(channel)
-    assert guest.source is Source.NONE
+    assert guest.source is GuestSource.NONE
     assert "not OK" in guest.problems[0]
     path.unlink()
     with listening(path, socketserver.BaseRequestHandler):
@@ -68,7 +68,7 @@ def test_the_agent_over_hybrid_vsock(tmp_path: Path) -> None:
 
 def test_vsock_that_is_not_there_is_said() -> None:
     guest = told(Channel(ChannelKind.VSOCK, cid=4_000_000_000))
-    assert guest.source is Source.NONE
+    assert guest.source is GuestSource.NONE
     assert "vsock 4000000000" in guest.problems[0]
 
 
@@ -110,13 +110,13 @@ def test_an_agent_that_does_not_answer_is_not_waited_for_as_long_as_its_pages_ta
 def test_each_source_falls_back_to_the_next(tmp_path: Path) -> None:
     agent = Channel(ChannelKind.VIRTIO_SERIAL, path=str(tmp_path / "none"))
     guest = told(agent, statistics=STATISTICS)
-    assert (guest.source, guest.age_s, guest.total_bytes) == (Source.BALLOON, 2.0, 50 * MIB)
+    assert (guest.source, guest.age_s, guest.total_bytes) == (GuestSource.BALLOON, 2.0, 50 * MIB)
     assert "no such socket" in guest.problems[0]
     path = tmp_path / "a"
     with listening(path, Garbage):
         guest = told(Channel(ChannelKind.VIRTIO_SERIAL, path=str(path)), statistics=STATISTICS)
-    assert guest.source is Source.BALLOON
-    assert told().source is Source.NONE
+    assert guest.source is GuestSource.BALLOON
+    assert told().source is GuestSource.NONE
 
 
 class LyingGuestAgent(socketserver.StreamRequestHandler):
@@ -151,14 +151,14 @@ def test_a_guest_agent_that_lies_is_that_vm_s_fault(
     path = tmp_path / "qga"
     with listening(path, agent):
         guest = told(Channel(ChannelKind.QEMU_GUEST_AGENT, path=str(path)))
-    assert guest.source is Source.NONE
+    assert guest.source is GuestSource.NONE
     assert words in guest.problems[0]
 
 
 @pytest.mark.parametrize("path", ["/no\0such", "/" + "d" * 200 + "/no\0such", "/s\ud800"])
 def test_a_socket_that_no_file_can_be_called_is_that_vm_s_fault(path: str) -> None:
     guest = told(Channel(ChannelKind.HYBRID_VSOCK, path=path))
-    assert guest.source is Source.NONE
+    assert guest.source is GuestSource.NONE
     assert guest.problems
 
 
@@ -189,7 +189,7 @@ def guest_agent(tmp_path: Path) -> Iterator[Path]:
 def test_the_real_qemu_guest_agent(guest_agent: Path) -> None:
     guest = told(Channel(ChannelKind.QEMU_GUEST_AGENT, path=str(guest_agent)))
     assert guest.problems == ()
-    assert guest.source is Source.GUEST_AGENT
+    assert guest.source is GuestSource.GUEST_AGENT
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert guest.total_bytes is not None
     assert abs(guest.total_bytes - total) < 64 * MIB

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from giveback.manager.settings.load import Settings, from_bytes
+from giveback.manager.settings.load import DaemonSettings, from_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,7 +184,7 @@ class Host:
         temporary.write_text("\n".join(lines) + "\n")
         temporary.replace(path)
 
-    def settings(self, more: str = "") -> Settings:
+    def settings(self, more: str = "") -> DaemonSettings:
         """Settings whose files are all in the test's folder."""
         text = f'[daemon]\nsocket = "{self.folder}/api.sock"\nstate = "{self.folder}/state"\n{more}'
         return from_bytes(text.encode(), "test")

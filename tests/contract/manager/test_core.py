@@ -12,7 +12,7 @@ from scripted_guests import GIB, MIB, Host, until
 
 from giveback.errors import InputError, VmError
 from giveback.manager.daemon import Daemon
-from giveback.manager.model import Action, DaemonStatus, VmCondition, VmStatus
+from giveback.manager.model import DaemonStatus, ManagerAction, VmCondition, VmStatus
 
 
 class Recorded:
@@ -21,10 +21,10 @@ class Recorded:
     problems: tuple[str, ...] = ()
 
     def __init__(self) -> None:
-        self.actions: list[Action] = []
+        self.actions: list[ManagerAction] = []
         self.statuses: list[DaemonStatus] = []
 
-    def action(self, action: Action) -> None:
+    def action(self, action: ManagerAction) -> None:
         self.actions.append(action)
 
     def status(self, status: DaemonStatus) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from giveback.accounting.diagnosis import Severity, findings, remedies
 from giveback.accounting.observation import Observation
-from giveback.accounting.usage import NO_GUEST, GuestPicture, HostPicture, Source
+from giveback.accounting.usage import NO_GUEST, GuestPicture, GuestSource, HostPicture
 from giveback.guest.observe import make_ledger
 from giveback.host.facts import THP, HostFacts, read_facts
 from giveback.vmm.base import (
@@ -27,7 +27,7 @@ GOOD = Capabilities(Answer.YES, Answer.YES, statistics=Answer.YES)
 VM = VmDescription("qemu", "one", 1, GIB, (RamBlock("ram", GIB),), GOOD)
 STATE = VmState(running=True, ram_bytes=GIB, reporting_negotiated=Answer.YES)
 GUEST = GuestPicture(
-    source=Source.AGENT,
+    source=GuestSource.AGENT,
     age_s=0.0,
     total_bytes=950 * MIB,
     free_bytes=600 * MIB,

@@ -10,8 +10,8 @@ from giveback.accounting.ledger import NEEDED, RESIDUE, Basis, Key, join
 from giveback.accounting.usage import (
     NO_GUEST,
     GuestPicture,
+    GuestSource,
     HostPicture,
-    Source,
     checked,
     from_balloon,
     from_kernel_files,
@@ -42,7 +42,7 @@ HOSTS = st.builds(
 )
 GUESTS = st.builds(
     GuestPicture,
-    source=st.sampled_from(Source),
+    source=st.sampled_from(GuestSource),
     age_s=st.none() | st.floats(0, 200),
     free_by_order=st.lists(AMOUNT, max_size=11).map(tuple),
     report_order=st.none() | st.integers(0, 12),
@@ -96,7 +96,7 @@ def test_rows_sum_exactly_whatever_is_said(
 
 def a_guest(**changes: object) -> GuestPicture:
     base: dict[str, object] = {
-        "source": Source.AGENT,
+        "source": GuestSource.AGENT,
         "age_s": 0.0,
         "total_bytes": 1900 * MIB,
         "free_bytes": 1200 * MIB,
@@ -237,14 +237,14 @@ def test_lies_are_refused_with_their_number(lie: dict[str, object]) -> None:
 
 @given(st.binary(max_size=300), st.none() | st.binary(max_size=300))
 def test_any_bytes_make_a_picture(meminfo: bytes, buddyinfo: bytes | None) -> None:
-    guest = from_kernel_files(meminfo, buddyinfo, Source.GUEST_AGENT)
+    guest = from_kernel_files(meminfo, buddyinfo, GuestSource.GUEST_AGENT)
     ledger = join(HostPicture(GIB), guest, 2 * GIB)
     assert sum(row.ram_bytes for row in ledger.rows) == 2 * GIB
 
 
 def test_this_machine_s_own_files_make_a_picture() -> None:
     with open("/proc/meminfo", "rb") as memory, open("/proc/buddyinfo", "rb") as buddy:  # noqa: PTH123
-        guest = from_kernel_files(memory.read(), buddy.read(), Source.FILE)
+        guest = from_kernel_files(memory.read(), buddy.read(), GuestSource.FILE)
     assert guest.problems == ()
     assert guest.trapped_bytes is not None
     assert guest.reportable_bytes is not None

@@ -13,7 +13,7 @@ from giveback.accounting.reporting import (
     reporting_of,
     vmm_takes_reports,
 )
-from giveback.accounting.usage import GuestPicture, HostPicture, Source, from_kernel_files
+from giveback.accounting.usage import GuestPicture, GuestSource, HostPicture, from_kernel_files
 from giveback.guest.observe import make_ledger
 from giveback.vmm.base import Answer, Capabilities, VmDescription, VmState
 from giveback_kernel.page_reporting import UNSET
@@ -35,7 +35,7 @@ def order(
     parameter: int | None, *, huge_kib: int | None = 2048, buddy: bytes = BUDDYINFO
 ) -> int | None:
     text = MEMINFO + (b"" if huge_kib is None else b"Hugepagesize: %d kB\n" % huge_kib)
-    guest = from_kernel_files(text, buddy, Source.AGENT, report_order=parameter)
+    guest = from_kernel_files(text, buddy, GuestSource.AGENT, report_order=parameter)
     assert guest.problems == ()
     return guest.report_order
 
@@ -61,7 +61,7 @@ def test_the_ledger_and_the_word_agree(
     vm = VmDescription("qemu", "one", 1, 64 * MIB, (), Capabilities(offered, balloon))
     state = VmState(reporting_negotiated=negotiated)
     guest = GuestPicture(
-        Source.AGENT,
+        GuestSource.AGENT,
         0.0,
         64 * MIB,
         32 * MIB,

@@ -45,7 +45,7 @@ def test_the_agent_reads_each_request(what: str, level: int, lease_s: float) -> 
 @given(st.text(max_size=300), st.text(max_size=300))
 def test_what_the_agent_writes_is_read(step: str, text: str) -> None:
     event = protocol.parse(json_lines.line_of({"event": "step", "step": step, "text": text}))
-    assert isinstance(event, protocol.Step)
+    assert isinstance(event, protocol.StepEvent)
     assert event.text.isprintable()
     assert event.step is not None
     assert event.step.isprintable()
@@ -68,7 +68,7 @@ def test_parts_of_pages() -> None:
 @pytest.mark.parametrize("key", ["step", "text"])
 def test_a_step_whose_words_are_no_text_is_none(key: str) -> None:
     assert protocol.parse(line(event="step", **{key: 5})) is None
-    assert protocol.parse(line(event="step")) == protocol.Step("")
+    assert protocol.parse(line(event="step")) == protocol.StepEvent("")
 
 
 @given(st.dictionaries(st.text(max_size=9), PLAIN | st.lists(PLAIN, max_size=3), max_size=5))
@@ -86,7 +86,7 @@ def test_a_line_of_the_agents_longest_is_read_and_a_longer_one_is_not() -> None:
     short = line(event="memory", id=1, meminfo="")
     longest = line(event="memory", id=1, meminfo="x" * (protocol.LINE_LIMIT_BYTES - len(short)))
     assert len(longest) == protocol.LINE_LIMIT_BYTES
-    assert isinstance(protocol.parse(longest), protocol.Memory)
+    assert isinstance(protocol.parse(longest), protocol.MemoryReport)
     assert protocol.parse(longest + b" ") is None
 
 
@@ -143,7 +143,7 @@ def test_a_session_takes_no_pages_for_the_answer_that_is_out() -> None:
     owner, before, after = asyncio.run(converse())
     assert (before, after) == (True, False)
     assert owner.words == ["answer to nothing asked"]
-    assert [type(event) for event in owner.events] == [protocol.Memory]
+    assert [type(event) for event in owner.events] == [protocol.MemoryReport]
 
 
 def test_the_protocol_is_known_in_one_module() -> None:

@@ -25,13 +25,13 @@ SAID = st.dictionaries(
 @given(st.binary(max_size=200) | SAID.map(lambda said: json.dumps(said).encode()))
 def test_no_line_does_harm(line: bytes) -> None:
     event = protocol.parse(line)
-    if isinstance(event, protocol.Hello | protocol.Step):
+    if isinstance(event, protocol.Hello | protocol.StepEvent):
         text = event.agent if isinstance(event, protocol.Hello) else event.text
         assert len(text) < 2000
         assert text.isprintable()
     elif isinstance(event, protocol.Taken):
         assert 0 <= event.lease_s <= 86_400
-    elif isinstance(event, protocol.Refused):
+    elif isinstance(event, protocol.AskRefused):
         assert event.retry_s is None or 0 <= event.retry_s <= 60
 
 
@@ -40,13 +40,13 @@ def test_each_event_is_understood() -> None:
         return protocol.parse(json.dumps({"v": 1, **said}).encode())
 
     assert of(event="hello", agent="0.1") == protocol.Hello("0.1")
-    assert of(event="step", step="idle", text="waits\n") == protocol.Step("waits\\n", "idle")
+    assert of(event="step", step="idle", text="waits\n") == protocol.StepEvent("waits\\n", "idle")
     assert of(event="urgency", id=7, urgency=2, lease_s=60.0) == protocol.Taken(7, 2, 60.0)
-    assert of(event="error", id=7, ask="memory", text="no", retry_s=0.2) == protocol.Refused(
+    assert of(event="error", id=7, ask="memory", text="no", retry_s=0.2) == protocol.AskRefused(
         7, "no", 0.2
     )
     memory = of(event="memory", id=7, meminfo="x")
-    assert isinstance(memory, protocol.Memory)
+    assert isinstance(memory, protocol.MemoryReport)
     assert memory.id == 7
     # Its objects take much more than its line: they are not to be kept.
     assert json.loads(memory.line) == memory.said

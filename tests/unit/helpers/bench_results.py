@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import settings
 
-from giveback_lab.bench.model import Cell, CellResult, Counters, Mark, Sample, VmCourse
+from giveback_lab.bench.model import Cell, CellMark, CellResult, CellSample, Counters, VmCourse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -151,13 +151,13 @@ def make_course(
     work_s = plan.work_s * shape.slow * drift * rng.gauss(1.0, 0.004)
     end_s = begin_s + work_s
     reread_s = (3.0 if shape.keeps_hot else 10.5) * drift * rng.gauss(1, 0.01) if plan.hot else None
-    marks = [Mark("work", begin_s, end_s)]
+    marks = [CellMark("work", begin_s, end_s)]
     now_s = end_s
     for phase, length_s in plan.phases:
-        marks.append(Mark(phase, now_s, now_s + length_s))
+        marks.append(CellMark(phase, now_s, now_s + length_s))
         now_s += length_s
     if reread_s is not None:
-        marks.append(Mark("reread", now_s, now_s + reread_s))
+        marks.append(CellMark("reread", now_s, now_s + reread_s))
         now_s += reread_s
     last_s = max(now_s, span_s[1] if begin_s or "three" in work else now_s)
     samples = _samples(plan, shape, marks, last_s, rng)
@@ -178,8 +178,8 @@ def make_course(
 
 
 def _samples(
-    plan: Work, shape: Shape, marks: Sequence[Mark], last_s: float, rng: random.Random
-) -> tuple[Sample, ...]:
+    plan: Work, shape: Shape, marks: Sequence[CellMark], last_s: float, rng: random.Random
+) -> tuple[CellSample, ...]:
     begin_s, end_s = marks[0].begin_s, marks[0].end_s
     dropped_s = next((m.begin_s for m in marks if m.name == "drop"), None)
     cleaned_s = next((m.begin_s for m in marks if m.name == "clean"), None)
@@ -207,7 +207,7 @@ def _samples(
         extra = shape.cpu_s * min(1.0, max(0.0, t_s - begin_s) / (last_s - begin_s))
         non_free = None if tick % 37 == 36 else int(used * scale * MIB)
         samples.append(
-            Sample(t_s, resident, 20 + 1.7 * cpu_s * scale + 0.6 * extra,
+            CellSample(t_s, resident, 20 + 1.7 * cpu_s * scale + 0.6 * extra,
                    4 + 0.2 * cpu_s * scale + 0.4 * extra, non_free, None)
         )  # fmt: skip
     return tuple(samples)

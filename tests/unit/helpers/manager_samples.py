@@ -7,12 +7,12 @@ from typing import Any
 
 from giveback.host.memory import HostView
 from giveback.manager.model import (
-    Action,
     ActionKind,
     Ask,
     DaemonStatus,
     Decision,
     Lease,
+    ManagerAction,
     VmCondition,
     VmStatus,
 )
@@ -48,9 +48,9 @@ def vm_status(name: str = "web", pid: int = 100, **changes: Any) -> VmStatus:  #
     return replace(healthy, **changes)
 
 
-def action(number: int = 1, vm: str = "qemu/web/100", **changes: Any) -> Action:  # noqa: ANN401
+def action(number: int = 1, vm: str = "qemu/web/100", **changes: Any) -> ManagerAction:  # noqa: ANN401
     """Something that was asked and came back."""
-    made = Action(
+    made = ManagerAction(
         id=number,
         wall_s=WALL_S,
         vm=vm,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from giveback.accounting.observation import Observation
-from giveback.accounting.usage import GuestPicture, HostPicture, Source
+from giveback.accounting.usage import GuestPicture, GuestSource, HostPicture
 from giveback.guest.observe import make_ledger
 from giveback.vmm.base import Answer, Capabilities, RamBlock, VmDescription, VmState
 
 MIB, GIB = 1 << 20, 1 << 30
 GUEST = GuestPicture(
-    source=Source.AGENT,
+    source=GuestSource.AGENT,
     age_s=0.0,
     total_bytes=950 * MIB,
     free_bytes=600 * MIB,

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from giveback.text import MIB
-from giveback_lab.report.run import MARK_KINDS, DemoRun, Mark, Sample, VmRun, WorkPhase
+from giveback_lab.report.run import MARK_KINDS, DemoRun, RunMark, RunSample, VmRun, WorkPhase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,10 +71,10 @@ def _at(points: Sequence[tuple[float, float]], t_s: float) -> float:
 
 def _samples(
     resident: Sequence[tuple[float, float]], non_free: Sequence[tuple[float, float]], seed: int
-) -> tuple[Sample, ...]:
+) -> tuple[RunSample, ...]:
     noise = random.Random(seed)
     return tuple(
-        Sample(
+        RunSample(
             t_s=t + noise.uniform(0, 0.05),
             resident_bytes=max(0, int((_at(resident, t) + noise.uniform(-3, 3)) * MIB)),
             non_free_bytes=None if t < -8 else int(_at(non_free, t) * MIB),
@@ -87,19 +87,19 @@ def _samples(
     )
 
 
-def _giveback_marks() -> tuple[Mark, ...]:
+def _giveback_marks() -> tuple[RunMark, ...]:
     reclaims = [
-        Mark(121.0 + 1.5 * i, "giveback", "reclaim", f"reclaim 64 MiB: cold cache, {i}")
+        RunMark(121.0 + 1.5 * i, "giveback", "reclaim", f"reclaim 64 MiB: cold cache, {i}")
         for i in range(8)
     ]
     return (
-        *(Mark(p.start_s, "giveback", "work-phase", p.name) for p in PHASES),
+        *(RunMark(p.start_s, "giveback", "work-phase", p.name) for p in PHASES),
         *reclaims,
-        Mark(133.0, "giveback", "compact", "compact: 412 MiB is free but trapped"),
-        Mark(137.0, "giveback", "report", "report: nudged with 60 MiB"),
-        Mark(140.0, "giveback", "deep", "lower the report order to 5: idle"),
-        Mark(160.0, "giveback", "deep", "lower the report order to 0: idle"),
-        Mark(190.0, "giveback", "restore", "report order 9: the pass ended"),
+        RunMark(133.0, "giveback", "compact", "compact: 412 MiB is free but trapped"),
+        RunMark(137.0, "giveback", "report", "report: nudged with 60 MiB"),
+        RunMark(140.0, "giveback", "deep", "lower the report order to 5: idle"),
+        RunMark(160.0, "giveback", "deep", "lower the report order to 0: idle"),
+        RunMark(190.0, "giveback", "restore", "report order 9: the pass ended"),
     )
 
 
@@ -185,13 +185,13 @@ _SIZES = st.integers(0, 64 << 30)
 _TIMES = st.floats(-300, 5000)
 _TOLD = st.none() | _SIZES
 _SAMPLES = st.lists(
-    st.builds(Sample, _TIMES, _SIZES, _TOLD, _TOLD, _TOLD, _TOLD, _TOLD), max_size=12
+    st.builds(RunSample, _TIMES, _SIZES, _TOLD, _TOLD, _TOLD, _TOLD, _TOLD), max_size=12
 )
 
 
 def _vms(name: VmName) -> st.SearchStrategy[VmRun]:
     marks = st.lists(
-        st.builds(Mark, _TIMES, st.just(name), st.sampled_from(MARK_KINDS), _TEXT), max_size=12
+        st.builds(RunMark, _TIMES, st.just(name), st.sampled_from(MARK_KINDS), _TEXT), max_size=12
     )
     phases = st.lists(st.builds(WorkPhase, _TEXT, _TIMES, st.none() | _TIMES), max_size=8)
     return st.builds(

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giveback.errors import InputError, VmError
-from giveback.host.memory import PAGE_BYTES, Group, HostView, parse_stat, read_host_view
+from giveback.host.memory import PAGE_BYTES, ControlGroup, HostView, parse_stat, read_host_view
 
 MIB, GIB = 1 << 20, 1 << 30
 MEMINFO = """MemTotal:       16777216 kB
@@ -205,6 +205,6 @@ def test_available_lies_within_the_limit_whatever_the_kernel_says(
     limit: int, used: int, stat: bytes
 ) -> None:
     parsed = parse_stat(stat + b"\ninactive_file 99999999999999\nfile_dirty 5\n")
-    available = Group(limit, used, parsed).available_bytes
+    available = ControlGroup(limit, used, parsed).available_bytes
     assert available is not None
     assert 0 <= available <= limit

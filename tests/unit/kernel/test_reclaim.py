@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from giveback_kernel import files, reclaim
 from giveback_kernel.errors import KernelFileError
-from giveback_kernel.reclaim import ReclaimResult
+from giveback_kernel.reclaim import RequestResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,29 +59,29 @@ def kernel(answer: Callable[[str], int | None], asked: list[str]) -> Callable[..
 @pytest.mark.parametrize(
     ("answer", "or_without", "expected", "requests"),
     [
-        (lambda _: None, False, ReclaimResult(reclaim.DONE, None, True), 1),
-        (lambda _: errno.EAGAIN, True, ReclaimResult(reclaim.PARTIAL, errno.EAGAIN, True), 1),
+        (lambda _: None, False, RequestResult(reclaim.DONE, None, True), 1),
+        (lambda _: errno.EAGAIN, True, RequestResult(reclaim.PARTIAL, errno.EAGAIN, True), 1),
         (
             lambda text: errno.EINVAL if "swappiness" in text else None,
             True,
-            ReclaimResult(reclaim.DONE, None, False),
+            RequestResult(reclaim.DONE, None, False),
             2,
         ),
         (
             lambda text: errno.EINVAL if "swappiness" in text else None,
             False,
-            ReclaimResult(reclaim.SWAPPINESS_REFUSED, errno.EINVAL, True),
+            RequestResult(reclaim.SWAPPINESS_REFUSED, errno.EINVAL, True),
             1,
         ),
-        (lambda _: errno.EINVAL, True, ReclaimResult(reclaim.FAILED, errno.EINVAL, False), 2),
-        (lambda _: errno.ENODEV, True, ReclaimResult(reclaim.GONE, errno.ENODEV, True), 1),
-        (lambda _: errno.EINTR, True, ReclaimResult(reclaim.INTERRUPTED, errno.EINTR, True), 1),
+        (lambda _: errno.EINVAL, True, RequestResult(reclaim.FAILED, errno.EINVAL, False), 2),
+        (lambda _: errno.ENODEV, True, RequestResult(reclaim.GONE, errno.ENODEV, True), 1),
+        (lambda _: errno.EINTR, True, RequestResult(reclaim.INTERRUPTED, errno.EINTR, True), 1),
     ],
 )
 def test_asking(
     answer: Callable[[str], int | None],
     or_without: bool,
-    expected: ReclaimResult,
+    expected: RequestResult,
     requests: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 from giveback_lab_guest import bench, bench_files, bench_hogs
 from giveback_lab_guest.bench_build import Build
 from giveback_lab_guest.bench_database import Database
-from giveback_lab_guest.bench_files import Files, Tree
+from giveback_lab_guest.bench_files import Files, FileTree
 
 MIB = 1 << 20
 RAM = 64 * MIB
@@ -59,7 +59,7 @@ def test_files_keep_the_hot_half_and_the_archive(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_tree(tmp_path: Path) -> None:
-    first, same, other = (Tree(str(tmp_path), 8 * MIB, seed) for seed in (1, 1, 2))
+    first, same, other = (FileTree(str(tmp_path), 8 * MIB, seed) for seed in (1, 1, 2))
     assert first.files == same.files != other.files
     assert sum(size for _, size in first.files) == sum(size for _, size in other.files) == 8 * MIB
 

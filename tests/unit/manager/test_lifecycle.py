@@ -10,7 +10,7 @@ import pytest
 from giveback.errors import InputError
 from giveback.manager.daemon import Daemon
 from giveback.manager.decide.arbiter import ArbiterState
-from giveback.manager.decide.forecast import Look
+from giveback.manager.decide.forecast import ForecastSample
 from giveback.manager.lifecycle import make_folder_of, take_settings
 from giveback.manager.settings.load import from_bytes
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from giveback.manager.settings.load import Settings
+    from giveback.manager.settings.load import DaemonSettings
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def _level() -> Iterator[None]:
     logging.getLogger().setLevel(before)
 
 
-def settings_of(folder: Path, more: str) -> Settings:
+def settings_of(folder: Path, more: str) -> DaemonSettings:
     (folder / "a.toml").write_text(more)
     return from_bytes(more.encode(), "test")
 
@@ -54,7 +54,7 @@ def test_a_host_that_cannot_be_read_is_refused(daemon: Daemon, tmp_path: Path) -
 
 
 def test_no_trend_leads_from_one_host_to_another(daemon: Daemon, tmp_path: Path) -> None:
-    seen = ArbiterState(2, (Look(1.0, 1 << 36), Look(2.0, 1 << 36)), (2.0, 5))
+    seen = ArbiterState(2, (ForecastSample(1.0, 1 << 36), ForecastSample(2.0, 1 << 36)), (2.0, 5))
     daemon._arbitration._state = seen
     daemon.reload(settings_of(tmp_path, '[host]\nshort = "5%"\n'))
     assert daemon._arbitration._state == seen

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from agent_guest import MIB, SOON, AgentGuest, agent_guest
 
-from giveback_agent.settings.table import Settings
+from giveback_agent.settings.table import AgentSettings
 from giveback_lab.vms.vm import VmSpec
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from giveback_lab.vms.lab import Lab
 
 RAM_BYTES = 768 * MIB
-FLOOR_BYTES = Settings().cache_floor_bytes
+FLOOR_BYTES = AgentSettings().cache_floor_bytes
 LOOKS = 4
 
 

@@ -30,7 +30,7 @@ from agent_guest import (
 
 from giveback_agent.release import percpu_lists
 from giveback_agent.service.pass_log import CLASSIC_LINE
-from giveback_agent.settings.table import Settings
+from giveback_agent.settings.table import AgentSettings
 from giveback_lab.vms.vm import VmSpec
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from giveback_lab.vms.lab import Lab
 
 RAM_BYTES = 768 * MIB
-FLOOR_BYTES = Settings().cache_floor_bytes
+FLOOR_BYTES = AgentSettings().cache_floor_bytes
 SCALE = 0.6
 # The figure that the service promises for an idle guest; how soon is for the benchmark to say.
 RESIDUE_BYTES = 40 * MIB

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from giveback_lab.bench import works
 from giveback_lab.bench.analysis.metrics import mark
 from giveback_lab.bench.model import Cell, CellResult
-from giveback_lab.bench.run.cell import Setting
-from giveback_lab.bench.run.runner import Job, run_all, to_do
+from giveback_lab.bench.run.cell import CellSetting
+from giveback_lab.bench.run.runner import CellJob, run_all, to_do
 from giveback_lab.bench.run.store import Store
 from giveback_lab.bench.strategies import STRATEGIES
 from giveback_lab.images.image import build_image
@@ -42,9 +42,9 @@ def test_two_cells_overlap_and_are_stored_whole(lab: Lab, accel: Accel, tmp_path
     # What needs no compiler needs no disk with one.
     few = replace(works.EXTRAS, packages=(), sources=())
     guests = Lab(lab.kernel, lab.emulator, build_image(lab.kernel, few))
-    setting = Setting(guests, accel.name, 2, 1, tmp_path / "logs")
+    setting = CellSetting(guests, accel.name, 2, 1, tmp_path / "logs")
     jobs = [
-        Job(
+        CellJob(
             Cell("6.12", MEM_BYTES, work, name, 1),
             works.shortened(works.WORKS[work], IDLE_S), STRATEGIES[name], setting,
         )

@@ -21,7 +21,7 @@ from giveback.manager.decide.allocation import (
     sane,
     still_expected,
 )
-from giveback.manager.decide.forecast import Look
+from giveback.manager.decide.forecast import ForecastSample
 from giveback.manager.model import Ask, Decision, GuestView
 from giveback.text import MIB, size
 
@@ -58,7 +58,7 @@ class ArbiterState:
     """What the arbiter remembers between looks. Begin with `ArbiterState()`."""
 
     urgency: int = 0
-    looks: tuple[Look, ...] = ()
+    looks: tuple[ForecastSample, ...] = ()
     swap_in: tuple[float, int] | None = None
     """When, and how much had been swapped in since boot."""
     lower_since_s: float | None = None
@@ -93,7 +93,7 @@ def decide(
         # Times that lie ahead of now are of another clock: nothing is waited for because of them.
         state, asked = ArbiterState(urgency=state.urgency), {}
     marks = marks_of(host.total_bytes, settings)
-    looks = forecast.keep((*state.looks, Look(host.at_s, host.available_bytes)))
+    looks = forecast.keep((*state.looks, ForecastSample(host.at_s, host.available_bytes)))
     slope = forecast.slope_bytes_per_s(looks, noise_bytes=host.total_bytes // 200)
     trouble_in_s = forecast.seconds_until(host.available_bytes, marks.critical_bytes, slope)
     swap_rate = _swap_in_rate(host, state)

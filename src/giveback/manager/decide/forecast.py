@@ -25,20 +25,20 @@ FARTHEST_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ForecastSample:
     """Available memory at a time."""
 
     at_s: float
     available_bytes: int
 
 
-def keep(looks: Sequence[Look]) -> tuple[Look, ...]:
+def keep(looks: Sequence[ForecastSample]) -> tuple[ForecastSample, ...]:
     """The looks that count: the last ones, in order of time, none older than WINDOW_S."""
     last_s = looks[-1].at_s
     return tuple(look for look in looks[-_LOOKS_LIMIT:] if last_s - look.at_s <= WINDOW_S)
 
 
-def slope_bytes_per_s(looks: Sequence[Look], noise_bytes: int = 0) -> float:
+def slope_bytes_per_s(looks: Sequence[ForecastSample], noise_bytes: int = 0) -> float:
     """How available memory changes; 0 where too few looks tell, or the change is within the noise."""
     if len(looks) < _LEAST_LOOKS:
         return 0.0

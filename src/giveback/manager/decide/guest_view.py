@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from giveback.accounting.ledger import RESIDUE, Key
-from giveback.accounting.usage import Source
+from giveback.accounting.usage import GuestSource
 from giveback.manager.devices import rules
 from giveback.manager.model import GuestView
 
@@ -60,7 +60,7 @@ def view_of(
         warm_bytes=warm,
         floor_bytes=settings.floor_bytes,
         weight=settings.weight,
-        fresh=_is_fresh(seen) and not (is_hostile and seen.guest.source is Source.AGENT),
+        fresh=_is_fresh(seen) and not (is_hostile and seen.guest.source is GuestSource.AGENT),
         hears_urgency=hears,
         pressed=is_pressed(guest),
         reliability=reliability,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from giveback.accounting.diagnosis import Finding
-    from giveback.manager.model import Action
+    from giveback.manager.model import ManagerAction
 
 GRACE_S = 30.0
 """A pass of the guest's page reporting takes about that long: docs/deep-report.md."""
@@ -25,7 +25,7 @@ _DELIVERED = 0.8
 class Promise:
     """What a VM was asked for, to be looked at when its time is over."""
 
-    action: Action
+    action: ManagerAction
     before_bytes: int
     due_s: float
     latest_s: float
@@ -40,7 +40,7 @@ class Trust:
     failures: int = 0
 
 
-def promised(action: Action, resident_bytes: int, now_s: float) -> Promise:
+def promised(action: ManagerAction, resident_bytes: int, now_s: float) -> Promise:
     """What was just asked for."""
     return Promise(action, resident_bytes, now_s + GRACE_S, now_s + 3 * GRACE_S)
 
@@ -59,7 +59,7 @@ def raised(promise: Promise, goal_bytes: int, resident_bytes: int, now_s: float)
     return replace(promise, action=replace(promise.action, expected_bytes=expected), due_s=due_s)
 
 
-def added(promise: Promise, step: Action, now_s: float) -> Promise:
+def added(promise: Promise, step: ManagerAction, now_s: float) -> Promise:
     """The promise after another step of the same kind, before what the last one brought is known."""
     expected = promise.action.expected_bytes + step.expected_bytes
     action = replace(promise.action, expected_bytes=expected, reason=step.reason)

@@ -18,7 +18,7 @@ from giveback.manager.decide.promises import Trust
 if TYPE_CHECKING:
     from giveback.manager.decide.allocation import Asked
     from giveback.manager.decide.promises import Promise
-    from giveback.manager.model import Action
+    from giveback.manager.model import ManagerAction
 
 
 class ReclaimRequest:
@@ -113,18 +113,20 @@ class ReclaimRequest:
 
     # What is expected.
 
-    def expect(self, action: Action, resident_bytes: int, now_s: float) -> None:
+    def expect(self, action: ManagerAction, resident_bytes: int, now_s: float) -> None:
         """Expect what this action asked for, from what the process holds now."""
         self.promise = promises.promised(action, resident_bytes, now_s)
 
-    def expect_more(self, goal_bytes: int, resident_bytes: int, now_s: float) -> Action | None:
+    def expect_more(
+        self, goal_bytes: int, resident_bytes: int, now_s: float
+    ) -> ManagerAction | None:
         """Raise what is expected, if something is: return the action as it is now."""
         if self.promise is None:
             return None
         self.promise = promises.raised(self.promise, goal_bytes, resident_bytes, now_s)
         return self.promise.action
 
-    def expect_step(self, step: Action, now_s: float) -> Action | None:
+    def expect_step(self, step: ManagerAction, now_s: float) -> ManagerAction | None:
         """Add another step of the device whose steps are expected: return the action as it is now."""
         if self.promise is None or self.promise.action.kind is not step.kind:
             return None
@@ -133,7 +135,7 @@ class ReclaimRequest:
 
     # What came of it.
 
-    def judge(self, resident_bytes: int, now_s: float) -> tuple[Action, int] | None:
+    def judge(self, resident_bytes: int, now_s: float) -> tuple[ManagerAction, int] | None:
         """Return what was expected and the bytes that came, once that can be judged; else None."""
         promise = self.promise
         if promise is None or not promises.is_due(promise, resident_bytes, now_s):

@@ -18,7 +18,7 @@ from giveback.errors import VmError
 from giveback.host.procs import start_ticks
 from giveback.manager.devices import rules
 from giveback.manager.devices.leases import LeaseStore, file_name
-from giveback.manager.model import Action, ActionKind, Lease, key_of
+from giveback.manager.model import ActionKind, Lease, ManagerAction, key_of
 from giveback.text import MIB, size
 from giveback.vmm.backends.libvirt import URI
 from giveback.vmm.control.address import control_at, control_of
@@ -132,7 +132,7 @@ class Fallbacks:
         """Whether something is held of this VM: it is then to be looked at often."""
         return bool(self._of(key_of(vm)))
 
-    async def recover(self) -> tuple[Action, ...]:
+    async def recover(self) -> tuple[ManagerAction, ...]:
         """Deflate what a killed manager left. Call at the start, before anything else, and every
         ten seconds or so: what a held monitor kept from being let go of is tried again."""
         if not self._is_loaded:
@@ -147,17 +147,17 @@ class Fallbacks:
             unseen_s = now_s - max(self._vm(held.lease.vm).seen_at_s, held.since_s)
             if not held.letting_go and unseen_s > rules.STALE_S:
                 held.letting_go = "nobody looks after the VM any more"
-        done: list[Action] = []
+        done: list[ManagerAction] = []
         await self._let_go_of_all(done)
         return tuple(done)
 
-    async def release_all(self, deadline_s: float) -> tuple[Action, ...]:
+    async def release_all(self, deadline_s: float) -> tuple[ManagerAction, ...]:
         """Let go of everything, side by side, within `deadline_s`; what could not be stays on disk.
 
         Nothing is taken from now on. A step that is under way ends first, and what it took goes, too.
         """
         self._is_ending = True
-        done: list[Action] = []
+        done: list[ManagerAction] = []
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def one(key: str) -> None:
@@ -174,7 +174,7 @@ class Fallbacks:
                 await asyncio.gather(*map(one, keys))
         return tuple(done)
 
-    async def _let_go_of_all(self, done: list[Action]) -> None:
+    async def _let_go_of_all(self, done: list[ManagerAction]) -> None:
         """Every lease that is due, side by side; `done` grows as they are."""
         gate = asyncio.Semaphore(_AT_ONCE)
 
@@ -189,7 +189,7 @@ class Fallbacks:
 
     async def ease(
         self, vm: VmDescription, state: VmState, guest: GuestPicture, settings: Wanted
-    ) -> Action | None:
+    ) -> ManagerAction | None:
         """Let go at once where the guest runs short, froze, or nothing asks any more.
 
         To be called at every sample of a VM that has a lease or that the settings ask this for: the
@@ -215,7 +215,7 @@ class Fallbacks:
         guest: GuestPicture,
         goal_bytes: int,
         settings: Wanted,
-    ) -> Action | None:
+    ) -> ManagerAction | None:
         """Take one small step towards `goal_bytes` more, where the rules allow it; None: nothing
         was taken. Eases first. With a goal of 0 what is held is kept; a lease that is not stepped
         for a while is let go of.
@@ -266,7 +266,7 @@ class Fallbacks:
 
     async def _step(
         self, vm: VmDescription, known: _Vm, goal_bytes: int, settings: Wanted
-    ) -> Action | None:
+    ) -> ManagerAction | None:
         numbers = known.watch.numbers
         if numbers is None or rules.not_yet(known.watch, self._clock()):
             return None
@@ -298,7 +298,7 @@ class Fallbacks:
 
     async def _take(
         self, vm: VmDescription, known: _Vm, control: Control, choice: _Choice, taken_bytes: int
-    ) -> Action | None:
+    ) -> ManagerAction | None:
         """Write the lease, then tell the device. Raises GivebackError; the lease is then let go of."""
         ticks = start_ticks(self._root, vm.pid)
         if ticks is None or self._is_ending:
@@ -334,7 +334,7 @@ class Fallbacks:
 
     async def _give_up(
         self, known: _Vm, control: Control, held: _Held, choice: _Choice
-    ) -> Action | None:
+    ) -> ManagerAction | None:
         """Where the guest will not give what it was told to, ask for no more than it gave."""
         if not rules.is_stuck(known.watch, self._clock()):
             return None
@@ -352,7 +352,7 @@ class Fallbacks:
 
     async def _ease(
         self, key: str, known: _Vm, state: VmState, guest: GuestPicture
-    ) -> Action | None:
+    ) -> ManagerAction | None:
         now_s = known.seen_at_s = self._clock()
         numbers = rules.numbers_of(state, guest, now_s, time.time())
         known.watch = rules.noted(known.watch, numbers, now_s)
@@ -364,7 +364,7 @@ class Fallbacks:
                 action = await self._let_go(held, held.letting_go) or action
         return action
 
-    async def _let_go(self, held: _Held, why: str) -> Action | None:
+    async def _let_go(self, held: _Held, why: str) -> ManagerAction | None:
         """Give back what a lease holds, then forget it. What fails is tried again, and is a problem."""
         lease = held.lease
         if self._held.get(file_name(lease)) is not held:
@@ -387,8 +387,8 @@ class Fallbacks:
             return None
         return self._action(lease.vm, ActionKind.DEFLATE, 0, f"given back: {why}")
 
-    def _action(self, vm: str, kind: ActionKind, expected_bytes: int, reason: str) -> Action:
-        return Action(
+    def _action(self, vm: str, kind: ActionKind, expected_bytes: int, reason: str) -> ManagerAction:
+        return ManagerAction(
             id=self._next_id(),
             wall_s=time.time(),
             vm=vm,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from giveback.accounting.usage import Source
+from giveback.accounting.usage import GuestSource
 from giveback.text import MIB, size
 from giveback.vmm.base import Answer
 
@@ -83,7 +83,7 @@ def numbers_of(state: VmState, guest: GuestPicture, now_s: float, wall_s: float)
             )
     if by_balloon is not None and abs(wall_s - by_balloon.stamp_s) <= FRESH_S:
         return by_balloon
-    if guest.source in (Source.AGENT, Source.GUEST_AGENT) and guest.age_s is not None:
+    if guest.source in (GuestSource.AGENT, GuestSource.GUEST_AGENT) and guest.age_s is not None:
         total, available = guest.total_bytes, guest.available_bytes
         if total is not None and available is not None and available <= total:
             return Numbers(now_s - guest.age_s, total, available)

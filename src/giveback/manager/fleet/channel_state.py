@@ -73,7 +73,7 @@ class ChannelState:
     def heard(self, event: protocol.Event) -> None:
         """Take what the guest said, already understood and expected."""
         now_s = asyncio.get_running_loop().time()
-        if not isinstance(event, protocol.Step):
+        if not isinstance(event, protocol.StepEvent):
             self.held_by_another, self.why_closed = False, ""
             self.reconnect.reset()
             if isinstance(event, protocol.Hello):

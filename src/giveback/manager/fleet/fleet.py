@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from giveback.accounting.observation import Observation
-from giveback.accounting.usage import Source
+from giveback.accounting.usage import GuestSource
 from giveback.errors import InputError
 from giveback.guest import protocol
 from giveback.guest.observe import make_ledger
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from giveback.manager.fleet.discovery import Found
-    from giveback.manager.model import Action, GuestView, VmStatus
+    from giveback.manager.model import GuestView, ManagerAction, VmStatus
     from giveback.manager.settings.load import VmSettings
 
 _ERROR_WORDS_LIMIT = 32
@@ -116,7 +116,7 @@ class Watched:
 
     def agent_said(self, event: protocol.Event, now_s: float) -> None:
         """Take what the guest said, already understood and expected."""
-        if isinstance(event, protocol.Step):
+        if isinstance(event, protocol.StepEvent):
             self.guest.take_step(event.text)
             self.status = None
             return
@@ -124,15 +124,15 @@ class Watched:
         self.changed()
         if isinstance(event, protocol.Hello):
             self.on_hello(self)
-        elif isinstance(event, protocol.Memory):
+        elif isinstance(event, protocol.MemoryReport):
             self.guest.take_line(event.line)
-            report = from_agent(event.said, Source.AGENT)
+            report = from_agent(event.said, GuestSource.AGENT)
             if report.total_bytes is None:
                 self.errors.add("guest's numbers not believed")
             self.guest.take_report(report, now_s)
             self.channel.forgive(now_s)
             self.on_report(self)
-        elif isinstance(event, protocol.Refused):
+        elif isinstance(event, protocol.AskRefused):
             self.errors.add("refused by the agent")
             self.guest.ask_at(now_s + schedule.refused_wait_s(event.retry_s))
 
@@ -210,7 +210,7 @@ class Fleet:
         self.vms: dict[str, Watched] = {}
         self.pids: dict[int, set[str]] = {}
         self.errors = Errors()
-        self.actions: deque[Action] = deque(maxlen=_ACTIONS_KEPT)
+        self.actions: deque[ManagerAction] = deque(maxlen=_ACTIONS_KEPT)
         self.revision = 0
         """Changes with everything that a status of the fleet must show at once."""
         self._last_action_id = 0
@@ -253,7 +253,7 @@ class Fleet:
         self._last_action_id += 1
         return self._last_action_id
 
-    def record(self, action: Action) -> None:
+    def record(self, action: ManagerAction) -> None:
         """Keep an action, or what came of it: the same `id` again replaces it."""
         self.revise()
         for index, kept in enumerate(self.actions):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from giveback.manager.fleet.urgency import Arbitration
 
 
-class Reclaim:
+class ReclaimOperation:
     """Frees memory on request, one request at a time; a cancelled one asks for nothing more."""
 
     def __init__(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from giveback.accounting.usage import Source, from_balloon
+from giveback.accounting.usage import GuestSource, from_balloon
 from giveback.errors import VmError
 from giveback.guest.observe import read_host
 from giveback.manager.decide import schedule
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from giveback.manager.devices.fallback import Fallbacks
     from giveback.manager.fleet.fleet import Fleet, Watched
     from giveback.manager.fleet.urgency import Arbitration
-    from giveback.manager.model import Action, Decision
+    from giveback.manager.model import Decision, ManagerAction
     from giveback.vmm.base import VmDescription, VmState
     from giveback.vmm.mapping import BoundBlock
 
@@ -163,7 +163,7 @@ class Sampler:
         if statistics is not None and not vm.hears:
             # The guest's side by the balloon, where no agent tells it.
             report = from_balloon(statistics, time.time())
-            if report.source is not Source.NONE:
+            if report.source is not GuestSource.NONE:
                 vm.guest.take_report(report, now_s)
         vm.changed()
         self._fall_back(vm)
@@ -192,7 +192,7 @@ class Sampler:
             guest = vm.observation(loop.time()).guest
             decision = self._arbitration.decision
             is_wanted = request.device_bytes > 0 or (decision is not None and decision.urgency > 0)
-            action: Action | None
+            action: ManagerAction | None
             if is_wanted and not vm.hears:
                 action = await fallbacks.step(
                     vmm.description, vmm.state, guest, request.device_bytes, vm.settings

@@ -13,14 +13,14 @@ from giveback.host.facts import read_facts
 from giveback.manager.decide import promises, schedule
 from giveback.manager.decide.arbiter import ArbiterState, decide, urgency_for
 from giveback.manager.fleet.host_sample import read_counts
-from giveback.manager.model import Action, ActionKind
+from giveback.manager.model import ActionKind, ManagerAction
 from giveback.text import shown
 
 if TYPE_CHECKING:
     from giveback.accounting.diagnosis import Finding
     from giveback.host.memory import HostView
     from giveback.manager.fleet.fleet import Fleet, Watched
-    from giveback.manager.model import Ask, Decision, Recorder
+    from giveback.manager.model import Ask, Decision, HistoryRecorder
     from giveback.manager.settings.load import ArbiterSettings
 
 _DOCTOR_LIMIT = 4
@@ -29,7 +29,7 @@ _DOCTOR_LIMIT = 4
 class Arbitration:
     """The last decision, and what follows from it: asks, urgencies, verdicts."""
 
-    def __init__(self, fleet: Fleet, recorder: Recorder, root: str = "/") -> None:
+    def __init__(self, fleet: Fleet, recorder: HistoryRecorder, root: str = "/") -> None:
         self.host: HostView | None = None
         self.decision: Decision | None = None
         self._fleet = fleet
@@ -115,7 +115,7 @@ class Arbitration:
         if raised is not None:
             self._record(raised)
             return
-        action = Action(
+        action = ManagerAction(
             id=self._fleet.next_action_id(),
             wall_s=time.time(),
             vm=vm.key,
@@ -129,7 +129,7 @@ class Arbitration:
         vm.changed()
         self._record(action)
 
-    def take_done(self, vm: Watched, action: Action, now_s: float) -> None:
+    def take_done(self, vm: Watched, action: ManagerAction, now_s: float) -> None:
         """Record what a fallback has done to a VM, and judge it later; steps as one."""
         taking = action.kind in (ActionKind.BALLOON, ActionKind.VIRTIO_MEM)
         whole = vm.request.expect_step(action, now_s) if taking else None
@@ -141,7 +141,7 @@ class Arbitration:
         if taking and nothing_expected and counts is not None and action.expected_bytes > 0:
             vm.request.expect(numbered, counts.resident_bytes, now_s)
 
-    def keep(self, action: Action) -> Action:
+    def keep(self, action: ManagerAction) -> ManagerAction:
         """Record what a fallback has done, under the next number."""
         numbered = replace(action, id=self._fleet.next_action_id())
         self._record(numbered)
@@ -169,7 +169,7 @@ class Arbitration:
         vm.changed()
         self._record(replace(action, measured_bytes=measured_bytes, verdict=words))
 
-    def _record(self, action: Action) -> None:
+    def _record(self, action: ManagerAction) -> None:
         self._fleet.record(action)
         self._recorder.action(action)
         self._log.info(

@@ -19,7 +19,7 @@ from giveback.manager.history.schema import HOST_COLUMNS, TIERS, VM_COLUMNS, His
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from giveback.manager.model import Action, DaemonStatus, VmStatus
+    from giveback.manager.model import DaemonStatus, ManagerAction, VmStatus
 
 LEAST_BYTES = 4 << 20
 WAITING_VMS = 20_000
@@ -63,7 +63,7 @@ class History:
         self.path = path
         self.limit_bytes = max(limit_bytes, LEAST_BYTES)
         self._looks: deque[DaemonStatus] = deque()
-        self._actions: OrderedDict[int, Action] = OrderedDict()
+        self._actions: OrderedDict[int, ManagerAction] = OrderedDict()
         self._last_step: int | None = None
         self._problem = ""
         self._noted: tuple[tuple[float, str], ...] = ()
@@ -88,7 +88,7 @@ class History:
                 self._lost += 1
             self._changed.notify()
 
-    def action(self, action: Action) -> None:
+    def action(self, action: ManagerAction) -> None:
         """Keep an action, or what came of it (same `id`)."""
         with self._changed:
             self._actions[action.id] = action
@@ -135,7 +135,7 @@ class History:
         lost = f"; {self._lost} looks lost" if self._lost else ""
         return f"history {self.path}: {failed}; tried again{lost}"
 
-    def _write(self, looks: list[DaemonStatus], actions: list[Action]) -> str:
+    def _write(self, looks: list[DaemonStatus], actions: list[ManagerAction]) -> str:
         """Why it failed; "" where all is written."""
         try:
             self._writer.write(looks, actions)
@@ -165,7 +165,7 @@ class History:
         self._writer.note(f"history {self.path}: was damaged and is now {aside}; a new one is kept")
         return "damaged; a new one is begun"
 
-    def _forget(self, looks: list[DaemonStatus], actions: list[Action]) -> None:
+    def _forget(self, looks: list[DaemonStatus], actions: list[ManagerAction]) -> None:
         """What is written waits no longer; what changed meanwhile does."""
         with self._changed:
             for look in looks:
@@ -202,7 +202,7 @@ class _Writer:
                 self._connection.close()
         self._connection, self._ids = None, {}
 
-    def write(self, looks: Iterable[DaemonStatus], actions: Iterable[Action]) -> None:
+    def write(self, looks: Iterable[DaemonStatus], actions: Iterable[ManagerAction]) -> None:
         """All of it, and what is due of tidying. Raises sqlite3.Error, OSError, HistoryError."""
         connection = self._connection or self._open()
         self._keep_log_small(connection)
@@ -268,7 +268,7 @@ class _Writer:
         self._ids = known
         return known
 
-    def _action_row(self, action: Action) -> tuple[object, ...]:
+    def _action_row(self, action: ManagerAction) -> tuple[object, ...]:
         return (
             self._run, action.id, action.wall_s, _text(action.vm), str(action.kind),
             action.urgency, _int(action.expected_bytes), _text(action.reason),

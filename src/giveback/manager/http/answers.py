@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, get_type_hints
 from pydantic_core import to_jsonable_python
 
 from giveback.manager.history.schema import HOST_COLUMNS, VM_COLUMNS
-from giveback.manager.model import Action, ReclaimResult, VmStatus
+from giveback.manager.model import ManagerAction, ReclaimResult, VmStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,7 +77,7 @@ History = _record(
             {"key": str, "at_s": int, **dict.fromkeys(VM_COLUMNS, _NUMBER), "condition": str},
         ),
         # A kind that another version wrote may be none of today's.
-        "actions": _rows("HistoryAction", {**get_type_hints(Action), "kind": str}),
+        "actions": _rows("HistoryAction", {**get_type_hints(ManagerAction), "kind": str}),
         "vms": _rows(
             "HistoryVm", {"key": str, "name": str, "backend": str, "first_s": int, "last_s": int}
         ),

@@ -26,7 +26,7 @@ from giveback.manager.history.schema import HistoryError
 from giveback.manager.http import metrics, openapi
 from giveback.manager.http.answers import Problem, UrgencySet, Vms, encoded
 from giveback.manager.http.feed import Feed
-from giveback.manager.http.requests import Reclaim, Span, Urgency, checked
+from giveback.manager.http.requests import ReclaimBody, TimeSpan, UrgencyBody, checked
 from giveback_kernel.errors import GivebackError
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Api:
             raise ProblemError(
                 404, "No history", "this daemon keeps none: set history in its settings"
             )
-        span = Span.of(dict(request.query_params), time.time())
+        span = TimeSpan.of(dict(request.query_params), time.time())
         try:
             async with self._histories:
                 found = await asyncio.to_thread(
@@ -190,7 +190,7 @@ class Api:
 
     async def reclaim(self, request: Request) -> Response:
         """Make room now. Answers when it is made, or the time is over."""
-        wanted = checked(Reclaim, await _body(request))
+        wanted = checked(ReclaimBody, await _body(request))
         keys = [_vm_called(self.picture.status(), vm).key for vm in wanted.vms]
         if self._reclaims.locked():
             raise ProblemError(
@@ -204,7 +204,7 @@ class Api:
 
     async def urgency(self, request: Request) -> Response:
         """Tell one guest an urgency by hand."""
-        wanted = checked(Urgency, await _body(request))
+        wanted = checked(UrgencyBody, await _body(request))
         vm = _vm_called(self.picture.status(), request.path_params["key"])
         await self._while_wanted(
             request, self._manager.set_urgency(vm.key, wanted.urgency, wanted.lease_s)

@@ -16,7 +16,7 @@ from giveback.manager.http.answers import encoded
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from giveback.manager.model import Action, DaemonStatus, VmStatus
+    from giveback.manager.model import DaemonStatus, ManagerAction, VmStatus
 
 LOOK_S = 1.0
 QUIET_S = 5.0
@@ -64,14 +64,14 @@ def _mark(vm: VmStatus) -> tuple[object, ...]:
     return (vm.condition, vm.condition_text, vm.urgency, vm.balloon_lease_bytes)
 
 
-def _is_new(old: Action | None, action: Action) -> bool:
+def _is_new(old: ManagerAction | None, action: ManagerAction) -> bool:
     return old is None or (old.measured_bytes, old.verdict) != (
         action.measured_bytes,
         action.verdict,
     )
 
 
-class Listener:
+class FeedListener:
     """One that listens: its events wait here, at most WAITING of them."""
 
     def __init__(self) -> None:
@@ -112,15 +112,15 @@ class Feed:
     ) -> None:
         self._take = take
         self._saw = saw
-        self._listeners: set[Listener] = set()
+        self._listeners: set[FeedListener] = set()
         self._last: DaemonStatus | None = None
         self._ended = False
         self._wanted = asyncio.Event()
 
     @contextlib.contextmanager
-    def listener(self) -> Iterator[Listener]:
+    def listener(self) -> Iterator[FeedListener]:
         """Listen while the block runs; the first events are the picture as it is."""
-        one = Listener()
+        one = FeedListener()
         if self._last is not None:
             one.put(event("status", summary(self._last)))
         if self._ended:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from giveback.manager.model import Action, DaemonStatus, VmStatus
+    from giveback.manager.model import DaemonStatus, ManagerAction, VmStatus
 
 VMS_SHOWN = 5000
 NAME_LIMIT_CHARS = 64
@@ -51,12 +51,12 @@ class ActionCounts:
         self.expected_bytes: collections.Counter[str] = collections.Counter()
         self.returned_bytes: collections.Counter[str] = collections.Counter()
 
-    def saw(self, actions: Iterable[Action]) -> None:
+    def saw(self, actions: Iterable[ManagerAction]) -> None:
         """Count what is new, and what is verified since it was seen first."""
         with self.lock:
             self._saw(actions)
 
-    def _saw(self, actions: Iterable[Action]) -> None:
+    def _saw(self, actions: Iterable[ManagerAction]) -> None:
         actions = tuple(actions)
         # Ids are given one after the other: what was dropped from the list between two looks shows.
         highest = max((action.id for action in actions), default=0)

@@ -52,7 +52,7 @@ RESOURCES = (
     Resource(
         path="/v1/vms/{key}/urgency", name="urgency",
         summary="Tell one guest an urgency by hand; the lease ends it",
-        body=requests.Urgency, answer=answers.UrgencySet, refusals=_POST_REFUSALS,
+        body=requests.UrgencyBody, answer=answers.UrgencySet, refusals=_POST_REFUSALS,
     ),
     Resource(
         path="/v1/vms/{key}", name="vm", summary="One VM",
@@ -71,7 +71,7 @@ RESOURCES = (
     Resource(
         path="/v1/reclaim", name="reclaim",
         summary="Make room now; answers when it is made, or the time is over",
-        body=requests.Reclaim, answer=answers.Reclaimed, refusals=_POST_REFUSALS,
+        body=requests.ReclaimBody, answer=answers.Reclaimed, refusals=_POST_REFUSALS,
     ),
     Resource(
         path="/metrics", name="metrics", summary="For Prometheus",

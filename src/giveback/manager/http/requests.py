@@ -49,7 +49,7 @@ _Second = Annotated[int, Field(gt=0, lt=10**12)]
 
 
 @dataclass(frozen=True, slots=True)
-class Reclaim:
+class ReclaimBody:
     """POST /v1/reclaim."""
 
     __pydantic_config__ = _STRICT
@@ -63,7 +63,7 @@ class Reclaim:
 
 
 @dataclass(frozen=True, slots=True)
-class Urgency:
+class UrgencyBody:
     """POST /v1/vms/KEY/urgency."""
 
     __pydantic_config__ = _STRICT
@@ -83,7 +83,7 @@ class HistoryQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TimeSpan:
     """What GET /v1/history asks for, in wall seconds."""
 
     from_s: int
@@ -91,7 +91,7 @@ class Span:
     vm: str | None
 
     @staticmethod
-    def of(query: Mapping[str, str], now_s: float) -> Span:
+    def of(query: Mapping[str, str], now_s: float) -> TimeSpan:
         """Return the span of `since=2h`, or of `from=` and `to=` in Unix time. Raises InputError."""
         asked = checked(HistoryQuery, query)
         if "since" in query and "from" in query:
@@ -100,11 +100,11 @@ class Span:
         from_s = asked.from_ or to_s - parse_span(asked.since)
         if not 0 < to_s - from_s <= SPAN_MOST_S:
             raise InputError("from, to: the end after the start, and at most 366 days between")
-        return Span(from_s, to_s, asked.vm or None)
+        return TimeSpan(from_s, to_s, asked.vm or None)
 
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {
-    model: TypeAdapter(model) for model in (Reclaim, Urgency, HistoryQuery)
+    model: TypeAdapter(model) for model in (ReclaimBody, UrgencyBody, HistoryQuery)
 }
 
 

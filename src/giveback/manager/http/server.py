@@ -23,7 +23,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from giveback.errors import InputError
 from giveback.manager.http.api import Api, ProblemError
-from giveback.manager.settings.access import Access, Level, Peer, group_id, peer_of
+from giveback.manager.settings.access import ApiAccess, ApiPeer, Level, group_id, peer_of
 from giveback.manager.settings.units import loopback_of
 from giveback.vmm.clients.sockets import remove_stale
 
@@ -45,7 +45,7 @@ GRACE_S = 2
 _HEADER_LIMIT_BYTES = 32 << 10
 _BACKLOG = 512
 _UNIX_PATH_LIMIT_BYTES = 107
-_UNKNOWN = Peer(-1, -1)
+_UNKNOWN = ApiPeer(-1, -1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class Endpoint:
     socket_mode: int = 0o660
     socket_group: str = ""
     """"" keeps the group of who makes it."""
-    access: Access = field(default_factory=Access)
+    access: ApiAccess = field(default_factory=ApiAccess)
     metrics_listen: str = ""
     """`127.0.0.1:9835`: /metrics alone over TCP, read-only, for a Prometheus that knows no sockets."""
     history_path: str = ""
@@ -70,7 +70,7 @@ class Endpoint:
 class Serving:
     """Surfaces that are up. `access` may be replaced (SIGHUP) at any time."""
 
-    access: Access
+    access: ApiAccess
     metrics_address: tuple[str, int] | None = None
 
 
@@ -205,7 +205,7 @@ class _Connection(H11Protocol):
             self._silence.cancel()
 
 
-def _peer(transport: asyncio.BaseTransport) -> Peer:
+def _peer(transport: asyncio.BaseTransport) -> ApiPeer:
     connection = transport.get_extra_info("socket")
     try:
         return peer_of(connection) if connection.family == socket.AF_UNIX else _UNKNOWN
@@ -247,7 +247,7 @@ class Guard:
             # uvicorn ends what has not read its answer when the daemon stops: nothing to report.
             return
 
-    def _problem(self, scope: Scope, peer: Peer) -> ProblemError | None:
+    def _problem(self, scope: Scope, peer: ApiPeer) -> ProblemError | None:
         reads = scope["method"] in ("GET", "HEAD")
         level = self._level(peer)
         if level < (Level.READ if reads else Level.WRITE):
@@ -257,11 +257,11 @@ class Guard:
             return ProblemError(503, "Too many clients", f"{most} are connected; try again soon")
         return None
 
-    def _level(self, peer: Peer) -> Level:
+    def _level(self, peer: ApiPeer) -> Level:
         return Level.READ if self._rules is None else self._rules.access.level(peer)
 
 
-def _forbidden(peer: Peer, level: Level) -> ProblemError:
+def _forbidden(peer: ApiPeer, level: Level) -> ProblemError:
     if peer.uid < 0:
         return ProblemError(403, "Forbidden", "who connects is not known: use the unix socket")
     if level is Level.READ:

@@ -33,7 +33,7 @@ class Level(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class ApiPeer:
     """The process that connected; -1 where it is not known (TCP)."""
 
     pid: int
@@ -42,7 +42,7 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class ApiAccess:
     """Root and `own_uid` may write, so may the writers; readers may read; others nothing. Pure."""
 
     own_uid: int = field(default_factory=os.geteuid)
@@ -51,7 +51,7 @@ class Access:
     reader_uids: frozenset[int] = frozenset()
     reader_gids: frozenset[int] = frozenset()
 
-    def level(self, peer: Peer) -> Level:
+    def level(self, peer: ApiPeer) -> Level:
         """What this peer may do."""
         if peer.uid < 0:
             return Level.NOTHING
@@ -62,13 +62,13 @@ class Access:
         return Level.NOTHING
 
 
-def access(writers: Iterable[str] = (), readers: Iterable[str] = ()) -> Access:
+def access(writers: Iterable[str] = (), readers: Iterable[str] = ()) -> ApiAccess:
     """Rules from settings: each word is a user or, with `@` before it, a group; numbers may be.
 
     Raises InputError for a user or group that there is not.
     """
     write, read = [_resolved(w) for w in writers], [_resolved(r) for r in readers]
-    return Access(
+    return ApiAccess(
         writer_uids=frozenset(number for is_group, number in write if not is_group),
         writer_gids=frozenset(number for is_group, number in write if is_group),
         reader_uids=frozenset(number for is_group, number in read if not is_group),
@@ -99,11 +99,11 @@ def _resolved(word: str) -> tuple[bool, int]:
         raise InputError(f"user {word!r}: there is none; a group is written @{word}") from error
 
 
-def peer_of(connection: socket.socket) -> Peer:
+def peer_of(connection: socket.socket) -> ApiPeer:
     """Who connected. Raises OSError where the kernel does not say."""
     packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, gid = struct.unpack("3i", packed)
-    return Peer(pid, uid, frozenset({gid} | _groups(connection, uid, gid)))
+    return ApiPeer(pid, uid, frozenset({gid} | _groups(connection, uid, gid)))
 
 
 def _groups(connection: socket.socket, uid: int, gid: int) -> set[int]:

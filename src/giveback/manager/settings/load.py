@@ -27,7 +27,7 @@ from pydantic import (
 from giveback.errors import InputError
 from giveback.manager.settings import access as access_rules
 from giveback.manager.settings import errors, vm_patterns
-from giveback.manager.settings.units import Mark, duration_of, loopback_of, mark_of, size_of
+from giveback.manager.settings.units import MemoryMark, duration_of, loopback_of, mark_of, size_of
 
 FILE_LIMIT_BYTES = 1 << 20
 HISTORY_LEAST_BYTES = 8 << 20
@@ -72,22 +72,22 @@ def _taken_by(check: Callable[[Any], object]) -> AfterValidator:
 
 _Size = Annotated[int, BeforeValidator(size_of)]
 _Seconds = Annotated[float, BeforeValidator(duration_of)]
-_Mark = Annotated[Mark, BeforeValidator(mark_of)]
+_Mark = Annotated[MemoryMark, BeforeValidator(mark_of)]
 _Absolute = Annotated[Path, BeforeValidator(_path_of)]
 _Who = Annotated[str, _taken_by(lambda word: access_rules.access([word]))]
 
 
 # Below the lower bound a host has no time to react; above the upper one memory would lie idle.
-_SHORT = Mark(fraction=0.10, least_bytes=128 << 20, most_bytes=16 << 30)
-_CALM = Mark(fraction=0.15, least_bytes=192 << 20, most_bytes=24 << 30)
+_SHORT = MemoryMark(fraction=0.10, least_bytes=128 << 20, most_bytes=16 << 30)
+_CALM = MemoryMark(fraction=0.15, least_bytes=192 << 20, most_bytes=24 << 30)
 
 
 @dataclass(frozen=True, slots=True)
 class ArbiterSettings:
     """`[host]` without its cgroup: when the host is short of memory, and when it is well again."""
 
-    short: Mark = _SHORT
-    calm: Mark = _CALM
+    short: MemoryMark = _SHORT
+    calm: MemoryMark = _CALM
     horizon_s: float = 30.0
     calm_for_s: float = 30.0
 
@@ -110,8 +110,8 @@ class VmSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """All settings, as they are in effect. `Settings.for_vm(name)` says what holds for one VM."""
+class DaemonSettings:
+    """All settings, as they are in effect. `DaemonSettings.for_vm(name)` says what holds for one VM."""
 
     socket: Path
     state: Path
@@ -126,7 +126,7 @@ class Settings:
     metrics_listen: str = ""
     writers: tuple[str, ...] = ()
     readers: tuple[str, ...] = ()
-    access: access_rules.Access = field(default_factory=access_rules.Access)
+    access: access_rules.ApiAccess = field(default_factory=access_rules.ApiAccess)
     log_level: str = "info"
     vms: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """By pattern, in the order of the file: the fields of VmSettings that it sets."""
@@ -228,7 +228,7 @@ def load(
     *,
     environ: Mapping[str, str] = os.environ,
     uid: int | None = None,
-) -> Settings:
+) -> DaemonSettings:
     """Read the settings from `path`, which must exist; with None from the default place, if it does.
 
     Raises InputError that names the file and lists everything that is wrong in it, by full key.
@@ -252,7 +252,7 @@ def from_bytes(
     *,
     environ: Mapping[str, str] = os.environ,
     uid: int | None = None,
-) -> Settings:
+) -> DaemonSettings:
     """The settings in a file's bytes. Raises InputError as `load` does."""
     if len(data) > FILE_LIMIT_BYTES:
         raise InputError(f"{source}: longer than {FILE_LIMIT_BYTES} bytes; are these settings?")
@@ -269,11 +269,13 @@ def from_bytes(
     return _effective(file, source, environ, uid)
 
 
-def _effective(file: _File, source: str, environ: Mapping[str, str], uid: int | None) -> Settings:
+def _effective(
+    file: _File, source: str, environ: Mapping[str, str], uid: int | None
+) -> DaemonSettings:
     """The settings with the defaults in."""
     host, daemon, history = file.host, file.daemon, file.history
     state = daemon.state or _state_folder(environ, uid)
-    return Settings(
+    return DaemonSettings(
         socket=daemon.socket or _runtime_folder(environ, uid) / "api.sock",
         state=state,
         history=(history.path or state / "history.db") if history.keep else None,

@@ -19,7 +19,7 @@ SHORTEST_S, LONGEST_S = 1.0, 86400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class MemoryMark:
     """An amount of available memory: a fraction of the total between two bounds, or fixed."""
 
     fraction: float | None = None
@@ -58,18 +58,18 @@ def duration_of(value: object) -> float:
     raise ValueError('a time with its unit, as text, from "1s" to "24h": "30s", "5m"')
 
 
-def mark_of(value: object) -> Mark:
+def mark_of(value: object) -> MemoryMark:
     """`"10%"` of memory, within bounds of its own kind, or a size as it is."""
     match = _PERCENT.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is not None and 0 < float(match[1]) <= 50:
-        return Mark(fraction=float(match[1]) / 100, least_bytes=64 << 20)
+        return MemoryMark(fraction=float(match[1]) / 100, least_bytes=64 << 20)
     if match is None:
         try:
             found = size_of(value)
         except ValueError:
             found = 0
         if found > 0:
-            return Mark(least_bytes=found)
+            return MemoryMark(least_bytes=found)
     raise ValueError('a part of memory up to "50%", or a size: "10%", "8G"')
 
 

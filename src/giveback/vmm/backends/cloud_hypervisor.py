@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from giveback.host.procs import Process
-    from giveback.vmm.clients.http import Api
+    from giveback.vmm.clients.http import VmmApi
 
 _DEFAULT_RAM_BYTES = 512 << 20
 _HUGE_BYTES = 2 << 20
@@ -47,11 +47,11 @@ class CloudHypervisorBackend(HttpBackend):
     def _describe(self, process: Process, ours: Callable[[str], str]) -> VmDescription:
         return describe(process, ours)
 
-    async def _ask(self, session: Api, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
+    async def _ask(self, session: VmmApi, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
         return await _inspect(session, vm, ours)
 
 
-async def _inspect(session: Api, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
+async def _inspect(session: VmmApi, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
     info = await session.get(f"{_BASE}/vm.info")
     config = answers.node(info, "config")
     if not config:

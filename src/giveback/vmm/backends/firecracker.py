@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from giveback.host.procs import Process
-    from giveback.vmm.clients.http import Api
+    from giveback.vmm.clients.http import VmmApi
 
 _DEFAULT_SOCKET = "/run/firecracker.socket"
 _DEFAULT_ID = "anonymous-instance"
@@ -44,11 +44,11 @@ class FirecrackerBackend(HttpBackend):
     def _describe(self, process: Process, ours: Callable[[str], str]) -> VmDescription:
         return describe(process, ours)
 
-    async def _ask(self, session: Api, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
+    async def _ask(self, session: VmmApi, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
         return await _inspect(session, vm, ours)
 
 
-async def _inspect(session: Api, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
+async def _inspect(session: VmmApi, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
     instance = answers.node(await session.get("/"))
     config = answers.node(await session.get("/vm/config"))
     hotplug = None

@@ -31,7 +31,7 @@ _OK = 200
 _REFUSED = 400
 
 
-class Api:
+class VmmApi:
     """An open connection to a VMM's HTTP API."""
 
     def __init__(self, client: httpx2.AsyncClient, path: str) -> None:
@@ -72,7 +72,7 @@ class Api:
 
 
 @contextlib.asynccontextmanager
-async def api(path: str, timeout_s: float) -> AsyncIterator[Api]:
+async def api(path: str, timeout_s: float) -> AsyncIterator[VmmApi]:
     """Talk to the API at a unix socket's path, for at most `timeout_s` in all. Raises VmError."""
     # 100 ms to import: `giveback --help` does not pay for it.
     import httpx2  # noqa: PLC0415
@@ -84,7 +84,7 @@ async def api(path: str, timeout_s: float) -> AsyncIterator[Api]:
                 asyncio.timeout(timeout_s),
                 httpx2.AsyncClient(transport=transport, timeout=timeout_s) as client,
             ):
-                yield Api(client, path)
+                yield VmmApi(client, path)
     except (TimeoutError, httpx2.TimeoutException) as error:
         raise VmError(f"{path}: no answer in {timeout_s:g} s; is the VMM stopped?") from error
     except httpx2.ConnectError as error:
@@ -139,5 +139,5 @@ class HttpBackend:
         """What the command line tells; `ours` makes its paths ours."""
         raise NotImplementedError
 
-    async def _ask(self, session: Api, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
+    async def _ask(self, session: VmmApi, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
         raise NotImplementedError

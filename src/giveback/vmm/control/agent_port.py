@@ -1,6 +1,6 @@
 """Plug the agent's port into a VM that runs: virtio-serial over QMP, or through libvirt.
 
-What will be done is a `Plan` first: it can be shown, then carried out. Afterwards the VM's command
+What will be done is a `PortPlan` first: it can be shown, then carried out. Afterwards the VM's command
 line does not show the port: QMP's `query-chardev` does, by its label, and libvirt's XML. The agent
 looks for a late port every ten seconds. Source: qapi/char.json, qapi/qdev.json, docs/pcie.txt of QEMU;
 libvirt.org/formatdomain.html (channel).
@@ -39,7 +39,7 @@ _CHANNEL_XML = (
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PortStep:
     """One QMP command with its arguments, or with libvirt the XML of one device."""
 
     command: str
@@ -54,16 +54,16 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PortPlan:
     """What will be done to a VM. `socket` is the path as its VMM sees it; '' where libvirt chooses."""
 
     vm: VmDescription
-    steps: tuple[Step, ...]
+    steps: tuple[PortStep, ...]
     socket: str
     uri: str = ""
 
 
-async def plan(vm: VmDescription, *, uri: str = URI, socket: str = "") -> Plan:
+async def plan(vm: VmDescription, *, uri: str = URI, socket: str = "") -> PortPlan:
     """How the port would be plugged in; `socket` is where, for QEMU (else beside its QMP socket).
 
     Raises InputError where it is there already or cannot be, VmError where the VMM does not answer.
@@ -79,13 +79,13 @@ async def plan(vm: VmDescription, *, uri: str = URI, socket: str = "") -> Plan:
     )
 
 
-async def carry_out(planned: Plan) -> Channel:
+async def carry_out(planned: PortPlan) -> Channel:
     """Do it, and undo what was done where a step fails. Raises VmError."""
     if planned.vm.backend == "libvirt":
         return await _carry_out_libvirt(planned)
     from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
 
-    done: list[Step] = []
+    done: list[PortStep] = []
     async with monitor(planned.vm.control, 2 * TIMEOUT_S) as session:
         try:
             for step in planned.steps:
@@ -98,7 +98,7 @@ async def carry_out(planned: Plan) -> Channel:
     return Channel(ChannelKind.VIRTIO_SERIAL, path=path)
 
 
-async def _undo(session: Monitor, done: list[Step]) -> None:
+async def _undo(session: Monitor, done: list[PortStep]) -> None:
     for step in reversed(done):
         name = str(step.arguments["id"])
         with contextlib.suppress(VmError):
@@ -106,7 +106,7 @@ async def _undo(session: Monitor, done: list[Step]) -> None:
             await session.tell(command, id=name)
 
 
-async def _plan_qemu(vm: VmDescription, socket: str) -> Plan:
+async def _plan_qemu(vm: VmDescription, socket: str) -> PortPlan:
     from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
 
     path = socket or _socket_beside(vm)
@@ -125,14 +125,14 @@ async def _plan_qemu(vm: VmDescription, socket: str) -> Plan:
         if not await _has_controller(session):
             steps.append(await _controller(session, vm))
             port["bus"] = f"{CONTROLLER}.0"
-        steps.append(Step("device_add", port))
-    return Plan(vm, tuple(steps), path)
+        steps.append(PortStep("device_add", port))
+    return PortPlan(vm, tuple(steps), path)
 
 
-def _chardev(path: str) -> Step:
+def _chardev(path: str) -> PortStep:
     address = {"type": "unix", "data": {"path": path}}
     backend = {"type": "socket", "data": {"addr": address, "server": True, "wait": False}}
-    return Step("chardev-add", {"id": PLUGGED_CHARDEV, "backend": backend})
+    return PortStep("chardev-add", {"id": PLUGGED_CHARDEV, "backend": backend})
 
 
 def _socket_beside(vm: VmDescription) -> str:
@@ -157,7 +157,7 @@ async def _has_controller(session: Monitor) -> bool:
     return False
 
 
-async def _controller(session: Monitor, vm: VmDescription) -> Step:
+async def _controller(session: Monitor, vm: VmDescription) -> PortStep:
     """A virtio-serial controller where one can be plugged in. Raises InputError."""
     pci = await session.ask("query-pci")
     buses = pci if isinstance(pci, list) else []
@@ -174,7 +174,7 @@ async def _controller(session: Monitor, vm: VmDescription) -> Step:
                 "needs `-device virtio-serial-pci`, or `-device pcie-root-port,id=spare,chassis=9`"
             )
         device["bus"] = free
-    return Step("device_add", device)
+    return PortStep("device_add", device)
 
 
 def _is_express(vm: VmDescription) -> bool:
@@ -195,7 +195,7 @@ def free_root_port(buses: list[object]) -> str:
     return ""
 
 
-async def _plan_libvirt(vm: VmDescription, uri: str) -> Plan:
+async def _plan_libvirt(vm: VmDescription, uri: str) -> PortPlan:
     from giveback.vmm.control.libvirt import LibvirtControl  # noqa: PLC0415
 
     xml = await LibvirtControl(uri, vm.name).xml()
@@ -206,10 +206,10 @@ async def _plan_libvirt(vm: VmDescription, uri: str) -> Plan:
             f"{shown(vm.name)}: libvirt plugs no virtio-serial controller into a running domain: its "
             "next start needs <controller type='virtio-serial'/>, or the channel itself"
         )
-    return Plan(vm, (Step("attach-device", {"xml": _CHANNEL_XML}),), "", uri)
+    return PortPlan(vm, (PortStep("attach-device", {"xml": _CHANNEL_XML}),), "", uri)
 
 
-async def _carry_out_libvirt(planned: Plan) -> Channel:
+async def _carry_out_libvirt(planned: PortPlan) -> Channel:
     from giveback.vmm.control.libvirt import LibvirtControl  # noqa: PLC0415
 
     control = LibvirtControl(planned.uri, planned.vm.name)

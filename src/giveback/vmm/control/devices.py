@@ -11,7 +11,7 @@ STATISTICS_PERIOD_S = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Balloon:
+class BalloonSize:
     """`kept_bytes` is what the guest has beside the balloon, `most_bytes` all that it could have."""
 
     kept_bytes: int
@@ -32,7 +32,7 @@ class VirtioMem:
 class Devices:
     """What a VM has. `statistics_period_s` is 0 where the guest is asked for none, None unknown."""
 
-    balloon: Balloon | None = None
+    balloon: BalloonSize | None = None
     virtio_mem: tuple[VirtioMem, ...] = ()
     statistics_period_s: int | None = None
 

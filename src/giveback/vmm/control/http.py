@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from giveback.errors import VmError
 from giveback.vmm.clients import answers
-from giveback.vmm.clients.http import Api, api
-from giveback.vmm.control.devices import TIMEOUT_S, Balloon, Devices, VirtioMem
+from giveback.vmm.clients.http import VmmApi, api
+from giveback.vmm.control.devices import TIMEOUT_S, BalloonSize, Devices, VirtioMem
 
 _CLOUD = "/api/v1"
 _BLOCK_BYTES = 2 << 20
@@ -38,7 +38,7 @@ class CloudHypervisorControl:
         if answers.node(info, "config", "balloon"):
             # Without an answer from the device: what it was told last.
             held = answers.size(answers.node(info, "config", "balloon"), "size") or 0
-            balloon = Balloon(max(0, most - held) if actual is None else actual, most)
+            balloon = BalloonSize(max(0, most - held) if actual is None else actual, most)
         virtio = memory.get("hotplug_method") == "VirtioMem" and plugged
         return Devices(
             balloon=balloon,
@@ -61,7 +61,7 @@ class CloudHypervisorControl:
         """Nothing to set: newer versions ask the guest when they are asked."""
         del period_s
 
-    async def _memory(self, session: Api) -> tuple[int, int]:
+    async def _memory(self, session: VmmApi) -> tuple[int, int]:
         """Base memory, and what is plugged beside it."""
         info = answers.node(await session.get(f"{_CLOUD}/vm.info"), "config", "memory")
         base = answers.size(info, "size")
@@ -69,7 +69,7 @@ class CloudHypervisorControl:
             raise VmError(f"{self._path}: vm.info tells no memory: has the VM ended?")
         return base, answers.size(info, "hotplugged_size") or 0
 
-    async def _resize(self, session: Api, name: str, value_bytes: int) -> None:
+    async def _resize(self, session: VmmApi, name: str, value_bytes: int) -> None:
         await session.send("PUT", f"{_CLOUD}/vm.resize", {name: value_bytes})
 
 
@@ -98,7 +98,7 @@ class FirecrackerControl:
         block = answers.mib(hotplug, "block_size_mib") or _BLOCK_BYTES
         region = VirtioMem(_REGION, plugged if requested is None else requested, plugged, block)
         return Devices(
-            balloon=Balloon(max(0, most - held), most) if balloon else None,
+            balloon=BalloonSize(max(0, most - held), most) if balloon else None,
             virtio_mem=(region,) if hotplug else (),
             statistics_period_s=answers.size(balloon, "stats_polling_interval_s"),
         )

@@ -12,7 +12,7 @@ from giveback.errors import VmError
 from giveback.text import parse_qemu_size, shown
 from giveback.vmm.backends.libvirt import available, connect, in_thread, parse_memballoon, root_of
 from giveback.vmm.base import amount
-from giveback.vmm.control.devices import TIMEOUT_S, Balloon, Devices, VirtioMem
+from giveback.vmm.control.devices import TIMEOUT_S, BalloonSize, Devices, VirtioMem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +99,7 @@ def _devices(domain: Any) -> Devices:  # noqa: ANN401
     beside = sum(_size(entry, "./target/size") for entry in _elements(root_of(xml)))
     found = None
     if balloon.present and kept is not None and most is not None:
-        found = Balloon(kept * _KIB, max(0, most * _KIB - beside))
+        found = BalloonSize(kept * _KIB, max(0, most * _KIB - beside))
     return Devices(found, virtio_mem, balloon.period_s)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from giveback.errors import VmError
 from giveback.vmm.backends.qemu import balloon_path
 from giveback.vmm.base import amount
-from giveback.vmm.control.devices import TIMEOUT_S, Balloon, Devices, VirtioMem
+from giveback.vmm.control.devices import TIMEOUT_S, BalloonSize, Devices, VirtioMem
 
 if TYPE_CHECKING:
     from giveback.vmm.clients.qmp import Monitor
@@ -73,7 +73,7 @@ class QemuControl:
             )
 
 
-async def _balloon(session: Monitor) -> Balloon | None:
+async def _balloon(session: Monitor) -> BalloonSize | None:
     answer = await session.ask("query-balloon")
     kept = amount(answer.get("actual")) if isinstance(answer, dict) else None
     summary = await session.ask("query-memory-size-summary")
@@ -81,7 +81,7 @@ async def _balloon(session: Monitor) -> Balloon | None:
     if kept is None or base is None:
         return None
     # The balloon reckons with DIMMs, and without virtio-mem: get_current_ram_size().
-    return Balloon(kept, base + dimm_bytes(await session.ask("query-memory-devices")))
+    return BalloonSize(kept, base + dimm_bytes(await session.ask("query-memory-devices")))
 
 
 def dimm_bytes(answer: object) -> int:

@@ -12,7 +12,7 @@ from giveback_lab.bench.analysis.metrics import host_figures, mark, observed_aft
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from giveback_lab.bench.analysis.metrics import Figures
+    from giveback_lab.bench.analysis.metrics import CellFigures
     from giveback_lab.bench.model import Cell, CellResult
 
 NONE = "none"
@@ -30,7 +30,7 @@ TIMES = ("work_s", "reread_s", "vmm_cpu_s")
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Setting:
+class GroupSetting:
     """What is the same in all cells that are compared."""
 
     kernel: str
@@ -48,8 +48,8 @@ class Measured:
     """A whole cell with its figures: of the host (of its only VM, or of all), and of each VM."""
 
     result: CellResult
-    figures: Figures
-    vms: tuple[Figures, ...]
+    figures: CellFigures
+    vms: tuple[CellFigures, ...]
 
     @property
     def strategy(self) -> str:
@@ -69,13 +69,13 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class CellGroup:
     """The cells of one setting. `after_s` is, for each VM, the span after its work that all share.
 
     `nones` are all whole cells of none, with those of earlier sittings that `cells` has later ones of.
     """
 
-    setting: Setting
+    setting: GroupSetting
     cells: tuple[Measured, ...]
     failed: tuple[Failed, ...]
     after_s: tuple[float, ...]
@@ -189,19 +189,21 @@ def current(results: Sequence[CellResult]) -> list[CellResult]:
     return list({result.cell.key: result for result in results}.values())
 
 
-def groups(results: Sequence[CellResult]) -> list[Group]:
+def groups(results: Sequence[CellResult]) -> list[CellGroup]:
     """All settings in the order of their first cells; of two results of one cell the later counts.
 
     Of none the earlier ones are kept, too: times that were measured beside them are held against them.
     """
-    by_setting: dict[Setting, list[CellResult]] = {}
+    by_setting: dict[GroupSetting, list[CellResult]] = {}
     for result in results:
         cell = result.cell
-        by_setting.setdefault(Setting(cell.kernel, cell.mem_bytes, cell.work), []).append(result)
+        by_setting.setdefault(GroupSetting(cell.kernel, cell.mem_bytes, cell.work), []).append(
+            result
+        )
     return [_group(setting, found) for setting, found in by_setting.items()]
 
 
-def _group(setting: Setting, results: list[CellResult]) -> Group:
+def _group(setting: GroupSetting, results: list[CellResult]) -> CellGroup:
     counting = {id(result) for result in current(results)}
     results = [r for r in results if id(r) in counting or r.cell.strategy == NONE]
     failed = {id(r): reasons for r in results if (reasons := _not_whole(r))}
@@ -213,7 +215,7 @@ def _group(setting: Setting, results: list[CellResult]) -> Group:
         of_vms = tuple(vm_figures(vm, s) for vm, s in zip(result.vms, after_s, strict=False))
         measured.append(Measured(result, host_figures(result.vms, of_vms), of_vms))
     nones = tuple(m for m in measured if m.strategy == NONE)
-    return Group(
+    return CellGroup(
         setting,
         tuple(_against_none(m, nones) for m in measured if id(m.result) in counting),
         tuple(
@@ -269,7 +271,7 @@ def _against_none(one: Measured, nones: Sequence[Measured]) -> Measured:
     return one if none is None else replace(one, figures=_with_ratios(one.figures, none.figures))
 
 
-def _with_ratios(figures: Figures, none: Figures) -> Figures:
+def _with_ratios(figures: CellFigures, none: CellFigures) -> CellFigures:
     cpu_above = None
     if figures.vmm_cpu_s is not None and none.vmm_cpu_s is not None:
         cpu_above = figures.vmm_cpu_s - none.vmm_cpu_s

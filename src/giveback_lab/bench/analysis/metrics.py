@@ -14,14 +14,14 @@ from giveback_lab.report.series import footprint_gib_min, resident_at, value_at
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from giveback_lab.bench.model import Counters, Mark, MarkName, Sample, VmCourse
+    from giveback_lab.bench.model import CellMark, CellSample, Counters, MarkName, VmCourse
 
 SETTLED_S = 5.0
 """A mark's residue is the median of so many seconds before it: host and guest are not read at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class CellFigures:
     """All figures of one VM, or of all VMs of a cell. `work` is while it worked, `after` later.
 
     `after` covers the same seconds for every cell of the same work, so that they compare.
@@ -78,12 +78,12 @@ class Figures:
     """The last three against `none` in the same round."""
 
 
-FIELDS = tuple(spec.name for spec in fields(Figures))
+FIELDS = tuple(spec.name for spec in fields(CellFigures))
 _LATEST = ("returned_50_s", "returned_90_s")
 _OF_THE_HOST = ("peak_bytes", "slow_ratio", "reread_ratio", "cpu_above_none_s")
 
 
-def mark(course: VmCourse, name: MarkName) -> Mark | None:
+def mark(course: VmCourse, name: MarkName) -> CellMark | None:
     """The VM's last mark of that name."""
     return next((m for m in reversed(course.marks) if m.name == name), None)
 
@@ -112,7 +112,7 @@ def host_resident(courses: Sequence[VmCourse]) -> list[tuple[float, float]]:
     return list(zip(moments, total, strict=True))
 
 
-def vm_figures(course: VmCourse, after_s: float) -> Figures:
+def vm_figures(course: VmCourse, after_s: float) -> CellFigures:
     """Reduce a VM's course; `after_s` is the span after the work's end that all cells share.
 
     Raises ValueError where the course has no samples or its work never ended.
@@ -124,7 +124,7 @@ def vm_figures(course: VmCourse, after_s: float) -> Figures:
     at_end = resident_at(samples, work.end_s)
     needed = course.needed_bytes
     returnable = None if needed is None else max(0.0, at_end - needed)
-    return Figures(
+    return CellFigures(
         ram_bytes=course.ram_bytes,
         peak_bytes=max(s.resident_bytes for s in samples),
         work_end_bytes=at_end,
@@ -149,7 +149,7 @@ def vm_figures(course: VmCourse, after_s: float) -> Figures:
     )
 
 
-def host_figures(courses: Sequence[VmCourse], of_vms: Sequence[Figures]) -> Figures:
+def host_figures(courses: Sequence[VmCourse], of_vms: Sequence[CellFigures]) -> CellFigures:
     """All VMs of a cell as their host sees them: sums, but for the peak, which is of the sum.
 
     A share counts as returned when the last VM has returned its own.
@@ -166,7 +166,7 @@ def host_figures(courses: Sequence[VmCourse], of_vms: Sequence[Figures]) -> Figu
             values[name] = max(known) if name in _LATEST else sum(known)
     values["ram_bytes"] = ram_bytes
     values["peak_bytes"] = max((total for _, total in host_resident(courses)), default=None)
-    return Figures(**values)
+    return CellFigures(**values)
 
 
 def _until_returned(
@@ -186,7 +186,7 @@ def _residue(course: VmCourse, name: MarkName) -> float | None:
 
 
 def _settled(
-    course: VmCourse, name: MarkName, value: Callable[[Sample], float | None]
+    course: VmCourse, name: MarkName, value: Callable[[CellSample], float | None]
 ) -> float | None:
     """The median of the last seconds of a span; None where there is no such span or no word of it."""
     span = mark(course, name)
@@ -199,7 +199,7 @@ def _settled(
 
 
 def _vmm_cpu(
-    samples: Sequence[Sample], moments_s: tuple[float, float, float]
+    samples: Sequence[CellSample], moments_s: tuple[float, float, float]
 ) -> dict[str, float | None]:
     user = [value_at(samples, t_s, lambda sample: sample.vmm_user_s) for t_s in moments_s]
     system = [value_at(samples, t_s, lambda sample: sample.vmm_system_s) for t_s in moments_s]

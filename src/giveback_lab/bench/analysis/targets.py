@@ -19,7 +19,7 @@ from giveback_lab.bench.analysis.statistics import compare
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from giveback_lab.bench.analysis.comparable import Group, Setting
+    from giveback_lab.bench.analysis.comparable import CellGroup, GroupSetting
     from giveback_lab.bench.analysis.statistics import Comparison
 
 HURTING_SLOW_RATIO = 1.05
@@ -41,7 +41,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class BenchTarget:
     """What is promised: the figure of that field is at most `limit` times the other's."""
 
     name: str
@@ -64,28 +64,28 @@ class Target:
 
 
 TARGETS = (
-    Target("footprint", "Footprint after the work", "footprint_after_gib_min", 0.6),
-    Target("never-more", "Footprint never more", "footprint_after_gib_min", 1.0),
-    Target("residue-idle", "Residue after idle", "residue_idle_bytes", 0.25),
-    Target("residue-cleaned", "Residue after clean", "residue_cleaned_bytes", 0.25),
-    Target("residue-dropped", "Residue after drop_caches", "residue_dropped_bytes", 0.25),
-    Target("slowed", "The work's time", "work_s", 1.01, "none"),
-    Target("reread", "Re-read after idle", "reread_s", 1.05, "none"),
-    Target("cpu", "CPU of the VM's process", "vmm_cpu_s", 1.0, "wsl-gen2"),
-    Target("host-peak", "Host's peak", "peak_bytes", 0.85, "reporting", staggered_only=True),
+    BenchTarget("footprint", "Footprint after the work", "footprint_after_gib_min", 0.6),
+    BenchTarget("never-more", "Footprint never more", "footprint_after_gib_min", 1.0),
+    BenchTarget("residue-idle", "Residue after idle", "residue_idle_bytes", 0.25),
+    BenchTarget("residue-cleaned", "Residue after clean", "residue_cleaned_bytes", 0.25),
+    BenchTarget("residue-dropped", "Residue after drop_caches", "residue_dropped_bytes", 0.25),
+    BenchTarget("slowed", "The work's time", "work_s", 1.01, "none"),
+    BenchTarget("reread", "Re-read after idle", "reread_s", 1.05, "none"),
+    BenchTarget("cpu", "CPU of the VM's process", "vmm_cpu_s", 1.0, "wsl-gen2"),
+    BenchTarget("host-peak", "Host's peak", "peak_bytes", 0.85, "reporting", staggered_only=True),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class TargetFinding:
     """A target on one work. `against` is the strategy that it was held against.
 
     `scope`: "best" of all others, the best "gentle" one, or one that the target names ("fixed").
     Only "gentle" does not count. `remark` is a sentence or empty.
     """
 
-    setting: Setting
-    target: Target
+    setting: GroupSetting
+    target: BenchTarget
     scope: Scope
     verdict: Verdict
     against: str | None = None
@@ -100,12 +100,12 @@ class Finding:
         return self.scope != "gentle"
 
 
-def findings(all_groups: Sequence[Group]) -> list[Finding]:
+def findings(all_groups: Sequence[CellGroup]) -> list[TargetFinding]:
     """Every target on every setting where it applies, in the order of the settings."""
     return [one for group in all_groups for target in TARGETS for one in _judge(group, target)]
 
 
-def harm(group: Group, strategy: str) -> tuple[str, ...]:
+def harm(group: CellGroup, strategy: str) -> tuple[str, ...]:
     """How a strategy hurts the work, in words; empty where it does not, or nobody knows."""
     found = []
     slow = _times_none(group, strategy, "work_s")
@@ -125,7 +125,7 @@ def harm(group: Group, strategy: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _times_none(group: Group, strategy: str, field: str) -> float:
+def _times_none(group: CellGroup, strategy: str, field: str) -> float:
     """How many times that of none a time is; 1 where it may be no more, noise considered, or is unknown."""
     none = group.values(NONE, field)
     comparison = compare(group.comparable(strategy, field, NONE), none, group.baseline(field))
@@ -134,12 +134,12 @@ def _times_none(group: Group, strategy: str, field: str) -> float:
     return comparison.ratio
 
 
-def rivals(group: Group) -> list[str]:
+def rivals(group: CellGroup) -> list[str]:
     """The strategies that giveback is compared with."""
     return [name for name in group.strategies if not is_own(name)]
 
 
-def best_by(group: Group, names: Iterable[str], field: str) -> str | None:
+def best_by(group: CellGroup, names: Iterable[str], field: str) -> str | None:
     """Whose median is the least; of equals the first. None where it was measured of none.
 
     Times are those beside giveback's cells, where they are known.
@@ -153,7 +153,7 @@ def best_by(group: Group, names: Iterable[str], field: str) -> str | None:
     return min(known, key=lambda pair: pair[0], default=(0.0, None))[1]
 
 
-def _judge(group: Group, target: Target) -> list[Finding]:
+def _judge(group: CellGroup, target: BenchTarget) -> list[TargetFinding]:
     if not _applies(group, target):
         return []
     if target.against != "best":
@@ -170,19 +170,23 @@ def _judge(group: Group, target: Target) -> list[Finding]:
     return found
 
 
-def _applies(group: Group, target: Target) -> bool:
+def _applies(group: CellGroup, target: BenchTarget) -> bool:
     """Whether the work has what the target is about, as far as any strategy's cells tell."""
     if target.staggered_only:
         return "stagger" in group.setting.work
     return any(group.values(name, target.field) for name in group.strategies)
 
 
-def _finding(group: Group, target: Target, scope: Scope, against: str | None) -> Finding:
+def _finding(
+    group: CellGroup, target: BenchTarget, scope: Scope, against: str | None
+) -> TargetFinding:
     ours = group.values(OURS, target.field)
     if not ours or against is None:
         lacking = OURS if not ours else _wanted(target)
         remark = f"{lacking} was not measured here"
-        return Finding(group.setting, target, scope, Verdict.UNMEASURED, against, remark=remark)
+        return TargetFinding(
+            group.setting, target, scope, Verdict.UNMEASURED, against, remark=remark
+        )
     theirs = group.comparable(against, target.field, OURS)
     floor = _floor(group, target)
     floored = {number: max(value, floor) for number, value in theirs.items()}
@@ -191,8 +195,10 @@ def _finding(group: Group, target: Target, scope: Scope, against: str | None) ->
         remark = f"no round has both {OURS} and {against}"
         if ours.keys() & group.values(against, target.field).keys():
             remark = f"{against} was not measured in turns with {OURS}: times do not compare"
-        return Finding(group.setting, target, scope, Verdict.UNMEASURED, against, remark=remark)
-    return Finding(
+        return TargetFinding(
+            group.setting, target, scope, Verdict.UNMEASURED, against, remark=remark
+        )
+    return TargetFinding(
         group.setting,
         target,
         scope,
@@ -204,11 +210,11 @@ def _finding(group: Group, target: Target, scope: Scope, against: str | None) ->
     )
 
 
-def _wanted(target: Target) -> str:
+def _wanted(target: BenchTarget) -> str:
     return "any other strategy" if target.against == "best" else target.against
 
 
-def _floor(group: Group, target: Target) -> float:
+def _floor(group: CellGroup, target: BenchTarget) -> float:
     """The least that the other counts for, so that a grain of residue or less always is enough."""
     if not target.field.startswith("residue"):
         return 0.0
@@ -226,7 +232,7 @@ def _verdict(comparison: Comparison, limit: float) -> Verdict:
 
 
 def _remark(
-    group: Group, target: Target, scope: Scope, against: str, comparison: Comparison
+    group: CellGroup, target: BenchTarget, scope: Scope, against: str, comparison: Comparison
 ) -> str:
     said = []
     if comparison.low is None:

@@ -21,7 +21,7 @@ from giveback_lab.report.painting import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from giveback_lab.bench.analysis.comparable import Group
+    from giveback_lab.bench.analysis.comparable import CellGroup
 
 WIDE, NARROW = 900.0, 400.0
 HEADING_HEIGHT = 52.0
@@ -73,7 +73,7 @@ _GEN2 = (
 _BEST = Style("#a87400", 1.9, (3, 1.2), "D", named=True)
 
 
-def styles(group: Group, best: str | None = None) -> dict[str, Style]:
+def styles(group: CellGroup, best: str | None = None) -> dict[str, Style]:
     """Each strategy's style; beside the usual ones `best` is named, too."""
     found = {}
     gen2 = sorted((n for n in group.strategies if n.startswith("wsl-gen2")), reverse=True)

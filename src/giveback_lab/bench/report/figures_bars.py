@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from giveback_lab.bench.analysis.comparable import Group
+    from giveback_lab.bench.analysis.comparable import CellGroup
     from giveback_lab.bench.analysis.statistics import Spread
     from giveback_lab.bench.report.figures import Style
 
@@ -63,7 +63,7 @@ class _Panel:
     scale: float
 
 
-def bars_figure(group: Group, width: float, *, titled: bool) -> Figure:
+def bars_figure(group: CellGroup, width: float, *, titled: bool) -> Figure:
     """Footprint and residue, the least footprint first; whiskers from the least to the most round."""
     names = _by_footprint(group)
     panels = _panels(group, width)
@@ -88,11 +88,11 @@ def bars_figure(group: Group, width: float, *, titled: bool) -> Figure:
     return figure
 
 
-def _rounds(group: Group) -> str:
+def _rounds(group: CellGroup) -> str:
     return f"median of {group.rounds} rounds" if group.rounds > 1 else "one round"
 
 
-def _by_footprint(group: Group) -> list[str]:
+def _by_footprint(group: CellGroup) -> list[str]:
     known = [
         (spread.median, name)
         for name in group.strategies
@@ -101,15 +101,15 @@ def _by_footprint(group: Group) -> list[str]:
     return [name for _, name in sorted(known)]
 
 
-def _spread(group: Group, name: str, field: str) -> Spread | None:
+def _spread(group: CellGroup, name: str, field: str) -> Spread | None:
     return spread_of(group.values(name, field).values())
 
 
-def _name(group: Group, name: str) -> str:
+def _name(group: CellGroup, name: str) -> str:
     return f"{short(name)} {HURTS}" if harm(group, name) else short(name)
 
 
-def _panels(group: Group, width: float) -> list[_Panel]:
+def _panels(group: CellGroup, width: float) -> list[_Panel]:
     after_s = group.after_s[0] if group.after_s else 0.0
     footprint = f"footprint, {after_s:.0f} s"
     panels = [_Panel(footprint, "GiB min", "footprint_after_gib_min", 1.0)]
@@ -119,7 +119,7 @@ def _panels(group: Group, width: float) -> list[_Panel]:
     return [*panels, *(_Panel(f"residue {title}", "MiB", field, MIB) for field, title in marks)]
 
 
-def _bars(group: Group, panel: _Panel, names: list[str], axes: Axes, *, named: bool) -> None:
+def _bars(group: CellGroup, panel: _Panel, names: list[str], axes: Axes, *, named: bool) -> None:
     wide = axes_size(axes)[0]
     best = best_by(group, rivals(group), "footprint_after_gib_min")
     looks = styles(group, best)
@@ -142,7 +142,7 @@ def _bars(group: Group, panel: _Panel, names: list[str], axes: Axes, *, named: b
         axes.set_yticks([])
 
 
-def _bar(group: Group, panel: _Panel, place: tuple[int, str], look: Style, axes: Axes) -> float:
+def _bar(group: CellGroup, panel: _Panel, place: tuple[int, str], look: Style, axes: Axes) -> float:
     """Draw one, and say how far it reaches."""
     row, name = place
     spread = _spread(group, name, panel.field)
@@ -184,7 +184,7 @@ class _Point:
     name: str
 
 
-def scatter_figure(group: Group, width: float, *, titled: bool) -> Figure | None:
+def scatter_figure(group: CellGroup, width: float, *, titled: bool) -> Figure | None:
     """Footprint against what the work pays: its slowdown and, with a hot set, its slower re-read.
 
     None where neither was measured: there was no round with `none`.
@@ -216,7 +216,7 @@ def scatter_figure(group: Group, width: float, *, titled: bool) -> Figure | None
     return figure
 
 
-def _points(group: Group, field: str) -> list[_Point]:
+def _points(group: CellGroup, field: str) -> list[_Point]:
     found = []
     for name in group.strategies:
         x, y = _spread(group, name, field), _spread(group, name, "footprint_after_gib_min")
@@ -230,7 +230,7 @@ def _cost(field: str, ratio: float) -> float:
     return 100 * (ratio - 1) if METRICS[field].field == "slow_ratio" else ratio
 
 
-def _scatter(group: Group, field: str, title: str, axes: Axes) -> None:
+def _scatter(group: CellGroup, field: str, title: str, axes: Axes) -> None:
     points = _points(group, field)
     looks = styles(group, best_by(group, rivals(group), "footprint_after_gib_min"))
     bounds = _bounds(points, field)

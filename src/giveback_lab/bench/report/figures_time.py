@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from giveback_lab.bench.analysis.comparable import Group, Measured
+    from giveback_lab.bench.analysis.comparable import CellGroup, Measured
     from giveback_lab.bench.report.figures import Style
 
 PLOT_HEIGHT = 300.0
@@ -83,7 +83,7 @@ class Curve:
 class _Plot:
     """What is drawn: whose curves in which order, each with its style and the words at its end."""
 
-    group: Group
+    group: CellGroup
     curves: dict[str, Curve]
     looks: dict[str, Style]
     needed_bytes: float | None
@@ -91,7 +91,7 @@ class _Plot:
     end_s: float
 
 
-def curves(group: Group, names: Sequence[str]) -> dict[str, Curve]:
+def curves(group: CellGroup, names: Sequence[str]) -> dict[str, Curve]:
     """The curves of these strategies, as far as half of their rounds were measured at a moment.
 
     With one VM, 0 is its work's end; with several, it is the cell's beginning, and they are summed.
@@ -131,7 +131,7 @@ def _zero_s(cell: Measured) -> float:
     return work.end_s if work else 0.0
 
 
-def resident_figure(group: Group, width: float, *, titled: bool) -> Figure:
+def resident_figure(group: CellGroup, width: float, *, titled: bool) -> Figure:
     """All strategies; giveback bold, the usual ones and the best other by name, the rest thin."""
     best = best_by(group, rivals(group), "footprint_after_gib_min")
     looks = styles(group, best)
@@ -145,7 +145,7 @@ def resident_figure(group: Group, width: float, *, titled: bool) -> Figure:
     return _figure(plot, width, ends, title if titled else None)
 
 
-def telling_figure(group: Group, width: float) -> Figure:
+def telling_figure(group: CellGroup, width: float) -> Figure:
     """Those that tell most, with their footprints: nothing, reporting, WSL, the best other, giveback."""
     wanted = (NONE, "reporting", "wsl-gen2-gradual", OURS)
     names = [name for name in wanted if name in group.strategies]
@@ -173,7 +173,7 @@ def told(name: str) -> str:
     return _TOLD.get(name, short(name))
 
 
-def _plot(group: Group, looks: dict[str, Style]) -> _Plot:
+def _plot(group: CellGroup, looks: dict[str, Style]) -> _Plot:
     # The named go on top, ours last of all.
     order = sorted(looks, key=lambda name: (looks[name].named, name == OURS))
     found = curves(group, order)

@@ -25,8 +25,8 @@ from giveback_lab.bench.report.text import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from giveback_lab.bench.analysis.comparable import Group
-    from giveback_lab.bench.analysis.targets import Finding
+    from giveback_lab.bench.analysis.comparable import CellGroup
+    from giveback_lab.bench.analysis.targets import TargetFinding
 
 FIRST = "footprint_after_gib_min"
 COLUMNS = {
@@ -44,7 +44,7 @@ UNLESS_NEVER = ("returned_50_s", "returned_90_s")
 NEVER = "never"
 
 
-def markdown(groups: Sequence[Group], all_findings: Sequence[Finding]) -> str:
+def markdown(groups: Sequence[CellGroup], all_findings: Sequence[TargetFinding]) -> str:
     """A table for each work, the least footprint first; a column that nobody has is left out."""
     parts = [f"{headline(all_findings)}.\n"]
     parts += [_table(group) for group in groups if group.cells]
@@ -56,7 +56,7 @@ def markdown(groups: Sequence[Group], all_findings: Sequence[Finding]) -> str:
     return "\n".join(parts)
 
 
-def _table(group: Group) -> str:
+def _table(group: CellGroup) -> str:
     fields = [name for name in COLUMNS if any(group.values(s, name) for s in group.strategies)]
     units = [UNIT_NAMES[METRICS[name].unit] for name in fields]
     heads = [f"{COLUMNS[name]}, {unit}" for name, unit in zip(fields, units, strict=True)]
@@ -68,19 +68,19 @@ def _table(group: Group) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _footprint(group: Group, strategy: str) -> float:
+def _footprint(group: CellGroup, strategy: str) -> float:
     spread = spread_of(group.values(strategy, FIRST).values())
     return spread.median if spread is not None else math.inf
 
 
-def _strategy(group: Group, name: str, fields: Sequence[str]) -> str:
+def _strategy(group: CellGroup, name: str, fields: Sequence[str]) -> str:
     title = strategy_title(name) + (f" {HURTS}" if harm(group, name) else "")
     title = f"**{_cell(title)}**" if is_own(name) else _cell(title)
     figures = [_figure(group, name, field) for field in fields]
     return _row([title, *figures, str(len(group.of(name)))])
 
 
-def _figure(group: Group, strategy: str, field: str) -> str:
+def _figure(group: CellGroup, strategy: str, field: str) -> str:
     values = [*group.values(strategy, field).values()]
     if field in UNLESS_NEVER:
         values += [math.inf] * (len(group.of(strategy)) - len(values))

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from giveback_lab.bench.analysis.comparable import Group
-    from giveback_lab.bench.analysis.targets import Finding, Target
+    from giveback_lab.bench.analysis.comparable import CellGroup
+    from giveback_lab.bench.analysis.targets import BenchTarget, TargetFinding
     from giveback_lab.bench.model import CellResult
     from giveback_lab.bench.report.text import Metric
 
@@ -65,8 +65,8 @@ _CLASSES = {
 
 def render_page(
     results: Sequence[CellResult],
-    groups: Sequence[Group],
-    all_findings: Sequence[Finding],
+    groups: Sequence[CellGroup],
+    all_findings: Sequence[TargetFinding],
     command: str | None = None,
 ) -> str:
     """Return the page; `command` made the results, by default it is read from the results themselves."""
@@ -87,7 +87,7 @@ def render_page(
     )
 
 
-def _about(results: Sequence[CellResult], groups: Sequence[Group]) -> str:
+def _about(results: Sequence[CellResult], groups: Sequence[CellGroup]) -> str:
     names = {result.cell.strategy for result in results}
     rounds = max((group.rounds for group in groups), default=0)
     hours = sum(result.took_s for result in results) / 3600
@@ -107,11 +107,11 @@ def _many(count: int, many: str, one: str) -> str:
 # Verdicts
 
 
-def _limit(target: Target) -> str:
+def _limit(target: BenchTarget) -> str:
     return f"{target.limit:g}\u00a0{TIMES}"
 
 
-def _overview(finding: Finding | None) -> dict[str, str] | None:
+def _overview(finding: TargetFinding | None) -> dict[str, str] | None:
     """A work's cell for one target: the ratio, in the colour of its verdict."""
     if finding is None:
         return None
@@ -123,7 +123,7 @@ def _overview(finding: Finding | None) -> dict[str, str] | None:
     return {"css": _CLASSES[finding.verdict], "text": text, "verdict": finding.verdict}
 
 
-def _verdict(finding: Finding) -> dict[str, object]:
+def _verdict(finding: TargetFinding) -> dict[str, object]:
     return {
         "counts": finding.counts,
         "title": finding.target.title,
@@ -142,7 +142,7 @@ def _unbroken(text: str) -> Markup:
     return Markup(found)  # noqa: S704  # escaped in the line above
 
 
-def _anchor(group: Group) -> str:
+def _anchor(group: CellGroup) -> str:
     return "".join(
         c if c.isascii() and (c.isalnum() or c in "-.") else "-" for c in group.setting.key
     )
@@ -152,7 +152,10 @@ def _anchor(group: Group) -> str:
 
 
 def _work(
-    group: Group, groups: Sequence[Group], targets: Sequence[Target], findings: Sequence[Finding]
+    group: CellGroup,
+    groups: Sequence[CellGroup],
+    targets: Sequence[BenchTarget],
+    findings: Sequence[TargetFinding],
 ) -> dict[str, object]:
     of_group = [finding for finding in findings if finding.setting == group.setting]
     counting = {finding.target: finding for finding in of_group if finding.counts}
@@ -182,7 +185,7 @@ def _work(
 
 
 def _charts(
-    group: Group, name: str, paint: Callable[..., Figure | None], caption: str
+    group: CellGroup, name: str, paint: Callable[..., Figure | None], caption: str
 ) -> list[Markup]:
     charts = []
     for css_class, width in (("wide", WIDE), ("narrow", NARROW)):
@@ -194,7 +197,7 @@ def _charts(
     return charts
 
 
-def _spoken(group: Group, caption: str) -> str:
+def _spoken(group: CellGroup, caption: str) -> str:
     """The figure for those who do not see it: the footprints, which the tables repeat."""
     told = []
     for name in (OURS, NONE, "reporting"):
@@ -204,7 +207,7 @@ def _spoken(group: Group, caption: str) -> str:
     return f"{caption}. Footprint after the work in GiB min: {', '.join(told)}. See the tables."
 
 
-def _ablations(group: Group) -> list[str]:
+def _ablations(group: CellGroup) -> list[str]:
     """What each part of giveback is worth: what it comes to without it, against the whole."""
     return [
         f"{safe(strategy_title(name))}: {said}"
@@ -213,7 +216,7 @@ def _ablations(group: Group) -> list[str]:
     ]
 
 
-def _without(group: Group, name: str) -> str:
+def _without(group: CellGroup, name: str) -> str:
     """How footprint, residue and the work's time differ from those of the whole giveback."""
     said = []
     for field, what in (
@@ -233,7 +236,7 @@ def _without(group: Group, name: str) -> str:
     return ", ".join(said)
 
 
-def _table(group: Group, title: str, metrics: Sequence[Metric]) -> dict[str, object] | None:
+def _table(group: CellGroup, title: str, metrics: Sequence[Metric]) -> dict[str, object] | None:
     known = [
         metric
         for metric in metrics
@@ -253,7 +256,7 @@ def _table(group: Group, title: str, metrics: Sequence[Metric]) -> dict[str, obj
     return {"title": title, "heads": heads, "rows": rows}
 
 
-def _cell(group: Group, name: str, metric: Metric) -> dict[str, object]:
+def _cell(group: CellGroup, name: str, metric: Metric) -> dict[str, object]:
     """The median, below it the range; a ratio inside the noise is said to be none."""
     values = group.values(name, metric.field)
     spread = spread_of(values.values())
@@ -308,7 +311,9 @@ def _versions(results: Sequence[CellResult]) -> list[tuple[str, str, str]]:
     return [*rows, ("guest memory", sizes or "-", "")]
 
 
-def _missing(results: Sequence[CellResult], groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
+def _missing(
+    results: Sequence[CellResult], groups: Sequence[CellGroup]
+) -> list[tuple[str, list[str]]]:
     """Failed cells, cells with problems, figures that no cell has, strategies that a work lacks."""
     failed = [
         f"{failed.cell.key}: {'; '.join(failed.reasons)}"
@@ -342,7 +347,7 @@ def _mixed(results: Sequence[CellResult]) -> list[str]:
     return [f"{what}: {len(known)} versions" for what, known in found.items() if len(known) > 1]
 
 
-def _never(results: Sequence[CellResult], groups: Sequence[Group]) -> list[str]:
+def _never(results: Sequence[CellResult], groups: Sequence[CellGroup]) -> list[str]:
     items = []
     names = list(dict.fromkeys(result.cell.strategy for result in results))
     for group in groups:

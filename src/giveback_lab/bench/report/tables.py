@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from giveback_lab.bench.analysis.comparable import Group, Measured
-    from giveback_lab.bench.analysis.metrics import Figures
-    from giveback_lab.bench.analysis.targets import Finding
+    from giveback_lab.bench.analysis.comparable import CellGroup, Measured
+    from giveback_lab.bench.analysis.metrics import CellFigures
+    from giveback_lab.bench.analysis.targets import TargetFinding
     from giveback_lab.bench.model import CellResult
 
 SCHEMA = 1
@@ -42,7 +42,7 @@ SAMPLE_COLUMNS = (
 )
 
 
-def cells_csv(groups: Sequence[Group]) -> str:
+def cells_csv(groups: Sequence[CellGroup]) -> str:
     """A row for each VM of each cell, and one for all of them where a cell has several."""
     rows: list[Sequence[object]] = [
         (*CELL_COLUMNS, *FIELDS, "started_at", "took_s", "host_busy_share", "sitting", "problems")
@@ -76,7 +76,7 @@ def _key(result: CellResult, vm_name: str) -> tuple[object, ...]:
     return (*texts, cell.round, safe(vm_name, 60))
 
 
-def _fields(figures: Figures) -> list[object]:
+def _fields(figures: CellFigures) -> list[object]:
     return [_rounded(getattr(figures, name)) for name in FIELDS]
 
 
@@ -119,8 +119,8 @@ def gzipped(text: str) -> bytes:
 
 def results_json(
     results: Sequence[CellResult],
-    groups: Sequence[Group],
-    all_findings: Sequence[Finding],
+    groups: Sequence[CellGroup],
+    all_findings: Sequence[TargetFinding],
     command: str | None = None,
 ) -> str:
     """Verdicts, medians and spreads, failed cells, versions."""
@@ -149,7 +149,7 @@ def versions(results: Sequence[CellResult]) -> dict[str, list[str]]:
     return {name: list(of_name) for name, of_name in sorted(found.items())}
 
 
-def _finding(finding: Finding) -> dict[str, object]:
+def _finding(finding: TargetFinding) -> dict[str, object]:
     setting, comparison = finding.setting, finding.comparison
     measured: dict[str, object] = {}
     if comparison is not None:
@@ -179,7 +179,7 @@ def _setting_key(kernel: str, mem_bytes: int, work: str) -> dict[str, object]:
     return {"kernel": safe(kernel, 20), "mem_bytes": mem_bytes, "work": safe(work, 60)}
 
 
-def _group(group: Group) -> dict[str, object]:
+def _group(group: CellGroup) -> dict[str, object]:
     setting = group.setting
     return {
         **_setting_key(setting.kernel, setting.mem_bytes, setting.work),
@@ -196,7 +196,7 @@ def _group(group: Group) -> dict[str, object]:
     }
 
 
-def _strategy(group: Group, name: str) -> dict[str, object]:
+def _strategy(group: CellGroup, name: str) -> dict[str, object]:
     metrics = {}
     for field in FIELDS:
         spread = spread_of(group.values(name, field).values())

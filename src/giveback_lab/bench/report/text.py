@@ -16,9 +16,9 @@ from giveback_lab.report.words import clean_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from giveback_lab.bench.analysis.comparable import Group, Setting
+    from giveback_lab.bench.analysis.comparable import CellGroup, GroupSetting
     from giveback_lab.bench.analysis.statistics import Comparison, Spread
-    from giveback_lab.bench.analysis.targets import Finding
+    from giveback_lab.bench.analysis.targets import TargetFinding
     from giveback_lab.bench.model import CellResult
 
 MINUS, DASH, TIMES = "\u2212", "\u2013", "\u00d7"
@@ -164,7 +164,7 @@ def ram_text(size_bytes: float) -> str:
     return f"{size_bytes / GIB:g} GiB" if whole else f"{size_bytes / MIB:.0f} MiB"
 
 
-def setting_text(setting: Setting) -> str:
+def setting_text(setting: GroupSetting) -> str:
     """Kernel and memory: what, beside the work, is the same in all cells compared."""
     return f"Linux {safe(setting.kernel, 20)}, {ram_text(setting.mem_bytes)}"
 
@@ -237,7 +237,7 @@ def difference_text(comparison: Comparison) -> str:
     return percent if comparison.differs else "none"
 
 
-def figure_text(finding: Finding) -> str:
+def figure_text(finding: TargetFinding) -> str:
     """Both medians, their ratio, and what that may be."""
     comparison = finding.comparison
     if comparison is None:
@@ -254,13 +254,13 @@ def figure_text(finding: Finding) -> str:
     return said
 
 
-def counted(all_findings: Sequence[Finding]) -> dict[Verdict, int]:
+def counted(all_findings: Sequence[TargetFinding]) -> dict[Verdict, int]:
     """How many of the targets have each verdict."""
     counting = [finding.verdict for finding in all_findings if finding.counts]
     return {verdict: counting.count(verdict) for verdict in Verdict}
 
 
-def headline(all_findings: Sequence[Finding]) -> str:
+def headline(all_findings: Sequence[TargetFinding]) -> str:
     """The verdicts in one sentence without a full stop."""
     counts = counted(all_findings)
     total = sum(counts.values())
@@ -287,12 +287,12 @@ def bench_command(results: Sequence[CellResult]) -> str:
     return shlex.join(words)
 
 
-def several(groups: Sequence[Group]) -> bool:
+def several(groups: Sequence[CellGroup]) -> bool:
     """Whether kernel or memory differ, so that a work alone does not name a group."""
     return len({(g.setting.kernel, g.setting.mem_bytes) for g in groups}) > 1
 
 
-def group_title(group: Group, groups: Sequence[Group]) -> str:
+def group_title(group: CellGroup, groups: Sequence[CellGroup]) -> str:
     """The group's name among these: with kernel and memory only where they differ."""
     title = work_title(group.setting.work)
     return f"{title} ({setting_text(group.setting)})" if several(groups) else title

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from giveback_lab.bench.analysis.comparable import Group
+    from giveback_lab.bench.analysis.comparable import CellGroup
     from giveback_lab.bench.model import CellResult
 
 MOST_TELLING = ("files", "build", "database", "editor", "hogs")
@@ -90,12 +90,12 @@ def telling_figure(results: Sequence[CellResult], path: Path) -> None:
     write_picture(figure, path, kind, group_title(group, [group]))
 
 
-def most_telling(all_groups: Sequence[Group]) -> Group | None:
+def most_telling(all_groups: Sequence[CellGroup]) -> CellGroup | None:
     """The group with the most strategies; of those the first work of MOST_TELLING, and first setting."""
     found = [group for group in all_groups if group.cells]
     order = {work: rank for rank, work in enumerate(MOST_TELLING)}
 
-    def rank(group: Group) -> tuple[int, int]:
+    def rank(group: CellGroup) -> tuple[int, int]:
         return -len(group.strategies), order.get(group.setting.work, len(order))
 
     return min(found, key=rank, default=None)
@@ -124,7 +124,7 @@ def summary(results: Sequence[CellResult]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _work_line(group: Group, all_groups: Sequence[Group]) -> str:
+def _work_line(group: CellGroup, all_groups: Sequence[CellGroup]) -> str:
     title = group_title(group, all_groups)
     field = "footprint_after_gib_min"
     parts = []
@@ -138,7 +138,7 @@ def _work_line(group: Group, all_groups: Sequence[Group]) -> str:
     return f"{title}: footprint after the work: {told}"
 
 
-def _write_figures(all_groups: Sequence[Group], folder: Path) -> list[Path]:
+def _write_figures(all_groups: Sequence[CellGroup], folder: Path) -> list[Path]:
     from giveback.reporters.charts.picture import write_picture  # noqa: PLC0415
     from giveback_lab.bench.report import figures, figures_bars  # noqa: PLC0415
     from giveback_lab.bench.report import figures_time as over_time  # noqa: PLC0415
@@ -164,6 +164,6 @@ def _write_figures(all_groups: Sequence[Group], folder: Path) -> list[Path]:
     return written
 
 
-def _file_name(group: Group) -> str:
+def _file_name(group: CellGroup) -> str:
     key = group.setting.key
     return "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "_" for c in key)

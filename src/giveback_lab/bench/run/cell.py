@@ -42,7 +42,7 @@ QMP_DEADLINE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class CellSetting:
     """All that a cell is measured with and that is the same for many."""
 
     lab: Lab
@@ -98,7 +98,7 @@ class CellRun:
         cell: Cell,
         work: Work,
         strategy: Strategy,
-        setting: Setting,
+        setting: CellSetting,
         lock: asyncio.Lock,
         load: HostLoad,
     ) -> None:

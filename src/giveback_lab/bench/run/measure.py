@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from giveback.errors import VmError
 from giveback_kernel import meminfo
 from giveback_kernel.errors import KernelFileError
-from giveback_lab.bench.model import Counters, Mark, Sample, VmCourse
+from giveback_lab.bench.model import CellMark, CellSample, Counters, VmCourse
 from giveback_lab.bench.run.counters import read_counters
 from giveback_lab.bench.run.host_load import process_cpu
 from giveback_lab.images.image import GUEST_LAB
@@ -78,8 +78,8 @@ class Meter:
     def __init__(self, vm: LabVm, watch: Stopwatch) -> None:
         self.vm = vm
         self._watch = watch
-        self._samples: list[Sample] = []
-        self._marks: list[Mark] = []
+        self._samples: list[CellSample] = []
+        self._marks: list[CellMark] = []
         self._heard_s = watch.now_s()
         self._sampled_s = self._heard_s
         self._failure: VmError | None = None
@@ -160,7 +160,7 @@ class Meter:
         cpu = process_cpu(self.vm.pid)
         self._sampled_s = self._watch.now_s()
         self._samples.append(
-            Sample(
+            CellSample(
                 t_s=round(self._sampled_s, 3),
                 resident_bytes=resident,
                 vmm_user_s=cpu.user_s,
@@ -176,7 +176,7 @@ class Meter:
 
     def mark(self, name: MarkName, begin_s: float) -> None:
         """A span from `begin_s` until now."""
-        self._marks.append(Mark(name, round(begin_s, 3), round(self._watch.now_s(), 3)))
+        self._marks.append(CellMark(name, round(begin_s, 3), round(self._watch.now_s(), 3)))
 
     async def count(self, moment: str, pids: tuple[int, ...]) -> None:
         """Keep the guest's counters of this moment: before, after_work or after. Raises VmError."""

@@ -19,13 +19,13 @@ from giveback_lab.bench.model import CellResult
 from giveback_lab.bench.run.cell import CellRun
 from giveback_lab.bench.run.host_load import HostLoad
 from giveback_lab.bench.run.plan import differences, remaining_s
-from giveback_lab.bench.run.store import Refused
+from giveback_lab.bench.run.store import ResultRefused
 from giveback_lab.bench.run.versions import versions
 from giveback_lab.bench.strategy import CannotRun
 
 if TYPE_CHECKING:
     from giveback_lab.bench.model import Cell
-    from giveback_lab.bench.run.cell import Setting
+    from giveback_lab.bench.run.cell import CellSetting
     from giveback_lab.bench.run.store import Store
     from giveback_lab.bench.strategy import Strategy
     from giveback_lab.bench.works import Work
@@ -42,13 +42,13 @@ LONGER = 1.1
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class CellJob:
     """A cell with all that it is measured by."""
 
     cell: Cell
     work: Work
     strategy: Strategy
-    setting: Setting
+    setting: CellSetting
 
     def versions(self) -> dict[str, str]:
         """Of everything that takes part."""
@@ -66,7 +66,7 @@ class Progress:
     left: list[str] = field(default_factory=list)
     done: int = 0
 
-    def finished(self, job: Job, result: CellResult) -> None:
+    def finished(self, job: CellJob, result: CellResult) -> None:
         """A cell has ended, well or not."""
         self.done += 1
         self.left.remove(job.work.name)
@@ -109,7 +109,7 @@ def duration(seconds: float) -> str:
     return f"about {int(seconds // HOURS_S)} h {int(seconds % HOURS_S // 60)} min"
 
 
-def to_do(jobs: Sequence[Job], store: Store, say: Say) -> list[Job]:
+def to_do(jobs: Sequence[CellJob], store: Store, say: Say) -> list[CellJob]:
     """The cells that are not stored yet, or not as they would be measured now: that is said.
 
     With them none's of the same work and round, once more: times compare within a sitting only.
@@ -131,12 +131,12 @@ def to_do(jobs: Sequence[Job], store: Store, say: Say) -> list[Job]:
     return [job for job in jobs if job.cell in left | beside]
 
 
-def _why_again(job: Job, store: Store) -> str | None:
+def _why_again(job: CellJob, store: Store) -> str | None:
     """Why a cell has to be measured: in words, empty where it is not stored. None where it has not."""
     stored = store.read(job.cell)
     if stored is None:
         return ""
-    if isinstance(stored, Refused):
+    if isinstance(stored, ResultRefused):
         return stored.reason
     return "; ".join(differences(job.cell, stored.versions, job.versions())) or None
 
@@ -172,7 +172,7 @@ def another_fits(elapsed_s: float, last_round_s: float, within_s: float) -> bool
 
 
 async def run_in_time(
-    jobs: Sequence[Job],
+    jobs: Sequence[CellJob],
     store: Store,
     at_once: int,
     say: Say,
@@ -203,7 +203,7 @@ async def run_in_time(
 
 
 async def run_all(
-    jobs: Sequence[Job],
+    jobs: Sequence[CellJob],
     store: Store,
     at_once: int,
     say: Say,
@@ -244,7 +244,7 @@ async def run_all(
     return results
 
 
-async def _measured(job: Job, lock: asyncio.Lock, load: HostLoad, say: Say) -> CellResult:
+async def _measured(job: CellJob, lock: asyncio.Lock, load: HostLoad, say: Say) -> CellResult:
     """A cell's result; without VMs and with the reasons where it failed twice."""
     began_s, reasons = time.monotonic(), []
     known = job.versions()

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from giveback.errors import InputError
 from giveback_kernel.errors import GivebackError
 from giveback_lab.bench.analysis.comparable import NONE, is_beside
-from giveback_lab.bench.model import SCHEMA, Cell, CellResult, Sample
+from giveback_lab.bench.model import SCHEMA, Cell, CellResult, CellSample
 from giveback_lab.report.decode import fault
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ LIMIT_BYTES = 64 << 20
 """Of one file unpacked: an hour of three VMs is below 2 MB."""
 
 _RESULT = TypeAdapter(CellResult)
-_IN_A_ROW = [field.name for field in fields(Sample)]
+_IN_A_ROW = [field.name for field in fields(CellSample)]
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class ResultRefused:
     """A stored file that does not count, and why."""
 
     path: Path
@@ -114,7 +114,7 @@ class Store:
             raise GivebackError(f"{path}: {error.strerror}: the cell is lost") from error
         return path
 
-    def read(self, cell: Cell) -> CellResult | Refused | None:
+    def read(self, cell: Cell) -> CellResult | ResultRefused | None:
         """What is stored of a cell, failures left out; None where nothing is."""
         path = self._path(cell.key, SUFFIX)
         return read_file(path) if path.exists() else None
@@ -144,18 +144,18 @@ class Store:
                 removed.append(path)
         return removed
 
-    def read_all(self) -> tuple[list[CellResult], list[Refused]]:
+    def read_all(self) -> tuple[list[CellResult], list[ResultRefused]]:
         """All that is stored, failures too, in the order of the file names."""
         found: list[CellResult] = []
-        refused: list[Refused] = []
+        refused: list[ResultRefused] = []
         for _, result in self._files():
-            if isinstance(result, Refused):
+            if isinstance(result, ResultRefused):
                 refused.append(result)
             else:
                 found.append(result)
         return found, refused
 
-    def _files(self) -> Iterator[tuple[Path, CellResult | Refused]]:
+    def _files(self) -> Iterator[tuple[Path, CellResult | ResultRefused]]:
         for path in sorted(self.folder.glob(f"[!.]*{SUFFIX}")):
             yield path, read_file(path)
 
@@ -163,16 +163,16 @@ class Store:
         return self.folder / f"{key}{suffix}"
 
 
-def read_file(path: Path) -> CellResult | Refused:
+def read_file(path: Path) -> CellResult | ResultRefused:
     """One stored cell, or why it does not count; its name must be its cell's."""
     try:
         data = _unpacked(path.read_bytes())
         result = from_json(data.decode())
     except (OSError, ValueError, EOFError, zlib.error) as error:
-        return Refused(path, str(error))
+        return ResultRefused(path, str(error))
     name = EARLIER.sub("", path.name) if result.cell.strategy == NONE else path.name
     if name not in (result.cell.key + SUFFIX, result.cell.key + FAILED_SUFFIX):
-        return Refused(path, f"holds the cell {result.cell.key}")
+        return ResultRefused(path, f"holds the cell {result.cell.key}")
     return result
 
 

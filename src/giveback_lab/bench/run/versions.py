@@ -17,7 +17,7 @@ from giveback_lab.bench import strategies
 from giveback_lab.images.cache import content_key
 
 if TYPE_CHECKING:
-    from giveback_lab.bench.run.cell import Setting
+    from giveback_lab.bench.run.cell import CellSetting
     from giveback_lab.bench.strategy import Strategy
     from giveback_lab.bench.works import Work
 
@@ -26,7 +26,7 @@ GUEST_WORKS = ("work.py", "serve.py")
 GUEST_PREFIX = "bench"
 
 
-def versions(work: Work, strategy: Strategy, setting: Setting) -> dict[str, str]:
+def versions(work: Work, strategy: Strategy, setting: CellSetting) -> dict[str, str]:
     """Versions of everything; those that decide whether two results compare are in plan.DECISIVE."""
     return {
         "giveback": __version__,

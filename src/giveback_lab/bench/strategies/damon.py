@@ -33,7 +33,7 @@ WITHOUT_DAMON = {"6.1": "Debian's kernel 6.1 is built without DAMON"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reclaim:
+class DamonReclaim:
     """DAMON_RECLAIM's parameters under their names, with its defaults."""
 
     min_age_us: int = 120_000_000
@@ -47,7 +47,7 @@ class Reclaim:
     skip_anon: bool = False
 
 
-AGENTENV = Reclaim(
+AGENTENV = DamonReclaim(
     min_age_us=100_000, quota_ms=20, quota_sz=1 << 30, quota_reset_interval_ms=500,
     wmarks_interval_us=1_000_000, wmarks_high=990, wmarks_mid=990, skip_anon=True,
 )  # fmt: skip
@@ -67,7 +67,7 @@ def ram_pieces(iomem: str) -> list[tuple[int, int]]:
     return [(begin, end) for begin, end in pieces if end > begin + 1]
 
 
-def files_of(rule: Reclaim, begin: int, end: int) -> dict[str, str]:
+def files_of(rule: DamonReclaim, begin: int, end: int) -> dict[str, str]:
     """The files of sysfs that make this scheme, over memory from `begin` to `end`, in their order.
 
     What is left is to switch it on.
@@ -118,7 +118,7 @@ async def _pieces(running: InGuests, vm: LabVm) -> list[tuple[int, int]]:
     return pieces
 
 
-async def _enable(running: InGuests, vm: LabVm, rule: Reclaim, begin: int, end: int) -> None:
+async def _enable(running: InGuests, vm: LabVm, rule: DamonReclaim, begin: int, end: int) -> None:
     await running.change(vm, files_of(rule, begin, end))
     for tries_left in reversed(range(TRIES)):
         try:
@@ -135,7 +135,7 @@ async def _enable(running: InGuests, vm: LabVm, rule: Reclaim, begin: int, end: 
 async def _defaults(running: InGuests, vm: LabVm) -> None:
     # As the kernel does where no region is given: the largest piece of RAM alone.
     begin, end = max(await _pieces(running, vm), key=lambda piece: piece[1] - piece[0])
-    await _enable(running, vm, Reclaim(), begin, end)
+    await _enable(running, vm, DamonReclaim(), begin, end)
 
 
 async def _agentenv(running: InGuests, vm: LabVm) -> None:

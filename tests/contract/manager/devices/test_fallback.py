@@ -30,7 +30,7 @@ from giveback.vmm.control.address import control_at, control_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from giveback.manager.model import Action
+    from giveback.manager.model import ManagerAction
     from giveback.vmm.base import VmDescription
 
 QEMU = shutil.which("qemu-system-x86_64")
@@ -59,12 +59,12 @@ class Driven:
         self.vm, self.settings, self.clock = vm, settings, Clock()
         self.manager = Fallbacks(folder, clock=self.clock)
 
-    async def step(self, available_mib: int, goal_mib: int = 1024) -> Action | None:
+    async def step(self, available_mib: int, goal_mib: int = 1024) -> ManagerAction | None:
         self.clock.now_s += 5
         now = state(self.clock.now_s, available_mib * MIB)
         return await self.manager.step(self.vm, now, NO_GUEST, goal_mib * MIB, self.settings)
 
-    async def inflate(self) -> Action:
+    async def inflate(self) -> ManagerAction:
         """The first look shows numbers, the second that they move: then comes the first step."""
         action = await self.step(800) or await self.step(800)
         assert action is not None, self.manager.problems

@@ -17,7 +17,7 @@ from giveback.manager.model import ActionKind
 from giveback.manager.settings.load import VmSettings
 from giveback.vmm.backends.firecracker import FirecrackerBackend
 from giveback.vmm.control.address import control_at
-from giveback.vmm.control.devices import Balloon, Devices, VirtioMem
+from giveback.vmm.control.devices import BalloonSize, Devices, VirtioMem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ def test_cloud_hypervisor(tmp_path: Path) -> None:
     with serving(tmp_path / "s", api):
         control = control_at(f"cloud-hypervisor:{tmp_path}/s")
         devices = asyncio.run(control.devices())
-        assert devices == Devices(Balloon(80 * MIB, 96 * MIB))
+        assert devices == Devices(BalloonSize(80 * MIB, 96 * MIB))
         asyncio.run(control.set_balloon(64 * MIB))
         asyncio.run(control.set_statistics_period(5))
     assert api.sent == [("PUT /api/v1/vm.resize", {"desired_balloon": 32 * MIB})]
@@ -54,7 +54,7 @@ def test_firecracker(tmp_path: Path) -> None:
         control = control_at(f"firecracker:{tmp_path}/s")
         devices = asyncio.run(control.devices())
         region = VirtioMem("ram", 64 * MIB, 64 * MIB, 2 * MIB)
-        assert devices == Devices(Balloon(80 * MIB, 96 * MIB), (region,), 1)
+        assert devices == Devices(BalloonSize(80 * MIB, 96 * MIB), (region,), 1)
         asyncio.run(control.set_balloon(64 * MIB))
         asyncio.run(control.set_virtio_mem("ram", 32 * MIB))
         asyncio.run(control.set_statistics_period(5))

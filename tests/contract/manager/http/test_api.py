@@ -36,7 +36,7 @@ from giveback.manager.http.client import Client, NoDaemonError, RefusedError
 from giveback.manager.http.feed import EVENTS
 from giveback.manager.http.server import Endpoint
 from giveback.manager.model import VmCondition
-from giveback.manager.settings.access import Access
+from giveback.manager.settings.access import ApiAccess
 
 NOBODY = 65534
 _CALLS = {"x86_64": (117, 119, 116), "aarch64": (147, 149, 159)}
@@ -215,17 +215,17 @@ def test_problems_say_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("access", "groups", "reads", "writes"),
     [
-        (Access(), (), 403, 403),
-        (Access(reader_uids=frozenset({NOBODY})), (), 200, 403),
-        (Access(reader_gids=frozenset({4242})), (4242,), 200, 403),
-        (Access(reader_gids=frozenset({NOBODY})), (), 200, 403),
-        (Access(writer_gids=frozenset({4242})), (17, 4242), 200, 200),
-        (Access(writer_uids=frozenset({NOBODY})), (), 200, 200),
-        (Access(writer_gids=frozenset({4243})), (17, 4242), 403, 403),
+        (ApiAccess(), (), 403, 403),
+        (ApiAccess(reader_uids=frozenset({NOBODY})), (), 200, 403),
+        (ApiAccess(reader_gids=frozenset({4242})), (4242,), 200, 403),
+        (ApiAccess(reader_gids=frozenset({NOBODY})), (), 200, 403),
+        (ApiAccess(writer_gids=frozenset({4242})), (17, 4242), 200, 200),
+        (ApiAccess(writer_uids=frozenset({NOBODY})), (), 200, 200),
+        (ApiAccess(writer_gids=frozenset({4243})), (17, 4242), 403, 403),
     ],
 )
 def test_the_peers_credentials_decide(
-    tmp_path: Path, access: Access, groups: tuple[int, ...], reads: int, writes: int
+    tmp_path: Path, access: ApiAccess, groups: tuple[int, ...], reads: int, writes: int
 ) -> None:
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
@@ -252,7 +252,7 @@ def test_rules_may_change_while_it_serves(tmp_path: Path) -> None:
     with running(where) as daemon:
         assert ask(connect_as(where.socket_path, NOBODY), "GET", "/v1/vms")[0] == 403
         assert daemon.serving is not None
-        daemon.serving.access = Access(reader_uids=frozenset({NOBODY}))
+        daemon.serving.access = ApiAccess(reader_uids=frozenset({NOBODY}))
         assert ask(connect_as(where.socket_path, NOBODY), "GET", "/v1/vms")[0] == 200
 
 
@@ -501,7 +501,7 @@ def test_no_user_holds_more_than_so_many_connections(tmp_path: Path) -> None:
 def test_readers_who_take_all_they_can_do_not_lock_root_out(tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
-    readers = Access(reader_uids=frozenset({NOBODY}))
+    readers = ApiAccess(reader_uids=frozenset({NOBODY}))
     where = endpoint(tmp_path, socket_mode=0o666, access=readers)
     with running(where) as daemon:
         path = where.socket_path

@@ -20,7 +20,7 @@ from giveback_agent.policy.observation import (
 from giveback_agent.release import report_order, steps
 from giveback_agent.runtime import run_dir
 from giveback_agent.service.pass_log import CLASSIC_LINE
-from giveback_agent.settings.table import Settings
+from giveback_agent.settings.table import AgentSettings
 from giveback_kernel.compaction import PATH as COMPACT_PATH
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.page_reporting import ORDER_PATH
@@ -45,9 +45,9 @@ def order(root: str) -> int:
 
 
 def run(
-    root: str, *, deep: bool, chosen: Settings | None = None, able: KernelCapabilities = CAN
+    root: str, *, deep: bool, chosen: AgentSettings | None = None, able: KernelCapabilities = CAN
 ) -> int:
-    settings, can = release.asked_for(deep, chosen or Settings(), able)
+    settings, can = release.asked_for(deep, chosen or AgentSettings(), able)
     return release.Foreground(root, settings, can, CLASSIC_LINE).run(URGENCY_ALONE)
 
 
@@ -84,7 +84,7 @@ def test_per_cpu_lists_are_told_of_and_a_failure_is_no_end(
 
 
 def test_a_dry_run_writes_nothing(root: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(root, deep=True, chosen=Settings(dry_run=True)) == 0
+    assert run(root, deep=True, chosen=AgentSettings(dry_run=True)) == 0
     told = capsys.readouterr().out
     assert "(dry run) report order 9 -> 0" in told
     assert "nothing was done" in told
@@ -122,15 +122,17 @@ def test_an_order_that_cannot_be_lowered_is_told_and_the_rest_is_done(
 @pytest.mark.parametrize(
     ("can", "chosen", "words"),
     [
-        (replace(CAN, reporting=False), Settings(), "page reporting is not active"),
-        (replace(CAN, compaction=False), Settings(), "run as root"),
-        (replace(CAN, order_settable=False), Settings(), "its order cannot be set"),
-        (CAN, Settings(idle_threshold=0), "the settings forbid it"),
-        (CAN, Settings(page_reporting=False), "deep         left out: the settings forbid it"),
-        (CAN, Settings(), "cannot be reclaimed by this user"),
+        (replace(CAN, reporting=False), AgentSettings(), "page reporting is not active"),
+        (replace(CAN, compaction=False), AgentSettings(), "run as root"),
+        (replace(CAN, order_settable=False), AgentSettings(), "its order cannot be set"),
+        (CAN, AgentSettings(idle_threshold=0), "the settings forbid it"),
+        (CAN, AgentSettings(page_reporting=False), "deep         left out: the settings forbid it"),
+        (CAN, AgentSettings(), "cannot be reclaimed by this user"),
     ],
 )
-def test_what_is_left_out_is_said(can: KernelCapabilities, chosen: Settings, words: str) -> None:
+def test_what_is_left_out_is_said(
+    can: KernelCapabilities, chosen: AgentSettings, words: str
+) -> None:
     assert any(words in line for line in release.left_out(True, chosen, can))
 
 

@@ -13,7 +13,7 @@ from giveback_agent.policy import actions as act
 from giveback_agent.release import steps
 from giveback_agent.runtime import run_dir
 from giveback_agent.service.loop import Service
-from giveback_agent.settings.table import Settings
+from giveback_agent.settings.table import AgentSettings
 from giveback_kernel.page_reporting import ReportingState
 from giveback_kernel.record import replace
 
@@ -44,7 +44,7 @@ def test_what_no_pass_of_reporting_followed_is_not_said_to_be_reported(
     run_dir.make_folder(str(tmp_path))
     monkeypatch.setattr(steps, "start_reporting", lambda root: f"{root}: no free block of order 4")
     said: list[str] = []
-    service = Service(str(tmp_path), Settings(), said.append)
+    service = Service(str(tmp_path), AgentSettings(), said.append)
     now = snapshot(1.0)
     for action in (act.BeginPass(), act.LowerOrder(order=0), act.TriggerReporting()):
         service._do(action, now)

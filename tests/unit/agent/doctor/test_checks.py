@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from giveback_agent.doctor import checks
 from giveback_agent.doctor.checks import BAD, OK, UNKNOWN, WARN, Check
-from giveback_agent.doctor.facts import Access, Facts, Memory, Thp
+from giveback_agent.doctor.facts import Access, Facts, MemoryFacts, Thp
 from giveback_agent.settings.load import Loaded
-from giveback_agent.settings.table import Settings
+from giveback_agent.settings.table import AgentSettings
 from giveback_agent.wsl.detect import WslHost
 from giveback_agent.wsl.windows_view import ColdDiscard
 from giveback_kernel import meminfo
@@ -27,10 +27,10 @@ MIB = 1 << 20
 WSL = WslHost("6.6.87.2-microsoft-standard-WSL2", ("kernel release",))
 
 
-def memory(**changes: int) -> Memory:
+def memory(**changes: int) -> MemoryFacts:
     values: dict[str, Any] = dict.fromkeys(meminfo.MemInfo._fields, 0)
     values.update(mem_total_bytes=2048 * MIB, mem_free_bytes=1024 * MIB, **changes)
-    return Memory(meminfo.MemInfo(**values), 12 * MIB, False)
+    return MemoryFacts(meminfo.MemInfo(**values), 12 * MIB, False)
 
 
 def good() -> Facts:
@@ -65,7 +65,7 @@ def good() -> Facts:
         agent_pid=42,
         stale_pid=False,
         installed=True,
-        loaded=Loaded(Settings(), dict.fromkeys(Settings._fields, "default"), ()),
+        loaded=Loaded(AgentSettings(), dict.fromkeys(AgentSettings._fields, "default"), ()),
         rivals=(),
         cold_discard=None,
     )
@@ -87,8 +87,8 @@ def not_active(evidence: str = "no virtio balloon") -> ReportingState:
 
 
 def loaded(warnings: tuple[str, ...] = (), **changes: object) -> Loaded:
-    sources = dict.fromkeys(Settings._fields, "/etc/giveback.conf:2")
-    return Loaded(replace(Settings(), **changes), sources, warnings)
+    sources = dict.fromkeys(AgentSettings._fields, "/etc/giveback.conf:2")
+    return Loaded(replace(AgentSettings(), **changes), sources, warnings)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ any_facts = st.builds(
     lru_gen_debug=accesses,
     damon=accesses,
     cgroup=st.sampled_from((None, CgroupMounts("none"), CgroupMounts("v1"))),
-    memory=st.sampled_from((None, Memory(memory().info), memory())),
+    memory=st.sampled_from((None, MemoryFacts(memory().info), memory())),
     swaps=st.sampled_from((None, Swaps())),
     agent_pid=st.sampled_from((None, 1)),
 )

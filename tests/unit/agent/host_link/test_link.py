@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback_agent.host_link import answers, json_lines, link
-from giveback_agent.host_link.link import Link, Urgency
-from giveback_agent.host_link.peer import HELD_LIMIT, LINES_LIMIT, READ_LIMIT_BYTES, Peer
+from giveback_agent.host_link.link import Link, UrgencyMessage
+from giveback_agent.host_link.peer import HELD_LIMIT, LINES_LIMIT, READ_LIMIT_BYTES, HostPeer
 
 KPAGEFLAGS = b"".join((1 << 10).to_bytes(8, "little") for _ in range(512))
 
@@ -66,7 +66,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
     ours.setblocking(False)
     theirs.setblocking(False)
     guest = Link(str(tmp_path))
-    guest._add(Peer(theirs.detach(), lasting=False))
+    guest._add(HostPeer(theirs.detach(), lasting=False))
     yield Host(guest, ours)
     guest.close()
     ours.close()
@@ -108,7 +108,7 @@ def test_the_port_is_found_by_its_name_and_opened_when_it_comes(tmp_path: Path) 
 def test_lines_come_whole_however_they_are_cut(sent: list[bytes], data: st.DataObject) -> None:
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
-    peer = Peer(reading, lasting=False)
+    peer = HostPeer(reading, lasting=False)
     stream = b"".join(line + b"\n" for line in sent)
     found: list[bytes] = []
     while stream:
@@ -126,7 +126,7 @@ def test_a_line_that_is_too_long_is_passed_over(host: Host) -> None:
     host.look()
     host.say(b'{"urgency":3,"lease_s":1}\n{"urgency":1,"lease_s":2.5}\n')
     host.look()
-    assert host.heard == [Urgency(1, 2.5)]
+    assert host.heard == [UrgencyMessage(1, 2.5)]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_an_urgency_that_is_none_changes_nothing(host: Host, said: bytes) -> Non
 def test_an_urgency_with_a_number_is_confirmed(host: Host) -> None:
     host.say(b'{"urgency":2,"lease_s":60,"id":4}\n{"urgency":1,"lease_s":60}\n')
     host.look()
-    assert host.heard == [Urgency(2, 60.0), Urgency(1, 60.0)]
+    assert host.heard == [UrgencyMessage(2, 60.0), UrgencyMessage(1, 60.0)]
     confirmed = [line for line in host.lines() if line["event"] == "urgency"]
     assert confirmed == [{"v": 1, "event": "urgency", "id": 4, "urgency": 2, "lease_s": 60.0}]
 
@@ -289,7 +289,7 @@ def test_a_host_that_floods_is_heard_a_little_a_second(host: Host) -> None:
     host.say(b'{"urgency":3,"lease_s":1}\n')
     assert select.select([host.link.fileno()], [], [], 5)[0]
     host.look()
-    assert host.heard[-1] == Urgency(3, 1.0)
+    assert host.heard[-1] == UrgencyMessage(3, 1.0)
     assert READ_LIMIT_BYTES < 150 * 8 * 26
 
 
@@ -310,7 +310,7 @@ def test_a_port_at_its_end_is_not_readable_for_ever(tmp_path: Path) -> None:
     os.set_blocking(reading, False)
     os.close(writing)
     channel = Link(str(tmp_path))
-    channel._add(Peer(reading, lasting=True))
+    channel._add(HostPeer(reading, lasting=True))
     assert select.select([channel.fileno()], [], [], 5)[0]
     channel.receive(1.0)
     assert select.select([channel.fileno()], [], [], 0)[0] == []
@@ -344,7 +344,7 @@ def test_over_vsock_only_the_host_is_heard_and_four_clients_at_most(tmp_path: Pa
     assert [bool(_ended(end)) for end in ends] == [True, True, False, True, False, False, False]
     assert all(not os.get_inheritable(peer.fd) for peer in channel._peers)
     ends[2].sendall(b'{"urgency":3,"lease_s":5}\n')
-    assert channel.receive(2.0) == [Urgency(3, 5.0)]
+    assert channel.receive(2.0) == [UrgencyMessage(3, 5.0)]
     channel.close()
     for end in ends:
         end.close()

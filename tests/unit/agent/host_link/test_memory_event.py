@@ -10,7 +10,7 @@ import pytest
 from agent_kernel_samples import GUEST, plant
 
 from giveback.accounting.ledger import Key, join
-from giveback.accounting.usage import HostPicture, Source
+from giveback.accounting.usage import GuestSource, HostPicture
 from giveback.guest.protocol import from_agent
 from giveback_agent.host_link.memory_event import picture
 from giveback_kernel import kpageflags, zoneinfo
@@ -25,7 +25,7 @@ def test_free_pages_on_per_cpu_lists_are_told_and_become_a_row(tmp_path: Path) -
     assert pages > 0
     said = picture(root)
     assert said["pcp_bytes"] == pages * 4096
-    guest = from_agent(said, Source.AGENT)
+    guest = from_agent(said, GuestSource.AGENT)
     ledger = join(HostPicture(8 << 30), guest, 8 << 30)
     assert ledger.ram(Key.PCP) == pages * 4096
 
@@ -34,7 +34,7 @@ def test_a_guest_without_the_finer_files_is_told_all_the_same(tmp_path: Path) ->
     few = {path: GUEST[path] for path in ("/proc/meminfo", "/proc/stat")}
     said = picture(plant(tmp_path, few))
     assert (said["pcp_bytes"], said["compressed_swap_bytes"], said["buddyinfo"]) == (None, None, "")
-    assert from_agent(said, Source.AGENT).total_bytes
+    assert from_agent(said, GuestSource.AGENT).total_bytes
     with pytest.raises(KernelFileError):
         picture(str(tmp_path / "none"))
 
@@ -51,7 +51,7 @@ def test_vmalloc_has_the_kernel_stacks_in_it(tmp_path: Path) -> None:
     amounts = []
     for meminfo in (without, told):
         root = plant(tmp_path, GUEST | {"/proc/meminfo": meminfo})
-        amounts.append(from_agent(picture(root), Source.AGENT).kernel_bytes or 0)
+        amounts.append(from_agent(picture(root), GuestSource.AGENT).kernel_bytes or 0)
     stacks = next(int(li.split()[1]) for li in lines if li.startswith(b"KernelStack"))
     assert amounts[1] - amounts[0] == 65 * MIB - (stacks << 10)
 

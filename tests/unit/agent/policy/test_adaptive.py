@@ -23,11 +23,11 @@ from giveback_agent.policy.observation import (
     Snapshot,
     StepOutcome,
 )
-from giveback_agent.settings.table import Settings
+from giveback_agent.settings.table import AgentSettings
 from giveback_kernel.buddyinfo import BuddyInfo, ZoneBlocks
 from giveback_kernel.record import replace
 
-SETTINGS = Settings()
+SETTINGS = AgentSettings()
 LEVELS = st.sampled_from(
     (idleness.IDLE, idleness.IDLE, idleness.IDLE, idleness.SLACK, idleness.BUSY)
 )
@@ -49,7 +49,7 @@ class Guest:
     """A guest that obeys actions more or less, driven step by step."""
 
     can: KernelCapabilities = ABLE
-    settings: Settings = SETTINGS
+    settings: AgentSettings = SETTINGS
     state: PolicyState = field(default_factory=PolicyState)
     cache: int = 600
     trapped: int = 300
@@ -317,7 +317,7 @@ def test_at_urgency_3_all_above_the_floor_goes() -> None:
 
 
 def test_need_that_grows_within_a_pass_is_met_after_it() -> None:
-    state, settings = PolicyState(), Settings()
+    state, settings = PolicyState(), AgentSettings()
     now, asked = 100.0, []
     for second in range(120):
         urgency = URGENCY_ALONE if second < 5 else URGENCY_STARVING
@@ -330,9 +330,9 @@ def test_need_that_grows_within_a_pass_is_met_after_it() -> None:
 
 def test_a_guest_that_stalls_for_memory_gives_nothing_however_the_host_starves() -> None:
     seen = observation(snapshot(100.0), level=idleness.BUSY, urgency=URGENCY_STARVING)
-    assert adaptive.decide(seen, PolicyState(), Settings(), ABLE)[0]
+    assert adaptive.decide(seen, PolicyState(), AgentSettings(), ABLE)[0]
     seen = replace(seen, gate=replace(seen.gate, short_of_memory=True))
-    assert not adaptive.decide(seen, PolicyState(), Settings(), ABLE)[0]
+    assert not adaptive.decide(seen, PolicyState(), AgentSettings(), ABLE)[0]
 
 
 def test_the_whole_cache_is_dropped_only_while_the_host_starves() -> None:

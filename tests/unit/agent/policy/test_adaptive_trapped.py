@@ -14,11 +14,11 @@ from giveback_agent.policy.observation import (
 )
 from giveback_agent.policy.release_pass import Pass
 from giveback_agent.policy.report_hold import Hold
-from giveback_agent.settings.table import Settings
+from giveback_agent.settings.table import AgentSettings
 from giveback_kernel.buddyinfo import BuddyInfo, ZoneBlocks
 from giveback_kernel.record import replace
 
-SETTINGS = Settings()
+SETTINGS = AgentSettings()
 USED_BYTES = snapshot(0.0).used_bytes
 
 

@@ -12,7 +12,7 @@ from giveback_agent.policy import cache_goal, release_pass
 from giveback_agent.policy.compaction import Compacting
 from giveback_agent.policy.observation import KernelCapabilities, StepOutcome, Tick
 from giveback_agent.policy.release_pass import Pass
-from giveback_agent.settings.table import Settings
+from giveback_agent.settings.table import AgentSettings
 from giveback_kernel.record import replace
 
 ORDER = (
@@ -43,7 +43,7 @@ def tick(
     dirty_bytes = min(dirty, cache) * MIB
     meminfo = replace(memory(cache=cache), dirty_bytes=dirty_bytes)
     now = replace(now, meminfo=meminfo, cold_cache_bytes=cache * MIB - dirty_bytes)
-    return Tick(observation(now, urgency=urgency), Settings(), can)
+    return Tick(observation(now, urgency=urgency), AgentSettings(), can)
 
 
 TICKS = st.builds(
@@ -118,6 +118,6 @@ def test_reclaim_that_failed_is_not_tried_again_in_this_pass() -> None:
 
     state = PolicyState(current=Pass(3, steps=(act.Reclaim,), goal_bytes=300 * MIB))
     seen = replace(tick(urgency=3).seen, outcome=StepOutcome(act.Reclaim.kind, ok=False))
-    actions, state = adaptive.decide(seen, state, Settings(), ABLE)
+    actions, state = adaptive.decide(seen, state, AgentSettings(), ABLE)
     assert [type(action) for action in actions] == [act.EndPass]
     assert not state.in_pass

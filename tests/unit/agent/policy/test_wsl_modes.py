@@ -15,15 +15,15 @@ from giveback_agent.policy.observation import (
     StepOutcome,
 )
 from giveback_agent.policy.wsl_modes import Interval, WslState
-from giveback_agent.settings.table import Settings
+from giveback_agent.settings.table import AgentSettings
 from giveback_kernel.record import replace
 
-DROP = Settings(mode="dropcache")
-GRADUAL = Settings(mode="gradual")
+DROP = AgentSettings(mode="dropcache")
+GRADUAL = AgentSettings(mode="gradual")
 
 
 def run(
-    settings: Settings, course: list[tuple[float, int, int]], can: KernelCapabilities = ABLE
+    settings: AgentSettings, course: list[tuple[float, int, int]], can: KernelCapabilities = ABLE
 ) -> list[tuple[float, type[act.Action], int]]:
     """Drive the mode: (seconds, busy ticks, idle ticks) an interval; returns (when, kind, amount)."""
     state, now_s, busy, idle = WslState(), 0.0, 0, 0
@@ -74,7 +74,7 @@ def test_gradual_without_memory_reclaim_falls_back_to_dropping() -> None:
 
 
 def test_disabled_does_nothing_at_all() -> None:
-    assert run(Settings(mode="disabled"), QUIET * 40) == []
+    assert run(AgentSettings(mode="disabled"), QUIET * 40) == []
 
 
 def test_an_editor_keeps_it_from_ever_acting() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giveback_agent.release import cold_cache, lru_gen_training
-from giveback_agent.release.cold_cache import ColdResult, Target
+from giveback_agent.release.cold_cache import ColdResult, EvictionTarget
 from giveback_kernel import files, lru_gen, memcg
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.lru_gen import Generation, LruGen, NodeGenerations
@@ -39,7 +39,7 @@ def one(*file_pages: int, age_ms: int = 0) -> NodeGenerations:
     return NodeGenerations(1, "/", 0, tuple(generations))
 
 
-def target_of(of: NodeGenerations) -> Target | None:
+def target_of(of: NodeGenerations) -> EvictionTarget | None:
     return cold_cache.target_of(of, PAGE, STALE_S)
 
 
@@ -83,18 +83,18 @@ def test_halving_ends_with_the_generation_open(pages: int) -> None:
 
 def test_an_older_generation_goes_whole_and_alone() -> None:
     target = target_of(one(5000, 90000, 10, 10))
-    assert target == Target(1, "/", 0, 0, 5000)
+    assert target == EvictionTarget(1, "/", 0, 0, 5000)
 
 
 def test_remainders_of_older_generations_go_with_the_third_youngest() -> None:
     target = target_of(one(100, 90000, 10, 10))
-    assert target == Target(1, "/", 0, 1, 90100 - OPEN_PAGES, OPEN_PAGES)
+    assert target == EvictionTarget(1, "/", 0, 1, 90100 - OPEN_PAGES, OPEN_PAGES)
 
 
 def test_what_was_kept_comes_up_again_only_when_stale() -> None:
     assert target_of(one(0, OPEN_PAGES, 50000, 10)) is None
     target = target_of(one(0, OPEN_PAGES, 50000, 10, age_ms=int(STALE_S * 1000)))
-    assert target == Target(1, "/", 0, 2, 50000 - OPEN_PAGES, OPEN_PAGES, age_first=True)
+    assert target == EvictionTarget(1, "/", 0, 2, 50000 - OPEN_PAGES, OPEN_PAGES, age_first=True)
 
 
 @given(st.lists(lists(), max_size=5), PAGES)

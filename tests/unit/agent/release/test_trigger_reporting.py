@@ -72,10 +72,10 @@ def test_the_huge_pages_order_is_the_page_tables_where_it_is_not_printed() -> No
 
 
 def test_a_roomy_guest_is_nudged_with_64_kib_at_order_0_and_4_mib_at_order_9() -> None:
-    assert trigger_reporting.plan(0, 9, ROOMY, zones(400_000)) == trigger_reporting.Plan(
+    assert trigger_reporting.plan(0, 9, ROOMY, zones(400_000)) == trigger_reporting.TriggerPlan(
         4, 64 << 10
     )
-    assert trigger_reporting.plan(9, 9, ROOMY, zones(400_000)) == trigger_reporting.Plan(
+    assert trigger_reporting.plan(9, 9, ROOMY, zones(400_000)) == trigger_reporting.TriggerPlan(
         10, 4 << 20
     )
 

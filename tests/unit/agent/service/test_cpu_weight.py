@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from giveback_agent.runtime import run_dir
 from giveback_agent.service import cpu_weight
 from giveback_agent.service.loop import Service
-from giveback_agent.settings.table import Settings
+from giveback_agent.settings.table import AgentSettings
 
 FOLDER = "/sys/fs/cgroup/giveback-agent.service"
 WEIGHT = f"{FOLDER}/cpu.weight"
@@ -51,7 +51,7 @@ def _classes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_service_has_a_fair_share_while_the_host_starves_and_no_longer(tmp_path: Path) -> None:
     root = guest(tmp_path)
     run_dir.make_folder(root)
-    service = Service(root, Settings(), lambda _: None)
+    service = Service(root, AgentSettings(), lambda _: None)
     service._press(True)
     assert (weight(root), service._share.pressing) == (cpu_weight.FAIR, True)
     service._press(True)
@@ -66,7 +66,7 @@ def test_a_service_has_a_fair_share_while_the_host_starves_and_no_longer(tmp_pat
 def test_a_dry_run_presses_nobody(tmp_path: Path) -> None:
     root = guest(tmp_path)
     run_dir.make_folder(root)
-    service = Service(root, Settings(dry_run=True), lambda _: None)
+    service = Service(root, AgentSettings(dry_run=True), lambda _: None)
     service._press(True)
     assert weight(root) == 1
     service._close()

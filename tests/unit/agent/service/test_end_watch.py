@@ -13,7 +13,7 @@ from giveback_agent.policy.actions import BeginPass, ReclaimEnded
 from giveback_agent.policy.observation import GuestObservation
 from giveback_agent.release.observe import take
 from giveback_agent.service.end_watch import EndWatch
-from giveback_agent.settings.table import Settings
+from giveback_agent.settings.table import AgentSettings
 from giveback_kernel.record import replace
 
 MIB = 1 << 20
@@ -81,12 +81,12 @@ def test_what_ended_cgroups_left_goes_while_others_work(
     done = adaptive.PolicyState(after_pass=take(str(guest), 99.0))
     can = replace(ABLE, cold_method="generations")
     actions, state = adaptive.decide(
-        seen(guest, busy, level, ended_mib), done, Settings(cache_floor_bytes=1 << 50), can
+        seen(guest, busy, level, ended_mib), done, AgentSettings(cache_floor_bytes=1 << 50), can
     )
     assert any(isinstance(one, ReclaimEnded) for one in actions) == wanted
     assert any(isinstance(one, BeginPass) for one in actions) == (level == idleness.IDLE)
     if level == idleness.BUSY and wanted:
         running = replace(seen(guest, busy, level, ended_mib), running=ReclaimEnded.kind)
-        assert adaptive.decide(running, state, Settings(), can)[0] == (), "it need not end"
-        again, _ = adaptive.decide(seen(guest, busy, level, ended_mib), state, Settings(), can)
+        assert adaptive.decide(running, state, AgentSettings(), can)[0] == (), "it need not end"
+        again, _ = adaptive.decide(seen(guest, busy, level, ended_mib), state, AgentSettings(), can)
         assert again == (), "once in a while"

@@ -14,7 +14,7 @@ from giveback_agent.policy.observation import (
 )
 from giveback_agent.runtime import run_dir
 from giveback_agent.service import loop
-from giveback_agent.settings.table import Settings
+from giveback_agent.settings.table import AgentSettings
 from giveback_kernel.record import replace
 
 CYCLES = 10_000
@@ -58,7 +58,7 @@ def test_ten_thousand_decisions_leave_nothing_behind(
         nonlocal said
         said += 1
 
-    agent = loop.Service(str(tmp_path), Settings(mode=mode, dry_run=True), count)
+    agent = loop.Service(str(tmp_path), AgentSettings(mode=mode, dry_run=True), count)
     agent._can = replace(
         agent._can, reporting=True, order_settable=True, reclaim=True, drop_caches=True,
         compaction=True, cold_method="generations",

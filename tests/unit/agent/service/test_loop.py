@@ -25,7 +25,7 @@ from giveback_agent.runtime import run_dir
 from giveback_agent.runtime.worker import CRASHED, DONE, FAILED, Worker
 from giveback_agent.service import pass_log, status_file
 from giveback_agent.service.loop import LEVEL_PUBLISH_S, PROBE_PERIOD_S, URGENCY_PUBLISH_S, Service
-from giveback_agent.settings.table import Settings
+from giveback_agent.settings.table import AgentSettings
 from giveback_kernel import files, page_reporting, reclaim
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.record import replace
@@ -41,7 +41,7 @@ def guest(tmp_path: Path) -> Path:
 
 def service_of(guest: Path, said: list[str] | None = None) -> Service:
     lines: list[str] = [] if said is None else said
-    return Service(str(guest), Settings(), lines.append)
+    return Service(str(guest), AgentSettings(), lines.append)
 
 
 def tick(service: Service) -> None:
@@ -236,7 +236,7 @@ def test_an_urgency_that_was_written_counts_until_its_end(guest: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["disabled", "dropcache", "gradual"])
 def test_wsls_modes_look_as_seldom_as_wsl(guest: Path, mode: str) -> None:
-    service = Service(str(guest), Settings(mode=mode), lambda _: None)
+    service = Service(str(guest), AgentSettings(mode=mode), lambda _: None)
     assert service._period_s() == wsl_modes.LOOK_PERIOD_S
 
 
@@ -356,7 +356,7 @@ def test_a_step_is_told_to_the_host_and_to_the_journal(
 ) -> None:
     said: list[str] = []
     sent: list[dict[str, object]] = []
-    service = Service(str(guest), Settings(dry_run=True), said.append)
+    service = Service(str(guest), AgentSettings(dry_run=True), said.append)
     monkeypatch.setattr(service._link, "send", lambda **event: sent.append(event))
     service._steps.queue.append(step)
     service._start_next(1.0)
@@ -445,7 +445,7 @@ def test_what_has_not_changed_is_not_published_again(guest: Path) -> None:
 
 def test_a_dry_run_says_that_nothing_was_done(guest: Path) -> None:
     said: list[str] = []
-    service = Service(str(guest), Settings(dry_run=True), said.append)
+    service = Service(str(guest), AgentSettings(dry_run=True), said.append)
     service._do(act.BeginPass("idle"), _snapshot(service))
     service._do(act.EndPass("done"), _snapshot(service))
     assert said[-1].endswith("dry run: nothing was done")

@@ -18,7 +18,7 @@ from giveback_agent.commands import config
 from giveback_agent.errors import UsageError
 from giveback_agent.settings import table, unknown_keys
 from giveback_agent.settings.load import COMMAND_LINE, CONF_PATH, DEFAULT, Loaded, load, parse_value
-from giveback_agent.settings.table import TABLE, WSL_MODES, Setting, Settings
+from giveback_agent.settings.table import TABLE, WSL_MODES, AgentSettings, Setting
 from giveback_agent.wsl.detect import Drive, WslHost
 
 DOC = Path(__file__).parents[4] / "docs" / "settings.md"
@@ -52,11 +52,11 @@ def good_values(draw: st.DrawFn, setting: Setting, key: str) -> str:
 
 
 def test_the_table_covers_every_field_once_with_a_default_that_is_valid() -> None:
-    assert [s.field for s in TABLE] == list(Settings._fields)
+    assert [s.field for s in TABLE] == list(AgentSettings._fields)
     keys = [key.lower() for s in TABLE for key in s.keys]
     assert len(set(keys)) == len(keys)
     for setting in TABLE:
-        default = getattr(Settings(), setting.field)
+        default = getattr(AgentSettings(), setting.field)
         text = table.format_value(setting, default)
         assert parse_value(setting, setting.keys[0], text) == default
 
@@ -70,7 +70,7 @@ def test_the_page_in_docs_and_the_table_agree() -> None:
     expected = [
         [
             ", ".join(f"`{key}`" for key in setting.keys),
-            f"`{table.format_value(setting, getattr(Settings(), setting.field))}`",
+            f"`{table.format_value(setting, getattr(AgentSettings(), setting.field))}`",
             valid_in_words(setting),
             setting.reason,
         ]
@@ -89,7 +89,7 @@ def valid_in_words(setting: Setting) -> str:
 
 def test_nothing_set_is_all_default(tmp_path: Path) -> None:
     loaded = load(str(tmp_path), [])
-    assert loaded.settings == Settings()
+    assert loaded.settings == AgentSettings()
     assert set(loaded.sources.values()) == {DEFAULT}
     assert loaded.warnings == ()
     assert loaded.files == ((CONF_PATH, "not there"),)
@@ -111,7 +111,7 @@ def test_the_highest_layer_with_a_good_value_counts(data: st.DataObject) -> None
             if text is not None:
                 put(root, path, f"[{section}]\n{name} = {text}\n")
         loaded = load(folder, [] if override is None else [f"{key}={override}"], HOST)
-    effective, source = getattr(Settings(), setting.field), DEFAULT
+    effective, source = getattr(AgentSettings(), setting.field), DEFAULT
     layers = (f"{WSLCONFIG}:2", f"{CONF_PATH}:2", COMMAND_LINE)
     for text, where in zip((*texts, override), layers, strict=True):
         value = None if text is None else parse_value(setting, key, text)
@@ -221,7 +221,7 @@ def test_what_is_wrong_is_said_with_its_place_and_changes_nothing(
 ) -> None:
     loaded = load_conf(tmp_path, line)
     assert loaded.warnings == (warning.format(CONF_PATH),)
-    assert loaded.settings == Settings()
+    assert loaded.settings == AgentSettings()
     assert set(loaded.sources.values()) == {DEFAULT}
 
 
@@ -271,12 +271,12 @@ def test_the_keys_of_2019_are_honoured_with_a_note(tmp_path: Path) -> None:
 def test_an_unreadable_or_enormous_conf_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "etc/giveback.conf").mkdir(parents=True)
     loaded = load(str(tmp_path), [])
-    assert loaded.settings == Settings()
+    assert loaded.settings == AgentSettings()
     assert "Failed to open config file" in loaded.warnings[0]
     assert "Is a directory" in loaded.warnings[0]
     (tmp_path / "etc/giveback.conf").rmdir()
     loaded = load_conf(tmp_path, "[giveback]\nmode=gradual\n" + "#" * (1 << 20))
-    assert loaded.settings == Settings()
+    assert loaded.settings == AgentSettings()
     assert "longer than" in loaded.warnings[0]
 
 

@@ -282,7 +282,7 @@ def test_a_file_that_cannot_be_read_is_a_warning(windows: FakeWindows, kind: str
     if kind == "folder":
         (windows.root / "mnt/c/Users/me/.wslconfig").mkdir()
     loaded = load.load(str(windows.root), [], windows.host())
-    assert loaded.settings == table.Settings()
+    assert loaded.settings == table.AgentSettings()
     assert len(loaded.warnings) == 1
     assert "Failed to open config file /mnt/c/Users/me/.wslconfig" in loaded.warnings[0]
 

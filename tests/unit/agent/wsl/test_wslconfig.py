@@ -18,7 +18,7 @@ from giveback_agent.wsl.wslconfig import (
     SIZE_MAX_BYTES,
     SIZE_UNITS,
     WARNING_LIMIT,
-    Entry,
+    ConfigEntry,
     format_size,
     parse,
     parse_bool,
@@ -144,9 +144,9 @@ def test_what_is_written_is_read(wanted: list[tuple[str, str, str]]) -> None:
     for section, key, value in wanted:
         escaped = "".join(ESCAPED.get(char, char) for char in value)
         lines += [f"[{section}]", f'{key} = "{escaped}" # comment']
-    expected: dict[str, Entry] = {}
+    expected: dict[str, ConfigEntry] = {}
     for number, (section, key, value) in enumerate(wanted, 1):
-        entry = Entry(section, key, value, 2 * number)
+        entry = ConfigEntry(section, key, value, 2 * number)
         expected.setdefault(entry.name.lower(), entry)
     assert parse("\n".join(lines).encode(), F)[0] == tuple(expected.values())
 

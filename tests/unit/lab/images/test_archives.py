@@ -58,7 +58,7 @@ def read_newc(data: bytes) -> dict[str, Member]:
 @given(st.dictionaries(NAMES, st.binary(max_size=40), max_size=6))
 def test_archive_holds_every_file_and_its_folders_before_it(files: dict[str, bytes]) -> None:
     wanted = {n: d for n, d in files.items() if not any(o.startswith(n + "/") for o in files)}
-    found = read_newc(cpio.archive([cpio.Entry(n, d) for n, d in wanted.items()]))
+    found = read_newc(cpio.archive([cpio.ArchiveEntry(n, d) for n, d in wanted.items()]))
     names = list(found)
     for name, data in wanted.items():
         assert found[name].data == data
@@ -72,8 +72,8 @@ def test_archive_holds_every_file_and_its_folders_before_it(files: dict[str, byt
 
 def test_archive_is_the_same_for_the_same_content_and_keeps_modes() -> None:
     entries = [
-        cpio.Entry("init", b"#!", cpio.PROGRAM_MODE),
-        cpio.Entry("a/link", b"../init", cpio.SYMLINK_MODE),
+        cpio.ArchiveEntry("init", b"#!", cpio.PROGRAM_MODE),
+        cpio.ArchiveEntry("a/link", b"../init", cpio.SYMLINK_MODE),
     ]
     assert cpio.archive(entries) == cpio.archive(entries)
     found = read_newc(cpio.archive(entries))

@@ -20,7 +20,7 @@ from giveback.errors import InputError
 from giveback.reporters.charts.picture import REPRODUCIBLE
 from giveback_lab.report.figure import HEIGHT, WIDTH, run_figure, write_png, write_svg
 from giveback_lab.report.page import CHARTS
-from giveback_lab.report.run import DemoRun, Mark
+from giveback_lab.report.run import DemoRun, RunMark
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,7 +125,7 @@ def test_both_need_the_same_is_one_line() -> None:
 
 def test_rows_only_for_what_the_agent_did() -> None:
     run = make_run("giveback")
-    once = replace(run.vms[0], marks=(Mark(125.0, "giveback", "compact", "412 MiB"),))
+    once = replace(run.vms[0], marks=(RunMark(125.0, "giveback", "compact", "412 MiB"),))
     shown = texts(replace(run, vms=(once,)))
     assert "compact" in shown
     assert "reclaim" not in shown

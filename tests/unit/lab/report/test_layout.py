@@ -20,7 +20,7 @@ from giveback_lab.report.layout import (
     time_ticks,
     work_end_s,
 )
-from giveback_lab.report.run import DemoRun, Mark, WorkPhase
+from giveback_lab.report.run import DemoRun, RunMark, WorkPhase
 
 FINITE = st.floats(-1e6, 1e6)
 
@@ -94,8 +94,8 @@ def test_labels_are_dropped_only_for_want_of_room() -> None:
 
 
 def test_actions_close_together_are_one() -> None:
-    marks = [Mark(t, "giveback", "reclaim", "64 MiB") for t in (1, 2, 3, 9)]
-    marks.append(Mark(2.5, "giveback", "compact", ""))
+    marks = [RunMark(t, "giveback", "reclaim", "64 MiB") for t in (1, 2, 3, 9)]
+    marks.append(RunMark(2.5, "giveback", "compact", ""))
     found = actions(marks, gap_s=2)
     assert [(a.kind, a.start_s, a.end_s, a.count) for a in found] == [
         ("reclaim", 1, 3, 3),
@@ -106,7 +106,7 @@ def test_actions_close_together_are_one() -> None:
 
 
 def test_actions_that_said_different_things_say_none() -> None:
-    marks = [Mark(t, "giveback", "reclaim", f"{t} MiB") for t in (1, 2)]
+    marks = [RunMark(t, "giveback", "reclaim", f"{t} MiB") for t in (1, 2)]
     assert actions(marks, gap_s=2)[0].label == ""
 
 

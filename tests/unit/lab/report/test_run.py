@@ -14,8 +14,8 @@ from giveback.errors import InputError
 from giveback.text import GIB, MIB
 from giveback_lab.report.run import (
     DemoRun,
-    Figures,
-    Sample,
+    RunSample,
+    VmFigures,
     VmRun,
     figures,
     run_figures,
@@ -25,7 +25,7 @@ from giveback_lab.report.series import resident_at
 
 
 def vm_of(*points: tuple[float, int], end_s: float | None, needed: int | None = None) -> VmRun:
-    samples = tuple(Sample(t_s, size * MIB, 10 * MIB, 5 * MIB) for t_s, size in points)
+    samples = tuple(RunSample(t_s, size * MIB, 10 * MIB, 5 * MIB) for t_s, size in points)
     needed_bytes = None if needed is None else needed * MIB
     return VmRun("giveback", "", GIB, samples=samples, work_end_s=end_s, needed_bytes=needed_bytes)
 
@@ -70,14 +70,14 @@ def test_residue_a_minute_later_is_unknown_without_a_sample_near_it() -> None:
 
 def test_a_silent_guest_is_not_told_as_now() -> None:
     vm = vm_of((0, 50), (10, 40), end_s=0)
-    silent = replace(vm, samples=(vm.samples[0], Sample(10, 40 * MIB)))
+    silent = replace(vm, samples=(vm.samples[0], RunSample(10, 40 * MIB)))
     assert figures(silent).non_free_now_bytes is None
     assert figures(silent).resident_now_bytes == 40 * MIB
 
 
 def test_nothing_comes_of_nothing() -> None:
     empty = figures(VmRun("plain", "", GIB))
-    assert all(getattr(empty, name) is None for name in Figures.__slots__)
+    assert all(getattr(empty, name) is None for name in VmFigures.__slots__)
 
 
 def test_nothing_is_back_where_nothing_was_returnable() -> None:

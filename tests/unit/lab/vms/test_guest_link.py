@@ -21,9 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback.errors import VmError
-from giveback.guest.protocol import Step
+from giveback.guest.protocol import StepEvent
 from giveback_agent.host_link.link import PORT_NAME as AGENT_PORT_IN_GUEST
-from giveback_lab.demo.recorder import MOST_MARKS, MOST_PHASES, Recorder
+from giveback_lab.demo.recorder import MOST_MARKS, MOST_PHASES, GuestRecorder
 from giveback_lab.images.image import Image
 from giveback_lab.vms.emulator import Emulator
 from giveback_lab.vms.guest_link import KEPT_BYTES, KEPT_LINES, GuestLink
@@ -297,9 +297,9 @@ def test_a_guest_that_prints_for_ever_does_not_fill_the_host(tmp_path: Path) -> 
 
 
 @pytest.fixture
-def recorder() -> Iterator[Recorder]:
+def recorder() -> Iterator[GuestRecorder]:
     vm = LabVm(VmSpec("giveback", 64 * MIB, 1, "tcg"), IMAGE, EMULATOR)
-    yield Recorder(vm, "giveback", "", 0.0)
+    yield GuestRecorder(vm, "giveback", "", 0.0)
     asyncio.run(vm.stop())
 
 
@@ -316,12 +316,12 @@ BUDDY = "Node 0, zone DMA32 1 1 1 1 1 1 1 1 1 1 90\n"
         {"/proc/meminfo": MEMINFO, "/proc/buddyinfo": "Node x"},
     ],
 )  # fmt: skip
-def test_a_sample_that_makes_no_sense_is_left_out(recorder: Recorder, files: object) -> None:
+def test_a_sample_that_makes_no_sense_is_left_out(recorder: GuestRecorder, files: object) -> None:
     recorder.take_guest_sample({"event": "sample", "files": files})
     assert recorder.view is None
 
 
-def test_a_sound_sample_is_kept(recorder: Recorder) -> None:
+def test_a_sound_sample_is_kept(recorder: GuestRecorder) -> None:
     recorder.vm.spec = replace(recorder.vm.spec, ram_bytes=1 << 50)
     files = {path: Path(path).read_text() for path in serve.SAMPLED_FILES}
     recorder.take_guest_sample({"event": "sample", "files": files})
@@ -333,25 +333,25 @@ def test_a_sound_sample_is_kept(recorder: Recorder) -> None:
 def test_any_line_of_the_work(said: str) -> None:
     vm = LabVm(VmSpec("giveback", 512 * MIB, 1, "tcg"), IMAGE, EMULATOR)
     try:
-        Recorder(vm, "giveback", "", 0.0).take_work_line(said)
+        GuestRecorder(vm, "giveback", "", 0.0).take_work_line(said)
     finally:
         vm._folder.remove()
 
 
-def test_the_works_words_are_bounded(recorder: Recorder) -> None:
+def test_the_works_words_are_bounded(recorder: GuestRecorder) -> None:
     for number in range(MOST_PHASES + 50):
         recorder.take_work_line(json.dumps({"phase": f"\x1b[2J{number}" * 50}))
     assert len(recorder.phases) <= MOST_PHASES + 1
     assert all(p.name.isprintable() and len(p.name) <= 40 for p in recorder.phases)
     for _ in range(MOST_MARKS + 50):
-        recorder.mark(Step("x", "compact"))
+        recorder.mark(StepEvent("x", "compact"))
     assert len(recorder.marks) == MOST_MARKS
-    recorder.mark(Step("x", "no such step"))
+    recorder.mark(StepEvent("x", "no such step"))
     assert len(recorder.marks) == MOST_MARKS
 
 
 @pytest.mark.parametrize("hot", [None, "x", -5, 10**18, [1]])
-def test_a_hostile_working_set_stays_within_the_vm(recorder: Recorder, hot: object) -> None:
+def test_a_hostile_working_set_stays_within_the_vm(recorder: GuestRecorder, hot: object) -> None:
     recorder.take_work_line(json.dumps({"done": True, "hot_bytes": hot}))
     assert recorder.work_end_s is not None
     assert 0 <= recorder.hot_bytes <= recorder.vm.spec.ram_bytes

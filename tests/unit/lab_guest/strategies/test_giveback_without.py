@@ -15,11 +15,11 @@ from giveback_agent.policy.observation import (
     GuestObservation,
     StepOutcome,
 )
-from giveback_agent.settings.table import Settings
+from giveback_agent.settings.table import AgentSettings
 from giveback_kernel.record import replace
 from giveback_lab_guest.strategies.giveback_without import PARTS, run_without, without
 
-SETTINGS = Settings()
+SETTINGS = AgentSettings()
 LEVELS = (idleness.IDLE, idleness.SLACK, idleness.BUSY)
 
 

@@ -14,12 +14,12 @@ from giveback_agent.policy.idleness import GateState
 from giveback_agent.policy.observation import (
     GuestObservation,
 )
-from giveback_agent.settings.table import Settings
+from giveback_agent.settings.table import AgentSettings
 from giveback_kernel.cpustat import CpuStat
 from giveback_kernel.meminfo import MemInfo
 from giveback_kernel.record import replace
 from giveback_lab_guest.strategies import wsl, wsl_gen2
-from giveback_lab_guest.strategies.wsl import GIB, Rule, State, Step
+from giveback_lab_guest.strategies.wsl import GIB, Rule, State, WslStep
 
 CPUS = 2
 TICKS_PER_S = 100 * CPUS
@@ -29,7 +29,7 @@ GRADUAL = wsl.RULES["wsl-gen1-gradual"]
 
 def course(
     rule: Rule, looks: list[int], in_use: int = 2 * GIB, state: State | None = None
-) -> list[tuple[int, Step]]:
+) -> list[tuple[int, WslStep]]:
     """Drive the rule: user ticks of each interval; returns (look's number, step)."""
     state = wsl.begin(rule) if state is None else state
     ticks, steps = 0, []
@@ -42,7 +42,7 @@ def course(
 
 
 def test_dropcache_waits_ten_minutes_and_drops_once() -> None:
-    assert course(DROP, [1] * 60) == [(20, Step())]
+    assert course(DROP, [1] * 60) == [(20, WslStep())]
 
 
 def test_gradual_waits_three_minutes_and_takes_three_percent_each_look() -> None:
@@ -64,7 +64,7 @@ def test_a_busy_interval_starts_a_new_idle_period() -> None:
 
 def test_system_time_is_not_seen_at_all() -> None:
     """The rule takes user ticks alone: a guest busy in the kernel is idle to it."""
-    assert course(DROP, [0] * 20) == [(20, Step())]
+    assert course(DROP, [0] * 20) == [(20, WslStep())]
 
 
 def test_gradual_stops_at_the_low_mark_and_goes_on_above_the_high_one() -> None:
@@ -140,7 +140,7 @@ def by_the_agent(
         amount, drop, compact = 0, False, False
         for _ in range(5):
             looked = GuestObservation(now, GateState())
-            actions, state = wsl_modes.decide(looked, state, Settings(mode=mode), ABLE)
+            actions, state = wsl_modes.decide(looked, state, AgentSettings(mode=mode), ABLE)
             for action in actions:
                 amount += action.amount_bytes if isinstance(action, act.Reclaim) else 0
                 drop = drop or isinstance(action, act.DropCaches)

@@ -27,10 +27,10 @@ from manager_hosts import (
 from giveback.host.memory import HostView
 from giveback.manager.decide.allocation import GRACE_S, LEAST_GOAL_BYTES, Asked, plan, sane
 from giveback.manager.decide.arbiter import ArbiterState, marks_of, urgency_for
-from giveback.manager.decide.forecast import Look
+from giveback.manager.decide.forecast import ForecastSample
 from giveback.manager.decide.request import ReclaimRequest
 from giveback.manager.model import Decision, GuestView
-from giveback.manager.settings.units import Mark
+from giveback.manager.settings.units import MemoryMark
 
 GUESTS = st.lists(guest_views(), max_size=8).map(unique)
 HOSTS = st.builds(
@@ -47,7 +47,7 @@ ARBITER_STATES = st.builds(
     ArbiterState,
     urgency=st.integers(0, 3),
     looks=st.lists(st.integers(0, 16 * GIB), max_size=6).map(
-        lambda amounts: tuple(Look(-10.0 + n, a) for n, a in enumerate(amounts))
+        lambda amounts: tuple(ForecastSample(-10.0 + n, a) for n, a in enumerate(amounts))
     ),
     swap_in=st.none() | st.tuples(st.floats(-10, 0), st.integers(0, GIB)),
     lower_since_s=st.none() | st.floats(-50, 0),
@@ -300,7 +300,7 @@ def test_the_marks_are_bounded_and_calm_is_above_short() -> None:
     small, huge = marks_of(512 * MIB, SETTINGS), marks_of(4 << 40, SETTINGS)
     assert small.short_bytes == 128 * MIB
     assert (huge.short_bytes, huge.calm_bytes) == (16 * GIB, 24 * GIB)
-    mixed = replace(SETTINGS, short=Mark(least_bytes=4 * GIB), calm=Mark(fraction=0.05))
+    mixed = replace(SETTINGS, short=MemoryMark(least_bytes=4 * GIB), calm=MemoryMark(fraction=0.05))
     marks = marks_of(16 * GIB, mixed)
     assert marks.critical_bytes < marks.short_bytes < marks.calm_bytes
 

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giveback.manager.decide import forecast
-from giveback.manager.decide.forecast import Look
+from giveback.manager.decide.forecast import ForecastSample
 
 GIB = 1 << 30
 AMOUNTS = st.lists(st.integers(0, 64 * GIB), min_size=3, max_size=24)
 
 
-def looks_of(amounts: list[int], step_s: float = 1.0) -> tuple[Look, ...]:
-    return tuple(Look(index * step_s, amount) for index, amount in enumerate(amounts))
+def looks_of(amounts: list[int], step_s: float = 1.0) -> tuple[ForecastSample, ...]:
+    return tuple(ForecastSample(index * step_s, amount) for index, amount in enumerate(amounts))
 
 
 def test_a_steady_fall_is_seen_as_it_is() -> None:
@@ -60,7 +60,7 @@ def test_a_rate_never_comes_of_a_counter_or_a_clock_that_went_back(
 @given(AMOUNTS, st.integers(0, 64 * GIB))
 def test_the_lower_the_last_look_the_steeper_the_slope(amounts: list[int], lower: int) -> None:
     looks = looks_of(amounts)
-    last = Look(looks[-1].at_s, min(lower, looks[-1].available_bytes))
+    last = ForecastSample(looks[-1].at_s, min(lower, looks[-1].available_bytes))
     steeper = forecast.slope_bytes_per_s((*looks[:-1], last))
     assert steeper <= forecast.slope_bytes_per_s(looks)
 

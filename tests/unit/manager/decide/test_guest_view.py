@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from giveback.accounting.ledger import Key
 from giveback.accounting.observation import Observation
-from giveback.accounting.usage import NO_GUEST, GuestPicture, HostPicture, Source
+from giveback.accounting.usage import NO_GUEST, GuestPicture, GuestSource, HostPicture
 from giveback.guest.observe import make_ledger
 from giveback.manager.decide.guest_view import AGENT_FLOOR_BYTES, view_of
 from giveback.manager.model import GuestView
@@ -38,7 +38,7 @@ VM = VmDescription(
     (PORT,),
 )
 GUEST = GuestPicture(
-    source=Source.AGENT,
+    source=GuestSource.AGENT,
     age_s=1.0,
     total_bytes=RAM - 64 * MIB,
     free_bytes=GIB,
@@ -171,7 +171,7 @@ AMOUNT = st.none() | st.integers(0, 1 << 57) | st.integers(0, 4 * GIB)
 @given(
     st.builds(
         GuestPicture,
-        source=st.just(Source.AGENT),
+        source=st.just(GuestSource.AGENT),
         age_s=st.none() | st.floats(),
         total_bytes=AMOUNT,
         free_bytes=AMOUNT,

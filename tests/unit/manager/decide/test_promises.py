@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from giveback.accounting.diagnosis import Finding, Severity
 from giveback.manager.decide import promises
 from giveback.manager.decide.promises import Trust
-from giveback.manager.model import Action, ActionKind
+from giveback.manager.model import ActionKind, ManagerAction
 
 MIB = 1 << 20
 
 
-def action(expected_bytes: int) -> Action:
-    return Action(1, 0.0, "qemu:web:1", ActionKind.ASK, 2, expected_bytes, "")
+def action(expected_bytes: int) -> ManagerAction:
+    return ManagerAction(1, 0.0, "qemu:web:1", ActionKind.ASK, 2, expected_bytes, "")
 
 
 @given(st.lists(st.tuples(st.integers(1, 1 << 40), st.integers(-(1 << 40), 1 << 40)), max_size=50))

@@ -11,9 +11,9 @@ from manager_hosts import AMOUNTS, MIB
 from giveback.manager.decide.allocation import Asked
 from giveback.manager.decide.promises import GRACE_S, Trust
 from giveback.manager.decide.request import ReclaimRequest
-from giveback.manager.model import Action, ActionKind
+from giveback.manager.model import ActionKind, ManagerAction
 
-ASK = Action(1, 0.0, "qemu:web:1", ActionKind.ASK, 2, 100 * MIB, "cold")
+ASK = ManagerAction(1, 0.0, "qemu:web:1", ActionKind.ASK, 2, 100 * MIB, "cold")
 STEP = replace(ASK, id=2, kind=ActionKind.BALLOON, expected_bytes=64 * MIB)
 OF_ARBITER = Asked(1.0, 1, 50 * MIB, 900 * MIB)
 TIMES = st.floats(0, 1000)

@@ -15,12 +15,12 @@ from giveback.manager.devices.fallback import Fallbacks
 from giveback.manager.devices.leases import LeaseStore, file_name
 from giveback.manager.settings.load import VmSettings
 from giveback.vmm.base import Answer, BalloonStatistics, VmDescription, VmState
-from giveback.vmm.control.devices import Balloon, Devices, VirtioMem
+from giveback.vmm.control.devices import BalloonSize, Devices, VirtioMem
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from giveback.manager.model import Action
+    from giveback.manager.model import ManagerAction
 
 MIB = 1 << 20
 VM = VmDescription("qemu", "one", os.getpid(), 1024 * MIB, (), control="/run/one")
@@ -31,7 +31,7 @@ class Control:
 
     address = "qemu:/run/one"
 
-    def __init__(self, balloon: Balloon | None = None, **virtio_mem_bytes: int) -> None:
+    def __init__(self, balloon: BalloonSize | None = None, **virtio_mem_bytes: int) -> None:
         self.balloon = balloon
         self.virtio_mem = virtio_mem_bytes
         self.asked = asyncio.Event()
@@ -68,7 +68,7 @@ class Driven:
         self.settings = settings
         self.manager = Fallbacks(folder, clock=lambda: self.now_s)
 
-    async def step(self, available_mib: int = 800, goal_mib: int = 1024) -> Action | None:
+    async def step(self, available_mib: int = 800, goal_mib: int = 1024) -> ManagerAction | None:
         self.now_s += 5
         said = BalloonStatistics(self.now_s, 1024 * MIB, 0, available_mib * MIB)
         state = VmState(running=True, statistics=said, reporting_negotiated=self.reporting)
@@ -97,7 +97,7 @@ def test_what_is_held_is_kept_while_the_host_is_short_and_no_more_is_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scene() -> None:
-        control = Control(Balloon(1024 * MIB, 1024 * MIB))
+        control = Control(BalloonSize(1024 * MIB, 1024 * MIB))
         driven = Driven(tmp_path, control, VmSettings(balloon=True), monkeypatch)
         await driven.step()
         await driven.step()
@@ -116,11 +116,11 @@ def test_a_guest_that_does_not_give_is_let_off_though_no_more_is_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scene() -> None:
-        control = Control(Balloon(1024 * MIB, 1024 * MIB))
+        control = Control(BalloonSize(1024 * MIB, 1024 * MIB))
         driven = Driven(tmp_path, control, VmSettings(balloon=True), monkeypatch)
         await driven.step()
         await driven.step()
-        control.balloon = Balloon(1024 * MIB, 1024 * MIB)
+        control.balloon = BalloonSize(1024 * MIB, 1024 * MIB)
         done = [await driven.step(goal_mib=0) for _ in range(10)]
         assert [action.reason for action in done if action] == [
             "balloon: the guest keeps 1.0 GiB: asked no more"
@@ -134,7 +134,7 @@ def test_a_guest_that_reports_is_left_alone_unless_its_settings_say_otherwise(
     although_reports: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scene() -> None:
-        control = Control(Balloon(1024 * MIB, 1024 * MIB))
+        control = Control(BalloonSize(1024 * MIB, 1024 * MIB))
         settings = VmSettings(balloon=True, although_reports=although_reports)
         driven = Driven(tmp_path, control, settings, monkeypatch)
         driven.reporting = Answer.YES
@@ -165,14 +165,14 @@ def test_memory_that_was_plugged_in_meanwhile_is_not_taken_by_a_deflation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scene() -> None:
-        control = Control(Balloon(1024 * MIB, 1024 * MIB))
+        control = Control(BalloonSize(1024 * MIB, 1024 * MIB))
         driven = Driven(tmp_path, control, VmSettings(balloon=True), monkeypatch)
         await driven.step()
         await driven.step()
-        assert control.balloon == Balloon(960 * MIB, 1024 * MIB)
-        control.balloon = Balloon((960 + 512) * MIB, (1024 + 512) * MIB)
+        assert control.balloon == BalloonSize(960 * MIB, 1024 * MIB)
+        control.balloon = BalloonSize((960 + 512) * MIB, (1024 + 512) * MIB)
         await driven.step(available_mib=20)
-        assert control.balloon == Balloon((1024 + 512) * MIB, (1024 + 512) * MIB)
+        assert control.balloon == BalloonSize((1024 + 512) * MIB, (1024 + 512) * MIB)
 
     asyncio.run(scene())
 
@@ -181,7 +181,7 @@ def test_a_step_under_way_takes_nothing_from_a_manager_that_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scene() -> None:
-        control = Control(Balloon(1024 * MIB, 1024 * MIB))
+        control = Control(BalloonSize(1024 * MIB, 1024 * MIB))
         driven = Driven(tmp_path, control, VmSettings(balloon=True), monkeypatch)
         await driven.step(goal_mib=0)
         control.answers.clear()
@@ -192,7 +192,7 @@ def test_a_step_under_way_takes_nothing_from_a_manager_that_ends(
         await asyncio.sleep(0)
         control.answers.set()
         await asyncio.gather(stepping, ending)
-        assert control.balloon == Balloon(1024 * MIB, 1024 * MIB)
+        assert control.balloon == BalloonSize(1024 * MIB, 1024 * MIB)
         assert await driven.step() is None
 
     asyncio.run(scene())

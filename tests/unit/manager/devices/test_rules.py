@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from giveback.accounting.usage import GuestPicture, Source
+from giveback.accounting.usage import GuestPicture, GuestSource
 from giveback.manager.devices import rules
 from giveback.manager.devices.rules import Numbers, Watch
 from giveback.vmm.base import Answer, BalloonStatistics, Capabilities, VmDescription, VmState
@@ -144,7 +144,7 @@ def test_who_is_barred() -> None:
 
 def test_whose_numbers_count() -> None:
     said = BalloonStatistics(1000.0, GIB, 0, 500 * MIB)
-    agent = GuestPicture(Source.AGENT, 2.0, total_bytes=GIB, available_bytes=400 * MIB)
+    agent = GuestPicture(GuestSource.AGENT, 2.0, total_bytes=GIB, available_bytes=400 * MIB)
     by_balloon = rules.numbers_of(VmState(statistics=said), agent, 50.0, 1005.0)
     assert by_balloon is not None
     assert (by_balloon.available_bytes, by_balloon.stamp_s) == (500 * MIB, 1000)

@@ -73,7 +73,7 @@ def test_an_agent_that_starts_knows_nothing_and_its_steps_change_nothing() -> No
         channel, listener, _ = scene()
         channel.wait_in_queue()
         channel.send_urgency(1, 120.0, 0.0)
-        channel.heard(protocol.Step("compacts"))
+        channel.heard(protocol.StepEvent("compacts"))
         assert (channel.sent_urgency, channel.held_by_another) == (1, True)
         channel.heard(protocol.Hello("0"))
         assert (channel.sent_urgency, channel.held_by_another) == (None, False)

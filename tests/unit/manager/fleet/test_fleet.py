@@ -19,7 +19,7 @@ from giveback.manager.fleet import discovery
 from giveback.manager.fleet.discovery import Finder, Found
 from giveback.manager.fleet.fleet import Errors, Fleet, Watched
 from giveback.manager.fleet.status import condition_of
-from giveback.manager.model import Action, ActionKind, VmCondition
+from giveback.manager.model import ActionKind, ManagerAction, VmCondition
 from giveback.manager.settings.load import VmSettings, from_bytes
 from giveback.vmm.backends.qemu import QemuBackend
 from giveback.vmm.base import Channel, ChannelKind, VmDescription, VmState
@@ -76,7 +76,7 @@ def test_kinds_of_errors_are_bounded() -> None:
 
 def test_an_action_that_is_known_is_replaced_and_old_ones_go() -> None:
     fleet = Fleet()
-    first = Action(fleet.next_action_id(), 0.0, "a", ActionKind.ASK, 1, 5, "")
+    first = ManagerAction(fleet.next_action_id(), 0.0, "a", ActionKind.ASK, 1, 5, "")
     fleet.record(first)
     fleet.record(replace(first, measured_bytes=4))
     assert [a.measured_bytes for a in fleet.actions] == [4]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback.accounting.usage import STALE_S, GuestPicture, HostPicture, Source
+from giveback.accounting.usage import STALE_S, GuestPicture, GuestSource, HostPicture
 from giveback.manager.decide import schedule
 from giveback.manager.decide.guest_view import FRESH_S
 from giveback.manager.decide.resident_counts import Counts, Mappings
@@ -27,7 +27,7 @@ MAPPINGS = Mappings(HostPicture(224 * MIB, own_resident_bytes=8 * MIB), HELD, 0.
 def test_a_reports_age_grows_and_is_taken_again_at_each_limit(age_s: float, later_s: float) -> None:
     guest = GuestState()
     assert guest.aged(5.0) == (guest.report, math.inf)
-    guest.take_report(GuestPicture(Source.AGENT, age_s, 256 * MIB), 10.0)
+    guest.take_report(GuestPicture(GuestSource.AGENT, age_s, 256 * MIB), 10.0)
     aged, until_s = guest.aged(10.0 + later_s)
     assert aged.age_s is not None
     assert abs(aged.age_s - age_s - later_s) < 1e-6

@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 
 from giveback.accounting.observation import Observation
-from giveback.accounting.usage import NO_GUEST, GuestPicture, HostPicture, Source
+from giveback.accounting.usage import NO_GUEST, GuestPicture, GuestSource, HostPicture
 from giveback.host.memory import HostView
 from giveback.manager import model
 from giveback.manager.daemon import Daemon
@@ -19,20 +19,22 @@ from giveback.manager.decide.promises import GRACE_S
 from giveback.manager.decide.resident_counts import Counts
 from giveback.manager.fleet.discovery import Found
 from giveback.manager.fleet.fleet import Fleet, Watched
-from giveback.manager.fleet.reclaim import Reclaim
+from giveback.manager.fleet.reclaim import ReclaimOperation
 from giveback.manager.fleet.sampler import Sampler, _inspection_wait_s
 from giveback.manager.fleet.urgency import Arbitration
 from giveback.manager.history import chart
 from giveback.manager.http.answers import encoded
-from giveback.manager.model import Action, ActionKind, Ask, DaemonStatus, GuestView
+from giveback.manager.model import ActionKind, Ask, DaemonStatus, GuestView, ManagerAction
 from giveback.manager.settings.load import ArbiterSettings, VmSettings, from_bytes
 from giveback.reporters import daemon_status
 from giveback.vmm.backends.qemu import QemuBackend
 from giveback.vmm.base import Answer, Capabilities, VmDescription, VmState
 
 MIB = 1 << 20
-STEP = Action(1, 0.0, "web", ActionKind.BALLOON, 0, 64 * MIB, "balloon: 960 MiB left")
-DEFLATED = Action(1, 0.0, "qemu:web:1", ActionKind.DEFLATE, 0, 0, "given back: the manager ends")
+STEP = ManagerAction(1, 0.0, "web", ActionKind.BALLOON, 0, 64 * MIB, "balloon: 960 MiB left")
+DEFLATED = ManagerAction(
+    1, 0.0, "qemu:web:1", ActionKind.DEFLATE, 0, 0, "given back: the manager ends"
+)
 
 
 class Recorded:
@@ -41,9 +43,9 @@ class Recorded:
     problems: tuple[str, ...] = ()
 
     def __init__(self) -> None:
-        self.actions: list[Action] = []
+        self.actions: list[ManagerAction] = []
 
-    def action(self, action: Action) -> None:
+    def action(self, action: ManagerAction) -> None:
         self.actions.append(action)
 
     def status(self, status: DaemonStatus) -> None:
@@ -119,7 +121,7 @@ class Taking:
 
     async def step(
         self, vm: object, state: object, guest: object, goal: int, _: object
-    ) -> Action | None:
+    ) -> ManagerAction | None:
         del vm, state, guest
         self.steps.append(goal)
         return replace(STEP, expected_bytes=min(goal, 64 * MIB)) if goal else None
@@ -171,7 +173,7 @@ def test_the_time_of_a_reclaim_that_waits_for_another_runs() -> None:
     async def live() -> None:
         _, arbitration, _ = scene()
         now_s = [0.0]
-        reclaim = Reclaim(arbitration._fleet, arbitration, "/", lambda: now_s[0])
+        reclaim = ReclaimOperation(arbitration._fleet, arbitration, "/", lambda: now_s[0])
         async with reclaim._turn:
             waiting = asyncio.create_task(reclaim.run(1 << 40, 5.0, ()))
             await asyncio.sleep(0)
@@ -186,7 +188,7 @@ def test_who_is_not_asked_is_told_why() -> None:
     async def why(settings: VmSettings, reporting: Answer = Answer.NO) -> str:
         vm, arbitration, _ = scene()
         vm.settings, vm.vmm.state = settings, VmState(reporting_negotiated=reporting)
-        reclaim = Reclaim(arbitration._fleet, arbitration, "/", time.monotonic)
+        reclaim = ReclaimOperation(arbitration._fleet, arbitration, "/", time.monotonic)
         (part,) = (await reclaim.run(1 << 40, 0.01, ("web",))).parts
         return part.words
 
@@ -198,14 +200,14 @@ def test_who_is_not_asked_is_told_why() -> None:
 
 def test_what_a_hostile_guest_says_is_shown_only() -> None:
     vm, _, _ = scene()
-    guest = GuestPicture(Source.AGENT, 0.0, 1024 * MIB, 0, 512 * MIB)
+    guest = GuestPicture(GuestSource.AGENT, 0.0, 1024 * MIB, 0, 512 * MIB)
     host_side = HostPicture(ram_resident_bytes=1024 * MIB)
     vm.seen = replace(NOTHING_SEEN, guest=guest, host=host_side)
     vm.seen_until_s = math.inf
     assert vm.view_at(0.0).fresh
     vm.channel.hostile_at_s, vm.view = 0.0, None
     assert not vm.view_at(0.0).fresh
-    vm.seen, vm.view = replace(vm.seen, guest=replace(guest, source=Source.BALLOON)), None
+    vm.seen, vm.view = replace(vm.seen, guest=replace(guest, source=GuestSource.BALLOON)), None
     assert vm.view_at(0.0).fresh
 
 
@@ -266,10 +268,10 @@ class Ending:
     def leases(self) -> tuple[()]:
         return ()
 
-    async def recover(self) -> tuple[Action, ...]:
+    async def recover(self) -> tuple[ManagerAction, ...]:
         return (replace(DEFLATED, reason="given back: the manager that took it has ended"),)
 
-    async def release_all(self, deadline_s: float) -> tuple[Action, ...]:
+    async def release_all(self, deadline_s: float) -> tuple[ManagerAction, ...]:
         del deadline_s
         return (DEFLATED,)
 

@@ -19,10 +19,10 @@ from giveback.errors import InputError
 from giveback.manager import logs, systemd_unit
 from giveback.manager.http import openapi, requests
 from giveback.manager.http.answers import encoded
-from giveback.manager.http.feed import Listener, changes
+from giveback.manager.http.feed import FeedListener, changes
 from giveback.manager.model import VmCondition
 from giveback.manager.settings import access as access_rules
-from giveback.manager.settings.access import Access, Level, Peer
+from giveback.manager.settings.access import ApiAccess, ApiPeer, Level
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,11 +51,11 @@ def taken(parse: Callable[[], T]) -> T | None:
 
 @given(JSON)
 def test_a_request_is_well_formed_or_refused_with_words(said: object) -> None:
-    wanted = taken(lambda: requests.checked(requests.Reclaim, said))
+    wanted = taken(lambda: requests.checked(requests.ReclaimBody, said))
     if wanted is not None:
         assert 0 < wanted.goal_bytes <= requests.GOAL_MOST_BYTES
         assert 0 < wanted.within_s <= requests.WITHIN_MOST_S
-    told = taken(lambda: requests.checked(requests.Urgency, said))
+    told = taken(lambda: requests.checked(requests.UrgencyBody, said))
     if told is not None:
         assert told.urgency in (0, 1, 2, 3)
         assert 0 < told.lease_s <= requests.LEASE_MOST_S
@@ -79,25 +79,25 @@ def test_a_request_is_well_formed_or_refused_with_words(said: object) -> None:
 )
 def test_what_is_wrong_in_a_request_is_all_named(said: object, words: str) -> None:
     with pytest.raises(InputError) as caught:
-        requests.checked(requests.Reclaim, said)
+        requests.checked(requests.ReclaimBody, said)
     assert words in str(caught.value)
 
 
 def test_a_request_of_faults_alone_gets_a_short_answer() -> None:
     query = {f"x{number}": "" for number in range(5000)}
     with pytest.raises(InputError) as caught:
-        requests.Span.of(query, 1_800_000_000.5)
+        requests.TimeSpan.of(query, 1_800_000_000.5)
     assert str(caught.value).count("there is no such key; there are: since, from, to, vm") == 10
 
 
 def test_a_vm_that_is_named_twice_is_asked_once() -> None:
     said = {"goal_bytes": 1, "within_s": 5, "vms": ["b", "a", "b"]}
-    assert requests.checked(requests.Reclaim, said) == requests.Reclaim(1, 5.0, ("b", "a"))
+    assert requests.checked(requests.ReclaimBody, said) == requests.ReclaimBody(1, 5.0, ("b", "a"))
 
 
 @given(st.dictionaries(st.sampled_from(["since", "from", "to", "vm", "x"]), st.text(max_size=12)))
 def test_a_span_is_bounded_or_refused(query: dict[str, str]) -> None:
-    span = taken(lambda: requests.Span.of(query, 1_800_000_000.5))
+    span = taken(lambda: requests.TimeSpan.of(query, 1_800_000_000.5))
     if span is not None:
         assert 0 < span.to_s - span.from_s <= requests.SPAN_MOST_S
 
@@ -114,7 +114,7 @@ def test_spans_of_time(text: str, seconds: int) -> None:
     st.integers(-1, 5),
     st.frozensets(st.integers(0, 5)),
     st.builds(
-        Access,
+        ApiAccess,
         own_uid=st.integers(0, 5),
         writer_uids=st.frozensets(st.integers(0, 5)),
         writer_gids=st.frozensets(st.integers(0, 5)),
@@ -122,8 +122,8 @@ def test_spans_of_time(text: str, seconds: int) -> None:
         reader_gids=st.frozensets(st.integers(0, 5)),
     ),
 )
-def test_nobody_gets_in_by_no_rule(uid: int, gids: frozenset[int], access: Access) -> None:
-    level = access.level(Peer(1, uid, gids))
+def test_nobody_gets_in_by_no_rule(uid: int, gids: frozenset[int], access: ApiAccess) -> None:
+    level = access.level(ApiPeer(1, uid, gids))
     writes = uid in {0, access.own_uid} | access.writer_uids or bool(gids & access.writer_gids)
     reads = uid in access.reader_uids or bool(gids & access.reader_gids)
     expected = Level.WRITE if writes else Level.READ if reads else Level.NOTHING
@@ -152,7 +152,7 @@ def test_only_what_matters_is_told() -> None:
 
 
 def test_a_listener_that_does_not_read_costs_a_bounded_queue_and_can_be_ended() -> None:
-    listener = Listener()
+    listener = FeedListener()
     for _ in range(10_000):
         listener.put(b"x")
     listener.put(None)

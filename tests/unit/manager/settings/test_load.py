@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 from giveback.errors import InputError
 from giveback.manager.settings import load, vm_patterns
-from giveback.manager.settings.load import Settings, VmSettings
-from giveback.manager.settings.units import Mark, duration_of, mark_of, size_of
+from giveback.manager.settings.load import DaemonSettings, VmSettings
+from giveback.manager.settings.units import MemoryMark, duration_of, mark_of, size_of
 
 ROOT = Path(__file__).parents[4]
 MIB, GIB = 1 << 20, 1 << 30
 NOBODY = {"HOME": "/home/ada", "XDG_RUNTIME_DIR": "/run/user/7"}
 
 
-def read(text: str) -> Settings:
+def read(text: str) -> DaemonSettings:
     return load.from_bytes(text.encode(), "a.toml", environ={}, uid=0)
 
 
@@ -138,8 +138,8 @@ def test_a_mark_may_be_a_size() -> None:
         4 * GIB,
         6 * GIB,
     )
-    assert Mark(least_bytes=4 * GIB).of(2 * GIB) == GIB
-    assert Mark(fraction=0.1, least_bytes=GIB, most_bytes=2 * GIB).of(64 * GIB) == 2 * GIB
+    assert MemoryMark(least_bytes=4 * GIB).of(2 * GIB) == GIB
+    assert MemoryMark(fraction=0.1, least_bytes=GIB, most_bytes=2 * GIB).of(64 * GIB) == 2 * GIB
 
 
 # --- which table speaks of a VM
@@ -328,7 +328,10 @@ def test_the_example_says_the_defaults_and_is_valid() -> None:
     assert shown.arbiter.calm.fraction == load.ArbiterSettings().calm.fraction
     assert shown.arbiter.horizon_s == load.ArbiterSettings().horizon_s
     assert shown.arbiter.calm_for_s == load.ArbiterSettings().calm_for_s
-    assert shown.history_limit_bytes == Settings.__dataclass_fields__["history_limit_bytes"].default
+    assert (
+        shown.history_limit_bytes
+        == DaemonSettings.__dataclass_fields__["history_limit_bytes"].default
+    )
     assert (shown.socket, shown.state) == (plain.socket, plain.state)
 
 

@@ -10,31 +10,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback_lab.bench.analysis.metrics import (
-    Figures,
+    CellFigures,
     host_figures,
     host_resident,
     observed_after_s,
     vm_figures,
 )
-from giveback_lab.bench.model import Counters, Mark, Sample, VmCourse
+from giveback_lab.bench.model import CellMark, CellSample, Counters, VmCourse
 from giveback_lab.report.series import footprint_gib_min, resident_at
 
 NOTHING = Counters()
 
 
-def sample(t_s: float, mib: float, non_free_mib: float | None = None, cpu_s: float = 0.0) -> Sample:
+def sample(
+    t_s: float, mib: float, non_free_mib: float | None = None, cpu_s: float = 0.0
+) -> CellSample:
     non_free = None if non_free_mib is None else int(non_free_mib * MIB)
-    return Sample(t_s, int(mib * MIB), cpu_s, 0.5 * cpu_s, non_free)
+    return CellSample(t_s, int(mib * MIB), cpu_s, 0.5 * cpu_s, non_free)
 
 
 def course(
-    *samples: Sample, marks: tuple[Mark, ...] = (), needed_mib: float | None = 100
+    *samples: CellSample, marks: tuple[CellMark, ...] = (), needed_mib: float | None = 100
 ) -> VmCourse:
     return VmCourse(
         name="vm",
         ram_bytes=2048 * MIB,
         samples=samples,
-        marks=(Mark("work", 0.0, 10.0), *marks),
+        marks=(CellMark("work", 0.0, 10.0), *marks),
         work_s=10.0,
         reread_s=None,
         reread_disk_bytes=None,
@@ -86,7 +88,7 @@ def test_without_what_is_needed_nothing_is_said_of_returning() -> None:
 
 
 def test_residue_is_that_of_the_spans_end() -> None:
-    marks = (Mark("idle", 10, 30), Mark("clean", 30, 31), Mark("cleaned", 31, 50))
+    marks = (CellMark("idle", 10, 30), CellMark("clean", 30, 31), CellMark("cleaned", 31, 50))
     samples = [sample(t, 900, 100) for t in range(10, 26)]
     samples += [sample(t, 400, 380) for t in (26, 27, 29, 30)]
     samples += [sample(t, 300, 310) for t in range(46, 51)]
@@ -98,7 +100,7 @@ def test_residue_is_that_of_the_spans_end() -> None:
 
 
 def test_a_silent_guest_has_no_residue() -> None:
-    silent = course(sample(0, 100, 50), sample(40, 90), marks=(Mark("idle", 10, 40),))
+    silent = course(sample(0, 100, 50), sample(40, 90), marks=(CellMark("idle", 10, 40),))
     assert vm_figures(silent, 30).residue_idle_bytes is None
 
 
@@ -156,8 +158,8 @@ def test_three_vms_peak_together_not_each() -> None:
 
 def test_what_one_vm_lacks_the_host_does_not_know() -> None:
     vm = course(sample(0, 100), sample(60, 90))
-    with_it = Figures(ram_bytes=1, reread_s=2.0)
-    without = Figures(ram_bytes=1)
+    with_it = CellFigures(ram_bytes=1, reread_s=2.0)
+    without = CellFigures(ram_bytes=1)
     assert host_figures((vm, vm), (with_it, without)).reread_s is None
     assert host_figures((vm, vm), (with_it, with_it)).reread_s == 4.0
 
@@ -165,7 +167,7 @@ def test_what_one_vm_lacks_the_host_does_not_know() -> None:
 steps = st.lists(st.tuples(st.floats(0.1, 20), st.integers(0, 4096)), min_size=2, max_size=30)
 
 
-def walked(found: list[tuple[float, int]]) -> tuple[Sample, ...]:
+def walked(found: list[tuple[float, int]]) -> tuple[CellSample, ...]:
     now_s, samples = 0.0, []
     for step_s, mib in found:
         now_s += step_s

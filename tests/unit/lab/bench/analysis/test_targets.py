@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from giveback_lab.bench.analysis.comparable import groups
 from giveback_lab.bench.analysis.targets import (
     TARGETS,
-    Finding,
+    TargetFinding,
     Verdict,
     best_by,
     findings,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from giveback_lab.bench.model import CellResult, VmCourse
 
 
-def judged(results: Sequence[CellResult], target: str, *, gentle: bool = False) -> Finding:
+def judged(results: Sequence[CellResult], target: str, *, gentle: bool = False) -> TargetFinding:
     found = [
         f for f in findings(groups(results)) if f.target.name == target and f.counts is not gentle
     ]

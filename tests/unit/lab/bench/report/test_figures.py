@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from giveback_lab.bench.analysis.comparable import Group
+    from giveback_lab.bench.analysis.comparable import CellGroup
 
 
-def group_of(work: str = "files", strategies: tuple[str, ...] = FEW, rounds: int = 2) -> Group:
+def group_of(work: str = "files", strategies: tuple[str, ...] = FEW, rounds: int = 2) -> CellGroup:
     (group,) = groups(make_results((work,), strategies, rounds))
     return group
 

@@ -15,7 +15,7 @@ from giveback_lab.bench.run.measure import Stopwatch
 from giveback_lab.bench.strategies import STRATEGIES
 
 if TYPE_CHECKING:
-    from giveback_lab.bench.run.runner import Job
+    from giveback_lab.bench.run.runner import CellJob
 
 
 class Watch(Stopwatch):
@@ -33,7 +33,7 @@ class Watch(Stopwatch):
             self.held_until_s = self._s
 
 
-def idled(job: Job, idle_s: float) -> tuple[float, float]:
+def idled(job: CellJob, idle_s: float) -> tuple[float, float]:
     """For how long the turn was held in an idle time, and how long that time was."""
 
     async def main() -> tuple[float, float]:

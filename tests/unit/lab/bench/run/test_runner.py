@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from giveback.errors import VmError
 from giveback_lab.bench.model import Cell, CellResult
-from giveback_lab.bench.run.runner import Job, Room, another_fits, run_all, run_in_time
+from giveback_lab.bench.run.runner import CellJob, Room, another_fits, run_all, run_in_time
 from giveback_lab.bench.run.store import Store
 from giveback_lab.bench.strategy import CannotRun
 
@@ -62,7 +62,7 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-JOBS: list[Job] = [job_of(name) for name in ("none", "reporting", "giveback")]
+JOBS: list[CellJob] = [job_of(name) for name in ("none", "reporting", "giveback")]
 
 
 def test_all_cells_are_stored_and_said(lab: Lab, store: Store) -> None:

@@ -12,19 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback.errors import InputError
-from giveback_lab.bench.model import Cell, CellResult, Counters, Mark, Sample, VmCourse
-from giveback_lab.bench.run.store import Refused, Store, from_json, read_file, to_json
+from giveback_lab.bench.model import Cell, CellMark, CellResult, CellSample, Counters, VmCourse
+from giveback_lab.bench.run.store import ResultRefused, Store, from_json, read_file, to_json
 
 AMOUNTS = st.integers(0, 1 << 50)
 MAYBE = st.none() | AMOUNTS
 TIMES = st.floats(-100, 1e6, allow_nan=False)
-SAMPLES = st.builds(Sample, TIMES, AMOUNTS, TIMES, TIMES, MAYBE, MAYBE)
+SAMPLES = st.builds(CellSample, TIMES, AMOUNTS, TIMES, TIMES, MAYBE, MAYBE)
 STALLS = st.dictionaries(st.sampled_from(["cpu", "memory", "io"]), AMOUNTS)
 COUNTERS = st.builds(
     Counters, refault_file_pages=MAYBE, read_bytes=MAYBE, psi_some_us=STALLS, psi_full_us=STALLS,
     agent_cpu_s=st.none() | TIMES, oom_kills=MAYBE,
 )  # fmt: skip
-MARKS = st.builds(Mark, st.sampled_from(["work", "idle", "reread"]), TIMES, TIMES)
+MARKS = st.builds(CellMark, st.sampled_from(["work", "idle", "reread"]), TIMES, TIMES)
 COURSES = st.builds(
     VmCourse, name=st.text(max_size=8), ram_bytes=AMOUNTS,
     samples=st.lists(SAMPLES, max_size=5).map(tuple), marks=st.lists(MARKS, max_size=3).map(tuple),
@@ -39,7 +39,7 @@ RESULTS = st.builds(
     problems=st.lists(st.text(max_size=9), max_size=2).map(tuple), sitting=st.text(max_size=9),
 )  # fmt: skip
 COURSE = VmCourse(
-    "vm", 1 << 30, (Sample(0.0, 5, 0.1, 0.1, 3, 2),), (Mark("work", 0.0, 9.0),), 9.0, None, None, 7,
+    "vm", 1 << 30, (CellSample(0.0, 5, 0.1, 0.1, 3, 2),), (CellMark("work", 0.0, 9.0),), 9.0, None, None, 7,
     Counters(), Counters(), Counters(),
 )  # fmt: skip
 RESULT = CellResult(CELL, (COURSE,), {"qemu": "10"}, "2026-11-23T16:00:00+00:00", 99.5, 0.01)
@@ -88,7 +88,7 @@ def test_what_is_wrong_in_a_stored_cell_is_named(
     path = tmp_path / f"{CELL.key}.json.gz"
     path.write_bytes(gzip.compress(text.replace(old, new, 1).encode()))
     refused = read_file(path)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, ResultRefused)
     assert told in refused.reason
     assert "\n" not in refused.reason
 
@@ -120,7 +120,7 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path: Path, cut: int) -> None:
     store.make()
     path = store.write(RESULT)
     path.write_bytes(path.read_bytes()[:cut])
-    assert isinstance(store.read(CELL), Refused)
+    assert isinstance(store.read(CELL), ResultRefused)
     found, refused = store.read_all()
     assert found == []
     assert [file.path for file in refused] == [path]
@@ -130,7 +130,7 @@ def test_another_schema_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / f"{CELL.key}.json.gz"
     path.write_bytes(gzip.compress(to_json(replace(RESULT, schema=0)).encode()))
     refused = read_file(path)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, ResultRefused)
     assert "schema 0" in refused.reason
 
 
@@ -138,14 +138,14 @@ def test_a_file_of_another_cells_name_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.json.gz"
     path.write_bytes(gzip.compress(to_json(RESULT).encode()))
     refused = read_file(path)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, ResultRefused)
     assert CELL.key in refused.reason
 
 
 def test_a_bomb_is_refused(tmp_path: Path) -> None:
     path = tmp_path / f"{CELL.key}.json.gz"
     path.write_bytes(gzip.compress(bytes(65 << 20)))
-    assert isinstance(read_file(path), Refused)
+    assert isinstance(read_file(path), ResultRefused)
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:

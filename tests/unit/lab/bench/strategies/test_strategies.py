@@ -104,7 +104,7 @@ def test_any_iomem_is_read(text: str) -> None:
 
 
 def test_damon_has_its_modules_constants() -> None:
-    files = damon.files_of(damon.Reclaim(), 4096, 1 << 30)
+    files = damon.files_of(damon.DamonReclaim(), 4096, 1 << 30)
     assert files[f"{damon.SCHEME}/access_pattern/age/min"] == "1200"
     assert not any("filters" in path for path in files)
     files = damon.files_of(damon.AGENTENV, 4096, 1 << 30)
