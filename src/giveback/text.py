@@ -1,4 +1,4 @@
-"""Text for people: sizes, and foreign text made safe for a terminal."""
+"""Sizes as people write and read them, and as QEMU's command line does. Pure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,6 @@ from giveback.errors import InputError
 
 MIB = 1 << 20
 GIB = 1 << 30
-
-
-def shown(text: str, limit: int = 120) -> str:
-    """Text from a guest, a file name or a socket, safe to print: one line, bounded, no escapes.
-
-    A guest that names itself with terminal escapes could otherwise repaint the operator's screen.
-    """
-    cut = text[:limit]
-    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
-    return safe if len(text) <= limit else safe + "…"
 
 
 def size(value_bytes: int) -> str:

@@ -10,7 +10,7 @@ import os
 
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
-from giveback_kernel.fields import BYTES_LIMIT, number, shown, text
+from giveback_kernel.fields import BYTES_LIMIT, number, quoted, text
 from giveback_kernel.record import Record
 
 PATH = "/proc/buddyinfo"
@@ -103,7 +103,7 @@ def _zone(line: bytes) -> ZoneBlocks:
         and tokens[2] == b"zone"
     )
     if not well_formed:
-        raise KernelFileError(PATH, f"not a line of free blocks: {shown(line)}")
+        raise KernelFileError(PATH, f"not a line of free blocks: {quoted(line)}")
     return ZoneBlocks(
         number(PATH, "node", tokens[1][:-1], 1 << 16),
         text(tokens[3]),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
-from giveback_kernel.fields import number, shown
+from giveback_kernel.fields import number, quoted
 from giveback_kernel.record import Record
 
 PATH = "/proc/stat"
@@ -65,7 +65,7 @@ def parse(data: bytes) -> CpuStat:
     end = data.find(b"\n")
     words = data[: max(0, end)].split()
     if len(words) < 5 or words[0] != b"cpu":
-        raise KernelFileError(PATH, f"does not start with a line 'cpu': {shown(data)}")
+        raise KernelFileError(PATH, f"does not start with a line 'cpu': {quoted(data)}")
     ticks: dict[str, int] = {}
     for column, field in enumerate(_COLUMNS, 1):
         ticks[field] = number(PATH, field, words[column]) if column < len(words) else 0

@@ -18,7 +18,7 @@ _DIGITS_LIMIT = 20
 def number(path: str, name: str, token: bytes, limit: int = COUNTER_LIMIT) -> int:
     """Read an unsigned decimal below `limit`; raises KernelFileError for anything else."""
     if not token.isdigit() or len(token) > _DIGITS_LIMIT:
-        raise KernelFileError(path, f"{name} is not a number: {shown(token)}")
+        raise KernelFileError(path, f"{name} is not a number: {quoted(token)}")
     value = int(token)
     if value >= limit:
         raise KernelFileError(path, f"{name} is absurd: {value}")
@@ -36,10 +36,10 @@ def percent(path: str, name: str, token: bytes) -> float:
     """Read a kernel percentage such as `0.50`, 0 to 100; raises KernelFileError otherwise."""
     whole, _, fraction = token.partition(b".")
     if not whole.isdigit() or not fraction.isdigit() or len(token) > _DIGITS_LIMIT:
-        raise KernelFileError(path, f"{name} is not a percentage: {shown(token)}")
+        raise KernelFileError(path, f"{name} is not a percentage: {quoted(token)}")
     value = float(token)
     if value > 100.0:
-        raise KernelFileError(path, f"{name} is absurd: {shown(token)}")
+        raise KernelFileError(path, f"{name} is absurd: {quoted(token)}")
     return value
 
 
@@ -53,7 +53,7 @@ def text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
-def shown(token: bytes) -> str:
+def quoted(token: bytes) -> str:
     """Show foreign bytes in an error: bounded and printable."""
     return repr(token[:40])
 

@@ -10,7 +10,7 @@ import os
 
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
-from giveback_kernel.fields import number, shown, text
+from giveback_kernel.fields import number, quoted, text
 from giveback_kernel.record import Record
 
 TYPE_CHECKING = False
@@ -58,7 +58,7 @@ def parse(data: bytes) -> KmsgRecord:
     head, separator, body = data.partition(b";")
     words = head.split(b",")
     if not separator or len(words) < 4:
-        raise KernelFileError(PATH, f"not a record of the kernel log: {shown(data)}")
+        raise KernelFileError(PATH, f"not a record of the kernel log: {quoted(data)}")
     return KmsgRecord(
         number(PATH, "priority", words[0]),
         number(PATH, "sequence", words[1]),

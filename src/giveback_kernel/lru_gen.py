@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
-from giveback_kernel.fields import number, shown, text
+from giveback_kernel.fields import number, quoted, text
 from giveback_kernel.record import Record
 
 ENABLED_PATH = "/sys/kernel/mm/lru_gen/enabled"
@@ -47,7 +47,7 @@ def parse_enabled(data: bytes) -> int:
     word = data.strip()
     digits = word[2:] if word[:2] == b"0x" else b""
     if not 0 < len(digits) <= 8 or digits.strip(b"0123456789abcdefABCDEF"):
-        raise KernelFileError(ENABLED_PATH, f"not a set of switches: {shown(data)}")
+        raise KernelFileError(ENABLED_PATH, f"not a set of switches: {quoted(data)}")
     return int(digits, 16)
 
 
@@ -79,11 +79,11 @@ def parse(data: bytes) -> LruGen:
             elif memcg is not None and len(words) == 2:
                 node = number(PATH, "node", words[1], 1 << 16)
             else:
-                raise KernelFileError(PATH, f"a node without a memcg: {shown(line)}")
+                raise KernelFileError(PATH, f"a node without a memcg: {quoted(line)}")
         elif node is not None and len(words) == 4:
             generations.append(_generation(words))
         else:
-            raise KernelFileError(PATH, f"not a generation: {shown(line)}")
+            raise KernelFileError(PATH, f"not a generation: {quoted(line)}")
     _finish(lists, memcg, node, generations)
     return LruGen(tuple(lists))
 
@@ -161,7 +161,7 @@ def _finish(
 def _memcg(line: bytes) -> tuple[int, str]:
     words = line.split(None, 2)
     if len(words) < 2:
-        raise KernelFileError(PATH, f"a memcg without a number: {shown(line)}")
+        raise KernelFileError(PATH, f"a memcg without a number: {quoted(line)}")
     return number(PATH, "memcg", words[1]), text(words[2].rstrip()) if len(words) > 2 else ""
 
 

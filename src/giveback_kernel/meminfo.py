@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
-from giveback_kernel.fields import BYTES_LIMIT, number, shown
+from giveback_kernel.fields import BYTES_LIMIT, number, quoted
 from giveback_kernel.record import Record
 
 TYPE_CHECKING = False
@@ -136,7 +136,7 @@ def read_meminfo(root: str = "/") -> MemInfo:
 def _kib_in_bytes(name: bytes, rest: bytes) -> int:
     tokens = rest.split()
     if len(tokens) != 2 or tokens[1] != b"kB":
-        raise KernelFileError(PATH, f"{name.decode()} is not an amount in kB: {shown(rest)}")
+        raise KernelFileError(PATH, f"{name.decode()} is not an amount in kB: {quoted(rest)}")
     return number(PATH, name.decode(), tokens[0], BYTES_LIMIT >> 10) << 10
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from giveback_kernel import files
 from giveback_kernel.buddyinfo import ORDERS_LIMIT
 from giveback_kernel.errors import KernelFileError
-from giveback_kernel.fields import number, shown, text
+from giveback_kernel.fields import number, quoted, text
 from giveback_kernel.record import Record
 
 PATH = "/proc/pagetypeinfo"
@@ -68,7 +68,7 @@ def _blocks(line: bytes) -> MigrateTypeBlocks:
     place = head.split()
     words = tail.split()
     if len(place) != 4 or place[2] != b"zone" or not 1 < len(words) <= 1 + ORDERS_LIMIT:
-        raise KernelFileError(PATH, f"not a line of free blocks: {shown(line)}")
+        raise KernelFileError(PATH, f"not a line of free blocks: {quoted(line)}")
     return MigrateTypeBlocks(
         number(PATH, "node", place[1].rstrip(b","), 1 << 16),
         text(place[3]),

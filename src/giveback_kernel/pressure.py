@@ -10,7 +10,7 @@ import errno
 
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
-from giveback_kernel.fields import number, percent, shown
+from giveback_kernel.fields import number, percent, quoted
 from giveback_kernel.record import Record
 
 RESOURCES = ("cpu", "memory", "io")
@@ -83,7 +83,7 @@ def _stall(path: str, rest: bytes) -> Stall:
         values[key] = token
     for key in _KEYS:
         if key not in values:
-            raise KernelFileError(path, f"has no {key.decode()}: {shown(rest)}")
+            raise KernelFileError(path, f"has no {key.decode()}: {quoted(rest)}")
     return Stall(
         percent(path, "avg10", values[b"avg10"]),
         percent(path, "avg60", values[b"avg60"]),

@@ -9,7 +9,7 @@ import errno
 
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
-from giveback_kernel.fields import BYTES_LIMIT, number, shown, signed, text, unescaped
+from giveback_kernel.fields import BYTES_LIMIT, number, quoted, signed, text, unescaped
 from giveback_kernel.record import Record
 
 PATH = "/proc/swaps"
@@ -40,7 +40,7 @@ class Swaps(Record):
 def parse(data: bytes) -> Swaps:
     """Parse the text of /proc/swaps. Raises KernelFileError where a line is not a swap area."""
     if not data.startswith(_HEADING):
-        raise KernelFileError(PATH, f"does not start with a heading: {shown(data)}")
+        raise KernelFileError(PATH, f"does not start with a heading: {quoted(data)}")
     return Swaps(tuple([_area(line) for line in data.split(b"\n")[1:-1]]))
 
 
@@ -58,7 +58,7 @@ def read_swaps(root: str = "/") -> Swaps:
 def _area(line: bytes) -> SwapArea:
     words = line.split()
     if len(words) != 5:
-        raise KernelFileError(PATH, f"not a swap area: {shown(line)}")
+        raise KernelFileError(PATH, f"not a swap area: {quoted(line)}")
     return SwapArea(
         text(unescaped(words[0])),
         text(words[1]),

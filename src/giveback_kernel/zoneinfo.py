@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
-from giveback_kernel.fields import number, shown, text
+from giveback_kernel.fields import number, quoted, text
 from giveback_kernel.record import Record
 
 PATH = "/proc/zoneinfo"
@@ -75,7 +75,7 @@ def _zone(chunk: bytes) -> Zone:
     words = title.split()
     start = body.find(b"pages free")
     if len(words) != 3 or not words[0].endswith(b",") or words[1] != b"zone" or start < 0:
-        raise KernelFileError(PATH, f"not a zone: {shown(title)}")
+        raise KernelFileError(PATH, f"not a zone: {quoted(title)}")
     end = body.find(b"protection:", start)
     # "pages free N min N low N ...": the word before each number names it.
     words_of_amounts = body[start + len(b"pages ") : end if end >= 0 else None].split()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from giveback.accounting.ledger import Key
 from giveback.accounting.reporting import Reporting, reporting_of
 from giveback.accounting.usage import STALE_S, GuestSource
-from giveback.text import shown, size
+from giveback.text import size
 from giveback.vmm.base import Answer, Backing
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,16 +160,17 @@ def _backing(seen: Observation, facts: HostFacts) -> Iterator[Finding]:
         if block.prealloc:
             yield Finding(
                 Severity.MAY_KEEP,
-                f"RAM block {shown(block.name)} is preallocated: all of it is resident at start",
+                f"RAM block {escape_for_terminal(block.name)} is preallocated: "
+                "all of it is resident at start",
                 "prealloc=on",
                 "start the VM without prealloc",
             )
         if block.backing is Backing.FILE and not block.shared:
             yield Finding(
                 Severity.MAY_KEEP,
-                f"RAM block {shown(block.name)} is a private mapping of a file: the file's own "
+                f"RAM block {escape_for_terminal(block.name)} is a private mapping of a file: the file's own "
                 "pages stay when the copies are discarded",
-                f"{shown(block.path)}, share=off",
+                f"{escape_for_terminal(block.path)}, share=off",
                 "use share=on, or memfd",
             )
 
@@ -222,11 +224,17 @@ def _sight(seen: Observation) -> Iterator[Finding]:
         yield Finding(
             Severity.BLINDS,
             "nothing tells what the guest does with its memory",
-            "; ".join(shown(p) for p in seen.guest.problems) or "no agent, no balloon statistics",
+            "; ".join(escape_for_terminal(p) for p in seen.guest.problems)
+            or "no agent, no balloon statistics",
             "run giveback-agent in the guest, with a virtio-serial port org.giveback.agent.0",
         )
     for problem in seen.problems:
-        yield Finding(Severity.BLINDS, "a side could not be read", shown(problem, 300), "see there")
+        yield Finding(
+            Severity.BLINDS,
+            "a side could not be read",
+            escape_for_terminal(problem, 300),
+            "see there",
+        )
 
 
 def remedies(seen: Observation) -> tuple[Remedy, ...]:
@@ -241,7 +249,7 @@ def remedies(seen: Observation) -> tuple[Remedy, ...]:
             cost="a restart",
         ),
         Remedy(
-            f"start it without: {shown('; '.join(seen.vm.blockers), 300)}",
+            f"start it without: {escape_for_terminal('; '.join(seen.vm.blockers), 300)}",
             min(ledger.host(Key.FREE_KEPT), _or_all(guest.reportable_bytes)),
             cost="a restart of the VM",
         ),

@@ -19,10 +19,11 @@ import numpy.typing as npt
 from giveback.accounting.exact import Exact, ExactRow
 from giveback.errors import InputError, VmError
 from giveback.host import pagemap
-from giveback.text import shown, size
+from giveback.text import size
 from giveback.vmm import layout as layouts
 from giveback.vmm.clients import answers
 from giveback_kernel import kpageflags
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -196,10 +197,10 @@ def join_pages(
 
 
 def _unknown_layout(seen: Observation) -> str:
-    name = shown(seen.vm.name)
+    name = escape_for_terminal(seen.vm.name)
     if not any(block.ranges for block in seen.bound):
         return f"{name}: no RAM block was found in the VMM's address space"
-    machine = shown(seen.vm.machine) or "not given"
+    machine = escape_for_terminal(seen.vm.machine) or "not given"
     return (
         f"{name}: where guest addresses lie is not known: the VMM ({seen.vm.backend}, machine type "
         f"{machine}) did not tell, and no layout that we know fits the RAM that was found"

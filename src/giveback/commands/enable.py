@@ -12,9 +12,9 @@ import asyncio
 
 from giveback.errors import InputError
 from giveback.reporters import changes
-from giveback.text import shown
 from giveback.vmm.backends import libvirt
 from giveback.vmm.find import choose, find
+from giveback_kernel.escaping import escape_for_terminal
 
 HELP = "turn on page reporting for a libvirt domain, or plug the agent's port in (shows it first)"
 _PERIOD_S, _PERIOD_LIMIT_S = 5, 3600
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("libvirt-python is not installed: pip install 'giveback[libvirt]'")
     before = libvirt.persistent_xml(args.domain, args.connect)
     after = libvirt.changed_xml(before, reporting=not args.off, period_s=period_s)
-    difference = libvirt.difference(before, after, shown(args.domain, 60))
+    difference = libvirt.difference(before, after, escape_for_terminal(args.domain, 60))
     if not difference:
         print("it is so already")
         return 0

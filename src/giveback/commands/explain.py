@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from giveback.commands import _output, _target
 from giveback.errors import InputError, VmError
 from giveback.reporters import explanation
-from giveback.text import shown
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     import argparse
@@ -69,7 +69,7 @@ def _exactly(target: _target.CommandTarget) -> Callable[[], Observation]:
 def _show(seen: Observation, args: argparse.Namespace) -> None:
     """Choose the reporters. Raises VmError where the host's side could not be read."""
     if seen.ledger is None:
-        raise VmError("; ".join(shown(problem, 300) for problem in seen.problems))
+        raise VmError("; ".join(escape_for_terminal(problem, 300) for problem in seen.problems))
     if args.json:
         _output.print_json(explanation.document(seen), watched=args.watch)
     else:

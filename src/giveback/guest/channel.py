@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
 from giveback.guest import protocol
-from giveback.text import shown
 from giveback.vmm.base import Channel, ChannelKind
 from giveback.vmm.clients.sockets import connect_unix, is_queued, reason
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -81,7 +81,7 @@ async def lines(channel: Channel, timeout_s: float) -> AsyncIterator[LineStream]
 
 def where(channel: Channel) -> str:
     """Return what an error calls the channel, safe to print."""
-    return shown(channel.path or f"vsock {channel.cid}", 400)
+    return escape_for_terminal(channel.path or f"vsock {channel.cid}", 400)
 
 
 def _silence(channel: Channel) -> str:
@@ -124,4 +124,4 @@ async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
             f"nothing in the guest listens on vsock port {protocol.AGENT_VSOCK_PORT}"
         ) from error
     if not protocol.is_greeted(answer):
-        raise VmError(f"the vsock socket answered {shown(repr(answer[:64]))}, not OK")
+        raise VmError(f"the vsock socket answered {escape_for_terminal(repr(answer[:64]))}, not OK")

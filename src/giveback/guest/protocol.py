@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from giveback.accounting.usage import from_kernel_files
-from giveback.text import shown
 from giveback.vmm.clients import answers
 from giveback_agent.host_link import json_lines
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from giveback.accounting.usage import GuestPicture, GuestSource
@@ -218,7 +218,7 @@ def _whole(said: dict[str, object], key: str, limit: int) -> int | None:
 def _text(said: dict[str, object], key: str, limit: int = _TEXT_LIMIT) -> str | None:
     """Return text, safe to print; None where there is none."""
     value = said.get(key)
-    return shown(value, limit) if isinstance(value, str) else None
+    return escape_for_terminal(value, limit) if isinstance(value, str) else None
 
 
 def _seconds(said: dict[str, object], key: str, most_s: float) -> float | None:

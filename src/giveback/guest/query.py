@@ -14,8 +14,8 @@ from giveback.guest import protocol, qemu_guest_agent
 from giveback.guest.channel import LineStream, lines
 from giveback.guest.protocol import from_agent
 from giveback.guest.via_daemon import borrow
-from giveback.text import shown
 from giveback.vmm.base import Channel, ChannelKind, VmDescription, VmState
+from giveback_kernel.escaping import escape_for_terminal
 
 PAGES_TIMEOUT_S = 150.0
 """What the agent gives itself for them, and some more."""
@@ -69,11 +69,11 @@ async def read_pages(vm: VmDescription, timeout_s: float = PAGES_TIMEOUT_S) -> d
                 await ask_agent(channel, "memory", min(timeout_s, ALIVE_TIMEOUT_S))
                 return await ask_agent(channel, "pages", timeout_s)
             except VmError as error:
-                problems.append(shown(str(error), 400))
+                problems.append(escape_for_terminal(str(error), 400))
     if await borrow(vm) is not None:
         problems.append("giveback daemon holds the agent's port: stop it meanwhile")
     why = "; ".join(problems) or "the VM has no channel to an agent"
-    raise VmError(f"{shown(vm.name)}: {why}. Instead: {HOW_BY_FILE}")
+    raise VmError(f"{escape_for_terminal(vm.name)}: {why}. Instead: {HOW_BY_FILE}")
 
 
 async def ask_agent(channel: Channel, ask: str, timeout_s: float) -> dict[str, object]:

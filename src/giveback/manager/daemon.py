@@ -26,8 +26,8 @@ from giveback.manager.fleet.status import condition_of, problems_of, status_of
 from giveback.manager.fleet.urgency import Arbitration
 from giveback.manager.http.requests import LEASE_MOST_S
 from giveback.manager.model import URGENCIES, DaemonStatus
-from giveback.text import shown
 from giveback_kernel.errors import GivebackError
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -140,12 +140,16 @@ class Daemon:
         chosen = self.fleet.chosen(vm)
         if not chosen.hears:
             why = condition_of(chosen)[1]
-            raise VmError(f"{shown(chosen.key)}: no agent is connected that answers; {why}")
+            raise VmError(
+                f"{escape_for_terminal(chosen.key)}: no agent is connected that answers; {why}"
+            )
         now_s = self._now_s()
         chosen.request.override_urgency(urgency, now_s + lease_s)
         chosen.channel.forget_sent()
         if not self._arbitration.send_urgency(chosen, now_s):
-            raise VmError(f"{shown(chosen.key)}: the guest does not read what it is told")
+            raise VmError(
+                f"{escape_for_terminal(chosen.key)}: the guest does not read what it is told"
+            )
 
     # Its life.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from giveback.text import shown
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -96,7 +96,7 @@ def made_safe(logger: WrappedLogger, method: str, event: EventDict) -> EventDict
             continue  # The formatter's own, such as _record.
         if key == "exception" and isinstance(value, str):
             lines = value[-EXCEPTION_LIMIT_CHARS:].splitlines()
-            event[key] = "\n".join(shown(line, 1000) for line in lines)
+            event[key] = "\n".join(escape_for_terminal(line, 1000) for line in lines)
         else:
             event[key] = _safe(value, _DEPTH_LIMIT)
     return event
@@ -106,17 +106,19 @@ def _safe(value: object, depth: int) -> object:
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
-        return value if value.bit_length() <= 64 else shown(hex(value), TEXT_LIMIT_CHARS)
+        return (
+            value if value.bit_length() <= 64 else escape_for_terminal(hex(value), TEXT_LIMIT_CHARS)
+        )
     if isinstance(value, dict) and depth:
         return _safe_items(value, depth - 1)
     if isinstance(value, list | tuple | set | frozenset) and depth:
         return [_safe(part, depth - 1) for part in list(value)[:ITEMS_LIMIT]]
     if isinstance(value, bytes | bytearray):
-        return shown(bytes(value[: TEXT_LIMIT_CHARS + 1]).decode("utf-8", "backslashreplace"),
+        return escape_for_terminal(bytes(value[: TEXT_LIMIT_CHARS + 1]).decode("utf-8", "backslashreplace"),
                      TEXT_LIMIT_CHARS)  # fmt: skip
-    return shown(str(value), TEXT_LIMIT_CHARS)
+    return escape_for_terminal(str(value), TEXT_LIMIT_CHARS)
 
 
 def _safe_items(value: MutableMapping[object, object], depth: int) -> dict[str, object]:
     items = list(value.items())[:ITEMS_LIMIT]
-    return {shown(str(key), 100): _safe(part, depth) for key, part in items}
+    return {escape_for_terminal(str(key), 100): _safe(part, depth) for key, part in items}

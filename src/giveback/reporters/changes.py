@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from giveback.text import shown
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from giveback.vmm.base import Channel
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def difference(lines: str) -> str:
     """Return a unified diff, safe for a terminal."""
-    return "\n".join(shown(line, 400) for line in lines.splitlines())
+    return "\n".join(escape_for_terminal(line, 400) for line in lines.splitlines())
 
 
 def steps(planned: PortPlan) -> str:
@@ -24,7 +24,7 @@ def steps(planned: PortPlan) -> str:
 def plugged(channel: Channel, backend: str) -> str:
     """Return where the port was plugged in, and what follows from that."""
     lines = [
-        f"plugged in: {shown(channel.path, 200)}",
+        f"plugged in: {escape_for_terminal(channel.path, 200)}",
         "an agent that runs there opens it within 10 s: `giveback explain` then asks it",
     ]
     if backend == "qemu":

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from giveback.reporters.columns import aligned, size_or_unknown
-from giveback.text import shown, size
+from giveback.text import size
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,7 @@ def text(status: Mapping[str, Any], now_s: float) -> str:
     if leases:
         lines += ["", "held by devices, and let go of when it is not needed:"]
         lines += [f"  {_lease(lease, now_s)}" for lease in leases]
-    problems = [f"  {shown(problem, 400)}" for problem in status["problems"]]
+    problems = [f"  {escape_for_terminal(problem, 400)}" for problem in status["problems"]]
     problems += [f"  {line}" for line in _vm_problems(status)]
     if problems:
         lines += ["", "problems:", *problems]
@@ -42,7 +43,7 @@ def text(status: Mapping[str, Any], now_s: float) -> str:
 def _head_line(status: Mapping[str, Any], now_s: float) -> str:
     up = ago(now_s - status["started_wall_s"])
     return (
-        f"giveback daemon: up {up}, settings {shown(status['settings_source'])}, "
+        f"giveback daemon: up {up}, settings {escape_for_terminal(status['settings_source'])}, "
         f"{len(status['vms'])} VMs, looked {ago(now_s - status['wall_s'])} ago"
     )
 
@@ -68,15 +69,17 @@ def _host_lines(status: Mapping[str, Any]) -> list[str]:
         if decision["trouble_in_s"] is not None:
             words.append(f"trouble in {ago(decision['trouble_in_s'])}")
         if decision["reason"]:
-            words.append(shown(decision["reason"], 200))
+            words.append(escape_for_terminal(decision["reason"], 200))
         lines.append("; ".join(words))
         lines += [f"  asks {_ask(ask)}" for ask in decision["asks"] if ask["goal_bytes"] > 0]
     return lines
 
 
 def _ask(ask: Mapping[str, Any]) -> str:
-    name, goal = shown(ask["key"], 60), size(ask["goal_bytes"])
-    return f"{name} for {goal} (urgency {ask['urgency']}): {shown(ask['reason'], 120)}"
+    name, goal = escape_for_terminal(ask["key"], 60), size(ask["goal_bytes"])
+    return (
+        f"{name} for {goal} (urgency {ask['urgency']}): {escape_for_terminal(ask['reason'], 120)}"
+    )
 
 
 def _table(status: Mapping[str, Any]) -> list[str]:
@@ -91,40 +94,44 @@ def _table(status: Mapping[str, Any]) -> list[str]:
 def _cells(vm: Mapping[str, Any], action: Mapping[str, Any] | None) -> tuple[str, ...]:
     told = "-" if vm["urgency"] is None else str(vm["urgency"])
     return (
-        shown(vm["name"], 32),
-        shown(vm["backend"], 20),
+        escape_for_terminal(vm["name"], 32),
+        escape_for_terminal(vm["backend"], 20),
         size(vm["ram_bytes"]),
         size_or_unknown(vm["resident_bytes"]),
         size_or_unknown(vm["needed_bytes"]),
         size_or_unknown(vm["residue_bytes"]),
         told,
-        shown(vm["condition"], 30),
+        escape_for_terminal(vm["condition"], 30),
         "" if action is None else verdict(action),
     )
 
 
 def verdict(action: Mapping[str, Any]) -> str:
     """Return what came of an action: `ask: 290 MiB of 300 MiB`."""
-    kind, expected = shown(action["kind"], 20), size(action["expected_bytes"])
+    kind, expected = escape_for_terminal(action["kind"], 20), size(action["expected_bytes"])
     if not action["expected_bytes"]:
-        return f"{kind}: {shown(action['reason'], 80)}"
+        return f"{kind}: {escape_for_terminal(action['reason'], 80)}"
     if action["measured_bytes"] is None:
         return f"{kind}: {expected} awaited"
     words = f"{kind}: {size(action['measured_bytes'])} of {expected}"
-    return f"{words}, {shown(action['verdict'], 80)}" if action["verdict"] else words
+    return f"{words}, {escape_for_terminal(action['verdict'], 80)}" if action["verdict"] else words
 
 
 def _lease(lease: Mapping[str, Any], now_s: float) -> str:
     taken = size(lease["before_bytes"] - lease["target_bytes"])
     since = ago(now_s - lease["wall_s"])
-    return f"{shown(lease['vm'], 60)}: {taken} by its {lease['device']}, for {since}"
+    return f"{escape_for_terminal(lease['vm'], 60)}: {taken} by its {lease['device']}, for {since}"
 
 
 def _vm_problems(status: Mapping[str, Any]) -> list[str]:
     lines = []
     for vm in status["vms"]:
         said = [vm["condition_text"]] if vm["condition"] != "ok" else []
-        lines += [f"{shown(vm['name'], 40)}: {shown(w, 300)}" for w in (*said, *vm["doctor"]) if w]
+        lines += [
+            f"{escape_for_terminal(vm['name'], 40)}: {escape_for_terminal(w, 300)}"
+            for w in (*said, *vm["doctor"])
+            if w
+        ]
     return list(dict.fromkeys(lines))
 
 

@@ -8,7 +8,8 @@ from giveback.accounting.diagnosis import Remedy, remedies
 from giveback.accounting.ledger import NEEDED, RESIDUE, Key, Ledger, Row
 from giveback.reporters import page_table
 from giveback.reporters.charts.terminal import bar
-from giveback.text import shown, size
+from giveback.text import size
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from giveback.accounting.observation import Observation
@@ -29,8 +30,8 @@ def text(seen: Observation) -> str:
         return ""
     lines = [*_head(seen, ledger), "", *_waterfall(ledger, host), *_of_which(host)]
     lines += ["", "what would bring it back:", *_remedies(remedies(seen))]
-    lines += [f"note: {shown(note, 300)}" for note in (*ledger.notes, *seen.vm.notes)]
-    lines += [f"problem: {shown(problem, 300)}" for problem in seen.problems]
+    lines += [f"note: {escape_for_terminal(note, 300)}" for note in (*ledger.notes, *seen.vm.notes)]
+    lines += [f"problem: {escape_for_terminal(problem, 300)}" for problem in seen.problems]
     if seen.exact is not None:
         lines += ["", page_table.text(seen.exact)]
     return "\n".join(lines)
@@ -40,7 +41,7 @@ def _head(seen: Observation, ledger: Ledger) -> list[str]:
     where = f"pid {seen.vm.pid}, {seen.vm.backend}"
     age = "" if not seen.guest.age_s else f", {seen.guest.age_s:.0f} s old"
     return [
-        f"{shown(seen.vm.name, 60)} ({where}): RAM {size(ledger.ram_bytes)}",
+        f"{escape_for_terminal(seen.vm.name, 60)} ({where}): RAM {size(ledger.ram_bytes)}",
         f"guest's side: {seen.guest.source}{age}",
     ]
 

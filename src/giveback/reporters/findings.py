@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from giveback.text import shown
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ def text(found: Found, machine: Sequence[Finding] | None = None) -> str:
 
 
 def _of_vm(seen: Observation, listed: Sequence[Finding]) -> list[str]:
-    name = f"{shown(seen.vm.name, 60)} (pid {seen.vm.pid}, {seen.vm.backend})"
+    name = f"{escape_for_terminal(seen.vm.name, 60)} (pid {seen.vm.pid}, {seen.vm.backend})"
     return [name, *_lines(listed)] if listed else [f"{name}: nothing found that keeps memory"]
 
 
@@ -34,9 +34,9 @@ def _lines(listed: Sequence[Finding]) -> list[str]:
     lines = []
     for finding in listed:
         lines += [
-            f"  {finding.severity}: {shown(finding.what, 300)}",
-            f"      evidence: {shown(finding.evidence, 400)}",
-            f"      remedy:   {shown(finding.remedy, 400)}",
+            f"  {finding.severity}: {escape_for_terminal(finding.what, 300)}",
+            f"      evidence: {escape_for_terminal(finding.evidence, 400)}",
+            f"      remedy:   {escape_for_terminal(finding.remedy, 400)}",
         ]
     return lines
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from giveback.text import shown, size
+from giveback.text import size
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,11 +14,11 @@ if TYPE_CHECKING:
 def text(result: Mapping[str, Any]) -> str:
     """Return what came from which VM, the most first, then the sum; `result` is the daemon's answer."""
     parts = sorted(result["parts"], key=lambda part: -part["returned_bytes"])
-    names = [shown(part["vm"], 48) for part in parts]
+    names = [escape_for_terminal(part["vm"], 48) for part in parts]
     width = max((len(name) for name in names), default=0)
     lines = [
         f"{name.ljust(width)}  {size(part['returned_bytes']):>9} of {size(part['expected_bytes'])}"
-        + (f"  {shown(part['words'], 200)}" if part["words"] else "")
+        + (f"  {escape_for_terminal(part['words'], 200)}" if part["words"] else "")
         for name, part in zip(names, parts, strict=True)
     ]
     came, goal = size(result["returned_bytes"]), size(result["goal_bytes"])

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from giveback.accounting.ledger import Key
 from giveback.accounting.reporting import Reporting, reporting_of
 from giveback.reporters.columns import aligned, size_or_unknown
-from giveback.text import shown, size
+from giveback.text import size
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,7 +32,11 @@ def text(observations: Iterable[Observation]) -> str:
     if not seen:
         return "no VM runs on this host (QEMU, Cloud Hypervisor, Firecracker are known)"
     lines = aligned([_HEAD, *(_cells(one) for one in seen)], _RIGHT)
-    problems = {f"{shown(one.vm.name, 40)}: {shown(p, 300)}" for one in seen for p in one.problems}
+    problems = {
+        f"{escape_for_terminal(one.vm.name, 40)}: {escape_for_terminal(p, 300)}"
+        for one in seen
+        for p in one.problems
+    }
     return "\n".join((*lines, *sorted(problems)))
 
 
@@ -54,7 +59,7 @@ def _cells(seen: Observation) -> tuple[str, ...]:
     ledger = seen.ledger
     resident = _resident(seen)
     return (
-        shown(seen.vm.name, 32),
+        escape_for_terminal(seen.vm.name, 32),
         str(seen.vm.pid),
         seen.vm.backend,
         size(ledger.ram_bytes if ledger else seen.vm.ram_bytes),

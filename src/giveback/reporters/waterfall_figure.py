@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from giveback.accounting.ledger import NEEDED, RESIDUE, Row
 from giveback.errors import InputError
 from giveback.reporters.charts.picture import drawable, write_picture
-from giveback.text import MIB, shown, size
+from giveback.text import MIB, size
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from giveback.accounting.ledger import Ledger
@@ -36,7 +37,9 @@ def draw(seen: Observation, path: str) -> None:
     if kind not in ("svg", "png"):
         raise InputError(f"{path}: the picture's name must end in .svg or .png")
     if seen.ledger is not None:
-        write_picture(_figure(seen, seen.ledger), Path(path), kind, shown(seen.vm.name, 40))
+        write_picture(
+            _figure(seen, seen.ledger), Path(path), kind, escape_for_terminal(seen.vm.name, 40)
+        )
 
 
 def _figure(seen: Observation, ledger: Ledger) -> Figure:
@@ -58,7 +61,7 @@ def _figure(seen: Observation, ledger: Ledger) -> Figure:
     axes.margins(x=0.1)
     axes.set_xlabel("MiB of host memory")
     axes.set_title(
-        f"{drawable(shown(seen.vm.name, 40))}: the host charges {size(ledger.charged_bytes)} "
+        f"{drawable(escape_for_terminal(seen.vm.name, 40))}: the host charges {size(ledger.charged_bytes)} "
         f"for {size(ledger.ram_bytes)} of RAM; red is held for nothing",
         parse_math=False,
     )

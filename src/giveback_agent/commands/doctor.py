@@ -9,6 +9,7 @@ import os
 import sys
 
 from giveback_agent.doctor import checks, facts
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.record import as_dict
 
 TYPE_CHECKING = False
@@ -75,7 +76,11 @@ def to_text(found: Facts, verdicts: Sequence[Check], width: int, colour: bool) -
     room = max(WIDTH_LEAST, width - len(indent))
     lines = []
     for check in verdicts:
-        evidence = textwrap.wrap(shown(check.evidence), room, break_on_hyphens=False) or [""]
+        evidence = textwrap.wrap(
+            _short(check.evidence),
+            room,
+            break_on_hyphens=False,
+        ) or [""]
         head = _painted(f"{check.verdict:{VERDICT_WIDTH}}", check.verdict, colour)
         title = f"{head}  {check.name:{name_width}}  "
         if len(indent) == 4:
@@ -84,7 +89,10 @@ def to_text(found: Facts, verdicts: Sequence[Check], width: int, colour: bool) -
             lines += [title + evidence[0], *(indent + line for line in evidence[1:])]
         if check.remedy:
             remedy = textwrap.wrap(
-                f"-> {shown(check.remedy)}", room, subsequent_indent="   ", break_on_hyphens=False
+                f"-> {escape_for_terminal(check.remedy, SHOWN_LIMIT_CHARS, '...')}",
+                room,
+                subsequent_indent="   ",
+                break_on_hyphens=False,
             )
             lines += [indent + line for line in remedy]
     return "\n".join([*lines, "", _summary(found, verdicts)])
@@ -92,7 +100,7 @@ def to_text(found: Facts, verdicts: Sequence[Check], width: int, colour: bool) -
 
 def _summary(found: Facts, verdicts: Sequence[Check]) -> str:
     counts = ", ".join(f"{n} {verdict}" for verdict, n in count(verdicts).items() if n)
-    where = f"Linux {shown(found.release)}{', WSL 2' if found.wsl else ''}"
+    where = f"Linux {_short(found.release)}{', WSL 2' if found.wsl else ''}"
     bad = [check.name for check in verdicts if check.verdict == checks.BAD]
     if bad:
         return f"{counts}. Memory cannot go back to the host: {', '.join(bad)}. ({where})"
@@ -101,10 +109,8 @@ def _summary(found: Facts, verdicts: Sequence[Check]) -> str:
     return f"{counts}. {end}. ({where})"
 
 
-def shown(text: str) -> str:
-    """Text from files and the kernel, safe for a terminal: printable, one line, bounded."""
-    cut = text if len(text) <= SHOWN_LIMIT_CHARS else text[:SHOWN_LIMIT_CHARS] + "..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+def _short(text: str) -> str:
+    return escape_for_terminal(text, SHOWN_LIMIT_CHARS, "...")
 
 
 def _painted(text: str, verdict: str, colour: bool) -> str:

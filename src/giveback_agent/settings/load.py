@@ -95,7 +95,7 @@ def parse_value(setting: Setting, key: str, text: str) -> object:
 
 def complaint(setting: Setting, key: str, text: str, where: str) -> str:
     """Say what is wrong with a value, in WSL's words; `where` is ` in FILE:LINE` or the like."""
-    value = wslconfig.shown(text)
+    value = wslconfig.quoted_value(text)
     if setting.kind == "enum":
         valid = ", ".join(choices(key))
         return f"Invalid value '{value}' for config key '{key}'{where} (Valid values: {valid})"
@@ -168,7 +168,9 @@ def _override(override: str) -> tuple[Setting, object]:
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals:
-        raise UsageError(f"'{wslconfig.shown(override)}': a setting is given as section.key=value")
+        raise UsageError(
+            f"'{wslconfig.quoted_value(override)}': a setting is given as section.key=value"
+        )
     if "." not in key:
         key = f"giveback.{key}"
     row = _ROWS.get(key.lower())
@@ -177,10 +179,12 @@ def _override(override: str) -> tuple[Setting, object]:
 
         guess = nearest(key, [k for s in TABLE for k in s.keys])
         hint = f": did you mean '{guess}'?" if guess else ""
-        raise UsageError(f"Unknown setting '{wslconfig.shown(key)}' on the command line{hint}")
+        raise UsageError(
+            f"Unknown setting '{wslconfig.quoted_value(key)}' on the command line{hint}"
+        )
     value = parse_value(row[1], key, text)
     if value is None:
-        shown_key = wslconfig.shown(key)
+        shown_key = wslconfig.quoted_value(key)
         raise UsageError(complaint(row[1], shown_key, text, " on the command line"))
     return row[1], value
 

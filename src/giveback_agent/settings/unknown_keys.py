@@ -6,7 +6,7 @@ Imported only when a file holds such a key: the tables here are no load for a se
 from __future__ import annotations
 
 from giveback_agent.settings.table import TABLE
-from giveback_agent.wsl.wslconfig import shown
+from giveback_agent.wsl.wslconfig import quoted_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ def advise(entries: Iterable[ConfigEntry], path: str) -> list[tuple[int, str]]:
 
 
 def _advice(entry: ConfigEntry, where: str, names: list[str]) -> str:
-    unknown = f"Unknown key '{shown(entry.name)}'{where}"
+    unknown = f"Unknown key '{quoted_value(entry.name)}'{where}"
     homes = []
     for name in names:
         section, _, key = name.partition(".")
         if key.lower() == entry.key.lower() and f"[{section}]" not in homes:
             homes.append(f"[{section}]")
     if homes:
-        return f"{unknown}: '{shown(entry.key)}' belongs in section {' or '.join(homes)}"
+        return f"{unknown}: '{quoted_value(entry.key)}' belongs in section {' or '.join(homes)}"
     if entry.section.lower() in WSL_CONF_SECTIONS:
         return f"{unknown}: section [{entry.section}] belongs in the distribution's /etc/wsl.conf"
     guess = nearest(entry.name, names)

@@ -163,7 +163,7 @@ def find_wslconfig(root: str, host: WslHost, timeout_s: float = ANSWER_TIMEOUT_S
     if not profiles:
         where = ", ".join(d.mount for d in host.drives) or "no Windows drive is mounted"
         return ConfigFile(None, f"none found ({where})")
-    names = ", ".join(wslconfig.shown(p) for p in profiles[:8])
+    names = ", ".join(wslconfig.quoted_value(p) for p in profiles[:8])
     return ConfigFile(
         None,
         "several users have one",
@@ -238,7 +238,7 @@ def _read_wslconfig(root: str, profile: str, how: str, timeout_s: float) -> Conf
     state, data = answer.output[:1], answer.output[1:]
     if answer.reason or state == b"!":
         why = answer.reason or data.decode("utf-8", "replace")
-        warning = f"Failed to open config file {wslconfig.shown(path)}, {why}"
+        warning = f"Failed to open config file {wslconfig.quoted_value(path)}, {why}"
         return ConfigFile(path, how, warnings=(warning,))
     if state == b"+":
         return ConfigFile(path, how, data)

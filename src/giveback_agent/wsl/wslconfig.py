@@ -10,6 +10,7 @@ Nothing here raises on any input: a bad line is a warning with its file and line
 
 from __future__ import annotations
 
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.record import Record
 
 TYPE_CHECKING = False
@@ -78,11 +79,9 @@ def parse(data: bytes, filename: str) -> tuple[tuple[ConfigEntry, ...], tuple[st
     return tuple(scanner.entries.values()), tuple(warnings)
 
 
-def shown(text: str) -> str:
+def quoted_value(text: str) -> str:
     """Make text from a file safe and short enough for a log line or a terminal."""
-    text = text.split("\0", 1)[0]
-    cut = text if len(text) <= SHOWN_LIMIT_CHARS else text[:SHOWN_LIMIT_CHARS] + "..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    return escape_for_terminal(text.split("\0", 1)[0], SHOWN_LIMIT_CHARS, "...")
 
 
 def _decode(data: bytes, filename: str) -> tuple[str, list[str]]:
@@ -232,7 +231,7 @@ class _Scanner:
                 elif escaped in _ESCAPES:
                     value.append(_ESCAPES[escaped])
                 else:
-                    self._invalid(f"Invalid escaped character: '{shown(escaped)}'")
+                    self._invalid(f"Invalid escaped character: '{quoted_value(escaped)}'")
                     return None
             else:
                 value.append(char)
@@ -248,8 +247,8 @@ class _Scanner:
         first = self.entries.setdefault(entry.name.lower(), entry)
         if first is not entry:
             self.warnings.append(
-                f"Duplicated config key '{shown(entry.name)}' in {self.filename}:{entry.line} "
-                f"(Conflicting key: '{shown(first.name)}' in {self.filename}:{first.line})"
+                f"Duplicated config key '{quoted_value(entry.name)}' in {self.filename}:{entry.line} "
+                f"(Conflicting key: '{quoted_value(first.name)}' in {self.filename}:{first.line})"
             )
 
 

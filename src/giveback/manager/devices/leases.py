@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from giveback.manager.model import ActionKind, Lease
-from giveback.text import shown
 from giveback.vmm.base import amount
 from giveback_kernel.errors import GivebackError
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.files import under
 
 VERSION = 1
@@ -60,7 +60,8 @@ class LeaseStore:
                     boot, lease = _parse(_read(path))
                 except (OSError, ValueError, RecursionError) as error:
                     problems.append(
-                        f"{path}: not read ({shown(str(error))}): if the VM whose process id is in "
+                        f"{path}: not read ({escape_for_terminal(str(error))}): "
+                        "if the VM whose process id is in "
                         "its name runs, give it its memory back by hand, then remove the file"
                     )
                     continue
@@ -95,7 +96,8 @@ class LeaseStore:
             with contextlib.suppress(OSError):
                 aside.unlink()
             raise LeaseError(
-                f"{path}: {error.strerror}: no memory is taken from {shown(lease.vm)} without a "
+                f"{path}: {error.strerror}: no memory is taken from "
+                f"{escape_for_terminal(lease.vm)} without a "
                 "lease on disk"
             ) from error
 

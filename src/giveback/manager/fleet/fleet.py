@@ -19,7 +19,7 @@ from giveback.manager.fleet.channel_state import ChannelState
 from giveback.manager.fleet.guest_state import GuestState
 from giveback.manager.fleet.host_sample import HostSample
 from giveback.manager.fleet.vmm_state import VmmState
-from giveback.text import shown
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -242,8 +242,11 @@ class Fleet:
         if len(matching) == 1:
             return matching[0]
         what = "several VMs are" if matching else "no VM is"
-        names = ", ".join(shown(vm.key, 60) for vm in (matching or list(self))[:20]) or "none"
-        raise InputError(f"{what} called {shown(word, 80)!r}; give one of: {names}")
+        names = (
+            ", ".join(escape_for_terminal(vm.key, 60) for vm in (matching or list(self))[:20])
+            or "none"
+        )
+        raise InputError(f"{what} called {escape_for_terminal(word, 80)!r}; give one of: {names}")
 
     def revise(self) -> None:
         """Note that a status of the fleet which was made before is too old to show."""

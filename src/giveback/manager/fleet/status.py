@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from giveback.manager.decide import schedule
 from giveback.manager.decide.promises import is_short
 from giveback.manager.model import VmCondition, VmStatus
-from giveback.text import shown
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,11 +75,11 @@ def _made(vm: Watched, seen: Observation) -> VmStatus:
     condition, text = condition_of(vm)
     return VmStatus(
         key=vm.key,
-        name=shown(vm.name, 64),
+        name=escape_for_terminal(vm.name, 64),
         backend=vm.vmm.description.backend,
         pid=vm.pid,
         condition=condition,
-        condition_text=shown(text, _TEXT_LIMIT),
+        condition_text=escape_for_terminal(text, _TEXT_LIMIT),
         ram_bytes=vm.vmm.ram_bytes,
         resident_bytes=usage.ram_resident_bytes if usage else None,
         needed_bytes=ledger.needed_bytes if ledger else None,
@@ -93,7 +93,7 @@ def _made(vm: Watched, seen: Observation) -> VmStatus:
 
 def problems_of(errors: Mapping[str, int], recorded: tuple[str, ...]) -> tuple[str, ...]:
     """What the operator is to know of the manager itself."""
-    words = [shown(text, _TEXT_LIMIT) for text in recorded]
+    words = [escape_for_terminal(text, _TEXT_LIMIT) for text in recorded]
     if errors.get("internal error"):
         words.append("the daemon met an error of its own; its log has it")
     return tuple(words)

@@ -14,7 +14,7 @@ from giveback.manager.decide import promises, schedule
 from giveback.manager.decide.arbiter import ArbiterState, decide, urgency_for
 from giveback.manager.fleet.host_sample import read_counts
 from giveback.manager.model import ActionKind, ManagerAction
-from giveback.text import shown
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from giveback.accounting.diagnosis import Finding
@@ -122,7 +122,7 @@ class Arbitration:
             kind=kind,
             urgency=ask.urgency,
             expected_bytes=ask.goal_bytes,
-            reason=shown(ask.reason, 200),
+            reason=escape_for_terminal(ask.reason, 200),
         )
         vm.request.expect(action, counts.resident_bytes, now_s)
         vm.host.sample_at(now_s)
@@ -160,7 +160,8 @@ class Arbitration:
             found = tuple(f for f in found if f.severity is not Severity.BLINDS) or found
             request.explain(
                 tuple(
-                    shown(f"{f.what}: {f.evidence}; {f.remedy}", 300) for f in found[:_DOCTOR_LIMIT]
+                    escape_for_terminal(f"{f.what}: {f.evidence}; {f.remedy}", 300)
+                    for f in found[:_DOCTOR_LIMIT]
                 )
             )
         elif not promises.is_short(request.trust):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from giveback.reporters.charts.terminal import area, binned
-from giveback.text import shown, size
+from giveback.text import size
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,7 +68,7 @@ def _extent(document: Mapping[str, Any], lines: Sequence[Line]) -> tuple[int, in
 def _area(line: Line, from_s: int, to_s: int, columns: int, height: int) -> str:
     values = binned(line.points, from_s, to_s, columns)
     most = line.most or 1.0
-    head = f"{shown(line.name)}: now {_size(line.points[-1][1])}, most {size(int(line.most))}"
+    head = f"{escape_for_terminal(line.name)}: now {_size(line.points[-1][1])}, most {size(int(line.most))}"
     rows = [" " * (_GUTTER + 1) + head]
     for down, cells in enumerate(area(values, most, height)):
         label = {0: size(int(most)), height - 1: "0"}.get(down, "")
@@ -89,7 +90,7 @@ def actions_text(document: Mapping[str, Any], most: int = 10) -> str:
     actions = document["actions"]
     lines = [
         f"{time.strftime('%m-%d %H:%M:%S', time.localtime(action['wall_s']))}  "
-        f"{shown(action['vm'], 40)}  {shown(action['kind'], 20)}  {_came(action)}"
+        f"{escape_for_terminal(action['vm'], 40)}  {escape_for_terminal(action['kind'], 20)}  {_came(action)}"
         for action in actions[-most:]
     ]
     if len(actions) > most:
@@ -100,9 +101,9 @@ def actions_text(document: Mapping[str, Any], most: int = 10) -> str:
 def _came(action: Mapping[str, Any]) -> str:
     measured = action["measured_bytes"]
     if not action["expected_bytes"]:
-        return shown(action["reason"], 120)  # A deflation: nothing was to come.
+        return escape_for_terminal(action["reason"], 120)  # A deflation: nothing was to come.
     came = "?" if measured is None else size(measured)
-    why = shown(action["verdict"] or action["reason"], 120)
+    why = escape_for_terminal(action["verdict"] or action["reason"], 120)
     return f"{came} of {size(action['expected_bytes'])}" + (f"  {why}" if why else "")
 
 
@@ -121,5 +122,5 @@ def _cell_text(value: object) -> object:
     """A VM's name must not be a spreadsheet's formula."""
     if not isinstance(value, str):
         return value
-    safe = shown(value, 300)
+    safe = escape_for_terminal(value, 300)
     return f"'{safe}" if safe[:1] in ("=", "+", "-", "@") else safe

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from giveback.errors import InputError
 from giveback.manager.history.chart import lines_of
 from giveback.reporters.charts.picture import drawable, write_picture
-from giveback.text import GIB, shown
+from giveback.text import GIB
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +42,11 @@ def write(document: Mapping[str, Any], path: Path, kind: str) -> None:
     axes.grid(visible=True, color="#E5E7EB")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper left")
-    name = "the host and its VMs" if document["vm"] is None else shown(document["vm"], 60)
+    name = (
+        "the host and its VMs"
+        if document["vm"] is None
+        else escape_for_terminal(document["vm"], 60)
+    )
     # A name with $ in it is no formula.
     axes.set_title(drawable(name), loc="left", parse_math=False)
     write_picture(figure, path, kind, name)

@@ -11,9 +11,9 @@ import httpx2
 from pydantic import TypeAdapter, ValidationError
 
 from giveback.errors import InputError
-from giveback.text import shown
 from giveback.vmm.clients.sockets import short_path
 from giveback_kernel.errors import GivebackError
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +74,7 @@ class Client:
             raise NoDaemonError(f"{self._path}: what answers is no giveback daemon") from error
         if status == httpx2.codes.OK:
             return said
-        words = shown(str(said.get("detail") or said.get("title") or status), 500)
+        words = escape_for_terminal(str(said.get("detail") or said.get("title") or status), 500)
         if status in (400, 404, 409, 413):
             raise InputError(words)
         raise RefusedError(status, words)
@@ -100,7 +100,7 @@ class Client:
                 f"{self._path}: no answer in {timeout_s:g} s; is the daemon stopped?"
             ) from error
         except httpx2.HTTPError as error:
-            words = shown(str(error), 200)
+            words = escape_for_terminal(str(error), 200)
             raise NoDaemonError(f"{self._path}: the daemon broke off: {words}") from error
         except OSError as error:
             raise _no_daemon(self._path, error) from error

@@ -19,8 +19,8 @@ from prometheus_client.registry import Collector
 
 from giveback.accounting.ledger import Key
 from giveback.manager.model import VmCondition
-from giveback.text import shown
 from giveback_kernel import __version__
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -297,4 +297,4 @@ def labels_of(vms: Iterable[VmStatus]) -> list[str]:
 
 
 def _label(text: str, limit: int = NAME_LIMIT_CHARS) -> str:
-    return shown(text, limit).encode("ascii", "replace").decode()
+    return escape_for_terminal(text, limit).encode("ascii", "replace").decode()

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from giveback.errors import InputError
 from giveback.manager.model import URGENCIES
 from giveback.manager.settings import errors
-from giveback.text import shown
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,10 +36,12 @@ def parse_span(text: str) -> int:
     digits = word.rstrip("abcdefghijklmnopqrstuvwxyz")
     unit = word[len(digits) :] or "s"
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 10 and unit in _UNITS):
-        raise InputError(f"{shown(text, 40)!r} is no span of time; write 90s, 15m, 2h or 7d")
+        raise InputError(
+            f"{escape_for_terminal(text, 40)!r} is no span of time; write 90s, 15m, 2h or 7d"
+        )
     span_s = int(digits) * _UNITS[unit]
     if not 0 < span_s <= SPAN_MOST_S:
-        raise InputError(f"{shown(text, 40)!r}: from 1 s to 366 d")
+        raise InputError(f"{escape_for_terminal(text, 40)!r}: from 1 s to 366 d")
     return span_s
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from pydantic_core import PydanticCustomError
 
 from giveback.errors import InputError
-from giveback.text import shown
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ def key_path(parts: Sequence[str | int]) -> str:
         if isinstance(part, int):
             words[-1] += f"[{part}]"
         else:
-            words.append(part if _BARE.fullmatch(part) else f'"{shown(part)}"')
+            words.append(part if _BARE.fullmatch(part) else f'"{escape_for_terminal(part)}"')
     return ".".join(words)
 
 
@@ -94,7 +94,7 @@ def _as_given(value: object) -> str:
         return "a table"
     if isinstance(value, list):
         return f"a list of {len(value)}"
-    return shown(repr(value), 80)
+    return escape_for_terminal(repr(value), 80)
 
 
 def _nearest(location: Sequence[str | int], model: type) -> str:

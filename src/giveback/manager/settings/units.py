@@ -9,7 +9,8 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from giveback.text import parse_size, shown, size
+from giveback.text import parse_size, size
+from giveback_kernel.escaping import escape_for_terminal
 
 SIZE_LIMIT_BYTES = 1 << 57
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -82,9 +83,11 @@ def loopback_of(text: str) -> tuple[IPv4Address | IPv6Address, int]:
     except ValueError:
         number = -1
     if not 0 <= number < 1 << 16:
-        raise ValueError(f'{shown(text, 80)!r} is not ADDRESS:PORT, as "127.0.0.1:9835"')
+        raise ValueError(
+            f'{escape_for_terminal(text, 80)!r} is not ADDRESS:PORT, as "127.0.0.1:9835"'
+        )
     if not address.is_loopback:
         raise ValueError(
-            f"{shown(text, 80)!r}: only loopback; put a proxy that asks who comes before it"
+            f"{escape_for_terminal(text, 80)!r}: only loopback; put a proxy that asks who comes before it"
         )
     return address, number

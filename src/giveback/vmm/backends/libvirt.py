@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from giveback.errors import InputError, VmError
-from giveback.text import shown
 from giveback.vmm import layout as layouts
 from giveback.vmm.backends.qemu import QemuBackend, parse_host_address, parse_layout, with_port
 from giveback.vmm.base import (
@@ -29,6 +28,7 @@ from giveback.vmm.base import (
     VmState,
     amount,
 )
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +100,9 @@ async def in_thread(work: Callable[[], T], timeout_s: float, name: str) -> T:
     try:
         return await asyncio.wait_for(done, timeout_s)
     except TimeoutError as error:
-        raise VmError(f"libvirt gave no answer on {shown(name)} in {timeout_s:g} s") from error
+        raise VmError(
+            f"libvirt gave no answer on {escape_for_terminal(name)} in {timeout_s:g} s"
+        ) from error
 
 
 def _settle(
@@ -126,7 +128,7 @@ def connect(uri: str, *, write: bool) -> Any:  # noqa: ANN401
         return libvirt.open(uri) if write else libvirt.openReadOnly(uri)
     except libvirt.libvirtError as error:
         raise VmError(
-            f"{uri}: {shown(str(error), 200)}; is libvirtd running, and may you use it?"
+            f"{uri}: {escape_for_terminal(str(error), 200)}; is libvirtd running, and may you use it?"
         ) from error
 
 
@@ -143,7 +145,9 @@ def _state(uri: str, vm: VmDescription, *, layout: bool) -> VmState:
         xml = domain.XMLDesc()
         balloon = parse_memballoon(xml)
     except libvirt.libvirtError as error:
-        raise VmError(f"libvirt on {shown(vm.name)}: {shown(str(error), 200)}") from error
+        raise VmError(
+            f"libvirt on {escape_for_terminal(vm.name)}: {escape_for_terminal(str(error), 200)}"
+        ) from error
     finally:
         connection.close()
     port = parse_agent_port(xml)
@@ -315,7 +319,9 @@ def persistent_xml(name: str, uri: str = URI) -> str:
     try:
         return str(connection.lookupByName(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
     except libvirt.libvirtError as error:
-        raise VmError(f"libvirt on {shown(name)}: {shown(str(error), 200)}") from error
+        raise VmError(
+            f"libvirt on {escape_for_terminal(name)}: {escape_for_terminal(str(error), 200)}"
+        ) from error
     finally:
         connection.close()
 
@@ -328,7 +334,9 @@ def define(xml: str, uri: str = URI) -> None:
     try:
         connection.defineXML(xml)
     except libvirt.libvirtError as error:
-        raise VmError(f"libvirt refuses the new XML: {shown(str(error), 200)}") from error
+        raise VmError(
+            f"libvirt refuses the new XML: {escape_for_terminal(str(error), 200)}"
+        ) from error
     finally:
         connection.close()
 

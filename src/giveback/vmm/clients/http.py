@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
 from giveback.host.procs import own_path
-from giveback.text import shown
 from giveback.vmm.base import VmState
 from giveback.vmm.clients.sockets import reason, short_path
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     import re
@@ -55,7 +55,7 @@ class VmmApi:
         """Change something. Raises VmError with the VMM's words where it refuses."""
         status, answer = await self._exchange(method, resource, body)
         if status >= _REFUSED:
-            words = shown(answer[:300].decode("utf-8", "replace"))
+            words = escape_for_terminal(answer[:300].decode("utf-8", "replace"))
             raise VmError(f"{self._path}: {method} {resource} is refused ({status}): {words}")
 
     async def _exchange(

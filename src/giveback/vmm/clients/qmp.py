@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 
 from giveback.errors import VmError
-from giveback.text import shown
 from giveback.vmm.clients.sockets import connect_unix, reason
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -55,7 +55,7 @@ class Monitor:
         try:
             return await self._client.execute(command, arguments or None)
         except ExecuteError as error:
-            words = shown(str(error), 300)
+            words = escape_for_terminal(str(error), 300)
             raise VmError(f"{self._address}: QEMU refuses {command}: {words}") from error
 
     async def ask_human(self, line: str) -> str:

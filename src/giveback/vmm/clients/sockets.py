@@ -19,9 +19,9 @@ import re
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
-from giveback.text import shown
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ def connect_unix(path: str) -> socket.socket:
     except ValueError as error:
         # A path from a VMM's answer may hold a NUL, or a surrogate that no file name can have.
         connection.close()
-        raise VmError(f"{shown(path)}: no socket can be called so") from error
+        raise VmError(f"{escape_for_terminal(path)}: no socket can be called so") from error
     return connection
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
-from giveback.text import shown
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from giveback.vmm.base import VmDescription
@@ -20,7 +20,7 @@ def control_of(vm: VmDescription, libvirt_uri: str) -> Control:
     if vm.backend == "libvirt":
         return control_at(f"libvirt:{libvirt_uri}#{vm.name}")
     if not vm.control:
-        raise InputError(f"{shown(vm.name)}: no control socket that we may use")
+        raise InputError(f"{escape_for_terminal(vm.name)}: no control socket that we may use")
     return control_at(f"{vm.backend}:{vm.control}")
 
 
@@ -45,4 +45,4 @@ def control_at(address: str) -> Control:
         from giveback.vmm.control.http import FirecrackerControl  # noqa: PLC0415
 
         return FirecrackerControl(place)
-    raise InputError(f"{shown(address)}: no address of a VM's control")
+    raise InputError(f"{escape_for_terminal(address)}: no address of a VM's control")

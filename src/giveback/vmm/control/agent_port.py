@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import InputError, VmError
 from giveback.host.procs import own_path
-from giveback.text import shown
 from giveback.vmm.backends.libvirt import URI, parse_agent_port, root_of
 from giveback.vmm.backends.qemu import plugged_socket
 from giveback.vmm.base import AGENT_PORT, PLUGGED_CHARDEV, Channel, ChannelKind
 from giveback.vmm.control.devices import TIMEOUT_S
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from giveback.vmm.base import VmDescription
@@ -50,7 +50,7 @@ class PortStep:
         """For the user: the VM's own text in it is escaped."""
         said = self.arguments.get("xml")
         words = said if isinstance(said, str) else json.dumps(self.arguments)
-        return shown(f"{self.command} {words}", 400)
+        return escape_for_terminal(f"{self.command} {words}", 400)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +69,14 @@ async def plan(vm: VmDescription, *, uri: str = URI, socket: str = "") -> PortPl
     Raises InputError where it is there already or cannot be, VmError where the VMM does not answer.
     """
     if any(channel.kind is ChannelKind.VIRTIO_SERIAL for channel in vm.channels):
-        raise InputError(f"{shown(vm.name)}: the port {AGENT_PORT} is there already")
+        raise InputError(f"{escape_for_terminal(vm.name)}: the port {AGENT_PORT} is there already")
     if vm.backend == "libvirt":
         return await _plan_libvirt(vm, uri)
     if vm.backend == "qemu" and vm.control:
         return await _plan_qemu(vm, socket)
     raise InputError(
-        f"{shown(vm.name)}: a port can be plugged into VMs of QEMU with a QMP socket, and of libvirt"
+        f"{escape_for_terminal(vm.name)}: "
+        "a port can be plugged into VMs of QEMU with a QMP socket, and of libvirt"
     )
 
 
@@ -114,7 +115,9 @@ async def _plan_qemu(vm: VmDescription, socket: str) -> PortPlan:
         raise InputError(f"{path}: longer than a socket's path may be: --socket gives another")
     async with monitor(vm.control, TIMEOUT_S) as session:
         if plugged_socket(await session.ask("query-chardev")):
-            raise InputError(f"{shown(vm.name)}: the port {AGENT_PORT} was plugged in already")
+            raise InputError(
+                f"{escape_for_terminal(vm.name)}: the port {AGENT_PORT} was plugged in already"
+            )
         steps = [_chardev(path)]
         port: dict[str, object] = {
             "driver": "virtserialport",
@@ -140,7 +143,7 @@ def _socket_beside(vm: VmDescription) -> str:
     base = vm.control
     if "/" not in base:
         raise InputError(
-            f"{shown(vm.name)}: its monitor is at {base}: say --socket PATH for the port"
+            f"{escape_for_terminal(vm.name)}: its monitor is at {base}: say --socket PATH for the port"
         )
     base = base.removeprefix(f"/proc/{vm.pid}/root").removeprefix(f"/proc/{vm.pid}/cwd/")
     place = Path(base)
@@ -163,14 +166,16 @@ async def _controller(session: Monitor, vm: VmDescription) -> PortStep:
     buses = pci if isinstance(pci, list) else []
     if not buses:
         raise InputError(
-            f"{shown(vm.name)}: a {shown(vm.machine) or 'machine'} without PCI takes none"
+            f"{escape_for_terminal(vm.name)}: "
+            f"a {escape_for_terminal(vm.machine) or 'machine'} without PCI takes none"
         )
     device: dict[str, object] = {"driver": "virtio-serial-pci", "id": CONTROLLER}
     if _is_express(vm):
         free = free_root_port(buses)
         if not free:
             raise InputError(
-                f"{shown(vm.name)}: no free PCIe root port to plug a controller into: its next start "
+                f"{escape_for_terminal(vm.name)}: "
+                "no free PCIe root port to plug a controller into: its next start "
                 "needs `-device virtio-serial-pci`, or `-device pcie-root-port,id=spare,chassis=9`"
             )
         device["bus"] = free
@@ -200,10 +205,13 @@ async def _plan_libvirt(vm: VmDescription, uri: str) -> PortPlan:
 
     xml = await LibvirtControl(uri, vm.name).xml()
     if parse_agent_port(xml):
-        raise InputError(f"{shown(vm.name)}: the port {AGENT_PORT} was plugged in already")
+        raise InputError(
+            f"{escape_for_terminal(vm.name)}: the port {AGENT_PORT} was plugged in already"
+        )
     if root_of(xml).find("./devices/controller[@type='virtio-serial']") is None:
         raise InputError(
-            f"{shown(vm.name)}: libvirt plugs no virtio-serial controller into a running domain: its "
+            f"{escape_for_terminal(vm.name)}: "
+            "libvirt plugs no virtio-serial controller into a running domain: its "
             "next start needs <controller type='virtio-serial'/>, or the channel itself"
         )
     return PortPlan(vm, (PortStep("attach-device", {"xml": _CHANNEL_XML}),), "", uri)
@@ -218,6 +226,6 @@ async def _carry_out_libvirt(planned: PortPlan) -> Channel:
     path = parse_agent_port(await control.xml())
     if not path:
         raise VmError(
-            f"{shown(planned.vm.name)}: libvirt plugged the port in and shows no socket of it"
+            f"{escape_for_terminal(planned.vm.name)}: libvirt plugged the port in and shows no socket of it"
         )
     return Channel(ChannelKind.VIRTIO_SERIAL, path=path)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from giveback.errors import VmError
-from giveback.text import parse_qemu_size, shown
+from giveback.text import parse_qemu_size
 from giveback.vmm.backends.libvirt import available, connect, in_thread, parse_memballoon, root_of
 from giveback.vmm.base import amount
 from giveback.vmm.control.devices import TIMEOUT_S, BalloonSize, Devices, VirtioMem
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +79,9 @@ def _with_domain(uri: str, name: str, work: Callable[[Any], T], *, write: bool) 
     try:
         return work(connection.lookupByName(name))
     except libvirt.libvirtError as error:
-        raise VmError(f"libvirt on {shown(name)}: {shown(str(error), 300)}") from error
+        raise VmError(
+            f"libvirt on {escape_for_terminal(name)}: {escape_for_terminal(str(error), 300)}"
+        ) from error
     finally:
         connection.close()
 
@@ -127,7 +130,7 @@ def requested_xml(xml: str, alias: str, requested_bytes: int) -> str:
             requested.set("unit", "KiB")
             requested.text = str(requested_bytes // _KIB)
             return ET.tostring(element, encoding="unicode")
-    raise VmError(f"the domain has no virtio-mem device {shown(alias)} any more")
+    raise VmError(f"the domain has no virtio-mem device {escape_for_terminal(alias)} any more")
 
 
 def _elements(root: ET.Element) -> list[ET.Element]:

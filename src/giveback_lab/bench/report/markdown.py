@@ -13,9 +13,9 @@ from giveback_lab.bench.report.text import (
     HURTS,
     METRICS,
     UNIT_NAMES,
+    bounded_text,
     headline,
     range_text,
-    safe,
     setting_text,
     strategy_title,
     work_title,
@@ -100,4 +100,4 @@ def _row(cells: Sequence[str]) -> str:
 
 def _cell(text: str) -> str:
     """Foreign text in one cell of a table."""
-    return safe(text, 80).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return bounded_text(text, 80).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -27,6 +27,7 @@ from giveback_lab.bench.report.text import (
     TIMES,
     UNIT_NAMES,
     bench_command,
+    bounded_text,
     difference_text,
     figure_text,
     group_title,
@@ -34,7 +35,6 @@ from giveback_lab.bench.report.text import (
     ram_text,
     range_text,
     ratio_digits,
-    safe,
     setting_text,
     several,
     strategy_source,
@@ -83,7 +83,7 @@ def render_page(
         strategies=_strategies(results),
         versions=_versions(results),
         missing=_missing(results, groups),
-        command=safe(command or bench_command(results), 4000),
+        command=bounded_text(command or bench_command(results), 4000),
     )
 
 
@@ -129,8 +129,8 @@ def _verdict(finding: TargetFinding) -> dict[str, object]:
         "title": finding.target.title,
         "limit": _limit(finding.target),
         "measured": _unbroken(figure_text(finding)),
-        "against": safe(finding.against or "", 60),
-        "remark": safe(finding.remark),
+        "against": bounded_text(finding.against or "", 60),
+        "remark": bounded_text(finding.remark),
         "verdict": finding.verdict,
         "css": _CLASSES[finding.verdict],
     }
@@ -210,7 +210,7 @@ def _spoken(group: CellGroup, caption: str) -> str:
 def _ablations(group: CellGroup) -> list[str]:
     """What each part of giveback is worth: what it comes to without it, against the whole."""
     return [
-        f"{safe(strategy_title(name))}: {said}"
+        f"{bounded_text(strategy_title(name))}: {said}"
         for name in group.strategies
         if name.startswith(f"{OURS}-") and (said := _without(group, name))
     ]
@@ -247,7 +247,7 @@ def _table(group: CellGroup, title: str, metrics: Sequence[Metric]) -> dict[str,
     rows = [
         {
             "ours": name == OURS,
-            "name": safe(name, 60) + (f" {HURTS}" if harm(group, name) else ""),
+            "name": bounded_text(name, 60) + (f" {HURTS}" if harm(group, name) else ""),
             "cells": [_cell(group, name, metric) for metric in known],
         }
         for name in group.strategies
@@ -290,7 +290,11 @@ def _strategies(results: Sequence[CellResult]) -> list[tuple[str, str, str]]:
     rows = []
     for name in dict.fromkeys(result.cell.strategy for result in results):
         title, source = strategy_title(name), strategy_source(name)
-        row = (safe(name, 60), safe(title) if title != name else "", safe(source, 400))
+        row = (
+            bounded_text(name, 60),
+            bounded_text(title) if title != name else "",
+            bounded_text(source, 400),
+        )
         if any(row[1:]):
             rows.append(row)
     return rows
@@ -306,7 +310,7 @@ def _versions(results: Sequence[CellResult]) -> list[tuple[str, str, str]]:
     starts = sorted(result.started_at for result in results)
     if starts:
         between = starts[0] if len(starts) == 1 else f"{starts[0]} to {starts[-1]}"
-        rows.append(("started", safe(between), ""))
+        rows.append(("started", bounded_text(between), ""))
     sizes = ", ".join(ram_text(size) for size in sorted({r.cell.mem_bytes for r in results}))
     return [*rows, ("guest memory", sizes or "-", "")]
 
@@ -332,7 +336,7 @@ def _missing(
         ("Measured with more than one version:", _mixed(results)),
         ("Never measured:", _never(results, groups)),
     )
-    return [(title, [safe(item, 400) for item in items]) for title, items in lists if items]
+    return [(title, [bounded_text(item, 400) for item in items]) for title, items in lists if items]
 
 
 def _mixed(results: Sequence[CellResult]) -> list[str]:

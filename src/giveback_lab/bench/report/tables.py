@@ -18,8 +18,8 @@ from giveback_lab.bench.analysis.targets import harm
 from giveback_lab.bench.report.text import (
     METRICS,
     bench_command,
+    bounded_text,
     headline,
-    safe,
     strategy_source,
     strategy_title,
 )
@@ -61,19 +61,24 @@ def _cell_rows(cell: Measured) -> list[Sequence[object]]:
     if len(of_vms) > 1:
         named.append((WHOLE_HOST, cell.figures))
     end = (
-        safe(result.started_at, 40),
+        bounded_text(result.started_at, 40),
         _rounded(result.took_s),
         _rounded(result.host_busy_share),
-        safe(result.sitting, 40),
-        "; ".join(safe(problem) for problem in result.problems),
+        bounded_text(result.sitting, 40),
+        "; ".join(bounded_text(problem) for problem in result.problems),
     )
     return [(*_key(result, name), *_fields(figures), *end) for name, figures in named]
 
 
 def _key(result: CellResult, vm_name: str) -> tuple[object, ...]:
     cell = result.cell
-    texts = (safe(cell.kernel, 20), cell.mem_bytes, safe(cell.work, 60), safe(cell.strategy, 60))
-    return (*texts, cell.round, safe(vm_name, 60))
+    texts = (
+        bounded_text(cell.kernel, 20),
+        cell.mem_bytes,
+        bounded_text(cell.work, 60),
+        bounded_text(cell.strategy, 60),
+    )
+    return (*texts, cell.round, bounded_text(vm_name, 60))
 
 
 def _fields(figures: CellFigures) -> list[object]:
@@ -131,7 +136,7 @@ def results_json(
         "command": command or bench_command(results),
         "versions": versions(results),
         "strategies": {
-            safe(name, 60): {"title": strategy_title(name), "source": strategy_source(name)}
+            bounded_text(name, 60): {"title": strategy_title(name), "source": strategy_source(name)}
             for name in names
         },
         "verdicts": [_finding(finding) for finding in all_findings],
@@ -145,7 +150,7 @@ def versions(results: Sequence[CellResult]) -> dict[str, list[str]]:
     found: dict[str, dict[str, None]] = {}
     for result in results:
         for name, version in result.versions.items():
-            found.setdefault(safe(name, 60), {})[safe(version)] = None
+            found.setdefault(bounded_text(name, 60), {})[bounded_text(version)] = None
     return {name: list(of_name) for name, of_name in sorted(found.items())}
 
 
@@ -168,7 +173,7 @@ def _finding(finding: TargetFinding) -> dict[str, object]:
         "limit": finding.target.limit,
         "counts": finding.counts,
         "verdict": finding.verdict.value,
-        "against": None if finding.against is None else safe(finding.against, 60),
+        "against": None if finding.against is None else bounded_text(finding.against, 60),
         **measured,
         "grain_bytes": _rounded(finding.grain_bytes),
         "remark": finding.remark,
@@ -176,7 +181,11 @@ def _finding(finding: TargetFinding) -> dict[str, object]:
 
 
 def _setting_key(kernel: str, mem_bytes: int, work: str) -> dict[str, object]:
-    return {"kernel": safe(kernel, 20), "mem_bytes": mem_bytes, "work": safe(work, 60)}
+    return {
+        "kernel": bounded_text(kernel, 20),
+        "mem_bytes": mem_bytes,
+        "work": bounded_text(work, 60),
+    }
 
 
 def _group(group: CellGroup) -> dict[str, object]:
@@ -184,12 +193,12 @@ def _group(group: CellGroup) -> dict[str, object]:
     return {
         **_setting_key(setting.kernel, setting.mem_bytes, setting.work),
         "after_s": [_rounded(after_s) for after_s in group.after_s],
-        "strategies": {safe(name, 60): _strategy(group, name) for name in group.strategies},
+        "strategies": {bounded_text(name, 60): _strategy(group, name) for name in group.strategies},
         "failed": [
             {
-                "strategy": safe(failed.cell.strategy, 60),
+                "strategy": bounded_text(failed.cell.strategy, 60),
                 "round": failed.cell.round,
-                "reasons": [safe(reason) for reason in failed.reasons],
+                "reasons": [bounded_text(reason) for reason in failed.reasons],
             }
             for failed in group.failed
         ],

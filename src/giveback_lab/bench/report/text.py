@@ -1,6 +1,6 @@
 """How the benchmark's report writes figures, names and verdicts. Pure.
 
-What came from a guest or from a stored file goes through `safe` before anyone sees it.
+What came from a guest or from a stored file goes through `bounded_text` before anyone sees it.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ TABLES = (
 METRICS = {metric.field: metric for _, metrics in TABLES for metric in metrics}
 
 
-def safe(text: str, most_chars: int = 200) -> str:
+def bounded_text(text: str, most_chars: int = 200) -> str:
     """Foreign text without anything that a terminal could act on. For HTML it is still to be escaped."""
     return clean_text(text, most_chars)
 
@@ -155,7 +155,7 @@ def _of_strategy(name: str, attribute: str, otherwise: str) -> str:
 
 def work_title(work: str) -> str:
     """The work in a few words."""
-    return WORK_TITLES.get(work, safe(work, 60))
+    return WORK_TITLES.get(work, bounded_text(work, 60))
 
 
 def ram_text(size_bytes: float) -> str:
@@ -166,7 +166,7 @@ def ram_text(size_bytes: float) -> str:
 
 def setting_text(setting: GroupSetting) -> str:
     """Kernel and memory: what, beside the work, is the same in all cells compared."""
-    return f"Linux {safe(setting.kernel, 20)}, {ram_text(setting.mem_bytes)}"
+    return f"Linux {bounded_text(setting.kernel, 20)}, {ram_text(setting.mem_bytes)}"
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -18,12 +18,12 @@ from giveback_lab.bench.report.tables import (
     write_text,
 )
 from giveback_lab.bench.report.text import (
+    bounded_text,
     counted,
     figure_text,
     group_title,
     headline,
     ordered,
-    safe,
     strategy_title,
     with_unit,
 )
@@ -112,15 +112,18 @@ def summary(results: Sequence[CellResult]) -> str:
             lines += ["", f"{verdict.capitalize()}:"]
         for finding in all_findings:
             if finding.counts and finding.verdict is verdict:
-                against = safe(finding.against or "", 60)
+                against = bounded_text(finding.against or "", 60)
                 said = figure_text(finding).replace("\u00a0", " ")
                 target = f"{finding.target.title} (at most {finding.target.limit:g} \u00d7)"
-                words = "; ".join(filter(None, (said, against, safe(finding.remark, 200))))
-                lines.append(f"  {safe(finding.setting.work, 60)}: {target}: {words}")
+                words = "; ".join(filter(None, (said, against, bounded_text(finding.remark, 200))))
+                lines.append(f"  {bounded_text(finding.setting.work, 60)}: {target}: {words}")
     failed = [one for group in all_groups for one in group.failed]
     if failed:
         lines += ["", f"Failed cells: {len(failed)}"]
-        lines += [f"  {safe(one.cell.key)}: {safe('; '.join(one.reasons))}" for one in failed[:20]]
+        lines += [
+            f"  {bounded_text(one.cell.key)}: {bounded_text('; '.join(one.reasons))}"
+            for one in failed[:20]
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -133,7 +136,9 @@ def _work_line(group: CellGroup, all_groups: Sequence[CellGroup]) -> str:
         spread = None if name is None else spread_of(group.values(name, field).values())
         if name is not None and spread is not None:
             size = with_unit(spread.median, "GiB min").replace("\u00a0", " ")
-            parts.append(f"{safe(strategy_title(name) if name == OURS else name, 60)} {size}")
+            parts.append(
+                f"{bounded_text(strategy_title(name) if name == OURS else name, 60)} {size}"
+            )
     told = ", ".join(parts) if parts else "nothing was measured"
     return f"{title}: footprint after the work: {told}"
 

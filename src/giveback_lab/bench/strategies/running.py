@@ -9,7 +9,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
-from giveback.text import shown
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_lab.bench.strategy import CannotRun
 from giveback_lab.images.cache import content_key
 from giveback_lab.images.image import GUEST_LAB
@@ -88,9 +88,9 @@ class InGuests:
                 self._changed.append((vm, path, before))
                 self._hear(vm, f"{path}: {before} -> {after}")
             if before is None or after != value:
-                raise CannotRun(f"{vm.spec.name}: {path}={value}: {shown(line, 300)}")
+                raise CannotRun(f"{vm.spec.name}: {path}={value}: {escape_for_terminal(line, 300)}")
         if len(result.lines) != len(words):
-            raise CannotRun(f"{vm.spec.name}: {words[-1]}: {shown(result.text, 300)}")
+            raise CannotRun(f"{vm.spec.name}: {words[-1]}: {escape_for_terminal(result.text, 300)}")
 
     async def note_threads(self, vm: LabVm, name: str) -> None:
         """Count the guest's kernel threads whose name begins so as the strategy's own."""
@@ -105,14 +105,16 @@ class InGuests:
         """Count the process whose number is in this file of the guest. Raises CannotRun."""
         text = (await self._exec(vm, "cat", path)).text.strip()
         if not text.isdecimal():
-            raise CannotRun(f"{vm.spec.name}: {path} is {shown(text)!r}: nothing was started")
+            raise CannotRun(
+                f"{vm.spec.name}: {path} is {escape_for_terminal(text)!r}: nothing was started"
+            )
         self._note(vm, int(text))
 
     async def read(self, vm: LabVm, path: str) -> str:
         """A file of the guest. Raises CannotRun where it cannot be read."""
         result = await self._exec(vm, "cat", path)
         if result.code != 0:
-            raise CannotRun(f"{vm.spec.name}: {shown(result.text)}")
+            raise CannotRun(f"{vm.spec.name}: {escape_for_terminal(result.text)}")
         return result.text
 
     async def stop(self) -> None:
@@ -178,7 +180,7 @@ async def _started(vm: LabVm, pid: int, started: asyncio.Event, lines: Sequence[
             if (await vm.guest.exec("ls", f"/proc/{pid}/exe")).code != 0 and not started.is_set():
                 said = "; ".join(lines[-LINES_IN_ERROR:])
                 raise CannotRun(
-                    f"{vm.spec.name}: it ended at its start: {shown(said, 300)}"
+                    f"{vm.spec.name}: it ended at its start: {escape_for_terminal(said, 300)}"
                 ) from None
 
 

@@ -288,6 +288,6 @@ def test_enums_in_any_case(text: str) -> None:
 
 @given(st.text())
 def test_what_is_shown_is_one_printable_bounded_line(text: str) -> None:
-    said = wslconfig.shown(text)
+    said = wslconfig.quoted_value(text)
     assert said.isprintable()
     assert len(said) <= 10 * wslconfig.SHOWN_LIMIT_CHARS + 3

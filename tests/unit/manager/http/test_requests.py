@@ -177,7 +177,7 @@ def test_the_description_has_every_field_of_what_is_sent() -> None:
 
 def test_nothing_that_is_described_may_be_missing_and_nothing_else_may_be_there() -> None:
     schemas = openapi.description()["components"]["schemas"]
-    asked = {"Reclaim": ["goal_bytes"], "Urgency": ["urgency"]}
+    asked = {"ReclaimBody": ["goal_bytes"], "UrgencyBody": ["urgency"]}
     for name, schema in schemas.items():
         if schema["type"] == "object":
             assert schema["additionalProperties"] is False, name

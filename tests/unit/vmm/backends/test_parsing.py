@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from giveback.host.procs import Process
 from giveback.host.smaps import Mapping
-from giveback.text import parse_qemu_size, shown, size
+from giveback.text import parse_qemu_size, size
 from giveback.vmm.backends import qemu
 from giveback.vmm.backends.cloud_hypervisor import CloudHypervisorBackend
 from giveback.vmm.backends.firecracker import FirecrackerBackend
 from giveback.vmm.backends.qemu_args import describe, properties
 from giveback.vmm.base import Answer, Backing, RamBlock
 from giveback.vmm.mapping import bind
+from giveback_kernel.escaping import escape_for_terminal
 
 MIB, GIB = 1 << 20, 1 << 30
 JSON = st.recursive(
@@ -249,7 +250,7 @@ def test_sizes(text: str, value: int | None) -> None:
 
 @given(st.text())
 def test_shown_text_is_one_safe_line(text: str) -> None:
-    safe = shown(text, 50)
+    safe = escape_for_terminal(text, 50)
     assert safe.isprintable()
     assert len(safe) <= 50 * 10 + 1
 
