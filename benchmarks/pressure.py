@@ -34,6 +34,8 @@ import matplotlib.pyplot as plt
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from matplotlib.axes import Axes
+
 SWAP_BYTES = 1 << 30
 WAYS = {
     "manager": "agents, and giveback daemon on the host",
@@ -148,7 +150,7 @@ def draw(runs: dict[str, PressureRun], path: Path) -> None:
     plt.close(figure)
 
 
-def draw_memory(axes: plt.Axes, run: PressureRun) -> None:
+def draw_memory(axes: Axes, run: PressureRun) -> None:
     times = [look.t_s for look in run.looks]
     names = run.options.names
     layers = [[look.resident_bytes[n] / MIB for look in run.looks] for n in names]
@@ -168,4 +170,4 @@ def draw_memory(axes: plt.Axes, run: PressureRun) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import os
 
-from giveback_kernel import files, kmsg, meminfo, pagetypeinfo
+from giveback_kernel import files, meminfo
 from giveback_kernel.buddyinfo import ORDERS_LIMIT
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import signed
 from giveback_kernel.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from giveback_kernel import kmsg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,6 +127,8 @@ def read_pageblock_order(root: str = "/") -> int | None:
 
     None where neither tells. Costly through pagetypeinfo: call it once. Raises KernelFileError.
     """
+    from giveback_kernel import pagetypeinfo
+
     types = pagetypeinfo.read_pagetypeinfo(root)
     if types is not None:
         return types.page_block_order
@@ -218,6 +224,8 @@ def takes_smaller_blocks(driver: str | None, log: kmsg.KernelLog, order: int | N
 
 def probe(root: str = "/") -> ReportingState:
     """Find out whether free page reporting is active under `root`. Never raises."""
+    from giveback_kernel import kmsg
+
     try:
         order = read_order(root)
     except KernelFileError:

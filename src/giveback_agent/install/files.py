@@ -156,7 +156,11 @@ def _compiled(scratch: str, path: str, source: bytes) -> bytes:
         file.write(source)
     # Without the source's time in it, the same source always gives the same file.
     mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
-    py_compile.compile(plain, compiled, path, doraise=True, optimize=0, invalidation_mode=mode)
+    # Only a command shows its docstring, as its description; the service would hold all others in memory.
+    optimize = 0 if "/commands/" in path else 2
+    py_compile.compile(
+        plain, compiled, path, doraise=True, optimize=optimize, invalidation_mode=mode
+    )
     with open(compiled, "rb") as file:
         return file.read()
 

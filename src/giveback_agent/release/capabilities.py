@@ -5,16 +5,28 @@ from __future__ import annotations
 import os
 
 from giveback_agent.policy.observation import KernelCapabilities
-from giveback_agent.release import percpu_lists
 from giveback_agent.runtime import child
-from giveback_kernel import compaction, files, page_reporting, reclaim
-from giveback_kernel.errors import KernelFileError
 
 PROBE_TIMEOUT_S = 20.0
+_UNKNOWN = "?"
 
 
 def probe(root: str) -> KernelCapabilities:
-    """Find out what can be done in the guest under `root`; never raises, changes nothing."""
+    """Find out what can be done in the guest under `root`; never raises, changes nothing.
+
+    In a child: what probes is imported where it is used, never by the service.
+    """
+    output = child.in_child(lambda: _encoded(_probe_here(root)), PROBE_TIMEOUT_S).output
+    words = output.decode("ascii", "replace").split()
+    # Without a process to be had, in this one.
+    return _decoded(words) if len(words) == len(KernelCapabilities._fields) else _probe_here(root)
+
+
+def _probe_here(root: str) -> KernelCapabilities:
+    from giveback_agent.release import cold_cache, percpu_lists
+    from giveback_kernel import compaction, files, page_reporting, reclaim
+    from giveback_kernel.errors import KernelFileError
+
     reporting = page_reporting.probe(root)
     path = reclaim.root_reclaim_path(root)
     order = reporting.order
@@ -29,18 +41,26 @@ def probe(root: str) -> KernelCapabilities:
         order_settable=reporting.may_lower,
         reclaim=path is not None and reclaim.is_permitted(root, path),
         drop_caches=os.access(files.under(root, reclaim.DROP_CACHES_PATH), os.W_OK),
-        cold_method=_cold_method(root),
         compaction=compaction.is_available(root) and compaction.is_permitted(root),
+        cold_method=cold_cache.probe(root),
         drain=percpu_lists.is_permitted(root),
     )
 
 
-def _cold_method(root: str) -> str:
-    """Ask in a child: what can take cold cache is imported where it is used, never by the service."""
+def _encoded(can: KernelCapabilities) -> bytes:
+    values = [getattr(can, name) for name in can._fields]
+    return " ".join(_UNKNOWN if v is None else str(v) for v in values).encode()
 
-    def ask() -> bytes:
-        from giveback_agent.release import cold_cache
 
-        return cold_cache.probe(root).encode()
-
-    return child.in_child(ask, PROBE_TIMEOUT_S).output.decode("ascii", "replace") or "none"
+def _decoded(words: list[str]) -> KernelCapabilities:
+    reporting, order, settable, may_reclaim, may_drop, may_compact, cold_method, drain = words
+    return KernelCapabilities(
+        reporting=None if reporting == _UNKNOWN else reporting == "True",
+        order=None if order == _UNKNOWN else int(order),
+        order_settable=settable == "True",
+        reclaim=may_reclaim == "True",
+        drop_caches=may_drop == "True",
+        compaction=may_compact == "True",
+        cold_method=cold_method,
+        drain=drain == "True",
+    )

@@ -10,7 +10,7 @@ import os
 from giveback_agent.policy import actions as act
 from giveback_agent.release import percpu_lists, report_order
 from giveback_agent.runtime import child, run_dir
-from giveback_kernel import compaction, files, reclaim, swaps
+from giveback_kernel import files
 from giveback_kernel.errors import GivebackError, KernelFileError
 
 TYPE_CHECKING = False
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Execute = Callable[[Any, str, AgentSettings], "str | None"]
 
 CHUNK_BYTES = 32 << 20
+DROP_SLAB = 2
 ENDED_MOST_BYTES = 1 << 50
 ENDED_TIMEOUT_S = 10.0
 NUDGE_TIMEOUT_S = 10.0
@@ -79,6 +80,18 @@ def ended_bytes(root: str) -> int:
 
     output = child.in_child(ask, ENDED_TIMEOUT_S).output
     return int(output) if output.isdigit() and len(output) < 20 else 0
+
+
+def write_kernel_log(root: str, line: str) -> None:
+    """Write a line to the kernel log, where users of WSL look for it; lost where that is not possible."""
+
+    def write() -> bytes:
+        from giveback_kernel import kmsg
+
+        kmsg.write_line(root, line)
+        return b""
+
+    child.in_child(write, NUDGE_TIMEOUT_S)
 
 
 def restore_protection(root: str) -> int | None:
@@ -157,11 +170,20 @@ def drain_lists(root: str) -> str:
 
 def compact(root: str, nodes: tuple[int, ...]) -> None:
     """Compact these NUMA nodes, or all memory where none is named or they cannot be had alone."""
+    from giveback_kernel import compaction
+
     if not nodes or not all(compaction.node_is_available(root, node) for node in nodes):
         compaction.compact_all(root)
         return
     for node in nodes:
         compaction.compact_node(root, node)
+
+
+def drop_caches(root: str, what: int) -> None:
+    """Drop all clean page cache (1), all reclaimable slab (2) or both (3). Raises KernelFileError."""
+    from giveback_kernel import reclaim
+
+    reclaim.drop_caches(root, what)
 
 
 def reclaim_in_chunks(root: str, amount_bytes: int, swap: bool, may_drop: bool = False) -> None:
@@ -170,6 +192,8 @@ def reclaim_in_chunks(root: str, amount_bytes: int, swap: bool, may_drop: bool =
     A kernel before 6.11 takes no `swappiness=` and chooses for itself. Where it could choose to swap
     programs out, and may not, the whole cache is dropped instead if it `may`: the last means.
     """
+    from giveback_kernel import reclaim
+
     path = reclaim.root_reclaim_path(root)
     if path is None:
         return
@@ -188,6 +212,8 @@ def reclaim_in_chunks(root: str, amount_bytes: int, swap: bool, may_drop: bool =
 
 
 def _has_swap(root: str) -> bool:
+    from giveback_kernel import swaps
+
     try:
         return bool(swaps.read_swaps(root).areas)
     except KernelFileError:
@@ -196,13 +222,13 @@ def _has_swap(root: str) -> bool:
 
 EXECUTE: dict[type[ReleaseStep], Execute] = {
     act.Sync: lambda _step, _root, _: os.sync(),
-    act.ReclaimSlab: lambda _step, root, _: reclaim.drop_caches(root, reclaim.DROP_SLAB),
+    act.ReclaimSlab: lambda _step, root, _: drop_caches(root, DROP_SLAB),
     act.ReclaimCold: lambda step, root, s: take_cold(root, step.amount_bytes, step.how, s.swap),
     act.ReclaimEnded: lambda _step, root, _: take_ended(root),
     act.Reclaim: lambda step, root, s: reclaim_in_chunks(
         root, step.amount_bytes, s.swap, step.may_drop
     ),
-    act.DropCaches: lambda step, root, _: reclaim.drop_caches(root, step.what),
+    act.DropCaches: lambda step, root, _: drop_caches(root, step.what),
     act.Compact: lambda step, root, _: compact(root, step.nodes),
     act.DrainLists: lambda _step, root, _: drain_lists(root),
     act.LowerOrder: lambda step, root, _: lower_order(root, step.order),

@@ -109,7 +109,8 @@ def compile_into(archive: str, folder: str) -> None:
         for name in packed.namelist():
             if not name.endswith(".py") or name.startswith("/") or ".." in name.split("/"):
                 continue
-            code = compile(packed.read(name), name, "exec", dont_inherit=True)
+            # Without docstrings, which a service holds in memory and never shows.
+            code = compile(packed.read(name), name, "exec", dont_inherit=True, optimize=2)
             target = f"{scratch}/{name}c"
             os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
             with open(target, "wb") as file:

@@ -33,8 +33,6 @@ from giveback_agent.runtime import run_dir, signals
 from giveback_agent.runtime.worker import TICKS_PER_S, become_idle_class, cpu_s_of
 from giveback_agent.service import cpu_weight, end_watch, pass_log, status_file
 from giveback_agent.service.executor import Executor
-from giveback_agent.service.repair import repair_all
-from giveback_kernel import kmsg
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.pressure import pressure_or_none
 
@@ -134,6 +132,8 @@ class Service:
 
     def _repair(self) -> None:
         """Put right what an agent before this one left changed when it was killed."""
+        from giveback_agent.service.repair import repair_all
+
         self._share.give_back()
         done = repair_all(self._root)
         for line in done.restored:
@@ -418,7 +418,7 @@ class Service:
             line = pass_log.words(record, self._classic_line)
             if self._settings.dry_run:
                 line += ", dry run: nothing was done"
-            kmsg.write_line(self._root, line)
+            steps.write_kernel_log(self._root, line)
             self._say(line)
             self._publish()
 

@@ -1,35 +1,31 @@
 """The guest image: a kernel, an initrd that mounts a disk, and a small ext4 root with Python.
 
-Built without root, cached by content. The agent travels in the initrd, apart from the root disk, so
-that a changed agent costs a second.
+Built without root, cached by content.
 """
 
 from __future__ import annotations
 
 import shutil
-import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from giveback import zipapps
-from giveback.errors import InputError
-from giveback_lab.images.cache import building, cache_root, content_key, keep_newest, locked
-from giveback_lab.images.cpio import PROGRAM_MODE, ArchiveEntry, archive
-from giveback_lab.images.distribution import KernelFiles, guest_tree, source_archives
-from giveback_lab.images.modules import ordered_modules
+from giveback_lab.images.distribution import guest_tree, source_archives
+from giveback_lab.images.ext4 import make_ext4
+from giveback_lab.images.initrd import build_initrd
+from giveback_lab.packages.architecture import X86_64
+from giveback_lab.packages.cache import building, cache_root, content_key, locked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "ext4", "virtio_balloon", "zram"]
-OPTIONAL_MODULES = frozenset({"zram"})
+    from giveback_lab.images.kernels import KernelFiles
+    from giveback_lab.packages.architecture import Architecture
+
 GUEST_AGENT = "/run/giveback-agent.pyz"
 GUEST_LAB = "/run/giveback-lab.pyz"
 SOURCES_FOLDER = "/usr/src/upstream"
 APPLETS = ("sh", "cat", "md5sum", "true", "ls", "dmesg", "kill", "sleep", "sync", "mount")
-# One for each state of the agent: a developer makes many.
-KEPT_INITRDS = 8
 # Only what the guest never reads; every byte here would be packed into each image.
 LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian", "var/cache")
 
@@ -77,45 +73,29 @@ NO_EXTRAS = Extras()
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """All that a VM boots from."""
+    """All that a VM boots from.
+
+    `writable`: the guest writes to its root disk; what it writes is gone with the VM.
+    `more_disks` follow the root disk and the work disk; the guest only reads them. Within
+    `boot_deadline_s` the guest answers even on a busy host that emulates it.
+    """
 
     kernel: Path
     kernel_release: str
     initrd: Path
     root_disk: Path
+    architecture: Architecture = X86_64
+    writable: bool = False
+    more_disks: tuple[Path, ...] = ()
+    boot_deadline_s: float = 120.0
 
 
 def build_image(kernel: KernelFiles, extras: Extras = NO_EXTRAS) -> Image:
     """Build what is not cached yet and return the image. Raises InputError."""
-    files = guest_tree(extras.packages)
+    files = guest_tree(kernel.architecture, extras.packages)
     root_disk = _root_disk(files, extras)
-    base = _base_archive(kernel, files)
-    payload = archive(
-        [
-            ArchiveEntry("payload/giveback-agent.pyz", zipapps.agent_zipapp()),
-            ArchiveEntry("payload/giveback-lab.pyz", zipapps.lab_guest_zipapp()),
-        ]
-    )
-    initrd_bytes = base + payload
-    folder = cache_root() / "initrds" / content_key(initrd_bytes)
-    with locked(folder.parent):
-        if not folder.exists():
-            with building(folder) as scratch:
-                (scratch / "initrd").write_bytes(initrd_bytes)
-            keep_newest(folder.parent, KEPT_INITRDS)
-    return Image(kernel.image, kernel.release, folder / "initrd", root_disk)
-
-
-def _base_archive(kernel: KernelFiles, files: Path) -> bytes:
-    modules = ordered_modules(kernel.modules_dir, MODULES, OPTIONAL_MODULES)
-    entries = [
-        ArchiveEntry("init", INIT.encode(), PROGRAM_MODE),
-        ArchiveEntry("bin/busybox", (files / "usr/bin/busybox").read_bytes(), PROGRAM_MODE),
-        ArchiveEntry("modules/order", "\n".join(f"{m.name}.ko" for m in modules).encode()),
-        *(ArchiveEntry(f"modules/{m.name}.ko", m.data) for m in modules),
-        *(ArchiveEntry(f"{name}/.keep") for name in ("proc", "sys", "dev", "root")),
-    ]
-    return archive(entries)
+    initrd = build_initrd(kernel, files / "usr/bin/busybox", INIT)
+    return Image(kernel.image, kernel.release, initrd, root_disk, kernel.architecture)
 
 
 def _root_disk(files: Path, extras: Extras) -> Path:
@@ -159,18 +139,3 @@ def _shells(tree: Path, more: Sequence[str]) -> None:
 
 def _size_bytes(tree: Path) -> int:
     return sum(max(p.lstat().st_size, 4096) for p in tree.rglob("*"))
-
-
-def make_ext4(path: Path, size_bytes: int, content: Path | None = None) -> None:
-    """Make a sparse ext4 image without mounting it. Raises InputError."""
-    program = shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin:/bin")
-    if program is None:
-        raise InputError("mke2fs: not found: install the package e2fsprogs")
-    options = ["-qF", "-t", "ext4", "-m", "0", "-E", "root_owner=0:0,lazy_itable_init=1"]
-    source = [] if content is None else ["-d", str(content)]
-    done = subprocess.run(
-        [program, *options, *source, str(path), f"{size_bytes // 1024}k"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
-        raise InputError(f"{path}: mke2fs: {done.stderr.strip()[:300]}")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
+import shutil
 import subprocess
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from giveback.errors import InputError
+from giveback_lab.packages.apt import Apt, tree
+from giveback_lab.packages.architecture import host_architecture
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +73,28 @@ def read_module(path: Path) -> bytes:
         if path.suffix == ".gz":
             return gzip.decompress(data)
         if path.suffix == ".zst":
-            return subprocess.run(
-                ["zstd", "-dc"], input=data, capture_output=True, check=True
-            ).stdout
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: needs the program {error.filename}: install the package zstd"
-        ) from error
+            return _from_zstd(path, data)
     except (OSError, lzma.LZMAError, zlib.error, EOFError, subprocess.CalledProcessError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     return data
+
+
+def _from_zstd(path: Path, data: bytes) -> bytes:
+    """Decompress by the host's zstd, else by one of its packages: Python has it from 3.14 only."""
+    program, environment = "zstd", dict(os.environ)
+    if shutil.which(program) is None:
+        try:
+            files = tree(Apt(), (program,))
+        except InputError as error:
+            raise InputError(
+                f"{path}: needs the program zstd: install the package zstd "
+                f"(fetching it failed: {error})"
+            ) from error
+        program = str(files / "usr/bin/zstd")
+        environment["LD_LIBRARY_PATH"] = str(files / "usr/lib" / host_architecture().triplet)
+    words = [program, "-dc"]
+    done = subprocess.run(words, input=data, capture_output=True, check=True, env=environment)
+    return done.stdout
 
 
 def _builtin(modules_dir: Path) -> set[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError, VmError
-from giveback_lab.images.cache import cache_root, content_key
+from giveback_lab.packages.cache import cache_root, content_key
 from giveback_lab.vms.vm import MIB, LabVm, VmSpec
 
 if TYPE_CHECKING:

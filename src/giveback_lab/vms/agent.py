@@ -27,8 +27,13 @@ async def start_agent(
     """
     words = [word for override in overrides for word in ("--set", override)]
     pid = await vm.guest.spawn("python3", GUEST_AGENT, *words, "run", on_line=on_line)
-    await vm.watch(_served(vm), START_DEADLINE_S, "the agent's start")
+    await wait_until_it_serves(vm)
     return pid
+
+
+async def wait_until_it_serves(vm: LabVm) -> None:
+    """Wait until the agent's status is there. Raises VmError where it does not come up."""
+    await vm.watch(_served(vm), START_DEADLINE_S, "the agent's start")
 
 
 async def _served(vm: LabVm) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from giveback.errors import InputError
 from giveback_lab.images.distribution import qemu_tree
-
-PROGRAM = "qemu-system-x86_64"
+from giveback_lab.packages.architecture import X86_64, Architecture, host_architecture
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +24,9 @@ class Emulator:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def find_emulator(kernel_release: str, given: Path | None = None) -> Emulator:
+def find_emulator(
+    kernel_release: str, given: Path | None = None, architecture: Architecture = X86_64
+) -> Emulator:
     """A QEMU for this guest kernel: the one given, else the installed one, else a fetched one.
 
     Raises InputError where the given one cannot be used, or none can be had.
@@ -36,8 +37,8 @@ def find_emulator(kernel_release: str, given: Path | None = None) -> Emulator:
         if reason:
             raise InputError(f"{given}: {reason}")
         return emulator
-    found = shutil.which(PROGRAM)
-    wrong = "QEMU is missing: install the package qemu-system-x86"
+    found = shutil.which(architecture.qemu_program)
+    wrong = f"QEMU is missing: install the package {architecture.qemu_packages[0]}"
     if found:
         try:
             emulator = _installed(Path(found))
@@ -48,7 +49,7 @@ def find_emulator(kernel_release: str, given: Path | None = None) -> Emulator:
         except InputError as error:
             wrong = str(error)
     try:
-        return _from_tree(qemu_tree())
+        return _from_tree(qemu_tree(architecture), architecture.qemu_program)
     except InputError as error:
         raise InputError(f"{wrong} (fetching one failed: {error})") from error
 
@@ -76,13 +77,13 @@ def _installed(program: Path) -> Emulator:
     return Emulator(program, _version(program, {}))
 
 
-def _from_tree(tree: Path) -> Emulator:
-    libraries = tree / "usr/lib/x86_64-linux-gnu"
+def _from_tree(tree: Path, name: str) -> Emulator:
+    libraries = tree / "usr/lib" / host_architecture().triplet
     environment = {
         "LD_LIBRARY_PATH": f"{libraries}:{libraries}/pulseaudio",
         "QEMU_MODULE_DIR": str(libraries / "qemu"),
     }
-    program = tree / "usr/bin" / PROGRAM
+    program = tree / "usr/bin" / name
     firmware = ("-L", str(tree / "usr/share/seabios"), "-L", str(tree / "usr/share/qemu"))
     return Emulator(program, _version(program, environment), firmware, environment)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from giveback_lab.images.distribution import KernelFiles, kernel_from_packages, kernel_from_path
 from giveback_lab.images.image import Image, build_image
+from giveback_lab.images.kernels import KernelFiles, kernel_from_packages, kernel_from_path
 from giveback_lab.vms.emulator import Emulator, find_emulator
 from giveback_lab.vms.folders import sweep
 
@@ -37,5 +37,5 @@ def prepare_lab(kernel: str | None, qemu: Path | None, say: Callable[[str], None
         files = kernel_from_path(Path(kernel))
     else:
         files = kernel_from_packages(kernel)
-    emulator = find_emulator(files.release, qemu)
+    emulator = find_emulator(files.release, qemu, files.architecture)
     return Lab(files, emulator, build_image(files))

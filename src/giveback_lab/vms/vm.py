@@ -14,7 +14,7 @@ from qemu.qmp import ConnectError, QMPClient, QMPError
 
 from giveback.errors import VmError
 from giveback.host.smaps import resident_of_mapping
-from giveback_lab.images.image import Image, make_ext4
+from giveback_lab.images.ext4 import make_ext4
 from giveback_lab.vms.folders import VmFolder
 from giveback_lab.vms.guest_link import GuestLink
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from giveback_lab.images.image import Image
     from giveback_lab.vms.emulator import Emulator
 
 MIB = 1 << 20
-BOOT_DEADLINE_S = 120.0
 END_GRACE_S = 2.0
 # Under TCG the translation buffer is QEMU's own memory: bounded, two VMs fit a small host.
 TB_SIZE_MIB = 128
@@ -53,24 +53,29 @@ class VmSpec:
 def command_line(spec: VmSpec, image: Image, emulator: Emulator, folder: Path) -> list[str]:
     """QEMU's arguments for this VM; sockets and logs are in `folder`."""
     accel = f"tcg,thread=multi,tb-size={TB_SIZE_MIB}" if spec.accel == "tcg" else spec.accel
-    cpu = "max" if spec.accel == "tcg" else "host"
+    machine = image.architecture
+    cpu = machine.emulated_cpu if spec.accel == "tcg" else "host"
     kernel_line = (
-        "console=ttyS0 panic=-1 oops=panic loglevel=6 mitigations=off random.trust_cpu=on "
+        f"console={machine.console} panic=-1 oops=panic loglevel=6 mitigations=off random.trust_cpu=on "
         f"printk.devkmsg=on {spec.kernel_arguments}"
     ).strip()
     ram_mib = spec.ram_bytes // MIB
     reporting = "on" if spec.reporting else "off"
+    # What a guest writes to its root disk goes to a file that QEMU has unlinked already.
+    root_mode = "snapshot=on,cache=unsafe" if image.writable else "readonly=on"
     return [
         str(emulator.program), *emulator.arguments,
         "-name", f"giveback-{spec.name}", "-nodefaults", "-no-user-config", "-no-reboot",
-        "-display", "none", "-machine", "pc,memory-backend=ram", "-accel", accel, "-cpu", cpu,
+        "-display", "none", "-machine", f"{machine.qemu_machine},memory-backend=ram",
+        "-accel", accel, "-cpu", cpu,
         "-smp", str(spec.cpus), "-m", f"{ram_mib}M",
         "-object", f"memory-backend-memfd,id=ram,size={ram_mib}M,share=on",
         "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", kernel_line,
-        "-drive", f"if=none,id=root,file={image.root_disk},format=raw,readonly=on",
+        "-drive", f"if=none,id=root,file={image.root_disk},format=raw,{root_mode}",
         "-device", "virtio-blk-pci,drive=root",
         "-drive", f"if=none,id=work,file={folder}/work.ext4,format=raw,cache=unsafe,discard=unmap",
         "-device", "virtio-blk-pci,drive=work",
+        *(word for disk in enumerate(image.more_disks) for word in _read_only_disk(*disk)),
         "-device", f"virtio-balloon-pci,id=balloon,free-page-reporting={reporting}",
         "-device", "virtio-serial-pci",
         *_port("lab", LAB_PORT, folder),
@@ -78,6 +83,11 @@ def command_line(spec: VmSpec, image: Image, emulator: Emulator, folder: Path) -
         "-serial", f"file:{folder}/serial.log",
         "-qmp", f"unix:{folder}/qmp.sock,server=on,wait=off",
     ]  # fmt: skip
+
+
+def _read_only_disk(number: int, path: Path) -> list[str]:
+    drive = f"if=none,id=more{number},file={path},format=raw,readonly=on"
+    return ["-drive", drive, "-device", f"virtio-blk-pci,drive=more{number}"]
 
 
 def _port(name: str, port_name: str, folder: Path) -> list[str]:
@@ -93,10 +103,10 @@ class LabVm:
         spec: VmSpec,
         image: Image,
         emulator: Emulator,
-        boot_deadline_s: float = BOOT_DEADLINE_S,
+        boot_deadline_s: float | None = None,
     ) -> None:
         self.spec = spec
-        self._boot_deadline_s = boot_deadline_s
+        self._boot_deadline_s = boot_deadline_s or image.boot_deadline_s
         self._image = image
         self._emulator = emulator
         self._folder = VmFolder()
@@ -147,9 +157,14 @@ class LabVm:
         with (self.folder / "qemu.log").open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *guard, *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, env={**os.environ, **self._emulator.environment},
+                start_new_session=True, env=self._environment(),
             )  # fmt: skip
         await self.watch(self._connect(), self._boot_deadline_s, "boot")
+
+    def _environment(self) -> dict[str, str]:
+        # QEMU's own scratch files belong to the VM's folder, which is on a disk.
+        mine = {"TMPDIR": str(self.folder)}
+        return {**os.environ, **self._emulator.environment, **mine}
 
     async def _connect(self) -> None:
         lab_socket = self.folder / "lab.sock"

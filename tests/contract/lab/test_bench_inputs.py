@@ -24,7 +24,7 @@ def bench(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["--strategies", ","], "names no strategy"),
         (["--work", "gardening"], "no work 'gardening'"),
         (["--work", ""], "names no work"),
-        (["--kernels", "2.4"], "--kernels 2.4: this distribution has"),
+        (["--kernels", "2.4"], "kernel 2.4: has no free page reporting"),
         (["--mem", "lots"], "--mem 'lots': not a size"),
         (["--mem", "2G,"], "--mem '': not a size"),
         (["--mem", "256M", "--work", "files"], "need at least 512"),

@@ -167,11 +167,27 @@ def test_a_kernel_without_its_modules(machine: Machine) -> None:
 def test_a_series_that_the_distribution_has_not(machine: Machine) -> None:
     machine.add_program("apt-get", APT_WORKS)
     line = machine.refused("--kernel", "2.4")
-    assert "kernel 2.4: bookworm has 6.12, 6.1" in line
+    assert "kernel 2.4: has no free page reporting" in line
+    assert "5.10, 6.1, 6.12, 7.2, 7.3" in line
+
+
+def test_a_series_that_cannot_be_fetched_names_every_suite_that_was_tried(machine: Machine) -> None:
+    machine.add_program("apt-get", APT_WORKS)
+    line = machine.refused("--kernel", "6.6")
+    assert "kernel 6.6: no linux-image-cloud-amd64" in line
+    for suite in ("bookworm", "bookworm-backports", "trixie", "sid", "bullseye"):
+        assert f"{suite}: " in line
+
+
+def test_a_name_that_can_be_no_kernel(machine: Machine) -> None:
+    assert "kernel 6: neither a series" in machine.refused("--kernel", "6")
 
 
 def test_no_apt(machine: Machine) -> None:
-    assert "apt-get: not found" in machine.refused()
+    line = machine.refused()
+    assert "apt-get: not found" in line
+    assert " run --rm -it " in line
+    assert "/lab/.venv/bin/giveback demo" in line
 
 
 def test_apt_that_knows_no_distribution(machine: Machine) -> None:

@@ -9,8 +9,8 @@ from giveback_lab.bench.run.cell import CellSetting
 from giveback_lab.bench.run.runner import CellJob
 from giveback_lab.bench.strategies import STRATEGIES
 from giveback_lab.bench.works import WORKS
-from giveback_lab.images.distribution import KernelFiles
 from giveback_lab.images.image import Image
+from giveback_lab.images.kernels import KernelFiles
 from giveback_lab.vms.emulator import Emulator
 from giveback_lab.vms.lab import Lab
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from giveback.errors import InputError
 from giveback.text import FACTORS, size_of
-from giveback_lab.images.apt import _archive_name
-from giveback_lab.images.distribution import kernel_release
+from giveback_lab.images.kernels import kernel_release
+from giveback_lab.packages.apt import _archive_name
 from giveback_lab.vms.agent_port import TEXT_LIMIT, parse_event
 from giveback_lab.vms.emulator import unsuitable
 

@@ -62,6 +62,7 @@ ROOMS = {
     ),
     "giveback_lab_guest": ("giveback_lab_guest", "giveback_lab_guest.strategies"),
     "giveback_lab": (
+        "giveback_lab.packages",
         "giveback_lab.images",
         "giveback_lab.report",
         "giveback_lab.vms",

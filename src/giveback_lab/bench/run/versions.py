@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from giveback.zipapps import agent_zipapp
 from giveback_kernel import __version__
 from giveback_lab.bench import strategies
-from giveback_lab.images.cache import content_key
+from giveback_lab.packages.cache import content_key
 
 if TYPE_CHECKING:
     from giveback_lab.bench.run.cell import CellSetting

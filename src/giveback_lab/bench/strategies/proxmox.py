@@ -14,7 +14,7 @@ from giveback.errors import VmError
 from giveback_lab.bench.strategies import proxmox_rule as rule
 from giveback_lab.bench.strategies.proxmox_rule import BalloonVm
 from giveback_lab.bench.strategy import CannotRun, Strategy
-from giveback_lab.images.cache import content_key
+from giveback_lab.packages.cache import content_key
 from giveback_lab.vms.agent import AgentLog
 
 if TYPE_CHECKING:

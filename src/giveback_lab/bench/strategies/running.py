@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from giveback.errors import VmError
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_lab.bench.strategy import CannotRun
-from giveback_lab.images.cache import content_key
 from giveback_lab.images.image import GUEST_LAB
+from giveback_lab.packages.cache import content_key
 from giveback_lab.vms.agent import STATUS_PATH, AgentLog, start_agent
 
 if TYPE_CHECKING:

@@ -138,6 +138,29 @@ def test_a_broken_module_is_named(tmp_path: Path, name: str) -> None:
         modules.read_module(path)
 
 
+def test_without_zstd_its_package_is_taken_and_named_where_it_cannot_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.ko.zst"
+    path.write_bytes(b"compressed")
+    program = tmp_path / "usr/bin/zstd"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "$1 $(/bin/cat) $LD_LIBRARY_PATH"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(modules, "Apt", lambda: None)
+    monkeypatch.setattr(modules, "tree", lambda *_: tmp_path)
+    said = modules.read_module(path).decode()
+    assert said.startswith(f"-dc compressed {tmp_path}/usr/lib/")
+
+    def fail(*_: object) -> Path:
+        raise InputError("no network")
+
+    monkeypatch.setattr(modules, "tree", fail)
+    with pytest.raises(InputError, match=r"m\.ko\.zst: needs the program zstd.*no network"):
+        modules.read_module(path)
+
+
 def test_modules_without_their_listing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"modules\.builtin"):
         modules.ordered_modules(tmp_path, ["a"], frozenset())

@@ -118,7 +118,7 @@ def test_a_guest_that_behaves_is_forgiven_and_waits_less_the_next_time() -> None
             channel.ended(Ended.FLOOD)
         hostile_at_s = channel.hostile_at_s or 0.0
         seen = []
-        for later_s in (schedule.FORGIVEN_S, schedule.FORGIVEN_S + 1):
+        for later_s in (schedule.FORGIVEN_S - 1, schedule.FORGIVEN_S + 1):
             channel.forgive(hostile_at_s + later_s)
             seen.append(channel.hostile_at_s)
         assert seen == [hostile_at_s, None]

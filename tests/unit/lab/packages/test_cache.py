@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback.errors import InputError
-from giveback_lab.images.cache import building, cache_root, content_key, keep_newest, locked
+from giveback_lab.packages.cache import building, cache_root, content_key, keep_newest, locked
 from giveback_lab.vms import folders
 
 
@@ -44,7 +44,7 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_build_that_is_killed_leaves_no_target_and_its_rest_is_swept(tmp_path: Path) -> None:
     program = (
-        "import os, signal, sys; from pathlib import Path; from giveback_lab.images.cache import building\n"
+        "import os, signal, sys; from pathlib import Path; from giveback_lab.packages.cache import building\n"
         "with building(Path(sys.argv[1])) as s:\n"
         "    (s / 'f').write_text('x'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -59,7 +59,7 @@ def test_a_build_that_is_killed_leaves_no_target_and_its_rest_is_swept(tmp_path:
 
 def test_a_lock_is_let_go_when_its_holder_is_killed(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from giveback_lab.images.cache import locked\n"
+        "import sys; from pathlib import Path; from giveback_lab.packages.cache import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()\n"
     )
     with subprocess.Popen(

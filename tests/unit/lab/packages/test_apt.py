@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from giveback.errors import InputError
-from giveback_lab.images import apt
-from giveback_lab.images.apt import Apt, Source
+from giveback_lab.packages import apt
+from giveback_lab.packages.apt import Apt
+from giveback_lab.packages.sources import Source
 
 APT_GET = """#!/bin/sh
 case "$*" in

@@ -1,0 +1,113 @@
+"""Where packages come from: the host's own apt sources, and any suite of Debian's beside them.
+
+Another suite is taken from the mirror that the host's apt uses already. A host that is no Debian
+takes it from the mirror that GIVEBACK_DEBIAN_MIRROR names. apt checks the signatures with the keys in
+the distribution's package of Debian's keyring.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from giveback.errors import InputError
+from giveback_lab.packages.apt_run import run_apt
+from giveback_lab.packages.container_host import container_command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DEBIAN_MIRROR = os.environ.get("GIVEBACK_DEBIAN_MIRROR", "http://debian-mirror.invalid/debian")
+# Releases go there some time after their support has ended; their lists are past their date.
+DEBIAN_ARCHIVE = os.environ.get("GIVEBACK_DEBIAN_ARCHIVE", "http://debian-archive.invalid/debian")
+# The suites that the lab searches for a kernel, from old to new.
+DEBIAN_SUITES = (
+    "bullseye",
+    "bookworm",
+    "bookworm-backports",
+    "trixie",
+    "trixie-backports",
+    "sid",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One line of apt's sources: where the host's own apt finds its distribution."""
+
+    uri: str
+    suite: str
+    components: str
+    signed_by: str
+    origin: str = "Debian"
+    dated: bool = True
+
+    def line(self, suite: str | None = None, kind: str = "deb") -> str:
+        """The one-line form, for another suite of the same mirror if given; `kind` deb or deb-src."""
+        options = [
+            *([f"signed-by={self.signed_by}"] if self.signed_by else []),
+            *([] if self.dated else ["check-valid-until=no"]),
+        ]
+        option = f"[{' '.join(options)}] " if options else ""
+        return f"{kind} {option}{self.uri} {suite or self.suite} {self.components}"
+
+
+@functools.cache
+def host_sources() -> tuple[Source, ...]:
+    """The host distribution's own package sources, as its apt states them.
+
+    Raises InputError where apt-get is missing or knows no source.
+    """
+    if shutil.which("apt-get") is None:
+        raise InputError(
+            "apt-get: not found: the lab builds its guests from Debian's or Ubuntu's packages; "
+            f"here, run it in a container: {container_command()}"
+        )
+    fields = ("CREATED_BY", "REPO_URI", "RELEASE", "CODENAME", "COMPONENT", "SIGNED_BY", "ORIGIN")
+    template = "|".join(f"$({field})" for field in fields)
+    listing = run_apt(["indextargets", "--format", template]).splitlines()
+    found: dict[tuple[str, str, str, str], list[str]] = {}
+    for row in listing:
+        columns = ["" if c.startswith("$(") else c for c in row.split("|")]
+        if len(columns) != len(fields):
+            continue
+        made_by, uri, release, codename, component, signed_by, origin = columns
+        if made_by == "Packages" and origin in ("Debian", "Ubuntu"):
+            # "stable" in the user's sources is a codename's other name on every mirror.
+            key = (uri, codename or release, signed_by, origin)
+            found.setdefault(key, [])
+            if component not in found[key]:
+                found[key].append(component)
+    if not found:
+        raise InputError("apt knows no Debian or Ubuntu source: run `sudo apt-get update` once")
+    return tuple(Source(u, s, " ".join(c), k, o) for (u, s, k, o), c in sorted(found.items()))
+
+
+def release_source() -> Source:
+    """The host's release itself, without its updates and backports. Raises InputError."""
+    sources = host_sources()
+    return next((s for s in sources if "-" not in s.suite), sources[0])
+
+
+def is_debian() -> bool:
+    """Whether this host's packages are Debian's. Raises InputError."""
+    return release_source().origin == "Debian"
+
+
+def suite_sources(suite: str, keyring: Path | None) -> tuple[Source, ...]:
+    """Where a suite may be, the likeliest first.
+
+    `keyring` has Debian's keys on a host that is no Debian; without it only the host's own mirror is
+    named.
+    """
+    own = release_source()
+    mirror = Source(own.uri, suite, own.components, own.signed_by, own.origin)
+    if own.origin != "Debian":
+        if keyring is None or suite not in DEBIAN_SUITES:
+            return (mirror,)
+        mirror = Source(DEBIAN_MIRROR, suite, "main", str(keyring), "Debian")
+    archive = Source(DEBIAN_ARCHIVE, suite, "main", mirror.signed_by, dated=False)
+    return (mirror, archive)

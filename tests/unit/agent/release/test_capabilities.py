@@ -1,0 +1,29 @@
+"""What was probed in a child arrives as it was."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giveback_agent.policy.observation import KernelCapabilities
+from giveback_agent.release import capabilities
+
+FLAGS = st.booleans()
+
+
+@given(
+    st.builds(
+        KernelCapabilities,
+        reporting=st.none() | FLAGS,
+        order=st.none() | st.integers(-1, 20),
+        order_settable=FLAGS,
+        reclaim=FLAGS,
+        drop_caches=FLAGS,
+        compaction=FLAGS,
+        cold_method=st.sampled_from(["none", "lists", "generations"]),
+        drain=FLAGS,
+    )
+)
+def test_what_a_child_found_out_arrives_whole(can: KernelCapabilities) -> None:
+    words = capabilities._encoded(can).decode().split()
+    assert capabilities._decoded(words) == can
