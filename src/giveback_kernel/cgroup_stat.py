@@ -7,7 +7,6 @@ Source: Documentation/admin-guide/cgroup-v2.rst (nr_descendants, nr_dying_descen
 
 from __future__ import annotations
 
-from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import number
 from giveback_kernel.record import Record
@@ -34,9 +33,3 @@ def parse(data: bytes, path: str = STAT) -> CgroupStat:
         if name not in values:
             raise KernelFileError(path, f"{name.decode()} is missing")
     return CgroupStat(values[_NAMES[0]], values[_NAMES[1]])
-
-
-def read_cgroup_stat(root: str, cgroup: str) -> CgroupStat:
-    """Read cgroup.stat of the cgroup whose folder is `cgroup`. Raises KernelFileError."""
-    path = f"{cgroup}/{STAT}"
-    return parse(files.read(root, path, 4096), path)

@@ -124,9 +124,8 @@ def decide(
     state = _learn_outcome(seen, state)
     if state.current is not None:
         return _go_on(_tick(seen, state, settings, can), state, state.current, why_stop)
-    tick = _tick(seen, state, settings, can)
     if why_stop:
-        return _take_ended_of_a_busy_guest(tick, state)
+        return _take_ended_of_a_busy_guest(_tick(seen, state, settings, can), state)
     state = _remember_lists(seen.snapshot, state)
     tick = _tick(seen, state, settings, can)
     if _is_calm_enough(seen) and _is_worth_a_pass(tick, state):
