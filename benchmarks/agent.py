@@ -22,13 +22,14 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from giveback.text import size_of
+from giveback.arguments import size_of
 from giveback_kernel import meminfo, vmstat
+from giveback_kernel.units import MIB
 from giveback_lab.images.image import GUEST_LAB, Image, build_image
 from giveback_lab.images.kernels import kernel_from_packages
 from giveback_lab.vms.agent import start_agent
 from giveback_lab.vms.emulator import Emulator, find_emulator
-from giveback_lab.vms.vm import MIB, LabVm, VmSpec
+from giveback_lab.vms.vm import LabVm, VmSpec
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 
+from giveback_kernel.units import MIB
 from giveback_lab.pressure.daemon import daemon
 from giveback_lab.pressure.pressure import PressureOptions, PressureRun, as_json, run_pressure
 from giveback_lab.vms.accel import choose_accel
 from giveback_lab.vms.lab import prepare_lab
-from giveback_lab.vms.vm import MIB
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

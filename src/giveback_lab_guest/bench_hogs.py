@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 
-from giveback_lab_guest.bench_job import MIB, Job
+from giveback_kernel.units import MIB
+from giveback_lab_guest.bench_job import Job
 from giveback_lab_guest.work import hold
 
 TYPE_CHECKING = False

@@ -6,8 +6,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MIB = 1 << 20
-
 
 class Job:
     """One work in a folder of a guest with `ram_bytes` and `cpus`; the seed gives its content."""

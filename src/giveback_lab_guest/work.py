@@ -15,11 +15,12 @@ import subprocess
 import sys
 import time
 
+from giveback_kernel.units import MIB
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MIB = 1 << 20
 FILE_SIZES_BYTES = (1 << 10, 96 << 10)
 FILES_PER_FOLDER = 64
 HOT_EVERY = 8

@@ -21,10 +21,11 @@ from giveback.vmm.backends.qemu import QemuBackend
 from giveback.vmm.base import ChannelKind
 from giveback.vmm.control import agent_port
 from giveback.vmm.control.address import control_of
+from giveback_kernel.units import MIB
 from giveback_lab.pressure.daemon import daemon
 from giveback_lab.pressure.pressure import PressureOptions, PressureRun, run_pressure
 from giveback_lab.vms.agent import AgentLog, start_agent
-from giveback_lab.vms.vm import MIB, LabVm, VmSpec
+from giveback_lab.vms.vm import LabVm, VmSpec
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from giveback.accounting.ledger import Key
 from giveback.accounting.reporting import Reporting, reporting_of
 from giveback.accounting.usage import STALE_S, GuestSource
-from giveback.text import size
 from giveback.vmm.base import Answer, Backing
 from giveback_kernel.escaping import escape_for_terminal
+from giveback_kernel.units import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from giveback.accounting.reporting import is_reported
 from giveback.accounting.usage import STALE_S, GuestPicture, HostPicture
-from giveback.text import size
+from giveback_kernel.units import size
 
 
 class Basis(StrEnum):

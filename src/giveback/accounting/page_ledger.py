@@ -19,11 +19,11 @@ import numpy.typing as npt
 from giveback.accounting.exact import Exact, ExactRow
 from giveback.errors import InputError, VmError
 from giveback.host import pagemap
-from giveback.text import size
 from giveback.vmm import layout as layouts
 from giveback.vmm.clients import answers
 from giveback_kernel import kpageflags
 from giveback_kernel.escaping import escape_for_terminal
+from giveback_kernel.units import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

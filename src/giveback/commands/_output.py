@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from typing import TYPE_CHECKING
 
+from giveback.arguments import span_of
+
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
 WATCH_HELP = "show it again every SECONDS (%(const)g)"
+LEAST_S, MOST_S = 0.1, 86400.0
 _CLEAR = "\033[H\033[2J"
 
 
@@ -20,16 +23,13 @@ def add_watch(
 ) -> None:
     """Add --watch; without SECONDS it is `every_s`."""
     parser.add_argument(
-        "--watch", type=seconds, metavar="SECONDS", nargs="?", const=every_s, help=text
+        "--watch",
+        type=lambda text: span_of(text, "--watch", LEAST_S, MOST_S),
+        metavar="SECONDS",
+        nargs="?",
+        const=every_s,
+        help=text,
     )
-
-
-def seconds(text: str) -> float:
-    """For argparse: a span from 0.1 s to a day."""
-    value = float(text)
-    if not 0.1 <= value <= 86400:
-        raise argparse.ArgumentTypeError("from 0.1 to 86400 seconds")
-    return value
 
 
 def repeat(show: Callable[[], None], every_s: float | None) -> int:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from giveback.accounting.usage import GuestSource
+from giveback.arguments import size_of
 from giveback.errors import InputError
 from giveback.guest.observe import observe, observe_pages
 from giveback.guest.protocol import from_agent, parse_object
-from giveback.text import size_argument
 from giveback.vmm.backends.process import ProcessBackend
 from giveback.vmm.find import choose, find
+from giveback_kernel.fields import BYTES_LIMIT
 
 if TYPE_CHECKING:
     import argparse
@@ -32,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pid", type=int, metavar="PID", help="any process: the host's side of an unknown VMM"
     )
     parser.add_argument(
-        "--ram", type=size_argument, metavar="SIZE", help="with --pid: the guest's RAM, such as 4G"
+        "--ram",
+        type=lambda text: size_of(text, "--ram", BYTES_LIMIT),
+        metavar="SIZE",
+        help="with --pid: the guest's RAM, such as 4G",
     )
     parser.add_argument(
         "--guest",

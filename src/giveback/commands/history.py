@@ -6,19 +6,22 @@ daemon, gets the same from there.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from giveback.arguments import span_of
 from giveback.commands import _daemon
 from giveback.errors import InputError
 from giveback.manager.history import chart, reader
 from giveback.manager.history.schema import HistoryError
 from giveback.manager.http import requests
+
+if TYPE_CHECKING:
+    import argparse
 
 HELP = "what the daemon recorded: memory over time, and what was done"
 
@@ -28,8 +31,8 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("vm", metavar="VM", nargs="?", help="a VM's name or key; without: the host")
     parser.add_argument(
         "--since",
-        type=_span,
-        default=7200,
+        type=lambda text: span_of(text, "--since", requests.SPAN_LEAST_S, requests.SPAN_MOST_S),
+        default=requests.SINCE_S,
         metavar="TIME",
         help="how far back: 15m, 2h, 7d, up to 90d (2h)",
     )
@@ -40,13 +43,6 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--png", type=Path, metavar="FILE", help="write a picture")
     parser.add_argument("--file", type=Path, metavar="PATH", help="the history's file")
     _daemon.add_arguments(parser)
-
-
-def _span(text: str) -> int:
-    try:
-        return requests.parse_span(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _document(args: argparse.Namespace) -> dict[str, Any]:
     to_s = int(time.time()) + 1
-    from_s = to_s - args.since
+    from_s = to_s - int(args.since)
     if args.socket and not args.file:
         return _daemon.client(args).history(from_s, to_s, args.vm)
     path = args.file or _daemon.history_path(args)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from giveback.arguments import span_of
 from giveback.commands import _output
 from giveback.guest.observe import observe_host
 from giveback.reporters import vm_table
@@ -24,7 +25,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     _output.add_watch(parser)
     parser.add_argument(
         "--timeout",
-        type=_output.seconds,
+        type=lambda text: span_of(text, "--timeout", _output.LEAST_S, _output.MOST_S),
         default=0.8,
         metavar="SECONDS",
         help="how long one VM may take to answer (0.8)",

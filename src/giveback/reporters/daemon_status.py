@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from giveback.reporters.columns import aligned, size_or_unknown
-from giveback.text import size
 from giveback_kernel.escaping import escape_for_terminal
+from giveback_kernel.units import size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,8 +8,8 @@ from giveback.accounting.diagnosis import Remedy, remedies
 from giveback.accounting.ledger import NEEDED, RESIDUE, Key, Ledger, Row
 from giveback.reporters import page_table
 from giveback.reporters.charts.terminal import bar
-from giveback.text import size
 from giveback_kernel.escaping import escape_for_terminal
+from giveback_kernel.units import size
 
 if TYPE_CHECKING:
     from giveback.accounting.observation import Observation

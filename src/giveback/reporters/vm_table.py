@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from giveback.accounting.ledger import Key
 from giveback.accounting.reporting import Reporting, reporting_of
 from giveback.reporters.columns import aligned, size_or_unknown
-from giveback.text import size
 from giveback_kernel.escaping import escape_for_terminal
+from giveback_kernel.units import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

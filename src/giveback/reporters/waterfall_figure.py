@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from giveback.accounting.ledger import NEEDED, RESIDUE, Row
 from giveback.errors import InputError
 from giveback.reporters.charts.picture import drawable, write_picture
-from giveback.text import MIB, size
 from giveback_kernel.escaping import escape_for_terminal
+from giveback_kernel.units import MIB, size
 
 if TYPE_CHECKING:
     from giveback.accounting.ledger import Ledger

@@ -107,7 +107,7 @@ class Channel:
 class VmDescription:
     """A running VM as its process shows it, before anything was asked of it.
 
-    `name` comes from a command line and may hold any character: print it through `giveback.text`.
+    `name` comes from a command line and may hold any character: print it through `giveback_kernel.escaping`.
     """
 
     backend: str

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from giveback.text import MIB
 from giveback.vmm.base import Backing, RamBlock
+from giveback_kernel.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

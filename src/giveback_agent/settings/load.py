@@ -16,6 +16,7 @@ from giveback_agent.wsl import wslconfig
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.record import Record, replace
+from giveback_kernel.units import parse_wsl_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def parse_value(setting: Setting, key: str, text: str) -> object:
     if setting.kind == "enum":
         choice = wslconfig.parse_enum(text, choices(key))
         return None if choice is None else choice.lower()
-    number = wslconfig.parse_size(text) if setting.kind == "size" else wslconfig.parse_int(text)
+    number = parse_wsl_size(text) if setting.kind == "size" else wslconfig.parse_int(text)
     return number if number is not None and setting.low <= number <= setting.high else None
 
 

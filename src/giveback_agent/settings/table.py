@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from giveback_agent.wsl import wslconfig
 from giveback_kernel.record import Record
+from giveback_kernel.units import WSL_SIZE_MAX_BYTES, format_wsl_size
 
 TYPE_CHECKING = False
 
@@ -73,7 +74,7 @@ TABLE = (
         " kernel can only drop all of it, that is done at urgency 3 alone, and by WSL's modes.)"
         " Half of WSL's own floor: what was read again is kept anyway. The floor that is learned is"
         " never below it.",
-        high=wslconfig.SIZE_MAX_BYTES,
+        high=WSL_SIZE_MAX_BYTES,
     ),
     Setting(
         "lowest_report_order",
@@ -118,7 +119,7 @@ def format_value(setting: Setting, value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if setting.kind == "size" and isinstance(value, int):
-        return wslconfig.format_size(value)
+        return format_wsl_size(value)
     return str(value)
 
 

@@ -1,9 +1,10 @@
 """The syntax of `.wslconfig`, by WSL's own rules; `/etc/giveback.conf` is written in the same.
 
 Source: microsoft/WSL `src/shared/configfile/configfile.cpp` (syntax, warnings) and
-`src/shared/inc/stringshared.h` (`ParseMemorySize`, `ParseBool`). What differs, all of it in the
-direction of refusing: a size or number that does not fit is refused, not wrapped; so is a negative
-size; a file longer than `FILE_LIMIT_BYTES` is cut; what is shown of a bad value is cut and escaped.
+`src/shared/inc/stringshared.h` (`ParseBool`; its sizes are in `giveback_kernel.units`). What differs,
+all of it in the direction of refusing: a size or number that does not fit is refused, not wrapped; so
+is a negative size; a file longer than `FILE_LIMIT_BYTES` is cut; what is shown of a bad value is cut
+and escaped.
 
 Nothing here raises on any input: a bad line is a warning with its file and line, and is skipped.
 """
@@ -23,19 +24,6 @@ WARNING_LIMIT = 50
 SHOWN_LIMIT_CHARS = 80
 
 INT_MIN, INT_MAX = -(1 << 31), (1 << 31) - 1
-SIZE_MAX_BYTES = (1 << 64) - 1
-SIZE_UNITS = {
-    "": 1,
-    "B": 1,
-    "K": 1 << 10,
-    "KB": 1 << 10,
-    "M": 1 << 20,
-    "MB": 1 << 20,
-    "G": 1 << 30,
-    "GB": 1 << 30,
-    "T": 1 << 40,
-    "TB": 1 << 40,
-}
 
 _ALPHA = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _DIGITS = "0123456789"
@@ -278,36 +266,9 @@ def parse_int(value: str) -> int | None:
     return number if INT_MIN <= number <= INT_MAX else None
 
 
-def parse_size(value: str) -> int | None:
-    """A size in bytes: digits, then B, K, KB, M, MB, G, GB, T, TB or nothing; powers of 1024.
-
-    As in WSL: upper case only, no space before the unit, no fraction, spaces in front allowed,
-    but zero is written with the one digit alone (`0`, `0GB`). None if it is no size.
-    """
-    text = value.lstrip(_C_SPACE)
-    if text.startswith("+"):
-        text = text[1:]
-    digits = text.rstrip("BKMGT")
-    factor = SIZE_UNITS.get(text[len(digits) :])
-    if not digits or len(digits) > SHOWN_LIMIT_CHARS or not all(c in _DIGITS for c in digits):
-        return None
-    if factor is None or (int(digits) == 0 and not (digits == "0" and value.startswith("0"))):
-        return None
-    size_bytes = int(digits) * factor
-    return size_bytes if size_bytes <= SIZE_MAX_BYTES else None
-
-
 def parse_enum(value: str, choices: Sequence[str]) -> str | None:
     """The one of `choices` that `value` spells in any case; None if none does."""
     for choice in choices:
         if choice.lower() == value.lower():
             return choice
     return None
-
-
-def format_size(size_bytes: int) -> str:
-    """Write a size the way `parse_size` reads it, in the largest unit that is exact."""
-    for unit in ("TB", "GB", "MB", "KB"):
-        if size_bytes and size_bytes % SIZE_UNITS[unit] == 0:
-            return f"{size_bytes // SIZE_UNITS[unit]}{unit}"
-    return str(size_bytes)

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from giveback.errors import InputError
+from giveback_kernel.units import MIB
 from giveback_lab.demo.demo import OVERHEAD_BYTES
 from giveback_lab.images.image import Extras
 
-MIB = 1 << 20
 Step = Literal["clean", "drop", "reread"]
 
 

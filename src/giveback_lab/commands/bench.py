@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from giveback.arguments import size_of
 from giveback.errors import InputError
 from giveback.interrupts import run_interruptible
-from giveback.text import size_of
 from giveback_kernel.errors import GivebackError
 from giveback_kernel.meminfo import read_meminfo
 from giveback_lab.bench import works

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from giveback.arguments import size_of
 from giveback.errors import InputError
 from giveback.interrupts import run_interruptible
-from giveback.text import size_of
 from giveback_kernel.errors import GivebackError
 from giveback_lab.demo.demo import DemoOptions, check_host, run_demo
 from giveback_lab.demo.recorder import SILENCE_LIMIT_S

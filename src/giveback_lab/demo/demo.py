@@ -16,6 +16,7 @@ from giveback.errors import InputError, VmError
 from giveback_kernel import __version__
 from giveback_kernel.errors import GivebackError
 from giveback_kernel.meminfo import read_meminfo
+from giveback_kernel.units import MIB
 from giveback_lab.demo.recorder import SILENCE_LIMIT_S, GuestRecorder
 from giveback_lab.images.image import GUEST_LAB
 from giveback_lab.report.run import DemoRun, VmName
@@ -23,7 +24,7 @@ from giveback_lab.vms.accel import Accel, choose_accel
 from giveback_lab.vms.agent import AgentLog, start_agent
 from giveback_lab.vms.agent_port import clean
 from giveback_lab.vms.lab import Lab, prepare_lab
-from giveback_lab.vms.vm import MIB, LabVm, VmSpec
+from giveback_lab.vms.vm import LabVm, VmSpec
 
 WORK_DEADLINE_S = 900.0
 SETTLE_S = 5.0

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
+from giveback_kernel.units import MIB
 from giveback_lab.images.image import GUEST_AGENT
 from giveback_lab.pressure.small_host import HostLook, SmallHost
 from giveback_lab.vms.agent import AgentLog, start_agent
-from giveback_lab.vms.vm import MIB, LabVm, VmSpec
+from giveback_lab.vms.vm import LabVm, VmSpec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 from giveback.reporters.charts.picture import write_picture
-from giveback.text import MIB
+from giveback_kernel.units import MIB
 from giveback_lab.report.layout import (
     GIVEBACK_COLOUR,
     PLAIN_COLOUR,

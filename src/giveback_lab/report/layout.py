@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from giveback.text import MIB
+from giveback_kernel.units import MIB
 from giveback_lab.report.run import WorkPhase
 from giveback_lab.report.words import action_text
 

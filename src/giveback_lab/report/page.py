@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from giveback.text import GIB, MIB
+from giveback_kernel.units import GIB, MIB
 from giveback_lab.report import html
 from giveback_lab.report.figure import CSS_NAMES, run_figure
 from giveback_lab.report.painting import inline_svg, size_of

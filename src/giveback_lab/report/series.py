@@ -6,7 +6,7 @@ from bisect import bisect_left
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from giveback.text import GIB
+from giveback_kernel.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

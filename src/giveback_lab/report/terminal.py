@@ -14,7 +14,6 @@ from rich.live import Live
 from rich.text import Text
 
 from giveback.reporters.charts.terminal import ASCII_BLOCKS, BLOCKS, Raster, area, dotted_line
-from giveback.text import GIB, MIB
 from giveback_lab.report.layout import (
     GIVEBACK_COLOUR,
     PLAIN_COLOUR,
@@ -29,7 +28,7 @@ from giveback_lab.report.layout import (
 )
 from giveback_lab.report.run import MARK_KINDS
 from giveback_lab.report.series import resident_at
-from giveback_lab.report.words import KIND_WORDS, clean_text, mib_text, setting_text
+from giveback_lab.report.words import KIND_WORDS, clean_text, mib_text, ram_text, setting_text
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -156,7 +155,9 @@ class _Chart:
         self._raster.put(floor, GUTTER, glyphs.corner + glyphs.floor * self._width, _DIM)
         for size_bytes in byte_ticks(self._span):
             row = floor - round(self._span.y(size_bytes) * self._height)
-            self._raster.put(row, 0, _size_text(size_bytes).rjust(GUTTER - 1))
+            self._raster.put(
+                row, 0, (ram_text(size_bytes) if size_bytes else "0").rjust(GUTTER - 1)
+            )
             if row < floor:
                 self._raster.put(row, GUTTER + 1, glyphs.grid * self._width, _DIM)
         end_s = work_end_s(self._run)
@@ -292,12 +293,6 @@ def _entry(vm: VmRun, glyphs: _Glyphs, *, with_peak: bool) -> Text:
 def _ascii(text: str, most_chars: int = 40) -> str:
     """Guest text for the raster, in which each character is one cell wide."""
     return clean_text(text, most_chars).encode("ascii", "replace").decode("ascii")
-
-
-def _size_text(size_bytes: int) -> str:
-    if size_bytes < GIB:
-        return f"{size_bytes // MIB} MiB" if size_bytes else "0"
-    return f"{size_bytes / GIB:g} GiB" if size_bytes % (GIB // 4) == 0 else mib_text(size_bytes)
 
 
 def status_line(run: DemoRun, status: str) -> str:

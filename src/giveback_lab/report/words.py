@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from giveback.text import GIB, MIB
+from giveback_kernel.units import GIB, MIB
 from giveback_lab.report.run import run_figures
 
 if TYPE_CHECKING:
@@ -91,15 +91,17 @@ def setting_text(run: DemoRun) -> str:
     ram = sorted({vm.ram_bytes for vm in run.vms})
     cpus = f"{run.cpus} CPU{'s' if run.cpus != 1 else ''}"
     parts = [
-        " and ".join(_ram_text(r) for r in ram) + f" RAM, {cpus}" if ram else cpus,
+        " and ".join(ram_text(r) for r in ram) + f" RAM, {cpus}" if ram else cpus,
         f"QEMU {run.qemu_version} ({run.accel})",
         f"Linux {run.kernel_release}",
     ]
     return ", ".join(clean_text(p, 80) for p in parts)
 
 
-def _ram_text(size_bytes: int) -> str:
-    return f"{size_bytes / GIB:g} GiB" if size_bytes % (GIB // 4) == 0 else mib_text(size_bytes)
+def ram_text(size_bytes: int) -> str:
+    """Return RAM as people name it: `2 GiB`, `768 MiB`."""
+    whole = size_bytes % (GIB // 4) == 0 and size_bytes >= GIB
+    return f"{size_bytes / GIB:g} GiB" if whole else mib_text(size_bytes)
 
 
 def headline(run: DemoRun) -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError, VmError
+from giveback_kernel.units import MIB
 from giveback_lab.packages.cache import cache_root, content_key
-from giveback_lab.vms.vm import MIB, LabVm, VmSpec
+from giveback_lab.vms.vm import LabVm, VmSpec
 
 if TYPE_CHECKING:
     from giveback_lab.images.image import Image

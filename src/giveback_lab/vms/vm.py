@@ -14,6 +14,7 @@ from qemu.qmp import ConnectError, QMPClient, QMPError
 
 from giveback.errors import VmError
 from giveback.host.smaps import resident_of_mapping
+from giveback_kernel.units import MIB
 from giveback_lab.images.ext4 import make_ext4
 from giveback_lab.vms.folders import VmFolder
 from giveback_lab.vms.guest_link import GuestLink
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from giveback_lab.images.image import Image
     from giveback_lab.vms.emulator import Emulator
 
-MIB = 1 << 20
 END_GRACE_S = 2.0
 # Under TCG the translation buffer is QEMU's own memory: bounded, two VMs fit a small host.
 TB_SIZE_MIB = 128

@@ -21,6 +21,7 @@ from giveback_kernel.cpustat import read_cpustat
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.meminfo import read_meminfo
 from giveback_kernel.record import Record, replace
+from giveback_kernel.units import GIB
 from giveback_lab_guest.strategies.loop import STARTED, become_idle_class, say, with_options
 
 TYPE_CHECKING = False
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from giveback_lab_guest.strategies.loop import Stopping
 
 RECLAIM_PATH = "/sys/fs/cgroup/memory.reclaim"
-GIB = 1 << 30
 
 
 class Rule(Record):

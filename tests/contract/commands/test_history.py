@@ -110,13 +110,13 @@ def test_reclaim_says_what_came_from_where(daemon: Daemon) -> None:
 @pytest.mark.parametrize(
     ("words", "help_text"),
     [
-        (("reclaim", "lots"), "'lots' is no size; write 4G or 512M"),
-        (("reclaim", "0"), "is no size"),
-        (("reclaim", "999999999999T"), "more than any host has"),
-        (("reclaim", "1G", "--within", "soon"), "write 90s, 15m, 2h or 7d"),
-        (("reclaim", "1G", "--within", "2h"), "at most 1h"),
+        (("reclaim", "lots"), "SIZE 'lots': not a size: write it like 512M, 4G"),
+        (("reclaim", "0"), "must be above 0"),
+        (("reclaim", "999999999999T"), "above 0 and at most"),
+        (("reclaim", "1G", "--within", "soon"), "write it like 90s, 15m, 2h or 7d"),
+        (("reclaim", "1G", "--within", "2h"), "from 100ms to 1h"),
         (("reclaim", "1G", "--from", "nope"), "no VM of that name"),
-        (("history", "--since", "yesterday"), "write 90s, 15m, 2h or 7d"),
+        (("history", "--since", "yesterday"), "write it like 90s, 15m, 2h or 7d"),
         (("history", "nope"), "VMs known: web"),
     ],
 )

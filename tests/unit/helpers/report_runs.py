@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from giveback.text import MIB
+from giveback_kernel.units import MIB
 from giveback_lab.report.run import MARK_KINDS, DemoRun, RunMark, RunSample, VmRun, WorkPhase
 
 if TYPE_CHECKING:

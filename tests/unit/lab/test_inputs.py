@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback.errors import InputError
-from giveback.text import FACTORS, size_of
 from giveback_lab.images.kernels import kernel_release
 from giveback_lab.packages.apt import _archive_name
 from giveback_lab.vms.agent_port import TEXT_LIMIT, parse_event
@@ -20,30 +19,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
-
-
-@given(st.integers(0, 10**6), st.sampled_from(sorted(FACTORS)), st.sampled_from(["", "B", "iB"]))
-def test_sizes(number: int, factor: str, tail: str) -> None:
-    tail = tail if factor else tail.replace("i", "")
-    assert size_of(f"{number}{factor}{tail}", "--mem") == number * FACTORS[factor]
-    assert size_of(f" {number} {factor.lower()}", "--mem") == number * FACTORS[factor]
-    assert size_of(f"{number}.5{factor}{tail}", "--mem") == (2 * number + 1) * FACTORS[factor] // 2
-
-
-@given(st.text(max_size=30))
-def test_any_text_is_a_size_or_an_error_that_names_the_setting(text: str) -> None:
-    try:
-        assert size_of(text, "--mem") >= 0
-    except InputError as error:
-        assert "--mem" in str(error)  # noqa: PT017
-
-
-@pytest.mark.parametrize(
-    "text", ["", "G", "iB", "1iB", "-1G", "2 G B", "1e3", "inf", "nan", "2GG", "0x10", "٢Gx"]
-)
-def test_no_sizes(text: str) -> None:
-    with pytest.raises(InputError, match="--mem"):
-        size_of(text, "--mem")
 
 
 def bzimage(version: bytes, offset: int = 0x300, length: int = 0x800) -> bytes:

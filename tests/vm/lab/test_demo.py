@@ -14,12 +14,13 @@ from demo_process import demo_process, is_alive, wait_for
 
 from giveback.errors import InputError, VmError
 from giveback_agent.service.pass_log import CLASSIC_LINE, PASS_LINE
+from giveback_kernel.units import MIB
 from giveback_lab.demo.demo import DemoOptions, booted, record_all, run_demo
 from giveback_lab.report.run import DemoRun, VmRun, figures
 from giveback_lab.vms import accel as accel_module
 from giveback_lab.vms.accel import Accel, choose_accel
 from giveback_lab.vms.lab import Lab
-from giveback_lab.vms.vm import MIB, LabVm, VmSpec
+from giveback_lab.vms.vm import LabVm, VmSpec
 
 if TYPE_CHECKING:
     from pathlib import Path

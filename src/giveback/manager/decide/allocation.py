@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from giveback.manager.model import Ask
-from giveback.text import MIB, size
+from giveback_kernel.units import MIB, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

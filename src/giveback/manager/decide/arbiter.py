@@ -23,7 +23,7 @@ from giveback.manager.decide.allocation import (
 )
 from giveback.manager.decide.forecast import ForecastSample
 from giveback.manager.model import Ask, Decision, GuestView
-from giveback.text import MIB, size
+from giveback_kernel.units import MIB, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -19,11 +19,11 @@ from giveback.host.procs import start_ticks
 from giveback.manager.devices import rules
 from giveback.manager.devices.leases import LeaseStore, file_name
 from giveback.manager.model import ActionKind, Lease, ManagerAction, key_of
-from giveback.text import MIB, size
 from giveback.vmm.backends.libvirt import URI
 from giveback.vmm.control.address import control_at, control_of
 from giveback.vmm.control.devices import STATISTICS_PERIOD_S
 from giveback_kernel.errors import GivebackError
+from giveback_kernel.units import MIB, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from giveback.accounting.usage import GuestSource
-from giveback.text import MIB, size
 from giveback.vmm.base import Answer
+from giveback_kernel.units import MIB, size
 
 if TYPE_CHECKING:
     from giveback.accounting.usage import GuestPicture

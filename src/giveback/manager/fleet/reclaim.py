@@ -13,7 +13,7 @@ from giveback.manager.decide.reclaim_plan import asks_of_reclaim
 from giveback.manager.devices import rules
 from giveback.manager.fleet.host_sample import read_counts
 from giveback.manager.model import ActionKind, ReclaimResult, Returned
-from giveback.text import size
+from giveback_kernel.units import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

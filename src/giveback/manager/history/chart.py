@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from giveback.reporters.charts.terminal import area, binned
-from giveback.text import size
 from giveback_kernel.escaping import escape_for_terminal
+from giveback_kernel.units import size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

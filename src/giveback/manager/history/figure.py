@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from giveback.errors import InputError
 from giveback.manager.history.chart import lines_of
 from giveback.reporters.charts.picture import drawable, write_picture
-from giveback.text import GIB
 from giveback_kernel.escaping import escape_for_terminal
+from giveback_kernel.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

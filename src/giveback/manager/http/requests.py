@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
 
 from giveback.errors import InputError
 from giveback.manager.model import URGENCIES
 from giveback.manager.settings import errors
-from giveback_kernel.escaping import escape_for_terminal
+from giveback_kernel.units import SPAN_HINT, parse_span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,26 +30,18 @@ WITHIN_MOST_S = 3600.0
 LEASE_S = 60.0
 LEASE_MOST_S = 3600.0
 VMS_MOST = 1000
-SPAN_MOST_S = 366 * 86400
+SPAN_LEAST_S, SPAN_MOST_S = 1.0, 366 * 86400.0
+SINCE_S = 7200.0
 GOAL_MOST_BYTES = 1 << 60
-_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _FAULTS_NAMED = 10
 _STRICT = ConfigDict(extra="forbid")
 
 
-def parse_span(text: str) -> int:
-    """Parse `90s`, `2h` or `7d` into seconds; a bare number is seconds. Raises InputError."""
-    word = text.strip().lower()
-    digits = word.rstrip("abcdefghijklmnopqrstuvwxyz")
-    unit = word[len(digits) :] or "s"
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= 10 and unit in _UNITS):
-        raise InputError(
-            f"{escape_for_terminal(text, 40)!r} is no span of time; write 90s, 15m, 2h or 7d"
-        )
-    span_s = int(digits) * _UNITS[unit]
-    if not 0 < span_s <= SPAN_MOST_S:
-        raise InputError(f"{escape_for_terminal(text, 40)!r}: from 1 s to 366 d")
-    return span_s
+def _span_of(text: object) -> float:
+    found = parse_span(text) if isinstance(text, str) else None
+    if found is None or not SPAN_LEAST_S <= found <= SPAN_MOST_S:
+        raise ValueError(f"a span of time from 1 s to 366 d: {SPAN_HINT}")
+    return found
 
 
 _Whole = Field(strict=True)
@@ -78,7 +77,11 @@ class HistoryQuery:
     """GET /v1/history, as the URL has it."""
 
     __pydantic_config__ = _STRICT
-    since: Annotated[str, Field(description="How far back: 90s, 15m, 2h, 7d.")] = "2h"
+    since: Annotated[
+        float,
+        BeforeValidator(_span_of, json_schema_input_type=str),
+        Field(description="How far back: 90s, 15m, 2h, 7d; two hours without it."),
+    ] = SINCE_S
     from_: Annotated[_Second, Field(alias="from", description="Unix time, instead of `since`.")] = 0
     to: Annotated[_Second, Field(description="Unix time; now without it.")] = 0
     vm: Annotated[str, Field(description="A VM's name or key: its rows are in `samples`.")] = ""
@@ -99,7 +102,7 @@ class TimeSpan:
         if "since" in query and "from" in query:
             raise InputError("since, from: one of the two")
         to_s = asked.to or int(now_s) + 1
-        from_s = asked.from_ or to_s - parse_span(asked.since)
+        from_s = asked.from_ or to_s - int(asked.since)
         if not 0 < to_s - from_s <= SPAN_MOST_S:
             raise InputError("from, to: the end after the start, and at most 366 days between")
         return TimeSpan(from_s, to_s, asked.vm or None)

@@ -24,7 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from giveback.errors import InputError
 from giveback.manager.http.api import Api, ProblemError
 from giveback.manager.settings.access import ApiAccess, ApiPeer, Level, group_id, peer_of
-from giveback.manager.settings.units import loopback_of
+from giveback.manager.settings.values import loopback_of
 from giveback.vmm.clients.sockets import remove_stale
 
 if TYPE_CHECKING:

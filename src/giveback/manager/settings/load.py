@@ -1,6 +1,6 @@
 """The manager's settings: one TOML file, all of it checked before any of it counts.
 
-docs/daemon-settings.md says what each is for. Sizes, durations and marks carry their units; a key
+docs/daemon-settings.md says what each is for. Sizes, spans and marks carry their units; a key
 that is not known is an error, because a typing error in `floor` would otherwise take memory from a
 VM that was to keep it.
 """
@@ -27,7 +27,7 @@ from pydantic import (
 from giveback.errors import InputError
 from giveback.manager.settings import access as access_rules
 from giveback.manager.settings import errors, vm_patterns
-from giveback.manager.settings.units import MemoryMark, duration_of, loopback_of, mark_of, size_of
+from giveback.manager.settings.values import MemoryMark, loopback_of, mark_of, size_of, span_of
 
 FILE_LIMIT_BYTES = 1 << 20
 HISTORY_LEAST_BYTES = 8 << 20
@@ -71,7 +71,7 @@ def _taken_by(check: Callable[[Any], object]) -> AfterValidator:
 
 
 _Size = Annotated[int, BeforeValidator(size_of)]
-_Seconds = Annotated[float, BeforeValidator(duration_of)]
+_Seconds = Annotated[float, BeforeValidator(span_of)]
 _Mark = Annotated[MemoryMark, BeforeValidator(mark_of)]
 _Absolute = Annotated[Path, BeforeValidator(_path_of)]
 _Who = Annotated[str, _taken_by(lambda word: access_rules.access([word]))]

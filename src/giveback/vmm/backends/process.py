@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from giveback.errors import InputError
 from giveback.host import smaps
 from giveback.host.procs import Process, read_process
-from giveback.text import MIB, size
 from giveback.vmm.base import Answer, Backing, Capabilities, RamBlock, VmDescription, VmState
 from giveback.vmm.mapping import groups
+from giveback_kernel.units import MIB, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from giveback.text import MIB
 from giveback.vmm.base import (
     AGENT_PORT,
     GUEST_AGENT_PORT,
@@ -23,6 +22,7 @@ from giveback.vmm.base import (
     VmDescription,
 )
 from giveback.vmm.clients import answers
+from giveback_kernel.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from giveback.text import parse_qemu_size
 from giveback.vmm.base import amount
+from giveback_kernel.units import parse_qemu_size
 
 MIB = 1 << 20
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from giveback.errors import VmError
-from giveback.text import parse_qemu_size
 from giveback.vmm.backends.libvirt import available, connect, in_thread, parse_memballoon, root_of
 from giveback.vmm.base import amount
 from giveback.vmm.control.devices import TIMEOUT_S, BalloonSize, Devices, VirtioMem
 from giveback_kernel.escaping import escape_for_terminal
+from giveback_kernel.units import parse_qemu_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,6 +13,7 @@ from enum import StrEnum
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
+from giveback_kernel.units import MIB
 from giveback_lab.bench.analysis.comparable import NONE, OURS, is_own
 from giveback_lab.bench.analysis.statistics import compare
 
@@ -29,7 +30,6 @@ HURTING_REREAD_BYTES = 16 << 20
 RESIDUE_GRAIN = 0.01
 """Of the RAM: less residue than this is none. A VM's kernel itself moves more from second to second."""
 
-MIB = 1 << 20
 Scope = Literal["best", "gentle", "fixed"]
 
 

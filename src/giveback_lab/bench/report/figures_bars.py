@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from giveback.text import MIB
+from giveback_kernel.units import MIB
 from giveback_lab.bench.analysis.comparable import OURS, is_own
 from giveback_lab.bench.analysis.statistics import spread_of
 from giveback_lab.bench.analysis.targets import best_by, harm, rivals

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from giveback.text import MIB
+from giveback_kernel.units import MIB
 from giveback_lab.bench.analysis.comparable import NONE, OURS
 from giveback_lab.bench.analysis.metrics import host_resident, mark
 from giveback_lab.bench.analysis.statistics import spread_of

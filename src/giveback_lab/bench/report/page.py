@@ -32,7 +32,6 @@ from giveback_lab.bench.report.text import (
     figure_text,
     group_title,
     headline,
-    ram_text,
     range_text,
     ratio_digits,
     setting_text,
@@ -44,6 +43,7 @@ from giveback_lab.bench.report.text import (
 )
 from giveback_lab.report import html
 from giveback_lab.report.painting import inline_svg
+from giveback_lab.report.words import ram_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

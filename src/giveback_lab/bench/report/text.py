@@ -9,9 +9,9 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from giveback.text import GIB, MIB
+from giveback_kernel.units import MIB
 from giveback_lab.bench.analysis.targets import RESIDUE_GRAIN, Verdict
-from giveback_lab.report.words import clean_text
+from giveback_lab.report.words import clean_text, ram_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -156,12 +156,6 @@ def _of_strategy(name: str, attribute: str, otherwise: str) -> str:
 def work_title(work: str) -> str:
     """The work in a few words."""
     return WORK_TITLES.get(work, bounded_text(work, 60))
-
-
-def ram_text(size_bytes: float) -> str:
-    """RAM as people name it: `2 GiB`, `768 MiB`."""
-    whole = size_bytes % (GIB // 4) == 0 and size_bytes >= GIB
-    return f"{size_bytes / GIB:g} GiB" if whole else f"{size_bytes / MIB:.0f} MiB"
 
 
 def setting_text(setting: GroupSetting) -> str:

@@ -12,10 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from giveback_kernel.units import MIB
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-MIB = 1 << 20
 PERIOD_S = 10.0
 STATS_PERIOD_S = 2
 TARGET_PERCENT = 80

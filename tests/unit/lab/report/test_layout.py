@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_runs import PHASES, cut, make_run, make_vm, patient, runs
 
-from giveback.text import MIB
+from giveback_kernel.units import MIB
 from giveback_lab.report.layout import (
     actions,
     byte_ticks,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from report_runs import cut, make_run, make_vm, patient, runs
 
 from giveback.errors import InputError
-from giveback.text import GIB, MIB
+from giveback_kernel.units import GIB, MIB
 from giveback_lab.report.run import (
     DemoRun,
     RunSample,

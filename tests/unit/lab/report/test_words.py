@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_runs import cut, make_run, patient, runs
 
-from giveback.text import GIB, MIB
+from giveback_kernel.units import GIB, MIB
 from giveback_lab.report.run import DemoRun, MarkKind
 from giveback_lab.report.words import (
     action_text,

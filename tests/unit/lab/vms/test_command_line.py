@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from giveback.errors import InputError
+from giveback_kernel.units import MIB
 from giveback_lab.images.image import Image
 from giveback_lab.packages.architecture import ARM64
 from giveback_lab.vms import emulator
 from giveback_lab.vms.emulator import Emulator, find_emulator
-from giveback_lab.vms.vm import MIB, VmSpec, command_line
+from giveback_lab.vms.vm import VmSpec, command_line
 
 IMAGE = Image(Path("/k/vmlinuz"), "6.12.1", Path("/i/initrd"), Path("/r/root.ext4"))
 QEMU = Emulator(Path("/q/qemu"), "10.0.2")

@@ -18,8 +18,9 @@ from giveback_agent.settings.table import AgentSettings
 from giveback_kernel.cpustat import CpuStat
 from giveback_kernel.meminfo import MemInfo
 from giveback_kernel.record import replace
+from giveback_kernel.units import GIB
 from giveback_lab_guest.strategies import wsl, wsl_gen2
-from giveback_lab_guest.strategies.wsl import GIB, Rule, State, WslStep
+from giveback_lab_guest.strategies.wsl import Rule, State, WslStep
 
 CPUS = 2
 TICKS_PER_S = 100 * CPUS

@@ -30,7 +30,7 @@ from giveback.manager.decide.arbiter import ArbiterState, marks_of, urgency_for
 from giveback.manager.decide.forecast import ForecastSample
 from giveback.manager.decide.request import ReclaimRequest
 from giveback.manager.model import Decision, GuestView
-from giveback.manager.settings.units import MemoryMark
+from giveback.manager.settings.values import MemoryMark
 
 GUESTS = st.lists(guest_views(), max_size=8).map(unique)
 HOSTS = st.builds(

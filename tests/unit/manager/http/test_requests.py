@@ -102,12 +102,13 @@ def test_a_span_is_bounded_or_refused(query: dict[str, str]) -> None:
         assert 0 < span.to_s - span.from_s <= requests.SPAN_MOST_S
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("90s", 90), ("15m", 900), ("2h", 7200), (" 7D ", 7 * 86400), ("45", 45), ("1w", 604800)],
-)
-def test_spans_of_time(text: str, seconds: int) -> None:
-    assert requests.parse_span(text) == seconds
+@pytest.mark.parametrize("text", ["yesterday", "-1s", "0", "367d", "", "\x1b[2J"])
+def test_a_span_that_is_refused_is_named_with_what_is_allowed(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        requests.TimeSpan.of({"since": text}, 0)
+    said = "since: must be a span of time from 1 s to 366 d: write it like 90s, 15m, 2h or 7d, not"
+    assert str(caught.value).startswith(said)
+    assert str(caught.value).isprintable()
 
 
 @given(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from giveback.errors import InputError
 from giveback.manager.settings import load, vm_patterns
 from giveback.manager.settings.load import DaemonSettings, VmSettings
-from giveback.manager.settings.units import MemoryMark, duration_of, mark_of, size_of
+from giveback.manager.settings.values import MemoryMark, mark_of, size_of, span_of
 
 ROOT = Path(__file__).parents[4]
 MIB, GIB = 1 << 20, 1 << 30
@@ -291,7 +291,7 @@ VALUES = st.recursive(
 @unhurried(deadline=None)
 @given(VALUES)
 def test_a_value_of_any_kind_is_one_or_is_refused_with_what_is_allowed(value: object) -> None:
-    for read_value in (size_of, duration_of, mark_of):
+    for read_value in (size_of, span_of, mark_of):
         try:
             said = repr(str(read_value(value)))
         except ValueError as error:

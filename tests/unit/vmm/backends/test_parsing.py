@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from giveback.host.procs import Process
 from giveback.host.smaps import Mapping
-from giveback.text import parse_qemu_size, size
 from giveback.vmm.backends import qemu
 from giveback.vmm.backends.cloud_hypervisor import CloudHypervisorBackend
 from giveback.vmm.backends.firecracker import FirecrackerBackend
@@ -239,22 +238,8 @@ def test_the_kernel_s_merging_is_seen_through() -> None:
     assert not bound.sure
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("2G", 2 * GIB), ("512", 512), ("1.5g", 3 * GIB // 2), ("0x10", 16), ("4T", 4 << 40),
-     ("", None), ("G", None), ("-1", None), ("1e3", None), ("٣", None), ("1.", None)],
-)  # fmt: skip
-def test_sizes(text: str, value: int | None) -> None:
-    assert parse_qemu_size(text) == value
-
-
 @given(st.text())
 def test_shown_text_is_one_safe_line(text: str) -> None:
     safe = escape_for_terminal(text, 50)
     assert safe.isprintable()
     assert len(safe) <= 50 * 10 + 1
-
-
-@given(st.integers(-(1 << 60), 1 << 60))
-def test_sizes_are_shown(value: int) -> None:
-    assert size(value).split()[1] in ("KiB", "MiB", "GiB")

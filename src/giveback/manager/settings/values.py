@@ -1,6 +1,6 @@
-"""Settings that are text: sizes, durations, marks (a part of memory or a size), addresses. Pure.
+"""Settings that are text: sizes and spans in bounds, marks (a part of memory or a size), addresses.
 
-What is wrong raises ValueError with what is allowed: pydantic adds where.
+Pure. What is wrong raises ValueError with what is allowed: pydantic names the setting.
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TypeGuard
 
-from giveback.text import parse_size, size
 from giveback_kernel.escaping import escape_for_terminal
+from giveback_kernel.units import parse_size, parse_span, size
 
 SIZE_LIMIT_BYTES = 1 << 57
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?) ?(ms|s|m|min|h)", re.ASCII)
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,3})?) ?%", re.ASCII)
 SHORTEST_S, LONGEST_S = 1.0, 86400.0
 
@@ -41,22 +40,24 @@ class MemoryMark:
 
 
 def size_of(value: object) -> int:
-    """`"4G"` in bytes; K, M, G and T are powers of 1024."""
-    if isinstance(value, str) and (value.strip() == "0" or value.strip()[-1:].isalpha()):
-        found = parse_size(value)
-        if found is not None and found < SIZE_LIMIT_BYTES:
-            return found
+    """Return `"4G"` in bytes; K, M, G and T are powers of 1024."""
+    found = parse_size(value) if _has_unit(value) or value == "0" else None
+    if found is not None and found < SIZE_LIMIT_BYTES:
+        return found
     raise ValueError('a size with its unit, as text: "512M", "4G", "1.5T"')
 
 
-def duration_of(value: object) -> float:
-    """`"30s"` in seconds."""
-    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is not None:
-        seconds = float(match[1]) * _SECONDS[match[2]]
-        if SHORTEST_S <= seconds <= LONGEST_S:
-            return seconds
+def span_of(value: object) -> float:
+    """Return `"30s"` in seconds."""
+    found = parse_span(value) if _has_unit(value) else None
+    if found is not None and SHORTEST_S <= found <= LONGEST_S:
+        return found
     raise ValueError('a time with its unit, as text, from "1s" to "24h": "30s", "5m"')
+
+
+def _has_unit(value: object) -> TypeGuard[str]:
+    """Return whether a setting is text that ends in a unit: a bare number could be of any."""
+    return isinstance(value, str) and value.strip()[-1:].isalpha()
 
 
 def mark_of(value: object) -> MemoryMark:

@@ -1,0 +1,32 @@
+"""Sizes and spans of time on a command line: in bounds, or an error that names the option."""
+
+from __future__ import annotations
+
+from giveback.errors import InputError
+from giveback_kernel.escaping import escape_for_terminal
+from giveback_kernel.units import SIZE_HINT, SPAN_HINT, format_span, parse_size, parse_span, size
+
+
+def size_of(text: str, option: str, most_bytes: int | None = None) -> int:
+    """Return a size in bytes. Raises InputError that names `option` and says what is allowed."""
+    found = parse_size(text)
+    if found is None:
+        raise InputError(f"{_given(option, text)}: not a size: {SIZE_HINT}")
+    if most_bytes is not None and not 0 < found <= most_bytes:
+        raise InputError(f"{_given(option, text)}: must be above 0 and at most {size(most_bytes)}")
+    return found
+
+
+def span_of(text: str, option: str, least_s: float, most_s: float) -> float:
+    """Return a span in seconds. Raises InputError that names `option` and says what is allowed."""
+    found = parse_span(text)
+    if found is None:
+        raise InputError(f"{_given(option, text)}: not a span of time: {SPAN_HINT}")
+    if not least_s <= found <= most_s:
+        least, most = format_span(least_s), format_span(most_s)
+        raise InputError(f"{_given(option, text)}: must be from {least} to {most}")
+    return found
+
+
+def _given(option: str, text: str) -> str:
+    return f"{option} {escape_for_terminal(text, 40)!r}"
