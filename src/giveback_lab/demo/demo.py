@@ -15,6 +15,7 @@ from pathlib import Path
 from giveback.errors import InputError, VmError
 from giveback_kernel import __version__
 from giveback_kernel.errors import GivebackError
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.meminfo import read_meminfo
 from giveback_kernel.units import MIB
 from giveback_lab.demo.recorder import SILENCE_LIMIT_S, GuestRecorder
@@ -22,7 +23,6 @@ from giveback_lab.images.image import GUEST_LAB
 from giveback_lab.report.run import DemoRun, VmName
 from giveback_lab.vms.accel import Accel, choose_accel
 from giveback_lab.vms.agent import AgentLog, start_agent
-from giveback_lab.vms.agent_port import clean
 from giveback_lab.vms.lab import Lab, prepare_lab
 from giveback_lab.vms.vm import LabVm, VmSpec
 
@@ -224,14 +224,14 @@ async def _course(
         on_line=recorder.take_work_line, timeout_s=WORK_DEADLINE_S,
     )  # fmt: skip
     if done.code != 0 or recorder.work_end_s is None:
-        said = " / ".join(clean(row) for row in done.lines[-3:])
+        said = " / ".join(escape_for_terminal(row) for row in done.lines[-3:])
         raise VmError(f"{recorder.name}: the work failed in the guest: {said}")
     # Both are watched until the slower one's time is over.
     await work_over.wait()
     await asyncio.sleep(options.watch_s)
     lines = (await guest.exec("dmesg")).lines
     ours = (row for row in lines if "giveback" in row or "Free page reporting" in row)
-    recorder.dmesg = tuple(clean(row, DMESG_ROW_LIMIT) for row in ours)[-DMESG_ROWS:]
+    recorder.dmesg = tuple(escape_for_terminal(row, DMESG_ROW_LIMIT) for row in ours)[-DMESG_ROWS:]
 
 
 def _spec(name: VmName, options: DemoOptions, accel: Accel) -> VmSpec:

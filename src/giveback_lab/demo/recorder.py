@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, get_args
 from giveback.errors import VmError
 from giveback_kernel import buddyinfo, meminfo
 from giveback_kernel.errors import KernelFileError
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_lab.report.run import MarkKind, RunMark, RunSample, VmName, VmRun, WorkPhase
-from giveback_lab.vms.agent_port import agent_events, clean
+from giveback_lab.vms.agent_port import agent_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,7 +159,9 @@ class GuestRecorder:
             last = self.phases.pop()
             self.phases.append(WorkPhase(last.name, last.start_s, now))
         if "phase" in said:
-            self.phases.append(WorkPhase(clean(str(said["phase"]), NAME_LIMIT), now, None))
+            self.phases.append(
+                WorkPhase(escape_for_terminal(str(said["phase"]), NAME_LIMIT), now, None)
+            )
         if said.get("done"):
             self.work_end_s = now
             hot_bytes = said.get("hot_bytes")

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 from giveback.reporters.charts.picture import write_picture
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import MIB
 from giveback_lab.report.layout import (
     GIVEBACK_COLOUR,
@@ -47,7 +48,7 @@ from giveback_lab.report.painting import (
     words,
 )
 from giveback_lab.report.run import MARK_KINDS
-from giveback_lab.report.words import KIND_WORDS, clean_text, headline, mib_text, setting_text
+from giveback_lab.report.words import KIND_WORDS, headline, mib_text, setting_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,7 +163,7 @@ class _Chart:
             (p.start_s, p.end_s or p.start_s, p.name) for p in phases(self.run, self.span.end_s)
         ]
         for begin_s, last_s, name in sorted(told, key=lambda part: part[0] - part[1]):
-            named.append(((begin_s + last_s) / 2, clean_text(name, 24), MUTED))
+            named.append(((begin_s + last_s) / 2, escape_for_terminal(name, 24), MUTED))
         return named
 
 
@@ -244,7 +245,7 @@ def _write_titles(figure: Figure, titles: list[tuple[str, float, bool, float]], 
 def _legend(chart: _Chart, room: float) -> list[list[LegendEntry]]:
     entries = []
     for vm in chart.run.vms:
-        about = clean_text(vm.description, 60)
+        about = escape_for_terminal(vm.description, 60)
         text = f"{vm.name}: {about}" if about and not chart.narrow else vm.name
         entries.append(LegendEntry(text, LOOKS[vm.name]))
     if chart.needs():

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import GIB, MIB
 from giveback_lab.report import html
 from giveback_lab.report.figure import CSS_NAMES, run_figure
 from giveback_lab.report.painting import inline_svg, size_of
 from giveback_lab.report.table import table_rows
-from giveback_lab.report.words import clean_text, headline, setting_text, summary_lines
+from giveback_lab.report.words import headline, setting_text, summary_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,13 +44,15 @@ def render_page(run: DemoRun, command: str | None = None) -> str:
         charts=[_chart(run, *chart) for chart in CHARTS],
         rows=table_rows(run),
         dmesg=[
-            (vm.name, [clean_text(line) for line in vm.dmesg[-MOST_DMESG_LINES:]])
+            (vm.name, [escape_for_terminal(line, 300) for line in vm.dmesg[-MOST_DMESG_LINES:]])
             for vm in run.vms
             if vm.dmesg
         ],
-        described="; ".join(f"{vm.name}: {clean_text(vm.description)}" for vm in run.vms),
+        described="; ".join(
+            f"{vm.name}: {escape_for_terminal(vm.description, 300)}" for vm in run.vms
+        ),
         versions=_versions(run),
-        command=clean_text(command or demo_command(run), 1000),
+        command=escape_for_terminal(command or demo_command(run), 1000),
         samples=[_series(vm) for vm in run.vms],
         script=script,
         script_digest=digest,
@@ -98,7 +101,7 @@ def _versions(run: DemoRun) -> list[tuple[str, str]]:
         ("seed", str(run.seed)),
         ("started", run.started_at),
     )
-    return [(name, clean_text(value)) for name, value in rows]
+    return [(name, escape_for_terminal(value, 300)) for name, value in rows]
 
 
 def _series(vm: VmRun) -> dict[str, object]:

@@ -21,8 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
 
 from giveback.reporters.charts.picture import drawable
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_lab.report.layout import spread
-from giveback_lab.report.words import clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -84,7 +84,7 @@ def font(size: float = TEXT_SIZE, *, bold: bool = False) -> FontProperties:
 
 def label_text(text: str) -> str:
     """Return foreign text as a figure can show it."""
-    return drawable(clean_text(text, 200))
+    return drawable(escape_for_terminal(text, 200))
 
 
 def text_width(text: str, size: float = TEXT_SIZE, *, bold: bool = False) -> float:

@@ -9,12 +9,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_lab.report.layout import GIVEBACK_COLOUR, PLAIN_COLOUR
 from giveback_lab.report.run import run_figures
 from giveback_lab.report.words import (
     UNKNOWN,
     back_text,
-    clean_text,
     mib_text,
     percent_text,
     summary_lines,
@@ -159,7 +159,7 @@ def print_report(run: DemoRun, console: Console) -> None:
         if vm.dmesg:
             _print_line(console, f"\ndmesg in the {vm.name} VM:", "bold")
         for line in vm.dmesg[-MOST_DMESG_LINES:]:
-            _print_line(console, f"  {clean_text(line)}")
+            _print_line(console, f"  {escape_for_terminal(line, 300)}")
     console.print()
     for line in summary_lines(run):
         _print_line(console, line)

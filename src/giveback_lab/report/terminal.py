@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from giveback.reporters.charts.terminal import ASCII_BLOCKS, BLOCKS, Raster, area, dotted_line
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_lab.report.layout import (
     GIVEBACK_COLOUR,
     PLAIN_COLOUR,
@@ -28,7 +29,7 @@ from giveback_lab.report.layout import (
 )
 from giveback_lab.report.run import MARK_KINDS
 from giveback_lab.report.series import resident_at
-from giveback_lab.report.words import KIND_WORDS, clean_text, mib_text, ram_text, setting_text
+from giveback_lab.report.words import KIND_WORDS, mib_text, ram_text, setting_text
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -292,7 +293,7 @@ def _entry(vm: VmRun, glyphs: _Glyphs, *, with_peak: bool) -> Text:
 
 def _ascii(text: str, most_chars: int = 40) -> str:
     """Guest text for the raster, in which each character is one cell wide."""
-    return clean_text(text, most_chars).encode("ascii", "replace").decode("ascii")
+    return escape_for_terminal(text, most_chars, "...").encode("ascii", "replace").decode("ascii")
 
 
 def status_line(run: DemoRun, status: str) -> str:

@@ -1,6 +1,6 @@
 """What happened, in words: sizes, the headline, the sentences below it. Pure.
 
-Text that came from a guest goes through `clean_text` before anyone sees it.
+Text that came from a guest goes through `escape_for_terminal` before anyone sees it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import GIB, MIB
 from giveback_lab.report.run import run_figures
 
@@ -24,19 +25,6 @@ KIND_WORDS: dict[MarkKind, str] = {
     "work-phase": "work",
 }
 
-_ESCAPE_SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\^_])")
-
-
-def clean_text(text: str, most_chars: int = 300) -> str:
-    """Guest text without what a terminal or a browser could act on, and not longer than asked.
-
-    Control, format (bidirectional) and surrogate characters become `?`, tabs a space.
-    """
-    bounded = text[: 4 * most_chars]
-    printable = _ESCAPE_SEQUENCE.sub("", bounded).replace("\t", " ")
-    clean = "".join(c if c.isprintable() else "?" for c in printable).strip()
-    return clean if len(clean) <= most_chars else clean[: most_chars - 3] + "..."
-
 
 def action_text(kind: MarkKind, label: str) -> str:
     """An agent's own words for an action, short, without the kind and the reason.
@@ -44,10 +32,10 @@ def action_text(kind: MarkKind, label: str) -> str:
     `reclaim 64 MiB: cold cache` is `64 MiB` beside other reclaims; `compact: trapped` is `trapped`;
     `lower the report order to 0: idle` is `order 0`.
     """
-    rest = re.sub(rf"^{kind}(?:: ?|$| (?=\d))", "", clean_text(label))
+    rest = re.sub(rf"^{kind}(?:: ?|$| (?=\d))", "", escape_for_terminal(label, 300))
     rest = re.sub(r"^(lower the )?report order (to )?(?=\d)", "order ", rest)
     what, _, why = rest.partition(": ")
-    return clean_text(what or why, 40)
+    return escape_for_terminal(what or why, 40, "...")
 
 
 def mib_text(size_bytes: int | None) -> str:
@@ -95,7 +83,7 @@ def setting_text(run: DemoRun) -> str:
         f"QEMU {run.qemu_version} ({run.accel})",
         f"Linux {run.kernel_release}",
     ]
-    return ", ".join(clean_text(p, 80) for p in parts)
+    return ", ".join(escape_for_terminal(p, 80) for p in parts)
 
 
 def ram_text(size_bytes: int) -> str:

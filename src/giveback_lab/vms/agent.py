@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_lab.images.image import GUEST_AGENT
 
 if TYPE_CHECKING:
@@ -51,10 +52,11 @@ class AgentLog:
         self._size = 0
 
     def take(self, line: str) -> None:
-        """Keep one line, control characters replaced: a guest's words end up in a terminal."""
-        self._size += len(line)
+        """Keep one line, control characters escaped: a guest's words end up in a terminal."""
+        safe = escape_for_terminal(line, self.LIMIT_CHARACTERS)
+        self._size += len(safe)
         if self._size <= self.LIMIT_CHARACTERS:
-            self._lines.append("".join(c if c.isprintable() else "?" for c in line))
+            self._lines.append(safe)
 
     @property
     def text(self) -> str:

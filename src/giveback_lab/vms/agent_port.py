@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from giveback.guest import protocol
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,12 +21,9 @@ def parse_event(line: bytes) -> protocol.StepEvent | None:
     event = protocol.parse(line)
     if not isinstance(event, protocol.StepEvent) or event.step is None:
         return None
-    return protocol.StepEvent(clean(event.text), clean(event.step))
-
-
-def clean(text: str, limit: int = TEXT_LIMIT) -> str:
-    """A guest's text for a terminal, a page or a file: bounded, without control characters."""
-    return "".join(c if c.isprintable() else "?" for c in text[:limit])
+    return protocol.StepEvent(
+        escape_for_terminal(event.text, TEXT_LIMIT), escape_for_terminal(event.step, TEXT_LIMIT)
+    )
 
 
 async def agent_events(socket: Path) -> AsyncIterator[protocol.StepEvent]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_lab.bench.analysis.comparable import NONE, OURS, is_own
-from giveback_lab.bench.report.text import bounded_text
 from giveback_lab.report.painting import (
     INK,
     MUTED,
@@ -93,7 +93,7 @@ def styles(group: CellGroup, best: str | None = None) -> dict[str, Style]:
 
 def short(name: str) -> str:
     """A strategy's or a VM's name, not longer than a figure has room for."""
-    return bounded_text(name, 28)
+    return escape_for_terminal(name, 28)
 
 
 def heading(figure: Figure, title: str, subtitle: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_lab.bench.analysis.comparable import is_own
 from giveback_lab.bench.analysis.statistics import spread_of
 from giveback_lab.bench.analysis.targets import harm
@@ -13,7 +14,6 @@ from giveback_lab.bench.report.text import (
     HURTS,
     METRICS,
     UNIT_NAMES,
-    bounded_text,
     headline,
     range_text,
     setting_text,
@@ -100,4 +100,6 @@ def _row(cells: Sequence[str]) -> str:
 
 def _cell(text: str) -> str:
     """Foreign text in one cell of a table."""
-    return bounded_text(text, 80).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return (
+        escape_for_terminal(text, 80).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    )

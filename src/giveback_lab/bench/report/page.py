@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_lab.bench.analysis.comparable import NONE, OURS, is_own
 from giveback_lab.bench.analysis.metrics import FIELDS
 from giveback_lab.bench.analysis.statistics import compare, spread_of
@@ -27,7 +28,6 @@ from giveback_lab.bench.report.text import (
     TIMES,
     UNIT_NAMES,
     bench_command,
-    bounded_text,
     difference_text,
     figure_text,
     group_title,
@@ -83,7 +83,7 @@ def render_page(
         strategies=_strategies(results),
         versions=_versions(results),
         missing=_missing(results, groups),
-        command=bounded_text(command or bench_command(results), 4000),
+        command=escape_for_terminal(command or bench_command(results), 4000),
     )
 
 
@@ -129,8 +129,8 @@ def _verdict(finding: TargetFinding) -> dict[str, object]:
         "title": finding.target.title,
         "limit": _limit(finding.target),
         "measured": _unbroken(figure_text(finding)),
-        "against": bounded_text(finding.against or "", 60),
-        "remark": bounded_text(finding.remark),
+        "against": escape_for_terminal(finding.against or "", 60),
+        "remark": escape_for_terminal(finding.remark, 200),
         "verdict": finding.verdict,
         "css": _CLASSES[finding.verdict],
     }
@@ -210,7 +210,7 @@ def _spoken(group: CellGroup, caption: str) -> str:
 def _ablations(group: CellGroup) -> list[str]:
     """What each part of giveback is worth: what it comes to without it, against the whole."""
     return [
-        f"{bounded_text(strategy_title(name))}: {said}"
+        f"{escape_for_terminal(strategy_title(name), 200)}: {said}"
         for name in group.strategies
         if name.startswith(f"{OURS}-") and (said := _without(group, name))
     ]
@@ -247,7 +247,7 @@ def _table(group: CellGroup, title: str, metrics: Sequence[Metric]) -> dict[str,
     rows = [
         {
             "ours": name == OURS,
-            "name": bounded_text(name, 60) + (f" {HURTS}" if harm(group, name) else ""),
+            "name": escape_for_terminal(name, 60) + (f" {HURTS}" if harm(group, name) else ""),
             "cells": [_cell(group, name, metric) for metric in known],
         }
         for name in group.strategies
@@ -291,9 +291,9 @@ def _strategies(results: Sequence[CellResult]) -> list[tuple[str, str, str]]:
     for name in dict.fromkeys(result.cell.strategy for result in results):
         title, source = strategy_title(name), strategy_source(name)
         row = (
-            bounded_text(name, 60),
-            bounded_text(title) if title != name else "",
-            bounded_text(source, 400),
+            escape_for_terminal(name, 60),
+            escape_for_terminal(title, 200) if title != name else "",
+            escape_for_terminal(source, 400),
         )
         if any(row[1:]):
             rows.append(row)
@@ -310,7 +310,7 @@ def _versions(results: Sequence[CellResult]) -> list[tuple[str, str, str]]:
     starts = sorted(result.started_at for result in results)
     if starts:
         between = starts[0] if len(starts) == 1 else f"{starts[0]} to {starts[-1]}"
-        rows.append(("started", bounded_text(between), ""))
+        rows.append(("started", escape_for_terminal(between, 200), ""))
     sizes = ", ".join(ram_text(size) for size in sorted({r.cell.mem_bytes for r in results}))
     return [*rows, ("guest memory", sizes or "-", "")]
 
@@ -336,7 +336,11 @@ def _missing(
         ("Measured with more than one version:", _mixed(results)),
         ("Never measured:", _never(results, groups)),
     )
-    return [(title, [bounded_text(item, 400) for item in items]) for title, items in lists if items]
+    return [
+        (title, [escape_for_terminal(item, 400) for item in items])
+        for title, items in lists
+        if items
+    ]
 
 
 def _mixed(results: Sequence[CellResult]) -> list[str]:

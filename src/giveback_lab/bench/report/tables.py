@@ -12,13 +12,13 @@ import json
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_lab.bench.analysis.metrics import FIELDS
 from giveback_lab.bench.analysis.statistics import spread_of
 from giveback_lab.bench.analysis.targets import harm
 from giveback_lab.bench.report.text import (
     METRICS,
     bench_command,
-    bounded_text,
     headline,
     strategy_source,
     strategy_title,
@@ -61,11 +61,11 @@ def _cell_rows(cell: Measured) -> list[Sequence[object]]:
     if len(of_vms) > 1:
         named.append((WHOLE_HOST, cell.figures))
     end = (
-        bounded_text(result.started_at, 40),
+        escape_for_terminal(result.started_at, 40),
         _rounded(result.took_s),
         _rounded(result.host_busy_share),
-        bounded_text(result.sitting, 40),
-        "; ".join(bounded_text(problem) for problem in result.problems),
+        escape_for_terminal(result.sitting, 40),
+        "; ".join(escape_for_terminal(problem, 200) for problem in result.problems),
     )
     return [(*_key(result, name), *_fields(figures), *end) for name, figures in named]
 
@@ -73,12 +73,12 @@ def _cell_rows(cell: Measured) -> list[Sequence[object]]:
 def _key(result: CellResult, vm_name: str) -> tuple[object, ...]:
     cell = result.cell
     texts = (
-        bounded_text(cell.kernel, 20),
+        escape_for_terminal(cell.kernel, 20),
         cell.mem_bytes,
-        bounded_text(cell.work, 60),
-        bounded_text(cell.strategy, 60),
+        escape_for_terminal(cell.work, 60),
+        escape_for_terminal(cell.strategy, 60),
     )
-    return (*texts, cell.round, bounded_text(vm_name, 60))
+    return (*texts, cell.round, escape_for_terminal(vm_name, 60))
 
 
 def _fields(figures: CellFigures) -> list[object]:
@@ -136,7 +136,10 @@ def results_json(
         "command": command or bench_command(results),
         "versions": versions(results),
         "strategies": {
-            bounded_text(name, 60): {"title": strategy_title(name), "source": strategy_source(name)}
+            escape_for_terminal(name, 60): {
+                "title": strategy_title(name),
+                "source": strategy_source(name),
+            }
             for name in names
         },
         "verdicts": [_finding(finding) for finding in all_findings],
@@ -150,7 +153,9 @@ def versions(results: Sequence[CellResult]) -> dict[str, list[str]]:
     found: dict[str, dict[str, None]] = {}
     for result in results:
         for name, version in result.versions.items():
-            found.setdefault(bounded_text(name, 60), {})[bounded_text(version)] = None
+            found.setdefault(escape_for_terminal(name, 60), {})[
+                escape_for_terminal(version, 200)
+            ] = None
     return {name: list(of_name) for name, of_name in sorted(found.items())}
 
 
@@ -173,7 +178,7 @@ def _finding(finding: TargetFinding) -> dict[str, object]:
         "limit": finding.target.limit,
         "counts": finding.counts,
         "verdict": finding.verdict.value,
-        "against": None if finding.against is None else bounded_text(finding.against, 60),
+        "against": None if finding.against is None else escape_for_terminal(finding.against, 60),
         **measured,
         "grain_bytes": _rounded(finding.grain_bytes),
         "remark": finding.remark,
@@ -182,9 +187,9 @@ def _finding(finding: TargetFinding) -> dict[str, object]:
 
 def _setting_key(kernel: str, mem_bytes: int, work: str) -> dict[str, object]:
     return {
-        "kernel": bounded_text(kernel, 20),
+        "kernel": escape_for_terminal(kernel, 20),
         "mem_bytes": mem_bytes,
-        "work": bounded_text(work, 60),
+        "work": escape_for_terminal(work, 60),
     }
 
 
@@ -193,12 +198,14 @@ def _group(group: CellGroup) -> dict[str, object]:
     return {
         **_setting_key(setting.kernel, setting.mem_bytes, setting.work),
         "after_s": [_rounded(after_s) for after_s in group.after_s],
-        "strategies": {bounded_text(name, 60): _strategy(group, name) for name in group.strategies},
+        "strategies": {
+            escape_for_terminal(name, 60): _strategy(group, name) for name in group.strategies
+        },
         "failed": [
             {
-                "strategy": bounded_text(failed.cell.strategy, 60),
+                "strategy": escape_for_terminal(failed.cell.strategy, 60),
                 "round": failed.cell.round,
-                "reasons": [bounded_text(reason) for reason in failed.reasons],
+                "reasons": [escape_for_terminal(reason, 200) for reason in failed.reasons],
             }
             for failed in group.failed
         ],

@@ -1,6 +1,6 @@
 """How the benchmark's report writes figures, names and verdicts. Pure.
 
-What came from a guest or from a stored file goes through `bounded_text` before anyone sees it.
+What came from a guest or from a stored file goes through `escape_for_terminal` before anyone sees it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import MIB
 from giveback_lab.bench.analysis.targets import RESIDUE_GRAIN, Verdict
-from giveback_lab.report.words import clean_text, ram_text
+from giveback_lab.report.words import ram_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -102,11 +103,6 @@ TABLES = (
 METRICS = {metric.field: metric for _, metrics in TABLES for metric in metrics}
 
 
-def bounded_text(text: str, most_chars: int = 200) -> str:
-    """Foreign text without anything that a terminal could act on. For HTML it is still to be escaped."""
-    return clean_text(text, most_chars)
-
-
 def strategy_title(name: str) -> str:
     """The strategy's title, or its name where this giveback does not know it."""
     return _of_strategy(name, "title", name)
@@ -155,12 +151,12 @@ def _of_strategy(name: str, attribute: str, otherwise: str) -> str:
 
 def work_title(work: str) -> str:
     """The work in a few words."""
-    return WORK_TITLES.get(work, bounded_text(work, 60))
+    return WORK_TITLES.get(work, escape_for_terminal(work, 60))
 
 
 def setting_text(setting: GroupSetting) -> str:
     """Kernel and memory: what, beside the work, is the same in all cells compared."""
-    return f"Linux {bounded_text(setting.kernel, 20)}, {ram_text(setting.mem_bytes)}"
+    return f"Linux {escape_for_terminal(setting.kernel, 20)}, {ram_text(setting.mem_bytes)}"
 
 
 def number(value: float, digits: int = 3) -> str:

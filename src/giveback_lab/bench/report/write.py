@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_lab.bench.analysis.comparable import OURS, current, groups
 from giveback_lab.bench.analysis.statistics import spread_of
 from giveback_lab.bench.analysis.targets import Verdict, best_by, findings, rivals
@@ -18,7 +19,6 @@ from giveback_lab.bench.report.tables import (
     write_text,
 )
 from giveback_lab.bench.report.text import (
-    bounded_text,
     counted,
     figure_text,
     group_title,
@@ -112,16 +112,20 @@ def summary(results: Sequence[CellResult]) -> str:
             lines += ["", f"{verdict.capitalize()}:"]
         for finding in all_findings:
             if finding.counts and finding.verdict is verdict:
-                against = bounded_text(finding.against or "", 60)
+                against = escape_for_terminal(finding.against or "", 60)
                 said = figure_text(finding).replace("\u00a0", " ")
                 target = f"{finding.target.title} (at most {finding.target.limit:g} \u00d7)"
-                words = "; ".join(filter(None, (said, against, bounded_text(finding.remark, 200))))
-                lines.append(f"  {bounded_text(finding.setting.work, 60)}: {target}: {words}")
+                words = "; ".join(
+                    filter(None, (said, against, escape_for_terminal(finding.remark, 200)))
+                )
+                lines.append(
+                    f"  {escape_for_terminal(finding.setting.work, 60)}: {target}: {words}"
+                )
     failed = [one for group in all_groups for one in group.failed]
     if failed:
         lines += ["", f"Failed cells: {len(failed)}"]
         lines += [
-            f"  {bounded_text(one.cell.key)}: {bounded_text('; '.join(one.reasons))}"
+            f"  {escape_for_terminal(one.cell.key, 200)}: {escape_for_terminal('; '.join(one.reasons), 200)}"
             for one in failed[:20]
         ]
     return "\n".join(lines) + "\n"
@@ -137,7 +141,7 @@ def _work_line(group: CellGroup, all_groups: Sequence[CellGroup]) -> str:
         if name is not None and spread is not None:
             size = with_unit(spread.median, "GiB min").replace("\u00a0", " ")
             parts.append(
-                f"{bounded_text(strategy_title(name) if name == OURS else name, 60)} {size}"
+                f"{escape_for_terminal(strategy_title(name) if name == OURS else name, 60)} {size}"
             )
     told = ", ".join(parts) if parts else "nothing was measured"
     return f"{title}: footprint after the work: {told}"

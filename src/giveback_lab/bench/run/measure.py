@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from giveback.errors import VmError
 from giveback_kernel import meminfo
 from giveback_kernel.errors import KernelFileError
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_lab.bench.model import CellMark, CellSample, Counters, VmCourse
 from giveback_lab.bench.run.counters import read_counters
 from giveback_lab.bench.run.host_load import process_cpu
 from giveback_lab.images.image import GUEST_LAB
-from giveback_lab.vms.agent_port import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,7 +215,7 @@ class Meter:
         )
         said = _last_words(done.lines)
         if done.code != 0 or said is None:
-            last = " / ".join(clean(row) for row in done.lines[-3:])
+            last = " / ".join(escape_for_terminal(row) for row in done.lines[-3:])
             raise VmError(f"{self.vm.spec.name}: {what} failed in the guest: {last}")
         return said
 

@@ -6,14 +6,12 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 from report_runs import cut, make_run, patient, runs
 
 from giveback_kernel.units import GIB, MIB
 from giveback_lab.report.run import DemoRun, MarkKind
 from giveback_lab.report.words import (
     action_text,
-    clean_text,
     headline,
     mib_text,
     percent_text,
@@ -22,32 +20,6 @@ from giveback_lab.report.words import (
     sizes_text,
     summary_lines,
 )
-
-
-@given(st.text() | st.binary().map(lambda b: b.decode("utf-8", "surrogateescape")))
-@patient
-def test_clean_text_is_printable_and_bounded(text: str) -> None:
-    clean = clean_text(text, 50)
-    assert clean.isprintable()
-    assert len(clean) <= 50
-    clean.encode("utf-8")
-
-
-@pytest.mark.parametrize(
-    ("text", "clean"),
-    [
-        ("\x1b[31mred\x1b[0m", "red"),
-        ("\x1b]0;title\x07text", "text"),
-        ("a\r\nb", "a??b"),
-        ("a\tb", "a b"),
-        ("left\u202eright", "left?right"),
-        ("\x9b31m", "?31m"),
-        ("gr\u00fc\u00df", "gr\u00fc\u00df"),
-        ("x" * 400, "x" * 297 + "..."),
-    ],
-)
-def test_clean_text(text: str, clean: str) -> None:
-    assert clean_text(text) == clean
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from giveback.vmm.backends.firecracker import FirecrackerBackend
 from giveback.vmm.backends.qemu_args import describe, properties
 from giveback.vmm.base import Answer, Backing, RamBlock
 from giveback.vmm.mapping import bind
-from giveback_kernel.escaping import escape_for_terminal
 
 MIB, GIB = 1 << 20, 1 << 30
 JSON = st.recursive(
@@ -236,10 +235,3 @@ def test_the_kernel_s_merging_is_seen_through() -> None:
     (bound,) = bind([RamBlock("ram", GIB)], [merged])
     assert bound.ranges == ((GIB, 2 * GIB),)
     assert not bound.sure
-
-
-@given(st.text())
-def test_shown_text_is_one_safe_line(text: str) -> None:
-    safe = escape_for_terminal(text, 50)
-    assert safe.isprintable()
-    assert len(safe) <= 50 * 10 + 1
