@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from giveback_kernel import files, meminfo
+from giveback_kernel import buddyinfo, files, meminfo
 from giveback_kernel.buddyinfo import ORDERS_LIMIT
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import signed
@@ -115,25 +115,23 @@ def read_effective_order(root: str, order: int | None) -> int | None:
     return read_pageblock_order(root) if known is None else known
 
 
-def pageblock_order_from(hugepagesize_bytes: int | None, page_size_bytes: int) -> int | None:
-    """Derive the page block order from the huge page size, as the kernel does; None without one."""
-    if not hugepagesize_bytes or hugepagesize_bytes < page_size_bytes:
-        return None
-    return (hugepagesize_bytes // page_size_bytes).bit_length() - 1
-
-
 def read_pageblock_order(root: str = "/") -> int | None:
-    """Read the page block order under `root` from pagetypeinfo (root only), else from meminfo.
+    """Read the page block order under `root` from pagetypeinfo (root only), else derive it.
 
-    None where neither tells. Costly through pagetypeinfo: call it once. Raises KernelFileError.
+    None where nothing tells. Costly through pagetypeinfo: call it once. Raises KernelFileError.
     """
-    from giveback_kernel import pagetypeinfo
+    from giveback_kernel import huge_pages, pagetypeinfo
 
     types = pagetypeinfo.read_pagetypeinfo(root)
     if types is not None:
         return types.page_block_order
+    try:
+        largest: int | None = buddyinfo.max_order(buddyinfo.read_buddyinfo(root))
+    except KernelFileError:
+        largest = None
     size = meminfo.read_meminfo(root).hugepagesize_bytes
-    return pageblock_order_from(size, os.sysconf("SC_PAGE_SIZE"))
+    pmd_size = huge_pages.read_pmd_size_bytes(root)
+    return huge_pages.pageblock_order(size, os.sysconf("SC_PAGE_SIZE"), largest, pmd_size)
 
 
 def parse_features(data: bytes) -> tuple[bool, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 from giveback.vmm.base import BYTES_LIMIT, BalloonStatistics
-from giveback_kernel import buddyinfo, meminfo, page_reporting
+from giveback_kernel import buddyinfo, huge_pages, meminfo, page_reporting
 from giveback_kernel.errors import KernelFileError
 
 STALE_S = 60.0
@@ -177,9 +177,8 @@ def _report_order(
     """
     if buddy is None:
         return None if parameter is None or parameter < 0 else parameter
-    pageblock_order = page_reporting.pageblock_order_from(hugepagesize_bytes, page_bytes)
-    if pageblock_order is None:
-        pageblock_order = buddyinfo.max_order(buddy)
+    largest = buddyinfo.max_order(buddy)
+    pageblock_order = huge_pages.pageblock_order(hugepagesize_bytes, page_bytes, largest)
     return page_reporting.effective_order(parameter, pageblock_order)
 
 

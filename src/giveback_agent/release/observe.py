@@ -6,7 +6,7 @@ Taking one reads four small files. The costly ones, vmstat and zoneinfo, are rea
 from __future__ import annotations
 
 from giveback_agent.policy.observation import Snapshot, cold_cache_bytes
-from giveback_kernel import buddyinfo, page_reporting, vmstat, zoneinfo
+from giveback_kernel import buddyinfo, huge_pages, page_reporting, vmstat, zoneinfo
 from giveback_kernel.buddyinfo import BuddyInfo, read_buddyinfo
 from giveback_kernel.cpustat import read_cpustat
 from giveback_kernel.errors import KernelFileError
@@ -68,7 +68,7 @@ def take(
     order = report_order
     if order is None:
         if pageblock_order is None:
-            pageblock_order = _pageblock_order(memory, buddy)
+            pageblock_order = _pageblock_order(root, memory, buddy)
         order = page_reporting.effective_order(_parameter(root), pageblock_order)
     reportable = trapped = None
     if buddy is not None and order is not None:
@@ -98,12 +98,16 @@ def _parameter(root: str) -> int | None:
         return None
 
 
-def _pageblock_order(memory: MemInfo, buddy: BuddyInfo | None) -> int | None:
+def _pageblock_order(root: str, memory: MemInfo, buddy: BuddyInfo | None) -> int | None:
     """Derive it from the huge page size; a kernel without huge pages takes its largest block."""
     if buddy is None:
         return None
-    order = page_reporting.pageblock_order_from(memory.hugepagesize_bytes, buddy.page_size_bytes)
-    return buddyinfo.max_order(buddy) if order is None else order
+    return huge_pages.pageblock_order(
+        memory.hugepagesize_bytes,
+        buddy.page_size_bytes,
+        buddyinfo.max_order(buddy),
+        huge_pages.read_pmd_size_bytes(root),
+    )
 
 
 def _buddy(root: str) -> BuddyInfo | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import mmap
 import os
 
-from giveback_kernel import buddyinfo, files, page_reporting
+from giveback_kernel import buddyinfo, files, huge_pages, page_reporting
 from giveback_kernel.buddyinfo import read_buddyinfo
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.meminfo import read_meminfo
@@ -50,13 +50,6 @@ class Nudged(Record):
     order: int | None = None
     block_bytes: int = 0
     refused: str = ""
-
-
-def huge_order(hugepagesize_bytes: int | None, page_size_bytes: int) -> int:
-    """Return the order of a transparent huge page; derived from the page table's where not printed."""
-    known = page_reporting.pageblock_order_from(hugepagesize_bytes, page_size_bytes)
-    # A page of 8-byte entries maps the next larger page.
-    return (page_size_bytes // 8).bit_length() - 1 if known is None else known
 
 
 def block_order(report_order: int, thp_order: int) -> int:
@@ -104,9 +97,12 @@ def nudge(root: str = "/") -> Nudged:
     Raises KernelFileError where the kernel's files cannot be read, OSError where memory is refused.
     """
     buddy = read_buddyinfo(root)
-    thp_order = huge_order(read_meminfo(root).hugepagesize_bytes, buddy.page_size_bytes)
+    hugepagesize = read_meminfo(root).hugepagesize_bytes
+    pmd_size = huge_pages.read_pmd_size_bytes(root)
+    thp_order = huge_pages.pmd_order(hugepagesize, buddy.page_size_bytes, pmd_size)
     order = page_reporting.read_order(root)
-    report_order = page_reporting.effective_order(order, thp_order)
+    largest = buddyinfo.max_order(buddy)
+    report_order = page_reporting.effective_order(order, min(thp_order, largest))
     chosen = plan(report_order, thp_order, buddy, read_zoneinfo(root))
     if chosen.order is None:
         return Nudged(False, refused=chosen.refused)

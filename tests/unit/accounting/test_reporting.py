@@ -51,6 +51,9 @@ def test_an_unset_order_is_the_page_block_order_else_the_largest(parameter: int 
     assert order(parameter) == 9
     assert order(parameter, huge_kib=1024) == 8
     assert order(parameter, huge_kib=None) == 10
+    # default_hugepagesz=1G, and 64K on arm64: no page block is made of these.
+    assert order(parameter, huge_kib=1 << 20) == 9
+    assert order(parameter, huge_kib=64) == 9
     assert order(parameter, buddy=b"") is None
 
 

@@ -101,24 +101,6 @@ def test_an_unset_order_and_an_unknown_page_block_order_are_unknown() -> None:
     assert page_reporting.effective_order(None, None) is None
 
 
-@pytest.mark.parametrize(
-    ("hugepagesize_bytes", "page_size_bytes", "expected"),
-    [
-        (2 << 20, 4096, 9),
-        (512 << 20, 65536, 13),
-        (32 << 20, 16384, 11),
-        (0, 4096, None),
-        (None, 4096, None),
-        (1024, 4096, None),
-    ],
-)
-def test_the_page_block_order_from_the_huge_page_size(
-    hugepagesize_bytes: int | None, page_size_bytes: int, expected: int | None
-) -> None:
-    derived = page_reporting.pageblock_order_from(hugepagesize_bytes, page_size_bytes)
-    assert derived == expected
-
-
 def test_the_page_block_order_is_read_where_this_user_may(tmp_path: Path) -> None:
     root = plant(tmp_path, {"/proc/pagetypeinfo": b"Page block order: 13\nPages per block: 8192\n"})
     assert page_reporting.read_pageblock_order(root) == 13

@@ -112,6 +112,15 @@ def test_without_huge_pages_the_largest_block_is_the_page_block(tmp_path: Path) 
     assert observe.take(plant(tmp_path, files), 0.0).report_order == 10
 
 
+def test_huge_pages_of_one_gib_are_no_page_blocks(tmp_path: Path) -> None:
+    files = dict(GUEST)
+    del files[ORDER_PATH]
+    files["/proc/meminfo"] = files["/proc/meminfo"].replace(b"    2048 kB", b" 1048576 kB")
+    taken = observe.take(plant(tmp_path, files), 0.0)
+    assert (taken.report_order, taken.meminfo.hugepagesize_bytes) == (9, 1 << 30)
+    assert taken.reportable_bytes
+
+
 @settings(deadline=None)
 @given(st.sampled_from(range(1, len(GUEST["/proc/meminfo"]))))
 def test_a_cut_meminfo_gives_no_picture_or_a_true_one(

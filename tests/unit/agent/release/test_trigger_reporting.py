@@ -61,16 +61,6 @@ def test_the_block_bypasses_the_per_cpu_lists(
     assert trigger_reporting.block_order(report_order, thp_order) == order
 
 
-def test_the_huge_pages_order_is_the_page_tables_where_it_is_not_printed() -> None:
-    assert trigger_reporting.huge_order(2 << 20, 4096) == 9
-    assert trigger_reporting.huge_order(1 << 20, 4096) == 8
-    assert [trigger_reporting.huge_order(None, size) for size in (4096, 16384, 65536)] == [
-        9,
-        11,
-        13,
-    ]
-
-
 def test_a_roomy_guest_is_nudged_with_64_kib_at_order_0_and_4_mib_at_order_9() -> None:
     assert trigger_reporting.plan(0, 9, ROOMY, zones(400_000)) == trigger_reporting.TriggerPlan(
         4, 64 << 10
