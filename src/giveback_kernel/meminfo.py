@@ -8,7 +8,7 @@ from __future__ import annotations
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import BYTES_LIMIT, number, quoted
-from giveback_kernel.record import Record
+from giveback_kernel.record import Record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ PATH = "/proc/meminfo"
 class MemInfo(Record):
     """The fields of /proc/meminfo that decide anything; None where the kernel does not print one.
 
-    `cached_bytes` includes shared memory, which cannot be dropped; `file_bytes` does not.
+    `cached_bytes` includes shared memory, which cannot be dropped; `file_bytes` does not. `remarks`: which
+    values were impossible, and what stands in their place.
     """
 
     mem_total_bytes: int
@@ -54,6 +55,7 @@ class MemInfo(Record):
     hugepages_surp: int | None = None
     hugepagesize_bytes: int | None = None
     hugetlb_bytes: int | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def non_free_bytes(self) -> int:
@@ -103,23 +105,62 @@ _FIELDS = {
 # Every kernel since 4.0 prints these; dicts keep their order, and SUnreclaim is the last of them.
 _REQUIRED = tuple(_FIELDS)[: tuple(_FIELDS).index(b"SUnreclaim") + 1]
 
+_NAMES = {field: (name.decode(), in_kib) for name, (field, in_kib) in _FIELDS.items()}
+# What all else is judged by.
+_TRUSTED = frozenset((b"MemTotal", b"MemFree"))
+# 3 %: the drift of per-CPU counters is far less, and a leak soon more.
+_SLACK_DIVISOR = 32
+# Parts of the memory in use that do not overlap.
+_DISJOINT = (
+    "anon_pages_bytes",
+    "cached_bytes",
+    "buffers_bytes",
+    "slab_bytes",
+    "kernel_stack_bytes",
+    "page_tables_bytes",
+    "percpu_bytes",
+    "hugetlb_bytes",
+)
+_IN_USE = (
+    *_DISJOINT[:-1],
+    "active_anon_bytes",
+    "inactive_anon_bytes",
+    "dirty_bytes",
+    "writeback_bytes",
+    "mapped_bytes",
+    "shmem_bytes",
+    "s_reclaimable_bytes",
+    "s_unreclaim_bytes",
+    "unevictable_bytes",
+    "mlocked_bytes",
+    "anon_huge_pages_bytes",
+)
+_PAGE_CACHE = frozenset(("cached_bytes", "buffers_bytes", "shmem_bytes"))
+_LEAKS_INTO_AVAILABLE = frozenset(("inactive_file_bytes", "s_reclaimable_bytes"))
+
 
 def parse(data: bytes) -> MemInfo:
-    """Parse the text of /proc/meminfo.
+    """Parse the text of /proc/meminfo. A counter below zero is 0, with a remark; see `plausible`.
 
     Raises KernelFileError where a field every kernel prints is missing, or a value is nonsense.
     """
     values: dict[str, Any] = {}
+    remarks = []
     for line in data.split(b"\n")[:-1]:
         name, _, rest = line.partition(b":")
         known = _FIELDS.get(name)
-        if known is not None:
-            field, in_kib = known
+        if known is None:
+            continue
+        field, in_kib = known
+        if in_kib and name not in _TRUSTED and _is_negative(rest):
+            values[field] = 0
+            remarks.append(f"{name.decode()} is negative: 0 assumed")
+        else:
             values[field] = _kib_in_bytes(name, rest) if in_kib else _plain(name, rest)
     for name in _REQUIRED:
         if _FIELDS[name][0] not in values:
             raise KernelFileError(PATH, f"{name.decode()} is missing")
-    info = MemInfo(**values)
+    info = MemInfo(**values, remarks=tuple(remarks))
     if info.mem_total_bytes == 0 or info.mem_free_bytes > info.mem_total_bytes:
         raise KernelFileError(
             PATH,
@@ -129,8 +170,106 @@ def parse(data: bytes) -> MemInfo:
 
 
 def read_meminfo(root: str = "/") -> MemInfo:
-    """Read /proc/meminfo under `root`. Raises KernelFileError."""
-    return parse(files.read(root, PATH))
+    """Read /proc/meminfo under `root`, impossible values replaced. Raises KernelFileError."""
+    return plausible(parse(files.read(root, PATH)))
+
+
+def plausible(info: MemInfo) -> MemInfo:
+    """Replace values that cannot be by estimates, and say so in `remarks`; MemTotal and MemFree are believed.
+
+    Counters leak: Inactive(file) above MemTotal, and MemAvailable with it (oracle/oracle-linux#218). Taken
+    as they are they mean plenty. Nothing that is in use exceeds MemTotal - MemFree. The kernel adds counters
+    up from per-CPU parts, so that a small excess is no fault.
+    """
+    used, slack = info.non_free_bytes, info.mem_total_bytes // _SLACK_DIVISOR
+    changes: dict[str, int] = {}
+    for name in _IN_USE:
+        if (info.__dict__[name] or 0) > used + slack:
+            changes[name] = _in_use_estimate_bytes(info, name, used, slack)
+    file_bytes, most = info.file_bytes, _most_file_bytes(info, changes, used)
+    if file_bytes > most + slack:
+        estimate = _file_estimate_bytes(info, changes, used, slack)
+        changes["active_file_bytes"] = min(info.active_file_bytes, estimate)
+        changes["inactive_file_bytes"] = estimate - changes["active_file_bytes"]
+    changes |= _swap_and_hugetlb(info)
+    if info.mem_available_bytes > info.mem_total_bytes or not _LEAKS_INTO_AVAILABLE.isdisjoint(
+        changes
+    ):
+        changes["mem_available_bytes"] = _available_estimate_bytes(info, changes)
+    if not changes:
+        return info
+    said = [
+        _remark(name, info.__dict__[name], value)
+        for name, value in changes.items()
+        if value != info.__dict__[name]
+    ]
+    return replace(info, **changes, remarks=(*info.remarks, *said))
+
+
+def _in_use_estimate_bytes(info: MemInfo, name: str, used: int, slack: int) -> int:
+    if name in _DISJOINT:
+        return _rest_bytes(info, name, used, slack)
+    if name == "shmem_bytes":
+        # The page cache that is not on the file lists.
+        cache = info.cached_bytes + info.buffers_bytes
+        return min(used, max(0, cache - info.file_bytes))
+    # A part of another counter. Without a better one it counts as nothing: nothing is pursued for it.
+    return 0
+
+
+def _rest_bytes(info: MemInfo, name: str, used: int, slack: int) -> int:
+    """Bytes in use that no other believable counter accounts for: the most that `name` can be."""
+    others = [n for n in _DISJOINT if n != name and (info.__dict__[n] or 0) <= used + slack]
+    return max(0, used - sum([info.__dict__[n] or 0 for n in others]))
+
+
+def _most_file_bytes(info: MemInfo, changes: dict[str, int], used: int) -> int:
+    """The file lists hold page cache without shared memory, and anonymous pages that may be dropped."""
+    if not changes.keys().isdisjoint(_PAGE_CACHE):
+        return used
+    cache = info.cached_bytes + info.buffers_bytes - info.shmem_bytes
+    return min(used, max(0, cache) + info.anon_pages_bytes)
+
+
+def _file_estimate_bytes(info: MemInfo, changes: dict[str, int], used: int, slack: int) -> int:
+    if changes.keys().isdisjoint(_PAGE_CACHE):
+        return min(used, max(0, info.cached_bytes + info.buffers_bytes - info.shmem_bytes))
+    shmem = changes.get("shmem_bytes", info.shmem_bytes)
+    return max(0, _rest_bytes(info, "cached_bytes", used, slack) - shmem)
+
+
+def _available_estimate_bytes(info: MemInfo, changes: dict[str, int]) -> int:
+    """Half of what is reclaimable counts, as in si_mem_available() where it is little (mm/show_mem.c)."""
+    now = {**info.__dict__, **changes}
+    reclaimable = now["active_file_bytes"] + now["inactive_file_bytes"] + now["s_reclaimable_bytes"]
+    most = min(info.mem_total_bytes, info.mem_available_bytes)
+    return min(most, info.mem_free_bytes + reclaimable // 2)
+
+
+def _swap_and_hugetlb(info: MemInfo) -> dict[str, int]:
+    changes = {}
+    if info.swap_free_bytes > info.swap_total_bytes:
+        changes["swap_free_bytes"] = 0
+    if (info.hugetlb_bytes or 0) > info.mem_total_bytes:
+        pool = (info.hugepages_total or 0) * (info.hugepagesize_bytes or 0)
+        changes["hugetlb_bytes"] = pool if pool <= info.mem_total_bytes else 0
+    if info.hugepages_total is not None and (info.hugepages_free or 0) > info.hugepages_total:
+        changes["hugepages_free"] = 0
+    return changes
+
+
+def _remark(field: str, was: int, now: int) -> str:
+    name, in_kib = _NAMES[field]
+    unit, shift = (" kB", 10) if in_kib else ("", 0)
+    return f"{name} of {was >> shift}{unit} cannot be: {now >> shift}{unit} assumed"
+
+
+def _is_negative(rest: bytes) -> bool:
+    """Tell whether an amount is one below zero: with a sign, or wrapped around 2**64 bytes."""
+    token = rest.split()[0] if rest.split() else b""
+    if token[:1] == b"-":
+        return token[1:].isdigit()
+    return token.isdigit() and len(token) <= 20 and int(token) >= BYTES_LIMIT >> 10
 
 
 def _kib_in_bytes(name: bytes, rest: bytes) -> int:

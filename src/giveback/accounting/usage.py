@@ -129,7 +129,7 @@ def from_kernel_files(
     What does not parse becomes a problem of the picture, never an error: it is the guest's fault.
     """
     try:
-        info = meminfo.parse(meminfo_text)
+        info = meminfo.plausible(meminfo.parse(meminfo_text))
         buddy = buddyinfo.parse(buddyinfo_text, page_bytes) if buddyinfo_text else None
     except KernelFileError as error:
         return GuestPicture(source, age_s, problems=(f"the guest's {error}",))
@@ -161,6 +161,7 @@ def from_kernel_files(
             free_by_order=orders,
             report_order=_report_order(report_order, info.hugepagesize_bytes, buddy, page_bytes),
             reporting=reporting,
+            problems=tuple([f"the guest's {remark}" for remark in info.remarks]),
         )
     )
 

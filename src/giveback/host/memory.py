@@ -23,6 +23,7 @@ import os
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError, VmError
+from giveback_kernel import cgroup as group_mount
 from giveback_kernel import files, meminfo, pressure, vmstat
 from giveback_kernel.errors import KernelFileError
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from giveback_kernel.pressure import Pressure
 
-CGROUP_MOUNT = "/sys/fs/cgroup"
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _LEVELS_LIMIT = 32
 _NO_LIMIT_BYTES = 1 << 57
@@ -71,8 +71,9 @@ def read_host_view(root: str = "/", cgroup: str | None = None, *, now_s: float) 
         host = _read_machine(root, now_s)
         if cgroup is None:
             # Only the root of a container has limits: the machine's own root group has no such file.
-            inside = files.exists(root, f"{CGROUP_MOUNT}/memory.max")
-            return _of_group(root, CGROUP_MOUNT, host) if inside else host
+            mount = group_mount.v2_mount_or_usual(root)
+            inside = files.exists(root, f"{mount}/memory.max")
+            return _of_group(root, mount, host) if inside else host
         return _of_group(root, _checked(root, cgroup), host)
     except KernelFileError as error:
         raise VmError(f"{error}; the host's memory is read from it") from error
@@ -90,6 +91,8 @@ def _read_machine(root: str, now_s: float) -> HostView:
         psi_memory_full_avg10=_full(stalls),
         swap_in_bytes=swapped_in * PAGE_BYTES,
         swap_free_bytes=memory.swap_free_bytes,
+        # Other counters that leak do not make what is available doubtful.
+        remarks=memory.remarks if any("MemAvailable" in r for r in memory.remarks) else (),
     )
 
 
@@ -140,6 +143,7 @@ def _of_group(root: str, folder: str, host: HostView) -> HostView:
         psi_memory_full_avg10=_full(stalls) if stalls else host.psi_memory_full_avg10,
         swap_in_bytes=_swapped_in(own.stat, host.swap_in_bytes),
         swap_free_bytes=swap_free,
+        remarks=host.remarks,
     )
 
 
@@ -147,7 +151,7 @@ def _levels(root: str, folder: str) -> list[str]:
     """The group and those above it, as far as they have a memory controller that says anything."""
     name = "memory.current" if _is_v2(root, folder) else "memory.usage_in_bytes"
     levels = [folder]
-    while len(levels) < _LEVELS_LIMIT and levels[-1] != CGROUP_MOUNT:
+    while len(levels) < _LEVELS_LIMIT:
         above = levels[-1].rsplit("/", 1)[0]
         if not above or not files.exists(root, f"{above}/{name}"):
             break
@@ -247,3 +251,5 @@ class HostView:
     swap_in_bytes: int = 0
     """Since boot: the arbiter makes a rate of two looks."""
     swap_free_bytes: int = 0
+    remarks: tuple[str, ...] = ()
+    """Which of the kernel's numbers cannot be, and what stands in their place: then stalls decide."""

@@ -67,6 +67,7 @@ def summary(now: Snapshot) -> dict[str, object]:
     memory = now.meminfo
     return {
         "mem_total_bytes": memory.mem_total_bytes,
+        "remarks": list(memory.remarks),
         "non_free_bytes": memory.non_free_bytes,
         "free_bytes": memory.mem_free_bytes,
         "reportable_bytes": now.reportable_bytes,
@@ -99,6 +100,7 @@ def lines(
     used, free = memory.non_free_bytes // MIB, memory.mem_free_bytes // MIB
     cold = now.cold_cache_bytes // MIB
     out.append(f"memory    {memory.mem_total_bytes // MIB} MiB: {used} in use, {free} free")
+    out += [f"          {remark}" for remark in memory.remarks]
     out.append(f"free      {_free_words(now, reporting)}")
     out.append(f"cache     {now.cache_bytes // MIB} MiB, {cold} of it clean and not used lately")
     out.append(f"slab      {memory.s_reclaimable_bytes // MIB} MiB reclaimable")

@@ -267,6 +267,7 @@ _ALWAYS: tuple[Callable[[Facts], Check], ...] = (
     memory_checks.damon,
     memory_checks.pressure,
     memory_checks.swap,
+    memory_checks.memory_counters,
     memory_checks.watermarks,
     memory_checks.huge_pages,
     memory_checks.thp,

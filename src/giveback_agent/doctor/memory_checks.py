@@ -264,6 +264,22 @@ def watermarks(facts: Facts) -> Check:
     return Check(name, OK, said)
 
 
+def memory_counters(facts: Facts) -> Check:
+    """Whether the kernel's own counters can be: some leak, and say that there is plenty."""
+    name = "memory counters"
+    if facts.memory is None:
+        return Check(name, UNKNOWN, "/proc/meminfo cannot be read")
+    remarks = facts.memory.info.remarks
+    if not remarks:
+        return Check(name, OK, "/proc/meminfo adds up")
+    return Check(
+        name,
+        WARN,
+        f"/proc/meminfo: {'; '.join(remarks[:3])}",
+        "reboot, and update the kernel: a counter of it leaks; estimates are used until then",
+    )
+
+
 def huge_pages(facts: Facts) -> Check:
     """Huge pages set aside are neither used nor free."""
     name = "huge pages"

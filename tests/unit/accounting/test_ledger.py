@@ -242,6 +242,22 @@ def test_any_bytes_make_a_picture(meminfo: bytes, buddyinfo: bytes | None) -> No
     assert sum(row.ram_bytes for row in ledger.rows) == 2 * GIB
 
 
+def test_a_guest_s_leaking_counter_is_estimated_and_said() -> None:
+    # oracle/oracle-linux#218
+    names = "Active(anon) Inactive(anon) Active(file) SwapTotal SwapFree Dirty Writeback Mapped"
+    kib = dict.fromkeys([*names.split(), "Buffers", "Shmem", "SReclaimable", "SUnreclaim"], 0)
+    kib |= {"MemTotal": 32_500_000, "MemFree": 700_000, "MemAvailable": 39_800_000}
+    kib |= {"Inactive(file)": 39_500_000, "Cached": 6_000_000, "AnonPages": 24_000_000, "Slab": 0}
+    text = "".join(f"{name}: {value} kB\n" for name, value in kib.items()).encode()
+    guest = from_kernel_files(text, None, GuestSource.AGENT)
+    assert guest.cold_cache_bytes == 6_000_000 << 10
+    assert guest.available_bytes == (700_000 + 3_000_000) << 10
+    assert [problem.partition(" of ")[0] for problem in guest.problems] == [
+        "the guest's Inactive(file)",
+        "the guest's MemAvailable",
+    ]
+
+
 def test_this_machine_s_own_files_make_a_picture() -> None:
     with open("/proc/meminfo", "rb") as memory, open("/proc/buddyinfo", "rb") as buddy:  # noqa: PTH123
         guest = from_kernel_files(memory.read(), buddy.read(), GuestSource.FILE)

@@ -80,6 +80,24 @@ def test_the_machine_itself(tree: Tree) -> None:
     )
 
 
+def test_impossible_numbers_are_replaced_and_said(tree: Tree) -> None:
+    # oracle/oracle-linux#218
+    for old, new in (
+        ("MemTotal:       16777216", "MemTotal:       32500000"),
+        ("MemFree:         2097152", "MemFree:          700000"),
+        ("MemAvailable:    8388608", "MemAvailable:   39800000"),
+        ("Inactive(file):        0", "Inactive(file): 39500000"),
+    ):
+        assert old in MEMINFO
+        tree.put("/proc/meminfo", (tree.folder / "proc/meminfo").read_text().replace(old, new))
+    tree.put("/proc/pressure/memory", PSI.format("80.00", "60.00"))
+    found = tree.view()
+    assert found.available_bytes < 8 * GIB
+    assert len(found.remarks) == 2
+    tree.group(GROUP, 64 * GIB, GIB)
+    assert tree.view(GROUP).remarks == found.remarks
+
+
 def test_a_kernel_without_psi(tree: Tree) -> None:
     (tree.folder / "proc/pressure/memory").unlink()
     assert tree.view().psi_memory_some_avg10 is None
@@ -96,6 +114,20 @@ slab_reclaimable {20 * MIB}
 anon 5
 file_dirty {10 * MIB}
 """
+
+
+def test_in_a_container_the_mount_that_is_seen_has_the_limit(tree: Tree) -> None:
+    tree.group("/sys/fs/cgroup", GIB, 100 * MIB)
+    assert tree.view().total_bytes == GIB
+    tree.put(
+        "/proc/self/mountinfo",
+        "30 1 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"
+        "31 30 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n",
+    )
+    tree.group("/sys/fs/cgroup/unified", 2 * GIB, 100 * MIB)
+    assert tree.view().total_bytes == GIB  # the tightest, those above it included
+    (tree.folder / "sys/fs/cgroup/memory.current").unlink()
+    assert tree.view().total_bytes == 2 * GIB
 
 
 def test_a_group_with_a_limit_stands_for_the_host(tree: Tree) -> None:

@@ -187,6 +187,9 @@ def marks_of(total_bytes: int, settings: ArbiterSettings) -> _Marks:
 def _sane_host(host: HostView) -> HostView:
     total = min(max(0, host.total_bytes), AMOUNT_LIMIT_BYTES)
     available = min(max(0, host.available_bytes), total)
+    remarks = host.remarks
+    if host.available_bytes > total > 0 and not remarks:
+        remarks = (f"more available than the {size(total)} there are: that cannot be",)
     at_s = host.at_s if math.isfinite(host.at_s) else 0.0
     return replace(
         host,
@@ -196,6 +199,7 @@ def _sane_host(host: HostView) -> HostView:
         psi_memory_some_avg10=_percent(host.psi_memory_some_avg10),
         psi_memory_full_avg10=_percent(host.psi_memory_full_avg10),
         swap_in_bytes=min(max(0, host.swap_in_bytes), 1 << 64),
+        remarks=remarks,
     )
 
 
@@ -222,6 +226,8 @@ def _urgency_needed(
     """The least urgency that this look calls for, and why. Falls nowhere as memory gets less."""
     available = host.available_bytes
     had = f"{size(available)} available of {size(host.total_bytes)}"
+    if host.remarks:
+        had += f" by estimate ({host.remarks[0]})"
     critical, short = _held(marks, state.urgency)
     soon = math.inf if trouble_in_s is None else trouble_in_s
     if available < critical:
@@ -254,11 +260,16 @@ def _held(marks: _Marks, urgency: int) -> tuple[float, float]:
 
 
 def _stalls(host: HostView, marks: _Marks, swap_rate: float) -> tuple[int, str]:
-    """What stalls and swapping in call for, where memory is scarce enough to be their cause."""
-    if host.available_bytes >= marks.calm_bytes * _STALLS_COUNT_BELOW_CALM_TIMES:
+    """What stalls and swapping in call for, where memory is scarce enough to be their cause.
+
+    Where the kernel's numbers cannot be, nothing says that it is not.
+    """
+    doubted = bool(host.remarks)
+    enough = host.available_bytes >= marks.calm_bytes * _STALLS_COUNT_BELOW_CALM_TIMES
+    if enough and not doubted:
         return 0, ""
     some, full = host.psi_memory_some_avg10 or 0.0, host.psi_memory_full_avg10 or 0.0
-    scarce = host.available_bytes < marks.calm_bytes
+    scarce = doubted or host.available_bytes < marks.calm_bytes
     if scarce and full >= _FULL_STALLED_BADLY:
         return 3, f"all tasks stall {full:.0f} % of the time for memory"
     if scarce and swap_rate >= _SWAP_IN_BADLY_BYTES_PER_S:

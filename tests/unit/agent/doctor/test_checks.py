@@ -187,6 +187,13 @@ def loaded(warnings: tuple[str, ...] = (), **changes: object) -> Loaded:
         ("PSI", {"psi": Access("/p", EACCES)}, UNKNOWN, ""),
         ("swap", {"loaded": loaded(swap=True)}, WARN, "there is no swap"),
         ("swap", {"swaps": None}, UNKNOWN, ""),
+        (
+            "memory counters",
+            {"memory": MemoryFacts(replace(memory().info, remarks=("MemAvailable of ...",)))},
+            WARN,
+            "leaks",
+        ),
+        ("memory counters", {"memory": None}, UNKNOWN, ""),
         ("watermarks", {"memory": replace(memory(), below_low=True)}, WARN, "short"),
         (
             "watermarks",

@@ -244,6 +244,23 @@ def test_stalls_count_where_memory_is_scarce_enough_to_be_their_cause(
     assert (decision.deficit_bytes > 0) == (urgency > 0)
 
 
+@pytest.mark.parametrize(("full", "urgency"), [(0.0, 0), (6.0, 2), (60.0, 3)])
+def test_where_the_numbers_cannot_be_stalls_decide(full: float, urgency: int) -> None:
+    # oracle/oracle-linux#218: MemAvailable of 39.8 GB on a host of 32.5 GB.
+    wild = replace(host_of(39 * GIB), total_bytes=31 * GIB, psi_memory_full_avg10=full)
+    estimated = replace(
+        host_of(14 * GIB),
+        total_bytes=31 * GIB,
+        psi_memory_full_avg10=full,
+        remarks=("MemAvailable of 39800000 kB cannot be: 14 GiB assumed",),
+    )
+    for host in (wild, estimated):
+        decision, _ = decide(host, [], Remembered(), SETTINGS)
+        assert decision.urgency == urgency
+        assert (decision.deficit_bytes > 0) == (urgency > 0)
+        assert "cannot be" in decision.reason
+
+
 @pytest.mark.parametrize(("mib_per_s", "urgency"), [(0, 0), (4, 2), (64, 3)])
 def test_swapping_in_counts_as_a_rate(mib_per_s: int, urgency: int) -> None:
     state = Remembered()
