@@ -1,16 +1,21 @@
-"""/proc/self/mountinfo: which cgroup version is mounted, and where.
+"""Which cgroup version is mounted, and where.
 
-Source: Documentation/filesystems/proc.rst (mountinfo) and Documentation/admin-guide/cgroup-v2.rst.
+Source: Documentation/admin-guide/cgroup-v2.rst.
 """
 
 from __future__ import annotations
 
-from giveback_kernel import files
-from giveback_kernel.fields import text, unescaped
+from giveback_kernel import mounts
+from giveback_kernel.errors import KernelFileError
+from giveback_kernel.fields import text
 from giveback_kernel.record import Record
 
-PATH = "/proc/self/mountinfo"
-READ_LIMIT_BYTES = 8 << 20
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from giveback_kernel.mounts import Mount
+
+PATH = mounts.PATH
+USUAL_MOUNT = "/sys/fs/cgroup"
 CONTROLLERS_LIMIT = 64
 
 
@@ -30,28 +35,48 @@ class CgroupMounts(Record):
 
 def parse(data: bytes) -> CgroupMounts:
     """Parse the text of mountinfo. A line that is not a mount is skipped: the rest still counts."""
-    v2: tuple[str, str] | None = None
-    v1: list[tuple[str, str]] = []
-    for line in data.split(b"\n")[:-1]:
-        if b" - cgroup" not in line:
-            continue
-        head, _, tail = line.partition(b" - ")
-        place = head.split()
-        kind = tail.split()
-        if len(place) < 5 or len(kind) < 3:
-            continue
-        mount = text(unescaped(place[4]))
-        if "\0" in mount:
-            continue
-        if kind[0] == b"cgroup2" and v2 is None:
-            v2 = (mount, text(unescaped(place[3])))
-        elif kind[0] == b"cgroup" and len(v1) < CONTROLLERS_LIMIT:
-            options = [word for word in kind[2].split(b",") if word not in (b"rw", b"ro")]
-            v1.append((text(b",".join(options)), mount))
+    return choose(mounts.parse(data))
+
+
+def choose(table: tuple[Mount, ...]) -> CgroupMounts:
+    """Choose among the mounts that can be seen: one that another mount hides does not count.
+
+    Of several cgroup2 mounts the whole hierarchy goes before a part of it, and the usual place first.
+    """
+    seen = mounts.visible(table, ("cgroup2", "cgroup"))
+    v2 = sorted(
+        [mount for mount in seen if mount.fs_type == "cgroup2"],
+        key=lambda mount: (_is_part(mount.root), mount.point != USUAL_MOUNT),
+    )
+    v1 = []
+    for mount in seen:
+        if mount.fs_type == "cgroup" and len(v1) < CONTROLLERS_LIMIT:
+            words = [word for word in mount.options.split(",") if word not in ("rw", "ro")]
+            v1.append((",".join(words), _shown(mount.point)))
     version = ("hybrid" if v1 else "v2") if v2 else ("v1" if v1 else "none")
-    return CgroupMounts(version, v2 and v2[0], v2 and v2[1], tuple(v1))
+    if not v2:
+        return CgroupMounts(version, v1_mounts=tuple(v1))
+    return CgroupMounts(version, _shown(v2[0].point), _shown(v2[0].root), tuple(v1))
 
 
 def read_cgroup(root: str = "/") -> CgroupMounts:
-    """Read /proc/self/mountinfo under `root`. Raises KernelFileError."""
-    return parse(files.read(root, PATH, READ_LIMIT_BYTES))
+    """Read the mount table under `root`. Raises KernelFileError."""
+    return choose(mounts.read_mounts(root))
+
+
+def v2_mount_or_usual(root: str = "/") -> str:
+    """Return where cgroup v2 is seen under `root`, without a slash at its end; else the usual place."""
+    try:
+        found = read_cgroup(root).v2_mount
+    except KernelFileError:
+        found = None
+    return (found or USUAL_MOUNT).rstrip("/")
+
+
+def _is_part(mount_root: str) -> bool:
+    """Tell whether a bind mount shows one cgroup's folder; '/..' is above a namespace's root."""
+    return mount_root != "/" and not mount_root.startswith("/..")
+
+
+def _shown(path: str) -> str:
+    return text(path.encode("utf-8", "surrogateescape"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from giveback_kernel import files
+from giveback_kernel import cgroup, files
 from giveback_kernel.errors import KernelFileError
 
 THP = "/sys/kernel/mm/transparent_hugepage"
@@ -45,10 +45,14 @@ def _number(text: bytes) -> int | None:
 
 
 def _swap_accounted(root: str, pid: int) -> bool | None:
-    """Whether the process's cgroup (version 2) counts swap; None where there is no such group."""
+    """Whether the process's cgroup (version 2) counts swap; None where there is no such group.
+
+    A path with `..` lies outside of this process's cgroup namespace: its folder is not seen.
+    """
+    mount = cgroup.v2_mount_or_usual(root)
     for line in _read(root, f"/proc/{pid}/cgroup").splitlines():
-        if line.startswith(b"0::/") and len(line) > 4:
-            group = "/sys/fs/cgroup" + line[3:].decode("utf-8", "surrogateescape")
+        if line.startswith(b"0::/") and len(line) > 4 and b".." not in line[3:].split(b"/"):
+            group = mount + line[3:].decode("utf-8", "surrogateescape")
             if files.exists(root, f"{group}/memory.current"):
                 return files.exists(root, f"{group}/memory.swap.current")
     return None

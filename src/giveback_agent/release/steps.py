@@ -117,20 +117,15 @@ def scratch_folder(root: str, state_directory: str | None) -> str | None:
 
 
 def is_in_memory(root: str, path: str) -> bool:
-    """Tell whether a folder's file system is tmpfs or the like: the longest mount point decides."""
+    """Tell whether the file system that is seen at a folder is tmpfs or the like."""
+    from giveback_kernel import mounts
+
     try:
-        rows = files.read(root, "/proc/self/mounts").decode("utf-8", "replace").splitlines()
+        mount = mounts.covering(mounts.read_mounts(root), path)
     except KernelFileError:
         return True
-    best, kind = "", ""
-    for row in rows:
-        words = row.split(" ")
-        if len(words) < 3:
-            continue
-        point = words[1].rstrip("/") + "/"
-        if (path.rstrip("/") + "/").startswith(point) and len(point) >= len(best):
-            best, kind = point, words[2]
-    return kind in ("", "tmpfs", "ramfs", "devtmpfs", "rootfs", "overlay")
+    kinds = ("tmpfs", "ramfs", "devtmpfs", "rootfs", "overlay")
+    return mount is None or mount.fs_type in kinds
 
 
 def lower_order(root: str, order: int) -> str:

@@ -11,14 +11,15 @@ import os
 
 from giveback_agent.runtime import child
 from giveback_agent.wsl import wslconfig
-from giveback_kernel import files
+from giveback_kernel import files, mounts
 from giveback_kernel.errors import KernelFileError
-from giveback_kernel.fields import unescaped
 from giveback_kernel.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from giveback_kernel.mounts import Mount
 
 ANSWER_TIMEOUT_S = 5.0
 PROFILES_LIMIT = 256
@@ -78,7 +79,7 @@ def detect(root: str = "/", environ: Mapping[str, str] | None = None) -> WslHost
     return WslHost(
         release=release,
         evidence=evidence,
-        drives=parse_mounts(_bytes(root, "/proc/mounts"), _automount_root(root)),
+        drives=drives_of(_mounts(root), _automount_root(root)),
         path=tuple(p for p in environ.get("PATH", "").split(":") if p.startswith("/")),
         interop_socket=socket,
         custom_kernel="microsoft-standard" not in release,
@@ -100,28 +101,25 @@ def recognise(release: str, marks: Sequence[str], buses: Sequence[str]) -> tuple
     return ()
 
 
-def parse_mounts(data: bytes, automount_root: str = "/mnt/") -> tuple[Drive, ...]:
-    r"""The Windows drives in /proc/mounts, C first.
+def drives_of(table: tuple[Mount, ...], automount_root: str = "/mnt/") -> tuple[Drive, ...]:
+    r"""The Windows drives among the mounts that can be seen, C first; whole drives before parts of one.
 
     Seen in the wild: `C:\134 /mnt/c 9p ...aname=drvfs;path=C:\;...`, the same with the source
     `drvfs`, and `drvfsC0 /mnt/c virtiofs ...`, which names its drive only in a tag.
     """
     drives: dict[str, Drive] = {}
-    for line in data.splitlines():
-        fields = line.split(b" ")
-        if len(fields) < 4 or fields[2] not in (b"9p", b"virtiofs", b"drvfs"):
-            continue
-        source, mount, options = (_unescape(fields[i]) for i in (0, 1, 3))
-        path = options.partition("aname=drvfs;path=")[2]
+    seen = mounts.visible(table, ("9p", "virtiofs", "drvfs"))
+    for one in sorted(seen, key=lambda mount: mount.root != "/"):
+        path = one.options.partition("aname=drvfs;path=")[2]
         letter = ""
-        for candidate in (path.split(";")[0], source):
+        for candidate in (path.split(";")[0], one.source):
             if candidate[1:2] == ":" and candidate[2:] in ("", "\\", "/"):
                 letter = candidate[0]
-        if not letter and source.startswith("drvfs") and mount.startswith(automount_root):
-            letter = mount[len(automount_root) :]
+        if not letter and one.source.startswith("drvfs") and one.point.startswith(automount_root):
+            letter = one.point[len(automount_root) :]
         letter = letter.upper()
         if len(letter) == 1 and "A" <= letter <= "Z":
-            drives.setdefault(letter, Drive(letter, mount))
+            drives.setdefault(letter, Drive(letter, one.point))
     return tuple(sorted(drives.values(), key=lambda d: (d.letter != "C", d.letter)))
 
 
@@ -297,8 +295,11 @@ def _interop_socket(root: str, environ: Mapping[str, str]) -> str:
     return "/run/WSL/" + ("1_interop" if "1_interop" in sockets else sockets[-1])
 
 
-def _unescape(field: bytes) -> str:
-    return unescaped(field).decode("utf-8", "surrogateescape")
+def _mounts(root: str) -> tuple[Mount, ...]:
+    try:
+        return mounts.read_mounts(root)
+    except KernelFileError:
+        return ()
 
 
 def _bytes(root: str, path: str) -> bytes:

@@ -66,6 +66,43 @@ def test_the_first_of_two_mounts_counts() -> None:
     assert cgroup.parse(V2 + V2.replace(b"/sys/fs/cgroup", b"/other")).v2_mount == "/sys/fs/cgroup"
 
 
+OVERMOUNTED = b"""\
+23 60 0:21 / /sys rw - sysfs sysfs rw
+30 23 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+31 30 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+32 30 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+60 1 8:32 / / rw - ext4 /dev/sdc rw
+"""
+ON_TOP = b"40 30 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n"
+
+
+def test_a_mount_that_a_later_one_hides_does_not_count() -> None:
+    # microsoft/WSL#6662
+    below = cgroup.parse(OVERMOUNTED)
+    assert (below.version, below.v2_mount) == ("hybrid", "/sys/fs/cgroup/unified")
+    for table in (OVERMOUNTED + ON_TOP, ON_TOP + OVERMOUNTED):
+        assert cgroup.parse(table) == CgroupMounts("v2", "/sys/fs/cgroup", "/")
+
+
+def test_a_later_tmpfs_hides_the_hierarchy() -> None:
+    hidden = OVERMOUNTED + ON_TOP + b"50 23 0:40 / /sys/fs rw - tmpfs tmpfs rw\n"
+    assert cgroup.parse(hidden) == CgroupMounts("none")
+
+
+def test_a_folder_of_the_hierarchy_elsewhere_is_not_the_hierarchy() -> None:
+    part = b"20 60 0:26 /kubepods /var/pods rw - cgroup2 cgroup2 rw\n"
+    assert cgroup.parse(part + V2) == CgroupMounts("v2", "/sys/fs/cgroup", "/")
+    assert cgroup.parse(part) == CgroupMounts("v2", "/var/pods", "/kubepods")
+    elsewhere = V2.replace(b"28 25", b"29 25").replace(b"/sys/fs/cgroup", b"/a")
+    assert cgroup.parse(elsewhere + V2).v2_mount == "/sys/fs/cgroup"
+
+
+def test_the_usual_place_stands_in(tmp_path: Path) -> None:
+    assert cgroup.v2_mount_or_usual(str(tmp_path)) == "/sys/fs/cgroup"
+    root = plant(tmp_path, {cgroup.PATH: OVERMOUNTED})
+    assert cgroup.v2_mount_or_usual(root) == "/sys/fs/cgroup/unified"
+
+
 def test_reading(tmp_path: Path) -> None:
     assert cgroup.read_cgroup(plant(tmp_path, {cgroup.PATH: V2})).version == "v2"
     with pytest.raises(KernelFileError):

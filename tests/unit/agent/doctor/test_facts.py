@@ -178,9 +178,10 @@ def test_wsl_own_reclaim_is_a_rival(tmp_path: Path, text: str | None, expected: 
     (tmp_path / "mnt/c/Users/me").mkdir(parents=True)
     if text is not None:
         write(tmp_path, "/mnt/c/Users/me/.wslconfig", text)
-    from giveback_agent.wsl.detect import parse_mounts
+    from giveback_agent.wsl.detect import drives_of
+    from giveback_kernel.mounts import read_mounts
 
-    drives = parse_mounts((tmp_path / "proc/mounts").read_bytes())
+    drives = drives_of(read_mounts(str(tmp_path)))
     host = WslHost("5.15.0-microsoft-standard-WSL2", ("release",), drives)
     said = other_reclaimers.find(str(tmp_path), host)
     assert len(said) == bool(expected)

@@ -18,8 +18,8 @@ from giveback_agent.wsl.detect import (
     Drive,
     WslHost,
     detect,
+    drives_of,
     find_wslconfig,
-    parse_mounts,
     to_guest_path,
 )
 from giveback_agent.wsl.windows_view import (
@@ -34,6 +34,7 @@ from giveback_agent.wsl.windows_view import (
 )
 from giveback_kernel import page_reporting
 from giveback_kernel.kmsg import KernelLog
+from giveback_kernel.mounts import parse_table
 
 WSL2 = "5.15.167.4-microsoft-standard-WSL2"
 WSL1 = "4.4.0-19041-Microsoft"
@@ -170,13 +171,28 @@ def test_the_interop_socket_is_the_named_one_or_inits(windows: FakeWindows) -> N
     ],
 )
 def test_which_mounts_are_windows_drives(line: str, drive: Drive | None) -> None:
-    assert parse_mounts(line.encode()) == ((drive,) if drive else ())
+    assert drives_of(parse_table(line.encode())) == ((drive,) if drive else ())
 
 
 def test_virtiofs_drives_below_another_automount_root(windows: FakeWindows) -> None:
     windows.put("etc/wsl.conf", "[automount]\nroot = /\n")
     windows.put("proc/mounts", "drvfsC0 /c virtiofs rw 0 0\n")
     assert windows.host().drives == (Drive("C", "/c"),)
+
+
+def test_a_drive_that_another_mount_hides_is_not_there(windows: FakeWindows) -> None:
+    windows.put("proc/mounts", MOUNTS + "none /mnt/d tmpfs rw 0 0\n")
+    assert [d.letter for d in windows.host().drives] == ["C"]
+
+
+def test_a_folder_of_a_drive_is_not_the_drive(windows: FakeWindows) -> None:
+    c = "0:55 {} {} rw - 9p C:\\134 rw,aname=drvfs;path=C:\\;uid=1000\n"
+    table = "60 1 8:32 / / rw - ext4 /dev/sdc rw\n"
+    table += "70 60 " + c.format("/Users/me", "/home/me/win") + "71 60 " + c.format("/", "/mnt/c")
+    windows.put("proc/self/mountinfo", table)
+    assert windows.host().drives == (Drive("C", "/mnt/c"),)
+    windows.put("proc/self/mountinfo", table + "72 60 0:60 / /mnt rw - tmpfs none rw\n")
+    assert windows.host().drives == (Drive("C", "/home/me/win"),)
 
 
 @given(
@@ -186,7 +202,7 @@ def test_virtiofs_drives_below_another_automount_root(windows: FakeWindows) -> N
     )
 )
 def test_any_mount_table_gives_distinct_drives(data: bytes) -> None:
-    drives = parse_mounts(data)
+    drives = drives_of(parse_table(data))
     assert len({d.letter for d in drives}) == len(drives)
     assert all("A" <= d.letter <= "Z" for d in drives)
 

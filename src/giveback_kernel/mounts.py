@@ -1,0 +1,145 @@
+"""The mount table: what is mounted, and which mount is seen at a path.
+
+A line of the table says that something is mounted, not that it is seen: a later mount on the same path, or
+on a folder above it, hides it (systemd on WSL: microsoft/WSL#6662). Each line of mountinfo names the mount
+that it lies on, so that a path is resolved as the kernel does it. The order of lines does not tell: they are
+listed along the tree before Linux 6.8, and numbers are used again. It decides where there are no numbers.
+
+Source: Documentation/filesystems/proc.rst (mountinfo), show_mountinfo() in fs/proc_namespace.c, lookup_mnt()
+in fs/namespace.c.
+"""
+
+from __future__ import annotations
+
+from giveback_kernel import files
+from giveback_kernel.errors import KernelFileError
+from giveback_kernel.fields import unescaped
+from giveback_kernel.record import Record
+
+PATH = "/proc/self/mountinfo"
+# The same without numbers, for a tree that has only this.
+TABLE_PATHS = ("/proc/self/mounts", "/proc/mounts")
+READ_LIMIT_BYTES = 8 << 20
+_UNKNOWN = -1
+
+
+class Mount(Record):
+    """One mount. `root`: the folder of the file system that is seen at `point`. Bytes that are not UTF-8
+    are surrogates, as `os` takes them. `options` are the file system's, in /proc/mounts the mount's, too.
+    `mount_id` is -1 where the table has no numbers.
+    """
+
+    point: str
+    fs_type: str
+    source: str
+    options: str
+    root: str = "/"
+    mount_id: int = _UNKNOWN
+    parent_id: int = _UNKNOWN
+
+
+def parse(data: bytes) -> tuple[Mount, ...]:
+    """Parse the text of mountinfo. A line that is not a mount is skipped: the rest still counts."""
+    found = []
+    for line in data.split(b"\n")[:-1]:
+        head, _, tail = line.partition(b" - ")
+        place, kind = head.split(), tail.split()
+        if len(place) < 6 or len(kind) < 3 or b"\\000" in place[4]:
+            continue
+        mount_id, parent_id = _number(place[0]), _number(place[1])
+        words = (place[4], kind[0], kind[1], kind[2], place[3])
+        found.append(Mount(*[_text(word) for word in words], mount_id, parent_id))
+    return tuple(found)
+
+
+def parse_table(data: bytes) -> tuple[Mount, ...]:
+    """Parse the text of /proc/mounts: the same without numbers, and without the root."""
+    found = []
+    for line in data.splitlines():
+        words = line.split(b" ")
+        if len(words) >= 4 and words[1][:1] == b"/" and b"\\000" not in words[1]:
+            source, point, fs_type, options = [_text(word) for word in words[:4]]
+            found.append(Mount(point, fs_type, source, options))
+    return tuple(found)
+
+
+def read_mounts(root: str = "/") -> tuple[Mount, ...]:
+    """Read this process's mount table under `root`. Raises KernelFileError where there is none."""
+    try:
+        return parse(files.read(root, PATH, READ_LIMIT_BYTES))
+    except KernelFileError:
+        for path in TABLE_PATHS:
+            data = files.read_if_permitted(root, path, READ_LIMIT_BYTES)
+            if data is not None:
+                return parse_table(data)
+        raise
+
+
+def covering(mounts: tuple[Mount, ...], path: str) -> Mount | None:
+    """Return the mount that is seen at the absolute path `path`; None where the table has none."""
+    return _Tree(mounts).covering(path)
+
+
+def visible(mounts: tuple[Mount, ...], fs_types: tuple[str, ...]) -> tuple[Mount, ...]:
+    """Return the mounts of these types that are seen at their own mount point, in the table's order."""
+    tree = _Tree(mounts)
+    return tuple([m for m in mounts if m.fs_type in fs_types and tree.covering(m.point) is m])
+
+
+class _Tree:
+    def __init__(self, mounts: tuple[Mount, ...]) -> None:
+        self._mounts = mounts
+        ids = {mount.mount_id for mount in mounts}
+        # Numbers that occur twice are not the kernel's.
+        self._is_numbered = _UNKNOWN not in ids and len(ids) == len(mounts)
+        self._children: dict[tuple[int, str], Mount] = {}
+        for mount in mounts:
+            parent = mount.parent_id
+            is_top = parent not in ids or parent == mount.mount_id
+            # Two on one place cannot be; the later one is taken.
+            self._children[_UNKNOWN if is_top else parent, _plain(mount.point)] = mount
+
+    def covering(self, path: str) -> Mount | None:
+        if not self._is_numbered:
+            return self._last_covering(path)
+        current: Mount | None = None
+        crossed = set()
+        for folder in _folders(path):
+            while True:
+                # A mount whose parent is not shown (a chroot, a cut table) lies on whatever is seen there.
+                here = self._children.get((_UNKNOWN, folder))
+                if current is not None:
+                    here = self._children.get((current.mount_id, folder), here)
+                if here is None or here.mount_id in crossed:
+                    break
+                current = here
+                crossed.add(here.mount_id)
+        return current
+
+    def _last_covering(self, path: str) -> Mount | None:
+        folders = set(_folders(path))
+        for mount in reversed(self._mounts):
+            if _plain(mount.point) in folders:
+                return mount
+        return None
+
+
+def _folders(path: str) -> list[str]:
+    """'/', and each folder on the way to `path`, itself the last."""
+    folders = ["/"]
+    for name in path.split("/"):
+        if name:
+            folders.append(f"{folders[-1].rstrip('/')}/{name}")
+    return folders
+
+
+def _plain(point: str) -> str:
+    return point.rstrip("/") or "/"
+
+
+def _number(token: bytes) -> int:
+    return int(token) if token.isdigit() and len(token) <= 10 else _UNKNOWN
+
+
+def _text(token: bytes) -> str:
+    return unescaped(token).decode("utf-8", "surrogateescape")
