@@ -5,10 +5,10 @@ Source: Documentation/admin-guide/cgroup-v2.rst.
 
 from __future__ import annotations
 
-from giveback_kernel import mounts
+from giveback_kernel import files, mounts
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import text
-from giveback_kernel.record import Record
+from giveback_kernel.record import Record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,13 +24,15 @@ class CgroupMounts(Record):
 
     `version` is v1, v2, hybrid (both) or none. `v2_mount` is the path of the cgroup2 hierarchy and
     `v2_root` the cgroup that is seen there ('/' outside a container). `v1_mounts` are pairs of
-    controllers and path.
+    controllers and path. `is_part`: the top of `v2_mount` is an ordinary cgroup; what else runs in this
+    kernel is not seen there (a cgroup namespace, as WSL's distributions have, or a container's bind mount).
     """
 
     version: str
     v2_mount: str | None = None
     v2_root: str | None = None
     v1_mounts: tuple[tuple[str, str], ...] = ()
+    is_part: bool = False
 
 
 def parse(data: bytes) -> CgroupMounts:
@@ -48,7 +50,7 @@ def choose(table: tuple[Mount, ...]) -> CgroupMounts:
         [mount for mount in seen if mount.fs_type == "cgroup2"],
         key=lambda mount: (_is_part(mount.root), mount.point != USUAL_MOUNT),
     )
-    v1 = []
+    v1: list[tuple[str, str]] = []
     for mount in seen:
         if mount.fs_type == "cgroup" and len(v1) < CONTROLLERS_LIMIT:
             words = [word for word in mount.options.split(",") if word not in ("rw", "ro")]
@@ -61,7 +63,13 @@ def choose(table: tuple[Mount, ...]) -> CgroupMounts:
 
 def read_cgroup(root: str = "/") -> CgroupMounts:
     """Read the mount table under `root`. Raises KernelFileError."""
-    return choose(mounts.read_mounts(root))
+    found = choose(mounts.read_mounts(root))
+    if found.v2_mount is None:
+        return found
+    # The kernel's own root has neither (CFTYPE_NOT_ON_ROOT).
+    top = found.v2_mount.rstrip("/")
+    is_part = files.exists(root, f"{top}/cgroup.type") or files.exists(root, f"{top}/memory.max")
+    return replace(found, is_part=is_part)
 
 
 def v2_mount_or_usual(root: str = "/") -> str:

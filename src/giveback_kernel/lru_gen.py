@@ -9,13 +9,23 @@ from __future__ import annotations
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.fields import number, quoted, text
-from giveback_kernel.record import Record
+from giveback_kernel.record import Record, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    # Number, path as printed, node, the generations' words, and the sum of their file pages.
+    RawList = tuple[int, str, int, list[list[bytes]], int]
 
 ENABLED_PATH = "/sys/kernel/mm/lru_gen/enabled"
 PATH = "/sys/kernel/debug/lru_gen"
 # The two youngest generations stand for the active list and cannot be evicted.
 YOUNG_GENERATIONS = 2
 _PAGES_LIMIT = 1 << 53
+# A line has a path of at most 4 KiB in it.
+_LINE_LIMIT_BYTES = 1 << 14
+_GENERATIONS_LIMIT = 64
 
 
 class Generation(Record):
@@ -63,33 +73,50 @@ def read_enabled(root: str = "/") -> bool:
 
 def parse(data: bytes) -> LruGen:
     """Parse the text of lru_gen. Raises KernelFileError where a line belongs to nothing."""
-    lists: list[NodeGenerations] = []
-    memcg: tuple[int, str] | None = None
-    node: int | None = None
-    generations: list[Generation] = []
-    for line in data.split(b"\n")[:-1]:
-        words = line.split()
-        if not words:
-            continue
-        if words[0] in (b"memcg", b"node"):
-            _finish(lists, memcg, node, generations)
-            generations = []
-            if words[0] == b"memcg":
-                memcg, node = _memcg(line), None
-            elif memcg is not None and len(words) == 2:
-                node = number(PATH, "node", words[1], 1 << 16)
-            else:
-                raise KernelFileError(PATH, f"a node without a memcg: {quoted(line)}")
-        elif node is not None and len(words) == 4:
-            generations.append(_generation(words))
-        else:
-            raise KernelFileError(PATH, f"not a generation: {quoted(line)}")
-    _finish(lists, memcg, node, generations)
-    return LruGen(tuple(lists))
+    return LruGen(
+        tuple(
+            [
+                NodeGenerations(memcg_id, path, node, tuple([generation(words) for words in rows]))
+                for memcg_id, path, node, rows, _ in raw_lists((data, b""))
+            ]
+        )
+    )
+
+
+def raw_lists(read: Iterable[bytes]) -> Iterator[RawList]:
+    """Split the text of lru_gen, in pieces of any size, into lists. An empty piece ends it.
+
+    Raises KernelFileError where a line belongs to nothing.
+    """
+    parts = _Parts()
+    tail = b""
+    for piece in read:
+        lines = (tail + piece).split(b"\n")
+        tail = lines.pop()
+        if len(tail) > _LINE_LIMIT_BYTES:
+            raise KernelFileError(PATH, f"a line of more than {_LINE_LIMIT_BYTES} bytes")
+        for line in lines:
+            finished = parts.take(line)
+            if finished is not None:
+                yield finished
+        if not piece:
+            last = parts.finish()
+            if last is not None:
+                yield last
+
+
+def generation(words: list[bytes]) -> Generation:
+    """Parse the four words of a generation. Raises KernelFileError."""
+    return Generation(
+        number(PATH, "generation", words[0]),
+        number(PATH, "age", words[1]),
+        number(PATH, "anon pages", words[2], _PAGES_LIMIT),
+        number(PATH, "file pages", words[3], _PAGES_LIMIT),
+    )
 
 
 def read_lru_gen(root: str = "/") -> LruGen | None:
-    """Read lru_gen under `root`; None where it is missing or this user may not.
+    """Read lru_gen under `root`; None where it is missing or this user may not. Of any length: lru_gen_scan.
 
     Raises KernelFileError for any other failure, and for nonsense.
     """
@@ -105,6 +132,24 @@ def cold_file_pages(lru: LruGen, older_than_ms: int) -> int:
             for one in lru.lists
             for generation in one.generations[:-YOUNG_GENERATIONS]
             if generation.age_ms >= older_than_ms
+        ]
+    )
+
+
+def shrunk(one: NodeGenerations, up_to: int, inactive_pages: int) -> tuple[Generation, ...]:
+    """Return the generations with `inactive_pages` in those up to number `up_to`, in the last of them.
+
+    What older ones than the two youngest hold beyond `up_to` is not known then; it is not asked for.
+    """
+    taken = [generation for generation in one.generations if generation.number <= up_to]
+    before = sum([generation.file_pages for generation in taken])
+    left = min(before, inactive_pages)
+    return tuple(
+        [
+            replace(generation, file_pages=left if generation.number == taken[-1].number else 0)
+            if generation.number <= up_to
+            else generation
+            for generation in one.generations
         ]
     )
 
@@ -148,14 +193,47 @@ def write_request(root: str, request: str) -> None:
     files.write(root, PATH, request)
 
 
-def _finish(
-    lists: list[NodeGenerations],
-    memcg: tuple[int, str] | None,
-    node: int | None,
-    generations: list[Generation],
-) -> None:
-    if memcg is not None and node is not None:
-        lists.append(NodeGenerations(memcg[0], memcg[1], node, tuple(generations)))
+class _Parts:
+    """The list that is being read."""
+
+    def __init__(self) -> None:
+        self._memcg: tuple[int, str] | None = None
+        self._node: int | None = None
+        self._rows: list[list[bytes]] = []
+        self._pages = 0
+
+    def take(self, line: bytes) -> RawList | None:
+        """Take a line; returns the list before it, where the line begins another."""
+        words = line.split()
+        if not words:
+            return None
+        first = words[0]
+        if first == b"node" or first == b"memcg":
+            finished = self.finish()
+            if first == b"memcg":
+                self._memcg, self._node = _memcg(line), None
+            elif self._memcg is not None and len(words) == 2:
+                self._node = number(PATH, "node", words[1], 1 << 16)
+            else:
+                raise KernelFileError(PATH, f"a node without a memcg: {quoted(line)}")
+            return finished
+        if self._node is None or len(words) != 4 or len(self._rows) >= _GENERATIONS_LIMIT:
+            raise KernelFileError(PATH, f"not a generation: {quoted(line)}")
+        self._rows.append(words)
+        pages = words[3]
+        # What is seldom wrong, and asked 400,000 times, is asked cheaply.
+        if not pages.isdigit() or len(pages) > 16:
+            raise KernelFileError(PATH, f"file pages is not a number: {quoted(pages)}")
+        self._pages += int(pages)
+        return None
+
+    def finish(self) -> RawList | None:
+        """Return the list that was read, and begin anew on the same cgroup."""
+        if self._memcg is None or self._node is None:
+            return None
+        found = (self._memcg[0], self._memcg[1], self._node, self._rows, self._pages)
+        self._node, self._rows, self._pages = None, [], 0
+        return found
 
 
 def _memcg(line: bytes) -> tuple[int, str]:
@@ -163,12 +241,3 @@ def _memcg(line: bytes) -> tuple[int, str]:
     if len(words) < 2:
         raise KernelFileError(PATH, f"a memcg without a number: {quoted(line)}")
     return number(PATH, "memcg", words[1]), text(words[2].rstrip()) if len(words) > 2 else ""
-
-
-def _generation(words: list[bytes]) -> Generation:
-    return Generation(
-        number(PATH, "generation", words[0]),
-        number(PATH, "age", words[1]),
-        number(PATH, "anon pages", words[2], _PAGES_LIMIT),
-        number(PATH, "file pages", words[3], _PAGES_LIMIT),
-    )

@@ -16,6 +16,8 @@ from giveback_kernel.record import Record
 
 STAT = "memory.stat"
 CGROUPS_LIMIT = 1024
+# Where each of them must be looked at.
+MANY_CGROUPS = 1 << 14
 DEPTH_LIMIT = 16
 _NAMES = (b"active_file", b"inactive_file", b"file_dirty", b"file_writeback")
 
@@ -48,30 +50,57 @@ def read_file_lists(root: str, cgroup: str) -> FileLists:
     return parse(files.read(root, path), path)
 
 
-def leaves(root: str, mount: str) -> tuple[str, ...]:
+def leaves(root: str, mount: str, limit: int = CGROUPS_LIMIT) -> tuple[str, ...]:
     """List the folders of the cgroups under `mount` without children, `mount` itself if it has none.
 
-    Bounded: of more than CGROUPS_LIMIT cgroups the rest is left out.
+    Bounded: of more than `limit` cgroups the rest is left out. See `all_leaves`.
     """
-    found: list[str] = []
-    todo = [(mount.rstrip("/"), 0)]
-    seen = 0
-    while todo and seen < CGROUPS_LIMIT:
-        folder, depth = todo.pop()
-        seen += 1
-        children = _children(root, folder) if depth < DEPTH_LIMIT else []
-        if children:
-            todo += [(child, depth + 1) for child in children]
-        elif files.exists(root, f"{folder}/{STAT}"):
-            found.append(folder)
-    return tuple(sorted(found))
+    return _walk(root, mount, limit)[0]
 
 
-def _children(root: str, folder: str) -> list[str]:
-    """Folders below that have a memory.stat: a child without the memory controller has no lists."""
+def all_leaves(root: str, mount: str, limit: int = MANY_CGROUPS) -> tuple[str, ...] | None:
+    """List the folders as `leaves` does; None where there are more than `limit` cgroups."""
+    found, is_whole = _walk(root, mount, limit)
+    return found if is_whole else None
+
+
+def children(root: str, folder: str) -> list[str]:
+    """List the folders below that have a memory.stat: a child without the memory controller has no lists."""
     try:
-        names = sorted(os.listdir(files.under(root, folder)))
+        with os.scandir(files.under(root, folder)) as entries:
+            names = sorted([entry.name for entry in entries if entry.is_dir(follow_symlinks=False)])
     except OSError:
         return []
     paths = [f"{folder}/{name}" for name in names]
     return [path for path in paths if files.exists(root, f"{path}/{STAT}")]
+
+
+def inactive_file_bytes(root: str, cgroup: str, node: int) -> int:
+    """Read from memory.numa_stat how much is on a node's inactive file list. Raises KernelFileError.
+
+    With the multi-gen LRU these are all generations but the two youngest (lru_gen_is_active() in
+    include/linux/mm_inline.h). The kernel may be behind by 64 pages per CPU.
+    """
+    path = f"{cgroup}/memory.numa_stat"
+    for line in files.read(root, path).split(b"\n"):
+        if line.startswith(b"inactive_file "):
+            for word in line.split()[1:]:
+                name, _, token = word.partition(b"=")
+                if name == b"N%d" % node:
+                    return number(path, "inactive_file", token, BYTES_LIMIT)
+    raise KernelFileError(path, f"has no inactive_file of node {node}")
+
+
+def _walk(root: str, mount: str, limit: int) -> tuple[tuple[str, ...], bool]:
+    found: list[str] = []
+    todo = [(mount.rstrip("/"), 0)]
+    seen = 0
+    while todo and seen < limit:
+        folder, depth = todo.pop()
+        seen += 1
+        below = children(root, folder) if depth < DEPTH_LIMIT else []
+        if below:
+            todo += [(child, depth + 1) for child in below]
+        elif files.exists(root, f"{folder}/{STAT}"):
+            found.append(folder)
+    return tuple(sorted(found)), not todo

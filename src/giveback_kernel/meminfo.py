@@ -240,7 +240,7 @@ def _file_estimate_bytes(info: MemInfo, changes: dict[str, int], used: int, slac
 
 def _available_estimate_bytes(info: MemInfo, changes: dict[str, int]) -> int:
     """Half of what is reclaimable counts, as in si_mem_available() where it is little (mm/show_mem.c)."""
-    now = {**info.__dict__, **changes}
+    now: dict[str, int] = {**info.__dict__, **changes}
     reclaimable = now["active_file_bytes"] + now["inactive_file_bytes"] + now["s_reclaimable_bytes"]
     most = min(info.mem_total_bytes, info.mem_available_bytes)
     return min(most, info.mem_free_bytes + reclaimable // 2)

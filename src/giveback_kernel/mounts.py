@@ -46,9 +46,10 @@ def parse(data: bytes) -> tuple[Mount, ...]:
         place, kind = head.split(), tail.split()
         if len(place) < 6 or len(kind) < 3 or b"\\000" in place[4]:
             continue
-        mount_id, parent_id = _number(place[0]), _number(place[1])
         words = (place[4], kind[0], kind[1], kind[2], place[3])
-        found.append(Mount(*[_text(word) for word in words], mount_id, parent_id))
+        point, fs_type, source, options, root = [_text(word) for word in words]
+        numbers = (_number(place[0]), _number(place[1]))
+        found.append(Mount(point, fs_type, source, options, root, *numbers))
     return tuple(found)
 
 

@@ -14,6 +14,7 @@ from giveback_agent.runtime import run_dir
 from giveback_agent.settings import load
 from giveback_kernel import (
     cgroup,
+    cgroup_namespace,
     compaction,
     files,
     hardening,
@@ -139,6 +140,7 @@ class Facts(Record):
     loaded: Loaded
     rivals: tuple[str, ...]
     cold_discard: ColdDiscard | None
+    cgroup_place: str | None = ""
 
 
 def gather(root: str, overrides: list[str]) -> Facts:
@@ -183,6 +185,7 @@ def gather(root: str, overrides: list[str]) -> Facts:
         loaded=loaded,
         rivals=other_reclaimers.find(root, wsl),
         cold_discard=_cold_discard(root) if wsl is not None else None,
+        cgroup_place=cgroup_namespace.place_here(root),
     )
 
 

@@ -94,14 +94,33 @@ def cgroup(facts: Facts) -> Check:
             said,
             "" if facts.reclaim is not None else "boot with systemd.unified_cgroup_hierarchy=1",
         )
-    if found.v2_root not in (None, "/"):
+    if found.v2_root not in (None, "/") and not (found.v2_root or "").startswith("/.."):
         return Check(
             name,
             WARN,
             f"v2, but only its part {found.v2_root} is seen: this is a container",
             "run the agent in the guest itself",
         )
+    if found.is_part:
+        return _namespace(facts, name)
     return Check(name, OK, f"v2 at {found.v2_mount}")
+
+
+def _namespace(facts: Facts, name: str) -> Check:
+    """What a cgroup namespace puts out of reach."""
+    mount = facts.cgroup.v2_mount if facts.cgroup is not None else None
+    said = f"v2 at {mount}, but a cgroup namespace: the cache of what runs outside of it stays"
+    if facts.cgroup_place is None:
+        said += "; which of lru_gen's cgroups are ours cannot be told yet: by lists"
+    else:
+        said += f"; here is {facts.cgroup_place}"
+    remedy = "run the agent outside of the namespace: in the guest itself"
+    if facts.wsl is not None:
+        remedy = (
+            "an agent in each distribution that uses much memory (docs/wsl.md), or "
+            "isolateDistroCgroup=false under [wsl2] in .wslconfig"
+        )
+    return Check(name, WARN, said, remedy)
 
 
 def memory_reclaim(facts: Facts) -> Check:

@@ -28,7 +28,14 @@ import os
 
 from giveback_agent.policy.thresholds import is_largely_dirty
 from giveback_agent.release import lru_gen_training
-from giveback_kernel import files, lru_gen, memcg, reclaim
+from giveback_kernel import (
+    cgroup_namespace,
+    files,
+    lru_gen,
+    lru_gen_scan,
+    memcg,
+    reclaim,
+)
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.memcg import FileLists
 from giveback_kernel.meminfo import read_meminfo
@@ -40,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from giveback_kernel.lru_gen import LruGen, NodeGenerations
+    from giveback_kernel.lru_gen_scan import LruScan
 
 GENERATIONS = "generations"
 LISTS = "lists"
@@ -58,6 +66,10 @@ TEACHING_WORTH_BYTES = 8 * MIB
 LIST_REST_BYTES = 4 * MIB
 STEPS_LIMIT = 4096
 LISTS_LIMIT = 64
+# A longer lru_gen is read once: 1000 cgroups, and the kernel's part grows with the square.
+LONG_BYTES = 256 << 10
+# MEMCG_CHARGE_BATCH: so far behind the sums in memory.numa_stat may be.
+BEHIND_PAGES_PER_CPU = 64
 # Kept pages come up for eviction again only after this long: what was not read twice since goes.
 STALE_AFTER_S = 4 * 3600.0
 
@@ -97,13 +109,15 @@ def probe(root: str = "/") -> str:
 
     GENERATIONS, LISTS, or NONE: there the whole cache or nothing can be dropped, by the caller.
     """
-    if _generations_on(root) and os.access(files.under(root, lru_gen.PATH), os.R_OK | os.W_OK):
+    may_ask = os.access(files.under(root, lru_gen.PATH), os.R_OK | os.W_OK)
+    if may_ask and _generations_on(root) and cgroup_namespace.place_here(root) is not None:
         return GENERATIONS
-    return LISTS if _reclaimable_cgroups(root) else NONE
+    top = reclaim.root_reclaim_path(root)
+    return LISTS if top is not None and reclaim.is_permitted(root, top) else NONE
 
 
 def plan(
-    lru: LruGen, max_pages: int, page_bytes: int, stale_after_s: float = STALE_AFTER_S
+    lru: LruGen | LruScan, max_pages: int, page_bytes: int, stale_after_s: float = STALE_AFTER_S
 ) -> tuple[EvictionTarget, ...]:
     """Choose what to evict from the generations: the largest first, at most about `max_pages`."""
     targets = [
@@ -211,8 +225,12 @@ def reclaim_cold(
     page_bytes = os.sysconf("SC_PAGE_SIZE")
     if method == GENERATIONS:
         job = _Generations(root, page_bytes, max_bytes // page_bytes, scratch_dir, wanted, untaught)
-        job.run(stale_after_s)
+        is_complete = job.run(stale_after_s)
         result = job.result()
+        if not is_complete and job.left_pages > 0 and wanted():
+            # There are too many cgroups to read all their generations: the rest by their lists.
+            rest = job.left_pages * page_bytes
+            result = _sum(result, _from_lists(root, rest, scratch_dir, wanted, may_swap))
     elif method == LISTS:
         result = _from_lists(root, max_bytes, scratch_dir, wanted, may_swap)
     else:
@@ -238,19 +256,27 @@ class _Generations:
         self.wanted = wanted
         self.untaught = untaught
         self.asked_pages = self.steps = self.untaught_pages = self.teaching_refaults = 0
+        self.place: str | None = ""
+        self.is_long = False
 
-    def run(self, stale_after_s: float) -> None:
-        lru = _read_generations(self.root)
-        if lru is None:
-            return
-        for target in plan(lru, self.left_pages, self.page_bytes, stale_after_s):
+    def run(self, stale_after_s: float) -> bool:
+        """Take from the lists that are worth most; returns whether all of them were looked at."""
+        self.place = cgroup_namespace.place_here(self.root)
+        if self.place is None:
+            return False
+        found = self._scan(stale_after_s)
+        if found is None:
+            return False
+        self.is_long = found.read_bytes > LONG_BYTES
+        for target in plan(found, self.left_pages, self.page_bytes, stale_after_s):
             if self.left_pages <= 0 or not self.wanted():
-                return
+                return True
             if not self._teach(target) and not self.untaught:
                 self.untaught_pages += target.pages
                 continue
             if not target.age_first or self._age(target):
                 self._drain(target)
+        return found.complete
 
     def result(self) -> ColdResult:
         return ColdResult(
@@ -280,12 +306,22 @@ class _Generations:
             return False
         return True
 
+    def _scan(self, stale_after_s: float) -> LruScan | None:
+        def worth(one: NodeGenerations) -> int:
+            target = target_of(one, self.page_bytes, stale_after_s)
+            return 0 if target is None else target.pages
+
+        read = lru_gen_scan.pieces(self.root)
+        least = OPEN_BYTES // self.page_bytes
+        try:
+            return lru_gen_scan.scan(read, worth, least, LISTS_LIMIT, self.place or "")
+        except KernelFileError:
+            return None
+
     def _drain(self, target: EvictionTarget) -> None:
+        one = self._list_of(target)
         last = -1
-        while self.steps < STEPS_LIMIT and self.wanted():
-            one = self._list_of(target)
-            if one is None:
-                return
+        while one is not None and self.steps < STEPS_LIMIT and self.wanted():
             there = sum([g.file_pages for g in one.generations if g.number <= target.up_to])
             pages = eviction_pages(one, target, self.left_pages, self.page_bytes)
             if pages <= 0 or there == last or self._is_dirty(there):
@@ -299,6 +335,28 @@ class _Generations:
                 lru_gen.write_request(self.root, request)
             except (KernelFileError, ValueError):
                 return
+            one = self._after_step(one, target)
+
+    def _after_step(self, one: NodeGenerations, target: EvictionTarget) -> NodeGenerations | None:
+        """The list as it is now. Where lru_gen is long it is not read at each step: the size will do."""
+        inactive = self._inactive_pages(target) if self.is_long else None
+        if inactive is None:
+            return self._list_of(target)
+        # What is left of the older ones lies in the last of them: they are asked for together.
+        return replace(one, generations=lru_gen.shrunk(one, target.up_to, inactive))
+
+    def _inactive_pages(self, target: EvictionTarget) -> int | None:
+        mount = _mount(self.root)
+        folder = f"{mount}{target.memcg_path}".rstrip("/")
+        if not mount or folder == mount or memcg.children(self.root, folder):
+            return None
+        try:
+            size = memcg.inactive_file_bytes(self.root, folder, target.node)
+        except KernelFileError:
+            return None
+        # By so much the kernel's sum may be too high.
+        behind = BEHIND_PAGES_PER_CPU * (os.cpu_count() or 1)
+        return max(0, size // self.page_bytes - behind)
 
     def _is_dirty(self, pages: int) -> bool:
         """Whether much of so many pages may be dirty; all that is dirty may be among them."""
@@ -309,11 +367,22 @@ class _Generations:
         return is_largely_dirty(memory, pages * self.page_bytes)
 
     def _list_of(self, target: EvictionTarget) -> NodeGenerations | None:
-        lru = _read_generations(self.root)
-        for one in lru.lists if lru is not None else ():
-            if one.memcg_id == target.memcg_id and one.node == target.node:
-                return one
-        return None
+        """Read lru_gen as far as this list."""
+        try:
+            read = lru_gen_scan.pieces(self.root)
+            return lru_gen_scan.find(read, target.memcg_id, target.node)
+        except KernelFileError:
+            return None
+
+
+def _sum(first: ColdResult, second: ColdResult) -> ColdResult:
+    return ColdResult(
+        first.asked_bytes + second.asked_bytes,
+        0,
+        first.steps + second.steps,
+        first.untaught_bytes,
+        first.teaching_refaults + second.teaching_refaults,
+    )
 
 
 def _from_lists(
@@ -390,7 +459,7 @@ def _reclaimable_cgroups(root: str) -> tuple[str, ...]:
     if top is None or not reclaim.is_permitted(root, top):
         return ()
     mount = _mount(root)
-    found = memcg.leaves(root, mount) or (mount,)
+    found = memcg.leaves(root, mount, memcg.MANY_CGROUPS) or (mount,)
     return tuple([f for f in found if reclaim.is_permitted(root, f"{f}/memory.reclaim")])
 
 
@@ -404,13 +473,6 @@ def _generations_on(root: str) -> bool:
         return lru_gen.read_enabled(root)
     except KernelFileError:
         return False
-
-
-def _read_generations(root: str) -> LruGen | None:
-    try:
-        return lru_gen.read_lru_gen(root)
-    except KernelFileError:
-        return None
 
 
 def _stolen_pages(root: str) -> int:

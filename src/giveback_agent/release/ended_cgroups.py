@@ -20,7 +20,7 @@ import os
 
 from giveback_agent.release import live_protection, lru_gen_training
 from giveback_agent.runtime import run_dir
-from giveback_kernel import cgroup, files, lru_gen, memcg, reclaim
+from giveback_kernel import cgroup, cgroup_namespace, files, lru_gen_scan, memcg, reclaim
 from giveback_kernel.errors import GivebackError, KernelFileError
 from giveback_kernel.meminfo import read_meminfo
 from giveback_kernel.record import Record
@@ -29,7 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from giveback_kernel.lru_gen import LruGen
+    from giveback_kernel.lru_gen import NodeGenerations
 
 MIB = 1 << 20
 # One write. The fewer there are, the less the kernel takes from live cgroups meanwhile.
@@ -71,33 +71,13 @@ def read_shares(root: str, generations: bool) -> CacheShares | None:
     `generations`: the multi-gen LRU is in use and its file may be read.
     """
     try:
-        total = read_meminfo(root).file_bytes
-        if generations:
-            lru = lru_gen.read_lru_gen(root)
-            ended = None if lru is None else ended_pages(lru) * os.sysconf("SC_PAGE_SIZE")
-        else:
-            ended = _ended_by_sums(root, total)
+        total = _total_bytes(root)
+        ended = _ended_listed(root) if generations else _ended_by_sums(root, total)
     except KernelFileError:
         return None
     if ended is None:
         return None
     return CacheShares(min(ended, total), max(0, total - ended))
-
-
-def ended_pages(lru: LruGen) -> int:
-    """Sum the file pages of cgroups that have ended, which are shown under the number 0.
-
-    Without memory cgroups there is one list, of number 0 too, but without a path.
-    Source: lru_gen_seq_show() in mm/vmscan.c, mem_cgroup_id_remove() in mm/memcontrol.c.
-    """
-    return sum(
-        [
-            generation.file_pages
-            for one in lru.lists
-            if one.memcg_id == 0 and one.memcg_path not in ("", "/")
-            for generation in one.generations
-        ]
-    )
 
 
 def reclaim_ended(
@@ -133,19 +113,47 @@ def reclaim_ended(
 
 
 def _train_live_cgroups(root: str, scratch_dir: str | None) -> None:
-    lru = lru_gen.read_lru_gen(root) if scratch_dir is not None else None
-    if lru is None or scratch_dir is None:
+    where = cgroup_namespace.place_here(root)
+    if scratch_dir is None or where is None:
         return
-    pages: dict[str, int] = {}
-    for one in lru.lists:
-        if one.memcg_id != 0:
-            there = sum([generation.file_pages for generation in one.generations])
-            pages[one.memcg_path] = pages.get(one.memcg_path, 0) + there
     least = TRAINED_LEAST_BYTES // os.sysconf("SC_PAGE_SIZE")
-    largest = sorted(pages, key=lambda path: -pages[path])[:TRAINED_LISTS]
-    for path in largest:
-        if pages[path] >= least:
-            lru_gen_training.teach(root, path, scratch_dir)
+    read = lru_gen_scan.pieces(root)
+    try:
+        found = lru_gen_scan.scan(read, _live_pages, least, TRAINED_LISTS, where)
+    except KernelFileError:
+        return
+    for path in dict.fromkeys([one.memcg_path for one in found.lists]):
+        lru_gen_training.teach(root, path, scratch_dir)
+
+
+def _live_pages(one: NodeGenerations) -> int:
+    if one.memcg_id == 0:
+        return 0
+    return sum([generation.file_pages for generation in one.generations])
+
+
+def _total_bytes(root: str) -> int:
+    """File cache in reach: of this cgroup namespace, or of all. Raises KernelFileError."""
+    mounts = cgroup.read_cgroup(root)
+    if not mounts.is_part or mounts.v2_mount is None:
+        return read_meminfo(root).file_bytes
+    # Hierarchical: what ended below is in it.
+    lists = memcg.read_file_lists(root, mounts.v2_mount.rstrip("/"))
+    return lists.active_bytes + lists.inactive_bytes
+
+
+def _ended_listed(root: str) -> int | None:
+    """Sum the file pages of cgroups that have ended, which lru_gen shows under the number 0.
+
+    Without memory cgroups there is one list, of number 0 too, but without a path. None where lru_gen
+    cannot be read. Source: lru_gen_seq_show() in mm/vmscan.c, mem_cgroup_id_remove() in mm/memcontrol.c.
+    """
+    where = cgroup_namespace.place_here(root)
+    if where is None:
+        return None
+    read = lru_gen_scan.pieces(root)
+    found = lru_gen_scan.scan(read, _live_pages, keep=0, within=where)
+    return found.ended_pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _steps(
@@ -177,7 +185,11 @@ def _ended_by_sums(root: str, total_bytes: int) -> int | None:
     if mount is None:
         return None
     unlisted = total_bytes
-    for leaf in memcg.leaves(root, mount):
+    leaves = memcg.all_leaves(root, mount)
+    if leaves is None:
+        # What was not looked at would count as ended.
+        return None
+    for leaf in leaves:
         if leaf != mount.rstrip("/"):
             unlisted -= _file_bytes(root, leaf)
     unlisted = max(0, unlisted)

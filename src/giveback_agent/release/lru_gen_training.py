@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 
-from giveback_kernel import cgroup, files
+from giveback_kernel import cgroup, cgroup_namespace, files
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.vmstat import read_vmstat
 
@@ -27,15 +27,18 @@ MADV_PAGEOUT = 21
 def teach(root: str, memcg_path: str, scratch_dir: str) -> int:
     """Make refaults of pages read twice in the cgroup `memcg_path`; return how many there were.
 
+    The path is the one below this process's cgroup mount.
+
     The calling process joins the cgroup for that long, as cached pages belong to who first read
     them: call it in a worker. The scratch file has no name, and is gone with the process. 0 where
     anything failed; never raises.
     """
-    home = _own_cgroup(root)
+    home, mount = None, None
     try:
-        mount = cgroup.read_cgroup(root).v2_mount
+        mounts = cgroup.read_cgroup(root)
+        home, mount = cgroup_namespace.own_path(root, mounts), mounts.v2_mount
     except KernelFileError:
-        mount = None
+        pass
     away = memcg_path not in ("", home or "/")
     if away and (mount is None or home is None or not _join(root, mount, memcg_path)):
         return 0
@@ -94,17 +97,6 @@ def _read_whole(fd: int, page_bytes: int) -> None:
             os.pread(again, page_bytes, page * page_bytes)
     finally:
         os.close(again)
-
-
-def _own_cgroup(root: str) -> str | None:
-    try:
-        lines = files.read(root, "/proc/self/cgroup").split(b"\n")
-    except KernelFileError:
-        return None
-    for line in lines:
-        if line.startswith(b"0::"):
-            return line[3:].decode("utf-8", "surrogateescape")
-    return None
 
 
 def _join(root: str, mount: str, path: str) -> bool:

@@ -188,6 +188,18 @@ def loaded(warnings: tuple[str, ...] = (), **changes: object) -> Loaded:
         ("swap", {"loaded": loaded(swap=True)}, WARN, "there is no swap"),
         ("swap", {"swaps": None}, UNKNOWN, ""),
         (
+            "cgroup",
+            {"cgroup": CgroupMounts("v2", "/c", "/", is_part=True), "cgroup_place": None},
+            WARN,
+            "outside of the namespace",
+        ),
+        (
+            "cgroup",
+            {"cgroup": CgroupMounts("v2", "/c", "/", is_part=True), "wsl": WSL},
+            WARN,
+            "isolateDistroCgroup=false",
+        ),
+        (
             "memory counters",
             {"memory": MemoryFacts(replace(memory().info, remarks=("MemAvailable of ...",)))},
             WARN,

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from agent_kernel_samples import GUEST
+from agent_kernel_samples import GUEST, plant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giveback_agent.release import cold_cache, lru_gen_training
 from giveback_agent.release.cold_cache import ColdResult, EvictionTarget
-from giveback_kernel import files, lru_gen, memcg
+from giveback_kernel import files, lru_gen, lru_gen_scan, memcg
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.lru_gen import Generation, LruGen, NodeGenerations
 from giveback_kernel.memcg import FileLists
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PAGE = 4096
 OPEN_PAGES = cold_cache.OPEN_BYTES // PAGE
@@ -184,6 +189,84 @@ def test_generations_that_cannot_be_taught_are_left_alone(tmp_path: Path) -> Non
     result = cold_cache.reclaim_cold(str(tmp_path), cold_cache.GENERATIONS, 1 << 40)
     assert result == ColdResult(untaught_bytes=(9000 - OPEN_PAGES) * PAGE)
     assert (tmp_path / "sys/kernel/debug/lru_gen").read_text() == lru
+
+
+def plant_namespace(root: Path) -> None:
+    """A distribution of WSL with isolateDistroCgroup: its /sys/fs/cgroup is /wsl-user/distro-27."""
+    plant_cgroups(root, "", "system.slice", "system.slice/docker.service")
+    top = root / "sys/fs/cgroup"
+    (top / "cgroup.type").write_text("domain\n")
+    (top / "memory.max").write_text("max\n")
+    plant_generations(root)
+    pages = (64 << 20) // PAGE, (16 << 20) // PAGE
+    text = "memcg 1 /\n node 0\n 0 9 0 0\n 1 9 0 9000\n 2 9 0 0\n 3 9 0 0\n"
+    for number, place in ((20, "/wsl-user/distro-3"), (40, "/wsl-user/distro-27")):
+        text += f"memcg {number} {place}/system.slice/docker.service\n node 0\n"
+        old, kept = pages if number == 40 else (90000, 0)
+        text += f" 0 9 0 0\n 1 9 0 {old}\n 2 9 0 {kept}\n 3 9 0 0\n"
+    (root / "sys/kernel/debug/lru_gen").write_text(text)
+
+
+def test_in_a_cgroup_namespace_its_own_cgroups_are_asked(tmp_path: Path) -> None:
+    plant_namespace(tmp_path)
+    root, lru = str(tmp_path), tmp_path / "sys/kernel/debug/lru_gen"
+    assert cold_cache.probe(root) == cold_cache.GENERATIONS
+    untaught = cold_cache.reclaim_cold(root, cold_cache.GENERATIONS, 1 << 40)
+    assert untaught.untaught_bytes == (64 << 20) - OPEN_PAGES * PAGE
+    plant(tmp_path, {"/proc/meminfo": GUEST["/proc/meminfo"].replace(b"378780 kB", b"     0 kB")})
+    taken = cold_cache.reclaim_cold(root, cold_cache.GENERATIONS, 1 << 40, untaught=True)
+    assert taken.steps == 1
+    assert lru.read_text().startswith("- 40 0 1 0 ")  # not the larger one of distro-3
+
+
+def test_in_a_namespace_whose_place_is_unknown_the_lists_are_asked(tmp_path: Path) -> None:
+    plant_namespace(tmp_path)
+    (tmp_path / "sys/kernel/debug/lru_gen").write_text("memcg 1 /\n node 0\n 0 9 0 0\n")
+    assert cold_cache.probe(str(tmp_path)) == cold_cache.LISTS
+    result = cold_cache.reclaim_cold(str(tmp_path), cold_cache.GENERATIONS, 10 << 20)
+    assert (result.asked_bytes, result.steps) == (10 << 20, 1)
+    leaf = tmp_path / "sys/fs/cgroup/system.slice/docker.service/memory.reclaim"
+    assert leaf.read_text().startswith(f"{10 << 20} ")
+
+
+def test_what_a_budget_leaves_unread_is_asked_by_its_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant_cgroups(tmp_path, "", "a.slice", "a.slice/b.service")
+    plant_generations(tmp_path)
+    monkeypatch.setattr(lru_gen_scan, "pieces", lambda _root: iter([b"memcg 1 /\n node 0\n"]))
+    result = cold_cache.reclaim_cold(str(tmp_path), cold_cache.GENERATIONS, 10 << 20)
+    assert (result.asked_bytes, result.steps) == (10 << 20, 1)
+
+
+def test_a_long_lru_gen_is_not_read_at_each_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant_cgroups(tmp_path, "", "a.slice")
+    plant_generations(tmp_path)
+    plant(tmp_path, {"/proc/meminfo": GUEST["/proc/meminfo"].replace(b"378780 kB", b"     0 kB")})
+    group = tmp_path / "sys/fs/cgroup/a.slice"
+    lru = "memcg 7 /a.slice\n node 0\n 0 9 0 0\n 1 9 0 9000\n 2 9 0 0\n 3 9 0 0\n"
+    (tmp_path / "sys/kernel/debug/lru_gen").write_text(lru + lru.replace("9000", "0") * 5000)
+    reads: list[int] = []
+    real, inactive = lru_gen_scan.pieces, [9000]
+
+    def counted(root: str, cpu_limit_s: float = 60.0) -> Iterator[bytes]:
+        reads.append(1)
+        return real(root, cpu_limit_s)
+
+    def evict(root: str, request: str) -> None:
+        inactive[0] -= int(request.rsplit(maxsplit=1)[-1])
+        stat = f"inactive_anon N0=5\ninactive_file N0={inactive[0] * PAGE} N1=0\n"
+        (group / "memory.numa_stat").write_text(stat)
+
+    monkeypatch.setattr(lru_gen_scan, "pieces", counted)
+    monkeypatch.setattr(lru_gen, "write_request", evict)
+    result = cold_cache.reclaim_cold(str(tmp_path), cold_cache.GENERATIONS, 1 << 40, untaught=True)
+    assert result.steps > 5
+    assert len(reads) == 2  # for the plan, and for the list before its first step
+    behind = 64 * (os.cpu_count() or 1)
+    assert OPEN_PAGES <= inactive[0] <= OPEN_PAGES + behind + 1
 
 
 def test_a_kernel_that_says_nothing_ends_the_pass(tmp_path: Path) -> None:

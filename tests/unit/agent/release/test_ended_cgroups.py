@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 
 from giveback_agent.release import ended_cgroups, live_protection
 from giveback_agent.runtime import run_dir
-from giveback_kernel import cgroup_stat, files, lru_gen
+from giveback_kernel import cgroup_stat, files, lru_gen, memcg
 from giveback_kernel.errors import KernelFileError
 
 MIB = 1 << 20
+PAGE = os.sysconf("SC_PAGE_SIZE")
 MOUNTINFO = b"30 1 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,memory_recursiveprot\n"
 LRU = b"""memcg     1 /
  node     0
@@ -54,10 +56,46 @@ def low(root: Path, path: str) -> int:
     return int((root / "sys/fs/cgroup" / path / "memory.low").read_text().splitlines()[0])
 
 
-def test_an_ended_cgroup_is_known_by_its_number() -> None:
-    assert ended_cgroups.ended_pages(lru_gen.parse(LRU)) == 120
-    alone = lru_gen.parse(b"memcg 0 /\n node 0\n 1 1 1 500\n")
-    assert ended_cgroups.ended_pages(alone) == 0
+def test_an_ended_cgroup_is_known_by_its_number(guest: Path) -> None:
+    def ended_pages() -> int:
+        shares = ended_cgroups.read_shares(str(guest), generations=True)
+        assert shares is not None
+        return shares.ended_bytes // PAGE
+
+    plant(guest, {lru_gen.PATH: LRU})
+    assert ended_pages() == 120
+    plant(guest, {lru_gen.PATH: b"memcg 0 /\n node 0\n 1 1 1 500\n"})
+    assert ended_pages() == 0
+
+
+def test_in_a_namespace_only_what_ended_there_counts(guest: Path) -> None:
+    top = guest / "sys/fs/cgroup"
+    (top / "cgroup.type").write_text("domain\n")
+    group(guest, "", 100)
+    place = "/wsl-user/distro-27"
+    text = ""
+    for number, (path, pages) in enumerate(
+        {f"{place}/a/x": 30 * MIB // PAGE, f"{place}/a/y": 10 * MIB // PAGE}.items()
+    ):
+        text += f"memcg {number + 7} {path}\n node 0\n 1 1 1 {pages} \n"
+    text += f"memcg 0 {place}/gone.scope\n node 0\n 1 1 1 2560 \n"
+    text += "memcg 0 /wsl-user/distro-3/gone.scope\n node 0\n 1 1 1 5120 \n"
+    plant(guest, {lru_gen.PATH: text.encode()})
+    shares = ended_cgroups.read_shares(str(guest), generations=True)
+    assert shares == ended_cgroups.CacheShares(2560 * PAGE, 100 * MIB - 2560 * PAGE)
+    # By sums: the namespace's own total, which includes what ended in it.
+    ended_cgroups.read_shares(str(guest), generations=False)
+    group(guest, "", 130)
+    shares = ended_cgroups.read_shares(str(guest), generations=False)
+    assert shares == ended_cgroups.CacheShares(30 * MIB, 100 * MIB)
+
+
+def test_of_more_cgroups_than_are_looked_at_nothing_is_taken_for_ended(
+    guest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ended_cgroups.read_shares(str(guest), generations=False) is not None
+    monkeypatch.setattr(memcg, "all_leaves", lambda *_: None)
+    assert ended_cgroups.read_shares(str(guest), generations=False) is None
 
 
 @given(st.binary(max_size=200))

@@ -1,0 +1,136 @@
+"""Read lru_gen of any length: as a stream, in bounded memory, and no longer than was allowed.
+
+The file has a line per cgroup, and five per NUMA node of it: 2.5 MB for 10,000 cgroups and one node. What is
+kept are the lists that are worth most, and sums of all. The kernel starts each read of a page of text with a
+walk over all cgroups before it (lru_gen_seq_start() in mm/vmscan.c), so that its time grows with the square
+of their number: whoever reads sets a limit in CPU seconds, and gets what was read until then.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from giveback_kernel import files
+from giveback_kernel.errors import KernelFileError
+from giveback_kernel.lru_gen import PATH, NodeGenerations, generation, raw_lists
+from giveback_kernel.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+KEPT_LISTS = 256
+# 64 MB are 30,000 cgroups on eight nodes.
+READ_LIMIT_BYTES = 64 << 20
+# The kernel's share included. A pass may cost 2 s.
+CPU_LIMIT_S = 1.0
+_PIECE_BYTES = 1 << 16
+
+
+class LruScan(Record):
+    """What was read: the `lists` worth most, that first, and sums over all.
+
+    `ended_pages` are the file pages of cgroups that have ended. `read_bytes`: the length of what was read;
+    not all of the file unless `complete`.
+    """
+
+    lists: tuple[NodeGenerations, ...] = ()
+    count: int = 0
+    file_pages: int = 0
+    ended_pages: int = 0
+    read_bytes: int = 0
+    complete: bool = True
+
+
+def pieces(root: str = "/", cpu_limit_s: float = CPU_LIMIT_S) -> Iterator[bytes]:
+    """Read lru_gen under `root` piece by piece; an empty piece at the end says that it was read whole.
+
+    Raises KernelFileError where it is missing, or this user may not.
+    """
+    full = files.under(root, PATH)
+    left, stop_s = READ_LIMIT_BYTES, time.process_time() + cpu_limit_s
+    try:
+        fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while left > 0 and time.process_time() < stop_s:
+                piece = os.read(fd, _PIECE_BYTES)
+                yield piece
+                if not piece:
+                    return
+                left -= len(piece)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise KernelFileError(full, os.strerror(error.errno or 0), error.errno) from error
+
+
+def scan(
+    read: Iterable[bytes],
+    value: Callable[[NodeGenerations], int],
+    least_pages: int = 1,
+    keep: int = KEPT_LISTS,
+    within: str = "",
+) -> LruScan:
+    """Keep the `keep` lists of the highest `value` above 0, of those with `least_pages` of files.
+
+    `within`: the path of the cgroup that is this process's top one. Others are left out, and the paths are
+    those below it. Raises KernelFileError as `raw_lists` does.
+    """
+    kept: list[tuple[int, NodeGenerations]] = []
+    count = file_pages = ended_pages = 0
+    counted = _Counted(read)
+    for memcg_id, printed, node, rows, pages in raw_lists(counted):
+        path = below(printed, within)
+        if path is None:
+            continue
+        count += 1
+        file_pages += pages
+        if memcg_id == 0 and printed not in ("", "/"):
+            ended_pages += pages
+        if pages < least_pages or keep <= 0:
+            continue
+        one = NodeGenerations(memcg_id, path, node, tuple([generation(words) for words in rows]))
+        worth = value(one)
+        if worth > 0:
+            kept.append((worth, one))
+            if len(kept) >= 2 * keep:
+                kept = _best(kept, keep)
+    lists = tuple([one for _, one in _best(kept, keep)])
+    return LruScan(lists, count, file_pages, ended_pages, counted.bytes, counted.ended)
+
+
+def find(read: Iterable[bytes], memcg_id: int, node: int) -> NodeGenerations | None:
+    """Read on until one cgroup's list on one node was found; None where there is none any more."""
+    for number_, path, at_node, rows, _ in raw_lists(read):
+        if number_ == memcg_id and at_node == node:
+            return NodeGenerations(number_, path, at_node, tuple([generation(row) for row in rows]))
+    return None
+
+
+def below(path: str, within: str) -> str | None:
+    """Return `path` as it is called below the cgroup `within`; None where it is not below it."""
+    if within in ("", "/"):
+        return path
+    if path == within:
+        return "/"
+    return path[len(within) :] if path.startswith(within + "/") else None
+
+
+class _Counted:
+    """The pieces, counted; `ended` once the empty one has come."""
+
+    def __init__(self, read: Iterable[bytes]) -> None:
+        self._read = read
+        self.bytes = 0
+        self.ended = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._read:
+            self.bytes += len(piece)
+            self.ended = not piece
+            yield piece
+
+
+def _best(kept: list[tuple[int, NodeGenerations]], keep: int) -> list[tuple[int, NodeGenerations]]:
+    return sorted(kept, key=lambda pair: -pair[0])[:keep]
