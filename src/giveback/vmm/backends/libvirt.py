@@ -28,6 +28,7 @@ from giveback.vmm.base import (
     VmState,
     amount,
 )
+from giveback.vmm.clients.xml import parse as parse_xml
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 URI = "qemu:///system"
 T = TypeVar("T")
-_XML_LIMIT_BYTES = 1 << 20
+_TEXT_LIMIT_CHARS = 1 << 20
 _KIB = 1024
 _RANGES_LIMIT = 256
 
@@ -167,7 +168,7 @@ def _layout(domain: Any) -> tuple[tuple[GuestRange, ...], dict[str, int]]:  # no
     def human(line: str) -> str:
         flags = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
         said = str(libvirt_qemu.qemuMonitorCommand(domain, line, flags))
-        return said[:_XML_LIMIT_BYTES].replace("\r\n", "\n")
+        return said[:_TEXT_LIMIT_CHARS].replace("\r\n", "\n")
 
     addresses: dict[str, int] = {}
     try:
@@ -226,7 +227,7 @@ class Memballoon:
 
 def parse_memballoon(xml: str) -> Memballoon:
     """Read <memballoon> from a domain's XML. Raises VmError for what is no XML, or too long."""
-    element = root_of(xml).find("./devices/memballoon")
+    element = parse_xml(xml).find("./devices/memballoon")
     if element is None or element.get("model") == "none":
         return Memballoon(present=False, reporting=False, period_s=0)
     stats = element.find("stats")
@@ -240,7 +241,7 @@ def parse_memballoon(xml: str) -> Memballoon:
 
 def parse_agent_port(xml: str) -> str:
     """The socket of the agent's port, also of one that was plugged in later; ''. Raises VmError."""
-    for channel in root_of(xml).findall("./devices/channel[@type='unix']"):
+    for channel in parse_xml(xml).findall("./devices/channel[@type='unix']"):
         target, source = channel.find("./target"), channel.find("./source")
         if target is not None and source is not None and target.get("name") == AGENT_PORT:
             return source.get("path", "") if source.get("mode") == "bind" else ""
@@ -254,7 +255,7 @@ def with_plugged_memory(vm: VmDescription, xml: str) -> VmDescription:
     libvirt's src/qemu/qemu_command.c.
     """
     names = {block.name for block in vm.ram_blocks}
-    for element in root_of(xml).findall("./devices/memory"):
+    for element in parse_xml(xml).findall("./devices/memory"):
         alias, kind = element.find("./alias"), element.get("model")
         size_bytes = _xml_bytes(element, "./target/size")
         name = "" if alias is None else f"mem{alias.get('name', '')}"
@@ -284,7 +285,7 @@ def changed_xml(xml: str, *, reporting: bool | None = None, period_s: int | None
     """
     from xml.etree import ElementTree as ET  # noqa: PLC0415
 
-    root = root_of(xml)
+    root = parse_xml(xml)
     element = root.find("./devices/memballoon")
     if element is None or not (element.get("model") or "").startswith("virtio"):
         raise InputError("the domain has no <memballoon model='virtio'>: add one first")
@@ -305,7 +306,7 @@ def difference(before: str, after: str, name: str) -> str:
     from xml.etree import ElementTree as ET  # noqa: PLC0415
 
     now, then = (
-        ET.tostring(root_of(text), encoding="unicode").splitlines(keepends=True)
+        ET.tostring(parse_xml(text), encoding="unicode").splitlines(keepends=True)
         for text in (before, after)
     )
     return "".join(difflib.unified_diff(now, then, f"{name} now", f"{name} then"))
@@ -339,16 +340,3 @@ def define(xml: str, uri: str = URI) -> None:
         ) from error
     finally:
         connection.close()
-
-
-def root_of(xml: str) -> ET.Element:
-    """libvirt's XML, parsed. Raises VmError for what is none, or too long."""
-    from xml.etree import ElementTree as ET  # noqa: PLC0415
-
-    # libvirt's own XML, without a DTD: an entity declaration is refused before it can expand.
-    if len(xml) > _XML_LIMIT_BYTES or "<!" in xml.replace("<!--", ""):
-        raise VmError("libvirt's XML is longer than a MiB, or declares entities; not read")
-    try:
-        return ET.fromstring(xml)  # noqa: S314
-    except ET.ParseError as error:
-        raise VmError(f"libvirt's XML does not parse: {error}") from error

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import InputError, VmError
 from giveback.host.procs import own_path
-from giveback.vmm.backends.libvirt import URI, parse_agent_port, root_of
+from giveback.vmm.backends.libvirt import URI, parse_agent_port
 from giveback.vmm.backends.qemu import plugged_socket
 from giveback.vmm.base import AGENT_PORT, PLUGGED_CHARDEV, Channel, ChannelKind
+from giveback.vmm.clients.xml import parse as parse_xml
 from giveback.vmm.control.devices import TIMEOUT_S
 from giveback_kernel.escaping import escape_for_terminal
 
@@ -208,7 +209,7 @@ async def _plan_libvirt(vm: VmDescription, uri: str) -> PortPlan:
         raise InputError(
             f"{escape_for_terminal(vm.name)}: the port {AGENT_PORT} was plugged in already"
         )
-    if root_of(xml).find("./devices/controller[@type='virtio-serial']") is None:
+    if parse_xml(xml).find("./devices/controller[@type='virtio-serial']") is None:
         raise InputError(
             f"{escape_for_terminal(vm.name)}: "
             "libvirt plugs no virtio-serial controller into a running domain: its "

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from giveback.errors import VmError
-from giveback.vmm.backends.libvirt import available, connect, in_thread, parse_memballoon, root_of
+from giveback.vmm.backends.libvirt import available, connect, in_thread, parse_memballoon
 from giveback.vmm.base import amount
+from giveback.vmm.clients.xml import parse as parse_xml
 from giveback.vmm.control.devices import TIMEOUT_S, BalloonSize, Devices, VirtioMem
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import parse_qemu_size
@@ -99,7 +100,7 @@ def _devices(domain: Any) -> Devices:  # noqa: ANN401
     most = amount(domain.maxMemory())
     virtio_mem = parse_virtio_mem(xml)
     # libvirt counts virtio-mem as the domain's memory, the balloon does not.
-    beside = sum(_size(entry, "./target/size") for entry in _elements(root_of(xml)))
+    beside = sum(_size(entry, "./target/size") for entry in _elements(parse_xml(xml)))
     found = None
     if balloon.present and kept is not None and most is not None:
         found = BalloonSize(kept * _KIB, max(0, most * _KIB - beside))
@@ -115,7 +116,7 @@ def parse_virtio_mem(xml: str) -> tuple[VirtioMem, ...]:
             plugged_bytes=_size(element, "./target/current"),
             block_bytes=_size(element, "./target/block"),
         )
-        for element in _elements(root_of(xml))
+        for element in _elements(parse_xml(xml))
         if _alias(element) and _size(element, "./target/block")
     )
 
@@ -124,7 +125,7 @@ def requested_xml(xml: str, alias: str, requested_bytes: int) -> str:
     """The device's own XML with another <requested>. Raises VmError where it is not there."""
     from xml.etree import ElementTree as ET  # noqa: PLC0415
 
-    for element in _elements(root_of(xml)):
+    for element in _elements(parse_xml(xml)):
         requested = element.find("./target/requested")
         if _alias(element) == alias and requested is not None:
             requested.set("unit", "KiB")
