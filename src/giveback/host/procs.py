@@ -1,4 +1,4 @@
-"""Processes of the host, found by their command line.
+"""Processes of the host, by their command line and the program that they run.
 
 Processes vanish while they are read; one that does is left out, never an error.
 Source: Linux Documentation/filesystems/proc.rst.
@@ -7,6 +7,7 @@ Source: Linux Documentation/filesystems/proc.rst.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,15 +23,24 @@ COMMAND_LINE_LIMIT_BYTES = 256 << 10
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process as its command line tells it. `argv` is empty for kernel threads."""
+    """One process as its command line tells it. `argv` is empty for kernel threads.
+
+    `exe` is the path of what it runs; '' where that may not be read. argv[0] is any text.
+    """
 
     pid: int
     argv: tuple[str, ...]
+    exe: str = ""
 
     @property
     def program(self) -> str:
         """The last component of argv[0], or ''."""
         return self.argv[0].rsplit("/", 1)[-1] if self.argv else ""
+
+    @property
+    def executable(self) -> str:
+        """The name of the file that runs, or ''. An update deletes the file and leaves the process."""
+        return self.exe.removesuffix(" (deleted)").rsplit("/", 1)[-1]
 
 
 def parse_cmdline(text: bytes) -> tuple[str, ...]:
@@ -44,7 +54,15 @@ def parse_cmdline(text: bytes) -> tuple[str, ...]:
 def read_process(root: str, pid: int) -> Process | None:
     """One process, or None where it has gone or hides from us."""
     text = _read_bounded(under(root, f"/proc/{pid}/cmdline"), COMMAND_LINE_LIMIT_BYTES)
-    return None if text is None else Process(pid, parse_cmdline(text))
+    return None if text is None else Process(pid, parse_cmdline(text), _exe(root, pid))
+
+
+def _exe(root: str, pid: int) -> str:
+    try:
+        return os.readlink(under(root, f"/proc/{pid}/exe"))
+    except OSError:
+        # A kernel thread, another user's process, or one that has ended.
+        return ""
 
 
 def processes(root: str = "/") -> Iterator[Process]:
@@ -95,6 +113,30 @@ def own_path(root: str, pid: int, path: str) -> str:
     """
     base = f"/proc/{pid}/root" if path.startswith("/") else f"/proc/{pid}/cwd/"
     return under(root, base) + path
+
+
+_OURS = ("/dev/", "/proc/")
+"""Places that lead to something of whoever opens them: /dev/stdin, /dev/fd/3, /proc/self/fd/3."""
+
+
+def read_own_file(root: str, pid: int, path: str, limit_bytes: int) -> bytes | None:
+    """A file that the process was given by `path`, as it sees it; None where it cannot be read whole.
+
+    The path is a stranger's: nothing but a regular file is opened, for a device or a pipe may act.
+    """
+    if path.startswith(_OURS) or "\0" in path:
+        return None
+    try:
+        place = os.open(own_path(root, pid, path), os.O_PATH | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            return None
+        data = _read_bounded(f"/proc/self/fd/{place}", limit_bytes + 1)
+    finally:
+        os.close(place)
+    return data if data is not None and len(data) <= limit_bytes else None
 
 
 def _read_bounded(path: str, limit_bytes: int) -> bytes | None:

@@ -108,6 +108,7 @@ class VmDescription:
     """A running VM as its process shows it, before anything was asked of it.
 
     `name` comes from a command line and may hold any character: print it through `giveback_kernel.escaping`.
+    `ram_bytes` is 0, and there are no blocks, where the size of RAM is not known.
     """
 
     backend: str
@@ -123,6 +124,8 @@ class VmDescription:
     """What on the command line makes the VMM keep pages that the guest reports."""
     machine: str = ""
     notes: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    """Parts of its configuration that could not be read: what is not seen here is then unknown."""
 
     @property
     def block_bytes(self) -> int:

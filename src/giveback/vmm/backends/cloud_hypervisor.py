@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from giveback.vmm.backends.qemu_args import properties
+from giveback.vmm.backends.qemu_options import properties
 from giveback.vmm.base import (
     Answer,
     Backing,

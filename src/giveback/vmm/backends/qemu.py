@@ -8,8 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
-from giveback.host.procs import Process, own_path
+from giveback.host.procs import Process, own_path, read_own_file
 from giveback.vmm.backends import qemu_args
+from giveback.vmm.backends.programs import vmm_of
+from giveback.vmm.backends.qemu_options import CONFIG_LIMIT_BYTES, Arguments, parse
 from giveback.vmm.base import (
     PLUGGED_CHARDEV,
     Answer,
@@ -57,9 +59,24 @@ class QemuBackend:
         self._root = root
 
     def recognise(self, process: Process) -> VmDescription | None:
-        if not qemu_args.is_qemu(process):
+        arguments = self.arguments(process)
+        if arguments is None:
             return None
-        return qemu_args.describe(process, partial(own_path, self._root, process.pid))
+        return qemu_args.describe(process, partial(own_path, self._root, process.pid), arguments)
+
+    def arguments(self, process: Process) -> Arguments | None:
+        """What a QEMU was started with, its -readconfig files included; None for another process.
+
+        None for a device model of Xen, too: its guest's RAM is Xen's, and nothing here returns it.
+        """
+        if vmm_of(process) != self.name:
+            return None
+        arguments = parse(process.argv[1:], partial(self._config, process.pid))
+        return None if qemu_args.is_xen(arguments) else arguments
+
+    def _config(self, pid: int, path: str) -> str | None:
+        data = read_own_file(self._root, pid, path, CONFIG_LIMIT_BYTES)
+        return None if data is None else data.decode("utf-8", "surrogateescape")
 
     async def inspect(
         self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0

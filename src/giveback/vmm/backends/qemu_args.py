@@ -1,15 +1,24 @@
 """QEMU's command line, understood as far as memory goes. Pure: words in, a description out.
 
-Source: QEMU docs/system/invocation, qapi/qom.json (memory-backend-*), util/keyval.c.
+What a command line does not say is unknown where a part of the configuration could not be read (a
+-readconfig file), and QEMU's default where all of it was. Source: QEMU docs/system/invocation, qapi/qom.json
+(memory-backend-*), qemu_resolve_machine_memdev() and set_memory_options() in system/vl.c.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from giveback.vmm.backends.programs import given_name
+from giveback.vmm.backends.qemu_options import (
+    Arguments,
+    Options,
+    is_handed_over,
+    is_on,
+    listening_address,
+    parse,
+)
 from giveback.vmm.base import (
     AGENT_PORT,
     GUEST_AGENT_PORT,
@@ -29,117 +38,55 @@ if TYPE_CHECKING:
 
     from giveback.host.procs import Process
 
-_PROGRAM = re.compile(r"(qemu-system-\w+|qemu-kvm|kvm)(-spice)?(\.real)?$")
 _DEFAULT_RAM_BYTES = 128 * MIB
+_DEFAULTED = re.compile(r"|pc(-.*)?|q35|isapc|microvm|virt(-.*)?|s390-ccw-virtio(-.*)?")
+"""Machine types whose RAM is _DEFAULT_RAM_BYTES where nothing says otherwise."""
+_RAM_ALIGNMENT_BYTES = 8192
 DEFAULT_BLOCK = "ram"
 """Our name for the RAM that -m makes where no backend was named."""
 _CONFIDENTIAL = {"sev-guest", "sev-snp-guest", "tdx-guest", "s390-pv-guest", "arm-rme-guest"}
-Options = dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Arguments:
-    """The options that matter, in order, each as (option, its properties)."""
+def is_xen(arguments: Arguments) -> bool:
+    """True for a device model of Xen: its guest's RAM is Xen's, and not in this process.
 
-    options: tuple[tuple[str, Options], ...]
-
-    def all(self, name: str) -> Iterator[Options]:
-        return (properties for option, properties in self.options if option == name)
-
-    def merged(self, name: str) -> Options:
-        """All uses of an option put together, as QEMU does for -machine and -m."""
-        result: Options = {}
-        for properties in self.all(name):
-            result.update(properties)
-        return result
+    KVM with Xen's interface (-accel kvm,xen-version=…) is none.
+    """
+    machine = arguments.merged("machine")
+    accels = [a.get("accel", "") for a in arguments.all("accel")] or [machine.get("accel", "")]
+    words = {group for group, _ in arguments.options} & {"xen-domid", "xen-attach", "xen-create"}
+    return bool(
+        words
+        or machine.get("type", "").startswith("xen")
+        or any(accel.split(":")[0] == "xen" for accel in accels)
+    )
 
 
-# option -> the name of its first, nameless property; options here take a value.
-_IMPLIED = {
-    "m": "size", "machine": "type", "M": "type", "name": "guest", "object": "qom-type",
-    "device": "driver", "chardev": "backend", "mon": "chardev", "qmp": "address",
-    "qmp-pretty": "address", "numa": "type", "netdev": "type", "overcommit": "", "mem-path": "path",
-    "incoming": "uri", "accel": "accel", "uuid": "uuid", "readconfig": "file", "smp": "cpus",
-}  # fmt: skip
-_ALIASES = {"M": "machine", "qmp-pretty": "qmp"}
-_FLAGS = {"mem-prealloc", "S"}
+def describe(
+    process: Process, own_path: Callable[[str], str], arguments: Arguments | None = None
+) -> VmDescription:
+    """The VM that a QEMU process runs. `own_path` turns a path of its own into one of ours.
 
-
-def is_qemu(process: Process) -> bool:
-    """True where the program is a QEMU system emulator."""
-    return bool(_PROGRAM.match(process.program))
-
-
-def parse(argv: tuple[str, ...]) -> Arguments:
-    """Read a command line (without argv[0]). Options that say nothing of memory are passed over."""
-    found = []
-    words = iter(argv)
-    for word in words:
-        if not word.startswith("-") or word == "-":
-            continue
-        option = word.lstrip("-")
-        if option in _FLAGS:
-            found.append((option, Options()))
-        elif option in _IMPLIED:
-            value = next(words, "")
-            found.append((_ALIASES.get(option, option), properties(value, _IMPLIED[option])))
-    return Arguments(tuple(found))
-
-
-def properties(text: str, implied: str) -> Options:
-    """`size=2G,slots=4` or QEMU's JSON form as a dict; values are text, JSON's nested ones JSON."""
-    if text.startswith("{"):
-        return _from_json(text)
-    result: Options = {}
-    for index, part in enumerate(_split(text)):
-        key, equals, value = part.partition("=")
-        if equals:
-            result[key] = value
-        elif index == 0 and implied:
-            result[implied] = part
-        elif part:
-            result[part.removeprefix("no")] = "off" if part.startswith("no") else "on"
-    return result
-
-
-def _split(text: str) -> Iterator[str]:
-    """Split at commas; a doubled comma is one that is meant."""
-    return (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
-
-
-def _from_json(text: str) -> Options:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return {str(k): _plain(v) for k, v in value.items()} if isinstance(value, dict) else {}
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def describe(process: Process, own_path: Callable[[str], str]) -> VmDescription:
-    """The VM that a QEMU process runs. `own_path` turns a path of its own into one of ours."""
-    arguments = parse(process.argv[1:])
+    `arguments` is its command line where that was parsed already, with the files that it names.
+    """
+    arguments = parse(process.argv[1:]) if arguments is None else arguments
     machine = arguments.merged("machine")
     blocks = _blocks(arguments, machine)
-    base = _base_ram_bytes(arguments)
+    base = _base_ram_bytes(arguments, machine)
     plugged = sum(b.size_bytes for b in blocks if b.name in _devices_memory(arguments, "pc-dimm"))
     return VmDescription(
         backend="qemu",
-        name=_name(arguments, process.pid),
+        name=arguments.merged("name").get("guest") or given_name(process) or f"pid-{process.pid}",
         pid=process.pid,
-        ram_bytes=base + plugged + _virtio_mem_bytes(arguments),
-        ram_blocks=blocks,
+        ram_bytes=base + plugged + _virtio_mem_bytes(arguments) if base else 0,
+        ram_blocks=blocks if base else (),
         capabilities=_capabilities(arguments),
         channels=tuple(_channels(arguments, own_path)),
-        control=_control(arguments, own_path),
+        control=control_of(arguments, own_path),
         blockers=tuple(_blockers(arguments, machine)),
         machine=_machine(machine),
         notes=tuple(_notes(arguments)),
+        unread=tuple(f"-readconfig {file} cannot be read" for file in arguments.unread),
     )
 
 
@@ -149,13 +96,26 @@ def _machine(machine: Options) -> str:
     return machine.get("type", "") + (f",max-ram-below-4g={hole}" if hole else "")
 
 
-def _name(arguments: Arguments, pid: int) -> str:
-    return arguments.merged("name").get("guest") or f"pid-{pid}"
-
-
-def _base_ram_bytes(arguments: Arguments) -> int:
-    text = arguments.merged("m").get("size", "")
-    return answers.written(text, default_unit="m") or _DEFAULT_RAM_BYTES
+def _base_ram_bytes(arguments: Arguments, machine: Options) -> int:
+    """What -m, -machine memory.size= or a backend says, else the machine's default; 0: not known."""
+    found: int | None = None
+    named = False
+    for group, settings in arguments.options:
+        text = settings.get({"memory": "size", "machine": "memory.size"}.get(group, ""), "")
+        if text:
+            # `-m` alone counts in MiB.
+            found = answers.written(text, default_unit="m" if group == "memory" else "b")
+            named = True
+    if found:
+        return -(-found // _RAM_ALIGNMENT_BYTES) * _RAM_ALIGNMENT_BYTES
+    if named and found is None:
+        return 0
+    backend = arguments.by_id("object").get(machine.get("memory-backend", ""), {})
+    size_bytes = answers.written(backend.get("size", ""))
+    if size_bytes:
+        return size_bytes
+    is_usual = not arguments.unread and _DEFAULTED.fullmatch(machine.get("type", ""))
+    return _DEFAULT_RAM_BYTES if is_usual else 0
 
 
 def _virtio_mem_bytes(arguments: Arguments) -> int:
@@ -178,31 +138,34 @@ def _devices_memory(arguments: Arguments, driver: str) -> set[str]:
 def _blocks(arguments: Arguments, machine: Options) -> tuple[RamBlock, ...]:
     """The memory backends that serve as RAM: not those of an NVDIMM or of shared-memory devices."""
     hotplug = _devices_memory(arguments, "virtio-mem")
-    used = {machine.get("memory-backend", "")} | hotplug | _devices_memory(arguments, "pc-dimm")
-    used |= {numa.get("memdev", "") for numa in arguments.all("numa")}
+    base = {machine.get("memory-backend", "")} | {
+        numa.get("memdev", "") for numa in arguments.all("numa")
+    }
+    used = base | hotplug | _devices_memory(arguments, "pc-dimm")
     prealloc = any(option == "mem-prealloc" for option, _ in arguments.options)
     blocks = [
         _block(thing, hotplug=thing.get("id", "") in hotplug, prealloc=prealloc)
         for thing in arguments.all("object")
         if thing.get("qom-type", "").startswith("memory-backend-") and thing.get("id", "") in used
     ]
-    base = {machine.get("memory-backend", "")} | {
-        n.get("memdev", "") for n in arguments.all("numa")
-    }
     if not any(block.name in base for block in blocks):
-        blocks.insert(0, _default_block(arguments, prealloc=prealloc))
+        size_bytes = _base_ram_bytes(arguments, machine)
+        blocks.insert(0, _default_block(arguments, size_bytes, prealloc=prealloc))
     return tuple(blocks)
 
 
-def _default_block(arguments: Arguments, *, prealloc: bool) -> RamBlock:
-    path = arguments.merged("mem-path").get("path", "")
-    backing = Backing.FILE if path else Backing.ANONYMOUS
-    return RamBlock(DEFAULT_BLOCK, _base_ram_bytes(arguments), backing, path, prealloc=prealloc)
+def _default_block(arguments: Arguments, size_bytes: int, *, prealloc: bool) -> RamBlock:
+    path = arguments.merged("mem-path").get("value", "")
+    # A file that was not read may name a backend.
+    backing = Backing.UNKNOWN if arguments.unread else Backing.ANONYMOUS
+    return RamBlock(
+        DEFAULT_BLOCK, size_bytes, Backing.FILE if path else backing, path, prealloc=prealloc
+    )
 
 
 def _block(thing: Options, *, hotplug: bool, prealloc: bool) -> RamBlock:
     kind = thing["qom-type"].removeprefix("memory-backend-")
-    huge = _on(thing.get("hugetlb", "off"))
+    huge = is_on(thing.get("hugetlb", "off"))
     backing = {"memfd": Backing.MEMFD, "file": Backing.FILE, "shm": Backing.MEMFD}.get(
         kind, Backing.ANONYMOUS
     )
@@ -212,29 +175,31 @@ def _block(thing: Options, *, hotplug: bool, prealloc: bool) -> RamBlock:
         backing=Backing.HUGETLB if huge else backing,
         path=thing.get("mem-path", ""),
         page_bytes=(answers.written(thing.get("hugetlbsize", "2M")) or 2 * MIB) if huge else 4096,
-        prealloc=prealloc or _on(thing.get("prealloc", "off")),
-        shared=_on(thing.get("share", "on" if kind in ("memfd", "shm") else "off")),
+        prealloc=prealloc or is_on(thing.get("prealloc", "off")),
+        shared=is_on(thing.get("share", "on" if kind in ("memfd", "shm") else "off")),
         hotplug=hotplug,
     )
 
 
-def _on(value: str) -> bool:
-    return value in ("on", "yes", "true", "y")
-
-
 def _capabilities(arguments: Arguments) -> Capabilities:
+    """What the devices offer; what is not there may be in a file that could not be read."""
     drivers = [device.get("driver", "") for device in arguments.all("device")]
     balloons = [d for d in arguments.all("device") if is_balloon(d.get("driver", ""))]
-    reports = any(_on(d.get("free-page-reporting", "off")) for d in balloons)
+    reports = any(is_on(d.get("free-page-reporting", "off")) for d in balloons)
     ports = {d.get("name") for d in arguments.all("device") if d.get("driver") == "virtserialport"}
     vsock = any(driver.startswith("vhost-vsock") for driver in drivers)
+
+    def answer(*, seen: bool) -> Answer:
+        return Answer.of(seen or (None if arguments.unread else False))
+
     return Capabilities(
-        reports_pages=Answer.of(reports),
-        balloon=Answer.of(bool(balloons)),
-        deflate_on_oom=any(_on(d.get("deflate-on-oom", "off")) for d in balloons),
-        statistics=Answer.of(bool(balloons)),
-        virtio_mem=Answer.of(any(driver.startswith("virtio-mem") for driver in drivers)),
-        agent_channel=Answer.of(AGENT_PORT in ports or vsock),
+        # A device that is seen may be changed by a file, too: [global].
+        reports_pages=answer(seen=reports),
+        balloon=answer(seen=bool(balloons)),
+        deflate_on_oom=any(is_on(d.get("deflate-on-oom", "off")) for d in balloons),
+        statistics=answer(seen=bool(balloons)),
+        virtio_mem=answer(seen=any(driver.startswith("virtio-mem") for driver in drivers)),
+        agent_channel=answer(seen=AGENT_PORT in ports or vsock),
     )
 
 
@@ -244,40 +209,36 @@ def is_balloon(driver: str) -> bool:
 
 
 def _channels(arguments: Arguments, own_path: Callable[[str], str]) -> Iterator[Channel]:
-    chardevs = {chardev.get("id", ""): chardev for chardev in arguments.all("chardev")}
+    chardevs = arguments.by_id("chardev")
     kinds = {AGENT_PORT: ChannelKind.VIRTIO_SERIAL, GUEST_AGENT_PORT: ChannelKind.QEMU_GUEST_AGENT}
     for device in arguments.all("device"):
         if device.get("driver") == "virtserialport" and device.get("name") in kinds:
-            path = _listening_path(chardevs.get(device.get("chardev", ""), {}))
-            if path:
-                yield Channel(kinds[device["name"]], path=own_path(path))
+            address = listening_address(chardevs.get(device.get("chardev", ""), {}))
+            if _is_socket(address):
+                yield Channel(kinds[device["name"]], path=_ours(address, own_path))
         elif device.get("driver", "").startswith("vhost-vsock"):
             cid = device.get("guest-cid", "")
             if cid.isascii() and cid.isdigit() and len(cid) <= 10:
                 yield Channel(ChannelKind.VSOCK, cid=int(cid))
 
 
-def _listening_path(chardev: Options) -> str:
-    """The unix socket on which this character device listens, or ''."""
-    listens = _on(chardev.get("server", "off"))
-    return chardev.get("path", "") if chardev.get("backend") == "socket" and listens else ""
+def _is_socket(address: str) -> bool:
+    """Whether it is a unix socket's: a path, or `@name`. TCP's has a colon and no slash."""
+    return bool(address) and (address[0] == "@" or "/" in address or ":" not in address)
 
 
-def _control(arguments: Arguments, own_path: Callable[[str], str]) -> str:
-    """The first QMP socket that listens: a path of ours, or `host:port`."""
-    chardevs = {chardev.get("id", ""): chardev for chardev in arguments.all("chardev")}
-    for qmp in arguments.all("qmp"):
-        kind, _, address = qmp.get("address", "").partition(":")
-        if not _on(qmp.get("server", "off")):
-            continue
-        if kind == "unix":
-            return own_path(address)
-        if kind == "tcp":
-            return address
+def _ours(address: str, own_path: Callable[[str], str]) -> str:
+    """An address as it is reached from here: an abstract name and TCP are alike everywhere."""
+    return own_path(address) if _is_socket(address) and address[0] != "@" else address
+
+
+def control_of(arguments: Arguments, own_path: Callable[[str], str]) -> str:
+    """The first QMP socket that listens: a path of ours, `@name`, or `host:port`; '' where none does."""
+    chardevs = arguments.by_id("chardev")
     for monitor in arguments.all("mon"):
-        path = _listening_path(chardevs.get(monitor.get("chardev", ""), {}))
-        if monitor.get("mode") == "control" and path:
-            return own_path(path)
+        address = listening_address(chardevs.get(monitor.get("chardev", ""), {}))
+        if monitor.get("mode") == "control" and address:
+            return _ours(address, own_path)
     return ""
 
 
@@ -294,16 +255,13 @@ def _blockers(arguments: Arguments, machine: Options) -> Iterator[str]:
             yield f"object {thing['qom-type']}: an encrypted guest's pages are never discarded"
     if "memory-encryption" in machine:
         yield "machine memory-encryption: an encrypted guest's pages are never discarded"
+    if is_on(arguments.merged("realtime").get("mlock", "off")):
+        yield "realtime mlock=on: memory is locked"
     lock = arguments.merged("overcommit").get("mem-lock", "off")
-    if _on(lock) or lock == "on-fault":
+    if is_on(lock) or lock == "on-fault":
         yield f"overcommit mem-lock={lock}: memory is locked"
 
 
 def _notes(arguments: Arguments) -> Iterator[str]:
-    if any(arguments.all("readconfig")):
-        yield "-readconfig: options in that file are not seen here"
-    if any(
-        chardev.get("backend") == "socket" and "fd" in chardev
-        for chardev in arguments.all("chardev")
-    ):
+    if any(is_handed_over(chardev) for chardev in arguments.all("chardev")):
         yield "a socket was handed over as a descriptor: libvirt or another manager holds it"

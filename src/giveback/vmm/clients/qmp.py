@@ -66,7 +66,7 @@ class Monitor:
 
 @contextlib.asynccontextmanager
 async def monitor(address: str, timeout_s: float) -> AsyncIterator[Monitor]:
-    """Open a session at a unix socket's path or `host:port`, for at most `timeout_s` in all.
+    """Open a session at a unix socket's path, `@name` or `host:port`, for at most `timeout_s` in all.
 
     Raises VmError, whose text says what is wrong with the socket and what to do.
     """
@@ -94,7 +94,7 @@ async def monitor(address: str, timeout_s: float) -> AsyncIterator[Monitor]:
 
 
 async def _connect(client: QMPClient, address: str) -> None:
-    if "/" in address:
+    if "/" in address or address.startswith("@"):
         await client.connect(connect_unix(address))
         return
     host, _, port = address.rpartition(":")

@@ -33,13 +33,17 @@ _TABLE_LIMIT_BYTES = 8 << 20
 def connect_unix(path: str) -> socket.socket:
     """A connected, non-blocking stream socket. Raises VmError that says what to do.
 
-    A path longer than the kernel's 107 bytes is reached through its directory's descriptor.
+    A path longer than the kernel's 107 bytes is reached through its directory's descriptor. `@name` is
+    in the abstract namespace: with the length that it has, or filled up with NULs as QEMU's tight=off is.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     connection.setblocking(False)
     try:
-        with short_path(path) as reachable:
-            connection.connect(reachable)
+        if path.startswith("@"):
+            _connect_abstract(connection, os.fsencode(path[1:]))
+        else:
+            with short_path(path) as reachable:
+                connection.connect(reachable)
     except OSError as error:
         connection.close()
         raise VmError(f"{path}: {reason(error)}") from error
@@ -48,6 +52,13 @@ def connect_unix(path: str) -> socket.socket:
         connection.close()
         raise VmError(f"{escape_for_terminal(path)}: no socket can be called so") from error
     return connection
+
+
+def _connect_abstract(connection: socket.socket, name: bytes) -> None:
+    try:
+        connection.connect(b"\0" + name)
+    except ConnectionRefusedError:
+        connection.connect(b"\0" + name.ljust(_SUN_PATH_BYTES, b"\0"))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from giveback.host.smaps import Mapping
 from giveback.vmm.backends import qemu
 from giveback.vmm.backends.cloud_hypervisor import CloudHypervisorBackend
 from giveback.vmm.backends.firecracker import FirecrackerBackend
-from giveback.vmm.backends.qemu_args import describe, properties
+from giveback.vmm.backends.qemu_args import describe
+from giveback.vmm.backends.qemu_options import properties
 from giveback.vmm.base import Answer, Backing, RamBlock
 from giveback.vmm.mapping import bind
 

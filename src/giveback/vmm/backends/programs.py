@@ -1,0 +1,65 @@
+"""Which VMM a process runs, by the name of its program: /proc/PID/exe says it, argv[0] is any text. Pure.
+
+Vendors put suffixes to the names (qemu-system-x86_64-spice, cloud-hypervisor-v50-static), distributions
+prefixes of wrappers (.qemu-system-x86_64-wrapped). A name is not enough where helpers are called alike
+(firecracker-containerd, cloud-hypervisor-remote): a suffix that is not known needs the VMM's own options.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from giveback.host.procs import Process
+
+_QEMU = re.compile(
+    r"\.*(?:qemu(?:-\w+)*-system-\w+(?:[-.~_+][\w.+~-]*)?"
+    r"|qemu-kvm(?:[-.~_+][\w.+~-]*)?|kvm(?:-spice|-qemu)?(?:\.\w+)*|qemu-\w+-softmmu)",
+    re.ASCII,
+)
+_HELPER = re.compile(
+    r"[-_.](?:remote|ctl|cli|client|containerd|ctr|shim|exporter|runtime|driver|jailer)\b"
+)
+_SUFFIXES = re.compile(
+    r"(?:[-._~+](?:v?\d[^\W_]*|static|musl|glibc|gnu|x86[-_]64|amd64|aarch64|arm64|riscv64|debug"
+    r"|release|wrapped|real|orig|distrib|tdx|sev|snp|mshv|kvm|upstream|bin))*_?",
+    re.ASCII,
+)
+_OPTIONS = {
+    "cloud-hypervisor": ("--api-socket", "--kernel", "--firmware", "--memory", "--restore"),
+    "firecracker": ("--api-sock", "--no-api", "--config-file"),
+}
+"""By VMM: options that it takes and its helpers do not."""
+
+
+def vmm_of(process: Process) -> str:
+    """Return `qemu`, `cloud-hypervisor`, `firecracker`, or '' for a process that is no VMM.
+
+    What runs decides; argv[0] does where that is not readable, or is an interpreter's or a loader's.
+    """
+    return _kind(process.executable, process.argv) or _kind(process.program, process.argv)
+
+
+def _kind(name: str, argv: tuple[str, ...]) -> str:
+    if _QEMU.fullmatch(name):
+        return "qemu"
+    plain = name.lstrip(".")
+    for vmm, options in _OPTIONS.items():
+        if not plain.startswith(vmm) or _HELPER.search(plain):
+            continue
+        suffix = plain.removeprefix(vmm)
+        known = _SUFFIXES.fullmatch(suffix)
+        if known or (suffix[:1] in "-._~+" and _has_any(argv, options)):
+            return vmm
+    return ""
+
+
+def _has_any(argv: tuple[str, ...], options: tuple[str, ...]) -> bool:
+    return any(word.partition("=")[0] in options for word in argv)
+
+
+def given_name(process: Process) -> str:
+    """A VM's name out of an argv[0] such as `microvm@web`, which is no program's name; else ''."""
+    unit, at, name = process.program.rpartition("@")
+    return name if at and unit and name and not _kind(process.program, process.argv) else ""

@@ -1,0 +1,282 @@
+"""The grammar of QEMU's command line and of its -readconfig files. Pure: words in, options out.
+
+Source: lookup_opt(), qemu_set_option() and qemu_global_option() in system/vl.c (softmmu/vl.c), get_opt_name_value()
+in util/qemu-option.c, qemu_config_foreach() in util/qemu-config.c, qemu_chr_parse_compat() in
+chardev/char.c, qapi_bool_parse() in qapi/qapi-util.c. A word is an option by its whole name, with one dash or two.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Options = dict[str, str]
+CONFIG_LIMIT_BYTES = 1 << 20
+"""The longest -readconfig file that is read; Incus' are below 20 KiB."""
+_JSON_DEPTH_LIMIT = 8
+
+# Options that take no value; every other one takes the next word, whatever that is.
+_FLAGS = frozenset(
+    "h help version snapshot no-fd-bootchk no-acpi no-hpet nodefaults S s no-reboot no-shutdown "
+    "daemonize enable-kvm no-kvm no-kvm-irqchip no-kvm-pit no-kvm-pit-reinjection mem-prealloc usb "
+    "nographic portrait full-screen no-frame alt-grab ctrl-grab no-quit sdl curses win2k-hack "
+    "rtc-td-hack localtime singlestep one-insn-per-tb preconfig xen-attach xen-domid-restrict "
+    "no-user-config nouserconfig nodefconfig only-migratable semihosting old-param enable-fips "
+    "async-teardown enable-sync-profile perfmap jitdump show-cursor audio-help tdf xen-create".split()
+)
+# Option -> its group, and the name of the group's first, nameless property.
+_GROUPS = {
+    "m": ("memory", "size"), "machine": ("machine", "type"), "M": ("machine", "type"),
+    "name": ("name", "guest"), "object": ("object", "qom-type"), "device": ("device", "driver"),
+    "chardev": ("chardev", "backend"), "mon": ("mon", "chardev"), "numa": ("numa", "type"),
+    "netdev": ("netdev", "type"), "overcommit": ("overcommit", ""), "accel": ("accel", "accel"),
+    "realtime": ("realtime", ""), "mem-path": ("mem-path", ""), "xen-domid": ("xen-domid", ""),
+}  # fmt: skip
+_SECTION = re.compile(r'\[([^\s"\]]+)(?:\s+"([^"]*)")?\]')
+_SETTING = re.compile(r'\s*(\S+)\s*=\s*"([^"]*)"')
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """The options that matter, in order, each as (group, its properties).
+
+    `unread` are the files that have more of them, and could not be read.
+    """
+
+    options: tuple[tuple[str, Options], ...]
+    unread: tuple[str, ...] = ()
+
+    def all(self, group: str) -> Iterator[Options]:
+        return (properties for name, properties in self.options if name == group)
+
+    def merged(self, group: str) -> Options:
+        """All uses of an option put together, as QEMU does for -machine and -m: the last one wins."""
+        result: Options = {}
+        for properties in self.all(group):
+            result.update(properties)
+        return result
+
+    def by_id(self, group: str) -> dict[str, Options]:
+        return {properties.get("id", ""): properties for properties in self.all(group)}
+
+
+def parse(
+    words: tuple[str, ...], read_config: Callable[[str], str | None] = lambda _: None
+) -> Arguments:
+    """Read a command line (without argv[0]). Options that say nothing of memory are passed over.
+
+    `read_config` gives a -readconfig file's text, or None where that cannot be had.
+    """
+    found: list[tuple[str, Options]] = []
+    unread: list[str] = []
+    left = iter(words)
+    for word in left:
+        if not word.startswith("-"):
+            continue
+        option = word[2:] if word.startswith("--") else word[1:]
+        if option in _FLAGS:
+            found.append((option, {}))
+            continue
+        value = next(left, "")
+        if option == "readconfig":
+            sections = config_sections(read_config(value))
+            if sections is None:
+                unread.append(value)
+            found += sections or []
+        elif option == "set":
+            _set(found, value)
+        elif option == "global":
+            found.append(("global", global_of(value)))
+        elif option in ("qmp", "qmp-pretty"):
+            found += _monitor(value, len(found))
+        elif option == "balloon" and value.startswith("virtio"):
+            found.append(("device", {**properties(value, ""), "driver": "virtio-balloon"}))
+        elif option in ("mem-path", "xen-domid"):
+            found.append((option, {"value": value}))
+        elif option in _GROUPS:
+            group, implied = _GROUPS[option]
+            found.append((group, properties(value, implied)))
+    return Arguments(tuple(_with_globals(found)), tuple(unread))
+
+
+def properties(text: str, implied: str) -> Options:
+    """`size=2G,slots=4` or QEMU's JSON form as a dict; JSON's nested objects have dotted names.
+
+    The first part without `=` is the value of `implied`; where there is no such name, and for later
+    parts, `name` is on and `noname` is off. Of a name that comes again the last value counts.
+    """
+    if text.startswith("{"):
+        return _from_json(text)
+    result: Options = {}
+    for index, part in enumerate(_split(text)):
+        key, equals, value = part.partition("=")
+        if equals:
+            result[key] = value
+        elif index == 0 and implied:
+            result[implied] = part
+        elif part:
+            result[part.removeprefix("no")] = "off" if part.startswith("no") else "on"
+    return result
+
+
+def _split(text: str) -> Iterator[str]:
+    """Split at commas; a doubled comma is one that is meant."""
+    return (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
+
+
+def _from_json(text: str) -> Options:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return dict(_flat(value, "", _JSON_DEPTH_LIMIT)) if isinstance(value, dict) else {}
+
+
+def _flat(value: dict[str, object], prefix: str, depth: int) -> Iterator[tuple[str, str]]:
+    for key, inner in value.items():
+        if isinstance(inner, dict) and depth:
+            yield from _flat(inner, f"{prefix}{key}.", depth - 1)
+        else:
+            yield prefix + key, _plain(inner)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def is_on(value: str) -> bool:
+    """QEMU's words for true."""
+    return value in ("on", "yes", "true", "y")
+
+
+def config_sections(text: str | None) -> list[tuple[str, Options]] | None:
+    """The sections of a -readconfig file, in order, each with its id as `id`; None for none such.
+
+    What QEMU would refuse is refused: it does not run with such a file, so that this is another one.
+    """
+    if text is None or len(text) > CONFIG_LIMIT_BYTES:
+        return None
+    found: list[tuple[str, Options]] = []
+    for line in text.splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        section = _SECTION.match(line)
+        if section:
+            found.append((section[1], {} if section[2] is None else {"id": section[2]}))
+            continue
+        setting = _SETTING.match(line)
+        if setting is None or not found:
+            return None
+        found[-1][1][setting[1]] = setting[2]
+    return found
+
+
+def global_of(text: str) -> Options:
+    """`driver.property=value`, or the long form with these three names."""
+    short = re.match(r"([^.=]{1,63})\.([^=]{1,63})=", text)
+    if short:
+        value = text[short.end() :]
+        return {"driver": short[1], "property": short[2], "value": value}
+    return properties(text, "")
+
+
+def _set(found: list[tuple[str, Options]], text: str) -> None:
+    """`-set group.id.name=value` changes an option that has been given; JSON's cannot be changed."""
+    match = re.match(r"([^.]{1,63})\.([^.]{1,63})\.([^=]{1,63})=", text)
+    if match:
+        for group, settings in found:
+            if group == match[1] and settings.get("id") == match[2]:
+                settings[match[3]] = text[match.end() :]
+
+
+def _monitor(text: str, number: int) -> list[tuple[str, Options]]:
+    """-qmp as the -chardev and -mon that QEMU makes of it."""
+    if text.startswith("chardev:"):
+        return [("mon", {"chardev": text.removeprefix("chardev:"), "mode": "control"})]
+    label = f"compat_monitor-{number}"
+    chardev = {**compat_chardev(text), "id": label}
+    return [("chardev", chardev), ("mon", {"chardev": label, "mode": "control"})]
+
+
+def compat_chardev(text: str) -> Options:
+    """A character device in its old form, such as `unix:/run/q,server=on`; its options as -chardev's."""
+    kind, _, rest = text.removeprefix("mon:").partition(":")
+    if kind == "unix":
+        return {"backend": "socket", **properties(rest, "path")}
+    tcp = re.match(r"([^:,]{0,64}|\[[^\],]{1,64}\]):([^,]{1,32})(?:,|$)", rest)
+    if kind == "tcp" and tcp:
+        more = properties(rest[tcp.end() :], "")
+        return {"backend": "socket", "host": tcp[1].strip("[]"), "port": tcp[2], **more}
+    # stdio, pty, vc, telnet:, file:, … : nothing that speaks plain QMP at a socket.
+    return {"backend": kind}
+
+
+def listening_address(chardev: Options) -> str:
+    """Where this character device listens: a path, `@name` (abstract), `host:port`, or ''.
+
+    A path is as QEMU was given it, or after `./` where it could be taken for one of the others. A socket that was handed over as a descriptor has none.
+    """
+    get = _first(chardev)
+    backend = get("backend", "backend.type")
+    listens = is_on(get("server", "backend.data.server"))
+    tls = get("tls-creds", "backend.data.tls-creds")
+    if backend != "socket" or not listens or tls:
+        return ""
+    path = get("path", "addr.path", "addr.data.path", "backend.data.addr.data.path")
+    if path and is_on(get("abstract", "addr.abstract", "backend.data.addr.data.abstract")):
+        return f"@{path}"
+    if path:
+        return path if "/" in path or not (":" in path or path[0] == "@") else f"./{path}"
+    port = get("port", "addr.port", "addr.data.port", "backend.data.addr.data.port")
+    host = get("host", "addr.host", "addr.data.host", "backend.data.addr.data.host")
+    return f"{host}:{port}" if port else ""
+
+
+def _first(options: Options) -> Callable[..., str]:
+    return lambda *names: next((options[name] for name in names if options.get(name)), "")
+
+
+def is_handed_over(chardev: Options) -> bool:
+    """Whether it is a socket that QEMU got from its parent, ready made."""
+    return chardev.get("backend") == "socket" and "fd" in chardev
+
+
+def _with_globals(found: list[tuple[str, Options]]) -> Iterator[tuple[str, Options]]:
+    """Every -device with what -global sets of its type: below its own properties, the last one wins."""
+    defaults: dict[str, Options] = {}
+    for group, settings in found:
+        if group == "global":
+            of_driver = defaults.setdefault(settings.get("driver", ""), {})
+            of_driver[settings.get("property", "")] = settings.get("value", "")
+    for group, settings in found:
+        if group == "device" and defaults:
+            inherited: Options = {}
+            for name in _types(settings.get("driver", "")):
+                inherited |= defaults.get(name, {})
+            yield group, {**inherited, **settings}
+        elif group != "global":
+            yield group, settings
+
+
+def _types(driver: str) -> tuple[str, ...]:
+    """The QOM types whose defaults a device takes, the weakest first.
+
+    A virtio device on a bus has the device proper inside, whose properties it passes on; the names
+    without a bus are aliases (qdev_alias_table in system/qdev-monitor.c).
+    """
+    match = re.fullmatch(
+        r"((?:virtio|vhost)-[\w-]+?)(?:-(pci|ccw|device)(?:-(?:non-)?transitional)?)?", driver
+    )
+    if match is None:
+        return (driver,)
+    base, bus = match[1], match[2]
+    if bus is None:
+        return (f"{base}-device", f"{base}-pci-base", f"{base}-ccw", f"{base}-pci", driver)
+    return (f"{base}-device", f"{base}-{bus}-base", driver)
