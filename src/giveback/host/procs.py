@@ -59,7 +59,7 @@ def read_process(root: str, pid: int) -> Process | None:
 
 def _exe(root: str, pid: int) -> str:
     try:
-        return os.readlink(under(root, f"/proc/{pid}/exe"))
+        return os.readlink(under(root, f"/proc/{pid}/exe"))  # noqa: PTH115
     except OSError:
         # A kernel thread, another user's process, or one that has ended.
         return ""

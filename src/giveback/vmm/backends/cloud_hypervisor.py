@@ -7,10 +7,10 @@ Never run here against the real program: it needs KVM.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from giveback.vmm.backends.programs import given_name, vmm_of
 from giveback.vmm.backends.qemu_options import properties
 from giveback.vmm.base import (
     Answer,
@@ -24,7 +24,7 @@ from giveback.vmm.base import (
     VmState,
 )
 from giveback.vmm.clients import answers
-from giveback.vmm.clients.http import HttpBackend
+from giveback.vmm.clients.http import HttpBackend, name_of_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,13 +35,15 @@ if TYPE_CHECKING:
 _DEFAULT_RAM_BYTES = 512 << 20
 _HUGE_BYTES = 2 << 20
 _BASE = "/api/v1"
+_PAYLOADS = {"kernel", "firmware", "initramfs", "igvm"}
+"""Options that make a VM at the start; without one it is made through the API, or restored."""
 
 
 class CloudHypervisorBackend(HttpBackend):
     """Finds cloud-hypervisor processes and asks their API."""
 
     name = "cloud-hypervisor"
-    programs = re.compile(r"cloud-hypervisor(-static)?(-aarch64)?")
+    _vmm_of = staticmethod(vmm_of)
     without_socket = "without --api-socket"
 
     def _describe(self, process: Process, ours: Callable[[str], str]) -> VmDescription:
@@ -91,8 +93,25 @@ def parse_statistics(answer: object) -> BalloonStatistics | None:
 
 
 def describe(process: Process, ours: Callable[[str], str]) -> VmDescription:
-    """The VM as the command line has it; one created through the API has no memory there yet."""
+    """The VM as the command line has it; of one created through the API it says nothing."""
     options = _options(process.argv[1:])
+    socket = options.get("api-socket", [{}])[0].get("path", "")
+    made_here = options.keys() & {"memory", "memory-zone", *_PAYLOADS} and "restore" not in options
+    bare = VmDescription(
+        backend="cloud-hypervisor",
+        name=name_of_socket(socket) or given_name(process) or f"pid-{process.pid}",
+        pid=process.pid,
+        ram_bytes=0,
+        ram_blocks=(),
+        control=ours(socket) if socket else "",
+        unread=() if made_here else ("the VM was made through the API, which has not told of it",),
+    )
+    return _from_options(bare, options, ours) if made_here else bare
+
+
+def _from_options(
+    vm: VmDescription, options: dict[str, list[dict[str, str]]], ours: Callable[[str], str]
+) -> VmDescription:
     memory = options.get("memory", [{}])[0]
     zones = options.get("memory-zone", [])
     is_virtio = memory.get("hotplug_method") == "virtio-mem"
@@ -106,11 +125,8 @@ def describe(process: Process, ours: Callable[[str], str]) -> VmDescription:
         )
     )
     balloon = options.get("balloon", [None])[0]
-    socket = options.get("api-socket", [{}])[0].get("path", "")
-    return VmDescription(
-        backend="cloud-hypervisor",
-        name=_name(process, socket),
-        pid=process.pid,
+    return replace(
+        vm,
         ram_bytes=sum(block.size_bytes for block in blocks if not block.hotplug),
         ram_blocks=blocks,
         capabilities=_capabilities(
@@ -121,7 +137,6 @@ def describe(process: Process, ours: Callable[[str], str]) -> VmDescription:
             virtio_mem=any(block.hotplug for block in blocks),
         ),
         channels=tuple(_channel(v.get("socket", ""), ours) for v in options.get("vsock", [])),
-        control=ours(socket) if socket else "",
         blockers=tuple(_blockers(options)),
     )
 
@@ -137,15 +152,11 @@ def _options(words: tuple[str, ...]) -> dict[str, list[dict[str, str]]]:
             values = found.setdefault(current, [])
             if value:
                 values.append(properties(value, implied.get(current, "")))
+        elif word.startswith("-"):
+            current = ""  # -v, -vv
         elif current:
             found[current].append(properties(word, implied.get(current, "")))
     return {name: values or [{}] for name, values in found.items()}
-
-
-def _name(process: Process, socket: str) -> str:
-    """Cloud Hypervisor's VMs have no name: the socket's is the nearest to one."""
-    stem = socket.rsplit("/", 1)[-1].removesuffix(".sock")
-    return stem or f"pid-{process.pid}"
 
 
 def _block(name: str, memory: dict[str, str]) -> RamBlock:
@@ -227,6 +238,7 @@ def from_config(
         ),
         channels=(_channel(vsock, ours),) if vsock else (),
         blockers=tuple(f"{name}: pins all of guest memory" for name in pinning) or vm.blockers,
+        unread=(),
     )
 
 

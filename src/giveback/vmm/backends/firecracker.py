@@ -1,4 +1,4 @@
-"""Firecracker: HTTP over a unix socket; what the VM has is told by its API, not its command line.
+"""Firecracker: HTTP over a unix socket; what the VM has is told by its API, or by its --config-file.
 
 Source: src/firecracker/swagger/firecracker.yaml of firecracker-microvm/firecracker (commit
 004d935399ba), docs/ballooning.md. Never run here against the real program: it needs KVM.
@@ -6,10 +6,12 @@ Source: src/firecracker/swagger/firecracker.yaml of firecracker-microvm/firecrac
 
 from __future__ import annotations
 
-import re
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from giveback.host.procs import read_own_file
+from giveback.vmm.backends.programs import given_name, vmm_of
 from giveback.vmm.base import (
     Answer,
     Backing,
@@ -22,7 +24,7 @@ from giveback.vmm.base import (
     VmState,
 )
 from giveback.vmm.clients import answers
-from giveback.vmm.clients.http import HttpBackend
+from giveback.vmm.clients.http import HttpBackend, name_of_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,18 +33,27 @@ if TYPE_CHECKING:
     from giveback.vmm.clients.http import VmmApi
 
 _DEFAULT_SOCKET = "/run/firecracker.socket"
-_DEFAULT_ID = "anonymous-instance"
+_DEFAULT_RAM_BYTES = 128 << 20
+_CONFIG_LIMIT_BYTES = 1 << 20
 
 
 class FirecrackerBackend(HttpBackend):
     """Finds firecracker processes and asks their API."""
 
     name = "firecracker"
-    programs = re.compile(r"firecracker(-v[\d.]+)?(-x86_64|-aarch64)?")
+    _vmm_of = staticmethod(vmm_of)
     without_socket = "with --no-api"
 
     def _describe(self, process: Process, ours: Callable[[str], str]) -> VmDescription:
-        return describe(process, ours)
+        vm = describe(process, ours)
+        file = _words(process).get("--config-file")
+        if file is None:
+            return vm
+        data = read_own_file(self._root, process.pid, file, _CONFIG_LIMIT_BYTES)
+        config = config_of(data)
+        if config is None:
+            return replace(vm, unread=(f"--config-file {file} cannot be read",))
+        return from_config(vm, config, ours)
 
     async def _ask(self, session: VmmApi, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
         return await _inspect(session, vm, ours)
@@ -85,31 +96,45 @@ def parse_statistics(stats: dict[str, object]) -> BalloonStatistics:
 
 
 def describe(process: Process, ours: Callable[[str], str]) -> VmDescription:
-    """What the command line tells: a name and a socket. The memory is the API's to tell."""
-    words = dict(zip(process.argv, process.argv[1:], strict=False))
-    joined = dict(w.split("=", 1) for w in process.argv if w.startswith("--") and "=" in w)
-    words |= joined
+    """What the command line tells: a name and a socket. The memory is its file's or its API's to tell."""
+    words = _words(process)
     socket = "" if "--no-api" in process.argv else words.get("--api-sock", _DEFAULT_SOCKET)
+    named = words.get("--id") or given_name(process)
     return VmDescription(
         backend="firecracker",
-        name=words.get("--id", "") or _name(socket, process.pid),
+        name=named or name_of_socket(socket) or f"pid-{process.pid}",
         pid=process.pid,
         ram_bytes=0,
         ram_blocks=(),
         control=ours(socket) if socket else "",
+        unread=("the VM was made through the API, which has not told of it",),
     )
 
 
-def _name(socket: str, pid: int) -> str:
-    return socket.rsplit("/", 1)[-1].rsplit(".", 1)[0] if socket else f"pid-{pid}"
+def _words(process: Process) -> dict[str, str]:
+    """Options that take a value, as `--name value` or `--name=value`; jailer's come before the VM's."""
+    words = dict(zip(process.argv, process.argv[1:], strict=False))
+    joined = dict(w.split("=", 1) for w in process.argv if w.startswith("--") and "=" in w)
+    return words | joined
+
+
+def config_of(data: bytes | None) -> dict[str, object] | None:
+    """What --config-file holds, in the form of `/vm/config`; None for what is no such file."""
+    try:
+        found = json.loads(data or b"")
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def from_config(
     vm: VmDescription, config: dict[str, object], ours: Callable[[str], str], plugged_bytes: int = 0
 ) -> VmDescription:
-    """The VM as `/vm/config` has it."""
+    """The VM as `/vm/config` has it, or the file that it was started with."""
     machine = answers.node(config, "machine-config")
     base = answers.mib(machine, "mem_size_mib") or 0
+    if config and "mem_size_mib" not in machine:
+        base = _DEFAULT_RAM_BYTES
     huge = machine.get("huge_pages") == "2M"
     blocks = [
         RamBlock(
@@ -138,4 +163,5 @@ def from_config(
             agent_channel=Answer.of(bool(vsock)),
         ),
         channels=(Channel(ChannelKind.HYBRID_VSOCK, path=ours(vsock)),) if vsock else (),
+        unread=() if base else vm.unread,
     )

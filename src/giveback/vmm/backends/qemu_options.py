@@ -1,8 +1,8 @@
 """The grammar of QEMU's command line and of its -readconfig files. Pure: words in, options out.
 
-Source: lookup_opt(), qemu_set_option() and qemu_global_option() in system/vl.c (softmmu/vl.c), get_opt_name_value()
-in util/qemu-option.c, qemu_config_foreach() in util/qemu-config.c, qemu_chr_parse_compat() in
-chardev/char.c, qapi_bool_parse() in qapi/qapi-util.c. A word is an option by its whole name, with one dash or two.
+A word is an option by its whole name, with one dash or two. Source: lookup_opt(), qemu_set_option() and
+qemu_global_option() in system/vl.c, get_opt_name_value() in util/qemu-option.c, qemu_config_foreach() in
+util/qemu-config.c, qemu_chr_parse_compat() in chardev/char.c, qapi_bool_parse() in qapi/qapi-util.c.
 """
 
 from __future__ import annotations
@@ -22,13 +22,18 @@ _JSON_DEPTH_LIMIT = 8
 
 # Options that take no value; every other one takes the next word, whatever that is.
 _FLAGS = frozenset(
-    "h help version snapshot no-fd-bootchk no-acpi no-hpet nodefaults S s no-reboot no-shutdown "
-    "daemonize enable-kvm no-kvm no-kvm-irqchip no-kvm-pit no-kvm-pit-reinjection mem-prealloc usb "
-    "nographic portrait full-screen no-frame alt-grab ctrl-grab no-quit sdl curses win2k-hack "
-    "rtc-td-hack localtime singlestep one-insn-per-tb preconfig xen-attach xen-domid-restrict "
-    "no-user-config nouserconfig nodefconfig only-migratable semihosting old-param enable-fips "
-    "async-teardown enable-sync-profile perfmap jitdump show-cursor audio-help tdf xen-create".split()
-)
+    {
+        "h", "help", "version", "snapshot", "no-fd-bootchk", "no-acpi", "no-hpet", "nodefaults",
+        "S", "s", "no-reboot", "no-shutdown", "daemonize", "enable-kvm", "no-kvm",
+        "no-kvm-irqchip", "no-kvm-pit", "no-kvm-pit-reinjection", "mem-prealloc", "usb",
+        "nographic", "portrait", "full-screen", "no-frame", "alt-grab", "ctrl-grab", "no-quit",
+        "sdl", "curses", "win2k-hack", "rtc-td-hack", "localtime", "singlestep",
+        "one-insn-per-tb", "preconfig", "xen-attach", "xen-domid-restrict", "no-user-config",
+        "nouserconfig", "nodefconfig", "only-migratable", "semihosting", "old-param",
+        "enable-fips", "async-teardown", "enable-sync-profile", "perfmap", "jitdump",
+        "show-cursor", "audio-help", "tdf", "xen-create",
+    }
+)  # fmt: skip
 # Option -> its group, and the name of the group's first, nameless property.
 _GROUPS = {
     "m": ("memory", "size"), "machine": ("machine", "type"), "M": ("machine", "type"),
@@ -221,7 +226,8 @@ def compat_chardev(text: str) -> Options:
 def listening_address(chardev: Options) -> str:
     """Where this character device listens: a path, `@name` (abstract), `host:port`, or ''.
 
-    A path is as QEMU was given it, or after `./` where it could be taken for one of the others. A socket that was handed over as a descriptor has none.
+    A path is as QEMU was given it, or after `./` where it could be taken for one of the others. A socket
+    that was handed over as a descriptor has none.
     """
     get = _first(chardev)
     backend = get("backend", "backend.type")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,6 @@ from giveback.vmm.clients.sockets import reason, short_path
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
-    import re
     from collections.abc import AsyncIterator, Callable
 
     import httpx2
@@ -105,21 +105,41 @@ def _cause(error: BaseException) -> str:
     return str(error)[:200]
 
 
+_GENERIC = frozenset(
+    {
+        "", ".", "..", "api", "ch", "ch-api", "clh", "clh-api", "cloud-hypervisor", "control", "fc",
+        "firecracker", "http", "kata", "lib", "local", "root", "run", "sandbox", "sock", "socket",
+        "sockets", "tmp", "user", "var", "vc", "vm", "vmm", "vms",
+    }
+)  # fmt: skip
+"""What sockets and their directories are called that tell no two VMs apart."""
+
+
+def name_of_socket(path: str) -> str:
+    """The nearest to a name that an API socket's path has: /run/vc/vm/ID/clh-api.sock is ID's. ''."""
+    place = re.sub(r"^/run/user/\d+/", "/", path)
+    stems = [part.removesuffix(".sock").removesuffix(".socket") for part in place.split("/")]
+    return next((stem for stem in reversed(stems) if stem not in _GENERIC), "")
+
+
 class HttpBackend:
     """A VMM whose every VM is a process with an HTTP API: what its backends have in common."""
 
     name: str
     layout_taints = False
-    programs: re.Pattern[str]
-    """What its program is called, also as it is released."""
     without_socket: str
     """How a VM was started that has no API, for the user."""
 
     def __init__(self, root: str = "/") -> None:
         self._root = root
 
+    @staticmethod
+    def _vmm_of(process: Process) -> str:
+        """Which VMM the process runs."""
+        raise NotImplementedError
+
     def recognise(self, process: Process) -> VmDescription | None:
-        if not self.programs.fullmatch(process.program):
+        if self._vmm_of(process) != self.name:
             return None
         return self._describe(process, partial(own_path, self._root, process.pid))
 
@@ -128,12 +148,13 @@ class HttpBackend:
     ) -> VmState:
         del layout
         if not vm.control:
-            return VmState(problems=(f"started {self.without_socket}: there is nothing to ask",))
+            why = f"started {self.without_socket}: there is nothing to ask"
+            return VmState(problems=(why, *vm.unread))
         try:
             async with api(vm.control, timeout_s) as session:
                 return await self._ask(session, vm, partial(own_path, self._root, vm.pid))
         except VmError as error:
-            return VmState(problems=(str(error),))
+            return VmState(problems=(str(error), *vm.unread))
 
     def _describe(self, process: Process, ours: Callable[[str], str]) -> VmDescription:
         """What the command line tells; `ours` makes its paths ours."""
