@@ -108,6 +108,12 @@ class Monitor(socketserver.StreamRequestHandler):
             self.wfile.write(json.dumps(reply).encode() + b"\r\n")
 
 
+class BareMonitor(Monitor):
+    """Of a VM without a balloon."""
+
+    answers = Monitor.answers | {"query-balloon": None, "qom-list": []}
+
+
 @contextmanager
 def vm(
     directory: Path, name: str = "one", agent: type[Agent] = Agent, *, balloon: bool = True
@@ -121,6 +127,6 @@ def vm(
     with (
         process("/opt/qemu-system-x86_64", *words, memory="anonymous:64:48") as found,
         listening(directory / f"{name}.a", agent),
-        listening(directory / f"{name}.q", Monitor),
+        listening(directory / f"{name}.q", Monitor if balloon else BareMonitor),
     ):
         yield found.pid

@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
 from giveback.host.procs import Process, own_path, read_own_file
-from giveback.vmm.backends import qemu_args
+from giveback.vmm.backends import qemu_args, qemu_shape
 from giveback.vmm.backends.programs import vmm_of
 from giveback.vmm.backends.qemu_options import CONFIG_LIMIT_BYTES, Arguments, parse
 from giveback.vmm.base import (
-    PLUGGED_CHARDEV,
     Answer,
-    Backing,
     BalloonStatistics,
     Channel,
     ChannelKind,
     GuestRange,
-    RamBlock,
     VmDescription,
     VmState,
     amount,
@@ -28,8 +25,6 @@ from giveback.vmm.base import (
 from giveback.vmm.clients import answers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from giveback.vmm.clients.qmp import Monitor
 
 _RAM_LINE = re.compile(
@@ -38,8 +33,6 @@ _RAM_LINE = re.compile(
 )
 _HOST_ADDRESS = re.compile(r"Host virtual address for 0x[0-9a-f]{1,16} .* is 0x([0-9a-f]{1,16})")
 _RANGES_LIMIT = 256
-_PATH_LIMIT = 4096
-_BALLOON_CHILD = "child<virtio-balloon"
 _FEATURE = re.compile(r"VIRTIO_BALLOON_F_(\w+)")
 # query-migrate-capabilities that stop or undo discards while they are on.
 _KEEPING = {
@@ -82,25 +75,31 @@ class QemuBackend:
         self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
     ) -> VmState:
         if not vm.control:
-            return VmState(problems=("QEMU was started without a QMP socket that we may use",))
+            why = "QEMU was started without a QMP socket that we may use"
+            return VmState(problems=(why, *vm.unread))
         # qemu.qmp takes 60 ms to import: `giveback --help` does not pay for it.
         from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
 
         try:
             async with monitor(vm.control, timeout_s) as session:
-                state = await _inspect(session, layout=layout)
-                now = await self._with_late_port(session, vm)
+                listed = await qemu_shape.devices(session)
+                state = await _inspect(session, qemu_shape.balloon_of(listed), layout=layout)
+                own = partial(own_path, self._root, vm.pid)
+                negotiated = state.reporting_negotiated
+                now = await qemu_shape.with_balloon(session, vm, listed, negotiated)
+                now = await qemu_shape.with_unread(session, now, listed, own)
+                now = await self._with_late_port(session, now)
                 now = await _with_late_memory(session, now, state.ram_bytes)
                 state = _with_default_block(now, state)
-                return state if now is vm else replace(state, description=now)
+                return state if now == vm else replace(state, description=now)
         except VmError as error:
-            return VmState(problems=(str(error),))
+            return VmState(problems=(str(error), *vm.unread))
 
     async def _with_late_port(self, session: Monitor, vm: VmDescription) -> VmDescription:
         """The VM with an agent's port that its command line does not show, where it has one."""
         if any(channel.kind is ChannelKind.VIRTIO_SERIAL for channel in vm.channels):
             return vm
-        path = plugged_socket(await session.ask("query-chardev"))
+        path = qemu_shape.plugged_socket(await session.ask("query-chardev"))
         return with_port(vm, own_path(self._root, vm.pid, path)) if path else vm
 
 
@@ -111,47 +110,13 @@ def with_port(vm: VmDescription, path: str) -> VmDescription:
     return replace(vm, channels=(channel, *vm.channels), capabilities=capabilities)
 
 
-def plugged_socket(answer: object) -> str:
-    """The unix socket that `query-chardev` names for PLUGGED_CHARDEV; ''."""
-    for entry in answer if isinstance(answer, list) else ():
-        if isinstance(entry, dict) and entry.get("label") == PLUGGED_CHARDEV:
-            words = str(entry.get("filename", ""))[:_PATH_LIMIT].removeprefix("disconnected:")
-            if words.startswith("unix:"):
-                return words.removeprefix("unix:").removesuffix(",server=on")
-    return ""
-
-
 async def _with_late_memory(session: Monitor, vm: VmDescription, ram: int | None) -> VmDescription:
     """The VM with memory that its command line does not show, where it has more than that."""
     if ram is None or ram <= vm.ram_bytes:
         return vm
     devices = await session.ask("query-memory-devices")
-    blocks = plugged_blocks(devices, await session.ask("query-memdev"), vm.ram_blocks)
+    blocks = qemu_shape.plugged_blocks(devices, await session.ask("query-memdev"), vm.ram_blocks)
     return replace(vm, ram_bytes=ram, ram_blocks=(*vm.ram_blocks, *blocks)) if blocks else vm
-
-
-def plugged_blocks(
-    devices: object, backends: object, known: Sequence[RamBlock]
-) -> tuple[RamBlock, ...]:
-    """The blocks of DIMMs and virtio-mem devices in `query-memory-devices` that are not `known`."""
-    shares = {
-        answers.text(backend, "id"): answers.truth(backend, "share")
-        for backend in (backends if isinstance(backends, list) else ())
-        if isinstance(backend, dict)
-    }
-    names = {block.name for block in known}
-    found = []
-    for device in (devices if isinstance(devices, list) else ())[:_RANGES_LIMIT]:
-        kind, data = answers.text(answers.node(device), "type"), answers.node(device, "data")
-        name = answers.text(data, "memdev").removeprefix("/objects/")
-        size_bytes = answers.size(data, "size" if kind == "dimm" else "max-size")
-        if kind in ("dimm", "virtio-mem") and size_bytes and name not in names:
-            names.add(name)
-            hotplug = kind == "virtio-mem"
-            shared = shares.get(name, False)
-            block = RamBlock(name, size_bytes, Backing.UNKNOWN, shared=shared, hotplug=hotplug)
-            found.append(block)
-    return tuple(found)
 
 
 def _with_default_block(vm: VmDescription, state: VmState) -> VmState:
@@ -168,12 +133,11 @@ def _our_name(block: str, given: set[str]) -> str:
     return qemu_args.DEFAULT_BLOCK if block.endswith(".ram") and block not in given else block
 
 
-async def _inspect(session: Monitor, *, layout: bool) -> VmState:
+async def _inspect(session: Monitor, device: str | None, *, layout: bool) -> VmState:
     status = await session.ask("query-status")
     base = await session.ask("query-memory-size-summary")
     balloon = await session.ask("query-balloon")
     ram = ram_bytes(base)
-    device = await balloon_path(session) if balloon is not None else None
     virtio = statistics = None
     if device is not None:
         statistics = await session.ask("qom-get", path=device, property="guest-stats")
@@ -201,12 +165,7 @@ async def _inspect(session: Monitor, *, layout: bool) -> VmState:
 
 async def balloon_path(session: Monitor) -> str | None:
     """The balloon device's QOM path, whether or not it was given an id."""
-    for parent in ("/machine/peripheral", "/machine/peripheral-anon"):
-        children = await session.ask("qom-list", path=parent)
-        for child in children if isinstance(children, list) else ():
-            if isinstance(child, dict) and str(child.get("type")).startswith(_BALLOON_CHILD):
-                return f"{parent}/{child.get('name')}"
-    return None
+    return qemu_shape.balloon_of(await qemu_shape.devices(session))
 
 
 async def _virtio_status(session: Monitor, device: str) -> object:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from giveback.errors import InputError, VmError
 from giveback.host.procs import own_path
 from giveback.vmm.backends.libvirt import URI, parse_agent_port
-from giveback.vmm.backends.qemu import plugged_socket
+from giveback.vmm.backends.qemu_shape import plugged_socket
 from giveback.vmm.base import AGENT_PORT, PLUGGED_CHARDEV, Channel, ChannelKind
 from giveback.vmm.clients.xml import parse as parse_xml
 from giveback.vmm.control.devices import TIMEOUT_S

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from giveback.errors import InputError, VmError
 from giveback.vmm.backends.libvirt import parse_agent_port
-from giveback.vmm.backends.qemu import plugged_socket
+from giveback.vmm.backends.qemu_shape import plugged_socket
 from giveback.vmm.base import VmDescription
 from giveback.vmm.control.address import control_at, control_of
 from giveback.vmm.control.agent_port import free_root_port

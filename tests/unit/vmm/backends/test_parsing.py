@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from giveback.host.procs import Process
 from giveback.host.smaps import Mapping
-from giveback.vmm.backends import qemu
+from giveback.vmm.backends import qemu, qemu_shape
 from giveback.vmm.backends.cloud_hypervisor import CloudHypervisorBackend
 from giveback.vmm.backends.firecracker import FirecrackerBackend
 from giveback.vmm.backends.qemu_args import describe
@@ -142,8 +142,8 @@ ENTRIES = st.lists(st.dictionaries(st.sampled_from(NAMES), JSON | st.just("dimm"
 @example([{"capability": [], "state": True}])
 @example([{"id": {}}])
 def test_any_answer_is_taken(answer: object) -> None:
-    qemu.plugged_blocks(answer, answer, ())
-    qemu.plugged_socket(answer)
+    qemu_shape.plugged_blocks(answer, answer, ())
+    qemu_shape.plugged_socket(answer)
     qemu.ram_bytes(answer)
     qemu.balloon_bytes(answer, 1 << 30)
     qemu.parse_statistics(answer)
@@ -159,7 +159,7 @@ def test_blocks_that_were_plugged_in() -> None:
         {"type": "virtio-mem", "data": {"memdev": "/objects/v", "size": MIB, "max-size": 2 * GIB}},
     ]
     backends = [{"id": "m1", "share": True}]
-    assert qemu.plugged_blocks(devices, backends, (RamBlock("m0", GIB),)) == (
+    assert qemu_shape.plugged_blocks(devices, backends, (RamBlock("m0", GIB),)) == (
         RamBlock("m1", GIB, Backing.UNKNOWN, shared=True),
         RamBlock("v", 2 * GIB, Backing.UNKNOWN, hotplug=True),
     )
