@@ -8,6 +8,7 @@ from giveback.accounting.diagnosis import Remedy, remedies
 from giveback.accounting.ledger import NEEDED, RESIDUE, Key, Ledger, Row
 from giveback.reporters import page_table
 from giveback.reporters.charts.terminal import bar
+from giveback.reporters.columns import size_or_unknown
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import size
 
@@ -41,7 +42,7 @@ def _head(seen: Observation, ledger: Ledger) -> list[str]:
     where = f"pid {seen.vm.pid}, {seen.vm.backend}"
     age = "" if not seen.guest.age_s else f", {seen.guest.age_s:.0f} s old"
     return [
-        f"{escape_for_terminal(seen.vm.name, 60)} ({where}): RAM {size(ledger.ram_bytes)}",
+        f"{escape_for_terminal(seen.vm.name, 60)} ({where}): RAM {size_or_unknown(ledger.ram_bytes or None)}",
         f"guest's side: {seen.guest.source}{age}",
     ]
 
@@ -109,7 +110,7 @@ def document(seen: Observation) -> dict[str, object]:
         "name": seen.vm.name,
         "pid": seen.vm.pid,
         "vmm": seen.vm.backend,
-        "ram_bytes": ledger.ram_bytes,
+        "ram_bytes": ledger.ram_bytes or None,
         "charged_bytes": ledger.charged_bytes,
         "resident_bytes": host.ram_resident_bytes if host.placed else None,
         "needed_bytes": ledger.needed_bytes,

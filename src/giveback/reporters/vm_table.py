@@ -62,7 +62,7 @@ def _cells(seen: Observation) -> tuple[str, ...]:
         escape_for_terminal(seen.vm.name, 32),
         str(seen.vm.pid),
         seen.vm.backend,
-        size(ledger.ram_bytes if ledger else seen.vm.ram_bytes),
+        size_or_unknown(_ram(seen)),
         size(resident) if resident is not None else f"≤{size_or_unknown(_at_most(seen))}",
         size_or_unknown(ledger.needed_bytes if ledger else None),
         size_or_unknown(ledger.residue_bytes if ledger else None),
@@ -71,6 +71,11 @@ def _cells(seen: Observation) -> tuple[str, ...]:
         _guest(seen),
         bar(seen),
     )
+
+
+def _ram(seen: Observation) -> int | None:
+    """The VM's RAM; None where neither its command line nor its VMM tells."""
+    return (seen.ledger.ram_bytes if seen.ledger else seen.vm.ram_bytes) or None
 
 
 def _resident(seen: Observation) -> int | None:
@@ -122,7 +127,7 @@ def _document(seen: Observation) -> dict[str, object]:
         "name": seen.vm.name,
         "pid": seen.vm.pid,
         "vmm": seen.vm.backend,
-        "ram_bytes": ledger.ram_bytes if ledger else seen.vm.ram_bytes,
+        "ram_bytes": _ram(seen),
         "resident_bytes": _resident(seen),
         "charged_bytes": ledger.charged_bytes if ledger else None,
         "needed_bytes": ledger.needed_bytes if ledger else None,

@@ -215,7 +215,7 @@ def compat_chardev(text: str) -> Options:
     kind, _, rest = text.removeprefix("mon:").partition(":")
     if kind == "unix":
         return {"backend": "socket", **properties(rest, "path")}
-    tcp = re.match(r"([^:,]{0,64}|\[[^\],]{1,64}\]):([^,]{1,32})(?:,|$)", rest)
+    tcp = re.match(r"(\[[^\],]{1,64}\]|[^:,]{0,64}):([^,]{1,32})(?:,|$)", rest)
     if kind == "tcp" and tcp:
         more = properties(rest[tcp.end() :], "")
         return {"backend": "socket", "host": tcp[1].strip("[]"), "port": tcp[2], **more}

@@ -27,7 +27,23 @@ _GOODBYE_S = 1.0
 
 
 class _Client(QMPClient):
-    """Without qemu.qmp's debug log, for which it formats every message, asked for or not."""
+    """Without qemu.qmp's debug log, for which it formats every message, asked for or not.
+
+    Reads `-qmp-pretty`, too, whose messages take many lines: the last one is a brace alone.
+    """
+
+    async def _readline(self) -> bytes:
+        line = await super()._readline()
+        if line.rstrip() != b"{":
+            return line
+        lines, length = [line], 0
+        while line.rstrip(b"\r\n") != b"}":
+            line = await super()._readline()
+            lines.append(line)
+            length += len(line)
+            if length > LINE_LIMIT_BYTES:
+                raise EOFError(f"a message of more than {LINE_LIMIT_BYTES} bytes")
+        return b"".join(lines)
 
     def _cb_outbound(self, msg: Message) -> Message:
         return msg
