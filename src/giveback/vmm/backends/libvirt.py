@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from giveback.errors import InputError, VmError
 from giveback.vmm import layout as layouts
+from giveback.vmm.backends.libvirt_session import SYSTEM_URI, session_uri
 from giveback.vmm.backends.qemu import QemuBackend, parse_host_address, parse_layout, with_port
 from giveback.vmm.base import (
     AGENT_PORT,
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
 
     from giveback.host.procs import Process
 
-URI = "qemu:///system"
+URI = SYSTEM_URI
 T = TypeVar("T")
+_MONITOR = "id=charmonitor"
 _TEXT_LIMIT_CHARS = 1 << 20
 _KIB = 1024
 _RANGES_LIMIT = 256
@@ -59,16 +61,21 @@ class LibvirtBackend:
     name = "libvirt"
     layout_taints = True
 
-    def __init__(self, root: str = "/", uri: str = URI) -> None:
+    def __init__(self, root: str = "/", uri: str = "") -> None:
+        self._root = root
         self._qemu = QemuBackend(root)
         self._uri = uri
 
     def recognise(self, process: Process) -> VmDescription | None:
-        """A QEMU whose monitor was handed over as a descriptor, as libvirt does."""
-        if not any("id=charmonitor" in word for word in process.argv):
+        """A QEMU whose monitor libvirt holds; `control` is its session's URI, '' for the system's."""
+        if not any(_MONITOR in word for word in process.argv):
             return None
         vm = self._qemu.recognise(process)
-        return None if vm is None or vm.control else replace(vm, backend=self.name)
+        # Another monitor is ours to use; old libvirts have theirs at a path of their own.
+        if vm is None or (vm.control and not vm.control.endswith("/monitor.sock")):
+            return None
+        session = "" if self._uri else session_uri(self._root, process)
+        return replace(vm, backend=self.name, control=session)
 
     async def inspect(
         self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
@@ -78,7 +85,8 @@ class LibvirtBackend:
         # A command to the monitor marks the domain as tainted: only where nothing else tells.
         ask = layout and not layouts.assumed(vm)
         try:
-            return await in_thread(lambda: _state(self._uri, vm, layout=ask), timeout_s, vm.name)
+            uri = self._uri or vm.control or URI
+            return await in_thread(lambda: _state(uri, vm, layout=ask), timeout_s, vm.name)
         except VmError as error:
             return VmState(problems=(str(error),))
 

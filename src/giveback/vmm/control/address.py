@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def control_of(vm: VmDescription, libvirt_uri: str) -> Control:
-    """The control of a VM that runs. Raises InputError for one that has none."""
+    """The control of a VM that runs; `libvirt_uri` is for domains of no session. Raises InputError."""
     if vm.backend == "libvirt":
-        return control_at(f"libvirt:{libvirt_uri}#{vm.name}")
+        return control_at(f"libvirt:{vm.control or libvirt_uri}#{vm.name}")
     if not vm.control:
         raise InputError(f"{escape_for_terminal(vm.name)}: no control socket that we may use")
     return control_at(f"{vm.backend}:{vm.control}")

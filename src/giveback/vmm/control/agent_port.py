@@ -72,7 +72,7 @@ async def plan(vm: VmDescription, *, uri: str = URI, socket: str = "") -> PortPl
     if any(channel.kind is ChannelKind.VIRTIO_SERIAL for channel in vm.channels):
         raise InputError(f"{escape_for_terminal(vm.name)}: the port {AGENT_PORT} is there already")
     if vm.backend == "libvirt":
-        return await _plan_libvirt(vm, uri)
+        return await _plan_libvirt(vm, vm.control or uri)
     if vm.backend == "qemu" and vm.control:
         return await _plan_qemu(vm, socket)
     raise InputError(

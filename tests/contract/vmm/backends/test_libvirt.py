@@ -17,6 +17,7 @@ from giveback.vmm import find
 from giveback.vmm import layout as layouts
 from giveback.vmm.backends.libvirt import LibvirtBackend
 from giveback.vmm.base import Answer, VmDescription
+from giveback.vmm.control.address import control_of
 from giveback.vmm.mapping import bind
 
 if TYPE_CHECKING:
@@ -63,6 +64,17 @@ def test_a_domain_is_found_and_its_ram_located(domain: VmDescription) -> None:
     (bound,) = bind(domain.ram_blocks, mappings)
     assert sum(end - start for start, end in bound.ranges) == 64 * MIB
     assert domain.pid in [vm.pid for _, vm in find.find() if vm.backend == "libvirt"]
+
+
+def test_a_domain_of_a_session_is_asked_there(domain: VmDescription, daemon: Daemon) -> None:
+    """Nobody says where: the daemon's socket is found by the owner of the process."""
+    ((backend, found),) = [(b, vm) for b, vm in find.find() if vm.pid == domain.pid]
+    assert found.control == daemon.uri
+    state = asyncio.run(backend.inspect(found, timeout_s=10))
+    assert state.problems == ()
+    assert state.running is False
+    devices = asyncio.run(control_of(found, "qemu:///system").devices())
+    assert devices.balloon is not None
 
 
 def test_a_domain_is_asked(domain: VmDescription, daemon: Daemon) -> None:
