@@ -63,3 +63,30 @@ def test_this_process() -> None:
 def test_paths_are_the_process_s_own() -> None:
     assert procs.own_path("/", 7, "/run/q.sock") == "/proc/7/root/run/q.sock"
     assert procs.own_path("/", 7, "q.sock") == "/proc/7/cwd/q.sock"
+
+
+def test_what_runs(tmp_path: Path) -> None:
+    place = tmp_path / "proc/7"
+    place.mkdir(parents=True)
+    (place / "cmdline").write_bytes(b"web\0")
+    process = procs.read_process(str(tmp_path), 7)
+    assert process is not None
+    assert (process.exe, process.executable) == ("", "")
+    (place / "exe").symlink_to("/usr/bin/qemu-kvm (deleted)")
+    process = procs.read_process(str(tmp_path), 7)
+    assert process is not None
+    assert (process.program, process.executable) == ("web", "qemu-kvm")
+
+
+def test_a_file_of_a_process_is_a_regular_one_and_bounded(tmp_path: Path) -> None:
+    root, pid = "/", os.getpid()
+    (tmp_path / "a").write_bytes(b"12345")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert procs.read_own_file(root, pid, str(tmp_path / "a"), 5) == b"12345"
+    assert procs.read_own_file(root, pid, os.path.relpath(tmp_path / "a"), 5) == b"12345"
+    assert procs.read_own_file(root, pid, str(tmp_path / "link"), 5) == b"12345"
+    assert procs.read_own_file(root, pid, str(tmp_path / "a"), 4) is None
+    for path in ("/dev/stdin", "/dev/fd/0", "/proc/self/cmdline", str(tmp_path / "fifo"),
+                 str(tmp_path), str(tmp_path / "none"), "", "a\0b"):  # fmt: skip
+        assert procs.read_own_file(root, pid, path, 5) is None
