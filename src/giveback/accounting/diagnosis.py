@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from giveback.accounting.ledger import Key
+from giveback.accounting.next_steps import install_agent, start_options, turn_statistics_on
 from giveback.accounting.reporting import Reporting, reporting_of
 from giveback.accounting.usage import STALE_S, GuestSource
 from giveback.vmm.base import Answer, Backing
@@ -16,6 +17,7 @@ from giveback_kernel.units import size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from giveback.accounting.ledger import Ledger
     from giveback.accounting.observation import Observation
     from giveback.host.facts import HostFacts
 
@@ -39,27 +41,33 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One reason, with its evidence and its remedy."""
+    """One reason, with its evidence and its remedy; `commands` are lines to paste."""
 
     severity: Severity
     what: str
     evidence: str
     remedy: str
+    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """Something that brings memory back. `expected_bytes` is an upper bound where `at_most`."""
+    """Something that brings memory back. `expected_bytes` is an upper bound where `at_most`.
+
+    It is None where nothing tells how much; `commands` are lines to paste.
+    """
 
     what: str
-    expected_bytes: int
+    expected_bytes: int | None
     at_most: bool = False
     cost: str = ""
+    commands: tuple[str, ...] = ()
 
 
 def findings(seen: Observation, facts: HostFacts) -> tuple[Finding, ...]:
     """Every reason why this VM's memory does not come back, the surest first."""
     found = [
+        *_agent(seen),
         *_device(seen),
         *_negotiation(seen),
         *_blockers(seen),
@@ -85,7 +93,7 @@ def _device(seen: Observation) -> Iterator[Finding]:
         yield Finding(
             Severity.KEEPS,
             "free page reporting is off in the VMM",
-            "the balloon device has no free-page-reporting=on",
+            "the balloon device has free-page-reporting off",
             remedy,
         )
 
@@ -199,9 +207,93 @@ def _host_settings(seen: Observation, facts: HostFacts) -> Iterator[Finding]:
         )
 
 
+def _agent(seen: Observation) -> Iterator[Finding]:
+    """Without an agent, cold cache and free memory in small blocks stay, whatever the VMM offers."""
+    if not lacks_agent(seen):
+        return
+    told = "; ".join(escape_for_terminal(problem, 300) for problem in seen.guest.problems)
+    held = "" if seen.host is None else f"{size(seen.host.resident_bytes)} are resident on the host"
+    yield Finding(
+        Severity.KEEPS,
+        "no giveback-agent in this guest: nothing there returns cold cache and small free blocks",
+        "; ".join(filter(None, (told or _no_channel(seen), held))),
+        "install it",
+        install_agent(seen.vm),
+    )
+
+
+def _no_channel(seen: Observation) -> str:
+    has = seen.vm.capabilities.agent_channel is Answer.YES
+    return "it does not answer" if has else "the host has no channel to one"
+
+
+def lacks_agent(seen: Observation) -> bool:
+    """Whether no agent answers from a guest that runs, on a port that nobody else holds."""
+    answers = seen.guest.source in (GuestSource.AGENT, GuestSource.FILE)
+    held = any("another program is connected" in problem for problem in seen.guest.problems)
+    return not answers and not held and seen.state.running is not False
+
+
 def _sight(seen: Observation) -> Iterator[Finding]:
+    yield from _numbers(seen)
+    if seen.guest.source is GuestSource.NONE:
+        yield Finding(
+            Severity.BLINDS,
+            "nothing tells what the guest does with its memory",
+            "; ".join(escape_for_terminal(p) for p in seen.guest.problems)
+            or "no agent, no balloon statistics",
+            "run giveback-agent in the guest, with a virtio-serial port org.giveback.agent.0",
+        )
+    if seen.vm.unread:
+        yield Finding(
+            Severity.BLINDS,
+            "a part of the VM's configuration is not known from here",
+            escape_for_terminal("; ".join(seen.vm.unread), 300),
+            "run this as root; or give the VM a control socket that answers",
+            start_options(seen.vm) if not seen.vm.control else (),
+        )
+    for problem in seen.problems:
+        if problem not in seen.vm.unread:
+            without = seen.vm.backend == "qemu" and not seen.vm.control
+            yield Finding(
+                Severity.BLINDS,
+                "a side could not be read",
+                escape_for_terminal(problem, 300),
+                "give it one at its next start" if without else "see there",
+                start_options(seen.vm)[-1:] if without else (),
+            )
+
+
+def _numbers(seen: Observation) -> Iterator[Finding]:
+    """Why the guest's own numbers are old or missing: one reason, the nearest."""
     statistics = seen.state.statistics
-    if (
+    age_s = seen.guest.age_s
+    from_agent = seen.guest.source in (GuestSource.AGENT, GuestSource.FILE)
+    if seen.state.running is False:
+        yield Finding(
+            Severity.BLINDS,
+            "the VM is paused: its guest answers nothing, and its numbers are old",
+            "so the VMM says",
+            "resume it",
+        )
+    elif statistics is not None and seen.state.statistics_period_s == 0 and not from_agent:
+        last = "never" if not statistics.updated_s else "long ago"
+        yield Finding(
+            Severity.BLINDS,
+            "statistics polling is off: the VMM does not ask the guest for its numbers",
+            f"the polling interval is 0; the last answer came {last}"
+            + ("" if age_s is None else f", {age_s:.0f} s"),
+            "turn it on; it needs no restart",
+            turn_statistics_on(seen.vm),
+        )
+    elif age_s is not None and age_s > STALE_S:
+        yield Finding(
+            Severity.BLINDS,
+            "the guest's numbers are stale: it is stuck, stopped, or no longer answers",
+            f"the {seen.guest.source} are {age_s:.0f} s old",
+            "look into the guest; a paused VM gives none",
+        )
+    elif (
         statistics is not None
         and statistics.updated_s == 0
         and seen.guest.source is GuestSource.NONE
@@ -210,38 +302,34 @@ def _sight(seen: Observation) -> Iterator[Finding]:
             Severity.BLINDS,
             "balloon statistics have never come",
             "last-update is 0",
-            "set guest-stats-polling-interval (libvirt: virsh dommemstat --period 5); or the "
-            "guest's driver is missing",
-        )
-    if seen.guest.age_s is not None and seen.guest.age_s > STALE_S:
-        yield Finding(
-            Severity.BLINDS,
-            "the guest's numbers are stale: it is stuck, stopped, or no longer answers",
-            f"the {seen.guest.source} are {seen.guest.age_s:.0f} s old",
-            "look into the guest; a paused VM gives none",
-        )
-    elif seen.guest.source is GuestSource.NONE:
-        yield Finding(
-            Severity.BLINDS,
-            "nothing tells what the guest does with its memory",
-            "; ".join(escape_for_terminal(p) for p in seen.guest.problems)
-            or "no agent, no balloon statistics",
-            "run giveback-agent in the guest, with a virtio-serial port org.giveback.agent.0",
-        )
-    for problem in seen.problems:
-        yield Finding(
-            Severity.BLINDS,
-            "a side could not be read",
-            escape_for_terminal(problem, 300),
-            "see there",
+            "load virtio_balloon in the guest; or its kernel has not come up yet",
+            () if seen.state.statistics_period_s else turn_statistics_on(seen.vm),
         )
 
 
 def remedies(seen: Observation) -> tuple[Remedy, ...]:
-    """What would bring memory back, the most first, each with what to expect of it."""
+    """What would bring memory back, the most first, each with what to expect of it.
+
+    Where no agent answers, installing it comes before all else.
+    """
+    first = (_installing(seen),) if lacks_agent(seen) else ()
     if seen.ledger is None or seen.ledger.residue_bytes is None:
-        return ()
-    ledger, guest = seen.ledger, seen.guest
+        return first
+    return first + _known_remedies(seen, seen.ledger)
+
+
+def _installing(seen: Observation) -> Remedy:
+    ledger = seen.ledger
+    within = None
+    if ledger is not None and ledger.residue_bytes is not None:
+        keys = (Key.FREE_TRAPPED, Key.FREE_UNSPLIT, Key.CACHE_CLEAN)
+        within = sum(ledger.host(key) for key in keys)
+    what = "no giveback-agent in this guest: install it"
+    return Remedy(what, within, at_most=True, commands=install_agent(seen.vm))
+
+
+def _known_remedies(seen: Observation, ledger: Ledger) -> tuple[Remedy, ...]:
+    guest = seen.guest
     found = [
         Remedy(
             _to_turn_on(seen),
@@ -282,9 +370,9 @@ def remedies(seen: Observation) -> tuple[Remedy, ...]:
             cost="file names are looked up again",
         ),
     ]
-    return tuple(
-        sorted((r for r in found if r.expected_bytes > 0), key=lambda r: -r.expected_bytes)
-    )
+    amounts = [(remedy, remedy.expected_bytes or 0) for remedy in found]
+    listed = sorted(amounts, key=lambda pair: -pair[1])
+    return tuple(remedy for remedy, expected_bytes in listed if expected_bytes > 0)
 
 
 def _to_turn_on(seen: Observation) -> str:

@@ -93,11 +93,13 @@ def _of_which(host: HostPicture) -> list[str]:
 def _remedies(listed: tuple[Remedy, ...]) -> list[str]:
     if not listed:
         return ["  nothing that is known from here"]
-    return [
-        f"  {'up to ' if r.at_most else ''}{size(r.expected_bytes)}: {r.what}"
-        + (f" (costs {r.cost})" if r.cost else "")
-        for r in listed
-    ]
+    lines = []
+    for r in listed:
+        most = "up to " if r.at_most and r.expected_bytes is not None else ""
+        cost = f" (costs {r.cost})" if r.cost else ""
+        lines.append(f"  {most}{size_or_unknown(r.expected_bytes)}: {r.what}{cost}")
+        lines += [f"      {escape_for_terminal(line, 300)}" for line in r.commands]
+    return lines
 
 
 def document(seen: Observation) -> dict[str, object]:
@@ -135,7 +137,12 @@ def document(seen: Observation) -> dict[str, object]:
             "report_order": seen.guest.report_order,
         },
         "remedies": [
-            {"what": r.what, "expected_bytes": r.expected_bytes, "at_most": r.at_most}
+            {
+                "what": r.what,
+                "expected_bytes": r.expected_bytes,
+                "at_most": r.at_most,
+                "commands": list(r.commands),
+            }
             for r in remedies(seen)
         ],
         "notes": list(ledger.notes),

@@ -37,6 +37,7 @@ def _lines(listed: Sequence[Finding]) -> list[str]:
             f"  {finding.severity}: {escape_for_terminal(finding.what, 300)}",
             f"      evidence: {escape_for_terminal(finding.evidence, 400)}",
             f"      remedy:   {escape_for_terminal(finding.remedy, 400)}",
+            *(f"          {escape_for_terminal(line, 300)}" for line in finding.commands),
         ]
     return lines
 
@@ -57,10 +58,11 @@ def documents(found: Found, machine: Sequence[Finding] | None = None) -> list[di
     return listed
 
 
-def _document(finding: Finding) -> dict[str, str]:
+def _document(finding: Finding) -> dict[str, object]:
     return {
         "severity": str(finding.severity),
         "what": finding.what,
         "evidence": finding.evidence,
         "remedy": finding.remedy,
+        "commands": list(finding.commands),
     }

@@ -161,6 +161,8 @@ class VmState:
     balloon_bytes: int | None = None
     """What the balloon holds, now."""
     statistics: BalloonStatistics | None = None
+    statistics_period_s: int | None = None
+    """How often the VMM asks the guest for them; 0: not at all, None: it does not say."""
     reporting_negotiated: Answer = Answer.UNKNOWN
     driver_features: frozenset[str] = frozenset()
     layout: tuple[GuestRange, ...] = ()

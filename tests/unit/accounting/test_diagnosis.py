@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from giveback.accounting import next_steps
 from giveback.accounting.diagnosis import Severity, findings, remedies
 from giveback.accounting.observation import Observation
 from giveback.accounting.usage import NO_GUEST, GuestPicture, GuestSource, HostPicture
@@ -136,12 +137,14 @@ def test_the_host_s_settings_are_looked_at() -> None:
 def test_what_keeps_memory_comes_first() -> None:
     vm = with_capabilities(balloon=Answer.NO)
     found = findings(seen(vm, guest=NO_GUEST), HostFacts(swap_accounted=False))
-    assert [f.severity for f in found] == [Severity.KEEPS, Severity.BLINDS, Severity.BLINDS]
+    assert [f.severity for f in found] == [Severity.KEEPS] * 2 + [Severity.BLINDS] * 2
+    assert "no giveback-agent" in found[0].what
 
 
 def test_remedies_have_their_bytes() -> None:
     offered = {
-        r.what.split(":")[0].split(" (")[0]: r.expected_bytes // MIB for r in remedies(seen())
+        r.what.split(":")[0].split(" (")[0]: (r.expected_bytes or 0) // MIB
+        for r in remedies(seen())
     }
     # Resident 774, used 350 + 74 reserved: the residue is 350, at most 400 of it in small blocks.
     assert offered == {
@@ -152,13 +155,99 @@ def test_remedies_have_their_bytes() -> None:
     off = seen(with_capabilities(reports_pages=Answer.NO))
     assert remedies(off)[0].expected_bytes == 200 * MIB
     assert "free-page-reporting=on" in remedies(off)[0].what
-    assert remedies(seen(guest=NO_GUEST)) == ()
+    (install,) = remedies(seen(guest=NO_GUEST))
+    assert install.expected_bytes is None
+    assert install.what == "no giveback-agent in this guest: install it"
     deaf = remedies(seen(guest=replace(GUEST, reporting=False)))
     assert deaf[0].what.startswith("let the guest take the reporting that the VMM offers")
     kept = remedies(seen(replace(VM, blockers=("device vfio-pci pins all of guest memory",))))
     assert kept[0].expected_bytes == 200 * MIB
     assert kept[0].what == "start it without: device vfio-pci pins all of guest memory"
     assert not any("deep report" in remedy.what for remedy in kept)
+
+
+BALLOON = GuestPicture(GuestSource.BALLOON, 0.0, 950 * MIB, 600 * MIB)
+
+
+def test_without_an_agent_the_first_step_is_to_install_it() -> None:
+    for guest in (NO_GUEST, BALLOON, replace(GUEST, source=GuestSource.GUEST_AGENT)):
+        one = seen(with_capabilities(agent_channel=Answer.NO), guest=guest)
+        first = findings(one, NO_FACTS)[0]
+        assert first.severity is Severity.KEEPS
+        assert "no giveback-agent" in first.what
+        assert remedies(one)[0].commands == first.commands
+        assert any(line.endswith("giveback-agent.pyz install") for line in first.commands)
+        assert first.commands[-1].startswith("giveback enable one --agent-port")
+    there = seen(with_capabilities(agent_channel=Answer.YES), guest=NO_GUEST)
+    assert not any("--agent-port" in line for line in findings(there, NO_FACTS)[0].commands)
+
+
+def test_nobody_is_told_to_install_what_is_there() -> None:
+    held = replace(NO_GUEST, problems=("/a: no answer; another program is connected to this port",))
+    paused = replace(STATE, running=False)
+    for one in (seen(), seen(guest=replace(GUEST, source=GuestSource.FILE)), seen(guest=held),
+                seen(guest=NO_GUEST, state=paused)):  # fmt: skip
+        assert not any("install" in finding.remedy for finding in findings(one, NO_FACTS))
+        assert not any("install" in remedy.what for remedy in remedies(one))
+
+
+@pytest.mark.parametrize("updated_s", [0.0, 5.0])
+def test_polling_that_is_off_is_said_and_turned_on(updated_s: float) -> None:
+    state = replace(STATE, statistics=BalloonStatistics(updated_s), statistics_period_s=0)
+    guest = NO_GUEST if updated_s == 0 else replace(BALLOON, age_s=3600.0)
+    found = findings(seen(state=state, guest=guest), NO_FACTS)
+    (off,) = (finding for finding in found if "polling is off" in finding.what)
+    assert off.commands == ("giveback enable one --statistics",)
+    text = whats(seen(state=state, guest=guest))
+    assert "stuck" not in text
+    assert "never come" not in text
+    # The agent tells more than they would.
+    assert findings(seen(state=state), NO_FACTS) == ()
+
+
+def test_a_paused_vm_is_not_called_stuck() -> None:
+    state = replace(STATE, running=False, statistics=BalloonStatistics(5.0), statistics_period_s=0)
+    text = whats(seen(state=state, guest=replace(BALLOON, age_s=3600.0)))
+    assert "paused" in text
+    assert "stuck" not in text
+    assert "polling" not in text
+
+
+def test_what_is_unknown_gets_no_advice_that_supposes_it() -> None:
+    unknown = Capabilities()
+    vm = replace(VM, ram_bytes=0, ram_blocks=(), capabilities=unknown, unread=("-readconfig /a",))
+    text = whats(seen(vm, VmState(problems=("-readconfig /a",)), guest=NO_GUEST))
+    assert "not known from here" in text
+    assert "no balloon device" not in text
+    assert "off in the VMM" not in text
+    assert text.count("-readconfig /a") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("a b", "'a b'"), ("a;reboot", "'a;reboot'"), ("-x", "1"), ("a\nb", "1"), ("web", "web")],
+)
+def test_lines_to_paste_do_what_they_say(name: str, word: str) -> None:
+    vm = replace(with_capabilities(agent_channel=Answer.NO), name=name)
+    assert next_steps.install_agent(vm)[-1].startswith(f"giveback enable {word} --agent-port")
+
+
+def test_options_for_the_next_start() -> None:
+    assert next_steps.start_options(replace(VM, control="/q")) == ()
+    bare = replace(
+        VM, name="a/b", capabilities=Capabilities(*[Answer.NO] * 2, agent_channel=Answer.NO)
+    )
+    words = "\n".join(next_steps.start_options(bare))
+    assert "-device virtio-balloon-pci,free-page-reporting=on" in words
+    assert "path=/run/a-b-agent.sock,server=on" in words
+    assert "-qmp unix:/run/a-b-qmp.sock,server=on" in words
+    micro = "\n".join(next_steps.start_options(replace(bare, machine="microvm")))
+    assert "virtio-balloon-device" in micro
+    off = replace(VM, capabilities=Capabilities(Answer.NO, Answer.YES), control="/q")
+    assert next_steps.start_options(off) == ("-global virtio-balloon-pci.free-page-reporting=on",)
+    for backend in ("cloud-hypervisor", "firecracker"):
+        assert "reporting" in next_steps.start_options(replace(bare, backend=backend))[0]
+    assert next_steps.start_options(replace(bare, backend="process")) == ()
 
 
 def test_facts_are_read_from_a_tree(tmp_path: Path) -> None:

@@ -74,6 +74,9 @@ async def _inspect(session: VmmApi, vm: VmDescription, ours: Callable[[str], str
         ram_bytes=described.ram_bytes,
         balloon_bytes=answers.mib(stats, "actual_mib") if stats else None,
         statistics=parse_statistics(stats) if stats else None,
+        statistics_period_s=answers.size(
+            answers.node(config, "balloon"), "stats_polling_interval_s"
+        ),
         description=described,
     )
 

@@ -215,6 +215,7 @@ def state_from(
         )
         if balloon.present
         else None,
+        statistics_period_s=balloon.period_s if balloon.present else None,
         description=replace(vm, capabilities=capabilities),
     )
 

@@ -33,6 +33,7 @@ _RAM_LINE = re.compile(
 )
 _HOST_ADDRESS = re.compile(r"Host virtual address for 0x[0-9a-f]{1,16} .* is 0x([0-9a-f]{1,16})")
 _RANGES_LIMIT = 256
+POLLING = "guest-stats-polling-interval"
 _FEATURE = re.compile(r"VIRTIO_BALLOON_F_(\w+)")
 # query-migrate-capabilities that stop or undo discards while they are on.
 _KEEPING = {
@@ -138,8 +139,9 @@ async def _inspect(session: Monitor, device: str | None, *, layout: bool) -> VmS
     base = await session.ask("query-memory-size-summary")
     balloon = await session.ask("query-balloon")
     ram = ram_bytes(base)
-    virtio = statistics = None
+    virtio = statistics = period_s = None
     if device is not None:
+        period_s = await session.ask("qom-get", path=device, property=POLLING)
         statistics = await session.ask("qom-get", path=device, property="guest-stats")
         virtio = await _virtio_status(session, device)
     ranges: tuple[GuestRange, ...] = ()
@@ -155,6 +157,7 @@ async def _inspect(session: Monitor, device: str | None, *, layout: bool) -> VmS
         ram_bytes=ram,
         balloon_bytes=balloon_bytes(balloon, ram),
         statistics=parse_statistics(statistics),
+        statistics_period_s=amount(period_s),
         reporting_negotiated=reporting(features),
         driver_features=features or frozenset(),
         layout=ranges,

@@ -1,0 +1,98 @@
+"""What an operator does next about a VM: lines to paste, and options for its next start. Pure.
+
+A VM's name is its user's text: it is quoted for a shell, and escaped for a terminal by whoever prints it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from giveback.vmm.base import AGENT_PORT, Answer
+
+if TYPE_CHECKING:
+    from giveback.vmm.base import VmDescription
+
+_OF_QEMU = ("qemu", "libvirt")
+
+
+def install_agent(vm: VmDescription) -> tuple[str, ...]:
+    """Return the lines that bring the agent into the guest; GUEST is for the user to fill in."""
+    lines = [
+        "giveback zipapp     # on the host: writes giveback-agent.pyz",
+        "scp giveback-agent.pyz root@GUEST:     # or any other way into the guest",
+        "ssh root@GUEST python3 giveback-agent.pyz install",
+    ]
+    if vm.backend in _OF_QEMU and vm.capabilities.agent_channel is Answer.NO:
+        lines.append(
+            f"giveback enable {quoted(vm)} --agent-port --yes     # the host asks it there"
+        )
+    return tuple(lines)
+
+
+def turn_statistics_on(vm: VmDescription) -> tuple[str, ...]:
+    """Return the line that makes the VMM ask the guest for its numbers."""
+    return (f"giveback enable {quoted(vm)} --statistics",)
+
+
+def quoted(vm: VmDescription) -> str:
+    """The VM as an argument of a command: by its PID where its name is none for a shell."""
+    named = vm.name.isprintable() and not vm.name.startswith("-")
+    return shlex.quote(vm.name) if named else str(vm.pid)
+
+
+def start_options(vm: VmDescription) -> tuple[str, ...]:
+    """Return what the VM's command line lacks, an option a line; () where it has all, or is not known."""
+    return {
+        "qemu": _of_qemu,
+        "cloud-hypervisor": _of_cloud_hypervisor,
+        "firecracker": _of_firecracker,
+    }.get(vm.backend, lambda _: ())(vm)
+
+
+def _of_qemu(vm: VmDescription) -> tuple[str, ...]:
+    has = vm.capabilities
+    # A machine without PCI has its devices on virtio-mmio.
+    bus = "device" if vm.machine.startswith("microvm") else "pci"
+    if vm.machine.startswith("s390"):
+        bus = "ccw"
+    stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in vm.name) or str(vm.pid)
+    found = []
+    if has.balloon is Answer.NO:
+        found.append(f"-device virtio-balloon-{bus},free-page-reporting=on")
+    elif has.reports_pages is Answer.NO:
+        found.append(f"-global virtio-balloon-{bus}.free-page-reporting=on")
+    if has.agent_channel is Answer.NO:
+        found += [
+            f"-chardev socket,id=giveback,path=/run/{stem}-agent.sock,server=on,wait=off",
+            f"-device virtio-serial-{bus}",
+            f"-device virtserialport,chardev=giveback,name={AGENT_PORT}",
+        ]
+    if not vm.control:
+        found.append(f"-qmp unix:/run/{stem}-qmp.sock,server=on,wait=off")
+    return tuple(found)
+
+
+def _of_cloud_hypervisor(vm: VmDescription) -> tuple[str, ...]:
+    has = vm.capabilities
+    found = []
+    if Answer.NO in (has.balloon, has.reports_pages):
+        found.append("--balloon size=0,free_page_reporting=on")
+    if has.agent_channel is Answer.NO:
+        found.append("--vsock cid=3,socket=/run/VM.vsock")
+    if not vm.control:
+        found.append("--api-socket /run/VM.sock")
+    return tuple(found)
+
+
+def _of_firecracker(vm: VmDescription) -> tuple[str, ...]:
+    has = vm.capabilities
+    found = []
+    if Answer.NO in (has.balloon, has.reports_pages):
+        found.append(
+            'PUT /balloon {"amount_mib": 0, "deflate_on_oom": true, '
+            '"stats_polling_interval_s": 5, "free_page_reporting": true}'
+        )
+    if has.agent_channel is Answer.NO:
+        found.append('PUT /vsock {"guest_cid": 3, "uds_path": "/run/VM.vsock"}')
+    return tuple(found)
