@@ -1,35 +1,47 @@
-"""Turn on free page reporting and balloon statistics for a libvirt domain, or plug the agent's port in.
+"""Turn on what gives a VM's memory back: page reporting, statistics, the agent's port.
 
-Shows what would change; --yes changes it. Reporting is used by the domain's next start: a running VM
-keeps what it has. Other VMMs are told by their own command line: `giveback doctor` says how. With
---agent-port, a VM of QEMU or libvirt that runs gets the virtio-serial port on which the agent is asked.
+Shows what would change; --yes changes it. A libvirt domain's next start uses it: a running VM keeps
+what it has. Of a QEMU without libvirt it shows the options that its next start needs, and with --yes does
+over QMP what can be done while it runs. --statistics makes the VMM ask a running guest for its numbers, at
+once. With --agent-port, a VM of QEMU or libvirt that runs gets the port on which the agent is asked.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+from typing import TYPE_CHECKING
 
+from giveback.accounting import next_steps
 from giveback.errors import InputError
 from giveback.reporters import changes
 from giveback.vmm.backends import libvirt
 from giveback.vmm.find import choose, find
 from giveback_kernel.escaping import escape_for_terminal
 
-HELP = "turn on page reporting for a libvirt domain, or plug the agent's port in (shows it first)"
+if TYPE_CHECKING:
+    from giveback.vmm.base import Backend, VmDescription
+
+HELP = "turn on page reporting and statistics, or plug the agent's port in (shows it first)"
 _PERIOD_S, _PERIOD_LIMIT_S = 5, 3600
+_TIMEOUT_S = 3.0
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "domain", metavar="VM", help="the domain's name; with --agent-port, or a PID"
+        "domain", metavar="VM", help="the VM's name, or its VMM's PID where it runs"
     )
-    parser.add_argument("--connect", default=libvirt.URI, metavar="URI", help="libvirt's URI")
+    parser.add_argument(
+        "--connect", metavar="URI", help=f"libvirt's URI (where the VM is, else {libvirt.URI})"
+    )
     parser.add_argument(
         "--period", type=_period, metavar="SECONDS", help="of the statistics (5; 0 off)"
     )
     parser.add_argument("--off", action="store_true", help="turn reporting off again")
+    parser.add_argument(
+        "--statistics", action="store_true", help="ask the running guest for its numbers, at once"
+    )
     parser.add_argument(
         "--agent-port", action="store_true", help="plug the agent's port into the running VM"
     )
@@ -48,14 +60,47 @@ def _period(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Show the difference, and with --yes make it."""
     _check(args)
+    vms = find()
     if args.agent_port:
-        return asyncio.run(_plug(args))
+        return asyncio.run(_plug(args, choose(vms, args.domain)[1]))
     period_s = _PERIOD_S if args.period is None else args.period
+    if args.statistics:
+        return asyncio.run(_ask_for_statistics(args, choose(vms, args.domain)[1], period_s))
+    named = [pair for pair in vms if args.domain in (pair[1].name, str(pair[1].pid))]
+    if len(named) == 1 and named[0][1].backend != "libvirt":
+        return asyncio.run(_without_libvirt(args, *named[0], period_s))
     if not libvirt.available():
+        if not named:
+            choose(vms, args.domain)
         raise InputError("libvirt-python is not installed: pip install 'giveback[libvirt]'")
-    before = libvirt.persistent_xml(args.domain, args.connect)
+    return _domain(args, named[0][1] if len(named) == 1 else None, period_s)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises InputError for options that would do nothing."""
+    if args.agent_port and (args.off or args.period is not None or args.statistics):
+        raise InputError(
+            "--agent-port plugs a port in, and nothing else: leave --off and --period (and --statistics)"
+        )
+    if args.statistics and args.off:
+        raise InputError(
+            "--statistics leaves reporting as it is: leave --off (--period 0 stops it)"
+        )
+    if args.socket and not args.agent_port:
+        raise InputError("--socket is that of the agent's port: it needs --agent-port")
+
+
+def _uri(args: argparse.Namespace, vm: VmDescription | None) -> str:
+    """libvirt's URI: as it was given, else of the session that the domain runs in."""
+    return args.connect or (vm.control if vm else "") or libvirt.URI
+
+
+def _domain(args: argparse.Namespace, vm: VmDescription | None, period_s: int) -> int:
+    """Change what a libvirt domain's next start uses."""
+    uri, name = _uri(args, vm), vm.name if vm else args.domain
+    before = libvirt.persistent_xml(name, uri)
     after = libvirt.changed_xml(before, reporting=not args.off, period_s=period_s)
-    difference = libvirt.difference(before, after, escape_for_terminal(args.domain, 60))
+    difference = libvirt.difference(before, after, escape_for_terminal(name, 60))
     if not difference:
         print("it is so already")
         return 0
@@ -63,25 +108,54 @@ def run(args: argparse.Namespace) -> int:
     if not args.yes:
         print("nothing was changed; --yes changes it")
         return 0
-    libvirt.define(after, args.connect)
+    libvirt.define(after, uri)
     print("changed: the domain's next start uses it")
     return 0
 
 
-def _check(args: argparse.Namespace) -> None:
-    """Raises InputError for options that would do nothing."""
-    if args.agent_port and (args.off or args.period is not None):
-        raise InputError("--agent-port plugs a port in, and nothing else: leave --off and --period")
-    if args.socket and not args.agent_port:
-        raise InputError("--socket is that of the agent's port: it needs --agent-port")
+async def _without_libvirt(
+    args: argparse.Namespace, backend: Backend, vm: VmDescription, period_s: int
+) -> int:
+    """Show what the VM's next start needs, and do what can be done now."""
+    if args.off:
+        raise InputError(
+            f"{escape_for_terminal(vm.name)}: --off is for libvirt's domains: reporting of this VM is "
+            "as its command line says"
+        )
+    state = await backend.inspect(vm, timeout_s=_TIMEOUT_S)
+    vm = state.description or vm
+    print(changes.next_start(vm, next_steps.start_options(vm)))
+    if vm.backend != "qemu" or not vm.control or state.problems:
+        print(changes.nothing_live(vm, state.problems))
+        return 0
+    from giveback.vmm.control import live  # noqa: PLC0415
+
+    planned = await live.plan(vm, period_s)
+    print(changes.live(vm, planned))
+    if not planned.steps:
+        return 0
+    if not args.yes:
+        print("nothing was changed; --yes does what can be done now")
+        return 0
+    await live.carry_out(planned)
+    print("done; `giveback doctor` shows what came of it")
+    return 0
 
 
-async def _plug(args: argparse.Namespace) -> int:
+async def _ask_for_statistics(args: argparse.Namespace, vm: VmDescription, period_s: int) -> int:
+    """Have the guest asked for its numbers every `period_s` seconds from now on; 0: no longer."""
+    from giveback.vmm.control.address import control_of  # noqa: PLC0415
+
+    await control_of(vm, _uri(args, vm)).set_statistics_period(period_s)
+    print(changes.statistics(vm, period_s))
+    return 0
+
+
+async def _plug(args: argparse.Namespace, vm: VmDescription) -> int:
     """Show the steps of plugging the port in, and with --yes take them."""
     from giveback.vmm.control import agent_port  # noqa: PLC0415
 
-    _, vm = choose(find(), args.domain)
-    planned = await agent_port.plan(vm, uri=args.connect, socket=args.socket)
+    planned = await agent_port.plan(vm, uri=_uri(args, vm), socket=args.socket)
     print(changes.steps(planned))
     if not args.yes:
         print("nothing was changed; --yes does it")

@@ -64,15 +64,17 @@ class PortPlan:
     uri: str = ""
 
 
-async def plan(vm: VmDescription, *, uri: str = URI, socket: str = "") -> PortPlan:
+async def plan(vm: VmDescription, *, uri: str = "", socket: str = "") -> PortPlan:
     """How the port would be plugged in; `socket` is where, for QEMU (else beside its QMP socket).
+
+    `uri` is libvirt's, where it is not the one that the domain was found at.
 
     Raises InputError where it is there already or cannot be, VmError where the VMM does not answer.
     """
     if any(channel.kind is ChannelKind.VIRTIO_SERIAL for channel in vm.channels):
         raise InputError(f"{escape_for_terminal(vm.name)}: the port {AGENT_PORT} is there already")
     if vm.backend == "libvirt":
-        return await _plan_libvirt(vm, vm.control or uri)
+        return await _plan_libvirt(vm, uri or vm.control or URI)
     if vm.backend == "qemu" and vm.control:
         return await _plan_qemu(vm, socket)
     raise InputError(
@@ -163,6 +165,15 @@ async def _has_controller(session: Monitor) -> bool:
 
 async def _controller(session: Monitor, vm: VmDescription) -> PortStep:
     """A virtio-serial controller where one can be plugged in. Raises InputError."""
+    place = await pci_place(session, vm, "virtio-serial-pci")
+    return PortStep("device_add", {"driver": "virtio-serial-pci", "id": CONTROLLER, **place})
+
+
+async def pci_place(session: Monitor, vm: VmDescription, driver: str) -> dict[str, object]:
+    """Where a PCI device can be plugged in: `device_add`'s `bus`, {} where any will do.
+
+    Raises InputError that says what its next start needs.
+    """
     pci = await session.ask("query-pci")
     buses = pci if isinstance(pci, list) else []
     if not buses:
@@ -170,17 +181,16 @@ async def _controller(session: Monitor, vm: VmDescription) -> PortStep:
             f"{escape_for_terminal(vm.name)}: "
             f"a {escape_for_terminal(vm.machine) or 'machine'} without PCI takes none"
         )
-    device: dict[str, object] = {"driver": "virtio-serial-pci", "id": CONTROLLER}
-    if _is_express(vm):
-        free = free_root_port(buses)
-        if not free:
-            raise InputError(
-                f"{escape_for_terminal(vm.name)}: "
-                "no free PCIe root port to plug a controller into: its next start "
-                "needs `-device virtio-serial-pci`, or `-device pcie-root-port,id=spare,chassis=9`"
-            )
-        device["bus"] = free
-    return PortStep("device_add", device)
+    if not _is_express(vm):
+        return {}
+    free = free_root_port(buses)
+    if not free:
+        raise InputError(
+            f"{escape_for_terminal(vm.name)}: "
+            "no free PCIe root port to plug a device into: its next start "
+            f"needs `-device {driver}`, or `-device pcie-root-port,id=spare,chassis=9`"
+        )
+    return {"bus": free}
 
 
 def _is_express(vm: VmDescription) -> bool:
