@@ -72,13 +72,18 @@ def read_cgroup(root: str = "/") -> CgroupMounts:
     return replace(found, is_part=is_part)
 
 
-def v2_mount_or_usual(root: str = "/") -> str:
-    """Return where cgroup v2 is seen under `root`, without a slash at its end; else the usual place."""
+def find_v2_mount(root: str = "/") -> str | None:
+    """Find the folder of the cgroup2 hierarchy, without a slash at its end; None where there is none."""
     try:
-        found = read_cgroup(root).v2_mount
+        mount = read_cgroup(root).v2_mount
     except KernelFileError:
-        found = None
-    return (found or USUAL_MOUNT).rstrip("/")
+        return None
+    return None if mount is None else mount.rstrip("/")
+
+
+def v2_mount_or_usual(root: str = "/") -> str:
+    """Return what `find_v2_mount` finds; else the usual place."""
+    return find_v2_mount(root) or USUAL_MOUNT
 
 
 def _is_part(mount_root: str) -> bool:

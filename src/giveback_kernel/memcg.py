@@ -19,16 +19,20 @@ CGROUPS_LIMIT = 1024
 # Where each of them must be looked at.
 MANY_CGROUPS = 1 << 14
 DEPTH_LIMIT = 16
-_NAMES = (b"active_file", b"inactive_file", b"file_dirty", b"file_writeback")
+_NAMES = (
+    *(b"active_file", b"inactive_file", b"file_dirty", b"file_writeback"),
+    b"workingset_refault_file",
+)
 
 
 class FileLists(Record):
-    """File pages of one cgroup, in bytes."""
+    """File pages of one cgroup, in bytes. `refault_pages`: how many were read back, since its start."""
 
     active_bytes: int
     inactive_bytes: int
     dirty_bytes: int = 0
     writeback_bytes: int = 0
+    refault_pages: int = 0
 
 
 def parse(data: bytes, path: str = STAT) -> FileLists:

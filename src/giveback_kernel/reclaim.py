@@ -97,13 +97,10 @@ def root_reclaim_path(root: str = "/") -> str | None:
 
     There is none on kernels before 5.19, and none where the memory controller is on cgroup v1.
     """
-    try:
-        mount = cgroup.read_cgroup(root).v2_mount
-    except KernelFileError:
-        return None
+    mount = cgroup.find_v2_mount(root)
     if mount is None:
         return None
-    path = f"{mount.rstrip('/')}/memory.reclaim"
+    path = f"{mount}/memory.reclaim"
     return path if files.exists(root, path) else None
 
 

@@ -66,3 +66,11 @@ def _area(line: bytes) -> SwapArea:
         number(PATH, "used", words[3], BYTES_LIMIT >> 10) << 10,
         signed(PATH, "priority", words[4], 1 << 31),
     )
+
+
+def may_swap(root: str = "/") -> bool:
+    """Tell whether programs could be swapped out: there is swap, or it cannot be told."""
+    try:
+        return bool(read_swaps(root).areas)
+    except KernelFileError:
+        return True

@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
                 "leave out --deep, or stop it"
             )
     del lock
-    chosen, can = asked_for(args.deep, loaded.settings, probe(args.root))
+    found = probe(args.root, loaded.settings.swap)
+    chosen, can = asked_for(args.deep, loaded.settings, found)
     for line in left_out(args.deep, chosen, can):
         print(line)
     classic_line = WSL_LINE if wsl else CLASSIC_LINE

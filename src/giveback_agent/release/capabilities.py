@@ -11,18 +11,24 @@ PROBE_TIMEOUT_S = 20.0
 _UNKNOWN = "?"
 
 
-def probe(root: str) -> KernelCapabilities:
+def probe(root: str, swap: bool = False) -> KernelCapabilities:
     """Find out what can be done in the guest under `root`; never raises, changes nothing.
+
+    `swap`: programs may be swapped out, as the settings say.
 
     In a child: what probes is imported where it is used, never by the service.
     """
-    output = child.in_child(lambda: _encoded(_probe_here(root)), PROBE_TIMEOUT_S).output
+    output = child.in_child(lambda: _encoded(_probe_here(root, swap)), PROBE_TIMEOUT_S).output
     words = output.decode("ascii", "replace").split()
     # Without a process to be had, in this one.
-    return _decoded(words) if len(words) == len(KernelCapabilities._fields) else _probe_here(root)
+    return (
+        _decoded(words)
+        if len(words) == len(KernelCapabilities._fields)
+        else _probe_here(root, swap)
+    )
 
 
-def _probe_here(root: str) -> KernelCapabilities:
+def _probe_here(root: str, swap: bool) -> KernelCapabilities:
     from giveback_agent.release import cold_cache, percpu_lists
     from giveback_kernel import compaction, files, page_reporting, reclaim
     from giveback_kernel.errors import KernelFileError
@@ -42,7 +48,7 @@ def _probe_here(root: str) -> KernelCapabilities:
         reclaim=path is not None and reclaim.is_permitted(root, path),
         drop_caches=os.access(files.under(root, reclaim.DROP_CACHES_PATH), os.W_OK),
         compaction=compaction.is_available(root) and compaction.is_permitted(root),
-        cold_method=cold_cache.probe(root),
+        cold_method=cold_cache.probe(root, swap),
         drain=percpu_lists.is_permitted(root),
     )
 

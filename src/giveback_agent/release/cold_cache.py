@@ -17,9 +17,11 @@ takes both. What is asked here, and why, is measured in docs/cold-cache.md. In s
   taken while much of it is dirty, or the generation would be closed by what it cannot give. Where
   it was closed all the same (the work has deleted the remainder), the new cache lies among the kept:
   a new generation is opened by aging, at once where the caller finds that worth it (act.REOPEN).
+- A kernel without `memory.reclaim` (before 5.19): memory.high of each leaf is lowered for a moment
+  (memory_high), within the same bound as with two lists.
 
-Nothing here changes a setting: SIGKILL at any point leaves nothing to repair. Everything blocks, so
-it belongs in a worker that can be abandoned.
+Only the last changes a setting, which is on record meanwhile. Everything blocks, so it belongs in a
+worker that can be abandoned.
 """
 
 from __future__ import annotations
@@ -27,14 +29,16 @@ from __future__ import annotations
 import os
 
 from giveback_agent.policy.thresholds import is_largely_dirty
-from giveback_agent.release import lru_gen_training
+from giveback_agent.release import lru_gen_training, memory_high
 from giveback_kernel import (
+    cgroup,
     cgroup_namespace,
     files,
     lru_gen,
     lru_gen_scan,
     memcg,
     reclaim,
+    swaps,
 )
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.memcg import FileLists
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
 
 GENERATIONS = "generations"
 LISTS = "lists"
+LIMITS = "limits"
 NONE = "none"
 
 MIB = 1 << 20
@@ -104,16 +109,20 @@ class ColdResult(Record):
     teaching_refaults: int = 0
 
 
-def probe(root: str = "/") -> str:
+def probe(root: str = "/", swap: bool = False) -> str:
     """Tell which method this kernel and this user's rights allow; reads only.
 
-    GENERATIONS, LISTS, or NONE: there the whole cache or nothing can be dropped, by the caller.
+    GENERATIONS, LISTS, LIMITS (memory.high of cgroups, where there is no swap or `swap` may be used), or
+    NONE: there the whole cache or nothing can be dropped, by the caller.
     """
     may_ask = os.access(files.under(root, lru_gen.PATH), os.R_OK | os.W_OK)
     if may_ask and _generations_on(root) and cgroup_namespace.place_here(root) is not None:
         return GENERATIONS
-    top = reclaim.root_reclaim_path(root)
-    return LISTS if top is not None and reclaim.is_permitted(root, top) else NONE
+    if _reclaimable_cgroups(root):
+        return LISTS
+    # A kernel that could be asked for less, but refuses, is not asked by a back door.
+    can_limit = reclaim.root_reclaim_path(root) is None and memory_high.cgroups(root)
+    return LIMITS if can_limit and (swap or not swaps.may_swap(root)) else NONE
 
 
 def plan(
@@ -233,6 +242,9 @@ def reclaim_cold(
             result = _sum(result, _from_lists(root, rest, scratch_dir, wanted, may_swap))
     elif method == LISTS:
         result = _from_lists(root, max_bytes, scratch_dir, wanted, may_swap)
+    elif method == LIMITS and may_swap:
+        done = memory_high.reclaim_cold(root, max_bytes, wanted)
+        result = ColdResult(done.asked_bytes, 0, done.steps)
     else:
         return ColdResult()
     taken = max(0, _stolen_pages(root) - before) * page_bytes
@@ -346,7 +358,7 @@ class _Generations:
         return replace(one, generations=lru_gen.shrunk(one, target.up_to, inactive))
 
     def _inactive_pages(self, target: EvictionTarget) -> int | None:
-        mount = _mount(self.root)
+        mount = cgroup.find_v2_mount(self.root)
         folder = f"{mount}{target.memcg_path}".rstrip("/")
         if not mount or folder == mount or memcg.children(self.root, folder):
             return None
@@ -405,7 +417,7 @@ def _from_lists(
             if step_bytes <= 0:
                 break
             if first and scratch_dir is not None and _generations_on(root):
-                path = folder[len(_mount(root)) :] or "/"
+                path = folder[len(cgroup.find_v2_mount(root) or "") :] or "/"
                 refaults += lru_gen_training.teach(root, path, scratch_dir)
             first = False
             steps += 1
@@ -442,7 +454,7 @@ def _lists_of(root: str, folder: str) -> FileLists:
     try:
         return memcg.read_file_lists(root, folder)
     except KernelFileError:
-        if folder != _mount(root):
+        if folder != cgroup.find_v2_mount(root):
             raise
         memory = read_meminfo(root)  # a cgroup namespace's or an old kernel's root has no stat
     return FileLists(
@@ -458,14 +470,9 @@ def _reclaimable_cgroups(root: str) -> tuple[str, ...]:
     top = reclaim.root_reclaim_path(root)
     if top is None or not reclaim.is_permitted(root, top):
         return ()
-    mount = _mount(root)
+    mount = top[: -len("/memory.reclaim")]
     found = memcg.leaves(root, mount, memcg.MANY_CGROUPS) or (mount,)
     return tuple([f for f in found if reclaim.is_permitted(root, f"{f}/memory.reclaim")])
-
-
-def _mount(root: str) -> str:
-    top = reclaim.root_reclaim_path(root)
-    return top[: -len("/memory.reclaim")] if top is not None else ""
 
 
 def _generations_on(root: str) -> bool:

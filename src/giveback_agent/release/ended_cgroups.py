@@ -92,7 +92,7 @@ def reclaim_ended(
     `scratch_dir` is a folder on a disk, for the training. `wanted` is asked before each write and ends
     it by False.
     """
-    mount, path = _mount(root), reclaim.root_reclaim_path(root)
+    mount, path = cgroup.find_v2_mount(root), reclaim.root_reclaim_path(root)
     shares = read_shares(root, generations)
     if mount is None or path is None or shares is None or shares.ended_bytes < LEAST_BYTES:
         return EndedResult()
@@ -181,7 +181,7 @@ def _steps(
 
 
 def _ended_by_sums(root: str, total_bytes: int) -> int | None:
-    mount = _mount(root)
+    mount = cgroup.find_v2_mount(root)
     if mount is None:
         return None
     unlisted = total_bytes
@@ -190,7 +190,7 @@ def _ended_by_sums(root: str, total_bytes: int) -> int | None:
         # What was not looked at would count as ended.
         return None
     for leaf in leaves:
-        if leaf != mount.rstrip("/"):
+        if leaf != mount:
             unlisted -= _file_bytes(root, leaf)
     unlisted = max(0, unlisted)
     own = _root_own_bytes(root)
@@ -216,10 +216,3 @@ def _file_bytes(root: str, folder: str) -> int:
         # It ended just now: its pages are then among those that are looked for.
         return 0
     return lists.active_bytes + lists.inactive_bytes
-
-
-def _mount(root: str) -> str | None:
-    try:
-        return cgroup.read_cgroup(root).v2_mount
-    except KernelFileError:
-        return None

@@ -14,25 +14,14 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.runtime import run_dir
+from giveback_agent.runtime.memory_limits import LOW
+from giveback_agent.runtime.saved_value import Changed
 from giveback_kernel import files, memcg
 from giveback_kernel.errors import KernelFileError
-from giveback_kernel.record import Record
 
-LOW = "memory.low"
-RECORD_PATH = run_dir.MEMORY_LOW_PATH
-RECORD_LIMIT_BYTES = 1 << 20
 # A leaf with less cache than this has nothing to protect.
 LEAST_BYTES = 1 << 20
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-
-class Changed(Record):
-    """One memory.low: what it was, what we set (both as the kernel writes them), and its file."""
-
-    original: str
-    ours: str
-    path: str
 
 
 def plan(root: str, mount: str) -> tuple[Changed, ...]:
@@ -54,8 +43,8 @@ def plan(root: str, mount: str) -> tuple[Changed, ...]:
             folder = folder.rpartition("/")[0]
     planned = []
     for folder in sorted(wanted):
-        path = f"{folder}/{LOW}"
-        original = _read(root, path)
+        path = f"{folder}/memory.low"
+        original = LOW.read(root, path)
         if original is not None and original != "max" and int(original) < wanted[folder]:
             planned.append(Changed(original, str(wanted[folder]), path))
     return tuple(planned)
@@ -66,51 +55,15 @@ def protect(root: str, mount: str) -> None:
 
     A cgroup that vanishes meanwhile, or refuses, is passed over.
     """
-    planned = plan(root, mount)
-    if not planned:
-        return
-    run_dir.make_folder(root)
-    text = "".join(f"{c.original} {c.ours} {c.path}\n" for c in planned)
-    if not run_dir.write_file(root, RECORD_PATH, text):
-        path = files.under(root, RECORD_PATH)
-        raise KernelFileError(path, "cannot be written: a crash could not be repaired")
-    for change in planned:
-        _write(root, change.path, change.ours)
+    LOW.change(root, plan(root, mount))
 
 
 def restore(root: str) -> int | None:
     """Put every memory.low on record back; returns how many, or None where there was no record.
 
-    Raises KernelFileError where the record cannot be removed.
+    Raises KernelFileError; the record is kept then.
     """
-    if not os.path.lexists(files.under(root, RECORD_PATH)):
-        return None
-    count = 0
-    for change in reversed(_recorded(root)):
-        if _read(root, change.path) == change.ours and _write(root, change.path, change.original):
-            count += 1
-    run_dir.remove_file(root, RECORD_PATH)
-    return count
-
-
-def _recorded(root: str) -> list[Changed]:
-    """The changes on record; a line that is nonsense, or names another file, is passed over."""
-    try:
-        data = files.read(root, RECORD_PATH, RECORD_LIMIT_BYTES)
-    except KernelFileError:
-        return []
-    found = []
-    for line in data.decode("utf-8", "surrogateescape").split("\n")[:-1]:
-        original, _, rest = line.partition(" ")
-        ours, _, path = rest.partition(" ")
-        well_formed = path.startswith("/") and path.endswith(f"/{LOW}") and "/../" not in path
-        if well_formed and _is_value(original) and _is_value(ours):
-            found.append(Changed(original, ours, path))
-    return found
-
-
-def _is_value(token: str) -> bool:
-    return token == "max" or (token.isascii() and token.isdigit() and len(token) <= 20)
+    return LOW.restore(root)
 
 
 def _held_bytes(root: str, folder: str) -> int:
@@ -123,20 +76,3 @@ def _held_bytes(root: str, folder: str) -> int:
     if lists.active_bytes + lists.inactive_bytes < LEAST_BYTES:
         return 0
     return -(-current // PAGE_BYTES) * PAGE_BYTES
-
-
-def _read(root: str, path: str) -> str | None:
-    try:
-        first = files.read(root, path, 64).partition(b"\n")[0]
-    except KernelFileError:
-        return None
-    token = first.decode("ascii", "replace").strip()
-    return token if _is_value(token) else None
-
-
-def _write(root: str, path: str, value: str) -> bool:
-    try:
-        files.write(root, path, f"{value}\n")
-    except KernelFileError:
-        return False
-    return True

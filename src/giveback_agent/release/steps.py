@@ -9,7 +9,7 @@ import os
 
 from giveback_agent.policy import actions as act
 from giveback_agent.release import percpu_lists, report_order
-from giveback_agent.runtime import child, run_dir
+from giveback_agent.runtime import child
 from giveback_kernel import files
 from giveback_kernel.errors import GivebackError, KernelFileError
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     Execute = Callable[[Any, str, AgentSettings], "str | None"]
 
 CHUNK_BYTES = 32 << 20
-DROP_SLAB = 2
 ENDED_MOST_BYTES = 1 << 50
 ENDED_TIMEOUT_S = 10.0
 NUDGE_TIMEOUT_S = 10.0
@@ -34,48 +33,54 @@ SCRATCH_FOLDERS = ("/var/lib/giveback", "/var/tmp", "/var/lib")
 
 def take_cold(root: str, amount_bytes: int, how: int, swap: bool) -> None:
     """Reclaim cold cache by the best method there is now; warm cache stays. `how`: as in ReclaimCold."""
-    from giveback_agent.release import cold_cache, ended_cgroups
+    from giveback_agent.release import cold_cache
+    from giveback_kernel import swaps
 
-    method = cold_cache.probe(root)
-    folder = scratch_folder(root, os.environ.get("STATE_DIRECTORY"))
-    untaught = how == act.UNTRAINED
-    stale_after_s = 0.0 if how == act.REOPEN else cold_cache.STALE_AFTER_S
-    may_swap = swap or not _has_swap(root)
+    method = cold_cache.probe(root, swap)
     result = cold_cache.reclaim_cold(
         root,
         method,
         amount_bytes,
-        folder,
-        untaught=untaught,
-        stale_after_s=stale_after_s,
-        may_swap=may_swap,
+        scratch_folder(root, os.environ.get("STATE_DIRECTORY")),
+        untaught=how == act.UNTRAINED,
+        stale_after_s=0.0 if how == act.REOPEN else cold_cache.STALE_AFTER_S,
+        may_swap=swap or not swaps.may_swap(root),
     )
     if not result.untaught_bytes:
         # Nobody reads it again from where it was: the floor and the amount are for live cgroups.
-        generations = method == cold_cache.GENERATIONS
-        ended_cgroups.reclaim_ended(root, generations, ENDED_MOST_BYTES, folder)
+        _take_ended(root, method)
 
 
-def take_ended(root: str) -> None:
+def take_ended(root: str, swap: bool) -> None:
     """Reclaim the cache of ended cgroups."""
-    from giveback_agent.release import cold_cache, ended_cgroups
+    from giveback_agent.release import cold_cache
 
-    generations = cold_cache.probe(root) == cold_cache.GENERATIONS
+    _take_ended(root, cold_cache.probe(root, swap))
+
+
+def _take_ended(root: str, method: str) -> None:
+    from giveback_agent.release import cold_cache, ended_cgroups, memory_high
+
+    if method == cold_cache.LIMITS:
+        memory_high.reclaim_ended(root, ENDED_MOST_BYTES)
+        return
     folder = scratch_folder(root, os.environ.get("STATE_DIRECTORY"))
-    ended_cgroups.reclaim_ended(root, generations, ENDED_MOST_BYTES, folder)
+    ended_cgroups.reclaim_ended(root, method == cold_cache.GENERATIONS, ENDED_MOST_BYTES, folder)
 
 
-def ended_bytes(root: str) -> int:
-    """Measure the cache of ended cgroups, in bytes; 0 where it cannot be told.
+def ended_bytes(root: str, swap: bool = False) -> int:
+    """Measure the cache of ended cgroups, in bytes; 0 where it cannot be told, or not be reached.
 
     In a child, as the kernel's list of generations may be long: what it takes is gone with it.
     """
 
     def ask() -> bytes:
-        from giveback_agent.release import cold_cache, ended_cgroups
+        from giveback_agent.release import cold_cache, ended_cgroups, memory_high
 
-        generations = cold_cache.probe(root) == cold_cache.GENERATIONS
-        shares = ended_cgroups.read_shares(root, generations)
+        method = cold_cache.probe(root, swap)
+        if method == cold_cache.LIMITS:
+            return str(sum([one.ended_bytes for one in memory_high.find_ended(root)])).encode()
+        shares = ended_cgroups.read_shares(root, method == cold_cache.GENERATIONS)
         return str(shares.ended_bytes if shares else 0).encode()
 
     output = child.in_child(ask, ENDED_TIMEOUT_S).output
@@ -92,18 +97,6 @@ def write_kernel_log(root: str, line: str) -> None:
         return b""
 
     child.in_child(write, NUDGE_TIMEOUT_S)
-
-
-def restore_protection(root: str) -> int | None:
-    """Put each memory.low back that a killed worker left raised; returns how many, None for no record.
-
-    Raises KernelFileError; the record is kept then.
-    """
-    if not os.path.lexists(files.under(root, run_dir.MEMORY_LOW_PATH)):
-        return None
-    from giveback_agent.release import live_protection
-
-    return live_protection.restore(root)
 
 
 def scratch_folder(root: str, state_directory: str | None) -> str | None:
@@ -174,6 +167,13 @@ def compact(root: str, nodes: tuple[int, ...]) -> None:
         compaction.compact_node(root, node)
 
 
+def drop_slab(root: str) -> None:
+    """Drop all reclaimable slab. Raises KernelFileError."""
+    from giveback_kernel import reclaim
+
+    reclaim.drop_caches(root, reclaim.DROP_SLAB)
+
+
 def drop_caches(root: str, what: int) -> None:
     """Drop all clean page cache (1), all reclaimable slab (2) or both (3). Raises KernelFileError."""
     from giveback_kernel import reclaim
@@ -187,12 +187,12 @@ def reclaim_in_chunks(root: str, amount_bytes: int, swap: bool, may_drop: bool =
     A kernel before 6.11 takes no `swappiness=` and chooses for itself. Where it could choose to swap
     programs out, and may not, the whole cache is dropped instead if it `may`: the last means.
     """
-    from giveback_kernel import reclaim
+    from giveback_kernel import reclaim, swaps
 
     path = reclaim.root_reclaim_path(root)
     if path is None:
         return
-    may_choose = swap or not _has_swap(root)
+    may_choose = swap or not swaps.may_swap(root)
     left = amount_bytes
     while left > 0:
         chunk = min(left, CHUNK_BYTES)
@@ -206,20 +206,11 @@ def reclaim_in_chunks(root: str, amount_bytes: int, swap: bool, may_drop: bool =
             return
 
 
-def _has_swap(root: str) -> bool:
-    from giveback_kernel import swaps
-
-    try:
-        return bool(swaps.read_swaps(root).areas)
-    except KernelFileError:
-        return True
-
-
 EXECUTE: dict[type[ReleaseStep], Execute] = {
     act.Sync: lambda _step, _root, _: os.sync(),
-    act.ReclaimSlab: lambda _step, root, _: drop_caches(root, DROP_SLAB),
+    act.ReclaimSlab: lambda _step, root, _: drop_slab(root),
     act.ReclaimCold: lambda step, root, s: take_cold(root, step.amount_bytes, step.how, s.swap),
-    act.ReclaimEnded: lambda _step, root, _: take_ended(root),
+    act.ReclaimEnded: lambda _step, root, s: take_ended(root, s.swap),
     act.Reclaim: lambda step, root, s: reclaim_in_chunks(
         root, step.amount_bytes, s.swap, step.may_drop
     ),

@@ -17,8 +17,6 @@ from giveback_kernel.errors import KernelFileError
 FOLDER = "/run/giveback"
 PID_PATH = FOLDER + "/agent.pid"
 URGENCY_PATH = FOLDER + "/urgency"
-MEMORY_LOW_PATH = FOLDER + "/memory-low"
-"""The record of live_protection: there while memory.low of live cgroups is raised."""
 FILE_LIMIT_BYTES = 256 << 10
 URGENCY_MOST_S = 86_400.0
 # Who asks whether an agent runs holds the lock for a moment, shared.
@@ -123,7 +121,10 @@ def write_file(root: str, path: str, text: str) -> bool:
             scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
         )
         try:
-            os.write(fd, text.encode())
+            # A cgroup's name may be any bytes. A full file system takes a part of the text.
+            data = text.encode("utf-8", "surrogateescape")
+            if os.write(fd, data) != len(data):
+                return False
         finally:
             os.close(fd)
         os.replace(scratch, full)

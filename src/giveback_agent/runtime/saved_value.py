@@ -1,8 +1,11 @@
-"""A kernel value that is changed for a while and put back, also after a SIGKILL at any point.
+"""Kernel values that are changed for a while and put back, also after a SIGKILL at any point.
 
-The order of writes is the guarantee: the original goes to a record under /run before the kernel is
-changed, and the record is removed only after the original is back. Whoever starts next finds the
-record and restores. A value that somebody else has set meanwhile is theirs, and is left alone.
+The order of writes is the guarantee: the originals go to a record under /run before the kernel is
+changed, and the record is removed only after the originals are back. The next start finds the
+record and restores. A value that somebody else has set meanwhile is left alone.
+
+`SavedValue` is one value at a time, with the caller's own rule of what is ours. `SavedValues` is one
+kind of value of many cgroups at once, each with the value that we set.
 
 Records live under /run because the kernel's values end with the kernel, too.
 """
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+RECORD_LIMIT_BYTES = 1 << 20
+
+
 class Saved(Record):
     """One original: the value, and of which file it is ("" where the kind of value has only one)."""
 
@@ -36,7 +42,37 @@ class Restored(Record):
     saved: Saved | None = None
 
 
-class SavedValue:
+class Changed(Record):
+    """One file of many: what it held, what we set (both as the kernel writes them), and its path."""
+
+    original: str
+    ours: str
+    path: str
+
+
+class _Record:
+    """A file under /run that is there while kernel values are changed."""
+
+    def __init__(self, record_name: str, record_limit_bytes: int, file_name: str) -> None:
+        self.record_path = f"{run_dir.FOLDER}/{record_name}"
+        self._record_limit_bytes = record_limit_bytes
+        self._file_name = file_name
+
+    def is_saved(self, root: str) -> bool:
+        """Tell whether there is a record, whatever is in it."""
+        return os.path.lexists(files.under(root, self.record_path))
+
+    def _put(self, root: str, lines: str) -> None:
+        run_dir.make_folder(root)
+        if not run_dir.write_file(root, self.record_path, lines):
+            path = files.under(root, self.record_path)
+            raise KernelFileError(path, "cannot be written: a crash could not be repaired")
+
+    def _is_well_formed(self, path: str) -> bool:
+        return path.startswith("/") and path.endswith(f"/{self._file_name}") and "/../" not in path
+
+
+class SavedValue(_Record):
     """A kind of kernel value with its record.
 
     `file_name` is set for values of which a system has many, one per folder: the record then says
@@ -46,22 +82,13 @@ class SavedValue:
     def __init__(
         self, record_name: str, what: str, *, file_name: str = "", record_limit_bytes: int = 32
     ) -> None:
-        self.record_path = f"{run_dir.FOLDER}/{record_name}"
+        super().__init__(record_name, record_limit_bytes, file_name)
         self._what = what
-        self._file_name = file_name
-        self._record_limit_bytes = record_limit_bytes
 
     def save(self, root: str, saved: Saved) -> None:
         """Put the original on record. Raises KernelFileError or AgentError: then change nothing."""
-        run_dir.make_folder(root)
         line = f"{saved.value} {saved.path}" if self._file_name else f"{saved.value}"
-        if not run_dir.write_file(root, self.record_path, f"{line}\n"):
-            path = files.under(root, self.record_path)
-            raise KernelFileError(path, "cannot be written: a crash could not be repaired")
-
-    def is_saved(self, root: str) -> bool:
-        """Tell whether there is a record, whatever is in it."""
-        return os.path.lexists(files.under(root, self.record_path))
+        self._put(root, f"{line}\n")
 
     def load(self, root: str, limit: int) -> Saved:
         """Read the record of a value below `limit`. Raises KernelFileError for nonsense."""
@@ -94,5 +121,81 @@ class SavedValue:
         run_dir.remove_file(root, self.record_path)
         return Restored(True, saved if ours else None)
 
-    def _is_well_formed(self, path: str) -> bool:
-        return path.startswith("/") and path.endswith(f"/{self._file_name}") and "/../" not in path
+
+class SavedValues(_Record):
+    """One kind of memory limit, `file_name`, of many cgroups: an amount or `max` in each file."""
+
+    def __init__(self, record_name: str, file_name: str) -> None:
+        super().__init__(record_name, RECORD_LIMIT_BYTES, file_name)
+
+    def read(self, root: str, path: str) -> str | None:
+        """Read the value in the file at `path`; None where it has vanished, or holds no value."""
+        try:
+            first = files.read(root, path, 64).partition(b"\n")[0]
+        except KernelFileError:
+            return None
+        token = first.decode("ascii", "replace").strip()
+        return token if _is_limit(token) else None
+
+    def change(self, root: str, changes: tuple[Changed, ...]) -> int:
+        """Put all originals on record, then set our values in this order; returns how many were set.
+
+        The record of an earlier change is replaced: restore that first. A cgroup that has vanished or
+        refuses is passed over. Raises KernelFileError or AgentError, with nothing changed, where the
+        record cannot be kept, or would be longer than RECORD_LIMIT_BYTES.
+        """
+        if not changes:
+            return 0
+        lines = "".join([f"{c.original} {c.ours} {c.path}\n" for c in changes])
+        if len(lines.encode("utf-8", "surrogateescape")) > RECORD_LIMIT_BYTES:
+            path = files.under(root, self.record_path)
+            raise KernelFileError(path, f"{len(changes)} cgroups are too many to keep on record")
+        self._put(root, lines)
+        return sum([_write_limit(root, change.path, change.ours) for change in changes])
+
+    def restore(self, root: str) -> int | None:
+        """Undo every change on record; returns how many files, or None where there was no record.
+
+        The last file is restored first. A value that is not ours is left alone, and so is a line that
+        is nonsense or names another file. Raises KernelFileError where a file that still holds our value
+        refuses its original, or the record cannot be removed: the record is kept, so try again.
+        """
+        if not self.is_saved(root):
+            return None
+        count, refused = 0, ""
+        for change in reversed(self._recorded(root)):
+            if self.read(root, change.path) != change.ours:
+                continue
+            if _write_limit(root, change.path, change.original):
+                count += 1
+            elif self.read(root, change.path) == change.ours:
+                refused = change.path
+        if refused:
+            raise KernelFileError(files.under(root, refused), "refuses the value it had")
+        run_dir.remove_file(root, self.record_path)
+        return count
+
+    def _recorded(self, root: str) -> list[Changed]:
+        try:
+            data = files.read(root, self.record_path, self._record_limit_bytes)
+        except KernelFileError:
+            return []
+        found = []
+        for line in data.decode("utf-8", "surrogateescape").split("\n")[:-1]:
+            original, _, rest = line.partition(" ")
+            ours, _, path = rest.partition(" ")
+            if self._is_well_formed(path) and _is_limit(original) and _is_limit(ours):
+                found.append(Changed(original, ours, path))
+        return found
+
+
+def _is_limit(token: str) -> bool:
+    return token == "max" or (token.isascii() and token.isdigit() and len(token) <= 20)
+
+
+def _write_limit(root: str, path: str, value: str) -> bool:
+    try:
+        files.write(root, path, f"{value}\n")
+    except KernelFileError:
+        return False
+    return True

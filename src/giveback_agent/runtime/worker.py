@@ -8,6 +8,7 @@ too long, or is no longer wanted, is killed (both kernel paths end at a fatal si
 from __future__ import annotations
 
 import os
+import time
 
 from giveback_agent.runtime import signals
 from giveback_kernel.errors import KernelFileError
@@ -108,6 +109,12 @@ class Worker:
         if os.WIFSIGNALED(status):
             return -os.WTERMSIG(status)
         return os.WEXITSTATUS(status)
+
+    def wait(self, most_s: float) -> None:
+        """Wait at most `most_s` for its end; `poll` must not be asked afterwards, as it is reaped."""
+        until_s = time.monotonic() + most_s
+        while self.poll() is None and time.monotonic() < until_s:
+            time.sleep(0.005)
 
     def overdue(self, now_s: float) -> bool:
         """True once it has had its time."""

@@ -11,6 +11,7 @@ import time
 from giveback_agent.policy.actions import LowerOrder, TriggerReporting, WorkerStep
 from giveback_agent.policy.observation import StepOutcome
 from giveback_agent.release import report_order, steps
+from giveback_agent.runtime import memory_limits
 from giveback_agent.runtime.worker import DONE, FAILED, Worker
 from giveback_kernel.errors import KernelFileError
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from giveback_agent.policy.actions import ReleaseStep
     from giveback_agent.service.pass_log import PassLog
     from giveback_agent.settings.table import AgentSettings
+
+
+# For a killed worker to end, where the agent itself is to end.
+ENDING_WAIT_S = 2.0
 
 
 class Executor:
@@ -94,14 +99,19 @@ class Executor:
             worker.kind, code == DONE, worker.abandoned, took_s, worker.cpu_s
         )
         self.worker = None
-        self.restore_protection()
+        self.restore_limits()
 
-    def restore_protection(self) -> None:
-        """Put memory.low of live cgroups back, where a worker was killed before it could."""
+    def restore_limits(self) -> None:
+        """Put memory.low and memory.high of cgroups back, where a worker was killed before it could.
+
+        A worker that is being killed is waited for, or it could still set what is restored here.
+        """
+        if self.worker is not None and self.worker.abandoned:
+            self.worker.wait(ENDING_WAIT_S)
         try:
-            steps.restore_protection(self._root)
+            memory_limits.restore(self._root)
         except KernelFileError as error:
-            self._say(f"{error}: memory.low of some cgroups is still raised")
+            self._say(f"{error}: memory limits of some cgroups are still changed")
 
     def abandon(self) -> None:
         """Kill the step that runs, and forget those that wait."""

@@ -71,7 +71,7 @@ class Service:
         self._say = say
         self._classic_line = pass_log.WSL_LINE if under_wsl else pass_log.CLASSIC_LINE
         self._link = Link(root)
-        self._can = probe(root)
+        self._can = probe(root, settings.swap)
         self._state = adaptive.PolicyState()
         self._wsl_state: WslState | None = None
         self._gate = idleness.GateState()
@@ -142,11 +142,11 @@ class Service:
             self._complain(line)
         if done.order is not None:
             # What was probed is the order that the killed agent had set.
-            self._can = probe(self._root)
+            self._can = probe(self._root, self._settings.swap)
 
     def _close(self) -> None:
         self._steps.abandon()
-        self._steps.restore_protection()
+        self._steps.restore_limits()
         self._restore("the agent stops")
         self._share.give_back()
         self._publish(running=False)
@@ -288,7 +288,7 @@ class Service:
             return
         self._ends.rose = False
         self._next_ended_s = now_s + ENDED_PERIOD_S
-        self._ended_bytes = steps.ended_bytes(self._root)
+        self._ended_bytes = steps.ended_bytes(self._root, self._settings.swap)
         if self._ended_bytes >= thresholds.LEAST_STEP_BYTES:
             self._pace = polling.Pace()
 
@@ -427,7 +427,7 @@ class Service:
         if self._can.reporting or now_s < self._next_probe_s or self._in_pass():
             return
         self._next_probe_s = now_s + PROBE_PERIOD_S
-        self._can = probe(self._root)
+        self._can = probe(self._root, self._settings.swap)
         if self._can.reporting:
             self._journal("page reporting is active now")
 

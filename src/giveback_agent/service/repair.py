@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from giveback_agent.release import percpu_lists, report_order, steps
+from giveback_agent.release import percpu_lists, report_order
+from giveback_agent.runtime import memory_limits
 from giveback_agent.service import cpu_weight
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.record import Record
@@ -26,7 +27,7 @@ def repair_all(root: str) -> Repairs:
     restored: list[str] = []
     failed: list[str] = []
     kinds: tuple[tuple[str, Callable[[], int | None], str], ...] = (
-        ("memory.low of {} cgroups", lambda: steps.restore_protection(root), "is still raised"),
+        ("memory limits of {} cgroups", lambda: memory_limits.restore(root), "are still changed"),
         ("per-CPU lists, fraction {}", lambda: percpu_lists.repair(root), "are still short"),
         ("CPU weight {}", lambda: cpu_weight.restore(root), "is not restored yet"),
         ("report order {}", lambda: report_order.repair(root).order, "is still lowered"),

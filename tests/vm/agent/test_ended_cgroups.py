@@ -22,7 +22,8 @@ ENDED_MIB, FIVE_TIMES_MIB, TWICE_MIB, ONCE_MIB = 120, 16, 16, 16
 PROGRAM = """
 import ctypes, json, mmap, os, signal, sys
 sys.path.insert(0, AGENT)
-from giveback_agent.release import cold_cache, ended_cgroups, live_protection
+from giveback_agent.release import cold_cache, ended_cgroups
+from giveback_agent.runtime import memory_limits
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
@@ -101,7 +102,7 @@ try:
     os.waitpid(worker, 0)
     lows = [open(f"{C}/live.slice{path}/memory.low").read().strip() for path in ("", "/app")]
     said = {"method": method, "before": before, "after": state(), "lows": lows}
-    said["record"] = os.path.exists(live_protection.RECORD_PATH)
+    said["record"] = os.path.exists(memory_limits.LOW.record_path)
     print(json.dumps(said), flush=True)
 finally:
     os.kill(live, 9)

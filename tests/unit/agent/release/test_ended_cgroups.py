@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback_agent.release import ended_cgroups, live_protection
-from giveback_agent.runtime import run_dir
+from giveback_agent.runtime import memory_limits
 from giveback_kernel import cgroup_stat, files, lru_gen, memcg
 from giveback_kernel.errors import KernelFileError
 
@@ -156,7 +156,7 @@ def test_no_record_makes_it_write_another_file(
     tmp_path_factory: pytest.TempPathFactory, data: bytes
 ) -> None:
     root = tmp_path_factory.mktemp("root")
-    record = root / run_dir.MEMORY_LOW_PATH.lstrip("/")
+    record = root / memory_limits.LOW.record_path.lstrip("/")
     record.parent.mkdir(parents=True)
     record.write_bytes(data)
     before = sorted(path for path in root.rglob("*"))

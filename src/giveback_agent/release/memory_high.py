@@ -1,0 +1,265 @@
+"""Return cold page cache on a kernel without `memory.reclaim`: lower a cgroup's memory.high for a moment.
+
+Writing a memory.high below what a cgroup holds reclaims the difference before the write returns
+(memory_high_write() in mm/memcontrol.c). It is put back at once. What a step must not do:
+
+- *Slow the cgroup's own processes.* A task that charges memory meanwhile sleeps by the square of the
+  excess: 64 s * (excess / high)^2 for each 32 pages, not at all below 10 ms (calculate_high_delay(),
+  same file). So a step is at most a 128th of what the cgroup holds: 4 ms, and no sleep.
+- *Take the working set.* The kernel refills the inactive list from the active one where that is the
+  longer one: a step ends before that, as in cold_cache. A cgroup whose pages refault, or whose active list
+  shrinks, is left alone.
+- *Swap.* No word tells this kernel not to: the caller asks only where there is no swap, or it may be used.
+
+What cgroups that have ended left below a live one is reached by lowering the live one's memory.high,
+while memory.low protects the live leaves (live_protection). The root cgroup has no memory.high: its own
+pages, and those of ended cgroups directly below it, are out of reach.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from giveback_agent.release import live_protection
+from giveback_agent.runtime import memory_limits
+from giveback_agent.runtime.memory_limits import HIGH
+from giveback_agent.runtime.saved_value import Changed
+from giveback_kernel import cgroup, files, memcg
+from giveback_kernel.errors import GivebackError, KernelFileError
+from giveback_kernel.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from giveback_kernel.memcg import FileLists
+
+MIB = 1 << 20
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+STEP_DIVISOR = 128
+STEP_LEAST_BYTES = 256 << 10
+STEP_MOST_BYTES = 16 * MIB
+# A list with less than this to take is not worth the calls.
+REST_BYTES = 2 * MIB
+# A step after which the cgroup holds nearly what it held (memory.min, dirty pages) is the last there.
+POOR_DIVISOR = 4
+# A cgroup whose pages come back while others are taken needs what it has.
+REFAULTS_LIMIT = 64
+# One cgroup must not take the time of all others.
+CGROUP_S = 8.0
+STEPS_LIMIT = 8192
+# Less than this of ended cgroups is the noise of the sums.
+ENDED_LEAST_BYTES = 4 * MIB
+
+
+class HighResult(Record):
+    """What a run did: bytes asked for, steps made, and why it was cut short ("" where it was not)."""
+
+    asked_bytes: int = 0
+    steps: int = 0
+    refused: str = ""
+
+
+class Ended(Record):
+    """A live cgroup below which others have ended: its folder, and the bytes they left.
+
+    `is_empty`: it has no process itself, so that nobody is slowed.
+    """
+
+    folder: str
+    ended_bytes: int
+    is_empty: bool = False
+
+
+def cgroups(root: str) -> tuple[str, ...]:
+    """List the leaf cgroups whose memory.high may be written."""
+    mount = cgroup.find_v2_mount(root)
+    if mount is None:
+        return ()
+    return tuple(
+        [
+            folder
+            for folder in memcg.leaves(root, mount)
+            if folder != mount and os.access(files.under(root, _high(folder)), os.R_OK | os.W_OK)
+        ]
+    )
+
+
+def cold_bytes(lists: FileLists) -> int:
+    """Return what may be taken of a cgroup so that its active list is left alone."""
+    clean = lists.inactive_bytes - lists.dirty_bytes - lists.writeback_bytes
+    return max(0, min(clean, lists.inactive_bytes - lists.active_bytes))
+
+
+def step_bytes(wanted_bytes: int, held_bytes: int, is_empty: bool = False) -> int:
+    """Return the next step towards `wanted_bytes` in a cgroup that holds `held_bytes`, in whole pages."""
+    share = STEP_MOST_BYTES if is_empty else held_bytes // STEP_DIVISOR
+    most = max(STEP_LEAST_BYTES, min(STEP_MOST_BYTES, share))
+    return max(0, min(wanted_bytes, most, held_bytes - PAGE_BYTES)) // PAGE_BYTES * PAGE_BYTES
+
+
+def reclaim_cold(
+    root: str, max_bytes: int, wanted: Callable[[], bool] = lambda: True
+) -> HighResult:
+    """Take at most about `max_bytes` of cold cache, most from where there is most; never raises.
+
+    `wanted` is asked before each step and ends the run by False. Dirty pages cannot be taken: sync first.
+    """
+    job = _Steps(root, max_bytes, wanted)
+    cold = {folder: cold_bytes(_lists(root, folder)) for folder in cgroups(root)}
+    try:
+        memory_limits.restore(root)
+        for folder in sorted(cold, key=lambda folder: -cold[folder]):
+            if cold[folder] > REST_BYTES:
+                job.take_cold(folder)
+    except GivebackError as error:
+        return HighResult(job.asked_bytes, job.steps, str(error))
+    return HighResult(job.asked_bytes, job.steps)
+
+
+def find_ended(root: str) -> tuple[Ended, ...]:
+    """Find the live cgroups below which others have ended with enough cache, most first.
+
+    memory.stat includes the cgroups below, ended ones too: what no live leaf has is theirs. A leaf
+    without a process (a slice that has lost its last service) has nobody who would miss its cache.
+    """
+    mount = cgroup.find_v2_mount(root)
+    if mount is None:
+        return ()
+    found: list[Ended] = []
+    left: dict[str, int] = {}
+    for leaf in memcg.leaves(root, mount):
+        if leaf == mount:
+            continue
+        held = _file_bytes(root, leaf)
+        top = mount + "/" + leaf[len(mount) + 1 :].partition("/")[0]
+        if top != leaf:
+            left[top] = left.get(top, _file_bytes(root, top)) - held
+        if held >= ENDED_LEAST_BYTES and _is_empty(root, leaf):
+            found.append(Ended(leaf, held, is_empty=True))
+    found += [Ended(top, ended) for top, ended in left.items() if ended >= ENDED_LEAST_BYTES]
+    return tuple(sorted(found, key=lambda ended: -ended.ended_bytes))
+
+
+def reclaim_ended(
+    root: str, max_bytes: int, wanted: Callable[[], bool] = lambda: True
+) -> HighResult:
+    """Take at most about `max_bytes` of what ended cgroups left below live ones; never raises."""
+    job = _Steps(root, max_bytes, wanted)
+    ended = find_ended(root)
+    mount = cgroup.find_v2_mount(root)
+    if mount is None or not ended:
+        return HighResult()
+    refused = ""
+    try:
+        memory_limits.restore(root)
+        live_protection.protect(root, mount)
+        for one in ended:
+            job.take_ended(one)
+    except GivebackError as error:
+        refused = str(error)
+    finally:
+        try:
+            live_protection.restore(root)
+        except KernelFileError as error:
+            # The record stays: the parent of this worker restores from it.
+            refused = str(error)
+    return HighResult(job.asked_bytes, job.steps, refused)
+
+
+class _Steps:
+    """The steps of one run. GivebackError from a step means that a limit could not be put back."""
+
+    def __init__(self, root: str, max_bytes: int, wanted: Callable[[], bool]) -> None:
+        self._root = root
+        self._left_bytes = max_bytes
+        self._wanted = wanted
+        self.asked_bytes = self.steps = 0
+
+    def take_cold(self, folder: str) -> None:
+        until_s = time.monotonic() + CGROUP_S
+        first = last = _lists(self._root, folder)
+        while time.monotonic() < until_s:
+            is_hurt = last.refault_pages - first.refault_pages > REFAULTS_LIMIT
+            if is_hurt or last.active_bytes + REST_BYTES < first.active_bytes:
+                return
+            cold = cold_bytes(last)
+            # By halves near the balance: a step takes up to 1.7 times of what it asks.
+            if cold <= REST_BYTES or not self._step(folder, (cold + 1) // 2, is_empty=False):
+                return
+            last = _lists(self._root, folder)
+
+    def take_ended(self, one: Ended) -> None:
+        until_s = time.monotonic() + CGROUP_S
+        left = one.ended_bytes
+        while left >= ENDED_LEAST_BYTES and time.monotonic() < until_s:
+            if not self._step(one.folder, left, one.is_empty):
+                return
+            now = [e.ended_bytes for e in find_ended(self._root) if e.folder == one.folder]
+            after = now[0] if now else 0
+            if after >= left:
+                # What went was of live cgroups.
+                return
+            left = after
+
+    def _step(self, folder: str, amount_bytes: int, is_empty: bool) -> bool:
+        """Make one step; False where it is the last there."""
+        held = _held_bytes(self._root, folder)
+        amount = step_bytes(min(amount_bytes, self._left_bytes), held, is_empty)
+        if amount <= 0 or self.steps >= STEPS_LIMIT or not self._wanted():
+            return False
+        if not _lower_for_a_moment(self._root, folder, held - amount):
+            return False
+        self.steps += 1
+        self.asked_bytes += amount
+        self._left_bytes -= amount
+        return held - _held_bytes(self._root, folder) >= amount // POOR_DIVISOR
+
+
+def _lower_for_a_moment(root: str, folder: str, to_bytes: int) -> bool:
+    """Set memory.high, which reclaims, and put it back; False where nothing was set.
+
+    A limit of the cgroup's own that is at work already is left alone.
+    """
+    ours = to_bytes // PAGE_BYTES * PAGE_BYTES
+    original = HIGH.read(root, _high(folder))
+    if original is None or ours <= 0 or (original != "max" and int(original) <= ours):
+        return False
+    try:
+        return HIGH.change(root, (Changed(original, str(ours), _high(folder)),)) > 0
+    finally:
+        HIGH.restore(root)
+
+
+def _high(folder: str) -> str:
+    return f"{folder}/memory.high"
+
+
+def _held_bytes(root: str, folder: str) -> int:
+    """Return what a cgroup holds; 0 where it has vanished."""
+    try:
+        token = files.read(root, f"{folder}/memory.current", 64).strip()
+    except KernelFileError:
+        return 0
+    return int(token) if token.isdigit() and len(token) <= 20 else 0
+
+
+def _lists(root: str, folder: str) -> FileLists:
+    try:
+        return memcg.read_file_lists(root, folder)
+    except KernelFileError:
+        # It has vanished: nothing is left to take.
+        return memcg.FileLists(0, 0)
+
+
+def _file_bytes(root: str, folder: str) -> int:
+    lists = _lists(root, folder)
+    return lists.active_bytes + lists.inactive_bytes
+
+
+def _is_empty(root: str, folder: str) -> bool:
+    try:
+        return b"populated 0\n" in files.read(root, f"{folder}/cgroup.events", 4096)
+    except KernelFileError:
+        return False
