@@ -94,7 +94,11 @@ def reclaim_ended(
     """
     mount, path = cgroup.find_v2_mount(root), reclaim.root_reclaim_path(root)
     shares = read_shares(root, generations)
-    if mount is None or path is None or shares is None or shares.ended_bytes < LEAST_BYTES:
+    if shares is None or shares.ended_bytes < LEAST_BYTES:
+        return EndedResult()
+    if path is None and generations:
+        return _from_nodes(root, max_bytes, shares, wanted)
+    if mount is None or path is None:
         return EndedResult()
     if generations:
         _train_live_cgroups(root, scratch_dir)
@@ -110,6 +114,25 @@ def reclaim_ended(
         except KernelFileError:
             # The record stays: whoever forked this process restores from it.
             pass
+
+
+def _from_nodes(
+    root: str, max_bytes: int, shares: CacheShares, wanted: Callable[[], bool]
+) -> EndedResult:
+    """Ask each NUMA node: `nodeN/reclaim` needs no cgroup2 (Linux 6.17 and later).
+
+    Where the memory controller is on cgroup v1 no live cgroup can be trained. The kernel still visits
+    ended cgroups first, and the first step that takes from live ones is the last.
+    """
+    now, asked, steps = shares, 0, 0
+    for path in reclaim.node_reclaim_paths(root):
+        done = _steps(root, True, path, max_bytes - asked, now, wanted)
+        asked, steps = asked + done.asked_bytes, steps + done.steps
+        lost = now.live_bytes
+        now = read_shares(root, True) or now
+        if lost - now.live_bytes > STEP_BYTES // LOSS_DIVISOR:
+            break
+    return EndedResult(shares.ended_bytes, now.ended_bytes, asked, steps)
 
 
 def _train_live_cgroups(root: str, scratch_dir: str | None) -> None:

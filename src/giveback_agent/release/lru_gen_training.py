@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 
+from giveback_agent.runtime import child
 from giveback_kernel import cgroup, cgroup_namespace, files
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.vmstat import read_vmstat
@@ -22,6 +23,9 @@ SCRATCH_PAGES = 512
 # 64 are needed; half is forgotten with each of up to two generations that end before the pass does.
 ENOUGH_REFAULTS = SCRATCH_PAGES // 2
 MADV_PAGEOUT = 21
+PR_SET_PDEATHSIG = 1
+# 0.1 s of CPU is needed, at SCHED_IDLE beside whatever else runs.
+TIMEOUT_S = 10.0
 
 
 def teach(root: str, memcg_path: str, scratch_dir: str) -> int:
@@ -29,26 +33,55 @@ def teach(root: str, memcg_path: str, scratch_dir: str) -> int:
 
     The path is the one below this process's cgroup mount.
 
-    The calling process joins the cgroup for that long, as cached pages belong to who first read
-    them: call it in a worker. The scratch file has no name, and is gone with the process. 0 where
-    anything failed; never raises.
+    A child joins the cgroup for it, as cached pages belong to their first reader's. The scratch file has
+    no name, and is gone with the child. 0 where anything failed, where the cgroup is frozen, or after
+    TIMEOUT_S; never raises.
     """
-    home, mount = None, None
+    folder, home, mount = None, None, None
     try:
         mounts = cgroup.read_cgroup(root)
         home, mount = cgroup_namespace.own_path(root, mounts), mounts.v2_mount
     except KernelFileError:
         pass
-    away = memcg_path not in ("", home or "/")
-    if away and (mount is None or home is None or not _join(root, mount, memcg_path)):
-        return 0
+    if memcg_path not in ("", home or "/"):
+        if mount is None:
+            return 0
+        folder = f"{mount.rstrip('/')}{memcg_path.rstrip('/')}"
+        if _is_frozen(root, folder):
+            return 0
+
+    def work() -> bytes:
+        _die_with_parent()
+        if folder is not None:
+            files.write(root, f"{folder}/cgroup.procs", "0")
+        return str(_refaults_of_scratch(root, scratch_dir)).encode()
+
+    # Frozen after the look, it holds the child, until that is killed: a fatal signal ends a frozen process.
+    output = child.in_child(work, TIMEOUT_S).output
+    return int(output) if output.isdigit() and len(output) < 20 else 0
+
+
+def _is_frozen(root: str, folder: str) -> bool:
+    """Tell whether the cgroup, or one above it, is frozen or about to be; False where it is not told.
+
+    Source: Documentation/admin-guide/cgroup-v2.rst (cgroup.freeze, `frozen` of cgroup.events).
+    """
     try:
-        return _refaults_of_scratch(root, scratch_dir)
-    except (OSError, ValueError, KernelFileError):
-        return 0
-    finally:
-        if away and mount is not None and home is not None:
-            _join(root, mount, home)
+        if b"frozen 1\n" in files.read(root, f"{folder}/cgroup.events", 4096):
+            return True
+        return files.read(root, f"{folder}/cgroup.freeze", 64).strip() == b"1"
+    except KernelFileError:
+        return False
+
+
+def _die_with_parent() -> None:
+    """Have this child killed when the worker is: it may be frozen, with no process left to time it out."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, child.SIGKILL, 0, 0, 0)
+    except (ImportError, OSError, AttributeError):
+        return
 
 
 def _refaults_of_scratch(root: str, scratch_dir: str) -> int:
@@ -97,11 +130,3 @@ def _read_whole(fd: int, page_bytes: int) -> None:
             os.pread(again, page_bytes, page * page_bytes)
     finally:
         os.close(again)
-
-
-def _join(root: str, mount: str, path: str) -> bool:
-    try:
-        files.write(root, f"{mount.rstrip('/')}{path.rstrip('/')}/cgroup.procs", "0")
-    except (KernelFileError, ValueError):
-        return False
-    return True
