@@ -10,6 +10,7 @@ import errno
 import os
 
 from giveback_agent.doctor import other_reclaimers
+from giveback_agent.release import memory_high
 from giveback_agent.runtime import run_dir
 from giveback_agent.settings import load
 from giveback_kernel import (
@@ -105,7 +106,10 @@ class Thp(Record):
 
 
 class Facts(Record):
-    """The guest and this process's rights in it, as `doctor` found them."""
+    """The guest and this process's rights in it, as `doctor` found them.
+
+    `limited_cgroups`: where there is no memory.reclaim, the cgroups whose memory.high may be written.
+    """
 
     is_root: bool
     release: str
@@ -121,6 +125,7 @@ class Facts(Record):
     cgroup: CgroupMounts | None
     reclaim: Access | None
     node_reclaim: tuple[str, ...]
+    limited_cgroups: int
     swappiness: Access | None
     compact: Access
     drop_caches: Access
@@ -166,6 +171,7 @@ def gather(root: str, overrides: list[str]) -> Facts:
         cgroup=_or_none(lambda: cgroup.read_cgroup(root)),
         reclaim=try_open(root, path) if path else None,
         node_reclaim=node_paths,
+        limited_cgroups=len(memory_high.cgroups(root)) if path is None else 0,
         swappiness=probe_swappiness(root, path or next(iter(node_paths), None)),
         compact=try_open(root, compaction.PATH),
         drop_caches=try_open(root, reclaim.DROP_CACHES_PATH),

@@ -127,22 +127,44 @@ def memory_reclaim(facts: Facts) -> Check:
     """The only way to take cold cache in bounded steps."""
     name, access = "memory.reclaim", facts.reclaim
     if access is None:
-        if facts.node_reclaim:
+        return _without_memory_reclaim(facts)
+    if not access.ok:
+        return denied(facts, name, access, "", "cache can only be dropped whole")
+    return Check(name, OK, f"{access.path} can be written")
+
+
+def _without_memory_reclaim(facts: Facts) -> Check:
+    """What a kernel before 5.19, or one with the memory controller on cgroup v1, can do all the same."""
+    name = "memory.reclaim"
+    if facts.limited_cgroups:
+        may_swap = facts.swaps is None or bool(facts.swaps.areas)
+        if may_swap and not facts.loaded.settings.swap:
             return Check(
                 name,
                 WARN,
-                f"only {facts.node_reclaim[0]}",
-                "mount cgroup v2 with the memory controller",
+                "not there, and with swap memory.high could swap programs out: cold cache stays",
+                "giveback.swap=true, or swapoff, or Linux 5.19 or later",
             )
         return Check(
             name,
             WARN,
-            "not there: cache can only be dropped whole",
-            "Linux 5.19 or later with the memory controller on cgroup v2",
+            f"not there: cold cache goes by memory.high of {facts.limited_cgroups} cgroups; that of "
+            "the root cgroup stays, and of cgroups that ended directly below it",
+            "Linux 5.19 or later",
         )
-    if not access.ok:
-        return denied(facts, name, access, "", "cache can only be dropped whole")
-    return Check(name, OK, f"{access.path} can be written")
+    if facts.node_reclaim:
+        return Check(
+            name,
+            WARN,
+            f"only {facts.node_reclaim[0]}: cache of ended cgroups, and only with the multi-gen LRU",
+            "mount cgroup v2 with the memory controller",
+        )
+    return Check(
+        name,
+        WARN,
+        "not there: cache can only be dropped whole, and that of ended cgroups is out of reach",
+        "Linux 5.19 or later with the memory controller on cgroup v2",
+    )
 
 
 def swappiness(facts: Facts) -> Check:
@@ -204,7 +226,7 @@ def damon(facts: Facts) -> Check:
     if access.absent:
         return Check("DAMON", OK, "not in this kernel; not needed")
     if access.ok:
-        return Check("DAMON", OK, f"{access.path} can be written")
+        return Check("DAMON", OK, f"{access.path} can be written; not used: it takes hot files, too")
     return Check("DAMON", OK, f"there, not for this user ({access.reason}); not needed")
 
 

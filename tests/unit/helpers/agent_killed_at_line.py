@@ -9,9 +9,8 @@ from typing import Any
 
 # Where anything is written; the parsers only read.
 WRITERS = (
-    "cpu_weight.py", "files.py",
-    "live_protection.py", "page_reporting.py", "percpu_lists.py", "report_order.py", "run_dir.py",
-    "saved_value.py",
+    "cpu_weight.py", "files.py", "live_protection.py", "memory_high.py", "memory_limits.py",
+    "page_reporting.py", "percpu_lists.py", "report_order.py", "run_dir.py", "saved_value.py",
 )  # fmt: skip
 
 

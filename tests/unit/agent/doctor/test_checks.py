@@ -24,6 +24,7 @@ from giveback_kernel.swaps import SwapArea, Swaps
 
 ENOENT, EACCES, EINVAL, EROFS, EOPNOTSUPP = 2, 13, 22, 30, 95
 MIB = 1 << 20
+SWAP = Swaps((SwapArea("/dev/zram0", "partition", MIB, 0, 1),))
 WSL = WslHost("6.6.87.2-microsoft-standard-WSL2", ("kernel release",))
 
 
@@ -49,6 +50,7 @@ def good() -> Facts:
         cgroup=CgroupMounts("v2", "/sys/fs/cgroup", "/"),
         reclaim=Access("/reclaim", 0),
         node_reclaim=(),
+        limited_cgroups=0,
         swappiness=Access("/reclaim", 0),
         compact=Access("/compact", 0),
         drop_caches=Access("/drop", 0),
@@ -159,6 +161,13 @@ def loaded(warnings: tuple[str, ...] = (), **changes: object) -> Loaded:
         ("cgroup", {"cgroup": CgroupMounts("v2", "/c", "/docker/1")}, WARN, "container"),
         ("cgroup", {"cgroup": None}, UNKNOWN, ""),
         ("memory.reclaim", {"reclaim": None}, WARN, "5.19"),
+        ("memory.reclaim", {"reclaim": None, "limited_cgroups": 7}, WARN, "memory.high of 7"),
+        (
+            "memory.reclaim",
+            {"reclaim": None, "limited_cgroups": 7, "swaps": SWAP},
+            WARN,
+            "giveback.swap=true",
+        ),
         ("memory.reclaim", {"reclaim": None, "node_reclaim": ("/node0",)}, WARN, "/node0"),
         ("swappiness=", {"swappiness": None}, OK, "not needed"),
         ("swappiness=", {"swappiness": Access("/r", EINVAL)}, OK, "no swap"),
@@ -166,7 +175,7 @@ def loaded(warnings: tuple[str, ...] = (), **changes: object) -> Loaded:
             "swappiness=",
             {
                 "swappiness": Access("/r", EINVAL),
-                "swaps": Swaps((SwapArea("/dev/zram0", "partition", MIB, 0, 1),)),
+                "swaps": SWAP,
             },
             WARN,
             "6.11",
