@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback_agent.errors import AgentError
-from giveback_agent.runtime.saved_value import Saved, SavedValue
+from giveback_agent.runtime.saved_value import Changed, Saved, SavedValue, SavedValues
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
 
@@ -76,3 +77,87 @@ def test_a_value_that_somebody_else_has_set_is_left_alone(tmp_path: Path) -> Non
 
 def _must_not(saved: Saved) -> None:
     pytest.fail(f"{saved} was written")
+
+
+LIMITS = SavedValues("limit", "memory.high")
+VALUES = st.one_of(st.just("max"), st.integers(0, (1 << 63) - 1).map(str))
+
+
+def limit_files(root: Path, values: list[str]) -> list[str]:
+    paths = [f"/sys/fs/cgroup/a b/{n}/memory.high" for n in range(len(values))]
+    for path, value in zip(paths, values, strict=True):
+        file = root / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{value}\n")
+    return paths
+
+
+@given(st.lists(st.tuples(VALUES, VALUES, st.none() | VALUES), min_size=1, max_size=6))
+def test_each_of_many_values_comes_back_unless_somebody_else_has_set_it(
+    tmp_path_factory: pytest.TempPathFactory, files_: list[tuple[str, str, str | None]]
+) -> None:
+    root = tmp_path_factory.mktemp("root")
+    paths = limit_files(root, [original for original, _, _ in files_])
+    changes = [Changed(o, ours, p) for (o, ours, _), p in zip(files_, paths, strict=True)]
+    assert LIMITS.change(str(root), tuple(changes)) == len(paths)
+    for path, (_, _, theirs) in zip(paths, files_, strict=True):
+        if theirs is not None:
+            # As the kernel does: a shorter value leaves nothing of a longer one.
+            (root / path.lstrip("/")).write_text(f"{theirs}\n")
+    LIMITS.restore(str(root))
+    for path, (original, ours, theirs) in zip(paths, files_, strict=True):
+        expected = original if theirs is None or theirs == ours else theirs
+        assert LIMITS.read(str(root), path) == expected
+    assert not LIMITS.is_saved(str(root))
+
+
+def test_too_many_values_change_nothing(tmp_path: Path) -> None:
+    (path,) = limit_files(tmp_path, ["max"])
+    many = tuple(Changed("max", "1", path) for _ in range(1 << 15))
+    with pytest.raises(KernelFileError, match="too many"):
+        LIMITS.change(str(tmp_path), many)
+    assert LIMITS.read(str(tmp_path), path) == "max"
+    assert not LIMITS.is_saved(str(tmp_path))
+
+
+def test_a_file_that_refuses_its_original_keeps_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(tmp_path)
+    paths = limit_files(tmp_path, ["max", "7"])
+    LIMITS.change(root, (Changed("max", "1", paths[0]), Changed("7", "2", paths[1])))
+    write = files.write
+
+    def refuse(where: str, path: str, text: str) -> None:
+        if path == paths[1]:
+            raise KernelFileError(path, "refused")
+        write(where, path, text)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "write", refuse)
+        with pytest.raises(KernelFileError, match="refuses"):
+            LIMITS.restore(root)
+    assert LIMITS.is_saved(root)
+    # What was put back already is not ours any more, and stays.
+    assert LIMITS.restore(root) == 1
+    assert [LIMITS.read(root, path) for path in paths] == ["max", "7"]
+
+
+def test_a_file_that_has_vanished_is_no_reason_to_keep_the_record(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    (path,) = limit_files(tmp_path, ["max"])
+    LIMITS.change(root, (Changed("max", "1", path),))
+    (tmp_path / path.lstrip("/")).unlink()
+    assert LIMITS.restore(root) == 0
+    assert LIMITS.restore(root) is None
+
+
+def test_a_cgroup_of_any_name_comes_back(tmp_path: Path) -> None:
+    folder = os.fsdecode(b"/sys/fs/cgroup/\xff\xc3")
+    path = f"{folder}/memory.high"
+    full = tmp_path / path.lstrip("/")
+    full.parent.mkdir(parents=True)
+    full.write_text("max\n")
+    LIMITS.change(str(tmp_path), (Changed("max", "1", path),))
+    assert LIMITS.restore(str(tmp_path)) == 1
+    assert full.read_text().splitlines()[0] == "max"
