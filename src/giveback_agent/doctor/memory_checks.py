@@ -226,7 +226,9 @@ def damon(facts: Facts) -> Check:
     if access.absent:
         return Check("DAMON", OK, "not in this kernel; not needed")
     if access.ok:
-        return Check("DAMON", OK, f"{access.path} can be written; not used: it takes hot files, too")
+        return Check(
+            "DAMON", OK, f"{access.path} can be written; not used: it takes hot files, too"
+        )
     return Check("DAMON", OK, f"there, not for this user ({access.reason}); not needed")
 
 

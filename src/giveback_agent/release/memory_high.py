@@ -18,6 +18,7 @@ pages, and those of ended cgroups directly below it, are out of reach.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 
@@ -25,7 +26,7 @@ from giveback_agent.release import live_protection
 from giveback_agent.runtime import memory_limits
 from giveback_agent.runtime.memory_limits import HIGH
 from giveback_agent.runtime.saved_value import Changed
-from giveback_kernel import cgroup, files, memcg
+from giveback_kernel import cgroup, compaction, files, memcg
 from giveback_kernel.errors import GivebackError, KernelFileError
 from giveback_kernel.record import Record
 
@@ -46,8 +47,9 @@ REST_BYTES = 2 * MIB
 POOR_DIVISOR = 4
 # A cgroup whose pages come back while others are taken needs what it has.
 REFAULTS_LIMIT = 64
-# One cgroup must not take the time of all others.
+# One cgroup must not take the time of all others, and the run must end before its worker is killed.
 CGROUP_S = 8.0
+RUN_S = 20.0
 STEPS_LIMIT = 8192
 # Less than this of ended cgroups is the noise of the sums.
 ENDED_LEAST_BYTES = 4 * MIB
@@ -86,10 +88,25 @@ def cgroups(root: str) -> tuple[str, ...]:
     )
 
 
-def cold_bytes(lists: FileLists) -> int:
+def cold_bytes(lists: FileLists, nodes: int = 1) -> int:
     """Return what may be taken of a cgroup so that its active list is left alone."""
     clean = lists.inactive_bytes - lists.dirty_bytes - lists.writeback_bytes
-    return max(0, min(clean, lists.inactive_bytes - lists.active_bytes))
+    return max(0, min(clean, lists.inactive_bytes - kept_bytes(lists.active_bytes, nodes)))
+
+
+def kept_bytes(active_bytes: int, nodes: int) -> int:
+    """Return how long the inactive list must stay so that the kernel does not refill it.
+
+    As long as the active one in lists below 1 GiB, on each NUMA node, and a smaller part of longer ones:
+    inactive_is_low() in mm/vmscan.c, by the length that the lists would then have.
+    """
+    ratio = math.isqrt(10 * (2 * active_bytes // nodes >> 30)) or 1
+    while ratio > 1:
+        kept = -(-active_bytes // ratio)
+        if math.isqrt(10 * ((active_bytes + kept) // nodes >> 30)) >= ratio:
+            return kept
+        ratio -= 1
+    return active_bytes
 
 
 def step_bytes(wanted_bytes: int, held_bytes: int, is_empty: bool = False) -> int:
@@ -107,12 +124,13 @@ def reclaim_cold(
     `wanted` is asked before each step and ends the run by False. Dirty pages cannot be taken: sync first.
     """
     job = _Steps(root, max_bytes, wanted)
-    cold = {folder: cold_bytes(_lists(root, folder)) for folder in cgroups(root)}
+    nodes = max(1, len(compaction.nodes(root)))
+    cold = {folder: cold_bytes(_lists(root, folder), nodes) for folder in cgroups(root)}
     try:
         memory_limits.restore(root)
         for folder in sorted(cold, key=lambda folder: -cold[folder]):
             if cold[folder] > REST_BYTES:
-                job.take_cold(folder)
+                job.take_cold(folder, nodes)
     except GivebackError as error:
         return HighResult(job.asked_bytes, job.steps, str(error))
     return HighResult(job.asked_bytes, job.steps)
@@ -175,23 +193,24 @@ class _Steps:
         self._root = root
         self._left_bytes = max_bytes
         self._wanted = wanted
+        self._until_s = time.monotonic() + RUN_S
         self.asked_bytes = self.steps = 0
 
-    def take_cold(self, folder: str) -> None:
-        until_s = time.monotonic() + CGROUP_S
+    def take_cold(self, folder: str, nodes: int) -> None:
+        until_s = min(self._until_s, time.monotonic() + CGROUP_S)
         first = last = _lists(self._root, folder)
         while time.monotonic() < until_s:
             is_hurt = last.refault_pages - first.refault_pages > REFAULTS_LIMIT
             if is_hurt or last.active_bytes + REST_BYTES < first.active_bytes:
                 return
-            cold = cold_bytes(last)
+            cold = cold_bytes(last, nodes)
             # By halves near the balance: a step takes up to 1.7 times of what it asks.
             if cold <= REST_BYTES or not self._step(folder, (cold + 1) // 2, is_empty=False):
                 return
             last = _lists(self._root, folder)
 
     def take_ended(self, one: Ended) -> None:
-        until_s = time.monotonic() + CGROUP_S
+        until_s = min(self._until_s, time.monotonic() + CGROUP_S)
         left = one.ended_bytes
         while left >= ENDED_LEAST_BYTES and time.monotonic() < until_s:
             if not self._step(one.folder, left, one.is_empty):

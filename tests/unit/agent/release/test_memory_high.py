@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,8 @@ class OldKernel:
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OldKernel:
     old = OldKernel(tmp_path)
     monkeypatch.setattr(files, "write", old.write)
+    for limit in ("CGROUP_S", "RUN_S"):  # a fake file is slower than a kernel's
+        monkeypatch.setattr(memory_high, limit, 600.0)
     old.add("", 0, 0)
     (tmp_path / "sys/fs/cgroup/memory.high").unlink()
     return old
@@ -97,13 +100,27 @@ def test_a_step_is_bounded_by_what_the_cgroup_holds(wanted: int, held: int, empt
         assert step <= max(memory_high.STEP_LEAST_BYTES, held // memory_high.STEP_DIVISOR)
 
 
-@given(BYTES, BYTES, BYTES, BYTES)
-def test_only_clean_cache_beyond_the_active_list_is_cold(
-    active: int, inactive: int, dirty: int, writeback: int
+def is_low(active: int, inactive: int, nodes: int) -> bool:
+    """inactive_is_low() of mm/vmscan.c, each node having its share."""
+    gib = (active + inactive) // nodes >> 30
+    return inactive * (math.isqrt(10 * gib) if gib else 1) < active
+
+
+@given(BYTES, BYTES, BYTES, BYTES, st.integers(1, 8))
+def test_only_clean_cache_is_cold_and_the_inactive_list_never_gets_low(
+    active: int, inactive: int, dirty: int, writeback: int, nodes: int
 ) -> None:
-    cold = memory_high.cold_bytes(FileLists(active, inactive, dirty, writeback))
-    assert cold == 0 or inactive - cold >= active
-    assert cold == 0 or cold <= inactive - dirty - writeback
+    cold = memory_high.cold_bytes(FileLists(active, inactive, dirty, writeback), nodes)
+    assert cold >= 0
+    if cold:
+        assert not is_low(active, inactive - cold, nodes)
+        assert cold <= inactive - dirty - writeback
+
+
+def test_long_lists_may_get_shorter_than_the_active_one() -> None:
+    assert memory_high.kept_bytes(400 * MIB, 1) == 400 * MIB
+    assert memory_high.kept_bytes(10 << 30, 1) == pytest.approx((10 << 30) / 10, rel=0.01)
+    assert memory_high.kept_bytes(10 << 30, 16) == 10 << 30
 
 
 @pytest.mark.parametrize("times", [0.6, 1.0, 1.7])
@@ -190,6 +207,15 @@ def test_a_cgroup_that_vanishes_in_a_step_ends_nothing_else(
     monkeypatch.setattr(kernel, "reclaim", vanish)
     memory_high.reclaim_cold(str(kernel.root), 1 << 40)
     assert inactive_mib(kernel, stays) < 4
+
+
+def test_one_cgroup_does_not_take_the_time_of_all(
+    kernel: OldKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.add("first", 0, 200)
+    kernel.add("second", 0, 100)
+    monkeypatch.setattr(memory_high, "CGROUP_S", 0.0)
+    assert memory_high.reclaim_cold(str(kernel.root), 1 << 40).steps == 0
 
 
 def test_what_ended_below_a_live_cgroup_is_found_by_sums(kernel: OldKernel) -> None:

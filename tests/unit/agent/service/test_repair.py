@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest
 from agent_kernel_samples import GUEST, plant
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +17,9 @@ from giveback_agent.runtime import run_dir
 from giveback_agent.service import cpu_weight
 from giveback_agent.service.repair import repair_all
 from giveback_kernel import files, page_reporting
+
+if TYPE_CHECKING:
+    import pytest
 
 MIB = 1 << 20
 CGROUP = "/sys/fs/cgroup"
