@@ -71,18 +71,20 @@ def scan(
     least_pages: int = 1,
     keep: int = KEPT_LISTS,
     within: str = "",
+    only_node: int | None = None,
 ) -> LruScan:
     """Keep the `keep` lists of the highest `value` above 0, of those with `least_pages` of files.
 
     `within`: the path of the cgroup that is this process's top one. Others are left out, and the paths are
-    those below it. Raises KernelFileError as `raw_lists` does.
+    those below it. `only_node`: the lists of other NUMA nodes are left out. Raises KernelFileError as
+    `raw_lists` does.
     """
     kept: list[tuple[int, NodeGenerations]] = []
     count = file_pages = ended_pages = 0
     counted = _Counted(read)
     for memcg_id, printed, node, rows, pages in raw_lists(counted):
         path = below(printed, within)
-        if path is None:
+        if path is None or only_node not in (None, node):
             continue
         count += 1
         file_pages += pages

@@ -65,14 +65,15 @@ class EndedResult(Record):
     refused: str = ""
 
 
-def read_shares(root: str, generations: bool) -> CacheShares | None:
+def read_shares(root: str, generations: bool, node: int | None = None) -> CacheShares | None:
     """Tell the file cache of ended cgroups from that of live ones; None where that cannot be told.
 
-    `generations`: the multi-gen LRU is in use and its file may be read.
+    `generations`: the multi-gen LRU is in use and its file may be read. `node`: only what ended cgroups
+    hold on that NUMA node.
     """
     try:
         total = _total_bytes(root)
-        ended = _ended_listed(root) if generations else _ended_by_sums(root, total)
+        ended = _ended_listed(root, node) if generations else _ended_by_sums(root, total)
     except KernelFileError:
         return None
     if ended is None:
@@ -124,14 +125,14 @@ def _from_nodes(
     Where the memory controller is on cgroup v1 no live cgroup can be trained. The kernel still visits
     ended cgroups first, and the first step that takes from live ones is the last.
     """
-    now, asked, steps = shares, 0, 0
+    asked = steps = 0
     for path in reclaim.node_reclaim_paths(root):
-        done = _steps(root, True, path, max_bytes - asked, now, wanted)
-        asked, steps = asked + done.asked_bytes, steps + done.steps
-        lost = now.live_bytes
-        now = read_shares(root, True) or now
-        if lost - now.live_bytes > STEP_BYTES // LOSS_DIVISOR:
-            break
+        node = int(path.split("/")[-2][len("node") :])
+        here = read_shares(root, True, node)
+        if here is not None:
+            done = _steps(root, True, path, max_bytes - asked, here, wanted, node)
+            asked, steps = asked + done.asked_bytes, steps + done.steps
+    now = read_shares(root, True) or shares
     return EndedResult(shares.ended_bytes, now.ended_bytes, asked, steps)
 
 
@@ -165,8 +166,8 @@ def _total_bytes(root: str) -> int:
     return lists.active_bytes + lists.inactive_bytes
 
 
-def _ended_listed(root: str) -> int | None:
-    """Sum the file pages of cgroups that have ended, which lru_gen shows under the number 0.
+def _ended_listed(root: str, node: int | None) -> int | None:
+    """Sum the file pages of cgroups that have ended, on one node or all: lru_gen's number 0.
 
     Without memory cgroups there is one list, of number 0 too, but without a path. None where lru_gen
     cannot be read. Source: lru_gen_seq_show() in mm/vmscan.c, mem_cgroup_id_remove() in mm/memcontrol.c.
@@ -175,7 +176,7 @@ def _ended_listed(root: str) -> int | None:
     if where is None:
         return None
     read = lru_gen_scan.pieces(root)
-    found = lru_gen_scan.scan(read, _live_pages, keep=0, within=where)
+    found = lru_gen_scan.scan(read, _live_pages, keep=0, within=where, only_node=node)
     return found.ended_pages * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -186,13 +187,14 @@ def _steps(
     max_bytes: int,
     before: CacheShares,
     wanted: Callable[[], bool],
+    node: int | None = None,
 ) -> EndedResult:
     now, asked, steps = before, 0, 0
     while now.ended_bytes >= LEAST_BYTES and asked < max_bytes and steps < STEPS_LIMIT and wanted():
         step_bytes = min(STEP_BYTES, now.ended_bytes, max_bytes - asked)
         result = reclaim.reclaim(root, path, step_bytes, 0, or_without=True)
         asked, steps = asked + step_bytes, steps + 1
-        after = read_shares(root, generations)
+        after = read_shares(root, generations, node)
         if after is None or result.outcome not in (reclaim.DONE, reclaim.PARTIAL):
             break
         is_poor = now.ended_bytes - after.ended_bytes < step_bytes // POOR_DIVISOR

@@ -97,7 +97,9 @@ def lows():
     return [text(f"{folder}/memory.low").strip() for folder in (f"{C}/lab.slice", APP, OTHER)]
 
 def records():
-    return sorted(os.listdir("/run/giveback")) if os.path.isdir("/run/giveback") else []
+    # A kill may leave the half-written next record beside it, which nobody reads.
+    names = os.listdir("/run/giveback") if os.path.isdir("/run/giveback") else []
+    return sorted(name for name in names if not name.endswith(".new"))
 """
 
 RETURNS = """

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from giveback_agent.release import ended_cgroups, live_protection
 from giveback_agent.runtime import memory_limits
-from giveback_kernel import cgroup_stat, files, lru_gen, memcg
+from giveback_kernel import cgroup_stat, compaction, files, lru_gen, memcg
 from giveback_kernel.errors import KernelFileError
 
 MIB = 1 << 20
@@ -57,13 +57,15 @@ def low(root: Path, path: str) -> int:
 
 
 def test_an_ended_cgroup_is_known_by_its_number(guest: Path) -> None:
-    def ended_pages() -> int:
-        shares = ended_cgroups.read_shares(str(guest), generations=True)
+    def ended_pages(node: int | None = None) -> int:
+        shares = ended_cgroups.read_shares(str(guest), generations=True, node=node)
         assert shares is not None
         return shares.ended_bytes // PAGE
 
     plant(guest, {lru_gen.PATH: LRU})
     assert ended_pages() == 120
+    assert ended_pages(0) == 120
+    assert ended_pages(1) == 0
     plant(guest, {lru_gen.PATH: b"memcg 0 /\n node 0\n 1 1 1 500\n"})
     assert ended_pages() == 0
 
@@ -182,7 +184,7 @@ def test_a_step_that_takes_from_live_cgroups_is_the_last(
     shares = ended_cgroups.CacheShares(400 * MIB, 400 * MIB)
     asked: list[int] = []
 
-    def read(root: str, generations: bool) -> ended_cgroups.CacheShares:
+    def read(root: str, generations: bool, node: int | None = None) -> ended_cgroups.CacheShares:
         done = sum(asked)
         return ended_cgroups.CacheShares(
             shares.ended_bytes - done // 2, shares.live_bytes - done // 2
@@ -203,7 +205,7 @@ def test_no_more_is_asked_for_than_ended_cgroups_hold(
 ) -> None:
     asked: list[int] = []
 
-    def read(root: str, generations: bool) -> ended_cgroups.CacheShares:
+    def read(root: str, generations: bool, node: int | None = None) -> ended_cgroups.CacheShares:
         return ended_cgroups.CacheShares(max(0, 100 * MIB - sum(asked)), 400 * MIB)
 
     monkeypatch.setattr(ended_cgroups, "read_shares", read)
@@ -213,3 +215,36 @@ def test_no_more_is_asked_for_than_ended_cgroups_hold(
     asked.clear()
     ended_cgroups.reclaim_ended(str(guest), True, 1 << 40, wanted=lambda: False)
     assert asked == []
+
+
+def test_nodes_are_asked_one_by_one_where_there_is_no_memory_reclaim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory controller on cgroup v1, Linux 6.17 and later."""
+    v1 = b"30 1 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    nodes = {
+        f"/sys/devices/system/node/node{n}/{name}": b"" for n in (0, 1) for name in ("reclaim",)
+    }
+    plant(tmp_path, {**GUEST, "/proc/self/mountinfo": v1, **nodes})
+    monkeypatch.setattr(compaction, "nodes", lambda _: (0, 1))
+    there = {0: 100 * MIB, 1: 50 * MIB}
+    asked: list[str] = []
+
+    def read(root: str, generations: bool, node: int | None = None) -> ended_cgroups.CacheShares:
+        ended = there[node] if node is not None else sum(there.values())
+        return ended_cgroups.CacheShares(ended, 400 * MIB)
+
+    def write(root: str, path: str, text: str) -> None:
+        asked.append(path)
+        assert text.endswith(" swappiness=0")
+        node = int(path.rsplit("node", maxsplit=1)[-1][0])
+        there[node] = max(0, there[node] - int(text.split(maxsplit=1)[0]))
+
+    monkeypatch.setattr(ended_cgroups, "read_shares", read)
+    monkeypatch.setattr(files, "write", write)
+    done = ended_cgroups.reclaim_ended(str(tmp_path), True, 1 << 40)
+    assert (done.asked_bytes, done.after_bytes) == (150 * MIB, 0)
+    assert [path.split("/")[-2] for path in asked] == ["node0", "node1"]
+    # Two lists would take from all cgroups alike.
+    there[0] = 100 * MIB
+    assert ended_cgroups.reclaim_ended(str(tmp_path), False, 1 << 40).steps == 0
