@@ -304,6 +304,8 @@ async def _returned_by_the_service() -> tuple[float, int]:
         while back < COLD_MIB * 0.6 and loop.time() < deadline:
             await asyncio.sleep(0.5)
             back = (most - vm.resident_bytes()) / MIB
+        doctor = await vm.guest.exec("python3", GUEST_AGENT, "doctor")
+        assert "cold cache goes by memory.high of 1 cgroups" in " ".join(doctor.text.split())
         count = "grep workingset_refault_file /proc/vmstat"
         before = await vm.guest.exec("sh", "-c", count)
         after = await vm.guest.exec("sh", "-c", f"cat /work/hot > /dev/null; {count}")
