@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from giveback.accounting.cgroups import cold_parts, programs
 from giveback.accounting.ledger import Key
 from giveback.accounting.next_steps import install_agent, start_options, turn_statistics_on
 from giveback.accounting.reporting import Reporting, reporting_of
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from giveback.host.facts import HostFacts
 
 _QEMU_REPORTING = "start it with -device virtio-balloon-pci,free-page-reporting=on"
+PROGRAM_DIVISOR = 10
+"""A program that holds a smaller part of RAM is not proposed to be stopped."""
 _NEEDS = "the guest needs Linux 5.7 or later with PAGE_REPORTING, and virtio_balloon"
 _REMEDY_REPORTING = {
     "qemu": _QEMU_REPORTING,
@@ -54,7 +57,8 @@ class Finding:
 class Remedy:
     """Something that brings memory back. `expected_bytes` is an upper bound where `at_most`.
 
-    It is None where nothing tells how much; `commands` are lines to paste.
+    It is None where nothing tells how much; `commands` are lines to paste. `parts` say of whom in the
+    guest how many bytes of it are.
     """
 
     what: str
@@ -62,6 +66,7 @@ class Remedy:
     at_most: bool = False
     cost: str = ""
     commands: tuple[str, ...] = ()
+    parts: tuple[tuple[str, int], ...] = ()
 
 
 def findings(seen: Observation, facts: HostFacts) -> tuple[Finding, ...]:
@@ -358,11 +363,13 @@ def _known_remedies(seen: Observation, ledger: Ledger) -> tuple[Remedy, ...]:
             at_most=True,
         ),
         Remedy(
-            "reclaim the guest's cold page cache",
+            "reclaim the guest's cold page cache (giveback reclaim)",
             min(guest.cold_cache_bytes or 0, ledger.host(Key.CACHE_CLEAN)),
             at_most=True,
             cost="what is read again must be read from disk",
+            parts=cold_parts(guest.cgroups),
         ),
+        *_ends(seen, ledger),
         Remedy(
             "shrink the guest's reclaimable slab",
             ledger.host(Key.SLAB_RECLAIMABLE),
@@ -373,6 +380,18 @@ def _known_remedies(seen: Observation, ledger: Ledger) -> tuple[Remedy, ...]:
     amounts = [(remedy, remedy.expected_bytes or 0) for remedy in found]
     listed = sorted(amounts, key=lambda pair: -pair[1])
     return tuple(remedy for remedy, expected_bytes in listed if expected_bytes > 0)
+
+
+def _ends(seen: Observation, ledger: Ledger) -> Iterator[Remedy]:
+    """What stopping or restarting a program of the guest would free."""
+    for name, held_bytes in programs(seen.guest.cgroups, ledger.ram_bytes // PROGRAM_DIVISOR):
+        anon_bytes = ledger.host(Key.ANON) + ledger.host(Key.SHMEM)
+        yield Remedy(
+            f"stop or restart {name} in the guest",
+            min(held_bytes, anon_bytes),
+            at_most=True,
+            cost="what it does meanwhile",
+        )
 
 
 def _to_turn_on(seen: Observation) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
+from giveback.accounting.cgroups import GuestCgroup
 from giveback.vmm.base import BYTES_LIMIT, BalloonStatistics
 from giveback_kernel import buddyinfo, huge_pages, meminfo, page_reporting
 from giveback_kernel.errors import KernelFileError
@@ -92,6 +93,8 @@ class GuestPicture:
     """Free bytes in blocks of each order."""
     report_order: int | None = None
     reporting: bool | None = None
+    cgroups: tuple[GuestCgroup, ...] = ()
+    """By service and container, where that was asked for."""
     problems: tuple[str, ...] = field(default_factory=tuple)
 
     @property

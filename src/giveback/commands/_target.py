@@ -87,8 +87,8 @@ class CommandTarget:
     vm: VmDescription
     said: dict[str, object] | None
 
-    async def observe(self) -> Observation:
-        """Return the VM now, asked all that leaves no mark on it."""
+    async def observe(self, by_cgroup: bool = False) -> Observation:
+        """Return the VM now, asked all that leaves no mark on it; `by_cgroup`: its services, too."""
         return await observe(
             self.backend,
             self.vm,
@@ -96,6 +96,7 @@ class CommandTarget:
             timeout_s=_TIMEOUT_S,
             guest_timeout_s=_TIMEOUT_S,
             guest=None if self.said is None else from_agent(self.said, GuestSource.FILE),
+            by_cgroup=by_cgroup,
         )
 
     async def observe_pages(self) -> tuple[Observation, dict[str, object]]:

@@ -75,16 +75,19 @@ async def observe(
     timeout_s: float = 2.0,
     guest_timeout_s: float | None = None,
     guest: GuestPicture | None = None,
+    by_cgroup: bool = False,
 ) -> Observation:
     """Ask the VMM, then the guest, then read the host: the last at once after the guest.
 
     `guest` is a picture brought from elsewhere; then the guest is not asked, else it has
-    `guest_timeout_s` (a quarter of `timeout_s`) for each way to it. Never raises VmError.
+    `guest_timeout_s` (a quarter of `timeout_s`) for each way to it. `by_cgroup`: ask it also which service
+    and container has what. Never raises VmError.
     """
     state = await backend.inspect(vm, layout=layout, timeout_s=timeout_s)
     vm = state.description or vm
     if guest is None:
-        guest = await read_guest(vm, state, time.time(), guest_timeout_s or timeout_s / 4)
+        patience_s = guest_timeout_s or timeout_s / 4
+        guest = await read_guest(vm, state, time.time(), patience_s, by_cgroup)
     return _with_host(vm, state, guest, root)
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from giveback.accounting import cgroups
 from giveback.accounting.usage import from_kernel_files
 from giveback.vmm.clients import answers
 from giveback_agent.host_link import json_lines
@@ -106,9 +107,13 @@ def new_id() -> int:
     return int.from_bytes(os.urandom(7), "big")
 
 
-def ask(what: str, number: int) -> bytes:
-    """Return the request for `memory` or `pages`; its answer bears the number."""
-    return _request({"id": number, "ask": what})
+def ask(what: str, number: int, by_cgroup: bool = False) -> bytes:
+    """Return the request for `memory` or `pages`; its answer bears the number.
+
+    `by_cgroup`: also which service and container has what. An older agent passes over that.
+    """
+    more: dict[str, object] = {"cgroups": True} if by_cgroup else {}
+    return _request({"id": number, "ask": what, **more})
 
 
 def urgency(level: int, lease_s: float, number: int) -> bytes:
@@ -234,7 +239,7 @@ def from_agent(said: dict[str, object], source: GuestSource, age_s: float = 0.0)
     order = said.get("report_order")
     reporting = said.get("reporting")
     page = answers.size(said, "page_bytes")
-    return from_kernel_files(
+    guest = from_kernel_files(
         answers.text(said, "meminfo", _FILE_LIMIT_CHARS).encode("utf-8", "replace"),
         answers.text(said, "buddyinfo", _FILE_LIMIT_CHARS).encode("utf-8", "replace"),
         source,
@@ -245,3 +250,6 @@ def from_agent(said: dict[str, object], source: GuestSource, age_s: float = 0.0)
         pcp_bytes=answers.size(said, "pcp_bytes"),
         compressed_swap_bytes=answers.size(said, "compressed_swap_bytes"),
     )
+    if guest.total_bytes is None or "cgroups" not in said:
+        return guest
+    return replace(guest, cgroups=cgroups.parse(said["cgroups"], guest.total_bytes))

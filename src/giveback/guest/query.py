@@ -28,11 +28,18 @@ _RETRY_LIMIT_S = 30.0
 
 
 async def read_guest(
-    vm: VmDescription, state: VmState, now_s: float, timeout_s: float = 0.5
+    vm: VmDescription,
+    state: VmState,
+    now_s: float,
+    timeout_s: float = 0.5,
+    by_cgroup: bool = False,
 ) -> GuestPicture:
-    """The best picture there is; its problems say why better sources gave none. Never raises."""
+    """The best picture there is; its problems say why better sources gave none. Never raises.
+
+    `by_cgroup`: ask an agent also which service and container has what.
+    """
     problems: list[str] = []
-    lent = await borrow(vm)
+    lent = await borrow(vm, by_cgroup=by_cgroup)
     if lent is not None:
         age_s = lent.get("age_s")
         guest = from_agent(lent, GuestSource.AGENT, age_s if isinstance(age_s, float) else 0.0)
@@ -40,7 +47,7 @@ async def read_guest(
             return guest
     for channel in sorted(vm.channels, key=lambda c: c.kind is ChannelKind.QEMU_GUEST_AGENT):
         try:
-            guest = await _ask(channel, timeout_s)
+            guest = await _ask(channel, timeout_s, by_cgroup)
         except VmError as error:
             problems.append(str(error))
             continue
@@ -53,11 +60,12 @@ async def read_guest(
     return replace(NO_GUEST, problems=tuple(problems))
 
 
-async def _ask(channel: Channel, timeout_s: float) -> GuestPicture:
+async def _ask(channel: Channel, timeout_s: float, by_cgroup: bool) -> GuestPicture:
     if channel.kind is ChannelKind.QEMU_GUEST_AGENT:
         async with lines(channel, timeout_s) as stream:
             return await qemu_guest_agent.ask(stream)
-    return from_agent(await ask_agent(channel, "memory", timeout_s), GuestSource.AGENT)
+    said = await ask_agent(channel, "memory", timeout_s, by_cgroup)
+    return from_agent(said, GuestSource.AGENT)
 
 
 async def read_pages(vm: VmDescription, timeout_s: float = PAGES_TIMEOUT_S) -> dict[str, object]:
@@ -67,7 +75,7 @@ async def read_pages(vm: VmDescription, timeout_s: float = PAGES_TIMEOUT_S) -> d
         if channel.kind is not ChannelKind.QEMU_GUEST_AGENT:
             try:
                 await ask_agent(channel, "memory", min(timeout_s, ALIVE_TIMEOUT_S))
-                return await ask_agent(channel, "pages", timeout_s)
+                return await ask_agent(channel, "pages", timeout_s, by_cgroup=True)
             except VmError as error:
                 problems.append(escape_for_terminal(str(error), 400))
     if await borrow(vm) is not None:
@@ -76,7 +84,9 @@ async def read_pages(vm: VmDescription, timeout_s: float = PAGES_TIMEOUT_S) -> d
     raise VmError(f"{escape_for_terminal(vm.name)}: {why}. Instead: {HOW_BY_FILE}")
 
 
-async def ask_agent(channel: Channel, ask: str, timeout_s: float) -> dict[str, object]:
+async def ask_agent(
+    channel: Channel, ask: str, timeout_s: float, by_cgroup: bool = False
+) -> dict[str, object]:
     """Ask giveback's agent for `memory` or `pages`; its events for others are passed over.
 
     An agent that is busy is asked again when it says so. Raises VmError.
@@ -84,7 +94,7 @@ async def ask_agent(channel: Channel, ask: str, timeout_s: float) -> dict[str, o
     async with lines(channel, timeout_s) as stream:
         while True:
             number = protocol.new_id()
-            await stream.send(protocol.ask(ask, number))
+            await stream.send(protocol.ask(ask, number, by_cgroup))
             answer = await _answer(stream, ask, number)
             if isinstance(answer, dict):
                 return answer

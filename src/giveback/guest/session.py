@@ -102,13 +102,13 @@ class Session(asyncio.BufferedProtocol):
         self._answer_id = None
         return True
 
-    def ask(self, now_s: float) -> bool:
+    def ask(self, now_s: float, by_cgroup: bool = False) -> bool:
         """Ask for the guest's memory, unless that is out already; False where it cannot be sent."""
         if self._answer_id is not None or not self._has_room():
             return False
         self._answer_id = protocol.new_id()
         self._asked_at_s = now_s
-        self._write(protocol.ask("memory", self._answer_id))
+        self._write(protocol.ask("memory", self._answer_id, by_cgroup))
         return True
 
     def tell(self, urgency: int, lease_s: float) -> bool:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NAME = "guests.sock"
 _TIMEOUT_S = 0.5
+_BY_CGROUP_TIMEOUT_S = 2.5
+"""The agent may take a second to read them."""
 _LINE_LIMIT_BYTES = 256 << 10
 """A line of the agent's, whose characters may each be escaped, and what the daemon adds."""
 
@@ -33,18 +35,21 @@ def default_path(environ: Mapping[str, str] = os.environ) -> str:
     return f"{folder}/giveback-daemon/{NAME}"
 
 
-async def borrow(vm: VmDescription, path: str | None = None) -> dict[str, object] | None:
+async def borrow(
+    vm: VmDescription, path: str | None = None, *, by_cgroup: bool = False
+) -> dict[str, object] | None:
     """The guest's `memory` event with its `age_s`, from the daemon; None where it has none."""
     where = default_path() if path is None else path
     if not os.access(where, os.R_OK | os.W_OK):
         return None
     writer: asyncio.StreamWriter | None = None
     try:
-        async with asyncio.timeout(_TIMEOUT_S):
+        async with asyncio.timeout(_BY_CGROUP_TIMEOUT_S if by_cgroup else _TIMEOUT_S):
             reader, writer = await asyncio.open_connection(
                 sock=connect_unix(where), limit=_LINE_LIMIT_BYTES
             )
-            writer.write(b'{"pid":%d}\n' % vm.pid)
+            more = b',"cgroups":true' if by_cgroup else b""
+            writer.write(b'{"pid":%d%b}\n' % (vm.pid, more))
             said = parse_object(await reader.readuntil(b"\n"))
     except (OSError, VmError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         return None

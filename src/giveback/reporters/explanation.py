@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from giveback.accounting.diagnosis import Remedy, remedies
 from giveback.accounting.ledger import NEEDED, RESIDUE, Key, Ledger, Row
-from giveback.reporters import page_table
+from giveback.reporters import cgroup_table, page_table
 from giveback.reporters.charts.terminal import bar
 from giveback.reporters.columns import size_or_unknown
 from giveback_kernel.escaping import escape_for_terminal
@@ -30,6 +30,8 @@ def text(seen: Observation) -> str:
     if ledger is None or host is None:
         return ""
     lines = [*_head(seen, ledger), "", *_waterfall(ledger, host), *_of_which(host)]
+    if seen.guest.cgroups:
+        lines += ["", cgroup_table.text(seen.guest.cgroups)]
     lines += ["", "what would bring it back:", *_remedies(remedies(seen))]
     lines += [f"note: {escape_for_terminal(note, 300)}" for note in (*ledger.notes, *seen.vm.notes)]
     lines += [f"problem: {escape_for_terminal(problem, 300)}" for problem in seen.problems]
@@ -99,6 +101,7 @@ def _remedies(listed: tuple[Remedy, ...]) -> list[str]:
         cost = f" (costs {r.cost})" if r.cost else ""
         lines.append(f"  {most}{size_or_unknown(r.expected_bytes)}: {r.what}{cost}")
         lines += [f"      {escape_for_terminal(line, 300)}" for line in r.commands]
+        lines += [f"      {size(part_bytes)}: {whose}" for whose, part_bytes in r.parts]
     return lines
 
 
@@ -135,6 +138,7 @@ def document(seen: Observation) -> dict[str, object]:
             "age_s": seen.guest.age_s,
             "free_by_order": list(seen.guest.free_by_order),
             "report_order": seen.guest.report_order,
+            "cgroups": cgroup_table.document(seen.guest.cgroups),
         },
         "remedies": [
             {
@@ -142,6 +146,7 @@ def document(seen: Observation) -> dict[str, object]:
                 "expected_bytes": r.expected_bytes,
                 "at_most": r.at_most,
                 "commands": list(r.commands),
+                "parts": [{"what": whose, "bytes": part} for whose, part in r.parts],
             }
             for r in remedies(seen)
         ],

@@ -22,11 +22,11 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the object."""
-    print(json_lines.encode(picture(args.root, pages=args.pages)))
+    print(json_lines.encode(picture(args.root, pages=args.pages, cgroups=True)))
     return 0
 
 
 if __name__ == "__main__":
     import sys
 
-    print(json_lines.encode(picture("/", pages="--pages" in sys.argv[1:])))
+    print(json_lines.encode(picture("/", pages="--pages" in sys.argv[1:], cgroups=True)))

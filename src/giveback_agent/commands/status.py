@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from giveback_agent.cgroups import survey, table
 from giveback_agent.errors import AgentError
 from giveback_agent.release.observe import take
 from giveback_agent.runtime import run_dir
@@ -44,10 +45,12 @@ def run(args: argparse.Namespace) -> int:
     windows = _windows(args.root, reporting)
     if args.json:
         guest = {**summary(now), "reporting": reporting.active, "why": reporting.evidence}
+        guest["cgroups"] = table.document(survey.survey(args.root))
         report = {"running_pid": pid, "guest": guest, "agent": said, "windows": windows}
         print(json.dumps(report, indent=1))
     else:
-        print("\n".join(lines(pid, now, said, windows, reporting)))
+        shares = table.lines(survey.survey(args.root))
+        print("\n".join([*lines(pid, now, said, windows, reporting), *shares]))
     return 0 if pid is not None else 3
 
 

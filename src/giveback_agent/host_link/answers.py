@@ -23,22 +23,26 @@ _PART_BYTES = 24 << 10
 _BUDDYINFO_LIMIT_BYTES = 16 << 10
 
 
-def answer(root: str, ask: str, number: object, fd: int, until_s: float) -> None:
+def answer(
+    root: str, ask: str, number: object, fd: int, until_s: float, cgroups: bool = False
+) -> None:
     """Write the answer to `ask` (`memory` or `pages`) on `fd`, until `until_s` of the monotonic clock.
 
     Raises OSError where the host takes no more of it.
     """
-    for message in messages(root, ask, number):
+    for message in messages(root, ask, number, cgroups):
         line = json_lines.line_of(message)
         if not line:
             line = json_lines.line_of(_error(ask, number, "too long to send"))
         write(fd, line, until_s)
 
 
-def messages(root: str, ask: str, number: object) -> Iterator[dict[str, object]]:
+def messages(
+    root: str, ask: str, number: object, cgroups: bool = False
+) -> Iterator[dict[str, object]]:
     """The messages of an answer: `memory`, for `pages` then its parts; or one `error`."""
     try:
-        said = picture(root, pages=ask == "pages")
+        said = picture(root, pages=ask == "pages", cgroups=cgroups)
     except GivebackError as error:
         yield _error(ask, number, str(error)[:400])
         return

@@ -217,7 +217,7 @@ class Link:
                 json_lines.line_of({"event": "error", "ask": ask, "id": number, "text": text})
             )
         elif isinstance(ask, str):
-            self._answer(peer, ask, number, now_s)
+            self._answer(peer, ask, number, now_s, said.get("cgroups") is True)
         elif "urgency" in said:
             urgency = _urgency(said)
             if urgency is not None and number is not None:
@@ -227,7 +227,9 @@ class Link:
             return urgency
         return None
 
-    def _answer(self, peer: HostPeer, ask: str, number: Scalar, now_s: float) -> None:
+    def _answer(
+        self, peer: HostPeer, ask: str, number: Scalar, now_s: float, cgroups: bool
+    ) -> None:
         """Start the answer in a process of its own, or say why not."""
         if ask not in DEADLINES_S:
             _refuse(peer, ask, number, "not known; known are " + ", ".join(DEADLINES_S))
@@ -236,15 +238,17 @@ class Link:
         elif now_s < self._next_answer_s:
             _refuse(peer, ask, number, "asked too often", self._next_answer_s - now_s)
         else:
-            self._fork(peer, ask, number, now_s)
+            self._fork(peer, ask, number, now_s, cgroups)
 
-    def _fork(self, peer: HostPeer, ask: str, number: Scalar, now_s: float) -> None:
+    def _fork(
+        self, peer: HostPeer, ask: str, number: Scalar, now_s: float, cgroups: bool
+    ) -> None:
         root, fd, until_s = self._root, peer.fd, time.monotonic() + DEADLINES_S[ask]
 
         def make() -> None:
             from giveback_agent.host_link import answers
 
-            answers.answer(root, ask, number, fd, until_s)
+            answers.answer(root, ask, number, fd, until_s, cgroups)
 
         if not peer.has_room():
             _refuse(peer, ask, number, "the host does not read", 1.0)

@@ -11,9 +11,10 @@ from giveback_kernel.errors import KernelFileError
 TYPE_CHECKING = False
 
 
-def picture(root: str, *, pages: bool = False) -> dict[str, object]:
+def picture(root: str, *, pages: bool = False, cgroups: bool = False) -> dict[str, object]:
     """Return the `memory` event: kernel files' text as it is, for the host to parse.
 
+    `cgroups`: also which service and container has what, in at most a second.
     Raises KernelFileError where meminfo, or with `pages` the page flags, cannot be read.
     """
     runs = _compressed_runs(root) if pages else None
@@ -28,6 +29,10 @@ def picture(root: str, *, pages: bool = False) -> dict[str, object]:
         "pcp_bytes": _pcp_bytes(root),
         "compressed_swap_bytes": _compressed_swap_bytes(root),
     }
+    if cgroups:
+        from giveback_agent.cgroups import rows, survey
+
+        said["cgroups"] = rows.as_lines(survey.survey(root).rows)
     if runs is not None:
         said["pages"] = runs
     return said

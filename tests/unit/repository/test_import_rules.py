@@ -17,6 +17,7 @@ ROOMS = {
     "giveback_agent": (
         "giveback_agent.errors",
         "giveback_agent.runtime",
+        "giveback_agent.cgroups",
         "giveback_agent.host_link",
         "giveback_agent.wsl",
         "giveback_agent.settings",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _FRESH_S = 1.0
 _PATIENCE_S = 0.3
+_BY_CGROUP_PATIENCE_S = 1.8
 _ASK_LIMIT_BYTES = 256
 _CLIENT_S = 2.0
 _CLIENTS = 64
@@ -38,7 +39,8 @@ async def proxying(fleet: Fleet, path: Path) -> AsyncIterator[None]:
             with contextlib.suppress(OSError, TimeoutError, ValueError):
                 async with asyncio.timeout(_CLIENT_S):
                     asked = parse_object(await reader.readline())
-                    writer.write(await _answer(fleet, asked.get("pid")) + b"\n")
+                    by_cgroup = asked.get("cgroups") is True
+                    writer.write(await _answer(fleet, asked.get("pid"), by_cgroup) + b"\n")
                     await writer.drain()
             writer.close()
 
@@ -67,13 +69,13 @@ def _listener(path: Path) -> socket.socket:
     return listener
 
 
-async def _answer(fleet: Fleet, pid: object) -> bytes:
+async def _answer(fleet: Fleet, pid: object, by_cgroup: bool) -> bytes:
     """The guest's last word, a fresh one where it gives it at once; `null` where there is none."""
     keys = fleet.pids.get(pid, set()) if isinstance(pid, int) else set()
     vm = next((fleet.vms[key] for key in keys), None)
     if vm is None:
         return b"null"
-    await _freshen(vm)
+    await _freshen(vm, by_cgroup)
     now_s = asyncio.get_running_loop().time()
     guest = vm.guest
     if not guest.line or guest.reported_at_s is None:
@@ -82,14 +84,15 @@ async def _answer(fleet: Fleet, pid: object) -> bytes:
     return json.dumps({**said, "name": vm.name, "age_s": now_s - guest.reported_at_s}).encode()
 
 
-async def _freshen(vm: Watched) -> None:
+async def _freshen(vm: Watched, by_cgroup: bool) -> None:
     loop = asyncio.get_running_loop()
     began_s = loop.time()
     session, reported_at_s = vm.channel.session, vm.guest.reported_at_s
-    if session is None or (reported_at_s is not None and began_s - reported_at_s < _FRESH_S):
+    is_fresh = reported_at_s is not None and began_s - reported_at_s < _FRESH_S
+    if session is None or (is_fresh and not by_cgroup):
         return
-    session.ask(began_s)
-    while loop.time() < began_s + _PATIENCE_S:
+    session.ask(began_s, by_cgroup)
+    while loop.time() < began_s + (_BY_CGROUP_PATIENCE_S if by_cgroup else _PATIENCE_S):
         if (vm.guest.reported_at_s or 0.0) >= began_s:
             return
         await asyncio.sleep(0.01)

@@ -1,0 +1,132 @@
+"""The guest's memory by service and container, as its agent tells it. Pure: from lines to rows.
+
+A guest is hostile to its host: rows are few, their amounts bounded and never more in all than the guest's
+total, their names cut and made safe to print. What is not of the agent's form is not there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from giveback.vmm.base import BYTES_LIMIT
+from giveback_kernel.escaping import escape_for_terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROWS_LIMIT = 32
+NAME_LIMIT_CHARS = 64
+PATH_LIMIT_CHARS = 160
+PARTS_LIMIT = 4
+PART_LEAST_BYTES = 8 << 20
+"""Less than this is not worth a line."""
+_DIGITS_LIMIT = 18
+_LINE_LIMIT_CHARS = 4096
+
+
+class CgroupKind(StrEnum):
+    """What a row is of."""
+
+    SERVICE = "service"
+    CONTAINER = "container"
+    SLICE = "slice"
+    """What a slice, or the root cgroup, has beyond the units in it."""
+    CGROUP = "cgroup"
+    ENDED = "ended"
+    """What units that have ended left behind."""
+    OTHERS = "others"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestCgroup:
+    """Memory of one unit of the guest, in bytes, in no other row; what is cold is part of the cache.
+
+    `path` is the unit's cgroup, "" for a sum of several.
+    """
+
+    kind: CgroupKind
+    name: str
+    path: str
+    anon_bytes: int
+    cache_bytes: int
+    cold_bytes: int
+    shared_bytes: int
+    kernel_bytes: int
+
+    @property
+    def held_bytes(self) -> int:
+        """All of it."""
+        return self.anon_bytes + self.cache_bytes + self.shared_bytes + self.kernel_bytes
+
+    @property
+    def words(self) -> str:
+        """The row's name in words, safe to print."""
+        if self.kind is CgroupKind.ENDED:
+            return f"left by ended {self.name}"
+        is_split = self.kind is CgroupKind.SLICE and self.path != "/"
+        return f"{self.name} itself" if is_split else self.name
+
+
+def cold_parts(rows: Sequence[GuestCgroup]) -> tuple[tuple[str, int], ...]:
+    """Return whose cold cache it is, in words and bytes: the largest few."""
+    found = []
+    for row in rows:
+        if row.kind is CgroupKind.ENDED:
+            found.append((f"{row.name} ended and left it behind", row.cache_bytes))
+        elif row.kind is not CgroupKind.OTHERS:
+            found.append((f"{row.words}: cold", row.cold_bytes))
+    return _largest(found)
+
+
+def programs(rows: Sequence[GuestCgroup], least_bytes: int) -> tuple[tuple[str, int], ...]:
+    """Return which services and containers hold much that only their end gives back, and how much."""
+    units = (CgroupKind.SERVICE, CgroupKind.CONTAINER)
+    found = [
+        (row.words, row.anon_bytes + row.shared_bytes + row.kernel_bytes)
+        for row in rows
+        if row.kind in units
+    ]
+    return tuple(one for one in _largest(found) if one[1] >= least_bytes)
+
+
+def _largest(found: list[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+    ranked = sorted(found, key=lambda one: -one[1])[:PARTS_LIMIT]
+    return tuple(one for one in ranked if one[1] >= PART_LEAST_BYTES)
+
+
+def parse(said: object, total_bytes: int) -> tuple[GuestCgroup, ...]:
+    """Return the rows of an agent's lines: kind, five amounts, name and path, between tabs.
+
+    A line of another form is left out, and so is each row that would make the sum more than `total_bytes`.
+    """
+    rows = []
+    left_bytes = total_bytes
+    for line in said[:ROWS_LIMIT] if isinstance(said, list) else ():
+        row = _row(line) if isinstance(line, str) and len(line) <= _LINE_LIMIT_CHARS else None
+        if row is not None and row.held_bytes <= left_bytes:
+            left_bytes -= row.held_bytes
+            rows.append(row)
+    return tuple(rows)
+
+
+def _row(line: str) -> GuestCgroup | None:
+    words = line.split("\t")
+    if len(words) != 8 or words[0] not in set(CgroupKind):
+        return None
+    amounts = [_amount(word) for word in words[1:6]]
+    if None in amounts:
+        return None
+    anon, cache, cold, shared, kernel = (amount or 0 for amount in amounts)
+    name = escape_for_terminal(words[6], NAME_LIMIT_CHARS)
+    path = escape_for_terminal(words[7], PATH_LIMIT_CHARS)
+    row = GuestCgroup(CgroupKind(words[0]), name, path, anon, cache, cold, shared, kernel)
+    return replace(row, cold_bytes=min(cold, cache))
+
+
+def _amount(word: str) -> int | None:
+    if not word.isascii() or not word.isdigit() or len(word) > _DIGITS_LIMIT:
+        return None
+    amount = int(word)
+    return amount if amount < BYTES_LIMIT else None
