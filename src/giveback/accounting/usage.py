@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from giveback.accounting.cgroups import GuestCgroup
 from giveback.vmm.base import BYTES_LIMIT, BalloonStatistics
 from giveback_kernel import buddyinfo, huge_pages, meminfo, page_reporting
 from giveback_kernel.errors import KernelFileError
+
+if TYPE_CHECKING:
+    from giveback.accounting.cgroups import GuestCgroup
 
 STALE_S = 60.0
 """Guest numbers older than this are not joined with the host's of now."""

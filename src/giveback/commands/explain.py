@@ -46,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
     target = _target.target(args)
     if args.watch and target.said is not None:
         raise InputError("--watch needs a guest that answers: a file does not change")
-    observe = _exactly(target) if args.exact else lambda: asyncio.run(target.observe(by_cgroup=True))
+    observe = (
+        _exactly(target) if args.exact else lambda: asyncio.run(target.observe(by_cgroup=True))
+    )
     return _output.repeat(lambda: _show(observe(), args), args.watch)
 
 

@@ -87,10 +87,7 @@ def joined(
     """
     rows = list(live)
     rest = {path: one.rest for path, one in inner.items()}
-    if ended is not None:
-        found = _by_path(ended, rows, rest)
-    else:
-        found = _by_remainder(inner, rest)
+    found = _by_path(ended, rows, rest) if ended is not None else _by_remainder(inner, rest)
     own = [
         CgroupRow(names.SLICE, names.folder_name(path), path, usage) for path, usage in rest.items()
     ]
@@ -151,9 +148,7 @@ def _sum_up(found: dict[str, CgroupRow], path: str, usage: MemcgUsage) -> None:
     found[where] = CgroupRow(ENDED, name, where, usage)
 
 
-def _by_remainder(
-    inner: Mapping[str, InnerCgroup], rest: dict[str, MemcgUsage]
-) -> list[CgroupRow]:
+def _by_remainder(inner: Mapping[str, InnerCgroup], rest: dict[str, MemcgUsage]) -> list[CgroupRow]:
     found = []
     for path, one in inner.items():
         # The root cgroup has processes and files of its own: what is theirs cannot be told.

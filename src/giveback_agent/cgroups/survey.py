@@ -1,6 +1,6 @@
 """Read which service and container has which of the guest's memory: when somebody asks, in bounded time.
 
-The largest cgroups are split first. Where time or reads run out, the rest stays unsplit, and is still counted.
+The largest cgroups are split first. Where time or reads run out, the rest stays unsplit and is still counted.
 Before Linux 7.0 the pages of ended cgroups stay charged to them. The multi-gen LRU's file names each of them;
 without it, what a slice has beyond its children is theirs.
 """
@@ -114,9 +114,7 @@ def _named(root: str, found: list[CgroupRow]) -> list[CgroupRow]:
 class _Walk:
     """A walk down the cgroup tree, the largest first."""
 
-    def __init__(
-        self, root: str, mount: str, clock: Callable[[], float], budget_s: float
-    ) -> None:
+    def __init__(self, root: str, mount: str, clock: Callable[[], float], budget_s: float) -> None:
         self.live: list[CgroupRow] = []
         self.inner: dict[str, InnerCgroup] = {}
         self.is_whole = True

@@ -25,7 +25,9 @@ def lines(survey: Survey) -> list[str]:
     out = [f"{heading:<{_NAME_CHARS}}" + "".join([f"{word:>7}" for word in _HEADINGS])]
     out += [_line(row) for row in survey.rows]
     if not survey.is_whole:
-        out.append("          some were not looked into for want of time: they are in their slice's row")
+        out.append(
+            "          some were not looked into for want of time: they are in their slice's row"
+        )
     return out
 
 

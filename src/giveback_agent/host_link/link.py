@@ -240,9 +240,7 @@ class Link:
         else:
             self._fork(peer, ask, number, now_s, cgroups)
 
-    def _fork(
-        self, peer: HostPeer, ask: str, number: Scalar, now_s: float, cgroups: bool
-    ) -> None:
+    def _fork(self, peer: HostPeer, ask: str, number: Scalar, now_s: float, cgroups: bool) -> None:
         root, fd, until_s = self._root, peer.fd, time.monotonic() + DEADLINES_S[ask]
 
         def make() -> None:
