@@ -44,7 +44,7 @@ def _line(row: CgroupRow) -> str:
     if len(name) > _NAME_CHARS - 3:
         name = name[: _NAME_CHARS - 4] + "…"
     amounts = [getattr(row.usage, field) // MIB for field in MemcgUsage._fields]
-    return f"  {name:<{_NAME_CHARS - 2}}" + "".join([f"{amount:>7}" for amount in amounts])
+    return f"  {name:<{_NAME_CHARS - 2}}" + "".join([f"{amount or '-':>7}" for amount in amounts])
 
 
 def document(survey: Survey) -> dict[str, object]:

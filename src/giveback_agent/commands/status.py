@@ -13,6 +13,7 @@ from giveback_agent.service.pass_log import MIB
 from giveback_agent.settings import load
 from giveback_kernel import buddyinfo, files, page_reporting
 from giveback_kernel.errors import KernelFileError
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.record import as_dict
 
 TYPE_CHECKING = False
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from giveback_agent.policy.observation import Snapshot
     from giveback_kernel.page_reporting import ReportingState
 
+# More of them would fill the screen.
+PATTERNS_SHOWN = 8
 HELP = "what the agent sees, what it did, and what came of it"
 
 
@@ -100,6 +103,7 @@ def lines(
         out.append(
             f"          mode {said.get('mode')}, guest is {said.get('level')}, urgency {said.get('urgency')}"
         )
+        out += _excluded_lines(said.get("exclude"))
     used, free = memory.non_free_bytes // MIB, memory.mem_free_bytes // MIB
     cold = now.cold_cache_bytes // MIB
     out.append(f"memory    {memory.mem_total_bytes // MIB} MiB: {used} in use, {free} free")
@@ -110,6 +114,15 @@ def lines(
     if windows is not None:
         out.append(f"windows   {windows}")
     return out + _pass_lines(said)
+
+
+def _excluded_lines(exclude: object) -> list[str]:
+    """What the agent takes nothing from."""
+    if not isinstance(exclude, list) or not exclude:
+        return []
+    patterns = ", ".join([escape_for_terminal(str(one), 40) for one in exclude[:PATTERNS_SHOWN]])
+    more = f" and {len(exclude) - PATTERNS_SHOWN} more" if len(exclude) > PATTERNS_SHOWN else ""
+    return [f"          takes nothing from {patterns}{more}"]
 
 
 def _free_words(now: Snapshot, reporting: ReportingState) -> str:

@@ -100,8 +100,10 @@ def goal_after_sync_bytes(tick: Tick) -> int:
 
 
 def may_drop(tick: Tick) -> bool:
-    """Tell whether all cache may go, without a floor: only where the host starves."""
-    return tick.can.drop_caches and tick.seen.urgency >= URGENCY_STARVING
+    """Tell whether all cache may go, without a floor: where the host starves and no cgroup is excluded."""
+    return (
+        not tick.settings.exclude and tick.can.drop_caches and tick.seen.urgency >= URGENCY_STARVING
+    )
 
 
 def among_kept_bytes(tick: Tick) -> int:

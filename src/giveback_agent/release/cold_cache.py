@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import os
 
+from giveback_agent.cgroups.exclusion import is_excluded, kept
 from giveback_agent.policy.thresholds import is_largely_dirty
 from giveback_agent.release import lru_gen_training, memory_high
 from giveback_kernel import (
@@ -50,7 +51,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from giveback_kernel.lru_gen import LruGen, NodeGenerations
+    from giveback_kernel.lru_gen import NodeGenerations
     from giveback_kernel.lru_gen_scan import LruScan
 
 GENERATIONS = "generations"
@@ -118,7 +119,7 @@ def probe(root: str = "/", swap: bool = False) -> str:
     may_ask = os.access(files.under(root, lru_gen.PATH), os.R_OK | os.W_OK)
     if may_ask and _generations_on(root) and cgroup_namespace.place_here(root) is not None:
         return GENERATIONS
-    if _reclaimable_cgroups(root):
+    if reclaimable_cgroups(root):
         return LISTS
     # A kernel that could be asked for less, but refuses, is not asked by a back door.
     can_limit = reclaim.root_reclaim_path(root) is None and memory_high.cgroups(root)
@@ -217,6 +218,7 @@ def reclaim_cold(
     untaught: bool = False,
     stale_after_s: float = STALE_AFTER_S,
     may_swap: bool = False,
+    exclude: tuple[str, ...] = (),
 ) -> ColdResult:
     """Take at most about `max_bytes` of cold cache by `method` (from `probe`); blocks; never raises.
 
@@ -224,7 +226,7 @@ def reclaim_cold(
     disk (not tmpfs) for the teaching; where teaching fails the multi-gen lists are left alone,
     unless `untaught`: then pages read fewer than five times go with the cold ones. `may_swap`: where
     a kernel before 6.11 cannot be told to leave the memory of programs alone, ask it all the same;
-    else only as long as it is known to do so.
+    else only as long as it is known to do so. `exclude`: patterns of cgroups to leave alone.
 
     Dirty pages cannot be taken: sync first.
     """
@@ -233,17 +235,18 @@ def reclaim_cold(
     before = _stolen_pages(root)
     page_bytes = os.sysconf("SC_PAGE_SIZE")
     if method == GENERATIONS:
-        job = _Generations(root, page_bytes, max_bytes // page_bytes, scratch_dir, wanted, untaught)
+        budget_pages = max_bytes // page_bytes
+        job = _Generations(root, page_bytes, budget_pages, scratch_dir, wanted, untaught, exclude)
         is_complete = job.run(stale_after_s)
         result = job.result()
         if not is_complete and job.left_pages > 0 and wanted():
             # There are too many cgroups to read all their generations: the rest by their lists.
             rest = job.left_pages * page_bytes
-            result = _sum(result, _from_lists(root, rest, scratch_dir, wanted, may_swap))
+            result = _sum(result, _from_lists(root, rest, scratch_dir, wanted, may_swap, exclude))
     elif method == LISTS:
-        result = _from_lists(root, max_bytes, scratch_dir, wanted, may_swap)
+        result = _from_lists(root, max_bytes, scratch_dir, wanted, may_swap, exclude)
     elif method == LIMITS and may_swap:
-        done = memory_high.reclaim_cold(root, max_bytes, wanted)
+        done = memory_high.reclaim_cold(root, max_bytes, wanted, exclude)
         result = ColdResult(done.asked_bytes, 0, done.steps)
     else:
         return ColdResult()
@@ -260,6 +263,7 @@ class _Generations:
         scratch_dir: str | None,
         wanted: Callable[[], bool],
         untaught: bool,
+        exclude: tuple[str, ...],
     ) -> None:
         self.root = root
         self.page_bytes = page_bytes
@@ -267,6 +271,7 @@ class _Generations:
         self.scratch_dir = scratch_dir
         self.wanted = wanted
         self.untaught = untaught
+        self.exclude = exclude
         self.asked_pages = self.steps = self.untaught_pages = self.teaching_refaults = 0
         self.place: str | None = ""
         self.is_long = False
@@ -320,6 +325,8 @@ class _Generations:
 
     def _scan(self, stale_after_s: float) -> LruScan | None:
         def worth(one: NodeGenerations) -> int:
+            if is_excluded(one.memcg_path, self.exclude):
+                return 0
             target = target_of(one, self.page_bytes, stale_after_s)
             return 0 if target is None else target.pages
 
@@ -403,10 +410,11 @@ def _from_lists(
     scratch_dir: str | None,
     wanted: Callable[[], bool],
     may_swap: bool,
+    exclude: tuple[str, ...],
 ) -> ColdResult:
     asked = steps = refaults = 0
     swapped_out = _swapped_out_pages(root)
-    for folder in _reclaimable_cgroups(root):
+    for folder in reclaimable_cgroups(root, exclude):
         first = True
         while steps < STEPS_LIMIT and wanted():
             try:
@@ -465,13 +473,14 @@ def _lists_of(root: str, folder: str) -> FileLists:
     )
 
 
-def _reclaimable_cgroups(root: str) -> tuple[str, ...]:
+def reclaimable_cgroups(root: str, exclude: tuple[str, ...] = ()) -> tuple[str, ...]:
     """List the folders to ask: the leaves, or the top where that is all there is."""
     top = reclaim.root_reclaim_path(root)
     if top is None or not reclaim.is_permitted(root, top):
         return ()
     mount = top[: -len("/memory.reclaim")]
-    found = memcg.leaves(root, mount, memcg.MANY_CGROUPS) or (mount,)
+    leaves = memcg.leaves(root, mount, memcg.MANY_CGROUPS) or (mount,)
+    found = kept(leaves, mount, exclude)
     return tuple([f for f in found if reclaim.is_permitted(root, f"{f}/memory.reclaim")])
 
 

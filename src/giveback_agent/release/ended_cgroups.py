@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 
+from giveback_agent.cgroups.exclusion import is_excluded
 from giveback_agent.release import live_protection, lru_gen_training
 from giveback_agent.runtime import run_dir
 from giveback_kernel import cgroup, cgroup_namespace, files, lru_gen_scan, memcg, reclaim
@@ -87,11 +88,12 @@ def reclaim_ended(
     max_bytes: int,
     scratch_dir: str | None = None,
     wanted: Callable[[], bool] = lambda: True,
+    exclude: tuple[str, ...] = (),
 ) -> EndedResult:
     """Reclaim at most about `max_bytes` of ended cgroups' cache; blocks; never raises.
 
     `scratch_dir` is a folder on a disk, for the training. `wanted` is asked before each write and ends
-    it by False.
+    it by False. `exclude`: patterns of cgroups that nothing may be taken from, nor trained in.
     """
     mount, path = cgroup.find_v2_mount(root), reclaim.root_reclaim_path(root)
     shares = read_shares(root, generations)
@@ -101,6 +103,8 @@ def reclaim_ended(
         return _from_nodes(root, max_bytes, shares, wanted)
     if mount is None or path is None:
         return EndedResult()
+    if generations and exclude and _holds_cache(root, mount, exclude):
+        return _by_parents(root, mount, max_bytes, shares, wanted)
     if generations:
         _train_live_cgroups(root, scratch_dir)
         return _steps(root, generations, path, max_bytes, shares, wanted)
@@ -110,11 +114,64 @@ def reclaim_ended(
     except GivebackError as error:
         return EndedResult(shares.ended_bytes, shares.ended_bytes, refused=str(error))
     finally:
-        try:
-            live_protection.restore(root)
-        except KernelFileError:
-            # The record stays: whoever forked this process restores from it.
-            pass
+        _restore_protection(root)
+
+
+def _restore_protection(root: str) -> None:
+    try:
+        live_protection.restore(root)
+    except KernelFileError:
+        # The record stays: whoever forked this process restores from it.
+        pass
+
+
+def _holds_cache(root: str, mount: str, exclude: tuple[str, ...]) -> bool:
+    """Tell whether an excluded cgroup has cache that a reclaim from the root could take."""
+    top = mount.rstrip("/")
+    excluded = [f for f in memcg.leaves(root, mount) if is_excluded(f[len(top) :], exclude)]
+    return sum([_file_bytes(root, folder) for folder in excluded]) >= LEAST_BYTES
+
+
+def _by_parents(
+    root: str, mount: str, max_bytes: int, shares: CacheShares, wanted: Callable[[], bool]
+) -> EndedResult:
+    """Reclaim from the live cgroups above the ended ones, with `memory.low` of all live leaves raised.
+
+    On the multi-gen LRU memory.low does not hold against a reclaim from the root, but against one of any
+    other cgroup it does (docs/ended-cgroups.md). So what ended directly below the root stays.
+    """
+    try:
+        live_protection.protect(root, mount)
+        now, asked, steps = shares, 0, 0
+        for folder, ended_bytes in _ended_by_parent(root, mount):
+            path = f"{folder}/memory.reclaim"
+            most_bytes = min(ended_bytes, max_bytes - asked)
+            one = _steps(root, True, path, most_bytes, now, wanted)
+            asked, steps = asked + one.asked_bytes, steps + one.steps
+            now = read_shares(root, True) or now
+        return EndedResult(shares.ended_bytes, now.ended_bytes, asked, steps)
+    except GivebackError as error:
+        return EndedResult(shares.ended_bytes, shares.ended_bytes, refused=str(error))
+    finally:
+        _restore_protection(root)
+
+
+def _ended_by_parent(root: str, mount: str) -> list[tuple[str, int]]:
+    """List the nearest live cgroups above ended ones, without the root, and the bytes these left."""
+    where = cgroup_namespace.place_here(root)
+    if where is None:
+        return []
+    top = mount.rstrip("/")
+    found: dict[str, int] = {}
+    for one in lru_gen_scan.scan(lru_gen_scan.pieces(root), _ended_pages, within=where).lists:
+        # A live cgroup at its own path is another one, started since.
+        folder = (top + one.memcg_path).rpartition("/")[0]
+        while folder != top and not files.exists(root, f"{folder}/memory.reclaim"):
+            folder = folder.rpartition("/")[0]
+        if folder != top:
+            ended_bytes = _ended_pages(one) * os.sysconf("SC_PAGE_SIZE")
+            found[folder] = found.get(folder, 0) + ended_bytes
+    return sorted(found.items(), key=lambda item: -item[1])
 
 
 def _from_nodes(
@@ -151,8 +208,14 @@ def _train_live_cgroups(root: str, scratch_dir: str | None) -> None:
 
 
 def _live_pages(one: NodeGenerations) -> int:
-    if one.memcg_id == 0:
-        return 0
+    return _file_pages(one) if one.memcg_id != 0 else 0
+
+
+def _ended_pages(one: NodeGenerations) -> int:
+    return _file_pages(one) if one.memcg_id == 0 and one.memcg_path.startswith("/") else 0
+
+
+def _file_pages(one: NodeGenerations) -> int:
     return sum([generation.file_pages for generation in one.generations])
 
 

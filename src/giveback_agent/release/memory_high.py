@@ -22,6 +22,7 @@ import math
 import os
 import time
 
+from giveback_agent.cgroups.exclusion import is_excluded, kept
 from giveback_agent.release import live_protection
 from giveback_agent.runtime import memory_limits
 from giveback_agent.runtime.memory_limits import HIGH
@@ -74,15 +75,15 @@ class Ended(Record):
     is_empty: bool = False
 
 
-def cgroups(root: str) -> tuple[str, ...]:
-    """List the leaf cgroups whose memory.high may be written."""
+def cgroups(root: str, exclude: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """List the leaf cgroups whose memory.high may be written, less those that match `exclude`."""
     mount = cgroup.find_v2_mount(root)
     if mount is None:
         return ()
     return tuple(
         [
             folder
-            for folder in memcg.leaves(root, mount)
+            for folder in kept(memcg.leaves(root, mount), mount, exclude)
             if folder != mount and os.access(files.under(root, _high(folder)), os.R_OK | os.W_OK)
         ]
     )
@@ -117,15 +118,18 @@ def step_bytes(wanted_bytes: int, held_bytes: int, is_empty: bool = False) -> in
 
 
 def reclaim_cold(
-    root: str, max_bytes: int, wanted: Callable[[], bool] = lambda: True
+    root: str,
+    max_bytes: int,
+    wanted: Callable[[], bool] = lambda: True,
+    exclude: tuple[str, ...] = (),
 ) -> HighResult:
     """Take at most about `max_bytes` of cold cache, most from where there is most; never raises.
 
-    `wanted` is asked before each step and ends the run by False. Dirty pages cannot be taken: sync first.
+    `exclude`: patterns of cgroups to leave alone. `wanted` is asked before each step and ends the run by False. Dirty pages cannot be taken: sync first.
     """
     job = _Steps(root, max_bytes, wanted)
     nodes = max(1, len(compaction.nodes(root)))
-    cold = {folder: cold_bytes(_lists(root, folder), nodes) for folder in cgroups(root)}
+    cold = {folder: cold_bytes(_lists(root, folder), nodes) for folder in cgroups(root, exclude)}
     try:
         memory_limits.restore(root)
         for folder in sorted(cold, key=lambda folder: -cold[folder]):
@@ -136,7 +140,7 @@ def reclaim_cold(
     return HighResult(job.asked_bytes, job.steps)
 
 
-def find_ended(root: str) -> tuple[Ended, ...]:
+def find_ended(root: str, exclude: tuple[str, ...] = ()) -> tuple[Ended, ...]:
     """Find the live cgroups below which others have ended with enough cache, most first.
 
     memory.stat includes the cgroups below, ended ones too: what no live leaf has is theirs. A leaf
@@ -154,6 +158,8 @@ def find_ended(root: str) -> tuple[Ended, ...]:
         top = mount + "/" + leaf[len(mount) + 1 :].partition("/")[0]
         if top != leaf:
             left[top] = left.get(top, _file_bytes(root, top)) - held
+        if is_excluded(leaf[len(mount) :], exclude):
+            continue
         if held >= ENDED_LEAST_BYTES and _is_empty(root, leaf):
             found.append(Ended(leaf, held, is_empty=True))
     found += [Ended(top, ended) for top, ended in left.items() if ended >= ENDED_LEAST_BYTES]
@@ -161,11 +167,17 @@ def find_ended(root: str) -> tuple[Ended, ...]:
 
 
 def reclaim_ended(
-    root: str, max_bytes: int, wanted: Callable[[], bool] = lambda: True
+    root: str,
+    max_bytes: int,
+    wanted: Callable[[], bool] = lambda: True,
+    exclude: tuple[str, ...] = (),
 ) -> HighResult:
-    """Take at most about `max_bytes` of what ended cgroups left below live ones; never raises."""
+    """Take at most about `max_bytes` of what ended cgroups left below live ones; never raises.
+
+    `exclude`: patterns of live cgroups to leave alone, though they have no process.
+    """
     job = _Steps(root, max_bytes, wanted)
-    ended = find_ended(root)
+    ended = find_ended(root, exclude)
     mount = cgroup.find_v2_mount(root)
     if mount is None or not ended:
         return HighResult()

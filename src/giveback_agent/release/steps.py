@@ -31,41 +31,47 @@ NUDGE_TIMEOUT_S = 10.0
 SCRATCH_FOLDERS = ("/var/lib/giveback", "/var/tmp", "/var/lib")
 
 
-def take_cold(root: str, amount_bytes: int, how: int, swap: bool) -> None:
+def take_cold(root: str, amount_bytes: int, how: int, settings: AgentSettings) -> None:
     """Reclaim cold cache by the best method there is now; warm cache stays. `how`: as in ReclaimCold."""
     from giveback_agent.release import cold_cache
     from giveback_kernel import swaps
 
-    method = cold_cache.probe(root, swap)
+    method = cold_cache.probe(root, settings.swap)
+    folder = scratch_folder(root, os.environ.get("STATE_DIRECTORY"))
+    untaught = how == act.UNTRAINED
+    stale_after_s = 0.0 if how == act.REOPEN else cold_cache.STALE_AFTER_S
+    may_swap = settings.swap or not swaps.may_swap(root)
     result = cold_cache.reclaim_cold(
         root,
         method,
         amount_bytes,
-        scratch_folder(root, os.environ.get("STATE_DIRECTORY")),
-        untaught=how == act.UNTRAINED,
-        stale_after_s=0.0 if how == act.REOPEN else cold_cache.STALE_AFTER_S,
-        may_swap=swap or not swaps.may_swap(root),
+        folder,
+        untaught=untaught,
+        stale_after_s=stale_after_s,
+        may_swap=may_swap,
+        exclude=settings.exclude,
     )
     if not result.untaught_bytes:
         # Nobody reads it again from where it was: the floor and the amount are for live cgroups.
-        _take_ended(root, method)
+        _take_ended(root, method, settings.exclude)
 
 
-def take_ended(root: str, swap: bool) -> None:
+def take_ended(root: str, settings: AgentSettings) -> None:
     """Reclaim the cache of ended cgroups."""
     from giveback_agent.release import cold_cache
 
-    _take_ended(root, cold_cache.probe(root, swap))
+    _take_ended(root, cold_cache.probe(root, settings.swap), settings.exclude)
 
 
-def _take_ended(root: str, method: str) -> None:
+def _take_ended(root: str, method: str, exclude: tuple[str, ...]) -> None:
     from giveback_agent.release import cold_cache, ended_cgroups, memory_high
 
     if method == cold_cache.LIMITS:
-        memory_high.reclaim_ended(root, ENDED_MOST_BYTES)
+        memory_high.reclaim_ended(root, ENDED_MOST_BYTES, exclude=exclude)
         return
     folder = scratch_folder(root, os.environ.get("STATE_DIRECTORY"))
-    ended_cgroups.reclaim_ended(root, method == cold_cache.GENERATIONS, ENDED_MOST_BYTES, folder)
+    generations = method == cold_cache.GENERATIONS
+    ended_cgroups.reclaim_ended(root, generations, ENDED_MOST_BYTES, folder, exclude=exclude)
 
 
 def ended_bytes(root: str, swap: bool = False) -> int:
@@ -174,47 +180,72 @@ def drop_slab(root: str) -> None:
     reclaim.drop_caches(root, reclaim.DROP_SLAB)
 
 
-def drop_caches(root: str, what: int) -> None:
-    """Drop all clean page cache (1), all reclaimable slab (2) or both (3). Raises KernelFileError."""
+def drop_caches(root: str, what: int, exclude: tuple[str, ...] = ()) -> None:
+    """Drop all clean page cache (1), all reclaimable slab (2) or both (3). Raises KernelFileError.
+
+    So it does where a cgroup is excluded, whose cache would go, too.
+    """
     from giveback_kernel import reclaim
 
+    if exclude and what != reclaim.DROP_SLAB:
+        path = files.under(root, reclaim.DROP_CACHES_PATH)
+        raise KernelFileError(path, "giveback.exclude is set, and all cache would be dropped")
     reclaim.drop_caches(root, what)
 
 
-def reclaim_in_chunks(root: str, amount_bytes: int, swap: bool, may_drop: bool = False) -> None:
+def reclaim_in_chunks(
+    root: str,
+    amount_bytes: int,
+    swap: bool,
+    may_drop: bool = False,
+    exclude: tuple[str, ...] = (),
+) -> None:
     """Reclaim at most `amount_bytes`, from files alone unless `swap`. Stops when the kernel has no more.
 
     A kernel before 6.11 takes no `swappiness=` and chooses for itself. Where it could choose to swap
     programs out, and may not, the whole cache is dropped instead if it `may`: the last means.
+    Where a cgroup is excluded each other one is asked by itself.
     """
     from giveback_kernel import reclaim, swaps
 
-    path = reclaim.root_reclaim_path(root)
-    if path is None:
-        return
     may_choose = swap or not swaps.may_swap(root)
     left = amount_bytes
-    while left > 0:
-        chunk = min(left, CHUNK_BYTES)
-        left -= chunk
-        result = reclaim.reclaim(root, path, chunk, None if swap else 0, or_without=may_choose)
-        if result.outcome == reclaim.SWAPPINESS_REFUSED:
-            if may_drop:
-                reclaim.drop_caches(root, reclaim.DROP_PAGECACHE)
-            return
-        if result.outcome != reclaim.DONE:
-            return
+    for path in _reclaim_paths(root, exclude):
+        while left > 0:
+            chunk = min(left, CHUNK_BYTES)
+            result = reclaim.reclaim(root, path, chunk, None if swap else 0, or_without=may_choose)
+            if result.outcome == reclaim.SWAPPINESS_REFUSED:
+                if may_drop:
+                    reclaim.drop_caches(root, reclaim.DROP_PAGECACHE)
+                return
+            if result.outcome != reclaim.DONE:
+                break
+            left -= chunk
+
+
+def _reclaim_paths(root: str, exclude: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the files to ask for reclaim: the root's alone, or those of all leaves that are not excluded."""
+    from giveback_agent.release import cold_cache
+    from giveback_kernel import reclaim
+
+    top = reclaim.root_reclaim_path(root)
+    if top is None:
+        return ()
+    if not exclude:
+        return (top,)
+    folders = cold_cache.reclaimable_cgroups(root, exclude)
+    return tuple([f"{folder}/memory.reclaim" for folder in folders])
 
 
 EXECUTE: dict[type[ReleaseStep], Execute] = {
     act.Sync: lambda _step, _root, _: os.sync(),
     act.ReclaimSlab: lambda _step, root, _: drop_slab(root),
-    act.ReclaimCold: lambda step, root, s: take_cold(root, step.amount_bytes, step.how, s.swap),
-    act.ReclaimEnded: lambda _step, root, s: take_ended(root, s.swap),
+    act.ReclaimCold: lambda step, root, s: take_cold(root, step.amount_bytes, step.how, s),
+    act.ReclaimEnded: lambda _step, root, s: take_ended(root, s),
     act.Reclaim: lambda step, root, s: reclaim_in_chunks(
-        root, step.amount_bytes, s.swap, step.may_drop
+        root, step.amount_bytes, s.swap, step.may_drop, s.exclude
     ),
-    act.DropCaches: lambda step, root, _: drop_caches(root, step.what),
+    act.DropCaches: lambda step, root, s: drop_caches(root, step.what, s.exclude),
     act.Compact: lambda step, root, _: compact(root, step.nodes),
     act.DrainLists: lambda _step, root, _: drain_lists(root),
     act.LowerOrder: lambda step, root, _: lower_order(root, step.order),

@@ -462,6 +462,7 @@ class Service:
             {
                 "pid": os.getpid() if running else None,
                 "mode": self._settings.mode,
+                "exclude": self._settings.exclude,
                 "started_s": self._started_s,
                 "written_s": now_s,
                 "urgency": self._published[0],

@@ -11,7 +11,7 @@ import errno
 import os
 
 from giveback_agent.errors import UsageError
-from giveback_agent.settings.table import TABLE, AgentSettings, Setting, choices
+from giveback_agent.settings.table import NOTHING, TABLE, AgentSettings, Setting, choices
 from giveback_agent.wsl import wslconfig
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
@@ -90,6 +90,11 @@ def parse_value(setting: Setting, key: str, text: str) -> object:
     if setting.kind == "enum":
         choice = wslconfig.parse_enum(text, choices(key))
         return None if choice is None else choice.lower()
+    if setting.kind == "patterns":
+        # Few have such a setting: only they pay for its rules.
+        from giveback_agent.cgroups.exclusion import parse_patterns
+
+        return () if text.strip().lower() == NOTHING else parse_patterns(text)
     number = parse_wsl_size(text) if setting.kind == "size" else wslconfig.parse_int(text)
     return number if number is not None and setting.low <= number <= setting.high else None
 
@@ -104,6 +109,11 @@ def complaint(setting: Setting, key: str, text: str, where: str) -> str:
         return f"Invalid boolean value '{value}' for key '{key}'{where}"
     if setting.kind == "size":
         return f"Invalid memory string '{value}' for entry '{key}'{where}"
+    if setting.kind == "patterns":
+        return (
+            f"Invalid patterns '{value}' for key '{key}'{where} (Valid values: up to 32 names or paths of "
+            "cgroups, such as postgresql.service, machine.slice/libpod-*)"
+        )
     said = f"Invalid integer value '{value}' for key '{key}'{where}"
     if wslconfig.parse_int(text) is None:
         return said

@@ -9,6 +9,8 @@ from giveback_kernel.units import WSL_SIZE_MAX_BYTES, format_wsl_size
 TYPE_CHECKING = False
 
 MODES = ("adaptive", "disabled", "dropcache", "gradual")
+# A list of patterns that is empty.
+NOTHING = "none"
 WSL_MODES = ("Disabled", "DropCache", "Gradual")
 
 
@@ -24,13 +26,14 @@ class AgentSettings(Record):
     dry_run: bool = False
     page_reporting: bool = True
     idle_threshold: int = 1
+    exclude: tuple[str, ...] = ()
 
 
 class Setting(Record):
     """One row of the table: a field of `AgentSettings`, the keys that set it, and why it exists.
 
-    `keys` are full names; of two in one file the first counts. `kind` is "enum", "bool", "int" or
-    "size". `low` and `high` bound a number or size, both inclusive.
+    `keys` are full names; of two in one file the first counts. `kind` is "enum", "bool", "int", "size" or
+    "patterns". `low` and `high` bound a number or size, both inclusive.
     """
 
     field: str
@@ -111,6 +114,13 @@ TABLE = (
         "0 turns compaction off. Any other value changes nothing: what WSL's modes call idle is"
         " below one tick per CPU and second already, and adaptive has its own measure.",
     ),
+    Setting(
+        "exclude",
+        ("giveback.exclude",),
+        "patterns",
+        "Cgroups that nothing is taken from, nor trained in: services and containers whose latency counts"
+        " more than their memory. What has ended is nobody's, and is taken all the same.",
+    ),
 )
 
 
@@ -118,6 +128,8 @@ def format_value(setting: Setting, value: object) -> str:
     """Write a value as a file would hold it."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ", ".join(value) or NOTHING
     if setting.kind == "size" and isinstance(value, int):
         return format_wsl_size(value)
     return str(value)

@@ -209,7 +209,7 @@ def test_one_answer_at_a_time_and_not_too_often(host: Host) -> None:
 
 
 def test_events_wait_for_the_end_of_an_answer(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(root: str, ask: str, number: object, fd: int, until_s: float) -> None:
+    def slow(root: str, ask: str, number: object, fd: int, until_s: float, *_: bool) -> None:
         answers.write(fd, b'{"event":"memory","half":', until_s)
         signal.sigtimedwait([signal.SIGUSR2], 0.2)
         answers.write(fd, b"1}\n", until_s)
@@ -227,7 +227,7 @@ def test_events_wait_for_the_end_of_an_answer(host: Host, monkeypatch: pytest.Mo
 def test_an_answer_that_takes_too_long_is_given_up(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def endless(root: str, ask: str, number: object, fd: int, until_s: float) -> None:
+    def endless(root: str, ask: str, number: object, fd: int, until_s: float, *_: bool) -> None:
         answers.write(fd, b'{"half":', until_s)
         signal.pause()
 

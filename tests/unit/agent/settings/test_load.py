@@ -46,6 +46,8 @@ def good_values(draw: st.DrawFn, setting: Setting, key: str) -> str:
     if setting.kind == "enum":
         word = draw(st.sampled_from(table.choices(key)))
         return draw(st.sampled_from([word, word.upper(), word.lower()]))
+    if setting.kind == "patterns":
+        return draw(st.sampled_from(["none", "a.service", "a.service, machine.slice/libpod-*"]))
     number = draw(st.integers(setting.low, setting.high))
     spelt = (str(number), str(number) if setting.kind == "size" else hex(number))
     return draw(st.sampled_from(spelt))
@@ -84,6 +86,8 @@ def valid_in_words(setting: Setting) -> str:
         return ", ".join(f"`{c}`" for c in table.choices(setting.keys[0]))
     if setting.kind == "bool":
         return "`true`, `false`"
+    if setting.kind == "patterns":
+        return "names or paths of cgroups between commas, with `*` and `?`"
     return "a size" if setting.kind == "size" else f"{setting.low} to {setting.high}"
 
 
@@ -132,6 +136,16 @@ def test_no_file_can_make_it_fail_or_leave_the_valid_range(data: bytes) -> None:
             for setting in TABLE:
                 text = table.format_value(setting, getattr(loaded.settings, setting.field))
                 assert parse_value(setting, setting.keys[0], text) is not None
+
+
+@pytest.mark.parametrize("bad", ["/", "a//b", "..", "x" * 201, ",".join(["a"] * 33)])
+def test_a_bad_pattern_names_its_key_and_line(tmp_path: Path, bad: str) -> None:
+    put(tmp_path, CONF_PATH, f"[giveback]\nexclude = {bad}\n")
+    loaded = load(str(tmp_path), [])
+    assert loaded.settings.exclude == ()
+    assert len(loaded.warnings) == 1
+    assert loaded.warnings[0].startswith("Invalid patterns '")
+    assert f"for key 'giveback.exclude' in {CONF_PATH}:2" in loaded.warnings[0]
 
 
 def test_wslconfig_is_not_read_outside_wsl(tmp_path: Path) -> None:
