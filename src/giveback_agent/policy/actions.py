@@ -113,6 +113,20 @@ class ReclaimEnded(WorkerStep):
     why: str = "cache of ended cgroups"
 
 
+class ReclaimColdAnon(WorkerStep):
+    """Swap anonymous memory out that was not touched for a while, and look which is next."""
+
+    kind = "reclaim cold anon"
+    mark = "reclaim"
+    deadline_s = 30.0
+    amount_bytes: int = 0
+    why: str = "cold memory of programs"
+
+    def words(self) -> str:
+        """Return the step in words."""
+        return f"swap up to {self.amount_bytes // MIB} MiB out: {self.why}"
+
+
 class Reclaim(WorkerStep):
     """Reclaim what the kernel gives. `may_drop`: the whole cache, where the kernel can only swap."""
 

@@ -8,6 +8,7 @@
     outcome      learn from the step that has ended
     in a pass?   end it, or hold the lowered order, or take the next step
     begin?       idle, and worth its cost: plan a pass and take its first step
+    cold anon    memory of programs that nobody touches, where settings allow
     small step   never idle, but spare CPU: a little cold cache
 
 Its states, and what moves it from one to another:
@@ -65,6 +66,7 @@ from giveback_kernel.record import Record, replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.actions import Action
+    from giveback_agent.policy.cold_anon import ColdAnonState
     from giveback_agent.policy.observation import GuestObservation, KernelCapabilities, Snapshot
     from giveback_agent.policy.release_pass import Pass
     from giveback_agent.settings.table import AgentSettings
@@ -103,6 +105,7 @@ class PolicyState(Record):
     after_pass_urgency: int = URGENCY_ALONE
     compaction: Compacting = Compacting()
     floor: FloorState = FloorState()
+    anon: ColdAnonState | None = None
     next_slack_step_s: float = 0.0
 
     @property
@@ -131,6 +134,13 @@ def decide(
     if _is_calm_enough(seen) and _is_worth_a_pass(tick, state):
         why = f"idle at {seen.gate.busy_percent:.0f} % busy"
         return _begin(tick, state, release_pass.plan(tick), why)
+    if settings.swap and can.cold_anon:
+        # Few have this setting: only they pay for its rules.
+        from giveback_agent.policy import cold_anon
+
+        anon_step, state = cold_anon.decide(tick, state)
+        if anon_step is not None:
+            return (anon_step,), state
     return _small_step(tick, state)
 
 

@@ -68,6 +68,7 @@ class KernelCapabilities(Record):
     compaction: bool
     cold_method: str = "none"
     drain: bool = False
+    cold_anon: bool = False
 
 
 class GuestObservation(Record):

@@ -29,7 +29,7 @@ def probe(root: str, swap: bool = False) -> KernelCapabilities:
 
 
 def _probe_here(root: str, swap: bool) -> KernelCapabilities:
-    from giveback_agent.release import cold_cache, percpu_lists
+    from giveback_agent.release import cold_anon, cold_cache, percpu_lists
     from giveback_kernel import compaction, files, page_reporting, reclaim
     from giveback_kernel.errors import KernelFileError
 
@@ -41,6 +41,7 @@ def _probe_here(root: str, swap: bool) -> KernelCapabilities:
             order = page_reporting.read_effective_order(root, order)
         except KernelFileError:
             order = None
+    cold_method = cold_cache.probe(root, swap)
     return KernelCapabilities(
         reporting=reporting.active,
         order=order,
@@ -48,8 +49,9 @@ def _probe_here(root: str, swap: bool) -> KernelCapabilities:
         reclaim=path is not None and reclaim.is_permitted(root, path),
         drop_caches=os.access(files.under(root, reclaim.DROP_CACHES_PATH), os.W_OK),
         compaction=compaction.is_available(root) and compaction.is_permitted(root),
-        cold_method=cold_cache.probe(root, swap),
+        cold_method=cold_method,
         drain=percpu_lists.is_permitted(root),
+        cold_anon=cold_anon.probe(root, cold_method == cold_cache.GENERATIONS),
     )
 
 
@@ -59,7 +61,7 @@ def _encoded(can: KernelCapabilities) -> bytes:
 
 
 def _decoded(words: list[str]) -> KernelCapabilities:
-    reporting, order, settable, may_reclaim, may_drop, may_compact, cold_method, drain = words
+    reporting, order, settable, may_reclaim, may_drop, may_compact, cold_method, drain, anon = words
     return KernelCapabilities(
         reporting=None if reporting == _UNKNOWN else reporting == "True",
         order=None if order == _UNKNOWN else int(order),
@@ -69,4 +71,5 @@ def _decoded(words: list[str]) -> KernelCapabilities:
         compaction=may_compact == "True",
         cold_method=cold_method,
         drain=drain == "True",
+        cold_anon=anon == "True",
     )

@@ -51,7 +51,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from giveback_kernel.lru_gen import NodeGenerations
+    from giveback_kernel.lru_gen import LruGen, NodeGenerations
     from giveback_kernel.lru_gen_scan import LruScan
 
 GENERATIONS = "generations"

@@ -74,6 +74,15 @@ def _take_ended(root: str, method: str, exclude: tuple[str, ...]) -> None:
     ended_cgroups.reclaim_ended(root, generations, ENDED_MOST_BYTES, folder, exclude=exclude)
 
 
+def take_cold_anon(root: str, amount_bytes: int, exclude: tuple[str, ...]) -> None:
+    """Swap anonymous memory out that nobody has touched for a while."""
+    from giveback_agent.policy.cold_anon import PERIOD_S
+    from giveback_agent.release import cold_anon
+
+    # The service's own clock is a little late or early: a generation may be that much younger.
+    cold_anon.reclaim_cold_anon(root, amount_bytes, PERIOD_S * 0.9, exclude)
+
+
 def ended_bytes(root: str, swap: bool = False) -> int:
     """Measure the cache of ended cgroups, in bytes; 0 where it cannot be told, or not be reached.
 
@@ -242,6 +251,7 @@ EXECUTE: dict[type[ReleaseStep], Execute] = {
     act.ReclaimSlab: lambda _step, root, _: drop_slab(root),
     act.ReclaimCold: lambda step, root, s: take_cold(root, step.amount_bytes, step.how, s),
     act.ReclaimEnded: lambda _step, root, s: take_ended(root, s),
+    act.ReclaimColdAnon: lambda step, root, s: take_cold_anon(root, step.amount_bytes, s.exclude),
     act.Reclaim: lambda step, root, s: reclaim_in_chunks(
         root, step.amount_bytes, s.swap, step.may_drop, s.exclude
     ),
