@@ -35,7 +35,12 @@ IN_SERVICE = f"x = bytearray(b'x') * ({ANON_MIB} << 20); import time; time.sleep
 ENDING = f"dd if=/dev/zero of=/work/past bs=1M count={ENDED_MIB}; sync"
 COLD = f"dd if=/dev/zero of=/work/cold bs=1M count={COLD_MIB}; sync; sleep 100000"
 # The container keeps its cache, and all others give theirs back.
-EXCLUDING = "[giveback]\nexclude = machine.slice/libpod-*\ncacheFloor = 1MB\nidleWindow = 1\nidleBusyPercent = 50\n"
+EXCLUDING = """[giveback]
+exclude = machine.slice/libpod-*
+cacheFloor = 1MB
+idleWindow = 1
+idleBusyPercent = 50
+"""
 # What the rows cost whoever makes an answer: seconds of CPU without them, and with them.
 COST = """
 import resource, sys, time
