@@ -273,8 +273,23 @@ def swap(facts: Facts) -> Check:
     shown = ", ".join(
         f"{'zram ' if area.is_zram else ''}{area.path} {mib(area.size_bytes)}" for area in areas[:4]
     )
-    used = "used" if allowed else "not used"
-    return Check(name, OK, f"{shown}; {used} for programs (giveback.swap)")
+    return Check(name, OK, f"{shown}; {_use_of_swap(facts, allowed)}")
+
+
+def _use_of_swap(facts: Facts, allowed: bool) -> str:
+    """Say whether cold memory of programs can be told apart here, and whether it is taken."""
+    if not facts.lru_gen or not facts.lru_gen_debug.ok:
+        why = "their cold memory cannot be told apart without the multi-gen LRU's ages"
+        return (
+            f"used for programs (giveback.swap) in need only: {why}"
+            if allowed
+            else f"not used: {why}"
+        )
+    if allowed:
+        return "takes memory of programs that was not touched for 5 minutes (giveback.swap)"
+    return (
+        "not used; giveback.swap=true takes memory of programs that was not touched for 5 minutes"
+    )
 
 
 def watermarks(facts: Facts) -> Check:

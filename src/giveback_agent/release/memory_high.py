@@ -125,8 +125,8 @@ def reclaim_cold(
 ) -> HighResult:
     """Take at most about `max_bytes` of cold cache, most from where there is most; never raises.
 
-    `exclude`: patterns of cgroups to leave alone. `wanted` is asked before each step and ends the run by False.
-    Dirty pages cannot be taken: sync first.
+    `exclude`: patterns of cgroups to leave alone. `wanted` is asked before each step
+    and ends the run by False. Dirty pages cannot be taken: sync first.
     """
     job = _Steps(root, max_bytes, wanted)
     nodes = max(1, len(compaction.nodes(root)))

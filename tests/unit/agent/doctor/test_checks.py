@@ -24,7 +24,7 @@ from giveback_kernel.swaps import SwapArea, Swaps
 
 ENOENT, EACCES, EINVAL, EROFS, EOPNOTSUPP = 2, 13, 22, 30, 95
 MIB = 1 << 20
-SWAP = Swaps((SwapArea("/dev/zram0", "partition", MIB, 0, 1),))
+ZRAM = Swaps((SwapArea("/dev/zram0", "partition", MIB, 0, 1),))
 WSL = WslHost("6.6.87.2-microsoft-standard-WSL2", ("kernel release",))
 
 
@@ -164,7 +164,7 @@ def loaded(warnings: tuple[str, ...] = (), **changes: object) -> Loaded:
         ("memory.reclaim", {"reclaim": None, "limited_cgroups": 7}, WARN, "memory.high of 7"),
         (
             "memory.reclaim",
-            {"reclaim": None, "limited_cgroups": 7, "swaps": SWAP},
+            {"reclaim": None, "limited_cgroups": 7, "swaps": ZRAM},
             WARN,
             "giveback.swap=true",
         ),
@@ -175,7 +175,7 @@ def loaded(warnings: tuple[str, ...] = (), **changes: object) -> Loaded:
             "swappiness=",
             {
                 "swappiness": Access("/r", EINVAL),
-                "swaps": SWAP,
+                "swaps": ZRAM,
             },
             WARN,
             "6.11",
@@ -215,6 +215,15 @@ def loaded(warnings: tuple[str, ...] = (), **changes: object) -> Loaded:
             "leaks",
         ),
         ("memory counters", {"memory": None}, UNKNOWN, ""),
+        ("swap", {"swaps": ZRAM}, OK, "zram /dev/zram0 1 MiB; not used; giveback.swap=true takes"),
+        ("swap", {"swaps": ZRAM, "loaded": loaded(swap=True)}, OK, "not touched for 5 minutes"),
+        ("swap", {"swaps": ZRAM, "lru_gen": False}, OK, "cannot be told apart"),
+        (
+            "swap",
+            {"swaps": ZRAM, "lru_gen": False, "loaded": loaded(swap=True)},
+            OK,
+            "in need only",
+        ),
         ("watermarks", {"memory": replace(memory(), below_low=True)}, WARN, "short"),
         (
             "watermarks",
