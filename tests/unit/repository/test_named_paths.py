@@ -33,7 +33,7 @@ OTHER_NAMES = re.compile(
     r"giveback(?:_\w+)?\.(?:"
     r"__file__|commands\.probe|mood|\w+_(?:s|bytes|ratio|min)|"
     r"agent|conf|toml|asking|daemon|looking|settings|sock|py|egg|db|io|service|"
-    r"mode|swap|dryRun|pageReporting|idle\w*|cacheFloor|lowestReportOrder|dry|page|cache|lowest)\b"
+    r"mode|swap|exclude|dryRun|pageReporting|idle\w*|cacheFloor|lowestReportOrder|dry|page|cache|lowest)\b"
 )
 
 
