@@ -89,7 +89,7 @@ class ReclaimSlab(WorkerStep):
 class ReclaimCold(WorkerStep):
     """Reclaim cache that was not read again, as far as the kernel can tell.
 
-    `how`: TRAINED keeps what was read again; UNTRAINED where the kernel may not be trained for it;
+    `with_ended`: the cache of ended cgroups, too, of which no amount is set. `how`: TRAINED keeps what was read again; UNTRAINED where the kernel may not be trained for it;
     REOPEN takes new cache that lies among the kept.
     """
 
@@ -98,6 +98,7 @@ class ReclaimCold(WorkerStep):
     deadline_s = 30.0
     amount_bytes: int = 0
     how: int = TRAINED
+    with_ended: bool = True
 
     def words(self) -> str:
         """Return the step in words."""

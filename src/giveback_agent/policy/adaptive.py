@@ -9,14 +9,14 @@
     in a pass?   end it, or hold the lowered order, or take the next step
     begin?       idle, and worth its cost: plan a pass and take its first step
     cold anon    memory of programs that nobody touches, where settings allow
-    small step   never idle, but spare CPU: a little cold cache
+    busy step    never idle, but spare CPU: one small step, and what it has cost (busy_steps.py)
 
 Its states, and what moves it from one to another:
 
                     idle enough, and worth its cost / plan
     BETWEEN PASSES ----------------------------------------> STEPPING --+
       ^  ^   | ^                                             |  |   ^   | a step is worth it:
-      |  |   | | small step                                  |  |   +---+ queue it
+      |  |   | | busy step                                   |  |   +---+ queue it
       |  |   +-+                                             |  |
       |  |          no step is left: done                    |  | the last step:
       |  +---------------------------------------------------+  | lower the order, trigger reporting
@@ -33,15 +33,15 @@ While a worker runs nothing changes but that it may be abandoned. The same for r
 from __future__ import annotations
 
 from giveback_agent.policy import (
+    busy_steps,
     cache_goal,
     compaction,
+    ended_regret,
     idleness,
     release_pass,
     thresholds,
 )
 from giveback_agent.policy.actions import (
-    REOPEN,
-    TRAINED,
     Abandon,
     BeginPass,
     Compact,
@@ -53,8 +53,10 @@ from giveback_agent.policy.actions import (
     RestoreOrder,
     TriggerReporting,
 )
+from giveback_agent.policy.busy_steps import BusySteps
 from giveback_agent.policy.cache_goal import FloorState
 from giveback_agent.policy.compaction import Compacting
+from giveback_agent.policy.ended_regret import EndedRegret
 from giveback_agent.policy.observation import (
     URGENCY_ALONE,
     URGENCY_STARVING,
@@ -73,10 +75,8 @@ if TYPE_CHECKING:
 
     Decision = tuple[tuple[Action, ...], "PolicyState"]
 
-SLACK_STEP_DIVISOR = 64
-SLACK_PERIOD_S = 10.0
-# Busier than this, a guest has no CPU to spare for any step.
-MOST_BUSY_PERCENT = 90.0
+# Between two steps for ended cgroups outside of a pass.
+ENDED_PERIOD_S = 10.0
 # After a pass of which nothing is known to be left, look no sooner than this.
 REST_S = 10.0
 # Cache that was kept may have grown cold all the same: try again this long after a pass.
@@ -106,7 +106,9 @@ class PolicyState(Record):
     compaction: Compacting = Compacting()
     floor: FloorState = FloorState()
     anon: ColdAnonState | None = None
-    next_slack_step_s: float = 0.0
+    busy: BusySteps = BusySteps()
+    ended_regret: EndedRegret = EndedRegret()
+    next_ended_s: float = 0.0
 
     @property
     def in_pass(self) -> bool:
@@ -118,30 +120,32 @@ def decide(
     seen: GuestObservation, state: PolicyState, settings: AgentSettings, can: KernelCapabilities
 ) -> Decision:
     """Return what to do now and the state to come back with. Never more than one step at a time."""
-    state = _learn_floor(seen, state, settings)
+    state = _learn_refaults(seen, state)
+    if not state.ended_regret.may_take(seen.snapshot.monotonic_s):
+        seen = replace(seen, ended_bytes=0)
     why_stop = _why_stop(seen)
     if seen.running is not None:
-        # What ended cgroups left is of no use to a workload that is back: that step need not end.
-        stops = why_stop and not (seen.running == ReclaimEnded.kind and not is_tight(seen.snapshot))
-        return (_abandon(seen, why_stop) if stops else ()), state
+        return (_abandon(seen, why_stop) if _must_end(seen, state, why_stop) else ()), state
     state = _learn_outcome(seen, state)
     if state.current is not None:
         return _go_on(_tick(seen, state, settings, can), state, state.current, why_stop)
-    if why_stop:
-        return _take_ended_of_a_busy_guest(_tick(seen, state, settings, can), state)
-    state = _remember_lists(seen.snapshot, state)
+    if state.busy.lowers:
+        actions, busy = busy_steps.go_on(_tick(seen, state, settings, can), state.busy)
+        return actions, replace(state, busy=busy)
+    if not why_stop:
+        state = _remember_lists(seen.snapshot, state)
     tick = _tick(seen, state, settings, can)
-    if _is_calm_enough(seen) and _is_worth_a_pass(tick, state):
+    if not why_stop and _is_calm_enough(seen) and _is_worth_a_pass(tick, state):
         why = f"idle at {seen.gate.busy_percent:.0f} % busy"
         return _begin(tick, state, release_pass.plan(tick), why)
-    if settings.swap and can.cold_anon:
+    if not why_stop and settings.swap and can.cold_anon:
         # Few have this setting: only they pay for its rules.
         from giveback_agent.policy import cold_anon
 
         anon_step, state = cold_anon.decide(tick, state)
         if anon_step is not None:
             return (anon_step,), state
-    return _small_step(tick, state)
+    return _step_beside_work(tick, state)
 
 
 def begin_manually(
@@ -161,20 +165,36 @@ def begin_manually(
 def _tick(
     seen: GuestObservation, state: PolicyState, settings: AgentSettings, can: KernelCapabilities
 ) -> Tick:
-    return Tick(seen, settings, can, state.after_pass, state.floor.learned_bytes)
+    may_take_ended = state.ended_regret.may_take(seen.snapshot.monotonic_s)
+    return Tick(
+        seen, settings, can, state.after_pass, state.floor.learned_bytes, may_take_ended
+    )
 
 
-def _learn_floor(
-    seen: GuestObservation, state: PolicyState, settings: AgentSettings
-) -> PolicyState:
+def _learn_refaults(seen: GuestObservation, state: PolicyState) -> PolicyState:
     """A cold step makes refaults of its own, 2 MiB for each list that it trains: they do not count."""
-    if state.current is not None:
-        return state
-    if seen.running is not None or seen.outcome is not None:
-        floor = cache_goal.settle(state.floor, seen.snapshot)
-    else:
-        floor = cache_goal.learn(state.floor, seen.snapshot, settings.cache_floor_bytes)
-    return state if floor is state.floor else replace(state, floor=floor)
+    if state.current is not None or seen.running is not None:
+        floor = cache_goal.settle(state.floor)
+        return state if floor is state.floor else replace(state, floor=floor)
+    floor = cache_goal.settle(state.floor) if seen.outcome is not None else state.floor
+    return replace(
+        state,
+        floor=cache_goal.learn(floor, seen.snapshot),
+        ended_regret=ended_regret.learn(state.ended_regret, seen.snapshot),
+    )
+
+
+def _must_end(seen: GuestObservation, state: PolicyState, why_stop: str) -> bool:
+    """Tell whether the step that runs is to be abandoned.
+
+    What ended cgroups left is of no use to a workload that is back, and a step in a guest at work was
+    begun in spite of it.
+    """
+    if not why_stop or is_tight(seen.snapshot):
+        return bool(why_stop)
+    if state.busy.begun is not None:
+        return seen.gate.short_of_memory or not idleness.has_spare_cpu(seen.gate.busy_percent)
+    return seen.running != ReclaimEnded.kind
 
 
 def _why_stop(seen: GuestObservation) -> str:
@@ -205,6 +225,7 @@ def _learn_outcome(seen: GuestObservation, state: PolicyState) -> PolicyState:
     outcome, current = seen.outcome, state.current
     if outcome is None:
         return state
+    state = replace(state, busy=busy_steps.after_step(seen, state.busy, outcome))
     if outcome.kind == Compact.kind:
         learned = compaction.learned(state.compaction, outcome, seen.snapshot)
         return replace(state, compaction=learned)
@@ -233,13 +254,22 @@ def _take_step(tick: Tick, state: PolicyState, current: Pass) -> Decision:
     step, rest = release_pass.next_step(tick, current, state.compaction)
     if step is None:
         return _end(tick, state, current, "done")
-    state = replace(state, current=rest)
-    if isinstance(step, Compact):
-        begun = replace(state.compaction, before_bytes=tick.now.trapped_bytes or 0)
-        return (step,), replace(state, compaction=begun)
+    state = _begun(tick, replace(state, current=rest), step)
     if isinstance(step, LowerOrder):
         return (step, TriggerReporting()), state
     return (step,), state
+
+
+def _begun(tick: Tick, state: PolicyState, step: Action) -> PolicyState:
+    """Remember what is needed to learn from a step that is begun."""
+    if isinstance(step, Compact):
+        begun = replace(state.compaction, before_bytes=tick.now.trapped_bytes or 0)
+        return replace(state, compaction=begun)
+    takes_ended = isinstance(step, ReclaimEnded) or (isinstance(step, ReclaimCold) and step.with_ended)
+    if takes_ended and tick.seen.ended_bytes:
+        now_s, ended = tick.now.monotonic_s, tick.seen.ended_bytes
+        return replace(state, ended_regret=ended_regret.took(state.ended_regret, now_s, ended))
+    return state
 
 
 def _end(tick: Tick, state: PolicyState, current: Pass, why: str) -> Decision:
@@ -251,7 +281,7 @@ def _end(tick: Tick, state: PolicyState, current: Pass, why: str) -> Decision:
         state,
         current=None,
         rest_until_s=now.monotonic_s + rest_s,
-        floor=cache_goal.settle(state.floor, now),
+        floor=cache_goal.settle(state.floor),
     )
     if why == "done":
         state = replace(
@@ -329,33 +359,22 @@ def _begin(tick: Tick, state: PolicyState, planned: Pass, why: str) -> Decision:
     return (BeginPass(why), *actions), state
 
 
-def _take_ended_of_a_busy_guest(tick: Tick, state: PolicyState) -> Decision:
-    """Ended cgroups' cache goes while others work: at SCHED_IDLE, and nobody's working set is touched."""
-    now, gate = tick.now, tick.seen.gate
-    spare = gate.busy_percent < MOST_BUSY_PERCENT and not gate.short_of_memory
-    if not spare or is_tight(now) or not release_pass.takes_ended(tick):
-        return (), state
-    if now.monotonic_s < state.next_slack_step_s:
-        return (), state
-    return (ReclaimEnded(),), replace(state, next_slack_step_s=now.monotonic_s + SLACK_PERIOD_S)
+def _step_beside_work(tick: Tick, state: PolicyState) -> Decision:
+    """Take one step outside of a pass: for ended cgroups, else in a guest that is never idle.
 
-
-def _small_step(tick: Tick, state: PolicyState) -> Decision:
-    """A guest that is never idle still gives cold cache back, a little at a time."""
+    Ended cgroups' cache goes while others work: at SCHED_IDLE, and no working set is touched.
+    """
     now, gate = tick.now, tick.seen.gate
-    if release_pass.takes_ended(tick) and now.monotonic_s >= state.next_slack_step_s:
-        return _take_ended_of_a_busy_guest(tick, state)
-    wanted = gate.level == idleness.SLACK and idleness.has_slack(gate)
-    if not wanted or now.monotonic_s < state.next_slack_step_s or tick.can.cold_method == "none":
+    if is_tight(now) or gate.short_of_memory or not idleness.has_spare_cpu(gate.busy_percent):
         return (), state
-    among_kept = cache_goal.among_kept_bytes(tick)
-    # What must be written first only a pass takes, which begins with that.
-    there = max(now.meminfo.inactive_file_bytes, among_kept)
-    if thresholds.is_largely_dirty(now.meminfo, there):
+    if release_pass.takes_ended(tick):
+        if now.monotonic_s < state.next_ended_s:
+            return (), state
+        step = ReclaimEnded()
+        state = replace(state, next_ended_s=now.monotonic_s + ENDED_PERIOD_S)
+        return (step,), _begun(tick, state, step)
+    if gate.level == idleness.IDLE or now.monotonic_s < state.rest_until_s:
         return (), state
-    most_bytes = now.meminfo.mem_total_bytes // SLACK_STEP_DIVISOR
-    amount = min(cache_goal.goal_bytes(tick), most_bytes)
-    if amount < thresholds.LEAST_STEP_BYTES:
-        return (), state
-    state = replace(state, next_slack_step_s=now.monotonic_s + SLACK_PERIOD_S)
-    return (ReclaimCold("slack", amount, REOPEN if among_kept else TRAINED),), state
+    actions, busy = busy_steps.take(tick, state.busy, state.compaction)
+    state = replace(state, busy=busy)
+    return actions, _begun(tick, state, actions[0]) if actions else state

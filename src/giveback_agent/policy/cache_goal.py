@@ -1,7 +1,7 @@
-"""How much cache to take, and how much stays: a floor that learns. Pure.
+"""How much cache to take, and how much of what looks cold stays: a floor that learns. Pure.
 
-A refault (mm/workingset.c) is the kernel's own evidence that a page was taken too early: refaults raise
-the floor, and long quiet lowers it.
+A refault (mm/workingset.c) is the kernel's own evidence that a page was taken too early. Only pages that the
+agent has taken count, once each: so much of the cold-looking cache stays from then on. Long quiet lowers it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 # Fewer refaults than this between two looks are the ordinary noise of a working guest.
 NOISE_BYTES = 4 * MIB
-RAISE_BYTES = 64 * MIB
+# The same as a part of what was taken, where that is more: so much regret is accepted.
+ACCEPTED_PERCENT = 2
 DECAY_S = 600.0
+# What was taken longer ago than this does not count any more: the kernel evicts for itself, too.
+TAKEN_S = 600.0
 # However much comes back: half of the guest's RAM at most is kept on suspicion.
 MOST_DIVISOR = 2
 # New cache among the kept (see among_kept_bytes) is taken where it is this many times the kept.
@@ -33,44 +36,91 @@ CLOSED_DIVISOR = 16
 
 
 class FloorState(Record):
-    """The learned floor (0: nothing learned), when it last changed, and the refaults seen so far."""
+    """The learned floor (0: nothing learned), when it last changed, and the counters seen at the last look.
+
+    `taken_bytes` is what the agent has taken since `taken_s`, or shortly before, and has not come back.
+    `refaults` and `stolen` count pages, as the kernel does; `refaults` None: start again from the next look.
+    `came_back_bytes` are refaults that are still within what is accepted.
+    """
 
     learned_bytes: int = 0
     changed_s: float = 0.0
     refaults: int | None = None
+    stolen: int | None = None
+    taken_bytes: int = 0
+    taken_s: float = 0.0
+    came_back_bytes: int = 0
 
 
-def learn(state: FloorState, now: Snapshot, least_bytes: int) -> FloorState:
-    """Return the floor after a look; `least_bytes` is the setting's. A reset counter starts anew."""
+def learn(state: FloorState, now: Snapshot) -> FloorState:
+    """Return the floor after a look at a guest in which the agent does nothing. A reset counter starts again.
+
+    Each byte that came back, of those that the agent took, keeps one byte of what looks cold.
+    """
     refaults = _refaults(now)
     if refaults is None:
         return state
     if state.refaults is None or refaults < state.refaults:
-        return replace(state, refaults=refaults)
-    page_bytes = now.buddy.page_size_bytes if now.buddy is not None else 4096
-    came_back = (refaults - state.refaults) * page_bytes
-    if came_back >= NOISE_BYTES:
-        raised = max(state.learned_bytes, least_bytes) + came_back + RAISE_BYTES
+        return replace(_with_taken(state, now), refaults=refaults, stolen=_stolen(now))
+    if now.monotonic_s - state.taken_s > TAKEN_S:
+        state = replace(state, taken_bytes=0, came_back_bytes=0)
+    came_back = min((refaults - state.refaults) * page_bytes(now), state.taken_bytes)
+    came_back += state.came_back_bytes
+    state = replace(state, refaults=refaults, stolen=_stolen(now), came_back_bytes=came_back)
+    if came_back >= max(NOISE_BYTES, state.taken_bytes * ACCEPTED_PERCENT // 100):
         most = now.meminfo.mem_total_bytes // MOST_DIVISOR
-        return FloorState(min(raised, most), now.monotonic_s, refaults)
+        return replace(
+            state,
+            learned_bytes=min(state.learned_bytes + came_back, most),
+            changed_s=now.monotonic_s,
+            taken_bytes=max(0, state.taken_bytes - came_back),
+            came_back_bytes=0,
+        )
     if state.learned_bytes and now.monotonic_s - state.changed_s > DECAY_S:
-        return FloorState(state.learned_bytes * 3 // 4, now.monotonic_s, refaults)
+        left = state.learned_bytes * 3 // 4
+        left = left if left >= NOISE_BYTES else 0
+        return replace(state, learned_bytes=left, changed_s=now.monotonic_s)
     return state
 
 
-def settle(state: FloorState, now: Snapshot) -> FloorState:
-    """Return the floor at a pass's end: the refaults in it are the agent's own teaching."""
-    refaults = _refaults(now)
-    return state if refaults is None else replace(state, refaults=refaults)
+def settle(state: FloorState) -> FloorState:
+    """Return the floor while a step runs: the refaults until the next look are the agent's own training."""
+    return state if state.refaults is None else replace(state, refaults=None)
+
+
+def _with_taken(state: FloorState, now: Snapshot) -> FloorState:
+    """Return the state with what was stolen since the last look: the agent's, as its steps ran."""
+    stolen = _stolen(now)
+    if state.stolen is None or stolen is None or stolen <= state.stolen:
+        return state
+    is_old = now.monotonic_s - state.taken_s > TAKEN_S
+    before = 0 if is_old else state.taken_bytes
+    taken = before + (stolen - state.stolen) * page_bytes(now)
+    return replace(state, taken_bytes=taken, taken_s=now.monotonic_s)
+
+
+def page_bytes(now: Snapshot) -> int:
+    """Return the guest's page size in bytes."""
+    return now.buddy.page_size_bytes if now.buddy is not None else 4096
+
+
+def _stolen(snapshot: Snapshot) -> int | None:
+    return None if snapshot.vmstat is None else snapshot.vmstat.pgsteal_file
 
 
 def _refaults(snapshot: Snapshot) -> int | None:
     return None if snapshot.vmstat is None else snapshot.vmstat.workingset_refault_file
 
 
-def floor_bytes(setting_bytes: int, learned_bytes: int, urgency: int) -> int:
-    """Return the cache that stays: the setting's floor, and the learned one unless the host is in need."""
-    return max(setting_bytes, learned_bytes if urgency <= URGENCY_ALONE else 0)
+def takeable_bytes(
+    cold_bytes: int, learned_bytes: int, cache_bytes: int, setting_bytes: int, urgency: int
+) -> int:
+    """Return the cold cache that a pass would take at `urgency`: what refaults have shown to be in use stays.
+
+    `setting_bytes` of the whole cache stay in any case. Where the host is in need nothing else does.
+    """
+    learned = learned_bytes if urgency <= URGENCY_ALONE else 0
+    return max(0, min(cold_bytes - learned, cache_bytes - setting_bytes))
 
 
 def wanted_bytes(cache_bytes: int, cold_bytes: int, floor: int, urgency: int) -> int:
@@ -117,13 +167,15 @@ def among_kept_bytes(tick: Tick) -> int:
 
 def _goal_bytes(tick: Tick, cold_bytes: int, dirty_bytes: int) -> int:
     can, cache_bytes, urgency = tick.can, tick.now.cache_bytes, tick.seen.urgency
-    floor = floor_bytes(tick.settings.cache_floor_bytes, tick.learned_floor_bytes, urgency)
-    goal = wanted_bytes(cache_bytes, cold_bytes, floor, urgency)
+    floor, learned = tick.settings.cache_floor_bytes, tick.learned_floor_bytes
+    cold = takeable_bytes(cold_bytes, learned, cache_bytes, floor, urgency)
+    goal = wanted_bytes(cache_bytes, cold, floor, urgency)
     if urgency <= URGENCY_ALONE:
         # Cold and warm must be told apart, or else the cache stays.
         if can.cold_method == "none" or urgency <= URGENCY_CALM:
             return 0
-        return max(goal, min(_among_kept_bytes(tick, dirty_bytes), cache_bytes - floor))
+        among_kept = _among_kept_bytes(tick, dirty_bytes)
+        return max(goal, takeable_bytes(among_kept, learned, cache_bytes, floor, urgency))
     return goal if can.reclaim or can.cold_method != "none" or may_drop(tick) else 0
 
 

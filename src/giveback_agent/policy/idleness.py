@@ -22,8 +22,9 @@ GOT_BUSY = "the guest got busy"
 
 # Above this share of all CPUs even steps at SCHED_IDLE would be felt (shared caches, TLB flushes).
 BUSY_PERCENT = 60
-# Steps in a guest that works wait until it has been this calm for so long.
-SLACK_BUSY_PERCENT = 40
+# Busier than this, a guest has no CPU to spare for any step.
+SPARE_BUSY_PERCENT = 90
+# Steps in a guest at work wait until it has had CPU to spare for so long.
 SLACK_WINDOW_S = 10.0
 MEMORY_STALL_PERCENT = 2.0
 IO_STALL_PERCENT = 15.0
@@ -34,16 +35,23 @@ SHORTEST_INTERVAL_S = 0.5
 
 
 class Stalls(Record):
-    """Total microseconds that some task stood still; None where the kernel has no PSI."""
+    """Total microseconds that some task stood still; None where the kernel has no PSI.
+
+    `memory_full_us`: that all tasks did which were not idle. A step's own waiting is not in it while
+    others work.
+    """
 
     memory_us: int | None = None
     io_us: int | None = None
+    memory_full_us: int | None = None
 
 
 class GateState(Record):
     """What the gate remembers: the last look, since when it has been calm, and the work seen.
 
-    `short_of_memory`: in the last interval the work stood still for want of memory.
+    `slack_since_s`: since when it has had CPU to spare, and has not stalled. `memory_stall_percent` is the
+    part of the last interval in which some of its work stood still for want of memory, and
+    `short_of_memory` says that this was much.
     """
 
     at_s: float | None = None
@@ -55,11 +63,16 @@ class GateState(Record):
     busy_percent: float = 100.0
     work_cpu_s: float = 0.0
     short_of_memory: bool = False
+    memory_stall_percent: float = 0.0
 
 
 def stalls_of(memory: Pressure | None, io: Pressure | None) -> Stalls:
-    """The two totals that the gate looks at."""
-    return Stalls(memory.some.total_us if memory else None, io.some.total_us if io else None)
+    """The totals that the gate looks at."""
+    return Stalls(
+        memory.some.total_us if memory else None,
+        io.some.total_us if io else None,
+        memory.full.total_us if memory and memory.full else None,
+    )
 
 
 def look(
@@ -97,14 +110,12 @@ def look(
     stalled = _stalled(state.stalls, stalls, interval_s)
     calm = percent <= idle_busy_percent and not stalled
     calm_since = _since(state.calm_since_s, state.at_s, calm)
-    slack_since = _since(
-        state.slack_since_s, state.at_s, percent <= SLACK_BUSY_PERCENT and not stalled
-    )
+    slack_since = _since(state.slack_since_s, state.at_s, has_spare_cpu(percent) and not stalled)
     if interval_s > LONG_WINDOWS * window_s:
         at_its_end = 100.0 * work_s / (window_s * max(1, cpustat.cpus))
         if calm_since is not None and at_its_end > idle_busy_percent:
             calm_since = now_s
-        if slack_since is not None and at_its_end > SLACK_BUSY_PERCENT:
+        if slack_since is not None and not has_spare_cpu(at_its_end):
             slack_since = now_s
     if calm_since is not None and now_s - calm_since >= window_s:
         level = IDLE
@@ -112,18 +123,27 @@ def look(
         level = SLACK
     else:
         level = BUSY
+    if state.level == IDLE and level != IDLE and slack_since is not None:
+        # Work has just begun, and what it will be is not known yet.
+        slack_since = now_s
     worked_s = state.work_cpu_s + work_s
-    short = _over(state.stalls.memory_us, stalls.memory_us, interval_s, MEMORY_STALL_PERCENT)
+    stall_percent = _percent(state.stalls.memory_us, stalls.memory_us, interval_s)
+    short = stall_percent > MEMORY_STALL_PERCENT
     return GateState(
-        now_s, cpustat, stalls, calm_since, slack_since, level, percent, worked_s, short
+        now_s, cpustat, stalls, calm_since, slack_since, level, percent, worked_s, short, stall_percent
     )
 
 
 def has_slack(state: GateState) -> bool:
     """Spare CPU and no stall for long enough that a small step will not be felt."""
-    if state.level == BUSY or state.at_s is None or state.slack_since_s is None:
+    if state.at_s is None or state.slack_since_s is None:
         return False
     return state.at_s - state.slack_since_s >= SLACK_WINDOW_S
+
+
+def has_spare_cpu(busy_percent: float) -> bool:
+    """Tell whether so busy a guest has CPU to spare for a step that runs at SCHED_IDLE."""
+    return busy_percent < SPARE_BUSY_PERCENT
 
 
 def _since(since_s: float | None, at_s: float, holds: bool) -> float | None:
@@ -150,6 +170,10 @@ def _stalled(before: Stalls, after: Stalls, interval_s: float) -> bool:
 
 
 def _over(before_us: int | None, after_us: int | None, interval_s: float, percent: float) -> bool:
+    return _percent(before_us, after_us, interval_s) > percent
+
+
+def _percent(before_us: int | None, after_us: int | None, interval_s: float) -> float:
     if before_us is None or after_us is None:
-        return False
-    return (after_us - before_us) / (interval_s * 10_000) > percent
+        return 0.0
+    return max(0.0, (after_us - before_us) / (interval_s * 10_000))

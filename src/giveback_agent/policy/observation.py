@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from giveback_agent.policy.idleness import Stalls
+from giveback_agent.policy.report_words import why_not_reported
 from giveback_kernel.record import Record
 
 TYPE_CHECKING = False
@@ -76,7 +78,8 @@ class GuestObservation(Record):
 
     `running` is the kind of the step that runs. `lowered`: the report order may be lowered by the agent.
     `reports` counts the reports that the kernel has made to the host, where that is seen. `ended_bytes`:
-    file cache of cgroups that have ended since the last pass, as far as it was measured.
+    file cache of cgroups that have ended since the last pass, as far as it was measured. `stalls`: as at
+    this moment, where a step in a guest at work may be paid for by it.
     """
 
     snapshot: Snapshot
@@ -87,13 +90,14 @@ class GuestObservation(Record):
     lowered: bool = False
     reports: int | None = None
     ended_bytes: int = 0
+    stalls: Stalls = Stalls()
 
 
 class Tick(Record):
     """All that one decision of the adaptive policy rests on, which no step of it changes.
 
-    `last` is the guest at the end of the last pass, `learned_floor_bytes` the cache that refaults have
-    shown to be in use.
+    `last` is the guest at the end of the last pass, `learned_floor_bytes` the cold-looking cache that
+    refaults have shown to be in use. `may_take_ended`: no take from ended cgroups was regretted lately.
     """
 
     seen: GuestObservation
@@ -101,6 +105,7 @@ class Tick(Record):
     can: KernelCapabilities
     last: Snapshot | None = None
     learned_floor_bytes: int = 0
+    may_take_ended: bool = True
 
     @property
     def now(self) -> Snapshot:
@@ -115,7 +120,7 @@ class Tick(Record):
     @property
     def reports(self) -> bool:
         """Whether free memory is reported to the host, and may be."""
-        return bool(self.can.reporting) and self.settings.page_reporting
+        return not why_not_reported(self.can.reporting, self.settings.page_reporting)
 
     @property
     def deep_order(self) -> int | None:

@@ -124,8 +124,8 @@ def _cold(tick: Tick, current: Pass) -> ReleaseStep:
         why = "cold cache, the warm too where they cannot be told apart"
         return act.ReclaimCold(why, amount, act.UNTRAINED)
     if cache_goal.among_kept_bytes(tick):
-        return act.ReclaimCold("new cache among the kept", amount, act.REOPEN)
-    return act.ReclaimCold("cold cache", amount, act.TRAINED)
+        return act.ReclaimCold("new cache among the kept", amount, act.REOPEN, tick.may_take_ended)
+    return act.ReclaimCold("cold cache", amount, act.TRAINED, tick.may_take_ended)
 
 
 def _warm(tick: Tick, current: Pass) -> ReleaseStep | None:

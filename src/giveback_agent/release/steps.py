@@ -31,7 +31,9 @@ NUDGE_TIMEOUT_S = 10.0
 SCRATCH_FOLDERS = ("/var/lib/giveback", "/var/tmp", "/var/lib")
 
 
-def take_cold(root: str, amount_bytes: int, how: int, settings: AgentSettings) -> None:
+def take_cold(
+    root: str, amount_bytes: int, how: int, settings: AgentSettings, with_ended: bool = True
+) -> None:
     """Reclaim cold cache by the best method there is now; warm cache stays. `how`: as in ReclaimCold."""
     from giveback_agent.release import cold_cache
     from giveback_kernel import swaps
@@ -51,7 +53,7 @@ def take_cold(root: str, amount_bytes: int, how: int, settings: AgentSettings) -
         may_swap=may_swap,
         exclude=settings.exclude,
     )
-    if not result.untaught_bytes:
+    if with_ended and not result.untaught_bytes:
         # Nobody reads it again from where it was: the floor and the amount are for live cgroups.
         _take_ended(root, method, settings.exclude)
 
@@ -249,7 +251,9 @@ def _reclaim_paths(root: str, exclude: tuple[str, ...]) -> tuple[str, ...]:
 EXECUTE: dict[type[ReleaseStep], Execute] = {
     act.Sync: lambda _step, _root, _: os.sync(),
     act.ReclaimSlab: lambda _step, root, _: drop_slab(root),
-    act.ReclaimCold: lambda step, root, s: take_cold(root, step.amount_bytes, step.how, s),
+    act.ReclaimCold: lambda step, root, s: take_cold(
+        root, step.amount_bytes, step.how, s, step.with_ended
+    ),
     act.ReclaimEnded: lambda _step, root, s: take_ended(root, s),
     act.ReclaimColdAnon: lambda step, root, s: take_cold_anon(root, step.amount_bytes, s.exclude),
     act.Reclaim: lambda step, root, s: reclaim_in_chunks(

@@ -88,7 +88,7 @@ def observation(
         at_s=now.monotonic_s,
         level=level,
         slack_since_s=None if level == idleness.BUSY else now.monotonic_s - 60,
-        busy_percent=1.0,
+        busy_percent={idleness.IDLE: 1.0, idleness.SLACK: 50.0}.get(level, 95.0),
         work_cpu_s=work_cpu_s,
     )
     return GuestObservation(now, state, urgency, running, outcome, lowered)

@@ -1,0 +1,438 @@
+"""Steps in a guest that is never idle: small, one at a time, the next as the last has cost. Pure.
+
+`take` is called where no pass is under way and no step runs. It reads from top to bottom:
+
+    may it?     CPU to spare for 10 s, no want of memory, no stall for the disk, no idleness in sight
+    aftermath   since the last step ended: what was read again, what has stalled. Dear: wait longer
+    due?        the step whose pause is over and that has something to give:
+                  cold cache          a part of RAM, less the nearer the stalls are to the target (senpai)
+                  a short deep report the order lowered for one cycle of the kernel's, 2.5 s at most
+                  compaction          only where the order is fixed, and only while it pays
+
+What a step has cost, in seconds for what it freed, decides: one that was dear or freed little doubles the
+pause before the next of its kind, one that was cheap lets the next be larger and come sooner. Cost is its
+CPU time, the time in which all work stalled, and the allocations that had to wait.
+"""
+
+from __future__ import annotations
+
+from giveback_agent.policy import cache_goal, compaction, idleness, thresholds
+from giveback_agent.policy.actions import (
+    REOPEN,
+    TRAINED,
+    Compact,
+    LowerOrder,
+    ReclaimCold,
+    RestoreOrder,
+    TriggerReporting,
+)
+from giveback_kernel import buddyinfo
+from giveback_kernel.record import Record, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from giveback_agent.policy.actions import Action
+    from giveback_agent.policy.compaction import Compacting
+    from giveback_agent.policy.idleness import GateState
+    from giveback_agent.policy.observation import GuestObservation, Snapshot, StepOutcome, Tick
+
+    Steps = tuple[tuple[Action, ...], "BusySteps"]
+
+MIB = 1 << 20
+# Between two steps of any kind, so that what one has cost is seen before the next.
+GAP_S = 3.0
+PAUSE_LEAST_S = 5.0
+PAUSE_FIRST_S = 10.0
+PAUSE_MOST_S = 240.0
+# A step of cold cache: at first 1/64 of RAM, and never more than twice that.
+FIRST_DIVISOR = 64
+MOST_DIVISOR = 32
+# Where work stalls for memory for this part of the time, nothing is taken. senpai aims at 0.1 %.
+TARGET_STALL_PERCENT = 0.5
+# A step that freed less than this was not worth its while.
+LITTLE_BYTES = 4 * MIB
+# Bytes for a second of cost: below the one a step was dear, above the other it was cheap.
+DEAR_BYTES_PER_S = 8 * MIB
+CHEAP_BYTES_PER_S = 32 * MIB
+# What was read again of what was taken, in percent: more is regret.
+REGRET_PERCENT = 2
+# An allocation that had to reclaim for itself waited about so long.
+ALLOCSTALL_S = 0.002
+# The kernel's worker takes about so long for a report of 32 blocks (docs/deep-report.md: 0.28 s for 651).
+REPORT_CPU_S = 0.0005
+# The kernel begins 2 s after it was triggered, and is done with one cycle at once.
+MOST_LOWERED_S = 2.5
+# The order goes back when the kernel was seen to report, so often is that looked at.
+REPORT_POLL_S = 0.4
+# Blocks below this one the work takes and frees all the time: reported, they would be missed at once.
+LEAST_REPORT_ORDER = 3
+# The first short report takes the large blocks only.
+FIRST_ORDERS = 4
+REPORT_BLOCKS = 32
+CYCLE_PART = 16
+# Compaction moves pages of the work: less spare CPU than this, and it waits.
+COMPACT_BUSY_PERCENT = 50.0
+NOTHING = "nothing to give"
+
+
+class Rhythm(Record):
+    """One kind of step: not before `next_s`, which is `pause_s` after the last, and why so long.
+
+    `size`: bytes of cold cache, or the order of a short report; 0 before the first.
+    """
+
+    next_s: float = 0.0
+    pause_s: float = PAUSE_FIRST_S
+    size: int = 0
+    why: str = ""
+
+
+class Counts(Record):
+    """Counters at one moment, from which a step's cost is told: None where the kernel does not count."""
+
+    at_s: float
+    full_stall_us: int | None = None
+    some_stall_us: int | None = None
+    allocstalls: int = 0
+    refaults: int | None = None
+    stolen: int | None = None
+    cache_bytes: int = 0
+    trapped_bytes: int = 0
+
+
+class Begun(Record):
+    """A step that was begun: its kind, the counters before it, what it may free, and the reports so far."""
+
+    kind: str
+    before: Counts
+    expected_bytes: int = 0
+    reports: int | None = None
+    expected_reports: int = 0
+    order: int = 0
+
+
+class Ended(Record):
+    """The last step: its kind, the counters at its end, and what it freed."""
+
+    kind: str
+    after: Counts
+    freed_bytes: int
+
+
+class BusySteps(Record):
+    """What is remembered between the steps. `begun`: one is under way; `last`: what may still be to pay.
+
+    `coming` names the next step in words. `left_bytes`: so much was trapped when a short report found
+    little. `steps` and `freed_bytes` add up all that were made.
+    """
+
+    cold: Rhythm = Rhythm()
+    report: Rhythm = Rhythm()
+    begun: Begun | None = None
+    last: Ended | None = None
+    left_bytes: int | None = None
+    coming: str = ""
+    steps: int = 0
+    freed_bytes: int = 0
+
+    @property
+    def lowers(self) -> bool:
+        """Whether the report order is lowered for a short report."""
+        return self.begun is not None and self.begun.kind == LowerOrder.kind
+
+    @property
+    def next_s(self) -> float:
+        """When the next step may be due, monotonic seconds."""
+        return min(self.cold.next_s, self.report.next_s)
+
+
+def why_wait(gate: GateState) -> str:
+    """Return why a guest that is not idle is left alone for now, or "" where a step may be made."""
+    if not idleness.has_spare_cpu(gate.busy_percent):
+        return f"busy at {gate.busy_percent:.0f} %: steps need a tenth of the CPUs to spare"
+    if gate.memory_stall_percent >= TARGET_STALL_PERCENT:
+        return f"its work waits for memory {gate.memory_stall_percent:.1f} % of the time"
+    if gate.slack_since_s is None:
+        return "its work waits for its disk"
+    if gate.calm_since_s is not None:
+        return "it is about to be idle"
+    if not idleness.has_slack(gate):
+        return f"it has had CPU to spare for less than {idleness.SLACK_WINDOW_S:.0f} s"
+    return ""
+
+
+def is_due(state: BusySteps, gate: GateState, now_s: float) -> bool:
+    """Tell whether a full snapshot is worth it: a step may be made, and its pause is over."""
+    return state.begun is not None or (now_s >= state.next_s and not why_wait(gate))
+
+
+def may_wait(state: BusySteps, gate: GateState, now_s: float, reports: int | None) -> bool:
+    """Tell whether a short report may go on: no longer than a cycle, and only while its work lets it."""
+    begun = state.begun
+    if begun is None or now_s - begun.before.at_s >= MOST_LOWERED_S:
+        return False
+    if not idleness.has_spare_cpu(gate.busy_percent) or gate.short_of_memory:
+        return False
+    return reports is None or reports == begun.reports
+
+
+def take(tick: Tick, state: BusySteps, compacting: Compacting) -> Steps:
+    """Return the step to make now in a guest that is not idle, if any, and what to remember."""
+    now_s, state = tick.now.monotonic_s, stopped(state)
+    if why_wait(tick.seen.gate):
+        return (), state
+    state = _renewed(tick, _aftermath(tick, state))
+    cold, order = _cold_bytes(tick, state.cold), _report_order(tick, state)
+    if cold and state.cold.next_s <= now_s:
+        return _begin_cold(tick, state, cold)
+    if order is not None and state.report.next_s <= now_s:
+        return _begin_report(tick, state, order)
+    if _may_compact(tick, compacting) and state.report.next_s <= now_s:
+        nodes = compaction.worthy_nodes(tick.now, compacting)
+        begun = Begun(Compact.kind, _counts(tick.seen))
+        state = replace(state, begun=begun, coming="compaction")
+        return (Compact("in a guest at work", nodes),), state
+    return (), _look_later(tick, state, cold, order)
+
+
+def go_on(tick: Tick, state: BusySteps) -> Steps:
+    """Go on with a short report, or end it: the order is restored however it went."""
+    seen, begun = tick.seen, state.begun
+    if begun is None or not state.lowers:
+        return (), state
+    if seen.lowered and may_wait(state, seen.gate, tick.now.monotonic_s, seen.reports):
+        return (), state
+    part = 1.0
+    if not seen.lowered:
+        part = 0.0
+    elif seen.reports is not None and begun.reports is not None:
+        part = (seen.reports - begun.reports) / max(1, begun.expected_reports)
+    part = min(1.0, max(0.0, part))
+    freed, reported = int(begun.expected_bytes * part), int(begun.expected_reports * part)
+    ended = _ended(seen, state, begun, freed, reported * REPORT_CPU_S)
+    return (RestoreOrder("a short deep report is done"),), ended
+
+
+def after_step(seen: GuestObservation, state: BusySteps, outcome: StepOutcome) -> BusySteps:
+    """Return the state after a step in a worker has ended: its cost decides the next."""
+    begun = state.begun
+    if begun is None or begun.kind != outcome.kind:
+        return state
+    counts = _counts(seen)
+    if outcome.kind == Compact.kind:
+        freed = begun.before.trapped_bytes - counts.trapped_bytes
+    elif counts.stolen is not None and begun.before.stolen is not None:
+        freed = (counts.stolen - begun.before.stolen) * cache_goal.page_bytes(seen.snapshot)
+    else:
+        freed = begun.before.cache_bytes - counts.cache_bytes
+    return _ended(seen, state, begun, max(0, freed), outcome.cpu_s)
+
+
+def stopped(state: BusySteps) -> BusySteps:
+    """Return the state without a step under way, for one of which nothing more is heard."""
+    return replace(state, begun=None) if state.begun is not None else state
+
+
+def judged(rhythm: Rhythm, now_s: float, freed_bytes: int, cost_s: float, is_cold: bool) -> Rhythm:
+    """Return the rhythm after a step that freed so much for so much: how large is the next, and when."""
+    if freed_bytes < LITTLE_BYTES:
+        return _slower(rhythm, now_s, f"the last freed {freed_bytes // MIB} MiB only")
+    if cost_s * DEAR_BYTES_PER_S > freed_bytes:
+        words = f"the last cost {cost_s:.2f} s for {freed_bytes // MIB} MiB"
+        return _smaller(_slower(rhythm, now_s, words), is_cold)
+    if cost_s * CHEAP_BYTES_PER_S < freed_bytes:
+        pause_s = max(PAUSE_LEAST_S, rhythm.pause_s / 2)
+        size = rhythm.size * 2 if is_cold else max(1, rhythm.size - 1)
+        rhythm = replace(rhythm, pause_s=pause_s, size=size)
+    return replace(rhythm, next_s=now_s + rhythm.pause_s, why="")
+
+
+def cold_step_bytes(ram_bytes: int, size_bytes: int, stall_percent: float) -> int:
+    """Return how much cold cache a step may take: the less, the more the work stalls for memory."""
+    size = size_bytes or ram_bytes // FIRST_DIVISOR
+    size = min(max(size, thresholds.LEAST_STEP_BYTES), ram_bytes // MOST_DIVISOR)
+    return int(size * max(0.0, 1.0 - stall_percent / TARGET_STALL_PERCENT))
+
+
+def reported_by_a_cycle(now: Snapshot, order: int, own_order: int) -> tuple[int, int]:
+    """Return the bytes and the reports of one cycle of the kernel's, with the order lowered to `order`.
+
+    It takes a sixteenth of each list, in reports of 32 blocks, and at least one (mm/page_reporting.c).
+    """
+    if now.buddy is None:
+        return 0, 0
+    held, total, reports = buddyinfo.by_order(now.buddy), 0, 0
+    for at in range(order, min(own_order, len(held))):
+        block_bytes = now.buddy.page_size_bytes << at
+        blocks = held[at] // block_bytes
+        made = -(-blocks // (REPORT_BLOCKS * CYCLE_PART))
+        reports += made
+        total += min(blocks, made * REPORT_BLOCKS) * block_bytes
+    return total, reports
+
+
+def _aftermath(tick: Tick, state: BusySteps) -> BusySteps:
+    """The last step's price may come after it: pages read again, work that waits for memory."""
+    last = state.last
+    if last is None:
+        return state
+    now, state = _counts(tick.seen), replace(state, last=None)
+    past_s = max(1.0, now.at_s - last.after.at_s)
+    stall_s = _rise(last.after.some_stall_us, now.some_stall_us) / 1e6
+    read_again = _rise(last.after.refaults, now.refaults) * cache_goal.page_bytes(tick.now)
+    words = ""
+    is_cold = last.kind == ReclaimCold.kind
+    if is_cold and read_again > max(MIB, last.freed_bytes * REGRET_PERCENT // 100):
+        words = f"{read_again // MIB} of {last.freed_bytes // MIB} MiB taken were read again"
+    elif stall_s > past_s * TARGET_STALL_PERCENT / 100:
+        words = f"the work stalled for memory after the last, {stall_s:.2f} s"
+    if not words:
+        return state
+    rhythm = state.cold if is_cold else state.report
+    rhythm = _smaller(_slower(rhythm, last.after.at_s, words), is_cold)
+    return replace(state, cold=rhythm) if is_cold else replace(state, report=rhythm)
+
+
+def _renewed(tick: Tick, state: BusySteps) -> BusySteps:
+    """Where much was trapped since a short report found little, its long pause is over."""
+    trapped, left = tick.now.trapped_bytes or 0, state.left_bytes
+    if left is None or trapped - left < thresholds.least_bytes(tick.now.meminfo):
+        return state
+    report = replace(state.report, next_s=tick.now.monotonic_s, pause_s=PAUSE_FIRST_S, why="")
+    return replace(state, report=report, left_bytes=None)
+
+
+def _cold_bytes(tick: Tick, rhythm: Rhythm) -> int:
+    """Return the bytes of the next step of cold cache; 0 where there is nothing for it, or not now."""
+    memory = tick.now.meminfo
+    if tick.can.cold_method == "none":
+        return 0
+    # What must be written first only a pass takes, which begins with that.
+    there = max(memory.inactive_file_bytes, cache_goal.among_kept_bytes(tick))
+    if thresholds.is_largely_dirty(memory, there):
+        return 0
+    most = cold_step_bytes(
+        memory.mem_total_bytes, rhythm.size, tick.seen.gate.memory_stall_percent
+    )
+    amount = min(cache_goal.goal_bytes(tick), most)
+    # Less than this of cold cache, or of what the stalls leave of it, is not worth the training.
+    return amount if amount >= thresholds.LEAST_STEP_BYTES // 2 else 0
+
+
+def _report_order(tick: Tick, state: BusySteps) -> int | None:
+    """Return the order of the next short report; None where none is worth it, or the order is fixed."""
+    deep, own, trapped = tick.deep_order, tick.can.order, tick.now.trapped_bytes or 0
+    if not tick.reports or deep is None or own is None:
+        return None
+    if trapped < thresholds.least_bytes(tick.now.meminfo):
+        return None
+    lowest = max(deep, min(LEAST_REPORT_ORDER, own - 1))
+    order = state.report.size if state.report.size else own - FIRST_ORDERS
+    return max(lowest, min(order, own - 1))
+
+
+def _may_compact(tick: Tick, compacting: Compacting) -> bool:
+    """Tell whether compaction is worth it: nothing else returns what is trapped, and CPU is to spare."""
+    wanted = tick.reports and tick.deep_order is None and tick.can.compaction
+    spare = tick.seen.gate.busy_percent <= COMPACT_BUSY_PERCENT
+    if not wanted or not spare or tick.settings.idle_threshold == 0:
+        return False
+    return compaction.is_worth_it(tick.now, compacting, None)
+
+
+def _begin_cold(tick: Tick, state: BusySteps, amount: int) -> Steps:
+    how = REOPEN if cache_goal.among_kept_bytes(tick) else TRAINED
+    rhythm = replace(state.cold, size=amount)
+    begun = Begun(ReclaimCold.kind, _counts(tick.seen), amount)
+    state = replace(state, begun=begun, cold=rhythm, coming=f"{amount // MIB} MiB of cold cache")
+    return (ReclaimCold("in a guest at work", amount, how, with_ended=False),), state
+
+
+def _begin_report(tick: Tick, state: BusySteps, order: int) -> Steps:
+    own = tick.can.order or 0
+    bytes_, reports = reported_by_a_cycle(tick.now, order, own)
+    begun = Begun(
+        LowerOrder.kind, _counts(tick.seen), bytes_, tick.seen.reports, reports, order
+    )
+    report = replace(state.report, size=order)
+    state = replace(state, begun=begun, report=report, coming=_report_words(order))
+    return (LowerOrder("in a guest at work", order), TriggerReporting()), state
+
+
+def _ended(
+    seen: GuestObservation, state: BusySteps, begun: Begun, freed: int, cpu_s: float
+) -> BusySteps:
+    """Account for a step that has ended."""
+    now, is_cold = _counts(seen), begun.kind == ReclaimCold.kind
+    before = begun.before
+    cost_s = cpu_s + _rise(before.full_stall_us, now.full_stall_us) / 1e6
+    cost_s += max(0, now.allocstalls - before.allocstalls) * ALLOCSTALL_S
+    rhythm = state.cold if is_cold else state.report
+    if begun.kind == LowerOrder.kind and freed < LITTLE_BYTES and begun.order > LEAST_REPORT_ORDER:
+        # These blocks are reported: what is left is in smaller ones.
+        rhythm = replace(rhythm, size=begun.order - 1, next_s=now.at_s + rhythm.pause_s, why="")
+    else:
+        rhythm = judged(rhythm, now.at_s, freed, cost_s, is_cold)
+        little = not is_cold and freed < LITTLE_BYTES
+        state = replace(state, left_bytes=now.trapped_bytes if little else state.left_bytes)
+    state = replace(
+        state,
+        begun=None,
+        last=Ended(begun.kind, now, freed),
+        steps=state.steps + 1,
+        freed_bytes=state.freed_bytes + freed,
+    )
+    gap_s = now.at_s + GAP_S
+    cold, report = (rhythm, state.report) if is_cold else (state.cold, rhythm)
+    return replace(state, cold=_not_before(cold, gap_s), report=_not_before(report, gap_s))
+
+
+def _look_later(tick: Tick, state: BusySteps, cold: int, order: int | None) -> BusySteps:
+    """Nothing is due now: put off what has nothing to give, and name what comes."""
+    now_s = tick.now.monotonic_s
+    names = []
+    if cold:
+        names.append((state.cold.next_s, f"{cold // MIB} MiB of cold cache"))
+    else:
+        state = replace(state, cold=_not_before(state.cold, now_s + PAUSE_FIRST_S))
+    if order is not None:
+        names.append((state.report.next_s, _report_words(order)))
+    else:
+        state = replace(state, report=_not_before(state.report, now_s + PAUSE_FIRST_S))
+    return replace(state, coming=min(names)[1] if names else NOTHING)
+
+
+def _report_words(order: int) -> str:
+    return f"a short report of free blocks of order {order} and above"
+
+
+def _not_before(rhythm: Rhythm, at_s: float) -> Rhythm:
+    return replace(rhythm, next_s=max(rhythm.next_s, at_s))
+
+
+def _slower(rhythm: Rhythm, since_s: float, why: str) -> Rhythm:
+    pause_s = min(PAUSE_MOST_S, rhythm.pause_s * 2)
+    return replace(rhythm, pause_s=pause_s, next_s=max(rhythm.next_s, since_s + pause_s), why=why)
+
+
+def _smaller(rhythm: Rhythm, is_cold: bool) -> Rhythm:
+    return replace(rhythm, size=rhythm.size // 2 if is_cold else rhythm.size + 1)
+
+
+def _counts(seen: GuestObservation) -> Counts:
+    now, vm = seen.snapshot, seen.snapshot.vmstat
+    return Counts(
+        now.monotonic_s,
+        seen.stalls.memory_full_us,
+        seen.stalls.memory_us,
+        0 if vm is None else vm.allocstall or 0,
+        None if vm is None else vm.workingset_refault_file,
+        None if vm is None else vm.pgsteal_file,
+        now.cache_bytes,
+        now.trapped_bytes or 0,
+    )
+
+
+def _rise(before: int | None, after: int | None) -> int:
+    """Return by how much a counter rose; one that ran backwards, or is not there, did not."""
+    return 0 if before is None or after is None else max(0, after - before)
