@@ -22,7 +22,10 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the object."""
-    print(json_lines.encode(picture(args.root, pages=args.pages, cgroups=True)))
+    from giveback_agent.commands.status import learned_floor_bytes
+
+    shown = picture(args.root, pages=args.pages, cgroups=True)
+    print(json_lines.encode({**shown, "learned_floor_bytes": learned_floor_bytes(args.root)}))
     return 0
 
 

@@ -15,6 +15,7 @@ from giveback_agent.errors import AgentError
 from giveback_agent.policy import adaptive, idleness
 from giveback_agent.policy.actions import EndPass, LowerOrder, ReleaseStep, RestoreOrder
 from giveback_agent.policy.observation import URGENCY_ALONE, GuestObservation, StepOutcome
+from giveback_agent.policy.report_words import why_not_reported
 from giveback_agent.release import report_order
 from giveback_agent.release.capabilities import probe
 from giveback_agent.release.observe import take
@@ -94,20 +95,18 @@ def left_out(deep: bool, chosen: AgentSettings, can: KernelCapabilities) -> list
     out = []
     if not can.reclaim and not can.drop_caches and can.cold_method == "none":
         out.append("cache        cannot be reclaimed by this user: run as root")
-    if not can.reporting:
-        why = "page reporting is not active, so that it would return nothing"
-    elif not chosen.page_reporting or chosen.idle_threshold == 0:
-        why = "the settings forbid it (pageReporting, idleThreshold)"
+    why_not = why_not_reported(can.reporting, chosen.page_reporting)
+    if why_not:
+        why = f"{why_not}, so that it would return nothing"
+    elif chosen.idle_threshold == 0:
+        why = "the settings forbid it (idleThreshold)"
     else:
         why = "" if can.compaction else "it cannot be started by this user: run as root"
     if why:
         out.append(f"compact      left out: {why}")
-    if deep and not (can.reporting and can.order_settable):
-        out.append(
-            "deep         left out: page reporting is not active, or its order cannot be set here"
-        )
-    elif deep and not chosen.page_reporting:
-        out.append("deep         left out: the settings forbid it (pageReporting)")
+    if deep and (why_not or not can.order_settable):
+        why = why_not or "page reporting is active, but its order cannot be set here"
+        out.append(f"deep         left out: {why}")
     return out
 
 

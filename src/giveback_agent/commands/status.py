@@ -6,11 +6,15 @@ import time
 
 from giveback_agent.cgroups import survey, table
 from giveback_agent.errors import AgentError
+from giveback_agent.policy import cache_goal
+from giveback_agent.policy.observation import URGENCY_ALONE
+from giveback_agent.policy.report_words import why_not_reported
 from giveback_agent.release.observe import take
 from giveback_agent.runtime import run_dir
 from giveback_agent.service import status_file
 from giveback_agent.service.pass_log import MIB
 from giveback_agent.settings import load
+from giveback_agent.settings.table import AgentSettings
 from giveback_kernel import buddyinfo, files, page_reporting
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.escaping import escape_for_terminal
@@ -46,14 +50,17 @@ def run(args: argparse.Namespace) -> int:
     said = read_status(args.root)
     reporting = page_reporting.probe(args.root)
     windows = _windows(args.root, reporting)
+    cold_bytes = would_take_bytes(now, said if pid else None)
     if args.json:
         guest = {**summary(now), "reporting": reporting.active, "why": reporting.evidence}
+        guest["cold_cache_bytes"] = cold_bytes
+        guest["learned_floor_bytes"] = _number(said if pid else None, "learned_floor_bytes")
         guest["cgroups"] = table.document(survey.survey(args.root))
         report = {"running_pid": pid, "guest": guest, "agent": said, "windows": windows}
         print(json.dumps(report, indent=1))
     else:
         shares = table.lines(survey.survey(args.root))
-        print("\n".join([*lines(pid, now, said, windows, reporting), *shares]))
+        print("\n".join([*lines(pid, now, said, windows, reporting, cold_bytes), *shares]))
     return 0 if pid is not None else 3
 
 
@@ -66,6 +73,36 @@ def read_status(root: str) -> dict[str, Any] | None:
     except (KernelFileError, ValueError, RecursionError):
         return None
     return said if isinstance(said, dict) else None
+
+
+def learned_floor_bytes(root: str) -> int:
+    """Return what the running agent keeps of the cold cache, as refaults have taught it; else 0."""
+    running = run_dir.running_pid(root) is not None
+    return _number(read_status(root) if running else None, "learned_floor_bytes")
+
+
+def would_take_bytes(now: Snapshot, said: dict[str, Any] | None) -> int:
+    """Return the cold cache that a pass would take now, at most: without what refaults have taught to keep.
+
+    `said` is the running agent's status, None without one: the floor is then that of the defaults.
+    """
+    memory, method = now.meminfo, (said or {}).get("cold_method")
+    floor = _number(said, "cache_floor_bytes") if said else AgentSettings().cache_floor_bytes
+    learned = _number(said, "learned_floor_bytes")
+    # A pass begins by writing what is dirty.
+    cold = memory.inactive_file_bytes
+    if method == "none":
+        return 0
+    if method == "lists":
+        # Below the active list the kernel refills the inactive one from it: cold_cache.list_step_bytes.
+        cold -= memory.active_file_bytes
+    return cache_goal.takeable_bytes(cold, learned, now.cache_bytes, floor, URGENCY_ALONE)
+
+
+def _number(said: dict[str, Any] | None, key: str) -> int:
+    """Return an amount of the agent's status; 0 where it is not there, or is nonsense."""
+    value = said.get(key) if said else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def summary(now: Snapshot) -> dict[str, object]:
@@ -95,8 +132,9 @@ def lines(
     said: dict[str, Any] | None,
     windows: str | None,
     reporting: ReportingState,
+    cold_bytes: int = 0,
 ) -> list[str]:
-    """The status in words."""
+    """The status in words. `cold_bytes`: what a pass would take of the cache."""
     memory = now.meminfo
     out = [f"agent     {f'runs, pid {pid}' if pid else 'does not run (start: giveback-agent run)'}"]
     if said is not None and pid is not None:
@@ -105,15 +143,35 @@ def lines(
         )
         out += _excluded_lines(said.get("exclude"))
     used, free = memory.non_free_bytes // MIB, memory.mem_free_bytes // MIB
-    cold = now.cold_cache_bytes // MIB
     out.append(f"memory    {memory.mem_total_bytes // MIB} MiB: {used} in use, {free} free")
     out += [f"          {remark}" for remark in memory.remarks]
     out.append(f"free      {_free_words(now, reporting)}")
-    out.append(f"cache     {now.cache_bytes // MIB} MiB, {cold} of it clean and not used lately")
+    out.append(f"cache     {_cache_words(now, said if pid is not None else None, cold_bytes)}")
     out.append(f"slab      {memory.s_reclaimable_bytes // MIB} MiB reclaimable")
     if windows is not None:
         out.append(f"windows   {windows}")
-    return out + _pass_lines(said)
+    return out + _busy_lines(said if pid is not None else None) + _pass_lines(said)
+
+
+def _cache_words(now: Snapshot, said: dict[str, Any] | None, cold_bytes: int) -> str:
+    cache_mib, cold_mib = now.cache_bytes // MIB, cold_bytes // MIB
+    words = f"{cache_mib} MiB, {cold_mib} of it not used lately: a pass takes that at most"
+    learned = _number(said, "learned_floor_bytes")
+    return f"{words}; {learned // MIB} MiB more look so, but were read again" if learned else words
+
+
+def _busy_lines(said: dict[str, Any] | None) -> list[str]:
+    """Why a guest at work waits, and its next step; nothing in an idle one."""
+    busy = said.get("busy") if said else None
+    if not isinstance(busy, dict) or not isinstance(busy.get("next_s"), (int, float)):
+        return []
+    in_s = max(0.0, busy["next_s"] - time.monotonic())
+    due = f"next {busy.get('next') or 'step'} in {in_s:.0f} s at the earliest"
+    waits = f"; it waits: {busy['waits']}" if busy.get("waits") else ""
+    return [
+        f"at work   {due}{waits}",
+        f"          {busy.get('steps')} steps so far: {_number(busy, 'freed_bytes') // MIB} MiB returned",
+    ]
 
 
 def _excluded_lines(exclude: object) -> list[str]:
@@ -127,8 +185,9 @@ def _excluded_lines(exclude: object) -> list[str]:
 
 def _free_words(now: Snapshot, reporting: ReportingState) -> str:
     """What of the free memory goes back to the host; a number that is not known is not told."""
+    why_not = why_not_reported(reporting.active)
     if reporting.active is False:
-        return f"none of it is reported to the host: {reporting.evidence}"
+        return f"none of it is reported to the host: {why_not} ({reporting.evidence})"
     if now.reportable_bytes is None or now.trapped_bytes is None:
         return "in blocks that this user may not see"
     order = now.report_order
@@ -136,7 +195,7 @@ def _free_words(now: Snapshot, reporting: ReportingState) -> str:
         f"{now.reportable_bytes // MIB} MiB in reported blocks (order {order} and above), "
         f"{now.trapped_bytes // MIB} MiB trapped below"
     )
-    return words if reporting.active else f"{words}; whether any is reported is not known"
+    return f"{words}; {why_not}" if why_not else words
 
 
 def _pass_lines(said: dict[str, Any] | None) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from giveback_agent.doctor import memory_checks
 from giveback_agent.doctor.memory_checks import BAD, OK, UNKNOWN, WARN, Check, as_root, denied
+from giveback_agent.policy.report_words import why_not_reported
 from giveback_kernel.page_reporting import effective_order
 
 TYPE_CHECKING = False
@@ -55,7 +56,8 @@ def page_reporting(facts: Facts) -> Check:
     if state.active:
         return Check(name, OK, f"active: {state.evidence}")
     if state.active is None:
-        return Check(name, UNKNOWN, state.evidence, as_root(facts, "reboot: the boot log is lost"))
+        words = f"{why_not_reported(None)}: {state.evidence}"
+        return Check(name, UNKNOWN, words, as_root(facts, "reboot: the boot log is lost"))
     if facts.wsl is not None:
         from giveback_agent.wsl.windows_view import missing_advice
 
@@ -69,7 +71,7 @@ def page_reporting(facts: Facts) -> Check:
         remedy = OFFER
     else:
         remedy = f"give the VM a virtio balloon (CONFIG_VIRTIO_BALLOON here); {OFFER}"
-    return Check(name, BAD, f"not active: {state.evidence}", remedy)
+    return Check(name, BAD, f"{why_not_reported(state.active)}: {state.evidence}", remedy)
 
 
 def report_order(facts: Facts) -> Check:

@@ -24,13 +24,19 @@ _BUDDYINFO_LIMIT_BYTES = 16 << 10
 
 
 def answer(
-    root: str, ask: str, number: object, fd: int, until_s: float, cgroups: bool = False
+    root: str,
+    ask: str,
+    number: object,
+    fd: int,
+    until_s: float,
+    cgroups: bool = False,
+    learned_floor_bytes: int = 0,
 ) -> None:
     """Write the answer to `ask` (`memory` or `pages`) on `fd`, until `until_s` of the monotonic clock.
 
     Raises OSError where the host takes no more of it.
     """
-    for message in messages(root, ask, number, cgroups):
+    for message in messages(root, ask, number, cgroups, learned_floor_bytes):
         line = json_lines.line_of(message)
         if not line:
             line = json_lines.line_of(_error(ask, number, "too long to send"))
@@ -38,7 +44,7 @@ def answer(
 
 
 def messages(
-    root: str, ask: str, number: object, cgroups: bool = False
+    root: str, ask: str, number: object, cgroups: bool = False, learned_floor_bytes: int = 0
 ) -> Iterator[dict[str, object]]:
     """The messages of an answer: `memory`, for `pages` then its parts; or one `error`."""
     try:
@@ -53,7 +59,7 @@ def messages(
         return
     if len(str(said["buddyinfo"])) > _BUDDYINFO_LIMIT_BYTES:
         said["buddyinfo"] = ""
-    yield {**said, "id": number}
+    yield {**said, "id": number, "learned_floor_bytes": learned_floor_bytes}
     if ask == "pages":
         parts = [pages[at : at + _PART_BYTES] for at in range(0, len(pages), _PART_BYTES)]
         for part, text in enumerate(parts):

@@ -89,7 +89,8 @@ class ReclaimSlab(WorkerStep):
 class ReclaimCold(WorkerStep):
     """Reclaim cache that was not read again, as far as the kernel can tell.
 
-    `with_ended`: the cache of ended cgroups, too, of which no amount is set. `how`: TRAINED keeps what was read again; UNTRAINED where the kernel may not be trained for it;
+    `with_ended`: the cache of ended cgroups, too, of which no amount is set.
+    `how`: TRAINED keeps what was read again; UNTRAINED where the kernel may not be trained for it;
     REOPEN takes new cache that lies among the kept.
     """
 

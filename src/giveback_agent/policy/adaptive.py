@@ -166,9 +166,7 @@ def _tick(
     seen: GuestObservation, state: PolicyState, settings: AgentSettings, can: KernelCapabilities
 ) -> Tick:
     may_take_ended = state.ended_regret.may_take(seen.snapshot.monotonic_s)
-    return Tick(
-        seen, settings, can, state.after_pass, state.floor.learned_bytes, may_take_ended
-    )
+    return Tick(seen, settings, can, state.after_pass, state.floor.learned_bytes, may_take_ended)
 
 
 def _learn_refaults(seen: GuestObservation, state: PolicyState) -> PolicyState:
@@ -265,7 +263,9 @@ def _begun(tick: Tick, state: PolicyState, step: Action) -> PolicyState:
     if isinstance(step, Compact):
         begun = replace(state.compaction, before_bytes=tick.now.trapped_bytes or 0)
         return replace(state, compaction=begun)
-    takes_ended = isinstance(step, ReclaimEnded) or (isinstance(step, ReclaimCold) and step.with_ended)
+    takes_ended = isinstance(step, ReclaimEnded) or (
+        isinstance(step, ReclaimCold) and step.with_ended
+    )
     if takes_ended and tick.seen.ended_bytes:
         now_s, ended = tick.now.monotonic_s, tick.seen.ended_bytes
         return replace(state, ended_regret=ended_regret.took(state.ended_regret, now_s, ended))

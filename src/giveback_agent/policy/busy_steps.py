@@ -272,12 +272,14 @@ def reported_by_a_cycle(now: Snapshot, order: int, own_order: int) -> tuple[int,
 
 
 def _aftermath(tick: Tick, state: BusySteps) -> BusySteps:
-    """The last step's price may come after it: pages read again, work that waits for memory."""
-    last = state.last
-    if last is None:
+    """The last step's price may come after it: pages read again, work that waits for memory.
+
+    It is watched until the next step, and paid for once.
+    """
+    last, now = state.last, _counts(tick.seen)
+    if last is None or now.at_s - last.after.at_s < GAP_S:
         return state
-    now, state = _counts(tick.seen), replace(state, last=None)
-    past_s = max(1.0, now.at_s - last.after.at_s)
+    past_s = now.at_s - last.after.at_s
     stall_s = _rise(last.after.some_stall_us, now.some_stall_us) / 1e6
     read_again = _rise(last.after.refaults, now.refaults) * cache_goal.page_bytes(tick.now)
     words = ""
@@ -288,8 +290,11 @@ def _aftermath(tick: Tick, state: BusySteps) -> BusySteps:
         words = f"the work stalled for memory after the last, {stall_s:.2f} s"
     if not words:
         return state
+    state = replace(state, last=None)
     rhythm = state.cold if is_cold else state.report
-    rhythm = _smaller(_slower(rhythm, last.after.at_s, words), is_cold)
+    # Twice, as a step that seemed cheap was rewarded at its end.
+    for _ in range(2):
+        rhythm = _smaller(_slower(rhythm, last.after.at_s, words), is_cold)
     return replace(state, cold=rhythm) if is_cold else replace(state, report=rhythm)
 
 
@@ -311,9 +316,7 @@ def _cold_bytes(tick: Tick, rhythm: Rhythm) -> int:
     there = max(memory.inactive_file_bytes, cache_goal.among_kept_bytes(tick))
     if thresholds.is_largely_dirty(memory, there):
         return 0
-    most = cold_step_bytes(
-        memory.mem_total_bytes, rhythm.size, tick.seen.gate.memory_stall_percent
-    )
+    most = cold_step_bytes(memory.mem_total_bytes, rhythm.size, tick.seen.gate.memory_stall_percent)
     amount = min(cache_goal.goal_bytes(tick), most)
     # Less than this of cold cache, or of what the stalls leave of it, is not worth the training.
     return amount if amount >= thresholds.LEAST_STEP_BYTES // 2 else 0
@@ -351,9 +354,7 @@ def _begin_cold(tick: Tick, state: BusySteps, amount: int) -> Steps:
 def _begin_report(tick: Tick, state: BusySteps, order: int) -> Steps:
     own = tick.can.order or 0
     bytes_, reports = reported_by_a_cycle(tick.now, order, own)
-    begun = Begun(
-        LowerOrder.kind, _counts(tick.seen), bytes_, tick.seen.reports, reports, order
-    )
+    begun = Begun(LowerOrder.kind, _counts(tick.seen), bytes_, tick.seen.reports, reports, order)
     report = replace(state.report, size=order)
     state = replace(state, begun=begun, report=report, coming=_report_words(order))
     return (LowerOrder("in a guest at work", order), TriggerReporting()), state

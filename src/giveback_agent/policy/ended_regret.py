@@ -1,4 +1,4 @@
-"""Wait longer before the next take from ended cgroups, where a service has come back for what was taken. Pure.
+"""Wait longer before the next take from ended cgroups, where a service came back for the last. Pure.
 
 A service that is restarted, or a build that runs every minute, reads the same files again. On two lists
 the kernel counts that as refaults. On the multi-gen LRU it does not: a page's past is lost with its cgroup.

@@ -130,7 +130,16 @@ def look(
     stall_percent = _percent(state.stalls.memory_us, stalls.memory_us, interval_s)
     short = stall_percent > MEMORY_STALL_PERCENT
     return GateState(
-        now_s, cpustat, stalls, calm_since, slack_since, level, percent, worked_s, short, stall_percent
+        now_s,
+        cpustat,
+        stalls,
+        calm_since,
+        slack_since,
+        level,
+        percent,
+        worked_s,
+        short,
+        stall_percent,
     )
 
 

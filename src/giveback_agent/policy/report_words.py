@@ -1,4 +1,4 @@
-"""Whether free memory is reported to the host, in words that the service, `release`, `status` and `doctor` share."""
+"""Why free memory is not reported to the host: the words of the service, `release`, `status` and `doctor`."""
 
 from __future__ import annotations
 

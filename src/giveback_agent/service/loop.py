@@ -10,7 +10,7 @@ import select
 import time
 
 from giveback_agent.host_link.link import Link, UrgencyMessage
-from giveback_agent.policy import adaptive, cache_goal, idleness, polling, thresholds
+from giveback_agent.policy import adaptive, busy_steps, idleness, polling, report_words, thresholds
 from giveback_agent.policy.actions import (
     Abandon,
     BeginPass,
@@ -92,6 +92,7 @@ class Service:
         self._started_s = time.monotonic()
         self._published = (URGENCY_ALONE, idleness.BUSY)
         self._published_s = self._started_s
+        self._published_busy = (0, 0)
         self._next_probe_s = self._started_s + PROBE_PERIOD_S / 10
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
@@ -120,13 +121,10 @@ class Service:
     def _greet(self) -> None:
         self._repair()
         self._journal(f"started, mode {self._settings.mode}")
-        if not self._can.reporting:
-            known = (
-                "is not active" if self._can.reporting is False else "cannot be seen to be active"
-            )
+        why_not = report_words.why_not_reported(self._can.reporting, self._settings.page_reporting)
+        if why_not:
             self._journal(
-                f"page reporting {known} in this guest: nothing is compacted or "
-                "reported for it; see `giveback-agent doctor`"
+                f"{why_not}: nothing is compacted or reported; see `giveback-agent doctor`"
             )
         self._publish()
 
@@ -203,6 +201,8 @@ class Service:
         return self._state.in_pass or (self._wsl_state is not None and self._wsl_state.in_pass)
 
     def _period_s(self) -> float:
+        if self._state.busy.lowers:
+            return busy_steps.REPORT_POLL_S
         if self._steps.worker is not None or self._in_pass() or self._steps.queue:
             return polling.PASS_PERIOD_S
         if self._settings.mode != "adaptive":
@@ -227,7 +227,7 @@ class Service:
             self._complain(str(error))
             # Unseen, work may be back: the order must not stay lowered for it.
             self._restore("the guest cannot be seen")
-        if self._steps.lowered and not self._in_pass():
+        if self._steps.lowered and not self._in_pass() and not self._state.busy.lowers:
             self._restore("once more")
         self._start_next(now_s)
         self._probe_again(now_s)
@@ -246,14 +246,12 @@ class Service:
         # In a pass only user time counts as work, so only ours of it is taken out.
         used_s = own[ours] - self._own_cpu_s[ours]
         stalls = idleness.Stalls()
-        # A guest at work is not asked where it stalls, which costs it something, unless it must give.
+        # Asking where it stalls costs a guest without spare CPU something: not unless it must give.
         working = (
-            self._gate.level == idleness.BUSY and self._gate.busy_percent > idleness.BUSY_PERCENT
+            not idleness.has_spare_cpu(self._gate.busy_percent) and self._gate.at_s is not None
         )
         if not ours and (not working or self._share.pressing):
-            stalls = idleness.stalls_of(
-                pressure_or_none("memory", self._root), pressure_or_none("io", self._root)
-            )
+            stalls = self._stalls()
         before = self._gate
         self._gate = idleness.look(
             before, now_s, self._totals.cpustat(), max(0.0, used_s), stalls,
@@ -262,6 +260,10 @@ class Service:
         if self._gate.at_s == now_s:
             self._own_cpu_s = own
         self._pace = polling.after_look(self._pace, before, self._gate)
+
+    def _stalls(self) -> idleness.Stalls:
+        memory, io = pressure_or_none("memory", self._root), pressure_or_none("io", self._root)
+        return idleness.stalls_of(memory, io)
 
     def _own_cpu(self) -> tuple[float, float]:
         """CPU seconds of the agent and all it started: user and system, and user alone."""
@@ -276,8 +278,10 @@ class Service:
 
     def _has_ended_cache(self, now_s: float) -> bool:
         """Whether a pass could begin for the cache of ended cgroups, which is not pursued for ever."""
+        regret = self._state.ended_regret
         wanted = self._urgency_now(now_s) > URGENCY_CALM and self._can.cold_method != "none"
-        is_new = now_s < self._next_ended_s + ENDED_WANTED_S
+        is_new = now_s < max(self._next_ended_s, regret.until_s) + ENDED_WANTED_S
+        wanted = wanted and regret.may_take(now_s)
         return wanted and is_new and self._ended_bytes >= thresholds.LEAST_STEP_BYTES
 
     def _measure_ended(self, now_s: float) -> None:
@@ -300,16 +304,21 @@ class Service:
             return True
         if self._in_pass():
             return not self._may_wait(now_s)
+        if self._state.busy.lowers:
+            reports = report_order.read_reports(self._root)
+            return not busy_steps.may_wait(self._state.busy, self._gate, now_s, reports)
         if self._settings.mode != "adaptive":
             return True
         if self._urgency_now(now_s) <= URGENCY_ALONE:
             idle = self._gate.level == idleness.IDLE
             resting = idle and now_s < self._state.rest_until_s
-            working = not idle and not idleness.has_slack(self._gate)
+            working = not idle and not busy_steps.is_due(self._state.busy, self._gate, now_s)
             if resting or working or polling.is_settling(self._gate):
                 # Nothing may be done yet, whatever a picture would show: nor is the quick look used up.
                 self._pace = polling.held_up(self._pace, self._gate)
                 return False
+            if not idle:
+                return True
         self._pace = polling.counted(self._pace)
         return polling.is_turn(self._pace, self._gate) or self._has_moved()
 
@@ -341,6 +350,7 @@ class Service:
         running = None if self._steps.worker is None else self._steps.worker.kind
         if running is None:
             self._account(snapshot)
+        at_work = self._gate.level != idleness.IDLE and not self._in_pass()
         seen = GuestObservation(
             snapshot,
             self._gate,
@@ -348,8 +358,9 @@ class Service:
             running,
             self._steps.outcome,
             self._steps.lowered,
-            report_order.read_reports(self._root) if self._steps.lowered else None,
+            report_order.read_reports(self._root) if self._steps.lowered or at_work else None,
             self._ended_bytes,
+            self._stalls() if at_work else idleness.Stalls(),
         )
         if running is None:
             self._steps.outcome = None
@@ -449,7 +460,9 @@ class Service:
         urgency, level = self._published
         since_s = now_s - self._published_s
         told = self._urgency_now(now_s) != urgency and since_s >= URGENCY_PUBLISH_S
-        if told or (self._gate.level != level and since_s >= LEVEL_PUBLISH_S):
+        busy = (self._state.busy.steps, self._state.floor.learned_bytes)
+        changed = self._gate.level != level or busy != self._published_busy
+        if told or (changed and since_s >= LEVEL_PUBLISH_S):
             self._publish()
 
     def _publish(self, running: bool = True) -> None:
@@ -457,6 +470,9 @@ class Service:
         now_s = time.monotonic()
         self._published = (self._urgency_now(now_s), self._gate.level)
         self._published_s = now_s
+        floor = self._state.floor.learned_bytes
+        self._published_busy = (self._state.busy.steps, floor)
+        self._link.learned_floor_bytes = floor
         status_file.write_status(
             self._root,
             {
@@ -467,9 +483,10 @@ class Service:
                 "written_s": now_s,
                 "urgency": self._published[0],
                 "level": self._published[1],
-                "cache_floor_bytes": cache_goal.floor_bytes(
-                    self._settings.cache_floor_bytes, self._state.floor.learned_bytes, URGENCY_ALONE
-                ),
+                "cache_floor_bytes": self._settings.cache_floor_bytes,
+                "learned_floor_bytes": self._state.floor.learned_bytes,
+                "cold_method": self._can.cold_method,
+                "busy": status_file.busy_fields(self._state.busy, self._gate),
                 "own_cpu_s": self._own_cpu()[0],
                 **status_file.log_fields(self._passes),
             },

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from giveback_agent.host_link.json_lines import encode
+from giveback_agent.policy import busy_steps, idleness
 from giveback_agent.runtime import run_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from giveback_agent.policy.busy_steps import BusySteps
+    from giveback_agent.policy.idleness import GateState
     from giveback_agent.policy.observation import Snapshot
     from giveback_agent.service.pass_log import PassLog, PassRecord
 
@@ -33,6 +36,22 @@ def log_fields(log: PassLog) -> dict[str, object]:
         "slack_steps": log.slack_steps,
         "slack_bytes": log.slack_bytes,
         "last_passes": [_as_dict(record) for record in log.ended],
+    }
+
+
+def busy_fields(state: BusySteps, gate: GateState) -> dict[str, object]:
+    """Return why a guest at work waits, its next step and when that is due, and what the steps freed.
+
+    `next_s` are monotonic seconds, None where the guest is idle: then a pass comes, not a step.
+    """
+    is_idle = gate.level == idleness.IDLE
+    waiting = state.cold if state.cold.next_s <= state.report.next_s else state.report
+    return {
+        "waits": "" if is_idle else busy_steps.why_wait(gate) or waiting.why,
+        "next": "" if is_idle else state.coming,
+        "next_s": None if is_idle else state.next_s,
+        "steps": state.steps,
+        "freed_bytes": state.freed_bytes,
     }
 
 

@@ -22,9 +22,9 @@ from giveback_kernel.record import replace
     ("active", "told", "words"),
     [
         (True, True, "500 MiB in reported blocks (order 9 and above), 300 MiB trapped below"),
-        (False, True, "none of it is reported to the host: no balloon"),
+        (False, True, "not active in this guest (no balloon)"),
         (True, False, "in blocks that this user may not see"),
-        (None, True, "trapped below; whether any is reported is not known"),
+        (None, True, "whether free page reporting is active in this guest"),
     ],
 )
 def test_free_memory_is_said_to_be_reported_only_where_it_is(

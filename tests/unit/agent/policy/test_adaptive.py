@@ -423,7 +423,7 @@ def _floor_after(
 
 def test_refaults_of_what_was_taken_raise_the_floor_and_quiet_lowers_it() -> None:
     raised, later = _floor_after(50_000, 5000, quiet_s=1000.0)
-    assert raised.learned_bytes == 5000 * 4096, "in proportion, and the agent's own training is not in it"
+    assert raised.learned_bytes == 5000 * 4096, "without the agent's own training"
     assert 0 < later.learned_bytes < raised.learned_bytes
 
 

@@ -13,7 +13,7 @@ import pytest
 from agent_kernel_samples import BALLOON_FEATURES, GUEST, plant
 
 from giveback_agent.policy import actions as act
-from giveback_agent.policy import idleness, polling, report_hold, thresholds, wsl_modes
+from giveback_agent.policy import busy_steps, idleness, polling, report_hold, thresholds, wsl_modes
 from giveback_agent.policy.observation import (
     URGENCY_ALONE,
     URGENCY_STARVING,
@@ -269,7 +269,7 @@ def test_cheap_files_are_read_once_per_tick(guest: Path, monkeypatch: pytest.Mon
         return read(root, path, *limit)
 
     monkeypatch.setattr(files, "read", count)
-    monkeypatch.setattr(idleness, "has_slack", lambda _: True)
+    monkeypatch.setattr(busy_steps, "is_due", lambda *_: True)
     monkeypatch.setattr(polling, "is_turn", lambda *_: False)
     monkeypatch.setattr(polling, "has_moved", lambda *_: True)
     for ticks in (1, 2):
