@@ -131,6 +131,8 @@ class Foreground:
         self._log.start(begin, "manual")
         seen = self._seen(begin, urgency, None)
         try:
+            if self._can.reporting and self._settings.page_reporting:
+                self._steps.hurry()
             actions, state = adaptive.begin_manually(seen, self._settings, self._can)
             while True:
                 outcome = self._do_all(actions)

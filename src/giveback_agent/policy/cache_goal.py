@@ -57,14 +57,14 @@ def learn(state: FloorState, now: Snapshot) -> FloorState:
 
     Each byte that came back, of those that the agent took, keeps one byte of what looks cold.
     """
-    refaults = _refaults(now)
+    refaults, before = _refaults(now), state.refaults
     if refaults is None:
         return state
-    if state.refaults is None or refaults < state.refaults:
+    if before is None or refaults < before:
         return replace(_with_taken(state, now), refaults=refaults, stolen=_stolen(now))
     if now.monotonic_s - state.taken_s > TAKEN_S:
         state = replace(state, taken_bytes=0, came_back_bytes=0)
-    came_back = min((refaults - state.refaults) * page_bytes(now), state.taken_bytes)
+    came_back = min((refaults - before) * page_bytes(now), state.taken_bytes)
     came_back += state.came_back_bytes
     state = replace(state, refaults=refaults, stolen=_stolen(now), came_back_bytes=came_back)
     if came_back >= max(NOISE_BYTES, state.taken_bytes * ACCEPTED_PERCENT // 100):

@@ -60,7 +60,11 @@ class StepOutcome(Record):
 
 
 class KernelCapabilities(Record):
-    """What this kernel lets this process do; probed once at the start, never guessed by version."""
+    """What this kernel lets this process do; probed once at the start, never guessed by version.
+
+    `fast_reports`: it can be made to report without its delay of 2 s, so that all small pieces are
+    reported within seconds.
+    """
 
     reporting: bool | None
     order: int | None
@@ -71,6 +75,7 @@ class KernelCapabilities(Record):
     cold_method: str = "none"
     drain: bool = False
     cold_anon: bool = False
+    fast_reports: bool = False
 
 
 class GuestObservation(Record):

@@ -138,6 +138,9 @@ def _warm(tick: Tick, current: Pass) -> ReleaseStep | None:
 
 
 def _compact(tick: Tick, current: Pass, compacting: Compacting) -> ReleaseStep | None:
+    if tick.deep_order == 0 and tick.can.fast_reports:
+        # What compaction gains elsewhere is time: here small pieces are reported in less than it takes.
+        return None
     # Single pages can be reported as they are: only much is worth it.
     much_bytes = thresholds.much_bytes(tick.now.meminfo) if tick.deep_order == 0 else None
     if not current.manual and not compaction.is_worth_it(tick.now, compacting, much_bytes):

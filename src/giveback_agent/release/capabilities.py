@@ -29,7 +29,7 @@ def probe(root: str, swap: bool = False) -> KernelCapabilities:
 
 
 def _probe_here(root: str, swap: bool) -> KernelCapabilities:
-    from giveback_agent.release import cold_anon, cold_cache, percpu_lists
+    from giveback_agent.release import cold_anon, cold_cache, percpu_lists, report_delay
     from giveback_kernel import compaction, files, page_reporting, reclaim
     from giveback_kernel.errors import KernelFileError
 
@@ -52,6 +52,7 @@ def _probe_here(root: str, swap: bool) -> KernelCapabilities:
         cold_method=cold_method,
         drain=percpu_lists.is_permitted(root),
         cold_anon=cold_anon.probe(root, cold_method == cold_cache.GENERATIONS),
+        fast_reports=report_delay.is_settable(root),
     )
 
 
@@ -61,7 +62,10 @@ def _encoded(can: KernelCapabilities) -> bytes:
 
 
 def _decoded(words: list[str]) -> KernelCapabilities:
-    reporting, order, settable, may_reclaim, may_drop, may_compact, cold_method, drain, anon = words
+    (
+        *(reporting, order, settable, may_reclaim, may_drop),
+        *(may_compact, cold_method, drain, anon, fast),
+    ) = words
     return KernelCapabilities(
         reporting=None if reporting == _UNKNOWN else reporting == "True",
         order=None if order == _UNKNOWN else int(order),
@@ -72,4 +76,5 @@ def _decoded(words: list[str]) -> KernelCapabilities:
         cold_method=cold_method,
         drain=drain == "True",
         cold_anon=anon == "True",
+        fast_reports=fast == "True",
     )

@@ -10,10 +10,10 @@ import time
 
 from giveback_agent.policy.actions import LowerOrder, TriggerReporting, WorkerStep
 from giveback_agent.policy.observation import StepOutcome
-from giveback_agent.release import report_order, steps
+from giveback_agent.release import report_delay, report_order, steps
 from giveback_agent.runtime import memory_limits
 from giveback_agent.runtime.worker import DONE, FAILED, Worker
-from giveback_kernel.errors import KernelFileError
+from giveback_kernel.errors import GivebackError, KernelFileError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class Executor:
 
     `say` gets lines for the journal, `refused` a step and why it could not be done. `lowered`
     tells whether the report order may be lowered by us: it is true before the kernel's file is written,
-    so that whatever interrupts, `restore` puts the order back. `cpu_s` and `user_s` are those of all
+    so that whatever interrupts, `restore` puts the order back. `hurried` is the same of the kernel's delay
+    before it reports. `cpu_s` and `user_s` are those of all
     workers that have ended.
     """
 
@@ -48,7 +49,7 @@ class Executor:
         self.queue: list[ReleaseStep] = []
         self.worker: Worker | None = None
         self.outcome: StepOutcome | None = None
-        self.lowered = False
+        self.lowered = self.hurried = False
         self.cpu_s = self.user_s = 0.0
         self._root = root
         self._settings = settings
@@ -119,21 +120,36 @@ class Executor:
             self.worker.abandon()
         self.queue.clear()
 
-    def restore(self) -> int | None:
-        """Put the report order back; returns it, or None where it was not lowered.
+    def hurry(self) -> None:
+        """Let the kernel report without its delay, until `restore`; where it cannot, nothing changes."""
+        if self.hurried or self._settings.dry_run:
+            return
+        # First, as for the order: whatever interrupts, it is put back.
+        self.hurried = True
+        try:
+            self.hurried = report_delay.lower(self._root)
+        except GivebackError as error:
+            self._say(f"{error}: the kernel keeps its delay before it reports")
 
-        Raises KernelFileError where it could not be written: `lowered` stays, so try again.
+    def restore(self) -> int | None:
+        """Put the report order and delay back; returns the order, or None where it was not lowered.
+
+        Raises KernelFileError where one could not be written: `lowered` or `hurried` stays, so try again.
         """
-        if not self.lowered:
-            return None
-        order = report_order.restore(self._root)
-        self.lowered = False
+        order = None
+        if self.lowered:
+            order = report_order.restore(self._root)
+            self.lowered = False
+        if self.hurried:
+            report_delay.restore(self._root)
+            self.hurried = False
         return order
 
     def _do_at_once(self, step: ReleaseStep, now_s: float) -> None:
         if isinstance(step, LowerOrder):
             # Before the kernel's file is written: whatever interrupts, `restore` puts the order back.
             self.lowered = True
+            self.hurry()
         refused = steps.execute(step, self._root, self._settings)
         if isinstance(step, LowerOrder):
             self.lowered = not refused

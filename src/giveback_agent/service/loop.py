@@ -227,7 +227,8 @@ class Service:
             self._complain(str(error))
             # Unseen, work may be back: the order must not stay lowered for it.
             self._restore("the guest cannot be seen")
-        if self._steps.lowered and not self._in_pass() and not self._state.busy.lowers:
+        changed = self._steps.lowered or self._steps.hurried
+        if changed and not self._in_pass() and not self._state.busy.lowers:
             self._restore("once more")
         self._start_next(now_s)
         self._probe_again(now_s)
@@ -392,8 +393,11 @@ class Service:
         elif isinstance(action, BeginPass):
             self._pace = polling.Pace()
             self._passes.start(snapshot, action.why)
+            if self._can.reporting and self._settings.page_reporting:
+                self._steps.hurry()
         elif isinstance(action, EndPass):
             self._end_pass(snapshot, action.why)
+            self._restore(action.why)
 
     def _start_next(self, now_s: float) -> None:
         """Start the next queued steps, until one of them is to be waited for."""
@@ -443,14 +447,13 @@ class Service:
             self._journal("page reporting is active now")
 
     def _restore(self, why: str) -> None:
-        if not self._steps.lowered:
-            return
         try:
             order = self._steps.restore()
         except KernelFileError as error:
-            self._complain(f"{error}: the report order is not restored yet")
+            self._complain(f"{error}: the report order or delay is not restored yet")
             return
-        self._tell("restore", f"report order {order}: {why}")
+        if order is not None:
+            self._tell("restore", f"report order {order}: {why}")
 
     def _tell(self, step: str, text: str) -> None:
         self._link.send(event="step", step=step, text=text)

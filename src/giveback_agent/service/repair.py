@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from giveback_agent.release import percpu_lists, report_order
+from giveback_agent.release import percpu_lists, report_delay, report_order
 from giveback_agent.runtime import memory_limits
 from giveback_agent.service import cpu_weight
 from giveback_kernel.errors import KernelFileError
@@ -30,6 +30,7 @@ def repair_all(root: str) -> Repairs:
         ("memory limits of {} cgroups", lambda: memory_limits.restore(root), "are still changed"),
         ("per-CPU lists, fraction {}", lambda: percpu_lists.repair(root), "are still short"),
         ("CPU weight {}", lambda: cpu_weight.restore(root), "is not restored yet"),
+        ("report delay {} ms", lambda: report_delay.restore(root), "is still low"),
         ("report order {}", lambda: report_order.repair(root).order, "is still lowered"),
     )
     for words, undo, still in kinds:
