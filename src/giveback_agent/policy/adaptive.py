@@ -69,12 +69,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.actions import Action
     from giveback_agent.policy.cold_anon import ColdAnonState
+    from giveback_agent.policy.idleness import GateState
     from giveback_agent.policy.observation import GuestObservation, KernelCapabilities, Snapshot
     from giveback_agent.policy.release_pass import Pass
     from giveback_agent.settings.table import AgentSettings
 
     Decision = tuple[tuple[Action, ...], "PolicyState"]
 
+# After a step in a guest at work, for so long a pause of less than that is not the end of its work.
+AT_WORK_S = 60.0
+PAUSE_S = 15.0
 # Between two steps for ended cgroups outside of a pass.
 ENDED_PERIOD_S = 10.0
 # After a pass of which nothing is known to be left, look no sooner than this.
@@ -135,7 +139,7 @@ def decide(
     if not why_stop:
         state = _remember_lists(seen.snapshot, state)
     tick = _tick(seen, state, settings, can)
-    if not why_stop and _is_calm_enough(seen) and _is_worth_a_pass(tick, state):
+    if not why_stop and _is_calm_enough(seen, state) and _is_worth_a_pass(tick, state):
         why = f"idle at {seen.gate.busy_percent:.0f} % busy"
         return _begin(tick, state, release_pass.plan(tick), why)
     if not why_stop and settings.swap and can.cold_anon:
@@ -316,13 +320,28 @@ def _remember_lists(now: Snapshot, state: PolicyState) -> PolicyState:
     return replace(state, after_pass=replace(last, pcp_bytes=now.pcp_bytes))
 
 
-def _is_calm_enough(seen: GuestObservation) -> bool:
+def must_rest(state: PolicyState, gate: GateState, now_s: float) -> bool:
+    """Tell whether no pass may be begun yet in an idle guest, whatever could be freed."""
+    return now_s < state.rest_until_s or _only_pauses(state, gate, now_s)
+
+
+def _only_pauses(state: PolicyState, gate: GateState, now_s: float) -> bool:
+    """Tell whether a guest was at work a moment ago: a short pause is not the end of its work."""
+    ended_s, calm_s = state.busy.ended_s, gate.calm_since_s
+    if ended_s is None or calm_s is None or now_s - ended_s > AT_WORK_S:
+        return False
+    return now_s - calm_s < PAUSE_S
+
+
+def _is_calm_enough(seen: GuestObservation, state: PolicyState) -> bool:
     """Tell whether a whole pass may begin: the more the host needs it, the less calm it takes."""
     if seen.urgency >= URGENCY_STARVING:
         return True
-    return seen.gate.level == idleness.IDLE or (
-        seen.urgency == URGENCY_TIGHT and seen.gate.level == idleness.SLACK
-    )
+    if seen.urgency == URGENCY_TIGHT and seen.gate.level == idleness.SLACK:
+        return True
+    if seen.urgency <= URGENCY_ALONE and _only_pauses(state, seen.gate, seen.snapshot.monotonic_s):
+        return False
+    return seen.gate.level == idleness.IDLE
 
 
 def _is_worth_a_pass(tick: Tick, state: PolicyState) -> bool:

@@ -123,7 +123,7 @@ class BusySteps(Record):
     """What is remembered between the steps. `begun`: one is under way; `last`: what may still be to pay.
 
     `coming` names the next step in words. `left_bytes`: so much was trapped when a short report found
-    little. `steps` and `freed_bytes` add up all that were made.
+    little. `ended_s` is when the last step ended. `steps` and `freed_bytes` add up all that were made.
     """
 
     cold: Rhythm = Rhythm()
@@ -132,6 +132,7 @@ class BusySteps(Record):
     last: Ended | None = None
     left_bytes: int | None = None
     coming: str = ""
+    ended_s: float | None = None
     steps: int = 0
     freed_bytes: int = 0
 
@@ -380,6 +381,7 @@ def _ended(
         state,
         begun=None,
         last=Ended(begun.kind, now, freed),
+        ended_s=now.at_s,
         steps=state.steps + 1,
         freed_bytes=state.freed_bytes + freed,
     )

@@ -30,6 +30,8 @@ MEMORY_STALL_PERCENT = 2.0
 IO_STALL_PERCENT = 15.0
 # Beyond so many windows an interval does not tell when in it the work was.
 LONG_WINDOWS = 2
+# So little work in an interval changes nothing that a pass could be worth it for.
+QUIET_WORK_S = 0.03
 # The work of an interval shorter than this is noise: one tick is 10 ms.
 SHORTEST_INTERVAL_S = 0.5
 
@@ -141,6 +143,17 @@ def look(
         short,
         stall_percent,
     )
+
+
+def is_quiet(state: GateState, cpustat: CpuStat, own_cpu_s: float, ticks_per_s: int) -> bool:
+    """Tell whether an idle guest has done so little since the last look that nothing can have changed.
+
+    To read or to free what a pass would be worth takes more CPU time than that.
+    """
+    if state.level != IDLE or state.cpustat is None:
+        return False
+    used_s = _used_s(state.cpustat, cpustat, ticks_per_s, user_only=False)
+    return used_s is not None and used_s - own_cpu_s <= QUIET_WORK_S
 
 
 def has_slack(state: GateState) -> bool:

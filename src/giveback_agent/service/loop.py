@@ -31,7 +31,8 @@ from giveback_agent.release.capabilities import probe
 from giveback_agent.release.observe import Totals, take
 from giveback_agent.runtime import run_dir, signals
 from giveback_agent.runtime.worker import TICKS_PER_S, become_idle_class, cpu_s_of
-from giveback_agent.service import cpu_weight, end_watch, pass_log, status_file
+from giveback_agent.service import cpu_weight, pass_log, status_file
+from giveback_agent.service.ended_cache import EndedCache
 from giveback_agent.service.executor import Executor
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.pressure import pressure_or_none
@@ -51,9 +52,6 @@ URGENCY_PUBLISH_S = 1.0
 LEVEL_PUBLISH_S = 30.0
 # It reads the kernel log: 0.1 s of CPU at most, and only in a guest that reports nothing.
 PROBE_PERIOD_S = 600.0
-# A service that is started again and again ends as often: it is looked after no more often.
-ENDED_PERIOD_S = 10.0
-ENDED_WANTED_S = 120.0
 
 
 class Service:
@@ -75,14 +73,13 @@ class Service:
         self._state = adaptive.PolicyState()
         self._wsl_state: WslState | None = None
         self._gate = idleness.GateState()
+        self._is_quiet = False
         self._passes = pass_log.PassLog()
         self._steps = Executor(root, settings, self._passes, self._journal, self._refused)
         self._totals = Totals(root)
         self._own_cpu_s = self._own_cpu()
         self._stop = False
-        self._ends = end_watch.EndWatch(root)
-        self._ended_bytes = 0
-        self._next_ended_s = 0.0
+        self._ended = EndedCache(root)
         self._share = cpu_weight.Share(root)
         self._pace = polling.Pace()
         self._urgency: tuple[int, float] | None = None
@@ -109,6 +106,9 @@ class Service:
         signals.signal(signals.SIGUSR1, self._on_urgency)
         # A worker that ends wakes the service: the next step need not wait for the next look.
         signals.signal(signals.SIGCHLD, lambda _number, _frame: None)
+        # So does a cgroup that ends.
+        signals.signal(signals.SIGIO, lambda _number, _frame: None)
+        self._ended.watch.ask_for_signals(time.monotonic())
         self._greet()
         try:
             while not self._stop:
@@ -149,7 +149,7 @@ class Service:
         self._share.give_back()
         self._publish(running=False)
         self._link.close()
-        self._ends.close()
+        self._ended.watch.close()
 
     def _on_stop(self, number: int, frame: object) -> None:
         del number, frame
@@ -173,14 +173,7 @@ class Service:
         waited_for = [self._wake_read]
         if self._link.fileno() >= 0:
             waited_for.append(self._link.fileno())
-        while True:
-            part_s = min(period_s, end_watch.PERIOD_S) if self._ends.is_on else period_s
-            readable, _, _ = select.select(waited_for, [], [], part_s)
-            period_s -= part_s
-            if self._wake_read in readable:
-                os.read(self._wake_read, 64)
-            if readable or self._ends.poll() or period_s <= 0:
-                return
+        self._ended.watch.wait(waited_for, self._wake_read, period_s)
 
     def _hear(self, now_s: float) -> None:
         """Take what the host says: its need is a lease, so that a host that falls silent needs nothing."""
@@ -203,7 +196,8 @@ class Service:
     def _period_s(self) -> float:
         if self._state.busy.lowers:
             return busy_steps.REPORT_POLL_S
-        if self._steps.worker is not None or self._in_pass() or self._steps.queue:
+        acts = self._steps.worker is not None or self._in_pass() or self._steps.queue
+        if acts or self._ended.watch.rose:
             return polling.PASS_PERIOD_S
         if self._settings.mode != "adaptive":
             # WSL's own period. More often, and our looks alone would be its 0.5 % on a slow CPU.
@@ -241,21 +235,27 @@ class Service:
             self._journal(f"{text}")
 
     def _look(self, now_s: float, ours: bool) -> None:
-        """Judge how busy the guest is. `ours`: a pass goes on, so stalls and system time are ours too."""
+        """Judge how busy the guest is. `ours`: a step or a pass goes on, so stalls are ours, too.
+
+        System time is where the kernel works for us: it reports at a low order, or writes for a sync. A
+        worker's own is known.
+        """
         self._totals.forget()
         own = self._own_cpu()
         # In a pass only user time counts as work, so only ours of it is taken out.
         used_s = own[ours] - self._own_cpu_s[ours]
         stalls = idleness.Stalls()
+        cpustat = self._totals.cpustat()
+        self._is_quiet = idleness.is_quiet(self._gate, cpustat, used_s, TICKS_PER_S)
         # Asking where it stalls costs a guest without spare CPU something: not unless it must give.
         working = (
             not idleness.has_spare_cpu(self._gate.busy_percent) and self._gate.at_s is not None
         )
-        if not ours and (not working or self._share.pressing):
+        if not (ours or self._is_quiet) and (not working or self._share.pressing):
             stalls = self._stalls()
         before = self._gate
         self._gate = idleness.look(
-            before, now_s, self._totals.cpustat(), max(0.0, used_s), stalls,
+            before, now_s, cpustat, max(0.0, used_s), stalls,
             self._settings.idle_busy_percent, self._settings.idle_window_s, TICKS_PER_S, ours,
         )  # fmt: skip
         if self._gate.at_s == now_s:
@@ -278,23 +278,14 @@ class Service:
         return total_s, user_s
 
     def _has_ended_cache(self, now_s: float) -> bool:
-        """Whether a pass could begin for the cache of ended cgroups, which is not pursued for ever."""
-        regret = self._state.ended_regret
+        """Whether a pass could begin for the cache of ended cgroups."""
         wanted = self._urgency_now(now_s) > URGENCY_CALM and self._can.cold_method != "none"
-        is_new = now_s < max(self._next_ended_s, regret.until_s) + ENDED_WANTED_S
-        wanted = wanted and regret.may_take(now_s)
-        return wanted and is_new and self._ended_bytes >= thresholds.LEAST_STEP_BYTES
+        return wanted and self._ended.is_wanted(now_s, self._state.ended_regret)
 
     def _measure_ended(self, now_s: float) -> None:
         """Cgroups have ended: find out how much cache they left, and decide at once where it is much."""
-        if not self._ends.rose or now_s < self._next_ended_s or self._settings.mode != "adaptive":
-            return
-        if self._steps.worker is not None or self._in_pass():
-            return
-        self._ends.rose = False
-        self._next_ended_s = now_s + ENDED_PERIOD_S
-        self._ended_bytes = steps.ended_bytes(self._root, self._settings.swap)
-        if self._ended_bytes >= thresholds.LEAST_STEP_BYTES:
+        may_measure = self._settings.mode == "adaptive" and self._steps.worker is None
+        if self._ended.measure(now_s, may_measure and not self._in_pass(), self._settings.swap):
             self._pace = polling.Pace()
 
     def _is_decision_due(self, now_s: float) -> bool:
@@ -312,7 +303,7 @@ class Service:
             return True
         if self._urgency_now(now_s) <= URGENCY_ALONE:
             idle = self._gate.level == idleness.IDLE
-            resting = idle and now_s < self._state.rest_until_s
+            resting = idle and adaptive.must_rest(self._state, self._gate, now_s)
             working = not idle and not busy_steps.is_due(self._state.busy, self._gate, now_s)
             if resting or working or polling.is_settling(self._gate):
                 # Nothing may be done yet, whatever a picture would show: nor is the quick look used up.
@@ -324,7 +315,9 @@ class Service:
         return polling.is_turn(self._pace, self._gate) or self._has_moved()
 
     def _has_moved(self) -> bool:
-        """Whether much has changed since the last full picture."""
+        """Whether much has changed since the last full picture. In a quiet guest nothing can have."""
+        if self._is_quiet and self._last is not None:
+            return False
         last, now = self._last, self._totals.meminfo()
         least_bytes = thresholds.least_bytes(now)
         return last is None or polling.has_moved(last.meminfo, now, least_bytes)
@@ -360,7 +353,7 @@ class Service:
             self._steps.outcome,
             self._steps.lowered,
             report_order.read_reports(self._root) if self._steps.lowered or at_work else None,
-            self._ended_bytes,
+            self._ended.left_bytes,
             self._stalls() if at_work else idleness.Stalls(),
         )
         if running is None:
@@ -408,7 +401,7 @@ class Service:
             self._tell(step.mark or step.kind, what)
             self._before = self._last
             if isinstance(step, (ReclaimCold, ReclaimEnded)):
-                self._ended_bytes = 0
+                self._ended.left_bytes = 0
             self._steps.start(step, now_s, self._share.pressing)
 
     def _journal(self, text: str) -> None:

@@ -115,3 +115,19 @@ async def serve(vm: LabVm, percent: int, seconds: float, workers: int = 2) -> Se
         said["workingset_refault_file"],
         said["pgsteal_file"],
     )
+
+
+# New cold cache all the time, 2 MiB a second: the agent always has something to take.
+FEED = """
+import os, time
+size = os.path.getsize("/work/cold")
+with open("/work/cold", "rb", buffering=0) as file:
+    while True:
+        if not file.read(1 << 19): file.seek(0)
+        time.sleep(0.25)
+"""
+
+
+async def feed(vm: LabVm) -> int:
+    """Let a process read the cold file again and again, slowly; returns its pid."""
+    return await vm.guest.spawn("python3", "-c", FEED)

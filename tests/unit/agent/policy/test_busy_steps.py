@@ -293,3 +293,15 @@ def test_status_says_why_a_busy_guest_waits(change: dict[str, float], words: str
     assert words in said
     assert bool(said) == bool(words)
     assert busy_steps.is_due(BusySteps(), gate, 100.0) is not bool(words)
+
+
+@pytest.mark.parametrize(("calm_s", "begins"), [(5.0, False), (20.0, True)])
+def test_a_short_pause_of_a_guest_at_work_begins_no_pass(calm_s: float, begins: bool) -> None:
+    """Its compaction once took 5 s of CPU in the midst of the work that had paused for 3 s."""
+    busy = Busy().run(60)
+    while busy.state.busy.lowers or busy.running is not None:
+        busy.tick()
+    seen = observation(snapshot(busy.now_s + calm_s, cache=600, trapped=300))
+    seen = replace(seen, gate=replace(seen.gate, calm_since_s=busy.now_s))
+    actions, _ = adaptive.decide(seen, busy.state, SETTINGS, ABLE)
+    assert any(isinstance(action, act.BeginPass) for action in actions) is begins

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from giveback_agent.policy import adaptive, idleness
 from giveback_agent.policy.actions import BeginPass, ReclaimEnded
 from giveback_agent.policy.observation import GuestObservation
 from giveback_agent.release.observe import take
+from giveback_agent.service import end_watch
 from giveback_agent.service.end_watch import EndWatch
 from giveback_agent.settings.table import AgentSettings
 from giveback_kernel.record import replace
@@ -35,7 +39,7 @@ def guest(tmp_path: Path) -> Path:
 
 def test_only_a_count_that_rises_is_an_end(guest: Path) -> None:
     watch = EndWatch(str(guest))
-    assert watch.is_on
+    assert watch.needs_polling
     assert not watch.poll()
     count(guest, 2)
     assert not watch.poll()
@@ -58,7 +62,64 @@ def test_any_content_is_survived(guest: Path, content: bytes) -> None:
 
 
 def test_without_cgroups_nothing_is_polled(tmp_path: Path) -> None:
-    assert not EndWatch(str(plant(tmp_path, GUEST))).is_on
+    assert not EndWatch(str(plant(tmp_path, GUEST))).needs_polling
+
+
+def test_the_kernel_tells_of_an_end_below_each_cgroup_with_children(
+    guest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dnotify works on any file system: a signal comes where a folder is removed, and not else."""
+    mount = guest / "sys/fs/cgroup"
+    (mount / "machine.slice/one.scope").mkdir(parents=True)
+    (mount / "user.slice").mkdir()
+    # Not each file system counts a folder's folders in its links, as the kernel's own do.
+    monkeypatch.setattr(end_watch, "_links", lambda path: 2 + len([*Path(path).iterdir()]))
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    kept = signal.signal(signal.SIGIO, lambda _number, _frame: None)
+    kept_fd = signal.set_wakeup_fd(writable)
+    watch = EndWatch(str(guest))
+    try:
+        watch.ask_for_signals(1.0)
+        assert not watch.needs_polling
+        (mount / "user.slice/later.scope").mkdir(parents=True)
+        assert not select.select([readable], [], [], 0)[0], "what begins is no end"
+        (mount / "machine.slice/one.scope").rmdir()
+        count(guest, 4)
+        watch.wait([readable], readable, 60.0)
+        assert watch.rose
+        watch.rose = False
+        # A new cgroup with children is found at a later sample, for there are more cgroups then.
+        (mount / "cgroup.stat").write_text("nr_descendants 19\nnr_dying_descendants 4\n")
+        watch.poll()
+        watch.ask_for_signals(1.0 + end_watch.SCAN_PERIOD_S)
+        (mount / "user.slice/later.scope").rmdir()
+        assert select.select([readable], [], [], 60)[0]
+    finally:
+        watch.close()
+        signal.set_wakeup_fd(kept_fd)
+        signal.signal(signal.SIGIO, kept)
+        os.close(readable)
+        os.close(writable)
+
+
+def test_the_descriptors_of_the_watch_are_bounded(
+    guest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(end_watch, "WATCHED_LIMIT", 3)
+    monkeypatch.setattr(end_watch, "_links", lambda path: 2 + len([*Path(path).iterdir()]))
+    for number in range(20):
+        (guest / f"sys/fs/cgroup/{number}.slice/one").mkdir(parents=True)
+    kept = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    watch = EndWatch(str(guest))
+    try:
+        watch.ask_for_signals(1.0)
+        assert len(watch._watched) == 3
+        assert not watch.needs_polling
+    finally:
+        watch.close()
+        signal.signal(signal.SIGIO, kept)
+    assert not watch._watched
 
 
 def seen(guest: Path, busy_percent: float, level: str, ended_mib: int) -> GuestObservation:

@@ -1,0 +1,48 @@
+"""How much cache ended cgroups have left: measured once after an end, and not pursued for ever."""
+
+from __future__ import annotations
+
+from giveback_agent.policy import thresholds
+from giveback_agent.release import steps
+from giveback_agent.service.end_watch import SETTLE_S, EndWatch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from giveback_agent.policy.ended_regret import EndedRegret
+
+# A service that is started again and again ends as often: it is looked after no more often.
+PERIOD_S = 10.0
+WANTED_S = 120.0
+
+
+class EndedCache:
+    """`watch` notices the ends; `left_bytes` is what was last measured, 0 once a step takes it."""
+
+    def __init__(self, root: str) -> None:
+        self.watch = EndWatch(root)
+        self.left_bytes = 0
+        self._root = root
+        self._next_s = self._seen_s = 0.0
+
+    def measure(self, now_s: float, may_measure: bool, swap: bool = False) -> bool:
+        """Measure what cgroups that have ended left, if any has; returns whether that is worth a step.
+
+        `swap`: programs may be swapped out, as the settings say.
+        """
+        self.watch.poll()
+        self.watch.ask_for_signals(now_s)
+        if not self.watch.rose or not may_measure:
+            return False
+        if not self._seen_s:
+            self._seen_s = now_s
+        if now_s < max(self._next_s, self._seen_s + SETTLE_S):
+            return False
+        self.watch.rose, self._seen_s = False, 0.0
+        self._next_s = now_s + PERIOD_S
+        self.left_bytes = steps.ended_bytes(self._root, swap)
+        return self.left_bytes >= thresholds.LEAST_STEP_BYTES
+
+    def is_wanted(self, now_s: float, regret: EndedRegret) -> bool:
+        """Tell whether a step could begin for what was measured: soon after the end, or a regret's wait."""
+        is_new = now_s < max(self._next_s, regret.until_s) + WANTED_S
+        return is_new and regret.may_take(now_s) and self.left_bytes >= thresholds.LEAST_STEP_BYTES
