@@ -6,7 +6,6 @@ Everything here that can fail is expected to fail: a failed read or write is an 
 from __future__ import annotations
 
 import os
-import select
 import time
 
 from giveback_agent.host_link.link import Link, UrgencyMessage

@@ -119,15 +119,14 @@ async def serve(vm: LabVm, percent: int, seconds: float, workers: int = 2) -> Se
 
 # New cold cache all the time, 2 MiB a second: the agent always has something to take.
 FEED = """
-import os, time
-size = os.path.getsize("/work/cold")
-with open("/work/cold", "rb", buffering=0) as file:
-    while True:
-        if not file.read(1 << 19): file.seek(0)
-        time.sleep(0.25)
+import time
+device = next(line.split()[0] for line in open("/proc/mounts") if line.split()[1] == "/work")
+with open(device, "rb", buffering=0) as file:
+    while file.read(1 << 19): time.sleep(0.25)
+time.sleep(3600)
 """
 
 
 async def feed(vm: LabVm) -> int:
-    """Let a process read the cold file again and again, slowly; returns its pid."""
+    """Let a process read the disk under the files, slowly and once; returns its pid."""
     return await vm.guest.spawn("python3", "-c", FEED)
