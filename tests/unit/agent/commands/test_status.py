@@ -52,3 +52,45 @@ def test_what_no_pass_of_reporting_followed_is_not_said_to_be_reported(
     service._do(act.EndPass("done"), now)
     assert "MiB left in small pieces" in said[-1]
     service._close()
+
+
+def _said(**busy: object) -> dict[str, object]:
+    return {
+        "mode": "adaptive", "level": "slack", "urgency": 1, "cold_method": "generations",
+        "cache_floor_bytes": 64 << 20, "learned_floor_bytes": 100 << 20,
+        "busy": {"waits": "", "next": "", "next_s": 0.0, "steps": 4, "freed_bytes": 90 << 20, **busy},
+    }  # fmt: skip
+
+
+def test_a_guest_at_work_is_told_why_it_waits_and_what_comes_next() -> None:
+    said = _said(waits="the last cost 2.00 s for 8 MiB", next="32 MiB of cold cache")
+    text = "\n".join(status.lines(7, snapshot(1.0), said, None, ReportingState(True, "", 9, True)))
+    assert (
+        "next 32 MiB of cold cache in 0 s at the earliest; it waits: the last cost 2.00 s" in text
+    )
+    assert "4 steps so far: 90 MiB returned" in text
+    idle = status.lines(
+        7, snapshot(1.0), _said(next_s=None), None, ReportingState(True, "", 9, True)
+    )
+    assert not [line for line in idle if line.startswith("at work")]
+
+
+def test_the_cold_cache_is_what_a_pass_would_take() -> None:
+    now = snapshot(1.0, cache=600)
+    assert status.would_take_bytes(now, _said()) == 500 << 20
+    assert status.would_take_bytes(now, {**_said(), "cold_method": "none"}) == 0
+    active = replace(now, meminfo=replace(now.meminfo, active_file_bytes=450 << 20))
+    assert status.would_take_bytes(active, {**_said(), "cold_method": "lists"}) == 50 << 20
+    assert status.would_take_bytes(now, None) == (600 - 64) << 20
+    text = "\n".join(
+        status.lines(7, now, _said(), None, ReportingState(True, "", 9, True), 500 << 20)
+    )
+    assert "500 of it not used lately" in text
+    assert "100 MiB more look so, but were read again" in text
+
+
+@pytest.mark.parametrize("busy", [None, 7, [], {"next_s": "soon"}, {"next_s": 1.0, "steps": None}])
+def test_nonsense_in_the_status_file_is_survived(busy: object) -> None:
+    said = {**_said(), "busy": busy, "learned_floor_bytes": "much", "cache_floor_bytes": -1}
+    assert status.lines(7, snapshot(1.0), said, None, ReportingState(True, "", 9, True))
+    assert status.would_take_bytes(snapshot(1.0), said) >= 0

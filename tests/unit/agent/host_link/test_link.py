@@ -153,11 +153,13 @@ def test_an_urgency_with_a_number_is_confirmed(host: Host) -> None:
 
 
 def test_memory_is_asked_and_told(host: Host) -> None:
+    host.link.learned_floor_bytes = 40 << 20
     host.say(b'{"v":1,"ask":"memory","id":7}\n')
     (said,) = [line for line in host.wait(event("memory")) if line["event"] == "memory"]
     assert said["id"] == 7
     assert said["meminfo"] == GUEST["/proc/meminfo"].decode()
     assert said["report_order"] == 9
+    assert said["learned_floor_bytes"] == 40 << 20
 
 
 def test_pages_come_in_parts_after_the_memory(host: Host) -> None:
@@ -209,7 +211,7 @@ def test_one_answer_at_a_time_and_not_too_often(host: Host) -> None:
 
 
 def test_events_wait_for_the_end_of_an_answer(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(root: str, ask: str, number: object, fd: int, until_s: float, *_: bool) -> None:
+    def slow(root: str, ask: str, number: object, fd: int, until_s: float, *_: int) -> None:
         answers.write(fd, b'{"event":"memory","half":', until_s)
         signal.sigtimedwait([signal.SIGUSR2], 0.2)
         answers.write(fd, b"1}\n", until_s)
@@ -227,7 +229,7 @@ def test_events_wait_for_the_end_of_an_answer(host: Host, monkeypatch: pytest.Mo
 def test_an_answer_that_takes_too_long_is_given_up(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def endless(root: str, ask: str, number: object, fd: int, until_s: float, *_: bool) -> None:
+    def endless(root: str, ask: str, number: object, fd: int, until_s: float, *_: int) -> None:
         answers.write(fd, b'{"half":', until_s)
         signal.pause()
 

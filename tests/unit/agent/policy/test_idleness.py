@@ -97,3 +97,20 @@ def test_stalls_for_memory_are_told_apart_from_work() -> None:
             state, float(second), cpu(0, second * 100), 0.0, Stalls(stalled_us, 0), 20.0, 3.0, 100
         )
         assert state.short_of_memory is (second == 2)
+
+
+def test_a_guest_is_quiet_where_it_is_idle_and_has_done_next_to_nothing() -> None:
+    idle = course([(1.0, 0)] * 5)
+    assert idleness.is_quiet(idle, cpu(3, 0), 0.0, 100)
+    assert not idleness.is_quiet(idle, cpu(9, 0), 0.0, 100)
+    assert idleness.is_quiet(idle, cpu(9, 0), 0.07, 100), "the agent's own does not count"
+    assert not idleness.is_quiet(course([(1.0, 80)] * 5), cpu(400, 0), 0.0, 100)
+    assert not idleness.is_quiet(GateState(), cpu(0, 0), 0.0, 100)
+
+
+def test_cpu_to_spare_is_less_than_ninety_percent_for_ten_seconds() -> None:
+    assert idleness.has_slack(course([(2.0, 280)] * 6)), "70 %"
+    assert not idleness.has_slack(course([(2.0, 280)] * 3))
+    assert not idleness.has_slack(course([(2.0, 280)] * 5 + [(2.0, 370)]))
+    assert not idleness.has_slack(course([(2.0, 280)] * 6, stall_us=100_000))
+    assert not idleness.has_slack(course([(1.0, 0)] * 5 + [(2.0, 280)] * 3)), "work that began"
