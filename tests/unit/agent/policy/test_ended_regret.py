@@ -73,7 +73,7 @@ def test_no_course_waits_longer_than_the_cap(course: list[tuple[float, int, int]
 
 def test_a_regretted_take_is_not_repeated_at_once_by_the_policy() -> None:
     state, settings = PolicyState(next_ended_s=0.0), AgentSettings()
-    taken = []
+    taken: list[int] = []
     for second in range(300):
         is_back = bool(taken) and second >= taken[-1] + 5
         now = at(1000.0 + second, refaults=50_000 * (len(taken) - (not is_back)))
