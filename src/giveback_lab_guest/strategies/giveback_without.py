@@ -8,7 +8,13 @@ no setting is needed in the agent that no user should turn. Where a setting exis
 from __future__ import annotations
 
 from giveback_agent.policy import adaptive
-from giveback_agent.policy.actions import ReclaimCold, ReclaimSlab, TriggerReporting
+from giveback_agent.policy.actions import (
+    Compact,
+    LowerOrder,
+    ReclaimCold,
+    ReclaimSlab,
+    TriggerReporting,
+)
 from giveback_kernel.record import replace
 
 TYPE_CHECKING = False
@@ -31,7 +37,7 @@ PARTS = (*STEPS, "slack", "floor")
 
 
 def without(part: str, decide: Decide) -> Decide:
-    """Return `decide` without one part: the slab step, the nudge, slack steps, or the learned floor."""
+    """Return `decide` without one part: the slab step, the nudge, busy steps, or the learned floor."""
 
     def partly(
         seen: GuestObservation, state: PolicyState, settings: AgentSettings, can: KernelCapabilities
@@ -40,7 +46,9 @@ def without(part: str, decide: Decide) -> Decide:
             state = replace(state, floor=replace(state.floor, learned_bytes=0))
         actions, after = decide(seen, state, settings, can)
         if part == "slack" and not after.in_pass:
-            return tuple([a for a in actions if not isinstance(a, ReclaimCold)]), after
+            left_out = (ReclaimCold, LowerOrder, TriggerReporting, Compact)
+            kept = tuple([a for a in actions if not isinstance(a, left_out)])
+            return kept, replace(after, busy=state.busy)
         if part == "floor":
             return actions, replace(after, floor=replace(after.floor, learned_bytes=0))
         step, current = STEPS.get(part), after.current
