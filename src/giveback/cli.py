@@ -1,7 +1,9 @@
 """The `giveback` command line: one file in `giveback.commands` is one command.
 
 Each module there has `HELP` (one line), `prepare_parser(parser)` and `run(args) -> exit code`.
-Only the module of the command that is named is imported: `--help` reads the others' HELP from their text.
+Only the module of the command that is named is imported: `--help` reads the others' HELP from their text,
+and other distributions are looked for only where the command is none of ours: importlib.metadata alone would
+take a third of the time of `--help`.
 This module alone turns errors into text and exit codes.
 """
 
@@ -9,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import os
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from giveback import commands
 from giveback.errors import InputError
@@ -23,7 +23,7 @@ from giveback_kernel import __version__
 from giveback_kernel.errors import GivebackError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 
 GROUP = "giveback.commands"
@@ -45,14 +45,59 @@ def command_files() -> dict[str, tuple[str, Path]]:
 
     Other distributions bring theirs as packages in the entry-point group `giveback.commands`.
     """
-    found: dict[str, tuple[str, Path]] = {}
-    for package in (commands.__name__, *(point.value for point in entry_points(group=GROUP))):
-        spec = importlib.util.find_spec(package)
-        for folder in (spec.submodule_search_locations or ()) if spec else ():
-            for path in sorted(Path(folder).glob("*.py")):
-                if not path.stem.startswith("_"):
-                    found.setdefault(path.stem, (f"{package}.{path.stem}", path))
+    found = _files_in(commands.__name__, commands.__path__)
+    for point in entry_points(group=GROUP):
+        from importlib.util import find_spec  # noqa: PLC0415
+
+        spec = find_spec(point.value)
+        folders = (spec.submodule_search_locations or ()) if spec else ()
+        found = _files_in(point.value, folders) | found
     return found
+
+
+def _files_in(package: str, folders: Iterable[str]) -> dict[str, tuple[str, Path]]:
+    paths = [path for folder in folders for path in sorted(Path(folder).glob("*.py"))]
+    names = [path for path in paths if not path.stem.startswith("_")]
+    return {path.stem: (f"{package}.{path.stem}", path) for path in names}
+
+
+class EntryPoint(NamedTuple):
+    """A package that a distribution names in a group."""
+
+    value: str
+
+
+def entry_points(*, group: str) -> tuple[EntryPoint, ...]:
+    """What installed distributions name in the group, in the order of sys.path.
+
+    Reads each entry_points.txt as importlib.metadata does, without the 40 ms that its own imports take.
+    Source: packaging.python.org/specifications/entry-points.
+    """
+    found: dict[EntryPoint, None] = {}
+    for folder in sys.path:
+        try:
+            with os.scandir(folder or ".") as entries:
+                names = [e.name for e in entries if e.name.endswith((".dist-info", ".egg-info"))]
+        except OSError:
+            continue
+        for name in sorted(names):
+            try:
+                text = Path(folder, name, "entry_points.txt").read_text(encoding="utf-8")
+            except (OSError, ValueError):
+                continue
+            found |= dict.fromkeys(_points_in(text, group))
+    return tuple(found)
+
+
+def _points_in(text: str, group: str) -> list[EntryPoint]:
+    """The group's part of an entry_points.txt."""
+    section, points = "", []
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("["):
+            section = line.strip("[]").strip()
+        elif section == group and "=" in line and not line.startswith(("#", ";")):
+            points.append(EntryPoint(line.partition("=")[2].strip()))
+    return points
 
 
 def command_names() -> list[str]:
@@ -62,13 +107,25 @@ def command_names() -> list[str]:
 
 def help_of(name: str) -> str:
     """The command's HELP, without importing it; '' where its text has none."""
+    found = command_files().get(name)
+    return "" if found is None else _help_in(found[1])
+
+
+def _help_in(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    for line in text.splitlines():
+        if line.startswith('HELP = "') and line.endswith('"') and "\\" not in line:
+            return line[len('HELP = "') : -1]
+    return _help_parsed(text)
+
+
+def _help_parsed(text: str) -> str:
+    """For a HELP that is not one plain line: 20 ms for the parser of Python."""
     import ast  # noqa: PLC0415
 
-    found = command_files().get(name)
-    if found is not None:
-        for node in ast.parse(found[1].read_bytes()).body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "HELP":
-                return str(ast.literal_eval(node.value))
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "HELP":
+            return str(ast.literal_eval(node.value))
     return ""
 
 
@@ -82,17 +139,22 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"giveback {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    names = {name.replace("_", "-"): name for name in command_names()}
     named = next((word for word in words if not word.startswith("-")), "")
-    if named not in names:
-        if named in LAB_COMMANDS:
-            raise InputError(
-                f"{named}: comes with giveback-lab, which is not installed: pip install giveback-lab"
-            )
-        for shown, name in names.items():
-            subparsers.add_parser(shown, help=help_of(name))
-        return parser
-    module = cast("Command", importlib.import_module(_module_of(names[named])))
+    ours = _files_in(commands.__name__, commands.__path__).get(named.replace("-", "_"))
+    if ours is None:
+        names = {name.replace("_", "-"): name for name in command_names()}
+        if named not in names:
+            if named in LAB_COMMANDS:
+                raise InputError(
+                    f"{named}: comes with giveback-lab, which is not installed: "
+                    "pip install giveback-lab"
+                )
+            files = command_files()
+            for shown, name in names.items():
+                subparsers.add_parser(shown, help=_help_in(files[name][1]))
+            return parser
+        ours = command_files().get(names[named], (f"{commands.__name__}.{names[named]}", Path()))
+    module = cast("Command", importlib.import_module(ours[0]))
     sub = subparsers.add_parser(
         named,
         help=module.HELP,
@@ -102,11 +164,6 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     module.prepare_parser(sub)
     sub.set_defaults(run=module.run)
     return parser
-
-
-def _module_of(name: str) -> str:
-    found = command_files().get(name)
-    return found[0] if found else f"{commands.__name__}.{name}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import threading
 from contextlib import contextmanager
@@ -49,6 +48,9 @@ def run_interruptible(work: Coroutine[Any, Any, T]) -> T:
 
     The signals' handlers are then as they were before.
     """
+    # 30 ms to import, which `giveback --help` does not pay.
+    import asyncio  # noqa: PLC0415
+
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         return asyncio.run(_guarded(work))
@@ -58,6 +60,8 @@ def run_interruptible(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _guarded(work: Coroutine[Any, Any, T]) -> T:
+    import asyncio  # noqa: PLC0415
+
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(work)
     caught: list[signal.Signals] = []

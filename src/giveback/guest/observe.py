@@ -108,7 +108,7 @@ async def observe_pages(
     vm = state.description or vm
     source = GuestSource.FILE
     if said is None:
-        said, source = await read_pages(vm), GuestSource.AGENT
+        said, source = await read_pages(vm, closed=state.closed_ports), GuestSource.AGENT
     # The host at once after the guest: pages change hands meanwhile.
     return _with_host(vm, state, from_agent(said, source), root), said
 

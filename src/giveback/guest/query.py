@@ -11,7 +11,7 @@ from dataclasses import replace
 from giveback.accounting.usage import NO_GUEST, GuestPicture, GuestSource, from_balloon
 from giveback.errors import VmError
 from giveback.guest import protocol, qemu_guest_agent
-from giveback.guest.channel import LineStream, lines
+from giveback.guest.channel import LineStream, lines, where
 from giveback.guest.protocol import from_agent
 from giveback.guest.via_daemon import borrow
 from giveback.vmm.base import Channel, ChannelKind, VmDescription, VmState
@@ -46,6 +46,9 @@ async def read_guest(
         if guest.total_bytes is not None:
             return guest
     for channel in sorted(vm.channels, key=lambda c: c.kind is ChannelKind.QEMU_GUEST_AGENT):
+        if channel.path in state.closed_ports:
+            problems.append(_closed(channel))
+            continue
         try:
             guest = await _ask(channel, timeout_s, by_cgroup)
         except VmError as error:
@@ -60,6 +63,14 @@ async def read_guest(
     return replace(NO_GUEST, problems=tuple(problems))
 
 
+def _closed(channel: Channel) -> str:
+    """Why a port is not asked: its VMM knows that nobody would answer, and waiting takes seconds."""
+    wanted = (
+        "qemu-guest-agent" if channel.kind is ChannelKind.QEMU_GUEST_AGENT else "giveback-agent"
+    )
+    return f"{where(channel)}: no program in the guest has opened this port: no {wanted} runs there"
+
+
 async def _ask(channel: Channel, timeout_s: float, by_cgroup: bool) -> GuestPicture:
     if channel.kind is ChannelKind.QEMU_GUEST_AGENT:
         async with lines(channel, timeout_s) as stream:
@@ -68,11 +79,18 @@ async def _ask(channel: Channel, timeout_s: float, by_cgroup: bool) -> GuestPict
     return from_agent(said, GuestSource.AGENT)
 
 
-async def read_pages(vm: VmDescription, timeout_s: float = PAGES_TIMEOUT_S) -> dict[str, object]:
-    """What the agent says of each page (and of memory). Raises VmError that says why it cannot."""
+async def read_pages(
+    vm: VmDescription, timeout_s: float = PAGES_TIMEOUT_S, closed: frozenset[str] = frozenset()
+) -> dict[str, object]:
+    """What the agent says of each page (and of memory), where its port is not among the `closed`.
+
+    Raises VmError that says why it cannot.
+    """
     problems = []
     for channel in vm.channels:
-        if channel.kind is not ChannelKind.QEMU_GUEST_AGENT:
+        if channel.path in closed:
+            problems.append(_closed(channel))
+        elif channel.kind is not ChannelKind.QEMU_GUEST_AGENT:
             try:
                 await ask_agent(channel, "memory", min(timeout_s, ALIVE_TIMEOUT_S))
                 return await ask_agent(channel, "pages", timeout_s, by_cgroup=True)

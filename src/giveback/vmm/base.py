@@ -169,6 +169,8 @@ class VmState:
     host_addresses: Mapping[str, int] = field(default_factory=dict)
     """Where each block lies in the VMM's address space, where the VMM says so."""
     blockers: tuple[str, ...] = ()
+    closed_ports: frozenset[str] = frozenset()
+    """Paths of channels that no program in the guest has opened, where the VMM says so."""
     problems: tuple[str, ...] = ()
     description: VmDescription | None = None
     """The VM as the VMM itself describes it, where a command line does not tell."""

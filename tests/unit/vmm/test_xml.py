@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from giveback.errors import VmError
 from giveback.vmm.backends.libvirt import (
     changed_xml,
+    closed_ports,
     difference,
     parse_agent_port,
     parse_memballoon,
@@ -55,6 +56,13 @@ def test_every_reader_takes_legal_xml(metadata: str, head: str) -> None:
     assert not parse_memballoon(changed).reporting
     # Nothing else is another: names with their prefixes, text, comments.
     assert difference(text, changed_xml(changed, reporting=True, period_s=5), "a") == ""
+
+
+def test_ports_that_nobody_opened() -> None:
+    text = DEVICES.replace("agent.0'/>", "agent.0' state='disconnected'/>")
+    assert closed_ports(f"<domain>{text}</domain>") == {"/run/&/a"}
+    assert closed_ports(f"<domain>{text.replace('dis', '')}</domain>") == frozenset()
+    assert closed_ports(f"<domain>{DEVICES}</domain>") == frozenset()
 
 
 @pytest.mark.parametrize(

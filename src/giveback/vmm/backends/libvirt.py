@@ -164,7 +164,8 @@ def _state(uri: str, vm: VmDescription, *, layout: bool) -> VmState:
         vm = with_port(vm, port)
     vm = with_plugged_memory(vm, xml)
     state = state_from(vm, stats, running=running, balloon=balloon)
-    return replace(state, layout=ranges, host_addresses=addresses)
+    closed = closed_ports(xml)
+    return replace(state, layout=ranges, host_addresses=addresses, closed_ports=closed)
 
 
 def _layout(domain: Any) -> tuple[tuple[GuestRange, ...], dict[str, int]]:  # noqa: ANN401
@@ -255,6 +256,16 @@ def parse_agent_port(xml: str) -> str:
         if target is not None and source is not None and target.get("name") == AGENT_PORT:
             return source.get("path", "") if source.get("mode") == "bind" else ""
     return ""
+
+
+def closed_ports(xml: str) -> frozenset[str]:
+    """The sockets of channels that nothing in the guest has opened. Raises VmError."""
+    found = set()
+    for channel in parse_xml(xml).findall("./devices/channel[@type='unix']"):
+        target, source = channel.find("./target"), channel.find("./source")
+        if target is not None and source is not None and target.get("state") == "disconnected":
+            found.add(source.get("path", ""))
+    return frozenset(found - {""})
 
 
 def with_plugged_memory(vm: VmDescription, xml: str) -> VmDescription:

@@ -89,18 +89,20 @@ class QemuBackend:
                 negotiated = state.reporting_negotiated
                 now = await qemu_shape.with_balloon(session, vm, listed, negotiated)
                 now = await qemu_shape.with_unread(session, now, listed, own)
-                now = await self._with_late_port(session, now)
+                chardevs = await session.ask("query-chardev")
+                now = self._with_late_port(now, chardevs)
                 now = await _with_late_memory(session, now, state.ram_bytes)
-                state = _with_default_block(now, state)
+                closed = frozenset(map(own, qemu_shape.closed_sockets(chardevs)))
+                state = replace(_with_default_block(now, state), closed_ports=closed)
                 return state if now == vm else replace(state, description=now)
         except VmError as error:
             return VmState(problems=(str(error), *vm.unread))
 
-    async def _with_late_port(self, session: Monitor, vm: VmDescription) -> VmDescription:
+    def _with_late_port(self, vm: VmDescription, chardevs: object) -> VmDescription:
         """The VM with an agent's port that its command line does not show, where it has one."""
         if any(channel.kind is ChannelKind.VIRTIO_SERIAL for channel in vm.channels):
             return vm
-        path = qemu_shape.plugged_socket(await session.ask("query-chardev"))
+        path = qemu_shape.plugged_socket(chardevs)
         return with_port(vm, own_path(self._root, vm.pid, path)) if path else vm
 
 

@@ -212,6 +212,13 @@ def chardev_sockets(answer: object) -> dict[str, str]:
     return found
 
 
+def closed_sockets(answer: object) -> tuple[str, ...]:
+    """The sockets of `query-chardev` whose other end nothing in the guest has opened (since QEMU 2.1)."""
+    entries = (answer if isinstance(answer, list) else ())[:_CHILDREN_LIMIT]
+    closed = [e for e in entries if answers.node(e).get("frontend-open") is False]
+    return tuple(chardev_sockets(closed).values())
+
+
 def plugged_socket(answer: object) -> str:
     """The unix socket that `query-chardev` names for PLUGGED_CHARDEV; ''."""
     return chardev_sockets(answer).get(PLUGGED_CHARDEV, "")

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from real_qemu import QEMU, described, running
 
+from giveback.errors import VmError
 from giveback.guest.observe import observe
+from giveback.guest.query import read_pages
 from giveback.host import smaps
 from giveback.vmm.backends.qemu import QemuBackend
 from giveback.vmm.base import Answer, Backing, ChannelKind, VmDescription
@@ -135,6 +137,22 @@ def test_everything_on_the_command_line(tmp_path: Path) -> None:
         assert state.statistics.free_bytes is None
         assert state.reporting_negotiated is Answer.NO  # no driver has come: the guest never ran
         assert state.blockers == ()
+
+
+def test_a_port_that_nobody_in_the_guest_opened_is_not_waited_for(tmp_path: Path) -> None:
+    """The socket takes connections, whoever is behind it; QEMU knows that nobody is."""
+    words = [
+        "-m", "64M", "-device", "virtio-serial-pci",
+        "-chardev", f"socket,id=c0,path={tmp_path}/agent,server=on,wait=off",
+        "-device", "virtserialport,chardev=c0,name=org.giveback.agent.0",
+    ]  # fmt: skip
+    with running(tmp_path, *words) as process:
+        vm = described(process)
+        seen = asyncio.run(observe(QemuBackend(), vm, timeout_s=10, guest_timeout_s=1000))
+        with pytest.raises(VmError, match="no program in the guest has opened"):
+            asyncio.run(read_pages(vm, closed=seen.state.closed_ports))
+    assert seen.state.closed_ports == {vm.channels[0].path}
+    assert "no giveback-agent runs there" in seen.guest.problems[0]
 
 
 def test_memory_that_was_plugged_in_later(tmp_path: Path) -> None:
