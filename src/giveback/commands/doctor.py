@@ -9,6 +9,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from giveback.accounting.diagnosis import Finding, Severity, findings
@@ -19,6 +20,8 @@ from giveback.reporters import findings as reporter
 
 if TYPE_CHECKING:
     import argparse
+
+    from giveback.accounting.observation import Observation
 
 _CONFIG_TIMEOUT_S = 15.0
 HELP = "why memory does not come back, with evidence and remedy"
@@ -33,14 +36,21 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show what is found; 1 where anything keeps memory."""
     everyone = args.vm is None and args.pid is None
-    seen = observe_host(layout=True) if everyone else [asyncio.run(_target.target(args).observe())]
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        # The agent's command takes as long to start as the VMs take to answer.
+        asked = beside.submit(machine_findings) if everyone else None
+        seen = observe_host(layout=True) if everyone else [_one(args)]
+        machine = asked.result() if asked else None
     found = [(one, findings(one, read_facts(one.vm.pid))) for one in seen]
-    machine = machine_findings() if everyone else None
     if args.json:
         _output.print_json(reporter.documents(found, machine))
     else:
         _output.print_page(reporter.text(found, machine))
     return int(any(f.severity is Severity.KEEPS for _, listed in found for f in listed))
+
+
+def _one(args: argparse.Namespace) -> Observation:
+    return asyncio.run(_target.target(args).observe())
 
 
 def machine_findings(root: str = "/") -> tuple[Finding, ...] | None:
