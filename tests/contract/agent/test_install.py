@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from peers import systemd_analyze
 
 from giveback.zipapps import agent_zipapp
 from giveback_agent.__main__ import main
@@ -19,7 +20,6 @@ from giveback_agent.install import systemd_unit
 from giveback_agent.install.files import Manifest
 from giveback_agent.runtime import run_dir
 
-SYSTEMD_ANALYZE = shutil.which("systemd-analyze")
 VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 PREFIX = install_files.layout("/usr/local")
 
@@ -311,18 +311,13 @@ def test_the_service_may_reclaim_from_a_users_own_cgroups() -> None:
     assert set(line.partition("=")[2].split()) == {"CAP_SYSLOG", "CAP_DAC_OVERRIDE"}
 
 
-@pytest.mark.skipif(SYSTEMD_ANALYZE is None, reason="systemd-analyze is not installed")
 def test_systemd_understands_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:
-    assert SYSTEMD_ANALYZE is not None
     path = tmp_path / systemd_unit.NAME
     path.write_text(systemd_unit.unit("/bin/true"))
-    verify = subprocess.run(
-        [SYSTEMD_ANALYZE, "verify", path], capture_output=True, check=False, text=True
-    )
+    verify = systemd_analyze("verify", str(path))
     complaints = [line for line in verify.stderr.splitlines() if systemd_unit.NAME in line]
     assert not complaints
-    command = [SYSTEMD_ANALYZE, "security", "--offline=true", "--threshold=35", str(path)]
-    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    done = systemd_analyze("security", "--offline=true", "--threshold=35", str(path))
     if "unrecognized option" in done.stderr:
         pytest.skip("this systemd-analyze cannot judge a unit that is not loaded")
     assert done.returncode == 0, done.stdout[-400:]

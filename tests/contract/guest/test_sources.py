@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import socket
 import socketserver
 import subprocess
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from peers import environment_of, peer
 from real_qemu import is_listening
 from scripted_vmm import listening
 from scripted_vms import Agent, Garbage
@@ -165,14 +165,13 @@ def test_a_socket_that_no_file_can_be_called_is_that_vm_s_fault(path: str) -> No
 @pytest.fixture
 def guest_agent(tmp_path: Path) -> Iterator[Path]:
     """The real qemu-ga, in this machine instead of in a guest."""
-    program = shutil.which("qemu-ga")
-    if program is None:
-        pytest.skip("qemu-ga is not installed")
+    program = peer("qemu-guest-agent", "qemu-ga")
     path = tmp_path / "qga"
     child = subprocess.Popen(
-        [program, "-m", "unix-listen", "-p", str(path), "-t", str(tmp_path)],
+        [program.path, "-m", "unix-listen", "-p", str(path), "-t", str(tmp_path)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env=environment_of(program),
     )
     try:
         deadline = time.monotonic() + 20

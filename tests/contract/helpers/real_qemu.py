@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from peers import emulator, environment_of
 
 from giveback.host.procs import Process, read_process
 from giveback.vmm.backends.qemu import QemuBackend
@@ -16,19 +17,25 @@ from giveback.vmm.base import VmDescription
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-QEMU = shutil.which("qemu-system-x86_64")
+
+def program_words() -> list[str]:
+    """The lab's QEMU and the arguments that let it find its firmware."""
+    qemu = emulator()
+    return [str(qemu.program), *qemu.arguments]
 
 
 @contextmanager
 def running(directory: Path, *words: str, machine: str = "q35") -> Iterator[Process]:
     """A paused QEMU whose monitor listens at `directory`/qmp."""
-    assert QEMU is not None
     given = [word.replace("{dir}", str(directory)) for word in words]
     typed = [] if "-M" in given else ["-M", machine]
-    command = [QEMU, "-S", "-nodefaults", "-display", "none", "-accel", "tcg", *typed]
+    command = [*program_words(), "-S", "-nodefaults", "-display", "none", "-accel", "tcg", *typed]
     command += ["-qmp", f"unix:{directory}/qmp,server=on,wait=off", *given]
     with (directory / "log").open("wb") as log:
-        qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        qemu = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env=environment_of(emulator()),
+        )  # fmt: skip
     try:
         wait_for_socket(directory / "qmp", qemu, directory / "log")
         process = read_process("/", qemu.pid)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from peers import systemd_analyze
 
 from giveback.manager.systemd_unit import NAME, unit_text
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("systemd-analyze"), reason="no systemd-analyze on this machine"
-)
 EXPOSURE_MOST = 3.5
 
 
@@ -25,15 +22,10 @@ def test_systemd_understands_every_line_and_finds_it_hardened(
     unit = tmp_path / NAME
     # Any program that is there: whether giveback is installed is not the question here.
     unit.write_text(unit_text(str(Path(sys.executable).resolve()), loopback=loopback))
-    verified = subprocess.run(
-        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
-    )
+    verified = systemd_analyze("verify", str(unit))
     about_it = [line for line in verified.stderr.splitlines() if NAME in line]
     assert about_it == []
-    judged = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    judged = systemd_analyze("security", "--offline=true", "--no-pager", str(unit))
     level = re.search(r"exposure level for \S+: ([0-9.]+)", judged.stdout)
     if level is None and "offline" in judged.stderr:
         pytest.skip("this systemd-analyze judges no unit offline")

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fallback_kill import MIB, Clock, state
-from real_qemu import described, running
+from peers import emulator, environment_of
+from real_qemu import described, program_words, running
 
 from giveback.accounting.usage import NO_GUEST
 from giveback.manager.devices.fallback import Fallbacks
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from giveback.manager.model import ManagerAction
     from giveback.vmm.base import VmDescription
 
-QEMU = shutil.which("qemu-system-x86_64")
-pytestmark = pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
 
 RAM = 1024 * MIB
 BALLOON = ["-device", "virtio-balloon-pci,id=b0"]
@@ -83,7 +81,11 @@ def leases_in(folder: Path) -> tuple[Lease, ...]:
 
 def traces() -> bool:
     said = subprocess.run(
-        [str(QEMU), "-trace", "help"], capture_output=True, text=True, check=False
+        [*program_words(), "-trace", "help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment_of(emulator()),
     )
     return "virtio_balloon_to_target" in said.stdout
 

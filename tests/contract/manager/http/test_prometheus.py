@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx2
-import pytest
+from peers import peer
 from scripted_manager import ScriptedManager, action, running, status, vm_status, wait_for
 
 import giveback
@@ -22,10 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RULES = Path(giveback.__file__).parent / "manager/data/prometheus-rules.yml"
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("prometheus") and shutil.which("promtool")),
-    reason="needs Debian's prometheus: .ci/run fetches it",
-)
+PACKAGE = "prometheus"
 _CONFIG = """\
 global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}
 rule_files: [{rules}]
@@ -76,7 +72,12 @@ tests:
 def promtool(*words: str, given: str = "") -> str:
     """What it prints; fails where it finds a fault."""
     done = subprocess.run(
-        ["promtool", *words], input=given, capture_output=True, text=True, timeout=120, check=False
+        [peer(PACKAGE, "promtool", static=True).path, *words],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -128,7 +129,7 @@ def prometheus(folder: Path, target: str) -> Iterator[str]:
     (folder / "config.yml").write_text(_CONFIG.format(rules=RULES, address=target))
     with (folder / "log").open("w+") as log, subprocess.Popen(
         [
-            "prometheus", f"--config.file={folder / 'config.yml'}",
+            peer(PACKAGE, "prometheus", static=True).path, f"--config.file={folder / 'config.yml'}",
             f"--storage.tsdb.path={folder / 'data'}", "--web.listen-address=127.0.0.1:0",
             "--log.level=info",
         ],

@@ -9,7 +9,8 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from real_qemu import QEMU, described, running, wait_for_socket
+from peers import emulator, environment_of
+from real_qemu import described, program_words, running, wait_for_socket
 
 from giveback.cli import main
 from giveback.errors import InputError, VmError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from giveback.vmm.base import VmDescription
 
-pytestmark = pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
 
 BUS = ["-device", "virtio-serial-pci"]
 SPARE = ["-device", "pcie-root-port,id=spare,chassis=9"]
@@ -112,9 +112,8 @@ def test_the_command_shows_first(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_relative_monitor_s_socket_is_beside_it(tmp_path: Path) -> None:
-    assert QEMU is not None
     command = [
-        QEMU,
+        *program_words(),
         "-S",
         "-nodefaults",
         "-display",
@@ -127,7 +126,7 @@ def test_a_relative_monitor_s_socket_is_beside_it(tmp_path: Path) -> None:
         "pc",
     ]
     command += ["-qmp", "unix:mon.sock,server=on,wait=off"]
-    with subprocess.Popen(command, cwd=tmp_path) as qemu:
+    with subprocess.Popen(command, cwd=tmp_path, env=environment_of(emulator())) as qemu:
         try:
             wait_for_socket(tmp_path / "mon.sock", qemu, tmp_path / "none")
             process = read_process("/", qemu.pid)

@@ -1,0 +1,57 @@
+"""Programs of the host's distribution, run from where they are unpacked: nothing is installed."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from giveback.errors import InputError
+from giveback_lab.packages.apt import Apt, tree, unpack
+from giveback_lab.packages.architecture import host_architecture
+from giveback_lab.packages.cache import building, cache_root, content_key, locked
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program and what its environment needs beside the caller's.
+
+    `files` is the folder that its package was unpacked into; None where it is installed.
+    """
+
+    path: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    files: Path | None = None
+
+
+@functools.cache
+def packaged_program(package: str, name: str, *, static: bool = False) -> Program:
+    """The program `name`: the installed one, else the one in the distribution's `package`.
+
+    A `static` one needs no other package. Raises InputError where it can be neither found nor fetched.
+    """
+    installed = shutil.which(name)
+    if installed:
+        return Program(Path(installed))
+    files = _alone(package) if static else tree(Apt(), (package,))
+    libraries = files / "usr/lib" / host_architecture().triplet
+    environment = {} if static else {"LD_LIBRARY_PATH": f"{libraries}:{libraries}/systemd"}
+    for folder in ("usr/bin", "usr/sbin"):
+        path = files / folder / name
+        if path.is_file():
+            return Program(path, environment, files)
+    raise InputError(f"{package}: the package has no program {name}")
+
+
+def _alone(package: str) -> Path:
+    """A cached folder with the files of one package, without those that it depends on."""
+    apt = Apt()
+    apt.refresh()
+    (deb,) = apt.download([package], deps=False)
+    target = cache_root() / "trees" / content_key("alone", deb.name)
+    with locked(target.parent):
+        if not target.exists():
+            with building(target) as scratch:
+                unpack([deb], scratch)
+    return target
