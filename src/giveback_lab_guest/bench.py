@@ -1,7 +1,8 @@
 """The benchmark's works in a guest: what is done, what is read again, what goes on for ever.
 
 Every size is a fraction of the guest's RAM, every content follows from the seed. A work has the steps
-`run` (its last line says how long it took), `reread` (its hot set once more), `clean` and `linger`.
+`run` (its last line says how long it took), `reread` (its hot set once more), `again` (what has ended starts
+once more), `report` (of what goes on), `clean` and `linger`.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ import os
 import sys
 import time
 
-from giveback_lab_guest.bench_build import Build
-from giveback_lab_guest.bench_database import Database
-from giveback_lab_guest.bench_day import BenchDay
-from giveback_lab_guest.bench_files import Editor, Files
-from giveback_lab_guest.bench_hogs import Hogs, keep
+from giveback_lab_guest.works.build import Build
+from giveback_lab_guest.works.containers import Containers
+from giveback_lab_guest.works.database import Database
+from giveback_lab_guest.works.demo_day import BenchDay
+from giveback_lab_guest.works.files import Editor, Files
+from giveback_lab_guest.works.hogs import Hogs, keep
+from giveback_lab_guest.works.service import Service30, Service50, Service70
+from giveback_lab_guest.works.whole_day import WholeDay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_lab_guest.bench_job import Job
+    from giveback_lab_guest.works.job import Job
 
 JOBS = {
     "build": Build,
@@ -28,6 +32,11 @@ JOBS = {
     "database": Database,
     "editor": Editor,
     "day": BenchDay,
+    "containers": Containers,
+    "service-30": Service30,
+    "service-50": Service50,
+    "service-70": Service70,
+    "whole-day": WholeDay,
 }
 DROP_CACHES = "/proc/sys/vm/drop_caches"
 
@@ -42,8 +51,7 @@ def bench(words: list[str]) -> int:
     name, folder, ram, seed, cpus = words[1:]
     os.makedirs(folder, exist_ok=True)
     job = JOBS[name](folder, int(ram), int(seed), int(cpus))
-    steps = {"run": run, "reread": reread, "clean": clean, "linger": linger}
-    return steps[step](job)
+    return STEPS[step](job)
 
 
 def run(job: Job) -> int:
@@ -80,6 +88,43 @@ def linger(job: Job) -> int:
     say(done=True)
     job.linger()
     return 0
+
+
+def deploy(job: Job) -> int:
+    """The work, and then what goes on for ever: as one service does it."""
+    return run(job) or linger(job)
+
+
+def again(job: Job) -> int:
+    """Start once more what has ended; says how long it took."""
+    begin = time.monotonic()
+    job.again()
+    say(again_s=time.monotonic() - begin)
+    return 0
+
+
+def report(job: Job) -> int:
+    """What goes on says what it has done so far."""
+    say(**job.report())
+    return 0
+
+
+def warm(job: Job) -> int:
+    """The process that keeps a work's hot files: it stays."""
+    job.warm()
+    return 0
+
+
+STEPS = {
+    "run": run,
+    "reread": reread,
+    "clean": clean,
+    "linger": linger,
+    "deploy": deploy,
+    "again": again,
+    "report": report,
+    "warm": warm,
+}
 
 
 def drop() -> int:

@@ -17,7 +17,9 @@ from giveback_lab.report.decode import Bytes, Number, Seconds, WholeNumber  # no
 _KNOWN_KEYS_ALONE = with_config(ConfigDict(extra="forbid"))
 SCHEMA = 1
 """Of a stored result: one of another schema is measured again."""
-MarkName = Literal["work", "idle", "clean", "cleaned", "drop", "dropped", "reread", "event"]
+MarkName = Literal[
+    "work", "idle", "clean", "cleaned", "drop", "dropped", "reread", "again", "report", "event"
+]
 
 
 @_KNOWN_KEYS_ALONE
@@ -54,6 +56,32 @@ class CellSample:
     def residue_bytes(self) -> int | None:
         """What the host holds for nothing; slightly negative when both were not read at once."""
         return None if self.non_free_bytes is None else self.resident_bytes - self.non_free_bytes
+
+
+@_KNOWN_KEYS_ALONE
+@dataclass(frozen=True, slots=True)
+class MemoryFlow:
+    """Guest RAM that the host has given and got back since the first scan, as sums.
+
+    `faulted_bytes`: each page of it is one page fault on the host. `returned_bytes` went back to the
+    host; `regret_bytes` are those of the faulted that the guest had returned within the minute before.
+    """
+
+    t_s: Seconds
+    faulted_bytes: Bytes
+    returned_bytes: Bytes
+    regret_bytes: Bytes
+
+
+@_KNOWN_KEYS_ALONE
+@dataclass(frozen=True, slots=True)
+class ServiceFigures:
+    """What a service that never idles did after the work: its requests, and their latencies."""
+
+    requests: WholeNumber
+    span_s: Seconds
+    p50_s: Seconds
+    p99_s: Seconds
 
 
 @_KNOWN_KEYS_ALONE
@@ -110,6 +138,10 @@ class VmCourse:
     before: Counters
     after_work: Counters
     after: Counters
+    flows: tuple[MemoryFlow, ...] = ()
+    again_s: Seconds | None = None
+    """How long what had ended took when it was started again; None: the work has no such step."""
+    service: ServiceFigures | None = None
 
 
 @_KNOWN_KEYS_ALONE

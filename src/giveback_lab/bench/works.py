@@ -10,7 +10,8 @@ from giveback_kernel.units import MIB
 from giveback_lab.demo.demo import OVERHEAD_BYTES
 from giveback_lab.images.image import Extras
 
-Step = Literal["clean", "drop", "reread"]
+Step = Literal["clean", "drop", "reread", "again", "report"]
+Guest = Literal["small", "distribution"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +19,8 @@ class Work:
     """One work. `job` is its name in the guest; after it come `steps`, each watched for `idle_s`.
 
     `order`: with several VMs, "staggered" lets each begin `gap_s` after the end of the one before,
-    "aligned" all at once. `lingers`: the job goes on after its work, for ever.
+    "aligned" all at once. `lingers`: the job goes on after its work, for ever. `guest` is what it needs
+    ("distribution" has systemd, podman and PostgreSQL); `alone`: no other cell is loud meanwhile.
     """
 
     name: str
@@ -30,6 +32,9 @@ class Work:
     order: Literal["aligned", "staggered"] = "aligned"
     gap_s: float = 60.0
     lingers: bool = False
+    guest: Guest = "small"
+    alone: bool = False
+    needs_compiler: bool = False
 
     def ram_bytes(self, mem_bytes: int) -> int:
         """RAM of each VM: three VMs of half the size are more than their host has."""
@@ -58,10 +63,11 @@ EXTRAS = Extras(
 BUILD_IDLE_S = 100.0
 # WSL's rule of 2026 wants two idle minutes before it drops cache: here it has its chance.
 FILES_IDLE_S = 240.0
+SERVICE_IDLE_S = 300.0
 _ALL = (
     Work(
         name="build", title="HyperAlloc's sequence: a compile, make clean, drop_caches",
-        job="build", idle_s=BUILD_IDLE_S, steps=("clean", "drop"),
+        job="build", idle_s=BUILD_IDLE_S, steps=("clean", "drop"), needs_compiler=True,
     ),
     Work(
         name="files", title="an archive unpacked and read, half of it deleted",
@@ -87,19 +93,38 @@ _ALL = (
         name="three-aligned", title="three VMs on one host, all at once",
         job="day", idle_s=90.0, steps=("reread",), vms=3,
     ),
+    Work(
+        name="containers", title="podman as root and rootless, a service and a session: built, and ended",
+        job="containers", idle_s=60.0, steps=("again", "reread"), guest="distribution",
+    ),
+    *(
+        Work(
+            name=f"service-{busy}", title=f"a service at a steady {busy} % of its CPUs, for five minutes",
+            job=f"service-{busy}", idle_s=SERVICE_IDLE_S, steps=("report", "reread"), lingers=True,
+            guest="distribution", alone=True,
+        )
+        for busy in (30, 50, 70)
+    ),
+    Work(
+        name="day", title="containers, a service and a PostgreSQL database, and then nothing",
+        job="whole-day", idle_s=75.0, steps=("again", "reread"), guest="distribution",
+    ),
 )  # fmt: skip
+GROUPS = "small and distribution (all works of that guest), or all"
 WORKS = {work.name: work for work in _ALL}
 
 
 def named(words: str) -> list[Work]:
-    """The works of a comma list, in its order, each once; "all". Raises InputError."""
+    """The works of a comma list, in its order, each once; or of a guest, or "all". Raises InputError."""
     names = list(dict.fromkeys(word.strip() for word in words.split(",") if word.strip()))
     if names == ["all"]:
         return list(_ALL)
+    if names in (["small"], ["distribution"]):
+        return [work for work in _ALL if work.guest == names[0]]
     unknown = [name for name in names if name not in WORKS]
     if unknown or not names:
         what = f"no work {', '.join(map(repr, unknown))}" if unknown else "names no work"
-        raise InputError(f"--work {words}: {what}: there are {', '.join(WORKS)}, or all")
+        raise InputError(f"--work {words}: {what}: there are {', '.join(WORKS)}, {GROUPS}")
     return [WORKS[name] for name in names]
 
 

@@ -27,12 +27,9 @@ from giveback_lab.bench.run.runner import CellJob, run_all, run_in_time, to_do
 from giveback_lab.bench.run.store import Store
 from giveback_lab.bench.strategies import STRATEGIES, named
 from giveback_lab.demo.demo import MIN_MEM_BYTES
-from giveback_lab.images.image import build_image
-from giveback_lab.images.kernels import check_kernel_name, default_series, kernel_from_packages
+from giveback_lab.images.kernels import check_kernel_name, default_series
 from giveback_lab.vms.accel import CHOICES, choose_accel
-from giveback_lab.vms.emulator import find_emulator
-from giveback_lab.vms.folders import sweep
-from giveback_lab.vms.lab import Lab
+from giveback_lab.vms.lab import DISTRIBUTION, GUESTS, MACHINES, SMALL, guest_kind, prepare_lab
 
 if TYPE_CHECKING:
     import argparse
@@ -75,6 +72,8 @@ class Options:
     seed: int
     at_once: int
     qemu: Path | None
+    guest: str | None
+    arch: str | None
     report_only: bool
     within_s: float | None
     """All has to be done in so much time, in fewer rounds if need be; None: there is time."""
@@ -84,8 +83,14 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """The benchmark's options; everything has a default that works."""
     add = parser.add_argument
     add("--strategies", metavar="NAMES", help="a,b,... or all, or main (the default)")
-    add("--work", metavar="NAMES", help=f"of {', '.join(works.WORKS)}, or all (the default)")
+    add(
+        "--work",
+        metavar="NAMES",
+        help=f"of {', '.join(works.WORKS)}; {works.GROUPS} (default: {SMALL})",
+    )
     add("--kernels", metavar="SERIES", help="such as 6.1,6.12 (default: 6.12; Ubuntu's own there)")
+    add("--guest", choices=GUESTS, help="for all works (default: the one that each needs)")
+    add("--arch", choices=tuple(MACHINES), help="the guest's machine (default: the host's)")
     add("--mem", metavar="SIZES", help="RAM of the VM, such as 2G,4G (default: 2G)")
     add("--runs", type=int, metavar="N", help=RUNS_HELP)
     add(
@@ -119,13 +124,14 @@ def options_of(args: argparse.Namespace) -> Options:
     """The parsed command line as options. Raises InputError."""
     quick: bool = args.quick
     chosen = _strategies(_given(args.strategies, QUICK_STRATEGIES if quick else "main"))
-    todo = works.named(_given(args.work, QUICK_WORKS if quick else "all"))
+    todo = works.named(_given(args.work, QUICK_WORKS if quick else SMALL))
     if quick:
         todo = [works.shortened(work, QUICK_IDLE_S) for work in todo]
     runs = _bounded("--runs", args.runs, DEFAULT_RUNS, 1, MOST_RUNS)
+    _check_guest(args.guest, args.arch, todo)
     sizes = _sizes(_given(args.mem, "1G" if quick else "2G"), todo)
     wish = Wish(
-        kernels=_kernels(args.kernels),
+        kernels=tuple(f"{name}{_suffix(args.guest, args.arch)}" for name in _kernels(args.kernels)),
         mem_bytes=sizes,
         works=tuple(work.name for work in todo),
         strategies=tuple(strategy.name for strategy in chosen),
@@ -135,10 +141,27 @@ def options_of(args: argparse.Namespace) -> Options:
         wish=wish, works=tuple(todo), strategies=tuple(chosen), out=args.out, accel=args.accel,
         cpus=_bounded("--cpus", args.cpus, min(MOST_CPUS, os.cpu_count() or 1), 1, 64),
         seed=_bounded("--seed", args.seed, 1, 0, 2**31), qemu=args.qemu,
+        guest=args.guest, arch=args.arch,
         at_once=_bounded("--at-once", args.at_once, DEFAULT_AT_ONCE, 1, MOST_AT_ONCE),
         report_only=args.report_only,
         within_s=60.0 * QUICK_MINUTES if quick and args.runs is None else None,
     )  # fmt: skip
+
+
+def _check_guest(guest: str | None, arch: str | None, todo: Sequence[Work]) -> None:
+    for work in todo:
+        guest_kind(guest or work.guest, arch)
+        if guest == SMALL and work.guest != SMALL:
+            raise InputError(f"--guest {guest}: {work.name} needs the distribution guest")
+        if guest == DISTRIBUTION and work.needs_compiler:
+            raise InputError(
+                f"--guest {guest}: {work.name} needs a compiler, which only the small one has"
+            )
+
+
+def _suffix(guest: str | None, arch: str | None) -> str:
+    """What is added to a kernel's name in a cell, where a guest other than the usual one was asked for."""
+    return "".join(f"-{word}" for word in (guest, arch) if word is not None)
 
 
 def _given(words: str | None, default: str) -> str:
@@ -239,36 +262,41 @@ def room_for(options: Options) -> int:
 
 def _jobs(options: Options, say: Say) -> list[CellJob]:
     """All planned cells that can run; those that cannot are said once."""
-    for folder in sweep():
-        say(f"removed {folder}: its giveback was killed")
-    say("preparing the guests (packages are fetched once and cached)")
-    settings = {series: _setting(series, options, say) for series in options.wish.kernels}
     by_work = {work.name: work for work in options.works}
+    guests = dict.fromkeys(options.guest or work.guest for work in options.works)
+    settings = {
+        (kernel, guest): _setting(kernel, guest, options, say)
+        for kernel in options.wish.kernels
+        for guest in guests
+    }
     by_strategy = {strategy.name: strategy for strategy in options.strategies}
     left_out: dict[str, None] = {}
     jobs = []
     for cell in plan(options.wish):
         strategy = by_strategy[cell.strategy]
-        reason = strategy.unsupported(cell.kernel)
+        work = by_work[cell.work]
+        reason = strategy.unsupported(_series(cell.kernel, options))
         if reason is not None:
             left_out[f"{strategy.name} on Linux {cell.kernel} is left out: {reason}"] = None
             continue
-        jobs.append(CellJob(cell, by_work[cell.work], strategy, settings[cell.kernel]))
+        setting = settings[cell.kernel, options.guest or work.guest]
+        jobs.append(CellJob(cell, work, strategy, setting))
     for line in left_out:
         say(line)
     return jobs
 
 
-def _setting(series: str, options: Options, say: Say) -> CellSetting:
-    kernel = kernel_from_packages(series)
-    emulator = find_emulator(kernel.release, options.qemu)
+def _series(kernel: str, options: Options) -> str:
+    return kernel.removesuffix(_suffix(options.guest, options.arch))
+
+
+def _setting(kernel: str, guest: str, options: Options, say: Say) -> CellSetting:
     # One disk for all works: the same cell is the same whatever it is measured beside.
-    image = build_image(kernel, works.EXTRAS)
-    accel = run_interruptible(choose_accel(options.accel, image, emulator))
-    say(f"Linux {kernel.release}, QEMU {emulator.version}, {accel.reason}")
-    return CellSetting(
-        Lab(kernel, emulator, image), accel.name, options.cpus, options.seed, options.out / "logs"
-    )
+    kind = guest_kind(guest, options.arch)
+    lab = prepare_lab(_series(kernel, options), options.qemu, say, kind, works.EXTRAS)
+    accel = run_interruptible(choose_accel(options.accel, lab.image, lab.emulator))
+    say(f"Linux {lab.kernel.release}, QEMU {lab.emulator.version}, {guest} guest, {accel.reason}")
+    return CellSetting(lab, accel.name, options.cpus, options.seed, options.out / "logs")
 
 
 def _report(store: Store, out: Path, say: Say) -> int:

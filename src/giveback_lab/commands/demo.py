@@ -21,7 +21,7 @@ from giveback_lab.demo.demo import DemoOptions, check_host, run_demo
 from giveback_lab.demo.recorder import SILENCE_LIMIT_S
 from giveback_lab.report.terminal import LiveChart
 from giveback_lab.vms.accel import CHOICES
-from giveback_lab.vms.lab import prepare_lab
+from giveback_lab.vms.lab import GUESTS, MACHINES, SMALL, guest_kind, prepare_lab
 
 if TYPE_CHECKING:
     from giveback_lab.report.run import DemoRun
@@ -36,6 +36,8 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     add("--mem", default="2G", metavar="SIZE", help="RAM of each VM (default: %(default)s)")
     add("--cpus", type=int, metavar="N", help="of each VM (default: a fair share of the host's)")
     add("--kernel", metavar="PATH", help="a kernel image with modules in /lib/modules, or a series")
+    add("--guest", choices=GUESTS, default=SMALL, help="default: %(default)s")
+    add("--arch", choices=tuple(MACHINES), help="the guest's machine (default: the host's)")
     add("--qemu", type=Path, metavar="PATH", help="the qemu-system-x86_64 to use")
     add("--no-compare", action="store_true", help="only the VM with giveback")
     add("--watch", type=float, default=90.0, metavar="S",
@@ -59,8 +61,8 @@ def options_of(args: argparse.Namespace) -> DemoOptions:
         raise InputError(f"--scale {args.scale:g}: must be 0.01 to 1")
     return DemoOptions(
         mem_bytes=size_of(args.mem, "--mem"), cpus=args.cpus, accel=args.accel,
-        kernel=args.kernel, qemu=args.qemu, compare=not args.no_compare, out=args.out,
-        seed=args.seed, watch_s=args.watch, scale=args.scale, silence_limit_s=args.silence_limit,
+        kernel=args.kernel, kind=guest_kind(args.guest, args.arch), qemu=args.qemu,
+        compare=not args.no_compare, out=args.out, seed=args.seed, watch_s=args.watch, scale=args.scale, silence_limit_s=args.silence_limit,
     )  # fmt: skip
 
 
@@ -75,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    lab = prepare_lab(options.kernel, options.qemu, say)
+    lab = prepare_lab(options.kernel, options.qemu, say, options.kind)
     with LiveChart(console) as chart:
         measured = run_interruptible(
             run_demo(options, say, lambda demo: chart.update(demo, doing(demo)), lab)

@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,11 +19,12 @@ from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.meminfo import read_meminfo
 from giveback_kernel.units import MIB
 from giveback_lab.demo.recorder import SILENCE_LIMIT_S, GuestRecorder
+from giveback_lab.images.debian_files import WITHOUT_AGENT
 from giveback_lab.images.image import GUEST_LAB
 from giveback_lab.report.run import DemoRun, VmName
 from giveback_lab.vms.accel import Accel, choose_accel
 from giveback_lab.vms.agent import AgentLog, start_agent
-from giveback_lab.vms.lab import Lab, prepare_lab
+from giveback_lab.vms.lab import DISTRIBUTION, GuestKind, Lab, prepare_lab
 from giveback_lab.vms.vm import LabVm, VmSpec
 
 WORK_DEADLINE_S = 900.0
@@ -49,6 +50,7 @@ class DemoOptions:
     cpus: int | None = None
     accel: str = "auto"
     kernel: str | None = None
+    kind: GuestKind = field(default_factory=GuestKind)
     qemu: Path | None = None
     compare: bool = True
     out: Path = Path("giveback-demo")
@@ -99,7 +101,7 @@ async def run_demo(
     """
     check_host(options)
     if lab is None:
-        lab = prepare_lab(options.kernel, options.qemu, say)
+        lab = prepare_lab(options.kernel, options.qemu, say, options.kind)
     accel = await choose_accel(options.accel, lab.image, lab.emulator)
     say(accel.reason)
     frame = _frame(options, lab, accel)
@@ -239,6 +241,8 @@ def _spec(name: VmName, options: DemoOptions, accel: Accel) -> VmSpec:
     return VmSpec(
         name=name, ram_bytes=options.mem_bytes, cpus=options.cpus or min(4, share),
         accel=accel.name, reporting=name == "giveback", work_disk_bytes=2 * options.mem_bytes,
+        # There it is installed while it runs, so that both have booted alike.
+        kernel_arguments=WITHOUT_AGENT if options.kind.guest == DISTRIBUTION else "",
     )  # fmt: skip
 
 

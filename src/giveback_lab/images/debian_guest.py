@@ -65,6 +65,7 @@ def build_distribution_image(kernel: KernelFiles) -> Image:
         writable=True,
         more_disks=(modules_disk(kernel),),
         boot_deadline_s=BOOT_DEADLINE_S,
+        has_systemd=True,
     )
 
 

@@ -77,7 +77,8 @@ class Image:
 
     `writable`: the guest writes to its root disk; what it writes is gone with the VM.
     `more_disks` follow the root disk and the work disk; the guest only reads them. Within
-    `boot_deadline_s` the guest answers even on a busy host that emulates it.
+    `boot_deadline_s` the guest answers even on a busy host that emulates it. `has_systemd`: it is a
+    distribution's, and its service manager starts and ends what runs.
     """
 
     kernel: Path
@@ -88,6 +89,7 @@ class Image:
     writable: bool = False
     more_disks: tuple[Path, ...] = ()
     boot_deadline_s: float = 120.0
+    has_systemd: bool = False
 
 
 def build_image(kernel: KernelFiles, extras: Extras = NO_EXTRAS) -> Image:

@@ -12,16 +12,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-class Timed(Protocol):
-    """A sample: when it was taken, in seconds, and what was resident then."""
+class Moment(Protocol):
+    """What was taken at a time, in seconds."""
 
     @property
     def t_s(self) -> float: ...
+
+
+class Timed(Moment, Protocol):
+    """A sample: when it was taken, and what was resident then."""
+
     @property
     def resident_bytes(self) -> int: ...
 
 
-_Sample = TypeVar("_Sample", bound=Timed)
+_Sample = TypeVar("_Sample", bound=Moment)
 
 
 def value_at(samples: Sequence[_Sample], t_s: float, value: Callable[[_Sample], float]) -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import InputError, VmError
 from giveback_kernel.units import MIB
+from giveback_lab.packages.architecture import host_architecture
 from giveback_lab.packages.cache import cache_root, content_key
 from giveback_lab.vms.vm import LabVm, VmSpec
 
@@ -42,6 +43,11 @@ async def choose_accel(
     """
     if wanted == "tcg":
         return Accel("tcg", "TCG, as asked")
+    machine = image.architecture.machine
+    if image.architecture != host_architecture():
+        if wanted == "kvm":
+            raise InputError(f"KVM does not run {machine} guests on this host; use --accel tcg")
+        return Accel("tcg", f"TCG (emulation, slow): the guest is {machine}, this host is not")
     memory = cache_root() / f"accel-{_host_key(emulator)}.json"
     remembered = _recall(memory) if wanted == "auto" else None
     if remembered is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from giveback.errors import VmError
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_lab.images.image import GUEST_AGENT
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from giveback_lab.vms.vm import LabVm
 
+AGENT_UNIT = "giveback-agent.service"
 STATUS_PATH = "/run/giveback/status.json"
 START_DEADLINE_S = 120.0
 POLL_S = 0.5
@@ -24,12 +26,32 @@ async def start_agent(
     """Start the service and return its pid in the guest once its status is there.
 
     Its start (it unpacks and compiles itself) is not to be counted as the guest's work. `overrides`
-    are settings as for `--set`. Raises VmError where it does not come up.
+    are settings as for `--set`; without any, a guest with systemd has it installed. Raises VmError where
+    it does not come up.
     """
+    if vm.has_systemd and not overrides:
+        return await _install(vm)
     words = [word for override in overrides for word in ("--set", override)]
     pid = await vm.guest.spawn("python3", GUEST_AGENT, *words, "run", on_line=on_line)
     await wait_until_it_serves(vm)
     return pid
+
+
+async def _install(vm: LabVm) -> int:
+    done = await vm.watch(
+        vm.guest.exec("python3", GUEST_AGENT, "install"),
+        START_DEADLINE_S,
+        "the agent's installation",
+    )
+    if done.code != 0:
+        raise VmError(
+            f"{vm.spec.name}: giveback-agent install: {escape_for_terminal(done.text, 300)}"
+        )
+    await wait_until_it_serves(vm)
+    shown = await vm.guest.exec("systemctl", "show", "-p", "MainPID", "--value", AGENT_UNIT)
+    if not shown.text.strip().isdecimal():
+        raise VmError(f"{vm.spec.name}: {AGENT_UNIT} has no process")
+    return int(shown.text)
 
 
 async def wait_until_it_serves(vm: LabVm) -> None:

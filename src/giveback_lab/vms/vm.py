@@ -139,6 +139,11 @@ class LabVm:
         return self._process.pid
 
     @property
+    def has_systemd(self) -> bool:
+        """Whether the guest is a distribution's, with a service manager."""
+        return self._image.has_systemd
+
+    @property
     def agent_socket(self) -> Path:
         """The host's end of the agent's virtio-serial port."""
         return self.folder / "agent.sock"

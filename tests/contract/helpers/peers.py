@@ -42,7 +42,7 @@ def systemd_analyze(*words: str) -> subprocess.CompletedProcess[str]:
     environment = environment_of(program)
     if program.files is not None:
         environment["SYSTEMD_UNIT_PATH"] = f"{program.files}/usr/lib/systemd/system:"
-    command = [program.path, *words]
+    command = [str(program.path), *words]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from giveback_lab_guest import bench, bench_files, bench_hogs
-from giveback_lab_guest.bench_build import Build
-from giveback_lab_guest.bench_database import Database
-from giveback_lab_guest.bench_files import Files, FileTree
+from giveback_lab_guest import bench
+from giveback_lab_guest.works import files as bench_files
+from giveback_lab_guest.works import hogs as bench_hogs
+from giveback_lab_guest.works.build import Build
+from giveback_lab_guest.works.database import Database
+from giveback_lab_guest.works.files import Files, FileTree
 
 MIB = 1 << 20
 RAM = 64 * MIB
@@ -133,7 +135,7 @@ def test_the_editor_appends_and_rests(tmp_path: Path, monkeypatch: pytest.Monkey
             raise Enough
 
     do("run", "editor", tmp_path)
-    monkeypatch.setattr("giveback_lab_guest.bench_files.time.sleep", rest)
+    monkeypatch.setattr("giveback_lab_guest.works.files.time.sleep", rest)
     with pytest.raises(Enough):
         bench_files.Editor(str(tmp_path), RAM, 1, 2).linger()
     assert (tmp_path / "editor.log").stat().st_size == 2 * bench_files.LOG_BYTES

@@ -14,8 +14,16 @@ from giveback_lab.report.series import footprint_gib_min, resident_at, value_at
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from giveback_lab.bench.model import CellMark, CellSample, Counters, MarkName, VmCourse
+    from giveback_lab.bench.model import (
+        CellMark,
+        CellSample,
+        Counters,
+        MarkName,
+        MemoryFlow,
+        VmCourse,
+    )
 
+HOST_PAGE_BYTES = 4096
 SETTLED_S = 5.0
 """A mark's residue is the median of so many seconds before it: host and guest are not read at once."""
 
@@ -72,6 +80,18 @@ class CellFigures:
     agent_cpu_s: float | None = None
     agent_cpu_share: float | None = None
     agent_memory_bytes: float | None = None
+    host_faults_after_pages: float | None = None
+    """Page faults of the host on guest RAM: from the work's end until the next thing is asked."""
+    host_faults_next_pages: float | None = None
+    """The same, while that next thing is done."""
+    returned_bytes: float | None = None
+    regret_bytes: float | None = None
+    regret_share: float | None = None
+    """Of what was returned after the work's end, what was touched again within a minute."""
+    again_s: float | None = None
+    requests_per_s: float | None = None
+    latency_p50_s: float | None = None
+    latency_p99_s: float | None = None
     slow_ratio: float | None = None
     reread_ratio: float | None = None
     cpu_above_none_s: float | None = None
@@ -80,7 +100,13 @@ class CellFigures:
 
 FIELDS = tuple(spec.name for spec in fields(CellFigures))
 _LATEST = ("returned_50_s", "returned_90_s")
-_OF_THE_HOST = ("peak_bytes", "slow_ratio", "reread_ratio", "cpu_above_none_s")
+_OF_THE_HOST = (
+    *("regret_share", "latency_p50_s", "latency_p99_s"),
+    "peak_bytes",
+    "slow_ratio",
+    "reread_ratio",
+    "cpu_above_none_s",
+)
 
 
 def mark(course: VmCourse, name: MarkName) -> CellMark | None:
@@ -146,6 +172,9 @@ def vm_figures(course: VmCourse, after_s: float) -> CellFigures:
         **_guest_counts(course),
         **_stalls(course),
         **_agent(course, max(samples[-1].t_s - work.begin_s, 1.0)),
+        **_flows(course, work.end_s),
+        again_s=course.again_s,
+        **_service(course),
     )
 
 
@@ -167,6 +196,50 @@ def host_figures(courses: Sequence[VmCourse], of_vms: Sequence[CellFigures]) -> 
     values["ram_bytes"] = ram_bytes
     values["peak_bytes"] = max((total for _, total in host_resident(courses)), default=None)
     return CellFigures(**values)
+
+
+NEXT: tuple[MarkName, ...] = ("clean", "again", "reread")
+"""What may be asked first of a VM that has idled after its work."""
+
+
+def _flows(course: VmCourse, end_s: float) -> dict[str, float | None]:
+    flows = course.flows
+    if not flows:
+        return {}
+
+    def grown(from_s: float, until_s: float, value: Callable[[MemoryFlow], int]) -> float:
+        return value_at(flows, until_s, value) - value_at(flows, from_s, value)
+
+    last_s = flows[-1].t_s
+    following = [m for m in course.marks if m.name in NEXT and m.begin_s >= end_s]
+    first = min(following, key=lambda m: m.begin_s, default=None)
+    idle_end_s = last_s if first is None else first.begin_s
+    returned = grown(end_s, last_s, lambda flow: flow.returned_bytes)
+    regret = grown(end_s, last_s, lambda flow: flow.regret_bytes)
+    return {
+        "host_faults_after_pages": grown(end_s, idle_end_s, _faulted) / HOST_PAGE_BYTES,
+        "host_faults_next_pages": None
+        if first is None
+        else grown(first.begin_s, first.end_s, _faulted) / HOST_PAGE_BYTES,
+        "returned_bytes": returned,
+        "regret_bytes": regret,
+        "regret_share": regret / returned if returned else None,
+    }
+
+
+def _faulted(flow: MemoryFlow) -> int:
+    return flow.faulted_bytes
+
+
+def _service(course: VmCourse) -> dict[str, float | None]:
+    service = course.service
+    if service is None or service.span_s <= 0:
+        return {}
+    return {
+        "requests_per_s": service.requests / service.span_s,
+        "latency_p50_s": service.p50_s,
+        "latency_p99_s": service.p99_s,
+    }
 
 
 def _until_returned(

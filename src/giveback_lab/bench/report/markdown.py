@@ -37,6 +37,13 @@ COLUMNS = {
     "returned_90_s": "90 % back after",
     "slow_ratio": "the work's time against none's",
     "reread_disk_bytes": "re-read from disk",
+    "regret_share": "touched again within 60 s of its return",
+    "host_faults_after_pages": "host faults on guest RAM, idle",
+    "host_faults_next_pages": "host faults, next work",
+    "again_s": "started again, took",
+    "requests_per_s": "requests a second",
+    "latency_p50_s": "p50",
+    "latency_p99_s": "p99",
     "vmm_cpu_s": "VMM CPU",
     "agent_cpu_s": "own CPU in the guest",
 }

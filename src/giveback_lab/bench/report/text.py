@@ -35,6 +35,11 @@ WORK_TITLES = {
     "editor": "An editor that never stops",
     "three-staggered": "Three VMs on one host, staggered peaks",
     "three-aligned": "Three VMs on one host, peaks at once",
+    "containers": "Containers, a service and a session that end",
+    "service-30": "A service at a steady 30 % of its CPUs",
+    "service-50": "A service at a steady 50 % of its CPUs",
+    "service-70": "A service at a steady 70 % of its CPUs",
+    "day": "A whole day: containers, a service, a database",
 }
 
 
@@ -83,6 +88,17 @@ COST = (
     Metric("agent_memory_bytes", "own memory in the guest", "bytes"),
     Metric("compact_stalls", "compaction stalls", "count"),
 )
+RETURNS = (
+    Metric("returned_bytes", "returned after the work", "bytes"),
+    Metric("regret_bytes", "touched again within 60 s", "bytes"),
+    Metric("regret_share", "share of it (regret)", "share"),
+    Metric("host_faults_after_pages", "host faults until the next work", "count"),
+    Metric("host_faults_next_pages", "host faults in the next work", "count"),
+    Metric("again_s", "started again, took", "s"),
+    Metric("requests_per_s", "requests a second", "count"),
+    Metric("latency_p50_s", "latency, p50", "s"),
+    Metric("latency_p99_s", "latency, p99", "s"),
+)
 STALLS = tuple(
     Metric(f"psi_{resource}_{kind}_{span}_s", f"{resource} {kind}, {span}", "s")
     for span in ("work", "after")
@@ -97,6 +113,7 @@ STALLS = tuple(
 TABLES = (
     ("Memory on the host", MEMORY),
     ("What it did to the work", WORK),
+    ("What a return costs later", RETURNS),
     ("What it cost", COST),
     ("Time stalled in the guest (PSI)", STALLS),
 )

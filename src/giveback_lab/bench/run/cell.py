@@ -20,6 +20,7 @@ from giveback.errors import VmError
 from giveback_lab.bench.model import CellResult
 from giveback_lab.bench.run.host_load import HostLoad, others_share
 from giveback_lab.bench.run.measure import Meter, Stopwatch
+from giveback_lab.images.debian_files import WITHOUT_AGENT
 from giveback_lab.vms.vm import LabVm, VmSpec
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ HASTE_S = 3.0
 FOLDER = "/work/bench"
 WORK_DISK_TIMES_RAM = 3
 QMP_DEADLINE_S = 20.0
+# Steps after which nothing is watched.
+UNWATCHED = ("reread", "again", "report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +168,13 @@ class CellRun:
         return VmSpec(
             name=name, ram_bytes=ram_bytes, cpus=self._setting.cpus, accel=self._setting.accel,
             reporting=self._strategy.reporting, work_disk_bytes=WORK_DISK_TIMES_RAM * ram_bytes,
-            kernel_arguments=self._strategy.kernel_arguments,
+            kernel_arguments=self._kernel_arguments(),
         )  # fmt: skip
+
+    def _kernel_arguments(self) -> str:
+        """The strategy's own; a distribution guest installs no agent by itself: giveback's cell does."""
+        own = self._strategy.kernel_arguments
+        return f"{own} {WITHOUT_AGENT}".strip() if self._setting.lab.image.has_systemd else own
 
     @contextlib.asynccontextmanager
     async def _strategy_on(self, vms: Sequence[LabVm], problems: list[str]) -> AsyncIterator[None]:
@@ -246,7 +254,8 @@ class CellRun:
         began_s = self._watch.now_s()
         if self._strategy.quiet_s < loud_s:
             await self._watch.wait_until(began_s + min(loud_s, idle_s))
-        self._turn.give()
+        if not self._work.alone:
+            self._turn.give()
         await self._watch.wait_until(began_s + idle_s)
 
     async def _do_work(self, meter: Meter) -> None:
@@ -270,12 +279,16 @@ class CellRun:
             at_s = self._watch.now_s()
             if step == "reread":
                 await meter.reread(self._words(meter))
+            elif step == "again":
+                await meter.again(self._words(meter))
+            elif step == "report":
+                await meter.report(self._words(meter))
             elif step == "clean":
                 await meter.step("clean", *self._words(meter))
             else:
                 await meter.step("drop")
             meter.mark(step, at_s)
-        if step == "reread":
+        if step in UNWATCHED:
             return
         done_s = self._watch.now_s()
         await self._idle(ACT_AGAIN_S, self._work.idle_s)

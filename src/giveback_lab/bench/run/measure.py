@@ -12,9 +12,17 @@ from giveback.errors import VmError
 from giveback_kernel import meminfo
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.escaping import escape_for_terminal
-from giveback_lab.bench.model import CellMark, CellSample, Counters, VmCourse
+from giveback_lab.bench.model import (
+    CellMark,
+    CellSample,
+    Counters,
+    MemoryFlow,
+    ServiceFigures,
+    VmCourse,
+)
 from giveback_lab.bench.run.counters import read_counters
 from giveback_lab.bench.run.host_load import process_cpu
+from giveback_lab.bench.run.returns import SCAN_PERIOD_S, ReturnCounts, ReturnScanner
 from giveback_lab.images.image import GUEST_LAB
 
 if TYPE_CHECKING:
@@ -80,7 +88,10 @@ class Meter:
         self._watch = watch
         self._samples: list[CellSample] = []
         self._marks: list[CellMark] = []
+        self._flows: list[MemoryFlow] = []
+        self._scanner, self._returns = ReturnScanner(vm), ReturnCounts()
         self._heard_s = watch.now_s()
+        self._scanned_s = -SCAN_PERIOD_S
         self._sampled_s = self._heard_s
         self._failure: VmError | None = None
         self._most_total_bytes = 0
@@ -89,14 +100,19 @@ class Meter:
         self._hot_bytes = 0
         self._needed_bytes: int | None = None
         self._reread_s: float | None = None
+        self._again_s: float | None = None
+        self._service: ServiceFigures | None = None
         self._reread_disk_bytes: int | None = None
         self.counters: dict[str, Counters] = {}
 
     def shift(self, by_s: float) -> None:
         """The stopwatch's zero was moved by so much: what was sampled before is now earlier."""
         self._samples = [replace(s, t_s=round(s.t_s - by_s, 3)) for s in self._samples]
+        self._flows = [replace(flow, t_s=round(flow.t_s - by_s, 3)) for flow in self._flows]
+        self._returns.shift(by_s)
         self._heard_s -= by_s
         self._sampled_s -= by_s
+        self._scanned_s -= by_s
 
     def course(self) -> VmCourse:
         """All that was measured."""
@@ -112,6 +128,9 @@ class Meter:
             before=self.counters["before"],
             after_work=self.counters["after_work"],
             after=self.counters["after"],
+            flows=tuple(self._flows),
+            again_s=self._again_s,
+            service=self._service,
         )
 
     async def sample_for_ever(self) -> None:
@@ -135,6 +154,8 @@ class Meter:
                 )
             if now_s - self._sampled_s >= PERIOD_S:
                 self._sample(None, None)
+            if now_s - self._scanned_s >= SCAN_PERIOD_S:
+                self._scan()
 
     def take_guest_sample(self, event: Event) -> None:
         """Look at the VM from the host in the moment in which the guest says how it sees itself."""
@@ -170,9 +191,15 @@ class Meter:
             )
         )
 
+    def _scan(self) -> None:
+        """Count what came and went since the last scan."""
+        self._scanned_s = self._watch.now_s()
+        self._flows.append(self._returns.update(self._scanned_s, self._scanner.scan()))
+
     async def look(self) -> None:
         """Sample now, with the guest's own view. Raises VmError."""
         await self.vm.watch(self.vm.guest.look(), STEP_DEADLINE_S, "look")
+        self._scan()
 
     def mark(self, name: MarkName, begin_s: float) -> None:
         """A span from `begin_s` until now."""
@@ -197,6 +224,23 @@ class Meter:
         said = await self._bench("reread", *words, deadline_s=STEP_DEADLINE_S)
         self._reread_s = _number(said, "reread_s")
         self._reread_disk_bytes = int(_number(said, "disk_bytes"))
+        self._scan()
+
+    async def again(self, words: tuple[str, ...]) -> None:
+        """Start once more what has ended. Raises VmError."""
+        said = await self._bench("again", *words, deadline_s=WORK_DEADLINE_S)
+        self._again_s = _number(said, "again_s")
+        self._scan()
+
+    async def report(self, words: tuple[str, ...]) -> None:
+        """Ask the service that lingers for what it has done. Raises VmError."""
+        said = await self._bench("report", *words, deadline_s=STEP_DEADLINE_S)
+        self._service = ServiceFigures(
+            requests=int(_number(said, "requests")),
+            span_s=_number(said, "span_s"),
+            p50_s=_number(said, "p50_s"),
+            p99_s=_number(said, "p99_s"),
+        )
 
     async def step(self, *words: str) -> None:
         """Do another step of the work. Raises VmError."""

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from giveback_lab.bench.works import Work
 
 # How the guest is asked is in what it costs.
-GUEST_WORKS = ("work.py", "serve.py")
-GUEST_PREFIX = "bench"
+GUEST_WORKS = ("bench.py", "work.py", "serve.py")
+GUEST_WORKS_FOLDER = "works"
 
 
 def versions(work: Work, strategy: Strategy, setting: CellSetting) -> dict[str, str]:
@@ -54,12 +54,10 @@ def _agent() -> str:
 @functools.cache
 def _guest_sources() -> tuple[bytes, ...]:
     folder = resources.files("giveback_lab_guest")
-    named = sorted((item.name, item) for item in folder.iterdir())
-    return tuple(
-        item.read_bytes()
-        for name, item in named
-        if name in GUEST_WORKS or (name.startswith(GUEST_PREFIX) and name.endswith(".py"))
-    )
+    works = (folder / GUEST_WORKS_FOLDER).iterdir()
+    named = sorted((item.name, item) for item in works if item.name.endswith(".py"))
+    shared = ((folder / name).read_bytes() for name in GUEST_WORKS)
+    return (*shared, *(item.read_bytes() for _, item in named))
 
 
 def _strategy_source(strategy: Strategy) -> bytes:

@@ -32,7 +32,7 @@ def test_the_installed_one_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_fetched_one_finds_its_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "tree", lambda apt, names: tmp_path / "-".join(names))
+    monkeypatch.setattr(programs, "tree", lambda _apt, names: tmp_path / "-".join(names))
     path = make(tmp_path / "package/usr/sbin/peer")
     found = programs.packaged_program("package", "peer")
     assert (found.path, found.files) == (path, tmp_path / "package")
@@ -48,6 +48,6 @@ def test_a_static_one_comes_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_package_without_it_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "tree", lambda apt, names: tmp_path)
+    monkeypatch.setattr(programs, "tree", lambda *_: tmp_path)
     with pytest.raises(InputError, match="package: the package has no program peer"):
         programs.packaged_program("package", "peer")

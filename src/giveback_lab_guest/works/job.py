@@ -29,6 +29,18 @@ class Job:
         """Return what reads the hot set once and returns its bytes."""
         raise NotImplementedError
 
+    def again(self) -> None:
+        """Start once more what has ended."""
+        raise NotImplementedError
+
+    def report(self) -> dict[str, float]:
+        """What that which goes on has done: requests, span_s, p50_s, p99_s."""
+        raise NotImplementedError
+
+    def warm(self) -> None:
+        """Be the process that keeps the hot set."""
+        raise NotImplementedError
+
     def clean(self) -> None:
         """Remove what the work has made."""
         raise NotImplementedError

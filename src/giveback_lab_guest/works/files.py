@@ -8,8 +8,8 @@ import subprocess
 import tarfile
 import time
 
-from giveback_lab_guest.bench_job import Job
 from giveback_lab_guest.work import ENVIRONMENT, read_files
+from giveback_lab_guest.works.job import Job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +47,13 @@ class FileTree:
     def hot_bytes(self) -> int:
         """Page cache of the hot files."""
         return sum(size + -size % 4096 for _, size in self.hot())
+
+    def write(self, part: list[tuple[str, int]]) -> None:
+        """Write these files where they belong."""
+        for path, size in part:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb", buffering=0) as file:
+                file.write(self._block[:size])
 
     def pack(self, path: str) -> None:
         """Write an archive of all files, without the files."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from giveback_lab_guest import work
-from giveback_lab_guest.bench_job import Job
+from giveback_lab_guest.works.job import Job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import tarfile
 
-from giveback_lab_guest.bench_job import Job
+from giveback_lab_guest.works.job import Job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

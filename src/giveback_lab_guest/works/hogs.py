@@ -7,8 +7,8 @@ import sys
 import time
 
 from giveback_kernel.units import MIB
-from giveback_lab_guest.bench_job import Job
 from giveback_lab_guest.work import hold
+from giveback_lab_guest.works.job import Job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
