@@ -62,7 +62,8 @@ def options_of(args: argparse.Namespace) -> DemoOptions:
     return DemoOptions(
         mem_bytes=size_of(args.mem, "--mem"), cpus=args.cpus, accel=args.accel,
         kernel=args.kernel, kind=guest_kind(args.guest, args.arch), qemu=args.qemu,
-        compare=not args.no_compare, out=args.out, seed=args.seed, watch_s=args.watch, scale=args.scale, silence_limit_s=args.silence_limit,
+        compare=not args.no_compare, out=args.out, seed=args.seed, watch_s=args.watch,
+        scale=args.scale, silence_limit_s=args.silence_limit,
     )  # fmt: skip
 
 
