@@ -16,6 +16,7 @@ from giveback_lab_guest.works.build import Build
 from giveback_lab_guest.works.containers import Containers
 from giveback_lab_guest.works.database import Database
 from giveback_lab_guest.works.demo_day import BenchDay
+from giveback_lab_guest.works.ended import ended
 from giveback_lab_guest.works.files import Editor, Files
 from giveback_lab_guest.works.hogs import Hogs, keep
 from giveback_lab_guest.works.service import Service30, Service50, Service70
@@ -42,12 +43,14 @@ DROP_CACHES = "/proc/sys/vm/drop_caches"
 
 
 def bench(words: list[str]) -> int:
-    """`STEP WORK FOLDER RAM_BYTES SEED CPUS`, `drop`, or `keep BYTES`; returns an exit code."""
+    """`STEP WORK FOLDER RAM_BYTES SEED CPUS`, `drop`, `keep BYTES`, or `ended …`; returns an exit code."""
     step = words[0]
     if step == "drop":
         return drop()
     if step == "keep":
         return keep(int(words[1]))
+    if step == "ended":
+        return ended(words[1:])
     name, folder, ram, seed, cpus = words[1:]
     os.makedirs(folder, exist_ok=True)
     job = JOBS[name](folder, int(ram), int(seed), int(cpus))

@@ -1,0 +1,85 @@
+"""Which guests the matrix has, and which it cannot have here. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from giveback.errors import InputError
+from giveback_lab.images.kernels import check_kernel_name
+from giveback_lab.vms.lab import DISTRIBUTION, GUESTS, MACHINES, SMALL
+
+KERNELS = ("5.10", "6.1", "6.12", "7.2", "7.3")
+AMD64, ARM64, ARM64_16K = "amd64", "arm64", "arm64-16k"
+# Debian has kernels with 16 KiB pages since trixie.
+KERNELS_16K = ("6.12", "7.2", "7.3")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class MatrixRow:
+    """One guest: a kernel series, a machine as `--arch` names it, small or distribution."""
+
+    kernel: str
+    machine: str
+    guest: str
+
+    @property
+    def key(self) -> str:
+        """Names the row, and its file."""
+        return f"{self.kernel}-{self.machine}-{self.guest}"
+
+
+ROWS = (
+    *(MatrixRow(kernel, AMD64, SMALL) for kernel in KERNELS),
+    *(MatrixRow(kernel, AMD64, DISTRIBUTION) for kernel in KERNELS),
+    *(MatrixRow(kernel, ARM64, SMALL) for kernel in KERNELS),
+    *(MatrixRow(kernel, ARM64_16K, SMALL) for kernel in KERNELS_16K),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NotRun:
+    """What no guest of the lab is, why, and what stands for it in the tests."""
+
+    what: str
+    why: str
+    tested: str
+
+
+NOT_RUN = (
+    NotRun(
+        "Linux 6.6 and 6.8", "no Debian suite has them", "feature probes on trees of 6.1 and 6.12"
+    ),
+    NotRun(
+        "RHEL 8, 9 and 10 kernels", "not among Debian's packages", "the 5.10 row; recorded trees"
+    ),
+    NotRun("Ubuntu kernels", "only where the host is Ubuntu", "the host's own kernel there"),
+    NotRun("WSL 2", "it needs Windows", "recorded trees of /proc and /sys, .wslconfig files"),
+    NotRun("more than 8 vCPUs", "2 host CPUs emulate them too slowly", "recorded trees"),
+)
+
+
+def rows_of(words: str) -> tuple[MatrixRow, ...]:
+    """The rows that a command line names, such as "6.12-amd64-small,7.3"; "all". Raises InputError.
+
+    A part of a name, such as "7.3" or "arm64-16k-small", stands for all rows that have it.
+    """
+    if words == "all":
+        return ROWS
+    found: dict[MatrixRow, None] = {}
+    for word in (part.strip() for part in words.split(",")):
+        rows = [row for row in ROWS if word and f"-{word}-" in f"-{row.key}-"] or [_row(word)]
+        found.update(dict.fromkeys(rows))
+    return tuple(found)
+
+
+def _row(word: str) -> MatrixRow:
+    """A row that is not among ROWS: of another kernel. Raises InputError."""
+    for machine in sorted(MACHINES, key=len, reverse=True):
+        for guest in GUESTS:
+            kernel = word.removesuffix(f"-{machine}-{guest}")
+            if kernel != word:
+                check_kernel_name(kernel)
+                return MatrixRow(kernel, machine, guest)
+    raise InputError(
+        f"--rows {word}: no such row: KERNEL-MACHINE-GUEST such as {ROWS[0].key}, a part of it, or all"
+    )

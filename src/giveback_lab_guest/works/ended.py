@@ -1,0 +1,158 @@
+"""The matrix's work: something reads files once and ends, beside a process with hot files that lives on.
+
+With systemd a container of podman's and a service end; without it, a cgroup made by hand.
+`ended prepare`, `ended end PART`, `ended cached PART` (or `hot`); each says one JSON object.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import time
+
+from giveback_lab_guest.work import hold, read_files
+from giveback_lab_guest.works.containers import OF_SYSTEM, Part, forget
+from giveback_lab_guest.works.job import MIB
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SYSTEMD = "/run/systemd/system"
+CGROUPS = "/sys/fs/cgroup"
+HOT = "hot"
+PART_PERCENT, HOT_PERCENT, PEAK_PERCENT = 14, 4, 20
+FILE_BYTES = 2 << 20
+HOT_READS = 4
+READ = "for d in tree/*; do cat $d/*; done > /dev/null"
+FOR_EVER_S = 1_000_000
+
+
+def ended(words: list[str]) -> int:
+    """`STEP PART FOLDER RAM_BYTES SEED`; returns an exit code."""
+    step, part, folder, ram, seed = words
+    if step == "prepare":
+        said: dict[str, object] = {"parts": prepare(folder, int(ram), int(seed))}
+    elif step == "end":
+        begin = time.monotonic()
+        end(folder, part)
+        said = {"took_s": time.monotonic() - begin}
+    else:
+        said = {"bytes": sum(cached_bytes(path) for path in paths_of(folder, part))}
+    print(json.dumps(said), flush=True)
+    return 0
+
+
+def prepare(folder: str, ram_bytes: int, seed: int) -> list[str]:
+    """Files on disk, and not in memory; the process with the hot ones. Returns the parts' names."""
+    names = ["container", "service"] if os.path.isdir(SYSTEMD) else ["cgroup"]
+    for name, percent in [(HOT, HOT_PERCENT), *((name, PART_PERCENT) for name in names)]:
+        make_files(f"{folder}/{name}/tree/d0", ram_bytes * percent // 100, seed)
+    if "container" in names:
+        part_of(folder, "container").prepare()
+    # What comes and goes before: memory that the agent has seen being returned.
+    hold(ram_bytes * PEAK_PERCENT // 100 // MIB * MIB, huge=False).close()
+    start_keeper(folder, "cgroup" in names)
+    return names
+
+
+def make_files(folder: str, total_bytes: int, seed: int) -> None:
+    """Files of one size, written to disk and dropped from the page cache."""
+    os.makedirs(folder, exist_ok=True)
+    block = (seed.to_bytes(8, "little") * 512) * (MIB // 4096)
+    for number in range(max(1, total_bytes // FILE_BYTES)):
+        path = f"{folder}/f{number}"
+        with open(path, "wb", buffering=0) as file:
+            file.writelines(block for _ in range(FILE_BYTES // MIB))
+        forget(path)
+
+
+def paths_of(folder: str, part: str) -> list[str]:
+    """A part's files."""
+    tree = f"{folder}/{part}/tree/d0"
+    return [f"{tree}/{name}" for name in sorted(os.listdir(tree))]
+
+
+def start_keeper(folder: str, by_hand: bool) -> None:
+    """A process of a cgroup of its own reads the hot files several times and stays."""
+    if by_hand:
+        write(f"{CGROUPS}/cgroup.subtree_control", "+memory")
+    ready, said = os.pipe()
+    if os.fork() == 0:
+        os.close(ready)
+        os.setsid()
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        # None of ours may stay open in it: who waits for this program waits for its output's end.
+        for fd in (0, 1, 2):
+            os.dup2(nowhere, fd)
+        join(f"{CGROUPS}/{'matrix-keeper' if by_hand else 'system.slice/matrix-keeper.service'}")
+        for _ in range(HOT_READS):
+            read_all(paths_of(folder, HOT))
+        os.write(said, b"x")
+        os.close(said)
+        time.sleep(FOR_EVER_S)
+    os.close(said)
+    if not os.read(ready, 1):
+        raise OSError("ended: the process with the hot files did not come up")
+
+
+def end(folder: str, part: str) -> None:
+    """Let a part begin, read its files once, and end."""
+    if part == "cgroup":
+        child = os.fork()
+        if child == 0:
+            join(f"{CGROUPS}/matrix-job")
+            read_all(paths_of(folder, part))
+            os._exit(0)
+        if os.waitpid(child, 0)[1] != 0:
+            raise OSError("ended: the process of the cgroup failed")
+        os.rmdir(f"{CGROUPS}/matrix-job")
+        return
+    part_of(folder, part).shell(READ)
+
+
+def part_of(folder: str, name: str) -> Part:
+    """A container of root's, or a service."""
+    if name == "container":
+        return Part(name, f"{folder}/{name}", prefix=(), podman=True)
+    return Part(name, f"{folder}/{name}", prefix=OF_SYSTEM, podman=False)
+
+
+def join(cgroup: str) -> None:
+    """Make a cgroup and move this process into it."""
+    os.makedirs(cgroup, exist_ok=True)
+    write(f"{cgroup}/cgroup.procs", "0")
+
+
+def write(path: str, text: str) -> None:
+    """Write a kernel file."""
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def read_all(paths: Sequence[str]) -> None:
+    """Read files whole."""
+    read_files([(path, FILE_BYTES) for path in paths])
+
+
+def cached_bytes(path: str) -> int:
+    """Return the bytes of a file that are in the page cache, by mincore(2); none is brought in."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        size = os.fstat(fd).st_size
+        address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+        pages = -(-size // mmap.PAGESIZE)
+        states = ctypes.create_string_buffer(pages)
+        if libc.mincore(address, size, states) != 0:
+            raise OSError(ctypes.get_errno(), "mincore")
+        libc.munmap(address, size)
+    finally:
+        os.close(fd)
+    return sum(state & 1 for state in states.raw[:pages]) * mmap.PAGESIZE
