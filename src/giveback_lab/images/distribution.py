@@ -9,7 +9,13 @@ from giveback.errors import InputError
 from giveback_lab.packages.apt import Apt, tree, unpack
 from giveback_lab.packages.architecture import host_architecture
 from giveback_lab.packages.cache import building, cache_root, content_key, locked
-from giveback_lab.packages.sources import DEBIAN_SUITES, is_debian, release_source, suite_sources
+from giveback_lab.packages.sources import (
+    DEBIAN_SUITES,
+    is_debian,
+    release_source,
+    suite_sources,
+    unset,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +45,10 @@ def suite_apt(suite: str, architecture: Architecture) -> Apt:
     keyring = None if is_debian() or suite not in DEBIAN_SUITES else _debian_keyring()
     refused = []
     for source in suite_sources(suite, keyring):
+        missing = unset(source)
+        if missing is not None:
+            refused.append(missing)
+            continue
         found = Apt(sources=(source,), architecture=other)
         try:
             found.refresh()
@@ -46,7 +56,7 @@ def suite_apt(suite: str, architecture: Architecture) -> Apt:
             refused.append(str(error))
             continue
         return found
-    raise InputError(refused[0])
+    raise InputError("; ".join(refused))
 
 
 @functools.cache

@@ -108,15 +108,17 @@ def _find(name: str | None, machine: Architecture, flavour: str) -> _Found:
         if found is not None:
             return found
     series = name or DEFAULT_SERIES
+    closed: dict[str, list[str]] = {}
     for suite in _suites(series):
         try:
             apt = suite_apt(suite, machine)
         except InputError as error:
-            refused.append(f"{suite}: {error}")
+            closed.setdefault(str(error), []).append(suite)
             continue
         found = _newest(apt, series, machine, flavour, refused, suite)
         if found is not None:
             return found
+    refused += [f"{', '.join(suites)}: {error}" for error, suites in closed.items()]
     raise InputError(
         f"kernel {series}: no linux-image-{flavour} of that series: {'; '.join(refused)}; "
         "or use --kernel PATH"

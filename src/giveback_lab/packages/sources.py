@@ -20,9 +20,12 @@ from giveback_lab.packages.container_host import container_command
 if TYPE_CHECKING:
     from pathlib import Path
 
-DEBIAN_MIRROR = os.environ.get("GIVEBACK_DEBIAN_MIRROR", "http://debian-mirror.invalid/debian")
+MIRROR_VARIABLE, ARCHIVE_VARIABLE = "GIVEBACK_DEBIAN_MIRROR", "GIVEBACK_DEBIAN_ARCHIVE"
+UNSET_MIRROR = "http://debian-mirror.invalid/debian"
+UNSET_ARCHIVE = "http://debian-archive.invalid/debian"
+DEBIAN_MIRROR = os.environ.get(MIRROR_VARIABLE, UNSET_MIRROR)
 # Releases go there some time after their support has ended; their lists are past their date.
-DEBIAN_ARCHIVE = os.environ.get("GIVEBACK_DEBIAN_ARCHIVE", "http://debian-archive.invalid/debian")
+DEBIAN_ARCHIVE = os.environ.get(ARCHIVE_VARIABLE, UNSET_ARCHIVE)
 # The suites that the lab searches for a kernel, from old to new.
 DEBIAN_SUITES = (
     "bullseye",
@@ -95,6 +98,18 @@ def release_source() -> Source:
 def is_debian() -> bool:
     """Whether this host's packages are Debian's. Raises InputError."""
     return release_source().origin == "Debian"
+
+
+def unset(source: Source) -> str | None:
+    """What to set where this source has no address yet; None where it has one."""
+    variable = {UNSET_MIRROR: MIRROR_VARIABLE, UNSET_ARCHIVE: ARCHIVE_VARIABLE}.get(source.uri)
+    if variable is None:
+        return None
+    kind = "a mirror" if variable == MIRROR_VARIABLE else "an archive of old releases"
+    return (
+        f"no address of {kind} of Debian is known here: set {variable} to one, "
+        "such as http://HOST/debian (the folder that has dists/)"
+    )
 
 
 def suite_sources(suite: str, keyring: Path | None) -> tuple[Source, ...]:

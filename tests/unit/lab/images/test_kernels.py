@@ -21,9 +21,9 @@ SUITES = {
     "mirror/debian trixie": "6.12.90+deb13-cloud-amd64",
     "mirror/debian trixie-backports": "7.2.12+deb13-cloud-amd64 7.3.4+deb13-cloud-amd64",
     "mirror/debian sid": "7.2.13+deb14-cloud-amd64 7.2.13+deb14-arm64-16k",
-    "debian-archive.invalid/debian bullseye": "5.10.0-32-cloud-amd64",
+    "debian-archive.test/debian bullseye": "5.10.0-32-cloud-amd64",
     "mirror/ubuntu noble": "6.8.0-9-generic 6.8.0-31-generic",
-    "debian-mirror.invalid/debian trixie": "6.12.90+deb13-cloud-amd64",
+    "debian-mirror.test/debian trixie": "6.12.90+deb13-cloud-amd64",
 }
 # Both programs: what they answer follows from the private state's list of sources.
 APT = """#!/bin/sh
@@ -64,6 +64,8 @@ class Mirror:
     def be_host(self, monkeypatch: pytest.MonkeyPatch, own: Source) -> None:
         for module in (sources, apt):
             monkeypatch.setattr(module, "host_sources", lambda: (own,))
+        monkeypatch.setattr(sources, "DEBIAN_MIRROR", "http://debian-mirror.test/debian")
+        monkeypatch.setattr(sources, "DEBIAN_ARCHIVE", "http://debian-archive.test/debian")
         distribution._debian_keyring.cache_clear()
 
     def add(self, name: str, *paths: str) -> None:
@@ -150,6 +152,21 @@ def test_a_series_that_no_suite_has_is_refused_with_what_each_has(mirror: Mirror
     assert "bookworm has 6.1;" in line
     assert "trixie-backports has 7.2, 7.3;" in line
     assert "bookworm-backports: apt-get update: " in line
+
+
+def test_addresses_that_are_not_set_are_said_once_for_all_suites(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror.be_host(monkeypatch, Source("http://mirror/ubuntu", "noble", "main", "", "Ubuntu"))
+    mirror.add("debian-archive-keyring", "usr/share/keyrings/debian-archive-keyring.gpg")
+    monkeypatch.setattr(sources, "DEBIAN_MIRROR", sources.UNSET_MIRROR)
+    monkeypatch.setattr(sources, "DEBIAN_ARCHIVE", sources.UNSET_ARCHIVE)
+    with pytest.raises(InputError) as refused:
+        kernels.kernel_from_packages("6.12")
+    line = str(refused.value)
+    assert line.count("set GIVEBACK_DEBIAN_MIRROR to one") == 1
+    assert "trixie, sid, trixie-backports" in line
+    distribution._debian_keyring.cache_clear()
 
 
 def test_a_kernel_package_without_an_image_is_named(mirror: Mirror) -> None:

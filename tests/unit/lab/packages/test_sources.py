@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from giveback.errors import InputError
+from giveback_lab.images import distribution
 from giveback_lab.packages import architecture, container_host, sources
 from giveback_lab.packages.architecture import ARM64, X86_64, host_architecture
 from giveback_lab.packages.sources import Source, suite_sources
@@ -91,3 +92,25 @@ def test_the_container_command_without_a_checkout_says_where_it_belongs(
     command = container_host.container_command(())
     assert "PATH-OF-A-GIVEBACK-CHECKOUT:/giveback:ro" in command
     assert command.endswith("/lab/.venv/bin/giveback demo'")
+
+
+def test_an_address_that_nobody_has_set_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    host(monkeypatch, UBUNTU)
+    monkeypatch.setattr(sources, "DEBIAN_MIRROR", sources.UNSET_MIRROR)
+    monkeypatch.setattr(sources, "DEBIAN_ARCHIVE", sources.UNSET_ARCHIVE)
+    mirror, archive = (sources.unset(source) for source in suite_sources("trixie", KEYRING))
+    assert mirror is not None
+    assert "is known here: set GIVEBACK_DEBIAN_MIRROR to one, such as http://HOST/debian" in mirror
+    assert archive is not None
+    assert "set GIVEBACK_DEBIAN_ARCHIVE" in archive
+    assert sources.unset(DEBIAN) is None
+
+
+def test_a_suite_without_an_address_asks_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    host(monkeypatch, UBUNTU)
+    monkeypatch.setattr(sources, "DEBIAN_MIRROR", sources.UNSET_MIRROR)
+    monkeypatch.setattr(sources, "DEBIAN_ARCHIVE", sources.UNSET_ARCHIVE)
+    monkeypatch.setattr(distribution, "_debian_keyring", lambda: KEYRING)
+    monkeypatch.setattr("subprocess.run", None)
+    with pytest.raises(InputError, match=r"GIVEBACK_DEBIAN_MIRROR.*; .*GIVEBACK_DEBIAN_ARCHIVE"):
+        distribution.suite_apt("trixie", X86_64)
