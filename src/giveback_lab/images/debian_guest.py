@@ -23,7 +23,7 @@ from giveback_lab.images.image import Image
 from giveback_lab.images.initrd import build_initrd
 from giveback_lab.packages.apt import Apt, tree, unpack
 from giveback_lab.packages.architecture import host_architecture
-from giveback_lab.packages.cache import building, cache_root, content_key, keep_newest, locked
+from giveback_lab.packages.cache import building, cache_root, content_key, keep_newest, locked, used
 
 if TYPE_CHECKING:
     from giveback_lab.images.kernels import KernelFiles
@@ -82,7 +82,7 @@ def modules_disk(kernel: KernelFiles) -> Path:
                 _depmod(kmod, scratch / "base", kernel.release)
                 make_ext4(scratch / "modules.ext4", _content_bytes(content), content)
                 shutil.rmtree(scratch / "base")
-    return folder / "modules.ext4"
+    return used(folder) / "modules.ext4"
 
 
 def _host_apt() -> Apt:
@@ -123,7 +123,7 @@ def _base_disk(apt: Apt) -> Path:
                 set_owners(scratch / "root.ext4", scratch / "tree", owners)
                 shutil.rmtree(scratch / "tree")
             keep_newest(folder.parent, KEPT)
-    return folder
+    return used(folder)
 
 
 def _bootstrap(apt: Apt, into: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from giveback.errors import InputError
 from giveback_lab.packages.apt import Apt, tree, unpack
 from giveback_lab.packages.architecture import host_architecture
-from giveback_lab.packages.cache import building, cache_root, content_key, locked
+from giveback_lab.packages.cache import building, cache_root, content_key, locked, used
 from giveback_lab.packages.sources import (
     DEBIAN_SUITES,
     is_debian,
@@ -70,6 +70,7 @@ def _debian_keyring() -> Path:
         if not target.exists():
             with building(target) as scratch:
                 unpack([deb], scratch)
+    used(target)
     for name in (f"{KEYRING_PACKAGE}.gpg", f"{KEYRING_PACKAGE}.pgp"):
         path = target / "usr" / "share" / "keyrings" / name
         if path.exists():

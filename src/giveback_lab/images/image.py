@@ -13,7 +13,7 @@ from giveback_lab.images.distribution import guest_tree, source_archives
 from giveback_lab.images.ext4 import make_ext4
 from giveback_lab.images.initrd import build_initrd
 from giveback_lab.packages.architecture import X86_64
-from giveback_lab.packages.cache import building, cache_root, content_key, locked
+from giveback_lab.packages.cache import building, cache_root, content_key, locked, used
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -120,7 +120,7 @@ def _root_disk(files: Path, extras: Extras) -> Path:
                     shutil.copyfile(archive_file, target)
                 make_ext4(scratch / "root.ext4", _size_bytes(tree) * 5 // 4 + (32 << 20), tree)
                 shutil.rmtree(tree)
-    return folder / "root.ext4"
+    return used(folder) / "root.ext4"
 
 
 def _ignore(files: Path) -> Callable[[str, list[str]], set[str]]:

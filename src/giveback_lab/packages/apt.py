@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
 from giveback_lab.packages.apt_run import run_apt
-from giveback_lab.packages.cache import building, cache_root, content_key, locked
+from giveback_lab.packages.cache import building, cache_root, content_key, locked, used
 from giveback_lab.packages.sources import host_sources
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class Apt:
             for sub in ("state/lists/partial", "cache/archives/partial"):
                 (self.folder / sub).mkdir(parents=True, exist_ok=True)
             (self.folder / "state" / "status").touch()
+            used(self.folder)
             (self.folder / "sources.list").write_text(self._sources_text)
             if stamp.exists() and _age_s(stamp) < LISTS_MAX_AGE_S:
                 return
@@ -193,4 +194,4 @@ def tree(apt: Apt, names: Sequence[str], suite: str | None = None) -> Path:
             debs = apt.download(names, suite)
             with building(target) as scratch:
                 unpack(debs, scratch)
-    return target
+    return used(target)

@@ -7,7 +7,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,49 @@ def building(target: Path) -> Iterator[Path]:
         scratch.rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def used(entry: Path) -> Path:
+    """Mark a cache entry as used now, for `entries`; returns it."""
+    with suppress(OSError):
+        os.utime(entry)
+    return entry
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """One thing that the lab has built or fetched: a folder such as `kernels/KEY`."""
+
+    path: Path
+    size_bytes: int
+    used_s: float
+
+    @property
+    def kind(self) -> str:
+        return self.path.parent.name
+
+
+def entries(root: Path) -> list[CacheEntry]:
+    """All entries of the cache, the one that was used least lately first."""
+    found = []
+    for folder in (path for path in root.iterdir() if path.is_dir()):
+        for path in (one for one in folder.iterdir() if one.is_dir() and one.name[0] != "."):
+            with suppress(OSError):
+                found.append(CacheEntry(path, _disk_bytes(path), path.stat().st_mtime))
+    return sorted(found, key=lambda entry: entry.used_s)
+
+
+def remove(entry: CacheEntry) -> None:
+    """Remove an entry; a VM that runs keeps what it has open. Raises InputError."""
+    with locked(entry.path.parent):
+        try:
+            shutil.rmtree(entry.path)
+        except OSError as error:
+            raise InputError(f"{entry.path}: {error.strerror}: remove it yourself") from error
+
+
+def _disk_bytes(folder: Path) -> int:
+    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))
 
 
 def keep_newest(folder: Path, count: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from giveback.errors import InputError
 from giveback_lab.packages.apt import Apt, tree, unpack
 from giveback_lab.packages.architecture import host_architecture
-from giveback_lab.packages.cache import building, cache_root, content_key, locked
+from giveback_lab.packages.cache import building, cache_root, content_key, locked, used
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,4 +54,4 @@ def _alone(package: str) -> Path:
         if not target.exists():
             with building(target) as scratch:
                 unpack([deb], scratch)
-    return target
+    return used(target)

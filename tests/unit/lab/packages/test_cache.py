@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from giveback.cli import main
 from giveback.errors import InputError
+from giveback_lab.packages import cache
 from giveback_lab.packages.cache import building, cache_root, content_key, keep_newest, locked
 from giveback_lab.vms import folders
 
@@ -143,3 +146,27 @@ def test_no_place_for_a_folder_is_said_with_every_reason(
     monkeypatch.setattr(folders, "candidates", lambda: (long, absent))
     with pytest.raises(InputError, match=r"too long.*No such file.*TMPDIR"):
         folders.VmFolder()
+
+
+def test_what_was_not_used_lately_is_removed_and_the_rest_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name, age_days in (("kernels/old", 40), ("kernels/new", 40), ("trees/fresh", 1)):
+        folder = cache.cache_root() / name
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(bytes(2 << 20))
+        at_s = time.time() - age_days * 86_400
+        os.utime(folder, (at_s, at_s))
+    cache.used(cache.cache_root() / "kernels/new")
+    assert main(["cache"]) == 0
+    assert "kernels      2 entries" in capsys.readouterr().out
+    assert main(["cache", "--remove-unused", "30"]) == 0
+    out = capsys.readouterr().out
+    assert "kernels      1 entries       2 MiB" in out
+    assert "removed: 2 MiB" in out
+    assert not (cache.cache_root() / "kernels/old").exists()
+    assert (cache.cache_root() / "trees/fresh/file").exists()
+    assert main(["cache", "--remove-unused", "-1"]) == 2
+    assert main(["cache", "--remove-unused", "0"]) == 0
+    assert cache.entries(cache.cache_root()) == []
