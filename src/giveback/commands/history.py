@@ -6,22 +6,24 @@ daemon, gets the same from there.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from giveback.arguments import span_of
-from giveback.commands import _daemon
+from giveback.commands import _daemon, _output
 from giveback.errors import InputError
 from giveback.manager.history import chart, reader
 from giveback.manager.history.schema import HistoryError
 from giveback.manager.http import requests
+from giveback.manager.http.answers import plain
 
 if TYPE_CHECKING:
     import argparse
+
+    from giveback.manager.history.records import HistorySpan
 
 HELP = "what the daemon recorded: memory over time, and what was done"
 
@@ -47,25 +49,25 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, and show in the form that was asked for."""
-    document = _document(args)
+    found = _found(args)
     if args.json:
-        print(json.dumps(document, indent=1))
+        _output.print_json(plain(found))
     elif args.csv:
-        print(chart.as_csv(document), end="")
+        print(chart.as_csv(found), end="")
     elif args.svg or args.png:
         from giveback.manager.history import figure  # noqa: PLC0415  # matplotlib takes a second
 
         path, kind = (args.svg, "svg") if args.svg else (args.png, "png")
-        figure.write(document, path, kind)
+        figure.write(found, path, kind)
         print(path)
     else:
         width = shutil.get_terminal_size().columns
-        print(chart.chart(document, min(width, 160)))
-        print(chart.actions_text(document))
+        print(chart.chart(found, min(width, 160)))
+        print(chart.actions_text(found))
     return 0
 
 
-def _document(args: argparse.Namespace) -> dict[str, Any]:
+def _found(args: argparse.Namespace) -> HistorySpan:
     to_s = int(time.time()) + 1
     from_s = to_s - int(args.since)
     if args.socket and not args.file:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from giveback.arguments import size_of, span_of
 from giveback.commands import _daemon, _output
-from giveback.manager.http import requests
+from giveback.manager.http import answers, requests
 from giveback.reporters import reclaimed
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Ask, wait, and say what came from where."""
     result = _daemon.client(args).reclaim(args.size, args.within, args.vms)
     if args.json:
-        _output.print_json(result)
+        _output.print_json(answers.plain(answers.reclaimed(result)))
     else:
         _output.print_page(reclaimed.text(result))
-    return 0 if result["reached"] else NOT_REACHED
+    return 0 if result.reached else NOT_REACHED

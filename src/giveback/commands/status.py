@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from giveback.commands import _daemon, _output
+from giveback.manager.http.answers import plain
 from giveback.reporters import daemon_status
 
 if TYPE_CHECKING:
@@ -35,6 +36,6 @@ def run(args: argparse.Namespace) -> int:
 def _show(client: Client, args: argparse.Namespace) -> None:
     status = client.status()
     if args.json:
-        _output.print_json(status, watched=args.watch)
+        _output.print_json(plain(status), watched=args.watch)
     else:
         _output.print_page(daemon_status.text(status, time.time()), watched=args.watch)

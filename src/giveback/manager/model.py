@@ -79,13 +79,16 @@ class ActionKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ManagerAction:
-    """One thing that was done, and what came of it once that is known."""
+class RecordedAction:
+    """One thing that was done, and what came of it once that is known, as the history keeps it.
+
+    `kind` is any text: a daemon of another version may have written it.
+    """
 
     id: int
     wall_s: float
     vm: str
-    kind: ActionKind
+    kind: str
     urgency: int
     expected_bytes: int
     reason: str
@@ -93,6 +96,13 @@ class ManagerAction:
     """None until verified: resident before less resident after, by the host's own count."""
     verdict: str = ""
     """Why it came short, in words; "" where it did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerAction(RecordedAction):
+    """One thing that this daemon did, and what came of it once that is known."""
+
+    kind: ActionKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,18 @@
 """What the daemon knows and does, for people; `giveback status` shows it.
 
-A status is the daemon's JSON document: `giveback.manager.fleet.status` makes it.
+`giveback.manager.fleet.status` makes the status; the API sends it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from giveback.reporters.columns import aligned, size_or_unknown
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from giveback.manager.model import Ask, DaemonStatus, Lease, RecordedAction, VmStatus
 
 URGENCY_WORDS = {
     # Of the host: what one guest is told may be less.
@@ -25,111 +25,109 @@ _HEAD = ("NAME", "VMM", "RAM", "RESIDENT", "NEEDED", "RESIDUE", "TOLD", "CONDITI
 _RIGHT = range(2, 7)
 
 
-def text(status: Mapping[str, Any], now_s: float) -> str:
+def text(status: DaemonStatus, now_s: float) -> str:
     """Return the host's lines, a table of the VMs, leases and problems; `now_s` is wall-clock time."""
     lines = [_head_line(status, now_s), *_host_lines(status), ""]
     lines += _table(status)
-    leases = status["leases"]
+    leases = status.leases
     if leases:
         lines += ["", "held by devices, and let go of when it is not needed:"]
         lines += [f"  {_lease(lease, now_s)}" for lease in leases]
-    problems = [f"  {escape_for_terminal(problem, 400)}" for problem in status["problems"]]
+    problems = [f"  {escape_for_terminal(problem, 400)}" for problem in status.problems]
     problems += [f"  {line}" for line in _vm_problems(status)]
     if problems:
         lines += ["", "problems:", *problems]
     return "\n".join(lines)
 
 
-def _head_line(status: Mapping[str, Any], now_s: float) -> str:
-    up = ago(now_s - status["started_wall_s"])
+def _head_line(status: DaemonStatus, now_s: float) -> str:
+    up = ago(now_s - status.started_wall_s)
     return (
-        f"giveback daemon: up {up}, settings {escape_for_terminal(status['settings_source'])}, "
-        f"{len(status['vms'])} VMs, looked {ago(now_s - status['wall_s'])} ago"
+        f"giveback daemon: up {up}, settings {escape_for_terminal(status.settings_source)}, "
+        f"{len(status.vms)} VMs, looked {ago(now_s - status.wall_s)} ago"
     )
 
 
-def _host_lines(status: Mapping[str, Any]) -> list[str]:
-    host, decision = status["host"], status["decision"]
+def _host_lines(status: DaemonStatus) -> list[str]:
+    host, decision = status.host, status.decision
     lines = []
     if host is None:
         lines.append("host: not looked at yet")
     else:
-        parts = [f"{size(host['available_bytes'])} of {size(host['total_bytes'])} available"]
-        for kind in ("some", "full"):
-            percent = host[f"psi_memory_{kind}_avg10"]
+        parts = [f"{size(host.available_bytes)} of {size(host.total_bytes)} available"]
+        stalls = {"some": host.psi_memory_some_avg10, "full": host.psi_memory_full_avg10}
+        for kind, percent in stalls.items():
             if percent is not None:
                 parts.append(f"pressure {kind} {percent:.1f} %")
-        parts.append(f"free swap {size(host['swap_free_bytes'])}")
+        parts.append(f"free swap {size(host.swap_free_bytes)}")
         lines.append(f"host: {', '.join(parts)}")
     if decision is not None:
-        urgency = decision["urgency"]
+        urgency = decision.urgency
         words = [f"urgency {urgency} ({URGENCY_WORDS.get(urgency, '?')})"]
-        if decision["deficit_bytes"] > 0:
-            words.append(f"{size(decision['deficit_bytes'])} short")
-        if decision["trouble_in_s"] is not None:
-            words.append(f"trouble in {ago(decision['trouble_in_s'])}")
-        if decision["reason"]:
-            words.append(escape_for_terminal(decision["reason"], 200))
+        if decision.deficit_bytes > 0:
+            words.append(f"{size(decision.deficit_bytes)} short")
+        if decision.trouble_in_s is not None:
+            words.append(f"trouble in {ago(decision.trouble_in_s)}")
+        if decision.reason:
+            words.append(escape_for_terminal(decision.reason, 200))
         lines.append("; ".join(words))
-        lines += [f"  asks {_ask(ask)}" for ask in decision["asks"] if ask["goal_bytes"] > 0]
+        lines += [f"  asks {_ask(ask)}" for ask in decision.asks if ask.goal_bytes > 0]
     return lines
 
 
-def _ask(ask: Mapping[str, Any]) -> str:
-    name, goal = escape_for_terminal(ask["key"], 60), size(ask["goal_bytes"])
-    return (
-        f"{name} for {goal} (urgency {ask['urgency']}): {escape_for_terminal(ask['reason'], 120)}"
-    )
+def _ask(ask: Ask) -> str:
+    name, goal = escape_for_terminal(ask.key, 60), size(ask.goal_bytes)
+    return f"{name} for {goal} (urgency {ask.urgency}): {escape_for_terminal(ask.reason, 120)}"
 
 
-def _table(status: Mapping[str, Any]) -> list[str]:
-    vms = sorted(status["vms"], key=lambda vm: (-(vm["residue_bytes"] or 0), vm["name"]))
+def _table(status: DaemonStatus) -> list[str]:
+    vms = sorted(status.vms, key=lambda vm: (-(vm.residue_bytes or 0), vm.name))
     if not vms:
         return ["no VM runs on this host"]
-    last = {action["vm"]: action for action in status["actions"]}
-    rows = [_cells(vm, last.get(vm["key"]) or last.get(vm["name"])) for vm in vms]
+    last = {action.vm: action for action in status.actions}
+    rows = [_cells(vm, last.get(vm.key) or last.get(vm.name)) for vm in vms]
     return aligned([_HEAD, *rows], _RIGHT)
 
 
-def _cells(vm: Mapping[str, Any], action: Mapping[str, Any] | None) -> tuple[str, ...]:
-    told = "-" if vm["urgency"] is None else str(vm["urgency"])
+def _cells(vm: VmStatus, action: RecordedAction | None) -> tuple[str, ...]:
+    told = "-" if vm.urgency is None else str(vm.urgency)
     return (
-        escape_for_terminal(vm["name"], 32),
-        escape_for_terminal(vm["backend"], 20),
-        size(vm["ram_bytes"]),
-        size_or_unknown(vm["resident_bytes"]),
-        size_or_unknown(vm["needed_bytes"]),
-        size_or_unknown(vm["residue_bytes"]),
+        escape_for_terminal(vm.name, 32),
+        escape_for_terminal(vm.backend, 20),
+        size(vm.ram_bytes),
+        size_or_unknown(vm.resident_bytes),
+        size_or_unknown(vm.needed_bytes),
+        size_or_unknown(vm.residue_bytes),
         told,
-        escape_for_terminal(vm["condition"], 30),
+        escape_for_terminal(vm.condition, 30),
         "" if action is None else verdict(action),
     )
 
 
-def verdict(action: Mapping[str, Any]) -> str:
+def verdict(action: RecordedAction) -> str:
     """Return what came of an action: `ask: 290 MiB of 300 MiB`."""
-    kind, expected = escape_for_terminal(action["kind"], 20), size(action["expected_bytes"])
-    if not action["expected_bytes"]:
-        return f"{kind}: {escape_for_terminal(action['reason'], 80)}"
-    if action["measured_bytes"] is None:
+    kind, expected = escape_for_terminal(action.kind, 20), size(action.expected_bytes)
+    if not action.expected_bytes:
+        return f"{kind}: {escape_for_terminal(action.reason, 80)}"
+    if action.measured_bytes is None:
         return f"{kind}: {expected} awaited"
-    words = f"{kind}: {size(action['measured_bytes'])} of {expected}"
-    return f"{words}, {escape_for_terminal(action['verdict'], 80)}" if action["verdict"] else words
+    words = f"{kind}: {size(action.measured_bytes)} of {expected}"
+    return f"{words}, {escape_for_terminal(action.verdict, 80)}" if action.verdict else words
 
 
-def _lease(lease: Mapping[str, Any], now_s: float) -> str:
-    taken = size(lease["before_bytes"] - lease["target_bytes"])
-    since = ago(now_s - lease["wall_s"])
-    return f"{escape_for_terminal(lease['vm'], 60)}: {taken} by its {lease['device']}, for {since}"
+def _lease(lease: Lease, now_s: float) -> str:
+    taken = size(lease.before_bytes - lease.target_bytes)
+    since = ago(now_s - lease.wall_s)
+    return f"{escape_for_terminal(lease.vm, 60)}: {taken} by its {lease.device}, for {since}"
 
 
-def _vm_problems(status: Mapping[str, Any]) -> list[str]:
+def _vm_problems(status: DaemonStatus) -> list[str]:
     lines = []
-    for vm in status["vms"]:
-        said = [vm["condition_text"]] if vm["condition"] != "ok" else []
+    for vm in status.vms:
+        said = [vm.condition_text] if vm.condition != "ok" else []
         lines += [
-            f"{escape_for_terminal(vm['name'], 40)}: {escape_for_terminal(w, 300)}"
-            for w in (*said, *vm["doctor"])
+            f"{escape_for_terminal(vm.name, 40)}: {escape_for_terminal(w, 300)}"
+            for w in (*said, *vm.doctor)
             if w
         ]
     return list(dict.fromkeys(lines))

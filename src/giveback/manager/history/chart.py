@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import astuple, dataclass, fields
+from typing import TYPE_CHECKING
 
 from giveback.reporters.charts.terminal import area, binned
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+    from giveback.manager.history.records import HistoryHost, HistorySample, HistorySpan
+    from giveback.manager.model import RecordedAction
 
 _GUTTER = 10
 _LEAST_WIDTH = 10
@@ -31,27 +34,28 @@ class Line:
         return max((value for _, value in self.points if value is not None), default=0.0)
 
 
-def lines_of(document: Mapping[str, Any]) -> tuple[Line, ...]:
+def lines_of(history: HistorySpan) -> tuple[Line, ...]:
     """The curves of a history: of the VM if one was asked for, else of the host."""
-    if document["vm"] is None:
-        rows, columns = document["host"], ("available_bytes", "resident_bytes", "residue_bytes")
+    rows: Sequence[HistoryHost | HistorySample]
+    if history.vm is None:
+        rows, columns = history.host, ("available_bytes", "resident_bytes", "residue_bytes")
         names = ("host's available memory", "VMs' resident memory", "VMs' residue")
     else:
-        rows, columns = document["samples"], ("resident_bytes", "needed_bytes", "residue_bytes")
+        rows, columns = history.samples, ("resident_bytes", "needed_bytes", "residue_bytes")
         names = ("resident", "needed", "residue")
     found = (
-        Line(name, tuple((row["at_s"], row[column]) for row in rows))
+        Line(name, tuple((row.at_s, getattr(row, column)) for row in rows))
         for name, column in zip(names, columns, strict=True)
     )
     return tuple(line for line in found if any(value is not None for _, value in line.points))
 
 
-def chart(document: Mapping[str, Any], width: int = 78, height: int = 6) -> str:
+def chart(history: HistorySpan, width: int = 78, height: int = 6) -> str:
     """Each curve as an area of blocks over one axis of time."""
-    lines = lines_of(document)
+    lines = lines_of(history)
     if not lines:
         return "nothing was recorded in that time"
-    from_s, to_s = _extent(document, lines)
+    from_s, to_s = _extent(history.from_s, lines)
     columns = max(_LEAST_WIDTH, width - _GUTTER - 1)
     drawn = [_area(line, from_s, to_s, columns, height) for line in lines]
     left, right = _clock(from_s, to_s - from_s), _clock(to_s, to_s - from_s)
@@ -59,10 +63,10 @@ def chart(document: Mapping[str, Any], width: int = 78, height: int = 6) -> str:
     return "\n".join([*drawn, axis])
 
 
-def _extent(document: Mapping[str, Any], lines: Sequence[Line]) -> tuple[int, int]:
+def _extent(from_s: int, lines: Sequence[Line]) -> tuple[int, int]:
     """What was asked for, or what there is of it."""
     times = [at_s for line in lines for at_s, _ in line.points]
-    return max(document["from_s"], min(times)), max(times) + 1
+    return max(from_s, min(times)), max(times) + 1
 
 
 def _area(line: Line, from_s: int, to_s: int, columns: int, height: int) -> str:
@@ -85,12 +89,12 @@ def _size(value: float | None) -> str:
     return "?" if value is None else size(int(value))
 
 
-def actions_text(document: Mapping[str, Any], most: int = 10) -> str:
+def actions_text(history: HistorySpan, most: int = 10) -> str:
     """The last things that were done."""
-    actions = document["actions"]
+    actions = history.actions
     lines = [
-        f"{time.strftime('%m-%d %H:%M:%S', time.localtime(action['wall_s']))}  "
-        f"{escape_for_terminal(action['vm'], 40)}  {escape_for_terminal(action['kind'], 20)}  {_came(action)}"
+        f"{time.strftime('%m-%d %H:%M:%S', time.localtime(action.wall_s))}  "
+        f"{escape_for_terminal(action.vm, 40)}  {escape_for_terminal(action.kind, 20)}  {_came(action)}"
         for action in actions[-most:]
     ]
     if len(actions) > most:
@@ -98,23 +102,24 @@ def actions_text(document: Mapping[str, Any], most: int = 10) -> str:
     return "\n".join(lines)
 
 
-def _came(action: Mapping[str, Any]) -> str:
-    measured = action["measured_bytes"]
-    if not action["expected_bytes"]:
-        return escape_for_terminal(action["reason"], 120)  # A deflation: nothing was to come.
+def _came(action: RecordedAction) -> str:
+    measured = action.measured_bytes
+    if not action.expected_bytes:
+        return escape_for_terminal(action.reason, 120)  # A deflation: nothing was to come.
     came = "?" if measured is None else size(measured)
-    why = escape_for_terminal(action["verdict"] or action["reason"], 120)
-    return f"{came} of {size(action['expected_bytes'])}" + (f"  {why}" if why else "")
+    why = escape_for_terminal(action.verdict or action.reason, 120)
+    return f"{came} of {size(action.expected_bytes)}" + (f"  {why}" if why else "")
 
 
-def as_csv(document: Mapping[str, Any]) -> str:
+def as_csv(history: HistorySpan) -> str:
     """A row for each look, of the VM or of the host; the columns' names first."""
-    rows = document["host"] if document["vm"] is None else document["samples"]
+    rows: Sequence[HistoryHost | HistorySample]
+    rows = history.host if history.vm is None else history.samples
     out = io.StringIO()
     if rows:
-        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([{name: _cell_text(value) for name, value in row.items()} for row in rows])
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(spec.name for spec in fields(rows[0]))
+        writer.writerows(map(_cell_text, astuple(row)) for row in rows)
     return out.getvalue()
 
 

@@ -15,17 +15,18 @@ from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import GIB
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
+
+    from giveback.manager.history.records import HistorySpan
 
 # Half of matplotlib has no types.
 _DATES: Any = dates
 _COLOURS = ("#0B6E99", "#C65D00", "#6B7280")
 
 
-def write(document: Mapping[str, Any], path: Path, kind: str) -> None:
+def write(history: HistorySpan, path: Path, kind: str) -> None:
     """Write a `png` or `svg`. Raises InputError where there is nothing to show, or it fails."""
-    lines = lines_of(document)
+    lines = lines_of(history)
     if not lines:
         raise InputError("nothing was recorded in that time: no picture is written")
     figure = Figure(figsize=(10, 4.5), layout="constrained")
@@ -42,11 +43,7 @@ def write(document: Mapping[str, Any], path: Path, kind: str) -> None:
     axes.grid(visible=True, color="#E5E7EB")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper left")
-    name = (
-        "the host and its VMs"
-        if document["vm"] is None
-        else escape_for_terminal(document["vm"], 60)
-    )
+    name = "the host and its VMs" if history.vm is None else escape_for_terminal(history.vm, 60)
     # A name with $ in it is no formula.
     axes.set_title(drawable(name), loc="left", parse_math=False)
     write_picture(figure, path, kind, name)

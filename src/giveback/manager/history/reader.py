@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
 from giveback.manager.history import schema
-from giveback.manager.history.schema import HOST_COLUMNS, TIERS, VM_COLUMNS, HistoryError
+from giveback.manager.history.records import (
+    ACTION_COLUMNS,
+    HOST_COLUMNS,
+    VM_COLUMNS,
+    HistoryHost,
+    HistorySample,
+    HistorySpan,
+    HistoryVm,
+)
+from giveback.manager.history.schema import TIERS, HistoryError
+from giveback.manager.model import RecordedAction
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TypeVar
+
     from giveback.manager.history.schema import Tier
+
+    Row = TypeVar("Row")
 
 POINTS = 1500
 """Of one series, at most: 3 h by 10 s, 24 h by the minute, 15 d by 15 min; then fewer."""
@@ -19,48 +35,44 @@ ACTIONS = 1000
 VMS = 5000
 
 
-def read(path: str, from_s: int, to_s: int, vm: str | None = None) -> dict[str, object]:
-    """The history of the host, or of one VM by name or key, as one JSON-able document.
+def read(path: str, from_s: int, to_s: int, vm: str | None = None) -> HistorySpan:
+    """Return the history of the host, or of one VM by name or key, from `from_s` to `to_s`.
 
-    `host`: a row for each `step_s`; `samples`: of `vm` only. All times are wall seconds. Raises
-    HistoryError where the file cannot be read, InputError for a VM that it does not know.
+    Raises HistoryError where the file cannot be read, InputError for a VM that it does not know.
     """
     if to_s <= from_s:
         raise InputError(f"history from {from_s} to {to_s}: the end must be after the start")
     with contextlib.closing(schema.open_for_reading(path)) as connection:
-        connection.row_factory = sqlite3.Row
         try:
             connection.execute("BEGIN")
-            return _document(connection, from_s, to_s, vm)
+            return _span(connection, from_s, to_s, vm)
         except sqlite3.Error as error:
             raise HistoryError(f"{path}: {schema.words(error)}") from error
 
 
-def _document(
-    connection: sqlite3.Connection, from_s: int, to_s: int, vm: str | None
-) -> dict[str, object]:
+def _span(connection: sqlite3.Connection, from_s: int, to_s: int, vm: str | None) -> HistorySpan:
     found = [] if vm is None else _vms_called(connection, vm, from_s, to_s)
-    spans = _spans(connection, from_s, to_s)
-    step_s = max(tier.step_s for tier, _, _ in spans)
-    host = [row for span in spans for row in _host_rows(connection, *span)]
-    samples = [row for one in found for span in spans for row in _vm_rows(connection, one, *span)]
-    return {
-        "from_s": from_s,
-        "to_s": to_s,
-        "step_s": step_s,
-        "vm": vm,
-        "host": _thinned(host),
-        "samples": samples if len(found) > 1 else _thinned(samples),
-        "actions": _actions(connection, from_s, to_s, vm, {str(one["key"]) for one in found}),
-        "vms": _vms_seen(connection, from_s, to_s),
-    }
+    parts = _spans(connection, from_s, to_s)
+    host = [row for part in parts for row in _host_rows(connection, *part)]
+    samples = [row for one in found for part in parts for row in _vm_rows(connection, one, *part)]
+    return HistorySpan(
+        from_s=from_s,
+        to_s=to_s,
+        step_s=max(tier.step_s for tier, _, _ in parts),
+        vm=vm,
+        host=_thinned(host),
+        samples=tuple(samples) if len(found) > 1 else _thinned(samples),
+        actions=_actions(connection, from_s, to_s, vm, {key for _, key in found}),
+        vms=_vms_seen(connection, from_s, to_s),
+    )
 
 
 def _vms_called(
     connection: sqlite3.Connection, vm: str, from_s: int, to_s: int
-) -> list[dict[str, object]]:
-    rows = connection.execute(
-        "SELECT id, key, name FROM vm WHERE (key = ?1 OR name = ?1) AND last_s >= ?2 "
+) -> list[tuple[int, str]]:
+    """The VMs of this key or name: each one's number in the file, and its key."""
+    rows: list[tuple[int, str]] = connection.execute(
+        "SELECT id, key FROM vm WHERE (key = ?1 OR name = ?1) AND last_s >= ?2 "
         "AND first_s < ?3 ORDER BY first_s LIMIT 50",
         (vm, from_s, to_s),
     ).fetchall()
@@ -70,7 +82,7 @@ def _vms_called(
         )
         names = ", ".join(row[0] for row in known) or "none"
         raise InputError(f"history of {vm!r}: none in that time; VMs known: {names}")
-    return [dict(row) for row in rows]
+    return rows
 
 
 def _spans(connection: sqlite3.Connection, from_s: int, to_s: int) -> list[tuple[Tier, int, int]]:
@@ -109,59 +121,54 @@ def _extent(connection: sqlite3.Connection, tier: Tier) -> tuple[int | None, int
 
 def _host_rows(
     connection: sqlite3.Connection, tier: Tier, from_s: int, to_s: int
-) -> list[dict[str, object]]:
-    return [
-        dict(row)
-        for row in connection.execute(
-            f"SELECT at_s, {', '.join(HOST_COLUMNS)} FROM {tier.host} "  # noqa: S608
-            "WHERE at_s >= ? AND at_s < ? ORDER BY at_s",
-            (from_s, to_s),
-        )
-    ]
+) -> list[HistoryHost]:
+    rows = connection.execute(
+        f"SELECT at_s, {', '.join(HOST_COLUMNS)} FROM {tier.host} "  # noqa: S608
+        "WHERE at_s >= ? AND at_s < ? ORDER BY at_s",
+        (from_s, to_s),
+    )
+    return [HistoryHost(*row) for row in rows]
 
 
 def _vm_rows(
-    connection: sqlite3.Connection, vm: dict[str, object], tier: Tier, from_s: int, to_s: int
-) -> list[dict[str, object]]:
+    connection: sqlite3.Connection, vm: tuple[int, str], tier: Tier, from_s: int, to_s: int
+) -> list[HistorySample]:
+    number, key = vm
     columns = ", ".join(f"v.{name}" for name in VM_COLUMNS)
     # CROSS JOIN fixes the order: each look's time, then this VM's one row of it.
     rows = connection.execute(
         f"SELECT v.at_s, {columns} FROM {tier.host} h CROSS JOIN {tier.vm} v "  # noqa: S608
         "ON v.at_s = h.at_s AND v.vm = ? WHERE h.at_s >= ? AND h.at_s < ? ORDER BY h.at_s",
-        (vm["id"], from_s, to_s),
+        (number, from_s, to_s),
     )
-    return [{"key": vm["key"], **dict(row)} for row in rows]
+    return [HistorySample(key, *row) for row in rows]
 
 
 def _actions(
     connection: sqlite3.Connection, from_s: int, to_s: int, vm: str | None, keys: set[str]
-) -> list[dict[str, object]]:
+) -> tuple[RecordedAction, ...]:
     rows = connection.execute(
-        "SELECT id, wall_s, vm, kind, urgency, expected_bytes, reason, measured_bytes, verdict "
+        f"SELECT {', '.join(ACTION_COLUMNS)} "  # noqa: S608
         "FROM action WHERE wall_s >= ? AND wall_s < ? ORDER BY wall_s DESC",
         (from_s, to_s),
     )
-    found: list[dict[str, object]] = []
-    for row in rows:
-        if vm is None or row["vm"] == vm or row["vm"] in keys:
-            found.append(dict(row))
-            if len(found) == ACTIONS:
-                break
-    return found[::-1]
+    actions = (RecordedAction(*row) for row in rows)
+    wanted = (one for one in actions if vm is None or one.vm == vm or one.vm in keys)
+    return tuple(itertools.islice(wanted, ACTIONS))[::-1]
 
 
-def _vms_seen(connection: sqlite3.Connection, from_s: int, to_s: int) -> list[dict[str, object]]:
+def _vms_seen(connection: sqlite3.Connection, from_s: int, to_s: int) -> tuple[HistoryVm, ...]:
     rows = connection.execute(
         "SELECT key, name, backend, first_s, last_s FROM vm WHERE last_s >= ? AND first_s < ? "
         "ORDER BY last_s DESC, key LIMIT ?",
         (from_s, to_s, VMS),
     )
-    return [dict(row) for row in rows]
+    return tuple(HistoryVm(*row) for row in rows)
 
 
-def _thinned(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+def _thinned(rows: Sequence[Row]) -> tuple[Row, ...]:
     """Every n-th row, the last one always: a picture has no more points than that."""
     if len(rows) <= POINTS:
-        return rows
+        return tuple(rows)
     every = -(-len(rows) // POINTS)
-    return rows[:-1:every] + rows[-1:]
+    return (*rows[:-1:every], *rows[-1:])

@@ -14,7 +14,8 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 from giveback.manager.history import rollup, schema
-from giveback.manager.history.schema import HOST_COLUMNS, TIERS, VM_COLUMNS, HistoryError
+from giveback.manager.history.records import HOST_COLUMNS, VM_COLUMNS
+from giveback.manager.history.schema import TIERS, HistoryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from giveback.manager.history.schema import HOST_COLUMNS, TIERS, VM_COLUMNS
+from giveback.manager.history.records import HOST_COLUMNS, VM_COLUMNS
+from giveback.manager.history.schema import TIERS
 
 if TYPE_CHECKING:
     import sqlite3

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from giveback.manager.history.records import HOST_COLUMNS, VM_COLUMNS
 from giveback_kernel.errors import GivebackError
 
 VERSION = 1
@@ -42,15 +43,6 @@ class Tier:
 TIERS = (Tier(10, 3 * 3600), Tier(60, 36 * 3600), Tier(900, 90 * 86400))
 """Finest first; each is made of the one before."""
 
-HOST_COLUMNS = (
-    "looks", "total_bytes", "available_bytes", "available_least_bytes", "psi_some", "psi_full",
-    "swap_in_bytes", "swap_free_bytes", "urgency", "deficit_bytes", "vms", "resident_bytes",
-    "needed_bytes", "residue_bytes",
-)  # fmt: skip
-VM_COLUMNS = (
-    "looks", "ram_bytes", "resident_bytes", "resident_most_bytes", "needed_bytes", "residue_bytes",
-    "cache_bytes", "balloon_bytes", "urgency", "condition",
-)  # fmt: skip
 _TYPES = {"psi_some": "REAL", "psi_full": "REAL", "condition": "TEXT"}
 
 

@@ -1,28 +1,31 @@
-"""What the API answers: the types that are not the manager's own, and all of them as JSON bytes.
+"""What the API answers: the types that are not the manager's own, and all of them to JSON and back.
 
 Every field by its name, amounts in bytes, unknown is null.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-from dataclasses import dataclass, make_dataclass
-from types import GenericAlias
-from typing import TYPE_CHECKING, get_type_hints
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, make_dataclass
+from typing import Any, get_type_hints
 
+from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
 
-from giveback.manager.history.schema import HOST_COLUMNS, VM_COLUMNS
-from giveback.manager.model import ManagerAction, ReclaimResult, VmStatus
+from giveback.host.memory import HostView
+from giveback.manager.model import ReclaimResult, VmStatus
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+
+def plain(value: object) -> object:
+    """Return a value as JSON has it; numbers that are none are null."""
+    return to_jsonable_python(value, inf_nan_mode="null")
 
 
 def encoded(value: object) -> bytes:
     """Return a value's JSON. Text that is no UTF-8 is made some; numbers that are none are null."""
-    plain = to_jsonable_python(value, inf_nan_mode="null")
-    text = json.dumps(plain, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(plain(value), separators=(",", ":"), ensure_ascii=False)
     # Names come from the command lines of others.
     return text.encode("utf-8", "replace")
 
@@ -53,33 +56,25 @@ class UrgencySet:
     lease_s: float
 
 
-def _record(name: str, fields: Mapping[str, object]) -> type:
-    """Return the type of an answer that is made of another's fields, or of a table's columns."""
-    return make_dataclass(name, list(fields.items()), frozen=True, slots=True)
-
-
-def _rows(name: str, fields: Mapping[str, object]) -> object:
-    return GenericAlias(list, (_record(name, fields),))
-
-
-_NUMBER = float | None
-Reclaimed = _record("Reclaimed", {**get_type_hints(ReclaimResult), "reached": bool})
-History = _record(
-    "History",
-    {
-        "from_s": int,
-        "to_s": int,
-        "step_s": int,
-        "vm": str | None,
-        "host": _rows("HistoryHost", {"at_s": int, **dict.fromkeys(HOST_COLUMNS, _NUMBER)}),
-        "samples": _rows(
-            "HistorySample",
-            {"key": str, "at_s": int, **dict.fromkeys(VM_COLUMNS, _NUMBER), "condition": str},
-        ),
-        # A kind that another version wrote may be none of today's.
-        "actions": _rows("HistoryAction", {**get_type_hints(ManagerAction), "kind": str}),
-        "vms": _rows(
-            "HistoryVm", {"key": str, "name": str, "backend": str, "first_s": int, "last_s": int}
-        ),
-    },
+Reclaimed = make_dataclass(
+    "Reclaimed",
+    [*get_type_hints(ReclaimResult).items(), ("reached", bool)],
+    frozen=True,
+    slots=True,
 )
+
+
+def reclaimed(result: ReclaimResult) -> object:
+    """Return what is sent of a result: its fields, and whether the goal was reached."""
+    return Reclaimed(
+        **{field.name: getattr(result, field.name) for field in fields(result)},
+        reached=result.reached,
+    )
+
+
+@functools.cache
+def adapter_of(kind: Any) -> TypeAdapter[Any]:  # noqa: ANN401
+    """Return an answer's adapter. The manager's data names these two for its type checker only."""
+    made = TypeAdapter(kind)
+    made.rebuild(_types_namespace={"HostView": HostView, "Mapping": Mapping})
+    return made

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -24,7 +23,7 @@ from giveback.errors import InputError, VmError
 from giveback.manager.history import reader
 from giveback.manager.history.schema import HistoryError
 from giveback.manager.http import metrics, openapi
-from giveback.manager.http.answers import Problem, UrgencySet, Vms, encoded
+from giveback.manager.http.answers import Problem, UrgencySet, Vms, encoded, reclaimed
 from giveback.manager.http.feed import Feed
 from giveback.manager.http.requests import ReclaimBody, TimeSpan, UrgencyBody, checked
 from giveback_kernel.errors import GivebackError
@@ -200,7 +199,7 @@ class Api:
             result = await self._while_wanted(
                 request, self._manager.reclaim(wanted.goal_bytes, wanted.within_s, keys)
             )
-        return _json({**asdict(result), "reached": result.reached})
+        return _json(reclaimed(result))
 
     async def urgency(self, request: Request) -> Response:
         """Tell one guest an urgency by hand."""

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 from urllib.parse import quote, urlencode
 
 import httpx2
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from giveback.errors import InputError
+from giveback.manager.history.records import HistorySpan
+from giveback.manager.http.answers import Problem, UrgencySet, adapter_of
+from giveback.manager.model import DaemonStatus, ReclaimResult
 from giveback.vmm.clients.sockets import short_path
 from giveback_kernel.errors import GivebackError
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
+    from typing import TypeVar
+
+    Answer = TypeVar("Answer")
 
 ANSWER_LIMIT_BYTES = 64 << 20
 TIMEOUT_S = 10.0
 NO_DAEMON = 3
-_ANSWER = TypeAdapter(dict[str, Any])
 
 
 class NoDaemonError(GivebackError):
@@ -45,39 +50,50 @@ class Client:
         self._path = socket_path
         self._timeout_s = timeout_s
 
-    def status(self) -> dict[str, Any]:
-        """`DaemonStatus` as JSON has it."""
-        return self._object("GET", "/v1/status")
+    def status(self) -> DaemonStatus:
+        """All that the daemon knows now."""
+        return self._asked(DaemonStatus, "GET", "/v1/status")
 
-    def history(self, from_s: int, to_s: int, vm: str | None = None) -> dict[str, Any]:
+    def history(self, from_s: int, to_s: int, vm: str | None = None) -> HistorySpan:
         """What `giveback.manager.history.reader.read` returns."""
         query = {"from": str(from_s), "to": str(to_s), **({"vm": vm} if vm else {})}
-        return self._object("GET", f"/v1/history?{urlencode(query)}")
+        return self._asked(HistorySpan, "GET", f"/v1/history?{urlencode(query)}")
 
-    def reclaim(self, goal_bytes: int, within_s: float, vms: Sequence[str] = ()) -> dict[str, Any]:
-        """`ReclaimResult` as JSON has it, and `reached`."""
+    def reclaim(self, goal_bytes: int, within_s: float, vms: Sequence[str] = ()) -> ReclaimResult:
+        """What came; returns when it is reached, or the time is over."""
         body = {"goal_bytes": goal_bytes, "within_s": within_s, "vms": list(vms)}
-        return self._object("POST", "/v1/reclaim", body, within_s)
+        return self._asked(ReclaimResult, "POST", "/v1/reclaim", body, within_s)
 
-    def set_urgency(self, vm: str, urgency: int, lease_s: float) -> dict[str, Any]:
+    def set_urgency(self, vm: str, urgency: int, lease_s: float) -> UrgencySet:
         """By name or key."""
         body = {"urgency": urgency, "lease_s": lease_s}
-        return self._object("POST", f"/v1/vms/{quote(vm, safe='')}/urgency", body)
+        return self._asked(UrgencySet, "POST", f"/v1/vms/{quote(vm, safe='')}/urgency", body)
 
-    def _object(
-        self, method: str, resource: str, body: object = None, longer_s: float = 0.0
-    ) -> dict[str, Any]:
+    def _asked(
+        self,
+        kind: type[Answer],
+        method: str,
+        resource: str,
+        body: object = None,
+        longer_s: float = 0.0,
+    ) -> Answer:
         status, data = self._answer(method, resource, body, self._timeout_s + longer_s)
-        try:
-            said = _ANSWER.validate_json(data)
-        except ValidationError as error:
-            raise NoDaemonError(f"{self._path}: what answers is no giveback daemon") from error
         if status == httpx2.codes.OK:
-            return said
-        words = escape_for_terminal(str(said.get("detail") or said.get("title") or status), 500)
+            return self._decoded(kind, data)
+        words = escape_for_terminal(self._decoded(Problem, data).detail, 500)
         if status in (400, 404, 409, 413):
             raise InputError(words)
         raise RefusedError(status, words)
+
+    def _decoded(self, kind: type[Answer], data: bytes) -> Answer:
+        try:
+            found: Answer = adapter_of(cast("Hashable", kind)).validate_json(data)
+        except ValidationError as error:
+            raise NoDaemonError(
+                f"{self._path}: what answers is no giveback daemon of this version: "
+                "restart it if giveback was upgraded"
+            ) from error
+        return found
 
     def _answer(
         self, method: str, resource: str, body: object, timeout_s: float

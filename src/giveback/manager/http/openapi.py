@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from giveback.host.memory import HostView
 from giveback.manager import model
+from giveback.manager.history.records import HistorySpan
 from giveback.manager.http import answers, requests
 from giveback_kernel import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pydantic.json_schema import JsonSchemaMode, JsonSchemaValue
     from pydantic_core import core_schema
 
@@ -60,7 +61,7 @@ RESOURCES = (
     ),
     Resource(
         path="/v1/history", name="history", summary="The past",
-        query=requests.HistoryQuery, answer=answers.History, refusals=(400, 404),
+        query=requests.HistoryQuery, answer=HistorySpan, refusals=(400, 404),
     ),
     Resource(
         path="/v1/events", name="events",
@@ -112,18 +113,11 @@ def schemas_of(
 
     Raises PydanticUserError for a type that no JSON has.
     """
-    inputs = [(key, mode, _adapter(kind)) for key, (kind, mode) in types.items()]
+    inputs = [(key, mode, answers.adapter_of(kind)) for key, (kind, mode) in types.items()]
     found, whole = TypeAdapter.json_schemas(
         inputs, ref_template="#/components/schemas/{model}", schema_generator=_Exact
     )
     return {key: schema for (key, _), schema in found.items()}, whole["$defs"]
-
-
-def _adapter(kind: Any) -> TypeAdapter[Any]:  # noqa: ANN401
-    """Return a type's adapter. The manager's data names these two for its type checker only."""
-    made = TypeAdapter(kind)
-    made.rebuild(_types_namespace={"HostView": HostView, "Mapping": Mapping})
-    return made
 
 
 def _operation(resource: Resource, schemas: Mapping[str, JsonSchemaValue]) -> dict[str, Any]:

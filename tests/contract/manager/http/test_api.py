@@ -32,6 +32,7 @@ from scripted_manager import (
 from giveback.errors import InputError
 from giveback.manager.history.recorder import History
 from giveback.manager.http import api, server
+from giveback.manager.http.answers import encoded
 from giveback.manager.http.client import Client, NoDaemonError, RefusedError
 from giveback.manager.http.feed import EVENTS
 from giveback.manager.http.server import Endpoint
@@ -449,7 +450,7 @@ def test_slow_and_silent_clients_are_let_go_of(
             third.sendall(b"GET /v1/vms/vm1 HTTP/1.1\r\nx: ")
             wait_for(lambda: _is_closed_to(third), "the end of a head that comes byte by byte")
         # A part of the answer is in the socket's buffer; the rest never comes.
-        whole = len(json.dumps(Client(path).status()))
+        whole = len(encoded(Client(path).status()))
         wait_for(lambda: _is_cut(deaf), "the end of who does not read")
         assert whole > 1 << 20
         for one in (silent, half, second, deaf, slow):
@@ -598,10 +599,10 @@ def test_the_client_says_who_is_missing_and_who_refuses(tmp_path: Path) -> None:
         Client(path).status()
     with running(Endpoint(socket_path=path)) as daemon:
         client = Client(path)
-        assert client.status()["vms"][0]["name"] == "web"
-        assert client.set_urgency("web", 2, 5)["key"] == "qemu/web/100"
+        assert client.status().vms[0].name == "web"
+        assert client.set_urgency("web", 2, 5).key == "qemu/web/100"
         daemon.manager.gives_bytes = 10
-        assert client.reclaim(100, 1)["reached"] is False
+        assert client.reclaim(100, 1).reached is False
         with pytest.raises(InputError, match="no VM of that name"):
             client.set_urgency("a/b c", 2, 5)
     (tmp_path / "deaf.sock").unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import os
 import time
@@ -23,7 +22,7 @@ from giveback.manager.fleet.reclaim import ReclaimOperation
 from giveback.manager.fleet.sampler import Sampler, _inspection_wait_s
 from giveback.manager.fleet.urgency import Arbitration
 from giveback.manager.history import chart
-from giveback.manager.http.answers import encoded
+from giveback.manager.history.records import HistorySpan
 from giveback.manager.model import ActionKind, Ask, DaemonStatus, GuestView, ManagerAction
 from giveback.manager.settings.load import ArbiterSettings, VmSettings, from_bytes
 from giveback.reporters import daemon_status
@@ -298,8 +297,7 @@ def test_what_is_given_back_at_start_and_end_is_recorded() -> None:
 
 
 def test_a_deflation_waits_for_nothing() -> None:
-    said = json.loads(encoded(DEFLATED))
-    assert isinstance(said, dict)
-    assert daemon_status.verdict(said) == "deflate: given back: the manager ends"
-    shown = chart.actions_text({"actions": [said]})
+    assert daemon_status.verdict(DEFLATED) == "deflate: given back: the manager ends"
+    history = HistorySpan(0, 10, 10, None, (), (), (DEFLATED,), ())
+    shown = chart.actions_text(history)
     assert shown.endswith("deflate  given back: the manager ends")

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from giveback.errors import InputError
 from giveback.manager.history import chart, rollup, schema
 from giveback.manager.history import reader as history_reader
 from giveback.manager.history.recorder import LEAST_BYTES, History
+from giveback.manager.history.records import HistoryHost, HistorySample, HistorySpan
 from giveback.manager.history.schema import TIERS, HistoryError
 
 if TYPE_CHECKING:
@@ -85,9 +86,8 @@ def test_more_often_than_every_ten_seconds_is_ignored(tmp_path: Path) -> None:
 
 
 def history_rows(path: Path, vm: str | None = "vm0", span_s: int = 3600) -> list[dict[str, Any]]:
-    found: Any = history_reader.read(str(path), START_S, START_S + span_s, vm)
-    rows: list[dict[str, Any]] = found["host"] if vm is None else found["samples"]
-    return rows
+    found = history_reader.read(str(path), START_S, START_S + span_s, vm)
+    return [asdict(row) for row in (found.host if vm is None else found.samples)]
 
 
 def test_an_action_is_one_row_also_after_it_was_verified(tmp_path: Path) -> None:
@@ -98,10 +98,8 @@ def test_an_action_is_one_row_also_after_it_was_verified(tmp_path: Path) -> None
         history.action(asked)
         settle(history)
         history.action(replace(asked, measured_bytes=5, verdict="cache in use"))
-    found: Any = history_reader.read(str(path), START_S - 10, START_S + 10, "vm0")
-    assert [(a["id"], a["measured_bytes"], a["verdict"]) for a in found["actions"]] == [
-        (7, 5, "cache in use")
-    ]
+    found = history_reader.read(str(path), START_S - 10, START_S + 10, "vm0")
+    assert [(a.id, a.measured_bytes, a.verdict) for a in found.actions] == [(7, 5, "cache in use")]
 
 
 def test_actions_of_two_runs_with_the_same_id_are_two(tmp_path: Path) -> None:
@@ -109,8 +107,8 @@ def test_actions_of_two_runs_with_the_same_id_are_two(tmp_path: Path) -> None:
     for _ in range(2):
         with recording(path) as history:
             history.action(action(1, wall_s=float(START_S)))
-    found: Any = history_reader.read(str(path), START_S - 10, START_S + 10)
-    assert len(found["actions"]) == 2
+    found = history_reader.read(str(path), START_S - 10, START_S + 10)
+    assert len(found.actions) == 2
 
 
 @pytest.mark.parametrize("vms", [30, 300])
@@ -357,8 +355,9 @@ def test_the_chart_shows_what_was_recorded(tmp_path: Path) -> None:
 
 
 def test_a_name_is_no_formula_of_a_spreadsheet() -> None:
-    row = {"key": "=HYPERLINK(1)", "at_s": 1}
-    assert "'=HYPERLINK" in chart.as_csv({"vm": "x", "samples": [row]})
+    row = HistorySample("=HYPERLINK(1)", 1)
+    history = HistorySpan(0, 10, 10, "x", (), (row,), (), ())
+    assert "'=HYPERLINK" in chart.as_csv(history)
 
 
 @given(
@@ -367,9 +366,9 @@ def test_a_name_is_no_formula_of_a_spreadsheet() -> None:
     st.integers(1, 12),
 )
 def test_any_values_can_be_drawn(values: list[int | None], width: int, height: int) -> None:
-    host = [
-        {"at_s": 10 * i, "available_bytes": value, "resident_bytes": None, "residue_bytes": 0}
+    host = tuple(
+        HistoryHost(10 * i, available_bytes=value, resident_bytes=None, residue_bytes=0)
         for i, value in enumerate(values)
-    ]
-    drawn = chart.chart({"vm": None, "host": host, "from_s": 0}, width, height)
+    )
+    drawn = chart.chart(HistorySpan(0, 3000, 10, None, host, (), (), ()), width, height)
     assert drawn.count("residue") == 1

@@ -184,7 +184,7 @@ def test_nothing_that_is_described_may_be_missing_and_nothing_else_may_be_there(
             assert schema["additionalProperties"] is False, name
             assert schema["required"] == asked.get(name, list(schema["properties"])), name
     assert schemas["Reclaimed"]["properties"]["reached"] == {"type": "boolean"}
-    assert schemas["HistoryAction"]["properties"]["kind"] == {"type": "string"}
+    assert schemas["RecordedAction"]["properties"]["kind"] == {"type": "string"}
 
 
 def test_what_cannot_be_json_is_an_error() -> None:

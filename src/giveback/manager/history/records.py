@@ -1,0 +1,79 @@
+"""What the history holds, as the reader returns it, the API sends it and a chart shows it.
+
+The fields of a row are the columns of its table. All times are wall seconds, None is unknown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from giveback.manager.model import RecordedAction
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryHost:
+    """The host at one time, or over one step from then on."""
+
+    at_s: int
+    looks: int | None = None
+    total_bytes: int | None = None
+    available_bytes: int | None = None
+    available_least_bytes: int | None = None
+    psi_some: float | None = None
+    psi_full: float | None = None
+    swap_in_bytes: int | None = None
+    swap_free_bytes: int | None = None
+    urgency: int | None = None
+    deficit_bytes: int | None = None
+    vms: int | None = None
+    resident_bytes: int | None = None
+    needed_bytes: int | None = None
+    residue_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HistorySample:
+    """One VM at one time, or over one step from then on."""
+
+    key: str
+    at_s: int
+    looks: int | None = None
+    ram_bytes: int | None = None
+    resident_bytes: int | None = None
+    resident_most_bytes: int | None = None
+    needed_bytes: int | None = None
+    residue_bytes: int | None = None
+    cache_bytes: int | None = None
+    balloon_bytes: int | None = None
+    urgency: int | None = None
+    condition: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryVm:
+    """A VM that was seen, and when first and last."""
+
+    key: str
+    name: str
+    backend: str
+    first_s: int
+    last_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class HistorySpan:
+    """The past of the host, or of the VM named: `samples` are of that VM only."""
+
+    from_s: int
+    to_s: int
+    step_s: int
+    vm: str | None
+    host: tuple[HistoryHost, ...]
+    samples: tuple[HistorySample, ...]
+    actions: tuple[RecordedAction, ...]
+    vms: tuple[HistoryVm, ...]
+
+
+HOST_COLUMNS = tuple(field.name for field in fields(HistoryHost))[1:]
+VM_COLUMNS = tuple(field.name for field in fields(HistorySample))[2:]
+ACTION_COLUMNS = tuple(field.name for field in fields(RecordedAction))
