@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from giveback_lab.packages.sources import Source
+    from giveback_lab.packages.sources import AptSource
 
 LISTS_MAX_AGE_S = 86_400
 
@@ -35,7 +35,7 @@ class Apt:
         extra_suites: Iterable[str] = (),
         root: Path | None = None,
         source_packages: bool = False,
-        sources: tuple[Source, ...] = (),
+        sources: tuple[AptSource, ...] = (),
         architecture: str = "",
     ) -> None:
         """`extra_suites` (such as "bookworm-backports") are added to the host's own suites.

@@ -38,7 +38,7 @@ DEBIAN_SUITES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class AptSource:
     """One line of apt's sources: where the host's own apt finds its distribution."""
 
     uri: str
@@ -59,7 +59,7 @@ class Source:
 
 
 @functools.cache
-def host_sources() -> tuple[Source, ...]:
+def host_sources() -> tuple[AptSource, ...]:
     """The host distribution's own package sources, as its apt states them.
 
     Raises InputError where apt-get is missing or knows no source.
@@ -86,10 +86,10 @@ def host_sources() -> tuple[Source, ...]:
                 found[key].append(component)
     if not found:
         raise InputError("apt knows no Debian or Ubuntu source: run `sudo apt-get update` once")
-    return tuple(Source(u, s, " ".join(c), k, o) for (u, s, k, o), c in sorted(found.items()))
+    return tuple(AptSource(u, s, " ".join(c), k, o) for (u, s, k, o), c in sorted(found.items()))
 
 
-def release_source() -> Source:
+def release_source() -> AptSource:
     """The host's release itself, without its updates and backports. Raises InputError."""
     sources = host_sources()
     return next((s for s in sources if "-" not in s.suite), sources[0])
@@ -100,7 +100,7 @@ def is_debian() -> bool:
     return release_source().origin == "Debian"
 
 
-def unset(source: Source) -> str | None:
+def unset(source: AptSource) -> str | None:
     """What to set where this source has no address yet; None where it has one."""
     variable = {UNSET_MIRROR: MIRROR_VARIABLE, UNSET_ARCHIVE: ARCHIVE_VARIABLE}.get(source.uri)
     if variable is None:
@@ -112,17 +112,17 @@ def unset(source: Source) -> str | None:
     )
 
 
-def suite_sources(suite: str, keyring: Path | None) -> tuple[Source, ...]:
+def suite_sources(suite: str, keyring: Path | None) -> tuple[AptSource, ...]:
     """Where a suite may be, the likeliest first.
 
     `keyring` has Debian's keys on a host that is no Debian; without it only the host's own mirror is
     named.
     """
     own = release_source()
-    mirror = Source(own.uri, suite, own.components, own.signed_by, own.origin)
+    mirror = AptSource(own.uri, suite, own.components, own.signed_by, own.origin)
     if own.origin != "Debian":
         if keyring is None or suite not in DEBIAN_SUITES:
             return (mirror,)
-        mirror = Source(DEBIAN_MIRROR, suite, "main", str(keyring), "Debian")
-    archive = Source(DEBIAN_ARCHIVE, suite, "main", mirror.signed_by, dated=False)
+        mirror = AptSource(DEBIAN_MIRROR, suite, "main", str(keyring), "Debian")
+    archive = AptSource(DEBIAN_ARCHIVE, suite, "main", mirror.signed_by, dated=False)
     return (mirror, archive)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from giveback_lab_guest.strategies.loop import Stopping
 
-    Core = Union[kata_compact.Core, kata_memcg.Core]
+    KataCore = Union[kata_compact.KataCompactCore, kata_memcg.KataMemcgCore]
 
 # A core that failed is tried again after so long.
 RETRY_S = 300.0
@@ -26,7 +26,7 @@ RETRY_S = 300.0
 class KataTimed:
     """A core and when it works next."""
 
-    def __init__(self, core: Core, period_s: float, now_s: float) -> None:
+    def __init__(self, core: KataCore, period_s: float, now_s: float) -> None:
         self._core, self._period_s = core, period_s
         self.next_s = now_s + period_s
 
@@ -57,17 +57,23 @@ def make(root: str, name: str, options: list[str]) -> list[KataTimed]:
     now_s = time.monotonic()
     cores = []
     if name in ("kata-compact", "kata-both"):
-        compact = with_options(kata_compact.Rule(), _known(options, kata_compact.Rule._fields))
-        cores.append(KataTimed(kata_compact.Core(root, compact), compact.period_secs, now_s))
+        compact = with_options(
+            kata_compact.KataCompactRule(), _known(options, kata_compact.KataCompactRule._fields)
+        )
+        cores.append(
+            KataTimed(kata_compact.KataCompactCore(root, compact), compact.period_secs, now_s)
+        )
     if name in ("kata-memcg", "kata-both"):
-        memcg = with_options(kata_memcg.Rule(), _known(options, kata_memcg.Rule._fields))
-        cores.append(KataTimed(kata_memcg.Core(root, memcg), memcg.period_secs, now_s))
+        memcg = with_options(
+            kata_memcg.KataMemcgRule(), _known(options, kata_memcg.KataMemcgRule._fields)
+        )
+        cores.append(KataTimed(kata_memcg.KataMemcgCore(root, memcg), memcg.period_secs, now_s))
     return cores
 
 
 def _known(options: list[str], fields: tuple[str, ...]) -> list[str]:
     """An option belongs to the cores that have it, and to one at least."""
-    known = (*kata_compact.Rule._fields, *kata_memcg.Rule._fields)
+    known = (*kata_compact.KataCompactRule._fields, *kata_memcg.KataMemcgRule._fields)
     for option in options:
         if option.partition("=")[0] not in known:
             raise ValueError(f"no constant {option!r}: there are {', '.join(dict.fromkeys(known))}")

@@ -27,7 +27,7 @@ PAGE_BYTES = 4096
 SIGKILL = 9
 
 
-class Rule(Record):
+class KataCompactRule(Record):
     """The constants, under Kata's own names."""
 
     period_secs: int = 600
@@ -38,14 +38,20 @@ class Rule(Record):
     compact_threshold: int = 1024
 
 
-class State(Record):
+class KataCompactState(Record):
     """What the last compaction left: 0 before the first."""
 
     free_bytes: int = 0
     movable_pages: int = 0
 
 
-def is_due(rule: Rule, state: State, psi_percent: int, free_bytes: int, movable_pages: int) -> bool:
+def is_due(
+    rule: KataCompactRule,
+    state: KataCompactState,
+    psi_percent: int,
+    free_bytes: int,
+    movable_pages: int,
+) -> bool:
     """Tell whether to compact now."""
     if psi_percent > rule.period_psi_percent_limit:
         return False
@@ -60,11 +66,11 @@ def movable_pages(info: PageTypeInfo, order: int) -> int:
     return sum([count << at for counts in lists for at, count in enumerate(counts)])
 
 
-class Core:
+class KataCompactCore:
     """The rule with its state, on this guest."""
 
-    def __init__(self, root: str, rule: Rule) -> None:
-        self._root, self._rule, self._state = root, rule, State()
+    def __init__(self, root: str, rule: KataCompactRule) -> None:
+        self._root, self._rule, self._state = root, rule, KataCompactState()
         self._psi = Psi(root, "/", children=True)
 
     def work(self, stopping: Stopping) -> None:
@@ -77,10 +83,10 @@ class Core:
         self._compact(stopping)
         self._state = self._look()
 
-    def _look(self) -> State:
+    def _look(self) -> KataCompactState:
         info = read_pagetypeinfo(self._root)
         pages = 0 if info is None else movable_pages(info, self._rule.compact_order)
-        return State(read_meminfo(self._root).mem_free_bytes, pages)
+        return KataCompactState(read_meminfo(self._root).mem_free_bytes, pages)
 
     def _compact(self, stopping: Stopping) -> None:
         psi = Psi(self._root, "/", children=True)

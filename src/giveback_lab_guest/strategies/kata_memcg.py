@@ -32,7 +32,7 @@ STALLS = "stalls"
 TOO_FEW_GENERATIONS = "not four generations"
 
 
-class Rule(Record):
+class KataMemcgRule(Record):
     """The constants, under Kata's own names; the last is a constant of its code."""
 
     period_secs: int = 600
@@ -42,7 +42,7 @@ class Rule(Record):
     idle_fresh_ignore_secs: int = 60
 
 
-def may_age(rule: Rule, one: NodeGenerations) -> bool:
+def may_age(rule: KataMemcgRule, one: NodeGenerations) -> bool:
     """The youngest generation is old enough for another."""
     ages = [generation.age_ms for generation in one.generations]
     return bool(ages) and min(ages) >= rule.idle_fresh_ignore_secs * 1000
@@ -55,7 +55,7 @@ def oldest_pages(one: NodeGenerations) -> tuple[int, int]:
 
 
 def why_stop(
-    rule: Rule, last: tuple[int, int] | None, now: NodeGenerations, psi_percent: int
+    rule: KataMemcgRule, last: tuple[int, int] | None, now: NodeGenerations, psi_percent: int
 ) -> str:
     """Say why eviction stops here, or "" where it goes on. `last`: the oldest before the last try."""
     numbers = [generation.number for generation in now.generations]
@@ -71,10 +71,10 @@ def why_stop(
     return ""
 
 
-class Core:
+class KataMemcgCore:
     """The rules with their state, on this guest."""
 
-    def __init__(self, root: str, rule: Rule) -> None:
+    def __init__(self, root: str, rule: KataMemcgRule) -> None:
         """Switch the multi-gen LRU on where it is not. Raises KernelFileError where there is none."""
         self._root, self._rule = root, rule
         self._aged: dict[tuple[int, int], int] = {}

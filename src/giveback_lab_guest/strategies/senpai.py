@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PAGE_BYTES = 4096
 
 
-class Rule(Record):
+class SenpaiRule(Record):
     """The constants of both laws; `ticks` is how many periods lie between two reclaims at least."""
 
     period_s: float
@@ -38,7 +38,7 @@ class Rule(Record):
     limit_min_bytes: int = 100 << 20
 
 
-class State(Record):
+class SenpaiState(Record):
     """Periods since the last reclaim, and the stalled time at the last look."""
 
     ticks: int = 0
@@ -46,7 +46,7 @@ class State(Record):
     at_s: float = 0.0
 
 
-class Seen(Record):
+class SenpaiSample(Record):
     """`averages`: some avg10 and avg60 of memory and io; `stalled_us`: the larger `some` total."""
 
     at_s: float
@@ -57,14 +57,14 @@ class Seen(Record):
 
 
 RULES = {
-    "senpai": Rule(6.0, 1, 0.0005),
-    "senpai-oomd": Rule(5.0, 6, 0.01),
+    "senpai": SenpaiRule(6.0, 1, 0.0005),
+    "senpai-oomd": SenpaiRule(5.0, 6, 0.01),
 }
 
 
-def tmo(rule: Rule, state: State, seen: Seen) -> tuple[int, State]:
+def tmo(rule: SenpaiRule, state: SenpaiState, seen: SenpaiSample) -> tuple[int, SenpaiState]:
     """Return how many bytes to reclaim now, by the paper's law."""
-    looked = State(0, seen.stalled_us, seen.at_s)
+    looked = SenpaiState(0, seen.stalled_us, seen.at_s)
     elapsed_us = (seen.at_s - state.at_s) * 1e6
     if state.stalled_us is None or elapsed_us <= 0:
         return 0, looked
@@ -73,7 +73,7 @@ def tmo(rule: Rule, state: State, seen: Seen) -> tuple[int, State]:
     return int(seen.current_bytes * share) // PAGE_BYTES * PAGE_BYTES, looked
 
 
-def oomd(rule: Rule, state: State, seen: Seen) -> tuple[int, State]:
+def oomd(rule: SenpaiRule, state: SenpaiState, seen: SenpaiSample) -> tuple[int, SenpaiState]:
     """Return how many bytes to reclaim now, by the code's law."""
     waited = replace(state, ticks=state.ticks + 1)
     least = rule.limit_min_bytes + seen.current_bytes - seen.reclaimable_bytes
@@ -85,10 +85,10 @@ def oomd(rule: Rule, state: State, seen: Seen) -> tuple[int, State]:
     return amount, replace(waited, ticks=0)
 
 
-def look(at_s: float, memory: MemInfo, stalls: tuple[Pressure, ...], swap: bool) -> Seen:
+def look(at_s: float, memory: MemInfo, stalls: tuple[Pressure, ...], swap: bool) -> SenpaiSample:
     """Join what the rules need. The root cgroup has no memory.current: MemTotal - MemFree is oomd's."""
     anon = memory.active_anon_bytes + memory.inactive_anon_bytes
-    return Seen(
+    return SenpaiSample(
         at_s=at_s,
         current_bytes=memory.non_free_bytes,
         reclaimable_bytes=memory.file_bytes + (anon if swap else 0),
@@ -106,7 +106,7 @@ def serve(root: str, name: str, options: list[str], stopping: Stopping) -> None:
         raise KernelFileError("memory.reclaim", "missing at the root cgroup")
     _stalls(root)
     say(STARTED)
-    state = State()
+    state = SenpaiState()
     while not stopping.wait(rule.period_s):
         swap = bool(read_swaps(root).areas)
         seen = look(time.monotonic(), read_meminfo(root), _stalls(root), swap)

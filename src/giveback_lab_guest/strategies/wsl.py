@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 RECLAIM_PATH = "/sys/fs/cgroup/memory.reclaim"
 
 
-class Rule(Record):
+class WslGen1Rule(Record):
     """The constants. `mode` is compact, dropcache or gradual."""
 
     mode: str
@@ -44,7 +44,7 @@ class Rule(Record):
     step_percent: int = 3
 
 
-class State(Record):
+class WslGen1State(Record):
     """`window`: user ticks at the last looks, oldest first; None: not yet looked.
 
     WSL fills the window's first place with 0, so that time since boot counts as the oldest interval.
@@ -62,20 +62,20 @@ class WslStep(Record):
 
 
 RULES = {
-    "wsl-2019": Rule("compact", period_s=60.0),
-    "wsl-gen1-dropcache": Rule("dropcache"),
-    "wsl-gen1-gradual": Rule("gradual", intervals=6),
+    "wsl-2019": WslGen1Rule("compact", period_s=60.0),
+    "wsl-gen1-dropcache": WslGen1Rule("dropcache"),
+    "wsl-gen1-gradual": WslGen1Rule("gradual", intervals=6),
 }
 
 
-def begin(rule: Rule) -> State:
+def begin(rule: WslGen1Rule) -> WslGen1State:
     """The state before the first look."""
-    return State(window=(*[None] * (rule.intervals - 1), 0))
+    return WslGen1State(window=(*[None] * (rule.intervals - 1), 0))
 
 
 def decide(
-    rule: Rule, state: State, user_ticks: int, in_use_bytes: int, cpu_ticks_per_s: int
-) -> tuple[WslStep | None, State]:
+    rule: WslGen1Rule, state: WslGen1State, user_ticks: int, in_use_bytes: int, cpu_ticks_per_s: int
+) -> tuple[WslStep | None, WslGen1State]:
     """Return what to reclaim now. `cpu_ticks_per_s` is of all CPUs together."""
     looked = replace(state, window=(*state.window[1:], user_ticks))
     if rule.mode == "compact":
@@ -91,7 +91,7 @@ def decide(
     return WslStep(amount), replace(looked, resting=in_use_bytes - amount < rule.low_bytes)
 
 
-def is_idle(rule: Rule, state: State, user_ticks: int, cpu_ticks_per_s: int) -> bool:
+def is_idle(rule: WslGen1Rule, state: WslGen1State, user_ticks: int, cpu_ticks_per_s: int) -> bool:
     """Both the whole window and the last interval had less user time than the threshold."""
     threshold = int(cpu_ticks_per_s * rule.period_s * rule.busy_per_mille) // 1000
     oldest, last = state.window[0], state.window[-1]
@@ -102,7 +102,7 @@ def is_idle(rule: Rule, state: State, user_ticks: int, cpu_ticks_per_s: int) -> 
     )
 
 
-def is_probe_due(state: State, user_ticks: int, cpus: int) -> bool:
+def is_probe_due(state: WslGen1State, user_ticks: int, cpus: int) -> bool:
     """Something has run since the last check."""
     return user_ticks - state.compaction_ticks > cpus
 

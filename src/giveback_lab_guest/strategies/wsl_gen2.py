@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 RECLAIM_PATH = "/sys/fs/cgroup/memory.reclaim"
 
 
-class Rule(Record):
+class WslGen2Rule(Record):
     """The constants. `mode` is dropcache or gradual."""
 
     mode: str
@@ -45,7 +45,7 @@ class Rule(Record):
     step_most_bytes: int = 1024 * MIB
 
 
-class State(Record):
+class WslGen2State(Record):
     """(busy, total) ticks of the last intervals; what was done in this idle period."""
 
     last: CpuStat | None = None
@@ -62,10 +62,12 @@ class Steps(Record):
     compact: bool = False
 
 
-RULES = {"wsl-gen2-dropcache": Rule("dropcache"), "wsl-gen2-gradual": Rule("gradual")}
+RULES = {"wsl-gen2-dropcache": WslGen2Rule("dropcache"), "wsl-gen2-gradual": WslGen2Rule("gradual")}
 
 
-def decide(rule: Rule, state: State, stat: CpuStat, memory: MemInfo) -> tuple[Steps, State]:
+def decide(
+    rule: WslGen2Rule, state: WslGen2State, stat: CpuStat, memory: MemInfo
+) -> tuple[Steps, WslGen2State]:
     """Return what to do at this look."""
     state = track(rule, state, stat)
     full = len(state.window) == rule.intervals
@@ -86,7 +88,7 @@ def decide(rule: Rule, state: State, stat: CpuStat, memory: MemInfo) -> tuple[St
     return Steps(amount, drop, compact), replace(state, dropped=True, compacted=True)
 
 
-def track(rule: Rule, state: State, stat: CpuStat) -> State:
+def track(rule: WslGen2Rule, state: WslGen2State, stat: CpuStat) -> WslGen2State:
     """Add the interval since the last look; counters that went backwards start the window anew."""
     before = state.last
     if before is None:
@@ -94,12 +96,12 @@ def track(rule: Rule, state: State, stat: CpuStat) -> State:
     busy = stat.busy_ticks - before.busy_ticks
     idle = stat.idle_ticks + stat.iowait_ticks - before.idle_ticks - before.iowait_ticks
     if busy < 0 or idle < 0:
-        return State(last=stat)
+        return WslGen2State(last=stat)
     window = (*state.window, (busy, busy + idle))[-rule.intervals :]
     return replace(state, last=stat, window=window)
 
 
-def _quiet(rule: Rule, window: tuple[tuple[int, int], ...]) -> bool:
+def _quiet(rule: WslGen2Rule, window: tuple[tuple[int, int], ...]) -> bool:
     busy = sum([interval[0] for interval in window])
     return busy * 1000 <= sum([interval[1] for interval in window]) * rule.busy_per_mille
 
@@ -112,7 +114,7 @@ def serve(root: str, name: str, options: list[str], stopping: Stopping) -> None:
         rule = replace(rule, mode="dropcache")
     become_idle_class()
     say(STARTED)
-    state = State(last=read_cpustat(root))
+    state = WslGen2State(last=read_cpustat(root))
     next_s = time.monotonic() + rule.period_s
     while not stopping.wait_until(next_s):
         steps, state = decide(rule, state, read_cpustat(root), read_meminfo(root))

@@ -13,7 +13,7 @@ from giveback.errors import InputError
 from giveback_lab.images import distribution, kernels
 from giveback_lab.packages import apt, sources
 from giveback_lab.packages.architecture import ARM64, X86_64
-from giveback_lab.packages.sources import Source
+from giveback_lab.packages.sources import AptSource
 
 # A mirror with a few suites: their kernels' releases. Bullseye has moved to the archive.
 SUITES = {
@@ -61,7 +61,7 @@ class Mirror:
             (root / "bin" / name).write_text(text)
             (root / "bin" / name).chmod(0o755)
 
-    def be_host(self, monkeypatch: pytest.MonkeyPatch, own: Source) -> None:
+    def be_host(self, monkeypatch: pytest.MonkeyPatch, own: AptSource) -> None:
         for module in (sources, apt):
             monkeypatch.setattr(module, "host_sources", lambda: (own,))
         monkeypatch.setattr(sources, "DEBIAN_MIRROR", "http://debian-mirror.test/debian")
@@ -98,7 +98,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mirror:
     found = Mirror(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    found.be_host(monkeypatch, Source("http://mirror/debian", "bookworm", "main", ""))
+    found.be_host(monkeypatch, AptSource("http://mirror/debian", "bookworm", "main", ""))
     for module in (kernels, distribution):
         monkeypatch.setattr(module, "host_architecture", lambda: X86_64)
     return found
@@ -128,7 +128,7 @@ def test_the_newest_of_a_series_or_suite(
 def test_ubuntu_has_its_own_kernels_and_debians_whose_keys_it_has_signed(
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mirror.be_host(monkeypatch, Source("http://mirror/ubuntu", "noble", "main", "", "Ubuntu"))
+    mirror.be_host(monkeypatch, AptSource("http://mirror/ubuntu", "noble", "main", "", "Ubuntu"))
     mirror.add_kernel("6.8.0-31-generic", new_layout=False)
     assert kernels.kernel_from_packages("6.8").release == "6.8.0-31-generic"
     mirror.add("debian-archive-keyring", "usr/share/keyrings/debian-archive-keyring.gpg")

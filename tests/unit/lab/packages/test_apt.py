@@ -9,7 +9,7 @@ import pytest
 from giveback.errors import InputError
 from giveback_lab.packages import apt
 from giveback_lab.packages.apt import Apt
-from giveback_lab.packages.sources import Source
+from giveback_lab.packages.sources import AptSource
 
 APT_GET = """#!/bin/sh
 case "$*" in
@@ -32,8 +32,8 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Apt:
     program.write_text(APT_GET)
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-    release = Source("http://h/debian", "bookworm", "main", "/key.gpg")
-    updates = Source("http://h/debian", "bookworm-updates", "main", "/key.gpg")
+    release = AptSource("http://h/debian", "bookworm", "main", "/key.gpg")
+    updates = AptSource("http://h/debian", "bookworm-updates", "main", "/key.gpg")
     monkeypatch.setattr(apt, "host_sources", lambda: (release, updates))
     found = Apt(root=tmp_path / "cache", source_packages=True)
     (found.folder / "cache" / "archives").mkdir(parents=True)
@@ -55,5 +55,5 @@ def test_a_package_without_one_is_named(sources: Apt) -> None:
 def test_source_packages_are_of_the_release_and_another_state(sources: Apt, tmp_path: Path) -> None:
     binary_only = Apt(root=tmp_path / "cache")
     assert binary_only.folder != sources.folder
-    release = Source("http://h/debian", "bookworm", "main", "")
+    release = AptSource("http://h/debian", "bookworm", "main", "")
     assert release.line(kind="deb-src") == "deb-src http://h/debian bookworm main"

@@ -11,15 +11,15 @@ from giveback.errors import InputError
 from giveback_lab.images import distribution
 from giveback_lab.packages import architecture, container_host, sources
 from giveback_lab.packages.architecture import ARM64, X86_64, host_architecture
-from giveback_lab.packages.sources import Source, suite_sources
+from giveback_lab.packages.sources import AptSource, suite_sources
 
 KEYRING = Path("/cache/keyring.gpg")
-DEBIAN = Source("http://mirror/debian", "bookworm", "main contrib", "/keys.gpg")
-SECURITY = Source("http://mirror/debian-security", "bookworm-security", "main", "/keys.gpg")
-UBUNTU = Source("http://mirror/ubuntu", "noble", "main universe", "/ubuntu.gpg", "Ubuntu")
+DEBIAN = AptSource("http://mirror/debian", "bookworm", "main contrib", "/keys.gpg")
+SECURITY = AptSource("http://mirror/debian-security", "bookworm-security", "main", "/keys.gpg")
+UBUNTU = AptSource("http://mirror/ubuntu", "noble", "main universe", "/ubuntu.gpg", "Ubuntu")
 
 
-def host(monkeypatch: pytest.MonkeyPatch, *own: Source) -> None:
+def host(monkeypatch: pytest.MonkeyPatch, *own: AptSource) -> None:
     monkeypatch.setattr(sources, "host_sources", lambda: own)
 
 

@@ -16,8 +16,8 @@ from giveback_lab_guest.strategies.kata_memcg import may_age, why_stop
 from giveback_lab_guest.strategies.kata_psi import Psi, Reading, percent
 
 MIB = 1 << 20
-COMPACT = kata_compact.Rule()
-MEMCG = kata_memcg.Rule()
+COMPACT = kata_compact.KataCompactRule()
+MEMCG = kata_memcg.KataMemcgRule()
 
 
 def lists(oldest: int, anon: int = 0, numbers: int = 4, age_ms: int = 61_000) -> NodeGenerations:
@@ -57,7 +57,7 @@ def test_a_cgroups_own_stalls_are_without_its_childrens(tmp_path: Path) -> None:
 
 
 def test_compaction_waits_for_small_movable_blocks_or_less_free_memory() -> None:
-    after = kata_compact.State(free_bytes=500 * MIB, movable_pages=1000)
+    after = kata_compact.KataCompactState(free_bytes=500 * MIB, movable_pages=1000)
     assert not is_due(COMPACT, after, 0, 500 * MIB, 2024)
     assert is_due(COMPACT, after, 0, 500 * MIB, 2025)
     assert not is_due(COMPACT, after, 0, 496 * MIB, 0)
@@ -117,7 +117,7 @@ def test_eviction_comes_to_an_end(pages: int, each: int, anon: int) -> None:
 
 
 def test_an_option_belongs_to_the_cores_that_have_it() -> None:
-    fields = kata_memcg.Rule._fields
+    fields = kata_memcg.KataMemcgRule._fields
     assert kata._known(["period_secs=61", "compact_order=5"], fields) == ["period_secs=61"]
     with pytest.raises(ValueError, match="no constant 'x=1'"):
         kata._known(["x=1"], fields)

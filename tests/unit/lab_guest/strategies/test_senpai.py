@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from giveback_kernel.record import replace
 from giveback_lab_guest.strategies import senpai
 from giveback_lab_guest.strategies.loop import with_options
-from giveback_lab_guest.strategies.senpai import Seen, State
+from giveback_lab_guest.strategies.senpai import SenpaiSample, SenpaiState
 
 MIB = 1 << 20
 PAGE = 4096
 TMO = senpai.RULES["senpai"]
 OOMD = senpai.RULES["senpai-oomd"]
-CALM = Seen(6.0, 1000 * MIB, 600 * MIB, (0.0, 0.0, 0.0, 0.0), 0)
-BEFORE = State(stalled_us=0, at_s=0.0)
+CALM = SenpaiSample(6.0, 1000 * MIB, 600 * MIB, (0.0, 0.0, 0.0, 0.0), 0)
+BEFORE = SenpaiState(stalled_us=0, at_s=0.0)
 
 
 def test_the_papers_law_takes_a_two_thousandth_when_calm() -> None:
@@ -33,13 +33,13 @@ def test_half_the_stalls_allowed_halve_it_and_all_of_them_end_it() -> None:
 
 
 def test_its_first_look_only_looks() -> None:
-    amount, state = senpai.tmo(TMO, State(), CALM)
+    amount, state = senpai.tmo(TMO, SenpaiState(), CALM)
     assert amount == 0
     assert (state.stalled_us, state.at_s) == (0, 6.0)
 
 
 def test_oomds_law_takes_a_hundredth_of_what_is_above_the_least_each_sixth_tick() -> None:
-    state, amounts = State(), []
+    state, amounts = SenpaiState(), []
     for _ in range(13):
         amount, state = senpai.oomd(OOMD, state, CALM)
         amounts.append(amount)
@@ -48,7 +48,7 @@ def test_oomds_law_takes_a_hundredth_of_what_is_above_the_least_each_sixth_tick(
 
 
 def test_stalls_delay_it_to_the_next_calm_tick() -> None:
-    state = State(ticks=5)
+    state = SenpaiState(ticks=5)
     for index in range(4):
         averages = tuple(0.1 if at == index else 0.0 for at in range(4))
         amount, state = senpai.oomd(OOMD, state, replace(CALM, averages=averages))
@@ -57,7 +57,9 @@ def test_stalls_delay_it_to_the_next_calm_tick() -> None:
 
 
 def test_nothing_is_taken_below_the_least() -> None:
-    assert senpai.oomd(OOMD, State(ticks=9), replace(CALM, reclaimable_bytes=100 * MIB))[0] == 0
+    assert (
+        senpai.oomd(OOMD, SenpaiState(ticks=9), replace(CALM, reclaimable_bytes=100 * MIB))[0] == 0
+    )
 
 
 @given(
@@ -67,9 +69,9 @@ def test_nothing_is_taken_below_the_least() -> None:
 def test_neither_law_asks_for_more_than_its_share(
     current: int, reclaimable: int, average: float, stalled_us: int, at_s: float
 ) -> None:
-    seen = Seen(at_s, current, min(current, reclaimable), (average,) * 4, stalled_us)
+    seen = SenpaiSample(at_s, current, min(current, reclaimable), (average,) * 4, stalled_us)
     assert 0 <= senpai.tmo(TMO, BEFORE, seen)[0] <= current * TMO.ratio
-    assert 0 <= senpai.oomd(OOMD, State(ticks=5), seen)[0] <= current * OOMD.ratio
+    assert 0 <= senpai.oomd(OOMD, SenpaiState(ticks=5), seen)[0] <= current * OOMD.ratio
 
 
 def test_constants_can_be_changed_and_only_these() -> None:

@@ -20,7 +20,7 @@ from giveback_kernel.meminfo import MemInfo
 from giveback_kernel.record import replace
 from giveback_kernel.units import GIB
 from giveback_lab_guest.strategies import wsl, wsl_gen2
-from giveback_lab_guest.strategies.wsl import Rule, State, WslStep
+from giveback_lab_guest.strategies.wsl import WslGen1Rule, WslGen1State, WslStep
 
 CPUS = 2
 TICKS_PER_S = 100 * CPUS
@@ -29,7 +29,7 @@ GRADUAL = wsl.RULES["wsl-gen1-gradual"]
 
 
 def course(
-    rule: Rule, looks: list[int], in_use: int = 2 * GIB, state: State | None = None
+    rule: WslGen1Rule, looks: list[int], in_use: int = 2 * GIB, state: WslGen1State | None = None
 ) -> list[tuple[int, WslStep]]:
     """Drive the rule: user ticks of each interval; returns (look's number, step)."""
     state = wsl.begin(rule) if state is None else state
@@ -96,7 +96,9 @@ def test_compaction_needs_something_to_have_run_and_nothing_to_run() -> None:
     st.lists(st.integers(0, 500), max_size=60),
     st.integers(0, 8 * GIB),
 )
-def test_nothing_is_taken_after_a_busy_interval(rule: Rule, looks: list[int], in_use: int) -> None:
+def test_nothing_is_taken_after_a_busy_interval(
+    rule: WslGen1Rule, looks: list[int], in_use: int
+) -> None:
     threshold = 30
     for number, step in course(rule, looks, in_use):
         assert looks[number - 1] < threshold
@@ -122,7 +124,7 @@ def ticks_course(intervals: list[tuple[int, int]]) -> list[CpuStat]:
 
 
 def of_2026(mode: str, stats: list[CpuStat], seen: MemInfo) -> list[tuple[int, wsl_gen2.Steps]]:
-    rule, state = wsl_gen2.RULES[f"wsl-gen2-{mode}"], wsl_gen2.State()
+    rule, state = wsl_gen2.RULES[f"wsl-gen2-{mode}"], wsl_gen2.WslGen2State()
     steps = []
     for number, stat in enumerate(stats):
         step, state = wsl_gen2.decide(rule, state, stat, seen)
