@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests/contract/helpers"))
 
-from real_qemu import QEMU, running  # noqa: E402
+from real_qemu import running  # noqa: E402
 from scripted_vms import vm  # noqa: E402
 
 WANTED_S = {"--help": 0.15, "ps": 0.5, "explain one": 1.5, "explain two": 1.5, "doctor": 1.5}
@@ -41,11 +41,9 @@ def main() -> None:
     print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs; {args.runs} runs")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         stack.enter_context(vm(Path(folder), "one"))
-        if QEMU is not None:
-            stack.enter_context(running(Path(folder), *PORT))
+        stack.enter_context(running(Path(folder), *PORT))
         for words, wanted_s in WANTED_S.items():
-            if "two" not in words or QEMU is not None:
-                report(words, wanted_s, measured(words, trees, args.runs, folder))
+            report(words, wanted_s, measured(words, trees, args.runs, folder))
 
 
 def measured(words: str, trees: list[Path], runs: int, folder: str) -> list[list[float]]:

@@ -14,9 +14,9 @@ import sys
 import time
 from pathlib import Path
 
+from giveback.arguments import size_of
 from giveback.errors import InputError
 from giveback.interrupts import run_interruptible
-from giveback.text import size_of
 from giveback_kernel.errors import GivebackError
 from giveback_lab.matrix.measure import measured, prepared, version_of
 from giveback_lab.matrix.results import RowResult, RowStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from giveback.text import size
+from giveback_kernel.units import size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

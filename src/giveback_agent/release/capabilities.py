@@ -7,6 +7,10 @@ import os
 from giveback_agent.policy.observation import KernelCapabilities
 from giveback_agent.runtime import child
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 PROBE_TIMEOUT_S = 20.0
 _UNKNOWN = "?"
 
@@ -62,19 +66,12 @@ def _encoded(can: KernelCapabilities) -> bytes:
 
 
 def _decoded(words: list[str]) -> KernelCapabilities:
-    (
-        *(reporting, order, settable, may_reclaim, may_drop),
-        *(may_compact, cold_method, drain, anon, fast),
-    ) = words
-    return KernelCapabilities(
-        reporting=None if reporting == _UNKNOWN else reporting == "True",
-        order=None if order == _UNKNOWN else int(order),
-        order_settable=settable == "True",
-        reclaim=may_reclaim == "True",
-        drop_caches=may_drop == "True",
-        compaction=may_compact == "True",
-        cold_method=cold_method,
-        drain=drain == "True",
-        cold_anon=anon == "True",
-        fast_reports=fast == "True",
-    )
+    return KernelCapabilities(*[_value_of(word) for word in words])
+
+
+def _value_of(word: str) -> Any:
+    if word in ("True", "False"):
+        return word == "True"
+    if word == _UNKNOWN:
+        return None
+    return int(word) if word.isdigit() else word

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
+from giveback_kernel.escaping import escape_for_terminal
 from giveback_lab.matrix.rows import NOT_RUN
-from giveback_lab.report.words import clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +59,12 @@ def _row(cells: Sequence[str]) -> str:
 
 def _cell(text: str) -> str:
     """Foreign text in one cell of a table."""
-    return clean_text(text, 200).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return (
+        escape_for_terminal(text, 200)
+        .replace("\\", "\\\\")
+        .replace("|", "\\|")
+        .replace("<", "&lt;")
+    )
 
 
 def spliced(page: str, content: str) -> str:

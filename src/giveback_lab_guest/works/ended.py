@@ -12,9 +12,9 @@ import mmap
 import os
 import time
 
+from giveback_kernel.units import MIB
 from giveback_lab_guest.work import hold, read_files
 from giveback_lab_guest.works.containers import OF_SYSTEM, Part, forget
-from giveback_lab_guest.works.job import MIB
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

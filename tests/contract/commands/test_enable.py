@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import pytest
-from real_qemu import QEMU, described, running
+from real_qemu import described, running
 
 from giveback.cli import main
 from giveback.vmm.backends import libvirt
@@ -16,7 +15,8 @@ from giveback.vmm.base import Answer, VmDescription, VmState
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
+    import pytest
+
 BALLOON = ["-device", "virtio-balloon-pci,id=b,free-page-reporting=on"]
 
 

@@ -235,7 +235,7 @@ def test_lines_to_paste_do_what_they_say(name: str, word: str) -> None:
 def test_options_for_the_next_start() -> None:
     assert next_steps.start_options(replace(VM, control="/q")) == ()
     bare = replace(
-        VM, name="a/b", capabilities=Capabilities(*[Answer.NO] * 2, agent_channel=Answer.NO)
+        VM, name="a/b", capabilities=Capabilities(Answer.NO, Answer.NO, agent_channel=Answer.NO)
     )
     words = "\n".join(next_steps.start_options(bare))
     assert "-device virtio-balloon-pci,free-page-reporting=on" in words

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from giveback_agent.policy import idleness
 from giveback_agent.policy.observation import (
     URGENCY_ALONE,
@@ -39,7 +41,8 @@ def memory(total: int = 2048, free: int = 800, cache: int = 600, available: int 
         "mem_available_bytes": available * MIB,
         "inactive_file_bytes": cache * MIB,
     }
-    return MemInfo(**{**zero, **known})
+    fields: dict[str, Any] = {**zero, **known}
+    return MemInfo(**fields)
 
 
 def cpu(busy_ticks: int, idle_ticks: int, cpus: int = 2) -> CpuStat:

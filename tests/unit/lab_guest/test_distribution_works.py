@@ -119,8 +119,8 @@ def test_a_busier_service_has_more_requests_due(
 ) -> None:
     """By a clock of its own: each request takes 10 ms, so at 70 % one is due each 14 ms."""
     now_s = [0.0]
-    monkeypatch.setattr(service.time, "monotonic", lambda: now_s[0])
-    monkeypatch.setattr(service.time, "sleep", lambda s: now_s.__setitem__(0, now_s[0] + s))
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(time, "sleep", lambda s: now_s.__setitem__(0, now_s[0] + s))
 
     def request(*_: object) -> None:
         now_s[0] += 0.010

@@ -45,7 +45,7 @@ def session_uri(root: str, process: Process) -> str:
 
 def _socket(root: str, owner: int) -> str:
     """A libvirtd's socket of this user that listens, wherever its runtime directory is; ''."""
-    found = {}
+    found: dict[str, str] = {}
     for path in _listening(root):
         folder, _, name = path.rpartition("/")
         if name in _SOCKETS and folder.endswith("/libvirt"):

@@ -7,14 +7,15 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from real_qemu import QEMU, is_listening
+from peers import emulator
+from real_qemu import is_listening
 
 from giveback.guest.observe import observe
 from giveback.host.procs import Process, read_process
@@ -24,41 +25,24 @@ from giveback.vmm.backends.qemu import QemuBackend
 from giveback.vmm.base import Answer
 from giveback.vmm.clients.qmp import monitor
 from giveback.vmm.find import find
+from giveback_lab.vms.emulator import Emulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MIB = 1 << 20
-TREES = sorted(Path("~/.cache/giveback/trees").expanduser().glob("*/usr/bin/qemu-system-x86_64"))
 
 
-@dataclass(frozen=True)
-class Program:
-    """A QEMU to run, and what it needs."""
-
-    path: str
-    words: tuple[str, ...] = ()
-    environment: dict[str, str] = field(default_factory=dict)
-
-
-def programs() -> dict[str, Program]:
-    found = {} if QEMU is None else {"installed": Program(QEMU)}
-    for path in TREES[:1]:
-        tree = path.parents[2]
-        libraries = tree / "usr/lib/x86_64-linux-gnu"
-        found["fetched"] = Program(
-            str(path),
-            ("-L", str(tree / "usr/share/seabios"), "-L", str(tree / "usr/share/qemu")),
-            {
-                "LD_LIBRARY_PATH": f"{libraries}:{libraries}/pulseaudio",
-                "QEMU_MODULE_DIR": str(libraries / "qemu"),
-            },
-        )
-    return found
+def chosen_qemu(program: str) -> Emulator:
+    """The QEMU that the lab runs (`lab`), or the one that is `installed`: often an older one."""
+    if program == "lab":
+        return emulator()
+    path = shutil.which("qemu-system-x86_64")
+    if path is None:
+        pytest.skip("no QEMU is installed here")
+    return Emulator(Path(path), "")
 
 
-PROGRAMS = programs()
-pytestmark = pytest.mark.skipif(not PROGRAMS, reason="qemu-system-x86_64 is not installed")
 BALLOON = ["-device", "virtio-balloon-pci,free-page-reporting=on"]
 SOCKET = "{dir}/q"
 QMP = ["-qmp", f"unix:{SOCKET},server=on,wait=off"]
@@ -67,18 +51,16 @@ CHARDEV = f"socket,id=c,path={SOCKET},server=on,wait=off"
 
 @contextlib.contextmanager
 def started(
-    directory: Path, words: list[str], argv0: str = "microvm@web", program: str = "installed"
+    directory: Path, words: list[str], argv0: str = "microvm@web", program: str = "lab"
 ) -> Iterator[Process]:
     """A paused QEMU under another name, once it has a monitor."""
-    if program not in PROGRAMS:
-        pytest.skip(f"no QEMU is {program} here")
-    chosen = PROGRAMS[program]
+    chosen = chosen_qemu(program)
     given = [word.replace("{dir}", str(directory)) for word in words]
-    common = ["-S", "-nodefaults", "-display", "none", "-machine", "accel=tcg", *chosen.words]
+    common = ["-S", "-nodefaults", "-display", "none", "-machine", "accel=tcg", *chosen.arguments]
     with (directory / "log").open("wb") as log:
         qemu = subprocess.Popen(
             [argv0, *common, *given],
-            executable=chosen.path,
+            executable=chosen.program,
             cwd=directory,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -206,7 +188,7 @@ value = "on"
 """
 
 
-@pytest.mark.parametrize("program", ["installed", "fetched"])
+@pytest.mark.parametrize("program", ["installed", "lab"])
 @pytest.mark.parametrize("case", REPORTING, ids=list(REPORTING))
 def test_reporting_wherever_it_is_set(case: str, program: str, tmp_path: Path) -> None:
     words, offered = REPORTING[case]
@@ -306,7 +288,7 @@ mode = "control"
 """
 
 
-@pytest.mark.parametrize("program", ["installed", "fetched"])
+@pytest.mark.parametrize("program", ["installed", "lab"])
 def test_a_config_file_is_read(program: str, tmp_path: Path) -> None:
     """lxc/incus#2003."""
     (tmp_path / "conf").write_text(INCUS.replace("{dir}", str(tmp_path)))
@@ -400,13 +382,11 @@ def test_ram_from_a_backend_alone(tmp_path: Path) -> None:
     assert vm.ram_bytes == state.ram_bytes == 192 * MIB
 
 
-@pytest.mark.parametrize("program", ["installed", "fetched"])
+@pytest.mark.parametrize("program", ["installed", "lab"])
 def test_which_options_take_a_value_is_as_qemu_helps(program: str) -> None:
-    if program not in PROGRAMS:
-        pytest.skip(f"no QEMU is {program} here")
-    chosen = PROGRAMS[program]
+    chosen = chosen_qemu(program)
     text = subprocess.run(
-        [chosen.path, "-help"], capture_output=True, text=True, check=True,
+        [chosen.program, "-help"], capture_output=True, text=True, check=True,
         env={**os.environ, **chosen.environment},
     ).stdout  # fmt: skip
     named = set(re.findall(r"^-(-?[a-zA-Z][\w-]*)$|^-([a-zA-Z][\w-]*)\t+", text, re.MULTILINE))

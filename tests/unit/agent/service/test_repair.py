@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent_kernel_samples import GUEST, plant
 from hypothesis import given, settings
@@ -19,6 +19,8 @@ from giveback_agent.service.repair import repair_all
 from giveback_kernel import files, page_reporting
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pytest
 
 MIB = 1 << 20
@@ -78,8 +80,8 @@ def killed_at_write(root: str, number: int, after: bool) -> bool:
     if pid == 0:
         left = number
 
-        def counted(function):  # noqa: ANN001  # wraps any of three
-            def call(*args):  # noqa: ANN002
+        def counted(function: Callable[..., object]) -> Callable[..., Any]:
+            def call(*args: object) -> object:
                 nonlocal left
                 left -= 1
                 if left == 0 and not after:

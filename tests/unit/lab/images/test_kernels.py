@@ -157,7 +157,7 @@ def test_a_series_that_no_suite_has_is_refused_with_what_each_has(mirror: Mirror
 def test_addresses_that_are_not_set_are_said_once_for_all_suites(
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mirror.be_host(monkeypatch, Source("http://mirror/ubuntu", "noble", "main", "", "Ubuntu"))
+    mirror.be_host(monkeypatch, AptSource("http://mirror/ubuntu", "noble", "main", "", "Ubuntu"))
     mirror.add("debian-archive-keyring", "usr/share/keyrings/debian-archive-keyring.gpg")
     monkeypatch.setattr(sources, "DEBIAN_MIRROR", sources.UNSET_MIRROR)
     monkeypatch.setattr(sources, "DEBIAN_ARCHIVE", sources.UNSET_ARCHIVE)
