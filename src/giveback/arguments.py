@@ -1,10 +1,17 @@
-"""Sizes and spans of time on a command line: in bounds, or an error that names the option."""
+"""Sizes, spans of time and numbers on a command line: in bounds, or an error that names the option."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import SIZE_HINT, SPAN_HINT, format_span, parse_size, parse_span, size
+
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    Number = TypeVar("Number", int, float)
 
 
 def size_of(text: str, option: str, most_bytes: int | None = None) -> int:
@@ -26,6 +33,13 @@ def span_of(text: str, option: str, least_s: float, most_s: float) -> float:
         least, most = format_span(least_s), format_span(most_s)
         raise InputError(f"{_given(option, text)}: must be from {least} to {most}")
     return found
+
+
+def bounded(value: Number, option: str, least: Number, most: Number, unit: str = "") -> Number:
+    """Return a number that is in bounds. Raises InputError that names `option` and the bounds."""
+    if not least <= value <= most:
+        raise InputError(f"{option} {value:.15g}: must be {least:.15g} to {most:.15g}{unit}")
+    return value
 
 
 def _given(option: str, text: str) -> str:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATH = "/dev/kmsg"
-WARNING = 4
 NOTICE = 5
 INFO = 6
 # The kernel refuses a write above LOG_LINE_MAX, about 976 bytes on older kernels.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback.arguments import size_of, span_of
+from giveback.arguments import bounded, size_of, span_of
 from giveback.errors import InputError
 
 
@@ -50,3 +50,14 @@ def test_an_error_says_which_spans_are_allowed(text: str, words: str) -> None:
     with pytest.raises(InputError) as caught:
         span_of(text, "--within", 0.1, 3600)
     assert str(caught.value) == words
+
+
+@given(st.integers() | st.floats(), st.integers(-5, 0), st.integers(1, 2**31))
+def test_a_number_is_in_bounds_or_an_error_that_names_them(
+    value: float, least: int, most: int
+) -> None:
+    try:
+        assert least <= bounded(value, "--seed", least, most, " pieces") <= most
+    except InputError as error:
+        assert str(error).startswith("--seed ")  # noqa: PT017
+        assert str(error).endswith(f": must be {least} to {most} pieces")  # noqa: PT017

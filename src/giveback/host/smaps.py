@@ -229,11 +229,6 @@ def read_smaps(root: str, pid: int) -> bytes:
     return _read(root, pid, "smaps", SMAPS_LIMIT_BYTES)
 
 
-def read_rollup(root: str, pid: int) -> Usage:
-    """`/proc/PID/smaps_rollup`. Raises VmError as `read_smaps` does."""
-    return parse_rollup(_read(root, pid, "smaps_rollup", 65536))
-
-
 def resident_of_mapping(pid: int, name: str, root: str = "/") -> Usage:
     """The usage of all mappings called `name` (a path, or `memfd:` and its name), added up.
 

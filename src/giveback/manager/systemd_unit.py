@@ -17,9 +17,6 @@ from giveback.errors import InputError
 
 NAME = "giveback-daemon.service"
 UNIT_PATH = f"/etc/systemd/system/{NAME}"
-STATE_FOLDER = "/var/lib/giveback-daemon"
-RUNTIME_FOLDER = "/run/giveback-daemon"
-SETTINGS_PATH = "/etc/giveback/giveback.toml"
 _PATH_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._+-@")
 
 _UNIT = """\

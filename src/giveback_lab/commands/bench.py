@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from giveback.arguments import size_of
+from giveback.arguments import bounded, size_of
 from giveback.errors import InputError
 from giveback.interrupts import run_interruptible
 from giveback_kernel.errors import GivebackError
@@ -32,6 +32,10 @@ from giveback_lab.vms.accel import CHOICES, choose_accel
 from giveback_lab.vms.lab import DISTRIBUTION, GUESTS, MACHINES, SMALL, guest_kind, prepare_lab
 
 if TYPE_CHECKING:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
     import argparse
     from collections.abc import Sequence
 
@@ -127,7 +131,7 @@ def options_of(args: argparse.Namespace) -> Options:
     todo = works.named(_given(args.work, QUICK_WORKS if quick else SMALL))
     if quick:
         todo = [works.shortened(work, QUICK_IDLE_S) for work in todo]
-    runs = _bounded("--runs", args.runs, DEFAULT_RUNS, 1, MOST_RUNS)
+    runs = bounded(_given(args.runs, DEFAULT_RUNS), "--runs", 1, MOST_RUNS)
     _check_guest(args.guest, args.arch, todo)
     sizes = _sizes(_given(args.mem, "1G" if quick else "2G"), todo)
     wish = Wish(
@@ -139,10 +143,10 @@ def options_of(args: argparse.Namespace) -> Options:
     )
     return Options(
         wish=wish, works=tuple(todo), strategies=tuple(chosen), out=args.out, accel=args.accel,
-        cpus=_bounded("--cpus", args.cpus, min(MOST_CPUS, os.cpu_count() or 1), 1, 64),
-        seed=_bounded("--seed", args.seed, 1, 0, 2**31), qemu=args.qemu,
+        cpus=bounded(_given(args.cpus, min(MOST_CPUS, os.cpu_count() or 1)), "--cpus", 1, 64),
+        seed=bounded(_given(args.seed, 1), "--seed", 0, 2**31), qemu=args.qemu,
         guest=args.guest, arch=args.arch,
-        at_once=_bounded("--at-once", args.at_once, DEFAULT_AT_ONCE, 1, MOST_AT_ONCE),
+        at_once=bounded(_given(args.at_once, DEFAULT_AT_ONCE), "--at-once", 1, MOST_AT_ONCE),
         report_only=args.report_only,
         within_s=60.0 * QUICK_MINUTES if quick and args.runs is None else None,
     )  # fmt: skip
@@ -164,15 +168,8 @@ def _suffix(guest: str | None, arch: str | None) -> str:
     return "".join(f"-{word}" for word in (guest, arch) if word is not None)
 
 
-def _given(words: str | None, default: str) -> str:
-    return default if words is None else words
-
-
-def _bounded(name: str, given: int | None, default: int, least: int, most: int) -> int:
-    value = default if given is None else given
-    if not least <= value <= most:
-        raise InputError(f"{name} {value}: must be {least} to {most}")
-    return value
+def _given(value: T | None, default: T) -> T:
+    return default if value is None else value
 
 
 def _strategies(words: str) -> list[Strategy]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from giveback.arguments import size_of
+from giveback.arguments import bounded, size_of
 from giveback.errors import InputError
 from giveback.interrupts import run_interruptible
 from giveback_kernel.errors import GivebackError
@@ -53,17 +53,14 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def options_of(args: argparse.Namespace) -> DemoOptions:
     """The parsed command line as options. Raises InputError."""
-    if args.cpus is not None and not 1 <= args.cpus <= 64:
-        raise InputError(f"--cpus {args.cpus}: must be 1 to 64")
-    if not 0 <= args.watch <= 3600:
-        raise InputError(f"--watch {args.watch:g}: must be 0 to 3600 seconds")
-    if not 0.01 <= args.scale <= 1:
-        raise InputError(f"--scale {args.scale:g}: must be 0.01 to 1")
+    if args.cpus is not None:
+        bounded(args.cpus, "--cpus", 1, 64)
     return DemoOptions(
         mem_bytes=size_of(args.mem, "--mem"), cpus=args.cpus, accel=args.accel,
         kernel=args.kernel, kind=guest_kind(args.guest, args.arch), qemu=args.qemu,
-        compare=not args.no_compare, out=args.out, seed=args.seed, watch_s=args.watch,
-        scale=args.scale, silence_limit_s=args.silence_limit,
+        compare=not args.no_compare, out=args.out,
+        seed=args.seed, watch_s=bounded(args.watch, "--watch", 0, 3600, " seconds"),
+        scale=bounded(args.scale, "--scale", 0.01, 1), silence_limit_s=args.silence_limit,
     )  # fmt: skip
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 VmName = Literal["plain", "giveback"]
-VM_NAMES: tuple[VmName, ...] = get_args(VmName)
 
 MarkKind = Literal["reclaim", "compact", "report", "deep", "restore", "work-phase"]
 MARK_KINDS: tuple[MarkKind, ...] = get_args(MarkKind)

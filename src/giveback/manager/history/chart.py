@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING
 
 from giveback.reporters.charts.terminal import area, binned
+from giveback.reporters.columns import size_or_unknown
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import size
 
@@ -27,11 +28,11 @@ class Line:
     """One curve: its name, and a point in time with a value or None for each row."""
 
     name: str
-    points: tuple[tuple[int, float | None], ...]
+    points: tuple[tuple[int, int | None], ...]
 
     @property
-    def most(self) -> float:
-        return max((value for _, value in self.points if value is not None), default=0.0)
+    def most(self) -> int:
+        return max((value for _, value in self.points if value is not None), default=0)
 
 
 def lines_of(history: HistorySpan) -> tuple[Line, ...]:
@@ -71,11 +72,11 @@ def _extent(from_s: int, lines: Sequence[Line]) -> tuple[int, int]:
 
 def _area(line: Line, from_s: int, to_s: int, columns: int, height: int) -> str:
     values = binned(line.points, from_s, to_s, columns)
-    most = line.most or 1.0
-    head = f"{escape_for_terminal(line.name)}: now {_size(line.points[-1][1])}, most {size(int(line.most))}"
+    most = line.most or 1
+    head = f"{escape_for_terminal(line.name)}: now {size_or_unknown(line.points[-1][1])}, most {size(line.most)}"
     rows = [" " * (_GUTTER + 1) + head]
     for down, cells in enumerate(area(values, most, height)):
-        label = {0: size(int(most)), height - 1: "0"}.get(down, "")
+        label = {0: size(most), height - 1: "0"}.get(down, "")
         rows.append(f"{label:>{_GUTTER}} {cells}".rstrip())
     return "\n".join(rows)
 
@@ -83,10 +84,6 @@ def _area(line: Line, from_s: int, to_s: int, columns: int, height: int) -> str:
 def _clock(at_s: int, span_s: int) -> str:
     pattern = "%H:%M:%S" if span_s < 3600 else "%H:%M" if span_s < 86400 else "%Y-%m-%d %H:%M"
     return time.strftime(pattern, time.localtime(at_s))
-
-
-def _size(value: float | None) -> str:
-    return "?" if value is None else size(int(value))
 
 
 def actions_text(history: HistorySpan, most: int = 10) -> str:
@@ -106,7 +103,7 @@ def _came(action: RecordedAction) -> str:
     measured = action.measured_bytes
     if not action.expected_bytes:
         return escape_for_terminal(action.reason, 120)  # A deflation: nothing was to come.
-    came = "?" if measured is None else size(measured)
+    came = size_or_unknown(measured)
     why = escape_for_terminal(action.verdict or action.reason, 120)
     return f"{came} of {size(action.expected_bytes)}" + (f"  {why}" if why else "")
 

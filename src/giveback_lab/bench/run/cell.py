@@ -20,6 +20,7 @@ from giveback.errors import VmError
 from giveback_lab.bench.model import CellResult
 from giveback_lab.bench.run.host_load import HostLoad, others_share
 from giveback_lab.bench.run.measure import Meter, Stopwatch
+from giveback_lab.bench.run.side_by_side import side_by_side
 from giveback_lab.images.debian_files import WITHOUT_AGENT
 from giveback_lab.vms.vm import LabVm, VmSpec
 
@@ -147,7 +148,7 @@ class CellRun:
                     vm = LabVm(self._spec(name), lab.image, lab.emulator)
                     stack.push_async_callback(self._end, vm)
                     vms.append(vm)
-                await _together([self._boot(vm) for vm in vms])
+                await side_by_side([self._boot(vm) for vm in vms])
                 yield vms
             except VmError:
                 for vm in vms:
@@ -204,16 +205,8 @@ class CellRun:
 
     async def _sampled(self, course: Coroutine[Any, Any, None]) -> None:
         """Run the course while all VMs are sampled; sampling only ever ends with an error."""
-        tasks = [asyncio.ensure_future(course)]
-        tasks += [asyncio.ensure_future(meter.sample_for_ever()) for meter in self._meters]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        sampling = [meter.sample_for_ever() for meter in self._meters]
+        await side_by_side([course, *sampling], asyncio.FIRST_COMPLETED)
 
     async def _course(self) -> None:
         vms = [meter.vm for meter in self._meters]
@@ -238,7 +231,7 @@ class CellRun:
     async def _do_works(self) -> None:
         """Every VM's work: at once, or each some time after the one before."""
         if self._work.order == "aligned":
-            await _together([self._do_work(meter) for meter in self._meters])
+            await side_by_side([self._do_work(meter) for meter in self._meters])
             return
         for meter in self._meters:
             if meter is not self._meters[0]:
@@ -296,16 +289,3 @@ class CellRun:
         for meter in self._meters:
             await meter.look()
             meter.mark(watched, done_s)
-
-
-async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """All to their end side by side; the first error ends the others and is raised as it is."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

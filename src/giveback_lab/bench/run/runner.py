@@ -19,6 +19,7 @@ from giveback_lab.bench.model import CellResult
 from giveback_lab.bench.run.cell import CellRun
 from giveback_lab.bench.run.host_load import HostLoad
 from giveback_lab.bench.run.plan import differences, remaining_s
+from giveback_lab.bench.run.side_by_side import side_by_side
 from giveback_lab.bench.run.store import ResultRefused
 from giveback_lab.bench.run.versions import versions
 from giveback_lab.bench.strategy import CannotRun
@@ -231,16 +232,7 @@ async def run_all(
             results.append(result)
             progress.finished(job, result)
 
-    workers = [asyncio.ensure_future(take_cells()) for _ in range(max(1, at_once))]
-    try:
-        # Not gather: it would cancel the workers itself, and again below while they clean up.
-        done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
-        for worker in done:
-            worker.result()
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+    await side_by_side(take_cells() for _ in range(max(1, at_once)))
     return results
 
 

@@ -1,0 +1,28 @@
+"""Several things at once, none of which outlasts the others' end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
+
+
+async def side_by_side(
+    works: Iterable[Coroutine[Any, Any, None]], until: str = asyncio.FIRST_EXCEPTION
+) -> None:
+    """Run all to their end, or with `asyncio.FIRST_COMPLETED` until one has ended; then end the rest.
+
+    The first error ends the others and is raised as it is.
+    """
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        # Not gather: it would cancel the tasks itself, and again below while they clean up.
+        done, _ = await asyncio.wait(tasks, return_when=until)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
