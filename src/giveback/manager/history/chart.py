@@ -73,7 +73,8 @@ def _extent(from_s: int, lines: Sequence[Line]) -> tuple[int, int]:
 def _area(line: Line, from_s: int, to_s: int, columns: int, height: int) -> str:
     values = binned(line.points, from_s, to_s, columns)
     most = line.most or 1
-    head = f"{escape_for_terminal(line.name)}: now {size_or_unknown(line.points[-1][1])}, most {size(line.most)}"
+    now = size_or_unknown(line.points[-1][1])
+    head = f"{escape_for_terminal(line.name)}: now {now}, most {size(line.most)}"
     rows = [" " * (_GUTTER + 1) + head]
     for down, cells in enumerate(area(values, most, height)):
         label = {0: size(most), height - 1: "0"}.get(down, "")
