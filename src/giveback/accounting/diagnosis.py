@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from giveback.host.facts import HostFacts
 
 _QEMU_REPORTING = "start it with -device virtio-balloon-pci,free-page-reporting=on"
-PROGRAM_DIVISOR = 10
+PROGRAM_DIVISOR = 16
 """A program that holds a smaller part of RAM is not proposed to be stopped."""
 _NEEDS = "the guest needs Linux 5.7 or later with PAGE_REPORTING, and virtio_balloon"
 _REMEDY_REPORTING = {

@@ -96,7 +96,7 @@ try:
     before = state()
     worker = os.fork()
     if worker == 0:
-        result = ended_cgroups.reclaim_ended("/", generations, 1 << 40, "/work")
+        result = ended_cgroups.reclaim_ended("/", generations, 1 << 40, "/work", exclude=EXCLUDE)
         print(result, flush=True)
         os._exit(0)
     os.waitpid(worker, 0)
@@ -109,14 +109,15 @@ finally:
 """
 
 
-async def in_guest(series: str, ending: str) -> dict[str, Any]:
+async def in_guest(series: str, ending: str, exclude: tuple[str, ...] = ()) -> dict[str, Any]:
     kernel = await asyncio.to_thread(kernel_from_packages, series)
     image = await asyncio.to_thread(build_image, kernel)
     emulator = await asyncio.to_thread(find_emulator, kernel.release)
     sizes = {
         "ended": ENDED_MIB, "five times": FIVE_TIMES_MIB, "twice": TWICE_MIB, "once": ONCE_MIB
     }  # fmt: skip
-    program = f"AGENT, ENDING, SIZES = {GUEST_AGENT!r}, {ending!r}, {sizes!r}\n{PROGRAM}"
+    values = (GUEST_AGENT, ending, sizes, exclude)
+    program = f"AGENT, ENDING, SIZES, EXCLUDE = {values!r}\n{PROGRAM}"
     spec = VmSpec(f"ended-{series}", 512 * MIB, 1, "tcg", work_disk_bytes=1 << 30)
     async with LabVm(spec, image, emulator) as vm:
         await vm.guest.put("/tmp/ended.py", program.encode())
@@ -142,6 +143,19 @@ def test_the_cache_of_an_ended_cgroup_goes_and_that_of_live_ones_stays(
         assert after[hot] >= before[hot] * 0.98, said["text"]
     assert said["lows"] == ["0", "0"]
     assert not said["record"]
+
+
+@pytest.mark.parametrize("ending", ["live.slice/ended.scope", "ended.slice/ended.scope"])
+def test_what_is_excluded_keeps_all_of_its_cache(ending: str) -> None:
+    """What ended below the root stays then: nothing protects from a reclaim there (multi-gen LRU)."""
+    said = asyncio.run(in_guest("6.12", ending, ("live.slice/app",)))
+    print(said["text"])
+    before, after = said["before"], said["after"]
+    stays = ending.startswith("ended.slice")
+    assert after["ended"] == ENDED_MIB if stays else after["ended"] <= ENDED_MIB * 0.05 + 4
+    for name in ("five times", "twice", "once"):
+        assert after[name] >= before[name] * 0.98, said["text"]
+    assert said["lows"] == ["0", "0"]
 
 
 ENDS = """
