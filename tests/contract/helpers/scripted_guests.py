@@ -79,6 +79,8 @@ def answers(said, kind, before):
         number = said["id"]
         message = dict(event="memory", id=number, page_bytes=4096, reporting=True, report_order=9,
             meminfo=meminfo(), buddyinfo=buddyinfo(), pcp_bytes=0, compressed_swap_bytes=0)
+        if said.get("cgroups") is True:
+            message["cgroups"] = ["container\t1048576\t0\t0\t0\t0\tpodman web\t/a"]
         if kind == "impostor":
             message |= {"vm": "victim", "name": "victim", "key": "qemu:victim:1", "pid": 1}
         if kind == "replay":

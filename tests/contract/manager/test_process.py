@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -15,8 +16,10 @@ import pytest
 from manager_process import Manager
 from scripted_guests import MIB, Host
 
+from giveback.accounting.usage import GuestSource
 from giveback.cli import main
 from giveback.guest import via_daemon
+from giveback.guest.protocol import from_agent
 from giveback.host.procs import Process
 from giveback.vmm.backends.qemu import QemuBackend
 
@@ -129,6 +132,9 @@ def test_ps_sees_a_guest_whose_port_the_daemon_holds(
         assert seen["guest"]["source"] == "agent"
         assert seen["guest"]["age_s"] < 60
         assert seen["needed_bytes"] == 48 * MIB
+        said = asyncio.run(via_daemon.borrow(vm, by_cgroup=True)) or {}
+        (row,) = from_agent(said, GuestSource.AGENT).cgroups
+        assert (row.name, row.anon_bytes) == ("podman web", MIB)
         assert (host.folder / via_daemon.NAME).stat().st_mode & 0o777 == 0o600
 
 
