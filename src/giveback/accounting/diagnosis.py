@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 from giveback.accounting.cgroups import cold_parts, programs
 from giveback.accounting.ledger import Key
-from giveback.accounting.next_steps import install_agent, start_options, turn_statistics_on
+from giveback.accounting.next_steps import (
+    install_agent,
+    start_options,
+    turn_reporting_on,
+    turn_statistics_on,
+)
 from giveback.accounting.reporting import Reporting, reporting_of
 from giveback.accounting.usage import STALE_S, GuestSource
 from giveback.vmm.base import Answer, Backing
@@ -93,6 +98,7 @@ def _device(seen: Observation) -> Iterator[Finding]:
             "no balloon device, so that nothing can report free pages",
             f"{seen.vm.backend} has none configured",
             remedy,
+            turn_reporting_on(seen.vm),
         )
     elif reporting is Reporting.OFF:
         yield Finding(
@@ -100,6 +106,7 @@ def _device(seen: Observation) -> Iterator[Finding]:
             "free page reporting is off in the VMM",
             "the balloon device has free-page-reporting off",
             remedy,
+            turn_reporting_on(seen.vm),
         )
 
 
@@ -247,7 +254,9 @@ def _sight(seen: Observation) -> Iterator[Finding]:
             "nothing tells what the guest does with its memory",
             "; ".join(escape_for_terminal(p) for p in seen.guest.problems)
             or "no agent, no balloon statistics",
-            "run giveback-agent in the guest, with a virtio-serial port org.giveback.agent.0",
+            "install giveback-agent, as above; where it runs, give it a port org.giveback.agent.0"
+            if lacks_agent(seen)
+            else "run giveback-agent in the guest, with a virtio-serial port org.giveback.agent.0",
         )
     if seen.vm.unread:
         yield Finding(
@@ -282,12 +291,13 @@ def _numbers(seen: Observation) -> Iterator[Finding]:
             "resume it",
         )
     elif statistics is not None and seen.state.statistics_period_s == 0 and not from_agent:
-        last = "never" if not statistics.updated_s else "long ago"
+        last = "the guest has never answered"
+        if age_s is not None:
+            last = f"the last answer is {age_s:.0f} s old"
         yield Finding(
             Severity.BLINDS,
             "statistics polling is off: the VMM does not ask the guest for its numbers",
-            f"the polling interval is 0; the last answer came {last}"
-            + ("" if age_s is None else f", {age_s:.0f} s"),
+            f"the polling interval is 0; {last}",
             "turn it on; it needs no restart",
             turn_statistics_on(seen.vm),
         )

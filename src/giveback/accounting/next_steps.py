@@ -35,6 +35,12 @@ def turn_statistics_on(vm: VmDescription) -> tuple[str, ...]:
     return (f"giveback enable {quoted(vm)} --statistics",)
 
 
+def turn_reporting_on(vm: VmDescription) -> tuple[str, ...]:
+    """Return the line that shows how reporting is turned on, now or at the next start."""
+    known = vm.backend in _OF_QEMU
+    return (f"giveback enable {quoted(vm)}     # shows what it would change",) if known else ()
+
+
 def quoted(vm: VmDescription) -> str:
     """The VM as an argument of a command: by its PID where its name is none for a shell."""
     named = vm.name.isprintable() and not vm.name.startswith("-")

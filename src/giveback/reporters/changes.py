@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from giveback.accounting.next_steps import quoted
 from giveback.vmm.base import Answer
 from giveback_kernel.escaping import escape_for_terminal
 
@@ -62,7 +63,7 @@ def live(vm: VmDescription, planned: LivePlan) -> str:
     lines = ["now, while it runs:", *lines] if lines else []
     lines += [f"not now: {escape_for_terminal(why, 300)}" for why in planned.refusals]
     if vm.capabilities.agent_channel is Answer.NO:
-        lines.append("the agent's port, now: giveback enable VM --agent-port")
+        lines.append(f"the agent's port, now: giveback enable {quoted(vm)} --agent-port")
     return "\n".join(lines) or "nothing is left to do while it runs"
 
 
