@@ -7,6 +7,7 @@ Source: Linux Documentation/filesystems/proc.rst.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,7 +26,8 @@ COMMAND_LINE_LIMIT_BYTES = 256 << 10
 class Process:
     """One process as its command line tells it. `argv` is empty for kernel threads.
 
-    `exe` is the path of what it runs; '' where that may not be read. argv[0] is any text.
+    `exe` is the path of what it runs, or the 15 bytes of its name that everybody may see where that is
+    another user's; '' for none. argv[0] is any text.
     """
 
     pid: int
@@ -60,8 +62,11 @@ def read_process(root: str, pid: int) -> Process | None:
 def _exe(root: str, pid: int) -> str:
     try:
         return os.readlink(under(root, f"/proc/{pid}/exe"))  # noqa: PTH115
+    except PermissionError:
+        name = _read_bounded(under(root, f"/proc/{pid}/comm"), 64)
+        return os.fsdecode(name.rstrip(b"\n")) if name else ""
     except OSError:
-        # A kernel thread, another user's process, or one that has ended.
+        # A kernel thread, or a process that has ended.
         return ""
 
 
@@ -116,18 +121,25 @@ def own_path(root: str, pid: int, path: str) -> str:
 
 
 _OURS = ("/dev/", "/proc/")
-"""Places that lead to something of whoever opens them: /dev/stdin, /dev/fd/3, /proc/self/fd/3."""
+"""Places that lead to something of whoever opens them: /dev/stdin, /proc/self/fd/3, /proc/thread-self."""
+_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,6})|/dev/(stdin)", re.ASCII)
 
 
 def read_own_file(root: str, pid: int, path: str, limit_bytes: int) -> bytes | None:
     """A file that the process was given by `path`, as it sees it; None where it cannot be read whole.
 
-    The path is a stranger's: nothing but a regular file is opened, for a device or a pipe may act.
+    The path is a stranger's: nothing but a regular file is opened, for a device or a pipe may act. One
+    that was handed over as a descriptor is read where the process still has it.
     """
-    if path.startswith(_OURS) or "\0" in path:
+    handed = _DESCRIPTOR.fullmatch(path)
+    if handed:
+        reachable = under(root, f"/proc/{pid}/fd/{handed[1] or 0}")
+    elif path.startswith(_OURS) or "\0" in path:
         return None
+    else:
+        reachable = own_path(root, pid, path)
     try:
-        place = os.open(own_path(root, pid, path), os.O_PATH | os.O_CLOEXEC)
+        place = os.open(reachable, os.O_PATH | os.O_CLOEXEC)
     except (OSError, ValueError):
         return None
     try:

@@ -87,6 +87,10 @@ def test_a_file_of_a_process_is_a_regular_one_and_bounded(tmp_path: Path) -> Non
     assert procs.read_own_file(root, pid, os.path.relpath(tmp_path / "a"), 5) == b"12345"
     assert procs.read_own_file(root, pid, str(tmp_path / "link"), 5) == b"12345"
     assert procs.read_own_file(root, pid, str(tmp_path / "a"), 4) is None
-    for path in ("/dev/stdin", "/dev/fd/0", "/proc/self/cmdline", str(tmp_path / "fifo"),
-                 str(tmp_path), str(tmp_path / "none"), "", "a\0b"):  # fmt: skip
+    with (tmp_path / "a").open("rb") as file, open(os.devnull, "rb") as device:  # noqa: PTH123
+        for form in ("/dev/fd/{}", "/proc/self/fd/{}"):
+            assert procs.read_own_file(root, pid, form.format(file.fileno()), 5) == b"12345"
+            assert procs.read_own_file(root, pid, form.format(device.fileno()), 5) is None
+    for path in ("/dev/null", "/proc/self/cmdline", "/proc/thread-self/comm", "/dev/fd/999999",
+                 str(tmp_path / "fifo"), str(tmp_path), str(tmp_path / "none"), "", "a\0b"):  # fmt: skip
         assert procs.read_own_file(root, pid, path, 5) is None

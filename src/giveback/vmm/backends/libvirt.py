@@ -197,9 +197,12 @@ def state_from(
 ) -> VmState:
     """What `virDomainMemoryStats` (KiB; -1 or absent where the guest gives none) says. Pure."""
     actual = _kib(stats, "actual")
-    offered = Answer.of(balloon.reporting)
+    # The command line has more than the XML where the domain adds options of its own (qemu:commandline).
+    started = vm.capabilities
     capabilities = replace(
-        vm.capabilities, reports_pages=offered, balloon=Answer.of(balloon.present)
+        started,
+        reports_pages=Answer.of(balloon.reporting or started.reports_pages is Answer.YES),
+        balloon=Answer.of(balloon.present or started.balloon is Answer.YES),
     )
     return VmState(
         running=running,

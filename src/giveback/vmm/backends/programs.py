@@ -26,6 +26,8 @@ _SUFFIXES = re.compile(
     r"|release|wrapped|real|orig|distrib|tdx|sev|snp|mshv|kvm|upstream|bin))*_?",
     re.ASCII,
 )
+_CUT = "cloud-hypervisor"[:15]
+"""What /proc/PID/comm has of it."""
 _OPTIONS = {
     "cloud-hypervisor": ("--api-socket", "--kernel", "--firmware", "--memory", "--restore"),
     "firecracker": ("--api-sock", "--no-api", "--config-file"),
@@ -42,6 +44,8 @@ def vmm_of(process: Process) -> str:
 
 
 def _kind(name: str, argv: tuple[str, ...]) -> str:
+    if name == _CUT:
+        return "cloud-hypervisor"
     if _QEMU.fullmatch(name):
         return "qemu"
     plain = name.lstrip(".")

@@ -66,6 +66,18 @@ def test_any_statistics_make_a_state(stats: dict[str, object]) -> None:
     assert state.description.capabilities.reports_pages is Answer.YES
 
 
+def test_what_a_domain_adds_to_the_command_line_counts() -> None:
+    """<qemu:arg value='-global'/><qemu:arg value='virtio-balloon-pci.free-page-reporting=on'/>."""
+    balloon = Memballoon(present=True, reporting=False, period_s=0)
+    for offered in Answer:
+        vm = replace(VM, capabilities=replace(VM.capabilities, reports_pages=offered))
+        state = state_from(vm, {}, running=True, balloon=balloon)
+        assert state.description is not None
+        expected = Answer.of(offered is Answer.YES)
+        assert state.description.capabilities.reports_pages is expected
+        assert state.statistics_period_s == 0
+
+
 DEVICES = """<domain><devices>
 <memory model="dimm"><target><size unit="KiB">1024</size></target><alias name="dimm0"/></memory>
 <memory model="dimm"><target><size unit="KiB">2048</size></target><alias name="dimm1"/></memory>

@@ -53,6 +53,13 @@ def test_a_suffix_that_is_not_known_needs_the_options(option: str) -> None:
     assert vmm_of(Process(7, ("cloud-hypervisor-remote", "--api-socket", "/a"))) == ""
 
 
+def test_another_user_s_process_shows_the_begin_of_its_name() -> None:
+    for name, kind in (("qemu-system-x86", "qemu"), (".qemu-system-x8", "qemu"),
+                       ("cloud-hyperviso", "cloud-hypervisor"), ("firecracker", "firecracker"),
+                       ("qemu-img", ""), ("kworker/0:1", "")):  # fmt: skip
+        assert vmm_of(Process(7, ("microvm@web",), name)) == kind
+
+
 def test_what_runs_beats_what_it_calls_itself() -> None:
     assert vmm_of(Process(7, ("firecracker",), "/usr/bin/qemu-system-x86_64")) == "qemu"
 
