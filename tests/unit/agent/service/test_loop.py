@@ -26,7 +26,7 @@ from giveback_agent.runtime.worker import CRASHED, DONE, FAILED, Worker
 from giveback_agent.service import pass_log, status_file
 from giveback_agent.service.loop import LEVEL_PUBLISH_S, PROBE_PERIOD_S, URGENCY_PUBLISH_S, Service
 from giveback_agent.settings.table import AgentSettings
-from giveback_kernel import files, page_reporting, reclaim
+from giveback_kernel import files, page_reporting, reclaim, swaps
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.record import replace
 
@@ -463,13 +463,13 @@ def test_without_swappiness_and_with_swap_the_cache_is_dropped_and_nothing_swapp
 
     monkeypatch.setattr(files, "write", old_kernel)
     monkeypatch.setattr(reclaim, "root_reclaim_path", lambda _: "/sys/fs/cgroup/memory.reclaim")
-    monkeypatch.setattr(steps, "_has_swap", lambda _: True)
+    monkeypatch.setattr(swaps, "may_swap", lambda _: True)
     steps.reclaim_in_chunks(str(guest), 1 << 30, swap=False)
     assert [text for _, text in written if "swappiness" not in text] == []
     steps.reclaim_in_chunks(str(guest), 1 << 30, swap=False, may_drop=True)
     assert [text for _, text in written if "swappiness" not in text] == ["1"]
     written.clear()
-    monkeypatch.setattr(steps, "_has_swap", lambda _: False)
+    monkeypatch.setattr(swaps, "may_swap", lambda _: False)
     steps.reclaim_in_chunks(str(guest), 64 << 20, swap=False)
     assert all("drop_caches" not in path for path, _ in written)
 
