@@ -146,7 +146,7 @@ def test_whatever_ends_a_deep_pass_the_order_is_restored(tmp_path: Path, number:
         "from giveback_agent.release import capabilities, report_order, steps\n"
         "from giveback_agent.policy.observation import KernelCapabilities\n"
         "from giveback_agent.commands import release\n"
-        "release.probe = lambda root: KernelCapabilities(True, 9, True, False, False, False)\n"
+        "release.probe = lambda *_: KernelCapabilities(True, 9, True, False, False, False)\n"
         "lower = report_order.lower\n"
         "def lowered(root, order):\n"
         "    lower(root, order)\n"
