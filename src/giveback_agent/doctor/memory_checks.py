@@ -148,8 +148,8 @@ def _without_memory_reclaim(facts: Facts) -> Check:
         return Check(
             name,
             WARN,
-            f"not there: cold cache goes by memory.high of {facts.limited_cgroups} cgroups; that of "
-            "the root cgroup stays, and of cgroups that ended directly below it",
+            f"not there: cold cache goes by memory.high (leaf cgroups: {facts.limited_cgroups}); that "
+            "of the root cgroup stays, and of cgroups that ended directly below it",
             "Linux 5.19 or later",
         )
     if facts.node_reclaim:

@@ -27,7 +27,8 @@ from giveback_agent.release import live_protection
 from giveback_agent.runtime import memory_limits
 from giveback_agent.runtime.memory_limits import HIGH
 from giveback_agent.runtime.saved_value import Changed
-from giveback_kernel import cgroup, compaction, files, memcg
+from giveback_kernel import cgroup, cgroup_stat, compaction, files, memcg
+from giveback_kernel.cgroup_stat import CgroupStat
 from giveback_kernel.errors import GivebackError, KernelFileError
 from giveback_kernel.record import Record
 
@@ -144,27 +145,33 @@ def reclaim_cold(
 def find_ended(root: str, exclude: tuple[str, ...] = ()) -> tuple[Ended, ...]:
     """Find the live cgroups below which others have ended with enough cache, most first.
 
-    memory.stat includes the cgroups below, ended ones too: what no live leaf has is theirs. A leaf
-    without a process (a slice that has lost its last service) has nobody who would miss its cache.
+    A leaf without a process (a slice that has lost its last service) has ended, too: nobody would miss
+    its cache. Of more cgroups than memcg.CGROUPS_LIMIT the sums would miss live ones: then there is none.
     """
     mount = cgroup.find_v2_mount(root)
-    if mount is None:
+    if mount is None or _stat(root, mount).descendants > memcg.CGROUPS_LIMIT:
         return ()
     found: list[Ended] = []
-    left: dict[str, int] = {}
+    tops: set[str] = set()
     for leaf in memcg.leaves(root, mount):
-        if leaf == mount:
-            continue
-        held = _file_bytes(root, leaf)
         top = mount + "/" + leaf[len(mount) + 1 :].partition("/")[0]
-        if top != leaf:
-            left[top] = left.get(top, _file_bytes(root, top)) - held
+        if leaf not in (mount, top):
+            tops.add(top)
         if is_excluded(leaf[len(mount) :], exclude):
             continue
-        if held >= ENDED_LEAST_BYTES and _is_empty(root, leaf):
-            found.append(Ended(leaf, held, is_empty=True))
-    found += [Ended(top, ended) for top, ended in left.items() if ended >= ENDED_LEAST_BYTES]
-    return tuple(sorted(found, key=lambda ended: -ended.ended_bytes))
+        if leaf != mount and _is_empty(root, leaf):
+            found.append(Ended(leaf, _file_bytes(root, leaf), is_empty=True))
+    # A cgroup may have pages of its own, from before it had children.
+    dying = [top for top in tops if _stat(root, top).dying_descendants]
+    found += [Ended(top, _left_below(root, top)) for top in dying]
+    found = [one for one in found if one.ended_bytes >= ENDED_LEAST_BYTES]
+    return tuple(sorted(found, key=lambda one: -one.ended_bytes))
+
+
+def _left_below(root: str, folder: str) -> int:
+    """Return what no live leaf has of a cgroup's file cache: memory.stat includes all that is below."""
+    leaves = [leaf for leaf in memcg.leaves(root, folder) if leaf != folder]
+    return _file_bytes(root, folder) - sum([_file_bytes(root, leaf) for leaf in leaves])
 
 
 def reclaim_ended(
@@ -228,8 +235,7 @@ class _Steps:
         while left >= ENDED_LEAST_BYTES and time.monotonic() < until_s:
             if not self._step(one.folder, left, one.is_empty):
                 return
-            now = [e.ended_bytes for e in find_ended(self._root) if e.folder == one.folder]
-            after = now[0] if now else 0
+            after = _left_below(self._root, one.folder)
             if after >= left:
                 # What went was of live cgroups.
                 return
@@ -288,6 +294,14 @@ def _lists(root: str, folder: str) -> FileLists:
 def _file_bytes(root: str, folder: str) -> int:
     lists = _lists(root, folder)
     return lists.active_bytes + lists.inactive_bytes
+
+
+def _stat(root: str, folder: str) -> CgroupStat:
+    path = f"{folder}/{cgroup_stat.STAT}"
+    try:
+        return cgroup_stat.parse(files.read(root, path), path)
+    except KernelFileError:
+        return CgroupStat(0, 0)
 
 
 def _is_empty(root: str, folder: str) -> bool:

@@ -111,7 +111,7 @@ class Worker:
         return os.WEXITSTATUS(status)
 
     def wait(self, most_s: float) -> None:
-        """Wait at most `most_s` for its end; `poll` must not be asked afterwards, as it is reaped."""
+        """Wait at most `most_s` for its end, which reaps it: `poll` has no exit code to tell afterwards."""
         until_s = time.monotonic() + most_s
         while self.poll() is None and time.monotonic() < until_s:
             time.sleep(0.005)

@@ -109,6 +109,7 @@ class Executor:
         """
         if self.worker is not None and self.worker.abandoned:
             self.worker.wait(ENDING_WAIT_S)
+            self.worker = None
         try:
             memory_limits.restore(self._root)
         except KernelFileError as error:

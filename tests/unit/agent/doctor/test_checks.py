@@ -161,7 +161,12 @@ def loaded(warnings: tuple[str, ...] = (), **changes: object) -> Loaded:
         ("cgroup", {"cgroup": CgroupMounts("v2", "/c", "/docker/1")}, WARN, "container"),
         ("cgroup", {"cgroup": None}, UNKNOWN, ""),
         ("memory.reclaim", {"reclaim": None}, WARN, "5.19"),
-        ("memory.reclaim", {"reclaim": None, "limited_cgroups": 7}, WARN, "memory.high of 7"),
+        (
+            "memory.reclaim",
+            {"reclaim": None, "limited_cgroups": 7},
+            WARN,
+            "memory.high (leaf cgroups: 7)",
+        ),
         (
             "memory.reclaim",
             {"reclaim": None, "limited_cgroups": 7, "swaps": ZRAM},

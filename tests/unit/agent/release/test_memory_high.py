@@ -46,6 +46,8 @@ class OldKernel:
         self.lists(folder, active * MIB, inactive * MIB, more.get("refaults", 0))
         self.put(f"{folder}/memory.high", f"{high}\n")
         self.put(f"{folder}/memory.low", "0\n")
+        dying = more.get("dying", 0)
+        self.put(f"{folder}/cgroup.stat", f"nr_descendants 3\nnr_dying_descendants {dying}\n")
         self.put(f"{folder}/cgroup.events", f"populated {more.get('populated', 1)}\nfrozen 0\n")
         return folder
 
@@ -219,20 +221,25 @@ def test_one_cgroup_does_not_take_the_time_of_all(
 
 
 def test_what_ended_below_a_live_cgroup_is_found_by_sums(kernel: OldKernel) -> None:
-    kernel.add("a.slice", 30, 200)
+    kernel.add("a.slice", 30, 200, dying=1)
     kernel.add("a.slice/app", 10, 60)
     kernel.add("a.slice/other", 20, 10)
     empty = kernel.add("b.slice", 0, 50, populated=0)
     kernel.add("c.slice", 40, 20)
+    kernel.add("own.slice", 90, 90)  # pages of its own, from before it had a child
+    kernel.add("own.slice/app", 0, 10)
     found = memory_high.find_ended(str(kernel.root))
     assert found == (Ended(f"{MOUNT}/a.slice", 130 * MIB), Ended(empty, 50 * MIB, is_empty=True))
     assert steps.ended_bytes(str(kernel.root)) == 180 * MIB
+    # The sums would miss live cgroups.
+    kernel.put(f"{MOUNT}/cgroup.stat", "nr_descendants 5000\nnr_dying_descendants 9\n")
+    assert memory_high.find_ended(str(kernel.root)) == ()
 
 
 def test_ended_cgroups_cache_goes_while_live_ones_are_protected(
     kernel: OldKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parent = kernel.add("a.slice", 10, 160)
+    parent = kernel.add("a.slice", 10, 160, dying=1)
     app = kernel.add("a.slice/app", 10, 60)
     protected: list[str] = []
 
