@@ -124,6 +124,15 @@ def read_lru_gen(root: str = "/") -> LruGen | None:
     return None if data is None else parse(data)
 
 
+def has_ended(memcg_id: int, path: str) -> bool:
+    """Tell whether a listed cgroup has been removed: it is shown under the number 0.
+
+    Without memory cgroups there is one list, of number 0 too, but without a path.
+    Source: lru_gen_seq_show() in mm/vmscan.c, mem_cgroup_id_remove() in mm/memcontrol.c.
+    """
+    return memcg_id == 0 and path not in ("", "/")
+
+
 def cold_file_pages(lru: LruGen, older_than_ms: int) -> int:
     """Count the evictable file pages in generations that are older than `older_than_ms`."""
     return sum(

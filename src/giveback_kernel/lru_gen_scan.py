@@ -13,7 +13,7 @@ import time
 
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
-from giveback_kernel.lru_gen import PATH, NodeGenerations, generation, raw_lists
+from giveback_kernel.lru_gen import PATH, NodeGenerations, generation, has_ended, raw_lists
 from giveback_kernel.record import Record
 
 TYPE_CHECKING = False
@@ -88,7 +88,7 @@ def scan(
             continue
         count += 1
         file_pages += pages
-        if memcg_id == 0 and printed not in ("", "/"):
+        if has_ended(memcg_id, printed):
             ended_pages += pages
         if pages < least_pages or keep <= 0:
             continue

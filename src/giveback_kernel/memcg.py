@@ -15,6 +15,7 @@ from giveback_kernel.fields import BYTES_LIMIT, number
 from giveback_kernel.record import Record
 
 STAT = "memory.stat"
+NUMA = "memory.numa_stat"
 CGROUPS_LIMIT = 1024
 # Where each of them must be looked at.
 MANY_CGROUPS = 1 << 14
@@ -85,7 +86,7 @@ def inactive_file_bytes(root: str, cgroup: str, node: int) -> int:
     With the multi-gen LRU these are all generations but the two youngest (lru_gen_is_active() in
     include/linux/mm_inline.h). The kernel may be behind by 64 pages per CPU.
     """
-    path = f"{cgroup}/memory.numa_stat"
+    path = f"{cgroup}/{NUMA}"
     for line in files.read(root, path).split(b"\n"):
         if line.startswith(b"inactive_file "):
             for word in line.split()[1:]:

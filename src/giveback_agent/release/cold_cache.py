@@ -72,8 +72,10 @@ TEACHING_WORTH_BYTES = 8 * MIB
 LIST_REST_BYTES = 4 * MIB
 STEPS_LIMIT = 4096
 LISTS_LIMIT = 64
-# A longer lru_gen is read once: 1000 cgroups, and the kernel's part grows with the square.
-LONG_BYTES = 256 << 10
+# A longer lru_gen (250 cgroups) is read once: the kernel's part of that grows with the square.
+LONG_BYTES = 64 << 10
+# There a step for less is not worth it.
+LEAST_STEP_PAGES = 128
 # MEMCG_CHARGE_BATCH: so far behind the sums in memory.numa_stat may be.
 BEHIND_PAGES_PER_CPU = 64
 # Kept pages come up for eviction again only after this long: what was not read twice since goes.
@@ -153,8 +155,11 @@ def target_of(one: NodeGenerations, page_bytes: int, stale_after_s: float) -> Ev
     The third-youngest, all but a remainder. Where an older one has more than a remainder, that one
     alone, whole: what is kept of it moves one up with its history cleared, and must not come up for
     eviction in the same pass. Where nothing is that old, but the youngest generation itself is
-    older than `stale_after_s`, a new one is opened: the second-youngest then becomes the third.
+    older than `stale_after_s`, a new one is opened: the second-youngest then becomes the third. A cgroup
+    that has ended has no number to ask by, and cannot be taught: see ended_cgroups.
     """
+    if lru_gen.has_ended(one.memcg_id, one.memcg_path):
+        return None
     leave = OPEN_BYTES // page_bytes
     evictable = one.generations[: -lru_gen.YOUNG_GENERATIONS]
     for generation in evictable[:-1]:
@@ -274,7 +279,7 @@ class _Generations:
         self.exclude = exclude
         self.asked_pages = self.steps = self.untaught_pages = self.teaching_refaults = 0
         self.place: str | None = ""
-        self.is_long = False
+        self.read_once: dict[tuple[int, int], NodeGenerations] = {}
 
     def run(self, stale_after_s: float) -> bool:
         """Take from the lists that are worth most; returns whether all of them were looked at."""
@@ -284,7 +289,8 @@ class _Generations:
         found = self._scan(stale_after_s)
         if found is None:
             return False
-        self.is_long = found.read_bytes > LONG_BYTES
+        if found.read_bytes > LONG_BYTES:
+            self.read_once = {(one.memcg_id, one.node): one for one in found.lists}
         for target in plan(found, self.left_pages, self.page_bytes, stale_after_s):
             if self.left_pages <= 0 or not self.wanted():
                 return True
@@ -338,12 +344,16 @@ class _Generations:
             return None
 
     def _drain(self, target: EvictionTarget) -> None:
-        one = self._list_of(target)
+        folder = self._leaf_of(target) if self.read_once and not target.age_first else None
+        least = 1 if folder is None else LEAST_STEP_PAGES
         last = -1
-        while one is not None and self.steps < STEPS_LIMIT and self.wanted():
+        while self.steps < STEPS_LIMIT and self.wanted():
+            one = self._list_of(target) if folder is None else self._resized(target, folder)
+            if one is None:
+                return
             there = sum([g.file_pages for g in one.generations if g.number <= target.up_to])
             pages = eviction_pages(one, target, self.left_pages, self.page_bytes)
-            if pages <= 0 or there == last or self._is_dirty(there):
+            if pages < least or there == last or self._is_dirty(there):
                 return
             last = there
             self.steps += 1
@@ -354,28 +364,27 @@ class _Generations:
                 lru_gen.write_request(self.root, request)
             except (KernelFileError, ValueError):
                 return
-            one = self._after_step(one, target)
 
-    def _after_step(self, one: NodeGenerations, target: EvictionTarget) -> NodeGenerations | None:
-        """The list as it is now. Where lru_gen is long it is not read at each step: the size will do."""
-        inactive = self._inactive_pages(target) if self.is_long else None
-        if inactive is None:
-            return self._list_of(target)
-        # What is left of the older ones lies in the last of them: they are asked for together.
-        return replace(one, generations=lru_gen.shrunk(one, target.up_to, inactive))
-
-    def _inactive_pages(self, target: EvictionTarget) -> int | None:
+    def _leaf_of(self, target: EvictionTarget) -> str | None:
+        """The target's folder, whose files tell its size; None where they include other cgroups."""
         mount = cgroup.find_v2_mount(self.root)
         folder = f"{mount}{target.memcg_path}".rstrip("/")
-        if not mount or folder == mount or memcg.children(self.root, folder):
-            return None
+        is_leaf = mount and folder != mount and not memcg.children(self.root, folder)
+        return folder if is_leaf and files.exists(self.root, f"{folder}/{memcg.NUMA}") else None
+
+    def _resized(self, target: EvictionTarget, folder: str) -> NodeGenerations | None:
+        """The list as it was read, with the size that the cgroup's own file tells now."""
+        one = self.read_once.get((target.memcg_id, target.node))
         try:
             size = memcg.inactive_file_bytes(self.root, folder, target.node)
         except KernelFileError:
             return None
         # By so much the kernel's sum may be too high.
         behind = BEHIND_PAGES_PER_CPU * (os.cpu_count() or 1)
-        return max(0, size // self.page_bytes - behind)
+        inactive = max(0, size // self.page_bytes - behind)
+        if one is None:
+            return None
+        return replace(one, generations=lru_gen.shrunk(one, target.up_to, inactive))
 
     def _is_dirty(self, pages: int) -> bool:
         """Whether much of so many pages may be dirty; all that is dirty may be among them."""

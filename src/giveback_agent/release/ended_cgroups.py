@@ -230,11 +230,7 @@ def _total_bytes(root: str) -> int:
 
 
 def _ended_listed(root: str, node: int | None) -> int | None:
-    """Sum the file pages of cgroups that have ended, on one node or all: lru_gen's number 0.
-
-    Without memory cgroups there is one list, of number 0 too, but without a path. None where lru_gen
-    cannot be read. Source: lru_gen_seq_show() in mm/vmscan.c, mem_cgroup_id_remove() in mm/memcontrol.c.
-    """
+    """Sum the file pages of cgroups that have ended, on one node or all; None where lru_gen cannot be read."""
     where = cgroup_namespace.place_here(root)
     if where is None:
         return None
