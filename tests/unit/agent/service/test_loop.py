@@ -576,3 +576,26 @@ def test_a_burst_between_two_long_looks_is_followed_by_quick_ones(
     assert service._gate.level != idleness.BUSY
     look(1022.0, 0)
     assert service._pace.looks == looks
+
+
+@pytest.mark.parametrize(
+    ("busy_percent", "since_s", "lowered"),
+    [(50.0, 0.0, True), (95.0, 0.0, False), (50.0, busy_steps.MOST_LOWERED_S, False)],
+)
+def test_a_short_report_of_a_guest_at_work_is_held_no_longer_than_it_may(
+    guest: Path, busy_percent: float, since_s: float, lowered: bool
+) -> None:
+    order, service = guest / page_reporting.ORDER_PATH[1:], service_of(guest)
+    service._steps.start(act.LowerOrder(order=3), 0.0)
+    now_s = time.monotonic()
+    begun = busy_steps.Begun(act.LowerOrder.kind, busy_steps.Counts(now_s - since_s))
+    service._state = replace(service._state, busy=busy_steps.BusySteps(begun=begun))
+    # A sample as young as this is not judged again.
+    gate = replace(service._gate, at_s=now_s, cpustat=service._totals.cpustat())
+    service._gate = replace(gate, level=idleness.SLACK, busy_percent=busy_percent)
+    assert service._period_s() == busy_steps.REPORT_POLL_S
+    tick(service)
+    assert order.read_text().strip() == ("3" if lowered else "9")
+    assert service._state.busy.lowers is lowered
+    service._close()
+    assert order.read_text().strip() == "9"
