@@ -230,7 +230,7 @@ def _total_bytes(root: str) -> int:
 
 
 def _ended_listed(root: str, node: int | None) -> int | None:
-    """Sum the file pages of cgroups that have ended, on one node or all; None where lru_gen cannot be read."""
+    """Sum the file pages of the listed cgroups that have ended, on one node or all; None: not told."""
     where = cgroup_namespace.place_here(root)
     if where is None:
         return None
