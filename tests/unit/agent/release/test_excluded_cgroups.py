@@ -125,7 +125,7 @@ def test_all_cache_is_never_dropped(guest: Path, written: list[tuple[str, str]])
         with pytest.raises(KernelFileError, match=r"giveback\.exclude is set"):
             steps.execute(act.DropCaches(what=what), str(guest), AgentSettings(exclude=EXCLUDE))
     assert written == []
-    steps.drop_caches(str(guest), steps.DROP_SLAB, EXCLUDE)
+    steps.drop_slab(str(guest))
     assert len(written) == 1
     seen = observation(snapshot(1.0), urgency=URGENCY_STARVING)
     assert cache_goal.may_drop(Tick(seen, AgentSettings(), ABLE))
