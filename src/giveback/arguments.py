@@ -24,6 +24,22 @@ def size_of(text: str, option: str, most_bytes: int | None = None) -> int:
     return found
 
 
+def size_with_unit_of(text: str, option: str, least_bytes: int, most_bytes: int) -> int:
+    """Return a size in bytes that was written with its unit: a bare number may be meant as anything.
+
+    Raises InputError that names `option` and says what is allowed.
+    """
+    if text.strip()[-1:].isdigit():
+        given = text.strip()[:20]
+        raise InputError(
+            f"{_given(option, text)}: has no unit: write {given}M, {given}G or the like"
+        )
+    found = size_of(text, option, most_bytes)
+    if found < least_bytes:
+        raise InputError(f"{_given(option, text)}: must be at least {size(least_bytes)}")
+    return found
+
+
 def span_of(text: str, option: str, least_s: float, most_s: float) -> float:
     """Return a span in seconds. Raises InputError that names `option` and says what is allowed."""
     found = parse_span(text)

@@ -374,7 +374,7 @@ def _known_remedies(seen: Observation, ledger: Ledger) -> tuple[Remedy, ...]:
         ),
         Remedy(
             "reclaim the guest's cold page cache (giveback reclaim)",
-            min(guest.cold_cache_bytes or 0, ledger.host(Key.CACHE_CLEAN)),
+            min(guest.returnable_cold_bytes, ledger.host(Key.CACHE_CLEAN)),
             at_most=True,
             cost="what is read again must be read from disk",
             parts=cold_parts(guest.cgroups),

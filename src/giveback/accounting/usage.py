@@ -83,6 +83,8 @@ class GuestPicture:
     dirty_bytes: int | None = None
     """The part of it that must be written first."""
     cold_cache_bytes: int | None = None
+    learned_floor_bytes: int | None = None
+    """Cache that the guest's agent keeps at urgency 1: refaults showed that it is in use."""
     slab_reclaimable_bytes: int | None = None
     slab_unreclaimable_bytes: int | None = None
     kernel_bytes: int | None = None
@@ -99,6 +101,14 @@ class GuestPicture:
     cgroups: tuple[GuestCgroup, ...] = ()
     """By service and container, where that was asked for."""
     problems: tuple[str, ...] = field(default_factory=tuple)
+
+    @property
+    def returnable_cold_bytes(self) -> int:
+        """Cold cache that a pass would take: not what the agent has learned to keep."""
+        cold = self.cold_cache_bytes or 0
+        if self.cache_bytes is None:
+            return cold
+        return max(0, min(cold, self.cache_bytes - (self.learned_floor_bytes or 0)))
 
     @property
     def reportable_bytes(self) -> int | None:
@@ -129,6 +139,7 @@ def from_kernel_files(
     page_bytes: int = 4096,
     pcp_bytes: int | None = None,
     compressed_swap_bytes: int | None = None,
+    learned_floor_bytes: int | None = None,
 ) -> GuestPicture:
     """A picture from the guest's own /proc/meminfo and /proc/buddyinfo.
 
@@ -157,6 +168,7 @@ def from_kernel_files(
             cold_cache_bytes=max(
                 0, info.inactive_file_bytes - info.dirty_bytes - info.writeback_bytes
             ),
+            learned_floor_bytes=learned_floor_bytes,
             slab_reclaimable_bytes=info.s_reclaimable_bytes,
             slab_unreclaimable_bytes=info.s_unreclaim_bytes,
             kernel_bytes=stacks + tables + (info.percpu_bytes or 0),

@@ -1,13 +1,15 @@
-"""Make room on the host now: the daemon takes SIZE from the VMs, those that lose least first.
+"""Free memory on the host now: the daemon takes SIZE from the VMs, those that lose least first.
 
-Exit code 0: it was reached. 4: it was not; what came is kept. 3: no daemon runs.
+SIZE needs a unit: 512M, 4G. Where less can come than that, what can come is asked for, and it says so.
+Exit code 0: it was reached. 4: it was not; what came is kept. 5: no VM can be asked. 3: no daemon runs.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
-from giveback.arguments import size_of, span_of
+from giveback.arguments import size_with_unit_of, span_of
 from giveback.commands import _daemon, _output
 from giveback.manager.http import answers, requests
 from giveback.reporters import reclaimed
@@ -15,16 +17,17 @@ from giveback.reporters import reclaimed
 if TYPE_CHECKING:
     import argparse
 
-HELP = "make room on the host now: take this much from its VMs"
+HELP = "free memory on the host now: take this much from its VMs"
 NOT_REACHED = 4
 WITHIN_LEAST_S = 0.1
+NONE_TO_ASK = 5
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
         "size",
-        type=lambda text: size_of(text, "SIZE", requests.GOAL_MOST_BYTES),
+        type=_size,
         metavar="SIZE",
         help="how much, such as 4G or 512M",
     )
@@ -44,15 +47,33 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
         metavar="VM",
         help="from these VMs only, by name, key or pid",
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only say which VM would be asked for how much, and at what cost",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
     _daemon.add_arguments(parser)
 
 
+def _size(text: str) -> int:
+    least, most = requests.GOAL_LEAST_BYTES, requests.GOAL_MOST_BYTES
+    return size_with_unit_of(text, "SIZE", least, most)
+
+
 def run(args: argparse.Namespace) -> int:
-    """Ask, wait, and say what came from where."""
-    result = _daemon.client(args).reclaim(args.size, args.within, args.vms)
+    """Plan and say so, ask, wait, and say what came from where."""
+    client = _daemon.client(args)
+    result = client.reclaim(args.size, args.within, args.vms, dry_run=True)
+    if not args.dry_run and result.most_bytes:
+        print(reclaimed.announcement(result), file=sys.stderr, flush=True)
+        result = client.reclaim(args.size, args.within, args.vms)
     if args.json:
         _output.print_json(answers.plain(answers.reclaimed(result)))
     else:
         _output.print_page(reclaimed.text(result))
+    if not result.most_bytes:
+        return NONE_TO_ASK
+    if args.dry_run:
+        return 0 if result.most_bytes >= result.goal_bytes else NOT_REACHED
     return 0 if result.reached else NOT_REACHED

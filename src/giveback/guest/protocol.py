@@ -116,9 +116,17 @@ def ask(what: str, number: int, by_cgroup: bool = False) -> bytes:
     return _request({"id": number, "ask": what, **more})
 
 
-def urgency(level: int, lease_s: float, number: int) -> bytes:
-    """Return the message that the host needs memory this badly (0 to 3), for `lease_s` seconds."""
-    return _request({"id": number, "urgency": level, "lease_s": round(float(lease_s), 1)})
+def urgency(level: int, lease_s: float, number: int, goal_bytes: int | None = None) -> bytes:
+    """Return the message that the host needs memory this badly (0 to 3), for `lease_s` seconds.
+
+    `goal_bytes` is all that it wants: an agent that knows the key takes no more cache than that.
+    """
+    message: dict[str, object] = {
+        "id": number,
+        "urgency": level,
+        "lease_s": round(float(lease_s), 1),
+    }
+    return _request(message if goal_bytes is None else {**message, "goal_bytes": goal_bytes})
 
 
 def _request(message: dict[str, object]) -> bytes:
@@ -249,6 +257,8 @@ def from_agent(said: dict[str, object], source: GuestSource, age_s: float = 0.0)
         page_bytes=page if page in _PAGE_SIZES else 4096,
         pcp_bytes=answers.size(said, "pcp_bytes"),
         compressed_swap_bytes=answers.size(said, "compressed_swap_bytes"),
+        # Absent in older agents.
+        learned_floor_bytes=answers.size(said, "learned_floor_bytes"),
     )
     if guest.total_bytes is None or "cgroups" not in said:
         return guest

@@ -111,13 +111,13 @@ class Session(asyncio.BufferedProtocol):
         self._write(protocol.ask("memory", self._answer_id, by_cgroup))
         return True
 
-    def tell(self, urgency: int, lease_s: float) -> bool:
-        """Say how badly the host needs memory; False where it cannot be sent."""
+    def tell(self, urgency: int, lease_s: float, goal_bytes: int | None = None) -> bool:
+        """Say how badly the host needs memory, and how much; False where it cannot be sent."""
         if not self._has_room():
             return False
         number = protocol.new_id()
         self._told = (number, urgency, lease_s)
-        self._write(protocol.urgency(urgency, lease_s, number))
+        self._write(protocol.urgency(urgency, lease_s, number, goal_bytes))
         return True
 
     def close(self) -> None:

@@ -80,6 +80,7 @@ class Daemon:
         self._root = root
         self._finder = discovery.Finder(root, backends)
         self._arbitration = Arbitration(self.fleet, self._recorder, root)
+        self._arbitration.cgroup = settings.cgroup
         self._sampler = Sampler(self.fleet, self._arbitration, fallbacks, root)
         self._connections = Connections(self.fleet, root)
         self._reclaim = ReclaimOperation(self.fleet, self._arbitration, root, self._now_s)
@@ -123,8 +124,10 @@ class Daemon:
         )
 
     async def reclaim(
-        self, goal_bytes: int, within_s: float, vms: Sequence[str] = ()
+        self, goal_bytes: int, within_s: float, vms: Sequence[str] = (), *, dry_run: bool = False
     ) -> ReclaimResult:
+        if dry_run:
+            return await self._reclaim.plan(goal_bytes, within_s, vms)
         result = await self._reclaim.run(goal_bytes, within_s, vms)
         self._log.info(
             "reclaimed",
@@ -144,7 +147,7 @@ class Daemon:
                 f"{escape_for_terminal(chosen.key)}: no agent is connected that answers; {why}"
             )
         now_s = self._now_s()
-        chosen.request.override_urgency(urgency, now_s + lease_s)
+        chosen.request.set_manual(urgency, now_s + lease_s)
         chosen.channel.forget_sent()
         if not self._arbitration.send_urgency(chosen, now_s):
             raise VmError(
@@ -182,6 +185,7 @@ class Daemon:
         """Take other settings: all of them, at once."""
         if settings.cgroup != self.settings.cgroup:
             self._arbitration.forget_looks()
+            self._arbitration.cgroup = settings.cgroup
         self.settings = settings
         self._reload_problem = ""
         for vm in self.fleet:

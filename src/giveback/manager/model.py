@@ -43,6 +43,8 @@ class GuestView:
     """The guest itself is short of memory: it is asked for nothing."""
     reliability: float = 1.0
     asked_at_s: float | None = None
+    may_press: bool = True
+    """False where a manual urgency of 0 protects its caches: `reclaim` does not ask it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,13 @@ class VmStatus:
     sampled_age_s: float | None = None
     urgency: int | None = None
     lease_left_s: float | None = None
-    reliability: float = 1.0
+    reliability: float | None = None
+    """The part of what it promised that came back; None until something was judged."""
+    learned_floor_bytes: int | None = None
+    """Cache that its agent keeps at urgency 1, because it was read again; None: it does not tell."""
+    cold_bytes: int | None = None
+    warm_bytes: int | None = None
+    """Cache that it would be asked for at urgency 1, and what goes only at 2 and 3."""
     balloon_lease_bytes: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
     """How often what went wrong, by a bounded set of words."""
@@ -186,22 +194,36 @@ class DaemonStatus:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """What one VM gave to a `reclaim`."""
+    """What one VM was asked for by a `reclaim`, and what it returned from then on."""
 
     vm: str
     expected_bytes: int
     returned_bytes: int
     words: str
+    """Why it was not asked, or came short, or would give what at which cost; "" otherwise."""
+    urgency: int | None = None
+    """The last urgency that it was asked with; None where it was not asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReclaimResult:
-    """What came of `giveback reclaim`."""
+    """What came of `giveback reclaim`; of a dry run, what would be asked of which VM first."""
 
     goal_bytes: int
     returned_bytes: int
+    """By the VMs that were asked, each from the moment that it was asked."""
     took_s: float
     parts: tuple[Returned, ...]
+    most_bytes: int = 0
+    """The most that could come from the VMs that can be asked: 0 where none can."""
+    others_returned_bytes: int = 0
+    """What other VMs returned by themselves meanwhile."""
+    grown_bytes: int = 0
+    """By how much VMs grew meanwhile, whether they were asked or not."""
+    available_before_bytes: int | None = None
+    available_after_bytes: int | None = None
+    """What the host had available before and after; None where it was not sampled."""
+    dry_run: bool = False
 
     @property
     def reached(self) -> bool:
@@ -216,9 +238,9 @@ class Manager(Protocol):
         ...
 
     async def reclaim(
-        self, goal_bytes: int, within_s: float, vms: Sequence[str] = ()
+        self, goal_bytes: int, within_s: float, vms: Sequence[str] = (), *, dry_run: bool = False
     ) -> ReclaimResult:
-        """Make room now. Raises InputError for a VM that there is not."""
+        """Free memory now, or only plan it. Raises InputError for a VM that does not exist."""
         ...
 
     async def set_urgency(self, vm: str, urgency: int, lease_s: float) -> None:

@@ -90,28 +90,50 @@ def test_without_a_daemon_the_code_is_3_and_the_text_says_how_to_start_one(tmp_p
 
 
 def test_reclaim_says_what_came_from_where(daemon: Daemon) -> None:
-    code, text, _ = giveback(
+    code, text, errors = giveback(
         "reclaim", "512M", "--within", "2m", "--from", "web", "old", *socket_of(daemon)
     )
     assert code == 0
+    assert errors == "asking 1 VM for 512 MiB, of 512 MiB that can come\n"
     assert "qemu/web/100    512 MiB of 512 MiB" in text
-    assert "512 MiB of 512 MiB in 0.5 s: reached" in text
+    assert "512 MiB of 512 MiB from those asked in 0.5 s: reached" in text
     asked = ("reclaim", 512 * MIB, 120.0, ("qemu/web/100", "qemu/old/9"))
     assert daemon.manager.asked == [asked]
     daemon.manager.gives_bytes = MIB
     code, text, _ = giveback("reclaim", "1G", *socket_of(daemon))
     assert code == 4
     assert "cache is in use" in text
-    assert text.endswith("1 MiB of 1.0 GiB in 0.5 s: not reached\n")
+    assert text.endswith("1 MiB of 1.0 GiB from those asked in 0.5 s: not reached\n")
     code, text, _ = giveback("reclaim", "1G", "--json", *socket_of(daemon))
     assert (code, json.loads(text)["reached"]) == (4, False)
+
+
+def test_reclaim_says_what_can_come_before_it_waits(daemon: Daemon) -> None:
+    daemon.manager.has_bytes = 200 * MIB
+    code, text, errors = giveback("reclaim", "1G", "--dry-run", *socket_of(daemon))
+    assert (code, errors, daemon.manager.asked) == (4, "", [])
+    assert "20 MiB cold" in text
+    assert "dry run, nothing was asked: 200 MiB can come of 1.0 GiB wanted: not enough" in text
+    _, text, errors = giveback("reclaim", "1G", *socket_of(daemon))
+    assert errors == "at most 200 MiB of 1.0 GiB can come: asking 1 VM for that\n"
+    daemon.manager.asked.clear()
+    daemon.manager.has_bytes = 0
+    for more in ((), ("--dry-run",), ("--json",)):
+        code, text, errors = giveback("reclaim", "1G", *more, *socket_of(daemon))
+        assert (code, errors, daemon.manager.asked) == (5, "", [])
+        assert "not asked: no agent" in text
 
 
 @pytest.mark.parametrize(
     ("words", "help_text"),
     [
         (("reclaim", "lots"), "SIZE 'lots': not a size: write it like 512M, 4G"),
-        (("reclaim", "0"), "must be above 0"),
+        (("reclaim", "0"), "has no unit: write 0M"),
+        (("reclaim", "0M"), "must be above 0"),
+        (("reclaim", "200"), "has no unit: write 200M"),
+        (("reclaim", "200K"), "at least 1 MiB"),
+        (("reclaim", "200B"), "at least 1 MiB"),
+        (("reclaim", "-200M"), "required: SIZE"),
         (("reclaim", "999999999999T"), "above 0 and at most"),
         (("reclaim", "1G", "--within", "soon"), "write it like 90s, 15m, 2h or 7d"),
         (("reclaim", "1G", "--within", "2h"), "from 100ms to 1h"),

@@ -57,11 +57,12 @@ def buddyinfo():
     pages = (size - state["used"] - state["cache"]) >> 12
     return "Node 0, zone   Normal " + "".join(" 0" for _ in range(10)) + f" {pages >> 10}\n"
 
-def free_cache():
-    if state["cache"]:
-        start = state["used"]
-        libc.madvise(ctypes.c_void_p(base + start), ctypes.c_size_t(state["cache"]), 4)
-        state["cache"] = 0
+def free_cache(most=1 << 60):
+    amount = min(state["cache"], most) >> 12 << 12
+    if amount:
+        end = state["used"] + state["cache"]
+        libc.madvise(ctypes.c_void_p(base + end - amount), ctypes.c_size_t(amount), 4)
+        state["cache"] -= amount
 
 def line(**message):
     return json.dumps({"v": 1, **message}).encode() + b"\n"
@@ -69,8 +70,12 @@ def line(**message):
 def answers(said, kind, before):
     if "urgency" in said:
         log.write(f"{said['urgency']} {said['lease_s']} {time.monotonic():.3f}\n")
-        if kind != "promises" and said["urgency"] >= 1:
-            free_cache()
+        goal = said.get("goal_bytes")
+        if goal is not None:
+            log.write(f"goal {goal}\n")
+        keeps = kind == "promises" or kind in ("keeps", "tells floor") and said["urgency"] < 2
+        if not keeps and said["urgency"] >= 1:
+            free_cache(goal if kind in ("keeps", "tells floor", "exact") and goal is not None else 1 << 60)
         yield line(event="urgency", id=said["id"], urgency=said["urgency"], lease_s=said["lease_s"])
         if kind == "restarts" and not before:
             before.append(1)
@@ -81,6 +86,8 @@ def answers(said, kind, before):
             meminfo=meminfo(), buddyinfo=buddyinfo(), pcp_bytes=0, compressed_swap_bytes=0)
         if said.get("cgroups") is True:
             message["cgroups"] = ["container\t1048576\t0\t0\t0\t0\tpodman web\t/a"]
+        if kind == "tells floor":
+            message["learned_floor_bytes"] = state["cache"]
         if kind == "impostor":
             message |= {"vm": "victim", "name": "victim", "key": "qemu:victim:1", "pid": 1}
         if kind == "replay":
@@ -144,6 +151,12 @@ class Guest:
     def heard(self) -> list[tuple[int, float, float]]:
         words = [line.split() for line in self.log.read_text().splitlines()]
         return [(int(w[0]), float(w[1]), float(w[2])) for w in words if len(w) == 3]
+
+    @property
+    def goals(self) -> list[int]:
+        """The amounts that it was told are wanted."""
+        words = [line.split() for line in self.log.read_text().splitlines()]
+        return [int(w[1]) for w in words if w[0] == "goal"]
 
     def end(self) -> None:
         if self.process.stdout is not None:

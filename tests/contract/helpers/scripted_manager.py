@@ -36,6 +36,8 @@ class ScriptedManager:
         self.now = now or status(wall_s=time.time())
         self.asked: list[tuple[object, ...]] = []
         self.gives_bytes: int | None = None
+        self.has_bytes: int | None = None
+        """The most that can come; None: as much as is wanted."""
         self.given_up = 0
         self.holds = asyncio.Event()
         self.holds.set()
@@ -48,8 +50,10 @@ class ScriptedManager:
         self.now = replace(self.now, **changes)  # type: ignore[arg-type]
 
     async def reclaim(
-        self, goal_bytes: int, within_s: float, vms: Sequence[str] = ()
+        self, goal_bytes: int, within_s: float, vms: Sequence[str] = (), *, dry_run: bool = False
     ) -> ReclaimResult:
+        if dry_run:
+            return self._planned(goal_bytes, vms)
         self.asked.append(("reclaim", goal_bytes, within_s, tuple(vms)))
         try:
             await self.holds.wait()
@@ -59,7 +63,17 @@ class ScriptedManager:
         given = goal_bytes if self.gives_bytes is None else self.gives_bytes
         name = vms[0] if vms else self.now.vms[0].key
         part = Returned(name, goal_bytes, given, "" if given >= goal_bytes else "cache is in use")
-        return ReclaimResult(goal_bytes, given, 0.5, (part,))
+        return ReclaimResult(goal_bytes, given, 0.5, (part,), self._most(goal_bytes))
+
+    def _most(self, goal_bytes: int) -> int:
+        return goal_bytes if self.has_bytes is None else self.has_bytes
+
+    def _planned(self, goal_bytes: int, vms: Sequence[str]) -> ReclaimResult:
+        name, most = vms[0] if vms else self.now.vms[0].key, self._most(goal_bytes)
+        part = Returned(
+            name, min(goal_bytes, most), 0, "20 MiB cold" if most else "not asked: no agent"
+        )
+        return ReclaimResult(goal_bytes, 0, 0.1, (part,), most, dry_run=True)
 
     async def set_urgency(self, vm: str, urgency: int, lease_s: float) -> None:
         self.asked.append(("urgency", vm, urgency, lease_s))

@@ -66,7 +66,7 @@ def test_a_record_has_no_fields_but_its_slots(record: type) -> None:
         "del vm.channel.session",
         "x = vm.channel.session = None",
         "a, (b, *vm.request.promise) = x",
-        "for vm.request.urgency in (1, 2): pass",
+        "for vm.request.manual_urgency in (1, 2): pass",
         "with open(x) as vm.host.bound: pass",
         "self.vm.host.counts = x",
         "[0 for vm.vmm.state in x]",

@@ -177,15 +177,31 @@ def test_a_status_is_printable_whatever_a_vm_is_called(name: str, urgency: int) 
 
 
 def test_what_came_of_a_request() -> None:
-    parts = (Returned("a", MIB, MIB, "\x1b"), Returned("long", MIB, 2 * MIB, ""))
-    result = ReclaimResult(9 * MIB, 3 * MIB, 1.0, parts)
+    parts = (Returned("a", MIB, MIB, "\x1b", 1), Returned("long", MIB, 2 * MIB, "", 2))
+    result = ReclaimResult(9 * MIB, 3 * MIB, 1.0, parts, 4 * MIB, 5 * MIB, 6 * MIB, GIB, 2 * GIB)
     assert reclaimed.text(result).splitlines() == [
-        "long      2 MiB of 1 MiB",
-        "a         1 MiB of 1 MiB  \\x1b",
-        "3 MiB of 9 MiB in 1.0 s: not reached",
+        "long      2 MiB of 1 MiB  urgency 2",
+        "a         1 MiB of 1 MiB  urgency 1: \\x1b",
+        "3 MiB of 9 MiB from those asked in 1.0 s: not reached, at most 4 MiB could come",
+        "5 MiB came from VMs that had not been asked",
+        "VMs grew by 6 MiB meanwhile",
+        "the host has 2.0 GiB available, 1.0 GiB more than before",
     ]
-    nothing = reclaimed.text(replace(result, parts=()))
-    assert "no VM had anything to give" in nothing
+    less = replace(result, available_before_bytes=2 * GIB, available_after_bytes=GIB)
+    assert "1.0 GiB less than before" in reclaimed.text(less)
+
+
+def test_a_plan_says_what_each_would_give_at_what_cost() -> None:
+    parts = (Returned("a", 0, 0, "not asked: no agent"), Returned("b", MIB, 0, "1 MiB cold", 1))
+    plan = ReclaimResult(9 * MIB, 0, 0.1, parts, MIB, dry_run=True)
+    assert reclaimed.text(plan).splitlines() == [
+        "b      1 MiB  urgency 1: 1 MiB cold",
+        "a      0 KiB  not asked: no agent",
+        "dry run, nothing was asked: 1 MiB can come of 9 MiB wanted: not enough",
+    ]
+    assert reclaimed.announcement(plan) == ("at most 1 MiB of 9 MiB can come: asking 1 VM for that")
+    none = replace(plan, parts=parts[:1], most_bytes=0)
+    assert "no VM can be asked for any of 9 MiB" in reclaimed.text(none)
 
 
 def test_changes_are_safe_to_print() -> None:

@@ -165,13 +165,17 @@ def urgency_for(
 ) -> int | None:
     """Return what a guest is to hear now, whoever wants it; None while no decision was made.
 
-    A manual urgency is obeyed as given. What the arbiter and `reclaim` want stops at the VM's floor:
-    an agent knows no goal, it goes on for as long as it hears an urgency.
+    A manual urgency is obeyed as given, also below the VM's floor, and while `reclaim` wants another.
+    What the arbiter and `reclaim` want stops at the floor: an agent may go on for as long as it hears
+    an urgency.
     """
+    manual = request.manual(now_s)
+    if manual is not None:
+        return manual
     at_floor = guest.floor_bytes > 0 and 0 < guest.resident_bytes <= guest.floor_bytes
-    override = request.override(now_s)
-    if override is not None:
-        return 0 if at_floor and not request.is_manual(now_s) else override
+    of_reclaim = request.of_reclaim(now_s)
+    if of_reclaim is not None:
+        return 0 if at_floor else of_reclaim
     if decision is None:
         return None
     return 0 if at_floor else told_urgency(decision, guest, request.arbiter, state)

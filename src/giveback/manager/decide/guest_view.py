@@ -93,7 +93,9 @@ def _returnable(resident: int, guest: GuestPicture, ledger: Ledger) -> tuple[int
     if guest.available_bytes is not None and guest.free_bytes is not None:
         cache = min(cache, max(0, guest.available_bytes - guest.free_bytes))
     cache = _within(cache, resident - trapped)
-    cold = _within(guest.cold_cache_bytes or 0, cache)
+    # What its agent has learned to keep goes at urgency 2 only: it is warm, whatever the kernel calls it.
+    kept = max(0, (guest.learned_floor_bytes or 0) - AGENT_FLOOR_BYTES)
+    cold = _within(guest.cold_cache_bytes or 0, cache - kept)
     return trapped, cold, cache - cold
 
 

@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING
 from giveback_kernel.units import size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from giveback.accounting.diagnosis import Finding
     from giveback.manager.model import ManagerAction
 
 GRACE_S = 30.0
@@ -30,6 +27,8 @@ class Promise:
     due_s: float
     latest_s: float
     """Asked for more and more, it is judged at last."""
+    at_s: float = 0.0
+    """When it was asked for first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Trust:
 
 def promised(action: ManagerAction, resident_bytes: int, now_s: float) -> Promise:
     """What was just asked for."""
-    return Promise(action, resident_bytes, now_s + GRACE_S, now_s + 3 * GRACE_S)
+    return Promise(action, resident_bytes, now_s + GRACE_S, now_s + 3 * GRACE_S, now_s)
 
 
 def is_due(promise: Promise, resident_bytes: int, now_s: float) -> bool:
@@ -71,14 +70,22 @@ def is_delivered(expected_bytes: int, measured_bytes: int) -> bool:
     return measured_bytes >= expected_bytes * _DELIVERED
 
 
-def judged(trust: Trust, expected_bytes: int, measured_bytes: int) -> Trust:
-    """What is thought of a VM after this. More than was promised counts no more than all of it."""
+def judged(
+    trust: Trust, expected_bytes: int, measured_bytes: int, *, is_excused: bool = False
+) -> Trust:
+    """Return what is thought of a VM after this. More than was promised counts as all of it.
+
+    `is_excused`: its agent did what it is there for. Less is then expected of it, down to
+    SHORT_BELOW, but it is not shown as one that does not deliver.
+    """
     if expected_bytes <= 0:
         return trust
     share = min(1.0, max(0.0, measured_bytes / expected_bytes))
     reliability = _MEMORY * trust.reliability + (1 - _MEMORY) * share
     if share >= _DELIVERED:
         return Trust(reliability, 0)
+    if is_excused:
+        return Trust(max(reliability, min(trust.reliability, SHORT_BELOW)), trust.failures)
     return Trust(reliability, trust.failures + (share < SHORT_BELOW))
 
 
@@ -87,12 +94,11 @@ def is_short(trust: Trust) -> bool:
     return trust.failures >= 2 or trust.reliability < SHORT_BELOW
 
 
-def verdict(expected_bytes: int, measured_bytes: int, found: Sequence[Finding]) -> str:
-    """Why it came short, in words; "" where it did not."""
+def verdict(expected_bytes: int, measured_bytes: int, why: str) -> str:
+    """Return what came and `why` no more, in words; "" where enough came."""
     if is_delivered(expected_bytes, measured_bytes):
         return ""
     came = f"{size(max(0, measured_bytes))} of {size(expected_bytes)} came"
     if measured_bytes < 0:
         came = f"it grew by {size(-measured_bytes)}"
-    why = next((f"{one.what} ({one.evidence})" for one in found), "")
-    return f"{came}: {why or 'the guest is busy, or needs more than it said'}"
+    return f"{came}: {why}"

@@ -29,13 +29,14 @@ class ReclaimRequest:
         "device_at_work",
         "device_bytes",
         "doctor",
+        "is_judged",
+        "manual_until_s",
+        "manual_urgency",
         "promise",
         "reclaim",
         "reclaim_at_s",
         "reclaim_until_s",
         "trust",
-        "urgency",
-        "urgency_until_s",
     )
 
     def __init__(self) -> None:
@@ -46,16 +47,18 @@ class ReclaimRequest:
         self.reclaim_at_s: float | None = None
         """When `reclaim` last asked: the arbiter waits for that, too."""
         self.reclaim_until_s = 0.0
-        """Until then `device_bytes` is `reclaim`'s, and stays on a host that is calm."""
+        """Until then its urgency holds, and `device_bytes` is its own also on a host that is calm."""
         self.device_bytes = 0
         """What a device may still take from a VM whose agent does not answer."""
         self.device_at_work = False
-        self.urgency: int | None = None
-        """An urgency in place of the arbiter's: `reclaim`'s, or a manual one."""
-        self.urgency_until_s = 0.0
+        self.manual_urgency: int | None = None
+        """A user's own urgency, in place of the arbiter's and of `reclaim`'s."""
+        self.manual_until_s = 0.0
         self.promise: Promise | None = None
         """What is expected and not yet judged."""
         self.trust = Trust()
+        self.is_judged = False
+        """Whether anything was judged: before that, `trust` is an assumption."""
         self.doctor: tuple[str, ...] = ()
         """Why the last request came short, in words."""
 
@@ -72,21 +75,36 @@ class ReclaimRequest:
         self.device_bytes = asked.goal_bytes
 
     def end_reclaim(self) -> None:
-        """Take back all that `reclaim` asked for: the arbiter's urgency holds again."""
-        self.reclaim = self.urgency = None
+        """Take back all that `reclaim` asked for: another's urgency holds again."""
+        self.reclaim = None
         self.device_bytes, self.reclaim_until_s = 0, 0.0
 
-    def override_urgency(self, urgency: int, until_s: float) -> None:
-        """Put an urgency in place of the arbiter's for a time."""
-        self.urgency, self.urgency_until_s = urgency, until_s
+    def set_manual(self, urgency: int, until_s: float) -> None:
+        """Put a user's own urgency in place of all others for a time."""
+        self.manual_urgency, self.manual_until_s = urgency, until_s
 
-    def override(self, now_s: float) -> int | None:
-        """Return the urgency that holds in place of the arbiter's, if one does."""
-        return self.urgency if now_s < self.urgency_until_s else None
+    def manual(self, now_s: float) -> int | None:
+        """Return the user's own urgency, if one holds."""
+        return self.manual_urgency if now_s < self.manual_until_s else None
 
-    def is_manual(self, now_s: float) -> bool:
-        """Return whether an override is a user's own, not one of the `reclaim` under way."""
-        return now_s >= self.reclaim_until_s
+    def of_reclaim(self, now_s: float) -> int | None:
+        """Return the urgency of the `reclaim` under way, if it has asked this VM."""
+        if self.reclaim is None or now_s >= self.reclaim_until_s:
+            return None
+        return self.reclaim.urgency
+
+    def goal_bytes(self, resident_bytes: int, now_s: float) -> int | None:
+        """Return what `reclaim` still wants of this VM; None where its urgency is not in effect."""
+        if self.reclaim is None or self.manual(now_s) is not None or self.of_reclaim(now_s) is None:
+            return None
+        came = max(0, self.reclaim.resident_bytes - resident_bytes)
+        return max(0, self.reclaim.goal_bytes - came)
+
+    def until_s(self, now_s: float) -> float | None:
+        """Return until when a manual urgency or `reclaim`'s holds; None where neither does."""
+        if self.manual(now_s) is not None:
+            return self.manual_until_s
+        return None if self.of_reclaim(now_s) is None else self.reclaim_until_s
 
     # What a device takes.
 
@@ -133,17 +151,37 @@ class ReclaimRequest:
         self.promise = promises.added(self.promise, step, now_s)
         return self.promise.action
 
+    def asked_at_s(self, now_s: float) -> float:
+        """Return when what is expected was asked for first; `now_s` where nothing is."""
+        return now_s if self.promise is None else self.promise.at_s
+
+    def supersede(self, resident_bytes: int) -> tuple[ManagerAction, int] | None:
+        """Expect no more what is not due yet: return it with the bytes that came, not judged."""
+        promise, self.promise = self.promise, None
+        return None if promise is None else (promise.action, promise.before_bytes - resident_bytes)
+
     # What came of it.
 
-    def judge(self, resident_bytes: int, now_s: float) -> tuple[ManagerAction, int] | None:
-        """Return what was expected and the bytes that came, once that can be judged; else None."""
+    def due(self, resident_bytes: int, now_s: float) -> tuple[ManagerAction, int] | None:
+        """Return what was expected and the bytes that came, where that can be judged; else None."""
         promise = self.promise
         if promise is None or not promises.is_due(promise, resident_bytes, now_s):
             return None
-        self.promise = None
-        measured_bytes = promise.before_bytes - resident_bytes
-        self.trust = promises.judged(self.trust, promise.action.expected_bytes, measured_bytes)
-        return promise.action, measured_bytes
+        return promise.action, promise.before_bytes - resident_bytes
+
+    def judge(
+        self, resident_bytes: int, now_s: float, *, is_excused: bool = False
+    ) -> tuple[ManagerAction, int] | None:
+        """Judge what is `due`, once, and return it; None where nothing is."""
+        due = self.due(resident_bytes, now_s)
+        if due is not None:
+            self.promise = None
+            action, measured_bytes = due
+            self.trust = promises.judged(
+                self.trust, action.expected_bytes, measured_bytes, is_excused=is_excused
+            )
+            self.is_judged = True
+        return due
 
     def explain(self, doctor: tuple[str, ...]) -> None:
         """Say why the VM returned less than it promised; () where it is not known to."""

@@ -159,9 +159,11 @@ class ChannelState:
 
     # What it knows, and what is thought of it.
 
-    def send_urgency(self, urgency: int, lease_s: float, now_s: float) -> bool:
-        """Send an urgency; False where it cannot be sent."""
-        if self.session is None or not self.session.tell(urgency, lease_s):
+    def send_urgency(
+        self, urgency: int, lease_s: float, now_s: float, goal_bytes: int | None = None
+    ) -> bool:
+        """Send an urgency, and how many bytes are wanted; False where it cannot be sent."""
+        if self.session is None or not self.session.tell(urgency, lease_s, goal_bytes):
             return False
         self.sent_urgency, self.sent_until_s = urgency, now_s + lease_s
         return True

@@ -117,7 +117,7 @@ class Watched:
     def agent_said(self, event: protocol.Event, now_s: float) -> None:
         """Take what the guest said, already understood and expected."""
         if isinstance(event, protocol.StepEvent):
-            self.guest.take_step(event.text)
+            self.guest.take_step(event.text, now_s)
             self.status = None
             return
         self.guest.hear()
@@ -184,11 +184,13 @@ class Watched:
             )
         return self.view
 
-    def status_at(self, now_s: float, make: Callable[[Watched, Observation], VmStatus]) -> VmStatus:
+    def status_at(
+        self, now_s: float, make: Callable[[Watched, Observation, float], VmStatus]
+    ) -> VmStatus:
         """The VM as every surface shows it, but for what changes with time; made by `make`."""
         seen = self.observation(now_s)
         if self.status is None:
-            self.status = make(self, seen)
+            self.status = make(self, seen, now_s)
         return self.status
 
     def status_changed(self) -> None:

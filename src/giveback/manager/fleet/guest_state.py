@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 class GuestState:
     """A guest's last memory report, and how its agent answers."""
 
-    __slots__ = ("due_s", "had_agent", "line", "missed", "report", "reported_at_s", "step")
+    __slots__ = (
+        "due_s",
+        "had_agent",
+        "line",
+        "missed",
+        "report",
+        "reported_at_s",
+        "step",
+        "step_at_s",
+    )
 
     def __init__(self) -> None:
         self.report: GuestPicture = NO_GUEST
@@ -33,14 +42,15 @@ class GuestState:
         """Answers that did not come, in a row."""
         self.step = ""
         """What the agent does now, in its own words."""
+        self.step_at_s: float | None = None
 
     def hear(self) -> None:
         """Note that its agent has sent something that was expected."""
         self.missed, self.had_agent = 0, True
 
-    def take_step(self, text: str) -> None:
+    def take_step(self, text: str, now_s: float) -> None:
         """Note what its agent does now."""
-        self.step = text
+        self.step, self.step_at_s = text, now_s
 
     def take_line(self, line: bytes) -> None:
         """Keep a report as its agent sent it."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
 from giveback.manager.decide import reclaim_plan
 from giveback.manager.decide.allocation import Asked, sane
-from giveback.manager.decide.reclaim_plan import asks_of_reclaim
+from giveback.manager.decide.reclaim_plan import asks_of_reclaim, can_give_bytes, cost_of
 from giveback.manager.devices import rules
 from giveback.manager.fleet.host_sample import read_counts
 from giveback.manager.model import ActionKind, ReclaimResult, Returned
@@ -20,6 +20,31 @@ if TYPE_CHECKING:
 
     from giveback.manager.fleet.fleet import Fleet, Watched
     from giveback.manager.fleet.urgency import Arbitration
+    from giveback.manager.model import Ask, GuestView
+
+
+@dataclass(slots=True)
+class _Count:
+    """What the processes held before, when each was asked first, and what was asked in all."""
+
+    before: dict[str, int]
+    at_first_ask: dict[str, int] = field(default_factory=dict)
+    expected: dict[str, int] = field(default_factory=dict)
+
+    def came(self, key: str, now: dict[str, int]) -> int:
+        """What a VM that was asked has returned since; 0 where it grew."""
+        return max(0, self.at_first_ask[key] - now.get(key, 0)) if key in self.at_first_ask else 0
+
+    def came_in_all(self, now: dict[str, int]) -> int:
+        return sum(self.came(key, now) for key in self.at_first_ask)
+
+    def by_themselves(self, now: dict[str, int]) -> int:
+        """What came without an ask: from VMs that were not asked, or before they were."""
+        later = {key: self.at_first_ask.get(key, now.get(key, 0)) for key in self.before}
+        return sum(max(0, held - later[key]) for key, held in self.before.items())
+
+    def grown(self, now: dict[str, int]) -> int:
+        return sum(max(0, now.get(key, 0) - held) for key, held in self.before.items())
 
 
 class ReclaimOperation:
@@ -35,33 +60,75 @@ class ReclaimOperation:
         self._turn = asyncio.Lock()
 
     async def run(self, goal_bytes: int, within_s: float, words: Sequence[str]) -> ReclaimResult:
-        """Ask for `goal_bytes` within `within_s`. Raises InputError for what cannot be asked for."""
+        """Ask for `goal_bytes` within `within_s`, or for the most that can come.
+
+        Returns at once where no VM can be asked. Raises InputError for what cannot be asked for.
+        """
+        named = self._checked(goal_bytes, within_s, words)
+        # Its time runs from here, also while another request is served.
+        started_s = self._now_s()
+        async with self._turn:
+            vms = named or list(self._fleet)
+            await self._refresh(vms, within_s)
+            most = reclaim_plan.most_bytes(self._views(vms))
+            count = _Count(self._resident(list(self._fleet)))
+            available = self._available_bytes()
+            if not most:
+                parts = tuple(self._refused(vm) for vm in vms)
+                return ReclaimResult(goal_bytes, 0, self._now_s() - started_s, parts)
+            action = self._arbitration.begin_reclaim(goal_bytes, vms)
+            asked: dict[str, Asked] = {}
+            try:
+                await self._ask_until(min(goal_bytes, most), started_s + within_s, vms, count)
+            finally:
+                asked = self._end(vms)
+                after = self._resident(list(self._fleet))
+                came = count.came_in_all(after)
+                self._arbitration.end_reclaim(action, came)
+            told = [self._part(vm, count, after, asked.get(vm.key)) for vm in vms]
+            return ReclaimResult(
+                goal_bytes=goal_bytes,
+                returned_bytes=came,
+                took_s=self._now_s() - started_s,
+                parts=tuple(part for part in told if part.expected_bytes or words),
+                most_bytes=most,
+                others_returned_bytes=count.by_themselves(after),
+                grown_bytes=count.grown(after),
+                available_before_bytes=available,
+                available_after_bytes=self._available_bytes(),
+            )
+
+    async def plan(self, goal_bytes: int, within_s: float, words: Sequence[str]) -> ReclaimResult:
+        """Return what `run` would ask first of which VM, and at what cost. Asks for no memory.
+
+        Raises InputError as `run` does.
+        """
+        named = self._checked(goal_bytes, within_s, words)
+        vms, started_s = named or list(self._fleet), self._now_s()
+        await self._refresh(vms, within_s)
+        views = self._views(vms)
+        most = reclaim_plan.most_bytes(views)
+        first = asks_of_reclaim(min(goal_bytes, most), 1, views, {}, self._now_s())
+        asks = {ask.key: ask for ask in first}
+        parts = [self._planned(vm, asks.get(vm.key), views) for vm in vms]
+        return ReclaimResult(
+            goal_bytes=goal_bytes,
+            returned_bytes=0,
+            took_s=self._now_s() - started_s,
+            parts=tuple(parts),
+            most_bytes=most,
+            dry_run=True,
+        )
+
+    def _checked(self, goal_bytes: int, within_s: float, words: Sequence[str]) -> list[Watched]:
+        """Return the VMs that are named. Raises InputError."""
         if goal_bytes <= 0:
-            raise InputError(f"{goal_bytes} bytes: nothing to make room for")
+            raise InputError(f"{goal_bytes} bytes: nothing to free; ask for more than 0")
         if not 0 < within_s <= reclaim_plan.WITHIN_LIMIT_S:
             raise InputError(
                 f"within {within_s:g} s: from a moment to {reclaim_plan.WITHIN_LIMIT_S:.0f} s"
             )
-        named = [self._fleet.chosen(word) for word in words]
-        # Its time runs from here, also while another request is served.
-        started_s = self._now_s()
-        async with self._turn:
-            vms = named or [vm for vm in self._fleet if not vm.settings.ignore]
-            before = self._resident(vms)
-            try:
-                await self._refresh(vms, within_s)
-                await self._ask_until(goal_bytes, started_s + within_s, vms, before)
-            finally:
-                asked = self._end(vms)
-            after = self._resident(vms)
-            parts = tuple(
-                _part(vm, before[vm.key], after.get(vm.key), asked.get(vm.key))
-                for vm in vms
-                if vm.key in before
-            )
-            told = tuple(p for p in parts if p.expected_bytes or p.returned_bytes or words)
-            total = sum(part.returned_bytes for part in told)
-            return ReclaimResult(goal_bytes, total, self._now_s() - started_s, told)
+        return [self._fleet.chosen(word) for word in words]
 
     async def _refresh(self, vms: Sequence[Watched], within_s: float) -> None:
         """Ask guests whose reports are old; wait a little for their answers."""
@@ -85,37 +152,48 @@ class ReclaimOperation:
             await asyncio.sleep(0.05)
 
     async def _ask_until(
-        self, goal_bytes: int, deadline_s: float, vms: Sequence[Watched], before: dict[str, int]
+        self, goal_bytes: int, deadline_s: float, vms: Sequence[Watched], count: _Count
     ) -> None:
         started_s = self._now_s()
         while True:
             now_s = self._now_s()
-            came = _came(before, self._resident(vms))
+            came = count.came_in_all(self._resident(vms))
             if came >= goal_bytes or now_s >= deadline_s:
                 return
-            urgency = reclaim_plan.urgency_at(now_s, started_s, deadline_s)
-            self._ask(goal_bytes - came, urgency, vms, deadline_s)
+            stage = reclaim_plan.stage_at(now_s, started_s, deadline_s)
+            self._ask(goal_bytes - came, stage, vms, deadline_s, count)
             await asyncio.sleep(min(reclaim_plan.STEP_S, deadline_s - now_s))
 
     def _ask(
-        self, missing_bytes: int, urgency: int, vms: Sequence[Watched], deadline_s: float
+        self,
+        missing_bytes: int,
+        stage: int,
+        vms: Sequence[Watched],
+        deadline_s: float,
+        count: _Count,
     ) -> None:
-        now_s = self._now_s()
-        views = sane([replace(vm.view_at(now_s), asked_at_s=None) for vm in vms])
+        now_s, views = self._now_s(), self._views(vms)
         by_key = {vm.key: vm for vm in vms}
         asked = {vm.key: vm.request.reclaim for vm in vms if vm.request.reclaim is not None}
-        for ask in asks_of_reclaim(missing_bytes, urgency, views, asked, now_s):
-            vm = by_key[ask.key]
-            resident_bytes = views[ask.key].resident_bytes
+        for ask in asks_of_reclaim(missing_bytes, stage, views, asked, now_s):
+            vm, counts = by_key[ask.key], by_key[ask.key].host.counts
+            if counts is None:
+                continue
+            resident_bytes = counts.resident_bytes
+            if ask.key not in count.at_first_ask:
+                count.at_first_ask[ask.key] = resident_bytes
+                self._arbitration.supersede(vm, resident_bytes)
+            came = count.at_first_ask[ask.key] - resident_bytes
+            count.expected[ask.key] = max(0, came) + ask.goal_bytes
             vm.request.ask_by_reclaim(
-                Asked(now_s, ask.urgency, ask.goal_bytes, resident_bytes), deadline_s
+                Asked(now_s, ask.urgency, ask.goal_bytes, views[ask.key].resident_bytes),
+                reclaim_plan.urgency_until_s(deadline_s),
             )
             vm.host.sample_at(now_s)
-            if not vm.hears:
-                continue
-            self._arbitration.expect(vm, ActionKind.RECLAIM, ask, now_s)
-            vm.request.override_urgency(ask.urgency, reclaim_plan.urgency_until_s(deadline_s))
-            self._arbitration.send_urgency(vm, now_s)
+            if vm.hears:
+                self._arbitration.expect(vm, ActionKind.ASK, ask, now_s)
+                vm.channel.forget_sent()
+                self._arbitration.send_urgency(vm, now_s)
 
     def _end(self, vms: Sequence[Watched]) -> dict[str, Asked]:
         """Let the arbiter's urgency hold again, at once; return what was asked last of each VM."""
@@ -123,8 +201,25 @@ class ReclaimOperation:
         for vm in vms:
             if vm.key in asked:
                 vm.request.end_reclaim()
+                # Also where the urgency stays: the goal is no more.
+                vm.channel.forget_sent()
                 self._arbitration.send_urgency(vm, self._now_s())
         return asked
+
+    def _views(self, vms: Sequence[Watched]) -> dict[str, GuestView]:
+        """The VMs by key, as `asks_of_reclaim` takes them: what the arbiter asked does not matter."""
+        now_s = self._now_s()
+        return sane(
+            [
+                replace(vm.view_at(now_s), asked_at_s=None, may_press=vm.request.manual(now_s) != 0)
+                for vm in vms
+                if not vm.settings.ignore
+            ]
+        )
+
+    def _available_bytes(self) -> int | None:
+        host = self._arbitration.sample_host()
+        return None if host is None else host.available_bytes
 
     def _resident(self, vms: Sequence[Watched]) -> dict[str, int]:
         """What each process holds now, by the host's own count; one that has ended holds nothing."""
@@ -136,40 +231,54 @@ class ReclaimOperation:
                 vm.changed()
         return found
 
+    # Words.
 
-def _came(before: dict[str, int], now: dict[str, int]) -> int:
-    return sum(max(0, held - now.get(key, 0)) for key, held in before.items())
+    def _part(
+        self, vm: Watched, count: _Count, after: dict[str, int], ask: Asked | None
+    ) -> Returned:
+        came, expected = count.came(vm.key, after), count.expected.get(vm.key, 0)
+        urgency = None if ask is None else ask.urgency
+        if not after.get(vm.key):
+            words = "the VM has ended"
+        elif ask is None or not expected:
+            words = self._why_not_asked(vm)
+        elif came >= expected:
+            words = "as promised"
+        else:
+            found = self._arbitration.keeps(vm, self._now_s())
+            asked_at_s = vm.request.asked_at_s(ask.at_s)
+            short = self._arbitration.shortfall(vm, ask.urgency, asked_at_s, found)
+            words = f"{size(came)} of {size(expected)}: {short.why}"
+        return Returned(vm.key, expected, came, words, urgency)
 
+    def _planned(self, vm: Watched, ask: Ask | None, views: dict[str, GuestView]) -> Returned:
+        if ask is None:
+            gives = vm.key in views and can_give_bytes(views[vm.key])
+            words = "not asked: others give enough for less" if gives else self._why_not_asked(vm)
+            return Returned(vm.key, 0, 0, words)
+        how = cost_of(ask) if vm.hears else "by a device (balloon or virtio-mem)"
+        return Returned(vm.key, ask.goal_bytes, 0, how, ask.urgency)
 
-def _part(vm: Watched, before: int, after: int | None, ask: Asked | None) -> Returned:
-    came = max(0, before - (after or 0))
-    expected = ask.goal_bytes if ask else 0
-    if not after:
-        words = "the VM has ended"
-    elif ask is None:
-        words = _why_not_asked(vm)
-    elif came >= expected:
-        words = "as promised" if expected else ""
-    else:
-        doctor = vm.request.doctor
-        why = doctor[0] if doctor else "the guest is busy, or needs more than it said"
-        words = f"{size(came)} of {size(expected)}: {why}"
-    return Returned(vm.key, expected, came, words)
+    def _refused(self, vm: Watched) -> Returned:
+        return Returned(vm.key, 0, 0, self._why_not_asked(vm))
 
-
-def _why_not_asked(vm: Watched) -> str:
-    settings = vm.settings
-    if settings.ignore:
-        return "not asked: its settings say ignore"
-    if not vm.hears and not settings.may_fall_back:
-        return "not asked: no agent answers there, and no fallback is allowed"
-    barred = rules.barred(
-        vm.vmm.description, vm.vmm.state, although_reports=settings.although_reports
-    )
-    if not vm.hears and barred:
-        return f"not asked: no agent answers there, and {barred}"
-    if vm.view is not None and vm.view.pressed:
-        return "not asked: the guest is short of memory itself"
-    if vm.view is not None and not vm.view.fresh:
-        return "not asked: its numbers are too old"
-    return "not asked: others give more for less, or it has nothing to give"
+    def _why_not_asked(self, vm: Watched) -> str:
+        settings, view = vm.settings, vm.view_at(self._now_s())
+        if settings.ignore:
+            return "not asked: its settings say ignore"
+        if not vm.hears and not settings.may_fall_back:
+            return "not asked: no agent answers there, and no fallback is allowed"
+        barred = rules.barred(
+            vm.vmm.description, vm.vmm.state, although_reports=settings.although_reports
+        )
+        if not vm.hears and barred:
+            return f"not asked: no agent answers there, and {barred}"
+        if vm.request.manual(self._now_s()) == 0:
+            return "not asked: a manual urgency of 0 protects its cache"
+        if view.pressed:
+            return "not asked: the guest is short of memory itself"
+        if not view.fresh:
+            return "not asked: its numbers are too old, or contradict each other"
+        if not can_give_bytes(view):
+            return "not asked: it has nothing to give above its floors that is worth a pass"
+        return "not asked: others give more for less"

@@ -70,8 +70,9 @@ def status_of(vm: Watched, now_s: float, leased_bytes: int = 0) -> VmStatus:
     )
 
 
-def _made(vm: Watched, seen: Observation) -> VmStatus:
-    ledger, usage = seen.ledger, vm.host.usage
+def _made(vm: Watched, seen: Observation, now_s: float) -> VmStatus:
+    ledger, usage, view = seen.ledger, vm.host.usage, vm.view_at(now_s)
+    knows_cache = ledger is not None and ledger.residue_bytes is not None
     condition, text = condition_of(vm)
     return VmStatus(
         key=vm.key,
@@ -86,7 +87,10 @@ def _made(vm: Watched, seen: Observation) -> VmStatus:
         residue_bytes=ledger.residue_bytes if ledger else None,
         rows={row.key.name.lower(): row.host_bytes for row in ledger.rows} if ledger else {},
         urgency=vm.channel.sent_urgency if vm.guest.had_agent else None,
-        reliability=round(vm.request.trust.reliability, 3),
+        reliability=round(vm.request.trust.reliability, 3) if vm.request.is_judged else None,
+        learned_floor_bytes=seen.guest.learned_floor_bytes,
+        cold_bytes=view.cold_bytes if knows_cache else None,
+        warm_bytes=view.warm_bytes if knows_cache else None,
         doctor=vm.request.doctor,
     )
 

@@ -10,13 +10,20 @@ import structlog
 
 from giveback.accounting.diagnosis import Severity, findings
 from giveback.host.facts import read_facts
+from giveback.host.memory import read_host_view
 from giveback.manager.decide import promises, schedule
 from giveback.manager.decide.arbiter import ArbiterState, decide, urgency_for
+from giveback.manager.decide.guest_view import is_pressed
+from giveback.manager.decide.shortfall import AgentAnswer, Shortfall, shortfall_of
 from giveback.manager.fleet.host_sample import read_counts
 from giveback.manager.model import ActionKind, ManagerAction
+from giveback_kernel.errors import GivebackError
 from giveback_kernel.escaping import escape_for_terminal
+from giveback_kernel.units import size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from giveback.accounting.diagnosis import Finding
     from giveback.host.memory import HostView
     from giveback.manager.fleet.fleet import Fleet, Watched
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
     from giveback.manager.settings.load import ArbiterSettings
 
 _DOCTOR_LIMIT = 4
+_NAMED_LIMIT = 4
 
 
 class Arbitration:
@@ -32,11 +40,22 @@ class Arbitration:
     def __init__(self, fleet: Fleet, recorder: HistoryRecorder, root: str = "/") -> None:
         self.host: HostView | None = None
         self.decision: Decision | None = None
+        self.cgroup: str | None = None
+        """The control group that stands for the host; None: the host itself."""
         self._fleet = fleet
         self._recorder = recorder
         self._root = root
         self._state = ArbiterState()
         self._log = structlog.get_logger("giveback.asking")
+
+    def sample_host(self) -> HostView | None:
+        """Return the host's memory now; what was sampled last where it cannot be read."""
+        if self.host is None:
+            return None
+        try:
+            return read_host_view(self._root, self.cgroup, now_s=self.host.at_s)
+        except GivebackError:
+            return self.host
 
     def forget_looks(self) -> None:
         """What stands for the host is another thing now: no trend leads from one to the other."""
@@ -95,13 +114,14 @@ class Arbitration:
         urgency = self.urgency_for(vm, now_s)
         if urgency is None:
             return False
-        is_overridden = request.override(now_s) is not None
-        override_left_s = request.urgency_until_s - now_s if is_overridden else None
-        lease_s = schedule.lease_s(urgency, override_left_s)
+        until_s = request.until_s(now_s)
+        lease_s = schedule.lease_s(urgency, None if until_s is None else until_s - now_s)
         left_s = channel.sent_until_s - now_s
         if channel.sent_urgency == urgency and not schedule.is_to_renew(left_s, lease_s):
             return False
-        if not channel.send_urgency(urgency, lease_s, now_s):
+        resident_bytes = vm.view_at(now_s).resident_bytes
+        goal_bytes = request.goal_bytes(resident_bytes, now_s) if urgency else None
+        if not channel.send_urgency(urgency, lease_s, now_s, goal_bytes):
             return False
         vm.status_changed()
         return True
@@ -129,6 +149,42 @@ class Arbitration:
         vm.changed()
         self._record(action)
 
+    def begin_reclaim(self, goal_bytes: int, vms: Sequence[Watched]) -> ManagerAction:
+        """Record a `reclaim` as one action with its goal; of one VM where it asks one alone."""
+        names = ", ".join(escape_for_terminal(vm.key, 60) for vm in vms[:_NAMED_LIMIT])
+        more = f" and {len(vms) - _NAMED_LIMIT} more" if len(vms) > _NAMED_LIMIT else ""
+        action = ManagerAction(
+            id=self._fleet.next_action_id(),
+            wall_s=time.time(),
+            vm=vms[0].key if len(vms) == 1 else "",
+            kind=ActionKind.RECLAIM,
+            urgency=1,
+            expected_bytes=goal_bytes,
+            reason=f"from {names}{more}",
+        )
+        self._record(action)
+        return action
+
+    def end_reclaim(self, action: ManagerAction, came_bytes: int) -> None:
+        """Record what came of a `reclaim`: from the VMs that it asked, while it ran."""
+        reached = came_bytes >= action.expected_bytes
+        words = (
+            "" if reached else f"{size(came_bytes)} of {size(action.expected_bytes)} came in time"
+        )
+        self._record(replace(action, measured_bytes=came_bytes, verdict=words))
+
+    def supersede(self, vm: Watched, resident_bytes: int) -> None:
+        """Close what the VM was asked for before: what comes from now on counts for the next."""
+        closed = vm.request.supersede(resident_bytes)
+        if closed is not None:
+            action, came_bytes = closed
+            words = (
+                ""
+                if came_bytes >= action.expected_bytes
+                else "asked again before its time was over"
+            )
+            self._record(replace(action, measured_bytes=came_bytes, verdict=words))
+
     def take_done(self, vm: Watched, action: ManagerAction, now_s: float) -> None:
         """Record what a fallback has done to a VM, and judge it later; steps as one."""
         taking = action.kind in (ActionKind.BALLOON, ActionKind.VIRTIO_MEM)
@@ -150,25 +206,52 @@ class Arbitration:
     def check(self, vm: Watched, now_s: float) -> None:
         """Judge what the VM promised, where that can be judged now."""
         request, counts = vm.request, vm.host.counts
-        judged = None if counts is None else request.judge(counts.resident_bytes, now_s)
-        if judged is None:
+        due = None if counts is None else request.due(counts.resident_bytes, now_s)
+        if counts is None or due is None:
             return
-        action, measured_bytes = judged
-        found: tuple[Finding, ...] = ()
+        action, measured_bytes = due
+        short = None
         if not promises.is_delivered(action.expected_bytes, measured_bytes):
-            found = findings(vm.observation(now_s), read_facts(vm.pid, self._root))
-            found = tuple(f for f in found if f.severity is not Severity.BLINDS) or found
+            found = self.keeps(vm, now_s)
+            short = self.shortfall(vm, action.urgency, request.asked_at_s(now_s), found)
             request.explain(
                 tuple(
                     escape_for_terminal(f"{f.what}: {f.evidence}; {f.remedy}", 300)
                     for f in found[:_DOCTOR_LIMIT]
                 )
+                or (escape_for_terminal(short.why, 300),)
             )
-        elif not promises.is_short(request.trust):
+        request.judge(
+            counts.resident_bytes, now_s, is_excused=short is not None and short.is_excused
+        )
+        if short is None and not promises.is_short(request.trust):
             request.explain(())
-        words = promises.verdict(action.expected_bytes, measured_bytes, found)
+        words = promises.verdict(
+            action.expected_bytes, measured_bytes, "" if short is None else short.why
+        )
         vm.changed()
         self._record(replace(action, measured_bytes=measured_bytes, verdict=words))
+
+    def keeps(self, vm: Watched, now_s: float) -> tuple[Finding, ...]:
+        """Return what keeps this VM's memory on the host, as `giveback doctor` finds it."""
+        found = findings(vm.observation(now_s), read_facts(vm.pid, self._root))
+        return tuple(f for f in found if f.severity is not Severity.BLINDS)
+
+    def shortfall(
+        self, vm: Watched, urgency: int, asked_at_s: float, found: Sequence[Finding]
+    ) -> Shortfall:
+        """Return why the VM returned less than it was asked for at this time and urgency."""
+        guest = vm.guest
+        report = guest.report
+        answer = AgentAnswer(
+            hears=vm.hears,
+            is_pressed=is_pressed(report),
+            learned_floor_bytes=report.learned_floor_bytes or 0,
+            cache_bytes=report.cache_bytes,
+            has_begun=guest.step_at_s is not None and guest.step_at_s >= asked_at_s,
+            step=guest.step,
+        )
+        return shortfall_of(urgency, answer, found)
 
     def _record(self, action: ManagerAction) -> None:
         self._fleet.record(action)

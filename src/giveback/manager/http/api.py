@@ -29,13 +29,13 @@ from giveback.manager.http.requests import ReclaimBody, TimeSpan, UrgencyBody, c
 from giveback_kernel.errors import GivebackError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
     from typing import TypeVar
 
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
-    from giveback.manager.model import DaemonStatus, Manager, VmStatus
+    from giveback.manager.model import DaemonStatus, Manager, ReclaimResult, VmStatus
 
     Result = TypeVar("Result")
 
@@ -188,7 +188,7 @@ class Api:
         return _json(openapi.description())
 
     async def reclaim(self, request: Request) -> Response:
-        """Make room now. Answers when it is made, or the time is over."""
+        """Free memory now. Answers when enough has come, or the time is over."""
         wanted = checked(ReclaimBody, await _body(request))
         keys = [_vm_called(self.picture.status(), vm).key for vm in wanted.vms]
         if self._reclaims.locked():
@@ -196,10 +196,15 @@ class Api:
                 503, "Busy", f"{RECLAIMS_AT_ONCE} reclaims run already; try again soon"
             )
         async with self._reclaims:
-            result = await self._while_wanted(
-                request, self._manager.reclaim(wanted.goal_bytes, wanted.within_s, keys)
-            )
+            result = await self._while_wanted(request, self._reclaim(wanted, keys))
         return _json(reclaimed(result))
+
+    def _reclaim(
+        self, wanted: ReclaimBody, keys: Sequence[str]
+    ) -> Coroutine[object, object, ReclaimResult]:
+        return self._manager.reclaim(
+            wanted.goal_bytes, wanted.within_s, keys, dry_run=wanted.dry_run
+        )
 
     async def urgency(self, request: Request) -> Response:
         """Tell one guest an urgency by hand."""

@@ -59,9 +59,13 @@ class Client:
         query = {"from": str(from_s), "to": str(to_s), **({"vm": vm} if vm else {})}
         return self._asked(HistorySpan, "GET", f"/v1/history?{urlencode(query)}")
 
-    def reclaim(self, goal_bytes: int, within_s: float, vms: Sequence[str] = ()) -> ReclaimResult:
-        """What came; returns when it is reached, or the time is over."""
-        body = {"goal_bytes": goal_bytes, "within_s": within_s, "vms": list(vms)}
+    def reclaim(
+        self, goal_bytes: int, within_s: float, vms: Sequence[str] = (), *, dry_run: bool = False
+    ) -> ReclaimResult:
+        """What came; returns when it is reached, or the time is over. `dry_run`: what would be asked."""
+        body: dict[str, object] = {
+            "goal_bytes": goal_bytes, "within_s": within_s, "vms": list(vms), "dry_run": dry_run,
+        }  # fmt: skip
         return self._asked(ReclaimResult, "POST", "/v1/reclaim", body, within_s)
 
     def set_urgency(self, vm: str, urgency: int, lease_s: float) -> UrgencySet:

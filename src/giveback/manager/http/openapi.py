@@ -52,7 +52,7 @@ RESOURCES = (
     Resource(path="/v1/vms", name="vms", summary="The VMs", answer=answers.Vms),
     Resource(
         path="/v1/vms/{key}/urgency", name="urgency",
-        summary="Tell one guest an urgency by hand; the lease ends it",
+        summary="Set one guest's urgency manually, also below its floor; the lease ends it",
         body=requests.UrgencyBody, answer=answers.UrgencySet, refusals=_POST_REFUSALS,
     ),
     Resource(
@@ -71,7 +71,7 @@ RESOURCES = (
     ),
     Resource(
         path="/v1/reclaim", name="reclaim",
-        summary="Make room now; answers when it is made, or the time is over",
+        summary="Free memory now; answers when enough has come, or the time is over",
         body=requests.ReclaimBody, answer=answers.Reclaimed, refusals=_POST_REFUSALS,
     ),
     Resource(

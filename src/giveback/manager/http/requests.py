@@ -32,7 +32,7 @@ LEASE_MOST_S = 3600.0
 VMS_MOST = 1000
 SPAN_LEAST_S, SPAN_MOST_S = 1.0, 366 * 86400.0
 SINCE_S = 7200.0
-GOAL_MOST_BYTES = 1 << 60
+GOAL_LEAST_BYTES, GOAL_MOST_BYTES = 1 << 20, 1 << 60
 _FAULTS_NAMED = 10
 _STRICT = ConfigDict(extra="forbid")
 
@@ -54,13 +54,17 @@ class ReclaimBody:
     """POST /v1/reclaim."""
 
     __pydantic_config__ = _STRICT
-    goal_bytes: Annotated[int, _Whole, Field(gt=0, le=GOAL_MOST_BYTES)]
+    goal_bytes: Annotated[int, _Whole, Field(ge=GOAL_LEAST_BYTES, le=GOAL_MOST_BYTES)]
+    """Less than a MiB is a number whose unit was forgotten."""
     within_s: Annotated[float, _Seconds, Field(le=WITHIN_MOST_S)] = WITHIN_S
     vms: Annotated[
         tuple[str, ...],
         Field(max_length=VMS_MOST, description="Names or keys; none is all."),
         AfterValidator(lambda vms: tuple(dict.fromkeys(vms))),
     ] = ()
+    dry_run: Annotated[
+        bool, Field(strict=True, description="Only say who would give what, at what cost.")
+    ] = False
 
 
 @dataclass(frozen=True, slots=True)

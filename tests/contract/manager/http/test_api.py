@@ -158,11 +158,17 @@ def test_every_answer_is_what_the_description_says(tmp_path: Path) -> None:
             ("GET", "/v1/history", "/v1/history?sinse=5m", None, 400),
             ("GET", "/metrics", "/metrics", None, 200),
             ("GET", "/openapi.json", "/openapi.json", None, 200),
-            ("POST", "/v1/reclaim", "/v1/reclaim", {"goal_bytes": 1, "vms": ["web"]}, 200),
-            ("POST", "/v1/reclaim", "/v1/reclaim", {"goal_bytes": 1, "vms": ["nope"]}, 404),
+            ("POST", "/v1/reclaim", "/v1/reclaim", {"goal_bytes": 1 << 20, "vms": ["web"]}, 200),
+            ("POST", "/v1/reclaim", "/v1/reclaim", {"goal_bytes": 1 << 20, "vms": ["nope"]}, 404),
             ("POST", "/v1/reclaim", "/v1/reclaim", {"goal_bytes": "1G"}, 400),
-            ("POST", "/v1/reclaim", "/v1/reclaim", {"goal_bytes": 1, "soon": True}, 400),
-            ("POST", "/v1/reclaim", "/v1/reclaim", {"goal_bytes": 1, "vms": ["x" * 70_000]}, 413),
+            ("POST", "/v1/reclaim", "/v1/reclaim", {"goal_bytes": 1 << 20, "soon": True}, 400),
+            (
+                "POST",
+                "/v1/reclaim",
+                "/v1/reclaim",
+                {"goal_bytes": 1 << 20, "vms": ["x" * 70_000]},
+                413,
+            ),
             ("POST", f"{key}/urgency", "/v1/vms/web/urgency", {"urgency": 3, "lease_s": 9}, 200),
             ("POST", f"{key}/urgency", "/v1/vms/web/urgency", {"urgency": 4}, 400),
             ("POST", f"{key}/urgency", "/v1/vms/web/urgency", {"urgency": 1, "lease_s": 13}, 400),
@@ -170,7 +176,7 @@ def test_every_answer_is_what_the_description_says(tmp_path: Path) -> None:
             found = said(daemon, method, resource, body)
             assert found[0] == code, (resource, found)
             check(openapi, method, path, found)
-    assert ("reclaim", 1, 30.0, ("qemu/web/100",)) in manager.asked
+    assert ("reclaim", 1 << 20, 30.0, ("qemu/web/100",)) in manager.asked
     assert ("urgency", "qemu/web/100", 3, 9.0) in manager.asked
 
 
@@ -238,11 +244,11 @@ def test_the_peers_credentials_decide(
             ("POST", "/v1/reclaim", writes),
         ):
             connected = connect_as(where.socket_path, NOBODY, groups)
-            found = ask(connected, method, resource, {"goal_bytes": 1})
+            found = ask(connected, method, resource, {"goal_bytes": 1 << 20})
             assert found[0] == code, found
             if code == 403:
                 assert f"uid {NOBODY}" in found[2]["detail"]
-        assert said(daemon, "POST", "/v1/reclaim", {"goal_bytes": 1})[0] == 200
+        assert said(daemon, "POST", "/v1/reclaim", {"goal_bytes": 1 << 20})[0] == 200
 
 
 @as_root
@@ -353,7 +359,7 @@ def test_shutdown_waits_for_nobody(tmp_path: Path) -> None:
         next_event(stream)
         daemon.do(manager.holds.clear)
         waiting, half, deaf = connect(path), connect(path), connect(path)
-        body = b'{"goal_bytes": 1}'
+        body = b'{"goal_bytes": 1048576}'
         head = b"POST /v1/reclaim HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
         waiting.sendall(head + body)
         half.sendall(b"GET /v1/sta")
@@ -413,8 +419,8 @@ def test_who_waits_for_an_answer_is_not_taken_for_silent(
     with running(endpoint(tmp_path), manager) as daemon:
         path = daemon.endpoint.socket_path
         waiting = connect(path)
-        head = b"POST /v1/reclaim HTTP/1.1\r\nhost: x\r\ncontent-length: 17\r\n\r\n"
-        waiting.sendall(before + head + b'{"goal_bytes": 1}')
+        head = b"POST /v1/reclaim HTTP/1.1\r\nhost: x\r\ncontent-length: 23\r\n\r\n"
+        waiting.sendall(before + head + b'{"goal_bytes": 1048576}')
         if before:
             assert answer_of(waiting)[0] == 200
         wait_for(lambda: manager.asked, "the question")
@@ -519,10 +525,10 @@ def test_reclaims_are_bounded_and_the_rest_is_told_when_to_try_again(tmp_path: P
         path = daemon.endpoint.socket_path
         held = [Connection(connect(path)) for _ in range(api.RECLAIMS_AT_ONCE)]
         for one in held:
-            one.request("POST", "/v1/reclaim", '{"goal_bytes": 1}')
+            one.request("POST", "/v1/reclaim", '{"goal_bytes": 1048576}')
         wait_for(lambda: len(manager.asked) == len(held), "the questions")
         too_many = Connection(connect(path))
-        too_many.request("POST", "/v1/reclaim", '{"goal_bytes": 1}')
+        too_many.request("POST", "/v1/reclaim", '{"goal_bytes": 1048576}')
         answer = too_many.getresponse()
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert "try again soon" in json.loads(answer.read())["detail"]
@@ -548,7 +554,7 @@ def test_who_leaves_wants_no_more(tmp_path: Path) -> None:
     manager.holds.clear()
     with running(endpoint(tmp_path), manager) as daemon:
         one = connect(daemon.endpoint.socket_path)
-        Connection(one).request("POST", "/v1/reclaim", '{"goal_bytes": 1}')
+        Connection(one).request("POST", "/v1/reclaim", '{"goal_bytes": 1048576}')
         wait_for(lambda: manager.asked, "the question")
         assert manager.given_up == 0
         one.close()
@@ -602,7 +608,7 @@ def test_the_client_says_who_is_missing_and_who_refuses(tmp_path: Path) -> None:
         assert client.status().vms[0].name == "web"
         assert client.set_urgency("web", 2, 5).key == "qemu/web/100"
         daemon.manager.gives_bytes = 10
-        assert client.reclaim(100, 1).reached is False
+        assert client.reclaim(100 << 20, 1).reached is False
         with pytest.raises(InputError, match="no VM of that name"):
             client.set_urgency("a/b c", 2, 5)
     (tmp_path / "deaf.sock").unlink(missing_ok=True)

@@ -562,13 +562,15 @@ def test_a_manual_urgency_is_obeyed_and_all_others_stop_at_the_floor(
     request.ask_by_arbiter(after.asked.get(guest.key))
     request.ask_by_reclaim(Asked(0.0, 1, MIB, GIB), reclaim_until_s)
     if override is not None:
-        request.override_urgency(*override)
+        request.set_manual(*override)
     urgency = urgency_for(decision, guest, request, after.arbiter, now_s)
     without = urgency_for(None, guest, request, after.arbiter, now_s)
     at_floor = guest.floor_bytes > 0 and 0 < guest.resident_bytes <= guest.floor_bytes
-    if override is None or now_s >= override[1]:
+    if override is not None and now_s < override[1]:
+        # Also at the floor, and while a reclaim runs.
+        assert urgency == without == override[0]
+    elif now_s < reclaim_until_s:
+        assert urgency == without == (0 if at_floor else 1)
+    else:
         assert urgency == (0 if at_floor else told_urgency(decision, guest, after))
         assert without is None
-    else:
-        is_manual = now_s >= reclaim_until_s
-        assert urgency == without == (0 if at_floor and not is_manual else override[0])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback.accounting.diagnosis import Finding, Severity
 from giveback.manager.decide import promises
 from giveback.manager.decide.promises import Trust
 from giveback.manager.model import ActionKind, ManagerAction
@@ -59,9 +58,17 @@ def test_a_promise_that_is_raised_again_and_again_is_judged_at_last() -> None:
 
 
 def test_the_verdict_says_what_came_and_why_not_more() -> None:
-    finding = Finding(Severity.KEEPS, "free page reporting is off", "no free-page-reporting=on", "")
-    assert promises.verdict(100 * MIB, 90 * MIB, (finding,)) == ""
-    assert promises.verdict(100 * MIB, 0, (finding,)) == (
-        "0 KiB of 100 MiB came: free page reporting is off (no free-page-reporting=on)"
-    )
-    assert promises.verdict(100 * MIB, -3 * MIB, ()).startswith("it grew by 3 MiB: ")
+    assert promises.verdict(100 * MIB, 90 * MIB, "it is off") == ""
+    assert promises.verdict(100 * MIB, 0, "it is off") == "0 KiB of 100 MiB came: it is off"
+    assert promises.verdict(100 * MIB, -3 * MIB, "it is off") == "it grew by 3 MiB: it is off"
+
+
+def test_an_agent_that_did_its_task_is_not_called_short() -> None:
+    trust = Trust()
+    for _ in range(20):
+        trust = promises.judged(trust, MIB, 0, is_excused=True)
+        assert not promises.is_short(trust)
+    # Less is expected of it all the same.
+    assert trust.reliability == promises.SHORT_BELOW
+    unexcused = promises.judged(promises.judged(trust, MIB, 0), MIB, 0)
+    assert promises.is_short(promises.judged(unexcused, MIB, 0, is_excused=True))

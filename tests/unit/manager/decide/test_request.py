@@ -23,11 +23,10 @@ def test_a_reclaim_that_ends_leaves_the_arbiters_ask() -> None:
     request = ReclaimRequest()
     request.ask_by_arbiter(OF_ARBITER)
     request.ask_by_reclaim(Asked(5.0, 2, 80 * MIB, 900 * MIB), until_s=20.0)
-    request.override_urgency(2, 30.0)
     request.expect(ASK, 1000 * MIB, 5.0)
-    assert (request.device_bytes, request.override(29.0)) == (80 * MIB, 2)
+    assert (request.device_bytes, request.of_reclaim(19.0)) == (80 * MIB, 2)
     request.end_reclaim()
-    assert (request.reclaim, request.device_bytes, request.override(6.0)) == (None, 0, None)
+    assert (request.reclaim, request.device_bytes, request.of_reclaim(6.0)) == (None, 0, None)
     assert request.arbiter == OF_ARBITER
     # The arbiter still waits for it, and what it asked for is still judged.
     assert request.reclaim_at_s == 5.0
@@ -35,19 +34,40 @@ def test_a_reclaim_that_ends_leaves_the_arbiters_ask() -> None:
 
 
 @given(TIMES, TIMES, st.integers(0, 3))
-def test_an_override_holds_for_its_time_only(until_s: float, now_s: float, urgency: int) -> None:
+def test_a_manual_urgency_holds_for_its_time_only(
+    until_s: float, now_s: float, urgency: int
+) -> None:
     request = ReclaimRequest()
-    assert request.override(now_s) is None
-    request.override_urgency(urgency, until_s)
-    assert request.override(now_s) == (urgency if now_s < until_s else None)
+    assert request.manual(now_s) is None
+    request.set_manual(urgency, until_s)
+    assert request.manual(now_s) == (urgency if now_s < until_s else None)
 
 
-@given(TIMES, TIMES)
-def test_an_override_is_manual_outside_of_a_reclaims_time(until_s: float, now_s: float) -> None:
+@given(TIMES, TIMES, TIMES, st.integers(0, 3))
+def test_a_manual_urgency_and_that_of_a_reclaim_are_two(
+    until_s: float, manual_until_s: float, now_s: float, urgency: int
+) -> None:
     request = ReclaimRequest()
-    assert request.is_manual(now_s)
+    request.set_manual(urgency, manual_until_s)
     request.ask_by_reclaim(OF_ARBITER, until_s)
-    assert request.is_manual(now_s) == (now_s >= until_s)
+    assert request.of_reclaim(now_s) == (OF_ARBITER.urgency if now_s < until_s else None)
+    is_reclaims = now_s < until_s and now_s >= manual_until_s
+    # Nothing has come yet: all that was asked for is still wanted, unless another's urgency holds.
+    wanted = request.goal_bytes(OF_ARBITER.resident_bytes, now_s)
+    assert wanted == (OF_ARBITER.goal_bytes if is_reclaims else None)
+    request.end_reclaim()
+    assert request.manual(now_s) == (urgency if now_s < manual_until_s else None)
+    assert request.goal_bytes(0, now_s) is None
+
+
+def test_a_reclaim_closes_what_was_expected_before_it() -> None:
+    request = ReclaimRequest()
+    assert request.supersede(0) is None
+    request.expect(ASK, 1000 * MIB, 0.0)
+    assert request.supersede(940 * MIB) == (ASK, 60 * MIB)
+    assert request.promise is None
+    # It is not judged: its time was not over.
+    assert (request.trust, request.is_judged) == (Trust(), False)
 
 
 @given(TIMES, TIMES, AMOUNTS)

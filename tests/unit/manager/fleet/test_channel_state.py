@@ -42,8 +42,8 @@ class Open:
         self.takes = takes
         self.closed = 0
 
-    def tell(self, urgency: int, lease_s: float) -> bool:
-        del urgency, lease_s
+    def tell(self, urgency: int, lease_s: float, goal_bytes: int | None = None) -> bool:
+        del urgency, lease_s, goal_bytes
         return self.takes
 
     def close(self) -> None:

@@ -179,6 +179,8 @@ def test_the_time_of_a_reclaim_that_waits_for_another_runs() -> None:
             now_s[0] = 6.0
         result = await asyncio.wait_for(waiting, 30)
         assert (result.took_s, result.reached) == (6.0, False)
+        # No agent answers there: it is not asked, and nothing is waited for.
+        assert (result.most_bytes, result.parts[0].expected_bytes) == (0, 0)
 
     asyncio.run(live())
 
@@ -248,13 +250,14 @@ def test_a_floor_ends_what_is_asked_for() -> None:
             vm.view = GuestView(vm.key, resident_mib * MIB, 0, 0, 0, floor_bytes=512 * MIB)
             vm.seen, vm.seen_until_s = NOTHING_SEEN, math.inf
             assert arbitration.urgency_for(vm, 0.0) == told
-            # Of a reclaim, too; what is said by hand is meant.
-            vm.request.override_urgency(1, 9.0)
-            vm.request.reclaim_until_s = 9.0
+            # Of a reclaim, too. A manual urgency is obeyed as given, also while a reclaim runs.
+            vm.request.ask_by_reclaim(Asked(0.0, 1, MIB, 600 * MIB), 9.0)
             assert arbitration.urgency_for(vm, 0.0) == told
-            vm.request.reclaim_until_s = 0.0
-            assert arbitration.urgency_for(vm, 0.0) == 1
-            vm.request.urgency = None
+            vm.request.set_manual(2, 9.0)
+            assert arbitration.urgency_for(vm, 0.0) == 2
+            vm.request.end_reclaim()
+            assert arbitration.urgency_for(vm, 0.0) == 2
+            vm.request.set_manual(2, 0.0)
 
     asyncio.run(live())
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
+MIB = 1 << 20
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -68,13 +69,16 @@ def test_a_request_is_well_formed_or_refused_with_words(said: object) -> None:
         ({}, "goal_bytes: is missing"),
         ({"goal_bytes": True}, "goal_bytes: must be a whole number, not true"),
         ({"goal_bytes": 1.0}, "goal_bytes: must be a whole number, not 1.0"),
-        ({"goal_bytes": 0}, "goal_bytes: must be greater than 0, not 0"),
-        ({"goal_bytes": 1, "within_s": "9"}, "within_s: must be a number, not '9'"),
-        ({"goal_bytes": 1, "within_s": 9e9}, "less than or equal to 3600"),
-        ({"goal_bytes": 1, "vms": ["a"] * 1001}, "vms: must be a list of at most 1000"),
-        ({"goal_bytes": 1, "vms": ["a", 3]}, "vms[1]: must be text, not 3"),
+        ({"goal_bytes": 0}, "goal_bytes: must be greater than or equal to 1048576, not 0"),
+        ({"goal_bytes": -5}, "goal_bytes: must be greater than or equal to 1048576, not -5"),
+        ({"goal_bytes": 200}, "goal_bytes: must be greater than or equal to 1048576, not 200"),
+        ({"goal_bytes": MIB, "dry_run": 1}, "dry_run: must be"),
+        ({"goal_bytes": MIB, "within_s": "9"}, "within_s: must be a number, not '9'"),
+        ({"goal_bytes": MIB, "within_s": 9e9}, "less than or equal to 3600"),
+        ({"goal_bytes": MIB, "vms": ["a"] * 1001}, "vms: must be a list of at most 1000"),
+        ({"goal_bytes": MIB, "vms": ["a", 3]}, "vms[1]: must be text, not 3"),
         ({"goal_byte": 1}, "is missing; goal_byte: there is no such key; did you mean goal_"),
-        ({"goal_bytes": 1, "\udc80": 2}, "the body: must be a JSON object"),
+        ({"goal_bytes": MIB, "\udc80": 2}, "the body: must be a JSON object"),
     ],
 )
 def test_what_is_wrong_in_a_request_is_all_named(said: object, words: str) -> None:
@@ -91,8 +95,10 @@ def test_a_request_of_faults_alone_gets_a_short_answer() -> None:
 
 
 def test_a_vm_that_is_named_twice_is_asked_once() -> None:
-    said = {"goal_bytes": 1, "within_s": 5, "vms": ["b", "a", "b"]}
-    assert requests.checked(requests.ReclaimBody, said) == requests.ReclaimBody(1, 5.0, ("b", "a"))
+    said = {"goal_bytes": MIB, "within_s": 5, "vms": ["b", "a", "b"]}
+    assert requests.checked(requests.ReclaimBody, said) == requests.ReclaimBody(
+        MIB, 5.0, ("b", "a")
+    )
 
 
 @given(st.dictionaries(st.sampled_from(["since", "from", "to", "vm", "x"]), st.text(max_size=12)))

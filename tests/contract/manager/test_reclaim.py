@@ -1,0 +1,214 @@
+"""`reclaim` among real processes with real RAM: who is asked, how urgently, and what it says came."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from scripted_guests import GIB, MIB, Host, until
+
+from giveback.manager.daemon import Daemon
+from giveback.manager.model import ActionKind, DaemonStatus, ManagerAction, VmCondition, VmStatus
+
+
+class Recorded:
+    """A recorder that keeps all actions, each as it was last."""
+
+    problems: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.actions: dict[int, ManagerAction] = {}
+
+    def action(self, action: ManagerAction) -> None:
+        self.actions[action.id] = action
+
+    def status(self, status: DaemonStatus) -> None:
+        del status
+
+    def of(self, kind: ActionKind) -> list[ManagerAction]:
+        return [action for action in self.actions.values() if action.kind is kind]
+
+
+@contextlib.asynccontextmanager
+async def running(host: Host, more: str = "") -> AsyncIterator[tuple[Daemon, Recorded]]:
+    recorded = Recorded()
+    daemon = Daemon(host.settings(more), recorder=recorded, root=str(host.root))
+    ready = asyncio.Event()
+    task = asyncio.create_task(daemon.run(ready.set))
+    await ready.wait()
+    try:
+        yield daemon, recorded
+    finally:
+        daemon.stop()
+        await task
+
+
+def one(daemon: Daemon, name: str) -> VmStatus:
+    return next(vm for vm in daemon.status().vms if vm.name == name)
+
+
+async def known(daemon: Daemon, *names: str) -> None:
+    """Until both sides of these VMs are known."""
+
+    def are() -> bool:
+        found = {vm.name: vm for vm in daemon.status().vms}
+        return all(name in found and found[name].residue_bytes is not None for name in names)
+
+    await until(are, f"{names} are known")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["keeps", "tells floor"])
+def test_an_idle_guest_that_keeps_a_learned_floor_gives_when_urgency_rises(
+    host: Host, kind: str
+) -> None:
+    async def scene() -> None:
+        with host.guest("web", kind, ram_mib=512, held_mib=448, cache_mib=384) as guest:
+            async with running(host) as (daemon, recorded):
+                await known(daemon, "web")
+                result = await daemon.reclaim(100 * MIB, 12.0, ["web"])
+                assert result.reached, result
+                assert result.parts[0].words == "as promised"
+                told = [urgency for urgency, *_ in guest.heard]
+                # Who tells its floor is not asked in vain first.
+                assert (1 in told) == (kind == "keeps")
+                assert 2 in told
+                assert 3 not in told
+                # No more than was wanted, and the pages around it.
+                assert result.returned_bytes <= 108 * MIB
+                assert one(daemon, "web").condition is VmCondition.OK
+                (whole,) = recorded.of(ActionKind.RECLAIM)
+                assert (whole.expected_bytes, whole.verdict) == (100 * MIB, "")
+                assert whole.measured_bytes == result.returned_bytes
+                floor = one(daemon, "web").learned_floor_bytes
+                assert (floor is None) == (kind == "keeps")
+
+    asyncio.run(scene())
+
+
+def test_no_more_is_taken_than_is_wanted(host: Host) -> None:
+    async def scene() -> None:
+        with host.guest("web", "exact", ram_mib=512, held_mib=448, cache_mib=420) as guest:
+            async with running(host) as (daemon, _):
+                await known(daemon, "web")
+                result = await daemon.reclaim(60 * MIB, 20.0)
+                assert result.reached, result
+                assert 60 * MIB <= result.returned_bytes <= 68 * MIB
+                assert guest.goals[0] == 60 * MIB
+                # The goal ends with the reclaim.
+                await until(lambda: guest.heard[-1][0] == 0)
+
+    asyncio.run(scene())
+
+
+def test_who_has_less_gives_all_of_it_and_it_is_said_at_once(host: Host) -> None:
+    async def scene() -> None:
+        with host.guest("web", "exact", ram_mib=512, held_mib=448, cache_mib=384):
+            async with running(host) as (daemon, recorded):
+                await known(daemon, "web")
+                plan = await daemon.reclaim(8 * GIB, 30.0, dry_run=True)
+                # 64 MiB of cache no agent takes.
+                assert abs(plan.most_bytes - 320 * MIB) < MIB
+                assert plan.parts[0].expected_bytes == plan.most_bytes
+                assert "320 MiB cold: costs little" in plan.parts[0].words
+                assert recorded.actions == {}
+                result = await daemon.reclaim(8 * GIB, 30.0)
+                assert not result.reached
+                # It did not wait for what cannot come.
+                assert result.took_s < 10
+                assert plan.most_bytes - MIB <= result.returned_bytes <= plan.most_bytes + MIB
+
+    asyncio.run(scene())
+
+
+def test_it_refuses_at_once_where_no_vm_can_be_asked(host: Host) -> None:
+    async def scene() -> None:
+        with (
+            host.guest("bare", has_agent=False),
+            host.guest("small", ram_mib=64, held_mib=32) as small,
+        ):
+            async with running(host) as (daemon, recorded):
+                await known(daemon, "small")
+                result = await daemon.reclaim(4 * GIB, 30.0)
+                assert (result.most_bytes, result.returned_bytes) == (0, 0)
+                assert result.took_s < 5
+                words = {part.vm.split(":")[1]: part.words for part in result.parts}
+                assert "no agent answers there" in words["bare"]
+                assert "nothing to give above its floors" in words["small"]
+                assert all(urgency == 0 for urgency, *_ in small.heard)
+                # What was not begun is no action.
+                assert recorded.actions == {}
+                await daemon.set_urgency("small", 0, 60)
+                (part,) = (await daemon.reclaim(MIB, 5.0, ["small"])).parts
+                assert "a manual urgency of 0 protects its cache" in part.words
+
+    asyncio.run(scene())
+
+
+def test_what_others_return_by_themselves_is_told_apart(host: Host) -> None:
+    async def scene() -> None:
+        with (
+            host.guest("asked", "keeps", ram_mib=512, held_mib=448, cache_mib=384),
+            host.guest("other", "exact", ram_mib=256, held_mib=224, cache_mib=160),
+        ):
+            async with running(host) as (daemon, _):
+                await known(daemon, "asked", "other")
+                asking = asyncio.create_task(daemon.reclaim(100 * MIB, 9.0, ["asked"]))
+                await until(lambda: one(daemon, "asked").urgency == 1)
+                # It is told by hand meanwhile: nobody asked it for the reclaim.
+                await daemon.set_urgency("other", 1, 30)
+                result = await asking
+                assert result.reached
+                assert 100 * MIB <= result.returned_bytes <= 108 * MIB
+                assert [part.vm.split(":")[1] for part in result.parts] == ["asked"]
+                assert 150 * MIB <= result.others_returned_bytes <= 170 * MIB
+                assert result.available_before_bytes == host.total_bytes // 2
+
+    asyncio.run(scene())
+
+
+def test_two_reclaims_are_two_records(host: Host) -> None:
+    async def scene() -> None:
+        with host.guest("web", "exact", ram_mib=512, held_mib=448, cache_mib=384):
+            async with running(host) as (daemon, recorded):
+                await known(daemon, "web")
+                for goal_bytes in (60 * MIB, 90 * MIB):
+                    assert (await daemon.reclaim(goal_bytes, 20.0)).reached
+                whole = recorded.of(ActionKind.RECLAIM)
+                assert [action.expected_bytes for action in whole] == [60 * MIB, 90 * MIB]
+                for action in whole:
+                    came = action.measured_bytes or 0
+                    assert action.expected_bytes <= came <= action.expected_bytes + 8 * MIB
+                # What each asked of the VM is not merged either.
+                asks = recorded.of(ActionKind.ASK)
+                assert [ask.expected_bytes for ask in asks] == [60 * MIB, 90 * MIB]
+
+    asyncio.run(scene())
+
+
+def test_a_dry_run_and_the_reclaim_ask_the_same(host: Host) -> None:
+    async def scene() -> None:
+        with (
+            host.guest("big", "exact", ram_mib=512, held_mib=448, cache_mib=384),
+            host.guest("mid", "exact", ram_mib=256, held_mib=224, cache_mib=160),
+            host.guest("bare", has_agent=False),
+        ):
+            async with running(host) as (daemon, recorded):
+                await known(daemon, "big", "mid")
+                plan = await daemon.reclaim(400 * MIB, 20.0, dry_run=True)
+                planned = {part.vm: part.expected_bytes for part in plan.parts}
+                await daemon.reclaim(400 * MIB, 20.0)
+                first: dict[str, int] = {}
+                for action in recorded.of(ActionKind.ASK):
+                    first.setdefault(action.vm, action.expected_bytes)
+                assert {vm: goal for vm, goal in planned.items() if goal} == first
+                assert sum(first.values()) == 400 * MIB
+
+    asyncio.run(scene())
