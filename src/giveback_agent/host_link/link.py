@@ -16,7 +16,7 @@ from giveback_agent.host_link.json_lines import encode, quote
 from giveback_agent.host_link.peer import HostPeer
 from giveback_agent.runtime.worker import DONE, Worker
 from giveback_kernel import __version__, files
-from giveback_kernel.record import Record, as_dict
+from giveback_kernel.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,10 +41,14 @@ _PEERS_LIMIT = 4
 
 
 class UrgencyMessage(Record):
-    """The host says how badly it needs memory (0 to 3), for `lease_s` seconds from now."""
+    """The host says how badly it needs memory (0 to 3), for `lease_s` seconds from now.
+
+    `goal_bytes` is all that it wants; None: as much as the urgency gives.
+    """
 
     urgency: int
     lease_s: float
+    goal_bytes: int | None = None
 
 
 class Link:
@@ -223,9 +227,8 @@ class Link:
         elif "urgency" in said:
             urgency = _urgency(said)
             if urgency is not None and number is not None:
-                peer.send(
-                    json_lines.line_of({"event": "urgency", "id": number, **as_dict(urgency)})
-                )
+                taken = {"urgency": urgency.urgency, "lease_s": urgency.lease_s}
+                peer.send(json_lines.line_of({"event": "urgency", "id": number, **taken}))
             return urgency
         return None
 
@@ -300,7 +303,10 @@ def _urgency(said: dict[str, Scalar]) -> UrgencyMessage | None:
         return None
     if isinstance(lease_s, bool) or not isinstance(lease_s, (int, float)):
         return None
-    return UrgencyMessage(urgency, float(lease_s)) if 0 < lease_s <= LEASE_MOST_S else None
+    goal = said.get("goal_bytes")
+    if isinstance(goal, bool) or not isinstance(goal, int) or goal < 0:
+        goal = None
+    return UrgencyMessage(urgency, float(lease_s), goal) if 0 < lease_s <= LEASE_MOST_S else None
 
 
 def find_port(root: str) -> str | None:

@@ -136,7 +136,8 @@ def wanted_bytes(cache_bytes: int, cold_bytes: int, floor: int, urgency: int) ->
 
 def goal_bytes(tick: Tick) -> int:
     """Return the cache bytes to take with what this kernel offers at this urgency."""
-    return _goal_bytes(tick, tick.now.cold_cache_bytes, tick.now.meminfo.dirty_bytes)
+    goal = _goal_bytes(tick, tick.now.cold_cache_bytes, tick.now.meminfo.dirty_bytes)
+    return min(goal, wanted_by_host_bytes(tick))
 
 
 def goal_after_sync_bytes(tick: Tick) -> int:
@@ -146,7 +147,12 @@ def goal_after_sync_bytes(tick: Tick) -> int:
     quiet guest is sampled but once a minute.
     """
     cold = max(tick.now.cold_cache_bytes, tick.now.meminfo.inactive_file_bytes)
-    return _goal_bytes(tick, cold, 0)
+    return min(_goal_bytes(tick, cold, 0), wanted_by_host_bytes(tick))
+
+
+def wanted_by_host_bytes(tick: Tick) -> int:
+    """Return the cache bytes that the host wants at most: what is above the rest that stays for it."""
+    return max(0, tick.now.cache_bytes - tick.seen.kept_cache_bytes)
 
 
 def may_drop(tick: Tick) -> bool:

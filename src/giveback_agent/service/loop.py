@@ -35,6 +35,7 @@ from giveback_agent.service.ended_cache import EndedCache
 from giveback_agent.service.executor import Executor
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.pressure import pressure_or_none
+from giveback_kernel.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Service:
         self._share = cpu_weight.Share(root)
         self._pace = polling.Pace()
         self._urgency: tuple[int, float] | None = None
+        self._kept_cache_bytes = 0
         self._before: Snapshot | None = None
         self._last: Snapshot | None = None
         self._last_error = ""
@@ -159,6 +161,7 @@ class Service:
         del number, frame
         now_s = time.monotonic()
         starving = (URGENCY_STARVING, now_s + 60.0)
+        self._kept_cache_bytes = 0
         self._urgency = run_dir.read_urgency(self._root, now_s) or starving
         self._pace = polling.Pace()
 
@@ -179,7 +182,20 @@ class Service:
         for message in self._link.receive(now_s):
             if isinstance(message, UrgencyMessage):
                 self._urgency = (message.urgency, now_s + message.lease_s)
+                self._keep_for(message.goal_bytes)
                 self._pace = polling.Pace()
+
+    def _keep_for(self, goal_bytes: int | None) -> None:
+        """Keep what the host does not want: of the cache as it is when it says so."""
+        self._kept_cache_bytes = 0
+        if goal_bytes is None:
+            return
+        self._totals.forget()
+        try:
+            cache_bytes = self._totals.meminfo().file_bytes
+        except KernelFileError:
+            return
+        self._kept_cache_bytes = max(0, cache_bytes - goal_bytes)
 
     def _press(self, pressing: bool) -> None:
         """While the host starves, do not wait until the work leaves a CPU to us."""
@@ -355,6 +371,8 @@ class Service:
             self._ended.left_bytes,
             self._stalls() if at_work else idleness.Stalls(),
         )
+        if self._kept_cache_bytes and self._urgency is not None:
+            seen = replace(seen, kept_cache_bytes=self._kept_cache_bytes)
         if running is None:
             self._steps.outcome = None
             if self._steps.queue:

@@ -144,6 +144,18 @@ def test_an_urgency_that_is_none_changes_nothing(host: Host, said: bytes) -> Non
     assert host.heard == []
 
 
+@pytest.mark.parametrize(
+    ("said", "goal_bytes"),
+    [(b"60", 60), (b"0", 0), (b"-1", None), (b"true", None), (b'"9"', None), (b"1.5", None)],
+)
+def test_a_goal_comes_with_an_urgency_or_is_none(
+    host: Host, said: bytes, goal_bytes: int | None
+) -> None:
+    host.say(b'{"urgency":2,"lease_s":60,"goal_bytes":%s}\n' % said)
+    host.look()
+    assert host.heard == [UrgencyMessage(2, 60.0, goal_bytes)]
+
+
 def test_an_urgency_with_a_number_is_confirmed(host: Host) -> None:
     host.say(b'{"urgency":2,"lease_s":60,"id":4}\n{"urgency":1,"lease_s":60}\n')
     host.look()

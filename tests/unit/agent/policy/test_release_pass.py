@@ -75,6 +75,21 @@ def test_a_pass_comes_to_an_end(seen: Tick, manual: bool) -> None:
     assert (left.hold is not None) == isinstance(step, act.LowerOrder)
 
 
+@given(TICKS, st.integers(0, 900), st.booleans())
+def test_no_more_cache_is_taken_than_the_host_wants(seen: Tick, wanted: int, manual: bool) -> None:
+    cache_bytes = seen.now.cache_bytes
+    kept_bytes = max(0, cache_bytes - wanted * MIB)
+    bound = replace(seen, seen=replace(seen.seen, kept_cache_bytes=kept_bytes))
+    assert cache_goal.goal_bytes(bound) == min(
+        cache_goal.goal_bytes(seen), cache_bytes - kept_bytes
+    )
+    assert cache_goal.goal_after_sync_bytes(bound) <= min(wanted * MIB, cache_bytes)
+    assert release_pass.plan(bound, manual).goal_bytes <= wanted * MIB
+    # What has gone counts: the rest of the cache is what stays.
+    gone = replace(seen.now, cache_bytes=kept_bytes, cold_cache_bytes=kept_bytes)
+    assert cache_goal.goal_bytes(replace(bound, seen=replace(bound.seen, snapshot=gone))) == 0
+
+
 @given(TICKS)
 def test_a_pass_begins_where_something_is_dirty_only_with_writing_it(seen: Tick) -> None:
     """What can be taken once all is written is never less than what can be taken now."""

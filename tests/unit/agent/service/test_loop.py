@@ -28,7 +28,10 @@ from giveback_agent.service.loop import LEVEL_PUBLISH_S, PROBE_PERIOD_S, URGENCY
 from giveback_agent.settings.table import AgentSettings
 from giveback_kernel import files, page_reporting, reclaim, swaps
 from giveback_kernel.errors import KernelFileError
+from giveback_kernel.meminfo import read_meminfo
 from giveback_kernel.record import replace
+
+MIB = 1 << 20
 
 
 @pytest.fixture
@@ -223,6 +226,19 @@ def test_sigusr1_without_words_means_starving_for_a_minute(guest: Path) -> None:
     now_s = time.monotonic()
     assert service._urgency_now(now_s) == URGENCY_STARVING
     assert service._urgency_now(now_s + 61) == URGENCY_ALONE
+
+
+def test_a_goal_of_the_hosts_keeps_the_rest_of_the_cache(guest: Path) -> None:
+    service = service_of(guest)
+    cache_bytes = read_meminfo(str(guest)).file_bytes
+    service._keep_for(10 * MIB)
+    assert service._kept_cache_bytes == cache_bytes - 10 * MIB
+    service._keep_for(cache_bytes + 1)
+    assert service._kept_cache_bytes == 0
+    service._keep_for(10 * MIB)
+    # Whoever asks in the guest names no amount.
+    service._on_urgency(signal.SIGUSR1, None)
+    assert service._kept_cache_bytes == 0
 
 
 def test_an_urgency_that_was_written_counts_until_its_end(guest: Path) -> None:
