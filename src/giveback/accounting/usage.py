@@ -84,7 +84,7 @@ class GuestPicture:
     """The part of it that must be written first."""
     cold_cache_bytes: int | None = None
     learned_floor_bytes: int | None = None
-    """Cache that the guest's agent keeps at urgency 1: refaults showed that it is in use."""
+    """Cache that looks cold and that the guest's agent keeps at urgency 1: refaults showed its use."""
     slab_reclaimable_bytes: int | None = None
     slab_unreclaimable_bytes: int | None = None
     kernel_bytes: int | None = None
@@ -104,11 +104,8 @@ class GuestPicture:
 
     @property
     def returnable_cold_bytes(self) -> int:
-        """Cold cache that a pass would take: not what the agent has learned to keep."""
-        cold = self.cold_cache_bytes or 0
-        if self.cache_bytes is None:
-            return cold
-        return max(0, min(cold, self.cache_bytes - (self.learned_floor_bytes or 0)))
+        """Cold cache that a pass would take: not what the agent has learned to keep of it."""
+        return max(0, (self.cold_cache_bytes or 0) - (self.learned_floor_bytes or 0))
 
     @property
     def reportable_bytes(self) -> int | None:

@@ -94,8 +94,7 @@ def _returnable(resident: int, guest: GuestPicture, ledger: Ledger) -> tuple[int
         cache = min(cache, max(0, guest.available_bytes - guest.free_bytes))
     cache = _within(cache, resident - trapped)
     # What its agent has learned to keep goes at urgency 2 only: it is warm, whatever the kernel calls it.
-    kept = max(0, (guest.learned_floor_bytes or 0) - AGENT_FLOOR_BYTES)
-    cold = _within(guest.cold_cache_bytes or 0, cache - kept)
+    cold = _within(guest.returnable_cold_bytes, cache)
     return trapped, cold, cache - cold
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from giveback.manager.decide.allocation import LEAST_GOAL_BYTES
 from giveback_kernel.units import size
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class AgentAnswer:
     hears: bool
     is_pressed: bool = False
     learned_floor_bytes: int = 0
-    cache_bytes: int | None = None
+    cold_bytes: int = 0
+    """Cache that looks cold, with what is kept of it."""
     has_begun: bool = False
     """Whether it has reported a step since it was asked."""
     step: str = ""
@@ -48,7 +50,7 @@ def shortfall_of(urgency: int, answer: AgentAnswer, found: Sequence[Finding]) ->
     if urgency <= 1 and answer.learned_floor_bytes and _is_at_floor(answer):
         kept = size(answer.learned_floor_bytes)
         return Shortfall(
-            f"its agent keeps {kept} of cache, because cache that it took was read again",
+            f"its agent keeps {kept} of cache that looks cold: what it took before was read again",
             is_excused=True,
         )
     if not answer.has_begun:
@@ -61,6 +63,5 @@ def shortfall_of(urgency: int, answer: AgentAnswer, found: Sequence[Finding]) ->
 
 
 def _is_at_floor(answer: AgentAnswer) -> bool:
-    """Whether the cache that is left is about what the agent keeps."""
-    cache = answer.cache_bytes
-    return cache is None or cache <= answer.learned_floor_bytes + answer.learned_floor_bytes // 4
+    """Whether hardly more looks cold than what the agent keeps of it."""
+    return answer.cold_bytes - answer.learned_floor_bytes < LEAST_GOAL_BYTES
