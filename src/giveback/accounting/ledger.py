@@ -1,8 +1,8 @@
 """The ledger: host picture and guest picture in, rows that add up out. Pure.
 
 Every row has its part of the VM's RAM and its part of what the host charges; the parts sum to both
-totals exactly, whatever the guest says. What cannot be attributed is a row of its own, and where
-the two sides contradict each other the row that says so is negative: nothing is smeared.
+totals exactly, whatever the guest says. What cannot be attributed is a row of its own. Where the two
+sides contradict each other, or are not of one moment, the ledger says why and joins nothing.
 docs/ledger.md defines every row.
 """
 
@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from giveback.accounting.reporting import is_reported
-from giveback.accounting.usage import STALE_S, GuestPicture, HostPicture
+from giveback.accounting.usage import (
+    MOVED_DIVISOR,
+    MOVED_LEAST_BYTES,
+    STALE_S,
+    UNWATCHED_S,
+    GuestPicture,
+    HostPicture,
+)
 from giveback_kernel.units import size
 
 
@@ -72,8 +79,38 @@ RESIDUE = frozenset(
         Key.FREE_UNREPORTED, Key.FREE_KEPT, Key.FREE_TRAPPED, Key.FREE_WAITING, Key.FREE_UNSPLIT,
     }
 )  # fmt: skip
-SILENT = frozenset({Key.GUEST_SILENT, Key.UNPLACED})
-"""Where there is one of these, one of the two sides is not known, and the residue is not either."""
+
+
+OWN = frozenset({Key.VMM, Key.VMM_SHARED, Key.VMM_SWAPPED, Key.PAGE_TABLES})
+"""What the VMM takes besides its guest's RAM."""
+_LEAST_CERTAIN = (
+    Key.RESERVED, Key.UNATTRIBUTED, Key.USED, Key.KERNEL, Key.CACHE_CLEAN, Key.SLAB_RECLAIMABLE,
+    Key.SLAB_UNRECLAIMABLE, Key.ANON, Key.SHMEM, Key.CACHE_DIRTY, Key.COMPRESSED, Key.PCP,
+    Key.HUGETLB,
+)  # fmt: skip
+"""In this order rows are cut: firmware's and the kernel's reserve is seldom written as a whole."""
+_COUNTED_TWICE_BYTES, _COUNTED_TWICE_DIVISOR = 64 << 20, 16
+"""Counters that overlap by more than both contradict each other."""
+
+
+NO_NUMBERS = "the guest tells no numbers"
+
+
+class UnknownKind(StrEnum):
+    """Why a VM's residue and use are not known: a bounded set of words."""
+
+    UNPLACED = "RAM not found"
+    NO_NUMBERS = "no guest numbers"
+    OLD = "old guest numbers"
+    CONTRADICTION = "numbers contradict"
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """What is not known of a VM, and why in one line."""
+
+    kind: UnknownKind
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +131,8 @@ class Ledger:
     charged_bytes: int
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    unknown: Unknown | None = None
+    """Why residue and use are not known; None where they are."""
 
     def host(self, *keys: Key) -> int:
         """The host's charge of these rows."""
@@ -106,20 +145,27 @@ class Ledger:
     @property
     def residue_bytes(self) -> int | None:
         """What the host holds for nothing; None where one of the two sides is not known."""
-        if self._is_silent:
-            return None
-        return self.host(*RESIDUE)
+        return None if self.unknown else self.host(*RESIDUE)
 
     @property
     def needed_bytes(self) -> int | None:
         """Resident RAM that the guest uses; None where one of the two sides is not known."""
-        if self._is_silent:
-            return None
-        return self.host(*NEEDED)
+        return None if self.unknown else self.host(*NEEDED)
 
     @property
-    def _is_silent(self) -> bool:
-        return any(row.key in SILENT for row in self.rows)
+    def in_use_bytes(self) -> int | None:
+        """What the guest needs without its clean cache; None where that is not known."""
+        return None if self.unknown else self.host(*NEEDED) - self.host(Key.CACHE_CLEAN)
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """Clean page cache that the host holds; None where that is not known."""
+        return None if self.unknown else self.host(Key.CACHE_CLEAN)
+
+    @property
+    def returned_bytes(self) -> int | None:
+        """Free memory that the host held once and holds no more; None where that is not known."""
+        return None if self.unknown else self.ram(Key.FREE_RETURNED)
 
 
 def join(
@@ -137,59 +183,133 @@ def join(
     `balloon_in_total`: the guest counts ballooned pages in MemTotal (deflate-on-oom). `reporting`:
     whether the VMM takes reports. `kept`: it takes them and keeps the pages all the same.
     Reported blocks are assumed gone: what is free and resident is trapped as far as that goes.
+    No amount is negative, and none of RAM is more than RAM: where the sides do not fit each other, the
+    ledger says so (`unknown`) and calculates with neither.
     """
-    stale = guest.age_s is not None and guest.age_s > STALE_S
-    if not host.placed:
-        rows = _unplaced(host, ram_bytes, balloon_bytes)
-    elif guest.total_bytes is None or guest.free_bytes is None or stale:
-        rows = _guest_silent(host, ram_bytes, balloon_bytes)
-    else:
+    unknown = _why_not_joined(host, guest, ram_bytes)
+    used: list[Row] = []
+    if unknown is None:
+        used, why = _used_rows(guest, ram_bytes, balloon_bytes, balloon_in_total=balloon_in_total)
+        unknown = Unknown(UnknownKind.CONTRADICTION, f"{guest.source}: {why}") if why else None
+    if unknown is None:
         active = is_reported(guest.reporting, reporting)
-        used = _used_rows(guest, ram_bytes, balloon_bytes, balloon_in_total=balloon_in_total)
-        rows = used + _free_rows(host, guest, used, reporting=active, kept=kept)
+        rows = _joined(host, guest, used, reporting=active, kept=kept)
         rows.append(Row(Key.BALLOON, balloon_bytes, 0, Basis.ASSUMED))
-    if host.placed:
+    elif unknown.kind is UnknownKind.UNPLACED:
+        rows = _unplaced(host, ram_bytes, balloon_bytes)
+    else:
+        rows = _guest_silent(host, ram_bytes, balloon_bytes)
+    if unknown is None or unknown.kind is not UnknownKind.UNPLACED:
         rows += _host_rows(host)
     rows.append(Row(Key.PAGE_TABLES, 0, host.page_tables_bytes, Basis.MEASURED))
     shown = tuple(row for row in rows if row.ram_bytes or row.host_bytes)
-    notes = [*_notes(host, guest, stale=stale), *_surplus(rows)]
-    return Ledger(ram_bytes, host.charged_bytes, shown, tuple(notes))
+    return Ledger(ram_bytes, host.charged_bytes, shown, _notes(host, guest, unknown), unknown)
+
+
+def _why_not_joined(host: HostPicture, guest: GuestPicture, ram_bytes: int) -> Unknown | None:
+    """Return why the two sides cannot be joined at all; None where they can."""
+    if not host.placed:
+        return Unknown(
+            UnknownKind.UNPLACED, "which of the process's memory is guest RAM is not known"
+        )
+    if host.ram_resident_bytes > ram_bytes:
+        return Unknown(
+            UnknownKind.UNPLACED,
+            f"{size(host.ram_resident_bytes)} resident, more than its RAM of {size(ram_bytes)}: "
+            "which of the process's memory is guest RAM is not known",
+        )
+    if guest.total_bytes is None or guest.free_bytes is None:
+        return Unknown(UnknownKind.NO_NUMBERS, NO_NUMBERS)
+    age = "" if guest.age_s is None else f"{guest.age_s:.0f} s old"
+    if guest.age_s is not None and guest.age_s > STALE_S:
+        return Unknown(UnknownKind.OLD, f"{guest.source}: {age}, older than {STALE_S:.0f} s")
+    if guest.moved_bytes is not None:
+        if guest.moved_bytes > max(MOVED_LEAST_BYTES, ram_bytes // MOVED_DIVISOR):
+            return Unknown(
+                UnknownKind.OLD,
+                f"{guest.source}: {age or 'given before'}, and resident memory has moved by "
+                f"{size(guest.moved_bytes)} since",
+            )
+    elif guest.age_s is not None and guest.age_s > UNWATCHED_S:
+        return Unknown(
+            UnknownKind.OLD,
+            f"{guest.source}: {age}; whether resident memory has moved since is not known",
+        )
+    return None
 
 
 def _unplaced(host: HostPicture, ram_bytes: int, balloon_bytes: int) -> list[Row]:
     """No row of the guest's is joined with a host's side of which a part was not found."""
-    both = host.charged_bytes - host.page_tables_bytes
+    both, out = host.charged_bytes - host.page_tables_bytes, min(balloon_bytes, ram_bytes)
     return [
-        Row(Key.UNPLACED, ram_bytes - balloon_bytes, both, Basis.MEASURED),
-        Row(Key.BALLOON, balloon_bytes, 0, Basis.ASSUMED),
+        Row(Key.UNPLACED, ram_bytes - out, both, Basis.MEASURED),
+        Row(Key.BALLOON, out, 0, Basis.ASSUMED),
     ]
 
 
 def _guest_silent(host: HostPicture, ram_bytes: int, balloon_bytes: int) -> list[Row]:
     resident = host.ram_resident_bytes
+    # What a balloon holds may be resident still.
+    out = min(balloon_bytes, ram_bytes - resident)
     return [
         Row(Key.GUEST_SILENT, resident, resident, Basis.MEASURED),
-        Row(Key.BALLOON, balloon_bytes, 0, Basis.ASSUMED),
-        Row(Key.ABSENT, ram_bytes - resident - balloon_bytes, 0, Basis.MEASURED),
+        Row(Key.BALLOON, out, 0, Basis.ASSUMED),
+        Row(Key.ABSENT, ram_bytes - resident - out, 0, Basis.MEASURED),
     ]
 
 
 def _used_rows(
     guest: GuestPicture, ram_bytes: int, balloon_bytes: int, *, balloon_in_total: bool
-) -> list[Row]:
-    """What the guest does not count as free: it sums to RAM less free less the balloon."""
+) -> tuple[list[Row], str]:
+    """What the guest does not count as free: it sums to RAM less free less the balloon.
+
+    Also returns why the numbers cannot be: "" where they can.
+    """
     total, free = guest.total_bytes or 0, guest.free_bytes or 0
     inside = balloon_bytes if balloon_in_total else 0
     reserved = ram_bytes - total - (balloon_bytes - inside)
     non_free = total - free - inside
+    if reserved < 0:
+        return [], f"the guest counts {size(-reserved)} more than the VM has RAM"
+    if non_free < 0:
+        return [], f"the guest counts {size(-non_free)} more as free than it has"
     parts = _named_parts(guest)
     rest = non_free - sum(parts.values())
-    if Key.ANON in parts:
-        parts[Key.UNATTRIBUTED] = rest
-    else:
-        parts[Key.USED] = rest
+    if rest < -max(_COUNTED_TWICE_BYTES, total // _COUNTED_TWICE_DIVISOR):
+        return [], f"the guest counts {size(-rest)} of its memory twice"
+    # Counters overlap a little: vmalloc has pages of devices, and no two are read at once.
+    parts = _less(parts, max(0, -rest))
+    parts[Key.UNATTRIBUTED if Key.ANON in parts else Key.USED] = max(0, rest)
     parts[Key.RESERVED] = reserved
-    return [Row(key, part, part, Basis.GUEST) for key, part in parts.items()]
+    return [Row(key, part, part, Basis.GUEST) for key, part in parts.items()], ""
+
+
+def _less(parts: dict[Key, int], surplus: int) -> dict[Key, int]:
+    """The parts without `surplus` bytes, taken off one after the other, the least certain first."""
+    left = dict(parts)
+    for key in _LEAST_CERTAIN:
+        taken = min(surplus, left.get(key, 0))
+        if taken:
+            left[key] -= taken
+            surplus -= taken
+    return left
+
+
+def _joined(
+    host: HostPicture,
+    guest: GuestPicture,
+    used: list[Row],
+    *,
+    reporting: bool | None,
+    kept: bool,
+) -> list[Row]:
+    """The rows of what is used and of what is free, split by whether the host holds them."""
+    absent = max(0, sum(row.ram_bytes for row in used) - host.ram_resident_bytes)
+    if absent:
+        held = _less({row.key: row.ram_bytes for row in used}, absent)
+        used = [Row(row.key, held[row.key], held[row.key], row.basis) for row in used]
+        used.append(Row(Key.NOT_RESIDENT, absent, 0, Basis.DERIVED))
+    return used + _free_rows(host, guest, used, reporting=reporting, kept=kept)
 
 
 def _named_parts(guest: GuestPicture) -> dict[Key, int]:
@@ -222,9 +342,8 @@ def _free_rows(
 ) -> list[Row]:
     """What the guest counts as free, split by whether the host holds it."""
     free = guest.free_bytes or 0
-    used_bytes = sum(row.ram_bytes for row in used)
-    surplus = host.ram_resident_bytes - used_bytes
-    residue = max(0, min(surplus, free))
+    surplus = host.ram_resident_bytes - sum(row.host_bytes for row in used)
+    residue = min(surplus, free)
     rows = _residue_rows(guest, residue, reporting=reporting, kept=kept)
     absent = free - residue
     # The process held its peak once and holds less now: what of it is not in swap went back.
@@ -232,10 +351,8 @@ def _free_rows(
     came_back = min(absent, max(0, host.peak_resident_bytes - held))
     rows.append(Row(Key.FREE_RETURNED, came_back, 0, Basis.DERIVED))
     rows.append(Row(Key.FREE_UNTOUCHED, absent - came_back, 0, Basis.DERIVED))
-    if surplus < 0:
-        rows.append(Row(Key.NOT_RESIDENT, 0, surplus, Basis.DERIVED))
-    elif surplus > free:
-        # More is resident than the guest has: ballooned pages still held, or a guest that lies.
+    if surplus > free:
+        # More is resident than the guest has: ballooned pages that are still held.
         rows.append(Row(Key.UNATTRIBUTED, 0, surplus - free, Basis.DERIVED))
     return rows
 
@@ -267,24 +384,15 @@ def _host_rows(host: HostPicture) -> list[Row]:
     ]
 
 
-def _surplus(rows: list[Row]) -> list[str]:
-    surplus = -sum(row.ram_bytes for row in rows if row.key is Key.RESERVED)
-    if surplus <= 0:
-        return []
-    return [f"the guest counts {size(surplus)} more than the VM has RAM: its numbers do not fit"]
-
-
-def _notes(host: HostPicture, guest: GuestPicture, *, stale: bool) -> list[str]:
+def _notes(host: HostPicture, guest: GuestPicture, unknown: Unknown | None) -> tuple[str, ...]:
     notes = list(guest.problems)
-    if stale:
-        notes.append(
-            f"{guest.source}: {guest.age_s:.0f} s old, older than {STALE_S:.0f} s; not used"
-        )
-    if not stale and (guest.pcp_bytes or 0) > (guest.total_bytes or 0) // 100:
+    if unknown is not None:
+        notes.append(f"{unknown.why}; not used")
+    elif (guest.pcp_bytes or 0) > (guest.total_bytes or 0) // 100:
         notes.append(
             "free pages on the guest's per-CPU lists are counted as resident; as far as they are "
             "not, more of the other free memory is: --exact measures it"
         )
     if not host.sure:
         notes.append("which mapping is the guest's RAM was guessed by its size")
-    return notes
+    return tuple(notes)

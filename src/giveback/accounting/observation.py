@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from giveback.accounting.ledger import UnknownKind
+
 if TYPE_CHECKING:
     from giveback.accounting.exact import Exact
     from giveback.accounting.ledger import Ledger
@@ -28,3 +30,12 @@ class Observation:
     problems: tuple[str, ...] = ()
     exact: Exact | None = None
     """The page by page part, where it was asked for."""
+
+
+def resident_of(seen: Observation) -> int | None:
+    """Return resident guest RAM; None where it cannot be told from the VMM's own memory."""
+    ledger, host = seen.ledger, seen.host
+    if ledger is None or host is None:
+        return None
+    is_placed = ledger.unknown is None or ledger.unknown.kind is not UnknownKind.UNPLACED
+    return host.ram_resident_bytes if is_placed else None

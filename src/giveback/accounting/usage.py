@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 STALE_S = 60.0
 """Guest numbers older than this are not joined with the host's of now."""
+UNWATCHED_S = 10.0
+"""The same, where nobody has watched whether resident memory has moved since."""
+MOVED_LEAST_BYTES, MOVED_DIVISOR = 64 << 20, 16
+"""Resident memory that moved by more than this, and by this part of RAM, belongs to other numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ class GuestPicture:
     dirty_bytes: int | None = None
     """The part of it that must be written first."""
     cold_cache_bytes: int | None = None
+    moved_bytes: int | None = None
+    """By how much resident memory has moved since these numbers were given; None: nobody watched."""
     learned_floor_bytes: int | None = None
     """Cache that looks cold and that the guest's agent keeps at urgency 1: refaults showed its use."""
     slab_reclaimable_bytes: int | None = None

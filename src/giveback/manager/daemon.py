@@ -22,7 +22,7 @@ from giveback.manager.fleet.connections import Connections
 from giveback.manager.fleet.fleet import Fleet, Watched
 from giveback.manager.fleet.reclaim import ReclaimOperation
 from giveback.manager.fleet.sampler import Sampler
-from giveback.manager.fleet.status import condition_of, problems_of, status_of
+from giveback.manager.fleet.status import condition_of, problems_of, status_of, vm_problems
 from giveback.manager.fleet.urgency import Arbitration
 from giveback.manager.http.requests import LEASE_MOST_S
 from giveback.manager.model import URGENCIES, DaemonStatus
@@ -121,6 +121,7 @@ class Daemon:
             errors=dict(self.fleet.errors.counts),
             problems=self._problems(),
             settings_source=self.settings.source,
+            vm_problems=vm_problems(vms),
         )
 
     async def reclaim(

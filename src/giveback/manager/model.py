@@ -138,6 +138,7 @@ class VmCondition(StrEnum):
     HOSTILE = "hostile"
     SHORT = "does not deliver"
     UNREADABLE = "unreadable"
+    CONTRADICTS = "numbers contradict"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,21 @@ class VmStatus:
     needed_bytes: int | None
     residue_bytes: int | None
     rows: Mapping[str, int] = field(default_factory=dict)
-    """Each ledger row's host bytes, by `ledger.Key`'s name in lower case."""
+    """The host's charge for each ledger row that it holds, by `ledger.Key`'s name in lower case."""
+    ram_rows: Mapping[str, int] = field(default_factory=dict)
+    """The part of the VM's RAM of each ledger row that has one, by the same names."""
+    unknown: str = ""
+    """Why residue and needed are not known, in one line; "" where they are."""
+    in_use_bytes: int | None = None
+    """Needed without clean page cache."""
+    cache_bytes: int | None = None
+    """Clean page cache that the host holds."""
+    returned_bytes: int | None = None
+    """Free memory that the host held once and holds no more."""
+    own_bytes: int | None = None
+    """The VMM's own memory, and its page tables."""
+    charged_bytes: int | None = None
+    """All that the host charges for the VM."""
     guest_source: str = ""
     sampled_age_s: float | None = None
     urgency: int | None = None
@@ -189,7 +204,10 @@ class DaemonStatus:
     errors: Mapping[str, int]
     """The manager's own (history, settings, sockets), by a bounded set of words."""
     problems: tuple[str, ...]
+    """The manager's own."""
     settings_source: str
+    vm_problems: tuple[str, ...] = ()
+    """What is wrong with which VM, and why, as every surface lists it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,8 @@ def text(status: DaemonStatus, now_s: float) -> str:
     if leases:
         lines += ["", "held by devices, and let go of when it is not needed:"]
         lines += [f"  {_lease(lease, now_s)}" for lease in leases]
-    problems = [f"  {escape_for_terminal(problem, 400)}" for problem in status.problems]
-    problems += [f"  {line}" for line in _vm_problems(status)]
+    listed = (*status.problems, *status.vm_problems)
+    problems = [f"  {escape_for_terminal(problem, 400)}" for problem in listed]
     if problems:
         lines += ["", "problems:", *problems]
     return "\n".join(lines)
@@ -111,7 +111,7 @@ def verdict(action: RecordedAction) -> str:
         return f"{kind}: {escape_for_terminal(action.reason, 80)}"
     if action.measured_bytes is None:
         return f"{kind}: {expected} awaited"
-    words = f"{kind}: {size(action.measured_bytes)} of {expected}"
+    words = f"{kind}: {size(max(0, action.measured_bytes))} of {expected}"
     return f"{words}, {escape_for_terminal(action.verdict, 80)}" if action.verdict else words
 
 
@@ -119,18 +119,6 @@ def _lease(lease: Lease, now_s: float) -> str:
     taken = size(lease.before_bytes - lease.target_bytes)
     since = ago(now_s - lease.wall_s)
     return f"{escape_for_terminal(lease.vm, 60)}: {taken} by its {lease.device}, for {since}"
-
-
-def _vm_problems(status: DaemonStatus) -> list[str]:
-    lines = []
-    for vm in status.vms:
-        said = [vm.condition_text] if vm.condition != "ok" else []
-        lines += [
-            f"{escape_for_terminal(vm.name, 40)}: {escape_for_terminal(w, 300)}"
-            for w in (*said, *vm.doctor)
-            if w
-        ]
-    return list(dict.fromkeys(lines))
 
 
 def ago(seconds: float) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from giveback.accounting.diagnosis import Remedy, remedies
 from giveback.accounting.ledger import NEEDED, RESIDUE, Key, Ledger, Row
+from giveback.accounting.observation import resident_of
 from giveback.reporters import cgroup_table, page_table
 from giveback.reporters.charts.terminal import bar
 from giveback.reporters.columns import size_or_unknown
@@ -29,10 +30,10 @@ def text(seen: Observation) -> str:
     ledger, host = seen.ledger, seen.host
     if ledger is None or host is None:
         return ""
-    lines = [*_head(seen, ledger), "", *_waterfall(ledger, host), *_of_which(host)]
+    lines = [*_head(seen, ledger), "", *_waterfall(seen, ledger), *_of_which(host)]
     if seen.guest.cgroups:
         lines += ["", cgroup_table.text(seen.guest.cgroups)]
-    lines += ["", "what would bring it back:", *_remedies(remedies(seen))]
+    lines += ["", "what would bring it back:", *_remedies(remedies(seen)), *_kept(seen)]
     lines += [f"note: {escape_for_terminal(note, 300)}" for note in (*ledger.notes, *seen.vm.notes)]
     lines += [f"problem: {escape_for_terminal(problem, 300)}" for problem in seen.problems]
     if seen.exact is not None:
@@ -49,17 +50,21 @@ def _head(seen: Observation, ledger: Ledger) -> list[str]:
     ]
 
 
-def _waterfall(ledger: Ledger, host: HostPicture) -> list[str]:
-    whole = ledger.charged_bytes
+def _waterfall(seen: Observation, ledger: Ledger) -> list[str]:
+    whole, resident_bytes = ledger.charged_bytes, resident_of(seen)
     lines = [_line("the host charges", whole, whole, "")]
     lines += [_row(row, whole) for row in ledger.rows if row.key in _COST]
-    if host.placed:
-        lines.append(_line("= guest RAM, resident", host.ram_resident_bytes, whole, ""))
+    if resident_bytes is not None:
+        lines.append(_line("= guest RAM, resident", resident_bytes, whole, ""))
     held = RESIDUE | {Key.GUEST_SILENT}
     lines += [_row(row, whole) for row in ledger.rows if row.key in held]
-    if ledger.needed_bytes is not None:
-        lines.append(_line("= needed", ledger.needed_bytes, whole, ""))
-        lines += [_row(row, whole) for row in ledger.rows if row.key in NEEDED]
+    if ledger.in_use_bytes is not None and ledger.cache_bytes is not None:
+        lines.append(_line("= page cache, clean", ledger.cache_bytes, whole, ""))
+        lines.append(_line("= in use", ledger.in_use_bytes, whole, ""))
+        used = NEEDED - {Key.CACHE_CLEAN}
+        lines += [_row(row, whole) for row in ledger.rows if row.key in used and row.host_bytes]
+    if ledger.unknown is not None:
+        lines.append(f"  ? {escape_for_terminal(ledger.unknown.why, 200)}")
     lines += ["", "of RAM, not resident:"]
     lines += [
         f"  {row.key:<56} {size(row.ram_bytes):>9}"
@@ -81,7 +86,7 @@ def _of_which(host: HostPicture) -> list[str]:
     """Facts on the resident RAM: they overlap the rows and are not in the sum."""
     if not host.placed:
         return []
-    split = host.ram_resident_bytes - host.ram_huge_bytes
+    split = max(0, host.ram_resident_bytes - host.ram_huge_bytes)
     shared = host.ram_resident_bytes - host.ram_pss_bytes
     facts = [
         (f"in huge pages {size(host.ram_huge_bytes)}, in small ones {size(split)}", True),
@@ -90,6 +95,16 @@ def _of_which(host: HostPicture) -> list[str]:
         (f"shared with other processes {size(shared)}", shared > 1 << 20),
     ]
     return ["of the resident RAM: " + "; ".join(words for words, there in facts if there)]
+
+
+def _kept(seen: Observation) -> list[str]:
+    """Cache that looks cold and is not promised."""
+    kept = seen.guest.learned_floor_bytes
+    if not kept:
+        return []
+    return [
+        f"  the guest's agent keeps {size(kept)} more that looks cold: it was read again before"
+    ]
 
 
 def _remedies(listed: tuple[Remedy, ...]) -> list[str]:
@@ -117,9 +132,13 @@ def document(seen: Observation) -> dict[str, object]:
         "vmm": seen.vm.backend,
         "ram_bytes": ledger.ram_bytes or None,
         "charged_bytes": ledger.charged_bytes,
-        "resident_bytes": host.ram_resident_bytes if host.placed else None,
+        "resident_bytes": resident_of(seen),
         "needed_bytes": ledger.needed_bytes,
         "residue_bytes": ledger.residue_bytes,
+        "in_use_bytes": ledger.in_use_bytes,
+        "cache_bytes": ledger.cache_bytes,
+        "returned_bytes": ledger.returned_bytes,
+        "unknown": ledger.unknown.why if ledger.unknown else "",
         "rows": [
             {
                 "row": row.key.name.lower(),
@@ -139,6 +158,7 @@ def document(seen: Observation) -> dict[str, object]:
             "free_by_order": list(seen.guest.free_by_order),
             "report_order": seen.guest.report_order,
             "cgroups": cgroup_table.document(seen.guest.cgroups),
+            "learned_floor_bytes": seen.guest.learned_floor_bytes,
         },
         "remedies": [
             {

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from giveback.accounting.ledger import Key
+from giveback.accounting.observation import resident_of
 from giveback.accounting.reporting import Reporting, reporting_of
 from giveback.reporters.columns import aligned, size_or_unknown
 from giveback_kernel.escaping import escape_for_terminal
@@ -37,7 +38,12 @@ def text(observations: Iterable[Observation]) -> str:
         for one in seen
         for p in one.problems
     }
-    return "\n".join((*lines, *sorted(problems)))
+    why = {
+        f"{escape_for_terminal(one.vm.name, 40)}: ? as {escape_for_terminal(one.ledger.unknown.why, 200)}"
+        for one in seen
+        if one.ledger is not None and one.ledger.unknown is not None
+    }
+    return "\n".join((*lines, *sorted(problems | why)))
 
 
 def documents(observations: Iterable[Observation]) -> list[dict[str, object]]:
@@ -57,7 +63,7 @@ def _ranked(observations: Iterable[Observation]) -> list[Observation]:
 
 def _cells(seen: Observation) -> tuple[str, ...]:
     ledger = seen.ledger
-    resident = _resident(seen)
+    resident = resident_of(seen)
     return (
         escape_for_terminal(seen.vm.name, 32),
         str(seen.vm.pid),
@@ -76,11 +82,6 @@ def _cells(seen: Observation) -> tuple[str, ...]:
 def _ram(seen: Observation) -> int | None:
     """The VM's RAM; None where neither its command line nor its VMM tells."""
     return (seen.ledger.ram_bytes if seen.ledger else seen.vm.ram_bytes) or None
-
-
-def _resident(seen: Observation) -> int | None:
-    """Resident guest RAM; None where it cannot be told from the VMM's own memory."""
-    return seen.host.ram_resident_bytes if seen.host and seen.host.placed else None
 
 
 def _trapped(seen: Observation) -> int | None:
@@ -110,7 +111,7 @@ def reporting(seen: Observation) -> str:
 def bar(seen: Observation) -> str:
     """Draw RAM: full blocks are needed, shaded ones residue, dots not resident."""
     ledger = seen.ledger
-    resident_bytes = _resident(seen)
+    resident_bytes = resident_of(seen)
     if ledger is None or resident_bytes is None or ledger.ram_bytes <= 0:
         return ""
     scale = _BAR / ledger.ram_bytes
@@ -128,10 +129,14 @@ def _document(seen: Observation) -> dict[str, object]:
         "pid": seen.vm.pid,
         "vmm": seen.vm.backend,
         "ram_bytes": _ram(seen),
-        "resident_bytes": _resident(seen),
+        "resident_bytes": resident_of(seen),
         "charged_bytes": ledger.charged_bytes if ledger else None,
         "needed_bytes": ledger.needed_bytes if ledger else None,
         "residue_bytes": ledger.residue_bytes if ledger else None,
+        "in_use_bytes": ledger.in_use_bytes if ledger else None,
+        "cache_bytes": ledger.cache_bytes if ledger else None,
+        "returned_bytes": ledger.returned_bytes if ledger else None,
+        "unknown": ledger.unknown.why if ledger and ledger.unknown else "",
         "trapped_bytes": _trapped(seen),
         "reporting": reporting(seen),
         "balloon_bytes": seen.state.balloon_bytes,

@@ -59,7 +59,10 @@ def _figure(seen: Observation, ledger: Ledger) -> Figure:
     axes.set_yticks(range(len(rows)), [str(row.key) for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.1)
-    axes.set_xlabel("MiB of host memory")
+    unknown = (
+        f"\n? {drawable(escape_for_terminal(ledger.unknown.why, 110))}" if ledger.unknown else ""
+    )
+    axes.set_xlabel(f"MiB of host memory{unknown}", parse_math=False)
     axes.set_title(
         f"{drawable(escape_for_terminal(seen.vm.name, 40))}: the host charges {size(ledger.charged_bytes)} "
         f"for {size(ledger.ram_bytes)} of RAM; red is held for nothing",

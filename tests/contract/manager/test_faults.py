@@ -252,6 +252,7 @@ def test_a_guest_that_promises_and_does_not_deliver_is_shown_with_the_reason(
                 await until(lambda: is_(manager, "web", VmCondition.SHORT))
                 seen = find(manager, "web")
                 assert seen is not None
+                assert seen.reliability is not None
                 assert seen.reliability < 1
                 action = next(a for a in manager.status().actions if a.measured_bytes is not None)
                 assert action.verdict.startswith("0 KiB of ")

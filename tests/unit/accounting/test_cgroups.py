@@ -81,7 +81,7 @@ def test_a_guest_that_lies_is_bounded(said: object) -> None:
 
 def test_a_name_is_cut_and_a_line_of_another_form_is_left_out() -> None:
     long = "\t".join(["service", *"12121", "x" * 1000, "/x"])
-    assert len(parse([long], TOTAL)[0].name) == NAME_LIMIT_CHARS + 1
+    assert len(parse([long], TOTAL)[0].name) == NAME_LIMIT_CHARS
     for bad in ("", "service", long + "\tmore", long.replace("service", "thing"), "x" * 5000, 7):
         assert parse([bad], TOTAL) == ()
     assert len(parse([long] * 50, TOTAL)) == ROWS_LIMIT

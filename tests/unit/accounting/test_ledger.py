@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback.accounting.ledger import NEEDED, RESIDUE, Basis, Key, join
+from giveback.accounting.ledger import NEEDED, RESIDUE, Basis, Key, UnknownKind, join
 from giveback.accounting.usage import (
     NO_GUEST,
     GuestPicture,
@@ -90,8 +90,18 @@ def test_rows_sum_exactly_whatever_is_said(
     assert sum(row.host_bytes for row in ledger.rows) == host.charged_bytes == ledger.charged_bytes
     if ledger.residue_bytes is not None:
         assert ledger.needed_bytes is not None
+        assert ledger.in_use_bytes is not None
+        assert ledger.cache_bytes is not None
         assert ledger.needed_bytes + ledger.residue_bytes == host.ram_resident_bytes
-        assert ledger.residue_bytes >= 0
+        assert ledger.in_use_bytes + ledger.cache_bytes == ledger.needed_bytes
+        assert min(ledger.residue_bytes, ledger.in_use_bytes, ledger.cache_bytes) >= 0
+        assert host.ram_resident_bytes <= ram_bytes
+    else:
+        assert ledger.unknown is not None
+        assert ledger.unknown.why
+        assert not any(row.host_bytes for row in ledger.rows if row.key in NEEDED | RESIDUE)
+    assert all(0 <= row.ram_bytes <= ram_bytes for row in ledger.rows)
+    assert all(row.host_bytes >= 0 for row in ledger.rows)
 
 
 def a_guest(**changes: object) -> GuestPicture:
@@ -175,26 +185,74 @@ def test_a_guest_that_counts_more_than_there_is_is_told_so() -> None:
     assert join(HostPicture(GIB), a_guest(), 2 * GIB).notes == ()
 
 
-def test_used_memory_that_is_not_resident_is_a_negative_row() -> None:
+def test_used_memory_that_is_not_resident_is_a_row_of_ram_alone() -> None:
     ledger = join(HostPicture(500 * MIB, ram_swap_bytes=348 * MIB), a_guest(), 2 * GIB)
-    assert ledger.host(Key.NOT_RESIDENT) == -348 * MIB
+    assert ledger.ram(Key.NOT_RESIDENT) == 348 * MIB
+    assert ledger.host(Key.NOT_RESIDENT) == 0
+    # The kernel's reserve first, then what is in no counter, the kernel's own and clean cache.
+    assert [ledger.host(key) // MIB for key in (Key.RESERVED, Key.KERNEL)] == [0, 0]
+    assert ledger.host(Key.CACHE_CLEAN) == 100 * MIB
+    assert ledger.host(Key.ANON) == 300 * MIB
     assert ledger.host(Key.RAM_SWAPPED) == 348 * MIB
     assert ledger.residue_bytes == 0
 
 
-def test_a_guest_that_counts_twice_shows() -> None:
+def test_a_guest_that_counts_twice_is_not_calculated_with() -> None:
     ledger = join(HostPicture(GIB), a_guest(anon_bytes=5 * GIB), 2 * GIB)
-    assert ledger.ram(Key.UNATTRIBUTED) < 0
+    assert ledger.unknown is not None
+    assert ledger.unknown.kind is UnknownKind.CONTRADICTION
+    assert "of its memory twice" in ledger.unknown.why
+    assert (ledger.residue_bytes, ledger.in_use_bytes, ledger.cache_bytes) == (None, None, None)
+    # Counters that overlap a little are cut to what there is.
+    little = join(HostPicture(GIB), a_guest(anon_bytes=390 * MIB), 2 * GIB)
+    assert little.unknown is None
+    assert little.ram(Key.UNATTRIBUTED) == 0
+
+
+def test_balloon_statistics_of_another_vm_are_not_calculated_with() -> None:
+    """Case 12 of the field: statistics of 8 GiB on a VM of 256 MiB."""
+    stats = BalloonStatistics(1000.0, 8 * GIB, 4 * GIB, None, GIB)
+    ledger = join(HostPicture(200 * MIB), from_balloon(stats, 1001.0), 256 * MIB)
+    assert ledger.unknown is not None
+    assert "counts 7.8 GiB more than the VM has RAM" in ledger.unknown.why
+    assert ledger.host(Key.GUEST_SILENT) == 200 * MIB
+
+
+@pytest.mark.parametrize(
+    ("age_s", "moved", "is_known"),
+    [
+        (0.5, None, True), (9.0, None, True), (30.0, None, False), (None, None, True),
+        (30.0, 0, True), (30.0, 127 * MIB, True), (30.0, 129 * MIB, False), (61.0, 0, False),
+        (1.0, 129 * MIB, False), (None, 129 * MIB, False),
+    ],
+)  # fmt: skip
+def test_numbers_of_before_the_last_large_change_are_not_joined(
+    age_s: float | None, moved: int | None, is_known: bool
+) -> None:
+    guest = a_guest(age_s=age_s, moved_bytes=moved)
+    ledger = join(HostPicture(1148 * MIB), guest, 2 * GIB)
+    assert (ledger.residue_bytes is not None) == is_known
+    assert (ledger.unknown is None) == is_known
+    if ledger.unknown is not None:
+        assert ledger.unknown.kind is UnknownKind.OLD
+        assert any(ledger.unknown.why in note for note in ledger.notes)
+
+
+def test_more_resident_than_there_is_ram_is_not_taken_for_ram() -> None:
+    ledger = join(HostPicture(3 * GIB), a_guest(), 2 * GIB)
+    assert ledger.unknown is not None
+    assert ledger.unknown.kind is UnknownKind.UNPLACED
+    assert ledger.residue_bytes is None
 
 
 def test_ballooned_pages_in_and_out_of_the_total() -> None:
     balloon = 500 * MIB
     outside = join(
-        HostPicture(600 * MIB), a_guest(total_bytes=1400 * MIB, free_bytes=700 * MIB), 2 * GIB,
+        HostPicture(900 * MIB), a_guest(total_bytes=1400 * MIB, free_bytes=700 * MIB), 2 * GIB,
         balloon_bytes=balloon,
     )  # fmt: skip
     inside = join(
-        HostPicture(600 * MIB), a_guest(free_bytes=700 * MIB), 2 * GIB,
+        HostPicture(900 * MIB), a_guest(free_bytes=700 * MIB), 2 * GIB,
         balloon_bytes=balloon, balloon_in_total=True,
     )  # fmt: skip
     assert outside.ram(Key.RESERVED) == inside.ram(Key.RESERVED) == 148 * MIB

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from giveback.host.memory import HostView
+from giveback.manager.fleet.status import vm_problems
 from giveback.manager.model import (
     ActionKind,
     Ask,
@@ -36,6 +37,7 @@ def vm_status(name: str = "web", pid: int = 100, **changes: Any) -> VmStatus:  #
         needed_bytes=600 * MIB,
         residue_bytes=100 * MIB,
         rows={"anon": 400 * MIB, "cache_clean": 200 * MIB, "cache_dirty": 0, "vmm": 30 * MIB},
+        cache_bytes=200 * MIB,
         guest_source="agent",
         sampled_age_s=1.5,
         urgency=1,
@@ -81,4 +83,4 @@ def status(*vms: VmStatus, **changes: Any) -> DaemonStatus:  # noqa: ANN401
         problems=("history /x: the disk is full",),
         settings_source="/etc/giveback/giveback.toml",
     )
-    return replace(made, **changes)
+    return replace(made, **{"vm_problems": vm_problems(made.vms), **changes})

@@ -149,7 +149,7 @@ def test_findings_name_the_vm_and_then_the_machine() -> None:
 
 EMPTY = status(
     started_wall_s=0.0, wall_s=100.0, settings_source="none", host=None, decision=None, leases=(),
-    problems=(), actions=(),
+    problems=(), vm_problems=(), actions=(),
 )  # fmt: skip
 
 
@@ -170,7 +170,14 @@ def test_a_status_is_printable_whatever_a_vm_is_called(name: str, urgency: int) 
     )  # fmt: skip
     lease = Lease(name, 7, 99, ActionKind.BALLOON, "/run/qmp", GIB, MIB, 0.0)
     decision = Decision(urgency, MIB, 1.0, (Ask(name, urgency, MIB, name),), name, 10.0)
-    found = replace(EMPTY, vms=(vm,), actions=(done,), leases=(lease,), decision=decision)
+    found = replace(
+        EMPTY,
+        vms=(vm,),
+        actions=(done,),
+        leases=(lease,),
+        decision=decision,
+        vm_problems=(name,),
+    )
     lines = daemon_status.text(found, 100.0).split("\n")
     assert all(line.isprintable() for line in lines)
     assert sum("ask: 1 MiB of 2 MiB" in line for line in lines) == 1

@@ -251,6 +251,8 @@ def _urgency_needed(
         return 1, f"{had}: runs out in {soon:.0f} s"
     if state.urgency and available < marks.calm_bytes:
         return 1, f"{had}: not yet {size(marks.calm_bytes)} again"
+    if trouble_in_s is not None:
+        return 0, f"{had}: enough for now, runs out in {soon:.0f} s at this rate"
     return 0, f"{had}: enough"
 
 

@@ -87,9 +87,11 @@ def _is_fresh(seen: Observation) -> bool:
 def _returnable(resident: int, guest: GuestPicture, ledger: Ledger) -> tuple[int, int, int]:
     """Trapped, cold and warm bytes, disjoint, within what is resident."""
     trapped = _within(ledger.host(*RESIDUE), resident)
-    # The negative row is what the guest uses and the host does not hold: cache first, to be careful.
-    absent = min(0, ledger.host(Key.NOT_RESIDENT))
-    cache = max(0, ledger.host(Key.CACHE_CLEAN) + absent - AGENT_FLOOR_BYTES)
+    # What the guest uses and the host does not hold may be cache, all of it, to be careful.
+    clean = (guest.cache_bytes or 0) - min(guest.dirty_bytes or 0, guest.cache_bytes or 0)
+    absent = ledger.ram(Key.NOT_RESIDENT)
+    held = min(ledger.host(Key.CACHE_CLEAN), max(0, clean - absent))
+    cache = max(0, held - AGENT_FLOOR_BYTES)
     if guest.available_bytes is not None and guest.free_bytes is not None:
         cache = min(cache, max(0, guest.available_bytes - guest.free_bytes))
     cache = _within(cache, resident - trapped)

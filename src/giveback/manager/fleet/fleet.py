@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from giveback.accounting.observation import Observation
@@ -153,6 +154,8 @@ class Watched:
             return self.seen
         vmm, host = self.vmm, self.host
         guest, self.seen_until_s = self.guest.aged(now_s)
+        if guest.age_s is not None:
+            guest = replace(guest, moved_bytes=host.moved_since(now_s - guest.age_s))
         ledger = None
         if host.usage is not None:
             ledger = make_ledger(vmm.description, vmm.state, host.usage, guest)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from typing import TYPE_CHECKING
 
 from giveback.manager.decide import schedule
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from giveback.vmm.mapping import BoundBlock
 
 _STATUS_LIMIT_BYTES = 8 << 10
+_HISTORY = 64
+"""A minute's samples, also where they are taken every second."""
+_WATCHED_S = 10.0
+"""A sample this near to a moment tells of it."""
 _LINE = re.compile(rb"^(VmHWM|VmRSS|VmPTE|VmSwap|HugetlbPages):[ \t]+(\d{1,15}) kB$", re.MULTILINE)
 
 
@@ -33,6 +38,7 @@ class HostSample:
         "bound",
         "counts",
         "due_s",
+        "history",
         "mappings",
         "reading",
         "sampled_at_s",
@@ -49,6 +55,8 @@ class HostSample:
         self.bound: tuple[BoundBlock, ...] = ()
         """Where each block of RAM is among the mappings."""
         self.sampled_at_s: float | None = None
+        self.history: deque[tuple[float, int]] = deque(maxlen=_HISTORY)
+        """When it was sampled, and what the process held then."""
         self.due_s = now_s
         self.reading = False
         self.unreadable = ""
@@ -66,12 +74,23 @@ class HostSample:
     def take(self, counts: Counts, now_s: float, ram_bytes: int) -> bool:
         """Take the sums of a sample; return whether the usage is another now."""
         self.sampled_at_s = now_s
+        self.history.append((now_s, counts.resident_bytes))
         is_new = counts != self.counts
         self.counts = counts
         if self.mappings is None or not is_new:
             return False
         self.usage = carried(self.mappings, counts, ram_bytes)
         return True
+
+    def moved_since(self, at_s: float) -> int | None:
+        """Return by how much resident memory has moved since then; None where it was not watched."""
+        if self.counts is None:
+            return None
+        near = min(self.history, key=lambda sample: abs(sample[0] - at_s), default=None)
+        if near is None or abs(near[0] - at_s) > _WATCHED_S:
+            return None
+        since = [held for sampled_s, held in self.history if sampled_s >= near[0]]
+        return max(abs(self.counts.resident_bytes - held) for held in since)
 
     def recount(self, counts: Counts, ram_bytes: int) -> bool:
         """Take sums that were read between two samples; return whether they differ."""

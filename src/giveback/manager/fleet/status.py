@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from giveback.accounting.ledger import NO_NUMBERS, OWN, UnknownKind
+from giveback.accounting.observation import resident_of
 from giveback.manager.decide import schedule
 from giveback.manager.decide.promises import is_short
 from giveback.manager.model import VmCondition, VmStatus
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from giveback.accounting.observation import Observation
     from giveback.manager.fleet.fleet import Watched
@@ -32,6 +34,8 @@ def condition_of(vm: Watched) -> tuple[VmCondition, str]:
         )
     if vm.vmm.state.running is False:
         return VmCondition.PAUSED, "the VMM says that the guest does not run"
+    if contradiction := _contradiction(vm):
+        return VmCondition.CONTRADICTS, f"its numbers are not used: {contradiction}"
     if channel.held_by_another:
         return VmCondition.BUSY_CHANNEL, (
             "another program is connected to the agent's port, and QEMU serves one at a time"
@@ -45,6 +49,12 @@ def condition_of(vm: Watched) -> tuple[VmCondition, str]:
         why = vm.request.doctor[0] if vm.request.doctor else "it may be busy"
         return VmCondition.SHORT, f"returns less than it promised: {why}"
     return VmCondition.OK, guest.step
+
+
+def _contradiction(vm: Watched) -> str:
+    ledger = None if vm.seen is None else vm.seen.ledger
+    unknown = None if ledger is None else ledger.unknown
+    return unknown.why if unknown and unknown.kind is UnknownKind.CONTRADICTION else ""
 
 
 def _why_no_agent(vm: Watched) -> str:
@@ -71,7 +81,8 @@ def status_of(vm: Watched, now_s: float, leased_bytes: int = 0) -> VmStatus:
 
 
 def _made(vm: Watched, seen: Observation, now_s: float) -> VmStatus:
-    ledger, usage, view = seen.ledger, vm.host.usage, vm.view_at(now_s)
+    ledger, view = seen.ledger, vm.view_at(now_s)
+    rows = ledger.rows if ledger else ()
     knows_cache = ledger is not None and ledger.residue_bytes is not None
     condition, text = condition_of(vm)
     return VmStatus(
@@ -82,10 +93,17 @@ def _made(vm: Watched, seen: Observation, now_s: float) -> VmStatus:
         condition=condition,
         condition_text=escape_for_terminal(text, _TEXT_LIMIT),
         ram_bytes=vm.vmm.ram_bytes,
-        resident_bytes=usage.ram_resident_bytes if usage else None,
+        resident_bytes=resident_of(seen),
         needed_bytes=ledger.needed_bytes if ledger else None,
         residue_bytes=ledger.residue_bytes if ledger else None,
-        rows={row.key.name.lower(): row.host_bytes for row in ledger.rows} if ledger else {},
+        rows={r.key.name.lower(): r.host_bytes for r in rows if r.host_bytes},
+        ram_rows={r.key.name.lower(): r.ram_bytes for r in rows if r.ram_bytes},
+        unknown="" if ledger is None or ledger.unknown is None else ledger.unknown.why,
+        in_use_bytes=ledger.in_use_bytes if ledger else None,
+        cache_bytes=ledger.cache_bytes if ledger else None,
+        returned_bytes=ledger.returned_bytes if ledger else None,
+        own_bytes=ledger.host(*OWN) if ledger else None,
+        charged_bytes=ledger.charged_bytes if ledger else None,
         urgency=vm.channel.sent_urgency if vm.guest.had_agent else None,
         reliability=round(vm.request.trust.reliability, 3) if vm.request.is_judged else None,
         learned_floor_bytes=seen.guest.learned_floor_bytes,
@@ -101,3 +119,18 @@ def problems_of(errors: Mapping[str, int], recorded: tuple[str, ...]) -> tuple[s
     if errors.get("internal error"):
         words.append("the daemon met an error of its own; its log has it")
     return tuple(words)
+
+
+def vm_problems(vms: Iterable[VmStatus]) -> tuple[str, ...]:
+    """Return what is wrong with each VM: how it stands, what is not known of it, what keeps its memory."""
+    lines = []
+    for vm in vms:
+        said = [vm.condition_text] if vm.condition is not VmCondition.OK else []
+        if vm.unknown not in ("", NO_NUMBERS) and vm.condition is not VmCondition.CONTRADICTS:
+            said.append(f"use and residue are not known: {vm.unknown}")
+        lines += [
+            f"{escape_for_terminal(vm.name, 40)}: {escape_for_terminal(text, _TEXT_LIMIT)}"
+            for text in (*said, *vm.doctor)
+            if text
+        ]
+    return tuple(dict.fromkeys(lines))

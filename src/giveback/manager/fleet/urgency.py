@@ -183,7 +183,7 @@ class Arbitration:
                 if came_bytes >= action.expected_bytes
                 else "asked again before its time was over"
             )
-            self._record(replace(action, measured_bytes=came_bytes, verdict=words))
+            self._record(replace(action, measured_bytes=max(0, came_bytes), verdict=words))
 
     def take_done(self, vm: Watched, action: ManagerAction, now_s: float) -> None:
         """Record what a fallback has done to a VM, and judge it later; steps as one."""
@@ -230,7 +230,7 @@ class Arbitration:
             action.expected_bytes, measured_bytes, "" if short is None else short.why
         )
         vm.changed()
-        self._record(replace(action, measured_bytes=measured_bytes, verdict=words))
+        self._record(replace(action, measured_bytes=max(0, measured_bytes), verdict=words))
 
     def keeps(self, vm: Watched, now_s: float) -> tuple[Finding, ...]:
         """Return what keeps this VM's memory on the host, as `giveback doctor` finds it."""

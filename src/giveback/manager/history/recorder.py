@@ -326,7 +326,6 @@ def _host_row(status: DaemonStatus) -> tuple[object, ...]:
 
 
 def _vm_row(vm: VmStatus) -> tuple[object, ...]:
-    cache = [vm.rows[name] for name in ("cache_clean", "cache_dirty") if name in vm.rows]
     return (
         1,
         _int(vm.ram_bytes),
@@ -334,7 +333,7 @@ def _vm_row(vm: VmStatus) -> tuple[object, ...]:
         _int(vm.resident_bytes),
         _int(vm.needed_bytes),
         _int(vm.residue_bytes),
-        _int(sum(cache)) if cache else None,
+        _int(vm.cache_bytes),
         _int(vm.balloon_lease_bytes),
         vm.urgency,
         str(vm.condition),

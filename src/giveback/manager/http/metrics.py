@@ -189,6 +189,7 @@ def _own(status: DaemonStatus) -> Iterator[Metric]:
         problems.add_metric([word], about[word])
     others = len(status.problems) - sum(about[word] for word in _ABOUT)
     problems.add_metric(["other"], others)
+    problems.add_metric(["vm"], len(status.vm_problems))
     yield problems
     yield _plain("giveback_leases", "Balloons and the like that are to be let go of.",
                  len(status.leases))  # fmt: skip
@@ -236,10 +237,23 @@ _VM_GAUGES: tuple[tuple[str, str, Callable[[VmStatus], float | None]], ...] = (
     ("ram_bytes", "The VM's RAM.", lambda vm: vm.ram_bytes),
     ("resident_bytes", "Of its RAM, what the host holds.", lambda vm: vm.resident_bytes),
     ("needed_bytes", "Of that, what the guest uses.", lambda vm: vm.needed_bytes),
-    ("residue_bytes", "Of that, what the host holds for nothing.", lambda vm: vm.residue_bytes),
+    ("residue_bytes", "Of its RAM, what is held but unused.", lambda vm: vm.residue_bytes),
+    ("in_use_bytes", "What the guest needs without clean cache.", lambda vm: vm.in_use_bytes),
+    ("cache_bytes", "Clean page cache that the host holds.", lambda vm: vm.cache_bytes),
+    ("returned_bytes", "Held once, free and held no more.", lambda vm: vm.returned_bytes),
+    (
+        "learned_floor_bytes",
+        "Cold-looking cache that its agent keeps at urgency 1.",
+        lambda vm: vm.learned_floor_bytes,
+    ),
+    ("unknown", "1 where use and residue are not known.", lambda vm: bool(vm.unknown)),
     ("urgency", "What the guest was last told, 0 to 3.", lambda vm: vm.urgency),
     ("lease_seconds", "Until the urgency it was told expires.", lambda vm: vm.lease_left_s),
-    ("reliability_ratio", "Share of what was promised that came back.", lambda vm: vm.reliability),
+    (
+        "reliability_ratio",
+        "Share of what was promised that came back; absent until judged.",
+        lambda vm: vm.reliability,
+    ),
     ("balloon_lease_bytes", "Taken by its balloon.", lambda vm: vm.balloon_lease_bytes),
     ("sample_age_seconds", "Since the VM was last looked at.", lambda vm: vm.sampled_age_s),
 )

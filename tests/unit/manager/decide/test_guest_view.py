@@ -89,7 +89,7 @@ def test_what_is_not_resident_is_taken_off_the_cache() -> None:
     found = view(seen(resident=2000 * MIB))
     ledger = seen(resident=2000 * MIB).ledger
     assert ledger is not None
-    absent = -ledger.host(Key.NOT_RESIDENT)
+    absent = ledger.ram(Key.NOT_RESIDENT)
     assert absent > GIB // 2
     assert found.trapped_bytes == 0
     assert found.cold_bytes + found.warm_bytes == 1600 * MIB - absent - AGENT_FLOOR_BYTES

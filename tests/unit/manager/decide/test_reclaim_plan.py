@@ -46,7 +46,7 @@ def test_the_most_that_can_come_is_above_every_floor(guests: list[GuestView]) ->
         if guest.pressed or not guest.fresh:
             assert gives == 0
     # All of it is asked for where more is wanted: of guests that keep what they promise.
-    reliable = sane([replace(guest, reliability=1.0) for guest in guests])
+    reliable = sane([replace(guest, reliability=1.0, asked_at_s=None) for guest in guests])
     asks = asks_of_reclaim(1 << 50, 1, reliable, {}, 0.0)
     assert sum(ask.goal_bytes for ask in asks) == most_bytes(reliable)
 

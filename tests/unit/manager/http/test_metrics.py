@@ -71,8 +71,9 @@ def test_actions_that_were_never_listed_are_counted() -> None:
 
 
 def test_problems_are_told_by_what_they_are_about() -> None:
-    found = samples_of(status(problems=("history /x: full", "a VM: bad", "settings: wrong")))
-    assert found["giveback_problems"] == [1, 1, 1]
+    problems = ("history /x: full", "a VM: bad", "settings: wrong")
+    found = samples_of(status(problems=problems, vm_problems=("web: silent", "old: silent")))
+    assert found["giveback_problems"] == [1, 1, 1, 2]
 
 
 def test_what_is_shown_is_bounded() -> None:

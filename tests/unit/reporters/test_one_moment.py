@@ -1,0 +1,201 @@
+"""One moment, all outputs: each fact has one source, none is negative, none is more than RAM."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from observations import GIB, GUEST, HOST, MIB, observation
+
+from giveback.accounting.observation import Observation
+from giveback.accounting.usage import GuestPicture, GuestSource, HostPicture
+from giveback.manager.fleet.discovery import Found
+from giveback.manager.fleet.fleet import Watched
+from giveback.manager.fleet.status import status_of, vm_problems
+from giveback.manager.history.recorder import _vm_row
+from giveback.manager.history.records import VM_COLUMNS
+from giveback.manager.http import metrics
+from giveback.manager.http.answers import encoded
+from giveback.manager.model import DaemonStatus, VmCondition, VmStatus, key_of
+from giveback.manager.settings.load import VmSettings
+from giveback.reporters import daemon_status, explanation, vm_table
+from giveback.vmm.backends.qemu import QemuBackend
+from giveback_kernel.units import size
+
+AMOUNT = st.integers(0, 4 * GIB)
+MAYBE = st.none() | AMOUNT
+FACTS = ("residue_bytes", "needed_bytes", "in_use_bytes", "cache_bytes", "returned_bytes")
+NEGATIVE = re.compile(r"(?<![\w/.])-\d")
+
+
+def shown(seen: Observation) -> VmStatus:
+    """The VM as the daemon shows it, which has sampled just this."""
+    found = Found(key_of(seen.vm), QemuBackend(), seen.vm, 1, -1)
+    vm = Watched(found, VmSettings(), 0.0)
+    vm.vmm.state = seen.state
+    vm.host.usage, vm.guest.report = seen.host, seen.guest
+    return status_of(vm, 0.0)
+
+
+def daemon_of(vm: VmStatus) -> DaemonStatus:
+    return DaemonStatus(
+        1.0, 0.0, None, None, (vm,), (), (), {}, (), "test", vm_problems=vm_problems((vm,))
+    )
+
+
+def scraped(vm: VmStatus) -> dict[str, float]:
+    registry = metrics.registry_of(lambda: daemon_of(vm), metrics.ActionCounts())
+    text = metrics.rendered(registry, "")[0].decode()
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("giveback_vm_") and "{" in line:
+            name, _, value = line.rpartition(" ")
+            found[name] = float(value)
+    return found
+
+
+def outputs(seen: Observation) -> tuple[dict[str, dict[str, Any]], str]:
+    """Each output's own document, and all texts."""
+    vm = shown(seen)
+    status = json.loads(encoded(daemon_of(vm)))
+    row = dict(zip(VM_COLUMNS, _vm_row(vm), strict=True))
+    ps, explained = vm_table.documents([seen])[0], explanation.document(seen)
+    texts = [vm_table.text([seen]), explanation.text(seen), daemon_status.text(daemon_of(vm), 2.0)]
+    made = {"ps": ps, "explain": explained, "status": status["vms"][0], "history": row}
+    return made, "\n".join(texts)
+
+
+def test_a_fact_is_the_same_in_every_output() -> None:
+    host = replace(HOST, peak_resident_bytes=HOST.resident_bytes + 120 * MIB)
+    seen = observation(host=host)
+    made, text = outputs(seen)
+    for fact in FACTS:
+        values = {name: document[fact] for name, document in made.items() if fact in document}
+        assert len(set(values.values())) == 1, (fact, values)
+        assert None not in values.values()
+    assert made["status"]["returned_bytes"] == 120 * MIB
+    assert made["status"]["ram_rows"]["free_returned"] == 120 * MIB
+    samples = scraped(shown(seen))
+    for fact in FACTS:
+        assert samples[f'giveback_vm_{fact}{{vm="one"}}'] == made["status"][fact]
+    # What would bring cache back is no part of what is in use.
+    assert f"= in use {size(made['ps']['in_use_bytes'])}" in re.sub(r" +", " ", text)
+    assert shown(seen).reliability is None
+    assert not any("reliability" in name for name in samples)
+
+
+OTHERS_STATISTICS = GuestPicture(
+    source=GuestSource.BALLOON, age_s=1.0, total_bytes=8 * GIB, free_bytes=4 * GIB
+)
+BOOT_TIME = replace(GUEST, source=GuestSource.BALLOON, age_s=55.0, moved_bytes=600 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("guest", "why"),
+    [(OTHERS_STATISTICS, "more than the VM has RAM"), (BOOT_TIME, "has moved by 600 MiB since")],
+)
+def test_what_is_not_known_is_so_in_every_output_with_one_line_why(
+    guest: GuestPicture, why: str, tmp_path: Path
+) -> None:
+    # The daemon's own sample has moved by so much.
+    seen = observation(guest=guest)
+    vm = shown(seen) if guest.moved_bytes is None else replace(shown(seen), unknown=why)
+    if guest.moved_bytes is None:
+        assert vm.condition is VmCondition.CONTRADICTS
+        assert why in vm.condition_text
+        assert vm.residue_bytes is vm.needed_bytes is vm.in_use_bytes is None
+        assert _vm_row(vm)[VM_COLUMNS.index("condition")] == "numbers contradict"
+        assert _vm_row(vm)[VM_COLUMNS.index("residue_bytes")] is None
+        samples = scraped(vm)
+        assert samples['giveback_vm_condition{condition="numbers contradict",vm="one"}'] == 1
+        assert samples['giveback_vm_unknown{vm="one"}'] == 1
+        assert not any("residue" in name for name in samples)
+    status = json.loads(encoded(daemon_of(vm)))
+    assert any(why in line for line in status["vm_problems"])
+    assert daemon_status.text(daemon_of(vm), 2.0).count(why) == 1
+    for document in (vm_table.documents([seen])[0], explanation.document(seen)):
+        assert why in str(document["unknown"])
+        assert document["residue_bytes"] is document["needed_bytes"] is None
+    table = vm_table.text([seen])
+    assert why in table
+    assert " ? " in table
+    assert why in explanation.text(seen)
+    from giveback.reporters.waterfall_figure import draw
+
+    draw(seen, str(tmp_path / "x.svg"))
+    draw(seen, str(tmp_path / "x.png"))
+    assert (tmp_path / "x.png").stat().st_size > 1000
+    assert "<!-- ? " in (tmp_path / "x.svg").read_text() or why in (tmp_path / "x.svg").read_text()
+
+
+HOSTS = st.builds(
+    HostPicture,
+    ram_resident_bytes=st.integers(0, 2 * GIB),
+    ram_swap_bytes=AMOUNT,
+    ram_huge_bytes=AMOUNT,
+    ram_pss_bytes=AMOUNT,
+    own_resident_bytes=AMOUNT,
+    own_pss_bytes=AMOUNT,
+    own_swap_bytes=AMOUNT,
+    page_tables_bytes=AMOUNT,
+    peak_resident_bytes=AMOUNT,
+    placed=st.sampled_from([True, True, True, False]),
+)
+GUESTS = st.builds(
+    GuestPicture,
+    source=st.sampled_from(GuestSource),
+    age_s=st.none() | st.floats(0, 100),
+    moved_bytes=MAYBE,
+    free_by_order=st.lists(AMOUNT, max_size=11).map(tuple),
+    report_order=st.none() | st.integers(0, 10),
+    reporting=st.none() | st.booleans(),
+    **dict.fromkeys(
+        ["total_bytes", "free_bytes", "available_bytes", "anon_bytes", "cache_bytes", "dirty_bytes",
+         "cold_cache_bytes", "slab_reclaimable_bytes", "kernel_bytes", "learned_floor_bytes"],
+        MAYBE,
+    ),
+)  # fmt: skip
+
+
+def amounts(document: Any, name: str = "") -> list[tuple[str, int]]:  # noqa: ANN401
+    """Every number of bytes in a document, with its name."""
+    if isinstance(document, dict):
+        rows = name in ("rows", "ram_rows")
+        found = []
+        for key, value in document.items():
+            found += amounts(value, f"{name}_bytes" if rows else str(key))
+        return found
+    if isinstance(document, list):
+        return [one for value in document for one in amounts(value, name)]
+    is_amount = isinstance(document, int) and name.endswith("_bytes")
+    return [(name, document)] if is_amount else []
+
+
+@settings(deadline=None, max_examples=150)
+@given(HOSTS, GUESTS)
+def test_no_output_shows_a_negative_amount_or_more_than_ram(
+    host: HostPicture, guest: GuestPicture
+) -> None:
+    seen = observation(host=host, guest=guest)
+    made, text = outputs(seen)
+    for name, document in made.items():
+        for label, amount in amounts(document):
+            assert amount >= 0, (name, label, amount)
+        for fact in (*FACTS, "resident_bytes"):
+            assert (document.get(fact) or 0) <= GIB, (name, fact)
+    for remedy in made["explain"]["remedies"]:
+        assert (remedy["expected_bytes"] or 0) <= GIB
+    assert not NEGATIVE.search(text), NEGATIVE.search(text)
+    for line, value in scraped(shown(seen)).items():
+        assert value >= 0, line
+
+
+def test_asdict_of_a_status_is_what_is_sent() -> None:
+    vm = shown(observation())
+    assert json.loads(encoded(vm)).keys() == asdict(vm).keys()
