@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from giveback.commands import _output, _target
+from giveback.commands import _daemon, _output, _target
 from giveback.errors import InputError, VmError
 from giveback.reporters import explanation
 from giveback_kernel.escaping import escape_for_terminal
@@ -30,6 +30,7 @@ HELP = "where every byte of a VM is, and what would bring it back"
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     _target.add_arguments(parser)
+    _daemon.add_arguments(parser)
     parser.add_argument("--exact", action="store_true", help="page by page")
     _output.add_watch(
         parser,
@@ -43,6 +44,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Explain one VM, once or again and again."""
+    _daemon.use(args)
     target = _target.target(args)
     if args.watch and target.said is not None:
         raise InputError("--watch needs a guest that answers: a file does not change")

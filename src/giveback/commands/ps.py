@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from giveback.arguments import span_of
-from giveback.commands import _output
+from giveback.commands import _daemon, _output
 from giveback.guest.observe import observe_host
 from giveback.reporters import vm_table
 
@@ -30,10 +30,12 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long one VM may take to answer (0.8)",
     )
+    _daemon.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Show the VMs, once or again and again."""
+    _daemon.use(args)
     return _output.repeat(lambda: _show(args), args.watch)
 
 

@@ -40,12 +40,18 @@ async def read_guest(
     """
     problems: list[str] = []
     lent = await borrow(vm, by_cgroup=by_cgroup)
-    if lent is not None:
-        age_s = lent.get("age_s")
+    is_held = lent is not None and lent.get("held") is True
+    if lent is not None and "meminfo" in lent:
+        age_s, moved = lent.get("age_s"), lent.get("moved_bytes")
         guest = from_agent(lent, GuestSource.AGENT, age_s if isinstance(age_s, float) else 0.0)
         if guest.total_bytes is not None:
-            return guest
+            return replace(guest, moved_bytes=moved if isinstance(moved, int) else None)
+    if is_held:
+        # Its port is the daemon's: whoever tries it, too, takes it away from there for a while.
+        problems.append("giveback daemon holds the agent's port, and has no report of it yet")
     for channel in sorted(vm.channels, key=lambda c: c.kind is ChannelKind.QEMU_GUEST_AGENT):
+        if is_held and channel.kind is not ChannelKind.QEMU_GUEST_AGENT:
+            continue
         if channel.path in state.closed_ports:
             problems.append(_closed(channel))
             continue

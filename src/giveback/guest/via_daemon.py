@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from giveback.vmm.base import VmDescription
 
 NAME = "guests.sock"
+SYSTEM_FOLDER = "/run/giveback-daemon"
+API_SOCKET: ContextVar[str] = ContextVar("API_SOCKET", default="")
+"""The socket of the daemon that the command was told to ask; "": none was named."""
 _TIMEOUT_S = 0.5
 _BY_CGROUP_TIMEOUT_S = 2.5
 """The agent may take a second to read them."""
@@ -30,16 +34,32 @@ _LINE_LIMIT_BYTES = 256 << 10
 def default_path(environ: Mapping[str, str] = os.environ) -> str:
     """Where the daemon of this user answers, unless its settings put its socket elsewhere."""
     if os.geteuid() == 0:
-        return f"/run/giveback-daemon/{NAME}"
+        return f"{SYSTEM_FOLDER}/{NAME}"
     folder = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
     return f"{folder}/giveback-daemon/{NAME}"
 
 
-async def borrow(
-    vm: VmDescription, path: str | None = None, *, by_cgroup: bool = False
-) -> dict[str, object] | None:
-    """The guest's `memory` event with its `age_s`, from the daemon; None where it has none."""
-    where = default_path() if path is None else path
+def places() -> tuple[str, ...]:
+    """Where a daemon may answer: beside the socket that was named, and where every daemon is found."""
+    named = API_SOCKET.get()
+    beside = (f"{os.path.dirname(named) or '.'}/{NAME}",) if named else ()  # noqa: PTH120
+    return tuple(dict.fromkeys((*beside, default_path(), f"{SYSTEM_FOLDER}/{NAME}")))
+
+
+async def borrow(vm: VmDescription, *, by_cgroup: bool = False) -> dict[str, object] | None:
+    """What a daemon knows of the guest; None where no daemon knows the VM.
+
+    It is the agent's `memory` event with its `age_s` and `moved_bytes`, where there is one; and `held`:
+    whether the agent's port is the daemon's. `by_cgroup`: ask also which service and container has what.
+    """
+    for place in places():
+        said = await _ask(vm, place, by_cgroup)
+        if said is not None:
+            return said
+    return None
+
+
+async def _ask(vm: VmDescription, where: str, by_cgroup: bool) -> dict[str, object] | None:
     if not os.access(where, os.R_OK | os.W_OK):
         return None
     writer: asyncio.StreamWriter | None = None

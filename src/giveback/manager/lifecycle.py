@@ -22,7 +22,7 @@ from giveback.manager.devices.fallback import Fallbacks
 from giveback.manager.fleet.guest_proxy import proxying
 from giveback.manager.history.recorder import History
 from giveback.manager.http.server import Endpoint, serving
-from giveback.manager.settings.load import load
+from giveback.manager.settings.load import API_NAME, load, runtime_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from giveback.manager.settings.load import DaemonSettings
 
 LOCK_NAME = "daemon.lock"
+
 _ONLY_AT_START = {
     "socket": "daemon.socket",
     "socket_group": "daemon.socket_group",
     "state": "daemon.state",
     "metrics_listen": "daemon.metrics_listen",
-    "history": "history.path or history.keep",
     "history_limit_bytes": "history.limit",
 }
 
@@ -104,9 +104,49 @@ def notify_reloading() -> None:
 
 def fixed(before: DaemonSettings, after: DaemonSettings) -> list[str]:
     """What of the settings has changed, and can only at a start. Pure."""
-    return [
+    changed = [
         key for name, key in _ONLY_AT_START.items() if getattr(before, name) != getattr(after, name)
     ]
+    if (before.history is None) != (after.history is None):
+        changed.append("history.keep")
+    elif before.history != after.history and "daemon.state" not in changed:
+        # In another state folder the history has another path without being named.
+        changed.append("history.path")
+    return changed
+
+
+@contextlib.contextmanager
+def known_place(socket_path: Path, folder: Path) -> Iterator[None]:
+    """Lead from the place where every command looks to sockets that the settings put elsewhere.
+
+    `folder` is that place. Links of a daemon that runs are left alone: its own commands find it there.
+    """
+    targets = {
+        folder / API_NAME: socket_path,
+        folder / via_daemon.NAME: socket_path.parent / via_daemon.NAME,
+    }
+    made = []
+    for link, target in targets.items():
+        if link == target:
+            continue
+        try:
+            folder.mkdir(mode=0o755, exist_ok=True)
+            if link.is_symlink() and not link.exists():
+                link.unlink()
+            link.symlink_to(target)
+        except OSError as error:
+            structlog.get_logger("giveback.daemon").info(
+                "commands need --socket", why=f"{link}: {error.strerror}"
+            )
+        else:
+            made.append((link, target))
+    try:
+        yield
+    finally:
+        for link, target in made:
+            with contextlib.suppress(OSError):
+                if link.readlink() == target:
+                    link.unlink()
 
 
 async def manage(settings: DaemonSettings, path: Path | None, root: str = "/") -> None:
@@ -122,6 +162,7 @@ async def manage(settings: DaemonSettings, path: Path | None, root: str = "/") -
         daemon = Daemon(settings, recorder=recorder, fallbacks=fallbacks, root=root)
         loop = asyncio.get_running_loop()
         lent = proxying(daemon.fleet, settings.socket.parent / via_daemon.NAME)
+        stack.enter_context(known_place(settings.socket, runtime_folder()))
         async with serving(daemon, _endpoint(settings)) as surfaces, lent:
 
             def reload() -> None:

@@ -68,6 +68,8 @@ class Decision:
     reason: str
     look_again_s: float
     """How soon the host should be looked at again: need sets the rate."""
+    calm_urgency: int = 0
+    """What a guest hears that nothing is asked of; alone its agent would act as at 1."""
 
 
 class ActionKind(StrEnum):

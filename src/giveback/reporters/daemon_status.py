@@ -14,9 +14,12 @@ from giveback_kernel.units import size
 if TYPE_CHECKING:
     from giveback.manager.model import Ask, DaemonStatus, Lease, RecordedAction, VmStatus
 
+CALM_WORDS = {
+    0: "calm: guests keep their caches, which their agents alone would not; [host] on_calm",
+    1: "calm: idle guests return cold cache, as their agents alone would",
+}
 URGENCY_WORDS = {
-    # Of the host: what one guest is told may be less.
-    0: "calm: caches stay",
+    # Of the host: what one guest hears may be less.
     1: "soon short: some guests are asked for trapped memory and cold cache",
     2: "short: more guests are asked for trapped memory and cold cache",
     3: "critical: where that does not suffice, warm cache is asked for, too",
@@ -63,7 +66,8 @@ def _host_lines(status: DaemonStatus) -> list[str]:
         lines.append(f"host: {', '.join(parts)}")
     if decision is not None:
         urgency = decision.urgency
-        words = [f"urgency {urgency} ({URGENCY_WORDS.get(urgency, '?')})"]
+        calm = CALM_WORDS.get(decision.calm_urgency, "?")
+        words = [f"urgency {urgency} ({URGENCY_WORDS.get(urgency, '?') if urgency else calm})"]
         if decision.deficit_bytes > 0:
             words.append(f"{size(decision.deficit_bytes)} short")
         if decision.trouble_in_s is not None:

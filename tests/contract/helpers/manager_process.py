@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import resource
 import socket
 import subprocess
@@ -44,6 +45,7 @@ class Manager:
         self.host = host
         self.path = host.folder / "giveback.toml"
         self.log = host.folder / "daemon.log"
+        self.known = host.folder / "run"
         self.write_settings(more)
 
     def write_settings(self, more: str) -> None:
@@ -63,7 +65,8 @@ class Manager:
                     str(resource.RLIM_INFINITY if file_limit_bytes is None else file_limit_bytes),
                 ],
                 stderr=log,
-                env=environment,
+                # The place where every command looks is of this test, too.
+                env={**(environment or os.environ), "RUNTIME_DIRECTORY": str(self.known)},
             )  # fmt: skip
 
     @contextlib.contextmanager

@@ -121,7 +121,10 @@ def test_ps_sees_a_guest_whose_port_the_daemon_holds(
     manager = Manager(host)
     with host.guest("web") as guest, manager.running():
         manager.until(lambda: manager.vm("web").get("condition") == "ok")
-        monkeypatch.setattr(via_daemon, "default_path", lambda: str(host.folder / via_daemon.NAME))
+        # Its settings put its sockets elsewhere: the known place leads there.
+        monkeypatch.setattr(
+            via_daemon, "default_path", lambda: str(manager.known / via_daemon.NAME)
+        )
         # Other VMs of this machine are none of this test's business.
         backend = QemuBackend()
         vm = backend.recognise(Process(guest.pid, tuple(guest.process.args)))  # type: ignore[arg-type]
@@ -136,6 +139,52 @@ def test_ps_sees_a_guest_whose_port_the_daemon_holds(
         (row,) = from_agent(said, GuestSource.AGENT).cgroups
         assert (row.name, row.anon_bytes) == ("podman web", MIB)
         assert (host.folder / via_daemon.NAME).stat().st_mode & 0o777 == 0o600
+        for _ in range(3):
+            assert main(["ps", "--json"]) == 0
+            assert json.loads(capsys.readouterr().out)[0]["guest"]["source"] == "agent"
+        # Its port was never asked for by `ps`: to the daemon nobody else is there.
+        errors = manager.vm("web")["errors"]
+        assert "channel held by another" not in errors
+        assert "channel lent to another" not in errors
+        assert guest.log.read_text().count("gone") == 0
+
+
+def test_status_asks_a_daemon_whose_settings_file_is_broken_since(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manager = Manager(host)
+    with manager.running() as daemon:
+        monkeypatch.setattr(
+            via_daemon, "default_path", lambda: str(manager.known / via_daemon.NAME)
+        )
+        manager.write_settings('[host]\nshort = "lots"\nfloor = 1\n')
+        for words in (["status"], ["status", "--json"]):
+            assert main([*words, "--settings", str(manager.path)]) == 0
+            shown = capsys.readouterr()
+            assert "host.short: must be" in shown.err
+            assert "host.floor: there is no such setting" in shown.err
+            assert f"asking the daemon at {manager.known}/api.sock" in shown.err
+            assert shown.out
+        daemon.send_signal(signal.SIGHUP)
+        manager.until(lambda: (manager.status() or {})["problems"])
+        (problem,) = (manager.status() or {})["problems"]
+        assert "host.short" in problem
+        assert "host.floor" in problem
+        daemon.terminate()
+        assert daemon.wait(DEADLINE_S) == 0
+    # It leaves no link that leads nowhere.
+    assert list(manager.known.iterdir()) == []
+    assert main(["status", "--settings", str(manager.path)]) == 2
+
+
+def test_a_reload_names_what_needs_a_restart(host: Host) -> None:
+    manager = Manager(host)
+    with manager.running() as daemon:
+        manager.write_settings('[history]\nkeep = false\nlimit = "9M"\n')
+        daemon.send_signal(signal.SIGHUP)
+        manager.until(lambda: (manager.status() or {})["problems"])
+        (problem,) = (manager.status() or {})["problems"]
+        assert "history.limit, history.keep changes only at a restart" in problem
 
 
 def test_a_full_disk_under_the_history_stops_nothing(host: Host) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from giveback.errors import InputError
+from giveback.guest import via_daemon
 from giveback.manager.daemon import Daemon
 from giveback.manager.decide.arbiter import ArbiterState
 from giveback.manager.decide.forecast import ForecastSample
-from giveback.manager.lifecycle import make_folder_of, take_settings
+from giveback.manager.lifecycle import fixed, known_place, make_folder_of, take_settings
 from giveback.manager.settings.load import from_bytes
 
 if TYPE_CHECKING:
@@ -68,3 +69,41 @@ def test_the_sockets_folder_is_made_but_not_what_is_above_it(tmp_path: Path) -> 
     assert (tmp_path / "run").stat().st_mode & 0o777 == 0o755
     with pytest.raises(InputError, match=r"daemon\.socket names another"):
         make_folder_of(tmp_path / "no/run/api.sock")
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ('[daemon]\nsocket = "/x/api.sock"\n', ["daemon.socket"]),
+        ('[daemon]\nstate = "/x"\n', ["daemon.state"]),
+        ("[history]\nkeep = false\n", ["history.keep"]),
+        ('[history]\npath = "/x/h.db"\n', ["history.path"]),
+        ('[daemon]\nmetrics_listen = "127.0.0.1:9"\n[history]\nlimit = "9M"\n',
+         ["history.limit", "daemon.metrics_listen"]),
+        ('[host]\nshort = "5%"\n', []),
+    ],
+)  # fmt: skip
+def test_what_needs_a_restart_is_named(tmp_path: Path, more: str, named: list[str]) -> None:
+    assert sorted(fixed(settings_of(tmp_path, ""), settings_of(tmp_path, more))) == sorted(named)
+
+
+def test_the_known_place_leads_to_the_sockets_while_the_daemon_runs(tmp_path: Path) -> None:
+    folder, other = tmp_path / "run", tmp_path / "elsewhere"
+    other.mkdir()
+    for name in ("api.sock", via_daemon.NAME):
+        (other / name).touch()
+    with known_place(other / "api.sock", folder):
+        assert (folder / "api.sock").readlink() == other / "api.sock"
+        assert (folder / via_daemon.NAME).readlink() == other / via_daemon.NAME
+        # Another daemon's commands find it by --socket.
+        with known_place(tmp_path / "third/api.sock", folder):
+            assert (folder / "api.sock").readlink() == other / "api.sock"
+        assert (folder / "api.sock").exists()
+    assert list(folder.iterdir()) == []
+    # What a killed daemon left leads nowhere, and is replaced.
+    (folder / "api.sock").symlink_to(tmp_path / "gone")
+    with known_place(other / "api.sock", folder):
+        assert (folder / "api.sock").exists()
+    # Its own place needs no link.
+    with known_place(folder / "api.sock", folder):
+        assert list(folder.iterdir()) == []

@@ -112,7 +112,8 @@ def decide(
     swap_in = (host.at_s, host.swap_in_bytes)
     state = replace(state, looks=looks, swap_in=swap_in)
     look_again_s = _look_again_s(host, marks, trouble_in_s, state.urgency)
-    decision = Decision(state.urgency, deficit, trouble_in_s, asks, why, look_again_s)
+    calm_urgency = int(settings.on_calm == "cold")
+    decision = Decision(state.urgency, deficit, trouble_in_s, asks, why, look_again_s, calm_urgency)
     return decision, state, asked
 
 
@@ -148,12 +149,13 @@ def told_urgency(
     """Return what a guest is to hear now, as a lease to be renewed until the next decision.
 
     A guest whose turn it is hears its ask for as long as that is waited for. The others keep their
-    caches, until the host is at its worst: then each goes by its own policy.
+    caches, or return cold ones, as the settings say; a host at its worst leaves each its own policy.
     """
+    calm = decision.calm_urgency
     if decision.urgency and asked is not None and not guest.pressed and state.looks:
         waiting = asked.waited_for(state.looks[-1].at_s)
-        return asked.urgency if waiting else int(decision.urgency >= 3)
-    return 1 if decision.urgency >= 3 else 0
+        return asked.urgency if waiting else max(calm, int(decision.urgency >= 3))
+    return 1 if decision.urgency >= 3 else calm
 
 
 def urgency_for(

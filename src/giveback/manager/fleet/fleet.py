@@ -126,7 +126,7 @@ class Watched:
         if isinstance(event, protocol.Hello):
             self.on_hello(self)
         elif isinstance(event, protocol.MemoryReport):
-            self.guest.take_line(event.line)
+            self.guest.take_line(event.line, now_s)
             report = from_agent(event.said, GuestSource.AGENT)
             if report.total_bytes is None:
                 self.errors.add("guest's numbers not believed")

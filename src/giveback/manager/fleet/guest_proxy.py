@@ -70,29 +70,36 @@ def _listener(path: Path) -> socket.socket:
 
 
 async def _answer(fleet: Fleet, pid: object, by_cgroup: bool) -> bytes:
-    """The guest's last word, a fresh one where it gives it at once; `null` where there is none."""
+    """The agent's last report, a fresh one where it comes at once; `null` for a VM that is not known.
+
+    `held`: its port is the daemon's, so that nobody else need try it. `moved_bytes`: by how much
+    resident memory has moved since the report; null where that was not watched.
+    """
     keys = fleet.pids.get(pid, set()) if isinstance(pid, int) else set()
     vm = next((fleet.vms[key] for key in keys), None)
     if vm is None:
         return b"null"
     await _freshen(vm, by_cgroup)
     now_s = asyncio.get_running_loop().time()
-    guest = vm.guest
-    if not guest.line or guest.reported_at_s is None:
-        return b"null"
+    guest, channel = vm.guest, vm.channel
+    is_held = not vm.settings.ignore and (channel.session is not None or channel.connecting)
+    known = {"name": vm.name, "held": is_held}
+    if not guest.line:
+        return json.dumps(known).encode()
+    age_s, moved_bytes = now_s - guest.line_at_s, vm.host.moved_since(guest.line_at_s)
     said = parse_object(guest.line)
-    return json.dumps({**said, "name": vm.name, "age_s": now_s - guest.reported_at_s}).encode()
+    return json.dumps({**said, **known, "age_s": age_s, "moved_bytes": moved_bytes}).encode()
 
 
 async def _freshen(vm: Watched, by_cgroup: bool) -> None:
     loop = asyncio.get_running_loop()
     began_s = loop.time()
-    session, reported_at_s = vm.channel.session, vm.guest.reported_at_s
-    is_fresh = reported_at_s is not None and began_s - reported_at_s < _FRESH_S
+    session, guest = vm.channel.session, vm.guest
+    is_fresh = bool(guest.line) and began_s - guest.line_at_s < _FRESH_S
     if session is None or (is_fresh and not by_cgroup):
         return
     session.ask(began_s, by_cgroup)
     while loop.time() < began_s + (_BY_CGROUP_PATIENCE_S if by_cgroup else _PATIENCE_S):
-        if (vm.guest.reported_at_s or 0.0) >= began_s:
+        if guest.line_at_s >= began_s:
             return
         await asyncio.sleep(0.01)

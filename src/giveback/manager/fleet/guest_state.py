@@ -24,6 +24,7 @@ class GuestState:
         "due_s",
         "had_agent",
         "line",
+        "line_at_s",
         "missed",
         "report",
         "reported_at_s",
@@ -36,6 +37,8 @@ class GuestState:
         self.reported_at_s: float | None = None
         self.line = b""
         """The agent's last report as it came, for clients that ask via the daemon."""
+        self.line_at_s = 0.0
+        """When it came: a later report may be another source's."""
         self.due_s = 0.0
         self.had_agent = False
         self.missed = 0
@@ -52,9 +55,9 @@ class GuestState:
         """Note what its agent does now."""
         self.step, self.step_at_s = text, now_s
 
-    def take_line(self, line: bytes) -> None:
+    def take_line(self, line: bytes, now_s: float) -> None:
         """Keep a report as its agent sent it."""
-        self.line = line
+        self.line, self.line_at_s = line, now_s
 
     def take_report(self, report: GuestPicture, now_s: float) -> None:
         """Take a new report, from whichever source."""

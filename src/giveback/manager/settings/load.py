@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from giveback.errors import InputError
+from giveback.guest import via_daemon
 from giveback.manager.settings import access as access_rules
 from giveback.manager.settings import errors, vm_patterns
 from giveback.manager.settings.values import MemoryMark, loopback_of, mark_of, size_of, span_of
@@ -32,8 +33,9 @@ from giveback.manager.settings.values import MemoryMark, loopback_of, mark_of, s
 FILE_LIMIT_BYTES = 1 << 20
 HISTORY_LEAST_BYTES = 8 << 20
 HORIZON_MOST_S = 600.0
+API_NAME = "api.sock"
 SYSTEM_PATH = Path("/etc/giveback/giveback.toml")
-SYSTEM_RUNTIME = Path("/run/giveback-daemon")
+SYSTEM_RUNTIME = Path(via_daemon.SYSTEM_FOLDER)
 SYSTEM_STATE = Path("/var/lib/giveback-daemon")
 _STRICT = ConfigDict(extra="forbid")
 
@@ -90,6 +92,8 @@ class ArbiterSettings:
     calm: MemoryMark = _CALM
     horizon_s: float = 30.0
     calm_for_s: float = 30.0
+    on_calm: Literal["keep", "cold"] = "keep"
+    """On a calm host guests keep their caches (urgency 0), or return cold ones when idle (1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +157,34 @@ class _HostTable:
     calm: _Mark = _ARBITER.calm
     horizon: Annotated[_Seconds, _taken_by(_soon_enough)] = _ARBITER.horizon_s
     calm_for: _Seconds = _ARBITER.calm_for_s
+    on_calm: Literal["keep", "cold"] = _ARBITER.on_calm
 
     def __post_init__(self) -> None:
         """Two percentages or two sizes can be compared; a mix only on the host that it meets."""
-        short, calm = self.short, self.calm
-        if short.fraction is not None and calm.fraction is not None:
-            too_low = calm.fraction <= short.fraction
-        else:
-            alike = short.fraction is None and calm.fraction is None
-            too_low = alike and calm.least_bytes <= short.least_bytes
-        if too_low:
-            words = f"{calm} must be more than host.short, which is {short}"
+        if words := _why_calm_is_too_low(self.short, self.calm):
             raise errors.in_words(words, "calm")
+
+
+def _why_calm_is_too_low(short: MemoryMark, calm: MemoryMark) -> str:
+    """Return what is wrong with the two marks; "" where nothing is, or it cannot be told."""
+    if short.fraction is not None and calm.fraction is not None:
+        too_low = calm.fraction <= short.fraction
+    else:
+        alike = short.fraction is None and calm.fraction is None
+        too_low = alike and calm.least_bytes <= short.least_bytes
+    return f"{calm} must be more than host.short, which is {short}" if too_low else ""
+
+
+def _lines_of_marks(table: Mapping[str, Any]) -> list[str]:
+    """Return what pydantic does not come to where another key of [host] is wrong as well."""
+    host = table.get("host")
+    try:
+        said = host if isinstance(host, dict) else {}
+        short, calm = (mark_of(said.get(k, getattr(_ARBITER, k))) for k in ("short", "calm"))
+    except ValueError:
+        return []
+    words = _why_calm_is_too_low(short, calm)
+    return [f"host.calm: {words}"] if words else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +285,9 @@ def from_bytes(
     try:
         file = _ADAPTER.validate_python(table)
     except ValidationError as error:
-        raise errors.refused(source, errors.lines_of(error, _File)) from error
+        lines = errors.lines_of(error, _File)
+        lines += [line for line in _lines_of_marks(table) if line not in lines]
+        raise errors.refused(source, lines) from error
     return _effective(file, source, environ, uid)
 
 
@@ -276,11 +298,11 @@ def _effective(
     host, daemon, history = file.host, file.daemon, file.history
     state = daemon.state or _state_folder(environ, uid)
     return DaemonSettings(
-        socket=daemon.socket or _runtime_folder(environ, uid) / "api.sock",
+        socket=daemon.socket or runtime_folder(environ, uid) / API_NAME,
         state=state,
         history=(history.path or state / "history.db") if history.keep else None,
         history_limit_bytes=history.limit,
-        arbiter=ArbiterSettings(host.short, host.calm, host.horizon, host.calm_for),
+        arbiter=ArbiterSettings(host.short, host.calm, host.horizon, host.calm_for, host.on_calm),
         cgroup=None if host.cgroup is None else str(host.cgroup),
         socket_group=daemon.socket_group,
         metrics_listen=daemon.metrics_listen,
@@ -306,7 +328,7 @@ def _is_root(uid: int | None) -> bool:
     return (os.geteuid() if uid is None else uid) == 0
 
 
-def _runtime_folder(environ: Mapping[str, str], uid: int | None) -> Path:
+def runtime_folder(environ: Mapping[str, str] = os.environ, uid: int | None = None) -> Path:
     """systemd's own for the unit; else the system's for root, and the user's for others."""
     if given := _first_folder(environ, "RUNTIME_DIRECTORY"):
         return given

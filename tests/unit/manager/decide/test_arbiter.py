@@ -540,6 +540,17 @@ def test_any_hog_is_fed_from_cold_cache_where_there_is_enough(
     assert host.available_bytes >= marks_of(total, SETTINGS).short_bytes
 
 
+@given(HOSTS, guest_views(), STATES)
+def test_a_calm_host_may_want_cold_cache_all_the_same(
+    host: HostView, guest: GuestView, state: Remembered
+) -> None:
+    cold = replace(SETTINGS, on_calm="cold")
+    keeps, kept = decide(host, [guest], state, SETTINGS)
+    wants, wanted = decide(host, [guest], state, cold)
+    assert replace(wants, calm_urgency=0) == keeps
+    assert told_urgency(wants, guest, wanted) == max(1, told_urgency(keeps, guest, kept))
+
+
 @settings(deadline=None)
 @given(
     HOSTS,

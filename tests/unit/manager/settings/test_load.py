@@ -352,3 +352,20 @@ def test_every_setting_has_its_row_and_its_example() -> None:
     rows = re.findall(r"(?m)^\| `([a-z]+\.\S+)` \|", table)
     assert len(rows) == len(set(rows)) == 21
     assert os.access(EXAMPLE, os.R_OK)
+
+
+def test_marks_are_compared_also_where_another_key_is_wrong() -> None:
+    with pytest.raises(InputError) as caught:
+        load.from_bytes(b'[host]\nshort = "20%"\ncalm = "5%"\nhorizon = "never"\n', "x")
+    assert "host.horizon" in str(caught.value)
+    assert "host.calm: 5% must be more than host.short, which is 20%" in str(caught.value)
+    with pytest.raises(InputError) as caught:
+        load.from_bytes(b'[host]\ncalm = "5%"\n', "x")
+    assert str(caught.value).count("host.calm") == 1
+
+
+def test_a_calm_host_may_have_cold_cache_returned() -> None:
+    assert load.from_bytes(b"", "x").arbiter.on_calm == "keep"
+    assert load.from_bytes(b'[host]\non_calm = "cold"\n', "x").arbiter.on_calm == "cold"
+    with pytest.raises(InputError, match=r"host\.on_calm: must be 'keep' or 'cold'"):
+        load.from_bytes(b'[host]\non_calm = "hot"\n', "x")
