@@ -242,6 +242,11 @@ def _seconds(said: dict[str, object], key: str, most_s: float) -> float | None:
     return float(value) if 0 <= value <= most_s and math.isfinite(value) else None
 
 
+def has_memory(said: dict[str, object]) -> bool:
+    """Tell whether what a daemon says of a guest holds its agent's report."""
+    return "meminfo" in said
+
+
 def from_agent(said: dict[str, object], source: GuestSource, age_s: float = 0.0) -> GuestPicture:
     """Return what a `memory` event says: kernel files' text, as `giveback-agent picture` prints it."""
     order = said.get("report_order")

@@ -41,7 +41,7 @@ async def read_guest(
     problems: list[str] = []
     lent = await borrow(vm, by_cgroup=by_cgroup)
     is_held = lent is not None and lent.get("held") is True
-    if lent is not None and "meminfo" in lent:
+    if lent is not None and protocol.has_memory(lent):
         age_s, moved = lent.get("age_s"), lent.get("moved_bytes")
         guest = from_agent(lent, GuestSource.AGENT, age_s if isinstance(age_s, float) else 0.0)
         if guest.total_bytes is not None:
