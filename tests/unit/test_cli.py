@@ -51,6 +51,38 @@ def test_help_is_read_without_importing_a_command() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    ("words", "slow"),
+    [
+        (["--help"], "asyncio importlib.metadata ast pydantic httpx2 qemu.qmp"),
+        (
+            ["ps", "--help"],
+            "importlib.metadata qemu.qmp pydantic matplotlib numpy starlette httpx2",
+        ),
+        (["explain", "--help"], "importlib.metadata pydantic matplotlib numpy starlette httpx2"),
+        (["doctor", "--help"], "importlib.metadata pydantic matplotlib numpy starlette httpx2"),
+        (["enable", "--help"], "importlib.metadata pydantic matplotlib numpy starlette httpx2"),
+    ],
+)
+def test_nothing_slow_is_imported_before_it_is_needed(words: list[str], slow: str) -> None:
+    code = (
+        f"import sys; from giveback.cli import main\ntry: main({words!r})\nexcept SystemExit: pass\n"
+        f"print('slow:', *[m for m in {slow.split()!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "slow:"
+
+
+def test_entry_points_are_those_that_python_finds() -> None:
+    from importlib.metadata import entry_points
+
+    expected = {point.value for point in entry_points(group=cli.GROUP)}
+    assert {point.value for point in cli.entry_points(group=cli.GROUP)} == expected
+    assert "giveback_lab.commands" in expected
+    console = {point.value for point in entry_points(group="console_scripts")}
+    assert {point.value for point in cli.entry_points(group="console_scripts")} == console
+
+
 @pytest.mark.parametrize("name", cli.command_names())
 def test_only_the_command_that_is_named_is_imported(name: str) -> None:
     code = (

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import json
+import os
+import shlex
+from typing import TYPE_CHECKING, cast
 
 from real_qemu import described, running
 
@@ -11,6 +14,7 @@ from giveback.cli import main
 from giveback.vmm.backends import libvirt
 from giveback.vmm.backends.qemu import QemuBackend
 from giveback.vmm.base import Answer, VmDescription, VmState
+from giveback.vmm.clients.qmp import monitor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +76,49 @@ def test_statistics_are_turned_on_at_once(
         assert state_of(vm).statistics_period_s == 0
         assert main(["enable", str(process.pid), "--statistics", "--off"]) == 2
     assert "every 5 s" in capsys.readouterr().out
+
+
+AGENT_PORT = [
+    "-device", "virtio-serial-pci", "-chardev", "socket,id=c,path={dir}/agent,server=on,wait=off",
+    "-device", "virtserialport,chardev=c,name=org.giveback.agent.0",
+]  # fmt: skip
+
+
+def findings(capsys: pytest.CaptureFixture[str], pid: int, code: int) -> list[dict[str, object]]:
+    capsys.readouterr()
+    assert main(["doctor", str(pid), "--json"]) == code
+    (found,) = json.loads(capsys.readouterr().out)
+    listed = found["findings"]
+    assert isinstance(listed, list)
+    return listed
+
+
+def test_doctor_leads_to_commands_that_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A guest that runs (its firmware, here) without an agent, and with polling off."""
+
+    async def run() -> None:
+        async with monitor(str(tmp_path / "qmp"), 10) as session:
+            await session.tell("cont")
+
+    words = ["-m", "64M", "-name", f"led {os.getpid()}", *BALLOON, *AGENT_PORT]
+    with running(tmp_path, *words) as process:
+        assert not any("install" in str(f["remedy"]) for f in findings(capsys, process.pid, 1))
+        asyncio.run(run())
+        found = findings(capsys, process.pid, 1)
+        assert "no giveback-agent" in str(found[0]["what"])
+        assert "no program in the guest has opened this port" in str(found[0]["evidence"])
+        assert any("install" in line for line in cast("list[str]", found[0]["commands"]))
+        assert main(["explain", str(process.pid)]) == 0
+        _, _, remedies = capsys.readouterr().out.partition("what would bring it back:\n")
+        assert remedies.splitlines()[0].endswith("no giveback-agent in this guest: install it")
+        (off,) = (f for f in found if "polling is off" in str(f["what"]))
+        (line,) = cast("list[str]", off["commands"])
+        assert main(shlex.split(line)[1:]) == 0
+        after = findings(capsys, process.pid, 1)
+    assert not any("polling is off" in str(f["what"]) for f in after)
+    assert not any("stuck" in str(f["what"]) for f in (*found, *after))
 
 
 def test_statistics_need_a_balloon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
