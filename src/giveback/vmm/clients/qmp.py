@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 
 from giveback.errors import VmError
-from giveback.vmm.clients.sockets import connect_unix, reason
+from giveback.vmm.clients.sockets import connect_unix, is_queued, reason
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LINE_LIMIT_BYTES = 4 << 20
 """The longest answer that is taken; `info mtree -f` of a large machine is below 200 KiB."""
 _GOODBYE_S = 1.0
+_HELD_AFTER_S = 1.0
+"""A monitor whose queue we are still in after this is another program's, and not only for some questions."""
 
 
 class _Client(QMPClient):
@@ -89,13 +91,10 @@ async def monitor(address: str, timeout_s: float) -> AsyncIterator[Monitor]:
     client = _Client(readbuflen=LINE_LIMIT_BYTES)
     try:
         async with asyncio.timeout(timeout_s):
-            await _connect(client, address)
+            await _connect_unless_held(client, address)
             yield Monitor(client, address)
     except TimeoutError as error:
-        raise VmError(
-            f"{address}: no answer in {timeout_s:g} s; another program (libvirt?) may hold this "
-            "monitor, or QEMU is stopped"
-        ) from error
+        raise VmError(_silent(address, timeout_s)) from error
     except ConnectError as error:
         raise VmError(f"{address}: {_cause(error)}") from error
     except QMPError as error:
@@ -107,6 +106,28 @@ async def monitor(address: str, timeout_s: float) -> AsyncIterator[Monitor]:
     finally:
         with contextlib.suppress(QMPError, EOFError, OSError, TimeoutError):
             await asyncio.wait_for(client.disconnect(), _GOODBYE_S)
+
+
+def _silent(address: str, waited_s: float) -> str:
+    return (
+        f"{address}: no answer in {waited_s:g} s; another program (libvirt?) may hold this "
+        "monitor, or QEMU is stopped"
+    )
+
+
+async def _connect_unless_held(client: QMPClient, address: str) -> None:
+    """Connect; where another client is served and we wait behind it, give up early. Raises VmError."""
+    connecting = asyncio.ensure_future(_connect(client, address))
+    try:
+        done, _ = await asyncio.wait({connecting}, timeout=_HELD_AFTER_S)
+        if not done and is_queued(address):
+            raise VmError(_silent(address, _HELD_AFTER_S))
+        await connecting
+    finally:
+        if not connecting.done():
+            connecting.cancel()
+            with contextlib.suppress(asyncio.CancelledError, QMPError, EOFError, OSError):
+                await connecting
 
 
 async def _connect(client: QMPClient, address: str) -> None:

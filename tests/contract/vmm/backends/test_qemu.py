@@ -229,6 +229,15 @@ def test_a_monitor_that_is_held_is_said(tmp_path: Path) -> None:
         assert "another program" in state.problems[0]
 
 
+def test_a_monitor_that_is_held_is_not_waited_for(tmp_path: Path) -> None:
+    with running(tmp_path, "-m", "64M") as process, socket.socket(socket.AF_UNIX) as holder:
+        holder.connect(str(tmp_path / "qmp"))
+        assert b"QMP" in holder.recv(4096)
+        # Under the test's own limit of time: the monitor stays held.
+        state = asyncio.run(QemuBackend().inspect(described(process), timeout_s=3600))
+        assert "another program" in state.problems[0]
+
+
 def test_a_monitor_under_a_long_path(tmp_path: Path) -> None:
     with running(tmp_path, "-m", "64M") as process:
         deep = tmp_path / ("d" * 120)
