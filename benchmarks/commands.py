@@ -2,7 +2,8 @@
 
 One VM has an agent that answers at once; the other is a paused QEMU with the agent's port and nobody in the
 guest, where a command may wait in vain. Run: `python benchmarks/commands.py [--runs 7] [--against DIR]`; with
-DIR, another source tree, each run of one is followed by one of the other, and ratios are printed.
+DIR, another source tree, each run of one is followed by one of the other, and ratios are printed. Other VMs
+of the host count in `ps` and `doctor`: as root, `unshare -p -f --mount-proc` before it hides them.
 """
 
 from __future__ import annotations
