@@ -28,6 +28,9 @@ _SUFFIXES = re.compile(
 )
 _CUT = "cloud-hypervisor"[:15]
 """What /proc/PID/comm has of it."""
+_LOADERS = ("ld-linux", "ld-musl", "ld.so", "ld64.so")
+_LOADER_WORDS = 8
+"""Its own options come first: --library-path, --argv0, --preload."""
 _OPTIONS = {
     "cloud-hypervisor": ("--api-socket", "--kernel", "--firmware", "--memory", "--restore"),
     "firecracker": ("--api-sock", "--no-api", "--config-file"),
@@ -38,9 +41,14 @@ _OPTIONS = {
 def vmm_of(process: Process) -> str:
     """Return `qemu`, `cloud-hypervisor`, `firecracker`, or '' for a process that is no VMM.
 
-    What runs decides; argv[0] does where that is not readable, or is an interpreter's or a loader's.
+    What runs decides; argv[0] does where that is not readable, or an interpreter's. A dynamic loader that
+    was started by its name runs the first file among its words.
     """
-    return _kind(process.executable, process.argv) or _kind(process.program, process.argv)
+    found = _kind(process.executable, process.argv) or _kind(process.program, process.argv)
+    if found or not process.executable.startswith(_LOADERS):
+        return found
+    files = (word for word in process.argv[1:_LOADER_WORDS] if "/" in word and word[:1] != "-")
+    return next(filter(None, (_kind(file.rsplit("/", 1)[-1], process.argv) for file in files)), "")
 
 
 def _kind(name: str, argv: tuple[str, ...]) -> str:

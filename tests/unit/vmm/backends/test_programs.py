@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from giveback.host.procs import Process
 from giveback.vmm.backends.programs import given_name, vmm_of
+from giveback.vmm.backends.qemu_args import describe
 
 QEMUS = [
     "qemu-system-x86_64", "qemu-system-i386", "qemu-system-aarch64", "qemu-system-s390x", "qemu-kvm",
@@ -58,6 +59,15 @@ def test_another_user_s_process_shows_the_begin_of_its_name() -> None:
                        ("cloud-hyperviso", "cloud-hypervisor"), ("firecracker", "firecracker"),
                        ("qemu-img", ""), ("kworker/0:1", "")):  # fmt: skip
         assert vmm_of(Process(7, ("microvm@web",), name)) == kind
+
+
+def test_a_program_that_its_loader_was_told_to_run() -> None:
+    exe = "/lib64/ld-linux-x86-64.so.2"
+    words = (exe, "--library-path", "/opt/lib", "/opt/bin/qemu-system-x86_64", "-m", "1G")
+    assert vmm_of(Process(7, words, exe)) == "qemu"
+    assert vmm_of(Process(7, (exe, "/bin/ls", "qemu-kvm"), exe)) == ""
+    assert vmm_of(Process(7, words, "/bin/strace")) == ""
+    assert describe(Process(7, words, exe), str).ram_bytes == 1 << 30
 
 
 def test_what_runs_beats_what_it_calls_itself() -> None:
