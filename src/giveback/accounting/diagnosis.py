@@ -44,7 +44,7 @@ class Severity(StrEnum):
 
     KEEPS = "keeps memory"
     MAY_KEEP = "may keep memory"
-    BLINDS = "hides memory"
+    BLINDS = "cannot see inside"
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,11 +144,42 @@ ENTRIES = st.lists(st.dictionaries(st.sampled_from(NAMES), JSON | st.just("dimm"
 def test_any_answer_is_taken(answer: object) -> None:
     qemu_shape.plugged_blocks(answer, answer, ())
     qemu_shape.plugged_socket(answer)
+    qemu_shape.closed_sockets(answer)
+    (*_, last) = qemu_shape.base_blocks(answer, answer, 1 << 30)
+    assert last.size_bytes <= 1 << 30
     qemu.ram_bytes(answer)
     qemu.balloon_bytes(answer, 1 << 30)
     qemu.parse_statistics(answer)
     qemu.capability_blockers(answer)
     assert qemu.reporting(qemu.guest_features(answer)) in Answer
+
+
+def test_base_memory_by_the_monitor() -> None:
+    backends = [
+        {"id": "a", "size": GIB, "share": True, "prealloc": False},
+        {"id": "b", "size": 2 * GIB, "share": False, "prealloc": True},
+        {"id": "dimm", "size": GIB},
+    ]
+    plugged = [{"type": "dimm", "data": {"memdev": "/objects/dimm", "size": GIB}}]
+    assert qemu_shape.base_blocks(backends, plugged, 3 * GIB) == (
+        RamBlock("a", GIB, Backing.UNKNOWN, shared=True),
+        RamBlock("b", 2 * GIB, Backing.UNKNOWN, prealloc=True),
+    )
+    # Of an NVDIMM's or a shared-memory device's: then which is RAM is not told.
+    assert qemu_shape.base_blocks(backends, plugged, GIB) == (
+        RamBlock("ram", GIB, Backing.UNKNOWN),
+    )
+
+
+def test_sockets_that_the_guest_has_opened() -> None:
+    chardevs = [
+        {"label": "a", "frontend-open": False, "filename": "disconnected:unix:/a,server=on"},
+        {"label": "b", "frontend-open": True, "filename": "unix:/b,server=on"},
+        {"label": "c", "frontend-open": False, "filename": "unix:/c,server=on <-> "},
+        {"label": "d", "frontend-open": False, "filename": "disconnected:tcp:::1,server=on"},
+        {"label": "e", "filename": "unix:/e,server=on"},
+    ]
+    assert qemu_shape.closed_sockets(chardevs) == ("/a", "/c")
 
 
 def test_blocks_that_were_plugged_in() -> None:
