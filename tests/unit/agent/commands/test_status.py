@@ -94,3 +94,19 @@ def test_nonsense_in_the_status_file_is_survived(busy: object) -> None:
     said = {**_said(), "busy": busy, "learned_floor_bytes": "much", "cache_floor_bytes": -1}
     assert status.lines(7, snapshot(1.0), said, None, ReportingState(True, "", 9, True))
     assert status.would_take_bytes(snapshot(1.0), said) >= 0
+
+
+def test_what_is_excluded_is_shown_and_nothing_that_repaints_the_screen() -> None:
+    state = ReportingState(True, "", 9, True)
+    many = [f"x{n}.service" for n in range(status.PATTERNS_SHOWN + 3)]
+    for exclude, words in (
+        (["db.service", "a\x1b[2J"], "takes nothing from db.service, a\\x1b[2J"),
+        (many, "x7.service and 3 more"),
+    ):
+        lines = status.lines(1, snapshot(1.0), {"exclude": exclude}, None, state)
+        assert any(line.endswith(words) for line in lines)
+        assert all(line.isprintable() for line in lines)
+    nothings: tuple[object, ...] = ([], None, "text", 7)
+    for nothing in nothings:
+        lines = status.lines(1, snapshot(1.0), {"exclude": nothing}, None, state)
+        assert not any("takes nothing" in line for line in lines)
