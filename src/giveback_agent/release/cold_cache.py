@@ -156,7 +156,7 @@ def target_of(one: NodeGenerations, page_bytes: int, stale_after_s: float) -> Ev
     alone, whole: what is kept of it moves one up with its history cleared, and must not come up for
     eviction in the same pass. Where nothing is that old, but the youngest generation itself is
     older than `stale_after_s`, a new one is opened: the second-youngest then becomes the third. A cgroup
-    that has ended has no number to ask by, and cannot be taught: see ended_cgroups.
+    that has ended has no number to ask by, and cannot be trained: see ended_cgroups.
     """
     if lru_gen.has_ended(one.memcg_id, one.memcg_path):
         return None

@@ -343,3 +343,10 @@ def test_an_old_kernel_is_not_asked_where_it_could_swap_programs_out(
     monkeypatch.setattr(files, "write", old_kernel)
     cold_cache.reclaim_cold(str(tmp_path), cold_cache.LISTS, 64 << 20, may_swap=may_swap)
     assert bool(asked) is is_asked
+
+
+def test_what_an_ended_cgroup_left_is_no_target() -> None:
+    """It has no number to ask by: counted as untrained, it would keep ended_cgroups from taking it."""
+    ended = NodeGenerations(0, "/gone.service", 0, one(100_000, 0, 0, 0).generations)
+    assert target_of(ended) is None
+    assert target_of(NodeGenerations(0, "/", 0, ended.generations)) is not None
