@@ -143,6 +143,7 @@ class Foreground:
                 seen = self._seen(self._look(), urgency, outcome)
                 actions, state = adaptive.decide(seen, state, self._settings, self._can)
         finally:
+            self._steps.restore_limits()
             self._steps.restore()
         self._tell()
         return 1 if self._failed else 0

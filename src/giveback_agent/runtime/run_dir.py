@@ -75,6 +75,25 @@ def hold_lock(root: str) -> int:
     return fd
 
 
+def lock_folder(root: str) -> int | None:
+    """Lock /run/giveback, which needs no file in it; None where another process has the lock.
+
+    The lock ends when what is returned is closed, or with the process. Raises KernelFileError where the
+    folder cannot be opened.
+    """
+    full = files.under(root, FOLDER)
+    try:
+        fd = os.open(full, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        raise KernelFileError(full, os.strerror(error.errno or 0), error.errno) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
 def _take(fd: int, root: str) -> None:
     """Lock the file. Raises AlreadyRunningError where an agent has it, OSError for what else fails."""
     deadline_s = time.monotonic() + ASKED_WAIT_S

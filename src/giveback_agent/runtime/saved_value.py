@@ -122,8 +122,39 @@ class SavedValue(_Record):
         return Restored(True, saved if ours else None)
 
 
+class _FolderLock:
+    """This process's lock on /run/giveback, for as long as one of its records needs it."""
+
+    def __init__(self) -> None:
+        self._fd: int | None = None
+        self._records: set[str] = set()
+
+    def take(self, root: str, record: str) -> bool:
+        """Take the lock for a record; False where another process has it. Raises KernelFileError."""
+        if self._fd is None:
+            self._fd = run_dir.lock_folder(root)
+        if self._fd is None:
+            return False
+        self._records.add(record)
+        return True
+
+    def release(self, record: str) -> None:
+        """Release the lock, if this record was the last that needed it."""
+        self._records.discard(record)
+        if self._fd is not None and not self._records:
+            os.close(self._fd)
+            self._fd = None
+
+
+_LOCK = _FolderLock()
+
+
 class SavedValues(_Record):
-    """One kind of memory limit, `file_name`, of many cgroups: an amount or `max` in each file."""
+    """One kind of memory limit, `file_name`, of many cgroups: an amount or `max` in each file.
+
+    A manual pass may run beside the service. From `change` to `restore` a process holds a lock, which
+    ends with it: a record is one process's alone, and nobody restores what a live process has set.
+    """
 
     def __init__(self, record_name: str, file_name: str) -> None:
         super().__init__(record_name, RECORD_LIMIT_BYTES, file_name)
@@ -140,16 +171,20 @@ class SavedValues(_Record):
     def change(self, root: str, changes: tuple[Changed, ...]) -> int:
         """Put all originals on record, then set our values in this order; returns how many were set.
 
-        The record of an earlier change is replaced: restore that first. A cgroup that has vanished or
-        refuses is passed over. Raises KernelFileError or AgentError, with nothing changed, where the
-        record cannot be kept, or would be longer than RECORD_LIMIT_BYTES.
+        What is on record already is restored first. A cgroup that has vanished or refuses is passed over.
+        Raises KernelFileError or AgentError, with nothing changed, where the record cannot be kept, would
+        be longer than RECORD_LIMIT_BYTES, or is another process's.
         """
         if not changes:
             return 0
+        self.restore(root)
         lines = "".join([f"{c.original} {c.ours} {c.path}\n" for c in changes])
         if len(lines.encode("utf-8", "surrogateescape")) > RECORD_LIMIT_BYTES:
             path = files.under(root, self.record_path)
             raise KernelFileError(path, f"{len(changes)} cgroups are too many to keep on record")
+        run_dir.make_folder(root)
+        if not _LOCK.take(root, self.record_path):
+            raise KernelFileError(files.under(root, self.record_path), "another process uses it")
         self._put(root, lines)
         return sum([_write_limit(root, change.path, change.ours) for change in changes])
 
@@ -157,11 +192,18 @@ class SavedValues(_Record):
         """Undo every change on record; returns how many files, or None where there was no record.
 
         The last file is restored first. A value that is not ours is left alone, and so is a line that
-        is nonsense or names another file. Raises KernelFileError where a file that still holds our value
-        refuses its original, or the record cannot be removed: the record is kept, so try again.
+        is nonsense or names another file. Nothing is done where another live process made the changes.
+        Raises KernelFileError where a file that still holds our value refuses its original, or the record
+        cannot be removed: the record is kept, so try again.
         """
-        if not self.is_saved(root):
+        try:
+            if self.is_saved(root) and _LOCK.take(root, self.record_path):
+                return self._restore(root)
             return None
+        finally:
+            _LOCK.release(self.record_path)
+
+    def _restore(self, root: str) -> int:
         count, refused = 0, ""
         for change in reversed(self._recorded(root)):
             if self.read(root, change.path) != change.ours:

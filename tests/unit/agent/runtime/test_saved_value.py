@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,36 @@ def test_a_cgroup_of_any_name_comes_back(tmp_path: Path) -> None:
     LIMITS.change(str(tmp_path), (Changed("max", "1", path),))
     assert LIMITS.restore(str(tmp_path)) == 1
     assert full.read_text().splitlines()[0] == "max"
+
+
+def test_what_a_live_process_has_changed_is_its_own(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    (path,) = limit_files(tmp_path, ["max"])
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        LIMITS.change(root, (Changed("max", "1", path),))
+        os.write(writer, b"x")
+        signal.pause()
+        os._exit(0)
+    os.read(reader, 1)
+    assert LIMITS.restore(root) is None
+    with pytest.raises(KernelFileError, match="another process"):
+        LIMITS.change(root, (Changed("max", "2", path),))
+    assert (LIMITS.read(root, path), LIMITS.is_saved(root)) == ("1", True)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert LIMITS.restore(root) == 1
+    assert LIMITS.read(root, path) == "max"
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_second_change_undoes_the_first(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    one, two = limit_files(tmp_path, ["max", "max"])
+    LIMITS.change(root, (Changed("max", "1", one),))
+    LIMITS.change(root, (Changed("max", "2", two),))
+    assert [LIMITS.read(root, path) for path in (one, two)] == ["max", "2"]
+    assert LIMITS.restore(root) == 1
+    assert [LIMITS.read(root, path) for path in (one, two)] == ["max", "max"]
