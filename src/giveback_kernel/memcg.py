@@ -55,6 +55,32 @@ def read_file_lists(root: str, cgroup: str) -> FileLists:
     return parse(files.read(root, path), path)
 
 
+def unprotected_bytes(root: str, mount: str, cgroup: str) -> int:
+    """Return how much may be taken of a cgroup so that it and those above it keep what protects them.
+
+    That is memory.min and memory.low. The kernel itself does not look at them where a cgroup is asked
+    by its own memory.reclaim or memory.high, or by lru_gen (mem_cgroup_unprotected(): the root of a
+    reclaim). A file that is missing protects nothing.
+    """
+    most = BYTES_LIMIT
+    folder = cgroup
+    while len(folder) > len(mount):
+        kept = max(_amount(root, f"{folder}/memory.min"), _amount(root, f"{folder}/memory.low"))
+        if kept:
+            most = min(most, max(0, _amount(root, f"{folder}/memory.current") - kept))
+        folder = folder.rpartition("/")[0]
+    return most
+
+
+def _amount(root: str, path: str) -> int:
+    """Read an amount; `max` is more than there can be, and 0 stands for what cannot be read."""
+    try:
+        token = files.read(root, path, 64).partition(b"\n")[0].strip()
+        return BYTES_LIMIT if token == b"max" else number(path, "the amount", token)
+    except KernelFileError:
+        return 0
+
+
 def leaves(root: str, mount: str, limit: int = CGROUPS_LIMIT) -> tuple[str, ...]:
     """List the folders of the cgroups under `mount` without children, `mount` itself if it has none.
 

@@ -74,4 +74,4 @@ def _value_of(word: str) -> Any:
         return word == "True"
     if word == _UNKNOWN:
         return None
-    return int(word) if word.isdigit() else word
+    return int(word) if word.lstrip("-").isdigit() else word

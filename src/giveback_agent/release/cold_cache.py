@@ -347,18 +347,21 @@ class _Generations:
         folder = self._leaf_of(target) if self.read_once and not target.age_first else None
         least = 1 if folder is None else LEAST_STEP_PAGES
         last = -1
+        spare_pages = self._unprotected_pages(target)
         while self.steps < STEPS_LIMIT and self.wanted():
             one = self._list_of(target) if folder is None else self._resized(target, folder)
             if one is None:
                 return
             there = sum([g.file_pages for g in one.generations if g.number <= target.up_to])
-            pages = eviction_pages(one, target, self.left_pages, self.page_bytes)
+            budget_pages = min(self.left_pages, spare_pages)
+            pages = eviction_pages(one, target, budget_pages, self.page_bytes)
             if pages < least or there == last or self._is_dirty(there):
                 return
             last = there
             self.steps += 1
             self.asked_pages += pages
             self.left_pages -= pages
+            spare_pages -= pages
             try:
                 request = lru_gen.eviction_request(one, target.up_to, 0, pages)
                 lru_gen.write_request(self.root, request)
@@ -385,6 +388,14 @@ class _Generations:
         if one is None:
             return None
         return replace(one, generations=lru_gen.shrunk(one, target.up_to, inactive))
+
+    def _unprotected_pages(self, target: EvictionTarget) -> int:
+        """What is beyond memory.min and memory.low, which lru_gen does not look at."""
+        mount = cgroup.find_v2_mount(self.root)
+        if mount is None:
+            return self.left_pages
+        folder = f"{mount}{target.memcg_path.rstrip('/')}"
+        return memcg.unprotected_bytes(self.root, mount, folder) // self.page_bytes
 
     def _is_dirty(self, pages: int) -> bool:
         """Whether much of so many pages may be dirty; all that is dirty may be among them."""
@@ -423,6 +434,7 @@ def _from_lists(
 ) -> ColdResult:
     asked = steps = refaults = 0
     swapped_out = _swapped_out_pages(root)
+    mount = cgroup.find_v2_mount(root) or ""
     for folder in reclaimable_cgroups(root, exclude):
         first = True
         while steps < STEPS_LIMIT and wanted():
@@ -430,11 +442,12 @@ def _from_lists(
                 lists = _lists_of(root, folder)
             except KernelFileError:
                 break
-            step_bytes = list_step_bytes(lists, max_bytes - asked)
+            unprotected = memcg.unprotected_bytes(root, mount, folder)
+            step_bytes = min(list_step_bytes(lists, max_bytes - asked), unprotected)
             if step_bytes <= 0:
                 break
             if first and scratch_dir is not None and _generations_on(root):
-                path = folder[len(cgroup.find_v2_mount(root) or "") :] or "/"
+                path = folder[len(mount) :] or "/"
                 refaults += lru_gen_training.teach(root, path, scratch_dir)
             first = False
             steps += 1

@@ -8,7 +8,7 @@ Writing a memory.high below what a cgroup holds reclaims the difference before t
   same file). So a step is at most a 128th of what the cgroup holds: 4 ms, and no sleep.
 - *Take the working set.* The kernel refills the inactive list from the active one where that is the
   longer one: a step ends before that, as in cold_cache. A cgroup whose pages refault, or whose active list
-  shrinks, is left alone.
+  shrinks, is left alone. What memory.min or memory.low protects stays.
 - *Swap.* No word tells this kernel not to: the caller asks only where there is no swap, or it may be used.
 
 What cgroups that have ended left below a live one is reached by lowering the live one's memory.high,
@@ -219,11 +219,13 @@ class _Steps:
     def take_cold(self, folder: str, nodes: int) -> None:
         until_s = min(self._until_s, time.monotonic() + CGROUP_S)
         first = last = _lists(self._root, folder)
+        mount = cgroup.find_v2_mount(self._root) or ""
         while time.monotonic() < until_s:
             is_hurt = last.refault_pages - first.refault_pages > REFAULTS_LIMIT
             if is_hurt or last.active_bytes + REST_BYTES < first.active_bytes:
                 return
-            cold = cold_bytes(last, nodes)
+            unprotected = memcg.unprotected_bytes(self._root, mount, folder)
+            cold = min(cold_bytes(last, nodes), unprotected)
             # By halves near the balance: a step takes up to 1.7 times of what it asks.
             if cold <= REST_BYTES or not self._step(folder, (cold + 1) // 2, is_empty=False):
                 return

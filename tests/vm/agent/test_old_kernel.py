@@ -24,6 +24,7 @@ import ctypes, json, mmap, os, signal, sys, time
 sys.path.insert(0, AGENT)
 from giveback_agent.release import cold_cache, memory_high
 from giveback_agent.runtime import memory_limits
+from giveback_agent.runtime.worker import become_idle_class, become_normal_class
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
@@ -131,9 +132,11 @@ finally:
 # A worker in the same cgroup charges 2 MiB for each request. Rounds without steps and with take turns.
 STALLS = """
 make(cold=256)
+become_idle_class()  # as a worker's steps are made
 ROUNDS, REQUESTS = 8, 60
 
 def requests(out):
+    become_normal_class()
     times = []
     with open("/work/out", "wb") as file:
         for number in range(REQUESTS):

@@ -20,8 +20,10 @@ FLAGS = st.booleans()
         reclaim=FLAGS,
         drop_caches=FLAGS,
         compaction=FLAGS,
-        cold_method=st.sampled_from(["none", "lists", "generations"]),
+        cold_method=st.sampled_from(["none", "lists", "limits", "generations"]),
         drain=FLAGS,
+        cold_anon=FLAGS,
+        fast_reports=FLAGS,
     )
 )
 def test_what_a_child_found_out_arrives_whole(can: KernelCapabilities) -> None:

@@ -350,3 +350,23 @@ def test_what_an_ended_cgroup_left_is_no_target() -> None:
     ended = NodeGenerations(0, "/gone.service", 0, one(100_000, 0, 0, 0).generations)
     assert target_of(ended) is None
     assert target_of(NodeGenerations(0, "/", 0, ended.generations)) is not None
+
+
+@pytest.mark.parametrize(("protected", "written"), [("0", True), ("max", False)])
+@pytest.mark.parametrize("name", ["memory.min", "memory.low"])
+def test_what_is_protected_stays(tmp_path: Path, protected: str, written: bool, name: str) -> None:
+    """By either method: neither memory.reclaim of the cgroup itself nor lru_gen looks at it."""
+    plant_cgroups(tmp_path, "", "a.slice", "a.slice/b.service")
+    plant_generations(tmp_path)
+    lru = tmp_path / "sys/kernel/debug/lru_gen"
+    lru.write_text(lru.read_text().replace("memcg 1 /", "memcg 1 /a.slice/b.service"))
+    before = lru.read_text()
+    (tmp_path / "sys/fs/cgroup/a.slice" / name).write_text(f"{protected}\n")
+    memory = GUEST["/proc/meminfo"].decode().splitlines()
+    clean = ["Dirty: 0 kB" if line.startswith("Dirty:") else line for line in memory]
+    (tmp_path / "proc/meminfo").write_text("\n".join(clean) + "\n")
+    cold_cache.reclaim_cold(str(tmp_path), cold_cache.LISTS, 1 << 40)
+    leaf = tmp_path / "sys/fs/cgroup/a.slice/b.service/memory.reclaim"
+    assert bool(leaf.read_text()) is written
+    cold_cache.reclaim_cold(str(tmp_path), cold_cache.GENERATIONS, 1 << 40, untaught=True)
+    assert (lru.read_text() != before) is written

@@ -211,6 +211,19 @@ def test_a_cgroup_that_vanishes_in_a_step_ends_nothing_else(
     assert inactive_mib(kernel, stays) < 4
 
 
+@pytest.mark.parametrize("protected", ["app", "a.slice"])
+@pytest.mark.parametrize("name", ["memory.min", "memory.low"])
+def test_what_is_protected_stays(kernel: OldKernel, protected: str, name: str) -> None:
+    path = "a.slice/app" if protected == "app" else protected
+    kernel.add("a.slice", 0, 200)
+    app = kernel.add("a.slice/app", 0, 200)
+    kernel.put(f"{MOUNT}/{path}/{name}", f"{150 * MIB}\n")
+    memory_high.reclaim_cold(str(kernel.root), 20 * MIB)
+    assert inactive_mib(kernel, app) == 180
+    kernel.put(f"{MOUNT}/{path}/{name}", "max\n")
+    assert memory_high.reclaim_cold(str(kernel.root), 1 << 40).steps == 0
+
+
 def test_one_cgroup_does_not_take_the_time_of_all(
     kernel: OldKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
