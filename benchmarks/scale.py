@@ -7,7 +7,7 @@ of them, with cold cache in 40. It is read as the service reads it, in an interp
 `sample`, `picture`: CPU time of one sample and of one full picture. `quiet`: the part of a CPU that these
 take at the periods of a quiet guest. `Pss`: of that process. `pass`: CPU time of a pass's cold cache, with
 the number of evictions; `ended`: of measuring the cache of ended cgroups; `lists`: of asking all cgroups by
-their lists, where lru_gen may not be read; `peak`: the largest resident memory of the processes that do these.
+their lists, where lru_gen may not be read; `peak`: the largest resident memory of processes that do these.
 Reading a file takes the time of this machine's file system: what a kernel takes to print it is not in it; see
 docs/scale.md for real guests.
 """
@@ -77,19 +77,8 @@ pgdeactivate 0
 pglazyfree 0
 thp_fault_alloc 0
 """
-COLUMNS = (
-    "cgroups",
-    "CPUs",
-    "nodes",
-    "lru_gen",
-    "sample",
-    "picture",
-    "quiet",
-    "Pss",
-    "pass",
-    "ended",
-)
-COLUMNS += ("lists", "peak")
+COLUMNS = ("cgroups", "CPUs", "nodes", "lru_gen", "sample", "picture", "quiet", "Pss")
+ALL_COLUMNS = (*COLUMNS, "pass", "ended", "lists", "peak")
 # In the guest's interpreter: what the service does, and the steps that it forks for.
 PROGRAM = """
 import os, resource, sys, time
@@ -154,8 +143,9 @@ def evictions():
             left = max(0, int(file.read(10)) - int(pages))
             file.seek(at + row + 34)
             file.write(b"%10d" % left)
-        with open(f"{root}/sys/fs/cgroup{path}/memory.numa_stat", "w") as file:
-            file.write(f"inactive_file N{node}={left * 4096}\\n")
+        if number != "0":  # one that has ended has no folder
+            with open(f"{root}/sys/fs/cgroup{path}/memory.numa_stat", "w") as file:
+                file.write(f"inactive_file N{node}={left * 4096}\\n")
     lru_gen.write_request = write_request
 
 def a_pass():
@@ -193,7 +183,7 @@ def main() -> None:
     print(
         f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs, Python {sys.version.split()[0]}"
     )
-    print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|", flush=True)
+    print("| " + " | ".join(ALL_COLUMNS) + " |\n" + "|---" * len(ALL_COLUMNS) + "|", flush=True)
     # One curve for each size, the others at their least.
     rows = [(count, cpus[0], nodes[0]) for count in cgroups]
     rows += [(cgroups[0], count, nodes[0]) for count in cpus[1:]]

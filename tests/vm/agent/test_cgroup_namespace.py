@@ -1,0 +1,154 @@
+"""The agent in a cgroup namespace, as WSL's distributions are since 2.9.13, and outside: what comes back.
+
+The tree is WSL's: /wsl-user/distro-N, each a namespace of its own (microsoft/WSL#41512). Two distributions
+have read a file once, in cgroups of the same name. An agent inside one returns that one's cache and leaves
+the other's; an agent outside, with the kernel's own root, returns both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from giveback_lab.images.image import GUEST_AGENT, build_image
+from giveback_lab.images.kernels import kernel_from_packages
+from giveback_lab.vms.emulator import find_emulator
+from giveback_lab.vms.vm import LabVm, VmSpec
+
+DEADLINE_S = 300
+MIB = 1 << 20
+OURS_MIB, THEIRS_MIB = 160, 60
+BACK_PART = 0.9
+
+PROGRAM = """
+import ctypes, json, mmap, os, subprocess, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+C = "/sys/fs/cgroup"
+CLONE_NEWNS, CLONE_NEWCGROUP, MS_REC, MS_PRIVATE = 0x20000, 0x2000000, 0x4000, 0x40000
+
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
+def must(result):
+    if result: raise OSError(ctypes.get_errno(), "unshare or mount")
+
+def cached_mib(name):
+    fd = os.open(f"/work/{name}", os.O_RDONLY)
+    size = os.fstat(fd).st_size
+    address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+    pages = ctypes.create_string_buffer(size // 4096)
+    libc.mincore(address, size, pages)
+    libc.munmap(address, size)
+    os.close(fd)
+    return sum(byte & 1 for byte in pages.raw[: size // 4096]) // 256
+
+def distribution(number, name, mib, then):
+    # What WSL does before a distribution's init starts, and what that then does.
+    folder = f"{C}/wsl-user/distro-{number}"
+    os.makedirs(folder)
+    pid = os.fork()
+    if pid:
+        if os.waitpid(pid, 0)[1]: raise SystemExit("a distribution failed")
+        return
+    write(f"{folder}/cgroup.procs", "0")
+    must(libc.unshare(CLONE_NEWNS | CLONE_NEWCGROUP))
+    must(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
+    must(libc.mount(b"cgroup2", C.encode(), b"cgroup2", 0, None))  # over the kernel's root
+    os.makedirs(f"{C}/init.scope")
+    write(f"{C}/init.scope/cgroup.procs", "0")
+    os.makedirs(f"{C}/system.slice/docker.service")
+    for path in (C, f"{C}/system.slice"):
+        write(f"{path}/cgroup.subtree_control", "+memory")
+    reader = os.fork()
+    if reader == 0:
+        write(f"{C}/system.slice/docker.service/cgroup.procs", "0")
+        with open(f"/work/{name}", "rb", buffering=0) as file:
+            while file.read(65536): pass
+        os._exit(0)
+    os.waitpid(reader, 0)
+    then()
+    sys.stdout.flush()
+    os._exit(0)
+
+def run(*words):
+    done = subprocess.run(["python3", AGENT, *words], capture_output=True, text=True)
+    print(done.stdout + done.stderr, flush=True)
+    return done.stdout
+
+def inside():
+    print(json.dumps({"inside": os.path.exists(f"{C}/cgroup.type")}))
+    if WHERE == "inside":
+        run("doctor")
+        run("release")
+
+os.makedirs(f"{C}/wsl-user")
+for path in (C, f"{C}/wsl-user"):
+    write(f"{path}/cgroup.subtree_control", "+memory")
+for name, mib in (("ours", OURS), ("theirs", THEIRS)):
+    with open(f"/work/{name}", "wb") as file:
+        for _ in range(mib): file.write(os.urandom(1 << 20))
+os.sync()
+write("/proc/sys/vm/drop_caches", "3")
+distribution(3, "theirs", THEIRS, lambda: None)
+print("measured", flush=True)
+before = {}
+def both():
+    before.update(ours=cached_mib("ours"), theirs=cached_mib("theirs"))
+    inside()
+    print(json.dumps({"before": before}))
+distribution(27, "ours", OURS, both)
+if WHERE == "outside":
+    run("release")
+print(json.dumps({"ours": cached_mib("ours"), "theirs": cached_mib("theirs")}), flush=True)
+"""
+
+
+async def released(where: str) -> tuple[str, dict[str, int], int]:
+    """The agent's words, MiB of each file still cached, and bytes back at the host of the most it held."""
+    kernel = await asyncio.to_thread(kernel_from_packages, "6.12")
+    image = await asyncio.to_thread(build_image, kernel)
+    emulator = await asyncio.to_thread(find_emulator, kernel.release)
+    program = f"AGENT, WHERE, OURS, THEIRS = {GUEST_AGENT!r}, {where!r}, {OURS_MIB}, {THEIRS_MIB}\n"
+    spec = VmSpec(f"namespace-{where}", 640 * MIB, 2, "tcg", work_disk_bytes=1 << 30)
+    async with LabVm(spec, image, emulator) as vm:
+        await vm.guest.put("/tmp/namespace.py", (program + PROGRAM).encode())
+        run = asyncio.create_task(
+            vm.guest.exec("python3", "/tmp/namespace.py", timeout_s=DEADLINE_S)
+        )
+        most = 0
+        while not run.done():
+            most = max(most, vm.resident_bytes())
+            await asyncio.wait([run], timeout=0.5)
+        ran = run.result()
+        assert ran.code == 0, ran.text
+        left = json.loads(ran.lines[-1])
+        wanted = BACK_PART * (OURS_MIB + (THEIRS_MIB if where == "outside" else 0)) * MIB
+        deadline = asyncio.get_running_loop().time() + DEADLINE_S / 3
+        while most - vm.resident_bytes() < wanted:
+            if asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(0.5)
+        return ran.text, left, most - vm.resident_bytes()
+
+
+@pytest.mark.parametrize("where", ["inside", "outside"])
+def test_what_comes_back_to_the_host(where: str) -> None:
+    text, left, back_bytes = asyncio.run(released(where))
+    print(text, left, back_bytes // MIB)
+    assert '{"inside": true}' in text
+    assert left["ours"] <= OURS_MIB * (1 - BACK_PART) + 4, text
+    if where == "inside":
+        assert "cgroup namespace" in text
+        assert "/wsl-user/distro-27" in text
+        assert left["theirs"] >= THEIRS_MIB - 2, text
+    else:
+        assert left["theirs"] <= THEIRS_MIB * (1 - BACK_PART) + 4, text
+    reachable = OURS_MIB + (THEIRS_MIB if where == "outside" else 0)
+    assert back_bytes >= BACK_PART * reachable * MIB, text
