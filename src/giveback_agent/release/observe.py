@@ -6,11 +6,12 @@ Taking one reads four small files. The costly ones, vmstat and zoneinfo, are rea
 from __future__ import annotations
 
 from giveback_agent.policy.observation import Snapshot, cold_cache_bytes
-from giveback_kernel import buddyinfo, huge_pages, page_reporting, vmstat, zoneinfo
+from giveback_kernel import buddyinfo, cgroup, huge_pages, page_reporting, vmstat, zoneinfo
 from giveback_kernel.buddyinfo import BuddyInfo, read_buddyinfo
 from giveback_kernel.cpustat import read_cpustat
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.meminfo import MemInfo, read_meminfo
+from giveback_kernel.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
 
 
 class Totals:
-    """CPU times and memory totals, /proc/stat and /proc/meminfo, each read once until `forget`."""
+    """CPU times and memory totals, /proc/stat and /proc/meminfo, each read once until `forget`.
+
+    In a cgroup namespace the file lists are the namespace's own: no reclaim reaches the others.
+    """
 
     def __init__(self, root: str) -> None:
         self._root = root
+        self._top = _namespace_top(root)
         self._cpustat: CpuStat | None = None
         self._meminfo: MemInfo | None = None
 
@@ -40,7 +45,8 @@ class Totals:
     def meminfo(self) -> MemInfo:
         """Return the memory totals. Raises KernelFileError."""
         if self._meminfo is None:
-            self._meminfo = read_meminfo(self._root)
+            memory = read_meminfo(self._root)
+            self._meminfo = _reachable(self._root, self._top, memory) if self._top else memory
         return self._meminfo
 
 
@@ -88,6 +94,31 @@ def take(
         _vmstat(root) if detail else None,
         None if zones is None else zoneinfo.below_low_watermark(zones),
         _pcp_bytes(zones, buddy),
+    )
+
+
+def _namespace_top(root: str) -> str:
+    """The folder of this cgroup namespace's top cgroup; "" outside of one."""
+    try:
+        mounts = cgroup.read_cgroup(root)
+    except KernelFileError:
+        return ""
+    return (mounts.v2_mount or "").rstrip("/") if mounts.is_part else ""
+
+
+def _reachable(root: str, top: str, memory: MemInfo) -> MemInfo:
+    from giveback_kernel import memcg
+
+    try:
+        lists = memcg.read_file_lists(root, top)
+    except KernelFileError:
+        return memory
+    return replace(
+        memory,
+        active_file_bytes=min(memory.active_file_bytes, lists.active_bytes),
+        inactive_file_bytes=min(memory.inactive_file_bytes, lists.inactive_bytes),
+        dirty_bytes=min(memory.dirty_bytes, lists.dirty_bytes),
+        writeback_bytes=min(memory.writeback_bytes, lists.writeback_bytes),
     )
 
 

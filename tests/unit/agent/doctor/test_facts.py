@@ -186,3 +186,24 @@ def test_wsl_own_reclaim_is_a_rival(tmp_path: Path, text: str | None, expected: 
     said = other_reclaimers.find(str(tmp_path), host)
     assert len(said) == bool(expected)
     assert expected in "".join(said)
+
+
+def test_a_distribution_of_wsl_in_its_namespace_is_warned(tmp_path: Path) -> None:
+    # microsoft/WSL#41512: with isolateDistroCgroup doctor said that all was well.
+    top = "/sys/fs/cgroup"
+    write(tmp_path, "/proc/self/mountinfo", f"30 1 0:26 / {top} rw - cgroup2 cgroup2 rw\n")
+    write(tmp_path, f"{top}/cgroup.type", "domain\n")
+    stat = f"inactive_file {64 << 20}\nactive_file 0\n"
+    for path in ("", "/docker.service"):
+        write(tmp_path, f"{top}{path}/memory.stat", stat)
+    pages = (64 << 20) // os.sysconf("SC_PAGE_SIZE")
+    lru = f"memcg 9 /wsl-user/distro-27/docker.service\n node 0\n 1 9 0 {pages}\n"
+    write(tmp_path, "/sys/kernel/debug/lru_gen", lru)
+    found = facts.gather(str(tmp_path), [])
+    assert found.cgroup_place == "/wsl-user/distro-27"
+    said = next(check for check in checks.judge(found) if check.name == "cgroup")
+    assert said.verdict == checks.WARN
+    assert "here is /wsl-user/distro-27" in said.evidence
+    write(tmp_path, "/sys/kernel/debug/lru_gen", "")
+    said = next(c for c in checks.judge(facts.gather(str(tmp_path), [])) if c.name == "cgroup")
+    assert "cannot be told" in said.evidence

@@ -112,6 +112,24 @@ def test_without_huge_pages_the_largest_block_is_the_page_block(tmp_path: Path) 
     assert observe.take(plant(tmp_path, files), 0.0).report_order == 10
 
 
+def test_in_a_cgroup_namespace_only_its_own_cache_is_a_goal(tmp_path: Path) -> None:
+    # A distribution of WSL: the others' cache is out of reach, however much it is.
+    top = "/sys/fs/cgroup"
+    stat = b"active_file 9000000\ninactive_file 50000000\nfile_dirty 4096\nfile_writeback 0\n"
+    files = {
+        **GUEST,
+        "/proc/self/mountinfo": b"30 1 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+        f"{top}/memory.stat": stat,
+    }
+    whole = observe.take(plant(tmp_path / "host", files), 0.0)
+    assert whole.cache_bytes > 1 << 30
+    root = plant(tmp_path / "part", {**files, f"{top}/cgroup.type": b"domain\n"})
+    part = observe.take(root, 0.0)
+    assert part.cache_bytes == 59_000_000
+    assert part.cold_cache_bytes == 50_000_000 - 4096
+    assert part.meminfo.mem_total_bytes == whole.meminfo.mem_total_bytes
+
+
 def test_huge_pages_of_one_gib_are_no_page_blocks(tmp_path: Path) -> None:
     files = dict(GUEST)
     del files[ORDER_PATH]
