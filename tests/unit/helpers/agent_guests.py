@@ -32,7 +32,7 @@ ABLE = KernelCapabilities(
 
 def memory(total: int = 2048, free: int = 800, cache: int = 600, available: int = 1400) -> MemInfo:
     """A guest's meminfo; sizes in MiB."""
-    zero = dict.fromkeys(MemInfo._fields, 0)
+    zero: dict[str, Any] = dict.fromkeys(MemInfo._fields, 0)
     for name in MemInfo._defaults:
         zero.pop(name, None)
     known = {
