@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 PATH = mounts.PATH
 USUAL_MOUNT = "/sys/fs/cgroup"
 CONTROLLERS_LIMIT = 64
+_FS_TYPES = (b"cgroup",)
 
 
 class CgroupMounts(Record):
@@ -37,7 +38,7 @@ class CgroupMounts(Record):
 
 def parse(data: bytes) -> CgroupMounts:
     """Parse the text of mountinfo. A line that is not a mount is skipped: the rest still counts."""
-    return choose(mounts.parse(data))
+    return choose(mounts.parse(data, _FS_TYPES))
 
 
 def choose(table: tuple[Mount, ...]) -> CgroupMounts:
@@ -63,7 +64,7 @@ def choose(table: tuple[Mount, ...]) -> CgroupMounts:
 
 def read_cgroup(root: str = "/") -> CgroupMounts:
     """Read the mount table under `root`. Raises KernelFileError."""
-    found = choose(mounts.read_mounts(root))
+    found = choose(mounts.read_mounts(root, _FS_TYPES))
     if found.v2_mount is None:
         return found
     # The kernel's own root has neither (CFTYPE_NOT_ON_ROOT).

@@ -110,9 +110,12 @@ def inactive_file_bytes(root: str, cgroup: str, node: int) -> int:
     """Read from memory.numa_stat how much is on a node's inactive file list. Raises KernelFileError.
 
     With the multi-gen LRU these are all generations but the two youngest (lru_gen_is_active() in
-    include/linux/mm_inline.h). The kernel may be behind by 64 pages per CPU.
+    include/linux/mm_inline.h). The kernel may be behind by 64 pages per CPU. A kernel without NUMA has
+    one node, and no such file: there memory.stat tells.
     """
     path = f"{cgroup}/{NUMA}"
+    if node == 0 and not files.exists(root, path):
+        return read_file_lists(root, cgroup).inactive_bytes
     for line in files.read(root, path).split(b"\n"):
         if line.startswith(b"inactive_file "):
             for word in line.split()[1:]:

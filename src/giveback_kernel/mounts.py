@@ -38,10 +38,15 @@ class Mount(Record):
     parent_id: int = _UNKNOWN
 
 
-def parse(data: bytes) -> tuple[Mount, ...]:
-    """Parse the text of mountinfo. A line that is not a mount is skipped: the rest still counts."""
+def parse(data: bytes, fs_types: tuple[bytes, ...] = ()) -> tuple[Mount, ...]:
+    """Parse the text of mountinfo. A line that is not a mount is skipped: the rest still counts.
+
+    With `fs_types`: only mounts of types that begin so, and those on the way to them. A host of containers
+    has thousands of others.
+    """
     found = []
-    for line in data.split(b"\n")[:-1]:
+    lines = data.split(b"\n")[:-1]
+    for line in _on_the_way(lines, fs_types) if fs_types else lines:
         head, _, tail = line.partition(b" - ")
         place, kind = head.split(), tail.split()
         if len(place) < 6 or len(kind) < 3 or b"\\000" in place[4]:
@@ -64,10 +69,10 @@ def parse_table(data: bytes) -> tuple[Mount, ...]:
     return tuple(found)
 
 
-def read_mounts(root: str = "/") -> tuple[Mount, ...]:
-    """Read this process's mount table under `root`. Raises KernelFileError where there is none."""
+def read_mounts(root: str = "/", fs_types: tuple[bytes, ...] = ()) -> tuple[Mount, ...]:
+    """Read this process's mount table under `root`, as `parse` does. Raises KernelFileError."""
     try:
-        return parse(files.read(root, PATH, READ_LIMIT_BYTES))
+        return parse(files.read(root, PATH, READ_LIMIT_BYTES), fs_types)
     except KernelFileError:
         for path in TABLE_PATHS:
             data = files.read_if_permitted(root, path, READ_LIMIT_BYTES)
@@ -123,6 +128,23 @@ class _Tree:
             if _plain(mount.point) in folders:
                 return mount
         return None
+
+
+def _on_the_way(lines: list[bytes], fs_types: tuple[bytes, ...]) -> list[bytes]:
+    marks = [b" - " + name for name in fs_types]
+    wanted = set()
+    for line in lines:
+        if any(mark in line for mark in marks):
+            point = _point(line)
+            while point not in wanted:
+                wanted.add(point)
+                point = point.rpartition(b"/")[0] or b"/"
+    return [line for line in lines if _point(line) in wanted]
+
+
+def _point(line: bytes) -> bytes:
+    words = line.split(None, 5)
+    return words[4].rstrip(b"/") or b"/" if len(words) > 4 else b""
 
 
 def _folders(path: str) -> list[str]:

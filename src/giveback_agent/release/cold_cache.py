@@ -279,6 +279,7 @@ class _Generations:
         self.exclude = exclude
         self.asked_pages = self.steps = self.untaught_pages = self.teaching_refaults = 0
         self.place: str | None = ""
+        self.mount = cgroup.find_v2_mount(root)
         self.read_once: dict[tuple[int, int], NodeGenerations] = {}
 
     def run(self, stale_after_s: float) -> bool:
@@ -370,10 +371,10 @@ class _Generations:
 
     def _leaf_of(self, target: EvictionTarget) -> str | None:
         """The target's folder, whose files tell its size; None where they include other cgroups."""
-        mount = cgroup.find_v2_mount(self.root)
+        mount = self.mount
         folder = f"{mount}{target.memcg_path}".rstrip("/")
         is_leaf = mount and folder != mount and not memcg.children(self.root, folder)
-        return folder if is_leaf and files.exists(self.root, f"{folder}/{memcg.NUMA}") else None
+        return folder if is_leaf else None
 
     def _resized(self, target: EvictionTarget, folder: str) -> NodeGenerations | None:
         """The list as it was read, with the size that the cgroup's own file tells now."""
@@ -391,7 +392,7 @@ class _Generations:
 
     def _unprotected_pages(self, target: EvictionTarget) -> int:
         """What is beyond memory.min and memory.low, which lru_gen does not look at."""
-        mount = cgroup.find_v2_mount(self.root)
+        mount = self.mount
         if mount is None:
             return self.left_pages
         folder = f"{mount}{target.memcg_path.rstrip('/')}"

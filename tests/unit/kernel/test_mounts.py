@@ -71,6 +71,20 @@ def test_the_order_of_lines_does_not_matter(
 
 
 @settings(deadline=None)
+@given(tables(), st.sets(st.integers(20, 31)))
+def test_what_is_not_on_the_way_does_not_count(
+    table: tuple[list[tuple[int, str]], bytes], marked: set[int]
+) -> None:
+    data = table[1]
+    for number in marked:
+        data = data.replace(b" 0:%d " % number, b" 1:%d " % number)
+    lines = [x.replace(b"- tmpfs", b"- cgroup") if b" 1:" in x else x for x in data.split(b"\n")]
+    data = b"\n".join(lines)
+    whole = mounts.visible(mounts.parse(data), ("cgroup",))
+    assert mounts.visible(mounts.parse(data, (b"cgroup",)), ("cgroup",)) == whole
+
+
+@settings(deadline=None)
 @given(tables(), PATHS)
 def test_without_numbers_the_last_line_counts(
     table: tuple[list[tuple[int, str]], bytes], path: str
@@ -85,7 +99,7 @@ def test_without_numbers_the_last_line_counts(
 @settings(deadline=None)
 @given(st.binary(max_size=400), st.text(max_size=20))
 def test_any_bytes(data: bytes, path: str) -> None:
-    for table in (mounts.parse(data), mounts.parse_table(data)):
+    for table in (mounts.parse(data), mounts.parse(data, (b"cg",)), mounts.parse_table(data)):
         mounts.covering(table, path)
         mounts.visible(table, ("tmpfs",))
 

@@ -138,6 +138,18 @@ def test_memory_stat_gives_the_lists() -> None:
         memcg.parse(b"active_file 5\n")
 
 
+def test_the_inactive_list_of_a_node(tmp_path: Path) -> None:
+    stat = b"inactive_file 700\nactive_file 5\n"
+    root = plant(tmp_path, {"/c/memory.stat": stat})
+    assert memcg.inactive_file_bytes(root, "/c", 0) == 700  # a kernel without NUMA
+    with pytest.raises(KernelFileError):
+        memcg.inactive_file_bytes(root, "/c", 1)
+    plant(tmp_path, {"/c/memory.numa_stat": b"file N0=9 N1=9\ninactive_file N0=4 N1=6 N11=7\n"})
+    assert [memcg.inactive_file_bytes(root, "/c", node) for node in (0, 1, 11)] == [4, 6, 7]
+    with pytest.raises(KernelFileError, match="node 2"):
+        memcg.inactive_file_bytes(root, "/c", 2)
+
+
 def plant_cgroups(root: Path, *folders: str) -> None:
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/mountinfo").write_text(
