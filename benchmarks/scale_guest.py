@@ -4,7 +4,7 @@
 
 Ten of the cgroups have read a file of 16 MiB once. For each number of cgroups: the length of lru_gen; CPU
 time to read it, the kernel's alone and with our own; CPU time, evictions and MiB of a pass's cold cache, and
-CPU time of looking at all lists, for where lru_gen may not be read; the part of a CPU that the service then
+CPU time of reading all lists, for where lru_gen may not be read; the part of a CPU that the service then
 takes in `--quiet` seconds, and its Pss. Under emulation CPU time is 10 to 50 times a real machine's: what
 counts is how it grows.
 """

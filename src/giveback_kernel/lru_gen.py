@@ -237,7 +237,7 @@ class _Parts:
         return None
 
     def finish(self) -> RawList | None:
-        """Return the list that was read, and begin anew on the same cgroup."""
+        """Return the list that was read; the next one is of the same cgroup."""
         if self._memcg is None or self._node is None:
             return None
         found = (self._memcg[0], self._memcg[1], self._node, self._rows, self._pages)
