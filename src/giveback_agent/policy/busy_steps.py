@@ -44,9 +44,11 @@ GAP_S = 3.0
 PAUSE_LEAST_S = 5.0
 PAUSE_FIRST_S = 10.0
 PAUSE_MOST_S = 240.0
-# A step of cold cache: at first 1/64 of RAM, and never more than twice that.
+# A step of cold cache: at first 1/64 of RAM, and never more than four times that.
 FIRST_DIVISOR = 64
-MOST_DIVISOR = 32
+MOST_DIVISOR = 16
+# The steps together cost no more than this part of all CPUs, however slow these are.
+MOST_COST_PERCENT = 2.0
 # Where work stalls for memory for this part of the time, nothing is taken. senpai aims at 0.1 %.
 TARGET_STALL_PERCENT = 0.5
 # A step that freed less than this was not worth its while.
@@ -98,10 +100,14 @@ class Counts(Record):
     stolen: int | None = None
     cache_bytes: int = 0
     trapped_bytes: int = 0
+    own_cpu_s: float = 0.0
 
 
 class Begun(Record):
-    """A step that was begun: its kind, the counters before it, what it may free, and the reports so far."""
+    """A step that was begun: its kind, the counters before it, what it may free, and the reports so far.
+
+    Of a short report: its `order`, the `lowest` there may be, and whether reporting was `triggered`.
+    """
 
     kind: str
     before: Counts
@@ -109,28 +115,33 @@ class Begun(Record):
     reports: int | None = None
     expected_reports: int = 0
     order: int = 0
+    lowest: int = 0
+    triggered: bool = True
 
 
 class Ended(Record):
-    """The last step: its kind, the counters at its end, and what it freed."""
+    """A step that has ended: whether it took cold cache, the counters at its end, and what it freed."""
 
-    kind: str
+    is_cold: bool
     after: Counts
     freed_bytes: int
 
 
 class BusySteps(Record):
-    """What is remembered between the steps. `begun`: one is under way; `last`: what may still be to pay.
+    """What is remembered between the steps. `begun`: one is under way; `last`: the last step for cache and
+    the last for trapped memory, of which something may still be to pay.
 
     `coming` names the next step in words. `left_bytes`: so much was trapped when a short report found
-    little. `ended_s` is when the last step ended. `steps` and `freed_bytes` add up all that were made.
+    little. `needs_trigger`: the work does not free memory of itself in such a way that the kernel
+    reports. `ended_s` is when the last step ended. `steps` and `freed_bytes` add up all that were made.
     """
 
     cold: Rhythm = Rhythm()
     report: Rhythm = Rhythm()
     begun: Begun | None = None
-    last: Ended | None = None
+    last: tuple[Ended, ...] = ()
     left_bytes: int | None = None
+    needs_trigger: bool = False
     coming: str = ""
     ended_s: float | None = None
     steps: int = 0
@@ -209,9 +220,13 @@ def go_on(tick: Tick, state: BusySteps) -> Steps:
     elif seen.reports is not None and begun.reports is not None:
         part = (seen.reports - begun.reports) / max(1, begun.expected_reports)
     part = min(1.0, max(0.0, part))
+    restore = (RestoreOrder("a short deep report is done"),)
+    if seen.lowered and not part and not begun.triggered:
+        now_s = tick.now.monotonic_s
+        report = replace(state.report, next_s=now_s + state.report.pause_s)
+        return restore, replace(state, begun=None, needs_trigger=True, report=report)
     freed, reported = int(begun.expected_bytes * part), int(begun.expected_reports * part)
-    ended = _ended(seen, state, begun, freed, reported * REPORT_CPU_S)
-    return (RestoreOrder("a short deep report is done"),), ended
+    return restore, _ended(seen, state, begun, freed, reported * REPORT_CPU_S)
 
 
 def after_step(seen: GuestObservation, state: BusySteps, outcome: StepOutcome) -> BusySteps:
@@ -226,7 +241,7 @@ def after_step(seen: GuestObservation, state: BusySteps, outcome: StepOutcome) -
         freed = (counts.stolen - begun.before.stolen) * cache_goal.page_bytes(seen.snapshot)
     else:
         freed = begun.before.cache_bytes - counts.cache_bytes
-    return _ended(seen, state, begun, max(0, freed), outcome.cpu_s)
+    return _ended(seen, state, begun, max(0, freed), 0.0)
 
 
 def stopped(state: BusySteps) -> BusySteps:
@@ -273,29 +288,36 @@ def reported_by_a_cycle(now: Snapshot, order: int, own_order: int) -> tuple[int,
 
 
 def _aftermath(tick: Tick, state: BusySteps) -> BusySteps:
-    """The last step's price may come after it: pages read again, work that waits for memory.
+    """A step's price may come after it: it is watched until the next of its kind, and paid for once."""
+    now, page_bytes = _counts(tick.seen), cache_goal.page_bytes(tick.now)
+    for ended in state.last:
+        words = _regretted(ended, now, page_bytes)
+        if words:
+            state = replace(state, last=tuple([one for one in state.last if one is not ended]))
+            rhythm = state.cold if ended.is_cold else state.report
+            # Twice, as a step that seemed cheap was rewarded at its end.
+            for _ in range(2):
+                rhythm = _slower(rhythm, ended.after.at_s, words)
+                rhythm = _smaller(rhythm, ended.is_cold)
+            state = _with_rhythm(state, rhythm, ended.is_cold)
+    return state
 
-    It is watched until the next step, and paid for once.
-    """
-    last, now = state.last, _counts(tick.seen)
-    if last is None or now.at_s - last.after.at_s < GAP_S:
-        return state
-    past_s = now.at_s - last.after.at_s
-    stall_s = _rise(last.after.some_stall_us, now.some_stall_us) / 1e6
-    read_again = _rise(last.after.refaults, now.refaults) * cache_goal.page_bytes(tick.now)
-    words = ""
-    is_cold = last.kind == ReclaimCold.kind
-    if is_cold and read_again > max(MIB, last.freed_bytes * REGRET_PERCENT // 100):
-        words = f"{read_again // MIB} of {last.freed_bytes // MIB} MiB taken were read again"
-    elif stall_s > past_s * TARGET_STALL_PERCENT / 100:
-        words = f"the work stalled for memory after the last, {stall_s:.2f} s"
-    if not words:
-        return state
-    state = replace(state, last=None)
-    rhythm = state.cold if is_cold else state.report
-    # Twice, as a step that seemed cheap was rewarded at its end.
-    for _ in range(2):
-        rhythm = _smaller(_slower(rhythm, last.after.at_s, words), is_cold)
+
+def _regretted(ended: Ended, now: Counts, page_bytes: int) -> str:
+    """Return in words what a step has cost since it ended: pages read again, work that waits for memory."""
+    past_s = now.at_s - ended.after.at_s
+    if past_s < GAP_S:
+        return ""
+    read_again = _rise(ended.after.refaults, now.refaults) * page_bytes
+    if ended.is_cold and read_again > max(MIB, ended.freed_bytes * REGRET_PERCENT // 100):
+        return f"{read_again // MIB} of {ended.freed_bytes // MIB} MiB taken were read again"
+    stall_s = _rise(ended.after.some_stall_us, now.some_stall_us) / 1e6
+    if stall_s > past_s * TARGET_STALL_PERCENT / 100:
+        return f"the work stalled for memory after the last, {stall_s:.2f} s"
+    return ""
+
+
+def _with_rhythm(state: BusySteps, rhythm: Rhythm, is_cold: bool) -> BusySteps:
     return replace(state, cold=rhythm) if is_cold else replace(state, report=rhythm)
 
 
@@ -330,9 +352,13 @@ def _report_order(tick: Tick, state: BusySteps) -> int | None:
         return None
     if trapped < thresholds.least_bytes(tick.now.meminfo):
         return None
-    lowest = max(deep, min(LEAST_REPORT_ORDER, own - 1))
     order = state.report.size if state.report.size else own - FIRST_ORDERS
-    return max(lowest, min(order, own - 1))
+    return max(_lowest_order(tick), min(order, own - 1))
+
+
+def _lowest_order(tick: Tick) -> int:
+    """Return the lowest order of a short report."""
+    return max(tick.deep_order or 0, min(LEAST_REPORT_ORDER, (tick.can.order or 0) - 1))
 
 
 def _may_compact(tick: Tick, compacting: Compacting) -> bool:
@@ -353,39 +379,53 @@ def _begin_cold(tick: Tick, state: BusySteps, amount: int) -> Steps:
 
 
 def _begin_report(tick: Tick, state: BusySteps, order: int) -> Steps:
-    own = tick.can.order or 0
-    bytes_, reports = reported_by_a_cycle(tick.now, order, own)
-    begun = Begun(LowerOrder.kind, _counts(tick.seen), bytes_, tick.seen.reports, reports, order)
+    bytes_, reports = reported_by_a_cycle(tick.now, order, tick.can.order or 0)
+    # What the work frees makes the kernel report as well, and costs no process.
+    triggers = state.needs_trigger or tick.seen.reports is None
+    begun = Begun(
+        LowerOrder.kind,
+        _counts(tick.seen),
+        bytes_,
+        tick.seen.reports,
+        reports,
+        order,
+        _lowest_order(tick),
+        triggers,
+    )
     report = replace(state.report, size=order)
     state = replace(state, begun=begun, report=report, coming=_report_words(order))
-    return (LowerOrder("in a guest at work", order), TriggerReporting()), state
+    lower = LowerOrder("in a guest at work", order)
+    return ((lower, TriggerReporting()) if triggers else (lower,)), state
 
 
 def _ended(
-    seen: GuestObservation, state: BusySteps, begun: Begun, freed: int, cpu_s: float
+    seen: GuestObservation, state: BusySteps, begun: Begun, freed: int, kernel_cpu_s: float
 ) -> BusySteps:
-    """Account for a step that has ended."""
+    """Account for a step that has ended. `kernel_cpu_s`: what the kernel's workers did for it."""
     now, is_cold = _counts(seen), begun.kind == ReclaimCold.kind
     before = begun.before
-    cost_s = cpu_s + _rise(before.full_stall_us, now.full_stall_us) / 1e6
+    cost_s = kernel_cpu_s + max(0.0, now.own_cpu_s - before.own_cpu_s)
+    cost_s += _rise(before.full_stall_us, now.full_stall_us) / 1e6
     cost_s += max(0, now.allocstalls - before.allocstalls) * ALLOCSTALL_S
     rhythm = state.cold if is_cold else state.report
-    if begun.kind == LowerOrder.kind and freed < LITTLE_BYTES and begun.order > LEAST_REPORT_ORDER:
+    if begun.kind == LowerOrder.kind and freed < LITTLE_BYTES and begun.order > begun.lowest:
         # These blocks are reported: what is left is in smaller ones.
         rhythm = replace(rhythm, size=begun.order - 1, next_s=now.at_s + rhythm.pause_s, why="")
     else:
         rhythm = judged(rhythm, now.at_s, freed, cost_s, is_cold)
         little = not is_cold and freed < LITTLE_BYTES
         state = replace(state, left_bytes=now.trapped_bytes if little else state.left_bytes)
+    others = tuple([one for one in state.last if one.is_cold != is_cold])
     state = replace(
         state,
         begun=None,
-        last=Ended(begun.kind, now, freed),
+        last=(*others, Ended(is_cold, now, freed)),
         ended_s=now.at_s,
         steps=state.steps + 1,
         freed_bytes=state.freed_bytes + freed,
     )
-    gap_s = now.at_s + GAP_S
+    rest_s = cost_s * 100 / (MOST_COST_PERCENT * max(1, seen.snapshot.cpustat.cpus))
+    gap_s = now.at_s + min(PAUSE_MOST_S, max(GAP_S, rest_s))
     cold, report = (rhythm, state.report) if is_cold else (state.cold, rhythm)
     return replace(state, cold=_not_before(cold, gap_s), report=_not_before(report, gap_s))
 
@@ -433,6 +473,7 @@ def _counts(seen: GuestObservation) -> Counts:
         None if vm is None else vm.pgsteal_file,
         now.cache_bytes,
         now.trapped_bytes or 0,
+        seen.own_cpu_s,
     )
 
 

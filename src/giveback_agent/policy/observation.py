@@ -83,9 +83,10 @@ class GuestObservation(Record):
 
     `running` is the kind of the step that runs. `lowered`: the report order may be lowered by the agent.
     `reports` counts the reports that the kernel has made to the host, where that is seen. `ended_bytes`:
-    file cache of cgroups that have ended since the last pass, as far as it was measured. `stalls`: as at
-    this moment, where a step in a guest at work may be paid for by it. `kept_cache_bytes`: so much cache
-    stays, as the host wants no more than a part of it.
+    file cache of cgroups that have ended since the last pass, as far as it was measured. `stalls` and
+    `own_cpu_s`, the CPU time of the agent and of all that it started, are as at this moment: they are what
+    a step in a guest at work costs. `kept_cache_bytes`: so much cache stays,
+    as the host wants no more than a part of it.
     """
 
     snapshot: Snapshot
@@ -97,6 +98,7 @@ class GuestObservation(Record):
     reports: int | None = None
     ended_bytes: int = 0
     stalls: Stalls = Stalls()
+    own_cpu_s: float = 0.0
     kept_cache_bytes: int = 0
 
 

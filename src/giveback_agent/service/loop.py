@@ -370,6 +370,7 @@ class Service:
             report_order.read_reports(self._root) if self._steps.lowered or at_work else None,
             self._ended.left_bytes,
             self._stalls() if at_work else idleness.Stalls(),
+            sum(os.times()[:4]),
         )
         if self._kept_cache_bytes and self._urgency is not None:
             seen = replace(seen, kept_cache_bytes=self._kept_cache_bytes)
