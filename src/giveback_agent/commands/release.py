@@ -14,8 +14,12 @@ from giveback_agent.commands.repair import restore
 from giveback_agent.errors import AgentError
 from giveback_agent.policy import adaptive, idleness
 from giveback_agent.policy.actions import EndPass, LowerOrder, ReleaseStep, RestoreOrder
-from giveback_agent.policy.observation import URGENCY_ALONE, GuestObservation, StepOutcome
-from giveback_agent.policy.report_words import why_not_reported
+from giveback_agent.policy.observation import (
+    URGENCY_ALONE,
+    GuestObservation,
+    StepOutcome,
+    why_not_reported,
+)
 from giveback_agent.release import report_order
 from giveback_agent.release.capabilities import probe
 from giveback_agent.release.observe import take

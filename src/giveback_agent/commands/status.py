@@ -7,8 +7,7 @@ import time
 from giveback_agent.cgroups import survey, table
 from giveback_agent.errors import AgentError
 from giveback_agent.policy import cache_goal
-from giveback_agent.policy.observation import URGENCY_ALONE
-from giveback_agent.policy.report_words import why_not_reported
+from giveback_agent.policy.observation import URGENCY_ALONE, why_not_reported
 from giveback_agent.release.observe import take
 from giveback_agent.runtime import run_dir
 from giveback_agent.service import status_file

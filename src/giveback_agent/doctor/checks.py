@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from giveback_agent.doctor import memory_checks
 from giveback_agent.doctor.memory_checks import BAD, OK, UNKNOWN, WARN, Check, as_root, denied
-from giveback_agent.policy.report_words import why_not_reported
+from giveback_agent.policy.observation import why_not_reported
 from giveback_kernel.page_reporting import effective_order
 
 TYPE_CHECKING = False

@@ -36,7 +36,6 @@ from giveback_agent.policy import (
     busy_steps,
     cache_goal,
     compaction,
-    ended_regret,
     idleness,
     release_pass,
     thresholds,
@@ -54,9 +53,8 @@ from giveback_agent.policy.actions import (
     TriggerReporting,
 )
 from giveback_agent.policy.busy_steps import BusySteps
-from giveback_agent.policy.cache_goal import FloorState
+from giveback_agent.policy.cache_goal import EndedRegret, FloorState
 from giveback_agent.policy.compaction import Compacting
-from giveback_agent.policy.ended_regret import EndedRegret
 from giveback_agent.policy.observation import (
     URGENCY_ALONE,
     URGENCY_STARVING,
@@ -182,7 +180,7 @@ def _learn_refaults(seen: GuestObservation, state: PolicyState) -> PolicyState:
     return replace(
         state,
         floor=cache_goal.learn(floor, seen.snapshot),
-        ended_regret=ended_regret.learn(state.ended_regret, seen.snapshot),
+        ended_regret=cache_goal.learn_regret(state.ended_regret, seen.snapshot),
     )
 
 
@@ -272,7 +270,7 @@ def _begun(tick: Tick, state: PolicyState, step: Action) -> PolicyState:
     )
     if takes_ended and tick.seen.ended_bytes:
         now_s, ended = tick.now.monotonic_s, tick.seen.ended_bytes
-        return replace(state, ended_regret=ended_regret.took(state.ended_regret, now_s, ended))
+        return replace(state, ended_regret=cache_goal.took_ended(state.ended_regret, now_s, ended))
     return state
 
 

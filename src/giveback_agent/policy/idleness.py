@@ -119,30 +119,16 @@ def look(
             calm_since = now_s
         if slack_since is not None and not has_spare_cpu(at_its_end):
             slack_since = now_s
-    if calm_since is not None and now_s - calm_since >= window_s:
-        level = IDLE
-    elif percent <= BUSY_PERCENT and not stalled:
-        level = SLACK
-    else:
-        level = BUSY
+    is_idle = calm_since is not None and now_s - calm_since >= window_s
+    level = IDLE if is_idle else SLACK if percent <= BUSY_PERCENT and not stalled else BUSY
     if state.level == IDLE and level != IDLE and slack_since is not None:
         # Work has just begun, and what it will be is not known yet.
         slack_since = now_s
-    worked_s = state.work_cpu_s + work_s
     stall_percent = _percent(state.stalls.memory_us, stalls.memory_us, interval_s)
-    short = stall_percent > MEMORY_STALL_PERCENT
     return GateState(
-        now_s,
-        cpustat,
-        stalls,
-        calm_since,
-        slack_since,
-        level,
-        percent,
-        worked_s,
-        short,
-        stall_percent,
-    )
+        now_s, cpustat, stalls, calm_since, slack_since, level, percent, state.work_cpu_s + work_s,
+        stall_percent > MEMORY_STALL_PERCENT, stall_percent,
+    )  # fmt: skip
 
 
 def is_quiet(state: GateState, cpustat: CpuStat, own_cpu_s: float, ticks_per_s: int) -> bool:

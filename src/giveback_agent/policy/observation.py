@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from giveback_agent.policy.idleness import Stalls
-from giveback_agent.policy.report_words import why_not_reported
 from giveback_kernel.record import Record
 
 TYPE_CHECKING = False
@@ -143,3 +142,17 @@ class Tick(Record):
 def cold_cache_bytes(memory: MemInfo) -> int:
     """Estimate the cold page cache: the inactive file list without what must be written first."""
     return max(0, memory.inactive_file_bytes - memory.dirty_bytes - memory.writeback_bytes)
+
+
+def why_not_reported(active: bool | None, allowed: bool = True) -> str:
+    """Return why this guest's free memory is not known to go back to its host, or "" where it goes.
+
+    The words are those of the service, `release`, `status` and `doctor`.
+    `active` is that of giveback_kernel.page_reporting.ReportingState: None where it cannot be told.
+    `allowed`: the settings permit it.
+    """
+    if active is None:
+        return "it cannot be seen whether free page reporting is active in this guest"
+    if not active:
+        return "free page reporting is not active in this guest"
+    return "" if allowed else "the settings forbid it (pageReporting)"

@@ -10,7 +10,7 @@ from giveback_agent.service.end_watch import SETTLE_S, EndWatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_agent.policy.ended_regret import EndedRegret
+    from giveback_agent.policy.cache_goal import EndedRegret
 
 # A service that is started again and again ends as often: it is looked after no more often.
 PERIOD_S = 10.0

@@ -9,7 +9,7 @@ import os
 import time
 
 from giveback_agent.host_link.link import Link, UrgencyMessage
-from giveback_agent.policy import adaptive, busy_steps, idleness, polling, report_words, thresholds
+from giveback_agent.policy import adaptive, busy_steps, idleness, polling, thresholds
 from giveback_agent.policy.actions import (
     Abandon,
     BeginPass,
@@ -24,6 +24,7 @@ from giveback_agent.policy.observation import (
     URGENCY_CALM,
     URGENCY_STARVING,
     GuestObservation,
+    why_not_reported,
 )
 from giveback_agent.release import report_order, steps
 from giveback_agent.release.capabilities import probe
@@ -122,7 +123,7 @@ class Service:
     def _greet(self) -> None:
         self._repair()
         self._journal(f"started, mode {self._settings.mode}")
-        why_not = report_words.why_not_reported(self._can.reporting, self._settings.page_reporting)
+        why_not = why_not_reported(self._can.reporting, self._settings.page_reporting)
         if why_not:
             self._journal(
                 f"{why_not}: nothing is compacted or reported; see `giveback-agent doctor`"

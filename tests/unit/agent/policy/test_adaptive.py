@@ -475,7 +475,7 @@ def test_a_guest_that_is_never_idle_gives_cold_cache_in_small_steps() -> None:
     }  # fmt: skip
     cold = [a for a in guest.log if isinstance(a, act.ReclaimCold)]
     assert cold[0].amount_bytes <= 2048 * MIB // 64
-    assert all(a.amount_bytes <= 2048 * MIB // 32 for a in cold)
+    assert all(a.amount_bytes <= 2048 * MIB // 16 for a in cold)
 
 
 def _lists(now: Snapshot, active: int, inactive: int, dirty: int = 0) -> Snapshot:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback_agent.policy import actions as act
-from giveback_agent.policy import adaptive, ended_regret, idleness
+from giveback_agent.policy import adaptive, cache_goal, idleness
 from giveback_agent.policy.adaptive import PolicyState
-from giveback_agent.policy.ended_regret import EndedRegret
+from giveback_agent.policy.cache_goal import EndedRegret
 from giveback_agent.policy.observation import Snapshot, StepOutcome
 from giveback_agent.settings.table import AgentSettings
 from giveback_kernel.record import replace
@@ -27,10 +27,10 @@ def round_(
     state: EndedRegret, now_s: float, refaults: int, read_mib: int, grown: int
 ) -> EndedRegret:
     """A take of 100 MiB, and what came of it."""
-    state = ended_regret.took(state, now_s, 100 * MIB)
-    state = ended_regret.learn(state, at(now_s + 1))
-    state = ended_regret.learn(state, at(now_s + 30, refaults, read_mib, 200 + grown))
-    return ended_regret.learn(state, at(now_s + 70, refaults, read_mib, 200 + grown))
+    state = cache_goal.took_ended(state, now_s, 100 * MIB)
+    state = cache_goal.learn_regret(state, at(now_s + 1))
+    state = cache_goal.learn_regret(state, at(now_s + 30, refaults, read_mib, 200 + grown))
+    return cache_goal.learn_regret(state, at(now_s + 70, refaults, read_mib, 200 + grown))
 
 
 def test_each_regret_doubles_the_wait_and_a_good_take_halves_it() -> None:
@@ -45,9 +45,9 @@ def test_each_regret_doubles_the_wait_and_a_good_take_halves_it() -> None:
 
 def test_long_quiet_is_forgotten() -> None:
     state = round_(EndedRegret(), 0.0, 0, 100, 90)
-    state = ended_regret.took(state, ended_regret.FORGET_S + 100, 100 * MIB)
+    state = cache_goal.took_ended(state, cache_goal.FORGET_S + 100, 100 * MIB)
     assert state.wait_s == 0
-    assert state.may_take(ended_regret.FORGET_S + 101)
+    assert state.may_take(cache_goal.FORGET_S + 101)
 
 
 def test_refaults_and_reads_that_stay_cached_are_regret_and_nothing_else() -> None:
@@ -55,8 +55,8 @@ def test_refaults_and_reads_that_stay_cached_are_regret_and_nothing_else() -> No
     assert round_(EndedRegret(), 0.0, 500, 0, 0).wait_s == 0
     assert round_(EndedRegret(), 0.0, 0, 100, 10).wait_s == 0, "read, and gone again"
     assert round_(EndedRegret(), 0.0, 0, 10, 100).wait_s == 0, "written"
-    late = ended_regret.took(EndedRegret(), 0.0, 100 * MIB)
-    late = ended_regret.learn(ended_regret.learn(late, at(1.0)), at(90.0, 50_000))
+    late = cache_goal.took_ended(EndedRegret(), 0.0, 100 * MIB)
+    late = cache_goal.learn_regret(cache_goal.learn_regret(late, at(1.0)), at(90.0, 50_000))
     assert late.wait_s == 0
 
 
@@ -65,10 +65,10 @@ def test_no_course_waits_longer_than_the_cap(course: list[tuple[float, int, int]
     state, now_s, refaults, read = EndedRegret(), 0.0, 0, 0
     for seconds, more, read_mib in course:
         now_s, refaults, read = now_s + seconds, refaults + more, read + read_mib
-        state = ended_regret.learn(state, at(now_s, refaults, read, 200 + read_mib))
+        state = cache_goal.learn_regret(state, at(now_s, refaults, read, 200 + read_mib))
         if state.may_take(now_s):
-            state = ended_regret.took(state, now_s, 50 * MIB)
-        assert state.until_s <= now_s + ended_regret.MOST_WAIT_S
+            state = cache_goal.took_ended(state, now_s, 50 * MIB)
+        assert state.until_s <= now_s + cache_goal.MOST_WAIT_S
 
 
 def test_a_regretted_take_is_not_repeated_at_once_by_the_policy() -> None:
