@@ -40,7 +40,7 @@ FIXED = f"mount --bind {PATH} {PATH} && mount -o remount,ro,bind {PATH}"
 
 @dataclass
 class Course:
-    """A pass as the host saw it: seconds since its first line, and resident bytes."""
+    """A pass as the host saw it: seconds since the cache was reclaimed, and resident bytes."""
 
     samples: list[tuple[float, int]] = field(default_factory=list)
     delays: list[str] = field(default_factory=list)
@@ -60,7 +60,8 @@ async def a_pass(vm: LabVm) -> Course:
     until_s, begun_s = time.monotonic() + DEADLINE_S, 0.0
     while not any(line.startswith("giveback: ") for line in lines):
         assert time.monotonic() < until_s, lines
-        if lines and not begun_s:
+        # What comes before does not depend on the delay, and takes as long as the machine likes.
+        if any(line.startswith("drain") for line in lines) and not begun_s:
             begun_s = time.monotonic()
         if begun_s:
             course.samples.append((time.monotonic() - begun_s, vm.resident_bytes()))
@@ -80,7 +81,7 @@ async def both() -> tuple[Course, Course, list[str]]:
         fast = await a_pass(vm)
         assert (await vm.guest.exec("sh", "-c", FIXED)).code == 0
         slow = await a_pass(vm)
-        assert (await vm.guest.exec("umount", PATH)).code == 0
+        assert (await vm.guest.exec("sh", "-c", f"umount {PATH}")).code == 0
         await steady_load.prepare(vm, COLD_MIB, TRAPPED_MIB, HOT_MIB)
         lines: list[str] = []
         pid = await start_agent(vm, lines.append)
