@@ -33,7 +33,6 @@ While a worker runs nothing changes but that it may be abandoned. The same for r
 from __future__ import annotations
 
 from giveback_agent.policy import (
-    busy_steps,
     cache_goal,
     compaction,
     idleness,
@@ -52,7 +51,6 @@ from giveback_agent.policy.actions import (
     RestoreOrder,
     TriggerReporting,
 )
-from giveback_agent.policy.busy_steps import BusySteps
 from giveback_agent.policy.cache_goal import EndedRegret, FloorState
 from giveback_agent.policy.compaction import Compacting
 from giveback_agent.policy.observation import (
@@ -66,6 +64,7 @@ from giveback_kernel.record import Record, replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.actions import Action
+    from giveback_agent.policy.busy_steps import BusySteps
     from giveback_agent.policy.cold_anon import ColdAnonState
     from giveback_agent.policy.idleness import GateState
     from giveback_agent.policy.observation import GuestObservation, KernelCapabilities, Snapshot
@@ -108,7 +107,7 @@ class PolicyState(Record):
     compaction: Compacting = Compacting()
     floor: FloorState = FloorState()
     anon: ColdAnonState | None = None
-    busy: BusySteps = BusySteps()
+    busy: BusySteps | None = None
     ended_regret: EndedRegret = EndedRegret()
     next_ended_s: float = 0.0
 
@@ -116,6 +115,17 @@ class PolicyState(Record):
     def in_pass(self) -> bool:
         """Whether a pass is under way."""
         return self.current is not None
+
+    @property
+    def in_short_report(self) -> bool:
+        """Whether the report order is lowered for a guest at work."""
+        return self.busy is not None and self.busy.lowers
+
+    def is_step_due(self, gate: GateState, now_s: float) -> bool:
+        """Tell whether a step may be due in a guest at work, so that a full snapshot is worth it."""
+        if self.busy is not None and self.busy.begun is not None:
+            return True
+        return not idleness.why_no_step(gate) and (self.busy is None or now_s >= self.busy.next_s)
 
 
 def decide(
@@ -131,7 +141,9 @@ def decide(
     state = _learn_outcome(seen, state)
     if state.current is not None:
         return _go_on(_tick(seen, state, settings, can), state, state.current, why_stop)
-    if state.busy.lowers:
+    if state.busy is not None and state.busy.lowers:
+        from giveback_agent.policy import busy_steps
+
         actions, busy = busy_steps.go_on(_tick(seen, state, settings, can), state.busy)
         return actions, replace(state, busy=busy)
     if not why_stop:
@@ -192,7 +204,7 @@ def _must_end(seen: GuestObservation, state: PolicyState, why_stop: str) -> bool
     """
     if not why_stop or is_tight(seen.snapshot):
         return bool(why_stop)
-    if state.busy.begun is not None:
+    if state.busy is not None and state.busy.begun is not None:
         return seen.gate.short_of_memory or not idleness.has_spare_cpu(seen.gate.busy_percent)
     return seen.running != ReclaimEnded.kind
 
@@ -225,7 +237,10 @@ def _learn_outcome(seen: GuestObservation, state: PolicyState) -> PolicyState:
     outcome, current = seen.outcome, state.current
     if outcome is None:
         return state
-    state = replace(state, busy=busy_steps.after_step(seen, state.busy, outcome))
+    if state.busy is not None and state.busy.begun is not None:
+        from giveback_agent.policy import busy_steps
+
+        state = replace(state, busy=busy_steps.after_step(seen, state.busy, outcome))
     if outcome.kind == Compact.kind:
         learned = compaction.learned(state.compaction, outcome, seen.snapshot)
         return replace(state, compaction=learned)
@@ -325,7 +340,7 @@ def must_rest(state: PolicyState, gate: GateState, now_s: float) -> bool:
 
 def _only_pauses(state: PolicyState, gate: GateState, now_s: float) -> bool:
     """Tell whether a guest was at work a moment ago: a short pause is not the end of its work."""
-    ended_s, calm_s = state.busy.ended_s, gate.calm_since_s
+    ended_s, calm_s = None if state.busy is None else state.busy.ended_s, gate.calm_since_s
     if ended_s is None or calm_s is None or now_s - ended_s > AT_WORK_S:
         return False
     return now_s - calm_s < PAUSE_S
@@ -390,8 +405,13 @@ def _step_beside_work(tick: Tick, state: PolicyState) -> Decision:
         step = ReclaimEnded()
         state = replace(state, next_ended_s=now.monotonic_s + ENDED_PERIOD_S)
         return (step,), _begun(tick, state, step)
-    if gate.level == idleness.IDLE or now.monotonic_s < state.rest_until_s:
+    is_idle = gate.level == idleness.IDLE
+    if is_idle or now.monotonic_s < state.rest_until_s or idleness.why_no_step(gate):
         return (), state
-    actions, busy = busy_steps.take(tick, state.busy, state.compaction)
+    # 0.3 MiB that a guest which is quiet or idle need not hold.
+    from giveback_agent.policy import busy_steps
+
+    busy = state.busy or busy_steps.BusySteps()
+    actions, busy = busy_steps.take(tick, busy, state.compaction)
     state = replace(state, busy=busy)
     return actions, _begun(tick, state, actions[0]) if actions else state

@@ -49,8 +49,6 @@ FIRST_DIVISOR = 64
 MOST_DIVISOR = 16
 # The steps together cost no more than this part of all CPUs, however slow these are.
 MOST_COST_PERCENT = 2.0
-# Where work stalls for memory for this part of the time, nothing is taken. senpai aims at 0.1 %.
-TARGET_STALL_PERCENT = 0.5
 # A step that freed less than this was not worth its while.
 LITTLE_BYTES = 4 * MIB
 # Bytes for a second of cost: below the one a step was dear, above the other it was cheap.
@@ -64,8 +62,6 @@ ALLOCSTALL_S = 0.002
 REPORT_CPU_S = 0.0005
 # The kernel begins 2 s after it was triggered, and is done with one cycle at once.
 MOST_LOWERED_S = 2.5
-# The order goes back when the kernel was seen to report, so often is that looked at.
-REPORT_POLL_S = 0.4
 # Blocks below this one the work takes and frees all the time: reported, they would be missed at once.
 LEAST_REPORT_ORDER = 3
 # The first short report takes the large blocks only.
@@ -153,29 +149,14 @@ class BusySteps(Record):
         return self.begun is not None and self.begun.kind == LowerOrder.kind
 
     @property
+    def why(self) -> str:
+        """Why the next step comes no sooner; "" where its pause is the ordinary one."""
+        return (self.cold if self.cold.next_s <= self.report.next_s else self.report).why
+
+    @property
     def next_s(self) -> float:
         """When the next step may be due, monotonic seconds."""
         return min(self.cold.next_s, self.report.next_s)
-
-
-def why_wait(gate: GateState) -> str:
-    """Return why a guest that is not idle is left alone for now, or "" where a step may be made."""
-    if not idleness.has_spare_cpu(gate.busy_percent):
-        return f"busy at {gate.busy_percent:.0f} %: steps need a tenth of the CPUs to spare"
-    if gate.memory_stall_percent >= TARGET_STALL_PERCENT:
-        return f"its work waits for memory {gate.memory_stall_percent:.1f} % of the time"
-    if gate.slack_since_s is None:
-        return "its work waits for its disk"
-    if gate.calm_since_s is not None:
-        return "it is about to be idle"
-    if not idleness.has_slack(gate):
-        return f"it has had CPU to spare for less than {idleness.SLACK_WINDOW_S:.0f} s"
-    return ""
-
-
-def is_due(state: BusySteps, gate: GateState, now_s: float) -> bool:
-    """Tell whether a full snapshot is worth it: a step may be made, and its pause is over."""
-    return state.begun is not None or (now_s >= state.next_s and not why_wait(gate))
 
 
 def may_wait(state: BusySteps, gate: GateState, now_s: float, reports: int | None) -> bool:
@@ -191,7 +172,7 @@ def may_wait(state: BusySteps, gate: GateState, now_s: float, reports: int | Non
 def take(tick: Tick, state: BusySteps, compacting: Compacting) -> Steps:
     """Return the step to make now in a guest that is not idle, if any, and what to remember."""
     now_s, state = tick.now.monotonic_s, stopped(state)
-    if why_wait(tick.seen.gate):
+    if idleness.why_no_step(tick.seen.gate):
         return (), state
     state = _renewed(tick, _aftermath(tick, state))
     cold, order = _cold_bytes(tick, state.cold), _report_order(tick, state)
@@ -267,7 +248,7 @@ def cold_step_bytes(ram_bytes: int, size_bytes: int, stall_percent: float) -> in
     """Return how much cold cache a step may take: the less, the more the work stalls for memory."""
     size = size_bytes or ram_bytes // FIRST_DIVISOR
     size = min(max(size, thresholds.LEAST_STEP_BYTES), ram_bytes // MOST_DIVISOR)
-    return int(size * max(0.0, 1.0 - stall_percent / TARGET_STALL_PERCENT))
+    return int(size * max(0.0, 1.0 - stall_percent / idleness.TARGET_STALL_PERCENT))
 
 
 def reported_by_a_cycle(now: Snapshot, order: int, own_order: int) -> tuple[int, int]:
@@ -312,7 +293,7 @@ def _regretted(ended: Ended, now: Counts, page_bytes: int) -> str:
     if ended.is_cold and read_again > max(MIB, ended.freed_bytes * REGRET_PERCENT // 100):
         return f"{read_again // MIB} of {ended.freed_bytes // MIB} MiB taken were read again"
     stall_s = _rise(ended.after.some_stall_us, now.some_stall_us) / 1e6
-    if stall_s > past_s * TARGET_STALL_PERCENT / 100:
+    if stall_s > past_s * idleness.TARGET_STALL_PERCENT / 100:
         return f"the work stalled for memory after the last, {stall_s:.2f} s"
     return ""
 

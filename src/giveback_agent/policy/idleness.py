@@ -32,6 +32,8 @@ IO_STALL_PERCENT = 15.0
 LONG_WINDOWS = 2
 # So little work in an interval changes nothing that a pass could be worth it for.
 QUIET_WORK_S = 0.03
+# Where work stalls for memory for this part of the time, nothing is taken. senpai aims at 0.1 %.
+TARGET_STALL_PERCENT = 0.5
 # The work of an interval shorter than this is noise: one tick is 10 ms.
 SHORTEST_INTERVAL_S = 0.5
 
@@ -152,6 +154,21 @@ def has_slack(state: GateState) -> bool:
 def has_spare_cpu(busy_percent: float) -> bool:
     """Tell whether so busy a guest has CPU to spare for a step that runs at SCHED_IDLE."""
     return busy_percent < SPARE_BUSY_PERCENT
+
+
+def why_no_step(gate: GateState) -> str:
+    """Return why a guest that is not idle is left alone for now, or "" where a step may be made."""
+    if not has_spare_cpu(gate.busy_percent):
+        return f"busy at {gate.busy_percent:.0f} %: steps need a tenth of the CPUs to spare"
+    if gate.memory_stall_percent >= TARGET_STALL_PERCENT:
+        return f"its work waits for memory {gate.memory_stall_percent:.1f} % of the time"
+    if gate.slack_since_s is None:
+        return "its work waits for its disk"
+    if gate.calm_since_s is not None:
+        return "it is about to be idle"
+    if not has_slack(gate):
+        return f"it has had CPU to spare for less than {SLACK_WINDOW_S:.0f} s"
+    return ""
 
 
 def _since(since_s: float | None, at_s: float, holds: bool) -> float | None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 PASS_PERIOD_S = 1.0
 WATCH_PERIOD_S = 2.0
 QUIET_PERIOD_S = 10.0
+# The order goes back when the kernel was seen to report, so often is that looked at.
+REPORT_POLL_S = 0.4
 # So many looks at a calm guest with nothing to gain, and they come less often.
 QUIET_LOOKS = 5
 # A full picture of a quiet guest is taken at every sixth look only, or where something went on in it.

@@ -9,7 +9,7 @@ import os
 import time
 
 from giveback_agent.host_link.link import Link, UrgencyMessage
-from giveback_agent.policy import adaptive, busy_steps, idleness, polling, thresholds
+from giveback_agent.policy import adaptive, idleness, polling, thresholds
 from giveback_agent.policy.actions import (
     Abandon,
     BeginPass,
@@ -210,8 +210,8 @@ class Service:
         return self._state.in_pass or (self._wsl_state is not None and self._wsl_state.in_pass)
 
     def _period_s(self) -> float:
-        if self._state.busy.lowers:
-            return busy_steps.REPORT_POLL_S
+        if self._state.in_short_report:
+            return polling.REPORT_POLL_S
         acts = self._steps.worker is not None or self._in_pass() or self._steps.queue
         if acts or self._ended.watch.rose:
             return polling.PASS_PERIOD_S
@@ -238,7 +238,7 @@ class Service:
             # Unseen, work may be back: the order must not stay lowered for it.
             self._restore("the guest cannot be seen")
         changed = self._steps.lowered or self._steps.hurried
-        if changed and not self._in_pass() and not self._state.busy.lowers:
+        if changed and not self._in_pass() and not self._state.in_short_report:
             self._restore("once more")
         self._start_next(now_s)
         self._probe_again(now_s)
@@ -312,7 +312,9 @@ class Service:
             return True
         if self._in_pass():
             return not self._may_wait(now_s)
-        if self._state.busy.lowers:
+        if self._state.busy is not None and self._state.busy.lowers:
+            from giveback_agent.policy import busy_steps
+
             reports = report_order.read_reports(self._root)
             return not busy_steps.may_wait(self._state.busy, self._gate, now_s, reports)
         if self._settings.mode != "adaptive":
@@ -320,7 +322,7 @@ class Service:
         if self._urgency_now(now_s) <= URGENCY_ALONE:
             idle = self._gate.level == idleness.IDLE
             resting = idle and adaptive.must_rest(self._state, self._gate, now_s)
-            working = not idle and not busy_steps.is_due(self._state.busy, self._gate, now_s)
+            working = not idle and not self._state.is_step_due(self._gate, now_s)
             if resting or working or polling.is_settling(self._gate):
                 # Nothing may be done yet, whatever a picture would show: nor is the quick look used up.
                 self._pace = polling.held_up(self._pace, self._gate)
@@ -475,10 +477,13 @@ class Service:
         urgency, level = self._published
         since_s = now_s - self._published_s
         told = self._urgency_now(now_s) != urgency and since_s >= URGENCY_PUBLISH_S
-        busy = (self._state.busy.steps, self._state.floor.learned_bytes)
+        busy = (self._busy_steps(), self._state.floor.learned_bytes)
         changed = self._gate.level != level or busy != self._published_busy
         if told or (changed and since_s >= LEVEL_PUBLISH_S):
             self._publish()
+
+    def _busy_steps(self) -> int:
+        return 0 if self._state.busy is None else self._state.busy.steps
 
     def _publish(self, running: bool = True) -> None:
         """Write what `status` shows. A full /run is no reason to stop."""
@@ -486,7 +491,7 @@ class Service:
         self._published = (self._urgency_now(now_s), self._gate.level)
         self._published_s = now_s
         floor = self._state.floor.learned_bytes
-        self._published_busy = (self._state.busy.steps, floor)
+        self._published_busy = (self._busy_steps(), floor)
         self._link.learned_floor_bytes = floor
         status_file.write_status(
             self._root,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from giveback_agent.host_link.json_lines import encode
-from giveback_agent.policy import busy_steps, idleness
+from giveback_agent.policy import idleness
 from giveback_agent.runtime import run_dir
 
 TYPE_CHECKING = False
@@ -39,19 +39,23 @@ def log_fields(log: PassLog) -> dict[str, object]:
     }
 
 
-def busy_fields(state: BusySteps, gate: GateState) -> dict[str, object]:
+def busy_fields(state: BusySteps | None, gate: GateState) -> dict[str, object]:
     """Return why a guest at work waits, its next step and when that is due, and what the steps freed.
 
     `next_s` are monotonic seconds, None where the guest is idle: then a pass comes, not a step.
     """
-    is_idle = gate.level == idleness.IDLE
-    waiting = state.cold if state.cold.next_s <= state.report.next_s else state.report
+    waits = next_step = ""
+    next_s: float | None = None
+    if gate.level != idleness.IDLE:
+        waits, next_s = idleness.why_no_step(gate), gate.at_s or 0.0
+        if state is not None:
+            waits, next_step, next_s = waits or state.why, state.coming, state.next_s
     return {
-        "waits": "" if is_idle else busy_steps.why_wait(gate) or waiting.why,
-        "next": "" if is_idle else state.coming,
-        "next_s": None if is_idle else state.next_s,
-        "steps": state.steps,
-        "freed_bytes": state.freed_bytes,
+        "waits": waits,
+        "next": next_step,
+        "next_s": next_s,
+        "steps": 0 if state is None else state.steps,
+        "freed_bytes": 0 if state is None else state.freed_bytes,
     }
 
 

@@ -109,6 +109,11 @@ class Busy:
             self.tick()
         return self
 
+    @property
+    def busy(self) -> BusySteps:
+        assert self.state.busy is not None
+        return self.state.busy
+
     def times(self, kind: type[act.Action]) -> list[float]:
         return [at_s for at_s, action in self.log if isinstance(action, kind)]
 
@@ -123,7 +128,7 @@ def test_a_guest_at_work_gives_its_cold_cache_within_five_minutes(percent: float
 
 def test_at_ninety_percent_nothing_is_done() -> None:
     assert not Busy(90.0).run(300).log
-    words = busy_steps.why_wait(Busy(93.0).seen().gate)
+    words = idleness.why_no_step(Busy(93.0).seen().gate)
     assert words.startswith("busy at 93 %")
 
 
@@ -149,7 +154,7 @@ def test_no_step_without_spare_cpu_and_memory(
 ) -> None:
     busy = Busy(percent, stall_percent=stall_percent, short=short, available=available)
     busy.run(30)
-    spare = percent < 90 and stall_percent < busy_steps.TARGET_STALL_PERCENT and not short
+    spare = percent < 90 and stall_percent < idleness.TARGET_STALL_PERCENT and not short
     tight = adaptive.is_tight(busy.seen().snapshot)
     assert bool(busy.log) == (spare and not tight)
 
@@ -161,7 +166,7 @@ def test_a_step_is_bounded_and_less_the_more_the_work_stalls(
     step = busy_steps.cold_step_bytes(ram, size, stall_percent)
     assert 0 <= step <= ram // busy_steps.MOST_DIVISOR
     assert step >= busy_steps.cold_step_bytes(ram, size, stall_percent + 0.1)
-    if stall_percent >= busy_steps.TARGET_STALL_PERCENT:
+    if stall_percent >= idleness.TARGET_STALL_PERCENT:
         assert step == 0
 
 
@@ -192,7 +197,7 @@ def test_dear_steps_come_later_and_later_and_get_smaller() -> None:
     assert pauses[-1] >= 2 * pauses[0]
     amounts = [a.amount_bytes for _, a in busy.log if isinstance(a, act.ReclaimCold)]
     assert amounts == sorted(amounts, reverse=True)
-    assert "the last cost" in busy.state.busy.cold.why
+    assert "the last cost" in busy.busy.cold.why
 
 
 @pytest.mark.parametrize("cost_s", [0.05, 0.5, 2.0, 20.0])
@@ -208,13 +213,13 @@ def test_pages_that_are_read_again_put_the_next_step_off() -> None:
     calm = Busy(can=replace(ABLE, reporting=False), cold=2000).run(120)
     regretted = Busy(can=replace(ABLE, reporting=False), cold=2000, refaults_after=2000).run(120)
     assert len(regretted.times(act.ReclaimCold)) < len(calm.times(act.ReclaimCold)) / 2
-    assert "read again" in regretted.state.busy.cold.why
+    assert "read again" in regretted.busy.cold.why
 
 
 def test_regret_is_seen_though_a_short_report_comes_between() -> None:
     busy = Busy(cold=2000, refaults_after=2000).run(120)
     assert busy.times(act.LowerOrder)
-    assert "read again" in busy.state.busy.cold.why
+    assert "read again" in busy.busy.cold.why
     assert len(busy.times(act.ReclaimCold)) < 10
 
 
@@ -235,7 +240,7 @@ def test_where_nothing_is_reported_the_pause_grows() -> None:
     busy = Busy(can=replace(ABLE, cold_method="none"), silent=True).run(300)
     times = busy.times(act.LowerOrder)
     assert times[-1] - times[-2] > 3 * (times[1] - times[0])
-    assert "freed 0 MiB" in busy.state.busy.report.why
+    assert "freed 0 MiB" in busy.busy.report.why
 
 
 @given(
@@ -273,8 +278,8 @@ def test_an_order_that_cannot_be_lowered_is_not_waited_for() -> None:
         busy.tick()
     busy.lowered = False
     busy.tick()
-    assert not busy.state.busy.lowers
-    assert busy.state.busy.report.next_s > busy.now_s
+    assert not busy.state.in_short_report
+    assert busy.busy.report.next_s > busy.now_s
 
 
 def test_compaction_only_where_the_order_is_fixed_and_cpu_is_to_spare() -> None:
@@ -306,17 +311,21 @@ def test_a_cycle_takes_a_sixteenth_of_each_list_and_a_report_at_least() -> None:
 )
 def test_status_says_why_a_busy_guest_waits(change: dict[str, float], words: str) -> None:
     gate = replace(Busy().seen().gate, **change)
-    said = busy_steps.why_wait(gate)
+    said = idleness.why_no_step(gate)
     assert words in said
     assert bool(said) == bool(words)
-    assert busy_steps.is_due(BusySteps(), gate, 100.0) is not bool(words)
+    for steps in (None, BusySteps()):
+        state = PolicyState(busy=steps)
+        assert state.is_step_due(gate, 100.0) is not bool(words)
+    later = PolicyState(busy=BusySteps(cold=Rhythm(101.0), report=Rhythm(102.0)))
+    assert not later.is_step_due(gate, 100.0)
 
 
 @pytest.mark.parametrize(("calm_s", "begins"), [(5.0, False), (20.0, True)])
 def test_a_short_pause_of_a_guest_at_work_begins_no_pass(calm_s: float, begins: bool) -> None:
     """Its compaction once took 5 s of CPU in the midst of the work that had paused for 3 s."""
     busy = Busy().run(60)
-    while busy.state.busy.lowers or busy.running is not None:
+    while busy.state.in_short_report or busy.running is not None:
         busy.tick()
     seen = observation(snapshot(busy.now_s + calm_s, cache=600, trapped=300))
     seen = replace(seen, gate=replace(seen.gate, calm_since_s=busy.now_s))

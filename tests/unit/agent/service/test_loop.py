@@ -13,7 +13,15 @@ import pytest
 from agent_kernel_samples import BALLOON_FEATURES, GUEST, plant
 
 from giveback_agent.policy import actions as act
-from giveback_agent.policy import busy_steps, idleness, polling, report_hold, thresholds, wsl_modes
+from giveback_agent.policy import (
+    adaptive,
+    busy_steps,
+    idleness,
+    polling,
+    report_hold,
+    thresholds,
+    wsl_modes,
+)
 from giveback_agent.policy.observation import (
     URGENCY_ALONE,
     URGENCY_STARVING,
@@ -285,7 +293,7 @@ def test_cheap_files_are_read_once_per_tick(guest: Path, monkeypatch: pytest.Mon
         return read(root, path, *limit)
 
     monkeypatch.setattr(files, "read", count)
-    monkeypatch.setattr(busy_steps, "is_due", lambda *_: True)
+    monkeypatch.setattr(adaptive.PolicyState, "is_step_due", lambda *_: True)
     monkeypatch.setattr(polling, "is_turn", lambda *_: False)
     monkeypatch.setattr(polling, "has_moved", lambda *_: True)
     for ticks in (1, 2):
@@ -609,9 +617,9 @@ def test_a_short_report_of_a_guest_at_work_is_held_no_longer_than_it_may(
     # A sample as young as this is not judged again.
     gate = replace(service._gate, at_s=now_s, cpustat=service._totals.cpustat())
     service._gate = replace(gate, level=idleness.SLACK, busy_percent=busy_percent)
-    assert service._period_s() == busy_steps.REPORT_POLL_S
+    assert service._period_s() == polling.REPORT_POLL_S
     tick(service)
     assert order.read_text().strip() == ("3" if lowered else "9")
-    assert service._state.busy.lowers is lowered
+    assert service._state.in_short_report is lowered
     service._close()
     assert order.read_text().strip() == "9"
