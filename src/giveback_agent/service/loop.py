@@ -257,6 +257,9 @@ class Service:
         worker's own is known.
         """
         self._totals.forget()
+        if self._gate.at_s and 0 <= now_s - self._gate.at_s < idleness.SHORTEST_INTERVAL_S:
+            # Too soon to be judged again, so nothing is read for it.
+            return
         own = self._own_cpu()
         # In a pass only user time counts as work, so only ours of it is taken out.
         used_s = own[ours] - self._own_cpu_s[ours]

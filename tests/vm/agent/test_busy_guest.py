@@ -28,7 +28,7 @@ RAM_BYTES = 1024 * MIB
 COLD_MIB, TRAPPED_MIB, HOT_MIB = 200, 120, 32
 PERCENT = int(os.environ.get("GIVEBACK_BUSY_PERCENT", "50"))
 PAIRS = int(os.environ.get("GIVEBACK_PAIRS", "0"))
-IDLE_S, BUSY_S, SEGMENT_S = 60.0, 240.0, 15.0
+IDLE_S, BUSY_S, SEGMENT_S = 60.0, 300.0, 15.0
 WANTED_PART = 0.7
 # Each cold step makes so many refaults of its own, in the lists that it trains (lru_gen_training.py).
 TRAINING_PAGES = 1024
