@@ -1,0 +1,60 @@
+"""What ended cgroups left is measured once after an end, and wanted for a while."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from agent_kernel_samples import GUEST, plant
+
+from giveback_agent.policy.cache_goal import EndedRegret
+from giveback_agent.release import steps
+from giveback_agent.service.end_watch import SETTLE_S
+from giveback_agent.service.ended_cache import PERIOD_S, WANTED_S, EndedCache
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[EndedCache, list[float]]:
+    """A guest in which 300 MiB are left by whatever has ended, and the measurements made."""
+    made: list[float] = []
+
+    def measure(root: str) -> int:
+        made.append(1.0)
+        return 300 * MIB
+
+    monkeypatch.setattr(steps, "ended_bytes", measure)
+    return EndedCache(str(plant(tmp_path, GUEST))), made
+
+
+def test_an_end_is_measured_a_moment_later_and_not_too_often(
+    measured: tuple[EndedCache, list[float]],
+) -> None:
+    ended, made = measured
+    assert not ended.measure(100.0, may_measure=True)
+    ended.watch.rose = True
+    assert not ended.measure(101.0, may_measure=True), "the kernel takes it down meanwhile"
+    assert not ended.measure(101.0 + SETTLE_S, may_measure=False)
+    assert ended.measure(101.0 + SETTLE_S, may_measure=True)
+    assert (len(made), ended.left_bytes, ended.watch.rose) == (1, 300 * MIB, False)
+    ended.watch.rose = True
+    assert not ended.measure(104.0, may_measure=True)
+    assert not ended.measure(101.0 + SETTLE_S + PERIOD_S - 0.1, may_measure=True)
+    assert ended.measure(101.0 + SETTLE_S + PERIOD_S, may_measure=True)
+    assert len(made) == 2
+
+
+def test_what_was_left_is_wanted_for_a_while_and_after_a_regrets_wait(
+    measured: tuple[EndedCache, list[float]],
+) -> None:
+    ended, _ = measured
+    calm = EndedRegret()
+    assert not ended.is_wanted(100.0, calm)
+    ended.watch.rose = True
+    ended.measure(100.0, may_measure=True)
+    ended.measure(100.0 + SETTLE_S, may_measure=True)
+    assert ended.is_wanted(102.0, calm)
+    assert not ended.is_wanted(102.0, EndedRegret(until_s=400.0))
+    assert ended.is_wanted(401.0, EndedRegret(until_s=400.0))
+    assert not ended.is_wanted(100.0 + SETTLE_S + PERIOD_S + WANTED_S, calm)
