@@ -15,11 +15,11 @@ def main() -> int:
 
         return serve()
     if command == "work":
-        from giveback_lab_guest.work import work
+        from giveback_lab_guest.works.demo import work
 
         return work(words)
     if command == "reread":
-        from giveback_lab_guest.work import reread
+        from giveback_lab_guest.works.demo import reread
 
         return reread(words)
     if command == "strategy":

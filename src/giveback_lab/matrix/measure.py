@@ -33,6 +33,7 @@ SETTLE_S = 20.0
 SOON_S, LATE_S = 15.0, 60.0
 STEP_DEADLINE_S = 600.0
 LOW_PERCENT = 60.0
+PEAK_PERIOD_S = 0.5
 TEXT_LIMIT = 200
 
 
@@ -132,9 +133,15 @@ async def measure(row: MatrixRow, lab: Lab, accel: str, mem_bytes: int) -> RowFi
 
 async def _end(guest: MatrixVm, part: str) -> tuple[EndFigures, int]:
     """Let a part begin and end; its figures, and what was resident as it ended."""
-    await guest.ended("end", part)
-    ended_s = time.monotonic()
-    resident_bytes, cold_bytes = guest.vm.resident_bytes(), await guest.cached(part)
+    ending = asyncio.ensure_future(guest.ended("end", part))
+    resident_bytes = guest.vm.resident_bytes()
+    # An agent may be quicker than the guest's answer: what was resident is taken while it is awaited.
+    while not ending.done():
+        await asyncio.wait({ending}, timeout=PEAK_PERIOD_S)
+        resident_bytes = max(resident_bytes, guest.vm.resident_bytes())
+    ended_s, cold_bytes = time.monotonic(), int(ending.result()["bytes"])
+    if cold_bytes <= 0:
+        raise VmError(f"{guest.vm.spec.name}: {part}: nothing that it read was in the page cache")
     back = []
     for moment_s in (SOON_S, LATE_S):
         await asyncio.sleep(max(0.0, ended_s + moment_s - time.monotonic()))
@@ -162,8 +169,9 @@ def methods(status: dict[str, Any]) -> str:
         for step in steps if isinstance(steps, list) else []:
             kind, gain = str(step.get("kind")), step.get("gain_bytes")
             freed[kind] = freed.get(kind, 0) + (gain if isinstance(gain, int) else 0)
-    order = sorted(freed, key=lambda kind: -freed[kind])
-    return escape_for_terminal(", ".join(order) or "no pass", TEXT_LIMIT)
+    order = sorted((kind for kind in freed if freed[kind] > 0), key=lambda kind: -freed[kind])
+    nothing = "none that freed memory" if freed else "no pass"
+    return escape_for_terminal(", ".join(order) or nothing, TEXT_LIMIT)
 
 
 def reasons(doctor: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from giveback_lab_guest.work import read_files
+from giveback_lab_guest.works.demo import read_files
 from giveback_lab_guest.works.files import FileTree
 from giveback_lab_guest.works.job import Job
 

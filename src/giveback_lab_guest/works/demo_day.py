@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from giveback_lab_guest import work
+from giveback_lab_guest.works import demo as work
 from giveback_lab_guest.works.job import Job
 
 TYPE_CHECKING = False

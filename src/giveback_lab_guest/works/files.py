@@ -8,7 +8,7 @@ import subprocess
 import tarfile
 import time
 
-from giveback_lab_guest.work import ENVIRONMENT, read_files
+from giveback_lab_guest.works.demo import ENVIRONMENT, read_files
 from giveback_lab_guest.works.job import Job
 
 TYPE_CHECKING = False

@@ -7,7 +7,7 @@ import sys
 import time
 
 from giveback_kernel.units import MIB
-from giveback_lab_guest.work import hold
+from giveback_lab_guest.works.demo import hold
 from giveback_lab_guest.works.job import Job
 
 TYPE_CHECKING = False

@@ -15,7 +15,7 @@ import time
 import zlib
 
 from giveback_kernel.units import MIB
-from giveback_lab_guest.work import hold, read_files
+from giveback_lab_guest.works.demo import hold, read_files
 from giveback_lab_guest.works.files import FileTree
 from giveback_lab_guest.works.job import Job
 

@@ -119,8 +119,12 @@ def test_a_busier_service_has_more_requests_due(
 ) -> None:
     """By a clock of its own: each request takes 10 ms, so at 70 % one is due each 14 ms."""
     now_s = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
-    monkeypatch.setattr(time, "sleep", lambda s: now_s.__setitem__(0, now_s[0] + s))
+    monkeypatch.setattr("giveback_lab_guest.works.service.time.monotonic", lambda: now_s[0])
+
+    def rest(seconds: float) -> None:
+        now_s[0] += seconds
+
+    monkeypatch.setattr("giveback_lab_guest.works.service.time.sleep", rest)
 
     def request(*_: object) -> None:
         now_s[0] += 0.010
@@ -154,10 +158,13 @@ def test_figures_are_of_the_requests(requests: list[tuple[float, float]]) -> Non
         assert min(latencies) <= said["p50_s"] <= said["p99_s"] <= max(latencies)
 
 
-def test_the_matrix_counts_pages_of_files_without_reading_them(tmp_path: Path) -> None:
+def test_the_matrix_counts_pages_of_files_without_reading_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ended.make_files(f"{tmp_path}/part/tree/d0", 5 * MIB, 1)
     paths = ended.paths_of(str(tmp_path), "part")
     assert [Path(path).stat().st_size for path in paths] == [ended.FILE_BYTES] * 2
     ended.read_all(paths)
     assert [ended.cached_bytes(path) for path in paths] == [ended.FILE_BYTES] * 2
     assert bench.bench(["ended", "cached", "part", str(tmp_path), "0", "1"]) == 0
+    assert said_by(capsys)["bytes"] == 2 * ended.FILE_BYTES

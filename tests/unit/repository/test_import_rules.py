@@ -61,7 +61,11 @@ ROOMS = {
         "giveback.cli",
         "giveback.__main__",
     ),
-    "giveback_lab_guest": ("giveback_lab_guest", "giveback_lab_guest.strategies"),
+    "giveback_lab_guest": (
+        "giveback_lab_guest.works",
+        "giveback_lab_guest",
+        "giveback_lab_guest.strategies",
+    ),
     "giveback_lab": (
         "giveback_lab.packages",
         "giveback_lab.images",
@@ -76,6 +80,7 @@ ROOMS = {
         "giveback_lab.bench.works",
         "giveback_lab.bench.report",
         "giveback_lab.bench.run",
+        "giveback_lab.matrix",
         "giveback_lab.commands",
     ),
 }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from giveback_lab.bench.works import Work
 
 # How the guest is asked is in what it costs.
-GUEST_WORKS = ("bench.py", "work.py", "serve.py")
+GUEST_WORKS = ("bench.py", "serve.py")
 GUEST_WORKS_FOLDER = "works"
 
 
