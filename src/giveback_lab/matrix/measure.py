@@ -35,6 +35,8 @@ STEP_DEADLINE_S = 600.0
 LOW_PERCENT = 60.0
 PEAK_PERIOD_S = 0.5
 TEXT_LIMIT = 200
+# The checks of doctor that say what cache and free memory can be returned by.
+DECISIVE = ("reclaim", "lru", "cgroup", "swappiness", "report", "damon")
 
 
 class MatrixVm:
@@ -180,7 +182,9 @@ def reasons(doctor: dict[str, Any]) -> str:
     found = [
         f"{one.get('name')}: {one.get('evidence')}"
         for one in (checks if isinstance(checks, list) else [])
-        if isinstance(one, dict) and one.get("verdict") in ("warn", "bad")
+        if isinstance(one, dict)
+        and one.get("verdict") in ("warn", "bad")
+        and any(word in str(one.get("name")).lower() for word in DECISIVE)
     ]
     return escape_for_terminal("; ".join(found) or "doctor finds nothing missing", TEXT_LIMIT)
 

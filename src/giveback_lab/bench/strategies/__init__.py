@@ -33,10 +33,21 @@ STRATEGIES: Mapping[str, Strategy] = MappingProxyType({one.name: one for one in 
 
 
 def named(words: str) -> list[Strategy]:
-    """The strategies of a comma list, in its order, each once. Raises InputError."""
-    names = list(dict.fromkeys(word.strip() for word in words.split(",") if word.strip()))
+    """The strategies of a comma list, in its order, each once. Raises InputError.
+
+    A family's name, such as "wsl-gen2", stands for all whose names begin so.
+    """
+    given = (word.strip() for word in words.split(",") if word.strip())
+    names = list(dict.fromkeys(name for word in given for name in _family(word)))
     unknown = [name for name in names if name not in STRATEGIES]
     if unknown or not names:
         what = f"no strategy {', '.join(map(repr, unknown))}" if unknown else "names no strategy"
         raise InputError(f"--strategies {words}: {what}: there are {', '.join(STRATEGIES)}")
     return [STRATEGIES[name] for name in names]
+
+
+def _family(word: str) -> list[str]:
+    """The strategy of this name, else all of this family, else the word itself."""
+    if word in STRATEGIES:
+        return [word]
+    return [name for name in STRATEGIES if name.startswith(f"{word}-")] or [word]

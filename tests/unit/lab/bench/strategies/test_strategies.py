@@ -67,6 +67,16 @@ def test_named_keeps_the_order_and_takes_each_once() -> None:
     assert [one.name for one in named("giveback, none,giveback")] == ["giveback", "none"]
 
 
+def test_a_family_stands_for_its_members() -> None:
+    assert [one.name for one in named("wsl-gen2,senpai")] == [
+        "wsl-gen2-dropcache",
+        "wsl-gen2-gradual",
+        "senpai",
+    ]
+    assert {one.name for one in named("damon")} == {"damon-reclaim", "damon-agentenv"}
+    assert [one.name for one in named("giveback")] == ["giveback"]
+
+
 @pytest.mark.parametrize("words", ["nosuch", "none,nosuch", "", " , "])
 def test_an_unknown_name_is_named_with_the_known_ones(words: str) -> None:
     with pytest.raises(InputError) as caught:
