@@ -81,6 +81,13 @@ def test_two_cells_overlap_and_are_stored_whole(lab: Lab, accel: Accel, tmp_path
         assert vm.needed_bytes is not None
         assert 0 < vm.needed_bytes < MEM_BYTES // 2
         assert (vm.after.read_bytes or 0) >= (vm.before.read_bytes or 0)
+        flow = vm.flows[-1]
+        assert [f.t_s for f in vm.flows] == sorted(f.t_s for f in vm.flows)
+        # What came and did not go is what is resident; the first scan comes after the boot.
+        grown = vm.samples[-1].resident_bytes - vm.samples[0].resident_bytes
+        assert abs(flow.faulted_bytes - flow.returned_bytes - grown) < 16 * MIB
+        assert (flow.returned_bytes > 16 * MIB) == (result.cell.strategy == "reporting")
+        assert flow.regret_bytes <= flow.returned_bytes
     kept, returned = (result.vms[0].samples for result in sorted(results, key=by_work))
     assert kept[-1].resident_bytes > 0.95 * max(s.resident_bytes for s in kept)
     # Half a minute later it would be far more; the least of it needs no clock.
