@@ -73,7 +73,9 @@ class Apt:
                 self._run(["update"])
             except InputError:
                 # Without network, yesterday's lists name what yesterday's downloads are.
-                if not stamp.exists():
+                if not stamp.exists() and not any(
+                    (self.folder / "state/lists").glob("*_Packages*")
+                ):
                     raise
                 return
             stamp.touch()

@@ -64,5 +64,7 @@ def _private_options(folder: Path) -> list[str]:
         "-o", "DPkg::Post-Invoke::=",
         "-o", "APT::Update::Post-Invoke::=",
         "-o", "APT::Update::Post-Invoke-Success::=",
+        # Else a server that cannot be reached is a warning, and lists that are empty count as new.
+        "-o", "APT::Update::Error-Mode=any",
         "-o", "Debug::NoLocking=1",
     ]  # fmt: skip
