@@ -176,7 +176,8 @@ def test_a_series_that_cannot_be_fetched_names_every_suite_that_was_tried(machin
     line = machine.refused("--kernel", "6.6")
     assert "kernel 6.6: no linux-image-cloud-amd64" in line
     for suite in ("bookworm", "bookworm-backports", "trixie", "sid", "bullseye"):
-        assert f"{suite}: " in line
+        # Suites with the same fault share its words: "trixie, sid: ...".
+        assert f"{suite}: " in line or f"{suite}, " in line
 
 
 def test_a_name_that_can_be_no_kernel(machine: Machine) -> None:
