@@ -28,7 +28,8 @@ from giveback_lab.images.image import Image
 from giveback_lab.vms.emulator import Emulator
 from giveback_lab.vms.guest_link import KEPT_BYTES, KEPT_LINES, GuestLink
 from giveback_lab.vms.vm import AGENT_PORT, LAB_PORT, LabVm, VmSpec, command_line
-from giveback_lab_guest import serve, work
+from giveback_lab_guest import serve
+from giveback_lab_guest.works import demo as work
 
 MIB = 1 << 20
 JSON = st.recursive(
