@@ -52,7 +52,8 @@ def find(args: argparse.Namespace) -> tuple[str, str]:
     try:
         return str(_socket(args.settings)), ""
     except InputError as error:
-        found = _either(Path(via_daemon.default_path()).with_name(API_NAME), _SYSTEM_RUNTIME)
+        own = Path(via_daemon.default_path()).with_name(API_NAME)
+        found = own if _is_there(own) else _either(own, _SYSTEM_RUNTIME)
         if not _is_there(found):
             raise
         return str(found), str(error)

@@ -23,6 +23,7 @@ from giveback.manager.fleet.guest_proxy import proxying
 from giveback.manager.history.recorder import History
 from giveback.manager.http.server import Endpoint, serving
 from giveback.manager.settings.load import API_NAME, load, runtime_folder
+from giveback.vmm.clients.sockets import remove_stale, short_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,13 +128,17 @@ def known_place(socket_path: Path, folder: Path) -> Iterator[None]:
     }
     made = []
     for link, target in targets.items():
-        if link == target:
-            continue
         try:
             folder.mkdir(mode=0o755, exist_ok=True)
-            if link.is_symlink() and not link.exists():
+            if link.is_symlink() and (link == target or not _answers(link)):
                 link.unlink()
+            if link == target:
+                continue
+            if not link.is_symlink():
+                remove_stale(str(link))
             link.symlink_to(target)
+        except InputError:
+            continue  # Another daemon answers there itself.
         except OSError as error:
             structlog.get_logger("giveback.daemon").info(
                 "commands need --socket", why=f"{link}: {error.strerror}"
@@ -147,6 +152,20 @@ def known_place(socket_path: Path, folder: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 if link.readlink() == target:
                     link.unlink()
+
+
+def _answers(path: Path) -> bool:
+    """Whether a daemon listens there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            with short_path(str(path)) as reachable:
+                probe.connect(reachable)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True
+    return True
 
 
 async def manage(settings: DaemonSettings, path: Path | None, root: str = "/") -> None:

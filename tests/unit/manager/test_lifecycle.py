@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -90,20 +91,35 @@ def test_what_needs_a_restart_is_named(tmp_path: Path, more: str, named: list[st
 def test_the_known_place_leads_to_the_sockets_while_the_daemon_runs(tmp_path: Path) -> None:
     folder, other = tmp_path / "run", tmp_path / "elsewhere"
     other.mkdir()
-    for name in ("api.sock", via_daemon.NAME):
-        (other / name).touch()
-    with known_place(other / "api.sock", folder):
-        assert (folder / "api.sock").readlink() == other / "api.sock"
-        assert (folder / via_daemon.NAME).readlink() == other / via_daemon.NAME
-        # Another daemon's commands find it by --socket.
-        with known_place(tmp_path / "third/api.sock", folder):
+    with socket.socket(socket.AF_UNIX) as api, socket.socket(socket.AF_UNIX) as guests:
+        for listener, name in ((api, "api.sock"), (guests, via_daemon.NAME)):
+            listener.bind(str(other / name))
+            listener.listen()
+        with known_place(other / "api.sock", folder):
             assert (folder / "api.sock").readlink() == other / "api.sock"
-        assert (folder / "api.sock").exists()
-    assert list(folder.iterdir()) == []
-    # What a killed daemon left leads nowhere, and is replaced.
-    (folder / "api.sock").symlink_to(tmp_path / "gone")
-    with known_place(other / "api.sock", folder):
-        assert (folder / "api.sock").exists()
-    # Its own place needs no link.
-    with known_place(folder / "api.sock", folder):
+            assert (folder / via_daemon.NAME).readlink() == other / via_daemon.NAME
+            # Another daemon's commands find it by --socket.
+            with known_place(tmp_path / "third/api.sock", folder):
+                assert (folder / "api.sock").readlink() == other / "api.sock"
+            assert (folder / "api.sock").exists()
         assert list(folder.iterdir()) == []
+        # Its own place needs no link.
+        with known_place(folder / "api.sock", folder):
+            assert list(folder.iterdir()) == []
+
+
+def test_what_a_killed_daemon_left_at_the_known_place_is_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "dead.sock"))
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(folder / via_daemon.NAME))
+    (folder / "api.sock").symlink_to(tmp_path / "dead.sock")
+    with known_place(tmp_path / "new/api.sock", folder):
+        assert (folder / "api.sock").readlink() == tmp_path / "new/api.sock"
+        assert (folder / via_daemon.NAME).readlink() == tmp_path / "new" / via_daemon.NAME
+    (folder / "api.sock").symlink_to(tmp_path / "gone")
+    # A socket of its own is to be made there.
+    with known_place(folder / "api.sock", folder):
+        assert not (folder / "api.sock").is_symlink()

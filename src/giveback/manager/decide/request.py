@@ -10,6 +10,7 @@ Only the methods here assign the fields: tests/unit/manager/test_state_owners.py
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from giveback.manager.decide import promises
@@ -136,12 +137,17 @@ class ReclaimRequest:
         self.promise = promises.promised(action, resident_bytes, now_s)
 
     def expect_more(
-        self, goal_bytes: int, resident_bytes: int, now_s: float
+        self, goal_bytes: int, resident_bytes: int, now_s: float, urgency: int = 0
     ) -> ManagerAction | None:
-        """Raise what is expected, if something is: return the action as it is now."""
+        """Raise what is expected, if something is: return the action as it is now.
+
+        The highest urgency of its asks counts: by that it is judged.
+        """
         if self.promise is None:
             return None
-        self.promise = promises.raised(self.promise, goal_bytes, resident_bytes, now_s)
+        raised = promises.raised(self.promise, goal_bytes, resident_bytes, now_s)
+        highest = max(urgency, raised.action.urgency)
+        self.promise = replace(raised, action=replace(raised.action, urgency=highest))
         return self.promise.action
 
     def expect_step(self, step: ManagerAction, now_s: float) -> ManagerAction | None:

@@ -131,7 +131,7 @@ class Arbitration:
         counts = read_counts(self._root, vm.pid)
         if counts is None or ask.goal_bytes <= 0:
             return
-        raised = vm.request.expect_more(ask.goal_bytes, counts.resident_bytes, now_s)
+        raised = vm.request.expect_more(ask.goal_bytes, counts.resident_bytes, now_s, ask.urgency)
         if raised is not None:
             self._record(raised)
             return

@@ -100,9 +100,10 @@ def test_more_asks_raise_one_promise_and_another_devices_step_does_not() -> None
     assert request.expect_step(STEP, 0.0) is None
     request.expect(ASK, 1000 * MIB, 0.0)
     # 40 MiB have come, and 100 more are asked for.
-    raised = request.expect_more(100 * MIB, 960 * MIB, 1.0)
+    raised = request.expect_more(100 * MIB, 960 * MIB, 1.0, 3)
     assert raised is not None
     assert (raised.id, raised.expected_bytes) == (ASK.id, 140 * MIB)
+    assert raised.urgency == 3
     assert request.expect_step(STEP, 2.0) is None
     request.expect(STEP, 1000 * MIB, 3.0)
     added = request.expect_step(replace(STEP, id=9), 4.0)
