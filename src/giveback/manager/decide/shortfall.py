@@ -56,8 +56,7 @@ def shortfall_of(urgency: int, answer: AgentAnswer, found: Sequence[Finding]) ->
     if not answer.has_begun:
         return Shortfall(
             f"its agent has begun no pass at urgency {urgency}: the guest is busy, or its agent has "
-            "nothing to take",
-            is_excused=urgency <= 2,
+            "nothing to take"
         )
     return Shortfall(f"its agent is at work, or what it freed is in use again: {answer.step}")
 
