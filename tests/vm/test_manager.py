@@ -14,9 +14,10 @@ from giveback.accounting.usage import GuestSource
 from giveback.errors import InputError
 from giveback.guest.query import read_guest
 from giveback.host.procs import read_process
+from giveback.manager.daemon import Daemon
 from giveback.manager.devices.fallback import Fallbacks
-from giveback.manager.model import ActionKind
-from giveback.manager.settings.load import VmSettings
+from giveback.manager.model import ActionKind, VmCondition
+from giveback.manager.settings.load import VmSettings, from_bytes
 from giveback.vmm.backends.qemu import QemuBackend
 from giveback.vmm.base import ChannelKind
 from giveback.vmm.control import agent_port
@@ -167,3 +168,51 @@ async def a_balloon(vm: LabVm, folder: Path) -> None:
     (action,) = await Fallbacks(folder / "state").recover()
     assert action.kind is ActionKind.DEFLATE
     await until(kept_all, "the balloon to be empty")
+
+
+def test_a_reclaim_takes_what_is_wanted_from_a_real_guest(
+    lab: Lab, accel: Accel, tmp_path: Path
+) -> None:
+    """The guest's cache is several times the goal: the agent takes no more than the host names."""
+    name = f"reclaim-{os.getpid()}"
+    spec = VmSpec(name, 768 * MIB, 2, accel.name, agent_port=True)
+    text = (
+        f'[daemon]\nsocket = "{tmp_path}/api.sock"\nstate = "{tmp_path}/state"\n'
+        f'[vm."*"]\nignore = true\n[vm."{name}"]\nignore = false\n'
+    )
+
+    async def go() -> None:
+        async with LabVm(spec, lab.image, lab.emulator) as vm:
+            await vm.qmp.disconnect()
+            await start_agent(vm, AgentLog().take)
+            await vm.guest.exec("sh", "-c", "dd if=/dev/zero of=/cold bs=1M count=300; sync")
+            manager = Daemon(from_bytes(text.encode(), "test"))
+            running = asyncio.create_task(manager.run())
+            try:
+                await a_reclaim(manager, name)
+            finally:
+                manager.stop()
+                await running
+
+    asyncio.run(go())
+
+
+async def a_reclaim(manager: Daemon, name: str) -> None:
+    async def cold() -> bool | None:
+        found = [vm for vm in manager.status().vms if vm.name == name]
+        return True if found and (found[0].cold_bytes or 0) > 150 * MIB else None
+
+    await until(cold, "a guest with cold cache")
+    plan = await manager.reclaim(60 * MIB, 90.0, [name], dry_run=True)
+    assert plan.most_bytes >= 150 * MIB
+    assert plan.parts[0].expected_bytes == 60 * MIB
+    result = await manager.reclaim(60 * MIB, 90.0, [name])
+    assert result.reached, result
+    # Besides the goal free memory comes back, which costs nothing; of the cache most has stayed.
+    (seen,) = [vm for vm in manager.status().vms if vm.name == name]
+    assert seen.condition is VmCondition.OK
+    assert (seen.cache_bytes or 0) + (seen.cold_bytes or 0) > 100 * MIB, (seen, result)
+    refused = await manager.reclaim(8 << 30, 20.0, [name])
+    assert refused.most_bytes < 8 << 30
+    records = [a for a in manager.status().actions if a.kind is ActionKind.RECLAIM]
+    assert [a.expected_bytes for a in records] == [60 * MIB, 8 << 30]
