@@ -156,7 +156,8 @@ def decide(
         # Few have this setting: only they pay for its rules.
         from giveback_agent.policy import cold_anon
 
-        anon_step, state = cold_anon.decide(tick, state)
+        anon_step, anon = cold_anon.next_step(tick, state.anon or cold_anon.ColdAnonState())
+        state = replace(state, anon=anon)
         if anon_step is not None:
             return (anon_step,), state
     return _step_beside_work(tick, state)

@@ -13,7 +13,6 @@ from giveback_kernel.record import Record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_agent.policy.adaptive import PolicyState
     from giveback_agent.policy.observation import Snapshot, Tick
 
 MIB = 1 << 20
@@ -38,13 +37,6 @@ class ColdAnonState(Record):
     step_bytes: int = FIRST_STEP_BYTES
     swapped_in: int | None = None
     swapped_out: int | None = None
-
-
-def decide(tick: Tick, state: PolicyState) -> tuple[ReclaimColdAnon | None, PolicyState]:
-    """Return the step that is due now, or None, and the policy's state to come back with."""
-    before = state.anon or ColdAnonState()
-    step, after = next_step(tick, before)
-    return step, state if after is before else replace(state, anon=after)
 
 
 def next_step(tick: Tick, state: ColdAnonState) -> tuple[ReclaimColdAnon | None, ColdAnonState]:

@@ -47,7 +47,7 @@ def test_refaults_that_went_back_raise_no_floor(counts: list[int]) -> None:
     state = FloorState()
     for number, refaults in enumerate(counts):
         before = state
-        state = cache_goal.learn(state, snapshot(10.0 * number, refaults=refaults), 0)
+        state = cache_goal.learn(state, snapshot(10.0 * number, refaults=refaults))
         assert 0 <= state.learned_bytes <= 1024 * MIB  # half of the guest's RAM
         if before.refaults is not None and refaults < before.refaults:
             assert state.learned_bytes == before.learned_bytes
