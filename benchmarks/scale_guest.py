@@ -15,11 +15,11 @@ import argparse
 import asyncio
 import json
 
+from giveback_kernel.units import MIB
 from giveback_lab.images.image import GUEST_AGENT, build_image
 from giveback_lab.images.kernels import kernel_from_packages
 from giveback_lab.vms.agent import start_agent
 from giveback_lab.vms.emulator import find_emulator
-from giveback_kernel.units import MIB
 from giveback_lab.vms.vm import LabVm, VmSpec
 
 DEADLINE_S = 900

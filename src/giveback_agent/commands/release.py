@@ -12,8 +12,9 @@ import time
 
 from giveback_agent.commands.repair import restore
 from giveback_agent.errors import AgentError
-from giveback_agent.policy import adaptive, idleness
+from giveback_agent.policy import adaptive
 from giveback_agent.policy.actions import EndPass, LowerOrder, ReleaseStep, RestoreOrder
+from giveback_agent.policy.activity import idleness
 from giveback_agent.policy.observation import (
     URGENCY_ALONE,
     GuestObservation,

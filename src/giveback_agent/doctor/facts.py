@@ -10,7 +10,7 @@ import errno
 import os
 
 from giveback_agent.doctor import other_reclaimers
-from giveback_agent.release import memory_high
+from giveback_agent.release.cache import memory_high
 from giveback_agent.runtime import run_dir
 from giveback_agent.settings import load
 from giveback_kernel import (

@@ -32,13 +32,7 @@ While a worker runs nothing changes but that it may be abandoned. The same for r
 
 from __future__ import annotations
 
-from giveback_agent.policy import (
-    cache_goal,
-    compaction,
-    idleness,
-    release_pass,
-    thresholds,
-)
+from giveback_agent.policy import cache_goal, compaction, release_pass, thresholds
 from giveback_agent.policy.actions import (
     Abandon,
     BeginPass,
@@ -51,6 +45,7 @@ from giveback_agent.policy.actions import (
     RestoreOrder,
     TriggerReporting,
 )
+from giveback_agent.policy.activity import idleness
 from giveback_agent.policy.cache_goal import EndedRegret, FloorState
 from giveback_agent.policy.compaction import Compacting
 from giveback_agent.policy.observation import (
@@ -64,9 +59,9 @@ from giveback_kernel.record import Record, replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.actions import Action
+    from giveback_agent.policy.activity.idleness import GateState
     from giveback_agent.policy.busy_steps import BusySteps
     from giveback_agent.policy.cold_anon import ColdAnonState
-    from giveback_agent.policy.idleness import GateState
     from giveback_agent.policy.observation import GuestObservation, KernelCapabilities, Snapshot
     from giveback_agent.policy.release_pass import Pass
     from giveback_agent.settings.table import AgentSettings

@@ -16,7 +16,7 @@ CPU time, the time in which all work stalled, and the allocations that had to wa
 
 from __future__ import annotations
 
-from giveback_agent.policy import cache_goal, compaction, idleness, thresholds
+from giveback_agent.policy import cache_goal, compaction, thresholds
 from giveback_agent.policy.actions import (
     REOPEN,
     TRAINED,
@@ -26,14 +26,15 @@ from giveback_agent.policy.actions import (
     RestoreOrder,
     TriggerReporting,
 )
+from giveback_agent.policy.activity import idleness
 from giveback_kernel import buddyinfo
 from giveback_kernel.record import Record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.actions import Action
+    from giveback_agent.policy.activity.idleness import GateState
     from giveback_agent.policy.compaction import Compacting
-    from giveback_agent.policy.idleness import GateState
     from giveback_agent.policy.observation import GuestObservation, Snapshot, StepOutcome, Tick
 
     Steps = tuple[tuple[Action, ...], "BusySteps"]

@@ -6,8 +6,8 @@ again tell afterwards whether that was right. Few: the next step is larger. Many
 
 from __future__ import annotations
 
-from giveback_agent.policy import idleness
 from giveback_agent.policy.actions import ReclaimColdAnon
+from giveback_agent.policy.activity import idleness
 from giveback_agent.policy.observation import URGENCY_CALM
 from giveback_kernel.record import Record, replace
 

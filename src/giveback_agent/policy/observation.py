@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from giveback_agent.policy.idleness import Stalls
+from giveback_agent.policy.activity.idleness import Stalls
 from giveback_kernel.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_agent.policy.idleness import GateState
+    from giveback_agent.policy.activity.idleness import GateState
     from giveback_agent.settings.table import AgentSettings
     from giveback_kernel.buddyinfo import BuddyInfo
     from giveback_kernel.cpustat import CpuStat

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from giveback_agent.policy import idleness, thresholds
+from giveback_agent.policy import thresholds
+from giveback_agent.policy.activity import idleness
 from giveback_kernel.record import Record, replace
 
 TYPE_CHECKING = False

@@ -33,7 +33,8 @@ def probe(root: str, swap: bool = False) -> KernelCapabilities:
 
 
 def _probe_here(root: str, swap: bool) -> KernelCapabilities:
-    from giveback_agent.release import cold_anon, cold_cache, percpu_lists, report_delay
+    from giveback_agent.release import percpu_lists, report_delay
+    from giveback_agent.release.cache import cold_anon, cold_cache
     from giveback_kernel import compaction, files, page_reporting, reclaim
     from giveback_kernel.errors import KernelFileError
 

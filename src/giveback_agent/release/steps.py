@@ -35,7 +35,7 @@ def take_cold(
     root: str, amount_bytes: int, how: int, settings: AgentSettings, with_ended: bool = True
 ) -> None:
     """Reclaim cold cache by the best method there is now; warm cache stays. `how`: as in ReclaimCold."""
-    from giveback_agent.release import cold_cache
+    from giveback_agent.release.cache import cold_cache
     from giveback_kernel import swaps
 
     method = cold_cache.probe(root, settings.swap)
@@ -60,13 +60,13 @@ def take_cold(
 
 def take_ended(root: str, settings: AgentSettings) -> None:
     """Reclaim the cache of ended cgroups."""
-    from giveback_agent.release import cold_cache
+    from giveback_agent.release.cache import cold_cache
 
     _take_ended(root, cold_cache.probe(root, settings.swap), settings.exclude)
 
 
 def _take_ended(root: str, method: str, exclude: tuple[str, ...]) -> None:
-    from giveback_agent.release import cold_cache, ended_cgroups, memory_high
+    from giveback_agent.release.cache import cold_cache, ended_cgroups, memory_high
 
     if method == cold_cache.LIMITS:
         memory_high.reclaim_ended(root, ENDED_MOST_BYTES, exclude=exclude)
@@ -79,7 +79,7 @@ def _take_ended(root: str, method: str, exclude: tuple[str, ...]) -> None:
 def take_cold_anon(root: str, amount_bytes: int, exclude: tuple[str, ...]) -> None:
     """Swap anonymous memory out that nobody has touched for a while."""
     from giveback_agent.policy.cold_anon import PERIOD_S
-    from giveback_agent.release import cold_anon
+    from giveback_agent.release.cache import cold_anon
 
     # The service's own clock is a little late or early: a generation may be that much younger.
     cold_anon.reclaim_cold_anon(root, amount_bytes, PERIOD_S * 0.9, exclude)
@@ -92,7 +92,7 @@ def ended_bytes(root: str, swap: bool = False) -> int:
     """
 
     def ask() -> bytes:
-        from giveback_agent.release import cold_cache, ended_cgroups, memory_high
+        from giveback_agent.release.cache import cold_cache, ended_cgroups, memory_high
 
         method = cold_cache.probe(root, swap)
         if method == cold_cache.LIMITS:
@@ -236,7 +236,7 @@ def reclaim_in_chunks(
 
 def _reclaim_paths(root: str, exclude: tuple[str, ...]) -> tuple[str, ...]:
     """Return the files to ask for reclaim: the root's alone, or those of all leaves that are not excluded."""
-    from giveback_agent.release import cold_cache
+    from giveback_agent.release.cache import cold_cache
     from giveback_kernel import reclaim
 
     top = reclaim.root_reclaim_path(root)

@@ -9,7 +9,7 @@ import os
 import time
 
 from giveback_agent.host_link.link import Link, UrgencyMessage
-from giveback_agent.policy import adaptive, idleness, polling, thresholds
+from giveback_agent.policy import adaptive, thresholds
 from giveback_agent.policy.actions import (
     Abandon,
     BeginPass,
@@ -19,6 +19,7 @@ from giveback_agent.policy.actions import (
     ReleaseStep,
     RestoreOrder,
 )
+from giveback_agent.policy.activity import idleness, polling
 from giveback_agent.policy.observation import (
     URGENCY_ALONE,
     URGENCY_CALM,

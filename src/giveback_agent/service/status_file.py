@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from giveback_agent.host_link.json_lines import encode
-from giveback_agent.policy import idleness
+from giveback_agent.policy.activity import idleness
 from giveback_agent.runtime import run_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from giveback_agent.policy.activity.idleness import GateState
     from giveback_agent.policy.busy_steps import BusySteps
-    from giveback_agent.policy.idleness import GateState
     from giveback_agent.policy.observation import Snapshot
     from giveback_agent.service.pass_log import PassLog, PassRecord
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from giveback_agent.policy import idleness
+from giveback_agent.policy.activity import idleness
 from giveback_agent.policy.observation import (
     URGENCY_ALONE,
     GuestObservation,

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback_agent.policy import actions as act
-from giveback_agent.policy import adaptive, cache_goal, idleness, thresholds
+from giveback_agent.policy import adaptive, cache_goal, thresholds
 from giveback_agent.policy.actions import Action
+from giveback_agent.policy.activity import idleness
 from giveback_agent.policy.adaptive import PolicyState
 from giveback_agent.policy.cache_goal import FloorState
 from giveback_agent.policy.compaction import Compacting

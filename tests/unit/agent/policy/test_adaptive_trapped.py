@@ -6,7 +6,8 @@ import pytest
 from agent_guests import ABLE, MIB, observation, snapshot
 
 from giveback_agent.policy import actions as act
-from giveback_agent.policy import adaptive, compaction, idleness
+from giveback_agent.policy import adaptive, compaction
+from giveback_agent.policy.activity import idleness
 from giveback_agent.policy.adaptive import PolicyState
 from giveback_agent.policy.compaction import Compacting
 from giveback_agent.policy.observation import (

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback_agent.policy import actions as act
-from giveback_agent.policy import adaptive, busy_steps, idleness
+from giveback_agent.policy import adaptive, busy_steps
+from giveback_agent.policy.activity import idleness
 from giveback_agent.policy.adaptive import PolicyState
 from giveback_agent.policy.busy_steps import BusySteps, Rhythm
 from giveback_agent.policy.observation import (

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback_agent.policy import actions as act
-from giveback_agent.policy import adaptive, cache_goal, idleness
+from giveback_agent.policy import adaptive, cache_goal
+from giveback_agent.policy.activity import idleness
 from giveback_agent.policy.adaptive import PolicyState
 from giveback_agent.policy.cache_goal import EndedRegret
 from giveback_agent.policy.observation import Snapshot, StepOutcome

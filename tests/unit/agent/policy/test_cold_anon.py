@@ -7,8 +7,9 @@ from agent_guests import ABLE, observation, snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback_agent.policy import adaptive, cold_anon, idleness
+from giveback_agent.policy import adaptive, cold_anon
 from giveback_agent.policy.actions import ReclaimColdAnon
+from giveback_agent.policy.activity import idleness
 from giveback_agent.policy.adaptive import PolicyState
 from giveback_agent.policy.cold_anon import ColdAnonState, next_step
 from giveback_agent.policy.observation import URGENCY_ALONE, URGENCY_CALM, Snapshot, Tick

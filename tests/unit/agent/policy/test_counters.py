@@ -6,9 +6,10 @@ from agent_guests import cpu, snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback_agent.policy import cache_goal, idleness
+from giveback_agent.policy import cache_goal
+from giveback_agent.policy.activity import idleness
+from giveback_agent.policy.activity.idleness import GateState, Stalls
 from giveback_agent.policy.cache_goal import FloorState
-from giveback_agent.policy.idleness import GateState, Stalls
 
 MIB = 1 << 20
 COUNTERS = st.integers(0, (1 << 64) - 1)

@@ -11,8 +11,9 @@ import pytest
 from agent_guests import ABLE
 from agent_kernel_samples import GUEST, plant
 
-from giveback_agent.policy import adaptive, idleness
+from giveback_agent.policy import adaptive
 from giveback_agent.policy.actions import BeginPass, ReclaimEnded
+from giveback_agent.policy.activity import idleness
 from giveback_agent.policy.observation import GuestObservation
 from giveback_agent.release.observe import take
 from giveback_agent.service import end_watch

@@ -13,15 +13,8 @@ import pytest
 from agent_kernel_samples import BALLOON_FEATURES, GUEST, plant
 
 from giveback_agent.policy import actions as act
-from giveback_agent.policy import (
-    adaptive,
-    busy_steps,
-    idleness,
-    polling,
-    report_hold,
-    thresholds,
-    wsl_modes,
-)
+from giveback_agent.policy import adaptive, busy_steps, report_hold, thresholds, wsl_modes
+from giveback_agent.policy.activity import idleness, polling
 from giveback_agent.policy.observation import (
     URGENCY_ALONE,
     URGENCY_STARVING,

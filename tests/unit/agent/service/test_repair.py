@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giveback_agent.commands import repair as command
-from giveback_agent.release import live_protection, memory_high, percpu_lists, report_order
+from giveback_agent.release import percpu_lists, report_order
+from giveback_agent.release.cache import live_protection, memory_high
 from giveback_agent.runtime import run_dir
 from giveback_agent.service import cpu_weight
 from giveback_agent.service.repair import repair_all

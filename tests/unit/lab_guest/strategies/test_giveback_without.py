@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giveback_agent.policy import actions as act
-from giveback_agent.policy import adaptive, idleness
+from giveback_agent.policy import adaptive
 from giveback_agent.policy.actions import Action
+from giveback_agent.policy.activity import idleness
 from giveback_agent.policy.adaptive import PolicyState
 from giveback_agent.policy.observation import (
     GuestObservation,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import wsl_modes
-from giveback_agent.policy.idleness import GateState
+from giveback_agent.policy.activity.idleness import GateState
 from giveback_agent.policy.observation import (
     GuestObservation,
 )

@@ -10,8 +10,9 @@ from agent_killed_at_line import killed_at_line
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback_agent.release import cold_cache, live_protection, memory_high, steps
-from giveback_agent.release.memory_high import Ended, HighResult
+from giveback_agent.release import steps
+from giveback_agent.release.cache import cold_cache, live_protection, memory_high
+from giveback_agent.release.cache.memory_high import Ended, HighResult
 from giveback_agent.runtime import memory_limits
 from giveback_kernel import files
 from giveback_kernel.memcg import FileLists

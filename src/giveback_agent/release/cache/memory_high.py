@@ -23,7 +23,7 @@ import os
 import time
 
 from giveback_agent.cgroups.exclusion import is_excluded, kept
-from giveback_agent.release import live_protection
+from giveback_agent.release.cache import live_protection
 from giveback_agent.runtime import memory_limits
 from giveback_agent.runtime.memory_limits import HIGH
 from giveback_agent.runtime.saved_value import Changed

@@ -9,8 +9,14 @@ from agent_kernel_samples import GUEST, plant
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback_agent.release import cold_anon
-from giveback_agent.release.cold_anon import ColdAnonResult, cold_pages, probe, why_not, worthy
+from giveback_agent.release.cache import cold_anon
+from giveback_agent.release.cache.cold_anon import (
+    ColdAnonResult,
+    cold_pages,
+    probe,
+    why_not,
+    worthy,
+)
 from giveback_kernel import lru_gen
 from giveback_kernel.lru_gen import Generation, LruGen, NodeGenerations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from giveback_agent.release import lru_gen_training
+from giveback_agent.release.cache import lru_gen_training
 
 MOUNT = "25 1 0:22 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n"
 

@@ -12,8 +12,8 @@ from agent_kernel_samples import GUEST, plant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giveback_agent.release import cold_cache, lru_gen_training
-from giveback_agent.release.cold_cache import ColdResult, EvictionTarget
+from giveback_agent.release.cache import cold_cache, lru_gen_training
+from giveback_agent.release.cache.cold_cache import ColdResult, EvictionTarget
 from giveback_kernel import files, lru_gen, lru_gen_scan, memcg
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.lru_gen import Generation, LruGen, NodeGenerations

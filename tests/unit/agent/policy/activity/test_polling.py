@@ -7,9 +7,9 @@ from agent_guests import snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback_agent.policy import idleness, polling
-from giveback_agent.policy.idleness import GateState
-from giveback_agent.policy.polling import Pace
+from giveback_agent.policy.activity import idleness, polling
+from giveback_agent.policy.activity.idleness import GateState
+from giveback_agent.policy.activity.polling import Pace
 from giveback_kernel.meminfo import MemInfo
 from giveback_kernel.record import replace
 

@@ -11,7 +11,7 @@ from agent_killed_at_line import killed_at_line
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback_agent.release import ended_cgroups, live_protection
+from giveback_agent.release.cache import ended_cgroups, live_protection
 from giveback_agent.runtime import memory_limits
 from giveback_kernel import cgroup_stat, compaction, files, lru_gen, memcg
 from giveback_kernel.errors import KernelFileError

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 
 from giveback_agent.cgroups.exclusion import is_excluded
-from giveback_agent.release import live_protection, lru_gen_training
+from giveback_agent.release.cache import live_protection, lru_gen_training
 from giveback_agent.runtime import run_dir
 from giveback_kernel import cgroup, cgroup_namespace, files, lru_gen_scan, memcg, reclaim
 from giveback_kernel.errors import GivebackError, KernelFileError

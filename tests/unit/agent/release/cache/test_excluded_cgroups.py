@@ -11,7 +11,8 @@ from agent_kernel_samples import GUEST, plant
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import cache_goal
 from giveback_agent.policy.observation import URGENCY_STARVING, Tick
-from giveback_agent.release import cold_cache, ended_cgroups, lru_gen_training, steps
+from giveback_agent.release import steps
+from giveback_agent.release.cache import cold_cache, ended_cgroups, lru_gen_training
 from giveback_agent.settings.table import AgentSettings
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError

@@ -30,7 +30,7 @@ import os
 
 from giveback_agent.cgroups.exclusion import is_excluded, kept
 from giveback_agent.policy.thresholds import is_largely_dirty
-from giveback_agent.release import lru_gen_training, memory_high
+from giveback_agent.release.cache import lru_gen_training, memory_high
 from giveback_kernel import (
     cgroup,
     cgroup_namespace,

@@ -6,8 +6,8 @@ from agent_guests import cpu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback_agent.policy import idleness
-from giveback_agent.policy.idleness import GateState, Stalls
+from giveback_agent.policy.activity import idleness
+from giveback_agent.policy.activity.idleness import GateState, Stalls
 
 
 def course(

@@ -5,12 +5,12 @@ A look (the CPU time, and in a calm guest one file of memory totals) is cheap. A
 
 from __future__ import annotations
 
-from giveback_agent.policy import idleness
+from giveback_agent.policy.activity import idleness
 from giveback_kernel.record import Record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_agent.policy.idleness import GateState
+    from giveback_agent.policy.activity.idleness import GateState
     from giveback_kernel.meminfo import MemInfo
 
 PASS_PERIOD_S = 1.0

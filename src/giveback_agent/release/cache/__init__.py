@@ -1,0 +1,1 @@
+"""Which cache and memory can be taken, and taking it."""
