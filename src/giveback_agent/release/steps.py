@@ -35,13 +35,13 @@ def take_cold(
     root: str, amount_bytes: int, how: int, settings: AgentSettings, with_ended: bool = True
 ) -> None:
     """Reclaim cold cache by the best method there is now; warm cache stays. `how`: as in ReclaimCold."""
-    from giveback_agent.release.cache import cold_cache
+    from giveback_agent.release.cache import cold_cache, eviction_plan
     from giveback_kernel import swaps
 
     method = cold_cache.probe(root, settings.swap)
     folder = scratch_folder(root, os.environ.get("STATE_DIRECTORY"))
     untaught = how == act.UNTRAINED
-    stale_after_s = 0.0 if how == act.REOPEN else cold_cache.STALE_AFTER_S
+    stale_after_s = 0.0 if how == act.REOPEN else eviction_plan.STALE_AFTER_S
     may_swap = settings.swap or not swaps.may_swap(root)
     result = cold_cache.reclaim_cold(
         root,

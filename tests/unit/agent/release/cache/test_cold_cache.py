@@ -12,8 +12,9 @@ from agent_kernel_samples import GUEST, plant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giveback_agent.release.cache import cold_cache, lru_gen_training
-from giveback_agent.release.cache.cold_cache import ColdResult, EvictionTarget
+from giveback_agent.release.cache import cold_cache, eviction_plan, lru_gen_training
+from giveback_agent.release.cache.cold_cache import ColdResult
+from giveback_agent.release.cache.eviction_plan import EvictionTarget
 from giveback_kernel import files, lru_gen, lru_gen_scan, memcg
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.lru_gen import Generation, LruGen, NodeGenerations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PAGE = 4096
-OPEN_PAGES = cold_cache.OPEN_BYTES // PAGE
+OPEN_PAGES = eviction_plan.OPEN_BYTES // PAGE
 STALE_S = 3600.0
 BYTES = st.integers(0, 1 << 45)
 PAGES = st.integers(0, 1 << 30)
@@ -45,7 +46,7 @@ def one(*file_pages: int, age_ms: int = 0) -> NodeGenerations:
 
 
 def target_of(of: NodeGenerations) -> EvictionTarget | None:
-    return cold_cache.target_of(of, PAGE, STALE_S)
+    return eviction_plan.target_of(of, PAGE, STALE_S)
 
 
 @given(lists())
@@ -67,9 +68,9 @@ def test_a_write_takes_at_most_half_of_a_generation_that_must_stay_open(
     target = target_of(of)
     if target is None:
         return
-    pages = cold_cache.eviction_pages(of, target, budget_pages, PAGE)
+    pages = eviction_plan.eviction_pages(of, target, budget_pages, PAGE)
     there = sum(g.file_pages for g in of.generations if g.number <= target.up_to)
-    assert 0 <= pages <= min(budget_pages, cold_cache.STEP_LIMIT_BYTES // PAGE)
+    assert 0 <= pages <= min(budget_pages, eviction_plan.STEP_LIMIT_BYTES // PAGE)
     if target.leave_pages and pages:
         assert there - pages >= target.leave_pages
 
@@ -79,7 +80,7 @@ def test_halving_ends_with_the_generation_open(pages: int) -> None:
     target = target_of(one(0, pages, 0, 0))
     assert target is not None
     for _ in range(1 << 14):
-        taken = cold_cache.eviction_pages(one(0, pages, 0, 0), target, 1 << 40, PAGE)
+        taken = eviction_plan.eviction_pages(one(0, pages, 0, 0), target, 1 << 40, PAGE)
         if taken == 0:
             break
         pages -= taken
@@ -104,7 +105,7 @@ def test_what_was_kept_comes_up_again_only_when_stale() -> None:
 
 @given(st.lists(lists(), max_size=5), PAGES)
 def test_the_plan_stops_at_the_amount(several: list[NodeGenerations], max_pages: int) -> None:
-    targets = cold_cache.plan(LruGen(tuple(several)), max_pages, PAGE)
+    targets = eviction_plan.plan(LruGen(tuple(several)), max_pages, PAGE)
     assert sum(target.pages for target in targets[:-1]) < max(1, max_pages)
     assert list(targets) == sorted(targets, key=lambda target: -target.pages)
 
@@ -115,7 +116,7 @@ def test_the_active_list_is_never_the_longer_one_after_a_step(
 ) -> None:
     lists_ = FileLists(active, inactive, dirty, writeback)
     step = cold_cache.list_step_bytes(lists_, budget)
-    assert 0 <= step <= min(budget, cold_cache.STEP_LIMIT_BYTES)
+    assert 0 <= step <= min(budget, eviction_plan.STEP_LIMIT_BYTES)
     if step:
         # The kernel takes up to 1.8 times of what is asked.
         assert inactive - 1.8 * step >= active
@@ -209,9 +210,9 @@ def test_a_cgroup_that_has_ended_is_no_target() -> None:
         Generation(1, 9, 0, 9000), Generation(2, 9, 0, 0), Generation(3, 9, 0, 0)
     )  # fmt: skip
     ended = NodeGenerations(0, "/machine.slice/gone.scope", 0, generations)
-    assert cold_cache.target_of(ended, PAGE, STALE_S) is None
+    assert eviction_plan.target_of(ended, PAGE, STALE_S) is None
     alone = NodeGenerations(0, "/", 0, generations)
-    assert cold_cache.target_of(alone, PAGE, STALE_S) is not None
+    assert eviction_plan.target_of(alone, PAGE, STALE_S) is not None
 
 
 def plant_namespace(root: Path) -> None:

@@ -1,0 +1,110 @@
+"""What to evict from the generations of the multi-gen LRU. Pure."""
+
+from __future__ import annotations
+
+from giveback_kernel import lru_gen
+from giveback_kernel.record import Record
+from giveback_kernel.units import MIB
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from giveback_kernel.lru_gen import LruGen, NodeGenerations
+    from giveback_kernel.lru_gen_scan import LruScan
+
+# One write: work that comes back waits for at most this much reclaim.
+STEP_LIMIT_BYTES = 64 * MIB
+LISTS_LIMIT = 64
+# A list with less than this to take is not worth a scratch file.
+TEACHING_WORTH_BYTES = 8 * MIB
+# Left in the third-youngest generation to keep it open for new cache.
+OPEN_BYTES = 2 * MIB
+# Kept pages come up for eviction again only after this long: what was not read twice since goes.
+STALE_AFTER_S = 4 * 3600.0
+
+
+class EvictionTarget(Record):
+    """One memory cgroup on one node: evict generations up to `up_to`, whose file pages are `pages`.
+
+    `leave_pages` keep the last of these generations open. `age_first`: a new generation must be
+    opened before anything there may be evicted.
+    """
+
+    memcg_id: int
+    memcg_path: str
+    node: int
+    up_to: int
+    pages: int
+    leave_pages: int = 0
+    age_first: bool = False
+
+
+def plan(
+    lru: LruGen | LruScan, max_pages: int, page_bytes: int, stale_after_s: float = STALE_AFTER_S
+) -> tuple[EvictionTarget, ...]:
+    """Choose what to evict from the generations: the largest first, at most about `max_pages`."""
+    targets = [
+        target
+        for one in lru.lists
+        for target in (target_of(one, page_bytes, stale_after_s),)
+        if target is not None
+    ]
+    targets.sort(key=lambda target: -target.pages)
+    chosen: list[EvictionTarget] = []
+    left = max_pages
+    for target in targets[:LISTS_LIMIT]:
+        if left <= 0:
+            break
+        chosen.append(target)
+        left -= target.pages
+    return tuple(chosen)
+
+
+def target_of(one: NodeGenerations, page_bytes: int, stale_after_s: float) -> EvictionTarget | None:
+    """Choose the generation to evict of one list, or None where nothing there is worth it.
+
+    The third-youngest, all but a remainder. Where an older one has more than a remainder, that one
+    alone, whole: what is kept of it moves one up with its history cleared, and must not come up for
+    eviction in the same pass. Where nothing is that old, but the youngest generation itself is
+    older than `stale_after_s`, a new one is opened: the second-youngest then becomes the third. A cgroup
+    that has ended has no number to ask by, and cannot be trained: see ended_cgroups.
+    """
+    if lru_gen.has_ended(one.memcg_id, one.memcg_path):
+        return None
+    leave = OPEN_BYTES // page_bytes
+    evictable = one.generations[: -lru_gen.YOUNG_GENERATIONS]
+    for generation in evictable[:-1]:
+        if generation.file_pages > leave:
+            return EvictionTarget(
+                one.memcg_id, one.memcg_path, one.node, generation.number, generation.file_pages
+            )
+    if evictable:
+        # Remainders of older generations go along.
+        pages = sum([generation.file_pages for generation in evictable]) - leave
+        if pages > leave:
+            number = evictable[-1].number
+            return EvictionTarget(one.memcg_id, one.memcg_path, one.node, number, pages, leave)
+    if len(one.generations) < lru_gen.YOUNG_GENERATIONS:
+        return None
+    stale = one.generations[-lru_gen.YOUNG_GENERATIONS]
+    worth_it = stale.file_pages * page_bytes >= TEACHING_WORTH_BYTES
+    if worth_it and one.generations[-1].age_ms >= stale_after_s * 1000:
+        pages = stale.file_pages - leave
+        return EvictionTarget(
+            one.memcg_id, one.memcg_path, one.node, stale.number, pages, leave, True
+        )
+    return None
+
+
+def eviction_pages(
+    one: NodeGenerations, target: EvictionTarget, budget_pages: int, page_bytes: int
+) -> int:
+    """Return how many pages the next write may take; 0 ends the target.
+
+    At most half of what is there: pages that are kept leave the generation too, uncounted.
+    """
+    there = sum([g.file_pages for g in one.generations if g.number <= target.up_to])
+    over = there - target.leave_pages
+    if over <= 0 or budget_pages <= 0:
+        return 0
+    pages = over if target.leave_pages == 0 else (over + 1) // 2
+    return min(pages, budget_pages, STEP_LIMIT_BYTES // page_bytes)
