@@ -11,7 +11,12 @@ import os
 
 from giveback_kernel.errors import KernelFileError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 READ_LIMIT_BYTES = 1 << 20
+PIECE_BYTES = 1 << 16
 _NOT_FOR_US = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)
 
 
@@ -46,6 +51,34 @@ def read(root: str, path: str, limit_bytes: int = READ_LIMIT_BYTES) -> bytes:
     except OSError as error:
         raise KernelFileError(full, os.strerror(error.errno or 0), error.errno) from error
     return b"".join(chunks)
+
+
+def pieces(root: str, path: str, limit_bytes: int, cpu_limit_s: float) -> Iterator[bytes]:
+    """Read a long file piece by piece; an empty piece at the end says that it was read whole.
+
+    It ends early at `limit_bytes`, or after `cpu_limit_s` of CPU time, the kernel's share included. Raises
+    KernelFileError where the file is missing, or this user may not.
+    """
+    full = under(root, path)
+    left, stop_s = limit_bytes, _cpu_s() + cpu_limit_s
+    try:
+        fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while left > 0 and _cpu_s() < stop_s:
+                piece = os.read(fd, PIECE_BYTES)
+                yield piece
+                if not piece:
+                    return
+                left -= len(piece)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise KernelFileError(full, os.strerror(error.errno or 0), error.errno) from error
+
+
+def _cpu_s() -> float:
+    """CPU seconds of this process, its time in the kernel included."""
+    return sum(os.times()[:2])
 
 
 def read_if_permitted(root: str, path: str, limit_bytes: int = READ_LIMIT_BYTES) -> bytes | None:

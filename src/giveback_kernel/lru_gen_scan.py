@@ -8,11 +8,7 @@ of their number: whoever reads sets a limit in CPU seconds, and gets what was re
 
 from __future__ import annotations
 
-import os
-import time
-
 from giveback_kernel import files
-from giveback_kernel.errors import KernelFileError
 from giveback_kernel.lru_gen import PATH, NodeGenerations, generation, has_ended, raw_lists
 from giveback_kernel.record import Record
 
@@ -25,7 +21,6 @@ KEPT_LISTS = 256
 READ_LIMIT_BYTES = 64 << 20
 # The kernel's share included. A pass may cost 2 s.
 CPU_LIMIT_S = 1.0
-_PIECE_BYTES = 1 << 16
 
 
 class LruScan(Record):
@@ -48,21 +43,7 @@ def pieces(root: str = "/", cpu_limit_s: float = CPU_LIMIT_S) -> Iterator[bytes]
 
     Raises KernelFileError where it is missing, or this user may not.
     """
-    full = files.under(root, PATH)
-    left, stop_s = READ_LIMIT_BYTES, time.process_time() + cpu_limit_s
-    try:
-        fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            while left > 0 and time.process_time() < stop_s:
-                piece = os.read(fd, _PIECE_BYTES)
-                yield piece
-                if not piece:
-                    return
-                left -= len(piece)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise KernelFileError(full, os.strerror(error.errno or 0), error.errno) from error
+    return files.pieces(root, PATH, READ_LIMIT_BYTES, cpu_limit_s)
 
 
 def scan(

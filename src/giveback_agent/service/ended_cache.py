@@ -42,9 +42,10 @@ class EndedCache:
         if now_s < max(self._next_s, self._seen_s + SETTLE_S):
             return False
         self.watch.rose, self._seen_s = False, 0.0
+        began_s = time.monotonic()
         self.left_bytes = steps.ended_bytes(self._root, swap)
         # With 10,000 cgroups this takes a second: rarer then.
-        took_s = time.monotonic() - now_s
+        took_s = time.monotonic() - began_s
         self._next_s = now_s + max(PERIOD_S, COST_TIMES * took_s)
         return self.left_bytes >= thresholds.LEAST_STEP_BYTES
 

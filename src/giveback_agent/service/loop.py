@@ -30,14 +30,14 @@ from giveback_agent.policy.observation import (
 from giveback_agent.release import report_order, steps
 from giveback_agent.release.capabilities import probe
 from giveback_agent.release.observe import Totals, take
-from giveback_agent.runtime import run_dir, signals
+from giveback_agent.runtime import signals
 from giveback_agent.runtime.worker import TICKS_PER_S, become_idle_class, cpu_s_of
 from giveback_agent.service import cpu_weight, pass_log, status_file
 from giveback_agent.service.ended_cache import EndedCache
 from giveback_agent.service.executor import Executor
+from giveback_agent.service.host_need import HostNeed
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.pressure import pressure_or_none
-from giveback_kernel.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ class Service:
         self._ended = EndedCache(root)
         self._share = cpu_weight.Share(root)
         self._pace = polling.Pace()
-        self._urgency: tuple[int, float] | None = None
-        self._kept_cache_bytes = 0
+        self._need = HostNeed(root)
         self._before: Snapshot | None = None
         self._last: Snapshot | None = None
         self._last_error = ""
@@ -159,19 +158,10 @@ class Service:
         self._stop = True
 
     def _on_urgency(self, number: int, frame: object) -> None:
-        """SIGUSR1: read what the host's need is; with nothing written, it starves for a minute."""
+        """SIGUSR1: read what the host's need is."""
         del number, frame
-        now_s = time.monotonic()
-        starving = (URGENCY_STARVING, now_s + 60.0)
-        self._kept_cache_bytes = 0
-        self._urgency = run_dir.read_urgency(self._root, now_s) or starving
+        self._need.read_written(time.monotonic())
         self._pace = polling.Pace()
-
-    def _urgency_now(self, now_s: float) -> int:
-        if self._urgency is not None and now_s < self._urgency[1]:
-            return self._urgency[0]
-        self._urgency = None
-        return URGENCY_ALONE
 
     def _wait(self, period_s: float) -> None:
         waited_for = [self._wake_read]
@@ -180,24 +170,12 @@ class Service:
         self._ended.watch.wait(waited_for, self._wake_read, period_s)
 
     def _hear(self, now_s: float) -> None:
-        """Take what the host says: its need is a lease, so that a host that falls silent needs nothing."""
+        """Take what the host says."""
         for message in self._link.receive(now_s):
             if isinstance(message, UrgencyMessage):
-                self._urgency = (message.urgency, now_s + message.lease_s)
-                self._keep_for(message.goal_bytes)
+                until_s = now_s + message.lease_s
+                self._need.hear(message.urgency, until_s, message.goal_bytes, self._totals)
                 self._pace = polling.Pace()
-
-    def _keep_for(self, goal_bytes: int | None) -> None:
-        """Keep what the host does not want: of the cache as it is when it says so."""
-        self._kept_cache_bytes = 0
-        if goal_bytes is None:
-            return
-        self._totals.forget()
-        try:
-            cache_bytes = self._totals.meminfo().file_bytes
-        except KernelFileError:
-            return
-        self._kept_cache_bytes = max(0, cache_bytes - goal_bytes)
 
     def _press(self, pressing: bool) -> None:
         """While the host starves, do not wait until the work leaves a CPU to us."""
@@ -227,7 +205,7 @@ class Service:
         ours = self._steps.worker is not None or self._in_pass()
         self._steps.reap(now_s)
         self._hear(now_s)
-        self._press(self._urgency_now(now_s) >= URGENCY_STARVING)
+        self._press(self._need.urgency(now_s) >= URGENCY_STARVING)
         try:
             self._look(now_s, ours)
             self._measure_ended(now_s)
@@ -299,7 +277,7 @@ class Service:
 
     def _has_ended_cache(self, now_s: float) -> bool:
         """Whether a pass could begin for the cache of ended cgroups."""
-        wanted = self._urgency_now(now_s) > URGENCY_CALM and self._can.cold_method != "none"
+        wanted = self._need.urgency(now_s) > URGENCY_CALM and self._can.cold_method != "none"
         return wanted and self._ended.is_wanted(now_s, self._state.ended_regret)
 
     def _measure_ended(self, now_s: float) -> None:
@@ -323,7 +301,7 @@ class Service:
             return not busy_steps.may_wait(self._state.busy, self._gate, now_s, reports)
         if self._settings.mode != "adaptive":
             return True
-        if self._urgency_now(now_s) <= URGENCY_ALONE:
+        if self._need.urgency(now_s) <= URGENCY_ALONE:
             idle = self._gate.level == idleness.IDLE
             resting = idle and adaptive.must_rest(self._state, self._gate, now_s)
             working = not idle and not self._state.is_step_due(self._gate, now_s)
@@ -349,7 +327,7 @@ class Service:
         current, last = self._state.current, self._last
         if current is None or current.hold is None or last is None:
             return False
-        if self._gate.level != idleness.IDLE or self._urgency_now(now_s) > current.urgency:
+        if self._gate.level != idleness.IDLE or self._need.urgency(now_s) > current.urgency:
             return False
         return current.hold.may_wait(now_s, last.monotonic_s)
 
@@ -370,7 +348,7 @@ class Service:
         seen = GuestObservation(
             snapshot,
             self._gate,
-            self._urgency_now(now_s),
+            self._need.urgency(now_s),
             running,
             self._steps.outcome,
             self._steps.lowered,
@@ -378,9 +356,8 @@ class Service:
             self._ended.left_bytes,
             self._stalls() if at_work else idleness.Stalls(),
             sum(os.times()[:4]),
+            self._need.kept_cache_bytes,
         )
-        if self._kept_cache_bytes and self._urgency is not None:
-            seen = replace(seen, kept_cache_bytes=self._kept_cache_bytes)
         if running is None:
             self._steps.outcome = None
             if self._steps.queue:
@@ -421,7 +398,7 @@ class Service:
         """Start the next queued steps, until one of them is to be waited for."""
         while (step := self._steps.next_step()) is not None:
             what = step.words()
-            seen = status_file.seen(self._last, self._gate.busy_percent, self._urgency_now(now_s))
+            seen = status_file.seen(self._last, self._gate.busy_percent, self._need.urgency(now_s))
             self._journal(f"{what}{seen}")
             self._tell(step.mark or step.kind, what)
             self._before = self._last
@@ -480,7 +457,7 @@ class Service:
         """Publish urgency and level anew where they have changed; each no more often than its limit."""
         urgency, level = self._published
         since_s = now_s - self._published_s
-        told = self._urgency_now(now_s) != urgency and since_s >= URGENCY_PUBLISH_S
+        told = self._need.urgency(now_s) != urgency and since_s >= URGENCY_PUBLISH_S
         busy = (self._busy_steps(), self._state.floor.learned_bytes)
         changed = self._gate.level != level or busy != self._published_busy
         if told or (changed and since_s >= LEVEL_PUBLISH_S):
@@ -492,7 +469,7 @@ class Service:
     def _publish(self, running: bool = True) -> None:
         """Write what `status` shows. A full /run is no reason to stop."""
         now_s = time.monotonic()
-        self._published = (self._urgency_now(now_s), self._gate.level)
+        self._published = (self._need.urgency(now_s), self._gate.level)
         self._published_s = now_s
         floor = self._state.floor.learned_bytes
         self._published_busy = (self._busy_steps(), floor)

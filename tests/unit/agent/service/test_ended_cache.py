@@ -20,7 +20,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[EndedCach
     """A guest in which 300 MiB are left by whatever has ended, and the measurements made."""
     made: list[float] = []
 
-    def measure(root: str) -> int:
+    def measure(root: str, swap: bool) -> int:
         made.append(1.0)
         return 300 * MIB
 

@@ -225,21 +225,21 @@ def test_sigusr1_without_words_means_starving_for_a_minute(guest: Path) -> None:
     service = service_of(guest)
     service._on_urgency(signal.SIGUSR1, None)
     now_s = time.monotonic()
-    assert service._urgency_now(now_s) == URGENCY_STARVING
-    assert service._urgency_now(now_s + 61) == URGENCY_ALONE
+    assert service._need.urgency(now_s) == URGENCY_STARVING
+    assert service._need.urgency(now_s + 61) == URGENCY_ALONE
 
 
 def test_a_goal_of_the_hosts_keeps_the_rest_of_the_cache(guest: Path) -> None:
     service = service_of(guest)
     cache_bytes = read_meminfo(str(guest)).file_bytes
-    service._keep_for(10 * MIB)
-    assert service._kept_cache_bytes == cache_bytes - 10 * MIB
-    service._keep_for(cache_bytes + 1)
-    assert service._kept_cache_bytes == 0
-    service._keep_for(10 * MIB)
+    service._need.hear(2, 1e9, 10 * MIB, service._totals)
+    assert service._need.kept_cache_bytes == cache_bytes - 10 * MIB
+    service._need.hear(2, 1e9, cache_bytes + 1, service._totals)
+    assert service._need.kept_cache_bytes == 0
+    service._need.hear(2, 1e9, 10 * MIB, service._totals)
     # Whoever asks in the guest names no amount.
     service._on_urgency(signal.SIGUSR1, None)
-    assert service._kept_cache_bytes == 0
+    assert service._need.kept_cache_bytes == 0
 
 
 def test_an_urgency_that_was_written_counts_until_its_end(guest: Path) -> None:
@@ -247,8 +247,8 @@ def test_an_urgency_that_was_written_counts_until_its_end(guest: Path) -> None:
     now_s = time.monotonic()
     run_dir.write_urgency(str(guest), 2, now_s + 30)
     service._on_urgency(signal.SIGUSR1, None)
-    assert service._urgency_now(now_s) == 2
-    assert service._urgency_now(now_s + 31) == URGENCY_ALONE
+    assert service._need.urgency(now_s) == 2
+    assert service._need.urgency(now_s + 31) == URGENCY_ALONE
 
 
 @pytest.mark.parametrize("mode", ["disabled", "dropcache", "gradual"])
@@ -314,7 +314,7 @@ def test_while_the_kernel_reports_a_picture_is_taken_at_its_pace_only(guest: Pat
     service._gate = replace(service._gate, level=idleness.SLACK)
     assert service._is_decision_due(101.0)
     service._gate = replace(service._gate, level=idleness.IDLE)
-    service._urgency = (URGENCY_STARVING, 200.0)
+    service._need.lease = (URGENCY_STARVING, 200.0)
     assert service._is_decision_due(101.0)
 
 
@@ -439,7 +439,7 @@ def test_urgency_and_level_are_published_when_they_change_and_no_oftener(guest: 
     service._greet()
     assert published(guest) == (URGENCY_ALONE, idleness.BUSY)
     now_s = service._published_s
-    service._urgency = (3, now_s + 3600)
+    service._need.lease = (3, now_s + 3600)
     service._publish_changes(now_s + 0.5 * URGENCY_PUBLISH_S)
     assert published(guest)[0] == URGENCY_ALONE
     service._publish_changes(now_s + URGENCY_PUBLISH_S)
