@@ -212,6 +212,8 @@ def _why_not_joined(host: HostPicture, guest: GuestPicture, ram_bytes: int) -> U
         return Unknown(
             UnknownKind.UNPLACED, "which of the process's memory is guest RAM is not known"
         )
+    if ram_bytes <= 0:
+        return Unknown(UnknownKind.UNPLACED, "how much RAM the VM has is not known")
     if host.ram_resident_bytes > ram_bytes:
         return Unknown(
             UnknownKind.UNPLACED,

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from giveback.accounting.diagnosis import Finding, Severity, findings
-from giveback.commands import _output, _target
+from giveback.commands import _daemon, _output, _target
 from giveback.guest.observe import observe_host
 from giveback.host.facts import read_facts
 from giveback.reporters import findings as reporter
@@ -30,11 +30,13 @@ HELP = "why memory does not come back, with evidence and remedy"
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     _target.add_arguments(parser)
+    _daemon.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
 
 
 def run(args: argparse.Namespace) -> int:
     """Show what is found; 1 where anything keeps memory."""
+    _daemon.use(args)
     everyone = args.vm is None and args.pid is None
     with ThreadPoolExecutor(max_workers=1) as beside:
         # The agent's command takes as long to start as the VMs take to answer.

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from typing import TYPE_CHECKING
 
-from giveback.reporters.columns import aligned, size_or_unknown
+from giveback.reporters.columns import fitted, short, size_or_unknown
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import size
 
@@ -24,8 +26,14 @@ URGENCY_WORDS = {
     2: "short: more guests are asked for trapped memory and cold cache",
     3: "critical: where that does not suffice, warm cache is asked for, too",
 }
-_HEAD = ("NAME", "VMM", "RAM", "RESIDENT", "NEEDED", "RESIDUE", "TOLD", "CONDITION", "LAST")
-_RIGHT = range(2, 7)
+_HEAD = (
+    "NAME", "PID", "RAM", "RESIDENT", "IN USE", "CACHE", "FREE HELD", "RETURNED", "CHARGED", "URGENCY",
+    "CONDITION", "LAST",
+)  # fmt: skip
+_RIGHT = frozenset(_HEAD[2:10])
+_LEAST_NEEDED = ("CHARGED", "PID", "RETURNED", "CACHE")
+_WIDTH = 160
+"""Where nobody says how wide the terminal is."""
 
 
 def text(status: DaemonStatus, now_s: float) -> str:
@@ -90,18 +98,23 @@ def _table(status: DaemonStatus) -> list[str]:
         return ["no VM runs on this host"]
     last = {action.vm: action for action in status.actions}
     rows = [_cells(vm, last.get(vm.key) or last.get(vm.name)) for vm in vms]
-    return aligned([_HEAD, *rows], _RIGHT)
+    width = shutil.get_terminal_size((_WIDTH, 24)).columns
+    legend = "FREE HELD: free in the guest, still resident here; ?: not known"
+    return [*fitted(_HEAD, rows, _RIGHT, width, _LEAST_NEEDED), *textwrap.wrap(legend, width)]
 
 
 def _cells(vm: VmStatus, action: RecordedAction | None) -> tuple[str, ...]:
     told = "-" if vm.urgency is None else str(vm.urgency)
     return (
-        escape_for_terminal(vm.name, 32),
-        escape_for_terminal(vm.backend, 20),
+        short(vm.name, 32),
+        str(vm.pid),
         size(vm.ram_bytes),
         size_or_unknown(vm.resident_bytes),
-        size_or_unknown(vm.needed_bytes),
+        size_or_unknown(vm.in_use_bytes),
+        size_or_unknown(vm.cache_bytes),
         size_or_unknown(vm.residue_bytes),
+        size_or_unknown(vm.returned_bytes),
+        size_or_unknown(vm.charged_bytes),
         told,
         escape_for_terminal(vm.condition, 30),
         "" if action is None else verdict(action),

@@ -5,26 +5,44 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from typing import TYPE_CHECKING
 
 from giveback.accounting.ledger import Key
 from giveback.accounting.observation import resident_of
 from giveback.accounting.reporting import Reporting, reporting_of
-from giveback.reporters.columns import aligned, size_or_unknown
+from giveback.reporters.columns import fitted, short, size_or_unknown
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from giveback.accounting.observation import Observation
 
 _BAR = 16
+_WIDTH = 160
+"""Where nobody says how wide the terminal is."""
 _HEAD = (
-    "NAME", "PID", "VMM", "RAM", "RESIDENT", "NEEDED", "RESIDUE", "TRAPPED", "REPORTING", "GUEST",
-    "█ needed ▒ residue",
+    "NAME", "PID", "VMM", "RAM", "RESIDENT", "IN USE", "CACHE", "FREE HELD", "SMALL BLOCKS",
+    "RETURNED", "CHARGED", "REPORTING", "GUEST", "█ used ▒ free held",
 )  # fmt: skip
-_RIGHT = range(3, 8)
+_RIGHT = frozenset(_HEAD[3:11])
+_LEAST_NEEDED = (
+    "SMALL BLOCKS",
+    "VMM",
+    "CHARGED",
+    "GUEST",
+    _HEAD[-1],
+    "RETURNED",
+    "REPORTING",
+    "PID",
+)
+_LEGEND = (
+    "FREE HELD: free in the guest, still resident here (of it in SMALL BLOCKS that are not reported); "
+    "RETURNED: held once, and no more; ?: not known"
+)
 
 
 def text(observations: Iterable[Observation]) -> str:
@@ -32,7 +50,12 @@ def text(observations: Iterable[Observation]) -> str:
     seen = _ranked(observations)
     if not seen:
         return "no VM runs on this host (QEMU, Cloud Hypervisor, Firecracker are known)"
-    lines = aligned([_HEAD, *(_cells(one) for one in seen)], _RIGHT)
+    rows = [_cells(one) for one in seen]
+    if len(seen) > 1:
+        rows.append(_total(seen))
+    width = shutil.get_terminal_size((_WIDTH, 24)).columns
+    lines = fitted(_HEAD, rows, _RIGHT, width, _LEAST_NEEDED)
+    lines += textwrap.wrap(_LEGEND, width)
     problems = {
         f"{escape_for_terminal(one.vm.name, 40)}: {escape_for_terminal(p, 300)}"
         for one in seen
@@ -65,14 +88,17 @@ def _cells(seen: Observation) -> tuple[str, ...]:
     ledger = seen.ledger
     resident = resident_of(seen)
     return (
-        escape_for_terminal(seen.vm.name, 32),
+        short(seen.vm.name, 32),
         str(seen.vm.pid),
         seen.vm.backend,
         size_or_unknown(_ram(seen)),
         size(resident) if resident is not None else f"≤{size_or_unknown(_at_most(seen))}",
-        size_or_unknown(ledger.needed_bytes if ledger else None),
+        size_or_unknown(ledger.in_use_bytes if ledger else None),
+        size_or_unknown(ledger.cache_bytes if ledger else None),
         size_or_unknown(ledger.residue_bytes if ledger else None),
         size_or_unknown(_trapped(seen)),
+        size_or_unknown(ledger.returned_bytes if ledger else None),
+        size_or_unknown(ledger.charged_bytes if ledger else None),
         reporting(seen),
         _guest(seen),
         bar(seen),
@@ -82,6 +108,22 @@ def _cells(seen: Observation) -> tuple[str, ...]:
 def _ram(seen: Observation) -> int | None:
     """The VM's RAM; None where neither its command line nor its VMM tells."""
     return (seen.ledger.ram_bytes if seen.ledger else seen.vm.ram_bytes) or None
+
+
+def _total(seen: Sequence[Observation]) -> tuple[str, ...]:
+    """The sums of what is known; of VMs of which nothing is known there is a `?` above."""
+    ledgers = [one.ledger for one in seen if one.ledger is not None]
+    sums = [
+        sum(one.ram_bytes for one in ledgers),
+        sum(resident_of(one) or 0 for one in seen),
+        sum(one.in_use_bytes or 0 for one in ledgers),
+        sum(one.cache_bytes or 0 for one in ledgers),
+        sum(one.residue_bytes or 0 for one in ledgers),
+        sum(_trapped(one) or 0 for one in seen),
+        sum(one.returned_bytes or 0 for one in ledgers),
+        sum(one.charged_bytes for one in ledgers),
+    ]
+    return ("total", "", "", *(size(amount) for amount in sums), "", "", "")
 
 
 def _trapped(seen: Observation) -> int | None:

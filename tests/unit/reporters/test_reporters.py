@@ -84,9 +84,26 @@ def test_rows_of_different_lengths_are_refused() -> None:
 def test_each_vm_is_one_line_whatever_it_is_called(names: list[str]) -> None:
     seen = [observation(name, pid) for pid, name in enumerate(names, 1)]
     lines = vm_table.text(seen).split("\n")
-    assert len(lines) == 1 + len(names)
+    if not names:
+        return
+    legend = next(at for at, line in enumerate(lines) if line.startswith("FREE HELD:"))
+    # The head, the VMs, and their sum where there are several.
+    assert legend == 1 + len(names) + (len(names) > 1)
     assert all(line.isprintable() for line in lines)
     assert sorted(str(one["name"]) for one in vm_table.documents(seen)) == sorted(names)
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+def test_a_table_is_no_wider_than_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    seen = [observation("x" * 40, 1), observation("two", 2, guest=NO_GUEST)]
+    lines = vm_table.text(seen).split("\n")
+    table = lines[: lines.index(next(line for line in lines if "FREE HELD:" in line))]
+    assert max(map(len, table)) <= width
+    assert table[-1].startswith("total")
+    if width >= 120:
+        assert "FREE HELD" in lines[0]
+        assert " ? " in f"{table[2]} "
 
 
 def test_the_vm_with_the_most_residue_comes_first_and_an_unknown_one_last() -> None:
@@ -178,7 +195,9 @@ def test_a_status_is_printable_whatever_a_vm_is_called(name: str, urgency: int) 
         decision=decision,
         vm_problems=(name,),
     )
-    lines = daemon_status.text(found, 100.0).split("\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")
+        lines = daemon_status.text(found, 100.0).split("\n")
     assert all(line.isprintable() for line in lines)
     assert sum("ask: 1 MiB of 2 MiB" in line for line in lines) == 1
 

@@ -160,7 +160,7 @@ class Arbitration:
             kind=ActionKind.RECLAIM,
             urgency=1,
             expected_bytes=goal_bytes,
-            reason=f"from {names}{more}",
+            reason=f"asked of {names}{more}",
         )
         self._record(action)
         return action
