@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from typing import TYPE_CHECKING
 
 from giveback_kernel.escaping import escape_for_terminal
@@ -9,6 +12,9 @@ from giveback_kernel.units import size
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
+
+
+UNLIMITED = 1 << 16
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[str]:
@@ -24,6 +30,13 @@ def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[s
         ).rstrip()
         for row in rows
     ]
+
+
+def terminal_width() -> int:
+    """Return how wide a table may be: the terminal, or COLUMNS; a pipe takes any line."""
+    if not sys.stdout.isatty() and not os.environ.get("COLUMNS"):
+        return UNLIMITED
+    return shutil.get_terminal_size((UNLIMITED, 24)).columns
 
 
 def short(text: str, width: int) -> str:

@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import shutil
 import textwrap
 from typing import TYPE_CHECKING
 
-from giveback.reporters.columns import fitted, short, size_or_unknown
+from giveback.reporters.columns import fitted, short, size_or_unknown, terminal_width
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import size
 
@@ -32,8 +31,6 @@ _HEAD = (
 )  # fmt: skip
 _RIGHT = frozenset(_HEAD[2:10])
 _LEAST_NEEDED = ("CHARGED", "PID", "RETURNED", "CACHE")
-_WIDTH = 160
-"""Where nobody says how wide the terminal is."""
 
 
 def text(status: DaemonStatus, now_s: float) -> str:
@@ -98,7 +95,7 @@ def _table(status: DaemonStatus) -> list[str]:
         return ["no VM runs on this host"]
     last = {action.vm: action for action in status.actions}
     rows = [_cells(vm, last.get(vm.key) or last.get(vm.name)) for vm in vms]
-    width = shutil.get_terminal_size((_WIDTH, 24)).columns
+    width = terminal_width()
     legend = "FREE HELD: free in the guest, still resident here; ?: not known"
     return [*fitted(_HEAD, rows, _RIGHT, width, _LEAST_NEEDED), *textwrap.wrap(legend, width)]
 

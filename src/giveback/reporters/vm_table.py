@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import shutil
 import textwrap
 from typing import TYPE_CHECKING
 
 from giveback.accounting.ledger import Key
 from giveback.accounting.observation import resident_of
 from giveback.accounting.reporting import Reporting, reporting_of
-from giveback.reporters.columns import fitted, short, size_or_unknown
+from giveback.reporters.columns import fitted, short, size_or_unknown, terminal_width
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import size
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from giveback.accounting.observation import Observation
 
 _BAR = 16
-_WIDTH = 160
-"""Where nobody says how wide the terminal is."""
 _HEAD = (
     "NAME", "PID", "VMM", "RAM", "RESIDENT", "IN USE", "CACHE", "FREE HELD", "SMALL BLOCKS",
     "RETURNED", "CHARGED", "REPORTING", "GUEST", "█ used ▒ free held",
@@ -53,7 +50,7 @@ def text(observations: Iterable[Observation]) -> str:
     rows = [_cells(one) for one in seen]
     if len(seen) > 1:
         rows.append(_total(seen))
-    width = shutil.get_terminal_size((_WIDTH, 24)).columns
+    width = terminal_width()
     lines = fitted(_HEAD, rows, _RIGHT, width, _LEAST_NEEDED)
     lines += textwrap.wrap(_LEGEND, width)
     problems = {
