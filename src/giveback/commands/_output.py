@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 import time
 from typing import TYPE_CHECKING
 
 from giveback.arguments import span_of
+from giveback.reporters.columns import UNLIMITED
 
 if TYPE_CHECKING:
     import argparse
@@ -40,6 +43,13 @@ def repeat(show: Callable[[], None], every_s: float | None) -> int:
         if not every_s:
             return 0
         time.sleep(every_s)
+
+
+def width() -> int:
+    """Return how wide a table may be: the terminal, or COLUMNS; a pipe takes any line."""
+    if not sys.stdout.isatty() and not os.environ.get("COLUMNS"):
+        return UNLIMITED
+    return shutil.get_terminal_size((UNLIMITED, 24)).columns
 
 
 def print_json(document: object, *, watched: float | None = None) -> None:

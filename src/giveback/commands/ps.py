@@ -44,4 +44,4 @@ def _show(args: argparse.Namespace) -> None:
     if args.json:
         _output.print_json(vm_table.documents(observations), watched=args.watch)
     else:
-        _output.print_page(vm_table.text(observations), watched=args.watch)
+        _output.print_page(vm_table.text(observations, _output.width()), watched=args.watch)

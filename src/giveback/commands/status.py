@@ -38,4 +38,6 @@ def _show(client: Client, args: argparse.Namespace) -> None:
     if args.json:
         _output.print_json(plain(status), watched=args.watch)
     else:
-        _output.print_page(daemon_status.text(status, time.time()), watched=args.watch)
+        _output.print_page(
+            daemon_status.text(status, time.time(), _output.width()), watched=args.watch
+        )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from typing import TYPE_CHECKING
 
 from giveback_kernel.escaping import escape_for_terminal
@@ -15,6 +12,7 @@ if TYPE_CHECKING:
 
 
 UNLIMITED = 1 << 16
+"""The width of a pipe: it takes any line."""
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[str]:
@@ -30,13 +28,6 @@ def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[s
         ).rstrip()
         for row in rows
     ]
-
-
-def terminal_width() -> int:
-    """Return how wide a table may be: the terminal, or COLUMNS; a pipe takes any line."""
-    if not sys.stdout.isatty() and not os.environ.get("COLUMNS"):
-        return UNLIMITED
-    return shutil.get_terminal_size((UNLIMITED, 24)).columns
 
 
 def short(text: str, width: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-from giveback.reporters.columns import fitted, short, size_or_unknown, terminal_width
+from giveback.reporters.columns import UNLIMITED, fitted, short, size_or_unknown
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import size
 
@@ -33,10 +33,10 @@ _RIGHT = frozenset(_HEAD[2:10])
 _LEAST_NEEDED = ("CHARGED", "PID", "RETURNED", "CACHE")
 
 
-def text(status: DaemonStatus, now_s: float) -> str:
+def text(status: DaemonStatus, now_s: float, width: int = UNLIMITED) -> str:
     """Return the host's lines, a table of the VMs, leases and problems; `now_s` is wall-clock time."""
     lines = [_head_line(status, now_s), *_host_lines(status), ""]
-    lines += _table(status)
+    lines += _table(status, width)
     leases = status.leases
     if leases:
         lines += ["", "held by devices, and let go of when it is not needed:"]
@@ -89,13 +89,12 @@ def _ask(ask: Ask) -> str:
     return f"{name} for {goal} (urgency {ask.urgency}): {escape_for_terminal(ask.reason, 120)}"
 
 
-def _table(status: DaemonStatus) -> list[str]:
+def _table(status: DaemonStatus, width: int) -> list[str]:
     vms = sorted(status.vms, key=lambda vm: (-(vm.residue_bytes or 0), vm.name))
     if not vms:
         return ["no VM runs on this host"]
     last = {action.vm: action for action in status.actions}
     rows = [_cells(vm, last.get(vm.key) or last.get(vm.name)) for vm in vms]
-    width = terminal_width()
     legend = "FREE HELD: free in the guest, still resident here; ?: not known"
     return [*fitted(_HEAD, rows, _RIGHT, width, _LEAST_NEEDED), *textwrap.wrap(legend, width)]
 

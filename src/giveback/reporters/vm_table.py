@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from giveback.accounting.ledger import Key
 from giveback.accounting.observation import resident_of
 from giveback.accounting.reporting import Reporting, reporting_of
-from giveback.reporters.columns import fitted, short, size_or_unknown, terminal_width
+from giveback.reporters.columns import UNLIMITED, fitted, short, size_or_unknown
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import size
 
@@ -42,7 +42,7 @@ _LEGEND = (
 )
 
 
-def text(observations: Iterable[Observation]) -> str:
+def text(observations: Iterable[Observation], width: int = UNLIMITED) -> str:
     """Return a table with a bar each: needed, residue, and RAM that the host does not hold."""
     seen = _ranked(observations)
     if not seen:
@@ -50,7 +50,6 @@ def text(observations: Iterable[Observation]) -> str:
     rows = [_cells(one) for one in seen]
     if len(seen) > 1:
         rows.append(_total(seen))
-    width = terminal_width()
     lines = fitted(_HEAD, rows, _RIGHT, width, _LEAST_NEEDED)
     lines += textwrap.wrap(_LEGEND, width)
     problems = {

@@ -94,10 +94,9 @@ def test_each_vm_is_one_line_whatever_it_is_called(names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
-def test_a_table_is_no_wider_than_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
+def test_a_table_is_no_wider_than_the_terminal(width: int) -> None:
     seen = [observation("x" * 40, 1), observation("two", 2, guest=NO_GUEST)]
-    lines = vm_table.text(seen).split("\n")
+    lines = vm_table.text(seen, width).split("\n")
     table = lines[: lines.index(next(line for line in lines if "FREE HELD:" in line))]
     assert max(map(len, table)) <= width
     assert table[-1].startswith("total")
@@ -195,9 +194,7 @@ def test_a_status_is_printable_whatever_a_vm_is_called(name: str, urgency: int) 
         decision=decision,
         vm_problems=(name,),
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLUMNS", "200")
-        lines = daemon_status.text(found, 100.0).split("\n")
+    lines = daemon_status.text(found, 100.0).split("\n")
     assert all(line.isprintable() for line in lines)
     assert sum("ask: 1 MiB of 2 MiB" in line for line in lines) == 1
 
