@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -46,8 +45,8 @@ def repeat(show: Callable[[], None], every_s: float | None) -> int:
 
 
 def width() -> int:
-    """Return how wide a table may be: the terminal, or COLUMNS; a pipe takes any line."""
-    if not sys.stdout.isatty() and not os.environ.get("COLUMNS"):
+    """Return how wide a table may be: as the terminal is; a pipe takes any line."""
+    if not sys.stdout.isatty():
         return UNLIMITED
     return shutil.get_terminal_size((UNLIMITED, 24)).columns
 
