@@ -100,6 +100,9 @@ def reclaim_ended(
     if shares is None or shares.ended_bytes < LEAST_BYTES:
         return EndedResult()
     if path is None and generations:
+        if exclude:
+            # A node's reclaim takes from all alike: there is nothing that would keep the excluded whole.
+            return EndedResult(shares.ended_bytes, shares.ended_bytes)
         return _from_nodes(root, max_bytes, shares, wanted)
     if mount is None or path is None:
         return EndedResult()
