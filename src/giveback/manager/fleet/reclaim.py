@@ -12,7 +12,7 @@ from giveback.manager.decide.allocation import Asked, sane
 from giveback.manager.decide.reclaim_plan import asks_of_reclaim, can_give_bytes, cost_of
 from giveback.manager.devices import rules
 from giveback.manager.fleet.host_sample import read_counts
-from giveback.manager.model import ActionKind, ReclaimResult, Returned
+from giveback.manager.model import ActionKind, ReclaimResult, Returned, is_reached
 from giveback_kernel.units import size
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class ReclaimOperation:
         while True:
             now_s = self._now_s()
             came = count.came_in_all(self._resident(vms))
-            if came >= goal_bytes or now_s >= deadline_s:
+            if is_reached(came, goal_bytes) or now_s >= deadline_s:
                 return
             stage = reclaim_plan.stage_at(now_s, started_s, deadline_s)
             self._ask(goal_bytes - came, stage, vms, deadline_s, count)

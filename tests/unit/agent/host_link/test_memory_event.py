@@ -26,7 +26,7 @@ def test_free_pages_on_per_cpu_lists_are_told_and_become_a_row(tmp_path: Path) -
     said = picture(root)
     assert said["pcp_bytes"] == pages * 4096
     guest = from_agent(said, GuestSource.AGENT)
-    ledger = join(HostPicture(8 << 30), guest, 8 << 30)
+    ledger = join(HostPicture(32 << 30), guest, 32 << 30)
     assert ledger.ram(Key.PCP) == pages * 4096
 
 
