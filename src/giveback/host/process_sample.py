@@ -1,0 +1,79 @@
+"""Whose a process is, and what it has used: `/proc/PID/stat` and `/proc/PID/status`.
+
+Source: Linux fs/proc/array.c (do_task_stat, task_state), proc_pid_stat(5).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+from giveback_kernel import files
+from giveback_kernel.errors import KernelFileError
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_LIMIT_BYTES = 64 << 10
+_STATE_FIELD = 3
+"""The first field behind the name, as proc_pid_stat(5) counts; the name may hold any byte but NUL."""
+_UTIME, _STIME, _START_TIME = 14 - _STATE_FIELD, 15 - _STATE_FIELD, 22 - _STATE_FIELD
+_DIGITS_LIMIT = 19
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSample:
+    """One process at one moment; times are seconds since the host's boot."""
+
+    at_s: float
+    started_s: float
+    cpu_s: float
+    """In user and kernel mode together, of all its threads, since it was started."""
+    uid: int | None
+    """The effective user's; None where it is not told."""
+    swap_bytes: int | None
+    """VmSwap: anonymous memory of it that is swapped out; shared memory is not in it."""
+
+
+def read_process_sample(root: str, pid: int) -> ProcessSample | None:
+    """Sample one process; None where it has gone, or hides from us."""
+    try:
+        stat = files.read(root, f"/proc/{pid}/stat", _LIMIT_BYTES)
+        status = files.read(root, f"/proc/{pid}/status", _LIMIT_BYTES)
+    except KernelFileError:
+        return None
+    return parse_process(stat, status, time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+def parse_process(stat: bytes, status: bytes, at_s: float) -> ProcessSample | None:
+    """Parse both files, read at `at_s` after boot; None where `stat` is not that of a process."""
+    fields = stat.rpartition(b")")[2].split()
+    if len(fields) <= _START_TIME:
+        return None
+    times = [_number(fields[place]) for place in (_UTIME, _STIME, _START_TIME)]
+    user, system, started = times
+    if user is None or system is None or started is None:
+        return None
+    lines = _lines(status)
+    swapped_kib = _number(*lines.get(b"VmSwap", ())[:1])
+    return ProcessSample(
+        at_s=at_s,
+        started_s=started / TICKS_PER_S,
+        cpu_s=(user + system) / TICKS_PER_S,
+        # Real, effective, saved, file system.
+        uid=_number(*lines.get(b"Uid", ())[1:2]),
+        swap_bytes=None if swapped_kib is None else swapped_kib << 10,
+    )
+
+
+def _lines(status: bytes) -> dict[bytes, list[bytes]]:
+    found: dict[bytes, list[bytes]] = {}
+    for line in status.split(b"\n"):
+        name, colon, rest = line.partition(b":")
+        # The first counts: a process names itself in the first line, and no newline stands in it.
+        if colon and name not in found:
+            found[name] = rest.split()
+    return found
+
+
+def _number(word: bytes = b"") -> int | None:
+    return int(word) if word.isdigit() and len(word) <= _DIGITS_LIMIT else None
