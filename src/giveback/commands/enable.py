@@ -13,6 +13,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from giveback.accounting import next_steps
+from giveback.commands import _daemon
 from giveback.errors import InputError
 from giveback.reporters import changes
 from giveback.vmm.backends import libvirt
@@ -46,9 +47,13 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
         "--agent-port", action="store_true", help="plug the agent's port into the running VM"
     )
     parser.add_argument(
-        "--socket", default="", metavar="PATH", help="the port's socket (beside QEMU's QMP socket)"
+        "--port-socket",
+        default="",
+        metavar="PATH",
+        help="the agent's port's socket (beside QEMU's QMP socket)",
     )
     parser.add_argument("--yes", action="store_true", help="change it, not only show it")
+    _daemon.add_arguments(parser)
 
 
 def _period(text: str) -> int:
@@ -60,6 +65,7 @@ def _period(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Show the difference, and with --yes make it."""
     _check(args)
+    _daemon.use(args)
     vms = find()
     if args.agent_port:
         return asyncio.run(_plug(args, choose(vms, args.domain)[1]))
@@ -86,8 +92,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(
             "--statistics leaves reporting as it is: leave --off (--period 0 stops it)"
         )
-    if args.socket and not args.agent_port:
-        raise InputError("--socket is that of the agent's port: it needs --agent-port")
+    if args.port_socket and not args.agent_port:
+        raise InputError("--port-socket is that of the agent's port: it needs --agent-port")
 
 
 def _uri(args: argparse.Namespace, vm: VmDescription | None) -> str:
@@ -155,7 +161,7 @@ async def _plug(args: argparse.Namespace, vm: VmDescription) -> int:
     """Show the steps of plugging the port in, and with --yes take them."""
     from giveback.vmm.control import agent_port  # noqa: PLC0415
 
-    planned = await agent_port.plan(vm, uri=_uri(args, vm), socket=args.socket)
+    planned = await agent_port.plan(vm, uri=_uri(args, vm), socket=args.port_socket)
     print(changes.steps(planned))
     if not args.yes:
         print("nothing was changed; --yes does it")

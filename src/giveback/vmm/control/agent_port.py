@@ -115,7 +115,7 @@ async def _plan_qemu(vm: VmDescription, socket: str) -> PortPlan:
 
     path = socket or _socket_beside(vm)
     if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
-        raise InputError(f"{path}: longer than a socket's path may be: --socket gives another")
+        raise InputError(f"{path}: longer than a socket's path may be: --port-socket gives another")
     async with monitor(vm.control, TIMEOUT_S) as session:
         if plugged_socket(await session.ask("query-chardev")):
             raise InputError(
@@ -146,7 +146,8 @@ def _socket_beside(vm: VmDescription) -> str:
     base = vm.control
     if "/" not in base:
         raise InputError(
-            f"{escape_for_terminal(vm.name)}: its monitor is at {base}: say --socket PATH for the port"
+            f"{escape_for_terminal(vm.name)}: its monitor is at {base}: "
+            "say --port-socket PATH for the port"
         )
     base = base.removeprefix(f"/proc/{vm.pid}/root").removeprefix(f"/proc/{vm.pid}/cwd/")
     place = Path(base)

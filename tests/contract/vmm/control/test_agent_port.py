@@ -92,7 +92,7 @@ def test_what_fails_half_way_is_undone(tmp_path: Path) -> None:
 def test_the_command_shows_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = f"plug-{os.getpid()}"
     with running(tmp_path, "-m", "64M", "-name", name, machine="pc") as process:
-        command = ["enable", name, "--agent-port", "--socket", f"{tmp_path}/chosen"]
+        command = ["enable", name, "--agent-port", "--port-socket", f"{tmp_path}/chosen"]
         assert main(command) == 0
         shown = capsys.readouterr().out
         assert "chardev-add" in shown
@@ -106,7 +106,7 @@ def test_the_command_shows_first(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert "already" in capsys.readouterr().err
         assert process.pid
     with running(tmp_path, "-m", "64M", "-name", name, "-monitor", "none") as process:
-        assert main(["enable", name, "--agent-port", "--socket", "/" + "x" * 200]) == 2
+        assert main(["enable", name, "--agent-port", "--port-socket", "/" + "x" * 200]) == 2
         assert "longer than" in capsys.readouterr().err
         assert process.pid
 

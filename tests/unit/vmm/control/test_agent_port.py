@@ -12,7 +12,7 @@ from giveback.cli import main
     [
         (("--agent-port", "--off"), "leave --off and --period"),
         (("--agent-port", "--period", "5"), "leave --off and --period"),
-        (("--socket", "/run/port"), "it needs --agent-port"),
+        (("--port-socket", "/run/port"), "it needs --agent-port"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(
