@@ -22,6 +22,10 @@ PAGES_TIMEOUT_S = 150.0
 ALIVE_TIMEOUT_S = 3.0
 """How long an agent may take to show that it is there, before it is waited for so long."""
 HOW_BY_FILE = "run `giveback-agent picture --pages` in the guest, and give --guest FILE"
+STOP_THE_DAEMON = (
+    "giveback daemon holds the agent's port, and asks for no pages: stop it meanwhile "
+    "(systemctl stop giveback-daemon)"
+)
 _UNASKED_LINES_LIMIT = 256
 _PAGES_LIMIT_CHARS = 16 << 20
 _RETRY_LIMIT_S = 30.0
@@ -90,11 +94,16 @@ async def read_pages(
 ) -> dict[str, object]:
     """What the agent says of each page (and of memory), where its port is not among the `closed`.
 
-    Raises VmError that says why it cannot.
+    A port that the daemon holds is left to it: QEMU serves one client, and who tries it takes it away. Vsock
+    serves several. Raises VmError that says why it cannot.
     """
     problems = []
+    lent = await borrow(vm)
+    is_held = lent is not None and lent.get("held") is True
     for channel in vm.channels:
-        if channel.path in closed:
+        if is_held and channel.kind is ChannelKind.VIRTIO_SERIAL:
+            problems.append(f"{where(channel)}: {STOP_THE_DAEMON}")
+        elif channel.path in closed:
             problems.append(_closed(channel))
         elif channel.kind is not ChannelKind.QEMU_GUEST_AGENT:
             try:
@@ -102,8 +111,6 @@ async def read_pages(
                 return await ask_agent(channel, "pages", timeout_s, by_cgroup=True)
             except VmError as error:
                 problems.append(escape_for_terminal(str(error), 400))
-    if await borrow(vm) is not None:
-        problems.append("giveback daemon holds the agent's port: stop it meanwhile")
     why = "; ".join(problems) or "the VM has no channel to an agent"
     raise VmError(f"{escape_for_terminal(vm.name)}: {why}. Instead: {HOW_BY_FILE}")
 
