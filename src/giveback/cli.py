@@ -166,11 +166,23 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     return parser
 
 
+def with_values(words: Sequence[str]) -> list[str]:
+    """Return the words with `--sort -COLUMN` as one: argparse takes a value with a dash for an option."""
+    joined: list[str] = []
+    for word in words:
+        is_value = bool(joined) and joined[-1] == "--sort" and word.startswith("-")
+        if is_value and not word.startswith("--"):
+            joined[-1] = f"--sort={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 2 for bad input, 128 + signal when stopped."""
     try:
         with stopping():
-            words = list(sys.argv[1:] if argv is None else argv)
+            words = with_values(sys.argv[1:] if argv is None else argv)
             args = build_parser(words).parse_args(words)
             return int(args.run(args))
     except GivebackError as error:

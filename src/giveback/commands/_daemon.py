@@ -37,12 +37,17 @@ def client(args: argparse.Namespace) -> Client:
     Settings that are wrong are told on stderr, and a daemon that runs all the same is asked. Raises
     InputError where none is found then.
     """
+    return client_and_problem(args)[0]
+
+
+def client_and_problem(args: argparse.Namespace) -> tuple[Client, str]:
+    """Return the same, and what is wrong with the settings; "" where nothing is."""
     from giveback.manager.http.client import Client  # noqa: PLC0415
 
     path, problem = find(args)
     if problem:
         print(f"giveback: {problem}\ngiveback: asking the daemon at {path}", file=sys.stderr)
-    return Client(path)
+    return Client(path), problem
 
 
 def find(args: argparse.Namespace) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from giveback.arguments import span_of
-from giveback.reporters.columns import UNLIMITED
+from giveback.reporters.tables.columns import UNLIMITED
 
 if TYPE_CHECKING:
     import argparse

@@ -1,26 +1,37 @@
-"""All VMs of this host, one line each: RAM, resident, needed, residue, and what keeps it.
+"""All VMs of this host, one line each: RAM, resident, in use, cache, free but still held, returned.
 
-residue is what the host still holds for nothing: free in the guest, resident here. `?` stands where
-the guest's side is not known; `giveback doctor VM` says why.
+FREE HELD is what the host still holds for nothing: free in the guest, resident here. `?` stands where the
+guest's side is not known; `giveback doctor VM` says why.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from giveback.accounting.activity import activity_of
 from giveback.arguments import span_of
-from giveback.commands import _daemon, _output
+from giveback.commands import _daemon, _output, _table
+from giveback.errors import VmError
 from giveback.guest.observe import observe_host
+from giveback.host.memory import read_host_view
+from giveback.host.process_sample import read_process_sample
+from giveback.manager.model import key_of
 from giveback.reporters import vm_table
+from giveback.reporters.tables.vm_columns import PS
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
-HELP = "list this host's VMs: RAM, resident, needed, residue, trapped"
+    from giveback.host.process_sample import ProcessSample
+    from giveback.vmm.base import Backend, VmDescription
+
+HELP = "list this host's VMs: RAM, resident, in use, cache, free but still held, returned"
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    _table.add_arguments(parser, PS)
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     _output.add_watch(parser)
     parser.add_argument(
@@ -34,14 +45,39 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the VMs, once or again and again."""
+    """Show the VMs, once or again and again. Raises InputError for a name that calls none."""
     _daemon.use(args)
-    return _output.repeat(lambda: _show(args), args.watch)
+    before: dict[int, ProcessSample] = {}
+    return _output.repeat(lambda: _show(args, before), args.watch)
 
 
-def _show(args: argparse.Namespace) -> None:
-    observations = observe_host(timeout_s=args.timeout)
+def _show(args: argparse.Namespace, before: dict[int, ProcessSample]) -> None:
+    """Show the VMs now; `before` are the samples of their processes, which those of now replace."""
+    observations = observe_host(
+        timeout_s=args.timeout, chosen=lambda found: _table.named(found, args.names, _words_of)
+    )
+    host = _host_side((seen.vm.pid for seen in observations), before)
+    view = _table.view(args)
     if args.json:
-        _output.print_json(vm_table.documents(observations), watched=args.watch)
+        _output.print_json(vm_table.documents(observations, host, view), watched=args.watch)
     else:
-        _output.print_page(vm_table.text(observations, _output.width()), watched=args.watch)
+        text = vm_table.text(observations, _output.width(), host, view)
+        _output.print_page(text, watched=args.watch)
+
+
+def _words_of(found: tuple[Backend, VmDescription]) -> tuple[str, ...]:
+    vm = found[1]
+    return key_of(vm), vm.name, str(vm.pid)
+
+
+def _host_side(pids: Iterable[int], before: dict[int, ProcessSample]) -> vm_table.HostSide:
+    now = {pid: sample for pid in pids if (sample := read_process_sample("/", pid)) is not None}
+    activities = {pid: activity_of(sample, before.get(pid)) for pid, sample in now.items()}
+    before.clear()
+    before.update(now)
+    try:
+        ram_bytes = read_host_view(now_s=0.0).total_bytes
+    except VmError:
+        ram_bytes = None
+    owners = _table.owners(activity.uid for activity in activities.values())
+    return vm_table.HostSide(ram_bytes, activities, owners)

@@ -18,9 +18,11 @@ from giveback.vmm.find import find
 from giveback.vmm.mapping import BoundBlock, bind, within
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from giveback.vmm.base import Backend, VmDescription, VmState
+
+    FoundVm = tuple[Backend, VmDescription]
 
 _LEAST_MAPPING_BYTES = 1 << 20
 _AT_ONCE = 32
@@ -175,7 +177,12 @@ async def observe_all(
 
 
 def observe_host(
-    *, root: str = "/", layout: bool = False, timeout_s: float = 2.0
+    *,
+    root: str = "/",
+    layout: bool = False,
+    timeout_s: float = 2.0,
+    chosen: Callable[[Sequence[FoundVm]], Sequence[FoundVm]] = tuple,
 ) -> list[Observation]:
-    """Every VM of this host, observed."""
-    return asyncio.run(observe_all(find(root), root=root, layout=layout, timeout_s=timeout_s))
+    """Observe the VMs of this host that are `chosen` of all that are found; every one without it."""
+    vms = chosen(find(root))
+    return asyncio.run(observe_all(vms, root=root, layout=layout, timeout_s=timeout_s))

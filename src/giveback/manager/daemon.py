@@ -109,11 +109,17 @@ class Daemon:
         for lease in leases:
             place = (lease.pid, lease.start_ticks)
             held[place] = held.get(place, 0) + abs(lease.before_bytes - lease.target_bytes)
-        vms = tuple(status_of(vm, now_s, held.get((vm.pid, vm.ticks), 0)) for vm in self.fleet)
+        host = self._arbitration.host
+        vms = tuple(
+            status_of(
+                vm, now_s, held.get((vm.pid, vm.ticks), 0), host.total_bytes if host else None
+            )
+            for vm in self.fleet
+        )
         return DaemonStatus(
             wall_s=time.time(),
             started_wall_s=self.started_wall_s,
-            host=self._arbitration.host,
+            host=host,
             decision=self._arbitration.decision,
             vms=vms,
             actions=tuple(self.fleet.actions),

@@ -191,6 +191,18 @@ class VmStatus:
     errors: Mapping[str, int] = field(default_factory=dict)
     """How often what went wrong, by a bounded set of words."""
     doctor: tuple[str, ...] = ()
+    uid: int | None = None
+    """Of the user that the VMM runs as. Names are looked up by who shows them: that may take long."""
+    host_percent: float | None = None
+    """Resident RAM, of the host's RAM."""
+    cpu_percent: float | None = None
+    """Of one CPU, since the sample before; of one sample alone, since the VMM was started."""
+    uptime_s: float | None = None
+    swap_bytes: int | None = None
+    """The VMM's anonymous memory that is swapped out."""
+    swap_in_bytes_per_s: float | None = None
+    swap_out_bytes_per_s: float | None = None
+    """By how much less or more is swapped out than at the sample before; None until there are two."""
 
 
 @dataclass(frozen=True, slots=True)

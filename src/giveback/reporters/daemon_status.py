@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
-import textwrap
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from giveback.reporters.columns import UNLIMITED, fitted, short, size_or_unknown
+from giveback.reporters.tables.columns import UNLIMITED, wrapped
+from giveback.reporters.tables.vm_columns import STATUS, TableView, VmRow, in_order, span, table
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from giveback.manager.model import Ask, DaemonStatus, Lease, RecordedAction, VmStatus
 
 CALM_WORDS = {
@@ -25,34 +28,42 @@ URGENCY_WORDS = {
     2: "short: more guests are asked for trapped memory and cold cache",
     3: "critical: where that does not suffice, warm cache is asked for, too",
 }
-_HEAD = (
-    "NAME", "PID", "RAM", "RESIDENT", "IN USE", "CACHE", "FREE HELD", "RETURNED", "CHARGED", "URGENCY",
-    "CONDITION", "LAST",
-)  # fmt: skip
-_RIGHT = frozenset(_HEAD[2:10])
-_LEAST_NEEDED = ("CHARGED", "PID", "RETURNED", "CACHE")
+_NO_NAMES: Mapping[int, str] = MappingProxyType({})
 
 
-def text(status: DaemonStatus, now_s: float, width: int = UNLIMITED) -> str:
-    """Return the host's lines, a table of the VMs, leases and problems; `now_s` is wall-clock time."""
-    lines = [_head_line(status, now_s), *_host_lines(status), ""]
-    lines += _table(status, width)
-    leases = status.leases
-    if leases:
-        lines += ["", "held by devices, and let go of when it is not needed:"]
-        lines += [f"  {_lease(lease, now_s)}" for lease in leases]
+def text(
+    status: DaemonStatus,
+    now_s: float,
+    width: int = UNLIMITED,
+    owners: Mapping[int, str] = _NO_NAMES,
+    view: TableView | None = None,
+) -> str:
+    """Return the host's lines, a table of the VMs, leases and problems; `now_s` is wall-clock time.
+
+    `owners` names the users of VMMs; one who is not in it is shown by number.
+    """
+    lines = _wrapped([_head_line(status, now_s), *_host_lines(status), ""], width)
+    lines += _table(status, width, owners, view or TableView())
+    rest = []
+    if status.leases:
+        rest += ["", "held by devices, and let go of when it is not needed:"]
+        rest += [f"  {_lease(lease, now_s)}" for lease in status.leases]
     listed = (*status.problems, *status.vm_problems)
     problems = [f"  {escape_for_terminal(problem, 400)}" for problem in listed]
     if problems:
-        lines += ["", "problems:", *problems]
-    return "\n".join(lines)
+        rest += ["", "problems:", *problems]
+    return "\n".join((*lines, *_wrapped(rest, width)))
+
+
+def _wrapped(lines: Iterable[str], width: int) -> list[str]:
+    return [part for line in lines for part in wrapped(line, width)]
 
 
 def _head_line(status: DaemonStatus, now_s: float) -> str:
-    up = ago(now_s - status.started_wall_s)
+    up = span(now_s - status.started_wall_s)
     return (
         f"giveback daemon: up {up}, settings {escape_for_terminal(status.settings_source)}, "
-        f"{len(status.vms)} VMs, looked {ago(now_s - status.wall_s)} ago"
+        f"{len(status.vms)} VMs, looked {span(now_s - status.wall_s)} ago"
     )
 
 
@@ -76,7 +87,7 @@ def _host_lines(status: DaemonStatus) -> list[str]:
         if decision.deficit_bytes > 0:
             words.append(f"{size(decision.deficit_bytes)} short")
         if decision.trouble_in_s is not None:
-            words.append(f"trouble in {ago(decision.trouble_in_s)}")
+            words.append(f"trouble in {span(decision.trouble_in_s)}")
         if decision.reason:
             words.append(escape_for_terminal(decision.reason, 200))
         lines.append("; ".join(words))
@@ -89,31 +100,43 @@ def _ask(ask: Ask) -> str:
     return f"{name} for {goal} (urgency {ask.urgency}): {escape_for_terminal(ask.reason, 120)}"
 
 
-def _table(status: DaemonStatus, width: int) -> list[str]:
-    vms = sorted(status.vms, key=lambda vm: (-(vm.residue_bytes or 0), vm.name))
-    if not vms:
+def _table(
+    status: DaemonStatus, width: int, owners: Mapping[int, str], view: TableView
+) -> list[str]:
+    if not status.vms:
         return ["no VM runs on this host"]
+    rows = in_order((row_of(vm, status, owners) for vm in status.vms), lambda row: row, view)
+    return table(rows, STATUS, view, width)
+
+
+def row_of(vm: VmStatus, status: DaemonStatus, owners: Mapping[int, str] = _NO_NAMES) -> VmRow:
+    """Return one VM of a status as a table shows it."""
     last = {action.vm: action for action in status.actions}
-    rows = [_cells(vm, last.get(vm.key) or last.get(vm.name)) for vm in vms]
-    legend = "FREE HELD: free in the guest, still resident here; ?: not known"
-    return [*fitted(_HEAD, rows, _RIGHT, width, _LEAST_NEEDED), *textwrap.wrap(legend, width)]
-
-
-def _cells(vm: VmStatus, action: RecordedAction | None) -> tuple[str, ...]:
-    told = "-" if vm.urgency is None else str(vm.urgency)
-    return (
-        short(vm.name, 32),
-        str(vm.pid),
-        size(vm.ram_bytes),
-        size_or_unknown(vm.resident_bytes),
-        size_or_unknown(vm.in_use_bytes),
-        size_or_unknown(vm.cache_bytes),
-        size_or_unknown(vm.residue_bytes),
-        size_or_unknown(vm.returned_bytes),
-        size_or_unknown(vm.charged_bytes),
-        told,
-        escape_for_terminal(vm.condition, 30),
-        "" if action is None else verdict(action),
+    action = last.get(vm.key) or last.get(vm.name)
+    return VmRow(
+        key=vm.key,
+        name=vm.name,
+        pid=vm.pid,
+        backend=escape_for_terminal(vm.backend, 20),
+        ram_bytes=vm.ram_bytes or None,
+        resident_bytes=vm.resident_bytes,
+        in_use_bytes=vm.in_use_bytes,
+        cache_bytes=vm.cache_bytes,
+        residue_bytes=vm.residue_bytes,
+        trapped_bytes=None if vm.residue_bytes is None else vm.rows.get("free_trapped", 0),
+        returned_bytes=vm.returned_bytes,
+        own_bytes=vm.own_bytes,
+        charged_bytes=vm.charged_bytes,
+        owner=None if vm.uid is None else owners.get(vm.uid, str(vm.uid)),
+        host_percent=vm.host_percent,
+        cpu_percent=vm.cpu_percent,
+        uptime_s=vm.uptime_s,
+        swap_bytes=vm.swap_bytes,
+        swap_in_bytes_per_s=vm.swap_in_bytes_per_s,
+        swap_out_bytes_per_s=vm.swap_out_bytes_per_s,
+        urgency=vm.urgency,
+        condition=str(vm.condition),
+        last="" if action is None else verdict(action),
     )
 
 
@@ -130,19 +153,5 @@ def verdict(action: RecordedAction) -> str:
 
 def _lease(lease: Lease, now_s: float) -> str:
     taken = size(lease.before_bytes - lease.target_bytes)
-    since = ago(now_s - lease.wall_s)
+    since = span(now_s - lease.wall_s)
     return f"{escape_for_terminal(lease.vm, 60)}: {taken} by its {lease.device}, for {since}"
-
-
-def ago(seconds: float) -> str:
-    """Return a span in two units: `3 d 4 h`, `12 min 5 s`, `0.4 s`."""
-    if seconds < 10:
-        return f"{max(0.0, seconds):.1f} s"
-    whole = int(seconds)
-    for unit_s, unit, small_s, small in (
-        (86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"),
-    ):  # fmt: skip
-        if whole >= unit_s:
-            rest = whole % unit_s // small_s
-            return f"{whole // unit_s} {unit}" + (f" {rest} {small}" if rest else "")
-    return f"{whole} s"

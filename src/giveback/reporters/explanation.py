@@ -9,7 +9,7 @@ from giveback.accounting.ledger import NEEDED, RESIDUE, Key, Ledger, Row
 from giveback.accounting.observation import resident_of
 from giveback.reporters import cgroup_table, page_table
 from giveback.reporters.charts.terminal import bar
-from giveback.reporters.columns import size_or_unknown
+from giveback.reporters.tables.columns import size_or_unknown
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import size
 

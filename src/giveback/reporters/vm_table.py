@@ -5,53 +5,55 @@
 
 from __future__ import annotations
 
-import textwrap
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from giveback.accounting.ledger import Key
+from giveback.accounting.activity import UNKNOWN, Activity, percent_of
+from giveback.accounting.ledger import OWN, Key
 from giveback.accounting.observation import resident_of
 from giveback.accounting.reporting import Reporting, reporting_of
-from giveback.reporters.columns import UNLIMITED, fitted, short, size_or_unknown
+from giveback.manager.model import key_of
+from giveback.reporters.tables.columns import UNLIMITED, wrapped
+from giveback.reporters.tables.vm_columns import PS, TableView, VmRow, in_order, table
 from giveback_kernel.escaping import escape_for_terminal
-from giveback_kernel.units import size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping
 
     from giveback.accounting.observation import Observation
 
 _BAR = 16
-_HEAD = (
-    "NAME", "PID", "VMM", "RAM", "RESIDENT", "IN USE", "CACHE", "FREE HELD", "SMALL BLOCKS",
-    "RETURNED", "CHARGED", "REPORTING", "GUEST", "█ used ▒ free held",
-)  # fmt: skip
-_RIGHT = frozenset(_HEAD[3:11])
-_LEAST_NEEDED = (
-    "SMALL BLOCKS",
-    "VMM",
-    "CHARGED",
-    "GUEST",
-    _HEAD[-1],
-    "RETURNED",
-    "REPORTING",
-    "PID",
-)
-_LEGEND = (
-    "FREE HELD: free in the guest, still resident here (of it in SMALL BLOCKS that are not reported); "
-    "RETURNED: held once, and no more; ?: not known"
-)
 
 
-def text(observations: Iterable[Observation], width: int = UNLIMITED) -> str:
+@dataclass(frozen=True, slots=True)
+class HostSide:
+    """What is known beside the observations: the host, and each VMM's process by its PID."""
+
+    ram_bytes: int | None = None
+    activities: Mapping[int, Activity] = field(default_factory=dict)
+    owners: Mapping[int, str] = field(default_factory=dict)
+    """Names of users; one who has none is shown by number."""
+
+
+NOTHING = HostSide()
+
+
+def text(
+    observations: Iterable[Observation],
+    width: int = UNLIMITED,
+    host: HostSide = NOTHING,
+    view: TableView | None = None,
+) -> str:
     """Return a table with a bar each: needed, residue, and RAM that the host does not hold."""
-    seen = _ranked(observations)
+    view = view or TableView()
+    seen = in_order(observations, lambda one: _row(one, host), view)
     if not seen:
-        return "no VM runs on this host (QEMU, Cloud Hypervisor, Firecracker are known)"
-    rows = [_cells(one) for one in seen]
-    if len(seen) > 1:
-        rows.append(_total(seen))
-    lines = fitted(_HEAD, rows, _RIGHT, width, _LEAST_NEEDED)
-    lines += textwrap.wrap(_LEGEND, width)
+        return "\n".join(
+            wrapped(
+                "no VM runs on this host (QEMU, Cloud Hypervisor, Firecracker are known)", width
+            )
+        )
+    lines = table([_row(one, host) for one in seen], PS, view, width)
     problems = {
         f"{escape_for_terminal(one.vm.name, 40)}: {escape_for_terminal(p, 300)}"
         for one in seen
@@ -62,64 +64,57 @@ def text(observations: Iterable[Observation], width: int = UNLIMITED) -> str:
         for one in seen
         if one.ledger is not None and one.ledger.unknown is not None
     }
-    return "\n".join((*lines, *sorted(problems | why)))
+    for line in sorted(problems | why):
+        lines += wrapped(line, width)
+    return "\n".join(lines)
 
 
-def documents(observations: Iterable[Observation]) -> list[dict[str, object]]:
+def documents(
+    observations: Iterable[Observation],
+    host: HostSide = NOTHING,
+    view: TableView | None = None,
+) -> list[dict[str, object]]:
     """Return the VMs for `--json`, one object each; all amounts are bytes, null is unknown."""
-    return [_document(one) for one in _ranked(observations)]
+    seen = in_order(observations, lambda one: _row(one, host), view or TableView())
+    return [_document(one, _row(one, host)) for one in seen]
 
 
-def _ranked(observations: Iterable[Observation]) -> list[Observation]:
-    """Sort by residue, the most first; VMs whose residue is not known come last."""
-
-    def rank(seen: Observation) -> tuple[int, str]:
-        residue = seen.ledger.residue_bytes if seen.ledger else None
-        return (-1 if residue is None else -residue - 2, seen.vm.name)
-
-    return sorted(observations, key=rank)
-
-
-def _cells(seen: Observation) -> tuple[str, ...]:
+def _row(seen: Observation, host: HostSide) -> VmRow:
     ledger = seen.ledger
-    resident = resident_of(seen)
-    return (
-        short(seen.vm.name, 32),
-        str(seen.vm.pid),
-        seen.vm.backend,
-        size_or_unknown(_ram(seen)),
-        size(resident) if resident is not None else f"≤{size_or_unknown(_at_most(seen))}",
-        size_or_unknown(ledger.in_use_bytes if ledger else None),
-        size_or_unknown(ledger.cache_bytes if ledger else None),
-        size_or_unknown(ledger.residue_bytes if ledger else None),
-        size_or_unknown(_trapped(seen)),
-        size_or_unknown(ledger.returned_bytes if ledger else None),
-        size_or_unknown(ledger.charged_bytes if ledger else None),
-        reporting(seen),
-        _guest(seen),
-        bar(seen),
+    activity = host.activities.get(seen.vm.pid, UNKNOWN)
+    resident_bytes = resident_of(seen)
+    uid = activity.uid
+    return VmRow(
+        key=key_of(seen.vm),
+        name=seen.vm.name,
+        pid=seen.vm.pid,
+        backend=seen.vm.backend,
+        ram_bytes=_ram(seen),
+        resident_bytes=resident_bytes,
+        at_most_bytes=_at_most(seen),
+        in_use_bytes=ledger.in_use_bytes if ledger else None,
+        cache_bytes=ledger.cache_bytes if ledger else None,
+        residue_bytes=ledger.residue_bytes if ledger else None,
+        trapped_bytes=_trapped(seen),
+        returned_bytes=ledger.returned_bytes if ledger else None,
+        own_bytes=ledger.host(*OWN) if ledger else None,
+        charged_bytes=ledger.charged_bytes if ledger else None,
+        owner=None if uid is None else host.owners.get(uid, str(uid)),
+        host_percent=percent_of(resident_bytes, host.ram_bytes),
+        cpu_percent=activity.cpu_percent,
+        uptime_s=activity.uptime_s,
+        swap_bytes=activity.swap_bytes,
+        swap_in_bytes_per_s=activity.swap_in_bytes_per_s,
+        swap_out_bytes_per_s=activity.swap_out_bytes_per_s,
+        reporting=reporting(seen),
+        guest=_guest(seen),
+        bar=bar(seen),
     )
 
 
 def _ram(seen: Observation) -> int | None:
     """The VM's RAM; None where neither its command line nor its VMM tells."""
     return (seen.ledger.ram_bytes if seen.ledger else seen.vm.ram_bytes) or None
-
-
-def _total(seen: Sequence[Observation]) -> tuple[str, ...]:
-    """The sums of what is known; of VMs of which nothing is known there is a `?` above."""
-    ledgers = [one.ledger for one in seen if one.ledger is not None]
-    sums = [
-        sum(one.ram_bytes for one in ledgers),
-        sum(resident_of(one) or 0 for one in seen),
-        sum(one.in_use_bytes or 0 for one in ledgers),
-        sum(one.cache_bytes or 0 for one in ledgers),
-        sum(one.residue_bytes or 0 for one in ledgers),
-        sum(_trapped(one) or 0 for one in seen),
-        sum(one.returned_bytes or 0 for one in ledgers),
-        sum(one.charged_bytes for one in ledgers),
-    ]
-    return ("total", "", "", *(size(amount) for amount in sums), "", "", "")
 
 
 def _trapped(seen: Observation) -> int | None:
@@ -160,23 +155,32 @@ def bar(seen: Observation) -> str:
     return "█" * (resident - residue) + "▒" * residue + "·" * (_BAR - resident)
 
 
-def _document(seen: Observation) -> dict[str, object]:
+def _document(seen: Observation, row: VmRow) -> dict[str, object]:
     ledger = seen.ledger
     return {
-        "name": seen.vm.name,
-        "pid": seen.vm.pid,
-        "vmm": seen.vm.backend,
-        "ram_bytes": _ram(seen),
-        "resident_bytes": resident_of(seen),
-        "charged_bytes": ledger.charged_bytes if ledger else None,
+        "name": row.name,
+        "key": row.key,
+        "pid": row.pid,
+        "owner": row.owner,
+        "vmm": row.backend,
+        "ram_bytes": row.ram_bytes,
+        "resident_bytes": row.resident_bytes,
+        "host_percent": row.host_percent,
+        "charged_bytes": row.charged_bytes,
+        "own_bytes": row.own_bytes,
         "needed_bytes": ledger.needed_bytes if ledger else None,
-        "residue_bytes": ledger.residue_bytes if ledger else None,
-        "in_use_bytes": ledger.in_use_bytes if ledger else None,
-        "cache_bytes": ledger.cache_bytes if ledger else None,
-        "returned_bytes": ledger.returned_bytes if ledger else None,
+        "residue_bytes": row.residue_bytes,
+        "in_use_bytes": row.in_use_bytes,
+        "cache_bytes": row.cache_bytes,
+        "returned_bytes": row.returned_bytes,
         "unknown": ledger.unknown.why if ledger and ledger.unknown else "",
-        "trapped_bytes": _trapped(seen),
-        "reporting": reporting(seen),
+        "trapped_bytes": row.trapped_bytes,
+        "cpu_percent": row.cpu_percent,
+        "uptime_s": row.uptime_s,
+        "swap_bytes": row.swap_bytes,
+        "swap_in_bytes_per_s": row.swap_in_bytes_per_s,
+        "swap_out_bytes_per_s": row.swap_out_bytes_per_s,
+        "reporting": row.reporting,
         "balloon_bytes": seen.state.balloon_bytes,
         "capabilities": {
             name: str(getattr(seen.vm.capabilities, name))

@@ -35,6 +35,7 @@ ROOMS = {
         "giveback.errors",
         "giveback.arguments",
         "giveback.reporters.charts",
+        "giveback.reporters.tables",
         "giveback.interrupts",
         "giveback.zipapps",
         "giveback.host",

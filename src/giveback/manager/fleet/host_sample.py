@@ -10,6 +10,7 @@ import re
 from collections import deque
 from typing import TYPE_CHECKING
 
+from giveback.accounting.activity import UNKNOWN, Activity, activity_of
 from giveback.manager.decide import schedule
 from giveback.manager.decide.resident_counts import (
     Counts,
@@ -21,6 +22,7 @@ from giveback_kernel.files import under
 
 if TYPE_CHECKING:
     from giveback.accounting.usage import HostPicture
+    from giveback.host.process_sample import ProcessSample
     from giveback.vmm.mapping import BoundBlock
 
 _STATUS_LIMIT_BYTES = 8 << 10
@@ -28,6 +30,8 @@ _HISTORY = 64
 """A minute's samples, also where they are taken every second."""
 _WATCHED_S = 10.0
 """A sample this near to a moment tells of it."""
+_PROCESS_AGAIN_S = 1.0
+"""Between two samples of its CPU time: rates of a shorter span are noise."""
 _LINE = re.compile(rb"^(VmHWM|VmRSS|VmPTE|VmSwap|HugetlbPages):[ \t]+(\d{1,15}) kB$", re.MULTILINE)
 
 
@@ -35,11 +39,14 @@ class HostSample:
     """The last sums of a VM's process, its last mappings, and the usage that both give."""
 
     __slots__ = (
+        "activity",
         "bound",
         "counts",
         "due_s",
         "history",
         "mappings",
+        "process",
+        "process_due_s",
         "reading",
         "sampled_at_s",
         "unreadable",
@@ -58,6 +65,10 @@ class HostSample:
         self.history: deque[tuple[float, int]] = deque(maxlen=_HISTORY)
         """When it was sampled, and what the process held then."""
         self.due_s = now_s
+        self.process: ProcessSample | None = None
+        self.process_due_s = now_s
+        self.activity: Activity = UNKNOWN
+        """What the VMM does, of its last two samples."""
         self.reading = False
         self.unreadable = ""
         """Why the mappings cannot be read; "" where they can."""
@@ -100,6 +111,12 @@ class HostSample:
         if self.mappings is not None:
             self.usage = carried(self.mappings, counts, ram_bytes)
         return True
+
+    def take_process(self, sample: ProcessSample | None, now_s: float) -> None:
+        """Take a sample of the VMM's process; None where it cannot be read."""
+        self.process_due_s = now_s + _PROCESS_AGAIN_S
+        self.activity = activity_of(sample, self.process)
+        self.process = sample
 
     def needs_mappings(self, counts: Counts, now_s: float) -> bool:
         """Return whether the mappings are to be read now: the sums tell too little."""

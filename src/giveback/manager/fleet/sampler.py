@@ -14,6 +14,7 @@ import structlog
 from giveback.accounting.usage import GuestSource, from_balloon
 from giveback.errors import VmError
 from giveback.guest.observe import read_host
+from giveback.host.process_sample import read_process_sample
 from giveback.manager.decide import schedule
 from giveback.manager.decide.resident_counts import Mappings, base
 from giveback.manager.fleet import host_sample
@@ -101,6 +102,8 @@ class Sampler:
             return 0
         if vm.host.take(counts, now_s, vm.vmm.ram_bytes):
             vm.changed()
+        if now_s >= vm.host.process_due_s:
+            vm.host.take_process(read_process_sample(self._root, vm.pid), now_s)
         if vm.host.needs_mappings(counts, now_s) and vm.vmm.description.ram_blocks:
             vm.host.begin_reading()
             self._run(self._read_mappings(vm, now_s))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from giveback.accounting.activity import percent_of
 from giveback.accounting.ledger import NO_NUMBERS, OWN, UnknownKind
 from giveback.accounting.observation import resident_of
 from giveback.manager.decide import schedule
@@ -65,11 +66,17 @@ def _why_no_agent(vm: Watched) -> str:
     return "nobody answers on its channel yet"
 
 
-def status_of(vm: Watched, now_s: float, leased_bytes: int = 0) -> VmStatus:
-    """One VM as every surface shows it; what does not change with time is made once."""
+def status_of(
+    vm: Watched, now_s: float, leased_bytes: int = 0, host_bytes: int | None = None
+) -> VmStatus:
+    """One VM as every surface shows it; what does not change with time is made once.
+
+    `host_bytes`: the host's RAM; None where it is not known.
+    """
     made = vm.status_at(now_s, _made)
     channel, sampled_at_s = vm.channel, vm.host.sampled_at_s
     knows_urgency = channel.sent_urgency is not None and vm.guest.had_agent
+    activity = vm.host.activity
     return replace(
         made,
         guest_source=str(vm.observation(now_s).guest.source),
@@ -77,6 +84,13 @@ def status_of(vm: Watched, now_s: float, leased_bytes: int = 0) -> VmStatus:
         lease_left_s=max(0.0, channel.sent_until_s - now_s) if knows_urgency else None,
         balloon_lease_bytes=leased_bytes,
         errors=dict(vm.errors.counts),
+        uid=activity.uid,
+        host_percent=percent_of(made.resident_bytes, host_bytes),
+        cpu_percent=activity.cpu_percent,
+        uptime_s=activity.uptime_s,
+        swap_bytes=activity.swap_bytes,
+        swap_in_bytes_per_s=activity.swap_in_bytes_per_s,
+        swap_out_bytes_per_s=activity.swap_out_bytes_per_s,
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING
 
 from giveback.reporters.charts.terminal import area, binned
-from giveback.reporters.columns import size_or_unknown
+from giveback.reporters.tables.columns import size_or_unknown
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import size
 

@@ -1,0 +1,81 @@
+"""What `ps` and `status` have in common: NAME…, --columns, --sort, and whose the VMMs are."""
+
+from __future__ import annotations
+
+import pwd
+from typing import TYPE_CHECKING
+
+from giveback.errors import InputError
+from giveback.reporters.tables.vm_columns import TableView, parse_columns, parse_sort
+from giveback_kernel.escaping import escape_for_terminal
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import TypeVar
+
+    from giveback.reporters.tables.vm_columns import Column
+
+    Item = TypeVar("Item")
+
+_LISTED = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser, known: Sequence[Column]) -> None:
+    """NAME…, --columns and --sort, of the columns that are known."""
+    names = ", ".join(column.word for column in known)
+    parser.add_argument(
+        "names", metavar="NAME", nargs="*", help="only these VMs, by name, key or their VMM's PID"
+    )
+    parser.add_argument(
+        "--columns",
+        type=lambda text: parse_columns(text, known),
+        default=(),
+        metavar="A,B,C",
+        help=f"these columns, in this order (else all that fit): {names}".replace("%", "%%"),
+    )
+    parser.add_argument(
+        "--sort",
+        type=lambda text: parse_sort(text, known),
+        metavar="COLUMN",
+        help="by this column, the largest number or A first; -COLUMN the other way round "
+        "(else by free-held)",
+    )
+
+
+def view(args: argparse.Namespace) -> TableView:
+    """Return what the operator chose."""
+    column, is_reversed = args.sort or (None, False)
+    return TableView(args.columns, column, is_reversed)
+
+
+def named(
+    items: Sequence[Item], names: Sequence[str], words_of: Callable[[Item], tuple[str, ...]]
+) -> list[Item]:
+    """Return the items that the names call: all of them where there are no names.
+
+    `words_of` tells what an item is called, the unique word first. Raises InputError for a name that calls
+    none; it lists those there are.
+    """
+    if not names:
+        return list(items)
+    words = [set(words_of(item)) for item in items]
+    missing = [name for name in names if not any(name in known for known in words)]
+    if missing:
+        said = ", ".join(f"'{escape_for_terminal(name, 80)}'" for name in missing[:_LISTED])
+        there = ", ".join(escape_for_terminal(words_of(item)[0], 80) for item in items[:_LISTED])
+        raise InputError(
+            f"no VM is called {said}; give a name, a key or a PID of: {there or 'none runs'}"
+        )
+    return [item for item, known in zip(items, words, strict=True) if known & set(names)]
+
+
+def owners(uids: Iterable[int | None]) -> dict[int, str]:
+    """Return the names of users; those who have none are left out."""
+    found = {}
+    for uid in {uid for uid in uids if uid is not None}:
+        try:
+            found[uid] = pwd.getpwuid(uid).pw_name
+        except (KeyError, OverflowError):
+            continue
+    return found

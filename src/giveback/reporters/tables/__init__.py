@@ -1,0 +1,1 @@
+"""Tables of VMs: their columns, and how they fit a terminal."""
