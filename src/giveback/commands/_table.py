@@ -50,24 +50,24 @@ def view(args: argparse.Namespace) -> TableView:
 
 
 def named(
-    items: Sequence[Item], names: Sequence[str], words_of: Callable[[Item], tuple[str, ...]]
+    items: Sequence[Item], names: Sequence[str], words_of: Callable[[Item], tuple[str, str, str]]
 ) -> list[Item]:
     """Return the items that the names call: all of them where there are no names.
 
-    `words_of` tells what an item is called, the unique word first. Raises InputError for a name that calls
-    none; it lists those there are.
+    `words_of` tells an item's key, name and PID; each calls it. Raises InputError for a name that calls none;
+    it lists those there are.
     """
     if not names:
         return list(items)
-    words = [set(words_of(item)) for item in items]
+    words = [words_of(item) for item in items]
     missing = [name for name in names if not any(name in known for known in words)]
     if missing:
         said = ", ".join(f"'{escape_for_terminal(name, 80)}'" for name in missing[:_LISTED])
-        there = ", ".join(escape_for_terminal(words_of(item)[0], 80) for item in items[:_LISTED])
-        raise InputError(
-            f"no VM is called {said}; give a name, a key or a PID of: {there or 'none runs'}"
-        )
-    return [item for item, known in zip(items, words, strict=True) if known & set(names)]
+        there = [f"{escape_for_terminal(name, 60)} (pid {pid})" for _, name, pid in words[:_LISTED]]
+        there += [f"and {len(words) - _LISTED} more"] if len(words) > _LISTED else []
+        hint = f"give a name, a key or a PID of: {', '.join(there)}" if there else "no VM runs here"
+        raise InputError(f"no VM is called {said}; {hint}")
+    return [item for item, known in zip(items, words, strict=True) if set(names) & set(known)]
 
 
 def owners(uids: Iterable[int | None]) -> dict[int, str]:

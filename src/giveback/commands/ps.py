@@ -65,7 +65,7 @@ def _show(args: argparse.Namespace, before: dict[int, ProcessSample]) -> None:
         _output.print_page(text, watched=args.watch)
 
 
-def _words_of(found: tuple[Backend, VmDescription]) -> tuple[str, ...]:
+def _words_of(found: tuple[Backend, VmDescription]) -> tuple[str, str, str]:
     vm = found[1]
     return key_of(vm), vm.name, str(vm.pid)
 

@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
 def _show(client: Client, problem: str, args: argparse.Namespace) -> None:
     status = _chosen(client.status(), args.names)
     if problem:
-        status = replace(status, problems=(f"settings file: {problem}", *status.problems))
+        lines = tuple(f"settings: {line.strip()}" for line in problem.splitlines())
+        status = replace(status, problems=(*lines, *status.problems))
     owners = _table.owners(vm.uid for vm in status.vms)
     if args.json:
         _output.print_json(_document(status, owners, args), watched=args.watch)
@@ -59,7 +60,7 @@ def _chosen(status: DaemonStatus, names: list[str]) -> DaemonStatus:
     return replace(status, vms=vms, vm_problems=vm_problems(vms))
 
 
-def _words_of(vm: VmStatus) -> tuple[str, ...]:
+def _words_of(vm: VmStatus) -> tuple[str, str, str]:
     return vm.key, vm.name, str(vm.pid)
 
 

@@ -135,6 +135,13 @@ def test_ps_sees_a_guest_whose_port_the_daemon_holds(
         assert seen["guest"]["source"] == "agent"
         assert seen["guest"]["age_s"] < 60
         assert seen["needed_bytes"] == 48 * MIB
+        # What the daemon samples of the VMM's process; rates come with the second sample.
+        known = manager.vm("web")
+        assert known["uid"] == os.geteuid()
+        assert known["uptime_s"] > 0
+        assert known["cpu_percent"] >= 0
+        assert 0 < known["host_percent"] <= 100
+        manager.until(lambda: manager.vm("web")["swap_out_bytes_per_s"] == 0)
         said = asyncio.run(via_daemon.borrow(vm, by_cgroup=True)) or {}
         (row,) = from_agent(said, GuestSource.AGENT).cgroups
         assert (row.name, row.anon_bytes) == ("podman web", MIB)
@@ -142,6 +149,13 @@ def test_ps_sees_a_guest_whose_port_the_daemon_holds(
         for _ in range(3):
             assert main(["ps", "--json"]) == 0
             assert json.loads(capsys.readouterr().out)[0]["guest"]["source"] == "agent"
+        # Nor is it by what would take minutes: its pages are the agent's alone, and the port is the daemon's.
+        assert main(["explain", "--exact", str(guest.pid)]) == 1
+        refused = capsys.readouterr().err
+        assert "giveback daemon holds the agent's port" in refused
+        assert "--guest FILE" in refused
+        assert main(["ps", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)[0]["guest"]["source"] == "agent"
         # Its port was never asked for by `ps`: to the daemon nobody else is there.
         errors = manager.vm("web")["errors"]
         assert "channel held by another" not in errors
@@ -164,7 +178,12 @@ def test_status_asks_a_daemon_whose_settings_file_is_broken_since(
             assert "host.short: must be" in shown.err
             assert "host.floor: there is no such setting" in shown.err
             assert f"asking the daemon at {manager.known}/api.sock" in shown.err
-            assert shown.out
+            # Among the problems, too: whoever reads the output alone sees them.
+            assert "host.short: must be" in shown.out
+            assert "host.floor: there is no such setting" in shown.out
+            if "--json" in words:
+                problems = json.loads(shown.out)["problems"]
+                assert any(p.startswith("settings: host.short: must be") for p in problems)
         daemon.send_signal(signal.SIGHUP)
         manager.until(lambda: (manager.status() or {})["problems"])
         (problem,) = (manager.status() or {})["problems"]

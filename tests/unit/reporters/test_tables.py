@@ -224,7 +224,7 @@ def test_a_reversed_sort_is_one_word_to_argparse() -> None:
     parser.format_help()
 
 
-def words_of(vm: VmStatus) -> tuple[str, ...]:
+def words_of(vm: VmStatus) -> tuple[str, str, str]:
     return vm.key, vm.name, str(vm.pid)
 
 
@@ -233,9 +233,11 @@ def test_vms_are_chosen_by_name_key_or_pid() -> None:
     assert _table.named(vms, [], words_of) == vms
     assert _table.named(vms, ["1"], words_of) == vms[:1]
     assert _table.named(vms, ["b", "qemu/a/1"], words_of) == vms
-    with pytest.raises(InputError, match=r"called 'x\\x1b', 'y'; .* of: qemu/a/1, qemu/b/2, qemu"):
+    with pytest.raises(
+        InputError, match=r"called 'x\\x1b', 'y'; .* of: a \(pid 1\), b \(pid 2\), b"
+    ):
         _table.named(vms, ["a", "x\x1b", "y"], words_of)
-    with pytest.raises(InputError, match="none runs"):
+    with pytest.raises(InputError, match="no VM runs here"):
         _table.named([], ["a"], words_of)
 
 
