@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from giveback.accounting.activity import UNKNOWN, Activity, activity_of
@@ -46,7 +47,7 @@ class HostSample:
         "history",
         "mappings",
         "process",
-        "process_due_s",
+        "process_at_s",
         "reading",
         "sampled_at_s",
         "unreadable",
@@ -66,7 +67,7 @@ class HostSample:
         """When it was sampled, and what the process held then."""
         self.due_s = now_s
         self.process: ProcessSample | None = None
-        self.process_due_s = now_s
+        self.process_at_s: float | None = None
         self.activity: Activity = UNKNOWN
         """What the VMM does, of its last two samples."""
         self.reading = False
@@ -112,9 +113,20 @@ class HostSample:
             self.usage = carried(self.mappings, counts, ram_bytes)
         return True
 
+    def needs_process(self, now_s: float) -> bool:
+        """Return whether the process is to be sampled now: the last sample is old enough for a rate."""
+        return self.process_at_s is None or now_s >= self.process_at_s + _PROCESS_AGAIN_S
+
+    def activity_at(self, now_s: float) -> Activity:
+        """Return what the VMM does; its uptime is that of now."""
+        uptime_s = self.activity.uptime_s
+        if uptime_s is None or self.process_at_s is None:
+            return self.activity
+        return replace(self.activity, uptime_s=uptime_s + max(0.0, now_s - self.process_at_s))
+
     def take_process(self, sample: ProcessSample | None, now_s: float) -> None:
         """Take a sample of the VMM's process; None where it cannot be read."""
-        self.process_due_s = now_s + _PROCESS_AGAIN_S
+        self.process_at_s = now_s
         self.activity = activity_of(sample, self.process)
         self.process = sample
 

@@ -102,7 +102,7 @@ class Sampler:
             return 0
         if vm.host.take(counts, now_s, vm.vmm.ram_bytes):
             vm.changed()
-        if now_s >= vm.host.process_due_s:
+        if vm.host.needs_process(now_s):
             vm.host.take_process(read_process_sample(self._root, vm.pid), now_s)
         if vm.host.needs_mappings(counts, now_s) and vm.vmm.description.ram_blocks:
             vm.host.begin_reading()

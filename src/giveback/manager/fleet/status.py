@@ -76,7 +76,7 @@ def status_of(
     made = vm.status_at(now_s, _made)
     channel, sampled_at_s = vm.channel, vm.host.sampled_at_s
     knows_urgency = channel.sent_urgency is not None and vm.guest.had_agent
-    activity = vm.host.activity
+    activity = vm.host.activity_at(now_s)
     return replace(
         made,
         guest_source=str(vm.observation(now_s).guest.source),

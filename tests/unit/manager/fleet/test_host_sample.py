@@ -8,6 +8,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from giveback.accounting.activity import UNKNOWN
+from giveback.host.process_sample import ProcessSample
 from giveback.manager.decide.resident_counts import Counts
 from giveback.manager.fleet import host_sample
 
@@ -41,3 +43,20 @@ def test_this_process_has_sums_and_one_that_has_gone_has_none(tmp_path: Path) ->
     assert own is not None
     assert own.rss_bytes > 4 * MIB
     assert host_sample.read_counts(str(tmp_path), 1) is None
+
+
+def test_a_process_is_sampled_at_most_once_a_second_and_its_uptime_goes_on() -> None:
+    host = host_sample.HostSample(0.0)
+    assert host.needs_process(0.0)
+    assert host.activity_at(5.0) == UNKNOWN
+    first = ProcessSample(at_s=100.0, started_s=90.0, cpu_s=1.0, uid=107, swap_bytes=0)
+    host.take_process(first, 0.0)
+    assert not host.needs_process(0.9)
+    assert host.needs_process(1.0)
+    assert host.activity_at(3.0).uptime_s == 13.0
+    assert host.activity_at(3.0).cpu_percent == 10.0
+    host.take_process(ProcessSample(102.0, 90.0, 2.0, 107, 4 * MIB), 2.0)
+    known = host.activity_at(2.0)
+    assert (known.uptime_s, known.cpu_percent, known.swap_out_bytes_per_s) == (12.0, 50.0, 2 * MIB)
+    host.take_process(None, 4.0)
+    assert host.activity_at(9.0) == UNKNOWN
