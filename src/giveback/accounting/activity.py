@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from giveback.accounting.usage import HostPicture
     from giveback.host.process_sample import ProcessSample
 
 LEAST_SPAN_S = 0.1
@@ -21,7 +22,7 @@ class Activity:
     cpu_percent: float | None = None
     """Of one CPU: between two samples; of one sample alone, since the VMM was started."""
     swap_bytes: int | None = None
-    """What of the VMM, its guest's anonymous RAM included, is swapped out."""
+    """What of its anonymous memory is swapped out, its guest's anonymous RAM included."""
     swap_in_bytes_per_s: float | None = None
     swap_out_bytes_per_s: float | None = None
     """By how much less or more is swapped out than at the sample before: what went both ways, or was
@@ -55,6 +56,16 @@ def activity_of(now: ProcessSample | None, before: ProcessSample | None = None) 
         swap_in_bytes_per_s=swapped_in,
         swap_out_bytes_per_s=swapped_out,
     )
+
+
+def swapped_of(host: HostPicture | None, activity: Activity) -> int | None:
+    """Return what of a VMM is swapped out; None where nothing tells.
+
+    Mappings tell of shared memory, too (`Swap` in smaps: fs/proc/task_mmu.c), where they may be read.
+    """
+    if host is None:
+        return activity.swap_bytes
+    return max(host.ram_swap_bytes + host.own_swap_bytes, activity.swap_bytes or 0)
 
 
 def percent_of(part_bytes: int | None, whole_bytes: int | None) -> float | None:

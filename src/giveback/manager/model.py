@@ -199,10 +199,11 @@ class VmStatus:
     """Of one CPU, since the sample before; of one sample alone, since the VMM was started."""
     uptime_s: float | None = None
     swap_bytes: int | None = None
-    """The VMM's anonymous memory that is swapped out."""
+    """What of the VMM is swapped out, its guest's RAM included."""
     swap_in_bytes_per_s: float | None = None
     swap_out_bytes_per_s: float | None = None
-    """By how much less or more is swapped out than at the sample before; None until there are two."""
+    """By how much less or more of its anonymous memory is swapped out than at the sample before; None
+    until there are two."""
 
 
 @dataclass(frozen=True, slots=True)

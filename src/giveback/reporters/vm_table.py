@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from giveback.accounting.activity import UNKNOWN, Activity, percent_of
+from giveback.accounting.activity import UNKNOWN, Activity, percent_of, swapped_of
 from giveback.accounting.ledger import OWN, Key
 from giveback.accounting.observation import resident_of
 from giveback.accounting.reporting import Reporting, reporting_of
@@ -103,7 +103,7 @@ def _row(seen: Observation, host: HostSide) -> VmRow:
         host_percent=percent_of(resident_bytes, host.ram_bytes),
         cpu_percent=activity.cpu_percent,
         uptime_s=activity.uptime_s,
-        swap_bytes=activity.swap_bytes,
+        swap_bytes=swapped_of(seen.host, activity),
         swap_in_bytes_per_s=activity.swap_in_bytes_per_s,
         swap_out_bytes_per_s=activity.swap_out_bytes_per_s,
         reporting=reporting(seen),

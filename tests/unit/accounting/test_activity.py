@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback.accounting.activity import UNKNOWN, activity_of, percent_of
+from giveback.accounting.activity import UNKNOWN, activity_of, percent_of, swapped_of
+from giveback.accounting.usage import HostPicture
 from giveback.host.process_sample import ProcessSample
 
 MIB = 1 << 20
@@ -60,3 +61,12 @@ def test_nothing_is_negative(now: ProcessSample, before: ProcessSample | None) -
 def test_a_part_in_per_cent() -> None:
     assert percent_of(1, 4) == 25.0
     assert percent_of(None, 4) is percent_of(1, None) is percent_of(1, 0) is None
+
+
+def test_swapped_shared_memory_is_told_by_the_mappings() -> None:
+    known = activity_of(FIRST)
+    assert swapped_of(None, known) == 8 * MIB
+    assert swapped_of(None, UNKNOWN) is None
+    shared = HostPicture(0, ram_swap_bytes=90 * MIB, own_swap_bytes=MIB)
+    assert swapped_of(shared, known) == 91 * MIB
+    assert swapped_of(HostPicture(0), known) == 8 * MIB

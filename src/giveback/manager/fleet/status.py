@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from giveback.accounting.activity import percent_of
+from giveback.accounting.activity import percent_of, swapped_of
 from giveback.accounting.ledger import NO_NUMBERS, OWN, UnknownKind
 from giveback.accounting.observation import resident_of
 from giveback.manager.decide import schedule
@@ -76,10 +76,10 @@ def status_of(
     made = vm.status_at(now_s, _made)
     channel, sampled_at_s = vm.channel, vm.host.sampled_at_s
     knows_urgency = channel.sent_urgency is not None and vm.guest.had_agent
-    activity = vm.host.activity_at(now_s)
+    seen, activity = vm.observation(now_s), vm.host.activity_at(now_s)
     return replace(
         made,
-        guest_source=str(vm.observation(now_s).guest.source),
+        guest_source=str(seen.guest.source),
         sampled_age_s=None if sampled_at_s is None else max(0.0, now_s - sampled_at_s),
         lease_left_s=max(0.0, channel.sent_until_s - now_s) if knows_urgency else None,
         balloon_lease_bytes=leased_bytes,
@@ -88,7 +88,7 @@ def status_of(
         host_percent=percent_of(made.resident_bytes, host_bytes),
         cpu_percent=activity.cpu_percent,
         uptime_s=activity.uptime_s,
-        swap_bytes=activity.swap_bytes,
+        swap_bytes=swapped_of(seen.host, activity),
         swap_in_bytes_per_s=activity.swap_in_bytes_per_s,
         swap_out_bytes_per_s=activity.swap_out_bytes_per_s,
     )

@@ -173,15 +173,15 @@ CPU = Column(
 UPTIME = Column("UPTIME", lambda row: row.uptime_s, span)
 SWAPPED = Column(
     "SWAPPED", lambda row: row.swap_bytes, _size, is_summed=True,
-    legend="SWAPPED: of the VMM's anonymous memory",
+    legend="SWAPPED: of the VMM, its guest's RAM included",
 )  # fmt: skip
 SWAP_IN = Column(
     "SWAP IN", lambda row: row.swap_in_bytes_per_s, _rate, is_summed=True,
-    legend="SWAP IN, SWAP OUT: change of SWAPPED since the sample before",
+    legend="SWAP IN, SWAP OUT: change of what is swapped, since the sample before",
 )  # fmt: skip
 SWAP_OUT = Column(
     "SWAP OUT", lambda row: row.swap_out_bytes_per_s, _rate, is_summed=True,
-    legend="SWAP IN, SWAP OUT: change of SWAPPED since the sample before",
+    legend="SWAP IN, SWAP OUT: change of what is swapped, since the sample before",
 )  # fmt: skip
 REPORTING = Column("REPORTING", lambda row: row.reporting)
 GUEST = Column("GUEST", lambda row: row.guest)
