@@ -119,7 +119,8 @@ def _more_urgent(
         if guest is None or ask.urgency >= stage or now_s - ask.at_s < STEP_S:
             continue
         came = max(0, ask.resident_bytes - guest.resident_bytes)
-        if came >= ask.goal_bytes * _LATE_BELOW:
+        missing = ask.goal_bytes - came
+        if came >= ask.goal_bytes * _LATE_BELOW and missing < LEAST_GOAL_BYTES:
             continue
         goal = min(ask.goal_bytes - came, left_bytes, can_give_bytes(guest))
         if goal > 0:

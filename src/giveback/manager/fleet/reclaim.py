@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
-from giveback.manager.decide import reclaim_plan
+from giveback.manager.decide import promises, reclaim_plan
 from giveback.manager.decide.allocation import Asked, sane
 from giveback.manager.decide.reclaim_plan import asks_of_reclaim, can_give_bytes, cost_of
 from giveback.manager.devices import rules
@@ -242,7 +242,7 @@ class ReclaimOperation:
             words = "the VM has ended"
         elif ask is None or not expected:
             words = self._why_not_asked(vm)
-        elif came >= expected:
+        elif promises.is_delivered(expected, came):
             words = "as promised"
         else:
             found = self._arbitration.keeps(vm, self._now_s())

@@ -16,7 +16,7 @@ from giveback.manager.decide.arbiter import ArbiterState, decide, urgency_for
 from giveback.manager.decide.guest_view import is_pressed
 from giveback.manager.decide.shortfall import AgentAnswer, Shortfall, shortfall_of
 from giveback.manager.fleet.host_sample import read_counts
-from giveback.manager.model import ActionKind, ManagerAction
+from giveback.manager.model import ActionKind, ManagerAction, is_reached
 from giveback_kernel.errors import GivebackError
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import size
@@ -167,7 +167,7 @@ class Arbitration:
 
     def end_reclaim(self, action: ManagerAction, came_bytes: int) -> None:
         """Record what came of a `reclaim`: from the VMs that it asked, while it ran."""
-        reached = came_bytes >= action.expected_bytes
+        reached = is_reached(came_bytes, action.expected_bytes)
         words = (
             "" if reached else f"{size(came_bytes)} of {size(action.expected_bytes)} came in time"
         )
