@@ -24,7 +24,7 @@ COLD_AFTER_S = 20
 PROGRAM = """
 import ctypes, json, mmap, os, signal, struct, sys, time
 sys.path.insert(0, AGENT)
-from giveback_agent.release import cold_anon
+from giveback_agent.release.cache import cold_anon
 from giveback_kernel import memcg_usage
 from giveback_kernel.vmstat import read_vmstat
 

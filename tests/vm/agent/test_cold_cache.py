@@ -23,7 +23,7 @@ HOT_MIB = 12
 PROGRAM = """
 import ctypes, json, mmap, os, sys
 sys.path.insert(0, AGENT)
-from giveback_agent.release import cold_cache
+from giveback_agent.release.cache import cold_cache
 from giveback_kernel.vmstat import read_vmstat
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -141,7 +141,7 @@ def test_cold_cache_goes_and_the_working_set_stays(series: str, method: str, gro
 CLOSED_PROGRAM = """
 import json, os, sys
 sys.path.insert(0, AGENT)
-from giveback_agent.release import cold_cache
+from giveback_agent.release.cache import cold_cache
 from giveback_kernel import lru_gen
 from giveback_kernel.meminfo import read_meminfo
 

@@ -22,7 +22,7 @@ ENDED_MIB, FIVE_TIMES_MIB, TWICE_MIB, ONCE_MIB = 120, 16, 16, 16
 PROGRAM = """
 import ctypes, json, mmap, os, signal, sys
 sys.path.insert(0, AGENT)
-from giveback_agent.release import cold_cache, ended_cgroups
+from giveback_agent.release.cache import cold_cache, ended_cgroups
 from giveback_agent.runtime import memory_limits
 
 libc = ctypes.CDLL(None, use_errno=True)

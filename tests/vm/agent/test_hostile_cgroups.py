@@ -17,7 +17,7 @@ MIB = 1 << 20
 PROGRAM = """
 import json, os, signal, sys, time
 sys.path.insert(0, AGENT)
-from giveback_agent.release import cold_cache, lru_gen_training
+from giveback_agent.release.cache import cold_cache, lru_gen_training
 C = "/sys/fs/cgroup"
 NAMES = ("frozen", "plain", "min", "bare")
 

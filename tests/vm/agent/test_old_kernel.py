@@ -22,7 +22,7 @@ KILLED_AT_LINE = Path(__file__).parents[2] / "unit/helpers" / "agent_killed_at_l
 PROLOGUE = """
 import ctypes, json, mmap, os, signal, sys, time
 sys.path.insert(0, AGENT)
-from giveback_agent.release import cold_cache, memory_high
+from giveback_agent.release.cache import cold_cache, memory_high
 from giveback_agent.runtime import memory_limits
 from giveback_agent.runtime.worker import become_idle_class, become_normal_class
 
