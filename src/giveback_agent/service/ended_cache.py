@@ -17,6 +17,8 @@ PERIOD_S = 10.0
 # At most 1 % of a CPU for measuring.
 COST_TIMES = 100
 WANTED_S = 120.0
+# The method that tells ended cgroups' cache by sums (release/cache/cold_cache.py, not imported here).
+LISTS = "lists"
 
 
 class EndedCache:
@@ -27,6 +29,11 @@ class EndedCache:
         self.left_bytes = 0
         self._root = root
         self._next_s = self._seen_s = 0.0
+
+    def begin(self, cold_method: str, swap: bool) -> None:
+        """Have the root's own cache remembered before anything ends: by sums it cannot be told later."""
+        if cold_method == LISTS:
+            steps.ended_bytes(self._root, swap)
 
     def measure(self, now_s: float, may_measure: bool, swap: bool = False) -> bool:
         """Measure what cgroups that have ended left, if any has; returns whether that is worth a step.

@@ -111,6 +111,7 @@ class Service:
         # So does a cgroup that ends.
         signals.signal(signals.SIGIO, lambda _number, _frame: None)
         self._ended.watch.ask_for_signals(time.monotonic())
+        self._ended.begin(self._can.cold_method, self._settings.swap)
         self._greet()
         try:
             while not self._stop:

@@ -9,8 +9,9 @@ from agent_kernel_samples import GUEST, plant
 
 from giveback_agent.policy.cache_goal import EndedRegret
 from giveback_agent.release import steps
+from giveback_agent.release.cache import cold_cache
 from giveback_agent.service.end_watch import SETTLE_S
-from giveback_agent.service.ended_cache import PERIOD_S, WANTED_S, EndedCache
+from giveback_agent.service.ended_cache import LISTS, PERIOD_S, WANTED_S, EndedCache
 
 MIB = 1 << 20
 
@@ -26,6 +27,21 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[EndedCach
 
     monkeypatch.setattr(steps, "ended_bytes", measure)
     return EndedCache(str(plant(tmp_path, GUEST))), made
+
+
+def test_what_is_the_roots_own_is_measured_before_anything_ends(
+    measured: tuple[EndedCache, list[float]],
+) -> None:
+    cache, made = measured
+    cache.begin("generations", swap=False)
+    assert not made
+    cache.begin(LISTS, swap=False)
+    assert len(made) == 1
+    assert cache.left_bytes == 0
+
+
+def test_the_name_of_the_method_by_sums_is_cold_caches() -> None:
+    assert LISTS == cold_cache.LISTS
 
 
 def test_an_end_is_measured_a_moment_later_and_not_too_often(
