@@ -62,7 +62,12 @@ if TYPE_CHECKING:
     from giveback_agent.policy.activity.idleness import GateState
     from giveback_agent.policy.busy_steps import BusySteps
     from giveback_agent.policy.cold_anon import ColdAnonState
-    from giveback_agent.policy.observation import GuestObservation, KernelCapabilities, Snapshot
+    from giveback_agent.policy.observation import (
+        GuestObservation,
+        KernelCapabilities,
+        Snapshot,
+        StepOutcome,
+    )
     from giveback_agent.policy.release_pass import Pass
     from giveback_agent.settings.table import AgentSettings
 
@@ -87,6 +92,13 @@ STALE_BURST_CPU_S = 1.0
 TIGHT_AVAILABLE_PERCENT = 6
 
 
+class JudgedCache(Record):
+    """When a cold step has last chosen what to keep, and the least cache there has been since, in bytes."""
+
+    at_s: float
+    cache_bytes: int
+
+
 class PolicyState(Record):
     """What the policy remembers between decisions; all times are monotonic seconds.
 
@@ -104,6 +116,7 @@ class PolicyState(Record):
     anon: ColdAnonState | None = None
     busy: BusySteps | None = None
     ended_regret: EndedRegret = EndedRegret()
+    judged: JudgedCache | None = None
     next_ended_s: float = 0.0
 
     @property
@@ -146,7 +159,8 @@ def decide(
     tick = _tick(seen, state, settings, can)
     if not why_stop and _is_calm_enough(seen, state) and _is_worth_a_pass(tick, state):
         why = f"idle at {seen.gate.busy_percent:.0f} % busy"
-        return _begin(tick, state, release_pass.plan(tick), why)
+        planned = release_pass.plan(tick, may_take_cold=_is_cold_new(tick, state))
+        return _begin(tick, state, planned, why)
     if not why_stop and settings.swap and can.cold_anon:
         # Few have this setting: only they pay for its rules.
         from giveback_agent.policy import cold_anon
@@ -237,6 +251,7 @@ def _learn_outcome(seen: GuestObservation, state: PolicyState) -> PolicyState:
         from giveback_agent.policy import busy_steps
 
         state = replace(state, busy=busy_steps.after_step(seen, state.busy, outcome))
+    state = _remember_cold(seen.snapshot, state, outcome)
     if outcome.kind == Compact.kind:
         learned = compaction.learned(state.compaction, outcome, seen.snapshot)
         return replace(state, compaction=learned)
@@ -244,6 +259,30 @@ def _learn_outcome(seen: GuestObservation, state: PolicyState) -> PolicyState:
         # The kernel has no more to give.
         return replace(state, current=replace(current, goal_bytes=0))
     return state
+
+
+def _remember_cold(now: Snapshot, state: PolicyState, outcome: StepOutcome) -> PolicyState:
+    """Keep when cold cache was last taken, and the least cache there has been since."""
+    if outcome.kind == ReclaimCold.kind and outcome.ok and state.current is not None:
+        return replace(state, judged=JudgedCache(now.monotonic_s, now.cache_bytes))
+    if state.judged is not None and now.cache_bytes < state.judged.cache_bytes:
+        return replace(state, judged=replace(state.judged, cache_bytes=now.cache_bytes))
+    return state
+
+
+def _is_cold_new(tick: Tick, state: PolicyState) -> bool:
+    """Tell whether there is cache that the last cold step has not judged.
+
+    What that step kept has lost its history (eviction_plan.py): asked again soon, it would go with the
+    cold. A pass for trapped memory or for ended cgroups is no reason to ask again.
+    """
+    judged, now = state.judged, tick.now
+    if judged is None or tick.presses or tick.seen.urgency > state.after_pass_urgency:
+        return True
+    grown = now.cache_bytes - judged.cache_bytes
+    return (
+        grown >= thresholds.least_bytes(now.meminfo) or now.monotonic_s - judged.at_s > RETRY_COLD_S
+    )
 
 
 def _go_on(tick: Tick, state: PolicyState, current: Pass, why_stop: str) -> Decision:

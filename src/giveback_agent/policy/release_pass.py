@@ -42,9 +42,12 @@ class Pass(Record):
     hold: Hold | None = None
 
 
-def plan(tick: Tick, manual: bool = False) -> Pass:
-    """Return a pass with the steps that this kernel offers, as the urgency wants them."""
-    wants_cache = cache_goal.goal_after_sync_bytes(tick) > 0
+def plan(tick: Tick, manual: bool = False, may_take_cold: bool = True) -> Pass:
+    """Return a pass with the steps that this kernel offers, as the urgency wants them.
+
+    `may_take_cold`: there is cache that the last cold step has not judged.
+    """
+    wants_cache = may_take_cold and cache_goal.goal_after_sync_bytes(tick) > 0
     steps = _cache_steps(tick, manual) if wants_cache else ()
     if not wants_cache and takes_ended(tick):
         steps = (act.ReclaimEnded,)

@@ -568,3 +568,30 @@ def test_work_that_ends_with_its_files_dirty_is_answered_at_once(
     state = PolicyState(after_pass=last, rest_until_s=10.0)
     actions, _ = adaptive.decide(observation(now), state, SETTINGS, replace(ABLE, drain=False))
     assert ([type(action) for action in actions] == [act.BeginPass, act.Sync]) is begins
+
+
+@pytest.mark.parametrize(
+    ("cache_mib", "at_s", "urgency", "asks"),
+    [(300, 200.0, 1, False), (420, 200.0, 1, True), (300, 3800.0, 1, True), (300, 200.0, 2, True)],
+)
+def test_what_the_last_cold_step_kept_is_asked_for_again_only_with_new_cache_or_much_later(
+    cache_mib: int, at_s: float, urgency: int, asks: bool
+) -> None:
+    """Its history is gone with that step: in the next pass, begun for trapped memory, it would go, too."""
+    kept = adaptive.JudgedCache(100.0, 300 * MIB)
+    last = snapshot(110.0, 1500, cache_mib, 20)
+    state = PolicyState(after_pass=last, rest_until_s=120.0, judged=kept)
+    now = snapshot(at_s, 1500, cache_mib, 400)
+    actions, after = adaptive.decide(observation(now, urgency=urgency), state, SETTINGS, ABLE)
+    assert isinstance(actions[0], act.BeginPass)
+    assert after.current is not None
+    planned = {type(action) for action in actions} | set(after.current.steps)
+    assert (act.ReclaimCold in planned) == asks
+
+
+def test_what_ended_cgroups_left_is_no_new_cache() -> None:
+    taken = StepOutcome(act.ReclaimEnded.kind, ok=True)
+    seen = replace(observation(snapshot(200.0, 1500, 250, 20)), outcome=taken)
+    state = PolicyState(judged=adaptive.JudgedCache(100.0, 300 * MIB))
+    _, after = adaptive.decide(seen, state, SETTINGS, ABLE)
+    assert after.judged == adaptive.JudgedCache(100.0, 250 * MIB)
