@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import steady_load
+from matrix import MATRIX
 from steady_load import Served
 
 from giveback_lab.images.image import build_image
@@ -65,9 +66,7 @@ async def returned(
         return most, served, {**said, "passes_meanwhile": passes}
 
 
-@pytest.mark.skipif(
-    os.environ.get("GIVEBACK_MATRIX") != "1", reason="takes six minutes: set GIVEBACK_MATRIX=1"
-)
+@MATRIX
 def test_a_guest_at_a_steady_half_of_its_cpus_returns_most_of_what_an_idle_one_does() -> None:
     idle_bytes, _, _ = asyncio.run(returned(0, IDLE_S, 1 << 50))
     wanted = int(idle_bytes * WANTED_PART)

@@ -8,13 +8,14 @@ import signal
 from typing import Any
 
 import pytest
+from matrix import MATRIX
 
 from giveback_lab.images.image import GUEST_AGENT, build_image
 from giveback_lab.images.kernels import kernel_from_packages
 from giveback_lab.vms.emulator import find_emulator
 from giveback_lab.vms.vm import LabVm, VmSpec
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.timeout(1200), MATRIX]
 DEADLINE_S = 600
 MIB = 1 << 20
 IDLE_MIB, HOT_MIB, SWAP_MIB = 300, 100, 512

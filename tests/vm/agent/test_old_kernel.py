@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from matrix import MATRIX
+
 from giveback_lab.images.image import GUEST_AGENT, build_image
 from giveback_lab.images.kernels import kernel_from_packages
 from giveback_lab.vms.agent import start_agent
@@ -241,6 +243,7 @@ def test_cold_cache_and_that_of_ended_cgroups_goes_and_hot_files_stay() -> None:
     assert (said["highs"], said["lows"], said["records"]) == (["max"] * 3, ["0"] * 3, [])
 
 
+@MATRIX
 def test_steps_do_not_stall_the_cgroups_own_processes() -> None:
     said = asyncio.run(in_guest("old-stalls", STALLS))
     print(said["text"])
@@ -250,6 +253,7 @@ def test_steps_do_not_stall_the_cgroups_own_processes() -> None:
     assert said["with"]["max"] <= said["without"]["max"] * 2 + 0.05, said["text"]
 
 
+@MATRIX
 def test_killed_at_any_point_every_limit_is_as_found() -> None:
     said = asyncio.run(in_guest("old-kills", KILLED_AT_LINE.read_text() + KILLS))
     print(said["text"])

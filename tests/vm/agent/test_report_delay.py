@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from dataclasses import dataclass, field
 
-import pytest
 import steady_load
+from matrix import MATRIX
 
 from giveback_agent.release.report_delay import PATH
 from giveback_lab.images.image import GUEST_AGENT, build_image
@@ -21,9 +20,6 @@ from giveback_lab.vms.vm import LabVm, VmSpec
 MIB = 1 << 20
 DEADLINE_S = 240.0
 COLD_MIB, TRAPPED_MIB, HOT_MIB = 160, 100, 16
-MATRIX = pytest.mark.skipif(
-    os.environ.get("GIVEBACK_MATRIX") != "1", reason="of the matrix: set GIVEBACK_MATRIX=1"
-)
 # Prints each value that the delay takes.
 WATCH = f"""
 import time

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import TYPE_CHECKING
 
 import pytest
+from matrix import MATRIX
 
 from giveback_lab.images.debian_files import CONTAINER_ARCHIVE, USER, WITHOUT_AGENT
 from giveback_lab.images.debian_guest import build_distribution_image
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 DEADLINE_S = 300.0
-MATRIX = pytest.mark.skipif(
-    os.environ.get("GIVEBACK_MATRIX") != "1", reason="of the matrix: set GIVEBACK_MATRIX=1"
-)
 AS_USER = ("systemd-run", "--user", "-M", f"{USER}@", "--quiet", "--wait", "--pipe", "--collect")
 PODMAN_RUN = ("podman", "run", "--rm", "--network=none", "localhost/lab")
 

@@ -6,10 +6,10 @@ GIVEBACK_MATRIX=1 runs them all; else the default one and one of another layout 
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import TYPE_CHECKING
 
 import pytest
+from matrix import MATRIX
 
 from giveback_lab.images.image import build_image
 from giveback_lab.images.kernels import kernel_from_packages
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from giveback_lab.vms.accel import Accel
 
 MIB = 1 << 20
-MATRIX = pytest.mark.skipif(
-    os.environ.get("GIVEBACK_MATRIX") != "1", reason="of the matrix: set GIVEBACK_MATRIX=1"
-)
 PAGE_SIZE = "import resource; print(resource.getpagesize())"
 
 
