@@ -4,9 +4,10 @@ Before Linux 7.0 the pages of a removed cgroup stay charged to it. Requests to l
 number is freed when it ends), and no `memory.reclaim` of a live leaf reaches it: only reclaim from the
 root does, which would take from live cgroups, too. What keeps those whole (measured, docs/ended-cgroups.md):
 
-- The multi-gen LRU lists an ended cgroup under the number 0, with its pages, and visits it first. Live
-  cgroups come second, and are trained before (lru_gen_training): what was read again stays, to the page.
-  Of what was read once some goes: 14 of 40 MiB while 320 MiB of an ended cgroup did.
+- The multi-gen LRU lists an ended cgroup under the number 0, with its pages. Where it ended below a live
+  cgroup, that one is asked, with `memory.low` of all live leaves raised: nothing of theirs goes. What ended
+  directly below the root comes after, from there, where protection does not hold: live cgroups are trained
+  before (lru_gen_training). Of what was read once some goes: 14 of 40 MiB while 320 MiB of an ended one did.
 - Two lists: `memory.low` protects the live cgroups meanwhile (live_protection). How much the ended ones
   hold follows from sums: all file pages, less those of the live leaves, less the root's own. The last no
   file tells. The least that was ever left over stands for it.
@@ -24,7 +25,7 @@ from giveback_agent.runtime import run_dir
 from giveback_kernel import cgroup, cgroup_namespace, files, lru_gen_scan, memcg, reclaim
 from giveback_kernel.errors import GivebackError, KernelFileError
 from giveback_kernel.meminfo import read_meminfo
-from giveback_kernel.record import Record
+from giveback_kernel.record import Record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,11 +107,15 @@ def reclaim_ended(
         return _from_nodes(root, max_bytes, shares, wanted)
     if mount is None or path is None:
         return EndedResult()
-    if generations and exclude and _holds_cache(root, mount, exclude):
-        return _by_parents(root, mount, max_bytes, shares, wanted)
     if generations:
+        first = _by_parents(root, mount, max_bytes, shares, wanted)
+        left = replace(shares, ended_bytes=first.after_bytes)
+        if left.ended_bytes < LEAST_BYTES or (exclude and _holds_cache(root, mount, exclude)):
+            return first
         _train_live_cgroups(root, scratch_dir)
-        return _steps(root, generations, path, max_bytes, shares, wanted)
+        rest = _steps(root, generations, path, max_bytes - first.asked_bytes, left, wanted)
+        asked, steps = first.asked_bytes + rest.asked_bytes, first.steps + rest.steps
+        return EndedResult(shares.ended_bytes, rest.after_bytes, asked, steps)
     try:
         live_protection.protect(root, mount)
         return _steps(root, generations, path, max_bytes, shares, wanted)
@@ -144,9 +149,15 @@ def _by_parents(
     other cgroup it does (docs/ended-cgroups.md). So what ended directly below the root stays.
     """
     try:
+        parents = [one for one in _ended_by_parent(root, mount) if one[1] >= LEAST_BYTES]
+    except KernelFileError:
+        parents = []
+    if not parents:
+        return EndedResult(shares.ended_bytes, shares.ended_bytes)
+    try:
         live_protection.protect(root, mount)
         now, asked, steps = shares, 0, 0
-        for folder, ended_bytes in _ended_by_parent(root, mount):
+        for folder, ended_bytes in parents:
             path = f"{folder}/memory.reclaim"
             most_bytes = min(ended_bytes, max_bytes - asked)
             one = _steps(root, True, path, most_bytes, now, wanted)

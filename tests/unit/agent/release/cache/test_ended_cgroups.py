@@ -191,7 +191,8 @@ def test_a_step_that_takes_from_live_cgroups_is_the_last(
         )
 
     def write(root: str, path: str, text: str) -> None:
-        asked.append(int(text.split(maxsplit=1)[0]))
+        if path.endswith("memory.reclaim"):
+            asked.append(int(text.split(maxsplit=1)[0]))
 
     monkeypatch.setattr(ended_cgroups, "read_shares", read)
     monkeypatch.setattr(files, "write", write)
@@ -209,7 +210,12 @@ def test_no_more_is_asked_for_than_ended_cgroups_hold(
         return ended_cgroups.CacheShares(max(0, 100 * MIB - sum(asked)), 400 * MIB)
 
     monkeypatch.setattr(ended_cgroups, "read_shares", read)
-    monkeypatch.setattr(files, "write", lambda _r, _p, text: asked.append(int(text.split()[0])))
+
+    def write(root: str, path: str, text: str) -> None:
+        if path.endswith("memory.reclaim"):
+            asked.append(int(text.split(maxsplit=1)[0]))
+
+    monkeypatch.setattr(files, "write", write)
     assert ended_cgroups.reclaim_ended(str(guest), True, 1 << 40).after_bytes == 0
     assert sum(asked) == 100 * MIB
     asked.clear()

@@ -146,6 +146,7 @@ def test_what_ended_is_taken_from_its_live_slice_and_never_from_the_root(
     protected = {path for path, _ in wrote if path.endswith("memory.low")}
     assert f"/sys/fs/cgroup/{LEAVES[2]}/memory.low" in protected
     wrote.clear()
-    # Where nothing that is excluded has cache, the root is asked as ever.
+    # Where nothing that is excluded has cache, the root is asked for the rest.
     ended_cgroups.reclaim_ended(str(guest), True, 1 << 40, "/x", exclude=("other.service",))
-    assert asked(wrote) == {""}
+    assert asked(wrote) == {"/machine.slice", ""}
+    assert next(path for path, _ in wrote if path.endswith("memory.reclaim")).count("machine.slice")
