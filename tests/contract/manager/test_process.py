@@ -16,6 +16,7 @@ import pytest
 from manager_process import Manager
 from scripted_guests import MIB, Host
 
+from giveback.accounting.cgroups import GuestCgroup
 from giveback.accounting.usage import GuestSource
 from giveback.cli import main
 from giveback.guest import via_daemon
@@ -142,8 +143,16 @@ def test_ps_sees_a_guest_whose_port_the_daemon_holds(
         assert known["cpu_percent"] >= 0
         assert 0 < known["host_percent"] <= 100
         manager.until(lambda: manager.vm("web")["swap_out_bytes_per_s"] == 0)
-        said = asyncio.run(via_daemon.borrow(vm, by_cgroup=True)) or {}
-        (row,) = from_agent(said, GuestSource.AGENT).cgroups
+        rows: list[GuestCgroup] = []
+
+        def has_rows() -> bool:
+            # The daemon gives what it has where the agent takes long.
+            said = asyncio.run(via_daemon.borrow(vm, by_cgroup=True)) or {}
+            rows[:] = from_agent(said, GuestSource.AGENT).cgroups
+            return bool(rows)
+
+        manager.until(has_rows)
+        (row,) = rows
         assert (row.name, row.anon_bytes) == ("podman web", MIB)
         assert (host.folder / via_daemon.NAME).stat().st_mode & 0o777 == 0o600
         for _ in range(3):
