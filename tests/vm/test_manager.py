@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
+from matrix import MATRIX
 
 from giveback.accounting.usage import GuestSource
 from giveback.errors import InputError
@@ -170,12 +171,14 @@ async def a_balloon(vm: LabVm, folder: Path) -> None:
     await until(kept_all, "the balloon to be empty")
 
 
+@MATRIX
 def test_a_reclaim_takes_what_is_wanted_from_a_real_guest(
     lab: Lab, accel: Accel, tmp_path: Path
 ) -> None:
     """The guest's cache is several times the goal: the agent takes no more than the host names."""
     name = f"reclaim-{os.getpid()}"
-    spec = VmSpec(name, 768 * MIB, 2, accel.name, agent_port=True)
+    spec = VmSpec(name, 768 * MIB, 2, accel.name, agent_port=True, work_disk_bytes=1 << 30)
+    name = f"giveback-{name}"
     text = (
         f'[daemon]\nsocket = "{tmp_path}/api.sock"\nstate = "{tmp_path}/state"\n'
         f'[vm."*"]\nignore = true\n[vm."{name}"]\nignore = false\n'
@@ -185,7 +188,7 @@ def test_a_reclaim_takes_what_is_wanted_from_a_real_guest(
         async with LabVm(spec, lab.image, lab.emulator) as vm:
             await vm.qmp.disconnect()
             await start_agent(vm, AgentLog().take)
-            await vm.guest.exec("sh", "-c", "dd if=/dev/zero of=/cold bs=1M count=300; sync")
+            await vm.guest.exec("sh", "-c", "dd if=/dev/zero of=/work/cold bs=1M count=300; sync")
             manager = Daemon(from_bytes(text.encode(), "test"))
             running = asyncio.create_task(manager.run())
             try:
