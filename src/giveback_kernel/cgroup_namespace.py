@@ -116,15 +116,8 @@ def place_of(read: Iterable[bytes], ours: Mapping[str, int]) -> str | None:
 def _largest(root: str, mount: str) -> dict[str, int]:
     """The leaf cgroups with the most file pages; empty where they are too few to go by."""
     page_bytes = os.sysconf("SC_PAGE_SIZE")
-    sizes: list[tuple[int, str]] = []
-    for folder in memcg.leaves(root, mount):
-        if folder == mount:
-            continue
-        try:
-            lists = memcg.read_file_lists(root, folder)
-        except KernelFileError:
-            continue
-        sizes.append((lists.active_bytes + lists.inactive_bytes, folder[len(mount) :]))
+    folders = [folder for folder in memcg.leaves(root, mount) if folder != mount]
+    sizes = [(memcg.file_bytes_of(root, folder), folder[len(mount) :]) for folder in folders]
     largest = sorted(sizes, reverse=True)[:ANCHORS]
     if sum([size for size, _ in largest]) < LEAST_BYTES:
         return {}

@@ -45,6 +45,21 @@ class NodeGenerations(Record):
     node: int
     generations: tuple[Generation, ...]
 
+    @property
+    def file_pages(self) -> int:
+        """File pages of all generations."""
+        return sum([generation.file_pages for generation in self.generations])
+
+    @property
+    def anon_pages(self) -> int:
+        """Anonymous pages of all generations."""
+        return sum([generation.anon_pages for generation in self.generations])
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the cgroup has been removed."""
+        return has_ended(self.memcg_id, self.memcg_path)
+
 
 class LruGen(Record):
     """Every cgroup's generations."""

@@ -35,6 +35,11 @@ class FileLists(Record):
     writeback_bytes: int = 0
     refault_pages: int = 0
 
+    @property
+    def file_bytes(self) -> int:
+        """All file pages of the cgroup."""
+        return self.active_bytes + self.inactive_bytes
+
 
 def parse(data: bytes, path: str = STAT) -> FileLists:
     """Parse the text of memory.stat. Raises KernelFileError where a list is missing or nonsense."""
@@ -53,6 +58,14 @@ def read_file_lists(root: str, cgroup: str) -> FileLists:
     """Read memory.stat of the cgroup whose folder is `cgroup`. Raises KernelFileError."""
     path = f"{cgroup}/{STAT}"
     return parse(files.read(root, path), path)
+
+
+def file_bytes_of(root: str, cgroup: str) -> int:
+    """Return the bytes of a cgroup's file pages; 0 where it has vanished or tells none."""
+    try:
+        return read_file_lists(root, cgroup).file_bytes
+    except KernelFileError:
+        return 0
 
 
 def unprotected_bytes(root: str, mount: str, cgroup: str) -> int:

@@ -85,15 +85,10 @@ def ended_pages(root: str) -> list[EndedPages] | None:
     if lru is None:
         return None
     page_bytes = os.sysconf("SC_PAGE_SIZE")
-    # The kernel shows an ended cgroup under the number 0: see release/ended_cgroups.py.
     return [
-        EndedPages(
-            one.memcg_path,
-            sum([g.anon_pages for g in one.generations]) * page_bytes,
-            sum([g.file_pages for g in one.generations]) * page_bytes,
-        )
+        EndedPages(one.memcg_path, one.anon_pages * page_bytes, one.file_pages * page_bytes)
         for one in lru.lists
-        if one.memcg_id == 0 and one.memcg_path not in ("", "/")
+        if one.has_ended
     ]
 
 

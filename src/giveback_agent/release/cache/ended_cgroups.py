@@ -67,6 +67,22 @@ class EndedResult(Record):
     refused: str = ""
 
 
+class Taken(Record):
+    """What some steps did: the cache after the last of them, what they asked for, writes made."""
+
+    now: CacheShares
+    asked_bytes: int = 0
+    steps: int = 0
+    refused: str = ""
+
+    def since(self, before: CacheShares) -> EndedResult:
+        """Return the result of these steps, which began at `before`."""
+        left_bytes = self.now.ended_bytes
+        return EndedResult(
+            before.ended_bytes, left_bytes, self.asked_bytes, self.steps, self.refused
+        )
+
+
 def read_shares(root: str, generations: bool, node: int | None = None) -> CacheShares | None:
     """Tell the file cache of ended cgroups from that of live ones; None where that cannot be told.
 
@@ -108,17 +124,15 @@ def reclaim_ended(
     if mount is None or path is None:
         return EndedResult()
     if generations:
-        first = _by_parents(root, mount, max_bytes, shares, wanted)
-        left = replace(shares, ended_bytes=first.after_bytes)
-        if left.ended_bytes < LEAST_BYTES or (exclude and _holds_cache(root, mount, exclude)):
-            return first
-        _train_live_cgroups(root, scratch_dir)
-        rest = _steps(root, generations, path, max_bytes - first.asked_bytes, left, wanted)
-        asked, steps = first.asked_bytes + rest.asked_bytes, first.steps + rest.steps
-        return EndedResult(shares.ended_bytes, rest.after_bytes, asked, steps)
+        taken = _by_parents(root, mount, max_bytes, Taken(shares), wanted)
+        is_rest = taken.now.ended_bytes >= LEAST_BYTES
+        if is_rest and not (exclude and _holds_cache(root, mount, exclude)):
+            _train_live_cgroups(root, scratch_dir)
+            taken = _steps(root, generations, path, max_bytes, taken, wanted)
+        return taken.since(shares)
     try:
         live_protection.protect(root, mount)
-        return _steps(root, generations, path, max_bytes, shares, wanted)
+        return _steps(root, generations, path, max_bytes, Taken(shares), wanted).since(shares)
     except GivebackError as error:
         return EndedResult(shares.ended_bytes, shares.ended_bytes, refused=str(error))
     finally:
@@ -137,12 +151,12 @@ def _holds_cache(root: str, mount: str, exclude: tuple[str, ...]) -> bool:
     """Tell whether an excluded cgroup has cache that a reclaim from the root could take."""
     top = mount.rstrip("/")
     excluded = [f for f in memcg.leaves(root, mount) if is_excluded(f[len(top) :], exclude)]
-    return sum([_file_bytes(root, folder) for folder in excluded]) >= LEAST_BYTES
+    return sum([memcg.file_bytes_of(root, folder) for folder in excluded]) >= LEAST_BYTES
 
 
 def _by_parents(
-    root: str, mount: str, max_bytes: int, shares: CacheShares, wanted: Callable[[], bool]
-) -> EndedResult:
+    root: str, mount: str, max_bytes: int, taken: Taken, wanted: Callable[[], bool]
+) -> Taken:
     """Reclaim from the live cgroups above the ended ones, with `memory.low` of all live leaves raised.
 
     On the multi-gen LRU memory.low does not hold against a reclaim from the root, but against one of any
@@ -153,21 +167,18 @@ def _by_parents(
     except KernelFileError:
         parents = []
     if not parents:
-        return EndedResult(shares.ended_bytes, shares.ended_bytes)
+        return taken
     try:
         live_protection.protect(root, mount)
-        now, asked, steps = shares, 0, 0
         for folder, ended_bytes in parents:
-            path = f"{folder}/memory.reclaim"
-            most_bytes = min(ended_bytes, max_bytes - asked)
-            one = _steps(root, True, path, most_bytes, now, wanted)
-            asked, steps = asked + one.asked_bytes, steps + one.steps
-            now = read_shares(root, True) or now
-        return EndedResult(shares.ended_bytes, now.ended_bytes, asked, steps)
+            most_bytes = min(max_bytes, taken.asked_bytes + ended_bytes)
+            taken = _steps(root, True, f"{folder}/memory.reclaim", most_bytes, taken, wanted)
     except GivebackError as error:
-        return EndedResult(shares.ended_bytes, shares.ended_bytes, refused=str(error))
+        # Without protection none of these may be asked.
+        taken = replace(taken, refused=str(error))
     finally:
         _restore_protection(root)
+    return taken
 
 
 def _ended_by_parent(root: str, mount: str) -> list[tuple[str, int]]:
@@ -201,7 +212,7 @@ def _from_nodes(
         node = int(path.split("/")[-2][len("node") :])
         here = read_shares(root, True, node)
         if here is not None:
-            done = _steps(root, True, path, max_bytes - asked, here, wanted, node)
+            done = _steps(root, True, path, max_bytes - asked, Taken(here), wanted, node)
             asked, steps = asked + done.asked_bytes, steps + done.steps
     now = read_shares(root, True) or shares
     return EndedResult(shares.ended_bytes, now.ended_bytes, asked, steps)
@@ -222,15 +233,11 @@ def _train_live_cgroups(root: str, scratch_dir: str | None) -> None:
 
 
 def _live_pages(one: NodeGenerations) -> int:
-    return _file_pages(one) if one.memcg_id != 0 else 0
+    return one.file_pages if one.memcg_id != 0 else 0
 
 
 def _ended_pages(one: NodeGenerations) -> int:
-    return _file_pages(one) if one.memcg_id == 0 and one.memcg_path.startswith("/") else 0
-
-
-def _file_pages(one: NodeGenerations) -> int:
-    return sum([generation.file_pages for generation in one.generations])
+    return one.file_pages if one.has_ended else 0
 
 
 def _total_bytes(root: str) -> int:
@@ -239,8 +246,7 @@ def _total_bytes(root: str) -> int:
     if not mounts.is_part or mounts.v2_mount is None:
         return read_meminfo(root).file_bytes
     # Hierarchical: what ended below is in it.
-    lists = memcg.read_file_lists(root, mounts.v2_mount.rstrip("/"))
-    return lists.active_bytes + lists.inactive_bytes
+    return memcg.read_file_lists(root, mounts.v2_mount.rstrip("/")).file_bytes
 
 
 def _ended_listed(root: str, node: int | None) -> int | None:
@@ -258,11 +264,12 @@ def _steps(
     generations: bool,
     path: str,
     max_bytes: int,
-    before: CacheShares,
+    taken: Taken,
     wanted: Callable[[], bool],
     node: int | None = None,
-) -> EndedResult:
-    now, asked, steps = before, 0, 0
+) -> Taken:
+    """Go on from `taken` until `max_bytes` were asked for in all, or a step is the last."""
+    now, asked, steps = taken.now, taken.asked_bytes, taken.steps
     while now.ended_bytes >= LEAST_BYTES and asked < max_bytes and steps < STEPS_LIMIT and wanted():
         step_bytes = min(STEP_BYTES, now.ended_bytes, max_bytes - asked)
         result = reclaim.reclaim(root, path, step_bytes, 0, or_without=True)
@@ -275,7 +282,7 @@ def _steps(
         now = after
         if is_poor or is_harmful:
             break
-    return EndedResult(before.ended_bytes, now.ended_bytes, asked, steps)
+    return replace(taken, now=now, asked_bytes=asked, steps=steps)
 
 
 def _ended_by_sums(root: str, total_bytes: int) -> int | None:
@@ -289,7 +296,8 @@ def _ended_by_sums(root: str, total_bytes: int) -> int | None:
         return None
     for leaf in leaves:
         if leaf != mount:
-            unlisted -= _file_bytes(root, leaf)
+            # One that ends just now has none: its pages are then among those that are looked for.
+            unlisted -= memcg.file_bytes_of(root, leaf)
     unlisted = max(0, unlisted)
     own = _root_own_bytes(root)
     if own is None or unlisted < own:
@@ -305,12 +313,3 @@ def _root_own_bytes(root: str) -> int | None:
     except KernelFileError:
         return None
     return int(token) if token.isdigit() and len(token) < 20 else None
-
-
-def _file_bytes(root: str, folder: str) -> int:
-    try:
-        lists = memcg.read_file_lists(root, folder)
-    except KernelFileError:
-        # It ended just now: its pages are then among those that are looked for.
-        return 0
-    return lists.active_bytes + lists.inactive_bytes

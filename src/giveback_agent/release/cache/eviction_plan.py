@@ -68,7 +68,7 @@ def target_of(one: NodeGenerations, page_bytes: int, stale_after_s: float) -> Ev
     older than `stale_after_s`, a new one is opened: the second-youngest then becomes the third. A cgroup
     that has ended has no number to ask by, and cannot be trained: see ended_cgroups.
     """
-    if lru_gen.has_ended(one.memcg_id, one.memcg_path):
+    if one.has_ended:
         return None
     leave = OPEN_BYTES // page_bytes
     evictable = one.generations[: -lru_gen.YOUNG_GENERATIONS]

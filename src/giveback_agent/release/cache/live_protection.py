@@ -73,6 +73,6 @@ def _held_bytes(root: str, folder: str) -> int:
         current = int(files.read(root, f"{folder}/memory.current", 64))
     except (KernelFileError, ValueError):
         return 0
-    if lists.active_bytes + lists.inactive_bytes < LEAST_BYTES:
+    if lists.file_bytes < LEAST_BYTES:
         return 0
     return -(-current // PAGE_BYTES) * PAGE_BYTES

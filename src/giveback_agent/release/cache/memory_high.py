@@ -160,7 +160,7 @@ def find_ended(root: str, exclude: tuple[str, ...] = ()) -> tuple[Ended, ...]:
         if is_excluded(leaf[len(mount) :], exclude):
             continue
         if leaf != mount and _is_empty(root, leaf):
-            found.append(Ended(leaf, _file_bytes(root, leaf), is_empty=True))
+            found.append(Ended(leaf, memcg.file_bytes_of(root, leaf), is_empty=True))
     # A cgroup may have pages of its own, from before it had children.
     dying = [top for top in tops if _stat(root, top).dying_descendants]
     found += [Ended(top, _left_below(root, top)) for top in dying]
@@ -171,7 +171,9 @@ def find_ended(root: str, exclude: tuple[str, ...] = ()) -> tuple[Ended, ...]:
 def _left_below(root: str, folder: str) -> int:
     """Return what no live leaf has of a cgroup's file cache: memory.stat includes all that is below."""
     leaves = [leaf for leaf in memcg.leaves(root, folder) if leaf != folder]
-    return _file_bytes(root, folder) - sum([_file_bytes(root, leaf) for leaf in leaves])
+    return memcg.file_bytes_of(root, folder) - sum(
+        [memcg.file_bytes_of(root, leaf) for leaf in leaves]
+    )
 
 
 def reclaim_ended(
@@ -291,11 +293,6 @@ def _lists(root: str, folder: str) -> FileLists:
     except KernelFileError:
         # It has vanished: nothing is left to take.
         return memcg.FileLists(0, 0)
-
-
-def _file_bytes(root: str, folder: str) -> int:
-    lists = _lists(root, folder)
-    return lists.active_bytes + lists.inactive_bytes
 
 
 def _stat(root: str, folder: str) -> CgroupStat:
