@@ -16,6 +16,7 @@ from giveback_agent.policy import adaptive
 from giveback_agent.policy.actions import EndPass, LowerOrder, ReleaseStep, RestoreOrder
 from giveback_agent.policy.activity import idleness
 from giveback_agent.policy.observation import (
+    NO_METHOD,
     URGENCY_ALONE,
     GuestObservation,
     StepOutcome,
@@ -98,7 +99,7 @@ def asked_for(
 def left_out(deep: bool, chosen: AgentSettings, can: KernelCapabilities) -> list[str]:
     """Each step that cannot be done here, and why."""
     out = []
-    if not can.reclaim and not can.drop_caches and can.cold_method == "none":
+    if not can.reclaim and not can.drop_caches and can.cold_method == NO_METHOD:
         out.append("cache        cannot be reclaimed by this user: run as root")
     why_not = why_not_reported(can.reporting, chosen.page_reporting)
     if why_not:

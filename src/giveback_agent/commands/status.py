@@ -7,7 +7,7 @@ import time
 from giveback_agent.cgroups import survey, table
 from giveback_agent.errors import AgentError
 from giveback_agent.policy import cache_goal
-from giveback_agent.policy.observation import URGENCY_ALONE, why_not_reported
+from giveback_agent.policy.observation import LISTS, NO_METHOD, URGENCY_ALONE, why_not_reported
 from giveback_agent.release.observe import take
 from giveback_agent.runtime import run_dir
 from giveback_agent.service import status_file
@@ -90,9 +90,9 @@ def would_take_bytes(now: Snapshot, said: dict[str, Any] | None) -> int:
     learned = _number(said, "learned_floor_bytes")
     # A pass begins by writing what is dirty.
     cold = memory.inactive_file_bytes
-    if method == "none":
+    if method == NO_METHOD:
         return 0
-    if method == "lists":
+    if method == LISTS:
         # Below the active list the kernel refills the inactive one from it: cold_cache.list_step_bytes.
         cold -= memory.active_file_bytes
     return cache_goal.takeable_bytes(cold, learned, now.cache_bytes, floor, URGENCY_ALONE)

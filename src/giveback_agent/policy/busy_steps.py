@@ -27,6 +27,7 @@ from giveback_agent.policy.actions import (
     TriggerReporting,
 )
 from giveback_agent.policy.activity import idleness
+from giveback_agent.policy.observation import NO_METHOD
 from giveback_kernel import buddyinfo
 from giveback_kernel.record import Record, replace
 
@@ -315,7 +316,7 @@ def _renewed(tick: Tick, state: BusySteps) -> BusySteps:
 def _cold_bytes(tick: Tick, rhythm: Rhythm) -> int:
     """Return the bytes of the next step of cold cache; 0 where there is nothing for it, or not now."""
     memory = tick.now.meminfo
-    if tick.can.cold_method == "none":
+    if tick.can.cold_method == NO_METHOD:
         return 0
     # What must be written first only a pass takes, which begins with that.
     there = max(memory.inactive_file_bytes, cache_goal.among_kept_bytes(tick))

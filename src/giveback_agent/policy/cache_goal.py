@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from giveback_agent.policy import thresholds
 from giveback_agent.policy.observation import (
+    GENERATIONS,
+    NO_METHOD,
     URGENCY_ALONE,
     URGENCY_CALM,
     URGENCY_STARVING,
@@ -192,16 +194,16 @@ def _goal_bytes(tick: Tick, cold_bytes: int, dirty_bytes: int) -> int:
     goal = wanted_bytes(cache_bytes, cold, floor, urgency)
     if urgency <= URGENCY_ALONE:
         # Cold and warm must be told apart, or else the cache stays.
-        if can.cold_method == "none" or urgency <= URGENCY_CALM:
+        if can.cold_method == NO_METHOD or urgency <= URGENCY_CALM:
             return 0
         among_kept = _among_kept_bytes(tick, dirty_bytes)
         return max(goal, takeable_bytes(among_kept, learned, cache_bytes, floor, urgency))
-    return goal if can.reclaim or can.cold_method != "none" or may_drop(tick) else 0
+    return goal if can.reclaim or can.cold_method != NO_METHOD or may_drop(tick) else 0
 
 
 def _among_kept_bytes(tick: Tick, dirty_bytes: int) -> int:
     now, last = tick.now.meminfo, tick.last
-    if last is None or tick.can.cold_method != "generations":
+    if last is None or tick.can.cold_method != GENERATIONS:
         return 0
     kept = last.meminfo.active_file_bytes
     new = now.active_file_bytes - kept - dirty_bytes

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 # How badly the host needs memory. Without a host manager: ALONE.
 URGENCY_CALM, URGENCY_ALONE, URGENCY_TIGHT, URGENCY_STARVING = 0, 1, 2, 3
+# How cold cache is found and taken (release/cache/cold_cache.py): by the multi-gen LRU's generations, by the
+# lists of each cgroup, by memory.high, or not at all.
+GENERATIONS, LISTS, LIMITS, NO_METHOD = "generations", "lists", "limits", "none"
 
 
 class Snapshot(Record):
@@ -71,7 +74,7 @@ class KernelCapabilities(Record):
     reclaim: bool
     drop_caches: bool
     compaction: bool
-    cold_method: str = "none"
+    cold_method: str = NO_METHOD
     drain: bool = False
     cold_anon: bool = False
     fast_reports: bool = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import cache_goal, compaction, report_hold, thresholds
-from giveback_agent.policy.observation import URGENCY_ALONE, URGENCY_CALM
+from giveback_agent.policy.observation import NO_METHOD, URGENCY_ALONE, URGENCY_CALM
 from giveback_agent.policy.report_hold import Hold
 from giveback_kernel.record import Record, replace
 
@@ -59,7 +59,7 @@ def plan(tick: Tick, manual: bool = False, may_take_cold: bool = True) -> Pass:
 def takes_ended(tick: Tick) -> bool:
     """Tell whether cgroups have ended that left enough cache behind, and the host has a use for it."""
     least = thresholds.least_bytes(tick.now.meminfo)
-    wanted = tick.seen.urgency > URGENCY_CALM and tick.can.cold_method != "none"
+    wanted = tick.seen.urgency > URGENCY_CALM and tick.can.cold_method != NO_METHOD
     return wanted and tick.seen.ended_bytes >= least
 
 
@@ -79,7 +79,7 @@ def _cache_steps(tick: Tick, manual: bool) -> tuple[type[ReleaseStep], ...]:
     (docs/cold-cache.md), so only where there is much of it, or the host needs it, or somebody asked.
     """
     steps: list[type[ReleaseStep]] = [act.Sync]
-    if tick.can.cold_method != "none":
+    if tick.can.cold_method != NO_METHOD:
         steps.append(act.ReclaimCold)
     if tick.presses and tick.can.reclaim:
         steps.append(act.Reclaim)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from giveback_agent.policy.observation import KernelCapabilities
+from giveback_agent.policy.observation import GENERATIONS, KernelCapabilities
 from giveback_agent.runtime import child
 
 TYPE_CHECKING = False
@@ -56,7 +56,7 @@ def _probe_here(root: str, swap: bool) -> KernelCapabilities:
         compaction=compaction.is_available(root) and compaction.is_permitted(root),
         cold_method=cold_method,
         drain=percpu_lists.is_permitted(root),
-        cold_anon=cold_anon.probe(root, cold_method == cold_cache.GENERATIONS),
+        cold_anon=cold_anon.probe(root, cold_method == GENERATIONS),
         fast_reports=report_delay.is_settable(root),
     )
 

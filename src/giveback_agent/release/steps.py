@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from giveback_agent.policy import actions as act
+from giveback_agent.policy.observation import GENERATIONS, LIMITS
 from giveback_agent.release import percpu_lists, report_order
 from giveback_agent.runtime import child
 from giveback_kernel import files
@@ -66,13 +67,13 @@ def take_ended(root: str, settings: AgentSettings) -> None:
 
 
 def _take_ended(root: str, method: str, exclude: tuple[str, ...]) -> None:
-    from giveback_agent.release.cache import cold_cache, ended_cgroups, memory_high
+    from giveback_agent.release.cache import ended_cgroups, memory_high
 
-    if method == cold_cache.LIMITS:
+    if method == LIMITS:
         memory_high.reclaim_ended(root, ENDED_MOST_BYTES, exclude=exclude)
         return
     folder = scratch_folder(root, os.environ.get("STATE_DIRECTORY"))
-    generations = method == cold_cache.GENERATIONS
+    generations = method == GENERATIONS
     ended_cgroups.reclaim_ended(root, generations, ENDED_MOST_BYTES, folder, exclude=exclude)
 
 
@@ -95,9 +96,9 @@ def ended_bytes(root: str, swap: bool = False) -> int:
         from giveback_agent.release.cache import cold_cache, ended_cgroups, memory_high
 
         method = cold_cache.probe(root, swap)
-        if method == cold_cache.LIMITS:
+        if method == LIMITS:
             return str(sum([one.ended_bytes for one in memory_high.find_ended(root)])).encode()
-        shares = ended_cgroups.read_shares(root, method == cold_cache.GENERATIONS)
+        shares = ended_cgroups.read_shares(root, method == GENERATIONS)
         return str(shares.ended_bytes if shares else 0).encode()
 
     output = child.in_child(ask, ENDED_TIMEOUT_S).output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from giveback_agent.policy import thresholds
+from giveback_agent.policy.observation import LISTS
 from giveback_agent.release import steps
 from giveback_agent.service.end_watch import SETTLE_S, EndWatch
 
@@ -17,8 +18,6 @@ PERIOD_S = 10.0
 # At most 1 % of a CPU for measuring.
 COST_TIMES = 100
 WANTED_S = 120.0
-# The method that tells ended cgroups' cache by sums (release/cache/cold_cache.py, not imported here).
-LISTS = "lists"
 
 
 class EndedCache:

@@ -21,6 +21,7 @@ from giveback_agent.policy.actions import (
 )
 from giveback_agent.policy.activity import idleness, polling
 from giveback_agent.policy.observation import (
+    NO_METHOD,
     URGENCY_ALONE,
     URGENCY_CALM,
     URGENCY_STARVING,
@@ -278,7 +279,7 @@ class Service:
 
     def _has_ended_cache(self, now_s: float) -> bool:
         """Whether a pass could begin for the cache of ended cgroups."""
-        wanted = self._need.urgency(now_s) > URGENCY_CALM and self._can.cold_method != "none"
+        wanted = self._need.urgency(now_s) > URGENCY_CALM and self._can.cold_method != NO_METHOD
         return wanted and self._ended.is_wanted(now_s, self._state.ended_regret)
 
     def _measure_ended(self, now_s: float) -> None:

@@ -79,7 +79,7 @@ if live == 0:
 os.read(ready, 1)
 try:
     method = cold_cache.probe("/")
-    generations = method == cold_cache.GENERATIONS
+    generations = method == "generations"
     ended_cgroups.read_shares("/", generations)  # before anything has ended, as a service would
     ending = os.fork()
     if ending == 0:

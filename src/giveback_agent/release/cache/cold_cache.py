@@ -29,6 +29,7 @@ from __future__ import annotations
 import os
 
 from giveback_agent.cgroups.exclusion import is_excluded, kept
+from giveback_agent.policy.observation import GENERATIONS, LIMITS, LISTS, NO_METHOD
 from giveback_agent.policy.thresholds import is_largely_dirty
 from giveback_agent.release.cache import lru_gen_training, memory_high
 from giveback_agent.release.cache.eviction_plan import (
@@ -65,11 +66,6 @@ if TYPE_CHECKING:
     from giveback_kernel.lru_gen import NodeGenerations
     from giveback_kernel.lru_gen_scan import LruScan
 
-GENERATIONS = "generations"
-LISTS = "lists"
-LIMITS = "limits"
-NONE = "none"
-
 MIB = 1 << 20
 # So many times the active list the inactive one must be for a kernel that might swap.
 TRIM_TIMES_ACTIVE = 2
@@ -102,7 +98,7 @@ def probe(root: str = "/", swap: bool = False) -> str:
     """Tell which method this kernel and this user's rights allow; reads only.
 
     GENERATIONS, LISTS, LIMITS (memory.high of cgroups, where there is no swap or `swap` may be used), or
-    NONE: there the whole cache or nothing can be dropped, by the caller.
+    NO_METHOD: there the whole cache or nothing can be dropped, by the caller.
     """
     may_ask = os.access(files.under(root, lru_gen.PATH), os.R_OK | os.W_OK)
     if may_ask and _generations_on(root) and cgroup_namespace.place_here(root) is not None:
@@ -111,7 +107,7 @@ def probe(root: str = "/", swap: bool = False) -> str:
         return LISTS
     # A kernel that could be asked for less, but refuses, is not asked by a back door.
     can_limit = reclaim.root_reclaim_path(root) is None and memory_high.cgroups(root)
-    return LIMITS if can_limit and (swap or not swaps.may_swap(root)) else NONE
+    return LIMITS if can_limit and (swap or not swaps.may_swap(root)) else NO_METHOD
 
 
 def list_step_bytes(lists: FileLists, budget_bytes: int) -> int:

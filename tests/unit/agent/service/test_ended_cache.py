@@ -8,10 +8,10 @@ import pytest
 from agent_kernel_samples import GUEST, plant
 
 from giveback_agent.policy.cache_goal import EndedRegret
+from giveback_agent.policy.observation import GENERATIONS, LISTS
 from giveback_agent.release import steps
-from giveback_agent.release.cache import cold_cache
 from giveback_agent.service.end_watch import SETTLE_S
-from giveback_agent.service.ended_cache import LISTS, PERIOD_S, WANTED_S, EndedCache
+from giveback_agent.service.ended_cache import PERIOD_S, WANTED_S, EndedCache
 
 MIB = 1 << 20
 
@@ -33,15 +33,11 @@ def test_what_is_the_roots_own_is_measured_before_anything_ends(
     measured: tuple[EndedCache, list[float]],
 ) -> None:
     cache, made = measured
-    cache.begin("generations", swap=False)
+    cache.begin(GENERATIONS, swap=False)
     assert not made
     cache.begin(LISTS, swap=False)
     assert len(made) == 1
     assert cache.left_bytes == 0
-
-
-def test_the_name_of_the_method_by_sums_is_cold_caches() -> None:
-    assert LISTS == cold_cache.LISTS
 
 
 def test_an_end_is_measured_a_moment_later_and_not_too_often(

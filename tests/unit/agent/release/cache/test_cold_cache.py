@@ -12,6 +12,7 @@ from agent_kernel_samples import GUEST, plant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from giveback_agent.policy.observation import GENERATIONS, LISTS, NO_METHOD
 from giveback_agent.release.cache import cold_cache, eviction_plan, lru_gen_training
 from giveback_agent.release.cache.cold_cache import ColdResult
 from giveback_agent.release.cache.eviction_plan import EvictionTarget
@@ -177,18 +178,18 @@ def plant_generations(root: Path) -> None:
 
 
 def test_probe_takes_the_best_there_is(tmp_path: Path) -> None:
-    assert cold_cache.probe(str(tmp_path)) == cold_cache.NONE
+    assert cold_cache.probe(str(tmp_path)) == NO_METHOD
     plant_cgroups(tmp_path, "", "a.slice", "a.slice/b.service")
-    assert cold_cache.probe(str(tmp_path)) == cold_cache.LISTS
+    assert cold_cache.probe(str(tmp_path)) == LISTS
     plant_generations(tmp_path)
-    assert cold_cache.probe(str(tmp_path)) == cold_cache.GENERATIONS
+    assert cold_cache.probe(str(tmp_path)) == GENERATIONS
     (tmp_path / "sys/kernel/mm/lru_gen/enabled").write_text("0x0000\n")
-    assert cold_cache.probe(str(tmp_path)) == cold_cache.LISTS
+    assert cold_cache.probe(str(tmp_path)) == LISTS
 
 
 def test_only_leaves_are_asked_and_within_the_amount(tmp_path: Path) -> None:
     plant_cgroups(tmp_path, "", "a.slice", "a.slice/b.service")
-    result = cold_cache.reclaim_cold(str(tmp_path), cold_cache.LISTS, 30 << 20)
+    result = cold_cache.reclaim_cold(str(tmp_path), LISTS, 30 << 20)
     leaf = tmp_path / "sys/fs/cgroup/a.slice/b.service/memory.reclaim"
     assert " swappiness=0" in leaf.read_text()
     assert (tmp_path / "sys/fs/cgroup/memory.reclaim").read_text() == ""
@@ -199,7 +200,7 @@ def test_generations_that_cannot_be_taught_are_left_alone(tmp_path: Path) -> Non
     plant_cgroups(tmp_path, "")
     plant_generations(tmp_path)
     lru = (tmp_path / "sys/kernel/debug/lru_gen").read_text()
-    result = cold_cache.reclaim_cold(str(tmp_path), cold_cache.GENERATIONS, 1 << 40)
+    result = cold_cache.reclaim_cold(str(tmp_path), GENERATIONS, 1 << 40)
     assert result == ColdResult(untaught_bytes=(9000 - OPEN_PAGES) * PAGE)
     assert (tmp_path / "sys/kernel/debug/lru_gen").read_text() == lru
 
@@ -234,11 +235,11 @@ def plant_namespace(root: Path) -> None:
 def test_in_a_cgroup_namespace_its_own_cgroups_are_asked(tmp_path: Path) -> None:
     plant_namespace(tmp_path)
     root, lru = str(tmp_path), tmp_path / "sys/kernel/debug/lru_gen"
-    assert cold_cache.probe(root) == cold_cache.GENERATIONS
-    untaught = cold_cache.reclaim_cold(root, cold_cache.GENERATIONS, 1 << 40)
+    assert cold_cache.probe(root) == GENERATIONS
+    untaught = cold_cache.reclaim_cold(root, GENERATIONS, 1 << 40)
     assert untaught.untaught_bytes == (64 << 20) - OPEN_PAGES * PAGE
     plant(tmp_path, {"/proc/meminfo": GUEST["/proc/meminfo"].replace(b"378780 kB", b"     0 kB")})
-    taken = cold_cache.reclaim_cold(root, cold_cache.GENERATIONS, 1 << 40, untaught=True)
+    taken = cold_cache.reclaim_cold(root, GENERATIONS, 1 << 40, untaught=True)
     assert taken.steps == 1
     assert lru.read_text().startswith("- 40 0 1 0 ")  # not the larger one of distro-3
 
@@ -246,8 +247,8 @@ def test_in_a_cgroup_namespace_its_own_cgroups_are_asked(tmp_path: Path) -> None
 def test_in_a_namespace_whose_place_is_unknown_the_lists_are_asked(tmp_path: Path) -> None:
     plant_namespace(tmp_path)
     (tmp_path / "sys/kernel/debug/lru_gen").write_text("memcg 1 /\n node 0\n 0 9 0 0\n")
-    assert cold_cache.probe(str(tmp_path)) == cold_cache.LISTS
-    result = cold_cache.reclaim_cold(str(tmp_path), cold_cache.GENERATIONS, 10 << 20)
+    assert cold_cache.probe(str(tmp_path)) == LISTS
+    result = cold_cache.reclaim_cold(str(tmp_path), GENERATIONS, 10 << 20)
     assert (result.asked_bytes, result.steps) == (10 << 20, 1)
     leaf = tmp_path / "sys/fs/cgroup/system.slice/docker.service/memory.reclaim"
     assert leaf.read_text().startswith(f"{10 << 20} ")
@@ -259,7 +260,7 @@ def test_what_a_budget_leaves_unread_is_asked_by_its_lists(
     plant_cgroups(tmp_path, "", "a.slice", "a.slice/b.service")
     plant_generations(tmp_path)
     monkeypatch.setattr(lru_gen_scan, "pieces", lambda _root: iter([b"memcg 1 /\n node 0\n"]))
-    result = cold_cache.reclaim_cold(str(tmp_path), cold_cache.GENERATIONS, 10 << 20)
+    result = cold_cache.reclaim_cold(str(tmp_path), GENERATIONS, 10 << 20)
     assert (result.asked_bytes, result.steps) == (10 << 20, 1)
 
 
@@ -287,7 +288,7 @@ def test_a_long_lru_gen_is_not_read_at_each_step(
 
     monkeypatch.setattr(lru_gen_scan, "pieces", counted)
     monkeypatch.setattr(lru_gen, "write_request", evict)
-    result = cold_cache.reclaim_cold(str(tmp_path), cold_cache.GENERATIONS, 1 << 40, untaught=True)
+    result = cold_cache.reclaim_cold(str(tmp_path), GENERATIONS, 1 << 40, untaught=True)
     assert result.steps > 3
     assert len(reads) == 1
     behind = 64 * (os.cpu_count() or 1)
@@ -295,16 +296,16 @@ def test_a_long_lru_gen_is_not_read_at_each_step(
 
 
 def test_a_kernel_that_says_nothing_ends_the_pass(tmp_path: Path) -> None:
-    for method in (cold_cache.GENERATIONS, cold_cache.LISTS, cold_cache.NONE):
+    for method in (GENERATIONS, LISTS, NO_METHOD):
         assert cold_cache.reclaim_cold(str(tmp_path), method, 1 << 40) == ColdResult()
     plant_cgroups(tmp_path, "")
     (tmp_path / "sys/fs/cgroup/memory.stat").write_text("garbage")
-    assert cold_cache.reclaim_cold(str(tmp_path), cold_cache.LISTS, 1 << 40) == ColdResult()
+    assert cold_cache.reclaim_cold(str(tmp_path), LISTS, 1 << 40) == ColdResult()
 
 
 def test_unwanted_before_the_first_write_means_no_write(tmp_path: Path) -> None:
     plant_cgroups(tmp_path, "")
-    result = cold_cache.reclaim_cold(str(tmp_path), cold_cache.LISTS, 1 << 40, wanted=lambda: False)
+    result = cold_cache.reclaim_cold(str(tmp_path), LISTS, 1 << 40, wanted=lambda: False)
     assert result == ColdResult()
 
 
@@ -328,7 +329,7 @@ def test_a_generation_that_is_largely_dirty_is_left_as_it_is(
     lines = [f"Dirty: {dirty_kib} kB" if x.startswith("Dirty:") else x for x in text.splitlines()]
     path.write_text("\n".join(lines) + "\n")
     lru = (tmp_path / "sys/kernel/debug/lru_gen").read_text()
-    cold_cache.reclaim_cold(str(tmp_path), cold_cache.GENERATIONS, 1 << 40, untaught=True)
+    cold_cache.reclaim_cold(str(tmp_path), GENERATIONS, 1 << 40, untaught=True)
     assert ((tmp_path / "sys/kernel/debug/lru_gen").read_text() != lru) == written
 
 
@@ -354,7 +355,7 @@ def test_an_old_kernel_is_not_asked_where_it_could_swap_programs_out(
         asked.append(text)
 
     monkeypatch.setattr(files, "write", old_kernel)
-    cold_cache.reclaim_cold(str(tmp_path), cold_cache.LISTS, 64 << 20, may_swap=may_swap)
+    cold_cache.reclaim_cold(str(tmp_path), LISTS, 64 << 20, may_swap=may_swap)
     assert bool(asked) is is_asked
 
 
@@ -378,8 +379,8 @@ def test_what_is_protected_stays(tmp_path: Path, protected: str, written: bool, 
     memory = GUEST["/proc/meminfo"].decode().splitlines()
     clean = ["Dirty: 0 kB" if line.startswith("Dirty:") else line for line in memory]
     (tmp_path / "proc/meminfo").write_text("\n".join(clean) + "\n")
-    cold_cache.reclaim_cold(str(tmp_path), cold_cache.LISTS, 1 << 40)
+    cold_cache.reclaim_cold(str(tmp_path), LISTS, 1 << 40)
     leaf = tmp_path / "sys/fs/cgroup/a.slice/b.service/memory.reclaim"
     assert bool(leaf.read_text()) is written
-    cold_cache.reclaim_cold(str(tmp_path), cold_cache.GENERATIONS, 1 << 40, untaught=True)
+    cold_cache.reclaim_cold(str(tmp_path), GENERATIONS, 1 << 40, untaught=True)
     assert (lru.read_text() != before) is written

@@ -10,7 +10,7 @@ from agent_kernel_samples import GUEST, plant
 
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import cache_goal
-from giveback_agent.policy.observation import URGENCY_STARVING, Tick
+from giveback_agent.policy.observation import GENERATIONS, LISTS, URGENCY_STARVING, Tick
 from giveback_agent.release import steps
 from giveback_agent.release.cache import cold_cache, ended_cgroups, lru_gen_training
 from giveback_agent.settings.table import AgentSettings
@@ -97,7 +97,7 @@ def test_cold_cache_by_generations(
     for exclude, numbers in (((), {"2", "3", "4"}), (EXCLUDE, {"3"})):
         written.clear()
         trained.clear()
-        cold_cache.reclaim_cold(str(guest), cold_cache.GENERATIONS, 1 << 40, "/x", exclude=exclude)
+        cold_cache.reclaim_cold(str(guest), GENERATIONS, 1 << 40, "/x", exclude=exclude)
         assert {text.split()[1] for _, text in written} == numbers
         assert len(trained) == len(numbers)
 
@@ -105,7 +105,7 @@ def test_cold_cache_by_generations(
 def test_cold_cache_by_lists(
     guest: Path, written: list[tuple[str, str]], trained: list[str]
 ) -> None:
-    cold_cache.reclaim_cold(str(guest), cold_cache.LISTS, 1 << 40, "/x", exclude=EXCLUDE)
+    cold_cache.reclaim_cold(str(guest), LISTS, 1 << 40, "/x", exclude=EXCLUDE)
     assert asked(written) == {"/a.slice/web.service"}
     assert trained == ["/a.slice/web.service"]
 

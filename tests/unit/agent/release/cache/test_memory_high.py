@@ -10,6 +10,7 @@ from agent_killed_at_line import killed_at_line
 from hypothesis import given
 from hypothesis import strategies as st
 
+from giveback_agent.policy.observation import LIMITS, LISTS, NO_METHOD
 from giveback_agent.release import steps
 from giveback_agent.release.cache import cold_cache, live_protection, memory_high
 from giveback_agent.release.cache.memory_high import Ended, HighResult
@@ -272,18 +273,18 @@ def test_ended_cgroups_cache_goes_while_live_ones_are_protected(
 
 def test_no_swap_no_memory_reclaim_and_limits_are_the_method(kernel: OldKernel) -> None:
     root = str(kernel.root)
-    assert cold_cache.probe(root) == cold_cache.NONE
+    assert cold_cache.probe(root) == NO_METHOD
     kernel.add("app", 0, 10)
-    assert cold_cache.probe(root) == cold_cache.LIMITS
+    assert cold_cache.probe(root) == LIMITS
     kernel.put("/proc/swaps", "Filename Type Size Used Priority\n/dev/vdb partition 1000 0 -2\n")
-    assert cold_cache.probe(root) == cold_cache.NONE
-    assert cold_cache.probe(root, swap=True) == cold_cache.LIMITS
+    assert cold_cache.probe(root) == NO_METHOD
+    assert cold_cache.probe(root, swap=True) == LIMITS
     before = len(kernel.written)
-    cold_cache.reclaim_cold(root, cold_cache.LIMITS, 1 << 40, may_swap=False)
+    cold_cache.reclaim_cold(root, LIMITS, 1 << 40, may_swap=False)
     assert len(kernel.written) == before
     kernel.put(f"{MOUNT}/memory.reclaim", "")
     kernel.put(f"{MOUNT}/app/memory.reclaim", "")
-    assert cold_cache.probe(root, swap=True) == cold_cache.LISTS
+    assert cold_cache.probe(root, swap=True) == LISTS
 
 
 def test_killed_at_any_line_the_next_one_restores(tmp_path: Path) -> None:
