@@ -41,7 +41,7 @@ def take_cold(
 
     method = cold_cache.probe(root, settings.swap)
     folder = scratch_folder(root, os.environ.get("STATE_DIRECTORY"))
-    untaught = how == act.UNTRAINED
+    untrained = how == act.UNTRAINED
     stale_after_s = 0.0 if how == act.REOPEN else eviction_plan.STALE_AFTER_S
     may_swap = settings.swap or not swaps.may_swap(root)
     result = cold_cache.reclaim_cold(
@@ -49,12 +49,12 @@ def take_cold(
         method,
         amount_bytes,
         folder,
-        untaught=untaught,
+        untrained=untrained,
         stale_after_s=stale_after_s,
         may_swap=may_swap,
         exclude=settings.exclude,
     )
-    if with_ended and not result.untaught_bytes:
+    if with_ended and not result.untrained_bytes:
         # Nobody reads it again from where it was: the floor and the amount are for live cgroups.
         _take_ended(root, method, settings.exclude)
 

@@ -52,9 +52,9 @@ def inside(name):
     os.read(reader, 1)
     return pid
 
-def taught(name):
+def trained(name):
     began = time.monotonic()
-    count = lru_gen_training.teach("/", f"/{name}", "/work")
+    count = lru_gen_training.train("/", f"/{name}", "/work")
     return {"refaults": count, "took_s": time.monotonic() - began}
 
 write(f"{C}/cgroup.subtree_control", "+memory")
@@ -70,11 +70,11 @@ write(f"{C}/min/memory.min", str(64 << 20))
 write(f"{C}/frozen/cgroup.freeze", "1")
 until(frozen)
 said = {"before": {name: cache_mib(name) for name in NAMES}}
-said["taught"] = {name: taught(name) for name in NAMES}
+said["trained"] = {name: trained(name) for name in NAMES}
 # It froze after the look: the child joins it, and is killed.
 lru_gen_training._is_frozen = lambda *_: False
 lru_gen_training.TIMEOUT_S = 2.0
-said["joined"] = taught("frozen")
+said["joined"] = trained("frozen")
 until(frozen)
 said["members"] = text(f"{C}/frozen/cgroup.procs").split() == [str(pids[0])]
 write("/work/vanish", "x")
@@ -118,10 +118,10 @@ async def in_guest(series: str) -> dict[str, Any]:
 def test_a_frozen_cgroup_holds_nothing_up_and_the_others_give_their_cold_cache() -> None:
     said = asyncio.run(in_guest("6.12"))
     print(said["text"])
-    taught = said["taught"]
-    assert taught["frozen"]["refaults"] == 0
+    trained = said["trained"]
+    assert trained["frozen"]["refaults"] == 0
     for name in ("plain", "min", "bare"):
-        assert taught[name]["refaults"] > 200, said["text"]
+        assert trained[name]["refaults"] > 200, said["text"]
     # Emulated and beside others: what counts is that the deadline ends it.
     assert said["joined"]["refaults"] == 0
     assert 2 <= said["joined"]["took_s"] < 20

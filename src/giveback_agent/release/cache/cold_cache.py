@@ -9,7 +9,7 @@ takes both. What is asked here, and why, is measured in docs/cold-cache.md. In s
 - The multi-gen LRU: pages read through file descriptors stay in the generation they were born in, in
   the order of their birth. What was read again is told apart by its tier only when it comes up for
   eviction: a protected page moves to the next generation. Protection of pages read 2 to 4 times
-  begins after 64 refaults of such pages (MIN_LRU_BATCH in mm/vmscan.c): `teach` makes these with a
+  begins after 64 refaults of such pages (MIN_LRU_BATCH in mm/vmscan.c): `train` makes these with a
   scratch file. Then the third-youngest generation is evicted all but a remainder: as long as a page
   is left there the kernel puts new cache into it, and never what was kept. So the third-youngest
   serves as the inactive list, the second-youngest as the active one, and later passes find only
@@ -37,7 +37,7 @@ from giveback_agent.release.cache.eviction_plan import (
     OPEN_BYTES,
     STALE_AFTER_S,
     STEP_LIMIT_BYTES,
-    TEACHING_WORTH_BYTES,
+    TRAINING_WORTH_BYTES,
     EvictionTarget,
     eviction_pages,
     plan,
@@ -83,15 +83,15 @@ BEHIND_PAGES_PER_CPU = 64
 class ColdResult(Record):
     """What a pass did: bytes asked for, bytes the kernel says it took (pgsteal_file), writes made.
 
-    `untaught_bytes` were left because pages read again could not have been protected there.
-    `teaching_refaults` are ours: whoever counts refaults after a pass subtracts them.
+    `untrained_bytes` were left because pages read again could not have been protected there.
+    `training_refaults` are ours: whoever counts refaults after a pass subtracts them.
     """
 
     asked_bytes: int = 0
     taken_bytes: int = 0
     steps: int = 0
-    untaught_bytes: int = 0
-    teaching_refaults: int = 0
+    untrained_bytes: int = 0
+    training_refaults: int = 0
 
 
 def probe(root: str = "/", swap: bool = False) -> str:
@@ -130,7 +130,7 @@ def reclaim_cold(
     max_bytes: int,
     scratch_dir: str | None = None,
     wanted: Callable[[], bool] = lambda: True,
-    untaught: bool = False,
+    untrained: bool = False,
     stale_after_s: float = STALE_AFTER_S,
     may_swap: bool = False,
     exclude: tuple[str, ...] = (),
@@ -138,8 +138,8 @@ def reclaim_cold(
     """Take at most about `max_bytes` of cold cache by `method` (from `probe`); blocks; never raises.
 
     `wanted` is asked before each write and ends the pass by False. `scratch_dir` is a folder on a
-    disk (not tmpfs) for the teaching; where teaching fails the multi-gen lists are left alone,
-    unless `untaught`: then pages read fewer than five times go with the cold ones. `may_swap`: where
+    disk (not tmpfs) for the training; where training fails the multi-gen lists are left alone,
+    unless `untrained`: then pages read fewer than five times go with the cold ones. `may_swap`: where
     a kernel before 6.11 cannot be told to leave the memory of programs alone, ask it all the same;
     else only as long as it is known to do so. `exclude`: patterns of cgroups to leave alone.
 
@@ -151,7 +151,7 @@ def reclaim_cold(
     page_bytes = os.sysconf("SC_PAGE_SIZE")
     if method == GENERATIONS:
         budget_pages = max_bytes // page_bytes
-        job = _Generations(root, page_bytes, budget_pages, scratch_dir, wanted, untaught, exclude)
+        job = _Generations(root, page_bytes, budget_pages, scratch_dir, wanted, untrained, exclude)
         is_complete = job.run(stale_after_s)
         result = job.result()
         if not is_complete and job.left_pages > 0 and wanted():
@@ -177,7 +177,7 @@ class _Generations:
         budget_pages: int,
         scratch_dir: str | None,
         wanted: Callable[[], bool],
-        untaught: bool,
+        untrained: bool,
         exclude: tuple[str, ...],
     ) -> None:
         self.root = root
@@ -185,9 +185,9 @@ class _Generations:
         self.left_pages = budget_pages
         self.scratch_dir = scratch_dir
         self.wanted = wanted
-        self.untaught = untaught
+        self.untrained = untrained
         self.exclude = exclude
-        self.asked_pages = self.steps = self.untaught_pages = self.teaching_refaults = 0
+        self.asked_pages = self.steps = self.untrained_pages = self.training_refaults = 0
         self.place: str | None = ""
         self.mount = cgroup.find_v2_mount(root)
         self.read_once: dict[tuple[int, int], NodeGenerations] = {}
@@ -205,8 +205,8 @@ class _Generations:
         for target in plan(found, self.left_pages, self.page_bytes, stale_after_s):
             if self.left_pages <= 0 or not self.wanted():
                 return True
-            if not self._teach(target) and not self.untaught:
-                self.untaught_pages += target.pages
+            if not self._train(target) and not self.untrained:
+                self.untrained_pages += target.pages
                 continue
             if not target.age_first or self._age(target):
                 self._drain(target)
@@ -217,17 +217,17 @@ class _Generations:
             self.asked_pages * self.page_bytes,
             0,
             self.steps,
-            self.untaught_pages * self.page_bytes,
-            self.teaching_refaults,
+            self.untrained_pages * self.page_bytes,
+            self.training_refaults,
         )
 
-    def _teach(self, target: EvictionTarget) -> bool:
+    def _train(self, target: EvictionTarget) -> bool:
         if self.scratch_dir is None:
             return False
-        if target.pages * self.page_bytes < TEACHING_WORTH_BYTES:
+        if target.pages * self.page_bytes < TRAINING_WORTH_BYTES:
             return True
-        refaults = lru_gen_training.teach(self.root, target.memcg_path, self.scratch_dir)
-        self.teaching_refaults += refaults
+        refaults = lru_gen_training.train(self.root, target.memcg_path, self.scratch_dir)
+        self.training_refaults += refaults
         return refaults >= lru_gen_training.ENOUGH_REFAULTS
 
     def _age(self, target: EvictionTarget) -> bool:
@@ -330,8 +330,8 @@ def _sum(first: ColdResult, second: ColdResult) -> ColdResult:
         first.asked_bytes + second.asked_bytes,
         0,
         first.steps + second.steps,
-        first.untaught_bytes,
-        first.teaching_refaults + second.teaching_refaults,
+        first.untrained_bytes,
+        first.training_refaults + second.training_refaults,
     )
 
 
@@ -359,7 +359,7 @@ def _from_lists(
                 break
             if first and scratch_dir is not None and _generations_on(root):
                 path = folder[len(mount) :] or "/"
-                refaults += lru_gen_training.teach(root, path, scratch_dir)
+                refaults += lru_gen_training.train(root, path, scratch_dir)
             first = False
             steps += 1
             asked += step_bytes

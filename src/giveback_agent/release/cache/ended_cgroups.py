@@ -229,7 +229,7 @@ def _train_live_cgroups(root: str, scratch_dir: str | None) -> None:
     except KernelFileError:
         return
     for path in dict.fromkeys([one.memcg_path for one in found.lists]):
-        lru_gen_training.teach(root, path, scratch_dir)
+        lru_gen_training.train(root, path, scratch_dir)
 
 
 def _live_pages(one: NodeGenerations) -> int:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 STEP_LIMIT_BYTES = 64 * MIB
 LISTS_LIMIT = 64
 # A list with less than this to take is not worth a scratch file.
-TEACHING_WORTH_BYTES = 8 * MIB
+TRAINING_WORTH_BYTES = 8 * MIB
 # Left in the third-youngest generation to keep it open for new cache.
 OPEN_BYTES = 2 * MIB
 # Kept pages come up for eviction again only after this long: what was not read twice since goes.
@@ -86,7 +86,7 @@ def target_of(one: NodeGenerations, page_bytes: int, stale_after_s: float) -> Ev
     if len(one.generations) < lru_gen.YOUNG_GENERATIONS:
         return None
     stale = one.generations[-lru_gen.YOUNG_GENERATIONS]
-    worth_it = stale.file_pages * page_bytes >= TEACHING_WORTH_BYTES
+    worth_it = stale.file_pages * page_bytes >= TRAINING_WORTH_BYTES
     if worth_it and one.generations[-1].age_ms >= stale_after_s * 1000:
         pages = stale.file_pages - leave
         return EvictionTarget(

@@ -1,4 +1,4 @@
-"""Teach the multi-gen LRU that pages read twice through a file descriptor come back.
+"""Train the multi-gen LRU: pages read twice through a file descriptor are read again.
 
 The eviction protects a tier of pages once at least MIN_LRU_BATCH (64) of its pages were seen to
 refault, by a controller per memory cgroup and node (get_tier_idx() in mm/vmscan.c). On a guest that
@@ -28,7 +28,7 @@ PR_SET_PDEATHSIG = 1
 TIMEOUT_S = 10.0
 
 
-def teach(root: str, memcg_path: str, scratch_dir: str) -> int:
+def train(root: str, memcg_path: str, scratch_dir: str) -> int:
     """Make refaults of pages read twice in the cgroup `memcg_path`; return how many there were.
 
     The path is the one below this process's cgroup mount.

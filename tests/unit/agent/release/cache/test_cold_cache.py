@@ -201,12 +201,12 @@ def test_generations_that_cannot_be_taught_are_left_alone(tmp_path: Path) -> Non
     plant_generations(tmp_path)
     lru = (tmp_path / "sys/kernel/debug/lru_gen").read_text()
     result = cold_cache.reclaim_cold(str(tmp_path), GENERATIONS, 1 << 40)
-    assert result == ColdResult(untaught_bytes=(9000 - OPEN_PAGES) * PAGE)
+    assert result == ColdResult(untrained_bytes=(9000 - OPEN_PAGES) * PAGE)
     assert (tmp_path / "sys/kernel/debug/lru_gen").read_text() == lru
 
 
 def test_a_cgroup_that_has_ended_is_no_target() -> None:
-    # It was counted as untaught, for which the cache of ended cgroups was then left, too.
+    # It was counted as untrained, for which the cache of ended cgroups was then left, too.
     generations = (
         Generation(1, 9, 0, 9000), Generation(2, 9, 0, 0), Generation(3, 9, 0, 0)
     )  # fmt: skip
@@ -236,10 +236,10 @@ def test_in_a_cgroup_namespace_its_own_cgroups_are_asked(tmp_path: Path) -> None
     plant_namespace(tmp_path)
     root, lru = str(tmp_path), tmp_path / "sys/kernel/debug/lru_gen"
     assert cold_cache.probe(root) == GENERATIONS
-    untaught = cold_cache.reclaim_cold(root, GENERATIONS, 1 << 40)
-    assert untaught.untaught_bytes == (64 << 20) - OPEN_PAGES * PAGE
+    untrained = cold_cache.reclaim_cold(root, GENERATIONS, 1 << 40)
+    assert untrained.untrained_bytes == (64 << 20) - OPEN_PAGES * PAGE
     plant(tmp_path, {"/proc/meminfo": GUEST["/proc/meminfo"].replace(b"378780 kB", b"     0 kB")})
-    taken = cold_cache.reclaim_cold(root, GENERATIONS, 1 << 40, untaught=True)
+    taken = cold_cache.reclaim_cold(root, GENERATIONS, 1 << 40, untrained=True)
     assert taken.steps == 1
     assert lru.read_text().startswith("- 40 0 1 0 ")  # not the larger one of distro-3
 
@@ -288,7 +288,7 @@ def test_a_long_lru_gen_is_not_read_at_each_step(
 
     monkeypatch.setattr(lru_gen_scan, "pieces", counted)
     monkeypatch.setattr(lru_gen, "write_request", evict)
-    result = cold_cache.reclaim_cold(str(tmp_path), GENERATIONS, 1 << 40, untaught=True)
+    result = cold_cache.reclaim_cold(str(tmp_path), GENERATIONS, 1 << 40, untrained=True)
     assert result.steps > 3
     assert len(reads) == 1
     behind = 64 * (os.cpu_count() or 1)
@@ -311,9 +311,9 @@ def test_unwanted_before_the_first_write_means_no_write(tmp_path: Path) -> None:
 
 def test_teaching_fails_softly_and_leaves_no_file(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
-    assert lru_gen_training.teach(str(tmp_path), "/", str(scratch)) == 0
+    assert lru_gen_training.train(str(tmp_path), "/", str(scratch)) == 0
     scratch.mkdir()
-    assert lru_gen_training.teach(str(tmp_path), "/gone", str(scratch)) == 0
+    assert lru_gen_training.train(str(tmp_path), "/gone", str(scratch)) == 0
     assert list(scratch.iterdir()) == []
 
 
@@ -329,7 +329,7 @@ def test_a_generation_that_is_largely_dirty_is_left_as_it_is(
     lines = [f"Dirty: {dirty_kib} kB" if x.startswith("Dirty:") else x for x in text.splitlines()]
     path.write_text("\n".join(lines) + "\n")
     lru = (tmp_path / "sys/kernel/debug/lru_gen").read_text()
-    cold_cache.reclaim_cold(str(tmp_path), GENERATIONS, 1 << 40, untaught=True)
+    cold_cache.reclaim_cold(str(tmp_path), GENERATIONS, 1 << 40, untrained=True)
     assert ((tmp_path / "sys/kernel/debug/lru_gen").read_text() != lru) == written
 
 
@@ -382,5 +382,5 @@ def test_what_is_protected_stays(tmp_path: Path, protected: str, written: bool, 
     cold_cache.reclaim_cold(str(tmp_path), LISTS, 1 << 40)
     leaf = tmp_path / "sys/fs/cgroup/a.slice/b.service/memory.reclaim"
     assert bool(leaf.read_text()) is written
-    cold_cache.reclaim_cold(str(tmp_path), GENERATIONS, 1 << 40, untaught=True)
+    cold_cache.reclaim_cold(str(tmp_path), GENERATIONS, 1 << 40, untrained=True)
     assert (lru.read_text() != before) is written

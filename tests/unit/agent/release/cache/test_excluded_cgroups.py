@@ -77,11 +77,11 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
 
-    def teach(_root: str, path: str, _scratch: str) -> int:
+    def train(_root: str, path: str, _scratch: str) -> int:
         found.append(path)
         return 512
 
-    monkeypatch.setattr(lru_gen_training, "teach", teach)
+    monkeypatch.setattr(lru_gen_training, "train", train)
     return found
 
 

@@ -40,7 +40,7 @@ def test_a_frozen_cgroup_is_not_joined(
     tmp_path: Path, frozen: str, freeze: str, joins: bool
 ) -> None:
     root = guest(tmp_path, frozen, freeze)
-    lru_gen_training.teach(str(root), "/app", str(root / "scratch"))
+    lru_gen_training.train(str(root), "/app", str(root / "scratch"))
     assert joined(root) is joins
 
 
@@ -48,7 +48,7 @@ def test_an_older_kernel_without_a_freezer_is_asked(tmp_path: Path) -> None:
     root = guest(tmp_path)
     for name in ("events", "freeze"):
         (root / f"sys/fs/cgroup/app/cgroup.{name}").unlink()
-    lru_gen_training.teach(str(root), "/app", str(root / "scratch"))
+    lru_gen_training.train(str(root), "/app", str(root / "scratch"))
     assert joined(root)
 
 
@@ -68,7 +68,7 @@ def test_a_child_that_is_held_is_killed_in_time(
     # What is open above 3 is closed in the child: the pipe stays, at 0, where nothing is read.
     monkeypatch.setattr(os, "closerange", lambda *_: None)
     began_s = time.monotonic()
-    assert lru_gen_training.teach(str(root), "/app", str(root / "scratch")) == 0
+    assert lru_gen_training.train(str(root), "/app", str(root / "scratch")) == 0
     assert time.monotonic() - began_s < 20
     with pytest.raises(ProcessLookupError):
         os.kill(int((root / "pid").read_text()), 0)
@@ -80,6 +80,6 @@ def test_this_process_joins_nothing_itself(tmp_path: Path) -> None:
     """A worker that is killed, or hangs, is where it was: only its child is elsewhere."""
     root = guest(tmp_path)
     before = Path("/proc/self/cgroup").read_text()
-    lru_gen_training.teach(str(root), "/app", str(root / "scratch"))
+    lru_gen_training.train(str(root), "/app", str(root / "scratch"))
     assert Path("/proc/self/cgroup").read_text() == before
     assert list((root / "scratch").iterdir()) == []
