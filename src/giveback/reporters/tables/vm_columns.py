@@ -70,6 +70,8 @@ class Column:
     legend: str = ""
     name: str = ""
     """What it is called on a command line."""
+    unknown: Callable[[VmRow], str] = lambda _row: "?"
+    """What stands for a value that is not known."""
 
     @property
     def word(self) -> str:
@@ -77,10 +79,8 @@ class Column:
 
     def cell(self, row: VmRow) -> str:
         value = self.value(row)
-        if value is None and self.head == "RESIDENT" and row.at_most_bytes is not None:
-            return f"≤{size(row.at_most_bytes)}"
         if value is None:
-            return "-" if self.head == "URGENCY" else "?"
+            return self.unknown(row)
         if isinstance(value, str):
             return value
         return (self.write or str)(value)
@@ -134,12 +134,21 @@ def _whole(value: float) -> str:
     return str(int(value))
 
 
+def _at_most(row: VmRow) -> str:
+    """What the VMM holds in all, where resident RAM cannot be told from the rest."""
+    return "?" if row.at_most_bytes is None else f"≤{size(row.at_most_bytes)}"
+
+
+_SWAP_LEGEND = "SWAP IN, SWAP OUT: change of what is swapped, since the sample before"
+
 NAME = Column("NAME", lambda row: short(row.name, _NAME_CELLS))
 PID = Column("PID", lambda row: row.pid, _whole)
 OWNER = Column("OWNER", lambda row: None if row.owner is None else short(row.owner, 16))
 VMM = Column("VMM", lambda row: row.backend)
 RAM = Column("RAM", lambda row: row.ram_bytes, _size, is_summed=True)
-RESIDENT = Column("RESIDENT", lambda row: row.resident_bytes, _size, is_summed=True)
+RESIDENT = Column(
+    "RESIDENT", lambda row: row.resident_bytes, _size, is_summed=True, unknown=_at_most
+)  # fmt: skip
 HOST = Column(
     "% HOST", lambda row: row.host_percent, _percent, is_summed=True,
     legend="% HOST: RESIDENT of the host's RAM", name="host",
@@ -177,16 +186,16 @@ SWAPPED = Column(
 )  # fmt: skip
 SWAP_IN = Column(
     "SWAP IN", lambda row: row.swap_in_bytes_per_s, _rate, is_summed=True,
-    legend="SWAP IN, SWAP OUT: change of what is swapped, since the sample before",
+    legend=_SWAP_LEGEND,
 )  # fmt: skip
 SWAP_OUT = Column(
     "SWAP OUT", lambda row: row.swap_out_bytes_per_s, _rate, is_summed=True,
-    legend="SWAP IN, SWAP OUT: change of what is swapped, since the sample before",
+    legend=_SWAP_LEGEND,
 )  # fmt: skip
 REPORTING = Column("REPORTING", lambda row: row.reporting)
 GUEST = Column("GUEST", lambda row: row.guest)
 BAR_COLUMN = Column(BAR, lambda row: row.bar, name="bar")
-URGENCY = Column("URGENCY", lambda row: row.urgency, _whole)
+URGENCY = Column("URGENCY", lambda row: row.urgency, _whole, unknown=lambda _row: "-")
 CONDITION = Column("CONDITION", lambda row: escape_for_terminal(row.condition, _CONDITION_CELLS))
 LAST = Column("LAST", lambda row: row.last)
 
