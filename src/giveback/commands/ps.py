@@ -1,6 +1,6 @@
 """All VMs of this host, one line each: RAM, resident, in use, cache, free but still held, returned.
 
-FREE HELD is what the host still holds for nothing: free in the guest, resident here. `?` stands where the
+FREE HELD is held but unused: free in the guest, still resident on the host. `?` stands where the
 guest's side is not known; `giveback doctor VM` says why.
 """
 
