@@ -3,46 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from recorded_daemon import running
 from scripted_guests import MIB, Host, until
 
 from giveback.errors import InputError, VmError
 from giveback.manager.daemon import Daemon
-from giveback.manager.model import DaemonStatus, ManagerAction, VmCondition, VmStatus
-
-
-class Recorded:
-    """A recorder that keeps all."""
-
-    problems: tuple[str, ...] = ()
-
-    def __init__(self) -> None:
-        self.actions: list[ManagerAction] = []
-        self.statuses: list[DaemonStatus] = []
-
-    def action(self, action: ManagerAction) -> None:
-        self.actions.append(action)
-
-    def status(self, status: DaemonStatus) -> None:
-        self.statuses.append(status)
-
-
-@contextlib.asynccontextmanager
-async def running(host: Host, more: str = "") -> AsyncIterator[tuple[Daemon, Recorded]]:
-    recorded = Recorded()
-    daemon = Daemon(host.settings(more), recorder=recorded, root=str(host.root))
-    ready = asyncio.Event()
-    task = asyncio.create_task(daemon.run(ready.set))
-    await ready.wait()
-    try:
-        yield daemon, recorded
-    finally:
-        daemon.stop()
-        await task
+from giveback.manager.model import VmCondition, VmStatus
 
 
 def one(daemon: Daemon, name: str) -> VmStatus:

@@ -3,47 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from recorded_daemon import running
 from scripted_guests import GIB, MIB, Host, until
 
 from giveback.manager.daemon import Daemon
-from giveback.manager.model import ActionKind, DaemonStatus, ManagerAction, VmCondition, VmStatus
-
-
-class Recorded:
-    """A recorder that keeps all actions, each as it was last."""
-
-    problems: tuple[str, ...] = ()
-
-    def __init__(self) -> None:
-        self.actions: dict[int, ManagerAction] = {}
-
-    def action(self, action: ManagerAction) -> None:
-        self.actions[action.id] = action
-
-    def status(self, status: DaemonStatus) -> None:
-        del status
-
-    def of(self, kind: ActionKind) -> list[ManagerAction]:
-        return [action for action in self.actions.values() if action.kind is kind]
-
-
-@contextlib.asynccontextmanager
-async def running(host: Host, more: str = "") -> AsyncIterator[tuple[Daemon, Recorded]]:
-    recorded = Recorded()
-    daemon = Daemon(host.settings(more), recorder=recorded, root=str(host.root))
-    ready = asyncio.Event()
-    task = asyncio.create_task(daemon.run(ready.set))
-    await ready.wait()
-    try:
-        yield daemon, recorded
-    finally:
-        daemon.stop()
-        await task
+from giveback.manager.model import ActionKind, VmCondition, VmStatus
 
 
 def one(daemon: Daemon, name: str) -> VmStatus:
@@ -118,7 +85,7 @@ def test_who_has_less_gives_all_of_it_and_it_is_said_at_once(host: Host) -> None
                 assert abs(plan.most_bytes - 320 * MIB) < MIB
                 assert plan.parts[0].expected_bytes == plan.most_bytes
                 assert "320 MiB cold: costs little" in plan.parts[0].words
-                assert recorded.actions == {}
+                assert recorded.actions == []
                 result = await daemon.reclaim(8 * GIB, 30.0)
                 assert not result.reached
                 # It did not wait for what cannot come.
@@ -144,7 +111,7 @@ def test_it_refuses_at_once_where_no_vm_can_be_asked(host: Host) -> None:
                 assert "nothing to give above its floors" in words["small"]
                 assert all(urgency == 0 for urgency, *_ in small.heard)
                 # What was not begun is no action.
-                assert recorded.actions == {}
+                assert recorded.actions == []
                 await daemon.set_urgency("small", 0, 60)
                 (part,) = (await daemon.reclaim(MIB, 5.0, ["small"])).parts
                 assert "a manual urgency of 0 protects its cache" in part.words
