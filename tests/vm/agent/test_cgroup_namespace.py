@@ -11,6 +11,7 @@ import asyncio
 import json
 
 import pytest
+from guest_program import PAGE_CACHE
 
 from giveback_lab.images.image import GUEST_AGENT, build_image
 from giveback_lab.images.kernels import kernel_from_packages
@@ -23,31 +24,15 @@ OURS_MIB, THEIRS_MIB = 160, 60
 BACK_PART = 0.9
 
 PROGRAM = """
-import ctypes, json, mmap, os, subprocess, sys
-libc = ctypes.CDLL(None, use_errno=True)
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
-libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+import ctypes, json, os, subprocess, sys
 C = "/sys/fs/cgroup"
 CLONE_NEWNS, CLONE_NEWCGROUP, MS_REC, MS_PRIVATE = 0x20000, 0x2000000, 0x4000, 0x40000
-
-def write(path, text):
-    with open(path, "w") as file:
-        file.write(text)
 
 def must(result):
     if result: raise OSError(ctypes.get_errno(), "unshare or mount")
 
 def cached_mib(name):
-    fd = os.open(f"/work/{name}", os.O_RDONLY)
-    size = os.fstat(fd).st_size
-    address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
-    pages = ctypes.create_string_buffer(size // 4096)
-    libc.mincore(address, size, pages)
-    libc.munmap(address, size)
-    os.close(fd)
-    return sum(byte & 1 for byte in pages.raw[: size // 4096]) // 256
+    return cached_pages(f"/work/{name}") // 256
 
 def distribution(number, name, mib, then):
     # What WSL does before a distribution's init starts, and what that then does.
@@ -71,8 +56,7 @@ def distribution(number, name, mib, then):
     reader = os.fork()
     if reader == 0:
         write(f"{C}/system.slice/docker.service/cgroup.procs", "0")
-        with open(f"/work/{name}", "rb", buffering=0) as file:
-            while file.read(65536): pass
+        read_whole(f"/work/{name}")
         os._exit(0)
     os.waitpid(reader, 0)
     then()
@@ -121,7 +105,7 @@ async def released(where: str) -> tuple[str, dict[str, int], int]:
     program = f"AGENT, WHERE, OURS, THEIRS = {GUEST_AGENT!r}, {where!r}, {OURS_MIB}, {THEIRS_MIB}\n"
     spec = VmSpec(f"namespace-{where}", 640 * MIB, 2, "tcg", work_disk_bytes=1 << 30)
     async with LabVm(spec, image, emulator) as vm:
-        await vm.guest.put("/tmp/namespace.py", (program + PROGRAM).encode())
+        await vm.guest.put("/tmp/namespace.py", (program + PAGE_CACHE + PROGRAM).encode())
         run = asyncio.create_task(
             vm.guest.exec("python3", "/tmp/namespace.py", timeout_s=DEADLINE_S)
         )

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from guest_program import PAGE_CACHE
 
 from giveback_lab.images.image import GUEST_AGENT, build_image
 from giveback_lab.images.kernels import kernel_from_packages
@@ -21,39 +22,17 @@ HOT_MIB = 12
 # Runs in the guest, in a cgroup of its own or in the root's. The hot files are read twice: the least
 # that makes a working set, and what the multi-gen LRU does not protect of its own accord.
 PROGRAM = """
-import ctypes, json, mmap, os, sys
+import json, os, sys
 sys.path.insert(0, AGENT)
 from giveback_agent.release.cache import cold_cache
 from giveback_kernel.vmstat import read_vmstat
 
-libc = ctypes.CDLL(None, use_errno=True)
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
-libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
-
 def cached(paths):
-    total = 0
-    for path in paths:
-        fd = os.open(path, os.O_RDONLY)
-        size = os.fstat(fd).st_size
-        address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
-        pages = ctypes.create_string_buffer(size // 4096)
-        libc.mincore(address, size, pages)
-        libc.munmap(address, size)
-        os.close(fd)
-        total += sum(byte & 1 for byte in pages.raw[: size // 4096])
-    return total
+    return sum(map(cached_pages, paths))
 
 def read(paths):
     for path in paths:
-        with open(path, "rb", buffering=0) as file:
-            while file.read(65536):
-                pass
-
-def write(path, text):
-    with open(path, "w") as file:
-        file.write(text)
+        read_whole(path)
 
 if GROUP:
     write("/sys/fs/cgroup/cgroup.subtree_control", "+memory")
@@ -123,7 +102,7 @@ def test_cold_cache_goes_and_the_working_set_stays(series: str, method: str, gro
     probed = series == "6.12" and method == "lists"
     program = (
         f"AGENT, GROUP, METHOD = {GUEST_AGENT!r}, {group}, {method if probed else ''!r}\n"
-        f"COLD_MIB, HOT_MIB = {COLD_MIB}, {HOT_MIB}\n{PROGRAM}"
+        f"COLD_MIB, HOT_MIB = {COLD_MIB}, {HOT_MIB}\n{PAGE_CACHE}{PROGRAM}"
     )
     said = asyncio.run(in_guest(series, f"cold-{series}-{method}", program))
     print(said["text"])  # the figures of docs/cold-cache.md: pytest -s

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from guest_program import PAGE_CACHE
 
 from giveback_lab.images.image import GUEST_AGENT, build_image
 from giveback_lab.images.kernels import kernel_from_packages
@@ -20,35 +21,16 @@ ENDED_MIB, FIVE_TIMES_MIB, TWICE_MIB, ONCE_MIB = 120, 16, 16, 16
 
 # One cgroup reads its files and ends; another lives, and has files read five times, twice and once.
 PROGRAM = """
-import ctypes, json, mmap, os, signal, sys
+import json, os, signal, sys
 sys.path.insert(0, AGENT)
 from giveback_agent.release.cache import cold_cache, ended_cgroups
 from giveback_agent.runtime import memory_limits
 
-libc = ctypes.CDLL(None, use_errno=True)
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
-libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
-
 def cached_mib(name):
-    fd = os.open(f"/work/{name}", os.O_RDONLY)
-    size = os.fstat(fd).st_size
-    address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
-    pages = ctypes.create_string_buffer(size // 4096)
-    libc.mincore(address, size, pages)
-    libc.munmap(address, size)
-    os.close(fd)
-    return sum(byte & 1 for byte in pages.raw[: size // 4096]) / 256
+    return cached_pages(f"/work/{name}") / 256
 
 def read(name):
-    with open(f"/work/{name}", "rb", buffering=0) as file:
-        while file.read(65536):
-            pass
-
-def write(path, text):
-    with open(path, "w") as file:
-        file.write(text)
+    read_whole(f"/work/{name}")
 
 def state():
     return {name: cached_mib(name) for name in SIZES}
@@ -117,7 +99,7 @@ async def in_guest(series: str, ending: str, exclude: tuple[str, ...] = ()) -> d
         "ended": ENDED_MIB, "five times": FIVE_TIMES_MIB, "twice": TWICE_MIB, "once": ONCE_MIB
     }  # fmt: skip
     values = (GUEST_AGENT, ending, sizes, exclude)
-    program = f"AGENT, ENDING, SIZES, EXCLUDE = {values!r}\n{PROGRAM}"
+    program = f"AGENT, ENDING, SIZES, EXCLUDE = {values!r}\n{PAGE_CACHE}{PROGRAM}"
     spec = VmSpec(f"ended-{series}", 512 * MIB, 1, "tcg", work_disk_bytes=1 << 30)
     async with LabVm(spec, image, emulator) as vm:
         await vm.guest.put("/tmp/ended.py", program.encode())

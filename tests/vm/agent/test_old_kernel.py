@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from guest_program import PAGE_CACHE
 from matrix import MATRIX
 
 from giveback_lab.images.image import GUEST_AGENT, build_image
@@ -22,36 +23,17 @@ KILLED_AT_LINE = Path(__file__).parents[2] / "unit/helpers" / "agent_killed_at_l
 
 # Two live cgroups with hot and cold files, one that has ended beside them, and the root cgroup's own.
 PROLOGUE = """
-import ctypes, json, mmap, os, signal, sys, time
+import json, os, signal, sys, time
 sys.path.insert(0, AGENT)
 from giveback_agent.release.cache import cold_cache, memory_high
 from giveback_agent.runtime import memory_limits
 from giveback_agent.runtime.worker import become_idle_class, become_normal_class
 
-libc = ctypes.CDLL(None, use_errno=True)
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
-libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
-
 def cached_mib(name):
-    fd = os.open(f"/work/{name}", os.O_RDONLY)
-    size = os.fstat(fd).st_size
-    address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
-    pages = ctypes.create_string_buffer(size // 4096)
-    libc.mincore(address, size, pages)
-    libc.munmap(address, size)
-    os.close(fd)
-    return sum(byte & 1 for byte in pages.raw[: size // 4096]) / 256
+    return cached_pages(f"/work/{name}") / 256
 
 def read(name):
-    with open(f"/work/{name}", "rb", buffering=0) as file:
-        while file.read(65536):
-            pass
-
-def write(path, text):
-    with open(path, "w") as file:
-        file.write(text)
+    read_whole(f"/work/{name}")
 
 def text(path):
     with open(path) as file:
@@ -215,7 +197,7 @@ async def in_guest(name: str, program: str, cpus: int = 2) -> dict[str, Any]:
     emulator = await asyncio.to_thread(find_emulator, kernel.release)
     spec = VmSpec(name, 768 * MIB, cpus, "tcg", work_disk_bytes=1 << 30)
     async with LabVm(spec, image, emulator) as vm:
-        whole = f"AGENT = {GUEST_AGENT!r}\n{PROLOGUE}{program}"
+        whole = f"AGENT = {GUEST_AGENT!r}\n{PAGE_CACHE}{PROLOGUE}{program}"
         await vm.guest.put("/tmp/program.py", whole.encode())
         ran = await vm.watch(
             vm.guest.exec("python3", "/tmp/program.py", timeout_s=DEADLINE_S), DEADLINE_S, name
