@@ -84,7 +84,7 @@ PROGRAM = """
 import os, resource, sys, time
 source, root = sys.argv[1:3]
 sys.path.insert(0, source)
-from giveback_agent.policy import idleness
+from giveback_agent.policy.activity import idleness
 from giveback_agent.release.observe import Totals, take
 from giveback_agent.service import end_watch, loop
 from giveback_agent.settings.table import AgentSettings
@@ -149,16 +149,16 @@ def evictions():
     lru_gen.write_request = write_request
 
 def a_pass():
-    from giveback_agent.release import cold_cache
-    result = cold_cache.reclaim_cold(root, cold_cache.probe(root), 16 << 30, untaught=True)
+    from giveback_agent.release.cache import cold_cache
+    result = cold_cache.reclaim_cold(root, cold_cache.probe(root), 16 << 30, untrained=True)
     return result.steps
 
 def ended():
-    from giveback_agent.release import ended_cgroups
+    from giveback_agent.release.cache import ended_cgroups
     return ended_cgroups.read_shares(root, True)
 
 def lists():
-    from giveback_agent.release import cold_cache
+    from giveback_agent.release.cache import cold_cache
     return cold_cache.reclaim_cold(root, cold_cache.LISTS, 1).steps
 
 ended_s, peak_ended, _ = forked(ended)

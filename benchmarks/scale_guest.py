@@ -29,7 +29,7 @@ SETTLE_S = 60.0
 PROGRAM = """
 import json, os, sys, time
 sys.path.insert(0, AGENT)
-from giveback_agent.release import cold_cache
+from giveback_agent.release.cache import cold_cache
 from giveback_kernel import lru_gen, lru_gen_scan
 C = "/sys/fs/cgroup"
 
@@ -92,7 +92,7 @@ scan_s, _, count = used(scanned)
 lists_s, _, _ = used(lambda: cold_cache.reclaim_cold("/", cold_cache.LISTS, 1).steps)
 def a_pass():
     result = cold_cache.reclaim_cold("/", cold_cache.probe("/"), 1 << 40, "/work")
-    return [result.steps, result.taken_bytes >> 20, result.untaught_bytes >> 20]
+    return [result.steps, result.taken_bytes >> 20, result.untrained_bytes >> 20]
 pass_s, peak_kib, said = used(a_pass)
 print(json.dumps([size, count, alone_s, scan_s, pass_s, *said, lists_s, peak_kib]), flush=True)
 """
@@ -113,11 +113,11 @@ async def measure(args: argparse.Namespace) -> None:
             if ran.code:
                 raise SystemExit(ran.text)
             said = json.loads(ran.lines[-1])
-            size, _, alone_s, scan_s, pass_s, steps, taken, untaught, lists_s, peak_kib = said
+            size, _, alone_s, scan_s, pass_s, steps, taken, untrained, lists_s, peak_kib = said
             quiet = await quiet_cost(vm, args.quiet)
             print(
                 f"| {count} | {size / 1e6:.2f} MB | {alone_s:.2f} s | {scan_s:.2f} s | {pass_s:.2f} s, "
-                f"{steps} steps, {taken} MiB, {untaught} left | {lists_s:.2f} s | {peak_kib >> 10} MiB "
+                f"{steps} steps, {taken} MiB, {untrained} left | {lists_s:.2f} s | {peak_kib >> 10} MiB "
                 f"| {quiet} |",
                 flush=True,
             )
