@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from guest_program import PAGE_CACHE
+from matrix import MATRIX
 
 from giveback_lab.images.image import GUEST_AGENT, build_image
 from giveback_lab.images.kernels import kernel_from_packages
@@ -178,3 +179,65 @@ async def _returned_by_the_service() -> float:
             await asyncio.sleep(0.5)
             back = (most - vm.resident_bytes()) / (most - before)
         return back
+
+
+# The same work starts again as soon as its cache has been taken, and reads the same file.
+RESTARTS = """
+import json, time
+C, FILE, MIB = "/sys/fs/cgroup", "/work/again", 150
+DEADLINE_S = 150
+
+def work():
+    os.makedirs(f"{C}/again.slice/one", exist_ok=True)
+    write(f"{C}/again.slice/cgroup.subtree_control", "+memory")
+    pid = os.fork()
+    if pid == 0:
+        write(f"{C}/again.slice/one/cgroup.procs", "0")
+        read_whole(FILE)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    os.rmdir(f"{C}/again.slice/one")
+
+def taken_after_s(begin_s):
+    while cached_pages(FILE) > MIB * 256 // 10:
+        if time.monotonic() - begin_s > DEADLINE_S:
+            return None
+        time.sleep(0.5)
+    return time.monotonic() - begin_s
+
+write(f"{C}/cgroup.subtree_control", "+memory")
+with open(FILE, "wb") as file:
+    for _ in range(MIB): file.write(bytes(1 << 20))
+os.sync()
+write("/proc/sys/vm/drop_caches", "3")
+waits = []
+for _ in range(2):
+    work()
+    waits.append(taken_after_s(time.monotonic()))
+print(json.dumps(waits), flush=True)
+"""
+FIRST_WAIT_S = 60.0
+
+
+@MATRIX
+def test_work_that_starts_again_and_reads_the_same_keeps_its_cache_for_longer() -> None:
+    first_s, second_s = asyncio.run(_waits_of_work_that_restarts())
+    print(f"taken {first_s} s after the first end, {second_s} s after the second")
+    assert first_s is not None
+    assert second_s is not None
+    # The wait runs from the first take on; the work ran meanwhile.
+    assert first_s < FIRST_WAIT_S / 2 < second_s
+
+
+async def _waits_of_work_that_restarts() -> tuple[float | None, float | None]:
+    kernel = await asyncio.to_thread(kernel_from_packages, "6.12")
+    image = await asyncio.to_thread(build_image, kernel)
+    emulator = await asyncio.to_thread(find_emulator, kernel.release)
+    spec = VmSpec("restarts", 512 * MIB, 2, "tcg", reporting=True, work_disk_bytes=1 << 30)
+    async with LabVm(spec, image, emulator) as vm:
+        await start_agent(vm)
+        await vm.guest.put("/tmp/restarts.py", (PAGE_CACHE + RESTARTS).encode())
+        ran = await vm.guest.exec("python3", "/tmp/restarts.py", timeout_s=2 * DEADLINE_S)
+        assert ran.code == 0, ran.text
+        first_s, second_s = json.loads(ran.lines[-1])
+        return first_s, second_s
