@@ -77,8 +77,9 @@ class MatrixVm:
             self.vm.guest.exec(*argv, timeout_s=STEP_DEADLINE_S), STEP_DEADLINE_S, argv[-1]
         )
         if done.code != 0 and check:
-            said = escape_for_terminal(" / ".join(done.lines[-3:]), TEXT_LIMIT)
-            raise VmError(f"{self.vm.spec.name}: {' '.join(argv[:5])}: {said}")
+            # A traceback's last line is the one that says what went wrong.
+            said = escape_for_terminal(" ".join(done.lines[-1:]), TEXT_LIMIT)
+            raise VmError(f"{self.vm.spec.name}: {' '.join(argv[2:5])}: {said}")
         return done.lines
 
     async def agent_says(self, command: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ With systemd a container of podman's and a service end; without it, a cgroup mad
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import mmap
 import os
@@ -28,6 +29,7 @@ FILE_BYTES = 2 << 20
 HOT_READS = 4
 READ = "for d in tree/*; do cat $d/*; done > /dev/null"
 FOR_EVER_S = 1_000_000
+REMOVE_S = 10.0
 
 
 def ended(words: list[str]) -> int:
@@ -108,7 +110,7 @@ def end(folder: str, part: str) -> int:
         if os.waitpid(child, 0)[1] != 0:
             raise OSError("ended: the process of the cgroup failed")
         left_bytes = cached_of(folder, part)
-        os.rmdir(f"{CGROUPS}/matrix-job")
+        remove(f"{CGROUPS}/matrix-job")
         return left_bytes
     part_of(folder, part).shell(READ)
     return cached_of(folder, part)
@@ -125,6 +127,20 @@ def join(cgroup: str) -> None:
     """Make a cgroup and move this process into it."""
     os.makedirs(cgroup, exist_ok=True)
     write(f"{cgroup}/cgroup.procs", "0")
+
+
+def remove(cgroup: str) -> None:
+    """Remove a cgroup as soon as it is empty: a process may have been waited for before it has left."""
+    until_s = time.monotonic() + REMOVE_S
+    while True:
+        try:
+            os.rmdir(cgroup)
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > until_s:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def write(path: str, text: str) -> None:
