@@ -105,13 +105,8 @@ def command_names() -> list[str]:
     return sorted(command_files())
 
 
-def help_of(name: str) -> str:
-    """The command's HELP, without importing it; '' where its text has none."""
-    found = command_files().get(name)
-    return "" if found is None else _help_in(found[1])
-
-
 def _help_in(path: Path) -> str:
+    """The command's HELP, without importing it; '' where its text has none."""
     text = path.read_text(encoding="utf-8")
     for line in text.splitlines():
         if line.startswith('HELP = "') and line.endswith('"') and "\\" not in line:

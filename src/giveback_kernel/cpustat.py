@@ -40,8 +40,6 @@ class CpuStat(Record):
     softirq_ticks: int
     steal_ticks: int
     cpus: int
-    btime_s: int | None = None
-    procs_running: int | None = None
 
     @property
     def busy_ticks(self) -> int:
@@ -72,41 +70,9 @@ def parse(data: bytes) -> CpuStat:
     cpus = data.count(b"\ncpu")
     if cpus == 0:
         raise KernelFileError(PATH, "lists no CPU")
-    return CpuStat(
-        **ticks,
-        cpus=cpus,
-        btime_s=_after(data, b"\nbtime "),
-        procs_running=_after(data, b"\nprocs_running "),
-    )
+    return CpuStat(**ticks, cpus=cpus)
 
 
 def read_cpustat(root: str = "/") -> CpuStat:
     """Read /proc/stat under `root`. Raises KernelFileError."""
     return parse(files.read(root, PATH, READ_LIMIT_BYTES))
-
-
-def busy_fraction(before: CpuStat, after: CpuStat, own_cpu_ticks: int = 0) -> float | None:
-    """Share of all CPUs' time that was busy between two readings, 0.0 to 1.0.
-
-    `own_cpu_ticks`, the agent's own use between the two, is taken out of the busy time. None where
-    no time passed or a counter went backwards. Only iowait may do so without harm: the kernel
-    documents that it decreases.
-    """
-    busy = after.busy_ticks - before.busy_ticks
-    idle = after.idle_ticks - before.idle_ticks
-    iowait = max(0, after.iowait_ticks - before.iowait_ticks)
-    total = busy + idle + iowait
-    if busy < 0 or idle < 0 or total <= 0:
-        return None
-    return min(1.0, max(0, busy - max(0, own_cpu_ticks)) / total)
-
-
-def _after(data: bytes, key: bytes) -> int | None:
-    start = data.find(key)
-    if start < 0:
-        return None
-    start += len(key)
-    end = data.find(b"\n", start)
-    if end < 0:
-        return None
-    return number(PATH, key.strip().decode(), data[start:end].strip())

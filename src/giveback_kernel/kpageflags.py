@@ -123,16 +123,11 @@ def encode(found: list[tuple[int, int]]) -> bytes:
     return b"".join([b"%c%d" % run for run in found])
 
 
-def read_runs(root: str = "/", pages_limit: int = PAGES_LIMIT) -> list[tuple[int, int]]:
-    """Read all page flags under `root`, from page frame 0 on. Raises KernelFileError."""
-    found: list[tuple[int, int]] = []
-    for chunk in read_chunks(root, pages_limit):
-        _append(found, chunk)
-    return found
-
-
 def read_chunks(root: str = "/", pages_limit: int = PAGES_LIMIT) -> Iterator[list[tuple[int, int]]]:
-    """The same 65536 pages at a time, which bounds the memory; a run may go on in the next chunk."""
+    """Read all page flags under `root`, from page frame 0 on, 65536 pages at a time: that bounds the memory.
+
+    A run may go on in the next chunk. Raises KernelFileError.
+    """
     path = files.under(root, PATH)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -148,10 +143,3 @@ def read_chunks(root: str = "/", pages_limit: int = PAGES_LIMIT) -> Iterator[lis
             os.close(fd)
     except OSError as error:
         raise KernelFileError(path, os.strerror(error.errno or 0), error.errno) from error
-
-
-def _append(found: list[tuple[int, int]], more: list[tuple[int, int]]) -> None:
-    if found and more and found[-1][0] == more[0][0]:
-        letter, count = found.pop()
-        more[0] = (letter, count + more[0][1])
-    found.extend(more)

@@ -148,18 +148,6 @@ def has_ended(memcg_id: int, path: str) -> bool:
     return memcg_id == 0 and path not in ("", "/")
 
 
-def cold_file_pages(lru: LruGen, older_than_ms: int) -> int:
-    """Count the evictable file pages in generations that are older than `older_than_ms`."""
-    return sum(
-        [
-            generation.file_pages
-            for one in lru.lists
-            for generation in one.generations[:-YOUNG_GENERATIONS]
-            if generation.age_ms >= older_than_ms
-        ]
-    )
-
-
 def shrunk(one: NodeGenerations, up_to: int, inactive_pages: int) -> tuple[Generation, ...]:
     """Return the generations with `inactive_pages` in those up to number `up_to`, in the last of them.
 

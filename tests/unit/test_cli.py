@@ -90,10 +90,10 @@ def test_only_the_command_that_is_named_is_imported(name: str) -> None:
         "print(*[m for m in sys.modules if m.startswith('giveback') and '.commands.' in m])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    path, _ = cli.command_files()[name]
+    path, file = cli.command_files()[name]
     assert {m for m in done.stdout.split() if "._" not in m} == {path}
     module = importlib.import_module(path)
-    assert cli.help_of(name) == module.HELP
+    assert cli._help_in(file) == module.HELP
 
 
 def add_command(monkeypatch: pytest.MonkeyPatch, run: Callable[[argparse.Namespace], int]) -> None:

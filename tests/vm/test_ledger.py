@@ -35,7 +35,8 @@ from giveback_agent.host_link import link
 from giveback_agent.commands.picture import picture
 from giveback_kernel import kpageflags
 started = time.process_time()
-kpageflags.read_runs("/")
+for _ in kpageflags.read_chunks("/"):
+    pass
 took_s = time.process_time() - started
 text = link.encode(picture("/", pages=True))
 print(took_s)

@@ -12,7 +12,6 @@ import ctypes
 import errno
 import fcntl
 import os
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -58,21 +57,6 @@ class _PmScanArg(ctypes.Structure):
 _REGION = np.dtype([("start", "u8"), ("end", "u8"), ("categories", "u8")])
 # _IOWR('f', 16, struct pm_scan_arg)
 PAGEMAP_SCAN = 3 << 30 | ctypes.sizeof(_PmScanArg) << 16 | ord("f") << 8 | 16
-
-
-@dataclass(frozen=True, slots=True)
-class PageCounts:
-    """Pages of a range by state."""
-
-    present_pages: int
-    swapped_pages: int
-    absent_pages: int
-
-
-def count(states: States) -> PageCounts:
-    """How many pages are in which state."""
-    counts = np.bincount(states, minlength=3)
-    return PageCounts(int(counts[PRESENT]), int(counts[SWAPPED]), int(counts[ABSENT]))
 
 
 def states_from_entries(entries: bytes) -> States:

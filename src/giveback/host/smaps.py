@@ -16,7 +16,7 @@ from giveback.errors import VmError
 from giveback_kernel.files import under
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
 SMAPS_LIMIT_BYTES = 64 << 20
 """65,530 mappings (the kernel's default limit) of about 900 bytes each."""
@@ -27,7 +27,6 @@ _HEADER = re.compile(
 )
 _SIZE = re.compile(rb"^(\w+): +(\d{1,15}) kB$", re.MULTILINE)
 _THP = re.compile(rb"^THPeligible: +([01])$", re.MULTILINE)
-_FLAGS = re.compile(rb"^VmFlags:(.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,6 @@ class Mapping:
     name: str
     usage: Usage = Usage()
     kernel_page_bytes: int = 4096
-    vm_flags: frozenset[str] = frozenset()
     thp_eligible: bool | None = None
     """Whether it may be made of transparent huge pages; None where the kernel does not say."""
 
@@ -108,7 +106,6 @@ def parse_smaps(text: bytes) -> tuple[Mapping, ...]:
 
 def _mapping(header: re.Match[bytes], body: bytes) -> Mapping:
     sizes = _sizes(body)
-    flags = _FLAGS.search(body)
     eligible = _THP.search(body)
     start, end, permissions, offset, device, inode, name = header.groups()
     return Mapping(
@@ -121,9 +118,6 @@ def _mapping(header: re.Match[bytes], body: bytes) -> Mapping:
         name=os.fsdecode(name),
         usage=_usage(sizes),
         kernel_page_bytes=sizes.get(b"KernelPageSize", 4096),
-        vm_flags=frozenset(flags.group(1).decode("ascii", "replace").split())
-        if flags
-        else frozenset(),
         thp_eligible=None if eligible is None else eligible.group(1) == b"1",
     )
 
@@ -143,11 +137,6 @@ def _usage(sizes: dict[bytes, int]) -> Usage:
         locked_bytes=get(b"Locked", 0),
         ksm_bytes=get(b"KSM", 0),
     )
-
-
-def parse_rollup(text: bytes) -> Usage:
-    """`/proc/PID/smaps_rollup`: the whole process in one sum."""
-    return _usage(_sizes(text))
 
 
 _SUMMED = re.compile(
@@ -249,22 +238,7 @@ def resident_of_mapping(pid: int, name: str, root: str = "/") -> Usage:
     return add(mapping.usage for mapping in usage_of(text, mappings))
 
 
-def resident_of_ranges(pid: int, ranges: Sequence[tuple[int, int]], root: str = "/") -> Usage:
-    """The usage of the mappings that lie in `ranges` (start, end), added up.
-
-    smaps is read only as far as the last range: the kernel computes what is read and no more.
-    """
-    last = max(end for _, end in ranges)
-    text = _read(root, pid, "smaps", SMAPS_LIMIT_BYTES, until=last)
-    inside = [
-        mapping
-        for mapping in parse_maps(text)
-        if any(start <= mapping.start and mapping.end <= end for start, end in ranges)
-    ]
-    return add(mapping.usage for mapping in usage_of(text, inside))
-
-
-def _read(root: str, pid: int, name: str, limit_bytes: int, until: int | None = None) -> bytes:
+def _read(root: str, pid: int, name: str, limit_bytes: int) -> bytes:
     path = under(root, f"/proc/{pid}/{name}")
     chunks: list[bytes] = []
     size = 0
@@ -276,18 +250,11 @@ def _read(root: str, pid: int, name: str, limit_bytes: int, until: int | None = 
                 size += len(chunk)
                 if size > limit_bytes:
                     raise VmError(f"{path}: longer than {limit_bytes} bytes; not read further")
-                if until is not None and _past(chunk, until):
-                    break
         finally:
             os.close(fd)
     except OSError as error:
         raise VmError(f"{path}: {_reason(error, pid)}") from error
     return b"".join(chunks)
-
-
-def _past(chunk: bytes, address: int) -> bool:
-    """True where the chunk holds the header of a mapping at or after `address`."""
-    return any(int(header.group(1), 16) >= address for header in _HEADER.finditer(chunk))
 
 
 def _reason(error: OSError, pid: int) -> str:

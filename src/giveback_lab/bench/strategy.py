@@ -22,10 +22,6 @@ class Running(Protocol):
         """By VM name: the processes and kernel threads in the guest that are the strategy's own."""
 
     @property
-    def host_cpu_s(self) -> float:
-        """CPU seconds that the strategy itself used on the host so far, beside the VMMs'."""
-
-    @property
     def problems(self) -> list[str]:
         """What went wrong since the start, each once; empty where nothing did."""
 

@@ -81,11 +81,15 @@ def test_chunks_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/kpageflags").write_bytes(flags.tobytes() + b"\0\0\0")
     monkeypatch.setattr(kpageflags, "_CHUNK_PAGES", 3)
-    found = kpageflags.read_runs(str(tmp_path))
-    assert kpageflags.encode(found) == b"F5A4K1"
-    assert kpageflags.encode(kpageflags.read_runs(str(tmp_path), 6)) == b"F5A1"
+
+    def sent(limit: int = kpageflags.PAGES_LIMIT) -> bytes:
+        return b"".join(map(kpageflags.encode, kpageflags.read_chunks(str(tmp_path), limit)))
+
+    assert sent() == b"F3F2A1A3K1"
+    assert page_ledger.decode(packed(sent()), 100).tobytes() == b"FFFFFAAAAK"
+    assert sent(6) == b"F3F2A1"
     with pytest.raises(KernelFileError, match="kpageflags"):
-        kpageflags.read_runs("/nonexistent")
+        next(kpageflags.read_chunks("/nonexistent"))
 
 
 @pytest.mark.parametrize(

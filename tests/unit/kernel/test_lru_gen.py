@@ -66,21 +66,6 @@ def test_a_file() -> None:
     assert lru.lists[0].generations[1] == Generation(6, 91204, 33, 2048)
 
 
-def test_cold_pages_are_old_and_not_of_the_two_youngest_generations() -> None:
-    lru = lru_gen.parse(sample("lru_gen"))
-    assert lru_gen.cold_file_pages(lru, 0) == 512 + 2048 + 100
-    assert lru_gen.cold_file_pages(lru, 600_000) == 512 + 100
-    assert lru_gen.cold_file_pages(lru, 1_000_000) == 0
-
-
-@settings(deadline=None)
-@given(lrus(), st.integers(0, 1 << 33))
-def test_cold_pages_are_file_pages(lru: LruGen, age_ms: int) -> None:
-    everything = sum(one.file_pages for each in lru.lists for one in each.generations)
-    assert 0 <= lru_gen.cold_file_pages(lru, age_ms) <= everything
-    assert lru_gen.cold_file_pages(lru, age_ms) >= lru_gen.cold_file_pages(lru, age_ms + 1)
-
-
 ONE = NodeGenerations(
     7, "/", 1, (Generation(4, 9, 1, 1), Generation(5, 8, 1, 1), Generation(6, 7, 1, 1))
 )

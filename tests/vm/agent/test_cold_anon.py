@@ -107,7 +107,8 @@ try:
         worker = os.fork()
         if worker == 0:
             result = cold_anon.reclaim_cold_anon("/", 1 << 40, COLD_AFTER_S, EXCLUDE)
-            print("call", result, result.gained_bytes >> 20, json.dumps(state()), flush=True)
+            gained_bytes = max(0, result.swapped_bytes - result.zram_bytes)
+            print("call", result, gained_bytes >> 20, json.dumps(state()), flush=True)
             os._exit(0)
         os.waitpid(worker, 0)
     time.sleep(COLD_AFTER_S)

@@ -50,11 +50,6 @@ class ColdAnonResult(Record):
     aged: int = 0
     refused: str = ""
 
-    @property
-    def gained_bytes(self) -> int:
-        """What became free: compressed pages stay in memory."""
-        return max(0, self.swapped_bytes - self.zram_bytes)
-
 
 def probe(root: str, generations: bool) -> bool:
     """Tell whether cold anonymous memory can be told apart here, and has somewhere to go; reads only."""

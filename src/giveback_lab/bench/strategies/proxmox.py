@@ -37,7 +37,6 @@ class Ballooning:
 
     def __init__(self, vms: Sequence[LabVm], host_bytes: int) -> None:
         self.guest_pids = {}
-        self.host_cpu_s = 0.0
         self.problems: list[str] = []
         self._log = AgentLog()
         self._vms = tuple(vms)
@@ -76,13 +75,11 @@ class Ballooning:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(rule.PERIOD_S)
-            began_s = time.thread_time()
             try:
                 await self._pass()
             except VmError as error:
                 if str(error) not in self.problems:
                     self.problems.append(str(error))
-            self.host_cpu_s += time.thread_time() - began_s
 
     async def _pass(self) -> None:
         if not all([await _is_running(vm) for vm in self._vms]):

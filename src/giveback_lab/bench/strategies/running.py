@@ -37,7 +37,6 @@ class InGuests:
 
     def __init__(self) -> None:
         self.guest_pids: dict[str, tuple[int, ...]] = {}
-        self.host_cpu_s = 0.0
         self.problems: list[str] = []
         self._log = AgentLog()
         self._programs: list[tuple[LabVm, int]] = []

@@ -13,7 +13,7 @@ from giveback.host import smaps
 from giveback.vmm.backends.cloud_hypervisor import CloudHypervisorBackend
 from giveback.vmm.backends.firecracker import FirecrackerBackend
 from giveback.vmm.base import Answer, Backing, ChannelKind, VmDescription
-from giveback.vmm.mapping import bind
+from giveback.vmm.mapping import bind, within
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -177,7 +177,8 @@ def test_firecracker_without_an_api(words: list[str]) -> None:
 
 
 def resident_bytes(vm: VmDescription) -> int:
-    bound = bind(vm.ram_blocks, smaps.parse_smaps(smaps.read_smaps("/", vm.pid)))
+    mappings = smaps.parse_smaps(smaps.read_smaps("/", vm.pid))
+    bound = bind(vm.ram_blocks, mappings)
     ranges = [place for block in bound for place in block.ranges]
     assert sum(end - start for start, end in ranges) == vm.block_bytes
-    return smaps.resident_of_ranges(vm.pid, ranges).rss_bytes
+    return smaps.add(mapping.usage for mapping in within(mappings, ranges)).rss_bytes

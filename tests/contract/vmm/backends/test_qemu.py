@@ -20,7 +20,7 @@ from giveback.vmm.backends.qemu import QemuBackend
 from giveback.vmm.base import Answer, Backing, ChannelKind, VmDescription
 from giveback.vmm.clients.qmp import monitor
 from giveback.vmm.find import find
-from giveback.vmm.mapping import BoundBlock, bind
+from giveback.vmm.mapping import BoundBlock, bind, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +124,8 @@ def test_hugetlb_pages(tmp_path: Path) -> None:
         (block,) = vm.ram_blocks
         assert (block.backing, block.page_bytes, block.prealloc) == (Backing.HUGETLB, 2 * MIB, True)
         (bound,) = located(vm, ask=False)
-        usage = smaps.resident_of_ranges(vm.pid, bound.ranges)
+        mappings = smaps.parse_smaps(smaps.read_smaps("/", vm.pid))
+        usage = smaps.add(mapping.usage for mapping in within(mappings, bound.ranges))
         assert usage.resident_bytes == 64 * MIB
 
 

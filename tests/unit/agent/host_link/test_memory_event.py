@@ -62,4 +62,5 @@ def test_runs_are_packed_a_chunk_at_a_time(tmp_path: Path) -> None:
     text = picture(root, pages=True)["pages"]
     assert isinstance(text, str)
     assert zlib.decompress(base64.b64decode(text)) == b"F65536F4464"
-    assert kpageflags.read_runs(root) == [(kpageflags.FREE, 70_000)]
+    chunks = list(kpageflags.read_chunks(root))
+    assert chunks == [[(kpageflags.FREE, 65_536)], [(kpageflags.FREE, 4_464)]]

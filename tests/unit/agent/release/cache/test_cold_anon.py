@@ -96,11 +96,6 @@ def test_a_swap_without_room_or_a_zram_that_compresses_too_little_gains_nothing(
     assert refused == ColdAnonResult(refused=words)
 
 
-def test_what_zram_takes_is_not_gained() -> None:
-    assert ColdAnonResult(100, 30).gained_bytes == 70
-    assert ColdAnonResult(10, 30).gained_bytes == 0
-
-
 def test_it_is_possible_with_swap_and_ages_only(tmp_path: Path) -> None:
     root = plant(tmp_path, {"/proc/swaps": SWAPS})
     assert probe(root, generations=True)
