@@ -7,14 +7,13 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from giveback.errors import InputError, VmError
 from giveback_kernel import __version__
-from giveback_kernel.errors import GivebackError
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.meminfo import read_meminfo
 from giveback_kernel.units import MIB
@@ -25,6 +24,7 @@ from giveback_lab.report.run import DemoRun, VmName
 from giveback_lab.vms.accel import Accel, choose_accel
 from giveback_lab.vms.agent import AgentLog, start_agent
 from giveback_lab.vms.lab import DISTRIBUTION, GuestKind, Lab, prepare_lab
+from giveback_lab.vms.side_by_side import side_by_side
 from giveback_lab.vms.vm import LabVm, VmSpec
 
 WORK_DEADLINE_S = 900.0
@@ -133,9 +133,7 @@ async def booted(
             vms.append(LabVm(_spec(name, options, accel), lab.image, lab.emulator))
             stack.push_async_callback(vms[-1].stop)
         try:
-            async with _first_error(), asyncio.TaskGroup() as group:
-                for vm in vms:
-                    group.create_task(vm.boot())
+            await side_by_side(vm.boot() for vm in vms)
             yield vms
         except BaseException as error:
             kept = [str(log) for log in (vm.keep_logs(options.out) for vm in vms) if log]
@@ -146,29 +144,6 @@ async def booted(
                 raise VmError(f"{error}; {words}") from error
             say(words)
             raise
-
-
-@contextlib.asynccontextmanager
-async def _first_error() -> AsyncIterator[None]:
-    """A task group's failure as the one error a user can act on.
-
-    Not by `except*`: what is raised in such a block may come out in a group again.
-    """
-    try:
-        yield
-    except ExceptionGroup as group:
-        for error in _leaves(group):
-            if isinstance(error, GivebackError):
-                raise error from None
-        raise
-
-
-def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
-    for error in group.exceptions:
-        if isinstance(error, ExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
 
 
 async def record_all(
@@ -184,9 +159,7 @@ async def record_all(
     ]
     recorders[-1].on_change = lambda: on_change(recorders)
     work_over = asyncio.Barrier(len(recorders))
-    async with _first_error(), asyncio.TaskGroup() as group:
-        for recorder in recorders:
-            group.create_task(_record(recorder, options, work_over))
+    await side_by_side(_record(recorder, options, work_over) for recorder in recorders)
     return recorders
 
 
@@ -194,24 +167,18 @@ async def _record(
     recorder: GuestRecorder, options: DemoOptions, work_over: asyncio.Barrier
 ) -> None:
     """One VM's whole course: agent on, work, watch, last words."""
-    background = [asyncio.create_task(recorder.sample_for_ever())]
-    if recorder.name == "giveback":
-        background.append(asyncio.create_task(recorder.mark_for_ever()))
-    course = asyncio.create_task(_course(recorder, options, work_over))
+    # Sampling only ever ends with an error; the agent's port may be closed before the course's end.
+    course = side_by_side(
+        [_course(recorder, options, work_over), recorder.sample_for_ever()], asyncio.FIRST_COMPLETED
+    )
+    marking = [recorder.mark_for_ever()] if recorder.name == "giveback" else []
+    marks = [asyncio.create_task(one) for one in marking]
     try:
-        limit_s = WORK_DEADLINE_S + options.watch_s
-        await recorder.vm.watch(_first_of(course, background[0]), limit_s, "the demo")
+        await recorder.vm.watch(course, WORK_DEADLINE_S + options.watch_s, "the demo")
     finally:
-        for task in (*background, course):
+        for task in marks:
             task.cancel()
-        await asyncio.gather(*background, course, return_exceptions=True)
-
-
-async def _first_of(course: asyncio.Task[None], sampling: asyncio.Task[None]) -> None:
-    """Wait for the course's end; sampling only ever ends with an error."""
-    done, _ = await asyncio.wait({course, sampling}, return_when=asyncio.FIRST_COMPLETED)
-    for task in done:
-        task.result()
+        await asyncio.gather(*marks, return_exceptions=True)
 
 
 async def _course(

@@ -20,8 +20,8 @@ from giveback.errors import VmError
 from giveback_lab.bench.model import CellResult
 from giveback_lab.bench.run.host_load import HostLoad, others_share
 from giveback_lab.bench.run.measure import Meter, Stopwatch
-from giveback_lab.bench.run.side_by_side import side_by_side
 from giveback_lab.images.debian_files import WITHOUT_AGENT
+from giveback_lab.vms.side_by_side import side_by_side
 from giveback_lab.vms.vm import LabVm, VmSpec
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from giveback_lab.bench.model import CellResult
 from giveback_lab.bench.run.cell import CellRun
 from giveback_lab.bench.run.host_load import HostLoad
 from giveback_lab.bench.run.plan import differences, remaining_s
-from giveback_lab.bench.run.side_by_side import side_by_side
 from giveback_lab.bench.run.store import ResultRefused
 from giveback_lab.bench.run.versions import versions
 from giveback_lab.bench.strategy import CannotRun
+from giveback_lab.vms.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from giveback_lab.bench.model import Cell
