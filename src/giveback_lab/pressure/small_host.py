@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Self
 from giveback.errors import InputError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from giveback_lab.vms.emulator import Emulator
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -77,12 +75,7 @@ class SmallHost:
             ) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._remove()
 
     def _remove(self) -> None:

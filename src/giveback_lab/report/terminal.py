@@ -32,8 +32,6 @@ from giveback_lab.report.series import resident_at
 from giveback_lab.report.words import KIND_WORDS, mib_text, ram_text, setting_text
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from rich.console import Console, ConsoleOptions, RenderResult
 
     from giveback_lab.report.layout import ChartAction
@@ -353,12 +351,7 @@ class LiveChart:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
 

@@ -22,7 +22,6 @@ from giveback_lab.vms.guest_link import GuestLink
 if TYPE_CHECKING:
     from collections.abc import Awaitable
     from pathlib import Path
-    from types import TracebackType
 
     from giveback_lab.images.image import Image
     from giveback_lab.vms.emulator import Emulator
@@ -123,12 +122,7 @@ class LabVm:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     @property
