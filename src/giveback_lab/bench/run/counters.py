@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from giveback.errors import VmError
+from giveback.host import smaps
 from giveback_kernel import pressure, vmstat
 from giveback_kernel.errors import KernelFileError
 from giveback_lab.bench.model import Counters
@@ -70,7 +71,9 @@ def parse(text: str) -> Counters:
         if (stall := _tried(_pressure, files.get(pressure.path_of(resource), "")))
     }
     cpus = [s for path, body in files.items() if path.endswith("/stat") and (s := _cpu(body))]
-    sizes = [b for path, body in files.items() if path.endswith("_rollup") and (b := _pss(body))]
+    rollups = [body for path, body in files.items() if path.endswith("_rollup")]
+    # A kernel thread has no memory of its own.
+    sizes = [s for body in rollups if (s := smaps.total(body.encode("ascii", "replace")).pss_bytes)]
     return Counters(
         refault_file_pages=stat.workingset_refault_file,
         refault_anon_pages=stat.workingset_refault_anon,
@@ -105,12 +108,3 @@ def _cpu(text: str) -> float | None:
     if len(words) < 4 or not all(word.lstrip("-").isdecimal() for word in words):
         return None
     return sum(int(word) for word in words) / TICKS_PER_S
-
-
-def _pss(text: str) -> int | None:
-    """Proportional share of a process; None for a kernel thread, which has no memory of its own."""
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) == 3 and words[0] == "Pss:" and words[1].isdecimal():
-            return int(words[1]) * 1024
-    return None

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
+from giveback_kernel.cpustat import read_cpustat
+from giveback_kernel.errors import KernelFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-# /proc/stat's first line: user nice system idle iowait irq softirq steal guest guest_nice. What is
-# `guest` is in `user` already (Documentation/filesystems/proc.rst).
-IDLE, IOWAIT, COUNTED = 3, 4, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +47,6 @@ def process_cpu(pid: int, root: str = "/") -> CpuTime:
     if found is None:
         raise VmError(f"{path}: not as Documentation/filesystems/proc.rst says")
     return found
-
-
-def parse_host_stat(text: str) -> tuple[float, float]:
-    """(busy, all) CPU seconds of the host since its boot, by the first line of `/proc/stat`.
-
-    Raises VmError where that line is another.
-    """
-    words = text.partition("\n")[0].split()
-    ticks = [int(word) for word in words[1 : 1 + COUNTED] if word.isdecimal()]
-    if not words or words[0] != "cpu" or len(ticks) <= IOWAIT:
-        raise VmError("/proc/stat: its first line is not the host's CPU time")
-    idle = ticks[IDLE] + ticks[IOWAIT]
-    return (sum(ticks) - idle) / TICKS_PER_S, sum(ticks) / TICKS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +90,12 @@ class HostLoad:
         """The present moment. Raises VmError."""
         self._look()
         try:
-            text = (Path(self._root) / "proc" / "stat").read_text()
-        except OSError as error:
-            raise VmError(f"/proc/stat: {error.strerror}") from error
-        busy_s, all_s = parse_host_stat(text)
-        return LoadMark(busy_s, all_s, self._ended_s + sum(self._running.values()))
+            stat = read_cpustat(self._root)
+        except KernelFileError as error:
+            raise VmError(str(error)) from error
+        all_ticks = stat.busy_ticks + stat.idle_ticks + stat.iowait_ticks
+        ours_s = self._ended_s + sum(self._running.values())
+        return LoadMark(stat.busy_ticks / TICKS_PER_S, all_ticks / TICKS_PER_S, ours_s)
 
     def _look(self) -> None:
         for pid in self._running:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from giveback_lab.bench.run.host_load import (
     HostLoad,
     LoadMark,
     others_share,
-    parse_host_stat,
     parse_process_stat,
     process_cpu,
 )
@@ -51,15 +51,21 @@ def test_other_text_is_no_process(text: str) -> None:
 
 @given(st.text())
 def test_other_text_is_no_host(text: str) -> None:
-    try:
-        busy_s, all_s = parse_host_stat(text)
-    except VmError:
-        return
-    assert busy_s <= all_s
+    with tempfile.TemporaryDirectory() as root:
+        (Path(root) / "proc").mkdir()
+        (Path(root) / "proc" / "stat").write_text(text)
+        try:
+            found = HostLoad(root).mark()
+        except VmError:
+            return
+        assert found.busy_s <= found.all_s
 
 
-def test_what_is_guest_time_is_user_time_already() -> None:
-    assert parse_host_stat("cpu  100 0 100 300 100 0 0 0 77 0\n") == (2.0, 6.0)
+def test_what_is_guest_time_is_user_time_already(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "stat").write_text("cpu  100 0 100 300 100 0 0 0 77 0\ncpu0 1 1 1 1\n")
+    found = HostLoad(str(tmp_path)).mark()
+    assert (found.busy_s, found.all_s) == (2.0, 6.0)
 
 
 def test_vms_that_have_ended_stay_ours(tmp_path: Path) -> None:
