@@ -27,15 +27,6 @@ if TYPE_CHECKING:
 
     from giveback_lab.report.run import DemoRun, VmFigures, VmName
 
-__all__ = [
-    "TableRow",
-    "figures_table",
-    "plain_table",
-    "print_report",
-    "summary_lines",
-    "table_rows",
-]
-
 MOST_DMESG_LINES = 40
 
 _COLOURS: dict[VmName, str] = {"plain": PLAIN_COLOUR, "giveback": GIVEBACK_COLOUR}

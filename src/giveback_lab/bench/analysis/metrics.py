@@ -317,7 +317,7 @@ def _grown(before: float | None, after: float | None) -> float | None:
     return after - before
 
 
-_PSI: tuple[tuple[str, Literal["some", "full"]], ...] = (
+PSI: tuple[tuple[str, Literal["some", "full"]], ...] = (
     ("cpu", "some"),
     ("memory", "some"),
     ("memory", "full"),
@@ -330,7 +330,7 @@ def _stalls(course: VmCourse) -> dict[str, float | None]:
     spans = (("work", course.before, course.after_work), ("after", course.after_work, course.after))
     stalls: dict[str, float | None] = {}
     for name, first, last in spans:
-        for resource, kind in _PSI:
+        for resource, kind in PSI:
             of_first = first.psi_some_us if kind == "some" else first.psi_full_us
             of_last = last.psi_some_us if kind == "some" else last.psi_full_us
             grown_us = _grown(of_first.get(resource), of_last.get(resource))

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Literal
 
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import MIB
+from giveback_lab.bench.analysis.metrics import PSI
 from giveback_lab.bench.analysis.targets import RESIDUE_GRAIN, Verdict
+from giveback_lab.bench.strategies import STRATEGIES
 from giveback_lab.report.words import ram_text
 
 if TYPE_CHECKING:
@@ -102,13 +104,7 @@ RETURNS = (
 STALLS = tuple(
     Metric(f"psi_{resource}_{kind}_{span}_s", f"{resource} {kind}, {span}", "s")
     for span in ("work", "after")
-    for resource, kind in (
-        ("cpu", "some"),
-        ("memory", "some"),
-        ("memory", "full"),
-        ("io", "some"),
-        ("io", "full"),
-    )
+    for resource, kind in PSI
 )
 TABLES = (
     ("Memory on the host", MEMORY),
@@ -122,12 +118,12 @@ METRICS = {metric.field: metric for _, metrics in TABLES for metric in metrics}
 
 def strategy_title(name: str) -> str:
     """The strategy's title, or its name where this giveback does not know it."""
-    return _of_strategy(name, "title", name)
+    return STRATEGIES[name].title if name in STRATEGIES else name
 
 
 def strategy_source(name: str) -> str:
     """Where the strategy's rule and constants were published; empty where it is not known."""
-    return _of_strategy(name, "source", "")
+    return STRATEGIES[name].source if name in STRATEGIES else ""
 
 
 def ordered(results: Sequence[CellResult]) -> list[CellResult]:
@@ -136,7 +132,7 @@ def ordered(results: Sequence[CellResult]) -> list[CellResult]:
     Those that this giveback does not know come last, by name.
     """
     works = {name: rank for rank, name in enumerate(WORK_TITLES)}
-    strategies = {name: rank for rank, name in enumerate(_known_strategies())}
+    strategies = {name: rank for rank, name in enumerate(STRATEGIES)}
 
     def rank(result: CellResult) -> tuple[object, ...]:
         cell = result.cell
@@ -147,23 +143,6 @@ def ordered(results: Sequence[CellResult]) -> list[CellResult]:
         )
 
     return sorted(results, key=rank)
-
-
-def _known_strategies() -> tuple[str, ...]:
-    try:
-        from giveback_lab.bench.strategies import STRATEGIES  # noqa: PLC0415
-    except ImportError:
-        return ()
-    return tuple(STRATEGIES)
-
-
-def _of_strategy(name: str, attribute: str, otherwise: str) -> str:
-    # Strategies know how to drive VMs; a report is made of stored figures where nothing can run.
-    try:
-        from giveback_lab.bench.strategies import STRATEGIES  # noqa: PLC0415
-    except ImportError:
-        return otherwise
-    return str(getattr(STRATEGIES.get(name), attribute, "") or otherwise)
 
 
 def work_title(work: str) -> str:
