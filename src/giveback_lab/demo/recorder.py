@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, get_args
 
 from giveback.errors import VmError
+from giveback.guest.protocol import parse_object
 from giveback_kernel import buddyinfo, meminfo
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.escaping import escape_for_terminal
@@ -148,11 +148,8 @@ class GuestRecorder:
 
     def take_work_line(self, line: str) -> None:
         """Follow the work's own words: its phases and its end."""
-        try:
-            said = json.loads(line)
-        except (ValueError, RecursionError):
-            return
-        if not isinstance(said, dict) or len(self.phases) > MOST_PHASES:
+        said = parse_object(line)
+        if not said or len(self.phases) > MOST_PHASES:
             return
         now = self.now_s()
         if self.phases and self.phases[-1].end_s is None:

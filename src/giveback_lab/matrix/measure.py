@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
 from giveback.errors import VmError
+from giveback.guest.protocol import parse_object
 from giveback.zipapps import agent_zipapp, lab_guest_zipapp
 from giveback_kernel.escaping import escape_for_terminal
-from giveback_lab.bench.run.measure import parse_guest_sample, used
+from giveback_lab.bench.run.measure import bench_in_guest, parse_guest_sample, used
 from giveback_lab.images.debian_files import WITHOUT_AGENT
-from giveback_lab.images.image import GUEST_AGENT, GUEST_LAB
+from giveback_lab.images.image import GUEST_AGENT
 from giveback_lab.matrix.results import EndFigures, RowFigures, RowResult
 from giveback_lab.packages.cache import content_key
 from giveback_lab.vms.accel import choose_accel
@@ -52,14 +52,8 @@ class MatrixVm:
 
     async def ended(self, step: str, part: str = "-") -> dict[str, Any]:
         """Do a step of the guest's program `ended`. Raises VmError."""
-        words = (step, part, FOLDER, str(self.vm.spec.ram_bytes), str(SEED))
-        lines = await self.exec("python3", GUEST_LAB, "bench", "ended", *words)
-        try:
-            said = json.loads(lines[-1])
-            return {str(name): value for name, value in said.items()}
-        except (IndexError, ValueError, AttributeError) as error:
-            last = escape_for_terminal(" / ".join(lines[-3:]), TEXT_LIMIT)
-            raise VmError(f"{self.vm.spec.name}: ended {step} {part}: {last}") from error
+        words = ("ended", step, part, FOLDER, str(self.vm.spec.ram_bytes), str(SEED))
+        return await bench_in_guest(self.vm, *words, deadline_s=STEP_DEADLINE_S)
 
     async def cached(self, part: str) -> int:
         """Bytes of a part's files that the guest has in its page cache. Raises VmError."""
@@ -71,25 +65,13 @@ class MatrixVm:
         memory = parse_guest_sample(self._last, self.vm.spec.ram_bytes)
         return None if memory is None else used(memory, self.vm.spec.ram_bytes, 0)
 
-    async def exec(self, *argv: str, check: bool = True) -> tuple[str, ...]:
-        """What a program in the guest prints. Raises VmError where it fails."""
-        done = await self.vm.watch(
-            self.vm.guest.exec(*argv, timeout_s=STEP_DEADLINE_S), STEP_DEADLINE_S, argv[-1]
-        )
-        if done.code != 0 and check:
-            # A traceback's last line is the one that says what went wrong.
-            said = escape_for_terminal(" ".join(done.lines[-1:]), TEXT_LIMIT)
-            raise VmError(f"{self.vm.spec.name}: {' '.join(argv[2:5])}: {said}")
-        return done.lines
-
     async def agent_says(self, command: str) -> dict[str, Any]:
         """The JSON of one of the agent's commands; empty where it says none."""
-        lines = await self.exec("python3", GUEST_AGENT, command, "--json", check=False)
-        try:
-            said = json.loads("\n".join(lines))
-        except ValueError:
-            return {}
-        return said if isinstance(said, dict) else {}
+        words = ("python3", GUEST_AGENT, command, "--json")
+        done = await self.vm.watch(
+            self.vm.guest.exec(*words, timeout_s=STEP_DEADLINE_S), STEP_DEADLINE_S, command
+        )
+        return parse_object(done.text)
 
 
 def version_of(qemu_version: str, mem_bytes: int) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from giveback.errors import VmError
+from giveback.guest.protocol import parse_object
 
 LINE_LIMIT_BYTES = 4 << 20
 # What one program in a guest may print before the host stops keeping it.
@@ -144,12 +145,7 @@ class GuestLink:
         self._fail("the VM ended")
 
     def _take(self, line: bytes) -> None:
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            return
-        if not isinstance(event, dict):
-            return
+        event = parse_object(line)
         kind, number = event.get("event"), event.get("id")
         if kind == "hello":
             self._hello.set()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
+from giveback.guest.protocol import parse_object
 from giveback_kernel import meminfo
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.escaping import escape_for_terminal
@@ -252,16 +252,19 @@ class Meter:
         await self.vm.watch(self.vm.guest.spawn(*command), STEP_DEADLINE_S, "bench linger")
 
     async def _bench(self, *words: str, deadline_s: float) -> dict[str, object]:
-        command = ("python3", GUEST_LAB, "bench", *words)
-        what = f"bench {' '.join(words[:2])}"
-        done = await self.vm.watch(
-            self.vm.guest.exec(*command, timeout_s=deadline_s), deadline_s, what
-        )
-        said = _last_words(done.lines)
-        if done.code != 0 or said is None:
-            last = " / ".join(escape_for_terminal(row) for row in done.lines[-3:])
-            raise VmError(f"{self.vm.spec.name}: {what} failed in the guest: {last}")
-        return said
+        return await bench_in_guest(self.vm, *words, deadline_s=deadline_s)
+
+
+async def bench_in_guest(vm: LabVm, *words: str, deadline_s: float) -> dict[str, object]:
+    """Run one of the guest's works and return its last words, an object of JSON. Raises VmError."""
+    command = ("python3", GUEST_LAB, "bench", *words)
+    what = f"bench {' '.join(words[:2])}"
+    done = await vm.watch(vm.guest.exec(*command, timeout_s=deadline_s), deadline_s, what)
+    said = parse_object(done.lines[-1] if done.lines else "")
+    if done.code != 0 or not said:
+        last = " / ".join(escape_for_terminal(row) for row in done.lines[-3:])
+        raise VmError(f"{vm.spec.name}: {what} failed in the guest: {last}")
+    return said
 
 
 def parse_guest_sample(event: Event, ram_bytes: int) -> meminfo.MemInfo | None:
@@ -291,14 +294,6 @@ def needed_bytes(memory: meminfo.MemInfo, used_bytes: int, hot_bytes: int) -> in
     """
     reclaimable = memory.file_bytes + (memory.s_reclaimable_bytes or 0)
     return max(0, used_bytes - reclaimable + hot_bytes)
-
-
-def _last_words(lines: tuple[str, ...]) -> dict[str, object] | None:
-    try:
-        said = json.loads(lines[-1])
-    except (IndexError, ValueError, RecursionError):
-        return None
-    return said if isinstance(said, dict) else None
 
 
 def _number(said: dict[str, object], name: str) -> float:

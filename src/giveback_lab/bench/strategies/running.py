@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 from importlib import resources
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
+from giveback.guest.protocol import parse_object
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_lab.bench.strategy import CannotRun
 from giveback_lab.images.image import GUEST_LAB
@@ -185,11 +185,9 @@ async def _started(vm: LabVm, pid: int, started: asyncio.Event, lines: Sequence[
 
 def _before_and_after(line: str) -> tuple[str | None, str | None]:
     """What `strategy set` says of one file; None where it could not be written."""
-    try:
-        said = json.loads(line)
-        return str(said["before"]), str(said["after"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None, None
+    said = parse_object(line)
+    whole = "before" in said and "after" in said
+    return (str(said["before"]), str(said["after"])) if whole else (None, None)
 
 
 def guest_version(*programs: str) -> str:
