@@ -168,6 +168,13 @@ class Ledger:
         return None if self.unknown else self.ram(Key.FREE_RETURNED)
 
 
+AMOUNTS = (
+    *("charged_bytes", "needed_bytes", "residue_bytes"),
+    *("in_use_bytes", "cache_bytes", "returned_bytes"),
+)
+"""What every document says of a ledger, under these names."""
+
+
 def join(
     host: HostPicture,
     guest: GuestPicture,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from giveback_kernel.units import size
@@ -34,12 +35,5 @@ def _short(amount: int) -> str:
 
 def document(rows: Sequence[GuestCgroup]) -> list[dict[str, object]]:
     """Return the rows for `--json`; all amounts are bytes."""
-    return [
-        {
-            "kind": str(row.kind),
-            "name": row.name,
-            "cgroup": row.path,
-            **{f"{column}_bytes": getattr(row, f"{column}_bytes") for column in _COLUMNS},
-        }
-        for row in rows
-    ]
+    found = [asdict(row) for row in rows]
+    return [{("cgroup" if name == "path" else name): row[name] for name in row} for row in found]

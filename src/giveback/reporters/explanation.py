@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from giveback.accounting.diagnosis import Remedy, remedies
-from giveback.accounting.ledger import NEEDED, RESIDUE, Key, Ledger, Row
+from giveback.accounting.ledger import AMOUNTS, NEEDED, RESIDUE, Key, Ledger, Row
 from giveback.accounting.observation import resident_of
 from giveback.reporters import cgroup_table, page_table
 from giveback.reporters.charts.terminal import bar
@@ -131,22 +132,11 @@ def document(seen: Observation) -> dict[str, object]:
         "pid": seen.vm.pid,
         "vmm": seen.vm.backend,
         "ram_bytes": ledger.ram_bytes or None,
-        "charged_bytes": ledger.charged_bytes,
         "resident_bytes": resident_of(seen),
-        "needed_bytes": ledger.needed_bytes,
-        "residue_bytes": ledger.residue_bytes,
-        "in_use_bytes": ledger.in_use_bytes,
-        "cache_bytes": ledger.cache_bytes,
-        "returned_bytes": ledger.returned_bytes,
+        **{name: getattr(ledger, name) for name in AMOUNTS},
         "unknown": ledger.unknown.why if ledger.unknown else "",
         "rows": [
-            {
-                "row": row.key.name.lower(),
-                "label": str(row.key),
-                "ram_bytes": row.ram_bytes,
-                "host_bytes": row.host_bytes,
-                "basis": str(row.basis),
-            }
+            {"row": row.key.name.lower(), "label": str(row.key), **_without(row, "key")}
             for row in ledger.rows
         ],
         "huge_bytes": host.ram_huge_bytes,
@@ -161,16 +151,15 @@ def document(seen: Observation) -> dict[str, object]:
             "learned_floor_bytes": seen.guest.learned_floor_bytes,
         },
         "remedies": [
-            {
-                "what": r.what,
-                "expected_bytes": r.expected_bytes,
-                "at_most": r.at_most,
-                "commands": list(r.commands),
-                "parts": [{"what": whose, "bytes": part} for whose, part in r.parts],
-            }
+            _without(r, "cost") | {"parts": [{"what": w, "bytes": b} for w, b in r.parts]}
             for r in remedies(seen)
         ],
         "notes": list(ledger.notes),
         "problems": list(seen.problems),
         **exact,
     }
+
+
+def _without(record: Row | Remedy, name: str) -> dict[str, object]:
+    """Return a record's fields by name, but for one."""
+    return {key: value for key, value in asdict(record).items() if key != name}

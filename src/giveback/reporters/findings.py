@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from giveback_kernel.escaping import escape_for_terminal
@@ -49,20 +50,10 @@ def documents(found: Found, machine: Sequence[Finding] | None = None) -> list[di
             "name": seen.vm.name,
             "pid": seen.vm.pid,
             "vmm": seen.vm.backend,
-            "findings": [_document(finding) for finding in of_vm],
+            "findings": [asdict(finding) for finding in of_vm],
         }
         for seen, of_vm in found
     ]
     if machine is not None:
-        listed.append({"name": _MACHINE, "findings": [_document(one) for one in machine]})
+        listed.append({"name": _MACHINE, "findings": [asdict(one) for one in machine]})
     return listed
-
-
-def _document(finding: Finding) -> dict[str, object]:
-    return {
-        "severity": str(finding.severity),
-        "what": finding.what,
-        "evidence": finding.evidence,
-        "remedy": finding.remedy,
-        "commands": list(finding.commands),
-    }

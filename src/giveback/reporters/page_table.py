@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from giveback_kernel.units import size
@@ -28,19 +29,6 @@ def _line(row: ExactRow) -> str:
 
 def document(exact: Exact) -> dict[str, object]:
     """Return the exact ledger for `--json`; all amounts are bytes."""
-    return {
-        "ram_bytes": exact.ram_bytes,
-        "resident_bytes": exact.resident_bytes,
-        "residue_bytes": exact.residue_bytes,
-        "rows": [_row(row) for row in exact.rows],
-        "free_by_order": [_row(row) for row in exact.free_by_order],
-        "free_resident_since": [
-            {"at_least_s": s, "resident_bytes": b} for s, b in exact.free_resident_since
-        ],
-        "notes": list(exact.notes),
-    }
-
-
-def _row(row: ExactRow) -> dict[str, object]:
-    names = ("label", "resident_bytes", "swapped_bytes", "absent_bytes")
-    return {name: getattr(row, name) for name in names}
+    since = [{"at_least_s": s, "resident_bytes": b} for s, b in exact.free_resident_since]
+    sums = {name: getattr(exact, name) for name in ("ram_bytes", "resident_bytes", "residue_bytes")}
+    return {**sums, **asdict(exact), "free_resident_since": since}

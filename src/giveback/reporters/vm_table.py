@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from giveback.accounting.observation import Observation
 
 _BAR = 16
+_OF_THE_ROW = (
+    *("name", "key", "pid", "owner", "ram_bytes", "resident_bytes", "host_percent"),
+    *("charged_bytes", "own_bytes", "residue_bytes", "in_use_bytes", "cache_bytes"),
+    *("returned_bytes", "trapped_bytes", "cpu_percent", "uptime_s", "swap_bytes"),
+    *("swap_in_bytes_per_s", "swap_out_bytes_per_s", "reporting"),
+)
+"""What `--json` says under the names of VmRow's fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,29 +165,10 @@ def bar(seen: Observation) -> str:
 def _document(seen: Observation, row: VmRow) -> dict[str, object]:
     ledger = seen.ledger
     return {
-        "name": row.name,
-        "key": row.key,
-        "pid": row.pid,
-        "owner": row.owner,
+        **{name: getattr(row, name) for name in _OF_THE_ROW},
         "vmm": row.backend,
-        "ram_bytes": row.ram_bytes,
-        "resident_bytes": row.resident_bytes,
-        "host_percent": row.host_percent,
-        "charged_bytes": row.charged_bytes,
-        "own_bytes": row.own_bytes,
         "needed_bytes": ledger.needed_bytes if ledger else None,
-        "residue_bytes": row.residue_bytes,
-        "in_use_bytes": row.in_use_bytes,
-        "cache_bytes": row.cache_bytes,
-        "returned_bytes": row.returned_bytes,
         "unknown": ledger.unknown.why if ledger and ledger.unknown else "",
-        "trapped_bytes": row.trapped_bytes,
-        "cpu_percent": row.cpu_percent,
-        "uptime_s": row.uptime_s,
-        "swap_bytes": row.swap_bytes,
-        "swap_in_bytes_per_s": row.swap_in_bytes_per_s,
-        "swap_out_bytes_per_s": row.swap_out_bytes_per_s,
-        "reporting": row.reporting,
         "balloon_bytes": seen.state.balloon_bytes,
         "capabilities": {
             name: str(getattr(seen.vm.capabilities, name))
