@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 from giveback.manager.history import rollup, schema
-from giveback.manager.history.records import HOST_COLUMNS, VM_COLUMNS
+from giveback.manager.history.records import ACTION_COLUMNS, HOST_COLUMNS, VM_COLUMNS
 from giveback.manager.history.schema import TIERS, HistoryError
 
 if TYPE_CHECKING:
@@ -45,13 +45,7 @@ def _insert(table: str, columns: tuple[str, ...]) -> str:
 
 _HOST_INSERT = _insert(_RAW.host, ("at_s", *HOST_COLUMNS))
 _VM_INSERT = _insert(_RAW.vm, ("at_s", "vm", *VM_COLUMNS))
-_ACTION_INSERT = _insert(
-    "action",
-    (
-        "run", "id", "wall_s", "vm", "kind", "urgency", "expected_bytes", "reason",
-        "measured_bytes", "verdict",
-    ),
-)  # fmt: skip
+_ACTION_INSERT = _insert("action", ("run", *ACTION_COLUMNS))
 
 
 class History:
