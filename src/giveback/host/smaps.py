@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
@@ -59,15 +59,8 @@ class Usage:
         return self._combine(other, -1)
 
     def _combine(self, other: Usage, sign: int) -> Usage:
-        return Usage(
-            self.rss_bytes + sign * other.rss_bytes,
-            self.pss_bytes + sign * other.pss_bytes,
-            self.swap_bytes + sign * other.swap_bytes,
-            self.hugetlb_bytes + sign * other.hugetlb_bytes,
-            self.huge_bytes + sign * other.huge_bytes,
-            self.locked_bytes + sign * other.locked_bytes,
-            self.ksm_bytes + sign * other.ksm_bytes,
-        )
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Usage(*(mine + sign * theirs for mine, theirs in pairs))
 
 
 @dataclass(frozen=True, slots=True)
