@@ -18,12 +18,20 @@ from typing import TYPE_CHECKING
 from giveback.errors import InputError
 from giveback_lab.images import debian_files
 from giveback_lab.images.distribution import suite_apt
-from giveback_lab.images.ext4 import make_ext4, set_owners, unpack_archive
+from giveback_lab.images.ext4 import disk_bytes_for, make_ext4, set_owners, unpack_archive
 from giveback_lab.images.image import Image
 from giveback_lab.images.initrd import build_initrd
 from giveback_lab.packages.apt import Apt, tree, unpack
 from giveback_lab.packages.architecture import host_architecture
-from giveback_lab.packages.cache import building, cache_root, content_key, keep_newest, locked, used
+from giveback_lab.packages.cache import (
+    building,
+    built,
+    cache_root,
+    content_key,
+    keep_newest,
+    locked,
+    used,
+)
 
 if TYPE_CHECKING:
     from giveback_lab.images.kernels import KernelFiles
@@ -72,28 +80,21 @@ def build_distribution_image(kernel: KernelFiles) -> Image:
 def modules_disk(kernel: KernelFiles) -> Path:
     """A disk with all modules of a kernel and depmod's indexes, for /usr/lib/modules."""
     key = content_key(kernel.modules_dir.parents[3].name, kernel.release, "1")
-    folder = cache_root() / "modules" / key
-    with locked(folder.parent):
-        if not folder.exists():
-            kmod = tree(_host_apt(), ("kmod",))
-            with building(folder) as scratch:
-                content = scratch / "base/lib/modules"
-                shutil.copytree(kernel.modules_dir, content / kernel.release, symlinks=True)
-                _depmod(kmod, scratch / "base", kernel.release)
-                make_ext4(scratch / "modules.ext4", _content_bytes(content), content)
-                shutil.rmtree(scratch / "base")
-    return used(folder) / "modules.ext4"
+
+    def build(scratch: Path) -> None:
+        content = scratch / "base/lib/modules"
+        shutil.copytree(kernel.modules_dir, content / kernel.release, symlinks=True)
+        _depmod(tree(_host_apt(), ("kmod",)), scratch / "base", kernel.release)
+        make_ext4(scratch / "modules.ext4", disk_bytes_for(content), content)
+        shutil.rmtree(scratch / "base")
+
+    return built(cache_root() / "modules" / key, build) / "modules.ext4"
 
 
 def _host_apt() -> Apt:
     apt = Apt()
     apt.refresh()
     return apt
-
-
-def _content_bytes(folder: Path) -> int:
-    content = sum(max(p.lstat().st_size, 4096) for p in folder.rglob("*"))
-    return content * 5 // 4 + (32 << 20)
 
 
 def _depmod(kmod: Path, base: Path, release: str) -> None:

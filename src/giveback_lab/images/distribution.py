@@ -6,9 +6,8 @@ import functools
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
-from giveback_lab.packages.apt import Apt, tree, unpack
+from giveback_lab.packages.apt import Apt, tree, tree_alone
 from giveback_lab.packages.architecture import host_architecture
-from giveback_lab.packages.cache import building, cache_root, content_key, locked, used
 from giveback_lab.packages.sources import (
     DEBIAN_SUITES,
     is_debian,
@@ -62,20 +61,11 @@ def suite_apt(suite: str, architecture: Architecture) -> Apt:
 @functools.cache
 def _debian_keyring() -> Path:
     """Debian's keys, from a package that the host's own distribution has signed."""
-    apt = Apt()
-    apt.refresh()
-    (deb,) = apt.download([KEYRING_PACKAGE], deps=False)
-    target = cache_root() / "keyrings" / content_key(deb.name)
-    with locked(target.parent):
-        if not target.exists():
-            with building(target) as scratch:
-                unpack([deb], scratch)
-    used(target)
+    folder = tree_alone(KEYRING_PACKAGE) / "usr" / "share" / "keyrings"
     for name in (f"{KEYRING_PACKAGE}.gpg", f"{KEYRING_PACKAGE}.pgp"):
-        path = target / "usr" / "share" / "keyrings" / name
-        if path.exists():
-            return path
-    raise InputError(f"{deb.name}: has no keyring")
+        if (folder / name).exists():
+            return folder / name
+    raise InputError(f"{KEYRING_PACKAGE}: has no keyring")
 
 
 def guest_tree(architecture: Architecture, more_packages: Sequence[str] = ()) -> Path:

@@ -17,6 +17,11 @@ Owner = tuple[int, int]
 ROOT: Owner = (0, 0)
 
 
+def disk_bytes_for(content: Path) -> int:
+    """Return the size of an image that has room for the files of a folder."""
+    return sum(max(p.lstat().st_size, 4096) for p in content.rglob("*")) * 5 // 4 + (32 << 20)
+
+
 def make_ext4(path: Path, size_bytes: int, content: Path | None = None) -> None:
     """Make a sparse ext4 image without mounting it. Raises InputError."""
     program = _program("mke2fs")

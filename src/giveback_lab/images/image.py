@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from giveback_lab.images.distribution import guest_tree, source_archives
-from giveback_lab.images.ext4 import make_ext4
+from giveback_lab.images.ext4 import disk_bytes_for, make_ext4
 from giveback_lab.images.initrd import build_initrd
 from giveback_lab.packages.architecture import X86_64
-from giveback_lab.packages.cache import building, cache_root, content_key, locked, used
+from giveback_lab.packages.cache import built, cache_root, content_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -104,23 +104,22 @@ def _root_disk(files: Path, extras: Extras) -> Path:
     sources = dict(zip(extras.sources, source_archives(extras.sources), strict=True))
     more = [part for name, path in sources.items() for part in (name, path.name)]
     key = content_key(str(files.name), LAB_INIT, *LEFT_OUT, "2", *more, *extras.applets)
-    folder = cache_root() / "roots" / key
-    with locked(folder.parent):
-        if not folder.exists():
-            with building(folder) as scratch:
-                tree = scratch / "tree"
-                shutil.copytree(files, tree, symlinks=True, ignore=_ignore(files))
-                for name in ("proc", "sys", "dev", "run", "tmp", "work", "var/lib/giveback"):
-                    (tree / name).mkdir(parents=True, exist_ok=True)
-                (tree / "usr/sbin/lab-init").write_text(LAB_INIT)
-                _shells(tree, extras.applets)
-                for name, archive_file in sources.items():
-                    target = tree / SOURCES_FOLDER.lstrip("/") / name
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(archive_file, target)
-                make_ext4(scratch / "root.ext4", _size_bytes(tree) * 5 // 4 + (32 << 20), tree)
-                shutil.rmtree(tree)
-    return used(folder) / "root.ext4"
+
+    def build(scratch: Path) -> None:
+        tree = scratch / "tree"
+        shutil.copytree(files, tree, symlinks=True, ignore=_ignore(files))
+        for name in ("proc", "sys", "dev", "run", "tmp", "work", "var/lib/giveback"):
+            (tree / name).mkdir(parents=True, exist_ok=True)
+        (tree / "usr/sbin/lab-init").write_text(LAB_INIT)
+        _shells(tree, extras.applets)
+        for name, archive_file in sources.items():
+            target = tree / SOURCES_FOLDER.lstrip("/") / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(archive_file, target)
+        make_ext4(scratch / "root.ext4", disk_bytes_for(tree), tree)
+        shutil.rmtree(tree)
+
+    return built(cache_root() / "roots" / key, build) / "root.ext4"
 
 
 def _ignore(files: Path) -> Callable[[str, list[str]], set[str]]:
@@ -137,7 +136,3 @@ def _shells(tree: Path, more: Sequence[str]) -> None:
         link = tree / "usr/bin" / name
         if not link.exists():
             link.symlink_to("busybox")
-
-
-def _size_bytes(tree: Path) -> int:
-    return sum(max(p.lstat().st_size, 4096) for p in tree.rglob("*"))

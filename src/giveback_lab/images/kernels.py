@@ -11,7 +11,7 @@ from giveback.errors import InputError
 from giveback_lab.images.distribution import suite_apt
 from giveback_lab.packages.apt import Apt, unpack
 from giveback_lab.packages.architecture import X86_64, host_architecture
-from giveback_lab.packages.cache import building, cache_root, content_key, locked, used
+from giveback_lab.packages.cache import built, cache_root, content_key
 from giveback_lab.packages.sources import DEBIAN_SUITES, is_debian, release_source
 
 if TYPE_CHECKING:
@@ -176,11 +176,8 @@ def _fetched(found: _Found) -> KernelFiles:
     wanted = found.apt.names(f"^({pattern})$")
     debs = found.apt.download(wanted, deps=False)
     target = cache_root() / "kernels" / content_key(*sorted(deb.name for deb in debs))
-    with locked(target.parent):
-        if not target.exists():
-            with building(target) as scratch:
-                unpack(debs, scratch)
-    modules_dir = used(target) / "usr" / "lib" / "modules" / found.release
+    built(target, lambda scratch: unpack(debs, scratch))
+    modules_dir = target / "usr" / "lib" / "modules" / found.release
     # Debian 7.x keeps the image beside its modules.
     for image in (target / "boot" / f"vmlinuz-{found.release}", modules_dir / "vmlinuz"):
         if image.is_file():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
 from giveback_lab.packages.apt_run import run_apt
-from giveback_lab.packages.cache import building, cache_root, content_key, locked, used
+from giveback_lab.packages.cache import built, cache_root, content_key, locked, used
 from giveback_lab.packages.sources import host_sources
 
 if TYPE_CHECKING:
@@ -191,9 +191,13 @@ def tree(apt: Apt, names: Sequence[str], suite: str | None = None) -> Path:
     apt.refresh()
     files = apt.closure(names, suite)
     target = apt.folder.parent.parent / "trees" / content_key(*sorted(files))
-    with locked(target.parent):
-        if not target.exists():
-            debs = apt.download(names, suite)
-            with building(target) as scratch:
-                unpack(debs, scratch)
-    return used(target)
+    return built(target, lambda scratch: unpack(apt.download(names, suite), scratch))
+
+
+def tree_alone(name: str) -> Path:
+    """A cached folder with the files of one of the host's packages, without those that it depends on."""
+    apt = Apt()
+    apt.refresh()
+    debs = apt.download([name], deps=False)
+    target = cache_root() / "trees" / content_key("alone", debs[0].name)
+    return built(target, lambda scratch: unpack(debs, scratch))

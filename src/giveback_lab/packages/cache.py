@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from giveback.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 def cache_root() -> Path:
@@ -72,6 +72,15 @@ def used(entry: Path) -> Path:
     with suppress(OSError):
         os.utime(entry)
     return entry
+
+
+def built(target: Path, build: Callable[[Path], None]) -> Path:
+    """The cache entry `target`, made by `build` in a scratch folder where it is not there yet."""
+    with locked(target.parent):
+        if not target.exists():
+            with building(target) as scratch:
+                build(scratch)
+    return used(target)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from giveback.errors import InputError
-from giveback_lab.packages.apt import Apt, tree, unpack
+from giveback_lab.packages.apt import Apt, tree, tree_alone
 from giveback_lab.packages.architecture import host_architecture
-from giveback_lab.packages.cache import building, cache_root, content_key, locked, used
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ def packaged_program(package: str, name: str, *, static: bool = False) -> Progra
     installed = shutil.which(name)
     if installed:
         return Program(Path(installed))
-    files = _alone(package) if static else tree(Apt(), (package,))
+    files = tree_alone(package) if static else tree(Apt(), (package,))
     libraries = files / "usr/lib" / host_architecture().triplet
     environment = {} if static else {"LD_LIBRARY_PATH": f"{libraries}:{libraries}/systemd"}
     for folder in ("usr/bin", "usr/sbin"):
@@ -42,16 +41,3 @@ def packaged_program(package: str, name: str, *, static: bool = False) -> Progra
         if path.is_file():
             return Program(path, environment, files)
     raise InputError(f"{package}: the package has no program {name}")
-
-
-def _alone(package: str) -> Path:
-    """A cached folder with the files of one package, without those that it depends on."""
-    apt = Apt()
-    apt.refresh()
-    (deb,) = apt.download([package], deps=False)
-    target = cache_root() / "trees" / content_key("alone", deb.name)
-    with locked(target.parent):
-        if not target.exists():
-            with building(target) as scratch:
-                unpack([deb], scratch)
-    return used(target)

@@ -6,9 +6,11 @@ import json
 import os
 import platform
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
 
 from giveback.errors import InputError, VmError
 from giveback_kernel.units import MIB
@@ -65,7 +67,7 @@ async def choose_accel(
     # A device that is missing or closed to this user costs nothing to look at again.
     if unusable is None:
         with suppress(OSError):
-            memory.write_text(json.dumps({"name": found.name, "reason": found.reason}))
+            memory.write_text(json.dumps(asdict(found)))
     return found
 
 
@@ -98,8 +100,7 @@ def _host_key(emulator: Emulator) -> str:
 
 def _recall(memory: Path) -> Accel | None:
     try:
-        said = json.loads(memory.read_text())
-        name, reason = said["name"], said["reason"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = TypeAdapter(Accel).validate_json(memory.read_text())
+    except (OSError, ValueError):
         return None
-    return Accel(name, str(reason)) if name in CHOICES[1:] else None
+    return found if found.name in CHOICES[1:] else None

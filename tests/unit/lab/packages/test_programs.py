@@ -41,7 +41,7 @@ def test_a_fetched_one_finds_its_libraries(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_static_one_comes_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "_alone", lambda package: tmp_path / package)
+    monkeypatch.setattr(programs, "tree_alone", lambda package: tmp_path / package)
     path = make(tmp_path / "package/usr/bin/peer")
     found = programs.packaged_program("package", "peer", static=True)
     assert (found.path, found.environment) == (path, {})
