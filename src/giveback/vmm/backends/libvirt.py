@@ -141,24 +141,33 @@ def connect(uri: str, *, write: bool) -> Any:  # noqa: ANN401
         ) from error
 
 
-def _state(uri: str, vm: VmDescription, *, layout: bool) -> VmState:
+def with_domain(uri: str, name: str, work: Callable[[Any], T], *, write: bool) -> T:
+    """Do `work` with a domain of libvirt-python's. Raises VmError with libvirt's words."""
     import libvirt  # noqa: PLC0415
 
-    connection = connect(uri, write=layout)
+    connection = connect(uri, write=write)
     try:
-        domain = connection.lookupByName(vm.name)
-        ranges, addresses = _layout(domain) if layout else ((), {})
-        stats = domain.memoryStats()
-        info = domain.info()
-        running = domain.isActive() == 1 and info[0] == libvirt.VIR_DOMAIN_RUNNING
-        xml = domain.XMLDesc()
-        balloon = parse_memballoon(xml)
+        return work(connection.lookupByName(name))
     except libvirt.libvirtError as error:
         raise VmError(
-            f"libvirt on {escape_for_terminal(vm.name)}: {escape_for_terminal(str(error), 200)}"
+            f"libvirt on {escape_for_terminal(name)}: {escape_for_terminal(str(error), 300)}"
         ) from error
     finally:
         connection.close()
+
+
+def _state(uri: str, vm: VmDescription, *, layout: bool) -> VmState:
+    return with_domain(uri, vm.name, lambda domain: _look(domain, vm, layout=layout), write=layout)
+
+
+def _look(domain: Any, vm: VmDescription, *, layout: bool) -> VmState:  # noqa: ANN401
+    import libvirt  # noqa: PLC0415
+
+    ranges, addresses = _layout(domain) if layout else ((), {})
+    stats = domain.memoryStats()
+    running = domain.isActive() == 1 and domain.info()[0] == libvirt.VIR_DOMAIN_RUNNING
+    xml = domain.XMLDesc()
+    balloon = parse_memballoon(xml)
     port = parse_agent_port(xml)
     if port and all(channel.kind is not ChannelKind.VIRTIO_SERIAL for channel in vm.channels):
         vm = with_port(vm, port)
@@ -339,15 +348,10 @@ def persistent_xml(name: str, uri: str = URI) -> str:
     """The XML that the domain's next start uses. Raises VmError."""
     import libvirt  # noqa: PLC0415
 
-    connection = connect(uri, write=False)
-    try:
-        return str(connection.lookupByName(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
-    except libvirt.libvirtError as error:
-        raise VmError(
-            f"libvirt on {escape_for_terminal(name)}: {escape_for_terminal(str(error), 200)}"
-        ) from error
-    finally:
-        connection.close()
+    def read(domain: Any) -> str:  # noqa: ANN401
+        return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+
+    return with_domain(uri, name, read, write=False)
 
 
 def define(xml: str, uri: str = URI) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from giveback.errors import VmError
-from giveback.vmm.backends.libvirt import available, connect, in_thread, parse_memballoon
+from giveback.vmm.backends.libvirt import available, in_thread, parse_memballoon, with_domain
 from giveback.vmm.base import amount
 from giveback.vmm.clients.xml import parse as parse_xml
 from giveback.vmm.control.devices import TIMEOUT_S, BalloonSize, Devices, VirtioMem
@@ -69,22 +69,8 @@ class LibvirtControl:
         if not available():
             raise VmError("libvirt holds the monitor: pip install giveback[libvirt]")
         return await in_thread(
-            lambda: _with_domain(self._uri, self._name, work, write=write), TIMEOUT_S, self._name
+            lambda: with_domain(self._uri, self._name, work, write=write), TIMEOUT_S, self._name
         )
-
-
-def _with_domain(uri: str, name: str, work: Callable[[Any], T], *, write: bool) -> T:
-    import libvirt  # noqa: PLC0415
-
-    connection = connect(uri, write=write)
-    try:
-        return work(connection.lookupByName(name))
-    except libvirt.libvirtError as error:
-        raise VmError(
-            f"libvirt on {escape_for_terminal(name)}: {escape_for_terminal(str(error), 300)}"
-        ) from error
-    finally:
-        connection.close()
 
 
 def _live() -> int:
