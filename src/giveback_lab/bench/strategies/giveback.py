@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from giveback_lab.bench.strategies.running import guest_version, in_guests
+from giveback_lab.bench.strategies.running import in_guests, of_program
 from giveback_lab.bench.strategy import Strategy
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from giveback_lab.bench.strategies.running import InGuests
     from giveback_lab.vms.vm import LabVm
 
@@ -32,31 +30,14 @@ def _set(name: str, title: str, *overrides: str) -> Strategy:
     async def set_up(running: InGuests, vm: LabVm) -> None:
         await running.run_agent(vm, *overrides)
 
-    return _part(name, f"{title} ({' '.join(overrides)})", set_up)
+    title = f"giveback {title} ({' '.join(overrides)})"
+    return Strategy(name=name, title=title, source=SOURCE, start=in_guests(set_up))
 
 
 def _without(name: str, title: str, part: str) -> Strategy:
     """By the lab's wrapper around the policy: no setting that users would have to leave alone."""
-
-    async def set_up(running: InGuests, vm: LabVm) -> None:
-        await running.run(vm, "giveback-without", part)
-
-    return _part(name, title, set_up, guest_version("giveback_without.py"))
-
-
-def _part(
-    name: str,
-    title: str,
-    set_up: Callable[[InGuests, LabVm], Awaitable[None]],
-    version: str = "",
-) -> Strategy:
-    return Strategy(
-        name=name,
-        title=f"giveback {title}",
-        source=SOURCE,
-        start=in_guests(set_up),
-        version=version,
-    )
+    words = ("giveback-without", part)
+    return of_program(name, f"giveback {title}", SOURCE, ("giveback_without.py",), words)
 
 
 GIVEBACK = Strategy(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 from importlib import resources
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
 from giveback.guest.protocol import parse_object
 from giveback_kernel.escaping import escape_for_terminal
-from giveback_lab.bench.strategy import CannotRun
+from giveback_lab.bench.strategy import CannotRun, Strategy
 from giveback_lab.images.image import GUEST_LAB
 from giveback_lab.packages.cache import content_key
 from giveback_lab.vms.agent import STATUS_PATH, AgentLog, start_agent
@@ -195,6 +196,32 @@ def guest_version(*programs: str) -> str:
     folder = resources.files(GUEST_STRATEGIES)
     shared = ("__init__.py", "loop.py", "small.py")
     return content_key(*((folder / name).read_bytes() for name in (*programs, *shared)))
+
+
+def of_program(
+    name: str,
+    title: str,
+    source: str,
+    files: Sequence[str],
+    words: Sequence[str] = (),
+    *,
+    before: Mapping[str, str] = MappingProxyType({}),
+    quiet_s: float = 0.0,
+) -> Strategy:
+    """A strategy that is one of the guest's own, kept in these `files`.
+
+    It is started by `words`, or by its name; the kernel files `before` are written first.
+    """
+
+    async def set_up(running: InGuests, vm: LabVm) -> None:
+        if before:
+            await running.change(vm, before)
+        await running.run(vm, *(words or (name,)))
+
+    return Strategy(
+        name=name, title=title, source=source, start=in_guests(set_up),
+        version=guest_version(*files), quiet_s=quiet_s,
+    )  # fmt: skip
 
 
 def in_guests(set_up: Callable[[InGuests, LabVm], Awaitable[None]]) -> Start:
