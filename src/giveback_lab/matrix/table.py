@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
-from giveback_kernel.escaping import escape_for_terminal
+from giveback_lab.bench.report.markdown import cell, row
 from giveback_lab.matrix.rows import NOT_RUN
 
 if TYPE_CHECKING:
@@ -54,17 +54,7 @@ def _name(ends: Sequence[EndFigures], one: EndFigures) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(_cell(text) for text in cells)} |"
-
-
-def _cell(text: str) -> str:
-    """Foreign text in one cell of a table."""
-    return (
-        escape_for_terminal(text, 200)
-        .replace("\\", "\\\\")
-        .replace("|", "\\|")
-        .replace("<", "&lt;")
-    )
+    return row(cell(text, 200) for text in cells)
 
 
 def spliced(page: str, content: str) -> str:

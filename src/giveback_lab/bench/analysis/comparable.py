@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from datetime import datetime
 from statistics import median
@@ -39,8 +40,13 @@ class GroupSetting:
 
     @property
     def key(self) -> str:
-        """For file names and anchors; the work first, since that is what one looks for."""
+        """Names the setting; the work first, since that is what one looks for."""
         return f"{self.work}-{self.kernel}-{self.mem_bytes >> 20}M"
+
+    @property
+    def safe_key(self) -> str:
+        """The same for file names and anchors: what came from a stored file may hold anything."""
+        return re.sub(r"[^A-Za-z0-9.-]", "_", self.key)
 
 
 @dataclass(frozen=True, slots=True)

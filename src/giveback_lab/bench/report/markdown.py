@@ -23,7 +23,7 @@ from giveback_lab.bench.report.text import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from giveback_lab.bench.analysis.comparable import CellGroup
     from giveback_lab.bench.analysis.targets import TargetFinding
@@ -67,9 +67,9 @@ def _table(group: CellGroup) -> str:
     fields = [name for name in COLUMNS if any(group.values(s, name) for s in group.strategies)]
     units = [UNIT_NAMES[METRICS[name].unit] for name in fields]
     heads = [f"{COLUMNS[name]}, {unit}" for name, unit in zip(fields, units, strict=True)]
-    rows = [f"## {_cell(work_title(group.setting.work))} ({_cell(setting_text(group.setting))})\n"]
-    rows.append(_row(["strategy", *heads, "rounds"]))
-    rows.append(_row(["---", *["---:"] * (len(heads) + 1)]))
+    rows = [f"## {cell(work_title(group.setting.work))} ({cell(setting_text(group.setting))})\n"]
+    rows.append(row(["strategy", *heads, "rounds"]))
+    rows.append(row(["---", *["---:"] * (len(heads) + 1)]))
     names = sorted(group.strategies, key=lambda name: _footprint(group, name))
     rows += [_strategy(group, name, fields) for name in names]
     return "\n".join(rows) + "\n"
@@ -82,9 +82,9 @@ def _footprint(group: CellGroup, strategy: str) -> float:
 
 def _strategy(group: CellGroup, name: str, fields: Sequence[str]) -> str:
     title = strategy_title(name) + (f" {HURTS}" if harm(group, name) else "")
-    title = f"**{_cell(title)}**" if is_own(name) else _cell(title)
+    title = f"**{cell(title)}**" if is_own(name) else cell(title)
     figures = [_figure(group, name, field) for field in fields]
-    return _row([title, *figures, str(len(group.of(name)))])
+    return row([title, *figures, str(len(group.of(name)))])
 
 
 def _figure(group: CellGroup, strategy: str, field: str) -> str:
@@ -101,12 +101,16 @@ def _figure(group: CellGroup, strategy: str, field: str) -> str:
     return written(spread.median, unit) + (f" ({span})" if span else "")
 
 
-def _row(cells: Sequence[str]) -> str:
+def row(cells: Iterable[str]) -> str:
+    """A row of a table."""
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(text: str) -> str:
+def cell(text: str, limit: int = 80) -> str:
     """Foreign text in one cell of a table."""
     return (
-        escape_for_terminal(text, 80).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+        escape_for_terminal(text, limit)
+        .replace("\\", "\\\\")
+        .replace("|", "\\|")
+        .replace("<", "&lt;")
     )

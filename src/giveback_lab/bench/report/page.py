@@ -142,12 +142,6 @@ def _unbroken(text: str) -> Markup:
     return Markup(found)  # noqa: S704  # escaped in the line above
 
 
-def _anchor(group: CellGroup) -> str:
-    return "".join(
-        c if c.isascii() and (c.isalnum() or c in "-.") else "-" for c in group.setting.key
-    )
-
-
 # One work
 
 
@@ -168,7 +162,7 @@ def _work(
     )
     measured = bool(group.cells)
     return {
-        "anchor": _anchor(group),
+        "anchor": group.setting.safe_key,
         "title": group_title(group, groups),
         "overview": [_overview(counting.get(target)) for target in targets],
         "findings": [_verdict(finding) for finding in of_group],
@@ -191,7 +185,7 @@ def _charts(
     for css_class, width in (("wide", WIDE), ("narrow", NARROW)):
         figure = paint(group, width, titled=False)
         if figure is not None:
-            prefix = f"f-{_anchor(group)}-{name}-{css_class}".replace(".", "-")
+            prefix = f"f-{group.setting.safe_key}-{name}-{css_class}".replace(".", "-")
             about = {"class": css_class, "role": "img", "aria-label": _spoken(group, caption)}
             charts.append(inline_svg(figure, prefix, about, CSS_NAMES))
     return charts

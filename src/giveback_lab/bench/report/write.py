@@ -168,11 +168,6 @@ def _write_figures(all_groups: Sequence[CellGroup], folder: Path) -> list[Path]:
             if figure is not None:
                 title = group_title(group, all_groups)
                 for kind in ("png", "svg"):
-                    path = folder / f"{_file_name(group)}-{name}.{kind}"
+                    path = folder / f"{group.setting.safe_key}-{name}.{kind}"
                     written.append(write_picture(figure, path, kind, title))
     return written
-
-
-def _file_name(group: CellGroup) -> str:
-    key = group.setting.key
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "_" for c in key)
