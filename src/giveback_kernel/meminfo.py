@@ -38,21 +38,15 @@ class MemInfo(Record):
     dirty_bytes: int
     writeback_bytes: int
     anon_pages_bytes: int
-    mapped_bytes: int
     shmem_bytes: int
     slab_bytes: int
     s_reclaimable_bytes: int
     s_unreclaim_bytes: int
-    unevictable_bytes: int | None = None
-    mlocked_bytes: int | None = None
     kernel_stack_bytes: int | None = None
     page_tables_bytes: int | None = None
     percpu_bytes: int | None = None
-    anon_huge_pages_bytes: int | None = None
     hugepages_total: int | None = None
     hugepages_free: int | None = None
-    hugepages_rsvd: int | None = None
-    hugepages_surp: int | None = None
     hugepagesize_bytes: int | None = None
     hugetlb_bytes: int | None = None
     remarks: tuple[str, ...] = ()
@@ -84,21 +78,15 @@ _FIELDS = {
     b"Dirty": ("dirty_bytes", True),
     b"Writeback": ("writeback_bytes", True),
     b"AnonPages": ("anon_pages_bytes", True),
-    b"Mapped": ("mapped_bytes", True),
     b"Shmem": ("shmem_bytes", True),
     b"Slab": ("slab_bytes", True),
     b"SReclaimable": ("s_reclaimable_bytes", True),
     b"SUnreclaim": ("s_unreclaim_bytes", True),
-    b"Unevictable": ("unevictable_bytes", True),
-    b"Mlocked": ("mlocked_bytes", True),
     b"KernelStack": ("kernel_stack_bytes", True),
     b"PageTables": ("page_tables_bytes", True),
     b"Percpu": ("percpu_bytes", True),
-    b"AnonHugePages": ("anon_huge_pages_bytes", True),
     b"HugePages_Total": ("hugepages_total", False),
     b"HugePages_Free": ("hugepages_free", False),
-    b"HugePages_Rsvd": ("hugepages_rsvd", False),
-    b"HugePages_Surp": ("hugepages_surp", False),
     b"Hugepagesize": ("hugepagesize_bytes", True),
     b"Hugetlb": ("hugetlb_bytes", True),
 }
@@ -127,13 +115,9 @@ _IN_USE = (
     "inactive_anon_bytes",
     "dirty_bytes",
     "writeback_bytes",
-    "mapped_bytes",
     "shmem_bytes",
     "s_reclaimable_bytes",
     "s_unreclaim_bytes",
-    "unevictable_bytes",
-    "mlocked_bytes",
-    "anon_huge_pages_bytes",
 )
 _PAGE_CACHE = frozenset(("cached_bytes", "buffers_bytes", "shmem_bytes"))
 _LEAKS_INTO_AVAILABLE = frozenset(("inactive_file_bytes", "s_reclaimable_bytes"))

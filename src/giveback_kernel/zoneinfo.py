@@ -14,7 +14,7 @@ PATH = "/proc/zoneinfo"
 # One block of text per CPU and zone: 8 zones of 512 CPUs take about 1 MiB.
 READ_LIMIT_BYTES = 8 << 20
 _PAGES_LIMIT = 1 << 53
-_REQUIRED = (b"free", b"min", b"low", b"high", b"spanned", b"present", b"managed")
+_REQUIRED = (b"free", b"low", b"managed")
 
 
 class Zone(Record):
@@ -23,11 +23,7 @@ class Zone(Record):
     node: int
     zone: str
     free_pages: int
-    min_pages: int
     low_pages: int
-    high_pages: int
-    spanned_pages: int
-    present_pages: int
     managed_pages: int
     pcp_pages: int
 

@@ -23,22 +23,10 @@ def buddy(counts: tuple[int, ...], page_size_bytes: int = 4096) -> BuddyInfo:
 
 
 def zones(free_pages: int, low_pages: int = LOW_PAGES) -> ZoneInfo:
-    most = 1 << 19
     return ZoneInfo(
         (
-            Zone(0, "DMA", 3_000, 80, 100, 120, 4_095, 3_998, 3_840, 0),
-            Zone(
-                0,
-                "DMA32",
-                free_pages,
-                low_pages // 2,
-                low_pages,
-                low_pages * 2,
-                most,
-                most,
-                most,
-                0,
-            ),
+            Zone(0, "DMA", 3_000, 100, 3_840, 0),
+            Zone(0, "DMA32", free_pages, low_pages, 1 << 19, 0),
         )
     )
 
