@@ -262,7 +262,8 @@ async def bench_in_guest(vm: LabVm, *words: str, deadline_s: float) -> dict[str,
     done = await vm.watch(vm.guest.exec(*command, timeout_s=deadline_s), deadline_s, what)
     said = parse_object(done.lines[-1] if done.lines else "")
     if done.code != 0 or not said:
-        last = " / ".join(escape_for_terminal(row) for row in done.lines[-3:])
+        # The last first: of a traceback that is what went wrong, and a caller may cut the rest.
+        last = " / ".join(escape_for_terminal(row) for row in reversed(done.lines[-3:]))
         raise VmError(f"{vm.spec.name}: {what} failed in the guest: {last}")
     return said
 
