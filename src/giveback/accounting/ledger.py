@@ -13,12 +13,11 @@ from enum import StrEnum
 
 from giveback.accounting.reporting import is_reported
 from giveback.accounting.usage import (
-    MOVED_DIVISOR,
-    MOVED_LEAST_BYTES,
     STALE_S,
     UNWATCHED_S,
     GuestPicture,
     HostPicture,
+    is_outdated,
 )
 from giveback_kernel.units import size
 
@@ -233,7 +232,7 @@ def _why_not_joined(host: HostPicture, guest: GuestPicture, ram_bytes: int) -> U
     if guest.age_s is not None and guest.age_s > STALE_S:
         return Unknown(UnknownKind.OLD, f"{guest.source}: {age}, older than {STALE_S:.0f} s")
     if guest.moved_bytes is not None:
-        if guest.moved_bytes > max(MOVED_LEAST_BYTES, ram_bytes // MOVED_DIVISOR):
+        if is_outdated(guest.moved_bytes, ram_bytes):
             return Unknown(
                 UnknownKind.OLD,
                 f"{guest.source}: {age or 'given before'}, and resident memory has moved by "

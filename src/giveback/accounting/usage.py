@@ -25,6 +25,11 @@ MOVED_LEAST_BYTES, MOVED_DIVISOR = 64 << 20, 16
 """Resident memory that moved by more than this, and by this part of RAM, belongs to other numbers."""
 
 
+def is_outdated(moved_bytes: int, ram_bytes: int) -> bool:
+    """Tell whether resident memory has moved too far since a report for it to be joined with the host's."""
+    return moved_bytes > max(MOVED_LEAST_BYTES, ram_bytes // MOVED_DIVISOR)
+
+
 @dataclass(frozen=True, slots=True)
 class HostPicture:
     """What a VM costs the host. `ram_…` is the guest's RAM mapping, `own_…` the rest of the VMM."""

@@ -51,6 +51,8 @@ def test_an_idle_guest_that_keeps_a_learned_floor_gives_when_urgency_rises(
                 # No more than was wanted, and the pages around it.
                 assert result.returned_bytes <= 108 * MIB
                 assert one(daemon, "web").condition is VmCondition.OK
+                # So much has moved that the report of before is not used: there is a new one.
+                assert one(daemon, "web").cache_bytes is not None
                 (whole,) = recorded.of(ActionKind.RECLAIM)
                 assert (whole.expected_bytes, whole.verdict) == (100 * MIB, "")
                 assert whole.measured_bytes == result.returned_bytes

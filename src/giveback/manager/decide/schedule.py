@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from giveback.accounting.usage import MOVED_LEAST_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
 HOST_CALM_S, HOST_NEEDED_S, HOST_PROMISED_S = 8.0, 3.0, 1.0
 GUEST_CALM_S, GUEST_NEEDED_S = 20.0, 5.0
 """An answer costs the guest a process of some milliseconds: the ledger takes it for 60 s."""
-GUEST_MOVED_BYTES = 64 << 20
-"""A guest whose resident memory moved by more is asked at once."""
+GUEST_MOVED_BYTES = MOVED_LEAST_BYTES
+"""A guest whose resident memory has moved by more since its report is asked at once: of a small VM the
+report is not used any more, of a large one soon."""
 SILENT_AFTER = 2
 """An agent that missed so many answers in a row is silent."""
 _SILENT_BACKOFF_S = 120.0

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from giveback.accounting.observation import Observation
-from giveback.accounting.usage import GuestSource
+from giveback.accounting.usage import GuestSource, is_outdated
 from giveback.errors import InputError
 from giveback.guest import protocol
 from giveback.guest.observe import make_ledger
@@ -103,6 +103,17 @@ class Watched:
         guest = self.guest
         connected = self.channel.session is not None
         return connected and guest.had_agent and not schedule.is_silent(guest.missed)
+
+    @property
+    def moved_bytes(self) -> int:
+        """By how much resident memory has moved since the guest's report; 0 where that is not known."""
+        at_s = self.guest.given_at_s
+        return 0 if at_s is None else self.host.moved_since(at_s) or 0
+
+    @property
+    def is_report_outdated(self) -> bool:
+        """Whether the guest's report is not used any more, as resident memory has moved since."""
+        return is_outdated(self.moved_bytes, self.vmm.ram_bytes)
 
     def use(self, settings: VmSettings) -> None:
         """Take other settings."""

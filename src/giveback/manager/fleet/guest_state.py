@@ -47,6 +47,13 @@ class GuestState:
         """What the agent does now, in its own words."""
         self.step_at_s: float | None = None
 
+    @property
+    def given_at_s(self) -> float | None:
+        """When the guest gave its report; a balloon's may have been old when it came."""
+        return (
+            None if self.reported_at_s is None else self.reported_at_s - (self.report.age_s or 0.0)
+        )
+
     def hear(self) -> None:
         """Note that its agent has sent something that was expected."""
         self.missed, self.had_agent = 0, True

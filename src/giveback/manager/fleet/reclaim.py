@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from giveback.manager.model import Ask, GuestView
 
 
+_AFTERWARDS_S = 5.0
+"""A fifth of it guests have for a report once all has come, or the time is over."""
+
+
 @dataclass(slots=True)
 class _Count:
     """What the processes held before, when each was asked first, and what was asked in all."""
@@ -85,11 +89,14 @@ class ReclaimOperation:
                 after = self._resident(list(self._fleet))
                 came = count.came_in_all(after)
                 self._arbitration.end_reclaim(action, came)
+            took_s = self._now_s() - started_s
+            # What is said of them from here on is to rest on what they are now.
+            await self._refresh([vm for vm in vms if vm.key in asked], _AFTERWARDS_S)
             told = [self._part(vm, count, after, asked.get(vm.key)) for vm in vms]
             return ReclaimResult(
                 goal_bytes=goal_bytes,
                 returned_bytes=came,
-                took_s=self._now_s() - started_s,
+                took_s=took_s,
                 parts=tuple(part for part in told if part.expected_bytes or words),
                 most_bytes=most,
                 others_returned_bytes=count.by_themselves(after),
@@ -138,7 +145,10 @@ class ReclaimOperation:
             vm
             for vm in vms
             if vm.channel.session is not None
-            and reclaim_plan.is_report_old(vm.guest.reported_at_s, asked_at_s)
+            and (
+                vm.is_report_outdated
+                or reclaim_plan.is_report_old(vm.guest.reported_at_s, asked_at_s)
+            )
         ]
         for vm in old:
             if vm.channel.session is not None:

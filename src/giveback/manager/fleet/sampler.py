@@ -72,10 +72,10 @@ class Sampler:
         vm.host.sample_at(now_s + wait_s)
         if falls_back and not vm.vmm.state.problems:
             vm.vmm.hurry(now_s + schedule.VMM_HOLDS_S)
-        moved_bytes = self._count(vm, now_s)
+        self._count(vm, now_s)
         self._arbitration.send_urgency(vm, now_s)
         wait_s = schedule.guest_wait_s(is_needed=is_needed, part=part)
-        self._ask_guest(vm, now_s, moved_bytes, wait_s)
+        self._ask_guest(vm, now_s, wait_s)
         self._arbitration.check(vm, now_s)
         if now_s >= vm.vmm.due_s:
             self._inspect(vm, now_s, is_needed=is_needed)
@@ -94,12 +94,11 @@ class Sampler:
         """Read the sums beside a report that has just come: both are of one moment."""
         self._count(vm, asyncio.get_running_loop().time())
 
-    def _count(self, vm: Watched, now_s: float) -> int:
-        """Read the sums; return by how many bytes resident memory has moved since the last time."""
-        counts, before = host_sample.read_counts(self._root, vm.pid), vm.host.counts
+    def _count(self, vm: Watched, now_s: float) -> None:
+        counts = host_sample.read_counts(self._root, vm.pid)
         if counts is None:
             vm.errors.add("process cannot be read")
-            return 0
+            return
         if vm.host.take(counts, now_s, vm.vmm.ram_bytes):
             vm.changed()
         if vm.host.needs_process(now_s):
@@ -107,7 +106,6 @@ class Sampler:
         if vm.host.needs_mappings(counts, now_s) and vm.vmm.description.ram_blocks:
             vm.host.begin_reading()
             self._run(self._read_mappings(vm, now_s))
-        return abs(counts.resident_bytes - before.resident_bytes) if before else 0
 
     async def _read_mappings(self, vm: Watched, now_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -127,7 +125,7 @@ class Sampler:
 
     # The guest's side.
 
-    def _ask_guest(self, vm: Watched, now_s: float, moved_bytes: int, wait_s: float) -> None:
+    def _ask_guest(self, vm: Watched, now_s: float, wait_s: float) -> None:
         session, guest = vm.channel.session, vm.guest
         if session is None:
             return
@@ -137,7 +135,8 @@ class Sampler:
             if guest.had_agent:
                 vm.vmm.hurry(now_s)
             vm.changed()
-        if moved_bytes > schedule.GUEST_MOVED_BYTES and not guest.missed:
+        # Since its report, not since the last sample: others read the sums, too, and many steps add up.
+        if vm.moved_bytes > schedule.GUEST_MOVED_BYTES and not guest.missed:
             guest.hurry(now_s)
         if now_s >= guest.due_s and session.ask(now_s):
             guest.ask_at(now_s + wait_s)
