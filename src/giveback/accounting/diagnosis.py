@@ -15,6 +15,7 @@ from giveback.accounting.next_steps import (
     turn_statistics_on,
 )
 from giveback.accounting.reporting import Reporting, reporting_of
+from giveback.accounting.returnable import returnable_of
 from giveback.accounting.usage import STALE_S, GuestSource
 from giveback.vmm.base import Answer, Backing
 from giveback_kernel.escaping import escape_for_terminal
@@ -336,15 +337,16 @@ def remedies(seen: Observation) -> tuple[Remedy, ...]:
 def _installing(seen: Observation) -> Remedy:
     ledger = seen.ledger
     within = None
-    if ledger is not None and ledger.residue_bytes is not None:
-        keys = (Key.FREE_TRAPPED, Key.FREE_UNSPLIT, Key.CACHE_CLEAN)
-        within = sum(ledger.host(key) for key in keys)
+    can_come = returnable_of(seen)
+    if ledger is not None and can_come is not None:
+        free = ledger.host(Key.FREE_TRAPPED, Key.FREE_UNSPLIT)
+        within = free + can_come.cold_bytes + can_come.warm_bytes
     what = "no giveback-agent in this guest: install it"
     return Remedy(what, within, at_most=True, commands=install_agent(seen.vm))
 
 
 def _known_remedies(seen: Observation, ledger: Ledger) -> tuple[Remedy, ...]:
-    guest = seen.guest
+    guest, can_come = seen.guest, returnable_of(seen)
     found = [
         Remedy(
             _to_turn_on(seen),
@@ -374,7 +376,7 @@ def _known_remedies(seen: Observation, ledger: Ledger) -> tuple[Remedy, ...]:
         ),
         Remedy(
             "reclaim the guest's cold page cache (giveback reclaim)",
-            min(guest.returnable_cold_bytes, ledger.host(Key.CACHE_CLEAN)),
+            0 if can_come is None else can_come.cold_bytes,
             at_most=True,
             cost="what is read again must be read from disk",
             parts=cold_parts(guest.cgroups),

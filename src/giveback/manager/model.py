@@ -143,6 +143,8 @@ class VmCondition(StrEnum):
     SHORT = "does not deliver"
     UNREADABLE = "unreadable"
     CONTRADICTS = "numbers contradict"
+    IGNORED = "ignored"
+    """Left alone by its settings, so that whether it keeps promises is not judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +186,11 @@ class VmStatus:
     """The part of what it promised that came back; None until something was judged."""
     learned_floor_bytes: int | None = None
     """Cache that its agent keeps at urgency 1, because it was read again; None: it does not tell."""
+    returnable_bytes: int | None = None
+    """What could come back in all: residue, cold and warm. Whether it can be asked is its condition."""
     cold_bytes: int | None = None
     warm_bytes: int | None = None
-    """Cache that it would be asked for at urgency 1, and what goes only at 2 and 3."""
+    """Cache beyond the agent's floor: what goes at urgency 1, and what goes only at 2 and 3."""
     balloon_lease_bytes: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
     """How often what went wrong, by a bounded set of words."""

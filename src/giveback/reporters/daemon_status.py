@@ -124,6 +124,7 @@ def row_of(vm: VmStatus, status: DaemonStatus, owners: Mapping[int, str] = _NO_N
         cache_bytes=vm.cache_bytes,
         residue_bytes=vm.residue_bytes,
         trapped_bytes=None if vm.residue_bytes is None else vm.rows.get("free_trapped", 0),
+        returnable_bytes=vm.returnable_bytes,
         returned_bytes=vm.returned_bytes,
         own_bytes=vm.own_bytes,
         charged_bytes=vm.charged_bytes,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from giveback.accounting.diagnosis import Remedy, remedies
 from giveback.accounting.ledger import AMOUNTS, NEEDED, RESIDUE, Key, Ledger, Row
 from giveback.accounting.observation import resident_of
+from giveback.accounting.returnable import returnable_of
 from giveback.reporters import cgroup_table, page_table
 from giveback.reporters.charts.terminal import bar
 from giveback.reporters.tables.columns import size_or_unknown
@@ -123,7 +124,7 @@ def _remedies(listed: tuple[Remedy, ...]) -> list[str]:
 
 def document(seen: Observation) -> dict[str, object]:
     """Return the ledger for `--json`; all amounts are bytes."""
-    ledger, host = seen.ledger, seen.host
+    ledger, host, can_come = seen.ledger, seen.host, returnable_of(seen)
     if ledger is None or host is None:
         return {}
     exact = {} if seen.exact is None else {"exact": page_table.document(seen.exact)}
@@ -134,6 +135,9 @@ def document(seen: Observation) -> dict[str, object]:
         "ram_bytes": ledger.ram_bytes or None,
         "resident_bytes": resident_of(seen),
         **{name: getattr(ledger, name) for name in AMOUNTS},
+        "returnable_bytes": can_come.total_bytes if can_come else None,
+        "cold_bytes": can_come.cold_bytes if can_come else None,
+        "warm_bytes": can_come.warm_bytes if can_come else None,
         "unknown": ledger.unknown.why if ledger.unknown else "",
         "rows": [
             {"row": row.key.name.lower(), "label": str(row.key), **_without(row, "key")}

@@ -12,6 +12,7 @@ from giveback.accounting.activity import UNKNOWN, Activity, percent_of, swapped_
 from giveback.accounting.ledger import OWN, Key
 from giveback.accounting.observation import resident_of
 from giveback.accounting.reporting import Reporting, reporting_of
+from giveback.accounting.returnable import returnable_of
 from giveback.manager.model import key_of
 from giveback.reporters.tables.columns import UNLIMITED, wrapped
 from giveback.reporters.tables.vm_columns import PS, TableView, VmRow, in_order, table
@@ -26,7 +27,14 @@ _BAR = 16
 _OF_THE_ROW = (
     *("name", "key", "pid", "owner", "ram_bytes", "resident_bytes", "host_percent"),
     *("charged_bytes", "own_bytes", "residue_bytes", "in_use_bytes", "cache_bytes"),
-    *("returned_bytes", "trapped_bytes", "cpu_percent", "uptime_s", "swap_bytes"),
+    *(
+        "returned_bytes",
+        "trapped_bytes",
+        "returnable_bytes",
+        "cpu_percent",
+        "uptime_s",
+        "swap_bytes",
+    ),
     *("swap_in_bytes_per_s", "swap_out_bytes_per_s", "reporting"),
 )
 """What `--json` says under the names of VmRow's fields."""
@@ -87,7 +95,7 @@ def documents(
 
 
 def _row(seen: Observation, host: HostSide) -> VmRow:
-    ledger = seen.ledger
+    ledger, can_come = seen.ledger, returnable_of(seen)
     activity = host.activities.get(seen.vm.pid, UNKNOWN)
     resident_bytes = resident_of(seen)
     uid = activity.uid
@@ -103,6 +111,7 @@ def _row(seen: Observation, host: HostSide) -> VmRow:
         cache_bytes=ledger.cache_bytes if ledger else None,
         residue_bytes=ledger.residue_bytes if ledger else None,
         trapped_bytes=_trapped(seen),
+        returnable_bytes=None if can_come is None else can_come.total_bytes,
         returned_bytes=ledger.returned_bytes if ledger else None,
         own_bytes=ledger.host(*OWN) if ledger else None,
         charged_bytes=ledger.charged_bytes if ledger else None,

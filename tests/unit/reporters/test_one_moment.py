@@ -30,7 +30,10 @@ from giveback_kernel.units import size
 
 AMOUNT = st.integers(0, 4 * GIB)
 MAYBE = st.none() | AMOUNT
-FACTS = ("residue_bytes", "needed_bytes", "in_use_bytes", "cache_bytes", "returned_bytes")
+FACTS = (
+    *("residue_bytes", "needed_bytes", "in_use_bytes", "cache_bytes", "returned_bytes"),
+    "returnable_bytes",
+)
 NEGATIVE = re.compile(r"(?<![\w/.])-\d")
 
 

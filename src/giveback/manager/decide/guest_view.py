@@ -8,23 +8,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from giveback.accounting.ledger import RESIDUE, Key
+from giveback.accounting.returnable import Returnable, returnable_of
 from giveback.accounting.usage import GuestSource
 from giveback.manager.devices import rules
 from giveback.manager.model import GuestView
 
 if TYPE_CHECKING:
-    from giveback.accounting.ledger import Ledger
     from giveback.accounting.observation import Observation
     from giveback.accounting.usage import GuestPicture
     from giveback.manager.settings.load import VmSettings
 
 FRESH_S = 30.0
 """Numbers older than this are shown (the ledger takes 60 s), but nothing is asked because of them."""
+_NOTHING = Returnable(0, 0, 0)
 PRESSED_PERCENT = 8
 """The agent keeps its hands off below 6 % available: a guest that is near is not asked at all."""
-AGENT_FLOOR_BYTES = 64 << 20
-"""Page cache that an agent with its own defaults never takes: not promised by anyone."""
 
 
 def view_of(
@@ -45,24 +43,22 @@ def view_of(
     """
     barred = rules.barred(seen.vm, seen.state, although_reports=settings.although_reports)
     reachable = hears or (settings.may_fall_back and not barred)
-    guest, ledger = seen.guest, seen.ledger
-    trapped = cold = warm = 0
+    may_ask = reachable and not settings.ignore
+    can_come = (returnable_of(seen) if may_ask else None) or _NOTHING
     resident = seen.process_rss_bytes or 0
     if seen.host is not None:
         resident = max(0, seen.host.ram_resident_bytes)
-        if ledger is not None and reachable and not settings.ignore:
-            trapped, cold, warm = _returnable(resident, guest, ledger)
     return GuestView(
         key=key,
         resident_bytes=resident,
-        trapped_bytes=trapped,
-        cold_bytes=cold,
-        warm_bytes=warm,
+        trapped_bytes=can_come.residue_bytes,
+        cold_bytes=can_come.cold_bytes,
+        warm_bytes=can_come.warm_bytes,
         floor_bytes=settings.floor_bytes,
         weight=settings.weight,
         fresh=_is_fresh(seen) and not (is_hostile and seen.guest.source is GuestSource.AGENT),
         hears_urgency=hears,
-        pressed=is_pressed(guest),
+        pressed=is_pressed(seen.guest),
         reliability=reliability,
         asked_at_s=asked_at_s,
     )
@@ -82,23 +78,3 @@ def _is_fresh(seen: Observation) -> bool:
     if seen.host is None or seen.state.running is False or guest.total_bytes is None:
         return False
     return guest.age_s is not None and 0 <= guest.age_s <= FRESH_S
-
-
-def _returnable(resident: int, guest: GuestPicture, ledger: Ledger) -> tuple[int, int, int]:
-    """Trapped, cold and warm bytes, disjoint, within what is resident."""
-    trapped = _within(ledger.host(*RESIDUE), resident)
-    # What the guest uses and the host does not hold may be cache, all of it, to be careful.
-    clean = (guest.cache_bytes or 0) - min(guest.dirty_bytes or 0, guest.cache_bytes or 0)
-    absent = ledger.ram(Key.NOT_RESIDENT)
-    held = min(ledger.host(Key.CACHE_CLEAN), max(0, clean - absent))
-    cache = max(0, held - AGENT_FLOOR_BYTES)
-    if guest.available_bytes is not None and guest.free_bytes is not None:
-        cache = min(cache, max(0, guest.available_bytes - guest.free_bytes))
-    cache = _within(cache, resident - trapped)
-    # What its agent has learned to keep goes at urgency 2 only: it is warm, whatever the kernel calls it.
-    cold = _within(guest.returnable_cold_bytes, cache)
-    return trapped, cold, cache - cold
-
-
-def _within(value: int, limit: int) -> int:
-    return min(max(0, value), max(0, limit))

@@ -198,13 +198,11 @@ class Watched:
             )
         return self.view
 
-    def status_at(
-        self, now_s: float, make: Callable[[Watched, Observation, float], VmStatus]
-    ) -> VmStatus:
+    def status_at(self, now_s: float, make: Callable[[Watched, Observation], VmStatus]) -> VmStatus:
         """The VM as every surface shows it, but for what changes with time; made by `make`."""
         seen = self.observation(now_s)
         if self.status is None:
-            self.status = make(self, seen, now_s)
+            self.status = make(self, seen)
         return self.status
 
     def status_changed(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from giveback.accounting.activity import percent_of, swapped_of
 from giveback.accounting.ledger import NO_NUMBERS, OWN, UnknownKind
 from giveback.accounting.observation import resident_of
+from giveback.accounting.returnable import returnable_of
 from giveback.manager.decide import schedule
 from giveback.manager.decide.promises import is_short
 from giveback.manager.model import VmCondition, VmStatus
@@ -25,10 +26,10 @@ _TEXT_LIMIT = 300
 def condition_of(vm: Watched) -> tuple[VmCondition, str]:
     """How a VM stands with the manager, the worst first, and why in words."""
     channel, guest = vm.channel, vm.guest
+    if vm.settings.ignore:
+        return VmCondition.IGNORED, "left alone, as its settings say"
     if vm.host.unreadable:
         return VmCondition.UNREADABLE, vm.host.unreadable
-    if vm.settings.ignore:
-        return VmCondition.OK, "left alone, as its settings say"
     if channel.hostile_at_s is not None:
         return VmCondition.HOSTILE, (
             f"cut off: {channel.why_closed or 'flood'}; its own numbers are shown only"
@@ -94,10 +95,9 @@ def status_of(
     )
 
 
-def _made(vm: Watched, seen: Observation, now_s: float) -> VmStatus:
-    ledger, view = seen.ledger, vm.view_at(now_s)
+def _made(vm: Watched, seen: Observation) -> VmStatus:
+    ledger, can_come = seen.ledger, returnable_of(seen)
     rows = ledger.rows if ledger else ()
-    knows_cache = ledger is not None and ledger.residue_bytes is not None
     condition, text = condition_of(vm)
     return VmStatus(
         key=vm.key,
@@ -121,8 +121,9 @@ def _made(vm: Watched, seen: Observation, now_s: float) -> VmStatus:
         urgency=vm.channel.sent_urgency if vm.guest.had_agent else None,
         reliability=round(vm.request.trust.reliability, 3) if vm.request.is_judged else None,
         learned_floor_bytes=seen.guest.learned_floor_bytes,
-        cold_bytes=view.cold_bytes if knows_cache else None,
-        warm_bytes=view.warm_bytes if knows_cache else None,
+        returnable_bytes=can_come.total_bytes if can_come else None,
+        cold_bytes=can_come.cold_bytes if can_come else None,
+        warm_bytes=can_come.warm_bytes if can_come else None,
         doctor=vm.request.doctor,
     )
 
@@ -139,6 +140,8 @@ def vm_problems(vms: Iterable[VmStatus]) -> tuple[str, ...]:
     """Return what is wrong with each VM: how it stands, what is not known of it, what keeps its memory."""
     lines = []
     for vm in vms:
+        if vm.condition is VmCondition.IGNORED:
+            continue
         said = [vm.condition_text] if vm.condition is not VmCondition.OK else []
         if vm.unknown not in ("", NO_NUMBERS) and vm.condition is not VmCondition.CONTRADICTS:
             said.append(f"use and residue are not known: {vm.unknown}")

@@ -241,6 +241,33 @@ _VM_GAUGES: tuple[tuple[str, str, Callable[[VmStatus], float | None]], ...] = (
     ("in_use_bytes", "What the guest needs without clean cache.", lambda vm: vm.in_use_bytes),
     ("cache_bytes", "Clean page cache that the host holds.", lambda vm: vm.cache_bytes),
     ("returned_bytes", "Held once, free and held no more.", lambda vm: vm.returned_bytes),
+    ("returnable_bytes", "Residue, and cache that could go.", lambda vm: vm.returnable_bytes),
+    ("cold_bytes", "Of that, cache that goes at urgency 1.", lambda vm: vm.cold_bytes),
+    ("warm_bytes", "Of that, cache that goes at urgency 2 and 3.", lambda vm: vm.warm_bytes),
+    ("own_bytes", "The VMM's own memory and page tables.", lambda vm: vm.own_bytes),
+    ("charged_bytes", "All that the VM costs the host.", lambda vm: vm.charged_bytes),
+    ("swapped_bytes", "What of the VMM is swapped out.", lambda vm: vm.swap_bytes),
+    (
+        "swap_in_bytes_per_second",
+        "How much less is swapped out than at the sample before; absent after one sample.",
+        lambda vm: vm.swap_in_bytes_per_s,
+    ),
+    (
+        "swap_out_bytes_per_second",
+        "How much more is swapped out than at the sample before; absent after one sample.",
+        lambda vm: vm.swap_out_bytes_per_s,
+    ),
+    (
+        "cpu_ratio",
+        "CPU that the VMM uses, of one CPU, between the last two samples.",
+        lambda vm: None if vm.cpu_percent is None else vm.cpu_percent / 100,
+    ),
+    (
+        "host_ratio",
+        "Resident guest RAM, of the host's RAM.",
+        lambda vm: None if vm.host_percent is None else vm.host_percent / 100,
+    ),
+    ("uptime_seconds", "Since the VMM was started.", lambda vm: vm.uptime_s),
     (
         "learned_floor_bytes",
         "Cold-looking cache that its agent keeps at urgency 1.",

@@ -40,6 +40,7 @@ class VmRow:
     cache_bytes: int | None = None
     residue_bytes: int | None = None
     trapped_bytes: int | None = None
+    returnable_bytes: int | None = None
     returned_bytes: int | None = None
     own_bytes: int | None = None
     charged_bytes: int | None = None
@@ -163,6 +164,10 @@ SMALL_BLOCKS = Column(
     "SMALL BLOCKS", lambda row: row.trapped_bytes, _size, is_summed=True,
     legend="SMALL BLOCKS: of FREE HELD, what is too small to be reported",
 )  # fmt: skip
+RETURNABLE = Column(
+    "RETURNABLE", lambda row: row.returnable_bytes, _size, is_summed=True,
+    legend="RETURNABLE: FREE HELD, and cache beyond what an agent keeps",
+)  # fmt: skip
 RETURNED = Column(
     "RETURNED", lambda row: row.returned_bytes, _size, is_summed=True,
     legend="RETURNED: held once, and no more",
@@ -199,13 +204,15 @@ URGENCY = Column("URGENCY", lambda row: row.urgency, _whole, unknown=lambda _row
 CONDITION = Column("CONDITION", lambda row: escape_for_terminal(row.condition, _CONDITION_CELLS))
 LAST = Column("LAST", lambda row: row.last)
 
-_AMOUNTS = (RAM, RESIDENT, HOST, IN_USE, CACHE, FREE_HELD, SMALL_BLOCKS, RETURNED, VMM_OWN, CHARGED)
+_AMOUNTS = (
+    RAM, RESIDENT, HOST, IN_USE, CACHE, FREE_HELD, SMALL_BLOCKS, RETURNABLE, RETURNED, VMM_OWN, CHARGED,
+)  # fmt: skip
 _USE = (CPU, UPTIME, SWAPPED, SWAP_IN, SWAP_OUT)
 PS = (NAME, PID, OWNER, VMM, *_AMOUNTS, *_USE, REPORTING, GUEST, BAR_COLUMN)
 STATUS = (NAME, PID, OWNER, VMM, *_AMOUNTS, *_USE, URGENCY, CONDITION, LAST)
 _LEAST_NEEDED = (
     SWAP_IN, SWAP_OUT, SMALL_BLOCKS, SWAPPED, VMM_OWN, VMM, UPTIME, CHARGED, OWNER, GUEST,
-    BAR_COLUMN, CPU, HOST, RETURNED, REPORTING, PID, CACHE, RAM, IN_USE,
+    BAR_COLUMN, RETURNABLE, CPU, HOST, RETURNED, REPORTING, PID, CACHE, RAM, IN_USE,
 )  # fmt: skip
 
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from giveback.accounting.ledger import Key
 from giveback.accounting.observation import Observation
+from giveback.accounting.returnable import AGENT_FLOOR_BYTES
 from giveback.accounting.usage import NO_GUEST, GuestPicture, GuestSource, HostPicture
 from giveback.guest.observe import make_ledger
-from giveback.manager.decide.guest_view import AGENT_FLOOR_BYTES, view_of
+from giveback.manager.decide.guest_view import view_of
 from giveback.manager.model import GuestView
 from giveback.manager.settings.load import VmSettings
 from giveback.vmm.base import (

@@ -18,7 +18,7 @@ from giveback.manager.decide.promises import Trust
 from giveback.manager.fleet import discovery
 from giveback.manager.fleet.discovery import Finder, Found
 from giveback.manager.fleet.fleet import Errors, Fleet, Watched
-from giveback.manager.fleet.status import condition_of
+from giveback.manager.fleet.status import condition_of, status_of, vm_problems
 from giveback.manager.model import ActionKind, ManagerAction, VmCondition
 from giveback.manager.settings.load import VmSettings, from_bytes
 from giveback.vmm.backends.qemu import QemuBackend
@@ -100,6 +100,10 @@ def test_how_a_vm_stands_the_worst_first() -> None:
     assert condition_of(vm)[0] is VmCondition.HOSTILE
     vm.host.unreadable = "no right"
     assert condition_of(vm) == (VmCondition.UNREADABLE, "no right")
+    vm.settings = VmSettings(ignore=True)
+    assert condition_of(vm) == (VmCondition.IGNORED, "left alone, as its settings say")
+    vm.request.doctor = ("it may be busy",)
+    assert vm_problems([status_of(vm, 0.0)]) == ()
     short = watched()
     short.guest.had_agent, short.request.trust = True, Trust(0.2, 3)
     short.channel.session = object()  # type: ignore[assignment]

@@ -20,9 +20,18 @@ from giveback.manager.http.metrics import (
     registry_of,
     rendered,
 )
+from giveback.reporters.daemon_status import row_of
+from giveback.reporters.tables.vm_columns import STATUS
 
 if TYPE_CHECKING:
     from giveback.manager.model import DaemonStatus
+
+
+FULL_VM = vm_status(
+    in_use_bytes=101, cache_bytes=102, returnable_bytes=103, returned_bytes=104, own_bytes=105,
+    charged_bytes=106, rows={"free_trapped": 107}, host_percent=12.5, cpu_percent=25.0,
+    uptime_s=110.0, swap_bytes=111, swap_in_bytes_per_s=112.0, swap_out_bytes_per_s=113.0,
+)  # fmt: skip
 
 
 def samples_of(now: DaemonStatus, counts: ActionCounts | None = None) -> dict[str, list[float]]:
@@ -42,6 +51,15 @@ def test_the_picture_is_all_there() -> None:
     assert found["giveback_vm_lease_seconds"] == [20.0]
     assert sum(found["giveback_vms"]) == 1
     assert "giveback_host_trouble_seconds" not in found
+
+
+def test_every_number_of_the_table_is_a_metric() -> None:
+    amounts = {column.value(row_of(vm, status(vm))): column.word for column in STATUS
+               for vm in [FULL_VM] if column.write is not None}  # fmt: skip
+    known = {value for values in samples_of(status(FULL_VM)).values() for value in values}
+    shown = known | {value * 100 for value in known}
+    missing = {word for value, word in amounts.items() if value not in shown} - {"pid"}
+    assert not missing
 
 
 def test_what_is_not_known_is_left_out() -> None:

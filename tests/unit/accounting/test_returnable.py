@@ -1,0 +1,64 @@
+"""What could come back: disjoint, within what is resident, and the same wherever it is promised."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from observations import GUEST, HOST, MIB, observation
+
+from giveback.accounting.diagnosis import remedies
+from giveback.accounting.returnable import AGENT_FLOOR_BYTES, Returnable, returnable_of
+from giveback.accounting.usage import NO_GUEST, GuestPicture, HostPicture
+
+MAYBE = st.none() | st.integers(0, 1 << 31)
+
+
+def test_residue_and_cache_beyond_the_floor() -> None:
+    found = returnable_of(observation())
+    # Clean cache of 150 less the floor of 64, of which 100 look cold: all of it goes at urgency 1.
+    assert found == Returnable(350 * MIB, 150 * MIB - AGENT_FLOOR_BYTES, 0)
+    assert found.total_bytes == 436 * MIB
+
+
+def test_what_the_agent_has_learned_to_keep_is_warm() -> None:
+    found = returnable_of(observation(guest=replace(GUEST, learned_floor_bytes=60 * MIB)))
+    assert found == Returnable(350 * MIB, 40 * MIB, 46 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("guest", "host"),
+    [
+        (NO_GUEST, HOST),
+        (replace(GUEST, age_s=61.0), HOST),
+        (replace(GUEST, total_bytes=8 << 30, free_bytes=4 << 30), HOST),
+        (GUEST, replace(HOST, placed=False)),
+        (GUEST, None),
+    ],
+)
+def test_nothing_is_promised_of_a_vm_whose_sides_are_not_known(
+    guest: GuestPicture, host: HostPicture | None
+) -> None:
+    assert returnable_of(observation(guest=guest, host=host)) is None
+
+
+@given(
+    st.builds(
+        GuestPicture,
+        total_bytes=MAYBE, free_bytes=MAYBE, available_bytes=MAYBE, cache_bytes=MAYBE,
+        dirty_bytes=MAYBE, cold_cache_bytes=MAYBE, learned_floor_bytes=MAYBE,
+    ),
+    st.integers(0, 1 << 30),
+)  # fmt: skip
+def test_the_parts_lie_within_what_is_resident(guest: GuestPicture, resident_bytes: int) -> None:
+    seen = observation(guest=guest, host=HostPicture(resident_bytes))
+    found = returnable_of(seen)
+    if found is not None:
+        assert min(found.residue_bytes, found.cold_bytes, found.warm_bytes) >= 0
+        assert found.total_bytes <= resident_bytes
+        assert seen.ledger is not None
+        assert found.residue_bytes == seen.ledger.residue_bytes
+        offered = [r.expected_bytes for r in remedies(seen) if "cold page cache" in r.what]
+        assert offered in ([], [found.cold_bytes])
