@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 COMMAND_LINE_LIMIT_BYTES = 256 << 10
 """A command line longer than this is cut; QEMU's under libvirt are below 20 KiB."""
+TOO_LONG = (
+    f"its command line is too long: only the first {COMMAND_LINE_LIMIT_BYTES >> 10} KiB are read"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class Process:
     pid: int
     argv: tuple[str, ...]
     exe: str = ""
+    cut: bool = False
+    """Whether its command line is longer than COMMAND_LINE_LIMIT_BYTES; the whole words before are here."""
 
     @property
     def program(self) -> str:
@@ -55,8 +60,15 @@ def parse_cmdline(text: bytes) -> tuple[str, ...]:
 
 def read_process(root: str, pid: int) -> Process | None:
     """One process, or None where it has gone or hides from us."""
-    text = _read_bounded(under(root, f"/proc/{pid}/cmdline"), COMMAND_LINE_LIMIT_BYTES)
-    return None if text is None else Process(pid, parse_cmdline(text), _exe(root, pid))
+    text = _read_bounded(under(root, f"/proc/{pid}/cmdline"), COMMAND_LINE_LIMIT_BYTES + 1)
+    if text is None:
+        return None
+    is_cut = len(text) > COMMAND_LINE_LIMIT_BYTES
+    if is_cut:
+        # Half a word may say something else than the whole.
+        text = text[:COMMAND_LINE_LIMIT_BYTES]
+        text = text[: text.rfind(b"\0") + 1] or text
+    return Process(pid, parse_cmdline(text), _exe(root, pid), is_cut)
 
 
 def _exe(root: str, pid: int) -> str:

@@ -42,6 +42,18 @@ def test_a_long_command_line_is_cut(tmp_path: Path) -> None:
     fake(tmp_path, 5, b"a" * (procs.COMMAND_LINE_LIMIT_BYTES + 10))
     (process,) = procs.processes(str(tmp_path))
     assert len(process.argv[0]) == procs.COMMAND_LINE_LIMIT_BYTES
+    assert process.cut
+
+
+def test_half_a_word_of_a_long_command_line_is_left_out(tmp_path: Path) -> None:
+    words = [b"-name", b"guest=" + b"a" * (procs.COMMAND_LINE_LIMIT_BYTES - 20), b"-m", b"2000000G"]
+    fake(tmp_path, 5, b"qemu-system-x86_64\0" + b"\0".join(words) + b"\0")
+    fake(tmp_path, 6, b"qemu-system-x86_64\0-m\x002G\0")
+    long, short = procs.processes(str(tmp_path))
+    assert long.cut
+    assert long.argv[1:] == ("-name",)
+    assert not short.cut
+    assert short.argv[1:] == ("-m", "2G")
 
 
 def test_no_procfs_is_said(tmp_path: Path) -> None:

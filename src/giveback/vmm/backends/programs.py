@@ -28,6 +28,8 @@ _SUFFIXES = re.compile(
 )
 _CUT = "cloud-hypervisor"[:15]
 """What /proc/PID/comm has of it."""
+_NAME_LIMIT = 255
+"""NAME_MAX: no file is called longer. argv[0] is any text, and a pattern may take its square of time."""
 _LOADERS = ("ld-linux", "ld-musl", "ld.so", "ld64.so")
 _LOADER_WORDS = 8
 """Its own options come first: --library-path, --argv0, --preload."""
@@ -52,6 +54,8 @@ def vmm_of(process: Process) -> str:
 
 
 def _kind(name: str, argv: tuple[str, ...]) -> str:
+    if len(name) > _NAME_LIMIT:
+        return ""
     if name == _CUT:
         return "cloud-hypervisor"
     if _QEMU.fullmatch(name):

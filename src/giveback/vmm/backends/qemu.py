@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
-from giveback.host.procs import Process, own_path, read_own_file
+from giveback.host.procs import TOO_LONG, Process, own_path, read_own_file
 from giveback.vmm.backends import qemu_args, qemu_shape
 from giveback.vmm.backends.programs import vmm_of
 from giveback.vmm.backends.qemu_options import CONFIG_LIMIT_BYTES, Arguments, parse
@@ -66,6 +66,8 @@ class QemuBackend:
         if vmm_of(process) != self.name:
             return None
         arguments = parse(process.argv[1:], partial(self._config, process.pid))
+        if process.cut:
+            arguments = replace(arguments, unread=(TOO_LONG, *arguments.unread))
         return None if qemu_args.is_xen(arguments) else arguments
 
     def _config(self, pid: int, path: str) -> str | None:

@@ -8,6 +8,7 @@ What a command line does not say is unknown where a part of the configuration co
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from giveback.vmm.backends.programs import given_name
@@ -42,6 +43,9 @@ _DEFAULT_RAM_BYTES = 128 * MIB
 _DEFAULTED = re.compile(r"|pc(-.*)?|q35|isapc|microvm|virt(-.*)?|s390-ccw-virtio(-.*)?")
 """Machine types whose RAM is _DEFAULT_RAM_BYTES where nothing says otherwise."""
 _RAM_ALIGNMENT_BYTES = 8192
+_CHANNELS_LIMIT = 16
+_BLOCKERS_LIMIT = 16
+_DRIVER_LIMIT = 64
 DEFAULT_BLOCK = "ram"
 """Our name for the RAM that -m makes where no backend was named."""
 _CONFIDENTIAL = {"sev-guest", "sev-snp-guest", "tdx-guest", "s390-pv-guest", "arm-rme-guest"}
@@ -73,7 +77,8 @@ def describe(
     machine = arguments.merged("machine")
     blocks = _blocks(arguments, machine)
     base = _base_ram_bytes(arguments, machine)
-    plugged = sum(b.size_bytes for b in blocks if b.name in _devices_memory(arguments, "pc-dimm"))
+    dimms = _devices_memory(arguments, "pc-dimm")
+    plugged = sum(block.size_bytes for block in blocks if block.name in dimms)
     return VmDescription(
         backend="qemu",
         name=arguments.merged("name").get("guest") or given_name(process) or f"pid-{process.pid}",
@@ -81,12 +86,12 @@ def describe(
         ram_bytes=base + plugged + _virtio_mem_bytes(arguments) if base else 0,
         ram_blocks=blocks if base else (),
         capabilities=_capabilities(arguments),
-        channels=tuple(_channels(arguments, own_path)),
+        channels=tuple(dict.fromkeys(islice(_channels(arguments, own_path), _CHANNELS_LIMIT))),
         control=control_of(arguments, own_path),
-        blockers=tuple(_blockers(arguments, machine)),
+        blockers=tuple(islice(dict.fromkeys(_blockers(arguments, machine)), _BLOCKERS_LIMIT)),
         machine=_machine(machine),
         notes=tuple(_notes(arguments)),
-        unread=tuple(f"-readconfig {file} cannot be read" for file in arguments.unread),
+        unread=arguments.unread,
     )
 
 
@@ -247,7 +252,7 @@ def _blockers(arguments: Arguments, machine: Options) -> Iterator[str]:
     for device in arguments.all("device"):
         driver = device.get("driver", "")
         if driver.startswith(("vfio-", "vhost-vdpa")):
-            yield f"device {driver} pins all of guest memory"
+            yield f"device {driver[:_DRIVER_LIMIT]} pins all of guest memory"
     if any(netdev.get("type") == "vhost-vdpa" for netdev in arguments.all("netdev")):
         yield "netdev vhost-vdpa pins all of guest memory"
     for thing in arguments.all("object"):

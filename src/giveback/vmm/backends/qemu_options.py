@@ -13,12 +13,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 Options = dict[str, str]
 CONFIG_LIMIT_BYTES = 1 << 20
 """The longest -readconfig file that is read; Incus' are below 20 KiB."""
+_CONFIGS_LIMIT = 16
+"""Files that one command line may name: each may be as long as CONFIG_LIMIT_BYTES."""
+_SECTIONS_LIMIT = 4096
+_PATH_LIMIT = 4096
+"""PATH_MAX: no file has a longer path, and a socket's is shorter by far."""
 _JSON_DEPTH_LIMIT = 8
+_JSON_NAME_LIMIT = 256
+"""A longer dotted name is no option; the names inside an object would each repeat it."""
 
 # Options that take no value; every other one takes the next word, whatever that is.
 _FLAGS = frozenset(
@@ -42,6 +49,13 @@ _GROUPS = {
     "netdev": ("netdev", "type"), "overcommit": ("overcommit", ""), "accel": ("accel", "accel"),
     "realtime": ("realtime", ""), "mem-path": ("mem-path", ""), "xen-domid": ("xen-domid", ""),
 }  # fmt: skip
+_INHERITED = frozenset(
+    {
+        "free-page-reporting", "deflate-on-oom", "guest-cid", "requested-size", "memdev", "name",
+        "chardev",
+    }
+)  # fmt: skip
+"""What is read of a device, so that -global may set it: every device of a type gets a copy."""
 _SECTION = re.compile(r'\[([^\s"\]]+)(?:\s+"([^"]*)")?\]')
 _SETTING = re.compile(r'\s*(\S+)\s*=\s*"([^"]*)"')
 
@@ -50,7 +64,7 @@ _SETTING = re.compile(r'\s*(\S+)\s*=\s*"([^"]*)"')
 class Arguments:
     """The options that matter, in order, each as (group, its properties).
 
-    `unread` are the files that have more of them, and could not be read.
+    `unread` says which parts of the configuration, that may have more of them, could not be read.
     """
 
     options: tuple[tuple[str, Options], ...]
@@ -70,6 +84,26 @@ class Arguments:
         return {properties.get("id", ""): properties for properties in self.all(group)}
 
 
+class _Given(list[tuple[str, Options]]):
+    """Options in order, each found again by its group and id: -set may come as often as they."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._by_id: dict[tuple[str, str | None], Options] = {}
+
+    def add(self, options: Iterable[tuple[str, Options]]) -> None:
+        for group, settings in options:
+            self.append((group, settings))
+            self._by_id.setdefault((group, settings.get("id")), settings)
+
+    def change(self, text: str) -> None:
+        """`-set group.id.name=value` changes an option that has been given; ids are unique."""
+        match = re.match(r"([^.]{1,63})\.([^.]{1,63})\.([^=]{1,63})=", text)
+        settings = self._by_id.get((match[1], match[2])) if match else None
+        if match and settings is not None:
+            settings[match[3]] = text[match.end() :]
+
+
 def parse(
     words: tuple[str, ...], read_config: Callable[[str], str | None] = lambda _: None
 ) -> Arguments:
@@ -77,36 +111,45 @@ def parse(
 
     `read_config` gives a -readconfig file's text, or None where that cannot be had.
     """
-    found: list[tuple[str, Options]] = []
-    unread: list[str] = []
+    found = _Given()
+    unread: dict[str, None] = {}
+    configs = 0
     left = iter(words)
     for word in left:
         if not word.startswith("-"):
             continue
         option = word[2:] if word.startswith("--") else word[1:]
         if option in _FLAGS:
-            found.append((option, {}))
+            found.add([(option, {})])
             continue
         value = next(left, "")
         if option == "readconfig":
-            sections = config_sections(read_config(value))
-            if sections is None:
-                unread.append(value)
-            found += sections or []
+            configs += 1
+            sections = config_sections(read_config(value)) if configs <= _CONFIGS_LIMIT else None
+            if sections is None and len(unread) < _CONFIGS_LIMIT:
+                unread[f"-readconfig {value[:_PATH_LIMIT]} cannot be read"] = None
+            found.add(sections or [])
         elif option == "set":
-            _set(found, value)
-        elif option == "global":
-            found.append(("global", global_of(value)))
-        elif option in ("qmp", "qmp-pretty"):
-            found += _monitor(value, len(found))
-        elif option == "balloon" and value.startswith("virtio"):
-            found.append(("device", {**properties(value, ""), "driver": "virtio-balloon"}))
-        elif option in ("mem-path", "xen-domid"):
-            found.append((option, {"value": value}))
-        elif option in _GROUPS:
-            group, implied = _GROUPS[option]
-            found.append((group, properties(value, implied)))
+            found.change(value)
+        else:
+            found.add(_options(option, value, len(found)))
     return Arguments(tuple(_with_globals(found)), tuple(unread))
+
+
+def _options(option: str, value: str, number: int) -> Iterable[tuple[str, Options]]:
+    """What one option with its value amounts to; nothing where it says nothing of memory."""
+    if option == "global":
+        return [("global", global_of(value))]
+    if option in ("qmp", "qmp-pretty"):
+        return _monitor(value, number)
+    if option == "balloon" and value.startswith("virtio"):
+        return [("device", {**properties(value, ""), "driver": "virtio-balloon"})]
+    if option in ("mem-path", "xen-domid"):
+        return [(option, {"value": value})]
+    if option in _GROUPS:
+        group, implied = _GROUPS[option]
+        return [(group, properties(value, implied))]
+    return []
 
 
 def properties(text: str, implied: str) -> Options:
@@ -144,6 +187,8 @@ def _from_json(text: str) -> Options:
 
 def _flat(value: dict[str, object], prefix: str, depth: int) -> Iterator[tuple[str, str]]:
     for key, inner in value.items():
+        if len(prefix) + len(key) > _JSON_NAME_LIMIT:
+            continue
         if isinstance(inner, dict) and depth:
             yield from _flat(inner, f"{prefix}{key}.", depth - 1)
         else:
@@ -174,6 +219,8 @@ def config_sections(text: str | None) -> list[tuple[str, Options]] | None:
             continue
         section = _SECTION.match(line)
         if section:
+            if len(found) == _SECTIONS_LIMIT:
+                return None
             found.append((section[1], {} if section[2] is None else {"id": section[2]}))
             continue
         setting = _SETTING.match(line)
@@ -190,15 +237,6 @@ def global_of(text: str) -> Options:
         value = text[short.end() :]
         return {"driver": short[1], "property": short[2], "value": value}
     return properties(text, "")
-
-
-def _set(found: list[tuple[str, Options]], text: str) -> None:
-    """`-set group.id.name=value` changes an option that has been given; JSON's cannot be changed."""
-    match = re.match(r"([^.]{1,63})\.([^.]{1,63})\.([^=]{1,63})=", text)
-    if match:
-        for group, settings in found:
-            if group == match[1] and settings.get("id") == match[2]:
-                settings[match[3]] = text[match.end() :]
 
 
 def _monitor(text: str, number: int) -> list[tuple[str, Options]]:
@@ -236,6 +274,8 @@ def listening_address(chardev: Options) -> str:
     if backend != "socket" or not listens or tls:
         return ""
     path = get("path", "addr.path", "addr.data.path", "backend.data.addr.data.path")
+    if len(path) > _PATH_LIMIT:
+        return ""
     if path and is_on(get("abstract", "addr.abstract", "backend.data.addr.data.abstract")):
         return f"@{path}"
     if path:
@@ -258,7 +298,7 @@ def _with_globals(found: list[tuple[str, Options]]) -> Iterator[tuple[str, Optio
     """Every -device with what -global sets of its type: below its own properties, the last one wins."""
     defaults: dict[str, Options] = {}
     for group, settings in found:
-        if group == "global":
+        if group == "global" and settings.get("property") in _INHERITED:
             of_driver = defaults.setdefault(settings.get("driver", ""), {})
             of_driver[settings.get("property", "")] = settings.get("value", "")
     for group, settings in found:

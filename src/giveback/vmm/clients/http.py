@@ -9,11 +9,12 @@ import asyncio
 import contextlib
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
-from giveback.host.procs import own_path
+from giveback.host.procs import TOO_LONG, own_path
 from giveback.vmm.base import VmState
 from giveback.vmm.clients.sockets import reason, short_path
 from giveback_kernel.escaping import escape_for_terminal
@@ -141,7 +142,8 @@ class HttpBackend:
     def recognise(self, process: Process) -> VmDescription | None:
         if self._vmm_of(process) != self.name:
             return None
-        return self._describe(process, partial(own_path, self._root, process.pid))
+        vm = self._describe(process, partial(own_path, self._root, process.pid))
+        return replace(vm, unread=(TOO_LONG, *vm.unread)) if process.cut else vm
 
     async def inspect(
         self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
