@@ -44,6 +44,8 @@ class GuestView:
     pressed: bool = False
     """The guest itself is short of memory: it is asked for nothing."""
     reliability: float = 1.0
+    proven_bytes: int = 0
+    """What it returned when it was last asked, by the host's own count: for so much it is believed."""
     asked_at_s: float | None = None
     may_press: bool = True
     """False where a manual urgency of 0 protects its caches: `reclaim` does not ask it."""

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from giveback.host.memory import HostView
 from giveback.manager.decide import arbiter
-from giveback.manager.decide.allocation import Asked
 from giveback.manager.decide.arbiter import ArbiterState
+from giveback.manager.decide.delivery import Asked
 from giveback.manager.model import Decision, GuestView
 from giveback.manager.settings.load import ArbiterSettings
 

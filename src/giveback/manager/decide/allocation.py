@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from giveback.manager.decide.delivery import GRACE_S, Asked, Belief, is_late, left_of, pace_of
 from giveback.manager.model import Ask
 from giveback_kernel.units import MIB, size
 
@@ -20,28 +21,12 @@ if TYPE_CHECKING:
 
 LEAST_GOAL_BYTES = 16 * MIB
 """The agent's own least gain: less is not worth a pass."""
-GRACE_S = {1: 20.0, 2: 8.0, 3: 5.0}
-"""How long an ask is waited for: the agent's window of idleness, its pass, the kernel's reports.
-
-After the grace of the next urgency, a host that is short repeats it with that (`raised`)."""
 LEAST_RELIABILITY = 1 / 8
 """A guest that never delivers is still asked now and then: its reason may have gone."""
 RAISED_FROM_RELIABILITY = 0.5
 """Who is known not to deliver is not pressed for it, as long as the host is not at its worst."""
 AMOUNT_LIMIT_BYTES = 1 << 57
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a guest was asked for, and what it held then."""
-
-    at_s: float
-    urgency: int
-    goal_bytes: int
-    resident_bytes: int
-
-    def waited_for(self, now_s: float) -> bool:
-        return 0 <= now_s - self.at_s < GRACE_S[self.urgency]
+_ALL_BELIEVED = Belief()
 
 
 def sane(guests: Sequence[GuestView]) -> dict[str, GuestView]:
@@ -65,6 +50,7 @@ def sane(guests: Sequence[GuestView]) -> dict[str, GuestView]:
             floor_bytes=_amount(guest.floor_bytes, AMOUNT_LIMIT_BYTES),
             weight=_within(guest.weight, 0.001, 1000.0),
             reliability=_within(guest.reliability, LEAST_RELIABILITY, 1.0),
+            proven_bytes=_amount(guest.proven_bytes, AMOUNT_LIMIT_BYTES),
         )
     return views
 
@@ -78,18 +64,20 @@ def _within(value: float, low: float, high: float) -> float:
 
 
 def still_expected(
-    guests: Mapping[str, GuestView], asked: Mapping[str, Asked], now_s: float
+    guests: Mapping[str, GuestView],
+    asked: Mapping[str, Asked],
+    now_s: float,
+    urgency: int = 1,
+    belief: Belief = _ALL_BELIEVED,
 ) -> int:
-    """What was asked for, has not come back, and may yet."""
-    return sum(left_of(ask, guests[key], now_s) for key, ask in asked.items() if key in guests)
-
-
-def left_of(ask: Asked | None, guest: GuestView, now_s: float) -> int:
-    """What of one ask is still waited for. A guest that has run short itself will not deliver."""
-    if ask is None or guest.pressed or not _unanswered(guest, ask) or not ask.waited_for(now_s):
-        return 0
-    came = max(0, ask.resident_bytes - guest.resident_bytes)
-    return max(0, ask.goal_bytes - came)
+    """What was asked for, has not come back, and may yet: as far as it is believed, and in time."""
+    expected = 0
+    for key, ask in asked.items():
+        left = left_of(ask, guests[key], now_s) if key in guests else 0
+        if left:
+            believed = belief.bytes_of(guests[key], left, ask.urgency)
+            expected += int(believed * pace_of(ask, guests[key], urgency, now_s))
+    return expected
 
 
 def raised(
@@ -132,13 +120,14 @@ def plan(
     asked: Mapping[str, Asked],
     now_s: float,
     warm_deficit_bytes: int | None = None,
+    belief: Belief = _ALL_BELIEVED,
 ) -> tuple[Ask, ...]:
     """Whom to ask now, for `deficit_bytes` in all. `guests` are `sane`; `asked` what went before.
 
-    The goals add up to at most the deficit, and each to what its guest can give above its floor. A
-    goal is what the guest is expected to return: what it has, less what experience takes off.
-    Warm cache goes at urgency 3 only, and only as far as `warm_deficit_bytes` (None: the deficit)
-    is not met by cheaper memory.
+    A goal is what the guest can give above its floor, less what experience with it takes off. What
+    is believed of the goals adds up to at most the deficit: after misses more guests are asked, and
+    all those at once whose claims have not been proven. Warm cache goes at urgency 3 only, and only
+    as far as `warm_deficit_bytes` (None: the deficit) is not met by cheaper memory.
     """
     parts = {
         key: part
@@ -146,12 +135,14 @@ def plan(
         if (part := _offer(guest, asked.get(key), urgency, now_s)) is not None
     }
     within = deficit_bytes if warm_deficit_bytes is None else warm_deficit_bytes
-    goals = _share_out(deficit_bytes, min(within, deficit_bytes), parts, urgency)
+    goals = _share_out(deficit_bytes, min(within, deficit_bytes), parts, urgency, belief)
     waiting = sum(
-        key in guests and _unanswered(guests[key], ask) and ask.waited_for(now_s)
+        key in guests
+        and left_of(ask, guests[key], now_s) > 0
+        and not is_late(ask, guests[key], urgency, now_s)
         for key, ask in asked.items()
     )
-    slots = max(0, _at_once(urgency, len(guests)) - waiting)
+    slots = max(0, int(_at_once(urgency, len(guests)) / _believed_now(belief, urgency)) - waiting)
     ranked = sorted(goals.items(), key=lambda item: (-_rank(item[1], guests[item[0]]), item[0]))
     asks = [_ask(parts[key], goal) for key, goal in ranked[:slots]]
     return tuple(sorted(asks, key=lambda ask: (-ask.goal_bytes, ask.key)))
@@ -206,7 +197,7 @@ def _offer(guest: GuestView, ask: Asked | None, urgency: int, now_s: float) -> _
 
 def _may_be_asked_again(guest: GuestView, ask: Asked | None, now_s: float) -> bool:
     """Once it has answered; or after its grace, the later the less it delivered before."""
-    if ask is not None and _unanswered(guest, ask):
+    if ask is not None and not ask.is_answered(guest):
         waited_s = now_s - ask.at_s
         if 0 <= waited_s < GRACE_S[ask.urgency] / guest.reliability:
             return False
@@ -216,33 +207,48 @@ def _may_be_asked_again(guest: GuestView, ask: Asked | None, now_s: float) -> bo
     return not 0 <= now_s - elsewhere_s < GRACE_S[1]
 
 
-def _unanswered(guest: GuestView, ask: Asked) -> bool:
-    return ask.resident_bytes - guest.resident_bytes < ask.goal_bytes * 9 // 10
-
-
 def _share_out(
-    deficit_bytes: int, warm_deficit_bytes: int, parts: Mapping[str, _Parts], urgency: int
+    deficit_bytes: int,
+    warm_deficit_bytes: int,
+    parts: Mapping[str, _Parts],
+    urgency: int,
+    belief: Belief,
 ) -> dict[str, _Parts]:
-    """The deficit over the guests, cheapest memory first, of each kind the largest amounts first."""
+    """The deficit over the guests, cheapest memory first, of each kind the largest amounts first.
+
+    An amount counts as far as it is believed.
+    """
     goals: dict[str, _Parts] = {}
     left = deficit_bytes
     for stage in _STAGES[: 3 if urgency >= 3 else 2]:
+        asked_at = 1
         if stage == "warm_bytes":
             left -= deficit_bytes - warm_deficit_bytes
+            asked_at = urgency
+        believed = {
+            key: belief.bytes_of(part.guest, getattr(part, stage), asked_at)
+            for key, part in parts.items()
+        }
         ranked = sorted(
             parts.items(),
-            key=lambda item: (-getattr(item[1], stage) / item[1].guest.weight, item[0]),
+            key=lambda item: (-believed[item[0]] / item[1].guest.weight, item[0]),
         )
         for key, offered in ranked:
             # The last few MiB are not worth another guest's pass.
             if left <= 0 or (left < LEAST_GOAL_BYTES and goals and key not in goals):
                 break
-            taken = min(left, getattr(offered, stage))
-            if taken:
+            amount = getattr(offered, stage)
+            if believed[key] > left:
+                amount = min(amount, amount * left // believed[key])
+            if amount:
                 had = goals.get(key, _Parts(offered.guest))
-                goals[key] = replace(had, **{stage: taken})
-                left -= taken
+                goals[key] = replace(had, **{stage: amount})
+                left -= min(left, believed[key])
     return goals
+
+
+def _believed_now(belief: Belief, urgency: int) -> float:
+    return min(belief.at_one, belief.at_more) if urgency >= 3 else belief.at_one
 
 
 def _at_once(urgency: int, guests: int) -> int:

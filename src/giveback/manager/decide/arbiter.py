@@ -8,19 +8,18 @@ only where trapped memory and cold cache of all guests together do not suffice.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from giveback.manager.decide import forecast
 from giveback.manager.decide.allocation import (
     AMOUNT_LIMIT_BYTES,
-    Asked,
-    left_of,
     plan,
     raised,
     sane,
     still_expected,
 )
+from giveback.manager.decide.delivery import Asked, Belief, Deliveries, belief, closed, left_of
 from giveback.manager.decide.forecast import ForecastSample
 from giveback.manager.model import Ask, Decision, GuestView
 from giveback_kernel.units import MIB, size
@@ -65,6 +64,8 @@ class ArbiterState:
     """Since when less urgency would do, without a break."""
     lower_most: int = 0
     """The most that was needed in that time."""
+    deliveries: Deliveries = field(default_factory=Deliveries)
+    """What all VMs returned of what they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,8 @@ def decide(
     host = _sane_host(host)
     if state.looks and host.at_s < state.looks[-1].at_s:
         # Times that lie ahead of now are of another clock: nothing is waited for because of them.
-        state, asked = ArbiterState(urgency=state.urgency), {}
+        deliveries = replace(state.deliveries, open_asks={})
+        state, asked = ArbiterState(urgency=state.urgency, deliveries=deliveries), {}
     marks = marks_of(host.total_bytes, settings)
     looks = forecast.keep((*state.looks, ForecastSample(host.at_s, host.available_bytes)))
     slope = forecast.slope_bytes_per_s(looks, noise_bytes=host.total_bytes // 200)
@@ -103,14 +105,20 @@ def decide(
         why += f"; urgency {state.urgency} until that has lasted {settings.calm_for_s:.0f} s"
     # What is held out of caution alone asks for nothing.
     deficit = _deficit(host, marks, slope, needed, settings) if needed else 0
-    keys = {guest.key for guest in guests}
-    asked = {key: ask for key, ask in asked.items() if key in keys}
+    views = sane(guests)
+    asked = {key: ask for key, ask in asked.items() if key in views}
+    deliveries = closed(state.deliveries, asked, views, host.at_s)
     asks: tuple[Ask, ...] = ()
     if deficit:
         near = _deficit_soon(host, marks, slope)
-        asks, asked = _ask((deficit, near), needed, sane(guests), asked, host.at_s)
+        believed = belief(deliveries, views, needed, host.at_s)
+        before = asked
+        asks, asked = _ask((deficit, near), needed, views, asked, believed, host.at_s)
+        deliveries = closed(deliveries, asked, views, host.at_s)
+        fresh = {key: ask for key, ask in asked.items() if before.get(key) != ask}
+        deliveries = replace(deliveries, open_asks={**deliveries.open_asks, **fresh})
     swap_in = (host.at_s, host.swap_in_bytes)
-    state = replace(state, looks=looks, swap_in=swap_in)
+    state = replace(state, looks=looks, swap_in=swap_in, deliveries=deliveries)
     look_again_s = _look_again_s(host, marks, trouble_in_s, state.urgency)
     calm_urgency = int(settings.on_calm == "cold")
     decision = Decision(state.urgency, deficit, trouble_in_s, asks, why, look_again_s, calm_urgency)
@@ -122,6 +130,7 @@ def _ask(
     urgency: int,
     guests: Mapping[str, GuestView],
     asked: dict[str, Asked],
+    believed: Belief,
     now_s: float,
 ) -> tuple[tuple[Ask, ...], dict[str, Asked]]:
     """Whom to ask for what is missing and not yet on its way; and all asks, with the new ones."""
@@ -130,9 +139,9 @@ def _ask(
         ask.key: Asked(now_s, ask.urgency, ask.goal_bytes, guests[ask.key].resident_bytes)
         for ask in asks
     }
-    coming = still_expected(guests, asked, now_s)
+    coming = still_expected(guests, asked, now_s, urgency, believed)
     rest, soon = (max(0, deficit - coming) for deficit in deficits)
-    new = plan(rest, urgency, guests, asked, now_s, warm_deficit_bytes=soon)
+    new = plan(rest, urgency, guests, asked, now_s, warm_deficit_bytes=soon, belief=believed)
     new = tuple(ask for ask in new if ask.key not in {one.key for one in asks})
     fresh = {}
     for ask in new:

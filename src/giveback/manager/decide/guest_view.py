@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from giveback.accounting.returnable import Returnable, returnable_of
 from giveback.accounting.usage import GuestSource
+from giveback.manager.decide.promises import Trust
 from giveback.manager.devices import rules
 from giveback.manager.model import GuestView
 
@@ -23,6 +24,7 @@ FRESH_S = 30.0
 _NOTHING = Returnable(0, 0, 0)
 PRESSED_PERCENT = 8
 """The agent keeps its hands off below 6 % available: a guest that is near is not asked at all."""
+_TRUSTED = Trust()
 
 
 def view_of(
@@ -32,7 +34,7 @@ def view_of(
     key: str,
     hears: bool,
     is_hostile: bool = False,
-    reliability: float = 1.0,
+    trust: Trust = _TRUSTED,
     asked_at_s: float | None = None,
 ) -> GuestView:
     """One observed VM for the arbiter.
@@ -59,7 +61,8 @@ def view_of(
         fresh=_is_fresh(seen) and not (is_hostile and seen.guest.source is GuestSource.AGENT),
         hears_urgency=hears,
         pressed=is_pressed(seen.guest),
-        reliability=reliability,
+        reliability=trust.reliability,
+        proven_bytes=trust.proven_bytes,
         asked_at_s=asked_at_s,
     )
 

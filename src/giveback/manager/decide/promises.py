@@ -37,6 +37,8 @@ class Trust:
 
     reliability: float = 1.0
     failures: int = 0
+    proven_bytes: int = 0
+    """The most that it returned at once since it last came short; what it returned then, if less."""
 
 
 def promised(action: ManagerAction, resident_bytes: int, now_s: float) -> Promise:
@@ -82,11 +84,13 @@ def judged(
         return trust
     share = min(1.0, max(0.0, measured_bytes / expected_bytes))
     reliability = _MEMORY * trust.reliability + (1 - _MEMORY) * share
+    came_bytes = min(max(0, measured_bytes), expected_bytes)
     if share >= _DELIVERED:
-        return Trust(reliability, 0)
+        return Trust(reliability, 0, max(trust.proven_bytes, came_bytes))
     if is_excused:
-        return Trust(max(reliability, min(trust.reliability, SHORT_BELOW)), trust.failures)
-    return Trust(reliability, trust.failures + (share < SHORT_BELOW))
+        reliability = max(reliability, min(trust.reliability, SHORT_BELOW))
+        return Trust(reliability, trust.failures, came_bytes)
+    return Trust(reliability, trust.failures + (share < SHORT_BELOW), came_bytes)
 
 
 def is_short(trust: Trust) -> bool:

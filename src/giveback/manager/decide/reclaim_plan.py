@@ -21,7 +21,7 @@ from giveback_kernel.units import size
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from giveback.manager.decide.allocation import Asked
+    from giveback.manager.decide.delivery import Asked
     from giveback.manager.model import GuestView
 
 WITHIN_LIMIT_S = 3600.0

@@ -17,7 +17,7 @@ from giveback.manager.decide import promises
 from giveback.manager.decide.promises import Trust
 
 if TYPE_CHECKING:
-    from giveback.manager.decide.allocation import Asked
+    from giveback.manager.decide.delivery import Asked
     from giveback.manager.decide.promises import Promise
     from giveback.manager.model import ManagerAction
 

@@ -193,7 +193,7 @@ class Watched:
                 key=self.key,
                 hears=self.hears,
                 is_hostile=self.channel.hostile_at_s is not None,
-                reliability=self.request.trust.reliability,
+                trust=self.request.trust,
                 asked_at_s=self.request.reclaim_at_s,
             )
         return self.view

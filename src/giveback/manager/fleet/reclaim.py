@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
 from giveback.manager.decide import promises, reclaim_plan
-from giveback.manager.decide.allocation import Asked, sane
+from giveback.manager.decide.allocation import sane
+from giveback.manager.decide.delivery import Asked
 from giveback.manager.decide.reclaim_plan import asks_of_reclaim, can_give_bytes, cost_of
 from giveback.manager.devices import rules
 from giveback.manager.fleet.host_sample import read_counts

@@ -25,8 +25,9 @@ from manager_hosts import (
 )
 
 from giveback.host.memory import HostView
-from giveback.manager.decide.allocation import GRACE_S, LEAST_GOAL_BYTES, Asked, plan, sane
+from giveback.manager.decide.allocation import LEAST_GOAL_BYTES, plan, sane
 from giveback.manager.decide.arbiter import ArbiterState, marks_of, urgency_for
+from giveback.manager.decide.delivery import GRACE_S, Asked
 from giveback.manager.decide.forecast import ForecastSample
 from giveback.manager.decide.request import ReclaimRequest
 from giveback.manager.model import Decision, GuestView

@@ -14,6 +14,7 @@ from giveback.accounting.returnable import AGENT_FLOOR_BYTES
 from giveback.accounting.usage import NO_GUEST, GuestPicture, GuestSource, HostPicture
 from giveback.guest.observe import make_ledger
 from giveback.manager.decide.guest_view import view_of
+from giveback.manager.decide.promises import Trust
 from giveback.manager.model import GuestView
 from giveback.manager.settings.load import VmSettings
 from giveback.vmm.base import (
@@ -101,12 +102,13 @@ def test_settings_are_passed_on() -> None:
         seen(),
         VmSettings(floor_bytes=GIB, weight=3.0),
         key="mine",
-        reliability=0.5,
+        trust=Trust(0.5, proven_bytes=MIB),
         asked_at_s=7.0,
         hears=False,
     )
     assert (found.key, found.floor_bytes, found.weight) == ("mine", GIB, 3.0)
     assert (found.reliability, found.asked_at_s, found.hears_urgency) == (0.5, 7.0, False)
+    assert found.proven_bytes == MIB
 
 
 def nothing(found: GuestView) -> bool:

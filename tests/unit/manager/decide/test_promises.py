@@ -72,3 +72,16 @@ def test_an_agent_that_did_its_task_is_not_called_short() -> None:
     assert trust.reliability == promises.SHORT_BELOW
     unexcused = promises.judged(promises.judged(trust, MIB, 0), MIB, 0)
     assert promises.is_short(promises.judged(unexcused, MIB, 0, is_excused=True))
+
+
+@given(st.lists(st.tuples(st.integers(1, 1 << 40), st.integers(-(1 << 40), 1 << 40)), max_size=50))
+def test_no_more_is_proven_than_came_at_once_and_a_miss_leaves_only_what_came(
+    judged: list[tuple[int, int]],
+) -> None:
+    trust, most = Trust(), 0
+    for expected, measured in judged:
+        trust = promises.judged(trust, expected, measured)
+        most = max(most, min(expected, measured))
+        assert 0 <= trust.proven_bytes <= max(0, most)
+        if measured < expected // 2:
+            assert trust.proven_bytes == max(0, measured)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from manager_hosts import AMOUNTS, GIB, MIB, guest_of, guest_views, unique
 
 from giveback.manager.decide import reclaim_plan
-from giveback.manager.decide.allocation import Asked, sane
+from giveback.manager.decide.allocation import sane
+from giveback.manager.decide.delivery import Asked
 from giveback.manager.decide.reclaim_plan import asks_of_reclaim, can_give_bytes, most_bytes
 from giveback.manager.model import GuestView
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from manager_hosts import AMOUNTS, MIB
 
-from giveback.manager.decide.allocation import Asked
+from giveback.manager.decide.delivery import Asked
 from giveback.manager.decide.promises import GRACE_S, Trust
 from giveback.manager.decide.request import ReclaimRequest
 from giveback.manager.model import ActionKind, ManagerAction
@@ -121,4 +121,5 @@ def test_what_is_expected_is_judged_once(resident_bytes: int) -> None:
     assert (early or late) == (ASK, 1000 * MIB - resident_bytes)
     assert request.judge(resident_bytes, GRACE_S) is None
     assert request.promise is None
-    assert (request.trust == Trust()) == (resident_bytes <= 900 * MIB)
+    assert (request.trust.reliability == 1.0) == (resident_bytes <= 900 * MIB)
+    assert request.trust.proven_bytes == min(100 * MIB, max(0, 1000 * MIB - resident_bytes))

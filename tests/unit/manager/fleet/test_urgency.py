@@ -13,7 +13,7 @@ from giveback.accounting.usage import NO_GUEST, GuestPicture, GuestSource, HostP
 from giveback.host.memory import HostView
 from giveback.manager import model
 from giveback.manager.daemon import Daemon
-from giveback.manager.decide.allocation import Asked
+from giveback.manager.decide.delivery import Asked
 from giveback.manager.decide.promises import GRACE_S
 from giveback.manager.decide.resident_counts import Counts
 from giveback.manager.fleet.discovery import Found
