@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from giveback_kernel.errors import GivebackError
+import errno
+import os
+
+from giveback_kernel.errors import GivebackError, KernelFileError
 
 
 class InputError(GivebackError):
@@ -13,6 +16,31 @@ class InputError(GivebackError):
 
 class VmError(GivebackError):
     """A VM did not do what was asked: it ended, panicked, hung or refused."""
+
+
+class HostFaultError(GivebackError):
+    """The host cannot do it now, though nothing given is wrong: a full disk, too many open files.
+
+    It may pass, so a service that ends by it is started again.
+    """
+
+
+PASSING_ERRNOS = frozenset(
+    {
+        errno.EAGAIN, errno.EBUSY, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOBUFS,
+        errno.ENOMEM, errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT,
+    }
+)  # fmt: skip
+
+
+def file_error(what: str, error: OSError | KernelFileError, advice: str) -> GivebackError:
+    """Return the error for a file or socket that failed: `what` names it, `advice` says what to do.
+
+    InputError where what was given is at fault, HostFaultError where the fault may pass.
+    """
+    kind = HostFaultError if error.errno in PASSING_ERRNOS else InputError
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return kind(f"{what}: {reason}; {advice}")
 
 
 class Interrupted(GivebackError):  # noqa: N818  # asked for, no error

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
 from giveback_kernel.files import under
+from giveback_kernel.process_start import parse_start_ticks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,10 +118,7 @@ def parse_status(text: bytes) -> dict[str, int]:
 def start_ticks(root: str, pid: int) -> int | None:
     """When the process started, in clock ticks since boot: tells a reused PID. None if gone."""
     text = _read_bounded(under(root, f"/proc/{pid}/stat"), 4096)
-    if text is None:
-        return None
-    fields = text.rpartition(b")")[2].split()
-    return int(fields[19]) if len(fields) > 19 and fields[19].isdigit() else None
+    return None if text is None else parse_start_ticks(text)
 
 
 def own_path(root: str, pid: int, path: str) -> str:

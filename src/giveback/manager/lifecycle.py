@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from giveback.errors import InputError, VmError
+from giveback.errors import InputError, VmError, file_error
 from giveback.guest import via_daemon
 from giveback.host.memory import read_host_view
 from giveback.manager import logs
@@ -24,6 +23,9 @@ from giveback.manager.history.recorder import History
 from giveback.manager.http.server import Endpoint, serving
 from giveback.manager.settings.load import API_NAME, load, runtime_folder
 from giveback.vmm.clients.sockets import remove_stale, short_path
+from giveback_kernel import private_lock, process_start
+from giveback_kernel.errors import KernelFileError
+from giveback_kernel.files import read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,35 +49,44 @@ _ONLY_AT_START = {
 def locked(folder: Path) -> Iterator[None]:
     """Hold the daemon's lock in its state folder, which is made where it is missing.
 
-    Raises InputError that names the PID of the daemon that holds it. The kernel lets go of the lock
-    when its holder ends, however it ends.
+    Raises InputError that names the PID of the daemon that holds it, or what is wrong with the folder;
+    HostFaultError for what may pass. The kernel releases the lock when its holder ends, however it ends.
     """
     path = folder / LOCK_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; daemon.state names the folder") from error
+        fd = private_lock.take(str(path))
+    except (OSError, KernelFileError) as error:
+        raise file_error(str(path), error, "daemon.state names the folder") from error
+    if fd is None:
+        raise InputError(
+            f"{path}: a giveback daemon runs already (pid {_holder(path)}); stop it, or give this one "
+            "a folder of its own by daemon.state"
+        )
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "not known"
-            raise InputError(
-                f"{path}: a giveback daemon runs already (pid {holder}); stop it, or give this one "
-                "a folder of its own by daemon.state"
-            ) from error
         # A full disk keeps only the number from whoever asks: the lock holds without it.
         with contextlib.suppress(OSError):
             os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            os.pwrite(fd, process_start.identity().encode(), 0)
         yield
     finally:
         os.close(fd)
 
 
+def _holder(path: Path) -> str:
+    """The pid of the daemon that holds the lock, if it is told."""
+    try:
+        text = read("/", str(path), process_start.TEXT_LIMIT_BYTES)
+    except KernelFileError:
+        text = b""
+    return str(process_start.running(text) or "not known")
+
+
 def make_folder_of(socket_path: Path) -> None:
-    """The socket's folder where it is missing; the unit's is systemd's. Raises InputError."""
+    """The socket's folder where it is missing; the unit's is systemd's.
+
+    Raises InputError, or HostFaultError for what may pass.
+    """
     folder = socket_path.parent
     try:
         folder.mkdir()
@@ -84,7 +95,7 @@ def make_folder_of(socket_path: Path) -> None:
     except FileExistsError:
         return
     except OSError as error:
-        raise InputError(f"{folder}: {error.strerror}; daemon.socket names another") from error
+        raise file_error(str(folder), error, "daemon.socket names another") from error
 
 
 def notify(**state: str) -> None:

@@ -72,12 +72,20 @@ def run(args: argparse.Namespace) -> int:
                 f"a giveback-agent runs (pid {run_dir.running_pid(args.root)}) and does deep reports itself: "
                 "leave out --deep, or stop it"
             )
-    del lock
-    found = probe(args.root, loaded.settings.swap)
-    chosen, can = asked_for(args.deep, loaded.settings, found)
+    try:
+        return _run_pass(args, loaded.settings, wsl is not None)
+    finally:
+        if lock is not None:
+            run_dir.release_lock(args.root, lock)
+
+
+def _run_pass(args: argparse.Namespace, settings: AgentSettings, under_wsl: bool) -> int:
+    """Run the pass that was asked for; returns the exit code."""
+    found = probe(args.root, settings.swap)
+    chosen, can = asked_for(args.deep, settings, found)
     for line in left_out(args.deep, chosen, can):
         print(line)
-    classic_line = WSL_LINE if wsl else CLASSIC_LINE
+    classic_line = WSL_LINE if under_wsl else CLASSIC_LINE
     # `timeout`, a closed terminal, a shutdown: they end the pass as Ctrl-C does, the order restored.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:

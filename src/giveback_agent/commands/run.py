@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 TYPE_CHECKING = False
@@ -42,7 +41,7 @@ def run_service(root: str, overrides: list[str]) -> int:
 
         return Service(root, loaded.settings, say, under_wsl=wsl is not None).run()
     finally:
-        os.close(lock)
+        run_dir.release_lock(root, lock)
 
 
 def say(line: str) -> None:

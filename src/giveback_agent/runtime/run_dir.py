@@ -1,33 +1,28 @@
 """The agent's own files under /run/giveback: one agent per guest, its status, its urgency.
 
-They live under /run because what they speak of ends with the kernel.
+They live under /run because what they speak of ends with the kernel. The locks are files that nobody but
+root can open: agent.pid is for all to read, and who can open a file can lock it.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import time
 
 from giveback_agent.errors import AgentError
-from giveback_kernel import files
+from giveback_kernel import files, private_lock, process_start
 from giveback_kernel.errors import KernelFileError
 
 FOLDER = "/run/giveback"
 PID_PATH = FOLDER + "/agent.pid"
+LOCK_PATH = FOLDER + "/agent.lock"
+RECORDS_LOCK_PATH = FOLDER + "/records.lock"
 URGENCY_PATH = FOLDER + "/urgency"
 FILE_LIMIT_BYTES = 256 << 10
 URGENCY_MOST_S = 86_400.0
-# Who asks whether an agent runs holds the lock for a moment, shared.
-ASKED_WAIT_S = 1.0
 
 
 class AlreadyRunningError(AgentError):
     """Another agent serves this guest; `pid` is its process id, or None where it is not told."""
-
-    # Not 1: the unit must not start again what can only refuse again.
-    exit_code = 2
 
     def __init__(self, pid: int | None) -> None:
         who = f"pid {pid}" if pid else "its pid is not known"
@@ -55,80 +50,44 @@ def hold_lock(root: str) -> int:
     AgentError where the file cannot be made.
     """
     make_folder(root)
-    path = files.under(root, PID_PATH)
+    path = files.under(root, LOCK_PATH)
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        raise AgentError(
-            f"{path}: {os.strerror(error.errno or 0)}: the service must run as root"
-        ) from error
-    try:
-        _take(fd, root)
-        os.ftruncate(fd, 0)
-        os.write(fd, f"{os.getpid()}\n".encode())
-    except OSError as error:
+        fd = private_lock.take(path)
+    except KernelFileError as error:
+        raise AgentError(f"{error}: the service must run as root") from error
+    if fd is None:
+        raise AlreadyRunningError(running_pid(root))
+    if not write_file(root, PID_PATH, process_start.identity()):
         os.close(fd)
-        raise AgentError(f"{path}: {os.strerror(error.errno or 0)}") from error
-    except AlreadyRunningError:
-        os.close(fd)
-        raise
+        raise AgentError(f"{files.under(root, PID_PATH)}: cannot be written: is /run full?")
     return fd
 
 
-def lock_folder(root: str) -> int | None:
-    """Lock /run/giveback, which needs no file in it; None where another process has the lock.
+def release_lock(root: str, fd: int) -> None:
+    """Stop being this guest's agent: the pid file goes, so that it means a crash where it is left."""
+    try:
+        remove_file(root, PID_PATH)
+    except KernelFileError:
+        pass  # The pid in it is trusted only while this process lives.
+    finally:
+        os.close(fd)
+
+
+def lock_records(root: str) -> int | None:
+    """Lock the records under /run/giveback; None where another process has the lock.
 
     The lock ends when what is returned is closed, or with the process. Raises KernelFileError where the
-    folder cannot be opened.
+    lock's file cannot be made.
     """
-    full = files.under(root, FOLDER)
-    try:
-        fd = os.open(full, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError as error:
-        raise KernelFileError(full, os.strerror(error.errno or 0), error.errno) from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        return None
-    return fd
-
-
-def _take(fd: int, root: str) -> None:
-    """Lock the file. Raises AlreadyRunningError where an agent has it, OSError for what else fails."""
-    deadline_s = time.monotonic() + ASKED_WAIT_S
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            pid = running_pid(root)
-            if pid is not None or time.monotonic() > deadline_s:
-                raise AlreadyRunningError(pid) from error
-            time.sleep(0.02)
-        else:
-            return
+    return private_lock.take(files.under(root, RECORDS_LOCK_PATH))
 
 
 def running_pid(root: str) -> int | None:
-    """The pid of the agent that holds the lock, or None where none does."""
-    path = files.under(root, PID_PATH)
+    """The pid of the agent that runs, or None: a pid counts only with the start time of its process."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        return process_start.running(files.read(root, PID_PATH, process_start.TEXT_LIMIT_BYTES))
+    except KernelFileError:
         return None
-    try:
-        text = os.read(fd, 32)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return int(text) if text.strip().isdigit() else None
-        return None
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
 
 
 def write_file(root: str, path: str, text: str) -> bool:

@@ -122,8 +122,8 @@ class SavedValue(_Record):
         return Restored(True, saved if ours else None)
 
 
-class _FolderLock:
-    """This process's lock on /run/giveback, for as long as one of its records needs it."""
+class _RecordsLock:
+    """This process's lock on the records, for as long as one of its own needs it."""
 
     def __init__(self) -> None:
         self._fd: int | None = None
@@ -132,7 +132,7 @@ class _FolderLock:
     def take(self, root: str, record: str) -> bool:
         """Take the lock for a record; False where another process has it. Raises KernelFileError."""
         if self._fd is None:
-            self._fd = run_dir.lock_folder(root)
+            self._fd = run_dir.lock_records(root)
         if self._fd is None:
             return False
         self._records.add(record)
@@ -146,7 +146,7 @@ class _FolderLock:
             self._fd = None
 
 
-_LOCK = _FolderLock()
+_LOCK = _RecordsLock()
 
 
 class SavedValues(_Record):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
+from giveback_kernel import private_lock
+from giveback_kernel.errors import KernelFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,11 +44,21 @@ def content_key(*parts: str | bytes) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: two builds of the same thing wait for each other."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """Hold the folder's lock: two builds of the same thing wait for each other.
+
+    Raises InputError where the folder or its lock cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fd = private_lock.take(str(folder / ".lock"), wait_s=math.inf)
+    except (OSError, KernelFileError) as error:
+        raise InputError(f"{error}: set XDG_CACHE_HOME to a folder of your own") from error
+    if fd is None:
+        raise InputError(f"{folder / '.lock'}: another process holds it")
+    try:
         yield
+    finally:
+        os.close(fd)
 
 
 @contextmanager

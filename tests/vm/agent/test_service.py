@@ -137,7 +137,8 @@ def test_without_rights_all_is_shown_and_what_is_missing_is_said(first: dict[str
 
 
 def test_a_second_service_refuses_with_the_firsts_pid(first: dict[str, Any]) -> None:
-    assert first["second"].code == 2
+    # Not 2: what holds the lock may be a manual pass, and systemd is to try again.
+    assert first["second"].code == 1
     assert f"pid {first['pid']}" in first["second"].text
 
 

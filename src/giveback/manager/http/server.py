@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 from dataclasses import dataclass, field
@@ -21,11 +20,13 @@ from typing import TYPE_CHECKING, Any, cast
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from giveback.errors import InputError
+from giveback.errors import InputError, file_error
 from giveback.manager.http.api import Api, ProblemError
 from giveback.manager.settings.access import ApiAccess, ApiPeer, Level, group_id, peer_of
 from giveback.manager.settings.values import loopback_of
 from giveback.vmm.clients.sockets import remove_stale
+from giveback_kernel import private_lock
+from giveback_kernel.errors import KernelFileError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -45,6 +46,7 @@ GRACE_S = 2
 _HEADER_LIMIT_BYTES = 32 << 10
 _BACKLOG = 512
 _UNIX_PATH_LIMIT_BYTES = 107
+_BIND_WAIT_S = 5.0
 _UNKNOWN = ApiPeer(-1, -1)
 
 
@@ -273,7 +275,10 @@ def _forbidden(peer: ApiPeer, level: Level) -> ProblemError:
 
 @contextlib.contextmanager
 def unix_listener(endpoint: Endpoint) -> Iterator[socket.socket]:
-    """The socket, made with its mode; what a dead daemon left is replaced. Raises InputError."""
+    """The socket, made with its mode; what a dead daemon left is replaced.
+
+    Raises InputError, or HostFaultError for what may pass.
+    """
     path = endpoint.socket_path
     if len(os.fsencode(path)) > _UNIX_PATH_LIMIT_BYTES:
         raise InputError(f"{path}: longer than a unix socket's path may be (107 bytes)")
@@ -282,9 +287,9 @@ def unix_listener(endpoint: Endpoint) -> Iterator[socket.socket]:
         with _alone(path):
             remove_stale(path)
             listener = _bound(path, endpoint.socket_mode, group)
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise InputError(f"{path}: {reason}; name another socket in the settings") from error
+    except (OSError, KernelFileError) as error:
+        advice = "name another socket in the settings"
+        raise file_error(path, error, advice) from error
     inode = Path(path).stat().st_ino
     try:
         yield listener
@@ -299,12 +304,14 @@ def unix_listener(endpoint: Endpoint) -> Iterator[socket.socket]:
 @contextlib.contextmanager
 def _alone(path: str) -> Iterator[None]:
     """Of two daemons that start at once, the second looks when the first one's socket is up."""
-    folder = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    lock_path = f"{path}.lock"
+    fd = private_lock.take(lock_path, _BIND_WAIT_S)
+    if fd is None:
+        raise InputError(f"{lock_path}: another daemon has held it for {_BIND_WAIT_S:.0f} s")
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(folder)
+        private_lock.remove(lock_path, fd)
 
 
 def _bound(path: str, mode: int, group: int) -> socket.socket:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -28,7 +26,7 @@ def test_the_second_agent_refuses_with_the_firsts_pid(tmp_path: Path) -> None:
     )
     assert f"pid {os.getpid()}" in done.stderr
     assert run_dir.running_pid(str(tmp_path)) == os.getpid()
-    os.close(lock)
+    run_dir.release_lock(str(tmp_path), lock)
     assert run_dir.running_pid(str(tmp_path)) is None
     os.close(run_dir.hold_lock(str(tmp_path)))
 
@@ -62,15 +60,23 @@ def _scratch() -> str:
     return root
 
 
-def test_who_only_asks_keeps_no_agent_from_starting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pid_counts_only_with_its_start_time(tmp_path: Path) -> None:
     root = str(tmp_path)
-    os.close(run_dir.hold_lock(root))
-    asker = os.open(root + run_dir.PID_PATH, os.O_RDONLY)
-    fcntl.flock(asker, fcntl.LOCK_SH)
-    monkeypatch.setattr(time, "sleep", lambda _: os.close(asker))
-    os.close(run_dir.hold_lock(root))
+    lock = run_dir.hold_lock(root)
+    pid, ticks = (tmp_path / run_dir.PID_PATH[1:]).read_text().split()
+    for left in (f"{pid}\n", f"{pid} {int(ticks) + 1}\n"):
+        run_dir.write_file(root, run_dir.PID_PATH, left)
+        assert run_dir.running_pid(root) is None
+    os.close(lock)
+
+
+def test_all_may_read_who_runs_and_nobody_else_can_lock(tmp_path: Path) -> None:
+    lock = run_dir.hold_lock(str(tmp_path))
+    modes = {
+        one.name: one.stat().st_mode & 0o777 for one in (tmp_path / run_dir.FOLDER[1:]).iterdir()
+    }
+    assert modes == {"agent.pid": 0o644, "agent.lock": 0o600}
+    os.close(lock)
 
 
 def test_a_full_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,5 +84,5 @@ def test_a_full_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(AgentError, match="No space left"):
+    with pytest.raises(AgentError, match="cannot be written"):
         run_dir.hold_lock(str(tmp_path))
