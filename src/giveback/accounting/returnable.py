@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from giveback.accounting.usage import GuestPicture
 
 AGENT_FLOOR_BYTES = 64 << 20
-"""Page cache that an agent with its own defaults never takes: not promised by anyone."""
+"""Page cache that an agent with its own defaults never takes: for one that does not tell its floor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,12 @@ def _within_ledger(resident_bytes: int, guest: GuestPicture, ledger: Ledger) -> 
     clean = (guest.cache_bytes or 0) - min(guest.dirty_bytes or 0, guest.cache_bytes or 0)
     absent = ledger.ram(Key.NOT_RESIDENT)
     held = min(ledger.host(Key.CACHE_CLEAN), max(0, clean - absent))
-    cache = max(0, held - AGENT_FLOOR_BYTES)
+    told_bytes = guest.cache_floor_bytes
+    cache = max(0, held - (AGENT_FLOOR_BYTES if told_bytes is None else told_bytes))
     if guest.available_bytes is not None and guest.free_bytes is not None:
         cache = min(cache, max(0, guest.available_bytes - guest.free_bytes))
     cache = _within(cache, resident_bytes - residue)
-    # What its agent has learned to keep goes at urgency 2 only: it is warm, whatever the kernel calls it.
+    # What its agent would not take at urgency 1 goes at 2 only: it is warm, whatever the kernel calls it.
     cold = _within(guest.returnable_cold_bytes, cache)
     return Returnable(residue, cold, cache - cold)
 

@@ -94,6 +94,10 @@ class GuestPicture:
     cold_cache_bytes: int | None = None
     moved_bytes: int | None = None
     """By how much resident memory has moved since these numbers were given; None: nobody watched."""
+    would_take_bytes: int | None = None
+    """Cache that a pass of its agent would take at urgency 1; None: no agent tells it."""
+    cache_floor_bytes: int | None = None
+    """Cache that its agent leaves the guest in any case, as its settings say."""
     learned_floor_bytes: int | None = None
     """Cache that looks cold and that the guest's agent keeps at urgency 1: refaults showed its use."""
     slab_reclaimable_bytes: int | None = None
@@ -115,7 +119,9 @@ class GuestPicture:
 
     @property
     def returnable_cold_bytes(self) -> int:
-        """Cold cache that a pass would take: not what the agent has learned to keep of it."""
+        """Cold cache that a pass would take: by its agent's own word, which knows what it keeps."""
+        if self.would_take_bytes is not None:
+            return self.would_take_bytes
         return max(0, (self.cold_cache_bytes or 0) - (self.learned_floor_bytes or 0))
 
     @property
@@ -147,7 +153,6 @@ def from_kernel_files(
     page_bytes: int = 4096,
     pcp_bytes: int | None = None,
     compressed_swap_bytes: int | None = None,
-    learned_floor_bytes: int | None = None,
 ) -> GuestPicture:
     """A picture from the guest's own /proc/meminfo and /proc/buddyinfo.
 
@@ -176,7 +181,6 @@ def from_kernel_files(
             cold_cache_bytes=max(
                 0, info.inactive_file_bytes - info.dirty_bytes - info.writeback_bytes
             ),
-            learned_floor_bytes=learned_floor_bytes,
             slab_reclaimable_bytes=info.s_reclaimable_bytes,
             slab_unreclaimable_bytes=info.s_unreclaim_bytes,
             kernel_bytes=stacks + tables + (info.percpu_bytes or 0),

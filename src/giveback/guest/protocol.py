@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from giveback.accounting import cgroups
-from giveback.accounting.usage import from_kernel_files
+from giveback.accounting.usage import checked, from_kernel_files
 from giveback.vmm.clients import answers
 from giveback_agent.host_link import json_lines
 from giveback_kernel.escaping import escape_for_terminal
@@ -262,9 +262,18 @@ def from_agent(said: dict[str, object], source: GuestSource, age_s: float = 0.0)
         page_bytes=page if page in _PAGE_SIZES else 4096,
         pcp_bytes=answers.size(said, "pcp_bytes"),
         compressed_swap_bytes=answers.size(said, "compressed_swap_bytes"),
-        # Absent in older agents.
-        learned_floor_bytes=answers.size(said, "learned_floor_bytes"),
     )
-    if guest.total_bytes is None or "cgroups" not in said:
+    if guest.total_bytes is None:
         return guest
-    return replace(guest, cgroups=cgroups.parse(said["cgroups"], guest.total_bytes))
+    # Absent in older agents.
+    guest = checked(
+        replace(
+            guest,
+            would_take_bytes=answers.size(said, "would_take_bytes"),
+            cache_floor_bytes=answers.size(said, "cache_floor_bytes"),
+            learned_floor_bytes=answers.size(said, "learned_floor_bytes"),
+        )
+    )
+    if "cgroups" not in said:
+        return guest
+    return replace(guest, cgroups=cgroups.parse(said["cgroups"], guest.total_bytes or 0))

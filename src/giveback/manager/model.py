@@ -186,6 +186,8 @@ class VmStatus:
     lease_left_s: float | None = None
     reliability: float | None = None
     """The part of what it promised that came back; None until something was judged."""
+    cache_floor_bytes: int | None = None
+    """Cache that its agent leaves it in any case; None: it does not tell."""
     learned_floor_bytes: int | None = None
     """Cache that its agent keeps at urgency 1, because it was read again; None: it does not tell."""
     returnable_bytes: int | None = None

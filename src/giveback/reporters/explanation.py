@@ -100,13 +100,18 @@ def _of_which(host: HostPicture) -> list[str]:
 
 
 def _kept(seen: Observation) -> list[str]:
-    """Cache that looks cold and is not promised."""
-    kept = seen.guest.learned_floor_bytes
-    if not kept:
-        return []
-    return [
-        f"  the guest's agent keeps {size(kept)} more that looks cold: it was read again before"
-    ]
+    """Cache that is not promised, and why."""
+    learned, floor = seen.guest.learned_floor_bytes, seen.guest.cache_floor_bytes
+    lines = []
+    if learned:
+        lines.append(
+            f"  the guest's agent keeps {size(learned)} more that looks cold: it was read again before"
+        )
+    if floor:
+        lines.append(
+            f"  of the guest's cache {size(floor)} stay in any case, as its agent's settings say"
+        )
+    return lines
 
 
 def _remedies(listed: tuple[Remedy, ...]) -> list[str]:
@@ -152,6 +157,8 @@ def document(seen: Observation) -> dict[str, object]:
             "free_by_order": list(seen.guest.free_by_order),
             "report_order": seen.guest.report_order,
             "cgroups": cgroup_table.document(seen.guest.cgroups),
+            "would_take_bytes": seen.guest.would_take_bytes,
+            "cache_floor_bytes": seen.guest.cache_floor_bytes,
             "learned_floor_bytes": seen.guest.learned_floor_bytes,
         },
         "remedies": [

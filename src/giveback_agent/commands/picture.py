@@ -22,10 +22,16 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the object."""
-    from giveback_agent.commands.status import learned_floor_bytes
+    from giveback_agent.commands import status
+    from giveback_agent.release.cache import cold_survey
+    from giveback_agent.release.observe import Totals
+    from giveback_agent.runtime import run_dir
 
     shown = picture(args.root, pages=args.pages, cgroups=True)
-    print(json_lines.encode({**shown, "learned_floor_bytes": learned_floor_bytes(args.root)}))
+    memory = Totals(args.root).meminfo()
+    said = status.read_status(args.root) if run_dir.running_pid(args.root) else None
+    promised = cold_survey.promise(args.root, status.terms(args.root, said, memory), memory)
+    print(json_lines.encode({**shown, **promised}))
     return 0
 
 

@@ -6,14 +6,13 @@ import time
 
 from giveback_agent.cgroups import survey, table
 from giveback_agent.errors import AgentError
-from giveback_agent.policy import cache_goal
-from giveback_agent.policy.observation import LISTS, NO_METHOD, URGENCY_ALONE, why_not_reported
+from giveback_agent.policy.observation import why_not_reported
+from giveback_agent.release.cache import cold_survey
 from giveback_agent.release.observe import take
 from giveback_agent.runtime import run_dir
 from giveback_agent.service import status_file
 from giveback_agent.service.pass_log import MIB
 from giveback_agent.settings import load
-from giveback_agent.settings.table import AgentSettings
 from giveback_kernel import buddyinfo, files, page_reporting
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.escaping import escape_for_terminal
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from giveback_agent.policy.observation import Snapshot
+    from giveback_agent.release.cache.cold_survey import CacheTerms
+    from giveback_kernel.meminfo import MemInfo
     from giveback_kernel.page_reporting import ReportingState
 
 # More of them would fill the screen.
@@ -49,11 +50,13 @@ def run(args: argparse.Namespace) -> int:
     said = read_status(args.root)
     reporting = page_reporting.probe(args.root)
     windows = _windows(args.root, reporting)
-    cold_bytes = would_take_bytes(now, said if pid else None)
+    by_terms = terms(args.root, said if pid else None, now.meminfo)
+    cold_bytes = cold_survey.would_take_bytes(args.root, by_terms, now.meminfo)
     if args.json:
         guest = {**summary(now), "reporting": reporting.active, "why": reporting.evidence}
         guest["cold_cache_bytes"] = cold_bytes
-        guest["learned_floor_bytes"] = _number(said if pid else None, "learned_floor_bytes")
+        guest["learned_floor_bytes"] = by_terms.learned_floor_bytes
+        guest["cache_floor_bytes"] = by_terms.cache_floor_bytes
         guest["cgroups"] = table.document(survey.survey(args.root))
         report = {"running_pid": pid, "guest": guest, "agent": said, "windows": windows}
         print(json.dumps(report, indent=1))
@@ -74,34 +77,11 @@ def read_status(root: str) -> dict[str, Any] | None:
     return said if isinstance(said, dict) else None
 
 
-def learned_floor_bytes(root: str) -> int:
-    """Return what the running agent keeps of the cold cache, as refaults have taught it; else 0."""
-    running = run_dir.running_pid(root) is not None
-    return _number(read_status(root) if running else None, "learned_floor_bytes")
-
-
-def would_take_bytes(now: Snapshot, said: dict[str, Any] | None) -> int:
-    """Return the cold cache that a pass would take now, at most: without what refaults have taught to keep.
-
-    `said` is the running agent's status, None without one: the floor is then that of the defaults.
-    """
-    memory, method = now.meminfo, (said or {}).get("cold_method")
-    floor = _number(said, "cache_floor_bytes") if said else AgentSettings().cache_floor_bytes
-    learned = _number(said, "learned_floor_bytes")
-    # A pass begins by writing what is dirty.
-    cold = memory.inactive_file_bytes
-    if method == NO_METHOD:
-        return 0
-    if method == LISTS:
-        # Below the active list the kernel refills the inactive one from it: cold_cache.list_step_bytes.
-        cold -= memory.active_file_bytes
-    return cache_goal.takeable_bytes(cold, learned, now.cache_bytes, floor, URGENCY_ALONE)
-
-
-def _number(said: dict[str, Any] | None, key: str) -> int:
-    """Return an amount of the agent's status; 0 where it is not there, or is nonsense."""
-    value = said.get(key) if said else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+def terms(root: str, said: dict[str, Any] | None, memory: MemInfo) -> CacheTerms:
+    """Return what decides how much a pass would take. `said`: the running agent's status."""
+    if said is None:
+        return cold_survey.terms_alone(root)
+    return cold_survey.terms_of(said, time.monotonic(), memory)
 
 
 def summary(now: Snapshot) -> dict[str, object]:
@@ -155,8 +135,11 @@ def lines(
 def _cache_words(now: Snapshot, said: dict[str, Any] | None, cold_bytes: int) -> str:
     cache_mib, cold_mib = now.cache_bytes // MIB, cold_bytes // MIB
     words = f"{cache_mib} MiB, {cold_mib} of it not used lately: a pass takes that at most"
-    learned = _number(said, "learned_floor_bytes")
-    return f"{words}; {learned // MIB} MiB more look so, but were read again" if learned else words
+    learned = cold_survey.amount(said, "learned_floor_bytes")
+    if learned:
+        words += f"; {learned // MIB} MiB more look so, but were read again"
+    floor = cold_survey.amount(said, "cache_floor_bytes")
+    return f"{words}; {floor // MIB} MiB stay in any case" if floor else words
 
 
 def _busy_lines(said: dict[str, Any] | None) -> list[str]:
@@ -167,9 +150,10 @@ def _busy_lines(said: dict[str, Any] | None) -> list[str]:
     in_s = max(0.0, busy["next_s"] - time.monotonic())
     due = f"next {busy.get('next') or 'step'} in {in_s:.0f} s at the earliest"
     waits = f"; it waits: {busy['waits']}" if busy.get("waits") else ""
+    freed_mib = cold_survey.amount(busy, "freed_bytes") // MIB
     return [
         f"at work   {due}{waits}",
-        f"          {busy.get('steps')} steps so far: {_number(busy, 'freed_bytes') // MIB} MiB returned",
+        f"          {busy.get('steps')} steps so far: {freed_mib} MiB returned",
     ]
 
 

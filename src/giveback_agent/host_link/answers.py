@@ -16,7 +16,7 @@ from giveback_kernel.errors import GivebackError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PAGES_LIMIT_BYTES = 16 << 20
 _PART_BYTES = 24 << 10
@@ -30,13 +30,14 @@ def answer(
     fd: int,
     until_s: float,
     cgroups: bool = False,
-    learned_floor_bytes: int = 0,
+    promise: Callable[[], dict[str, object]] = dict,
 ) -> None:
     """Write the answer to `ask` (`memory` or `pages`) on `fd`, until `until_s` of the monotonic clock.
 
+    `promise` returns what the agent's settings and experience add to the kernel's numbers.
     Raises OSError where the host takes no more of it.
     """
-    for message in messages(root, ask, number, cgroups, learned_floor_bytes):
+    for message in messages(root, ask, number, cgroups, promise):
         line = json_lines.line_of(message)
         if not line:
             line = json_lines.line_of(_error(ask, number, "too long to send"))
@@ -44,11 +45,15 @@ def answer(
 
 
 def messages(
-    root: str, ask: str, number: object, cgroups: bool = False, learned_floor_bytes: int = 0
+    root: str,
+    ask: str,
+    number: object,
+    cgroups: bool = False,
+    promise: Callable[[], dict[str, object]] = dict,
 ) -> Iterator[dict[str, object]]:
     """The messages of an answer: `memory`, for `pages` then its parts; or one `error`."""
     try:
-        said = picture(root, pages=ask == "pages", cgroups=cgroups)
+        said = {**picture(root, pages=ask == "pages", cgroups=cgroups), **promise()}
     except GivebackError as error:
         yield _error(ask, number, str(error)[:400])
         return
@@ -59,7 +64,7 @@ def messages(
         return
     if len(str(said["buddyinfo"])) > _BUDDYINFO_LIMIT_BYTES:
         said["buddyinfo"] = ""
-    yield {**said, "id": number, "learned_floor_bytes": learned_floor_bytes}
+    yield {**said, "id": number}
     if ask == "pages":
         parts = [pages[at : at + _PART_BYTES] for at in range(0, len(pages), _PART_BYTES)]
         for part, text in enumerate(parts):

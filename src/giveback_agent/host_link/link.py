@@ -55,12 +55,13 @@ class Link:
     """All ways to the host. No method raises or waits.
 
     `answer_cpu_s` is the CPU time of the answers so far, `answer_user_s` their user time: the agent's own.
-    `learned_floor_bytes`, which the service sets, goes out with each answer.
+    `promise`, which the service sets, is called in the process that makes an answer: what it returns
+    goes out with it.
     """
 
     def __init__(self, root: str) -> None:
         self.answer_cpu_s = self.answer_user_s = 0.0
-        self.learned_floor_bytes = 0
+        self.promise: Callable[[], dict[str, object]] = dict
         self._root = root
         self._peers: list[HostPeer] = []
         self._epoll: select.epoll | None = None
@@ -247,12 +248,12 @@ class Link:
 
     def _fork(self, peer: HostPeer, ask: str, number: Scalar, now_s: float, cgroups: bool) -> None:
         root, fd, until_s = self._root, peer.fd, time.monotonic() + DEADLINES_S[ask]
-        learned_bytes = self.learned_floor_bytes
+        promise = self.promise
 
         def make() -> None:
             from giveback_agent.host_link import answers
 
-            answers.answer(root, ask, number, fd, until_s, cgroups, learned_bytes)
+            answers.answer(root, ask, number, fd, until_s, cgroups, promise)
 
         if not peer.has_room():
             _refuse(peer, ask, number, "the host does not read", 1.0)

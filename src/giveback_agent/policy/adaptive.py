@@ -37,6 +37,7 @@ from giveback_agent.policy.actions import (
     Abandon,
     BeginPass,
     Compact,
+    DropCaches,
     EndPass,
     LowerOrder,
     Reclaim,
@@ -46,7 +47,7 @@ from giveback_agent.policy.actions import (
     TriggerReporting,
 )
 from giveback_agent.policy.activity import idleness
-from giveback_agent.policy.cache_goal import EndedRegret, FloorState
+from giveback_agent.policy.cache_goal import EndedRegret, FloorState, JudgedCache
 from giveback_agent.policy.compaction import Compacting
 from giveback_agent.policy.observation import (
     URGENCY_ALONE,
@@ -80,8 +81,6 @@ PAUSE_S = 15.0
 ENDED_PERIOD_S = 10.0
 # After a pass of which nothing is known to be left, look no sooner than this.
 REST_S = 10.0
-# Cache that was kept may have grown cold all the same: try again this long after a pass.
-RETRY_COLD_S = 3600.0
 # A pass that was cut short is not begun again at once, or short pauses would cost the work.
 CUT_SHORT_REST_S = 20.0
 # Work since the last pass that may have used and freed memory without changing the totals.
@@ -90,13 +89,6 @@ STALE_WORK_CPU_S = 2.0
 STALE_BURST_CPU_S = 1.0
 # The guest is short of memory by its own account.
 TIGHT_AVAILABLE_PERCENT = 6
-
-
-class JudgedCache(Record):
-    """When a cold step has last chosen what to keep, and the least cache there has been since, in bytes."""
-
-    at_s: float
-    cache_bytes: int
 
 
 class PolicyState(Record):
@@ -262,8 +254,9 @@ def _learn_outcome(seen: GuestObservation, state: PolicyState) -> PolicyState:
 
 
 def _remember_cold(now: Snapshot, state: PolicyState, outcome: StepOutcome) -> PolicyState:
-    """Keep when cold cache was last taken, and the least cache there has been since."""
-    if outcome.kind == ReclaimCold.kind and outcome.ok and state.current is not None:
+    """Keep when a pass last took cache, and the least cache there has been since."""
+    takes_cache = outcome.kind in (ReclaimCold.kind, Reclaim.kind, DropCaches.kind)
+    if takes_cache and not outcome.abandoned and state.current is not None:
         return replace(state, judged=JudgedCache(now.monotonic_s, now.cache_bytes))
     if state.judged is not None and now.cache_bytes < state.judged.cache_bytes:
         return replace(state, judged=replace(state.judged, cache_bytes=now.cache_bytes))
@@ -273,16 +266,18 @@ def _remember_cold(now: Snapshot, state: PolicyState, outcome: StepOutcome) -> P
 def _is_cold_new(tick: Tick, state: PolicyState) -> bool:
     """Tell whether there is cache that the last cold step has not judged.
 
-    What that step kept has lost its history (eviction_plan.py): asked again soon, it would go with the
-    cold. A pass for trapped memory or for ended cgroups is no reason to ask again.
+    A pass for trapped memory or for ended cgroups is no reason to ask again.
     """
-    judged, now = state.judged, tick.now
-    if judged is None or tick.presses or tick.seen.urgency > state.after_pass_urgency:
+    if tick.presses or tick.seen.urgency > state.after_pass_urgency:
         return True
-    grown = now.cache_bytes - judged.cache_bytes
-    return (
-        grown >= thresholds.least_bytes(now.meminfo) or now.monotonic_s - judged.at_s > RETRY_COLD_S
-    )
+    return _has_new_cache(tick.now, state)
+
+
+def _has_new_cache(now: Snapshot, state: PolicyState) -> bool:
+    if state.judged is None:
+        return True
+    least_bytes = thresholds.least_bytes(now.meminfo)
+    return not state.judged.is_all_judged(now.cache_bytes, now.monotonic_s, least_bytes)
 
 
 def _go_on(tick: Tick, state: PolicyState, current: Pass, why_stop: str) -> Decision:
@@ -404,8 +399,7 @@ def _is_worth_a_pass(tick: Tick, state: PolicyState) -> bool:
     stuck = thresholds.stuck_bytes(now, tick.can) if tick.reports else 0
     if last is None or needs_more:
         return goal >= least or stuck >= least
-    new_cache = now.cache_bytes - last.cache_bytes
-    if goal >= least and (new_cache >= least or now.monotonic_s - last.monotonic_s > RETRY_COLD_S):
+    if goal >= least and _has_new_cache(now, state):
         return True
     if not tick.reports:
         return False

@@ -39,6 +39,8 @@ MOST_DIVISOR = 2
 REOPEN_TIMES_KEPT = 3
 # The older generation counts as empty where it has less than this part of the new cache.
 CLOSED_DIVISOR = 16
+# Cache that was kept may have grown cold all the same: try again this long after a cold step.
+RETRY_COLD_S = 3600.0
 # Read again so soon after the take, it was taken too early.
 REGRET_S = 60.0
 FIRST_WAIT_S = 60.0
@@ -210,6 +212,22 @@ def _among_kept_bytes(tick: Tick, dirty_bytes: int) -> int:
     is_closed = now.inactive_file_bytes * CLOSED_DIVISOR < new
     worth_it = new >= max(thresholds.much_bytes(now), REOPEN_TIMES_KEPT * kept)
     return new if is_closed and worth_it else 0
+
+
+class JudgedCache(Record):
+    """When a cold step has last chosen what to keep, and the least cache there has been since, in bytes.
+
+    What that step kept has lost its history (eviction_plan.py): asked again soon, it would go with the
+    cold. So the next step waits for new cache, or until what was kept may have grown cold.
+    """
+
+    at_s: float
+    cache_bytes: int
+
+    def is_all_judged(self, cache_bytes: int, now_s: float, least_bytes: int) -> bool:
+        """Tell whether the cache of now is what that step has judged: less than `least_bytes` are new."""
+        grown = cache_bytes - self.cache_bytes
+        return grown < least_bytes and now_s - self.at_s <= RETRY_COLD_S
 
 
 class EndedRegret(Record):

@@ -50,9 +50,6 @@ if TYPE_CHECKING:
     from giveback_agent.settings.table import AgentSettings
 
 MIB = 1 << 20
-# A host may change its mind, and a guest its level, at every look: what is published follows no faster.
-URGENCY_PUBLISH_S = 1.0
-LEVEL_PUBLISH_S = 30.0
 # It reads the kernel log: 0.1 s of CPU at most, and only in a guest that reports nothing.
 PROBE_PERIOD_S = 600.0
 
@@ -72,6 +69,7 @@ class Service:
         self._say = say
         self._classic_line = pass_log.WSL_LINE if under_wsl else pass_log.CLASSIC_LINE
         self._link = Link(root)
+        self._link.promise = self._promise
         self._can = probe(root, settings.swap)
         self._state = adaptive.PolicyState()
         self._wsl_state: WslState | None = None
@@ -90,9 +88,7 @@ class Service:
         self._last: Snapshot | None = None
         self._last_error = ""
         self._started_s = time.monotonic()
-        self._published = (URGENCY_ALONE, idleness.BUSY)
-        self._published_s = self._started_s
-        self._published_busy = (0, 0)
+        self._published = status_file.Published(self._started_s)
         self._next_probe_s = self._started_s + PROBE_PERIOD_S / 10
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
@@ -455,40 +451,37 @@ class Service:
     def _tell(self, step: str, text: str) -> None:
         self._link.send(event="step", step=step, text=text)
 
-    def _publish_changes(self, now_s: float) -> None:
-        """Publish urgency and level anew where they have changed; each no more often than its limit."""
-        urgency, level = self._published
-        since_s = now_s - self._published_s
-        told = self._need.urgency(now_s) != urgency and since_s >= URGENCY_PUBLISH_S
-        busy = (self._busy_steps(), self._state.floor.learned_bytes)
-        changed = self._gate.level != level or busy != self._published_busy
-        if told or (changed and since_s >= LEVEL_PUBLISH_S):
-            self._publish()
+    def _promise(self) -> dict[str, object]:
+        """What the host is told of the cache. Called in an answer's process: it may import and read much."""
+        from giveback_agent.release.cache import cold_survey
 
-    def _busy_steps(self) -> int:
-        return 0 if self._state.busy is None else self._state.busy.steps
+        memory = Totals(self._root).meminfo()
+        terms = cold_survey.terms_of(self._terms(), time.monotonic(), memory)
+        return cold_survey.promise(self._root, terms, memory)
+
+    def _terms(self) -> dict[str, object]:
+        return status_file.terms_fields(self._settings, self._can.cold_method, self._state)
+
+    def _publish_changes(self, now_s: float) -> None:
+        slow = status_file.slow_changes(self._state, self._gate)
+        if self._published.is_due(self._need.urgency(now_s), slow, now_s):
+            self._publish()
 
     def _publish(self, running: bool = True) -> None:
         """Write what `status` shows. A full /run is no reason to stop."""
         now_s = time.monotonic()
-        self._published = (self._need.urgency(now_s), self._gate.level)
-        self._published_s = now_s
-        floor = self._state.floor.learned_bytes
-        self._published_busy = (self._busy_steps(), floor)
-        self._link.learned_floor_bytes = floor
+        urgency = self._need.urgency(now_s)
+        self._published.note(urgency, status_file.slow_changes(self._state, self._gate), now_s)
         status_file.write_status(
             self._root,
             {
                 "pid": os.getpid() if running else None,
                 "mode": self._settings.mode,
-                "exclude": self._settings.exclude,
                 "started_s": self._started_s,
                 "written_s": now_s,
-                "urgency": self._published[0],
-                "level": self._published[1],
-                "cache_floor_bytes": self._settings.cache_floor_bytes,
-                "learned_floor_bytes": self._state.floor.learned_bytes,
-                "cold_method": self._can.cold_method,
+                "urgency": urgency,
+                "level": self._gate.level,
+                **self._terms(),
                 "busy": status_file.busy_fields(self._state.busy, self._gate),
                 "own_cpu_s": self._own_cpu()[0],
                 **status_file.log_fields(self._passes),

@@ -4,17 +4,54 @@ from __future__ import annotations
 
 from giveback_agent.host_link.json_lines import encode
 from giveback_agent.policy.activity import idleness
+from giveback_agent.policy.observation import NO_METHOD, URGENCY_ALONE
 from giveback_agent.runtime import run_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.activity.idleness import GateState
+    from giveback_agent.policy.adaptive import PolicyState
     from giveback_agent.policy.busy_steps import BusySteps
     from giveback_agent.policy.observation import Snapshot
     from giveback_agent.service.pass_log import PassLog, PassRecord
+    from giveback_agent.settings.table import AgentSettings
 
 MIB = 1 << 20
+# A host may change its mind, and a guest its level, at every sample: what is published follows no faster.
+URGENCY_PUBLISH_S = 1.0
+LEVEL_PUBLISH_S = 30.0
+JUDGED_GRAIN_BYTES = 16 * MIB
 STATUS_PATH = run_dir.FOLDER + "/status.json"
+
+
+class Published:
+    """What was last published, and when: what changes all the time is not followed at every sample."""
+
+    def __init__(self, now_s: float) -> None:
+        self._urgent: object = None
+        self._slow: object = None
+        self.at_s = now_s
+
+    def is_due(self, urgent: object, slow: object, now_s: float) -> bool:
+        """Tell whether to publish again: what is `urgent` or `slow` has changed, and its time has come."""
+        since_s = now_s - self.at_s
+        is_urgent = urgent != self._urgent and since_s >= URGENCY_PUBLISH_S
+        return is_urgent or (slow != self._slow and since_s >= LEVEL_PUBLISH_S)
+
+    def note(self, urgent: object, slow: object, now_s: float) -> None:
+        """Note what is being published."""
+        self._urgent, self._slow, self.at_s = urgent, slow, now_s
+
+
+def slow_changes(state: PolicyState, gate: GateState) -> tuple[object, ...]:
+    """Return what `status` shows and no event tells."""
+    busy, judged = state.busy, state.judged
+    return (
+        gate.level,
+        0 if busy is None else busy.steps,
+        state.floor.learned_bytes,
+        0 if judged is None else judged.cache_bytes // JUDGED_GRAIN_BYTES,
+    )
 
 
 def seen(now: Snapshot | None, busy_percent: float, urgency: int) -> str:
@@ -36,6 +73,26 @@ def log_fields(log: PassLog) -> dict[str, object]:
         "slack_steps": log.slack_steps,
         "slack_bytes": log.slack_bytes,
         "last_passes": [_as_dict(record) for record in log.ended],
+    }
+
+
+def terms_fields(
+    settings: AgentSettings, cold_method: str, state: PolicyState
+) -> dict[str, object]:
+    """Return what decides how much of the cache a pass would take: `cold_survey.terms_of` reads it.
+
+    `judged` is None where a host that wants cold cache gets it, however lately it was judged.
+    """
+    judged = state.judged
+    if judged is not None and state.after_pass_urgency < URGENCY_ALONE:
+        judged = None
+    takes = settings.mode != "disabled" and not settings.dry_run
+    return {
+        "exclude": settings.exclude,
+        "cold_method": cold_method if takes else NO_METHOD,
+        "cache_floor_bytes": settings.cache_floor_bytes,
+        "learned_floor_bytes": state.floor.learned_bytes,
+        "judged": None if judged is None else {n: getattr(judged, n) for n in judged._fields},
     }
 
 

@@ -160,7 +160,8 @@ GUESTS = st.builds(
     reporting=st.none() | st.booleans(),
     **dict.fromkeys(
         ["total_bytes", "free_bytes", "available_bytes", "anon_bytes", "cache_bytes", "dirty_bytes",
-         "cold_cache_bytes", "slab_reclaimable_bytes", "kernel_bytes", "learned_floor_bytes"],
+         "cold_cache_bytes", "slab_reclaimable_bytes", "kernel_bytes", "learned_floor_bytes",
+         "would_take_bytes", "cache_floor_bytes"],
         MAYBE,
     ),
 )  # fmt: skip

@@ -29,8 +29,8 @@ class AgentAnswer:
     hears: bool
     is_pressed: bool = False
     learned_floor_bytes: int = 0
-    cold_bytes: int = 0
-    """Cache that looks cold, with what is kept of it."""
+    returnable_bytes: int = 0
+    """Cache that a pass would take: without what is kept of it."""
     has_begun: bool = False
     """Whether it has reported a step since it was asked."""
     step: str = ""
@@ -63,4 +63,4 @@ def shortfall_of(urgency: int, answer: AgentAnswer, found: Sequence[Finding]) ->
 
 def _is_at_floor(answer: AgentAnswer) -> bool:
     """Whether hardly more looks cold than what the agent keeps of it."""
-    return answer.cold_bytes - answer.learned_floor_bytes < LEAST_GOAL_BYTES
+    return answer.returnable_bytes < LEAST_GOAL_BYTES

@@ -120,6 +120,7 @@ def _made(vm: Watched, seen: Observation) -> VmStatus:
         charged_bytes=ledger.charged_bytes if ledger else None,
         urgency=vm.channel.sent_urgency if vm.guest.had_agent else None,
         reliability=round(vm.request.trust.reliability, 3) if vm.request.is_judged else None,
+        cache_floor_bytes=seen.guest.cache_floor_bytes,
         learned_floor_bytes=seen.guest.learned_floor_bytes,
         returnable_bytes=can_come.total_bytes if can_come else None,
         cold_bytes=can_come.cold_bytes if can_come else None,

@@ -247,7 +247,7 @@ class Arbitration:
             hears=vm.hears,
             is_pressed=is_pressed(report),
             learned_floor_bytes=report.learned_floor_bytes or 0,
-            cold_bytes=report.cold_cache_bytes or 0,
+            returnable_bytes=report.returnable_cold_bytes,
             has_begun=guest.step_at_s is not None and guest.step_at_s >= asked_at_s,
             step=guest.step,
         )

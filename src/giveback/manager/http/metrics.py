@@ -269,6 +269,11 @@ _VM_GAUGES: tuple[tuple[str, str, Callable[[VmStatus], float | None]], ...] = (
     ),
     ("uptime_seconds", "Since the VMM was started.", lambda vm: vm.uptime_s),
     (
+        "cache_floor_bytes",
+        "Cache that its agent leaves it in any case.",
+        lambda vm: vm.cache_floor_bytes,
+    ),
+    (
         "learned_floor_bytes",
         "Cold-looking cache that its agent keeps at urgency 1.",
         lambda vm: vm.learned_floor_bytes,

@@ -61,7 +61,7 @@ from giveback_kernel.vmstat import read_vmstat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from giveback_kernel.lru_gen import NodeGenerations
     from giveback_kernel.lru_gen_scan import LruScan
@@ -108,6 +108,27 @@ def probe(root: str = "/", swap: bool = False) -> str:
     # A kernel that could be asked for less, but refuses, is not asked by a back door.
     can_limit = reclaim.root_reclaim_path(root) is None and memory_high.cgroups(root)
     return LIMITS if can_limit and (swap or not swaps.may_swap(root)) else NO_METHOD
+
+
+def scan_targets(
+    read: Iterable[bytes],
+    place: str,
+    page_bytes: int,
+    exclude: tuple[str, ...] = (),
+    stale_after_s: float = STALE_AFTER_S,
+) -> LruScan:
+    """Return the lists of lru_gen below the cgroup `place` from which most may be evicted.
+
+    Raises KernelFileError.
+    """
+
+    def worth(one: NodeGenerations) -> int:
+        if is_excluded(one.memcg_path, exclude):
+            return 0
+        target = target_of(one, page_bytes, stale_after_s)
+        return 0 if target is None else target.pages
+
+    return lru_gen_scan.scan(read, worth, OPEN_BYTES // page_bytes, LISTS_LIMIT, place)
 
 
 def list_step_bytes(lists: FileLists, budget_bytes: int) -> int:
@@ -241,16 +262,9 @@ class _Generations:
         return True
 
     def _scan(self, stale_after_s: float) -> LruScan | None:
-        def worth(one: NodeGenerations) -> int:
-            if is_excluded(one.memcg_path, self.exclude):
-                return 0
-            target = target_of(one, self.page_bytes, stale_after_s)
-            return 0 if target is None else target.pages
-
-        read = lru_gen_scan.pieces(self.root)
-        least = OPEN_BYTES // self.page_bytes
+        read, place = lru_gen_scan.pieces(self.root), self.place or ""
         try:
-            return lru_gen_scan.scan(read, worth, least, LISTS_LIMIT, self.place or "")
+            return scan_targets(read, place, self.page_bytes, self.exclude, stale_after_s)
         except KernelFileError:
             return None
 
@@ -350,7 +364,7 @@ def _from_lists(
         first = True
         while steps < STEPS_LIMIT and wanted():
             try:
-                lists = _lists_of(root, folder)
+                lists = lists_of(root, folder)
             except KernelFileError:
                 break
             unprotected = memcg.unprotected_bytes(root, mount, folder)
@@ -391,7 +405,8 @@ def _swapped_out_pages(root: str) -> int:
         return 0
 
 
-def _lists_of(root: str, folder: str) -> FileLists:
+def lists_of(root: str, folder: str) -> FileLists:
+    """Read a cgroup's file lists; the top's own where it tells none. Raises KernelFileError."""
     try:
         return memcg.read_file_lists(root, folder)
     except KernelFileError:

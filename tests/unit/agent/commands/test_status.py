@@ -75,25 +75,22 @@ def test_a_guest_at_work_is_told_why_it_waits_and_what_comes_next() -> None:
     assert not [line for line in idle if line.startswith("at work")]
 
 
-def test_the_cold_cache_is_what_a_pass_would_take() -> None:
+def test_the_cold_cache_is_told_with_what_is_kept_of_it() -> None:
     now = snapshot(1.0, cache=600)
-    assert status.would_take_bytes(now, _said()) == 500 << 20
-    assert status.would_take_bytes(now, {**_said(), "cold_method": "none"}) == 0
-    active = replace(now, meminfo=replace(now.meminfo, active_file_bytes=450 << 20))
-    assert status.would_take_bytes(active, {**_said(), "cold_method": "lists"}) == 50 << 20
-    assert status.would_take_bytes(now, None) == (600 - 64) << 20
     text = "\n".join(
         status.lines(7, now, _said(), None, ReportingState(True, "", 9, True), 500 << 20)
     )
     assert "500 of it not used lately" in text
-    assert "100 MiB more look so, but were read again" in text
+    assert "100 MiB more look so, but were read again; 64 MiB stay in any case" in text
 
 
 @pytest.mark.parametrize("busy", [None, 7, [], {"next_s": "soon"}, {"next_s": 1.0, "steps": None}])
 def test_nonsense_in_the_status_file_is_survived(busy: object) -> None:
     said = {**_said(), "busy": busy, "learned_floor_bytes": "much", "cache_floor_bytes": -1}
     assert status.lines(7, snapshot(1.0), said, None, ReportingState(True, "", 9, True))
-    assert status.would_take_bytes(snapshot(1.0), said) >= 0
+    judged = {"at_s": busy, "cache_bytes": busy}
+    terms = status.terms("/", {**said, "exclude": busy, "judged": judged}, snapshot(1.0).meminfo)
+    assert (terms.cache_floor_bytes, terms.learned_floor_bytes, terms.is_judged) == (0, 0, False)
 
 
 def test_what_is_excluded_is_shown_and_nothing_that_repaints_the_screen() -> None:

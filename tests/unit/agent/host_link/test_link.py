@@ -165,13 +165,13 @@ def test_an_urgency_with_a_number_is_confirmed(host: Host) -> None:
 
 
 def test_memory_is_asked_and_told(host: Host) -> None:
-    host.link.learned_floor_bytes = 40 << 20
+    host.link.promise = lambda: {"learned_floor_bytes": 40 << 20, "would_take_bytes": 8 << 20}
     host.say(b'{"v":1,"ask":"memory","id":7}\n')
     (said,) = [line for line in host.wait(event("memory")) if line["event"] == "memory"]
     assert said["id"] == 7
     assert said["meminfo"] == GUEST["/proc/meminfo"].decode()
     assert said["report_order"] == 9
-    assert said["learned_floor_bytes"] == 40 << 20
+    assert (said["learned_floor_bytes"], said["would_take_bytes"]) == (40 << 20, 8 << 20)
 
 
 def test_pages_come_in_parts_after_the_memory(host: Host) -> None:

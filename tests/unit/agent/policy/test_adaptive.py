@@ -578,7 +578,7 @@ def test_what_the_last_cold_step_kept_is_asked_for_again_only_with_new_cache_or_
     cache_mib: int, at_s: float, urgency: int, asks: bool
 ) -> None:
     """Its history is gone with that step: in the next pass, begun for trapped memory, it would go, too."""
-    kept = adaptive.JudgedCache(100.0, 300 * MIB)
+    kept = cache_goal.JudgedCache(100.0, 300 * MIB)
     last = snapshot(110.0, 1500, cache_mib, 20)
     state = PolicyState(after_pass=last, rest_until_s=120.0, judged=kept)
     now = snapshot(at_s, 1500, cache_mib, 400)
@@ -592,6 +592,6 @@ def test_what_the_last_cold_step_kept_is_asked_for_again_only_with_new_cache_or_
 def test_what_ended_cgroups_left_is_no_new_cache() -> None:
     taken = StepOutcome(act.ReclaimEnded.kind, ok=True)
     seen = replace(observation(snapshot(200.0, 1500, 250, 20)), outcome=taken)
-    state = PolicyState(judged=adaptive.JudgedCache(100.0, 300 * MIB))
+    state = PolicyState(judged=cache_goal.JudgedCache(100.0, 300 * MIB))
     _, after = adaptive.decide(seen, state, SETTINGS, ABLE)
-    assert after.judged == adaptive.JudgedCache(100.0, 250 * MIB)
+    assert after.judged == cache_goal.JudgedCache(100.0, 250 * MIB)

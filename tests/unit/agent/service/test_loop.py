@@ -25,7 +25,8 @@ from giveback_agent.release import report_order, steps
 from giveback_agent.runtime import run_dir
 from giveback_agent.runtime.worker import CRASHED, DONE, FAILED, Worker
 from giveback_agent.service import pass_log, status_file
-from giveback_agent.service.loop import LEVEL_PUBLISH_S, PROBE_PERIOD_S, URGENCY_PUBLISH_S, Service
+from giveback_agent.service.loop import PROBE_PERIOD_S, Service
+from giveback_agent.service.status_file import LEVEL_PUBLISH_S, URGENCY_PUBLISH_S
 from giveback_agent.settings.table import AgentSettings
 from giveback_kernel import files, page_reporting, reclaim, swaps
 from giveback_kernel.errors import KernelFileError
@@ -438,13 +439,13 @@ def test_urgency_and_level_are_published_when_they_change_and_no_oftener(guest: 
     service = service_of(guest)
     service._greet()
     assert published(guest) == (URGENCY_ALONE, idleness.BUSY)
-    now_s = service._published_s
+    now_s = service._published.at_s
     service._need.lease = (3, now_s + 3600)
     service._publish_changes(now_s + 0.5 * URGENCY_PUBLISH_S)
     assert published(guest)[0] == URGENCY_ALONE
     service._publish_changes(now_s + URGENCY_PUBLISH_S)
     assert published(guest)[0] == 3
-    now_s = service._published_s
+    now_s = service._published.at_s
     service._gate = replace(service._gate, level=idleness.IDLE)
     service._publish_changes(now_s + 0.5 * LEVEL_PUBLISH_S)
     assert published(guest)[1] == idleness.BUSY
@@ -456,7 +457,7 @@ def test_what_has_not_changed_is_not_published_again(guest: Path) -> None:
     service = service_of(guest)
     service._greet()
     (guest / status_file.STATUS_PATH[1:]).unlink()
-    service._publish_changes(service._published_s + 10 * LEVEL_PUBLISH_S)
+    service._publish_changes(service._published.at_s + 10 * LEVEL_PUBLISH_S)
     assert not (guest / status_file.STATUS_PATH[1:]).exists()
 
 

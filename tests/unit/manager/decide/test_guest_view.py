@@ -87,6 +87,18 @@ def test_the_parts_come_from_the_ledger_and_the_guests_cold_cache() -> None:
     assert found.key == "qemu:web:77"
 
 
+def test_an_agent_that_tells_its_floors_is_asked_for_what_a_pass_would_take() -> None:
+    told = replace(GUEST, would_take_bytes=120 * MIB, cache_floor_bytes=500 * MIB)
+    found = view(seen(told))
+    assert found.cold_bytes == 120 * MIB
+    assert found.cold_bytes + found.warm_bytes == (1600 - 500) * MIB
+    # The rest of what looks cold is warm: it goes at urgency 2.
+    assert view(seen(replace(told, would_take_bytes=0))).cold_bytes == 0
+    # Nor is more promised than the host holds above the floor.
+    boasting = replace(told, would_take_bytes=1600 * MIB)
+    assert view(seen(boasting)).cold_bytes == (1600 - 500) * MIB
+
+
 def test_what_is_not_resident_is_taken_off_the_cache() -> None:
     found = view(seen(resident=2000 * MIB))
     ledger = seen(resident=2000 * MIB).ledger

@@ -8,7 +8,7 @@ from giveback.accounting.diagnosis import Finding, Severity
 from giveback.manager.decide.shortfall import AgentAnswer, shortfall_of
 
 MIB = 1 << 20
-IDLE = AgentAnswer(hears=True, learned_floor_bytes=512 * MIB, cold_bytes=520 * MIB)
+IDLE = AgentAnswer(hears=True, learned_floor_bytes=512 * MIB, returnable_bytes=8 * MIB)
 REPORTING_OFF = Finding(Severity.KEEPS, "free page reporting is off", "no option", "")
 
 
@@ -21,7 +21,7 @@ def test_an_idle_guest_that_keeps_its_floor_is_not_called_busy() -> None:
 
 def test_the_floor_is_no_reason_where_it_does_not_hold() -> None:
     assert "keeps 512" not in shortfall_of(2, IDLE, ()).why
-    much = replace(IDLE, cold_bytes=2000 * MIB)
+    much = replace(IDLE, returnable_bytes=1488 * MIB)
     assert "keeps 512" not in shortfall_of(1, much, ()).why
 
 
