@@ -203,8 +203,10 @@ def test_the_labs_guest_imports_the_standard_library_and_the_agent(path: Path) -
 
 @pytest.mark.parametrize("path", PARSERS, ids=ids(PARSERS))
 def test_kernel_parsers_import_no_way_to_the_world_but_files(path: Path) -> None:
+    # The one module that is no parser: agent and host share it, and what they share is here.
+    more = {"fcntl", "stat", "time"} if path.stem == "private_lock" else set()
     for name in imports_of(path, types_too=False):
-        assert is_in(name, PARSERS_MAY), f"{name}: a parser takes bytes and gives a record"
+        assert is_in(name, PARSERS_MAY | more), f"{name}: a parser takes bytes and gives a record"
 
 
 @pytest.mark.parametrize("path", POLICY, ids=ids(POLICY))
