@@ -83,14 +83,19 @@ def _exe(root: str, pid: int) -> str:
         return ""
 
 
-def processes(root: str = "/") -> Iterator[Process]:
-    """Every process with a command line, in order of PID."""
+def pids(root: str = "/") -> list[int]:
+    """Every process's PID, in order. Raises VmError where /proc cannot be listed."""
     try:
         with os.scandir(under(root, "/proc")) as entries:
             names = [entry.name for entry in entries]
     except OSError as error:
         raise VmError(f"{under(root, '/proc')}: {error.strerror}; is procfs mounted?") from error
-    for pid in sorted(int(name) for name in names if name.isdigit()):
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def processes(root: str = "/") -> Iterator[Process]:
+    """Every process with a command line, in order of PID."""
+    for pid in pids(root):
         process = read_process(root, pid)
         if process is not None and process.argv:
             yield process

@@ -16,6 +16,7 @@ import structlog
 
 from giveback.errors import InputError, VmError
 from giveback.host.memory import read_host_view
+from giveback.host.readers.pool import Readers
 from giveback.manager.decide import schedule
 from giveback.manager.fleet import discovery
 from giveback.manager.fleet.connections import Connections
@@ -71,6 +72,7 @@ class Daemon:
         fallbacks: Fallbacks | None = None,
         root: str = "/",
         backends: Sequence[Backend] | None = None,
+        readers: Readers | None = None,
     ) -> None:
         self.settings = settings
         self.started_wall_s = time.time()
@@ -78,13 +80,15 @@ class Daemon:
         self._recorder: HistoryRecorder = NoRecorder() if recorder is None else recorder
         self._fallbacks = fallbacks
         self._root = root
-        self._finder = discovery.Finder(root, backends)
+        self._readers = Readers(root=root) if readers is None else readers
+        self._finder = discovery.Finder(root, backends, self._readers)
         self._arbitration = Arbitration(self.fleet, self._recorder, root)
         self._arbitration.cgroup = settings.cgroup
         self._sampler = Sampler(self.fleet, self._arbitration, fallbacks, root)
         self._connections = Connections(self.fleet, root)
         self._reclaim = ReclaimOperation(self.fleet, self._arbitration, root, self._now_s)
         self._stopping = asyncio.Event()
+        self._told: tuple[str, ...] = ()
         self._reload_problem = ""
         self._picture: DaemonStatus | None = None
         self._pictured: object = None
@@ -169,7 +173,8 @@ class Daemon:
         # What a monitor does is counted and shown per VM; qemu.qmp would log each failure as well.
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
         await self._recover()
-        self.discover()
+        with contextlib.suppress(VmError):  # It is tried again at once, and then counted.
+            await self.discover()
         self._look_at_host(force=True)
         ready()
         async with asyncio.TaskGroup() as group:
@@ -204,10 +209,10 @@ class Daemon:
         self._reload_problem = f"settings not reloaded, those of before hold: {why}"
         self.fleet.errors.add("settings refused")
 
-    def discover(self) -> None:
-        """Look for new VMs once."""
+    async def discover(self) -> None:
+        """Look for new VMs once. Raises VmError where no process can be read."""
         known = self.fleet.pids
-        found = self._finder.scan(known.__contains__)
+        found = await self._finder.scan(known.__contains__)
         now_s = self._now_s()
         for one in found:
             vm = Watched(one, self.settings.for_vm(one.vm.name), now_s)
@@ -238,7 +243,11 @@ class Daemon:
         for vm in [vm for vm in self.fleet if vm.pidfd < 0]:
             if discovery.has_ended(self._root, vm.pid, vm.ticks):
                 self._vanished(vm)
-        self.discover()
+        await self.discover()
+        for problem in self._readers.problems:
+            if problem not in self._told:
+                self._log.warning("not read", why=problem)
+        self._told = self._readers.problems
 
     async def _connect(self) -> None:
         self._connections.step(self._now_s())
@@ -288,12 +297,13 @@ class Daemon:
         await asyncio.sleep(0)
         await self._sampler.close()
         await self._connections.close()
+        self._readers.close()
         self._recorder.status(self.status())
         for vm in list(self.fleet):
             self._vanished(vm)
 
     def _problems(self) -> tuple[str, ...]:
-        words = list(self._recorder.problems)
+        words = [*self._recorder.problems, *self._readers.problems]
         if self._fallbacks is not None:
             words += self._fallbacks.problems
         if self._reload_problem:

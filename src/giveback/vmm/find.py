@@ -1,20 +1,30 @@
-"""Find the VMs that run on this host, with the backend of each."""
+"""Find the VMs that run on this host, with the backend of each.
+
+A command line and the files that it names are any user's: reader processes read them.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
-from giveback.errors import InputError
-from giveback.host.procs import processes
+from giveback.errors import InputError, VmError
+from giveback.host.procs import pids, read_process
+from giveback.host.readers import plain, pool
+from giveback.host.readers.pool import Item, Limits
 from giveback.vmm.backends.cloud_hypervisor import CloudHypervisorBackend
 from giveback.vmm.backends.firecracker import FirecrackerBackend
 from giveback.vmm.backends.libvirt import LibvirtBackend
 from giveback.vmm.backends.qemu import QemuBackend
+from giveback.vmm.base import VmDescription
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from giveback.vmm.base import Backend, VmDescription
+    from giveback.host.readers.pool import Readers
+    from giveback.vmm.base import Backend
+
+_LIMITS = Limits(wall_s=3.0, cpu_s=2.0)
 
 
 def backends(root: str = "/") -> tuple[Backend, ...]:
@@ -27,17 +37,53 @@ def backends(root: str = "/") -> tuple[Backend, ...]:
     )
 
 
+def recognise(
+    root: str, pid: int, among: Sequence[Backend]
+) -> tuple[Backend, VmDescription] | None:
+    """Return the VM that a process runs, with the first backend that knows it, or None."""
+    process = read_process(root, pid)
+    if process is None or not process.argv:
+        return None
+    for backend in among:
+        vm = backend.recognise(process)
+        if vm is not None:
+            return backend, vm
+    return None
+
+
+def read_vm(root: str, pid: int) -> tuple[str, VmDescription] | None:
+    """Return the backend's name and the VM that a process runs, or None. Run in a reader process."""
+    found = recognise(root, pid, backends(root))
+    return None if found is None else (found[0].name, found[1])
+
+
+async def recognised(
+    readers: Readers, wanted: Iterable[int], root: str = "/"
+) -> list[tuple[Backend, VmDescription] | VmError | None]:
+    """For each PID its VM with the backend, None where it runs none, or why it cannot be read."""
+    items = [Item(pid, (root, pid)) for pid in wanted]
+    known = {backend.name: backend for backend in backends(root)}
+    found: list[tuple[Backend, VmDescription] | VmError | None] = []
+    for answer in await readers.each(read_vm, items, _LIMITS):
+        if answer is None or isinstance(answer, VmError):
+            found.append(answer)
+            continue
+        try:
+            name, vm = plain.unpack(tuple[str, VmDescription], answer)
+        except ValueError as error:
+            found.append(VmError(f"what its reader answered is no VM: {error}"))
+        else:
+            found.append((known[name], vm) if name in known else None)
+    return found
+
+
 def find(root: str = "/") -> tuple[tuple[Backend, VmDescription], ...]:
-    """Every VM on this host that a backend recognises, with that backend, in order of PID."""
-    known = backends(root)
-    found = []
-    for process in processes(root):
-        for backend in known:
-            vm = backend.recognise(process)
-            if vm is not None:
-                found.append((backend, vm))
-                break
-    return tuple(found)
+    """Every VM on this host that a backend recognises, with that backend, in order of PID.
+
+    For a command: it runs an event loop. Raises VmError where /proc cannot be listed, or nothing can be read.
+    """
+    found = asyncio.run(recognised(pool.shared(), pids(root), root))
+    return tuple(one for one in found if isinstance(one, tuple))
 
 
 def choose(

@@ -12,9 +12,10 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from giveback.host.procs import read_process, start_ticks
+from giveback.host.procs import start_ticks
+from giveback.host.readers.pool import Readers
 from giveback.manager.model import key_of
-from giveback.vmm.find import backends
+from giveback.vmm.find import recognise, recognised
 from giveback_kernel.files import under
 
 if TYPE_CHECKING:
@@ -41,33 +42,41 @@ class Found:
 class Finder:
     """Looks for new VMs under `root`; remembers which processes it has looked at."""
 
-    def __init__(self, root: str = "/", known: Sequence[Backend] | None = None) -> None:
+    def __init__(
+        self,
+        root: str = "/",
+        known: Sequence[Backend] | None = None,
+        readers: Readers | None = None,
+    ) -> None:
         self._root = root
-        self._backends = tuple(backends(root) if known is None else known)
+        self._readers = readers or Readers()
+        self._backends = None if known is None else tuple(known)
+        """Backends that are not asked in a reader process, because only this one has them."""
         self._looks: dict[int, int] = {}
         self._scans = 0
 
-    def scan(self, is_known: Callable[[int], bool]) -> list[Found]:
-        """VMs that run now and are not known yet by their PID."""
+    async def scan(self, is_known: Callable[[int], bool]) -> list[Found]:
+        """VMs that run now and are not known yet by their PID. Raises VmError where nothing can be read."""
         self._scans += 1
         pids = self._pids()
         self._looks = {pid: looks for pid, looks in self._looks.items() if pid in pids}
-        found = []
-        for pid in pids:
+        self._readers.keep(pids)
+        wanted = []
+        for pid in sorted(pids):
             if is_known(pid):
                 continue
             looks = self._looks.get(pid, 0)
             if looks >= _LOOKS_AT_NEW and (pid + self._scans) % _AGAIN_EVERY:
                 continue
             self._looks[pid] = looks + 1
-            one = self._recognised(pid)
-            if one is not None:
-                found.append(one)
-        return found
+            wanted.append(pid)
+        found = (self._taken(*one) for one in await self._recognised(wanted))
+        return [one for one in found if one is not None]
 
     def forget(self, pid: int) -> None:
         """The process has ended: whoever has its PID next is new."""
         self._looks.pop(pid, None)
+        self._readers.forget(pid)
 
     def _pids(self) -> set[int]:
         try:
@@ -76,15 +85,14 @@ class Finder:
         except OSError:
             return set()
 
-    def _recognised(self, pid: int) -> Found | None:
-        process = read_process(self._root, pid)
-        if process is None or not process.argv:
-            return None
-        for backend in self._backends:
-            vm = backend.recognise(process)
-            if vm is not None:
-                return self._taken(backend, vm)
-        return None
+    async def _recognised(self, wanted: Sequence[int]) -> list[tuple[Backend, VmDescription]]:
+        if not wanted:
+            return []
+        if self._backends is None:
+            answers = await recognised(self._readers, wanted, self._root)
+            return [one for one in answers if isinstance(one, tuple)]
+        found = (recognise(self._root, pid, self._backends) for pid in wanted)
+        return [one for one in found if one is not None]
 
     def _taken(self, backend: Backend, vm: VmDescription) -> Found | None:
         try:

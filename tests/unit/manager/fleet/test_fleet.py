@@ -6,6 +6,7 @@ import asyncio
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -23,6 +24,9 @@ from giveback.manager.model import ActionKind, ManagerAction, VmCondition
 from giveback.manager.settings.load import VmSettings, from_bytes
 from giveback.vmm.backends.qemu import QemuBackend
 from giveback.vmm.base import Channel, ChannelKind, VmDescription, VmState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MIB = 1 << 20
 PORT = Channel(ChannelKind.VIRTIO_SERIAL, "/run/web.sock")
@@ -130,25 +134,29 @@ def proc(root: Path, pid: int, *words: str) -> None:
     (root / f"proc/{pid}/stat").write_text(f"{pid} (qemu) " + " ".join(map(str, range(3, 53))))
 
 
+def scan(finder: Finder, is_known: Callable[[int], bool]) -> list[Found]:
+    return asyncio.run(finder.scan(is_known))
+
+
 def test_a_process_that_becomes_a_vm_is_found_and_an_old_one_is_hardly_looked_at(
     tmp_path: Path,
 ) -> None:
     me = os.getpid()
     finder = Finder(str(tmp_path), [QemuBackend(str(tmp_path))])
     proc(tmp_path, me, "bash")
-    assert finder.scan(lambda _pid: False) == []
+    assert scan(finder, lambda _pid: False) == []
     proc(tmp_path, me, "qemu-system-x86_64", "-m", "64M", "-name", "web")
-    (found,) = finder.scan(lambda _pid: False)
+    (found,) = scan(finder, lambda _pid: False)
     os.close(found.pidfd)
     assert found.key == f"qemu:web:{me}"
     assert found.start_ticks == 22
-    assert finder.scan(lambda pid: pid == me) == []
+    assert scan(finder, lambda pid: pid == me) == []
     late = Finder(str(tmp_path), [QemuBackend(str(tmp_path))])
     proc(tmp_path, me, "bash")
     for _ in range(4):
-        assert late.scan(lambda _pid: False) == []
+        assert scan(late, lambda _pid: False) == []
     proc(tmp_path, me, "qemu-system-x86_64", "-m", "64M", "-name", "web")
-    seen = [vm for _ in range(30) for vm in late.scan(lambda _pid: False)]
+    seen = [vm for _ in range(30) for vm in scan(late, lambda _pid: False)]
     assert len(seen) >= 1
     for vm in seen:
         os.close(vm.pidfd)

@@ -1,0 +1,144 @@
+"""A reader process: it has limits, no descriptors but its socket, and runs the functions that it is asked to.
+
+It is forked from the starter, which has no threads, and never returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import math
+import os
+import resource
+import signal
+import socket
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from giveback.host.readers import frames, plain
+from giveback_kernel.errors import GivebackError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MEMORY_BYTES = 256 << 20
+"""How much more address space a reader may have than it is born with."""
+_OPEN_FILES = 256
+_FILES_OF_ANYONE = 1 << 20
+_OOM_SCORE = b"300"
+"""The kernel ends a reader before what asked it."""
+
+
+def isolate(name: str, keep: socket.socket) -> None:
+    """Make this process, just forked, one of its own: no descriptors, handlers or words of its parent's.
+
+    A pipe that an abandoned process still had would never come to its end for who reads it.
+    """
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        # Of a terminal, and meant for the command: this process ends with its socket.
+        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        if fd != keep.fileno():
+            os.dup2(nothing, fd)
+    os.closerange(3, keep.fileno())
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    os.closerange(max(3, keep.fileno() + 1), limit if limit > 0 else _FILES_OF_ANYONE)
+    _write("/proc/self/comm", name.encode())
+
+
+def serve(connection: socket.socket) -> NoReturn:
+    """Answer until the socket is closed. Never returns."""
+    try:
+        isolate("giveback-reader", connection)
+        _limit()
+        connection.setblocking(True)
+        incoming = frames.Incoming()
+        while True:
+            while (request := incoming.take()) is None:
+                if not incoming.receive(connection):
+                    os._exit(0)
+            _answer(connection, request[0])
+    finally:
+        os._exit(1)
+
+
+def _limit() -> None:
+    """Limit what this process may use; what cannot be limited here still has its time limited outside."""
+    pages = int(_read("/proc/self/statm").split()[0])
+    address_space = pages * resource.getpagesize() + MEMORY_BYTES
+    for kind, value in (
+        (resource.RLIMIT_AS, address_space),
+        (resource.RLIMIT_NOFILE, _OPEN_FILES),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(kind, (value, value))
+    _write("/proc/self/oom_score_adj", _OOM_SCORE)
+
+
+def _answer(connection: socket.socket, request: bytes) -> None:
+    """Do what is asked, item by item, and answer each at once: who asks sees which one hangs."""
+    asked: Any = plain.decode(request)
+    name, cpu_s, items = asked
+    work = _function(name)
+    for arguments in items:
+        _limit_cpu(cpu_s)
+        fd = -1
+        body: object
+        try:
+            result = work(*arguments)
+            if isinstance(result, socket.socket):
+                fd, result = result.detach(), None
+            body = [0, plain.pack(result)]
+        except GivebackError as error:
+            body = [1, str(error)[:4096]]
+        except MemoryError:
+            body = [1, f"needs more than {MEMORY_BYTES >> 20} MiB to be read"]
+        except Exception as error:  # noqa: BLE001 - told to who asked, which shows it
+            body = [2, f"{type(error).__name__}: {error}"[:4096]]
+        _send(connection, body, fd)
+
+
+def _send(connection: socket.socket, body: object, fd: int) -> None:
+    try:
+        frames.send(connection, plain.encode(body), fd)
+    except ValueError as error:
+        frames.send(connection, plain.encode([1, str(error)]))
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _function(name: str) -> Callable[..., object]:
+    module, _, function = name.partition(":")
+    found: Callable[..., object] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _limit_cpu(more_s: float) -> None:
+    """The kernel counts all of a process's life, in whole seconds."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    soft = math.ceil(used.ru_utime + used.ru_stime + more_s)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 4096)
+    finally:
+        os.close(fd)
+
+
+def _write(path: str, text: bytes) -> None:
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, text)
+        finally:
+            os.close(fd)

@@ -1,0 +1,362 @@
+"""Readers: a few child processes that read for us what a stranger controls, each call limited.
+
+A stranger's command line may lie behind a FUSE page that is never read, its socket in a folder that never
+answers; a call into either may hang where not even SIGKILL ends it. A reader that takes too long is
+killed; one that ignores that is abandoned - nothing ever waits for it - and another is started.
+`blame.py` keeps who did it.
+
+A reader answers one message for each item, so that it is known at which one it hangs. Nothing here is bound
+to an event loop: a command may run several, one after another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from giveback.errors import VmError
+from giveback.host.process_sample import read_process_sample
+from giveback.host.readers import frames, plain, starter
+from giveback.host.readers.blame import HUNG_LIMIT, Blame, Culprit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Sequence
+
+_KILLED_S = 0.5
+"""How long a reader that is killed may take to end; one that waits for FUSE does not."""
+_START_S = 10.0
+_ITEMS_AT_ONCE = 512
+_OK, _REFUSED, _DEFECT = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one item may take: seconds by the clock, and of a CPU."""
+
+    wall_s: float = 3.0
+    cpu_s: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What a reader is to do once: the process that is to blame if it hangs, and the arguments."""
+
+    pid: int
+    arguments: tuple[object, ...]
+
+
+class _Hung(Exception):  # noqa: N818
+    """A reader gave no answer in time, or ended."""
+
+
+@dataclass(slots=True)
+class _Reader:
+    pid: int
+    connection: socket.socket
+    incoming: frames.Incoming = field(default_factory=frames.Incoming)
+
+    def close(self) -> None:
+        self.incoming.close()
+        self.connection.close()
+
+
+class Readers:
+    """The pool. `size` readers at most, each started when there is work for it.
+
+    Call `start` before the program has threads; else it is done by the first call.
+    """
+
+    def __init__(self, size: int = 3, *, root: str = "/") -> None:
+        self.blame = Blame()
+        self._size = size
+        self._root = root
+        self._starter: socket.socket | None = None
+        self._starter_pid = 0
+        self._idle: list[_Reader] = []
+        self._hanging: list[_Reader] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._free = asyncio.Semaphore(size)
+        self._starting = asyncio.Lock()
+
+    def start(self) -> None:
+        """Fork what forks the readers. Raises VmError where the system refuses."""
+        if self._starter is None:
+            try:
+                self._starter, self._starter_pid = starter.start()
+            except OSError as error:
+                raise VmError(
+                    f"no process to read with can be started: {error.strerror}"
+                ) from error
+
+    def close(self) -> None:
+        """End every reader that can be ended, and wait for none."""
+        for reader in self._idle + self._hanging:
+            reader.close()
+        self._idle, self._hanging = [], []
+        if self._starter is not None:
+            # It reads nothing that could hang, and ends when its socket does.
+            self._starter.close()
+            self._starter = None
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._starter_pid, 0)
+
+    async def call(
+        self, function: Callable[..., object], *arguments: object, pid: int, limits: Limits
+    ) -> object:
+        """Run a module's function in a reader; return what it returned, as plain values or a socket.
+
+        `pid` is the process that is read. Raises VmError with the function's own words, or that the process
+        is not read any more.
+        """
+        (result,) = await self.each(function, [Item(pid, arguments)], limits)
+        if isinstance(result, VmError):
+            raise result
+        return result
+
+    async def each(
+        self, function: Callable[..., object], items: Sequence[Item], limits: Limits
+    ) -> list[object]:
+        """Run a module's function for each item; a VmError stands where one could not be read."""
+        self._use_loop()
+        self._sweep()
+        results: list[object] = []
+        async with self._free:
+            while len(results) < len(items):
+                first = len(results)
+                refusal = self._refusal(items[first].pid)
+                if refusal:
+                    results.append(VmError(refusal))
+                    continue
+                batch = self._batch(items, first)
+                try:
+                    await self._run(function, batch, limits, results)
+                except _Hung as failure:
+                    results.append(VmError(str(failure)))
+        return results
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What an operator has to know of processes that hang their readers."""
+        return self.blame.problems()
+
+    def forget(self, pid: int) -> None:
+        """Note that a process has ended."""
+        self.blame.forget(pid)
+
+    def keep(self, pids: Container[int]) -> None:
+        """Forget every process but these: the others have ended."""
+        for pid in self.blame.suspects:
+            if pid not in pids:
+                self.blame.forget(pid)
+
+    # One batch.
+
+    def _batch(self, items: Sequence[Item], first: int) -> Sequence[Item]:
+        """The items from `first` that can be given to a reader at once: none that may be refused by then."""
+        if self.blame.is_strict:
+            return items[first : first + 1]
+        suspects = self.blame.suspects
+        end = first + 1
+        while end < min(len(items), first + _ITEMS_AT_ONCE) and items[end].pid not in suspects:
+            end += 1
+        return items[first:end]
+
+    async def _run(
+        self,
+        function: Callable[..., object],
+        batch: Sequence[Item],
+        limits: Limits,
+        results: list[object],
+    ) -> None:
+        """Add a result for each item. Raises _Hung at the one that the reader does not answer to."""
+        reader = await self._reader()
+        begun_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+        asked = [_name(function), limits.cpu_s, [plain.pack(item.arguments) for item in batch]]
+        done = 0
+        try:
+            async with asyncio.timeout(limits.wall_s):
+                loop = asyncio.get_running_loop()
+                await loop.sock_sendall(reader.connection, frames.framed(plain.encode(asked)))
+            for item in batch:
+                async with asyncio.timeout(limits.wall_s):
+                    body, fd = await _next(reader)
+                results.append(_result(body, fd))
+                done += 1
+                self.blame.answered(item.pid)
+        except TimeoutError as error:
+            why = f"gave no answer in {limits.wall_s:g} s"
+            raise await self._give_up(reader, batch[done].pid, begun_s, why) from error
+        except (OSError, ValueError, EOFError) as error:
+            why = f"ended: {error}" if str(error) else "ended: it used more than it may"
+            raise await self._give_up(reader, batch[done].pid, begun_s, why) from error
+        except BaseException:
+            # Cancelled: what it answers now would be taken for the answer to another question.
+            self._kill(reader)
+            self._hanging.append(reader)
+            raise
+        self._idle.append(reader)
+
+    async def _give_up(self, reader: _Reader, pid: int, begun_s: float, why: str) -> _Hung:
+        """Kill a reader, and remember who was read, if that process is still the same."""
+        self._kill(reader)
+        self._hanging.append(reader)
+        is_gone = await _ends(reader, _KILLED_S)
+        sample = read_process_sample(self._root, pid)
+        is_same = sample is not None and sample.started_s <= begun_s
+        culprit = Culprit(pid, sample.started_s if sample else 0.0, sample.uid if sample else None)
+        if is_gone:
+            self._hanging.remove(reader)
+            reader.close()
+            if is_same:
+                self.blame.slow(culprit, time.monotonic())
+        else:
+            self.blame.hangs(reader.pid, culprit)
+            if not is_same:
+                self.blame.forget(pid)
+        return _Hung(f"process {pid} cannot be read: its reader {why}")
+
+    def _refusal(self, pid: int) -> str:
+        if not self.blame.is_strict and pid not in self.blame.suspects:
+            return ""
+        sample = read_process_sample(self._root, pid)
+        if sample is None:
+            return ""
+        culprit = Culprit(pid, sample.started_s, sample.uid)
+        return self.blame.refusal(culprit, time.monotonic())
+
+    # The readers.
+
+    async def _reader(self) -> _Reader:
+        """A reader that is free. Raises VmError where none can be started."""
+        while self._idle:
+            reader = self._idle.pop()
+            if not _has_ended(reader):
+                return reader
+            reader.close()
+        if len(self._hanging) >= HUNG_LIMIT:
+            raise VmError(f"{len(self._hanging)} readers hang: no other one is started")
+        async with self._starting:
+            return await self._started()
+
+    async def _started(self) -> _Reader:
+        self.start()
+        told = self._starter
+        assert told is not None  # noqa: S101
+        try:
+            async with asyncio.timeout(_START_S):
+                told.send(starter.NEW)
+                await _readable(told)
+            text, fds, _, _ = socket.recv_fds(told, 64, 1)
+        except (OSError, TimeoutError) as error:
+            self._starter_lost()
+            raise VmError(f"no reader can be started: {error}") from error
+        if not fds:
+            if not text:
+                self._starter_lost()
+            raise VmError("no reader can be started: the system has no process left for it")
+        connection = socket.socket(fileno=fds[0])
+        connection.setblocking(False)
+        return _Reader(int(text), connection)
+
+    def _starter_lost(self) -> None:
+        """Something ended it, or an answer of it would come too late: the next call forks another."""
+        if self._starter is not None:
+            self._starter.close()
+            self._starter = None
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._starter_pid, os.WNOHANG)
+
+    def _kill(self, reader: _Reader) -> None:
+        if self._starter is not None:
+            with contextlib.suppress(OSError):
+                self._starter.send(starter.KILL + b"%d" % reader.pid)
+
+    def _sweep(self) -> None:
+        """Let go of readers that hung and have ended since."""
+        for reader in self._hanging[:]:
+            if _has_ended(reader):
+                self._hanging.remove(reader)
+                self.blame.ended(reader.pid)
+                reader.close()
+
+    def _use_loop(self) -> None:
+        """Locks belong to the loop that waits at them: one that has ended has left none behind."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop = loop
+            self._free = asyncio.Semaphore(self._size)
+            self._starting = asyncio.Lock()
+
+
+@functools.cache
+def shared() -> Readers:
+    """The pool of a command, which is over when the command is."""
+    return Readers(2)
+
+
+def _name(function: Callable[..., object]) -> str:
+    return f"{function.__module__}:{function.__qualname__}"
+
+
+def _result(body: bytes, fd: int) -> object:
+    """What a reader answered. Raises ValueError where it is no answer."""
+    if fd >= 0:
+        return socket.socket(fileno=fd)
+    answer = plain.decode(body)
+    if (
+        not isinstance(answer, list)
+        or len(answer) != 2
+        or answer[0] not in (_OK, _REFUSED, _DEFECT)
+    ):
+        raise ValueError("what it answers is no answer")
+    kind, value = answer
+    if kind == _OK:
+        return value
+    return VmError(str(value) if kind == _REFUSED else f"cannot be read: {value}")
+
+
+async def _next(reader: _Reader) -> tuple[bytes, int]:
+    """The reader's next message. Raises EOFError at its end, ValueError for one that is too long."""
+    while (message := reader.incoming.take()) is None:
+        try:
+            if not reader.incoming.receive(reader.connection):
+                raise EOFError
+        except BlockingIOError:
+            await _readable(reader.connection)
+    return message
+
+
+async def _readable(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(connection, lambda: None if ready.done() else ready.set_result(None))
+    try:
+        await ready
+    finally:
+        loop.remove_reader(connection)
+
+
+async def _ends(reader: _Reader, within_s: float) -> bool:
+    """Whether the reader ends in this time; what it still says is passed over."""
+    try:
+        async with asyncio.timeout(within_s):
+            while not _has_ended(reader):
+                await _readable(reader.connection)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _has_ended(reader: _Reader) -> bool:
+    try:
+        return not reader.connection.recv(1 << 16)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

@@ -1,0 +1,85 @@
+"""Who made a reader hang is not read again, costs no other its reading, and few readers in all."""
+
+from __future__ import annotations
+
+from giveback.host.readers.blame import (
+    HUNG_LIMIT,
+    HUNG_OF_STRANGERS,
+    HUNG_PER_USER,
+    Blame,
+    Culprit,
+)
+
+DAY_S = 86400.0
+MALLORY, ALICE = 1000, 1001
+
+
+def process(pid: int, uid: int = MALLORY, started_s: float = 1.0) -> Culprit:
+    return Culprit(pid, started_s, uid)
+
+
+def test_a_process_that_made_a_reader_hang_is_never_read_again() -> None:
+    blame = Blame()
+    blame.hangs(900, process(7))
+    assert blame.refusal(process(7), DAY_S) == (
+        "process 7 made its reader hang: it is not read any more"
+    )
+    assert blame.refusal(process(8), 0.0) == ""
+    assert blame.problems() == (
+        "process 7 of user 1000 made its reader hang; it is not read any more",
+    )
+    blame.ended(900)
+    assert blame.hung == 0
+    assert blame.refusal(process(7), DAY_S)
+
+
+def test_another_process_of_that_pid_is_read() -> None:
+    blame = Blame()
+    blame.hangs(900, process(7))
+    assert blame.refusal(process(7, ALICE, started_s=2.0), 0.0) == ""
+    assert blame.problems() == ()
+
+
+def test_a_slow_process_has_three_chances() -> None:
+    blame = Blame()
+    for now_s in (0.0, 100.0):
+        blame.slow(process(7), now_s)
+        assert "in a while" in blame.refusal(process(7), now_s + 29.0)
+        assert blame.refusal(process(7), now_s + 30.0) == ""
+        assert blame.problems() == ()
+    blame.slow(process(7), 200.0)
+    assert blame.refusal(process(7), DAY_S)
+    assert blame.problems()
+
+
+def test_a_user_costs_few_readers_and_others_are_read_all_the_same() -> None:
+    blame = Blame()
+    blame.answered(50)
+    for number in range(HUNG_PER_USER):
+        assert blame.refusal(process(100 + number), 0.0) == ""
+        blame.hangs(900 + number, process(100 + number))
+    assert "of its user 1000" in blame.refusal(process(7), 0.0)
+    # A VM that was read before goes on being read, whoever else its user runs.
+    assert blame.refusal(process(50), 0.0) == ""
+    assert blame.refusal(process(8, ALICE), 0.0) == ""
+    blame.ended(900)
+    assert blame.refusal(process(7), 0.0) == ""
+
+
+def test_many_users_cost_few_readers_in_all() -> None:
+    blame = Blame()
+    blame.answered(50)
+    for number in range(HUNG_OF_STRANGERS):
+        assert blame.refusal(process(100 + number, uid=5000 + number), 0.0) == ""
+        blame.hangs(900 + number, process(100 + number, uid=5000 + number))
+    assert "12 readers hang" in blame.refusal(process(7, uid=9999), 0.0)
+    assert blame.refusal(process(50, uid=5000), 0.0) == ""
+    assert HUNG_OF_STRANGERS < HUNG_LIMIT
+
+
+def test_what_has_ended_is_forgotten() -> None:
+    blame = Blame()
+    blame.slow(process(7), 0.0)
+    assert blame.suspects == {7}
+    blame.forget(7)
+    assert blame.suspects == frozenset()
