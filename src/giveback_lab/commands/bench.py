@@ -1,8 +1,8 @@
-"""Measure every way to return a VM's memory on the same work, side by side, on this machine.
+"""Measure every way to return a VM's memory on the same workload, side by side, on this machine.
 
-Fresh real VMs for every cell (one strategy, one work, one round); the strategies take turns within a
-round. Each finished cell is kept in OUT/cells: the same command, started again, goes on where it
-stopped. At its end it writes a page, figures and tables into OUT.
+Every cell (one strategy, one workload, one round) runs in new real VMs. The strategies alternate
+within a round. Each finished cell is kept in OUT/cells: run the same command again to continue. At
+the end the command writes a page, figures and tables into OUT.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from giveback_lab.bench.strategy import Strategy
     from giveback_lab.bench.works import Work
 
-HELP = "measure every way to return a VM's memory on the same work"
-# Kata's with the short period: with its own of 600 s it would not act within a cell.
+HELP = "measure every way to return a VM's memory on the same workload"
+# Kata's with the short period: its own period of 600 s would not expire within a cell.
 MAIN = (
     "none,reporting,order-0,wsl-2019,wsl-gen1-gradual,wsl-gen2-dropcache,wsl-gen2-gradual,"
     "kata-eager,senpai,damon-agentenv,proxmox,giveback"
@@ -65,7 +65,7 @@ MOST_CPUS = 4
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The command line, checked."""
+    """The checked command line."""
 
     wish: Wish
     works: tuple[Work, ...]
@@ -80,20 +80,20 @@ class Options:
     arch: str | None
     report_only: bool
     within_s: float | None
-    """All has to be done in so much time, in fewer rounds if need be; None: there is time."""
+    """The time limit in seconds; fewer rounds are run if need be. None: no limit."""
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
-    """The benchmark's options; everything has a default that works."""
+    """Add the benchmark's options; every option has a default that works."""
     add = parser.add_argument
-    add("--strategies", metavar="NAMES", help="a,b,... or all, or main (the default)")
+    add("--strategies", metavar="NAMES", help="strategies: a,b,..., main or all (default: main)")
     add(
         "--work",
         metavar="NAMES",
-        help=f"of {', '.join(works.WORKS)}; {works.GROUPS} (default: {SMALL})",
+        help=f"workloads: {', '.join(works.WORKS)}; {works.GROUPS} (default: {SMALL})",
     )
-    add("--kernels", metavar="SERIES", help="such as 6.1,6.12 (default: 6.12; Ubuntu's own there)")
-    add("--guest", choices=GUESTS, help="for all works (default: the one that each needs)")
+    add("--kernels", metavar="SERIES", help="such as 6.1,6.12 (default: 6.12; on Ubuntu its own)")
+    add("--guest", choices=GUESTS, help="for all workloads (default: the one that each needs)")
     add("--arch", choices=tuple(MACHINES), help="the guest's machine (default: the host's)")
     add("--mem", metavar="SIZES", help="RAM of the VM, such as 2G,4G (default: 2G)")
     add("--runs", type=int, metavar="N", help=RUNS_HELP)
@@ -102,7 +102,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("giveback-bench"),
         metavar="DIR",
-        help="default: %(default)s",
+        help="folder for the results (default: %(default)s)",
     )
     add("--quick", action="store_true", help=QUICK_HELP)
     add("--report-only", action="store_true", help="measure nothing; write the report again")
@@ -110,22 +110,22 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
         "--at-once",
         type=int,
         metavar="N",
-        help=f"cells that may idle side by side, as memory allows (default: {DEFAULT_AT_ONCE})",
+        help=f"cells that may be idle at the same time, as memory allows (default: {DEFAULT_AT_ONCE})",
     )
-    add("--cpus", type=int, metavar="N", help="of each VM (default: the host's, up to 4)")
+    add("--cpus", type=int, metavar="N", help="CPUs of each VM (default: the host's, up to 4)")
     add(
         "--seed",
         type=int,
         default=1,
         metavar="N",
-        help="other files, the same amounts (default: 1)",
+        help="seed of the workload's files; their amounts stay the same (default: 1)",
     )
     add("--accel", choices=CHOICES, default="auto", help="default: %(default)s")
     add("--qemu", type=Path, metavar="PATH", help="the qemu-system-x86_64 to use")
 
 
 def options_of(args: argparse.Namespace) -> Options:
-    """The parsed command line as options. Raises InputError."""
+    """Convert the parsed command line to options. Raises InputError."""
     quick: bool = args.quick
     chosen = _strategies(_given(args.strategies, QUICK_STRATEGIES if quick else "main"))
     todo = works.named(_given(args.work, QUICK_WORKS if quick else SMALL))
@@ -164,7 +164,7 @@ def _check_guest(guest: str | None, arch: str | None, todo: Sequence[Work]) -> N
 
 
 def _suffix(guest: str | None, arch: str | None) -> str:
-    """What is added to a kernel's name in a cell, where a guest other than the usual one was asked for."""
+    """Return the suffix of a kernel's name in a cell, for a guest other than the usual one."""
     return "".join(f"-{word}" for word in (guest, arch) if word is not None)
 
 
@@ -202,7 +202,7 @@ def _sizes(words: str, todo: Sequence[Work]) -> tuple[int, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure what is not there yet and write the report; returns 0, or 1 where a cell failed."""
+    """Measure what is missing and write the report; return 0, or 1 if a cell failed."""
     began_s = time.monotonic()
     options = options_of(args)
     console = Console()
@@ -245,7 +245,7 @@ async def _measure(
 
 
 def room_for(options: Options) -> int:
-    """What the host has for the VMs. Raises InputError where one of the works does not fit."""
+    """Return the bytes that the host has for the VMs. Raises InputError if a workload does not fit."""
     available = read_meminfo("/").mem_available_bytes
     size = max(options.wish.mem_bytes)
     largest = max(work.most_bytes(size) for work in options.works)
@@ -258,7 +258,7 @@ def room_for(options: Options) -> int:
 
 
 def _jobs(options: Options, say: Say) -> list[CellJob]:
-    """All planned cells that can run; those that cannot are said once."""
+    """Return all planned cells that can run here; report each of the others once."""
     by_work = {work.name: work for work in options.works}
     guests = dict.fromkeys(options.guest or work.guest for work in options.works)
     settings = {
@@ -288,7 +288,7 @@ def _series(kernel: str, options: Options) -> str:
 
 
 def _setting(kernel: str, guest: str, options: Options, say: Say) -> CellSetting:
-    # One disk for all works: the same cell is the same whatever it is measured beside.
+    # All workloads use one disk, so a cell does not depend on the workloads measured beside it.
     kind = guest_kind(guest, options.arch)
     lab = prepare_lab(_series(kernel, options), options.qemu, say, kind, works.EXTRAS)
     accel = run_interruptible(choose_accel(options.accel, lab.image, lab.emulator))
@@ -297,14 +297,14 @@ def _setting(kernel: str, guest: str, options: Options, say: Say) -> CellSetting
 
 
 def _report(store: Store, out: Path, say: Say) -> int:
-    # Drawing is slow to import and only wanted once all is measured.
+    # Drawing is slow to import and only needed once everything is measured.
     from giveback_lab.bench.report.write import summary, write_report  # noqa: PLC0415
 
     results, refused = store.read_all()
     for file in refused:
         say(f"{file.path}: {file.reason}: left out of the report")
     if not results:
-        raise InputError(f"--out {out}: there is no finished cell in it")
+        raise InputError(f"--out {out}: has no finished cell")
     try:
         written = write_report(results, out)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Show what the lab has fetched and built on this host, and remove what was not used lately.
+"""Show what the lab has fetched and built on this host, and remove entries that were not used lately.
 
-Nothing in it is needed to be kept: what is missing is fetched or built again.
+Any entry may be removed: a missing one is fetched or built again.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from giveback_lab.packages.cache import cache_root, entries, remove
 if TYPE_CHECKING:
     import argparse
 
-HELP = "what the lab keeps on this host, and removal of what was not used lately"
+HELP = "show what the lab keeps on this host, and remove what was not used lately"
 DAY_S = 86_400.0
 MIB = 1 << 20
 MOST_DAYS = 10_000
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
-    """`--remove-unused DAYS`; without it nothing is changed."""
+    """Add `--remove-unused DAYS`; without it nothing is changed."""
     parser.add_argument(
         "--remove-unused",
         type=float,
         metavar="DAYS",
-        help="remove what was not used for so long (0: all)",
+        help="remove entries that were not used for DAYS days (0: all)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the entries by kind, or remove old ones; returns 0."""
+    """Print the entries by kind, or remove old ones; return 0."""
     days = args.remove_unused
     if days is not None and not 0 <= days <= MOST_DAYS:
         raise InputError(f"--remove-unused {days:g}: must be 0 to {MOST_DAYS} days")

@@ -1,7 +1,7 @@
-"""Boot two real VMs, run the same work in both, and show which one gives its memory back.
+"""Boot two real VMs, run the same workload in both, and show which one returns its memory.
 
 The plain VM has neither page reporting nor an agent; the other has both. A live chart shows the
-resident memory of each; at the end there are a table, pictures, a page to pass on, and all samples.
+resident memory of each. At the end there are a table, pictures, a page to pass on, and all samples.
 """
 
 from __future__ import annotations
@@ -26,33 +26,38 @@ from giveback_lab.vms.lab import GUESTS, MACHINES, SMALL, guest_kind, prepare_la
 if TYPE_CHECKING:
     from giveback_lab.report.run import DemoRun
 
-HELP = "see a real VM grow and give its memory back, beside one that does not"
+HELP = "watch a real VM grow and return its memory, beside one that does not"
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
-    """The demo's options; everything has a default that works."""
+    """Add the demo's options; every option has a default that works."""
     add = parser.add_argument
     add("--accel", choices=CHOICES, default="auto", help="default: %(default)s")
     add("--mem", default="2G", metavar="SIZE", help="RAM of each VM (default: %(default)s)")
-    add("--cpus", type=int, metavar="N", help="of each VM (default: a fair share of the host's)")
+    add(
+        "--cpus",
+        type=int,
+        metavar="N",
+        help="CPUs of each VM (default: its part of the host's, up to 4)",
+    )
     add("--kernel", metavar="PATH", help="a kernel image with modules in /lib/modules, or a series")
     add("--guest", choices=GUESTS, default=SMALL, help="default: %(default)s")
     add("--arch", choices=tuple(MACHINES), help="the guest's machine (default: the host's)")
     add("--qemu", type=Path, metavar="PATH", help="the qemu-system-x86_64 to use")
     add("--no-compare", action="store_true", help="only the VM with giveback")
     add("--watch", type=float, default=90.0, metavar="S",
-        help="seconds to watch after the work (default: %(default).0f)")  # fmt: skip
+        help="seconds to watch after the workload (default: %(default).0f)")  # fmt: skip
     add("--out", type=Path, default=Path("giveback-demo"), metavar="DIR",
-        help="for the pictures (default: %(default)s)")  # fmt: skip
+        help="folder for the results (default: %(default)s)")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write every sample there")
-    add("--seed", type=int, default=1, metavar="N", help="of the work (default: %(default)s)")
-    # For tests: less work than a day's, and less patience.
+    add("--seed", type=int, default=1, metavar="N", help="of the workload (default: %(default)s)")
+    # For tests: a smaller workload, and shorter limits.
     add("--scale", type=float, default=1.0, help=argparse.SUPPRESS)
     add("--silence-limit", type=float, default=SILENCE_LIMIT_S, help=argparse.SUPPRESS)
 
 
 def options_of(args: argparse.Namespace) -> DemoOptions:
-    """The parsed command line as options. Raises InputError."""
+    """Convert the parsed command line to options. Raises InputError."""
     if args.cpus is not None:
         bounded(args.cpus, "--cpus", 1, 64)
     return DemoOptions(
@@ -65,7 +70,7 @@ def options_of(args: argparse.Namespace) -> DemoOptions:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo and write its files; returns 0."""
+    """Run the demo and write its files; return 0."""
     options = options_of(args)
     check_host(options)
     if args.json is not None:
@@ -88,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def doing(demo: DemoRun) -> str:
-    """What goes on in the VMs now, in words for the line below the chart."""
+    """Return what currently happens in the VMs, for the line below the chart."""
     phases = {vm.name: vm.work_phases[-1].name for vm in demo.vms if vm.work_phases}
     at_work = [
         f"{vm.name} {phases[vm.name]}"
@@ -96,18 +101,20 @@ def doing(demo: DemoRun) -> str:
         if vm.name in phases and vm.work_end_s is None
     ]
     if at_work:
-        return f"at work: {', '.join(at_work)}"
-    return "the work is over, watching" if phases else "the VMs are up, the work begins soon"
+        return f"running: {', '.join(at_work)}"
+    return (
+        "the workload has ended, watching" if phases else "the VMs are up, the workload begins soon"
+    )
 
 
 def _report(measured: DemoRun, console: Console, out: Path, json_file: Path | None) -> None:
-    # Drawing is slow to import and only wanted once the work is over.
+    # Drawing is slow to import and only needed once the workload has ended.
     from giveback_lab.report.figure import write_png, write_svg  # noqa: PLC0415
     from giveback_lab.report.page import write_page  # noqa: PLC0415
     from giveback_lab.report.run_json import to_json  # noqa: PLC0415
     from giveback_lab.report.table import print_report  # noqa: PLC0415
 
-    # Measured is measured: first what cannot be made again.
+    # Write first what cannot be made again: the measurements.
     (out / "demo.json").write_text(to_json(measured))
     if json_file is not None:
         json_file.write_text(to_json(measured))

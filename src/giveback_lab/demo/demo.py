@@ -1,4 +1,4 @@
-"""The demo: the same work in a plain VM and in one with giveback, side by side in time."""
+"""The demo: the same workload in a plain VM and in one with giveback, at the same time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SETTLE_S = 5.0
 DMESG_ROWS = 100
 DMESG_ROW_LIMIT = 400
 MIN_MEM_BYTES = 512 * MIB
-# QEMU's own memory beside the guest's RAM: its translation buffer, its heap, its firmware.
+# QEMU's own memory in addition to the guest's RAM: its translation buffer, its heap, its firmware.
 OVERHEAD_BYTES = 300 * MIB
 DESCRIPTIONS: dict[VmName, str] = {
     "plain": "no page reporting, no agent",
@@ -44,7 +44,7 @@ OnChange = Callable[[DemoRun], None]
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """What the user asked for; `kernel` is a path or a series such as "6.1"."""
+    """The user's options; `kernel` is a path or a series such as "6.1"."""
 
     mem_bytes: int = 2 << 30
     cpus: int | None = None
@@ -66,7 +66,7 @@ class DemoOptions:
 
 
 def check_host(options: DemoOptions) -> None:
-    """Raise InputError for what cannot work, before anything is started."""
+    """Check the options against this host before anything is started. Raises InputError."""
     if options.mem_bytes < MIN_MEM_BYTES:
         raise InputError(
             f"--mem {options.mem_bytes // MIB}M: a guest needs at least 512M for this work"
@@ -93,10 +93,10 @@ def check_host(options: DemoOptions) -> None:
 async def run_demo(
     options: DemoOptions, say: Say, on_change: OnChange, lab: Lab | None = None
 ) -> DemoRun:
-    """Run the whole demo; `on_change` gets the run as it grows, each second.
+    """Run the whole demo; call `on_change` each second with the run recorded so far.
 
-    `lab` is what `prepare_lab` made; without it, it is made here. Raises InputError before a VM is
-    started, VmError when a VM ends, panics or hangs; the guests' serial logs are then in
+    `lab` is the result of `prepare_lab`; without it, it is made here. Raises InputError before a VM
+    is started, and VmError if a VM ends, panics or hangs. The guests' serial logs are then in
     `options.out`.
     """
     check_host(options)
@@ -122,10 +122,10 @@ async def run_demo(
 async def booted(
     options: DemoOptions, lab: Lab, accel: Accel, say: Say
 ) -> AsyncIterator[list[LabVm]]:
-    """The demo's VMs, running. However the block ends, they are stopped and gone.
+    """Boot the demo's VMs, yield them, and stop them when the block ends, however it ends.
 
-    If it ends badly, the guests' serial logs are kept in `options.out`: VmError names them, and
-    where the user stopped the demo, a line does.
+    On an error the guests' serial logs are kept in `options.out`, and VmError names them. If the
+    user stopped the demo, a printed line names them.
     """
     vms: list[LabVm] = []
     async with contextlib.AsyncExitStack() as stack:
@@ -149,7 +149,7 @@ async def booted(
 async def record_all(
     vms: list[LabVm], options: DemoOptions, on_change: Callable[[list[GuestRecorder]], None]
 ) -> list[GuestRecorder]:
-    """Run the work in all VMs, side by side in time, and watch them. Raises VmError."""
+    """Run the workload in all VMs at the same time and record them. Raises VmError."""
     origin_s = time.monotonic() + SETTLE_S
     recorders = [
         GuestRecorder(
@@ -166,8 +166,8 @@ async def record_all(
 async def _record(
     recorder: GuestRecorder, options: DemoOptions, work_over: asyncio.Barrier
 ) -> None:
-    """One VM's whole course: agent on, work, watch, last words."""
-    # Sampling only ever ends with an error; the agent's port may be closed before the course's end.
+    """Record one VM from start to end: start the agent, run the workload, watch, read the last figures."""
+    # Sampling ends only with an error; the agent's port may be closed before the recording ends.
     course = side_by_side(
         [_course(recorder, options, work_over), recorder.sample_for_ever()], asyncio.FIRST_COMPLETED
     )
@@ -194,7 +194,7 @@ async def _course(
     )  # fmt: skip
     if done.code != 0 or recorder.work_end_s is None:
         said = " / ".join(escape_for_terminal(row) for row in done.lines[-3:])
-        raise VmError(f"{recorder.name}: the work failed in the guest: {said}")
+        raise VmError(f"{recorder.name}: the workload failed in the guest: {said}")
     # Both are watched until the slower one's time is over.
     await work_over.wait()
     await asyncio.sleep(options.watch_s)
@@ -208,7 +208,8 @@ def _spec(name: VmName, options: DemoOptions, accel: Accel) -> VmSpec:
     return VmSpec(
         name=name, ram_bytes=options.mem_bytes, cpus=options.cpus or min(4, share),
         accel=accel.name, reporting=name == "giveback", work_disk_bytes=2 * options.mem_bytes,
-        # There it is installed while it runs, so that both have booted alike.
+        # In a distribution guest the agent is installed while it runs, so that both VMs boot alike.
+        # alike.
         kernel_arguments=WITHOUT_AGENT if options.kind.guest == DISTRIBUTION else "",
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Record one VM while it works: host-measured residents, the guest's view, marks and phases."""
+"""Record one VM: resident bytes measured on the host, the guest's samples, marks and phases."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from giveback_lab.vms.vm import LabVm
 
 PERIOD_S = 1.0
-# A guest that says nothing for so long hangs: its sampler needs a millisecond a second.
+# A guest without an event for this long hangs: its sampler needs 1 ms a second.
 SILENCE_LIMIT_S = 45.0
-# More than a demo's agent or work ever says: a hostile guest must not fill the host's memory.
+# More than the agent or the workload of a demo ever prints: a hostile guest must not fill the
+# host's memory.
 MOST_MARKS = 5_000
 MOST_PHASES = 200
 NAME_LIMIT = 40
@@ -33,7 +34,7 @@ NAME_LIMIT = 40
 
 @dataclass(slots=True)
 class GuestMemory:
-    """The guest's last sample, and when it came (host monotonic seconds)."""
+    """The guest's last sample and its time of arrival (host monotonic seconds)."""
 
     at_s: float
     meminfo: meminfo.MemInfo
@@ -42,7 +43,7 @@ class GuestMemory:
 
 @dataclass(slots=True)
 class GuestRecorder:
-    """Collects a VmRun; `origin_s` is the host's monotonic time that counts as 0."""
+    """Collect a VmRun; `origin_s` is the host's monotonic time that counts as 0."""
 
     vm: LabVm
     name: VmName
@@ -63,11 +64,11 @@ class GuestRecorder:
     sampling_since_s: float = field(default_factory=time.monotonic)
 
     def now_s(self) -> float:
-        """Seconds since the origin."""
+        """Return the seconds since the origin."""
         return time.monotonic() - self.origin_s
 
     def run(self) -> VmRun:
-        """What has been recorded so far."""
+        """Return the run as recorded so far."""
         return VmRun(
             name=self.name,
             description=self.description,
@@ -82,7 +83,7 @@ class GuestRecorder:
         )
 
     def take_guest_sample(self, event: Event) -> None:
-        """Keep what the guest's sampler sent; a sample that makes no sense is left out."""
+        """Keep a sample of the guest's sampler; leave out one that is not valid."""
         try:
             files = event["files"]
             memory = meminfo.parse(files["/proc/meminfo"].encode("ascii", "replace"))
@@ -93,18 +94,18 @@ class GuestRecorder:
             return
         self.view = GuestMemory(time.monotonic(), memory, buddy)
         if self.work_end_s is not None and self.needed_bytes is None:
-            # Not by the sample before the end: the work's own memory is in it.
+            # Not from the sample before the end: it still counts the workload's own memory.
             self._settle_needed()
 
     def sample(self) -> None:
-        """Measure resident memory now, and join the guest's view if it is fresh. Raises VmError."""
+        """Measure resident bytes now, and add the guest's sample if it is fresh. Raises VmError."""
         resident = self.vm.resident_bytes()
         now = time.monotonic()
         view = self.view
         silent_s = now - (self.sampling_since_s if view is None else view.at_s)
         if silent_s > self.silence_limit_s:
             raise VmError(
-                f"{self.name}: the guest hangs: no word from it for {self.silence_limit_s:.0f} s"
+                f"{self.name}: the guest hangs: no sample for {self.silence_limit_s:.0f} s"
             )
         if view is None or now - view.at_s > 3 * PERIOD_S:
             self.samples.append(RunSample(now - self.origin_s, resident))
@@ -125,7 +126,7 @@ class GuestRecorder:
         )
 
     async def sample_for_ever(self) -> None:
-        """Sample each second until cancelled. Raises VmError when the VM ends or hangs."""
+        """Sample each second until cancelled. Raises VmError if the VM ends or hangs."""
         self.sampling_since_s = time.monotonic()
         self.vm.guest.on_sample = self.take_guest_sample
         await self.vm.guest.request("sample", period_s=PERIOD_S)
@@ -141,13 +142,13 @@ class GuestRecorder:
             self.mark(event)
 
     def mark(self, event: StepEvent) -> None:
-        """Keep one step of the agent's as a mark, where it is of a kind that the charts know."""
+        """Keep one step of the agent as a mark, if the charts know its kind."""
         for kind in get_args(MarkKind):
             if event.step == kind and len(self.marks) < MOST_MARKS:
                 self.marks.append(RunMark(self.now_s(), self.name, kind, event.text or kind))
 
     def take_work_line(self, line: str) -> None:
-        """Follow the work's own words: its phases and its end."""
+        """Follow the workload's output lines: its phases and its end."""
         said = parse_object(line)
         if not said or len(self.phases) > MOST_PHASES:
             return
@@ -166,7 +167,7 @@ class GuestRecorder:
                 self.hot_bytes = min(max(0, hot_bytes), self.vm.spec.ram_bytes)
 
     def _settle_needed(self) -> None:
-        """What the VM needs once its work is over: all but free memory and cold caches."""
+        """Set the bytes that the VM needs after its workload: all but free memory and cold caches."""
         if self.view is None:
             return
         memory = self.view.meminfo

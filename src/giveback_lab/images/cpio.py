@@ -25,8 +25,8 @@ class ArchiveEntry:
 def archive(entries: list[ArchiveEntry]) -> bytes:
     """Return the entries as one uncompressed archive; archives may be concatenated into one initrd.
 
-    Owners and times are zero, so that the same content gives the same bytes. Folders that an entry
-    lives in are added.
+    Owners and times are zero, so that the same content gives the same bytes. The parent folders of
+    each entry are added.
     """
     members: dict[str, ArchiveEntry] = {}
     for entry in entries:

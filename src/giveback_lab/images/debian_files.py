@@ -1,4 +1,4 @@
-"""What the distribution guest has beside its packages: a few units and settings, by their paths."""
+"""The units and settings that the distribution guest has in addition to its packages, by their paths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from giveback_lab.packages.cache import content_key
 
 CONTAINER_ARCHIVE = "/usr/share/giveback-lab/container.tar"
 USER = "lab"
-# On the kernel's command line: the agent is not installed.
+# This word on the kernel's command line keeps the agent from being installed.
 WITHOUT_AGENT = "giveback_lab_agent=off"
 
 INIT = """#!/bin/busybox sh
@@ -57,7 +57,7 @@ WantedBy=multi-user.target
 TEXTS = {
     "etc/systemd/system/giveback-lab.service": LAB_UNIT,
     "etc/systemd/system/giveback-agent-install.service": INSTALL_UNIT,
-    # The status lines would go to the emulated serial port; emulated starts take longer.
+    # The status lines would go to the emulated serial port, and emulated starts take longer.
     "etc/systemd/system.conf.d/lab.conf": (
         "[Manager]\nShowStatus=no\nDefaultTimeoutStartSec=300s\nDefaultDeviceTimeoutSec=300s\n"
     ),
@@ -66,17 +66,17 @@ TEXTS = {
     "etc/hostname": "lab\n",
     "etc/hosts": "127.0.0.1 localhost lab\n::1 localhost\n",
     "etc/machine-id": content_key("giveback", "lab") * 2 + "\n",
-    # As after the first boot: nothing is to be built again from what /usr has.
+    # As after the first boot: nothing of /usr is built again.
     "etc/.updated": "",
     "var/.updated": "",
-    # The user's service manager runs without a login, as of somebody who has containers.
+    # The user's service manager runs without a login, as for a user with containers.
     f"var/lib/systemd/linger/{USER}": "",
 }
 WANTS = "etc/systemd/system/multi-user.target.wants"
 LINKS = {
     f"{WANTS}/giveback-lab.service": "../giveback-lab.service",
     f"{WANTS}/giveback-agent-install.service": "../giveback-agent-install.service",
-    # A getty hangs up what else writes to its terminal; the others would reach for the network.
+    # A getty hangs up other writers of its terminal; the other units would try the network.
     **{
         f"etc/systemd/system/{unit}": "/dev/null"
         for unit in (
@@ -92,7 +92,7 @@ CONTAINER_APPLETS = ("sh", "cat", "dd", "echo", "ls", "md5sum", "sleep", "sync",
 
 
 def container_archive(busybox: bytes) -> bytes:
-    """An archive for `podman import`: busybox, and links for the programs that it plays."""
+    """Return an archive for `podman import`: busybox, and links for the programs that it provides."""
     into = io.BytesIO()
     with tarfile.open(fileobj=into, mode="w") as archive:
         for name in ("bin", "tmp", "work"):

@@ -1,8 +1,8 @@
 """The distribution guest: Debian with systemd, podman and PostgreSQL, as users run it.
 
-mmdebstrap makes it of packages, as root or in a user namespace; the disk is made of its archive
-without mounting. The kernel's modules are a disk of their own: one root disk serves all kernels. The
-agent comes with the initrd, and a unit installs it by its own command at the boot.
+mmdebstrap makes it from packages, as root or in a user namespace. The disk is made from its archive
+without mounting. The kernel's modules are on a separate disk, so one root disk serves all kernels.
+The agent comes with the initrd, and a unit installs it at boot with its own `install` command.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ PACKAGES = (
 )
 LEFT_OUT = ("doc", "man", "locale", "lintian", "info")
 DISK_BYTES = 8 << 30
-# On two busy CPUs it takes three minutes.
+# It takes 3 minutes on two busy CPUs.
 BUILD_TIMEOUT_S = 1800
 KEPT = 2
 # Measured: 40 to 90 s on two emulated CPUs.
 BOOT_DEADLINE_S = 360.0
 SIGNED_BY = re.compile(r"signed-by=([^] ]+)")
-# The perl of a small container has no modules beside the most needed.
+# The perl of a small container has only its most needed modules.
 PERL_MODULES = "use English; use Pod::Usage; use File::Find; use IO::Select; use Socket;"
 
 
@@ -78,7 +78,7 @@ def build_distribution_image(kernel: KernelFiles) -> Image:
 
 
 def modules_disk(kernel: KernelFiles) -> Path:
-    """A disk with all modules of a kernel and depmod's indexes, for /usr/lib/modules."""
+    """Return a disk with all modules of a kernel and depmod's indexes, for /usr/lib/modules."""
     key = content_key(kernel.modules_dir.parents[3].name, kernel.release, "1")
 
     def build(scratch: Path) -> None:
@@ -99,14 +99,15 @@ def _host_apt() -> Apt:
 
 def _depmod(kmod: Path, base: Path, release: str) -> None:
     libraries = kmod / "usr/lib" / host_architecture().triplet
-    # One program that goes by its name; depmod's link in the package leads to the host's.
+    # kmod is one program that acts by the name it is called by; the package's depmod link would
+    # lead to the host's.
     program = kmod / "usr/bin/kmod"
     words = ["depmod", "-b", str(base), release]
     _run(words, {"LD_LIBRARY_PATH": str(libraries)}, program=program)
 
 
 def _base_disk(apt: Apt) -> Path:
-    """The folder of the root disk, without kernel and agent, and of the guest's busybox."""
+    """Return the folder of the root disk (without kernel and agent) and of the guest's busybox."""
     versions = apt.closure(PACKAGES)
     texts = [part for item in debian_files.TEXTS.items() for part in item]
     links = [part for item in debian_files.LINKS.items() for part in item]
@@ -129,7 +130,7 @@ def _base_disk(apt: Apt) -> Path:
 
 def _bootstrap(apt: Apt, into: Path) -> None:
     """Have mmdebstrap install the packages and write them as an archive with their owners."""
-    # Not in the cache: its second program is run by another user id of a user namespace.
+    # Not in the cache: mmdebstrap's second program runs as another user id of a user namespace.
     with tempfile.TemporaryDirectory(prefix="giveback-mmdebstrap-") as folder:
         tools = Path(folder)
         tools.chmod(0o755)
@@ -144,14 +145,14 @@ def _bootstrap(apt: Apt, into: Path) -> None:
             + debian_files.USER,
             *(SUITE, "-", *(_with_readable_key(line, tools) for line in apt.source_lines)),
         ]
-        # It calls its own second program by its name alone.
+        # mmdebstrap calls its second program by name alone.
         path = f"{program.parent}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
         with into.open("wb") as archive:
             _run(words, {"PATH": path, **_perl()}, archive.fileno())
 
 
 def _with_readable_key(source_line: str, folder: Path) -> str:
-    """A line of apt's sources whose keyring apt's own user can read: a copy in `folder`."""
+    """Return a line of apt's sources whose keyring is a copy in `folder` that apt's own user can read."""
     named = SIGNED_BY.search(source_line)
     if named is None or not Path(named[1]).is_file():
         return source_line
@@ -163,7 +164,7 @@ def _with_readable_key(source_line: str, folder: Path) -> str:
 
 
 def _perl() -> dict[str, str]:
-    """The environment that lets perl find its modules: of the host, else of its perl package."""
+    """Return the environment in which perl finds its modules: the host's, else of its perl package."""
     try:
         done = subprocess.run(["perl", "-e", PERL_MODULES], check=False, capture_output=True)
     except FileNotFoundError as error:
@@ -208,7 +209,9 @@ def _run(
             env={**os.environ, "LC_ALL": "C", **environment}, executable=program,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise InputError(f"{name}: no end after {BUILD_TIMEOUT_S} s: is there network?") from error
+        raise InputError(
+            f"{name}: not finished after {BUILD_TIMEOUT_S} s: is there network?"
+        ) from error
     if done.returncode != 0:
         rows = [row for row in done.stderr.splitlines() if row.strip()]
         reason = next((row for row in rows if row.startswith("E:")), rows[-1] if rows else "failed")

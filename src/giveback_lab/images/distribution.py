@@ -1,4 +1,4 @@
-"""What else of a distribution makes a lab: the guest's programs, sources of workloads, QEMU."""
+"""Other parts of the lab that come from a distribution: the guest's programs, workload sources, QEMU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from giveback_lab.packages.architecture import Architecture
 
 GUEST_PACKAGES = ("python3-minimal", "libpython3-stdlib", "busybox-static")
-# The userland of guests that are of another machine than the host, where the host is no Debian.
+# The userland of foreign guests (of another machine than the host) on a host that is not Debian.
 GUEST_SUITE = "trixie"
 KEYRING_PACKAGE = "debian-archive-keyring"
 # bookworm's own QEMU 7.2 corrupts Linux 6.12 guests under TCG.
@@ -31,9 +31,9 @@ QEMU_SUITES = {"bookworm": "bookworm-backports"}
 
 
 def suite_apt(suite: str, architecture: Architecture) -> Apt:
-    """An apt that sees one suite for one machine, its lists fetched. Raises InputError.
+    """Return an apt that sees one suite for one machine, with its lists fetched. Raises InputError.
 
-    The host's own release comes with its updates.
+    The host's own release includes its updates.
     """
     own = is_debian() and suite == release_source().suite
     other = "" if architecture == host_architecture() else architecture.debian
@@ -60,7 +60,7 @@ def suite_apt(suite: str, architecture: Architecture) -> Apt:
 
 @functools.cache
 def _debian_keyring() -> Path:
-    """Debian's keys, from a package that the host's own distribution has signed."""
+    """Return Debian's keys, from a package that the host's own distribution has signed."""
     folder = tree_alone(KEYRING_PACKAGE) / "usr" / "share" / "keyrings"
     for name in (f"{KEYRING_PACKAGE}.gpg", f"{KEYRING_PACKAGE}.pgp"):
         if (folder / name).exists():
@@ -69,7 +69,7 @@ def _debian_keyring() -> Path:
 
 
 def guest_tree(architecture: Architecture, more_packages: Sequence[str] = ()) -> Path:
-    """The guest's files: Python and busybox of the host's distribution, and more if named."""
+    """Return the guest's files: Python and busybox of the host's distribution, and `more_packages`."""
     names = (*GUEST_PACKAGES, *more_packages)
     if architecture == host_architecture():
         return tree(Apt(), names)
@@ -78,7 +78,7 @@ def guest_tree(architecture: Architecture, more_packages: Sequence[str] = ()) ->
 
 
 def source_archives(names: Sequence[str]) -> tuple[Path, ...]:
-    """The upstream archives of the distribution's source packages. Raises InputError."""
+    """Return the upstream archives of the distribution's source packages. Raises InputError."""
     if not names:
         return ()
     apt = Apt(source_packages=True)
@@ -87,6 +87,6 @@ def source_archives(names: Sequence[str]) -> tuple[Path, ...]:
 
 
 def qemu_tree(architecture: Architecture) -> Path:
-    """A QEMU of the distribution's own packages that boots the lab's kernels, in the cache."""
+    """Return the cached folder of a QEMU from the distribution's packages that boots the lab's kernels."""
     suite = QEMU_SUITES.get(release_source().suite)
     return tree(Apt((suite,) if suite else ()), architecture.qemu_packages, suite)

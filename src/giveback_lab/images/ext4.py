@@ -1,4 +1,4 @@
-"""Disks for guests, made without mounting and without root."""
+"""Make disks for guests without mounting them and without root."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT: Owner = (0, 0)
 
 
 def disk_bytes_for(content: Path) -> int:
-    """Return the size of an image that has room for the files of a folder."""
+    """Return the size in bytes of an image that has room for the files of a folder."""
     return sum(max(p.lstat().st_size, 4096) for p in content.rglob("*")) * 5 // 4 + (32 << 20)
 
 
@@ -36,7 +36,7 @@ def make_ext4(path: Path, size_bytes: int, content: Path | None = None) -> None:
 
 
 def unpack_archive(archive: Path, into: Path) -> dict[str, Owner]:
-    """Unpack a tar archive as this user, devices left out; returns who owns each path in it.
+    """Unpack a tar archive as this user, without devices; return the owner of each path in it.
 
     Raises InputError.
     """
@@ -57,7 +57,7 @@ def unpack_archive(archive: Path, into: Path) -> dict[str, Owner]:
 
 
 def set_owners(disk: Path, content: Path, owners: Mapping[str, Owner]) -> None:
-    """Give every file on a disk that was made of `content` its owner: root where none is named.
+    """Give every file on a disk that was made from `content` its owner: root where none is named.
 
     Raises InputError.
     """
@@ -71,7 +71,7 @@ def set_owners(disk: Path, content: Path, owners: Mapping[str, Owner]) -> None:
         [_program("debugfs"), "-w", "-f", "-", str(disk)],
         input="\n".join(rows) + "\n", capture_output=True, text=True, check=False,
     )  # fmt: skip
-    # Its exit code is 0 whatever fails; it begins with its version.
+    # debugfs exits with 0 even if a command fails. Its output begins with its version.
     wrong = [row for row in done.stderr.splitlines() if not row.startswith("debugfs ")]
     if done.returncode != 0 or wrong:
         raise InputError(f"{disk}: debugfs: {' '.join(wrong)[:300]}")

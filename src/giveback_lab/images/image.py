@@ -1,6 +1,6 @@
 """The guest image: a kernel, an initrd that mounts a disk, and a small ext4 root with Python.
 
-Built without root, cached by content.
+It is built without root and cached by content.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GUEST_AGENT = "/run/giveback-agent.pyz"
 GUEST_LAB = "/run/giveback-lab.pyz"
 SOURCES_FOLDER = "/usr/src/upstream"
 APPLETS = ("sh", "cat", "md5sum", "true", "ls", "dmesg", "kill", "sleep", "sync", "mount")
-# Only what the guest never reads; every byte here would be packed into each image.
+# Only files that the guest never reads. Every byte of the others would be packed into each image.
 LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian", "var/cache")
 
 INIT = """#!/bin/busybox sh
@@ -57,10 +57,11 @@ $b sync; $b poweroff -f
 
 @dataclass(frozen=True, slots=True)
 class Extras:
-    """What a root disk has beside what every lab guest has: a disk of its own, cached apart.
+    """Additions to the root disk of every lab guest. They are on a disk of their own, cached apart.
 
-    `packages` come with all they depend on; `sources` are source packages, whose upstream archives
-    are in SOURCES_FOLDER under the package's name; `applets` are programs that busybox plays.
+    `packages` are installed with their dependencies. `sources` are source packages, whose upstream
+    archives are in SOURCES_FOLDER under the package's name. `applets` are programs that busybox
+    provides.
     """
 
     packages: tuple[str, ...] = ()
@@ -73,12 +74,12 @@ NO_EXTRAS = Extras()
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """All that a VM boots from.
+    """All files that a VM boots from.
 
-    `writable`: the guest writes to its root disk; what it writes is gone with the VM.
-    `more_disks` follow the root disk and the work disk; the guest only reads them. Within
-    `boot_deadline_s` the guest answers even on a busy host that emulates it. `has_systemd`: it is a
-    distribution's, and its service manager starts and ends what runs.
+    - `writable`: the guest writes to its root disk; its writes are discarded with the VM.
+    - `more_disks`: read-only disks that follow the root disk and the work disk.
+    - `boot_deadline_s`: the guest answers within this time even on a busy host that emulates it.
+    - `has_systemd`: a distribution guest, whose service manager starts and stops its processes.
     """
 
     kernel: Path

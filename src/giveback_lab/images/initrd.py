@@ -1,6 +1,6 @@
 """A guest's initrd: busybox, the modules that a disk needs, the agent and the lab's program.
 
-The agent travels in it, apart from the root disk, so that a changed agent costs a second.
+The agent is in the initrd and not on the root disk, so that a changed agent costs one second.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
     from giveback_lab.images.kernels import KernelFiles
 
-# ext4 asks for crc32c by its algorithm's name only, which no module's list of needs shows.
+# ext4 requests crc32c by its algorithm's name only, so no module's dependency list shows it.
 MODULES = [
     *("virtio_pci", "virtio_blk", "virtio_console", "crc32c_generic", "ext4", "virtio_balloon"),
     "zram",
 ]
 OPTIONAL_MODULES = frozenset({"crc32c_generic", "zram"})
-# One for each state of the agent: a developer makes many.
+# There is one for each state of the agent, and a developer makes many.
 KEPT_INITRDS = 8
 
 
 def build_initrd(kernel: KernelFiles, busybox: Path, init: str) -> Path:
-    """Build what is not cached yet. Raises InputError.
+    """Build the initrd unless it is cached; return its path. Raises InputError.
 
-    `init` is the first process's script. It finds the modules in /modules, their order in
-    /modules/order, and what belongs into the guest's /run in /payload.
+    `init` is the script of the first process. It finds the modules in /modules, their order in
+    /modules/order, and files for the guest's /run in /payload.
     """
     payload = archive(
         [

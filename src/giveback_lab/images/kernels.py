@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from giveback_lab.packages.architecture import Architecture
 
 DEFAULT_SERIES = "6.12"
-# Where a series is looked for first; each may be in other suites too.
+# Where each series is searched for first; it may be in other suites too.
 HOME_SUITES = {
     "5.10": "bullseye",
     "6.1": "bookworm",
@@ -30,10 +30,10 @@ HOME_SUITES = {
 OLDEST_SERIES = (5, 7)
 SERIES = re.compile(r"(\d{1,3})\.(\d{1,3})", re.ASCII)
 SUITE = re.compile(r"[a-z][a-z0-9-]{1,60}", re.ASCII)
-# A release names a folder below /lib/modules: nothing that leads out of it.
+# A release names a folder below /lib/modules, so it must not lead out of that.
 RELEASE = re.compile(r"[0-9][A-Za-z0-9.+~_-]{0,100}(?=\s|$)", re.ASCII)
 UBUNTU_META = "linux-image-virtual"
-# Since 7.x Debian's linux-image-* is empty: it depends on these.
+# Since 7.x Debian's linux-image-* packages are empty: they depend on these.
 PARTS = ("linux-image-", "linux-binary-", "linux-modules-", "linux-base-")
 
 
@@ -49,7 +49,7 @@ class KernelFiles:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A kernel among an apt's packages."""
+    """A kernel among the packages of an apt."""
 
     apt: Apt
     release: str
@@ -57,12 +57,12 @@ class _Found:
 
 
 def default_series() -> str:
-    """The name that `kernel_from_packages` takes where none is given. Raises InputError."""
+    """Return the name that `kernel_from_packages` uses if none is given. Raises InputError."""
     return DEFAULT_SERIES if is_debian() else _series_of(_ubuntu_default(Apt()).release)
 
 
 def check_kernel_name(name: str) -> None:
-    """Refuse what can name no kernel, before anything is fetched. Raises InputError."""
+    """Refuse a name that cannot be a kernel's, before anything is fetched. Raises InputError."""
     series = SERIES.fullmatch(name)
     if series is None and SUITE.fullmatch(name) is None:
         raise InputError(
@@ -81,9 +81,8 @@ def kernel_from_packages(
 ) -> KernelFiles:
     """Fetch (once) the newest kernel of a series such as "6.1" or of a suite such as "sid".
 
-    None is the default series. `architecture` is the host's own where none is given; of a machine
-    with several page sizes, `page_kib` says which. Raises InputError that names where it was looked
-    for.
+    `name` None is the default series. `architecture` None is the host's own. `page_kib` selects the
+    page size on a machine that has several. Raises InputError that names the places searched.
     """
     if name is not None:
         check_kernel_name(name)
@@ -126,7 +125,7 @@ def _find(name: str | None, machine: Architecture, flavour: str) -> _Found:
 
 
 def _suites(name: str) -> tuple[str, ...]:
-    """Where to look, in this order: the suite named, or the host's own, then all of Debian's."""
+    """Return where to search, in this order: the named suite, or the host's own, then all of Debian's."""
     if SERIES.fullmatch(name) is None:
         return (name,)
     own = release_source().suite if is_debian() else ""
@@ -139,7 +138,10 @@ def _suites(name: str) -> tuple[str, ...]:
 def _newest(
     apt: Apt, name: str, machine: Architecture, flavour: str, refused: list[str], suite: str
 ) -> _Found | None:
-    """The newest kernel of a flavour, of the series where `name` is one; else why not."""
+    """Return the newest kernel of a flavour (and series, if `name` is one), or None with the reason added.
+
+    The reason goes into `refused`.
+    """
     try:
         apt.refresh()
         names = apt.names(f"^linux-image-[0-9].*-{re.escape(flavour)}$")
@@ -156,7 +158,7 @@ def _newest(
 
 
 def version_key(release: str) -> tuple[int, ...]:
-    """Sort releases of one distribution by age: by all the numbers in them."""
+    """Return a key that sorts releases of one distribution by age: all the numbers in them."""
     return tuple(int(number) for number in re.findall(r"\d+", release))
 
 
@@ -186,7 +188,7 @@ def _fetched(found: _Found) -> KernelFiles:
 
 
 def kernel_from_path(path: Path, modules_root: Path = Path("/lib/modules")) -> KernelFiles:
-    """A kernel of the user's own; its modules must be in `/lib/modules`. Raises InputError."""
+    """Return the user's own kernel. Its modules must be in `/lib/modules`. Raises InputError."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -203,7 +205,7 @@ def kernel_from_path(path: Path, modules_root: Path = Path("/lib/modules")) -> K
 
 
 def kernel_release(image: bytes) -> str | None:
-    """The release that an x86 bzImage names in its setup header, or None where it is none.
+    """Return the release that an x86 bzImage states in its setup header, or None for other files.
 
     Source: Documentation/arch/x86/boot.rst, fields `header` (0x202) and `kernel_version` (0x20e).
     """

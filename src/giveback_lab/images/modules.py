@@ -1,4 +1,4 @@
-"""Kernel modules for the guest's first minute: which files, in which order, uncompressed."""
+"""The kernel modules of the guest's first minute: which files, in which order, uncompressed."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Module:
 
 
 def ordered_modules(modules_dir: Path, wanted: list[str], optional: frozenset[str]) -> list[Module]:
-    """The modules `wanted` and all they depend on, each after what it needs.
+    """Return the modules `wanted` and their dependencies, each after those that it depends on.
 
-    `modules_dir` is a `/lib/modules/VERSION`; modules built into the kernel are left out. Raises
-    InputError where one is neither built in nor there, unless it is in `optional`.
+    `modules_dir` is a `/lib/modules/VERSION`. Modules built into the kernel are left out. Raises
+    InputError if a module is neither built in nor a file, unless it is in `optional`.
     """
     builtin = _builtin(modules_dir)
     files = {_name(p): p for p in (modules_dir / "kernel").rglob("*.ko*")}
@@ -56,7 +56,7 @@ def ordered_modules(modules_dir: Path, wanted: list[str], optional: frozenset[st
 
 
 def dependencies(module: bytes) -> list[str]:
-    """The names a module's `.modinfo` section says it depends on."""
+    """Return the names that a module's `.modinfo` section lists as its dependencies."""
     start = module.find(b"\0depends=")
     if start < 0:
         return []
@@ -65,7 +65,7 @@ def dependencies(module: bytes) -> list[str]:
 
 
 def read_module(path: Path) -> bytes:
-    """The uncompressed bytes of a `.ko`, `.ko.xz`, `.ko.gz` or `.ko.zst`. Raises InputError."""
+    """Return the uncompressed bytes of a `.ko`, `.ko.xz`, `.ko.gz` or `.ko.zst`. Raises InputError."""
     try:
         data = path.read_bytes()
         if path.suffix == ".xz":
@@ -80,7 +80,7 @@ def read_module(path: Path) -> bytes:
 
 
 def _from_zstd(path: Path, data: bytes) -> bytes:
-    """Decompress by the host's zstd, else by one of its packages: Python has it from 3.14 only."""
+    """Decompress with the host's zstd, else with a packaged one: Python has zstd only since 3.14."""
     program, environment = "zstd", dict(os.environ)
     if shutil.which(program) is None:
         try:

@@ -1,1 +1,1 @@
-"""The matrix: one workload on every kernel, machine and guest of the lab, and what came back of it."""
+"""The matrix: one workload on every kernel, machine and guest of the lab, and how much came back."""

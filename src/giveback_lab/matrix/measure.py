@@ -1,4 +1,4 @@
-"""Measure one row: boot, start the agent, let something with cold cache end, and see what comes back."""
+"""Measure one row: boot, start the agent, let a process with cold cache end, and see what comes back."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ STEP_DEADLINE_S = 600.0
 LOW_PERCENT = 60.0
 PEAK_PERIOD_S = 0.5
 TEXT_LIMIT = 200
-# The checks of doctor that say what cache and free memory can be returned by.
+# The doctor's checks that say by which methods cache and free memory can be returned.
 DECISIVE = ("reclaim", "lru", "cgroup", "swappiness", "report", "damon")
 
 
 class MatrixVm:
-    """A row's VM with its agent at work."""
+    """A row's VM with its agent running."""
 
     def __init__(self, vm: LabVm) -> None:
         self.vm = vm
@@ -51,22 +51,22 @@ class MatrixVm:
         self._last = event
 
     async def ended(self, step: str, part: str = "-") -> dict[str, Any]:
-        """Do a step of the guest's program `ended`. Raises VmError."""
+        """Run a step of the guest's program `ended`. Raises VmError."""
         words = ("ended", step, part, FOLDER, str(self.vm.spec.ram_bytes), str(SEED))
         return await bench_in_guest(self.vm, *words, deadline_s=STEP_DEADLINE_S)
 
     async def cached(self, part: str) -> int:
-        """Bytes of a part's files that the guest has in its page cache. Raises VmError."""
+        """Return the bytes of a part's files that are in the guest's page cache. Raises VmError."""
         return int((await self.ended("cached", part))["bytes"])
 
     async def used_bytes(self) -> int | None:
-        """What the guest itself uses of its RAM now."""
+        """Return the bytes of its RAM that the guest uses now."""
         await self.vm.watch(self.vm.guest.look(), STEP_DEADLINE_S, "a sample")
         memory = parse_guest_sample(self._last, self.vm.spec.ram_bytes)
         return None if memory is None else used(memory, self.vm.spec.ram_bytes, 0)
 
     async def agent_says(self, command: str) -> dict[str, Any]:
-        """The JSON of one of the agent's commands; empty where it says none."""
+        """Return the JSON of one of the agent's commands; empty if it printed none."""
         words = ("python3", GUEST_AGENT, command, "--json")
         done = await self.vm.watch(
             self.vm.guest.exec(*words, timeout_s=STEP_DEADLINE_S), STEP_DEADLINE_S, command
@@ -75,12 +75,12 @@ class MatrixVm:
 
 
 def version_of(qemu_version: str, mem_bytes: int) -> str:
-    """Of all that decides a row's figures beside its kernel."""
+    """Return a key of everything besides the kernel that decides a row's figures."""
     return content_key(agent_zipapp(), lab_guest_zipapp(), qemu_version, str(mem_bytes))
 
 
 async def measure(row: MatrixRow, lab: Lab, accel: str, mem_bytes: int) -> RowFigures:
-    """Boot the row's guest and take its figures; leaves nothing behind. Raises VmError."""
+    """Boot the row's guest, measure it and clean up. Raises VmError."""
     spec = VmSpec(
         row.key, mem_bytes, CPUS, accel, work_disk_bytes=3 * mem_bytes,
         kernel_arguments=WITHOUT_AGENT if lab.image.has_systemd else "",
@@ -117,16 +117,18 @@ async def measure(row: MatrixRow, lab: Lab, accel: str, mem_bytes: int) -> RowFi
 
 
 async def _end(guest: MatrixVm, part: str) -> tuple[EndFigures, int]:
-    """Let a part begin and end; its figures, and what was resident as it ended."""
+    """Run a part to its end; return its figures and the resident bytes at its end."""
     ending = asyncio.ensure_future(guest.ended("end", part))
     resident_bytes = guest.vm.resident_bytes()
-    # An agent may be quicker than the guest's answer: what was resident is taken while it is awaited.
+    # An agent may be faster than the guest's answer, so resident is sampled while waiting for that.
     while not ending.done():
         await asyncio.wait({ending}, timeout=PEAK_PERIOD_S)
         resident_bytes = max(resident_bytes, guest.vm.resident_bytes())
     ended_s, cold_bytes = time.monotonic(), int(ending.result()["bytes"])
     if cold_bytes <= 0:
-        raise VmError(f"{guest.vm.spec.name}: {part}: nothing that it read was in the page cache")
+        raise VmError(
+            f"{guest.vm.spec.name}: {part}: none of the files it read is in the page cache"
+        )
     back = []
     for moment_s in (SOON_S, LATE_S):
         await asyncio.sleep(max(0.0, ended_s + moment_s - time.monotonic()))
@@ -137,7 +139,7 @@ async def _end(guest: MatrixVm, part: str) -> tuple[EndFigures, int]:
 
 
 def back_percent(cold_bytes: int, dropped_bytes: int, returned_bytes: int) -> float:
-    """Percent of the cold cache that the guest has dropped and the host has back."""
+    """Return the percentage of the cold cache that the guest has dropped and the host has back."""
     if cold_bytes <= 0:
         return 100.0
     share = min(dropped_bytes, returned_bytes) / cold_bytes
@@ -145,7 +147,7 @@ def back_percent(cold_bytes: int, dropped_bytes: int, returned_bytes: int) -> fl
 
 
 def methods(status: dict[str, Any]) -> str:
-    """The kinds of steps in the agent's last passes, the one that freed most first."""
+    """Return the kinds of steps in the agent's last passes, the one that freed most first."""
     freed: dict[str, int] = {}
     agent = status.get("agent")
     passes = agent.get("last_passes") if isinstance(agent, dict) else None
@@ -160,7 +162,7 @@ def methods(status: dict[str, Any]) -> str:
 
 
 def reasons(doctor: dict[str, Any]) -> str:
-    """What the agent's doctor finds missing in this guest."""
+    """Return what the agent's doctor finds missing in this guest."""
     checks = doctor.get("checks")
     found = [
         f"{one.get('name')}: {one.get('evidence')}"
@@ -178,7 +180,7 @@ def _amount(of: object, name: str) -> int | None:
 
 
 async def measured(row: MatrixRow, lab: Lab, accel: str, mem_bytes: int, version: str) -> RowResult:
-    """As `measure`, as a result that may be stored: a failure says why."""
+    """Measure a row; return a result that can be stored. A failed one has the reason."""
     began_s = time.monotonic()
     try:
         figures = await measure(row, lab, accel, mem_bytes)
@@ -189,7 +191,7 @@ async def measured(row: MatrixRow, lab: Lab, accel: str, mem_bytes: int, version
 
 
 async def prepared(row: MatrixRow, say: Callable[[str], None]) -> tuple[Lab, str]:
-    """A row's guest, QEMU and accelerator. Raises InputError."""
+    """Prepare a row's guest, QEMU and accelerator. Raises InputError."""
     kind = guest_kind(row.guest, row.machine)
     lab = await asyncio.to_thread(prepare_lab, row.kernel, None, say, kind)
     return lab, (await choose_accel("auto", lab.image, lab.emulator)).name

@@ -1,4 +1,4 @@
-"""A row's figures on disk: one JSON file each, written whole, kept until what it is of has changed."""
+"""Store a row's figures: one JSON file each, written atomically, valid until its version changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KNOWN_KEYS_ALONE = with_config(ConfigDict(extra="forbid"))
 @_KNOWN_KEYS_ALONE
 @dataclass(frozen=True, slots=True)
 class EndFigures:
-    """What came back of the page cache of one thing that ended: percent of `cold_bytes`.
+    """How much page cache of one ended process came back, in percent of `cold_bytes`.
 
     A page counts once the guest has dropped it and the host has it back.
     """
@@ -37,7 +37,11 @@ class EndFigures:
 @_KNOWN_KEYS_ALONE
 @dataclass(frozen=True, slots=True)
 class RowFigures:
-    """What was measured of a row. `before`: as the first thing ended; `after`: a minute past the last."""
+    """The measurements of a row.
+
+    `before` is the moment at which the first process ended; `after` is one minute past the last
+    end.
+    """
 
     release: str
     resident_before_bytes: Bytes
@@ -54,7 +58,7 @@ class RowFigures:
 @_KNOWN_KEYS_ALONE
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """A finished row: figures, or why there are none. `version` is of agent, lab, QEMU and size."""
+    """A finished row: figures, or why there are none. `version` covers agent, lab, QEMU and RAM size."""
 
     row: MatrixRow
     version: str
@@ -73,7 +77,7 @@ class RowStore:
         self.folder = folder
 
     def write(self, result: RowResult) -> None:
-        """Keep a result in place of the row's earlier one. Raises GivebackError."""
+        """Replace the row's earlier result. Raises GivebackError."""
         path = self._path(result.row)
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
         try:
@@ -84,7 +88,7 @@ class RowStore:
             raise GivebackError(f"{path}: {error.strerror}: the row is lost") from error
 
     def read(self, row: MatrixRow) -> RowResult | None:
-        """The stored result, or None where there is none that can be read."""
+        """Return the stored result, or None if no file can be read."""
         try:
             with self._path(row).open("rb") as file:
                 return _RESULT.validate_json(file.read(FILE_LIMIT_BYTES))
@@ -92,7 +96,7 @@ class RowStore:
             return None
 
     def is_done(self, row: MatrixRow, version: str) -> bool:
-        """Whether the row was measured, with what would measure it now; one that failed was not."""
+        """Return whether the row was measured with this version; a failed row was not."""
         stored = self.read(row)
         return stored is not None and stored.figures is not None and stored.version == version
 

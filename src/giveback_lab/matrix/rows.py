@@ -24,7 +24,7 @@ class MatrixRow:
 
     @property
     def key(self) -> str:
-        """Names the row, and its file."""
+        """The name of the row and of its file."""
         return f"{self.kernel}-{self.machine}-{self.guest}"
 
 
@@ -38,7 +38,7 @@ ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class NotRun:
-    """What no guest of the lab is, why, and what stands for it in the tests."""
+    """A guest that the lab does not have: what it is, why, and which tests stand for it."""
 
     what: str
     why: str
@@ -67,9 +67,10 @@ NOT_RUN = (
 
 
 def rows_of(words: str) -> tuple[MatrixRow, ...]:
-    """The rows that a command line names, such as "6.12-amd64-small,7.3"; "all". Raises InputError.
+    """Return the rows that a command line names, such as "6.12-amd64-small,7.3" or "all".
 
-    A part of a name, such as "7.3" or "arm64-16k-small", stands for all rows that have it.
+    A part of a name, such as "7.3" or "arm64-16k-small", selects all rows that contain it. Raises
+    InputError.
     """
     if words == "all":
         return ROWS
@@ -81,7 +82,7 @@ def rows_of(words: str) -> tuple[MatrixRow, ...]:
 
 
 def _row(word: str) -> MatrixRow:
-    """A row that is not among ROWS: of another kernel. Raises InputError."""
+    """Return a row that is not among ROWS, of another kernel. Raises InputError."""
     for machine in sorted(MACHINES, key=len, reverse=True):
         for guest in GUESTS:
             kernel = word.removesuffix(f"-{machine}-{guest}")

@@ -1,4 +1,4 @@
-"""The matrix as a table of Markdown, and its place in a page between two markers. Pure."""
+"""The matrix as a Markdown table, and its place in a page between two markers. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOT_RUN_HEADS = ("not run", "why", "tested on")
 
 
 def table(results: Sequence[RowResult]) -> str:
-    """The rows in their order, those that failed with their reason, and what cannot run here."""
+    """Return the rows in their order, failed ones with their reason, and what cannot run here."""
     lines = [_row(HEADS), _row(["---"] * 3 + ["---:"] * 6 + ["---"] * 2)]
     lines += [_row(_cells(result)) for result in results]
     lines += ["", _row(NOT_RUN_HEADS), _row(["---"] * 3)]
@@ -58,7 +58,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def spliced(page: str, content: str) -> str:
-    """The page with `content` between its markers. Raises InputError where it has none."""
+    """Return the page with `content` between its markers. Raises InputError if it has none."""
     head, begin, rest = page.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:

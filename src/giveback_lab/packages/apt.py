@@ -1,7 +1,7 @@
 """Distribution packages without root: a private apt state in the user's cache folder.
 
-The host's own apt settings (mirrors, proxies, keyrings) are used as they are; only the state, the
-cache and the list of suites are ours, so nothing of the user's system changes. apt checks
+The host's own apt settings (mirrors, proxies, keyrings) are used unchanged. Only the state, the
+cache and the list of suites are private, so nothing of the user's system changes. apt checks
 signatures as always.
 """
 
@@ -28,7 +28,7 @@ LISTS_MAX_AGE_S = 86_400
 
 
 class Apt:
-    """apt with a state of its own: it sees the host's suites and more, and no installed package."""
+    """An apt with a private state: it sees the host's suites and more, and no installed package."""
 
     def __init__(
         self,
@@ -38,10 +38,12 @@ class Apt:
         sources: tuple[AptSource, ...] = (),
         architecture: str = "",
     ) -> None:
-        """`extra_suites` (such as "bookworm-backports") are added to the host's own suites.
+        """Make the private state.
 
-        `source_packages` adds those of the release itself, for `source_archive`. `sources` are used
-        instead of the host's where given; `architecture` is Debian's name of another machine's.
+        `extra_suites` (such as "bookworm-backports") are added to the host's own suites.
+        `source_packages` adds the release's source packages, for `source_archive`. `sources`, if
+        given, replace the host's. `architecture` is Debian's name of another machine's
+        architecture.
         """
         own = sources or host_sources()
         main = next((s for s in own if "-" not in s.suite), own[0])
@@ -72,7 +74,8 @@ class Apt:
             try:
                 self._run(["update"])
             except InputError:
-                # Without network, yesterday's lists name what yesterday's downloads are.
+                # Without network, the old lists still describe the packages that were downloaded
+                # with them.
                 if not stamp.exists() and not any(
                     (self.folder / "state/lists").glob("*_Packages*")
                 ):
@@ -81,21 +84,21 @@ class Apt:
             stamp.touch()
 
     def closure(self, names: Sequence[str], suite: str | None = None) -> tuple[str, ...]:
-        """File names of the packages that `names` and all they depend on come down to.
+        """Return the file names of the packages `names` and of all their dependencies.
 
-        Raises InputError where a package is unknown.
+        Raises InputError if a package is unknown.
         """
         words = ["-s", "-qq", *(["-t", suite] if suite else []), "install"]
         plan = self._run([*words, "--no-install-recommends", *names])
         return tuple(_archive_name(row) for row in plan.splitlines() if row.startswith("Inst "))
 
     def names(self, pattern: str) -> tuple[str, ...]:
-        """Names of the packages there are, by an extended regular expression."""
+        """Return the names of packages that match an extended regular expression."""
         rows = self._run(["--names-only", "search", pattern], tool="apt-cache").splitlines()
         return tuple(row.split()[0] for row in rows if row.strip())
 
     def dependency(self, package: str, prefix: str, suite: str | None = None) -> str:
-        """The package named `prefix…` that a meta-package depends on. Raises InputError."""
+        """Return the package named `prefix…` that a meta-package depends on. Raises InputError."""
         words = ["show", "--no-all-versions", f"{package}/{suite}" if suite else package]
         for row in self._run(words, tool="apt-cache").splitlines():
             if row.startswith("Depends:"):
@@ -108,7 +111,7 @@ class Apt:
     def download(
         self, names: Sequence[str], suite: str | None = None, deps: bool = True
     ) -> list[Path]:
-        """Fetch packages (with all they depend on) and return the .deb files. Raises InputError."""
+        """Fetch packages, with their dependencies if `deps`; return the .deb files. Raises InputError."""
         archives = self.folder / "cache" / "archives"
         with locked(self.folder / "cache"):
             if deps:
@@ -127,7 +130,7 @@ class Apt:
         """Fetch a source package's upstream archive (`.orig.tar.*`). Raises InputError."""
         archives = self.folder / "cache" / "archives"
         words = ["-qq", "source", "--download-only", "--only-source", name]
-        # Not from within `archives`: apt does not name what is there already.
+        # Run outside `archives`: apt does not name files that are already there.
         for row in self._run(["--print-uris", *words], cwd=self.folder).splitlines():
             # 'URI' FILE SIZE HASH
             file = row.rpartition("' ")[2].split(" ")[0]
@@ -162,12 +165,13 @@ def _age_s(path: Path) -> float:
 
 
 def unpack(debs: Sequence[Path], into: Path) -> None:
-    """Extract packages' files into a folder with a merged /usr, no maintainer script run."""
+    """Extract packages into a folder with a merged /usr, without running maintainer scripts."""
     for name in ("bin", "sbin", "lib", "lib64"):
         (into / "usr" / name).mkdir(parents=True, exist_ok=True)
         if not (into / name).exists():
             (into / name).symlink_to(f"usr/{name}")
-    # Two packages never share a file, so that their order does not matter; tar wants some CPU.
+    # Two packages never share a file, so their order does not matter. tar is CPU-bound, so run
+    # several.
     with ThreadPoolExecutor(max_workers=2) as pool:
         list(pool.map(lambda deb: _unpack_one(deb, into), debs))
 
@@ -187,7 +191,7 @@ def _unpack_one(deb: Path, into: Path) -> None:
 
 
 def tree(apt: Apt, names: Sequence[str], suite: str | None = None) -> Path:
-    """A cached folder with the files of `names` and all they depend on, by their versions."""
+    """Return a cached folder with the files of `names` and their dependencies, keyed by their versions."""
     apt.refresh()
     files = apt.closure(names, suite)
     target = apt.folder.parent.parent / "trees" / content_key(*sorted(files))
@@ -195,7 +199,7 @@ def tree(apt: Apt, names: Sequence[str], suite: str | None = None) -> Path:
 
 
 def tree_alone(name: str) -> Path:
-    """A cached folder with the files of one of the host's packages, without those that it depends on."""
+    """Return a cached folder with the files of one of the host's packages, without its dependencies."""
     apt = Apt()
     apt.refresh()
     debs = apt.download([name], deps=False)

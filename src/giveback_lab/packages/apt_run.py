@@ -1,4 +1,4 @@
-"""Runs one of apt's programs, on the host's own state or on a private one."""
+"""Run one of apt's programs, on the host's own state or on a private one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run_apt(
     tool: str = "apt-get",
     cwd: Path | None = None,
 ) -> str:
-    """Return what apt prints. `private` is the folder of a state of our own.
+    """Return the output of apt. `private` is the folder of a private state, or None for the host's.
 
     `architecture` (such as "arm64") makes apt see packages as a machine of that kind would. Raises
     InputError with apt's first reason.
@@ -64,7 +64,7 @@ def _private_options(folder: Path) -> list[str]:
         "-o", "DPkg::Post-Invoke::=",
         "-o", "APT::Update::Post-Invoke::=",
         "-o", "APT::Update::Post-Invoke-Success::=",
-        # Else a server that cannot be reached is a warning, and lists that are empty count as new.
+        # Without this, apt only warns about an unreachable server, and counts empty lists as new.
         "-o", "APT::Update::Error-Mode=any",
         "-o", "Debug::NoLocking=1",
     ]  # fmt: skip

@@ -12,8 +12,8 @@ from giveback.errors import InputError
 class Architecture:
     """A kind of machine.
 
-    `flavours` are Debian's kernels for it by the size of their pages in KiB, `debian` its name among
-    packages, `triplet` the folder of its libraries.
+    `flavours` are the names of Debian's kernels by their page size in KiB. `debian` is the
+    machine's name in package names, `triplet` the folder of its libraries.
     """
 
     machine: str
@@ -27,7 +27,7 @@ class Architecture:
     console: str
 
     def flavour(self, page_kib: int) -> str:
-        """Debian's kernel with pages of this size. Raises InputError."""
+        """Return the name of Debian's kernel with pages of this size. Raises InputError."""
         if page_kib not in self.flavours:
             sizes = ", ".join(f"{size}" for size in self.flavours)
             raise InputError(
@@ -55,7 +55,8 @@ ARM64 = Architecture(
     qemu_program="qemu-system-aarch64",
     qemu_packages=("qemu-system-arm",),
     qemu_machine="virt",
-    # QEMU 8.2 aborts under Linux 7.3 with "max"; and this one has no pointer authentication to emulate.
+    # QEMU 8.2 aborts under Linux 7.3 with "max". This CPU also has no pointer authentication to
+    # emulate.
     emulated_cpu="neoverse-n1",
     console="ttyAMA0",
 )
@@ -63,7 +64,7 @@ ARCHITECTURES = (X86_64, ARM64)
 
 
 def host_architecture() -> Architecture:
-    """The machine that this host is. Raises InputError where the lab has no guests for it."""
+    """Return the architecture of this host. Raises InputError if the lab has no guests for it."""
     name = platform.machine()
     for architecture in ARCHITECTURES:
         # macOS calls it arm64.

@@ -1,4 +1,4 @@
-"""The user's cache folder: what the lab builds once and finds again by its content's key."""
+"""The user's cache folder: the lab builds each thing once and finds it again by a key of its content."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def cache_root() -> Path:
-    """`$XDG_CACHE_HOME/giveback`, else `~/.cache/giveback`; created. Raises InputError."""
+    """Return `$XDG_CACHE_HOME/giveback`, else `~/.cache/giveback`; create it. Raises InputError."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     root = Path(base).expanduser() / "giveback"
     try:
@@ -34,7 +34,7 @@ def cache_root() -> Path:
 
 
 def content_key(*parts: str | bytes) -> str:
-    """A short name for exactly this content: 16 hex digits of SHA-256 over the framed parts."""
+    """Return a short name for exactly this content: 16 hex digits of SHA-256 over the framed parts."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -63,9 +63,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def building(target: Path) -> Iterator[Path]:
-    """Yield a scratch folder that becomes `target` when the block ends well, else vanishes.
+    """Yield a scratch folder. It becomes `target` if the block succeeds, else it is removed.
 
-    A build that is killed leaves no half-made `target`; its scratch folder is swept next time.
+    A killed build leaves no incomplete `target`; the next build removes its scratch folder.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     for stale in target.parent.glob(f".{target.name}.*"):
@@ -80,14 +80,14 @@ def building(target: Path) -> Iterator[Path]:
 
 
 def used(entry: Path) -> Path:
-    """Mark a cache entry as used now, for `entries`; returns it."""
+    """Mark a cache entry as used now, for `entries`; return it."""
     with suppress(OSError):
         os.utime(entry)
     return entry
 
 
 def built(target: Path, build: Callable[[Path], None]) -> Path:
-    """The cache entry `target`, made by `build` in a scratch folder where it is not there yet."""
+    """Return the cache entry `target`. If it does not exist, `build` makes it in a scratch folder first."""
     with locked(target.parent):
         if not target.exists():
             with building(target) as scratch:
@@ -105,11 +105,12 @@ class CacheEntry:
 
     @property
     def kind(self) -> str:
+        """The kind of thing, which is the name of the folder above it."""
         return self.path.parent.name
 
 
 def entries(root: Path) -> list[CacheEntry]:
-    """All entries of the cache, the one that was used least lately first."""
+    """Return all entries of the cache, least recently used first."""
     found = []
     for folder in (path for path in root.iterdir() if path.is_dir()):
         for path in (one for one in folder.iterdir() if one.is_dir() and one.name[0] != "."):
@@ -119,7 +120,7 @@ def entries(root: Path) -> list[CacheEntry]:
 
 
 def remove(entry: CacheEntry) -> None:
-    """Remove an entry; a VM that runs keeps what it has open. Raises InputError."""
+    """Remove an entry. A running VM keeps the files that it has open. Raises InputError."""
     with locked(entry.path.parent):
         try:
             shutil.rmtree(entry.path)
@@ -132,7 +133,7 @@ def _disk_bytes(folder: Path) -> int:
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Remove all but the `count` newest entries of a cache folder; what a VM has open lives on."""
+    """Remove all but the `count` newest entries of a cache folder. A running VM keeps its open files."""
     entries = [p for p in folder.iterdir() if not p.name.startswith(".")]
     entries.sort(key=lambda p: p.stat().st_mtime, reverse=True)
     for stale in entries[count:]:

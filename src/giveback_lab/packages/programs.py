@@ -1,4 +1,4 @@
-"""Programs of the host's distribution, run from where they are unpacked: nothing is installed."""
+"""Run programs of the host's distribution from their unpacked packages, without installing them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from giveback_lab.packages.architecture import host_architecture
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program and what its environment needs beside the caller's.
+    """A program, and the environment variables that it needs in addition to the caller's.
 
-    `files` is the folder that its package was unpacked into; None where it is installed.
+    `files` is the folder that its package was unpacked into, or None if the program is installed.
     """
 
     path: Path
@@ -26,9 +26,10 @@ class Program:
 
 @functools.cache
 def packaged_program(package: str, name: str, *, static: bool = False) -> Program:
-    """The program `name`: the installed one, else the one in the distribution's `package`.
+    """Return the program `name`: the installed one, else the one in the distribution's `package`.
 
-    A `static` one needs no other package. Raises InputError where it can be neither found nor fetched.
+    A `static` program needs no other package. Raises InputError if it can be neither found nor
+    fetched.
     """
     installed = shutil.which(name)
     if installed:

@@ -1,8 +1,8 @@
-"""Where packages come from: the host's own apt sources, and any suite of Debian's beside them.
+"""Where packages come from: the host's own apt sources, and further suites of Debian beside them.
 
-Another suite is taken from the mirror that the host's apt uses already. A host that is no Debian
-takes it from the mirror that GIVEBACK_DEBIAN_MIRROR names. apt checks the signatures with the keys in
-the distribution's package of Debian's keyring.
+Another suite is fetched from the mirror that the host's apt already uses. A host that does not run
+Debian fetches it from the mirror named in GIVEBACK_DEBIAN_MIRROR. apt checks the signatures with
+the keys from the distribution's own package of Debian's keyring.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ MIRROR_VARIABLE, ARCHIVE_VARIABLE = "GIVEBACK_DEBIAN_MIRROR", "GIVEBACK_DEBIAN_A
 UNSET_MIRROR = "http://debian-mirror.invalid/debian"
 UNSET_ARCHIVE = "http://debian-archive.invalid/debian"
 DEBIAN_MIRROR = os.environ.get(MIRROR_VARIABLE, UNSET_MIRROR)
-# Releases go there some time after their support has ended; their lists are past their date.
+# Releases move there some time after the end of their support; their lists are past their date.
 DEBIAN_ARCHIVE = os.environ.get(ARCHIVE_VARIABLE, UNSET_ARCHIVE)
-# The suites that the lab searches for a kernel, from old to new.
+# The suites in which the lab searches for a kernel, oldest first.
 DEBIAN_SUITES = (
     "bullseye",
     "bookworm",
@@ -39,7 +39,7 @@ DEBIAN_SUITES = (
 
 @dataclass(frozen=True, slots=True)
 class AptSource:
-    """One line of apt's sources: where the host's own apt finds its distribution."""
+    """One line of apt's sources: where the host's apt finds its distribution."""
 
     uri: str
     suite: str
@@ -49,7 +49,10 @@ class AptSource:
     dated: bool = True
 
     def line(self, suite: str | None = None, kind: str = "deb") -> str:
-        """The one-line form, for another suite of the same mirror if given; `kind` deb or deb-src."""
+        """Return the one-line form, for another suite of the same mirror if given.
+
+        `kind` is deb or deb-src.
+        """
         options = [
             *([f"signed-by={self.signed_by}"] if self.signed_by else []),
             *([] if self.dated else ["check-valid-until=no"]),
@@ -60,9 +63,9 @@ class AptSource:
 
 @functools.cache
 def host_sources() -> tuple[AptSource, ...]:
-    """The host distribution's own package sources, as its apt states them.
+    """Return the host distribution's own package sources, as its apt states them.
 
-    Raises InputError where apt-get is missing or knows no source.
+    Raises InputError if apt-get is missing or knows no source.
     """
     if shutil.which("apt-get") is None:
         raise InputError(
@@ -79,7 +82,7 @@ def host_sources() -> tuple[AptSource, ...]:
             continue
         made_by, uri, release, codename, component, signed_by, origin = columns
         if made_by == "Packages" and origin in ("Debian", "Ubuntu"):
-            # "stable" in the user's sources is a codename's other name on every mirror.
+            # "stable" in the user's sources is another name of a codename on every mirror.
             key = (uri, codename or release, signed_by, origin)
             found.setdefault(key, [])
             if component not in found[key]:
@@ -90,18 +93,18 @@ def host_sources() -> tuple[AptSource, ...]:
 
 
 def release_source() -> AptSource:
-    """The host's release itself, without its updates and backports. Raises InputError."""
+    """Return the host's release itself, without its updates and backports. Raises InputError."""
     sources = host_sources()
     return next((s for s in sources if "-" not in s.suite), sources[0])
 
 
 def is_debian() -> bool:
-    """Whether this host's packages are Debian's. Raises InputError."""
+    """Return whether this host's packages are Debian's. Raises InputError."""
     return release_source().origin == "Debian"
 
 
 def unset(source: AptSource) -> str | None:
-    """What to set where this source has no address yet; None where it has one."""
+    """Return which variable to set if this source has no address yet, or None if it has one."""
     variable = {UNSET_MIRROR: MIRROR_VARIABLE, UNSET_ARCHIVE: ARCHIVE_VARIABLE}.get(source.uri)
     if variable is None:
         return None
@@ -113,10 +116,10 @@ def unset(source: AptSource) -> str | None:
 
 
 def suite_sources(suite: str, keyring: Path | None) -> tuple[AptSource, ...]:
-    """Where a suite may be, the likeliest first.
+    """Return the places where a suite may be, the likeliest first.
 
-    `keyring` has Debian's keys on a host that is no Debian; without it only the host's own mirror is
-    named.
+    `keyring` has Debian's keys, on a host that does not run Debian. Without it only the host's own
+    mirror is returned.
     """
     own = release_source()
     mirror = AptSource(own.uri, suite, own.components, own.signed_by, own.origin)

@@ -1,4 +1,4 @@
-"""The real manager for the host pressure demonstration: `giveback daemon`, a process of its own."""
+"""Run the real manager for the host pressure demonstration: `giveback daemon`, as a separate process."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ keep = false
 async def daemon(
     host: SmallHost, vms: list[LabVm], keep: Path | None = None
 ) -> AsyncIterator[None]:
-    """Run the daemon with the small host as its host, from when it knows the VMs. Raises VmError.
+    """Run the daemon on the small host; yield once it knows the VMs. Raises VmError.
 
-    `keep` gets its log and its last status.
+    Its log and its last status are written to `keep`.
     """
     folder = Path(tempfile.mkdtemp(prefix="giveback-daemon-"))
     settings = folder / "giveback.toml"
@@ -73,7 +73,7 @@ def _keep(status: bytes, log: Path, into: Path) -> None:
 
 
 async def _until_known(process: asyncio.subprocess.Process, folder: Path, pids: set[int]) -> None:
-    """Wait until the daemon hears the agents of these VMs."""
+    """Wait until the daemon receives data from the agents of these VMs."""
     try:
         async with asyncio.timeout(_KNOWN_DEADLINE_S):
             while not pids <= await _heard(folder):
@@ -82,11 +82,11 @@ async def _until_known(process: asyncio.subprocess.Process, folder: Path, pids: 
                 await asyncio.sleep(0.5)
     except TimeoutError as error:
         said = (folder / "log").read_text()[-1000:]
-        raise VmError(f"the daemon does not hear the VMs' agents: {said}") from error
+        raise VmError(f"the daemon has no connection to the VMs' agents: {said}") from error
 
 
 async def _status(folder: Path) -> bytes:
-    """What `giveback status --json` prints."""
+    """Return the output of `giveback status --json`."""
     words = ["-m", "giveback", "status", "--socket", str(folder / "api.sock"), "--json"]
     asked = await asyncio.create_subprocess_exec(
         sys.executable, *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
@@ -96,7 +96,7 @@ async def _status(folder: Path) -> bytes:
 
 
 async def _heard(folder: Path) -> set[int]:
-    """The VMs whose agents the daemon hears."""
+    """Return the process ids of the VMs whose agents are connected to the daemon."""
     try:
         vms = json.loads(await _status(folder))["vms"]
         return {vm["pid"] for vm in vms if vm["guest_source"] == "agent"}

@@ -1,7 +1,7 @@
-"""The host pressure demonstration: two VMs that hold caches, and a hog that wants more than is free.
+"""The host pressure demonstration: two VMs with full caches, and a hog that wants more than is free.
 
-What is recorded is the small host's, the VMs' and the hog's own word each half second, and how long
-each unit of the guests' own light work took.
+Every 0.5 s it records the small host, the VMs, and the size that the hog reports. It also records
+how long each unit of the guests' light workload took.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ HOG = "hog"
 PERIOD_S = 0.5
 FILL_DEADLINE_S = 300.0
 END_GRACE_S = 3.0
-# Until the manager is there, whose own word replaces it.
+# Used until the manager connects and sends its own urgency.
 CALM_S = 300.0
 CALM_DEADLINE_S = 60.0
 
-# In a guest: leaves behind so many MiB of files that were written and read once, and of others that
-# are read again and again.
+# In a guest: write and read cold MiB of files once, and read further files repeatedly.
 FILL = """
 cold=$1
 dd if=/dev/zero of=/work/cold bs=1M count=$cold 2>/dev/null && sync && cat /work/cold > /dev/null
 dd if=/dev/zero of=/work/hot bs=1M count=16 2>/dev/null && sync
 for i in 1 2 3 4 5 6; do cat /work/hot > /dev/null; done
 """
-# In a guest: a light work that goes on: it computes, reads its hot file, and changes its own memory.
+# In a guest: a light continuous workload that computes, reads its hot file and changes its own
+# memory.
 LOOP = """
 import hashlib, mmap, os, sys, time
 own = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -64,7 +64,7 @@ while True:
     print("%.4f" % (time.perf_counter() - begin), flush=True)
     time.sleep(0.2)
 """
-# On the host: takes memory at a steady rate, says how much, holds it, ends.
+# On the host: take memory at a steady rate, print how much, hold it, exit.
 HOG_PROGRAM = """
 import mmap, sys, time
 total, per_s, hold_s = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
@@ -97,7 +97,7 @@ class PressureOptions:
 
 @dataclass(frozen=True, slots=True)
 class PressureSample:
-    """One half second: all that was measured."""
+    """All measurements of one 0.5 s interval."""
 
     t_s: float
     host: HostLook
@@ -107,12 +107,12 @@ class PressureSample:
 
 @dataclass(slots=True)
 class PressureRun:
-    """What came of one run; times are seconds from the moment at which the hog began."""
+    """The result of one run; times are seconds since the hog began."""
 
     options: PressureOptions
     looks: list[PressureSample] = field(default_factory=list)
     units: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    """Per VM: when a unit of its work ended, and how long it had taken."""
+    """Per VM: when a unit of its workload ended and how long it took, in seconds."""
     ended: dict[str, float] = field(default_factory=dict)
     """VMs that were killed, and when."""
     hog_ended: str = ""
@@ -121,11 +121,12 @@ class PressureRun:
 
     @property
     def oom_kills(self) -> int:
+        """The number of OOM kills in the small host."""
         return max((look.host.oom_kills for look in self.looks), default=0)
 
     @property
     def vm_swap_bytes(self) -> int:
-        """The most of all VMs together that was in swap."""
+        """The highest number of bytes of all VMs together that were in swap."""
         names = self.options.names
         return max(
             (sum(look.host.group_swap_bytes[n] for n in names) for look in self.looks), default=0
@@ -133,22 +134,23 @@ class PressureRun:
 
     @property
     def free_before_bytes(self) -> int:
-        """The least that was available before the hog: a manager may have begun already."""
+        """The least that was available before the hog began, when a manager may already have acted."""
         return min((look.host.available_bytes for look in self.looks if look.t_s <= 0), default=0)
 
     @property
     def least_available_bytes(self) -> int:
+        """The least that was available on the host during the run."""
         return min((look.host.available_bytes for look in self.looks), default=0)
 
     def returned_bytes(self) -> int:
-        """The most that the VMs held before the hog, less the least they held during it."""
+        """The most that the VMs held before the hog, less the least that they held during it."""
         sums = [(look.t_s, sum(look.resident_bytes.values())) for look in self.looks]
         before = [resident for t_s, resident in sums if t_s <= 0]
         during = [resident for t_s, resident in sums if 0 < t_s <= self.event_end_s]
         return max(before) - min(during) if before and during and not self.ended else 0
 
     def median_s(self, name: str) -> float | None:
-        """What a unit of a VM's work took before the hog."""
+        """Return the median time of a unit of a VM's workload before the hog, in seconds."""
         before = self._units(name, -self.options.before_s, 0.0)
         return statistics.median(before) if before else None
 
@@ -156,7 +158,7 @@ class PressureRun:
         return [took for at, took in self.units.get(name, []) if after_s < at <= until_s]
 
     def less_done(self, name: str) -> float | None:
-        """How many units fewer a second were done during the event than before it: 0.05 is 5 %."""
+        """Return by what fraction fewer units a second were done during the event: 0.05 is 5 %."""
         before = len(self._units(name, -self.options.before_s, 0.0)) / self.options.before_s
         during = len(self._units(name, 0.0, self.event_end_s))
         if not before or not self.event_end_s or name in self.ended:
@@ -164,7 +166,7 @@ class PressureRun:
         return 1 - during / self.event_end_s / before
 
     def slowdown(self, name: str) -> float | None:
-        """How much longer a unit took on average during the event than before it: 0.05 is 5 %."""
+        """Return by what fraction a unit took longer on average during the event: 0.05 is 5 %."""
         before = self._units(name, -self.options.before_s, 0.0)
         during = self._units(name, 0.0, self.event_end_s)
         if not before or not during or name in self.ended:
@@ -179,7 +181,7 @@ async def run_pressure(
     manager: Manager | None,
     say: Callable[[str], None] = lambda _: None,
 ) -> PressureRun:
-    """One run on a small host of its own. Raises InputError, and VmError before the hog begins."""
+    """Run once on a new small host. Raises InputError, and VmError before the hog begins."""
     run = PressureRun(options)
     with SmallHost(options.limit_bytes, (*options.names, HOG)) as host:
         async with contextlib.AsyncExitStack() as stack:
@@ -205,23 +207,27 @@ async def run_pressure(
 
 
 async def _agent(vm: LabVm, *, told: bool) -> None:
-    """Start the agent; `told` by its host, as by a manager until now, that all is calm.
+    """Start the agent; if `told`, send it urgency 0, as a manager would have done until now.
 
-    Left to itself it gives cold cache away, before the manager has found it and the hog begins.
+    An agent that was sent nothing releases cold cache before the manager has found it and the hog
+    begins.
     """
     await start_agent(vm, AgentLog().take)
     if told:
         calm = ("urgency", "0", "--for", f"{CALM_S:.0f}")
         result = await vm.watch(
-            vm.guest.exec("python3", GUEST_AGENT, *calm), CALM_DEADLINE_S, "telling its agent"
+            vm.guest.exec("python3", GUEST_AGENT, *calm),
+            CALM_DEADLINE_S,
+            "sending its agent an urgency",
         )
         if result.code != 0:
-            raise VmError(f"{vm.spec.name}: its agent cannot be told: {result.text[-300:]}")
+            raise VmError(f"{vm.spec.name}: its agent took no urgency: {result.text[-300:]}")
 
 
 async def _prepare(vm: LabVm, options: PressureOptions) -> None:
-    """The guest has done work: its caches are full."""
-    # Its own statistics would compete with the work; the QMP session belongs to the manager.
+    """Run a workload in the guest that fills its caches."""
+    # The VM's own statistics would compete with the workload; the QMP session belongs to the
+    # manager.
     await vm.qmp.disconnect()
     filled = vm.guest.exec("sh", "-c", FILL, "fill", str(options.cold_bytes // MIB))
     result = await vm.watch(filled, FILL_DEADLINE_S, "filling its caches")
@@ -231,7 +237,10 @@ async def _prepare(vm: LabVm, options: PressureOptions) -> None:
 
 
 def _drop_from_cache(image: Path) -> None:
-    """The host holds none of the disk, as with cache=none: else its dirty pages would be the news."""
+    """Drop the disk image from the host's page cache, as with cache=none.
+
+    Otherwise the host would first reclaim its dirty pages, and the event would measure those.
+    """
     fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -243,7 +252,7 @@ def _drop_from_cache(image: Path) -> None:
 async def _event(
     run: PressureRun, host: SmallHost, vms: list[LabVm], say: Callable[[str], None]
 ) -> None:
-    """Work alone for a while, then the hog, and what happens to all of them."""
+    """Run the workload alone for a while, then the hog, while everything is recorded."""
     options = run.options
     origin_s = time.monotonic() + options.before_s
     for vm, name in zip(vms, options.names, strict=True):
@@ -294,7 +303,7 @@ async def _watch(
 
 
 class _Hog:
-    """A process of the host's that wants memory."""
+    """A process on the host that takes memory."""
 
     def __init__(self) -> None:
         self.held_bytes = 0
@@ -302,7 +311,7 @@ class _Hog:
         self._process: asyncio.subprocess.Process | None = None
 
     async def run(self, host: SmallHost, options: PressureOptions) -> str:
-        """Run to its end; says how it ended."""
+        """Run to its end; return how it ended."""
         words = [str(options.hog_bytes), str(options.hog_bytes_per_s), str(options.hold_s)]
         began_s = time.monotonic()
         command = host.entering(HOG, sys.executable, "-c", HOG_PROGRAM, *words)
@@ -324,6 +333,7 @@ class _Hog:
             yield line
 
     async def stop(self) -> None:
+        """Kill the process if it still runs."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
@@ -334,7 +344,7 @@ def _mib(line: bytes) -> int:
 
 
 def as_json(run: PressureRun) -> str:
-    """What was measured, for a chart or another day."""
+    """Return the measurements as JSON, for a chart or a later analysis."""
     looks = [
         {
             "t_s": round(look.t_s, 2),

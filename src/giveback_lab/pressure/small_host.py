@@ -1,6 +1,6 @@
-"""A small host within this one: a memory cgroup around VMs and whatever else wants memory.
+"""A small host within this one: a memory cgroup around VMs and other processes that take memory.
 
-Both versions of cgroups: where the memory controller is bound to version 1, that is used. Source:
+Supports both versions of cgroups: version 1 where the memory controller is bound to it. Source:
 Linux Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
 """
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 CGROUPS = Path("/sys/fs/cgroup")
 _EMPTY_DEADLINE_S = 10.0
-# The shell becomes the program: the same process, in the group before its first page.
+# The shell execs the program, so the same process is in the group before its first page.
 _ENTER = 'echo 0 > "$0" && exec "$@"'
 
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """What a version calls its files."""
+    """The file names of one cgroup version."""
 
     limit: str
     usage: str
@@ -40,7 +40,7 @@ _V2 = _Names("memory.max", "memory.current", "memory.swap.current", "memory.even
 
 @dataclass(frozen=True, slots=True)
 class HostLook:
-    """The small host at a moment. `available_bytes` is what is not used, and the page cache in it."""
+    """A sample of the small host. `available_bytes` is its unused memory plus its page cache."""
 
     limit_bytes: int
     used_bytes: int
@@ -51,7 +51,7 @@ class HostLook:
 
 
 class SmallHost:
-    """A memory cgroup with one child for each of `groups`; removed at the end, whatever happens."""
+    """A memory cgroup with one child for each of `groups`. It is always removed at the end."""
 
     def __init__(self, limit_bytes: int, groups: tuple[str, ...]) -> None:
         self.limit_bytes = limit_bytes
@@ -59,7 +59,7 @@ class SmallHost:
         self.path, self._names = _place()
 
     def __enter__(self) -> Self:
-        """Make the groups. Raises InputError where this user or kernel cannot."""
+        """Make the groups. Raises InputError if this user or this kernel cannot."""
         try:
             self.path.mkdir()
             if self._names is _V2:
@@ -79,7 +79,7 @@ class SmallHost:
         self._remove()
 
     def _remove(self) -> None:
-        """Remove the groups once their processes, which others have ended, are gone."""
+        """Remove the groups once they have no process; the callers end those."""
         deadline_s = time.monotonic() + _EMPTY_DEADLINE_S
         for path in (*(self.path / group for group in self.groups), self.path):
             while path.exists():
@@ -91,16 +91,16 @@ class SmallHost:
                 time.sleep(0.05)
 
     def entering(self, group: str, *command: str) -> list[str]:
-        """The command line that runs `command` in a group."""
+        """Return a command line that runs `command` in a group."""
         return ["/bin/sh", "-c", _ENTER, str(self.path / group / "cgroup.procs"), *command]
 
     def emulator_in(self, group: str, emulator: Emulator) -> Emulator:
-        """The emulator, started in a group."""
+        """Return the emulator such that it starts in a group."""
         words = self.entering(group, str(emulator.program), *emulator.arguments)
         return replace(emulator, program=Path(words[0]), arguments=tuple(words[1:]))
 
     def look(self) -> HostLook:
-        """The host now."""
+        """Sample the host."""
         used = int((self.path / self._names.usage).read_text())
         stat = _table(self.path / "memory.stat")
         old = self._names is _V1
@@ -128,7 +128,7 @@ class SmallHost:
 
 
 def _place() -> tuple[Path, _Names]:
-    """Where the groups go, and by which version."""
+    """Return the folder for the groups, and the file names of its cgroup version."""
     name = f"giveback-lab-{os.getpid()}"
     controllers = CGROUPS / "cgroup.controllers"
     if controllers.exists() and "memory" in controllers.read_text().split():
@@ -137,12 +137,12 @@ def _place() -> tuple[Path, _Names]:
         _, kinds, group = line.split(":", 2)
         if "memory" in kinds.split(","):
             parent = CGROUPS / "memory" / group.lstrip("/")
-            # Within a container the group's own path may not be visible.
+            # Inside a container the path of the own group may not be visible.
             return (parent if parent.is_dir() else CGROUPS / "memory") / name, _V1
-    raise InputError(f"{CGROUPS}: no memory controller is there: no small host can be made")
+    raise InputError(f"{CGROUPS}: no memory controller: cannot make a small host")
 
 
 def _table(path: Path) -> dict[str, int]:
-    """A file of `name number` lines."""
+    """Parse a file of `name number` lines."""
     rows = (line.split() for line in path.read_text().splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}

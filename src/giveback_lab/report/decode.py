@@ -1,6 +1,7 @@
-"""Decode what was stored as JSON into dataclasses: their fields' types, and faults in words.
+"""Decode stored JSON into dataclasses: check their fields' types and report errors with their place.
 
-pydantic checks the annotations. An amount must be a number in the file: neither text nor true is one.
+pydantic checks the annotations. A number must be a number in the file: neither text nor true
+counts.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _WORDS = {"dataclass_type": "should be an object", "tuple_type": "should be a li
 
 
 def fault(error: ValidationError) -> str:
-    """Return the first fault that was found, as `vms[1].samples[0].t_s: what is wrong there`."""
+    """Return the first error, such as `vms[1].samples[0].t_s: what is wrong there`."""
     first, *others = error.errors(include_url=False)
     said = _WORDS.get(first["type"]) or str(first["msg"]).removeprefix("Input ").lower()
     given = "" if first["type"] == "missing" else f", not {_short(repr(first['input']))}"

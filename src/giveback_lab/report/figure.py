@@ -1,7 +1,7 @@
 """The chart of a run, drawn once with matplotlib: for a PNG, an SVG, and at three widths for the page.
 
 From the top: title, legend, names of the workload's phases, the plot, a row for each kind of the
-agent's actions, the axis of time. Sizes are in points. matplotlib takes a second to import.
+agent's actions, the time axis. Sizes are in points. matplotlib takes 1 s to import.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from giveback_lab.report.run import DemoRun, MarkKind, VmName
 
 WIDTH, HEIGHT = 900.0, 300.0
-"""Of the plot in a file."""
+"""Of the plot in a file, in points."""
 NARROW = 600.0
 PAD = 11.0
 TITLE_SIZE = 15.5
@@ -71,7 +71,7 @@ SAME_NEED = 0.03
 
 BAND = "#f1f2f4"
 INKS: dict[VmName, str] = {"plain": "#a84900", "giveback": "#005a8e"}
-"""Of texts: darker than the curves."""
+"""Colours of texts: darker than the curves."""
 COLOURS: dict[VmName, str] = {"plain": PLAIN_COLOUR, "giveback": GIVEBACK_COLOUR}
 CSS_NAMES = {
     INK: "ink",
@@ -82,7 +82,7 @@ CSS_NAMES = {
     **{colour.lower(): name for name, colour in COLOURS.items()},
     **{colour: f"{name}-ink" for name, colour in INKS.items()},
 }
-"""What the page's style sheet calls each colour."""
+"""The page's style sheet names for the colours."""
 MARKERS: dict[MarkKind, str] = {
     "reclaim": "v",
     "compact": "s",
@@ -99,18 +99,18 @@ _WORK_END: dict[str, Any] = {"color": INK, "linewidth": 0.9, "dashes": (4, 3)}
 
 
 def write_png(run: DemoRun, path: Path) -> None:
-    """Write the chart as PNG. Raises InputError where `path` cannot be written."""
+    """Write the chart as PNG. Raises InputError if `path` cannot be written."""
     write_picture(run_figure(run, WIDTH, HEIGHT, titled=True), path, "png", headline(run))
 
 
 def write_svg(run: DemoRun, path: Path) -> None:
-    """Write the chart as SVG. Raises InputError where `path` cannot be written."""
+    """Write the chart as SVG. Raises InputError if `path` cannot be written."""
     write_picture(run_figure(run, WIDTH, HEIGHT, titled=True), path, "svg", headline(run))
 
 
 @dataclass(frozen=True, slots=True)
 class _Chart:
-    """A run, and what its parts agree on: the axes' span, the actions in rows, the names used."""
+    """A run with the values that all its parts share: the axes' span, the actions in rows, the names."""
 
     run: DemoRun
     width: float
@@ -124,7 +124,7 @@ class _Chart:
         return self.width < NARROW
 
     def ends(self) -> list[tuple[str, float, str, bool]]:
-        """What stands right of the plot, at which size, in which colour, and whether in bold."""
+        """Return the labels right of the plot: text, size in bytes, colour, bold."""
         vms = [(vm.name, vm.samples[-1].resident_bytes) for vm in self.run.vms if vm.samples]
         found = [(self._end(name, size), float(size), INKS[name], True) for name, size in vms]
         needs = [(self._end("needed", size), float(size), INK, False) for _, size in self.needs()]
@@ -134,7 +134,7 @@ class _Chart:
         return mib_text(size_bytes) if self.narrow else f"{name} {mib_text(size_bytes)}"
 
     def needs(self) -> list[tuple[float, int]]:
-        """From when each VM needs how much; one for both where they need about the same."""
+        """Return from when each VM needs how many bytes; one entry for both if they need about the same."""
         known = [
             (vm.work_end_s, vm.needed_bytes)
             for vm in self.run.vms
@@ -146,7 +146,7 @@ class _Chart:
         return known
 
     def ticks(self) -> list[str]:
-        """What stands left of the plot: sizes, the uppermost with its unit."""
+        """Return the labels left of the plot: sizes, the uppermost with its unit."""
         sizes = byte_ticks(self.span)
         return [*(str(size // MIB) for size in sizes[:-1]), mib_text(sizes[-1])]
 
@@ -154,7 +154,7 @@ class _Chart:
         return [str(kind) if self.narrow else KIND_WORDS[kind] for kind in self.kinds]
 
     def moments(self) -> list[tuple[float, str, str]]:
-        """What is named above the plot, where, in which colour: the important and the long first."""
+        """Return the names above the plot with their time and colour: the important and the long first."""
         end_s, start_s = work_end_s(self.run), self.span.start_s
         named = [] if end_s is None else [(end_s, "work ends", INK)]
         if start_s < -SHORTEST_BOOT_S:
@@ -209,7 +209,7 @@ def run_figure(run: DemoRun, width: float, height: float, *, titled: bool) -> Fi
 
 
 def _titles(run: DemoRun, room: float) -> list[tuple[str, float, bool, float]]:
-    """The lines of the title and of what is below it: (text, size, bold, height) each."""
+    """Return the lines of the title and of the text below it: (text, size, bold, height) each."""
     lines = [
         (line, TITLE_SIZE, True, 1.35 * TITLE_SIZE)
         for line in _wrapped(headline(run), TITLE_SIZE, room, bold=True)
@@ -255,7 +255,7 @@ def _legend(chart: _Chart, room: float) -> list[list[LegendEntry]]:
 
 
 def _placed_names(chart: _Chart, plot_width: float) -> list[tuple[float, float, int, str, str]]:
-    """The names above the plot that have room: (x, left, lane, text, colour) each."""
+    """Return the names above the plot that have room: (x, left, lane, text, colour) each."""
     moments = chart.moments()
     wanted = [(chart.span.x(t_s) * plot_width, text_width(name)) for t_s, name, _ in moments]
     spots = pack(wanted, plot_width, most_lanes=2 if chart.narrow else 3, gap=7)
@@ -299,7 +299,7 @@ def _curves(chart: _Chart, plot: Axes) -> None:
     end_s = chart.span.end_s
     for start_s, need_bytes in chart.needs():
         plot.plot([start_s, end_s], [need_bytes] * 2, **NEEDED)
-    # The plain VM's dashes go on top: while both grow alike, both can be seen.
+    # The plain VM's dashes are drawn last: while both grow alike, both can be seen.
     for order, vm in enumerate(sorted(chart.run.vms, key=lambda vm: vm.name)):
         if vm.samples:
             times = [sample.t_s for sample in vm.samples]
@@ -315,12 +315,12 @@ def _curves(chart: _Chart, plot: Axes) -> None:
 
 
 def _peaks(chart: _Chart, plot: Axes) -> None:
-    """Mark each VM's peak, and write it where it covers nothing; nowhere, if there is no such place."""
+    """Mark each VM's peak, and label it where the label covers nothing, if there is such a place."""
     curves = [line.get_transform().transform_path(line.get_path()) for line in plot.get_lines()]
     taken: list[Bbox] = []
     for vm in chart.run.vms:
         most = max((sample.resident_bytes for sample in vm.samples), default=0)
-        # Where it was first reached, give or take what noise adds to it later.
+        # Where the peak was first reached, within the noise that later samples add to it.
         peak = next((s for s in vm.samples if s.resident_bytes >= 0.99 * most), None)
         if peak is None:
             continue
@@ -343,7 +343,7 @@ def _peaks(chart: _Chart, plot: Axes) -> None:
 
 
 def _around(wide: float) -> list[tuple[float, float]]:
-    """Where a label may begin: its left edge and its middle, from the point that it belongs to."""
+    """Return where a label may begin: its left edge and its middle, relative to its point."""
     before, centred, after = -8 - wide, -wide / 2, 8.0
     near = [(before, 0.0), (before, LINE), (after, LINE), (centred, 1.2 * LINE), (after, 0.0)]
     near += [(before - 20, 0.0), (before - 40, 0.0), (after, -1.2 * LINE), (before, -1.2 * LINE)]
@@ -359,7 +359,7 @@ def _box(left: float, middle: float, text: str) -> Bbox:
 
 
 def _action_rows(chart: _Chart, rows: Axes, margin: float) -> None:
-    """A row for each kind of action; `margin` is how far a label may stand out at the right."""
+    """Draw a row for each kind of action; `margin` is how far a label may extend beyond the right edge."""
     wide, high = axes_size(rows)
     rows.set_facecolor("none")
     rows.set_xlim(chart.span.start_s, chart.span.end_s)
@@ -397,7 +397,7 @@ def _said(action: ChartAction) -> str:
 def _beside(
     place: tuple[float, float], wide: float, taken: Sequence[tuple[float, float]], end: float
 ) -> float | None:
-    """The left edge of a label right of its mark, else left of it, where nothing is covered."""
+    """Return the left edge of a label right of its mark, else left of it, where it covers nothing."""
     for left in (place[1] + 8, place[0] - 8 - wide):
         free = all(left + wide + 5 <= a or left - 5 >= b for a, b in taken)
         if free and left >= 0 and left + wide <= end:

@@ -1,6 +1,6 @@
-"""Render a page from the templates of giveback_lab: one file that needs nothing else.
+"""Render a page from the templates of giveback_lab: one file that loads nothing else.
 
-Every value is escaped; a name that a template uses and nobody gave is an error.
+Every value is escaped. A name that a template uses but was not given raises an error.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def script(template: str) -> tuple[Markup, str]:
     """Return a script as it stands in a page, and the digest by which the page's policy names it."""
     text = render(template)
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    # The script is a file of our own, in which no value is put.
+    # The script is one of our own files, and no value is put into it.
     return Markup(text), digest  # noqa: S704
 
 
 def write_page(page: str, path: Path) -> Path:
-    """Write a page as UTF-8. Raises InputError where `path` cannot be written."""
+    """Write a page as UTF-8. Raises InputError if `path` cannot be written."""
     try:
         path.write_text(page, encoding="utf-8", errors="replace")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What every chart of a run agrees on: spans, ticks, which action is drawn where. Pure.
+"""The layout that every chart of a run shares: spans, ticks, and where each action is drawn. Pure.
 
 `spread` and `pack` place labels so that they do not overlap; units are the caller's.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from giveback_lab.report.run import DemoRun, MarkKind, RunMark, VmRun
 
-# Okabe and Ito's palette: these two stay apart with every kind of colour blindness.
+# Okabe and Ito's palette: these two can be told apart with every kind of colour blindness.
 PLAIN_COLOUR = "#D55E00"
 GIVEBACK_COLOUR = "#0072B2"
 
@@ -29,7 +29,7 @@ _STEPS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, LONGEST_STEP_S)
 
 @dataclass(frozen=True, slots=True)
 class LabelSpan:
-    """What a chart's axes cover: seconds from `start_s` to `end_s`, bytes from 0 to `top_bytes`."""
+    """The range of a chart's axes: seconds from `start_s` to `end_s`, bytes from 0 to `top_bytes`."""
 
     start_s: float
     end_s: float
@@ -37,11 +37,11 @@ class LabelSpan:
     step_bytes: int
 
     def x(self, t_s: float) -> float:
-        """Where a moment lies, 0 the left edge, 1 the right one; what is outside is at the edge."""
+        """Return the position of a moment: 0 is the left edge, 1 the right one; clamped to the edges."""
         return min(1.0, max(0.0, (t_s - self.start_s) / (self.end_s - self.start_s)))
 
     def y(self, size_bytes: float) -> float:
-        """Where a size lies, 0 the bottom, 1 the top."""
+        """Return the position of a size: 0 is the bottom, 1 the top."""
         return size_bytes / self.top_bytes
 
 
@@ -49,7 +49,7 @@ class LabelSpan:
 class ChartAction:
     """One or several like actions of the agent, so close that they are drawn as one.
 
-    `label` is what they all said, in short words, or empty where they differ.
+    `label` is the text that all of them share, shortened, or empty if they differ.
     """
 
     kind: MarkKind
@@ -60,7 +60,7 @@ class ChartAction:
 
 
 def span(run: DemoRun, most_byte_ticks: int) -> LabelSpan:
-    """The span that holds all samples of the run; it never is empty."""
+    """Return the span that holds all samples of the run; it is never empty."""
     times = [s.t_s for vm in run.vms for s in (vm.samples[:1] + vm.samples[-1:])]
     start_s, end_s = min(times, default=0.0), max(times, default=0.0)
     peak = max((s.resident_bytes for vm in run.vms for s in vm.samples), default=0)
@@ -72,7 +72,7 @@ def span(run: DemoRun, most_byte_ticks: int) -> LabelSpan:
 
 
 def byte_step(top_bytes: int, most_ticks: int) -> int:
-    """The least power of two of bytes, from 1 MiB, that is in `top_bytes` at most so often."""
+    """Return the least power of two of bytes, from 1 MiB, that fits at most `most_ticks` times."""
     step = MIB
     while top_bytes > step * max(1, most_ticks):
         step *= 2
@@ -80,24 +80,24 @@ def byte_step(top_bytes: int, most_ticks: int) -> int:
 
 
 def time_ticks(start_s: float, end_s: float, most_ticks: int) -> list[int]:
-    """Round seconds from `start_s` to `end_s`, 0 among them where it is inside."""
+    """Return round seconds from `start_s` to `end_s`, with 0 among them if it is inside."""
     wanted = (end_s - start_s) / max(1, most_ticks)
     step = next((s for s in _STEPS_S if s >= wanted), None)
     if step is None:
         step = math.ceil(wanted / LONGEST_STEP_S) * LONGEST_STEP_S
     first_s = math.ceil(start_s / step) * step
-    # The smallest of numbers, divided, is none.
+    # The smallest positive float, divided, is 0.
     first_s += step if first_s < start_s else 0
     return list(range(first_s, math.floor(end_s) + 1, step))
 
 
 def byte_ticks(whole: LabelSpan) -> list[int]:
-    """The sizes at which the span's axis has a line, 0 and the top among them."""
+    """Return the sizes at which the span's axis has a line, with 0 and the top among them."""
     return list(range(0, whole.top_bytes + 1, whole.step_bytes))
 
 
 def actions(marks: Sequence[RunMark], gap_s: float) -> list[ChartAction]:
-    """The agent's marks, in order of time; those of one kind less than `gap_s` apart become one."""
+    """Return the agent's marks in order of time; marks of one kind less than `gap_s` apart become one."""
     found: list[ChartAction] = []
     latest: dict[MarkKind, int] = {}
     for mark in sorted((m for m in marks if m.kind != "work-phase"), key=lambda m: m.t_s):
@@ -113,14 +113,14 @@ def actions(marks: Sequence[RunMark], gap_s: float) -> list[ChartAction]:
 
 
 def run_actions(run: DemoRun, gap_s: float) -> list[ChartAction]:
-    """The actions of every agent of the run: in the demo only one VM has one."""
+    """Return the actions of every agent of the run: in the demo only one VM has one."""
     return actions([mark for vm in run.vms for mark in vm.marks], gap_s)
 
 
 def phases(run: DemoRun, now_s: float) -> list[WorkPhase]:
-    """The work's phases as one VM went through them, the running one ended at `now_s`.
+    """Return the workload's phases as one VM went through them; a running one ends at `now_s`.
 
-    Both VMs do the same work: those of the VM that got furthest stand for both.
+    Both VMs run the same workload: the phases of the VM that got furthest stand for both.
     """
     furthest = max(run.vms, key=lambda vm: len(vm_phases(vm)), default=None)
     told = vm_phases(furthest) if furthest else []
@@ -129,7 +129,7 @@ def phases(run: DemoRun, now_s: float) -> list[WorkPhase]:
 
 
 def vm_phases(vm: VmRun) -> list[WorkPhase]:
-    """The VM's phases; where only their beginnings were marked, each lasts until the next."""
+    """Return the VM's phases. If only their beginnings were marked, each lasts until the next."""
     if vm.work_phases:
         return list(vm.work_phases)
     begun = [m for m in vm.marks if m.kind == "work-phase"]
@@ -138,7 +138,7 @@ def vm_phases(vm: VmRun) -> list[WorkPhase]:
 
 
 def work_end_s(run: DemoRun) -> float | None:
-    """When the last VM's work ended, or None while one still works."""
+    """Return when the last VM's workload ended, in seconds, or None while one still runs."""
     ends = [vm.work_end_s for vm in run.vms]
     known = [e for e in ends if e is not None]
     return max(known) if known and len(known) == len(ends) else None
@@ -147,7 +147,7 @@ def work_end_s(run: DemoRun) -> float | None:
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Move these positions as little as needed until neighbours are `gap` apart within low..high.
 
-    Where they cannot all fit, the gap is made smaller rather than the bounds broken.
+    If they cannot all fit, the gap becomes smaller; the bounds are always kept.
     """
     if not wanted:
         return []
@@ -168,9 +168,9 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 def pack(
     items: Sequence[tuple[float, float]], width: float, most_lanes: int, gap: float
 ) -> list[tuple[int, float] | None]:
-    """Place labels, given as (centre, width), in lanes: (lane, left edge) each, or None: no room.
+    """Place labels, given as (centre, width), in lanes: (lane, left edge) each, or None without room.
 
-    A label is shifted to stay within 0..width; lane 0 is filled first; earlier items come first.
+    A label is shifted to stay within 0..width; lane 0 is filled first; earlier items have priority.
     """
     lanes: list[list[tuple[float, float]]] = []
     placed: list[tuple[int, float] | None] = []

@@ -1,6 +1,6 @@
-"""A run as one HTML page that needs nothing else: no network, no fonts, no script to be read.
+"""Render a run as one HTML page that loads nothing: no network, no fonts, no separate script.
 
-All text is escaped; its policy lets the browser run the page's own script and load nothing.
+All text is escaped. The page's policy lets the browser run the page's own script only.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
     from giveback_lab.report.run import DemoRun, VmRun
 
-# (class, width, plot height) in points: the style sheet chooses which one is seen.
+# (class, width, plot height) in points: the style sheet selects which one is shown.
 CHARTS = (("large", 860.0, 310.0), ("medium", 560.0, 270.0), ("small", 330.0, 230.0))
 MOST_DMESG_LINES = 200
 
 
 def write_page(run: DemoRun, path: Path, command: str | None = None) -> None:
-    """Write the page as UTF-8. Raises InputError where `path` cannot be written."""
+    """Write the page as UTF-8. Raises InputError if `path` cannot be written."""
     html.write_page(render_page(run, command), path)
 
 
 def render_page(run: DemoRun, command: str | None = None) -> str:
-    """Return the page; `command` reproduces the run, by default it is made from the run itself."""
+    """Return the page. `command` reproduces the run; by default it is derived from the run."""
     script, digest = html.script("demo.js")
     return html.render(
         "demo.html",
@@ -60,7 +60,7 @@ def render_page(run: DemoRun, command: str | None = None) -> str:
 
 
 def demo_command(run: DemoRun) -> str:
-    """Return the command that repeats the run, as far as the run itself says."""
+    """Return the command that repeats the run, as far as the run records its options."""
     words = ["giveback", "demo"]
     if run.accel in ("kvm", "tcg"):
         words += ["--accel", run.accel]
@@ -75,7 +75,7 @@ def demo_command(run: DemoRun) -> str:
 
 
 def _chart(run: DemoRun, css_class: str, width: float, height: float) -> Markup:
-    """The chart as `<svg>`: it says where its axes are, so that a script finds the value at a point."""
+    """Return the chart as `<svg>` with its axes' places, so that a script finds the value at a point."""
     figure = run_figure(run, width, height, titled=False)
     plot, (wide, high) = figure.axes[0], size_of(figure)
     box = plot.get_position()

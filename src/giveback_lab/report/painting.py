@@ -1,7 +1,7 @@
-"""What all figures of the lab share: fonts, axes, labels, and the way of a figure into a page.
+"""Shared parts of all figures of the lab: fonts, axes, labels, and embedding a figure in a page.
 
-In a page a figure's colours become the style sheet's variables, so that it is light or dark with it.
-Sizes are in points. matplotlib takes a second to import: import this module only where it draws.
+In a page a figure's colours become the style sheet's variables, so that it follows light and dark
+mode. Sizes are in points. matplotlib takes 1 s to import: import this module only where it draws.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ PAPER = "#ffffff"
 
 
 def size_of(figure: Figure) -> tuple[float, float]:
-    """Return a figure's width and height."""
+    """Return a figure's width and height in points."""
     wide, high = figure.get_size_inches()
     return POINTS_PER_INCH * float(wide), POINTS_PER_INCH * float(high)
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty white figure; a pixel of its own is a point."""
+    """Return an empty white figure in which one pixel is one point."""
     inches = (width / POINTS_PER_INCH, height / POINTS_PER_INCH)
     return Figure(figsize=inches, dpi=POINTS_PER_INCH, facecolor=PAPER)
 
@@ -72,23 +72,23 @@ def bare_axes(figure: Figure, box: tuple[float, float, float, float]) -> Axes:
 
 
 def axes_size(axes: Axes) -> tuple[float, float]:
-    """Return the width and height of axes of a `new_figure`."""
+    """Return the width and height in points of axes of a `new_figure`."""
     box = axes.get_window_extent()
     return float(box.width), float(box.height)
 
 
 def font(size: float = TEXT_SIZE, *, bold: bool = False) -> FontProperties:
-    """Return the font of all texts: matplotlib brings it along, so it is the same everywhere."""
+    """Return the font of all texts. matplotlib ships it, so it is the same everywhere."""
     return FontProperties(family=FAMILY, size=size, weight="bold" if bold else "normal")
 
 
 def label_text(text: str) -> str:
-    """Return foreign text as a figure can show it."""
+    """Return text of others such that a figure can show it."""
     return drawable(escape_for_terminal(text, 200))
 
 
 def text_width(text: str, size: float = TEXT_SIZE, *, bold: bool = False) -> float:
-    """Return how wide a text is."""
+    """Return the width of a text in points."""
     width, _, _ = text_to_path.get_text_width_height_descent(
         label_text(text), font(size, bold=bold), ismath=False
     )
@@ -96,7 +96,7 @@ def text_width(text: str, size: float = TEXT_SIZE, *, bold: bool = False) -> flo
 
 
 def words(axes: Axes, place: tuple[float, float], text: str, **how: Any) -> None:  # noqa: ANN401
-    """Write on the axes, in their data's units: never as mathematics."""
+    """Write text on the axes, in their data's units; it is never parsed as mathematics."""
     size, bold = how.pop("size", TEXT_SIZE), how.pop("bold", False)
     axes.text(
         *place,
@@ -134,7 +134,7 @@ def note(
 def end_labels(
     axes: Axes, ends: Sequence[tuple[str, float, str, bool]], top: float, height: float
 ) -> None:
-    """Label the curves' ends right of the axes: (text, value, colour, bold) each, none on another.
+    """Label the curves' ends right of the axes: (text, value, colour, bold) each, without overlaps.
 
     The axes are `height` high and go from 0 to `top`.
     """
@@ -145,7 +145,7 @@ def end_labels(
 
 @dataclass(frozen=True, slots=True)
 class LegendEntry:
-    """A line's name, its look (as matplotlib's Line2D takes it), and its place in a row."""
+    """A line's name, its style (as matplotlib's Line2D takes it), and its place in a row."""
 
     text: str
     look: Mapping[str, Any]
@@ -153,7 +153,7 @@ class LegendEntry:
 
 
 def legend_rows(entries: Iterable[LegendEntry], room: float) -> list[list[LegendEntry]]:
-    """Put the entries beside one another, as many to a row as `room` allows."""
+    """Arrange the entries beside one another, as many to a row as fit in `room` points."""
     rows: list[list[LegendEntry]] = [[]]
     used = 0.0
     for entry in entries:
@@ -197,8 +197,8 @@ def inline_svg(
 ) -> Markup:
     """Return a figure as an `<svg>` for a page, with the `attributes` (they are escaped here).
 
-    Its ids are made the page's by `prefix`, an XML name. `colours` maps a colour, in lower case,
-    to the style sheet's variable that takes its place.
+    `prefix`, an XML name, makes its ids unique in the page. `colours` maps a colour, in lower case,
+    to the style sheet's variable that replaces it.
     """
     FigureCanvasSVG(figure)
     text = io.StringIO()
@@ -215,7 +215,7 @@ def inline_svg(
     svg = re.sub(r"\s*\n\s*", " ", svg)
     told = " ".join(f'{name}="{escape(value)}"' for name, value in attributes.items())
     before, after = re.split(r'width="[^"]*" height="[^"]*"', svg, maxsplit=1)
-    # What matplotlib wrote is markup: it escapes the texts of a figure itself.
+    # matplotlib's output is markup: it escapes the texts of a figure itself.
     return Markup(before.replace("<svg", f"<svg {told}", 1) + after)  # noqa: S704
 
 

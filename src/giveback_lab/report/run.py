@@ -1,7 +1,7 @@
-"""A measured demo run, and the figures that it comes down to.
+"""A measured demo run and the figures derived from it.
 
-Everything here is pure. Times are seconds since the work of both VMs began; what came before (the
-boot) is negative. `giveback_lab.report.run_json` stores a run, the other modules here draw it.
+Everything here is pure. Times are seconds since the workload of both VMs began; earlier times (the
+boot) are negative. `giveback_lab.report.run_json` stores a run, the other modules here draw it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-# pydantic reads the annotations when a stored run is decoded.
+# pydantic reads the annotations when it decodes a stored run.
 from giveback_lab.report.decode import Bytes, Seconds, WholeNumber  # noqa: TC001
 from giveback_lab.report.series import footprint_gib_min
 
@@ -22,14 +22,14 @@ MarkKind = Literal["reclaim", "compact", "report", "deep", "restore", "work-phas
 MARK_KINDS: tuple[MarkKind, ...] = get_args(MarkKind)
 
 RESIDUE_AFTER_S = 60.0
-# Samples come each second, but a loaded host may skip some: further off than this says nothing
-# about the moment that was asked for.
+# Samples come each second, but a loaded host may skip some. A sample further away than this does
+# not count for the requested moment.
 NEAREST_SAMPLE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class RunSample:
-    """One look at one VM. What the guest says is None where it did not answer in time."""
+    """One sample of one VM. The guest's values are None if it did not answer in time."""
 
     t_s: Seconds
     resident_bytes: Bytes
@@ -41,9 +41,9 @@ class RunSample:
 
     @property
     def residue_bytes(self) -> int | None:
-        """Resident less non-free less reserved: what the host holds for nothing.
+        """Resident less non-free less reserved: free in the guest, still held by the host.
 
-        Host and guest are not read in the same instant, so it may come out slightly negative.
+        Host and guest are not read in the same instant, so it may be slightly negative.
         """
         if self.non_free_bytes is None or self.reserved_bytes is None:
             return None
@@ -52,7 +52,7 @@ class RunSample:
 
 @dataclass(frozen=True, slots=True)
 class RunMark:
-    """Something that the agent did, or that the work began, in one VM."""
+    """An action of the agent, or the beginning of the workload, in one VM."""
 
     t_s: Seconds
     vm: VmName
@@ -62,7 +62,7 @@ class RunMark:
 
 @dataclass(frozen=True, slots=True)
 class WorkPhase:
-    """A named part of the work; `end_s` is None while it runs."""
+    """A named part of the workload; `end_s` is None while it runs."""
 
     name: str
     start_s: Seconds
@@ -73,7 +73,7 @@ class WorkPhase:
 class VmRun:
     """All that was measured of one VM; samples and marks are in order of time.
 
-    `needed_bytes` is what the VM truly needs at the end: reserved + non-reclaimable + hot set.
+    `needed_bytes` is what the VM needs at the end: reserved + non-reclaimable + hot set.
     """
 
     name: VmName
@@ -89,12 +89,12 @@ class VmRun:
 
     @property
     def work_s(self) -> float | None:
-        """How long the work took, or None if it never ended."""
+        """How long the workload took in seconds, or None if it never ended."""
         return None if self.work_end_s is None else self.work_end_s - self.work_start_s
 
     @property
     def observed_after_work_s(self) -> float | None:
-        """How long it was measured after the work's end, or None if it was not."""
+        """How long the VM was measured after the workload's end, in seconds, or None if it was not."""
         if self.work_end_s is None or not self.samples:
             return None
         return max(0.0, self.samples[-1].t_s - self.work_end_s)
@@ -102,7 +102,7 @@ class VmRun:
 
 @dataclass(frozen=True, slots=True)
 class DemoRun:
-    """One run of the demo: the same work in one or two VMs, side by side in time."""
+    """One run of the demo: the same workload in one or two VMs, at the same time."""
 
     vms: tuple[VmRun, ...]
     accel: str
@@ -115,18 +115,18 @@ class DemoRun:
     giveback_version: str
 
     def vm(self, name: VmName) -> VmRun | None:
-        """The VM of that name, or None where it was left out."""
+        """Return the VM of that name, or None if it was left out."""
         return next((vm for vm in self.vms if vm.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
 class VmFigures:
-    """What one VM's run comes down to; None is what was not measured or never happened.
+    """The figures of one VM's run. None means not measured, or never happened.
 
-    `returnable_bytes` is resident at the work's end less what the VM needs. `half_back_s` and
-    `ninety_back_s` are seconds from the work's end until resident first was that much lower.
-    `footprint_gib_min` is the integral of resident over `footprint_s` seconds after the work's
-    end: the same window for both VMs, so that they compare.
+    `returnable_bytes` is resident at the workload's end less what the VM needs. `half_back_s` and
+    `ninety_back_s` are seconds from the workload's end until resident first was that much lower.
+    `footprint_gib_min` is the integral of resident over `footprint_s` seconds after the workload's
+    end: the same window for both VMs, so that they can be compared.
     """
 
     peak_bytes: int | None
@@ -149,7 +149,7 @@ class VmFigures:
 def figures(vm: VmRun, baseline: VmRun | None = None, window_s: float | None = None) -> VmFigures:
     """Reduce a VM's run to its figures; `baseline` is the plain VM that it is compared with.
 
-    `window_s` bounds the footprint; by default the time for which both were measured.
+    `window_s` bounds the footprint; by default it is the time for which both were measured.
     """
     samples = vm.samples
     last = samples[-1] if samples else None
@@ -181,21 +181,21 @@ def figures(vm: VmRun, baseline: VmRun | None = None, window_s: float | None = N
 
 
 def run_figures(run: DemoRun) -> tuple[VmFigures, ...]:
-    """The figures of each VM of the run, in its order, over one common window."""
+    """Return the figures of each VM of the run, in its order, over one common window."""
     plain = run.vm("plain")
     window_s = common_window_s(run.vms)
     return tuple(figures(vm, plain if vm is not plain else None, window_s) for vm in run.vms)
 
 
 def common_window_s(vms: Sequence[VmRun]) -> float | None:
-    """How long every one of these VMs was measured after its work's end."""
+    """Return for how many seconds every one of these VMs was measured after its workload's end."""
     observed = [vm.observed_after_work_s for vm in vms]
     known = [o for o in observed if o is not None]
     return min(known) if known and len(known) == len(observed) else None
 
 
 def _last_told(samples: Sequence[RunSample]) -> RunSample | None:
-    """The guest's last word, if it belongs to the end: an old one would be sold as 'now'."""
+    """Return the guest's last values if they belong to the end; older ones must not be shown as 'now'."""
     for sample in reversed(samples):
         if sample.t_s < samples[-1].t_s - NEAREST_SAMPLE_S:
             return None
@@ -205,7 +205,7 @@ def _last_told(samples: Sequence[RunSample]) -> RunSample | None:
 
 
 def _work_end_sample(vm: VmRun) -> RunSample | None:
-    """The last sample of the work: the first after it, if there is none before."""
+    """Return the last sample of the workload, or the first after it if there is none before."""
     if vm.work_end_s is None or not vm.samples:
         return None
     before = [s for s in vm.samples if s.t_s <= vm.work_end_s]

@@ -1,6 +1,6 @@
-"""A run as JSON and back: a versioned schema, every sample, the figures beside them.
+"""Convert a run to JSON and back: a versioned schema, every sample, and the figures.
 
-`figures` is there for whoever reads the file and is not read back: it follows from the samples.
+`figures` is for readers of the file and is not read back: it follows from the samples.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _RUN = TypeAdapter(DemoRun)
 
 
 def to_json(run: DemoRun) -> str:
-    """The run as JSON, a sample a line. Raises ValueError where a time is not finite."""
+    """Return the run as JSON, one sample a line. Raises ValueError if a time is not finite."""
     head = {"schema": SCHEMA, "version": SCHEMA_VERSION, **asdict(run)}
     vms = head.pop("vms")
     for vm, vm_figures in zip(vms, run_figures(run), strict=True):
@@ -42,9 +42,9 @@ def to_json(run: DemoRun) -> str:
 
 
 def from_json(text: str, source: str = "run") -> DemoRun:
-    """Read what `to_json` wrote; `source` names it in errors.
+    """Parse the output of `to_json`; `source` names it in errors.
 
-    Raises InputError, which says where, for anything that is not a run of this version.
+    Raises InputError with the place of the error for anything that is not a run of this version.
     """
     try:
         plain = json.loads(text)

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class Moment(Protocol):
-    """What was taken at a time, in seconds."""
+    """Something measured at a time, in seconds."""
 
     @property
     def t_s(self) -> float: ...
 
 
 class Timed(Moment, Protocol):
-    """A sample: when it was taken, and what was resident then."""
+    """A sample: its time and the resident bytes at that time."""
 
     @property
     def resident_bytes(self) -> int: ...
@@ -30,9 +30,9 @@ _Sample = TypeVar("_Sample", bound=Moment)
 
 
 def value_at(samples: Sequence[_Sample], t_s: float, value: Callable[[_Sample], float]) -> float:
-    """Return a value at `t_s`, interpolated; level before the first sample and after the last.
+    """Return a value at `t_s`, interpolated; constant before the first sample and after the last.
 
-    Raises IndexError where there are no samples.
+    Raises IndexError if there are no samples.
     """
     after = bisect_left(samples, t_s, key=lambda sample: sample.t_s)
     if after == len(samples):
@@ -53,7 +53,7 @@ def resident_at(samples: Sequence[Timed], t_s: float) -> float:
 def footprint_gib_min(samples: Sequence[Timed], begin_s: float, end_s: float) -> float:
     """Return the integral of resident memory over time, in GiB min.
 
-    Raises IndexError where there are no samples.
+    Raises IndexError if there are no samples.
     """
     if end_s <= begin_s:
         return 0.0

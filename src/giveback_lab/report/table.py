@@ -55,7 +55,7 @@ _ROWS: tuple[tuple[str, str, Callable[[VmFigures], str]], ...] = (
     ),
     (
         "non-free now",
-        "what the guest itself has in use: MemTotal less MemFree",
+        "in use in the guest, with its page cache: MemTotal less MemFree",
         lambda f: mib_text(f.non_free_now_bytes),
     ),
     (
@@ -65,7 +65,7 @@ _ROWS: tuple[tuple[str, str, Callable[[VmFigures], str]], ...] = (
     ),
     (
         "residue now",
-        "resident less non-free less reserved: held for nothing",
+        "free in the guest, still held by the host: resident less non-free less reserved",
         lambda f: mib_text(f.residue_now_bytes),
     ),
     (
@@ -112,7 +112,7 @@ class TableRow:
 
 
 def table_rows(run: DemoRun) -> list[TableRow]:
-    """The table's rows; a run without VMs has none."""
+    """Return the table's rows; a run without VMs has none."""
     all_figures = run_figures(run)
     if not all_figures:
         return []
@@ -127,7 +127,7 @@ def table_rows(run: DemoRun) -> list[TableRow]:
 
 
 def figures_table(run: DemoRun) -> Table:
-    """The table for a terminal: a column for each VM, in the colour of its curve."""
+    """Return the table for a terminal: a column for each VM, in the colour of its curve."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("")
     for vm in run.vms:
@@ -140,7 +140,7 @@ def figures_table(run: DemoRun) -> Table:
 
 
 def print_report(run: DemoRun, console: Console) -> None:
-    """Print what a finished run comes to: the table, the guest's kernel log, the finding in words."""
+    """Print the results of a finished run: the table, the guest's kernel log, the findings as text."""
     console.print()
     if console.is_terminal:
         console.print(figures_table(run))
@@ -162,7 +162,7 @@ def _print_line(console: Console, line: str, style: str = "") -> None:
 
 
 def plain_table(run: DemoRun) -> str:
-    """The table as ASCII text, columns aligned, a line each, for logs and pipes."""
+    """Return the table as ASCII text with aligned columns, for logs and pipes."""
     rows = [("", *(str(vm.name) for vm in run.vms))]
     rows += [(row.label, *row.cells) for row in table_rows(run)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -1,7 +1,7 @@
-"""The live chart in a terminal: both VMs' resident memory on one axis of time.
+"""The live chart in a terminal: both VMs' resident memory on one time axis.
 
-giveback is an area of blocks, the plain VM a line of dots: they stay apart without colour, too.
-`draw_chart` is pure; `LiveChart` shows it, or a plain line now and then where there is no terminal.
+giveback is an area of blocks, the plain VM a line of dots, so they differ without colour, too.
+`draw_chart` is pure. `LiveChart` shows it, or prints a line periodically without a terminal.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ LINE_EVERY_S = 5.0
 
 _DIM = "dim"
 _PLAIN, _GIVEBACK = PLAIN_COLOUR, GIVEBACK_COLOUR
-# A tint of the plain VM's colour, light enough to be seen on giveback's.
+# A tint of the plain VM's colour, light enough to be visible on giveback's.
 _PLAIN_ON_AREA = "#FFB98A"
 
 
 @dataclass(frozen=True, slots=True)
 class _Glyphs:
-    """The characters of a chart: a richer and a plain set."""
+    """The characters of a chart: one set for Unicode and one for ASCII."""
 
     area: str
     symbols: dict[MarkKind, str]
@@ -95,9 +95,9 @@ _ASCII = _Glyphs(
 
 
 def draw_chart(run: DemoRun, width: int, height: int, *, ascii_only: bool = False) -> list[Text]:
-    """The chart in no more than `height` rows of `width` cells; only the numbers if that is little.
+    """Return the chart in at most `height` rows of `width` cells; only the numbers if that is small.
 
-    Rows from the top: the numbers, the phases' names, the plot, its axis, what the agent did.
+    Rows from the top: the numbers, the phases' names, the plot, its axis, the agent's actions.
     """
     glyphs = _ASCII if ascii_only else _RICH
     width = min(width, MOST_WIDTH)
@@ -108,7 +108,7 @@ def draw_chart(run: DemoRun, width: int, height: int, *, ascii_only: bool = Fals
 
 
 class _Chart:
-    """One drawing of a run: a plot with what is above and below it."""
+    """One drawing of a run: a plot with the rows above and below it."""
 
     def __init__(self, run: DemoRun, width: int, height: int, glyphs: _Glyphs) -> None:
         self._run = run
@@ -125,6 +125,7 @@ class _Chart:
         self._span: LabelSpan = span(run, most_byte_ticks=max(2, self._height // 3))
 
     def rows(self) -> list[Text]:
+        """Return all rows from the top."""
         self._axes()
         for vm in self._run.vms:
             if vm.name == "giveback":
@@ -190,7 +191,8 @@ class _Chart:
             for column in self._drawn_columns(vm)
             for half in range(2)
         }
-        # A cell shows either: where the area fills half of it, the dots go on its colour.
+        # A cell has one foreground: where the area fills half of it, the dots are drawn on the
+        # area's colour.
         half_full = len(self._glyphs.area) // 2 + 1
         cells = dotted_line(halves, self._span.top_bytes, self._height)
         for (row, column), dots in cells.items():
@@ -206,7 +208,7 @@ class _Chart:
         return range(self._column(vm.samples[0].t_s), self._column(vm.samples[-1].t_s) + 1)
 
     def _names(self) -> None:
-        """The phases' names, the work's end and the latest phase first, as far as there is room."""
+        """Add the phases' names while there is room: the workload's end and the latest phase first."""
         end_s, whole = work_end_s(self._run), self._span
         told = [(p.start_s, p.end_s or p.start_s, p.name) for p in phases(self._run, whole.end_s)]
         named = [] if end_s is None else [(end_s, "work ends")]
@@ -222,7 +224,7 @@ class _Chart:
                 self._raster.put(0, GUTTER + 1 + int(spot[1]), name, style)
 
     def _action_row(self) -> None:
-        """All actions in one row, and a row that says which mark is which."""
+        """Add all actions in one row, and a legend row for the marks."""
         row = self._top + self._height + 2
         if self._kinds:
             self._raster.put(row, 0, "agent".rjust(GUTTER - 1))
@@ -247,7 +249,7 @@ class _Chart:
         return f"{words[kind]} {self._glyphs.times}{count}" if count > 1 else words[kind]
 
     def _action_lanes(self) -> None:
-        """A row for each kind of action, with what the agent said where there is room."""
+        """Add a row for each kind of action, with the agent's labels where there is room."""
         for lane, kind in enumerate(self._kinds):
             row = self._top + self._height + 2 + lane
             self._raster.put(row, 0, kind.rjust(GUTTER - 1))
@@ -269,7 +271,7 @@ class _Chart:
 
 
 def _numbers(run: DemoRun, width: int, glyphs: _Glyphs) -> list[Text]:
-    """What each VM holds, beside a piece of its curve, in one row, or in one each."""
+    """Return what each VM holds, with a piece of its curve: in one row, or one row each."""
     for with_peak in (True, False):
         entries = [_entry(vm, glyphs, with_peak=with_peak) for vm in run.vms]
         line = Text("  ", no_wrap=True).append_text(Text("    ").join(entries))
@@ -290,12 +292,12 @@ def _entry(vm: VmRun, glyphs: _Glyphs, *, with_peak: bool) -> Text:
 
 
 def _ascii(text: str, most_chars: int = 40) -> str:
-    """Guest text for the raster, in which each character is one cell wide."""
+    """Return guest text as ASCII, in which each character is one cell wide."""
     return escape_for_terminal(text, most_chars, "...").encode("ascii", "replace").decode("ascii")
 
 
 def status_line(run: DemoRun, status: str) -> str:
-    """The moment, what each VM holds, and what goes on: one plain line."""
+    """Return the time, what each VM holds, and the current activity as one plain line."""
     now_s = _now_s(run)
     parts = [] if now_s is None else [f"{now_s:5.0f} s"]
     parts += [
@@ -309,7 +311,7 @@ def _now_s(run: DemoRun) -> float | None:
 
 
 class _Frame:
-    """The latest state, drawn for whatever size the terminal has when it is drawn."""
+    """The latest state, drawn for the terminal's size at the moment of drawing."""
 
     def __init__(self, run: DemoRun, status: str) -> None:
         self._run = run
@@ -333,10 +335,10 @@ class _Frame:
 
 
 class LiveChart:
-    """Shows a run while it happens; the last frame stays on the screen.
+    """Show a run while it happens; the last frame stays on the screen.
 
-    On anything but a capable terminal it prints `status_line` each `LINE_EVERY_S` of the run, and when
-    the status changes, so that no phase is too short to be told.
+    Without a capable terminal it prints `status_line` every `LINE_EVERY_S` of the run, and whenever
+    the status changes, so that even short phases are reported.
     """
 
     def __init__(self, console: Console) -> None:
@@ -356,7 +358,7 @@ class LiveChart:
             self._live.stop()
 
     def update(self, run: DemoRun, status: str) -> None:
-        """Show the run as it stands; `status` says what goes on and may hold guest text."""
+        """Show the run so far; `status` is the current activity and may hold guest text."""
         if self._live is not None:
             self._live.update(_Frame(run, status), refresh=True)
             return

@@ -1,6 +1,6 @@
-"""What happened, in words: sizes, the headline, the sentences below it. Pure.
+"""What happened, as text: sizes, the headline, the sentences below it. Pure.
 
-Text that came from a guest goes through `escape_for_terminal` before anyone sees it.
+Text that came from a guest goes through `escape_for_terminal` before it is shown.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KIND_WORDS: dict[MarkKind, str] = {
 
 
 def action_text(kind: MarkKind, label: str) -> str:
-    """An agent's own words for an action, short, without the kind and the reason.
+    """Return the agent's label of an action, shortened by its kind and its reason.
 
     `reclaim 64 MiB: cold cache` is `64 MiB` beside other reclaims; `compact: trapped` is `trapped`;
     `lower the report order to 0: idle` is `order 0`.
@@ -39,26 +39,26 @@ def action_text(kind: MarkKind, label: str) -> str:
 
 
 def mib_text(size_bytes: int | None) -> str:
-    """`1409 MiB`, or `-` where nothing is known."""
+    """Return a size such as `1409 MiB`, or `-` if it is unknown."""
     return UNKNOWN if size_bytes is None else f"{round(size_bytes / MIB)} MiB"
 
 
 def sizes_text(*sizes_bytes: int) -> list[str]:
-    """These sizes in one unit, so that they compare at a glance: GiB where one of them is large."""
+    """Return all sizes in one unit, so that they can be compared: GiB if one of them is large."""
     if max(sizes_bytes) < 0.95 * GIB:
         return [mib_text(size) for size in sizes_bytes]
     return [f"{size / GIB:.1f} GiB" for size in sizes_bytes]
 
 
 def seconds_text(seconds: float | None) -> str:
-    """`9 s`, with a decimal below ten seconds, or `-` where nothing is known."""
+    """Return a time such as `9 s`, with a decimal below ten seconds, or `-` if it is unknown."""
     if seconds is None:
         return UNKNOWN
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def percent_text(ratio: float | None) -> str:
-    """A ratio as what it adds: 1.016 is `+1.6 %`; `-` where nothing is known."""
+    """Return a ratio as a difference: 1.016 is `+1.6 %`; `-` if it is unknown."""
     if ratio is None:
         return UNKNOWN
     percent = round(100 * (ratio - 1), 1)
@@ -66,7 +66,7 @@ def percent_text(ratio: float | None) -> str:
 
 
 def back_text(figures: VmFigures, back_s: float | None) -> str:
-    """When some share of the returnable memory was back, or that it was not while watched."""
+    """Return when a fraction of the returnable memory was back, or that it was not while watched."""
     if back_s is not None:
         return seconds_text(back_s)
     if figures.returnable_bytes and figures.observed_after_work_s:
@@ -75,7 +75,7 @@ def back_text(figures: VmFigures, back_s: float | None) -> str:
 
 
 def setting_text(run: DemoRun) -> str:
-    """The machine in a line: RAM, CPUs, QEMU, accelerator, kernel."""
+    """Return the machine in one line: RAM, CPUs, QEMU, accelerator, kernel."""
     ram = sorted({vm.ram_bytes for vm in run.vms})
     cpus = f"{run.cpus} CPU{'s' if run.cpus != 1 else ''}"
     parts = [
@@ -93,7 +93,7 @@ def ram_text(size_bytes: int) -> str:
 
 
 def headline(run: DemoRun) -> str:
-    """The finding in one sentence without a full stop; true for a run that was cut short, too."""
+    """Return the finding in one sentence without a full stop; also true for a run that was cut short."""
     now = _now(run)
     if not now:
         return "No samples: the run ended before anything was measured"
@@ -113,7 +113,7 @@ def headline(run: DemoRun) -> str:
 
 
 def summary_lines(run: DemoRun) -> list[str]:
-    """Two or three sentences that say what happened; one where little was measured."""
+    """Return two or three sentences on what happened; one if little was measured."""
     if not _now(run) or any(vm.work_end_s is None for vm in run.vms if vm.samples):
         return [f"{headline(run)}."]
     figures = {vm.name: f for vm, f in zip(run.vms, run_figures(run), strict=True)}
@@ -149,7 +149,7 @@ def _later(figures: dict[VmName, VmFigures]) -> str:
 
 
 def _for_nothing(residue_bytes: int) -> str:
-    return f" ({mib_text(max(0, residue_bytes))} of it for nothing)"
+    return f" ({mib_text(max(0, residue_bytes))} of it free, still held)"
 
 
 def _pace(giveback: VmFigures) -> str:

@@ -21,7 +21,7 @@
       value.className = vm.name;
       const idle = vm.residue_mib[i];
       value.textContent = `${vm.name} ${vm.resident_mib[i]} MiB` +
-        (idle === null ? "" : `, ${Math.max(0, idle)} of it for nothing`);
+        (idle === null ? "" : `, ${Math.max(0, idle)} of it free, still held`);
       readout.append(value);
     }
   };

@@ -1,4 +1,4 @@
-"""KVM or TCG: decided by a guest that answers, not by a device that opens."""
+"""Choose KVM or TCG. KVM counts as working once a guest has answered under it, not once its device opens."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 CHOICES = ("auto", "kvm", "tcg")
 KVM_DEVICE = Path("/dev/kvm")
-# A guest under KVM is up in a second or two, and in ten on a busy host.
+# A guest under KVM boots in 1 to 2 s, and in 10 s on a busy host.
 KVM_DEADLINE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Accel:
-    """`name` for QEMU, and `reason` in words for the user."""
+    """An accelerator: its `name` for QEMU, and the `reason` for it as text for the user."""
 
     name: str
     reason: str
@@ -39,9 +39,9 @@ class Accel:
 async def choose_accel(
     wanted: str, image: Image, emulator: Emulator, deadline_s: float = KVM_DEADLINE_S
 ) -> Accel:
-    """Return the accelerator to use; what a booted guest has shown is remembered for this host.
+    """Return the accelerator to use. The result of a booted guest is remembered for this host.
 
-    Raises InputError where KVM was demanded and no guest answers under it.
+    Raises InputError if KVM was demanded and no guest answers under it.
     """
     if wanted == "tcg":
         return Accel("tcg", "TCG, as asked")
@@ -64,7 +64,7 @@ async def choose_accel(
         raise InputError(f"KVM does not work here: {failure}; use --accel tcg")
     else:
         found = Accel("tcg", f"TCG (emulation, slow): {failure}")
-    # A device that is missing or closed to this user costs nothing to look at again.
+    # A KVM device that is missing, or that this user may not open, costs nothing to check again.
     if unusable is None:
         with suppress(OSError):
             memory.write_text(json.dumps(asdict(found)))

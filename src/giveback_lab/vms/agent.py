@@ -1,4 +1,4 @@
-"""Start the agent in a lab guest, as its user would, and wait until it serves."""
+"""Start the agent in a lab guest as its user would, and wait until it serves."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ POLL_S = 0.5
 async def start_agent(
     vm: LabVm, on_line: Callable[[str], None] | None = None, overrides: tuple[str, ...] = ()
 ) -> int:
-    """Start the service and return its pid in the guest once its status is there.
+    """Start the service; return its pid in the guest once its status file exists.
 
-    Its start (it unpacks and compiles itself) is not to be counted as the guest's work. `overrides`
-    are settings as for `--set`; without any, a guest with systemd has it installed. Raises VmError where
-    it does not come up.
+    The cost of its start (the agent unpacks and compiles itself) must not count as part of the
+    guest's workload. `overrides` are settings as for `--set`; without any, a guest with systemd has
+    the agent installed. Raises VmError if it does not come up.
     """
     if vm.has_systemd and not overrides:
         return await _install(vm)
@@ -55,7 +55,7 @@ async def _install(vm: LabVm) -> int:
 
 
 async def wait_until_it_serves(vm: LabVm) -> None:
-    """Wait until the agent's status is there. Raises VmError where it does not come up."""
+    """Wait until the agent's status file exists. Raises VmError if the agent does not come up."""
     await vm.watch(_served(vm), START_DEADLINE_S, "the agent's start")
 
 
@@ -65,7 +65,7 @@ async def _served(vm: LabVm) -> None:
 
 
 class AgentLog:
-    """The agent's lines, in a file of bounded size; a full disk loses them and nothing else."""
+    """The agent's output lines, in a file of bounded size. A full disk loses lines and nothing else."""
 
     LIMIT_CHARACTERS = 1 << 20
 
@@ -74,7 +74,7 @@ class AgentLog:
         self._size = 0
 
     def take(self, line: str) -> None:
-        """Keep one line, control characters escaped: a guest's words end up in a terminal."""
+        """Keep one line with its control characters escaped: a guest's text is later shown in a terminal."""
         safe = escape_for_terminal(line, self.LIMIT_CHARACTERS)
         self._size += len(safe)
         if self._size <= self.LIMIT_CHARACTERS:
@@ -82,5 +82,5 @@ class AgentLog:
 
     @property
     def text(self) -> str:
-        """All lines that were kept."""
+        """Return all lines that were kept."""
         return "".join(line + "\n" for line in self._lines)

@@ -1,4 +1,4 @@
-"""The host's end of the agent's port: what the agent says it did. Never trusted."""
+"""The host's end of the agent's port: the steps that the agent reports. Its input is untrusted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXT_LIMIT = 120
 
 
 def parse_event(line: bytes) -> protocol.StepEvent | None:
-    """Return the named step of a line of the agent's; None for any other line. Bounded."""
+    """Parse a line of the agent; return its step, or None for any other line. Input is bounded."""
     event = protocol.parse(line)
     if not isinstance(event, protocol.StepEvent) or event.step is None:
         return None
@@ -27,7 +27,7 @@ def parse_event(line: bytes) -> protocol.StepEvent | None:
 
 
 async def agent_events(socket: Path) -> AsyncIterator[protocol.StepEvent]:
-    """Yield the agent's steps as they come, until the VM ends."""
+    """Yield the agent's steps as they arrive, until the VM ends."""
     reader, writer = await asyncio.open_unix_connection(
         str(socket), limit=protocol.LINE_LIMIT_BYTES
     )
@@ -36,7 +36,8 @@ async def agent_events(socket: Path) -> AsyncIterator[protocol.StepEvent]:
             try:
                 line = await reader.readline()
             except ValueError:
-                # Longer than the limit: asyncio has dropped it; the next line may be sound.
+                # A line longer than the limit: asyncio has dropped it, and the next line may be
+                # valid.
                 continue
             if not line:
                 return

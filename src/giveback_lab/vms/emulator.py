@@ -16,7 +16,7 @@ from giveback_lab.packages.architecture import X86_64, Architecture, host_archit
 
 @dataclass(frozen=True, slots=True)
 class Emulator:
-    """A QEMU program and what it needs to run from where it is."""
+    """A QEMU program with the arguments and environment that it needs to run from its folder."""
 
     program: Path
     version: str
@@ -27,9 +27,9 @@ class Emulator:
 def find_emulator(
     kernel_release: str, given: Path | None = None, architecture: Architecture = X86_64
 ) -> Emulator:
-    """A QEMU for this guest kernel: the one given, else the installed one, else a fetched one.
+    """Return a QEMU for this guest kernel: the given one, else the installed one, else a fetched one.
 
-    Raises InputError where the given one cannot be used, or none can be had.
+    Raises InputError if the given one cannot be used, or if none can be found or fetched.
     """
     if given is not None:
         emulator = _installed(given)
@@ -55,10 +55,11 @@ def find_emulator(
 
 
 def unsuitable(qemu_version: str, kernel_release: str) -> str | None:
-    """Why this QEMU must not run this guest under TCG, or None.
+    """Return why this QEMU must not run this guest under TCG, or None if it may.
 
-    A version is compared here because memory corruption cannot be probed for: QEMU 7.2 (Debian 12)
-    gives list corruption and double faults in Linux 6.12 guests; 10.0 does not, nor 7.2 with 6.1.
+    The version is compared because memory corruption cannot be probed for: QEMU 7.2 (Debian 12)
+    causes list corruption and double faults in Linux 6.12 guests. QEMU 10.0 does not; nor does 7.2
+    with 6.1.
     """
     if _numbers(qemu_version) < (8, 0) and _numbers(kernel_release) > (6, 1):
         return (

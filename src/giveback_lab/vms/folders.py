@@ -1,7 +1,8 @@
-"""A VM's own folder: its sockets, logs and work disk, gone when its giveback is.
+"""A VM's own folder, with its sockets, logs and work disk. It is removed when its giveback exits.
 
-A giveback that was SIGKILLed cannot clean up. Its folder's lock is then free, by which the next one
-knows it (a process id would lie across containers that share a temporary folder) and removes it.
+A giveback that was SIGKILLed cannot clean up. The lock of its folder is then free, so the next
+giveback recognises the folder and removes it. A process id would be ambiguous: containers that
+share a temporary folder have process ids of their own.
 """
 
 from __future__ import annotations
@@ -17,29 +18,33 @@ from giveback.errors import InputError
 
 PREFIX = "giveback-vm-"
 LOCK = ".lock"
-# sockaddr_un.sun_path is 108 bytes with its end; the longest name in a VM's folder is this.
+# sockaddr_un.sun_path is 108 bytes including the final NUL; this is the longest name in a VM's
+# folder.
 SOCKET_PATH_LIMIT = 107
 LONGEST_SOCKET = "agent.sock"
 
 
 def candidates() -> tuple[Path, ...]:
-    """Where VM folders may be: `$TMPDIR`; /var/tmp, a disk where /tmp may be memory; /tmp."""
+    """Return the folders that may hold VM folders: `$TMPDIR`, /var/tmp, /tmp.
+
+    /var/tmp comes before /tmp because /tmp may be in memory.
+    """
     given = os.environ.get("TMPDIR")
     return tuple(Path(p) for p in ([given] if given else []) + ["/var/tmp", "/tmp"])  # noqa: S108
 
 
 class VmFolder:
-    """A locked folder that only its owner removes while it lives."""
+    """A locked folder. While its owner lives, only the owner removes it."""
 
     def __init__(self) -> None:
-        """Make and lock the folder in the first place whose path a socket can have.
+        """Make and lock the folder in the first candidate whose path is short enough for a socket.
 
-        Raises InputError where there is none.
+        Raises InputError if no candidate will do.
         """
         self.path, self._lock_fd = _make()
 
     def remove(self) -> None:
-        """Remove the folder with all in it; twice does no harm."""
+        """Remove the folder and its contents. A second call does nothing."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
@@ -68,7 +73,7 @@ def _make() -> tuple[Path, int]:
 
 
 def sweep() -> list[Path]:
-    """Remove this user's VM folders whose giveback is dead; returns them."""
+    """Remove this user's VM folders whose giveback has died; return their paths."""
     removed = []
     for parent in dict.fromkeys(candidates()):
         with suppress(OSError):
@@ -85,7 +90,7 @@ def _is_stale(folder: Path) -> bool:
             return False
         fd = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        # Without a lock it may be another program's, or one that is being made right now.
+        # A folder without a lock may belong to another program, or be in the making.
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""The host's end of the lab's port: requests to `giveback_lab_guest.serve`, events from it."""
+"""Connect the host to the lab's port of a guest: requests to `giveback_lab_guest.serve`, events back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from giveback.errors import VmError
 from giveback.guest.protocol import parse_object
 
 LINE_LIMIT_BYTES = 4 << 20
-# What one program in a guest may print before the host stops keeping it.
+# The most output of one program in a guest that the host keeps.
 KEPT_LINES = 50_000
 KEPT_BYTES = 16 << 20
 Event = dict[str, Any]
@@ -22,18 +22,22 @@ LineHandler = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class ExecResult:
-    """What a program in the guest printed (stdout and stderr as one) and its exit code."""
+    """The output (stdout and stderr together) and the exit code of a program in the guest."""
 
     code: int
     lines: tuple[str, ...]
 
     @property
     def text(self) -> str:
+        """The output as one string."""
         return "\n".join(self.lines)
 
 
 class GuestLink:
-    """Requests and events over one connection; `on_sample` gets each sample event as it arrives."""
+    """Send requests and receive events over one connection.
+
+    `on_sample` is called with each sample event as it arrives.
+    """
 
     def __init__(self, vm_name: str) -> None:
         self._vm_name = vm_name
@@ -55,7 +59,7 @@ class GuestLink:
         await self._hello.wait()
 
     async def close(self) -> None:
-        """Stop reading; whoever waits for an answer gets VmError."""
+        """Stop reading. Every request that still waits for an answer raises VmError."""
         if self._reader_task is not None:
             self._reader_task.cancel()
             await asyncio.gather(self._reader_task, return_exceptions=True)
@@ -64,7 +68,7 @@ class GuestLink:
         self._fail("the connection was closed")
 
     async def request(self, do: str, on_line: LineHandler | None = None, **fields: object) -> Event:
-        """Send one request and wait for its end. Raises VmError."""
+        """Send one request and return its last event. Raises VmError."""
         if self._writer is None:
             raise VmError(f"{self._vm_name}: the lab's port is not connected")
         self._number += 1
@@ -82,7 +86,7 @@ class GuestLink:
     async def exec(
         self, *argv: str, on_line: LineHandler | None = None, timeout_s: float = 300
     ) -> ExecResult:
-        """Run a program in the guest to its end. Raises VmError when it does not end in time."""
+        """Run a program in the guest until it exits. Raises VmError if it takes longer than `timeout_s`."""
         lines: list[str] = []
         left_bytes = KEPT_BYTES
 
@@ -105,17 +109,17 @@ class GuestLink:
         return ExecResult(self._number_in(event, "code"), tuple(lines))
 
     async def spawn(self, *argv: str, on_line: LineHandler | None = None) -> int:
-        """Start a program that goes on; returns its pid in the guest."""
+        """Start a program without waiting for it; return its process id in the guest."""
         event = await self.request("spawn", on_line, argv=list(argv))
         return self._number_in(event, "pid")
 
     async def kill(self, pid: int, signal_number: int) -> None:
-        """Send a signal to a guest process. Raises VmError where there is none."""
+        """Send a signal to a guest process. Raises VmError if it does not exist."""
         event = await self.request("kill", pid=pid, signal=signal_number)
         self._must_be_done(event, f"kill {pid}")
 
     async def look(self) -> None:
-        """Have the guest send a sample now: `on_sample` has got it when this returns."""
+        """Have the guest send a sample now. `on_sample` has been called with it when this returns."""
         self._must_be_done(await self.request("look"), "look")
 
     async def put(self, path: str, data: bytes) -> None:

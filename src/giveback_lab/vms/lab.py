@@ -1,4 +1,4 @@
-"""The lab, prepared once: a guest image and a QEMU."""
+"""Prepare the lab once: a guest image and a QEMU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SMALL, DISTRIBUTION = "small", "distribution"
 GUESTS = (SMALL, DISTRIBUTION)
-# As Debian calls them, with the size of pages where a machine has several.
+# Debian's names of machines, with the page size in KiB where a machine has several.
 MACHINES = {
     f"{one.debian}{'' if kib == 4 else f'-{kib}k'}": (one, kib)
     for one in ARCHITECTURES
@@ -30,7 +30,7 @@ MACHINES = {
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """All that both VMs are made of."""
+    """The kernel, QEMU and image that every VM of a run uses."""
 
     kernel: KernelFiles
     emulator: Emulator
@@ -39,7 +39,7 @@ class Lab:
 
 @dataclass(frozen=True, slots=True)
 class GuestKind:
-    """Which guest boots on which machine; None is the host's own kind of machine."""
+    """Which guest boots on which machine; an architecture of None is the host's own."""
 
     guest: str = SMALL
     architecture: Architecture | None = None
@@ -47,12 +47,12 @@ class GuestKind:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the machine is another one than the host, so that it is emulated."""
+        """Whether the guest's machine differs from the host's, so that it is emulated."""
         return self.architecture is not None and self.architecture != host_architecture()
 
 
 def guest_kind(guest: str, machine: str | None) -> GuestKind:
-    """The kind that a command line names, such as "arm64-16k". Raises InputError."""
+    """Return the kind that a command line names, such as "arm64-16k". Raises InputError."""
     if machine is None:
         return GuestKind(guest)
     if machine not in MACHINES:
@@ -73,9 +73,9 @@ def prepare_lab(
     kind: GuestKind | None = None,
     extras: Extras = NO_EXTRAS,
 ) -> Lab:
-    """Fetch and build what is not cached yet; remove what a killed giveback left behind.
+    """Fetch and build what is not cached yet; remove the VM folders of killed givebacks.
 
-    `kernel` is a series, a suite, or a path. Raises InputError.
+    `kernel` is a series, a suite or a path. Raises InputError.
     """
     kind = kind or GuestKind()
     for folder in sweep():

@@ -1,4 +1,4 @@
-"""Several things at once, none of which outlasts the others' end."""
+"""Run several coroutines concurrently; when one ends the group, the others end with it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 async def side_by_side(
     works: Iterable[Coroutine[Any, Any, None]], until: str = asyncio.FIRST_EXCEPTION
 ) -> None:
-    """Run all to their end, or with `asyncio.FIRST_COMPLETED` until one has ended; then end the rest.
+    """Run all to their end, or until one has ended (`asyncio.FIRST_COMPLETED`); then cancel the rest.
 
-    The first error ends the others and is raised as it is.
+    The first error cancels the others and is raised unchanged.
     """
     tasks = [asyncio.ensure_future(work) for work in works]
     try:

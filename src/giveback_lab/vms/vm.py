@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from giveback_lab.vms.emulator import Emulator
 
 END_GRACE_S = 2.0
-# Under TCG the translation buffer is QEMU's own memory: bounded, two VMs fit a small host.
+# Under TCG the translation buffer is QEMU's own memory. This bound lets two VMs fit a small host.
 TB_SIZE_MIB = 128
 LAB_PORT = "org.giveback.lab.0"
 AGENT_PORT = "org.giveback.agent.0"
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class VmSpec:
-    """What a VM is made of. `reporting` is free page reporting, the balloon device's feature."""
+    """The configuration of a VM. `reporting` is free page reporting, a feature of the balloon device."""
 
     name: str
     ram_bytes: int
@@ -50,7 +50,7 @@ class VmSpec:
 
 
 def command_line(spec: VmSpec, image: Image, emulator: Emulator, folder: Path) -> list[str]:
-    """QEMU's arguments for this VM; sockets and logs are in `folder`."""
+    """Return QEMU's arguments for this VM; its sockets and logs are in `folder`."""
     accel = f"tcg,thread=multi,tb-size={TB_SIZE_MIB}" if spec.accel == "tcg" else spec.accel
     machine = image.architecture
     cpu = machine.emulated_cpu if spec.accel == "tcg" else "host"
@@ -60,7 +60,7 @@ def command_line(spec: VmSpec, image: Image, emulator: Emulator, folder: Path) -
     ).strip()
     ram_mib = spec.ram_bytes // MIB
     reporting = "on" if spec.reporting else "off"
-    # What a guest writes to its root disk goes to a file that QEMU has unlinked already.
+    # The guest's writes to its root disk go to a file that QEMU has already unlinked.
     root_mode = "snapshot=on,cache=unsafe" if image.writable else "readonly=on"
     return [
         str(emulator.program), *emulator.arguments,
@@ -95,7 +95,7 @@ def _port(name: str, port_name: str, folder: Path) -> list[str]:
 
 
 class LabVm:
-    """A running VM: `async with LabVm(...) as vm` boots it and leaves nothing behind."""
+    """A running VM. `async with LabVm(...) as vm` boots it and cleans up at the end of the block."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class LabVm:
 
     @property
     def has_systemd(self) -> bool:
-        """Whether the guest is a distribution's, with a service manager."""
+        """Whether the guest is a distribution guest, with systemd."""
         return self._image.has_systemd
 
     @property
@@ -144,14 +144,14 @@ class LabVm:
 
     @property
     def serial_log(self) -> Path:
-        """What the guest's kernel printed."""
+        """The file with the guest kernel's console output."""
         return self.folder / "serial.log"
 
     async def boot(self) -> None:
         """Start QEMU and wait until the guest answers. Raises VmError."""
         make_ext4(self.folder / "work.ext4", self.spec.work_disk_bytes)
         command = command_line(self.spec, self._image, self._emulator, self.folder)
-        # setpriv: a QEMU whose parent is SIGKILLed must not live on.
+        # setpriv ends QEMU if its parent is SIGKILLed.
         guard = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         with (self.folder / "qemu.log").open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -161,13 +161,13 @@ class LabVm:
         await self.watch(self._connect(), self._boot_deadline_s, "boot")
 
     def _environment(self) -> dict[str, str]:
-        # QEMU's own scratch files belong to the VM's folder, which is on a disk.
+        # QEMU's own scratch files go to the VM's folder, which is on a disk.
         mine = {"TMPDIR": str(self.folder)}
         return {**os.environ, **self._emulator.environment, **mine}
 
     async def _connect(self) -> None:
         lab_socket = self.folder / "lab.sock"
-        # QEMU makes them itself: nothing tells when.
+        # QEMU creates the sockets itself and does not announce them.
         while not (lab_socket.exists() and (self.folder / "qmp.sock").exists()):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         while True:
@@ -179,7 +179,10 @@ class LabVm:
         await self.guest.wait_hello()
 
     async def watch(self, work: Awaitable[T], deadline_s: float, what: str) -> T:
-        """Wait for `work`. Raises VmError where QEMU ends or the deadline passes before."""
+        """Wait for `work` and return its result.
+
+        Raises VmError if QEMU ends or the deadline passes first.
+        """
         if self._process is None:
             raise VmError(f"{self.spec.name}: not started")
         task = asyncio.ensure_future(work)
@@ -195,7 +198,8 @@ class LabVm:
             if task in done and task.exception() is None:
                 return task.result()
             if ended not in done:
-                # A broken socket is often the first sign of QEMU's end: that is then the reason.
+                # A broken socket is often the first sign that QEMU has ended; QEMU's exit is then
+                # the reason to report.
                 await asyncio.wait({ended}, timeout=END_GRACE_S)
             if ended.done():
                 raise VmError(f"{self.spec.name}: {self._why_ended(ended.result())} during {what}")
@@ -222,13 +226,13 @@ class LabVm:
         )
 
     def resident_bytes(self) -> int:
-        """Bytes of the guest's RAM that occupy host memory: Rss of its mapping. Raises VmError."""
+        """Return the bytes of guest RAM that occupy host memory: Rss of its mapping. Raises VmError."""
         return resident_of_mapping(self.pid, RAM_MAPPING).rss_bytes
 
     def keep_logs(self, into: Path) -> Path | None:
-        """Copy the guest's serial log and QEMU's own out of the VM's folder.
+        """Copy the guest's serial log and QEMU's own log out of the VM's folder.
 
-        Returns the serial log, or None where the guest was not started.
+        Return the path of the serial log, or None if the guest was not started.
         """
         if not self.serial_log.exists():
             return None
@@ -240,7 +244,7 @@ class LabVm:
         return kept
 
     async def stop(self) -> None:
-        """End QEMU and remove the VM's folder; safe to call at any moment, and twice."""
+        """End QEMU and remove the VM's folder. Safe to call at any moment, and twice."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()

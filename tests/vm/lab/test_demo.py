@@ -110,7 +110,7 @@ def test_a_signal_before_any_vm_is_started(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (signal.SIGSTOP, "giveback: the guest hangs: no word from it for 5 s"),
+        (signal.SIGSTOP, "giveback: the guest hangs: no sample for 5 s"),
         (signal.SIGKILL, "giveback: QEMU was killed by SIGKILL during the demo"),
     ],
 )

@@ -86,8 +86,8 @@ def test_summary() -> None:
     assert summary_lines(make_run()) == [
         "The same work left 1.7 GiB resident in the plain VM, 1.1 GiB in the giveback VM.",
         (
-            "120 s after the work, the plain VM holds 1704 MiB (883 MiB of it for nothing) and "
-            "the giveback VM holds 310 MiB (22 MiB of it for nothing)."
+            "120 s after the work, the plain VM holds 1704 MiB (883 MiB of it free, still held) and "
+            "the giveback VM holds 310 MiB (22 MiB of it free, still held)."
         ),
         (
             "In the giveback VM half of what it could return was back after 8 s and 90 % after "
