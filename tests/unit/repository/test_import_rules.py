@@ -39,6 +39,7 @@ ROOMS = {
         "giveback.interrupts",
         "giveback.zipapps",
         "giveback.host",
+        "giveback.host.readers",
         "giveback.vmm.base",
         "giveback.vmm.clients",
         "giveback.vmm.mapping",
