@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from giveback_kernel.errors import KernelFileError
 
@@ -25,16 +26,32 @@ def under(root: str, path: str) -> str:
     return path if root in ("", "/") else root.rstrip("/") + path
 
 
+def open_regular(full: str) -> int:
+    """Open a regular file to be read, without waiting: a pipe or a device in its place is refused.
+
+    Raises OSError, and KernelFileError for what is not a regular file.
+    """
+    fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), full)
+        raise KernelFileError(full, "not a regular file")
+    return fd
+
+
 def read(root: str, path: str, limit_bytes: int = READ_LIMIT_BYTES) -> bytes:
     """Read a kernel file whole.
 
-    Raises KernelFileError where it is missing, unreadable, or longer than `limit_bytes`.
+    Raises KernelFileError where it is missing, unreadable, not a regular file, or longer than
+    `limit_bytes`.
     """
     full = under(root, path)
     chunks = []
     total = 0
     try:
-        fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_regular(full)
         try:
             while True:
                 chunk = os.read(fd, 65536)
@@ -62,7 +79,7 @@ def pieces(root: str, path: str, limit_bytes: int, cpu_limit_s: float) -> Iterat
     full = under(root, path)
     left, stop_s = limit_bytes, _cpu_s() + cpu_limit_s
     try:
-        fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_regular(full)
         try:
             while left > 0 and _cpu_s() < stop_s:
                 piece = os.read(fd, PIECE_BYTES)

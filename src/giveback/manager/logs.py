@@ -25,6 +25,9 @@ TEXT_LIMIT_CHARS = 500
 EXCEPTION_LIMIT_CHARS = 8000
 ITEMS_LIMIT = 50
 _DEPTH_LIMIT = 4
+_AUDIT = "giveback.manager.http.audit"
+LIBRARY_LINES_A_MINUTE = 10
+"""Of each library, at most: what a stranger sends can make them write a traceback a request."""
 _FIRST = ("time", "level", "event", "vm")
 _QUIET = ("asyncio", "uvicorn", "qemu", "httpx2", "httpcore2", "hpack")
 """Others' words are for us, not for who runs the daemon; their errors are for both."""
@@ -62,12 +65,34 @@ def set_up(stream: TextIO | None = None, level: str = "info") -> None:
         )
     )
     root = logging.getLogger()
+    handler.addFilter(_LibraryLimit())
     root.handlers[:] = [handler]
     set_level(level)
     # A log that cannot be written must not end what is logged about.
     logging.raiseExceptions = False
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Who asked for what is kept at every level.
+    logging.getLogger(_AUDIT).setLevel(logging.INFO)
+
+
+class _LibraryLimit(logging.Filter):
+    """Lets so many lines a minute of each library through, and none of ours is left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._minutes: dict[str, tuple[int, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a line is to be written."""
+        library = record.name.partition(".")[0]
+        if library not in _QUIET:
+            return True
+        minute = int(record.created // 60)
+        last, count = self._minutes.get(library, (minute, 0))
+        count = count + 1 if last == minute else 1
+        self._minutes[library] = (minute, count)
+        return count <= LIBRARY_LINES_A_MINUTE
 
 
 def set_level(level: str) -> None:

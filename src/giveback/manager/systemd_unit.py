@@ -8,6 +8,7 @@
 - ProcSubset and ProtectProc stay open: it is other processes that are looked at.
 - AF_VSOCK is the agents' channel, AF_INET is /metrics on loopback; no other address is let through.
 - OOMScoreAdjust: when the host is out of memory it is this process that still gets some back.
+- StartLimitIntervalSec=0: a full or read-only disk may stay so for longer than five starts.
 - TimeoutStopSec: balloons are deflated before it ends.
 """
 
@@ -23,6 +24,7 @@ _UNIT = """\
 [Unit]
 Description=Gives VMs' unused memory back to this host when it needs it
 After=libvirtd.service virtqemud.service
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify

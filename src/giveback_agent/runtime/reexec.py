@@ -97,12 +97,16 @@ def _unpack(archive: str, folder: str) -> bool:
 
 
 def compile_into(archive: str, folder: str) -> None:
-    """Write every module of the archive as a compiled file; what was there before goes."""
+    """Write every module of the archive as a compiled file; what was there before goes.
+
+    Sets this process's umask: root runs what is in there, so nobody else may write it.
+    """
     import marshal
     import shutil
     import zipfile
     from importlib.util import MAGIC_NUMBER
 
+    os.umask(0o022)
     scratch = f"{folder}.new"
     shutil.rmtree(scratch, ignore_errors=True)
     with zipfile.ZipFile(archive) as packed:
@@ -112,7 +116,7 @@ def compile_into(archive: str, folder: str) -> None:
             # Without docstrings, which a service holds in memory and never shows.
             code = compile(packed.read(name), name, "exec", dont_inherit=True, optimize=2)
             target = f"{scratch}/{name}c"
-            os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
+            os.makedirs(os.path.dirname(target), exist_ok=True)
             with open(target, "wb") as file:
                 # PEP 552: no flags, no source time, no source size: nothing is compared.
                 file.write(MAGIC_NUMBER + bytes(12) + marshal.dumps(code))

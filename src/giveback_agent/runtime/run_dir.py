@@ -96,7 +96,9 @@ def write_file(root: str, path: str, text: str) -> bool:
     scratch = f"{full}.new"
     try:
         fd = os.open(
-            scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
+            scratch,
+            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK,
+            0o644,
         )
         try:
             # A cgroup's name may be any bytes. A full file system takes a part of the text.

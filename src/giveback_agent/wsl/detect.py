@@ -250,7 +250,7 @@ def _read_answer(root: str, profile: str, path: str) -> bytes:
     except KernelFileError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return b"-" if os.path.isdir(files.under(root, profile)) else b"0"
-        reason = os.strerror(error.errno) if error.errno else "too long"
+        reason = os.strerror(error.errno) if error.errno else str(error)[len(error.path) + 2 :]
         return b"!" + reason.encode()
 
 

@@ -45,6 +45,8 @@ def unpack_archive(archive: Path, into: Path) -> dict[str, Owner]:
     try:
         with tarfile.open(archive) as members:
             for member in members:
+                if member.name.startswith("/") or ".." in member.name.split("/"):
+                    raise InputError(f"{archive}: a file in it lies outside: {member.name[:100]!r}")
                 owners[member.name.removeprefix("./").rstrip("/")] = (member.uid, member.gid)
     except (OSError, tarfile.TarError) as error:
         reason = str(error).splitlines()[0]

@@ -165,7 +165,11 @@ def _age_s(path: Path) -> float:
 
 
 def unpack(debs: Sequence[Path], into: Path) -> None:
-    """Extract packages into a folder with a merged /usr, without running maintainer scripts."""
+    """Extract packages into a folder with a merged /usr, without running maintainer scripts.
+
+    tar takes no name with `..` in it, and makes links that lead out of the folder after all files. None
+    of the files is writable by others, whatever the umask: programs among them are run on the host.
+    """
     for name in ("bin", "sbin", "lib", "lib64"):
         (into / "usr" / name).mkdir(parents=True, exist_ok=True)
         if not (into / name).exists():
@@ -181,8 +185,11 @@ def _unpack_one(deb: Path, into: Path) -> None:
         ["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as reader:
         done = subprocess.run(
-            ["tar", "-xC", str(into), "--keep-directory-symlink", "--no-same-owner", "-f", "-"],
-            stdin=reader.stdout, capture_output=True, text=True, check=False,
+            [
+                "tar", "-xC", str(into), "--keep-directory-symlink", "--no-same-owner",
+                "--no-same-permissions", "-f", "-",
+            ],
+            stdin=reader.stdout, capture_output=True, text=True, check=False, umask=0o022,
         )  # fmt: skip
     if reader.returncode != 0 or done.returncode != 0:
         raise InputError(

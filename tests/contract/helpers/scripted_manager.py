@@ -19,6 +19,7 @@ from manager_samples import action, status, vm_status
 from giveback.errors import InputError
 from giveback.manager.http.server import Endpoint, Serving, serving
 from giveback.manager.model import ReclaimResult, Returned
+from giveback_kernel.errors import GivebackError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -106,7 +107,7 @@ class Daemon:
             async with serving(self.manager, self.endpoint) as self.serving:
                 self._up.set()
                 await self._end.wait()
-        except InputError as error:
+        except GivebackError as error:
             self._failed = error
             self._up.set()
 

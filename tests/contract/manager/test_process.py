@@ -227,3 +227,30 @@ def test_a_full_disk_under_the_history_stops_nothing(host: Host) -> None:
         manager.until(lambda: any(urgency >= 1 for urgency, *_ in guest.heard))
         manager.until(lambda: manager.vm("web")["resident_bytes"] < 80 * MIB)
         assert daemon.poll() is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts in a namespace of its own: needs root")
+@pytest.mark.parametrize(
+    ("mount", "words"),
+    [("size=64k,nr_inodes=1", "No space left"), ("size=64k,ro", "Read-only file system")],
+)
+def test_a_state_folder_that_takes_nothing_now_is_tried_again(
+    tmp_path: Path, mount: str, words: str
+) -> None:
+    """The unit never starts again what ended with code 2."""
+    (tmp_path / "disk").mkdir()
+    settings = tmp_path / "giveback.toml"
+    settings.write_text(
+        f'[daemon]\nsocket = "{tmp_path}/api.sock"\nstate = "{tmp_path}/disk/state"\n'
+    )
+    program = f'mount -t tmpfs -o {mount} none {tmp_path}/disk && exec "$@"'
+    command = [sys.executable, "-m", "giveback", "daemon", "--settings", str(settings)]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", program, "sh", *command],
+        capture_output=True, text=True, check=False, timeout=DEADLINE_S,
+    )  # fmt: skip
+    if "mount:" in done.stderr or "unshare:" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 1, done.stderr
+    assert words in done.stderr
+    assert "daemon.state" in done.stderr

@@ -8,7 +8,7 @@ import json
 import socket
 from typing import TYPE_CHECKING
 
-from giveback.errors import InputError
+from giveback.errors import InputError, file_error
 from giveback.guest.protocol import parse_object
 from giveback.vmm.clients.sockets import remove_stale, short_path
 
@@ -65,7 +65,7 @@ def _listener(path: Path) -> socket.socket:
         raise
     except OSError as error:
         listener.close()
-        raise InputError(f"{path}: {error.strerror}; daemon.socket names its folder") from error
+        raise file_error(str(path), error, "daemon.socket names its folder") from error
     return listener
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,12 @@ def _statements() -> list[str]:
 def open_for_writing(path: str) -> sqlite3.Connection:
     """The history at `path`, made where there is none. Raises sqlite3.Error, OSError, HistoryError."""
     # Not for others: which VMs there are, and what they do, is not everybody's business.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise HistoryError(f"{path}: not a regular file; history.path names another")
+    finally:
+        os.close(fd)
     connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
     try:
         _prepare(connection, path)
@@ -122,6 +128,8 @@ def open_for_reading(path: str) -> sqlite3.Connection:
     """The history at `path`, read-only, also while it is written. Raises HistoryError."""
     if not Path(path).exists():
         raise HistoryError(f"{path}: there is no history yet; `giveback daemon` writes it")
+    if not Path(path).is_file():
+        raise HistoryError(f"{path}: not a regular file; history.path names another")
     try:
         try:
             return _open_read_only(path, "mode=ro")

@@ -161,9 +161,18 @@ _RENDERING = threading.Lock()
 
 def rendered(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     """The text and its media type, as the scraper accepts it. One at a time: it takes memory."""
-    encode, media_type = choose_encoder(accept[:1000])
+    # Parts of it come back in the answer's own header.
+    is_clean = accept.isascii() and accept.isprintable()
     with _RENDERING:
-        return encode(registry), media_type
+        for header in (accept[:1000] if is_clean else "", ""):
+            try:
+                encode, media_type = choose_encoder(header)
+                return encode(registry), media_type
+            except (ValueError, LookupError, TypeError):
+                # The library takes a header of nonsense apart without looking, here and when it encodes.
+                if not header:
+                    raise
+    raise AssertionError
 
 
 def _plain(name: str, words: str, value: float) -> Metric:

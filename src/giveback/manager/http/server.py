@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import socket
 from dataclasses import dataclass, field
@@ -18,10 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
+from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from giveback.errors import InputError, file_error
 from giveback.manager.http.api import Api, ProblemError
+from giveback.manager.http.audit import Audit, Entry
 from giveback.manager.settings.access import ApiAccess, ApiPeer, Level, group_id, peer_of
 from giveback.manager.settings.values import loopback_of
 from giveback.vmm.clients.sockets import remove_stale
@@ -87,7 +88,7 @@ async def serving(manager: Manager, endpoint: Endpoint) -> AsyncIterator[Serving
     shown = Serving(endpoint.access)
     async with contextlib.AsyncExitStack() as stack:
         unix = stack.enter_context(unix_listener(endpoint))
-        guarded = Guard(api.app(), shown)
+        guarded = Guard(api.app(), shown, endpoint.socket_path)
         await stack.enter_async_context(_running(guarded, unix, stop))
         if endpoint.metrics_listen:
             tcp = stack.enter_context(contextlib.closing(_tcp_listener(endpoint.metrics_listen)))
@@ -221,9 +222,11 @@ class Guard:
     `rules` is None for what everyone who can connect may read.
     """
 
-    def __init__(self, app: ASGIApp, rules: Serving | None) -> None:
+    def __init__(self, app: ASGIApp, rules: Serving | None, socket_path: str = "") -> None:
         self._app = app
         self._rules = rules
+        self._socket_path = socket_path
+        self._audit = Audit()
         self.connections: set[_Connection] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -242,17 +245,24 @@ class Guard:
 
         problem = self._problem(scope, connection.peer)
         answer = self._app if problem is None else problem.response()
+        entry = None if _reads(scope) else Entry(scope, connection.peer, self._socket_path)
         try:
             with connection.answering():
-                await answer(scope, receive, bounded)
-        except (ConnectionAbortedError, asyncio.CancelledError):
-            # uvicorn ends what has not read its answer when the daemon stops: nothing to report.
+                if entry is None:
+                    await answer(scope, receive, bounded)
+                else:
+                    await answer(scope, entry.receiving(receive), entry.sending(bounded))
+        except (ConnectionAbortedError, ClientDisconnect, asyncio.CancelledError):
+            # uvicorn ends what has not read its answer when the daemon stops, and clients leave when
+            # they like: nothing to report.
             return
+        finally:
+            if entry is not None:
+                self._audit.write(entry)
 
     def _problem(self, scope: Scope, peer: ApiPeer) -> ProblemError | None:
-        reads = scope["method"] in ("GET", "HEAD")
         level = self._level(peer)
-        if level < (Level.READ if reads else Level.WRITE):
+        if level < (Level.READ if _reads(scope) else Level.WRITE):
             return _forbidden(peer, level)
         most = CONNECTIONS if level is Level.WRITE else CONNECTIONS_OF_READERS
         if sum(self._level(other.peer) == level for other in self.connections) > most:
@@ -261,6 +271,10 @@ class Guard:
 
     def _level(self, peer: ApiPeer) -> Level:
         return Level.READ if self._rules is None else self._rules.access.level(peer)
+
+
+def _reads(scope: Scope) -> bool:
+    return scope["method"] in ("GET", "HEAD")
 
 
 def _forbidden(peer: ApiPeer, level: Level) -> ProblemError:
@@ -335,7 +349,10 @@ def _bound(path: str, mode: int, group: int) -> socket.socket:
 
 
 def _tcp_listener(address: str) -> socket.socket:
-    """A loopback port. Raises InputError for any other address: VMs' names are in the metrics."""
+    """A loopback port. Raises InputError for any other address: VMs' names are in the metrics.
+
+    HostFaultError for what may pass.
+    """
     try:
         ip, number = loopback_of(address)
     except ValueError as error:
@@ -344,5 +361,4 @@ def _tcp_listener(address: str) -> socket.socket:
     try:
         return socket.create_server((str(ip), number), family=family, backlog=_BACKLOG)
     except OSError as error:
-        reason = os.strerror(error.errno or errno.EINVAL)
-        raise InputError(f"metrics_listen {address!r}: {reason}; name another port") from error
+        raise file_error(f"metrics_listen {address!r}", error, "name another port") from error

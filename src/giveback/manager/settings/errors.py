@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _SHOWN_FAULTS = 50
+_SHOWN_BITS = 256
 _IN_WORDS = "in_words"
 
 
@@ -94,6 +95,8 @@ def _as_given(value: object) -> str:
         return "a table"
     if isinstance(value, list):
         return f"a list of {len(value)}"
+    if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
+        return "a number that long"  # Python refuses to write one of more than 4,300 digits.
     return escape_for_terminal(repr(value), 80)
 
 

@@ -24,11 +24,13 @@ from pydantic import (
     ValidationError,
 )
 
-from giveback.errors import InputError
+from giveback.errors import InputError, file_error
 from giveback.guest import via_daemon
 from giveback.manager.settings import access as access_rules
 from giveback.manager.settings import errors, vm_patterns
 from giveback.manager.settings.values import MemoryMark, loopback_of, mark_of, size_of, span_of
+from giveback_kernel.errors import KernelFileError
+from giveback_kernel.files import open_regular
 
 FILE_LIMIT_BYTES = 1 << 20
 HISTORY_LEAST_BYTES = 8 << 20
@@ -255,14 +257,14 @@ def load(
     """
     chosen = default_path(environ, uid) if path is None else path
     try:
-        with chosen.open("rb") as file:
+        with os.fdopen(open_regular(str(chosen)), "rb") as file:
             data = file.read(FILE_LIMIT_BYTES + 1)
     except FileNotFoundError as error:
         if path is None:
             return from_bytes(b"", "defaults", environ=environ, uid=uid)
         raise InputError(f"{chosen}: there is no such settings file") from error
-    except OSError as error:
-        raise InputError(f"{chosen}: {error.strerror}; these are the settings") from error
+    except (OSError, KernelFileError) as error:
+        raise file_error(str(chosen), error, "these are the settings") from error
     return from_bytes(data, str(chosen), environ=environ, uid=uid)
 
 
@@ -280,8 +282,11 @@ def from_bytes(
         table = tomllib.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InputError(f"{source}: byte {error.start} is no UTF-8, which TOML is") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"{source}: no TOML: {str(error) or 'nested too deeply'}") from error
+    except RecursionError as error:
+        raise InputError(f"{source}: not valid TOML: nested too deeply") from error
+    except ValueError as error:
+        # Also Python's own, for a number of more digits than it reads (4,300).
+        raise InputError(f"{source}: not valid TOML: {error}") from error
     try:
         file = _ADAPTER.validate_python(table)
     except ValidationError as error:

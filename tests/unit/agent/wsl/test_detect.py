@@ -303,9 +303,19 @@ def test_a_file_that_cannot_be_read_is_a_warning(windows: FakeWindows, kind: str
     assert "Failed to open config file /mnt/c/Users/me/.wslconfig" in loaded.warnings[0]
 
 
-def test_a_dead_windows_side_does_not_hang_the_agent(windows: FakeWindows) -> None:
+def test_a_pipe_in_its_place_is_told_at_once(windows: FakeWindows) -> None:
     windows.profile("me", None)
     os.mkfifo(windows.root / "mnt/c/Users/me/.wslconfig")  # nobody will ever write to it
+    found = windows.find()
+    assert found.data is None
+    assert "not a regular file" in found.warnings[0]
+
+
+def test_a_dead_windows_side_does_not_hang_the_agent(
+    windows: FakeWindows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows.profile("me", "")
+    monkeypatch.setattr(wsl_detect, "_read_answer", lambda *_: time.sleep(60))  # 9p waits like that
     windows.program(f"{SYSTEM32}/cmd.exe", "exec cat /dev/zero")
     found = windows.find(timeout_s=1.5)
     assert found.data is None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giveback.manager.devices.leases import LeaseStore, file_name
+from giveback.manager.devices.leases import SUFFIX, LeaseStore, file_name
 from giveback.manager.model import ActionKind, Lease
 
 amounts = st.integers(0, (1 << 57) - 1)
@@ -98,3 +99,11 @@ def test_other_files_and_links_are_left_alone() -> None:
         assert found == ()
         assert len(problems) == 1
         assert len(list(Path(folder).iterdir())) == 2
+
+
+def test_a_pipe_among_the_leases_is_told_and_not_waited_for() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.mkfifo(Path(folder) / f"1-2-balloon{SUFFIX}")
+        found, problems = LeaseStore(Path(folder)).load()
+    assert found == ()
+    assert any("not a regular file" in problem for problem in problems)

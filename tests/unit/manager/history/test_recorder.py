@@ -372,3 +372,17 @@ def test_any_values_can_be_drawn(values: list[int | None], width: int, height: i
     )
     drawn = chart.chart(HistorySpan(0, 3000, 10, None, host, (), (), ()), width, height)
     assert drawn.count("residue") == 1
+
+
+def test_a_pipe_in_its_place_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    os.mkfifo(path)
+    history = History(str(path), 8 << 20)
+    history.status(status(vm_status("web", 1)))
+    deadline_s = time.monotonic() + 60
+    while not any("not a regular file" in problem for problem in history.problems):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    history.close()
+    with pytest.raises(HistoryError, match="not a regular file"):
+        history_reader.read(str(path), 0, 1)

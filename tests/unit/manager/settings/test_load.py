@@ -228,8 +228,8 @@ def test_any_text_is_a_pattern(pattern: str, name: str) -> None:
         ('[access]\nwrite = ["no-such-user-x"]', "access.write[0]: user 'no-such-user-x': there"),
         ('[access]\nwrite = [""]', "access.write[0]: user '': there"),
         ('[access]\nread = ["root", "@{x}"]', "access.read[1]: group '{x}': there"),
-        ("[host", "a.toml: no TOML: "),
-        ("a = 1\na = 2", "a.toml: no TOML: "),
+        ("[host", "a.toml: not valid TOML: "),
+        ("a = 1\na = 2", "a.toml: not valid TOML: "),
     ],
 )
 def test_what_is_wrong_is_named_by_its_full_key(text: str, says: str) -> None:
@@ -260,7 +260,7 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
         load.from_bytes(b"a = \xff", "f")
     with pytest.raises(InputError, match="longer than"):
         load.from_bytes(b"#" * (load.FILE_LIMIT_BYTES + 1), "f")
-    with pytest.raises(InputError, match="no TOML"):
+    with pytest.raises(InputError, match="not valid TOML"):
         load.from_bytes(b"a = " + b"[" * 5000, "f")
 
 
@@ -369,3 +369,18 @@ def test_a_calm_host_may_have_cold_cache_returned() -> None:
     assert load.from_bytes(b'[host]\non_calm = "cold"\n', "x").arbiter.on_calm == "cold"
     with pytest.raises(InputError, match=r"host\.on_calm: must be 'keep' or 'cold'"):
         load.from_bytes(b'[host]\non_calm = "hot"\n', "x")
+
+
+@pytest.mark.parametrize(
+    "key", ["vm.web.floor", "history.keep", "nothing.of.ours", "metrics_listen"]
+)
+@pytest.mark.parametrize("number", ["9" * 4300, "9" * 4301, "9" * 200_000, "0x" + "f" * 200_000])
+def test_a_number_of_any_length_is_refused_in_words(key: str, number: str) -> None:
+    assert len(wrong(f"{key} = {number}\n")) < 1000
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(InputError, match="not a regular file"):
+            load.load(path)

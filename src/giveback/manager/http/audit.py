@@ -1,0 +1,94 @@
+"""Who asked for what over the API, and what came of it: one line in the log for each request that acts.
+
+The peer is the kernel's word (SO_PEERCRED, as it connected). How much a peer can have written is bounded:
+each value by the log's own limits, the lines by a rate for each user; what is left out is counted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import structlog
+
+from giveback.guest.rate_limits import Bucket
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
+
+    from giveback.manager.settings.access import ApiPeer
+
+LOGGER = "giveback.manager.http.audit"
+TEXT_LIMIT_BYTES = 400
+LINES_A_SECOND, LINES_BURST = 0.5, 30.0
+USERS_MOST = 256
+"""Users whose rate is remembered; the one that asked least lately is forgotten."""
+
+
+class Audit:
+    """Writes the lines, so many for each user."""
+
+    def __init__(self) -> None:
+        self._users: OrderedDict[int, Bucket] = OrderedDict()
+        self._left_out = 0
+
+    def write(self, entry: Entry) -> None:
+        """Write what was asked, or count it where its user has asked for too much."""
+        now_s = time.monotonic()
+        bucket = self._users.pop(entry.peer.uid, None) or Bucket(LINES_A_SECOND, LINES_BURST)
+        self._users[entry.peer.uid] = bucket
+        if len(self._users) > USERS_MOST:
+            self._users.popitem(last=False)
+        if not bucket.take(1.0, now_s):
+            self._left_out += 1
+            return
+        more = {"left_out": self._left_out} if self._left_out else {}
+        self._left_out = 0
+        structlog.get_logger(LOGGER).info("asked", **entry.values(now_s), **more)
+
+
+class Entry:
+    """One request, read and answered through `receive` and `send`."""
+
+    def __init__(self, scope: Scope, peer: ApiPeer, socket_path: str) -> None:
+        self.peer = peer
+        self._socket_path = socket_path
+        self._asked = f"{scope['method']} {scope['path']}"
+        self._began_s = time.monotonic()
+        self._body = self._answer = b""
+        self._status = 0
+
+    def receiving(self, receive: Receive) -> Receive:
+        """Keep the beginning of what the client sends."""
+
+        async def kept() -> Message:
+            message = await receive()
+            self._body += message.get("body", b"")[: TEXT_LIMIT_BYTES - len(self._body)]
+            return message
+
+        return kept
+
+    def sending(self, send: Send) -> Send:
+        """Keep the code and the beginning of what the client is sent."""
+
+        async def kept(message: Message) -> None:
+            self._status = message.get("status", self._status)
+            part = message.get("body", b"")
+            self._answer += bytes(part[: TEXT_LIMIT_BYTES - len(self._answer)])
+            await send(message)
+
+        return kept
+
+    def values(self, now_s: float) -> dict[str, object]:
+        """The line's values; `status` is 0 where the client left before it was answered."""
+        return {
+            "uid": self.peer.uid,
+            "pid": self.peer.pid,
+            "socket": self._socket_path,
+            "asked": self._asked[:TEXT_LIMIT_BYTES],
+            "body": self._body,
+            "status": self._status,
+            "answer": self._answer,
+            "took_s": round(now_s - self._began_s, 3),
+        }
