@@ -1,15 +1,18 @@
-"""What the agent returns, how soon, and what it costs: real VMs, figures measured on the host.
+"""Measure what the agent returns, how soon, and what it costs: real VMs, measured on the host.
 
     .venv/bin/python benchmarks/agent.py returns [--kernels 6.12,6.1] [--mem 2G,4G]
     .venv/bin/python benchmarks/agent.py pairs [--pairs 5]
     .venv/bin/python benchmarks/agent.py editor
     .venv/bin/python benchmarks/agent.py quiet [--minutes 10]
 
-`returns`: residue 90 s after the work's end, seconds of idleness until half and 90 % of what could be
-returned was back. `pairs`: the work and the re-read of its hot set after an idle minute, with and
-without the agent, two VMs side by side, ratio of medians. `editor`: a guest that is never idle
-against one that is. `quiet`: the service's own CPU and memory while nothing happens. Absolute times
-under emulation mean nothing; ratios and bytes do. Leave the machine alone meanwhile.
+- `returns`: residue 90 s after the workload's end; seconds of idleness until half and 90 % of the
+  returnable memory was back.
+- `pairs`: the workload and the re-read of its hot set after an idle minute, with and without the agent,
+  in two VMs side by side; ratio of medians.
+- `editor`: a guest that is never idle against one that is.
+- `quiet`: the service's own CPU and memory while nothing happens.
+
+Under emulation absolute times mean nothing; ratios and bytes do. Do not use the machine meanwhile.
 """
 
 from __future__ import annotations
@@ -92,7 +95,7 @@ class Guest:
         return used - memory.file_bytes - memory.s_reclaimable_bytes + self.hot_bytes
 
     async def reread(self) -> tuple[float, int]:
-        """Seconds, and bytes that came from disk."""
+        """Return the seconds of the re-read, and the bytes that came from disk."""
         before = await self._read_bytes()
         done = await self.vm.guest.exec("python3", GUEST_LAB, "reread", "/work")
         return json.loads(done.lines[-1])["reread_s"], await self._read_bytes() - before
@@ -129,7 +132,8 @@ async def returns(args: argparse.Namespace) -> None:
                 await guest.begin(agent=True)
                 await guest.work()
                 ended, start = time.monotonic(), guest.samples[-1][1]
-                # The first sample after the work's end: the one before has the work's memory in it.
+                # The first sample after the workload's end: the one before still has the workload's
+                # memory in it.
                 await asyncio.sleep(1.5 * SAMPLE_S)
                 needed = guest.needed_bytes()
                 await asyncio.sleep(AFTER_WORK_S - 1.5 * SAMPLE_S)
@@ -216,7 +220,7 @@ async def quiet(args: argparse.Namespace) -> None:
 
 
 async def cpu_ticks(guest: Guest) -> int:
-    """utime + stime of the service and of its workers that have ended."""
+    """Return utime + stime of the service and of its ended workers."""
     stat = (await guest.vm.guest.exec("cat", f"/proc/{guest.agent_pid}/stat")).text
     return sum(int(word) for word in stat.rpartition(")")[2].split()[11:15])
 

@@ -1,9 +1,11 @@
-"""What the host's commands cost with two live VMs, cold: a new process each time, bytecode compiled.
+"""Measure what the host's commands cost with two live VMs, cold: a new process each time, bytecode compiled.
 
-One VM has an agent that answers at once; the other is a paused QEMU with the agent's port and nobody in the
-guest, where a command may wait in vain. Run: `python benchmarks/commands.py [--runs 7] [--against DIR]`; with
-DIR, another source tree, each run of one is followed by one of the other, and ratios are printed. Other VMs
-of the host count in `ps` and `doctor`: as root, `unshare -p -f --mount-proc` before it hides them.
+    .venv/bin/python benchmarks/commands.py [--runs 7] [--against DIR]
+
+One VM has an agent that answers at once. The other is a paused QEMU with the agent's port and no
+process in the guest, so a command may wait there until its deadline. With DIR, another source tree,
+the runs of both trees alternate, and ratios are printed. Other VMs of the host count in `ps` and
+`doctor`: as root, `unshare -p -f --mount-proc` hides them.
 """
 
 from __future__ import annotations
@@ -48,7 +50,10 @@ def main() -> None:
 
 
 def measured(words: str, trees: list[Path], runs: int, folder: str) -> list[list[float]]:
-    """Seconds of each run, by tree; the trees take turns, and a first run, which compiles, is not counted."""
+    """Return the seconds of each run, by tree.
+
+    The trees alternate. A first run, which compiles, is not counted.
+    """
     found: list[list[float]] = [[] for _ in trees]
     for _ in range(runs + 1):
         for number, tree in enumerate(trees):
@@ -63,7 +68,7 @@ def once(words: str, tree: Path, bytecode: str) -> float:
     started_s = time.monotonic()
     done = subprocess.run(command, capture_output=True, env=environment, check=False)
     wall_s = time.monotonic() - started_s
-    # doctor exits with 1 where it finds something.
+    # doctor exits with 1 if it finds something.
     if done.returncode not in (0, 1):
         raise SystemExit(f"{words}: {done.stderr.decode()}")
     return wall_s

@@ -1,8 +1,10 @@
-"""What `giveback daemon` costs on a host with many VMs, and how soon all of them hear of a need.
+"""Measure what `giveback daemon` costs on a host with many VMs, and how soon all of them get an urgency.
 
-The VMs are real processes with real RAM and as many mappings as QEMU has; their monitors and agents
-answer from other processes. The daemon runs whole, with its socket, its metrics and its history, on a
-root that shows these processes only. Run: `python benchmarks/daemon.py [VMS ...]` (10 100 1000).
+    .venv/bin/python benchmarks/daemon.py [VMS ...]     (10 100 1000)
+
+The VMs are real processes with real RAM and as many mappings as QEMU has; other processes answer
+for their monitors and agents. The daemon runs completely, with its socket, its metrics and its
+history, on a root that shows these processes only.
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ def farm(folder: Path, first: int, last: int) -> None:
 
 
 def be_a_vm(libc: ctypes.CDLL) -> None:
-    """RAM of a memfd, a few hundred mappings more, and nothing to do."""
+    """Map RAM of a memfd and a few hundred further mappings, then do nothing."""
     libc.prctl(1, signal.SIGKILL)
     fd = os.memfd_create("ram")
     os.ftruncate(fd, RAM_BYTES)
@@ -170,7 +172,7 @@ class Agents:
 
 
 class Scripted:
-    """Recognises the farm's processes by their PID; QEMU's backend asks them."""
+    """Recognise the farm's processes by their PID, with QEMU's backend for queries."""
 
     name = "qemu"
     layout_taints = False
@@ -202,7 +204,7 @@ class Scripted:
 
 
 async def serve(folder: Path) -> None:
-    """The daemon with all its surfaces; prints its oldest sample's age every second."""
+    """Run the daemon with all its surfaces; print its oldest sample's age every second."""
     from giveback.manager import logs
     from giveback.manager.daemon import Daemon
     from giveback.manager.devices.fallback import Fallbacks
@@ -305,7 +307,7 @@ def once(folder: Path, count: int) -> tuple[float, int, int, float, float, float
 
 @contextlib.contextmanager
 def farmed(folder: Path, first: int, last: int) -> Iterator[dict[int, int]]:
-    """A farm that runs while the block does: numbers by PID."""
+    """Run a farm during the block; yield numbers by PID."""
     child = subprocess.Popen(
         [sys.executable, __file__, "--farm", str(folder), str(first), str(last)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -338,7 +340,7 @@ def read_for(ages: object, seconds: float) -> list[list[float]]:
 
 
 def next_line(ages: object) -> list[float]:
-    """The daemon's next report; other lines are what it logs."""
+    """Return the daemon's next report, skipping its log lines."""
     while line := ages.readline():  # type: ignore[attr-defined]
         if line.startswith("[") and line[1:2].isdigit():
             return [float(value) for value in json.loads(line)]
@@ -357,7 +359,7 @@ def wait_until_all(ages: object, count: int) -> None:
 
 
 def tell_all(host: Host, folder: Path, count: int) -> float:
-    """Seconds from the host's shortage until the last agent has heard of it; the worst of several."""
+    """Return the worst seconds from the host's shortage until the last agent has its urgency."""
     worst_s = 0.0
     for _ in range(EVENTS):
         host.set_available(HOST_BYTES // 2)

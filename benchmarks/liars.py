@@ -1,8 +1,10 @@
-"""How long a host lasts with guests that lie: a table of simulated seconds until nothing is available.
+"""Simulate how long a host lasts with guests that lie: seconds until nothing is available, as a table.
 
-`python benchmarks/liars.py`: 20 guests that keep their word (256 MiB of trapped memory and cold cache each,
-1 GiB of warm cache), a host of 64 GiB with 7 GiB available that loses 256 MiB/s, and 0 to 128 liars that
-hold 64 MiB each and show 8 GiB more as cold cache. Takes a minute.
+    .venv/bin/python benchmarks/liars.py     (takes a minute)
+
+There are 20 honest guests (256 MiB of trapped memory and of cold cache each, 1 GiB of warm cache)
+on a host of 64 GiB with 7 GiB available that loses 256 MiB/s. 0 to 128 liars hold 64 MiB each and
+report 8 GiB more as cold cache.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""One workload on every kernel, machine and guest that the lab has: a row for each, unattended.
+"""Run one workload on every kernel, machine and guest of the lab: one row each, unattended.
 
-`python benchmarks/matrix.py [--rows all|7.3,arm64-16k,6.12-amd64-small] [--out FOLDER] [--at-once 2]`.
-Started again, it measures only rows that are missing, that failed, or that another agent was measured for
-(`--again`: all). `--page docs/kernels.md` writes the table of all stored rows between the page's markers;
-with `--report-only` nothing is measured.
+    .venv/bin/python benchmarks/matrix.py [--rows all|7.3,arm64-16k,6.12-amd64-small] [--out FOLDER]
+        [--at-once 2]
+
+Started again, it measures only rows that are missing, that failed, or that were measured with
+another agent (`--again`: all). `--page docs/kernels.md` writes the table of all stored rows between
+the page's markers; with `--report-only` nothing is measured.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ def main() -> int:
 async def measure_all(
     rows: tuple[MatrixRow, ...], store: RowStore, mem_bytes: int, at_once: int, again: bool
 ) -> None:
-    """Measure the rows, some side by side; each is stored as it ends."""
+    """Measure the rows, some side by side; each is stored when it ends."""
     waiting = iter(enumerate(rows, 1))
 
     async def take_rows() -> None:
@@ -78,7 +80,7 @@ async def measure_all(
 async def measure_one(
     row: MatrixRow, store: RowStore, mem_bytes: int, again: bool
 ) -> RowResult | None:
-    """Measure and store a row; None where it is there already."""
+    """Measure and store a row; return None if it is already stored."""
     try:
         lab, accel = await prepared(row, lambda _: None)
     except InputError as error:

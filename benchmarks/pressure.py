@@ -1,9 +1,10 @@
-"""Two real VMs on a small host, and a hog that wants more than is free: with the manager and without.
+"""Run two real VMs on a small host with a hog that wants more than is free, with and without the manager.
 
-The small host is a memory cgroup around the VMs and the hog. Each way runs on VMs of its own: `manager`
-(agents in the guests, `giveback daemon` on the host), `agents` (the same without a daemon) and `none`
-(free page reporting alone); `+swap` after it gives the host 1 GiB of swap for that run.
-Run as root: `python benchmarks/pressure.py [--ways manager,none,none+swap] [--out FOLDER]`.
+    .venv/bin/python benchmarks/pressure.py [--ways manager,none,none+swap] [--out FOLDER]     (as root)
+
+The small host is a memory cgroup around the VMs and the hog. Each way runs on new VMs: `manager`
+(agents in the guests, `giveback daemon` on the host), `agents` (the same without a daemon) and
+`none` (free page reporting alone). `+swap` gives the host 1 GiB of swap for that run.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("giveback-pressure"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    # So that a swap file and the cgroup do not outlive it.
+    # So that a swap file and the cgroup do not outlive this process.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     asyncio.run(run_all(args.ways.split(","), args.out))
 
@@ -80,12 +81,12 @@ def words_of(way: str) -> str:
 
 @contextlib.contextmanager
 def swap(size_bytes: int) -> Iterator[None]:
-    """A swap file of this size for as long as the context lasts; 0 is none."""
+    """Use a swap file of this size during the block; 0 means none."""
     if not size_bytes:
         yield
         return
     with tempfile.NamedTemporaryFile(dir="/var/tmp", prefix="giveback-swap-") as file:
-        # Written, not only reserved: the kernel swaps to no file with holes.
+        # Written, not only reserved: the kernel does not swap to a file with holes.
         for _ in range(size_bytes // MIB):
             file.write(bytes(MIB))
         file.flush()
@@ -98,7 +99,7 @@ def swap(size_bytes: int) -> Iterator[None]:
 
 
 def table(runs: dict[str, PressureRun]) -> str:
-    """One row a way."""
+    """Return one row per way."""
     head = ["", "hog", "took s", "OOM kills", "VMs lost", "VM swap MiB", "back MiB",
             "least avail. MiB", "work done less %", "a unit longer %", "unit ms before"]  # fmt: skip
     rows = [head]
@@ -124,7 +125,7 @@ def numbers(values: list[float | None], times: float) -> str:
 
 
 def draw(runs: dict[str, PressureRun], path: Path) -> None:
-    """Memory above, the guests' work below, a column a way."""
+    """Draw memory above and the guests' workload below, one column per way."""
     figure, axes = plt.subplots(
         2, len(runs), figsize=(5.5 * len(runs), 7), sharex="col", sharey="row", squeeze=False,
         height_ratios=(2, 1),

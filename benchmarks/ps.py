@@ -1,7 +1,9 @@
-"""What `giveback ps` costs on a host with many VMs: wall and CPU time, and per VM.
+"""Measure what `giveback ps` costs on a host with many VMs: wall and CPU time, and per VM.
 
-The VMs are real small processes with QEMU's name, command line and a RAM mapping; their monitors and
-agents answer at once, from another process. Run: `python benchmarks/ps.py [VMS ...]` (1 25 50 100).
+    .venv/bin/python benchmarks/ps.py [VMS ...]     (1 25 50 100)
+
+The VMs are real small processes with QEMU's name, command line and a RAM mapping; another process
+answers for their monitors and agents at once.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def shown(seconds: list[float]) -> str:
 
 
 def measured(wanted: int, environment: dict[str, str]) -> tuple[list[float], list[float]]:
-    """Wall and CPU seconds of `ps`; a first run, which compiles, is not counted."""
+    """Return wall and CPU seconds of `ps`; a first run, which compiles, is not counted."""
     found = [once(environment) for _ in range(RUNS + 1)][1:]
     for _, _, rows in found:
         if rows < wanted:

@@ -1,15 +1,21 @@
-"""What the agent costs in large guests: curves over cgroups, CPUs and NUMA nodes, on generated trees.
+"""Measure what the agent costs in large guests, by cgroups, CPUs and NUMA nodes, on generated trees.
 
     .venv/bin/python benchmarks/scale.py [--cgroups 100,1000,4000,10000] [--cpus 8,64] [--nodes 1,8]
 
-A tree has a guest's kernel files: 16 GiB, the CPUs and nodes, one folder for each cgroup, an lru_gen of all
-of them, with cold cache in 40. It is read as the service reads it, in an interpreter started as it is.
-`sample`, `picture`: CPU time of one sample and of one full picture. `quiet`: the part of a CPU that these
-take at the periods of a quiet guest. `Pss`: of that process. `pass`: CPU time of a pass's cold cache, with
-the number of evictions; `ended`: of measuring the cache of ended cgroups; `lists`: of asking all cgroups by
-their lists, where lru_gen may not be read; `peak`: the largest resident memory of processes that do these.
-Reading a file takes the time of this machine's file system: what a kernel takes to print it is not in it; see
-docs/scale.md for real guests.
+A tree has the kernel files of a guest with 16 GiB, the CPUs and nodes, one folder for each cgroup,
+and an lru_gen of all cgroups, with cold cache in 40. It is read as the service reads it, in an
+interpreter started as the service's is. The columns:
+
+- `sample`, `picture`: CPU time of one sample and of one full snapshot.
+- `quiet`: the fraction of a CPU that these take at the periods of a quiet guest.
+- `Pss`: of that process.
+- `pass`: CPU time of a pass's cold cache, with the number of evictions.
+- `ended`: CPU time of measuring the cache of ended cgroups.
+- `lists`: CPU time of reading every cgroup's lists, for kernels where lru_gen may not be read.
+- `peak`: the largest resident memory of processes that do these.
+
+Reading a file takes the time of this machine's file system, without the time in which a kernel
+prints it; see docs/scale.md for real guests.
 """
 
 from __future__ import annotations
@@ -184,7 +190,7 @@ def main() -> None:
         f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs, Python {sys.version.split()[0]}"
     )
     print("| " + " | ".join(ALL_COLUMNS) + " |\n" + "|---" * len(ALL_COLUMNS) + "|", flush=True)
-    # One curve for each size, the others at their least.
+    # One curve for each size, with the others at their minimum.
     rows = [(count, cpus[0], nodes[0]) for count in cgroups]
     rows += [(cgroups[0], count, nodes[0]) for count in cpus[1:]]
     rows += [(count, cpus[-1], nodes[-1]) for count in (cgroups[0], cgroups[-1])]
@@ -210,7 +216,8 @@ def measured(source: str, folder: str, cgroups: int, cpus: int, nodes: int) -> s
     words = ran.stdout.split()
     sample_s, picture_s, poll_s, pss_kib, pass_s = (float(word) for word in words[:5])
     steps, (ended_s, lists_s), peak_kib = words[5], (float(w) for w in words[6:8]), float(words[8])
-    # The service's periods in a quiet guest: polling.QUIET_PERIOD_S, every sixth a picture; end_watch.
+    # The service's periods in a quiet guest: polling.QUIET_PERIOD_S, every sixth a snapshot;
+    # end_watch.
     quiet = sample_s / 10 + picture_s / 60 + poll_s / 5
     return (
         f"| {cgroups} | {cpus} | {nodes} | {size / 1e6:.2f} MB | {sample_s * 1e3:.2f} ms "
@@ -220,7 +227,7 @@ def measured(source: str, folder: str, cgroups: int, cpus: int, nodes: int) -> s
 
 
 def plant_machine(root: Path, cpus: int, nodes: int) -> None:
-    """Write a guest's kernel files, but for its cgroups."""
+    """Write a guest's kernel files, except for its cgroups."""
     for name in ("meminfo", "vmstat"):
         put(root, f"proc/{name}", memory_text(name))
     for name in ("cpu", "memory", "io"):
@@ -252,7 +259,7 @@ def plant_cgroups(root: Path, cgroups: int) -> None:
 
 
 def plant_lists(root: Path, cgroups: int, nodes: int) -> int:
-    """Write lru_gen, and the sizes of the cold cgroups' lists; returns its length in bytes."""
+    """Write lru_gen, and the sizes of the cold cgroups' lists; return its length in bytes."""
     lru = [lists_of(1, "/", nodes, 0)]
     for number in range(cgroups):
         path, cold = path_of(number), cold_pages(number, cgroups)
@@ -274,7 +281,7 @@ def cold_pages(number: int, cgroups: int) -> int:
 
 
 def lists_of(number: int, path: str, nodes: int, cold_pages: int) -> str:
-    """What lru_gen_seq_show() prints of one cgroup; the first node has the cold pages."""
+    """Return the output of lru_gen_seq_show() for one cgroup; the first node has the cold pages."""
     text = f"memcg {number:5d} {path}\n"
     for node in range(nodes):
         text += f" node {node:5d}\n"
@@ -284,7 +291,7 @@ def lists_of(number: int, path: str, nodes: int, cold_pages: int) -> str:
 
 
 def memory_text(name: str) -> str:
-    """Nothing dirty: what is largely dirty would be left alone."""
+    """Return meminfo with nothing dirty, because largely dirty cache would be left alone."""
     lines = sample(name).splitlines()
     return "".join(("Dirty: 0 kB" if x.startswith("Dirty:") else x) + "\n" for x in lines)
 
@@ -299,7 +306,7 @@ def stat_text(cpus: int) -> str:
 
 
 def zone_text(zones: str, node: int, cpus: int) -> str:
-    """The sample's zones, with a list for each CPU of this node."""
+    """Return the sample's zones, with a list for each CPU of this node."""
     found = []
     for chunk in numbered(zones, node).split("\nNode "):
         head, mark, tail = chunk.partition("    cpu: 0\n")

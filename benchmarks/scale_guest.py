@@ -1,12 +1,13 @@
-"""What the agent costs in a real guest with many cgroups: the kernel's part of it included.
+"""Measure what the agent costs in a real guest with many cgroups, including the kernel's part.
 
     .venv/bin/python benchmarks/scale_guest.py [--cgroups 100,1000,4000] [--cpus 8] [--quiet 120]
 
-Ten of the cgroups have read a file of 16 MiB once. For each number of cgroups: the length of lru_gen; CPU
-time to read it, the kernel's alone and with our own; CPU time, evictions and MiB of a pass's cold cache, and
-CPU time of reading all lists, for where lru_gen may not be read; the part of a CPU that the service then
-takes in `--quiet` seconds, and its Pss. Under emulation CPU time is 10 to 50 times a real machine's: what
-counts is how it grows.
+Ten of the cgroups have read a file of 16 MiB once. For each number of cgroups it prints the length
+of lru_gen and the CPU time to read it: the kernel's alone, and with the agent's. Then CPU time,
+evictions and MiB of a pass's cold cache. Then the CPU time of reading all lists, for kernels where
+lru_gen may not be read. Last the fraction of a CPU that the service then takes in `--quiet`
+seconds, and its Pss. Under emulation CPU time is 10 to 50 times a real machine's: only its growth
+counts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from giveback_lab.vms.emulator import find_emulator
 from giveback_lab.vms.vm import LabVm, VmSpec
 
 DEADLINE_S = 900
-# In the guest, where nobody else is.
+# In the guest, with no other load.
 PROGRAM_PATH = "/work/scale.py"
 SETTLE_S = 60.0
 PROGRAM = """
@@ -124,7 +125,7 @@ async def measure(args: argparse.Namespace) -> None:
 
 
 async def quiet_cost(vm: LabVm, seconds: float) -> str:
-    """The service's own CPU time once the guest is quiet, and its memory."""
+    """Return the service's own CPU time once the guest is quiet, and its memory."""
     pid = await start_agent(vm)
     await asyncio.sleep(SETTLE_S)
     before = await ticks(vm, pid)
@@ -137,7 +138,7 @@ async def quiet_cost(vm: LabVm, seconds: float) -> str:
 
 
 async def ticks(vm: LabVm, pid: int) -> int:
-    """utime + stime of the service and of its workers that have ended."""
+    """Return utime + stime of the service and of its ended workers."""
     stat = (await vm.guest.exec("cat", f"/proc/{pid}/stat")).text
     return sum(int(word) for word in stat.rpartition(")")[2].split()[11:15])
 

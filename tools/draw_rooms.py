@@ -1,9 +1,9 @@
 """Draw the rooms of this repository and who imports whom, as measured from the sources.
 
     .venv/bin/python tools/draw_rooms.py            write docs/images/rooms.svg, and ARCHITECTURE.md's table
-    .venv/bin/python tools/draw_rooms.py --check    exit 1 where either is stale
+    .venv/bin/python tools/draw_rooms.py --check    exit 1 if either is stale
 
-A room stands above all that it imports. An arrow that a longer way implies is not drawn.
+A room stands above all rooms that it imports. An arrow that a longer path implies is not drawn.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _BOX = (1.0, 0.52)
 
 
 def table(graph: ImportGraph) -> str:
-    """The rooms of each distribution from the ground up, with what each is for and imports."""
+    """Return the rooms of each distribution from the ground up, with their purpose and imports."""
     height = floors(graph.room_imports)
     lines = []
     for distribution, packages in DISTRIBUTIONS.items():
@@ -64,25 +64,25 @@ def table(graph: ImportGraph) -> str:
 
 
 def short(room: str) -> str:
-    """A room's name without what all rooms share."""
+    """Return a room's name without the prefix that all rooms share."""
     return room.replace("giveback_", "").replace("giveback.", "")
 
 
 def size(graph: ImportGraph, room: str) -> int:
-    """Lines of a room's modules."""
+    """Return the number of lines of a room's modules."""
     modules = (m for m, where in graph.rooms.items() if where == room)
     return sum(graph.files[m].read_text().count("\n") for m in modules)
 
 
 def about(graph: ImportGraph, room: str) -> str:
-    """The first sentence of the room's docstring."""
+    """Return the first sentence of the room's docstring."""
     text = ast.get_docstring(ast.parse(graph.files[room].read_bytes())) or ""
     first = " ".join(text.split("\n\n")[0].split())
     return re.split(r"(?<=[.]) ", first)[0].rstrip(".").replace("|", "\\|")
 
 
 def reduced(graph: dict[str, frozenset[str]]) -> list[tuple[str, str]]:
-    """The arrows that no longer way implies, of a graph without circles."""
+    """Return the arrows that no longer path implies, of a graph without circles."""
     below: dict[str, set[str]] = {}
 
     def reach(node: str) -> set[str]:
@@ -99,7 +99,7 @@ def reduced(graph: dict[str, frozenset[str]]) -> list[tuple[str, str]]:
 
 
 def places(graph: dict[str, frozenset[str]]) -> dict[str, tuple[float, float]]:
-    """Each room's place: its floor, and the packages side by side in the order of `TOP`."""
+    """Return each room's place: its floor, and the packages side by side in the order of `TOP`."""
     height = floors(graph)
     lanes = {"giveback_kernel": 0.0, "giveback_agent": 0.0, "giveback": 4.2}
     lanes |= {"giveback_lab_guest": 10.4, "giveback_lab": 10.4}
@@ -116,7 +116,7 @@ def places(graph: dict[str, frozenset[str]]) -> dict[str, tuple[float, float]]:
 
 
 def draw(graph: ImportGraph, mark: str) -> None:
-    """Write the picture; `mark` is kept in it, so that a stale one is known without drawing."""
+    """Write the picture. `mark` is kept in it, so that a stale one is found without drawing."""
     import matplotlib as mpl  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
@@ -162,7 +162,7 @@ def _box(axes: Axes, room: str, x: float, y: float, lines: int) -> None:
 
 
 def main() -> int:
-    """Write, or with --check compare; returns the exit code."""
+    """Write, or with --check compare; return the exit code."""
     graph = read_graph()
     made = table(graph)
     edges = {room: sorted(used) for room, used in sorted(graph.room_imports.items())}
@@ -188,7 +188,7 @@ def main() -> int:
 
 
 def _without_sizes(text: str) -> str:
-    """The table without lines of code, which change with every commit."""
+    """Return the table without lines of code, which change with every commit."""
     return re.sub(r"^(\| \d+ \| `[\w.]+` \|) \d+ \|", r"\1", text, flags=re.MULTILINE)
 
 

@@ -1,7 +1,8 @@
-"""Read who imports whom from the sources: nothing is imported, so that no import can hide in a function.
+"""Read who imports whom from the sources. Nothing is imported, so no import can hide in a function.
 
-A *room* is a package. In the packages of `OPEN` each module is a room of its own, as it is the ground that
-the packages beside it stand on (`giveback/manager/model.py`) or their roof (`giveback/manager/daemon.py`).
+A *room* is a package. In the packages of `OPEN` each module is a room of its own: it is either the
+ground that the packages beside it stand on (`giveback/manager/model.py`) or their roof
+(`giveback/manager/daemon.py`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class ImportGraph:
 
     @cached_property
     def rooms(self) -> dict[str, str]:
-        """Each module's room; packages' faces, which define nothing, have none."""
+        """Each module's room; an `__init__` that defines nothing has none."""
         return {m: self._room(m) for m in self.files if self.files[m].name != "__init__.py"}
 
     @cached_property
@@ -51,13 +52,13 @@ def read_graph() -> ImportGraph:
 
 
 def module_name(path: Path) -> str:
-    """Name a file below `src/` as an import would."""
+    """Return the name by which a file below `src/` is imported."""
     parts = path.relative_to(SRC).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imports_of(path: Path, types_too: bool = True) -> set[str]:
-    """Every module that a file imports, anywhere in it; `types_too`: also for type checkers alone."""
+    """Return every module that a file imports, anywhere; with `types_too` also under TYPE_CHECKING."""
     found: set[str] = set()
     pending: list[ast.AST] = [ast.parse(path.read_bytes())]
     while pending:
@@ -76,13 +77,13 @@ def imports_of(path: Path, types_too: bool = True) -> set[str]:
 
 
 def _imported(module: str, name: str) -> str:
-    """`from a import b` imports a.b where that is a module, else a."""
+    """Return what `from a import b` imports: a.b if that is a module, else a."""
     path = SRC / module.replace(".", "/") / name
     return f"{module}.{name}" if path.is_dir() or path.with_suffix(".py").is_file() else module
 
 
 def circles(graph: dict[str, frozenset[str]]) -> list[list[str]]:
-    """Every strongly connected group of more than one node (Tarjan 1972)."""
+    """Return every strongly connected group of more than one node (Tarjan 1972)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -110,7 +111,7 @@ def circles(graph: dict[str, frozenset[str]]) -> list[list[str]]:
 
 
 def floors(graph: dict[str, frozenset[str]]) -> dict[str, int]:
-    """Each node's floor: 1 for one that imports nothing, else one above the highest it imports."""
+    """Return each node's floor: 1 without imports, else one above the highest that it imports."""
     known: dict[str, int] = {}
 
     def floor(node: str) -> int:

@@ -1,5 +1,7 @@
-"""The lab's program in a guest: `serve` answers the host, `work` and `reread` are its workloads,
-`strategy` is another system's way to return memory, `bench` the benchmark's works.
+"""The lab's program in a guest.
+
+`serve` answers the host, `work` and `reread` are its workloads, `strategy` is another system's way
+to return memory, `bench` runs the benchmark's workloads.
 """
 
 from __future__ import annotations

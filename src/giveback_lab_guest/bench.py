@@ -1,8 +1,14 @@
-"""The benchmark's works in a guest: what is done, what is read again, what goes on for ever.
+"""The benchmark's workloads in a guest: what is done, what is read again, what keeps running.
 
-Every size is a fraction of the guest's RAM, every content follows from the seed. A work has the steps
-`run` (its last line says how long it took), `reread` (its hot set once more), `again` (what has ended starts
-once more), `report` (of what goes on), `clean` and `linger`.
+Every size is a fraction of the guest's RAM, every content follows from the seed. A workload has
+these steps:
+
+- `run`: the workload; the last line of output says how long it took.
+- `reread`: read its hot set again.
+- `again`: start again what has ended.
+- `report`: the figures of what keeps running.
+- `clean`: remove the workload's files.
+- `linger`: start what keeps running.
 """
 
 from __future__ import annotations
@@ -43,7 +49,7 @@ DROP_CACHES = "/proc/sys/vm/drop_caches"
 
 
 def bench(words: list[str]) -> int:
-    """`STEP WORK FOLDER RAM_BYTES SEED CPUS`, `drop`, `keep BYTES`, or `ended …`; returns an exit code."""
+    """Run `STEP WORK FOLDER RAM_BYTES SEED CPUS`, `drop`, `keep BYTES` or `ended …`; return an exit code."""
     step = words[0]
     if step == "drop":
         return drop()
@@ -58,7 +64,7 @@ def bench(words: list[str]) -> int:
 
 
 def run(job: Job) -> int:
-    """Do the work; says how long it took and how much of it is its hot set."""
+    """Run the workload; print how long it took and the bytes of its hot set."""
     begin = time.monotonic()
     for name, act in job.phases():
         say(phase=name)
@@ -68,8 +74,8 @@ def run(job: Job) -> int:
 
 
 def reread(job: Job) -> int:
-    """Read the hot set; says how long it took and how much of it came from disk."""
-    # The reader's own code and lists must be in memory: what is measured is the hot set.
+    """Read the hot set; print how long it took and how many bytes came from disk."""
+    # The reader's own code and lists must be in memory first: only the hot set is to be measured.
     read_again = job.prepare_reread()
     before = read_bytes()
     begin = time.monotonic()
@@ -80,26 +86,26 @@ def reread(job: Job) -> int:
 
 
 def clean(job: Job) -> int:
-    """Remove what the work has made."""
+    """Remove the workload's files."""
     job.clean()
     say(done=True)
     return 0
 
 
 def linger(job: Job) -> int:
-    """What goes on after the work, for ever."""
+    """Run what keeps running after the workload, without end."""
     say(done=True)
     job.linger()
     return 0
 
 
 def deploy(job: Job) -> int:
-    """The work, and then what goes on for ever: as one service does it."""
+    """Run the workload, then what keeps running: as a single service does."""
     return run(job) or linger(job)
 
 
 def again(job: Job) -> int:
-    """Start once more what has ended; says how long it took."""
+    """Start again what has ended; print how long it took."""
     begin = time.monotonic()
     job.again()
     say(again_s=time.monotonic() - begin)
@@ -107,13 +113,13 @@ def again(job: Job) -> int:
 
 
 def report(job: Job) -> int:
-    """What goes on says what it has done so far."""
+    """Print the figures of what keeps running."""
     say(**job.report())
     return 0
 
 
 def warm(job: Job) -> int:
-    """The process that keeps a work's hot files: it stays."""
+    """Be the process that holds a workload's hot files; it does not exit."""
     job.warm()
     return 0
 
@@ -131,7 +137,7 @@ STEPS = {
 
 
 def drop() -> int:
-    """Drop all clean cache and slab, once. Dirty pages are written first: only clean ones go."""
+    """Write dirty pages, then drop all clean cache and slab, once."""
     os.sync()
     with open(DROP_CACHES, "w") as file:
         file.write("3\n")
@@ -140,7 +146,7 @@ def drop() -> int:
 
 
 def read_bytes(path: str = "/proc/vmstat") -> int:
-    """What was read from block devices since the boot."""
+    """Return the bytes read from block devices since boot."""
     with open(path) as file:
         for line in file:
             name, _, value = line.partition(" ")
@@ -150,6 +156,6 @@ def read_bytes(path: str = "/proc/vmstat") -> int:
 
 
 def say(**message: object) -> None:
-    """One JSON line for the host."""
+    """Print one JSON line for the host."""
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()

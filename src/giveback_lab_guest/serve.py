@@ -1,10 +1,12 @@
-"""Answers the host over a virtio-serial port: JSON lines, one request or event a line.
+"""Answer the host over a virtio-serial port: JSON lines, one request or event a line.
 
-Requests: `{"id": 1, "do": "exec", "argv": [...]}` streams `line` events and ends with `exit`;
-`{"do": "spawn"}` starts a process that outlives the request and answers with its pid;
-`{"do": "kill", "pid": …, "signal": …}`; `{"do": "sample", "period_s": 1}` starts a stream of
-`sample` events with raw kernel files; `{"do": "put"}` writes a small file. A request that cannot be
-carried out ends with `exit`, a code that is not 0, and a reason.
+- `{"id": 1, "do": "exec", "argv": [...]}` streams `line` events and ends with `exit`.
+- `{"do": "spawn"}` starts a process that outlives the request, and answers with its pid.
+- `{"do": "kill", "pid": …, "signal": …}` sends a signal.
+- `{"do": "sample", "period_s": 1}` starts a stream of `sample` events with raw kernel files.
+- `{"do": "put"}` writes a small file.
+
+A failed request ends with `exit`, a code that is not 0, and a reason.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ READ_LIMIT_BYTES = 1 << 20
 
 
 def find_port(name: str, sysfs: str = "/sys/class/virtio-ports") -> str | None:
-    """The device of the virtio-serial port that the host named so, or None."""
+    """Return the device of the virtio-serial port that the host gave this name, or None."""
     try:
         entries = os.listdir(sysfs)
     except OSError:
@@ -44,9 +46,9 @@ def find_port(name: str, sysfs: str = "/sys/class/virtio-ports") -> str | None:
 
 
 class Server:
-    """Reads requests from `source`, writes answers and events to `sink`.
+    """Read requests from `source`, write answers and events to `sink`.
 
-    `reopens` says that the source's end is not for ever: a virtio-serial port's is not.
+    `reopens` says that the source may continue after its end, as a virtio-serial port does.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Server:
         self._ended = False
 
     def send(self, **message: object) -> None:
-        """Write one message; threads take turns. Where no host listens, it is lost."""
+        """Write one message; threads take turns. Without a connected host it is lost."""
         message.setdefault("t", time.monotonic())
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
         with self._lock:
@@ -70,7 +72,7 @@ class Server:
                 self._ended = not self._reopens
 
     def run(self) -> None:
-        """Answer requests, for ever where the source reopens."""
+        """Answer requests; without end if the source reopens."""
         self.send(event="hello", kernel=os.uname().release, cpus=os.cpu_count())
         while True:
             line = self._source.readline()
@@ -84,7 +86,7 @@ class Server:
             self._answer_line(line)
 
     def _answer_line(self, line: bytes) -> None:
-        """Whatever the line asks for, its sender gets an end: a request never waits for ever."""
+        """Answer one line. Every request gets an end, so its sender never waits without limit."""
         number = None
         try:
             request = json.loads(line)
@@ -170,7 +172,7 @@ def _read(path: str) -> str:
 
 
 def serve() -> int:
-    """Serve the host's port; returns an exit code where there is none."""
+    """Serve the host's port; return an exit code if there is none."""
     device = find_port(PORT_NAME)
     if device is None:
         print(f"giveback-lab: no virtio-serial port named {PORT_NAME}", file=sys.stderr)

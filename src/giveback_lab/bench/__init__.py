@@ -1,1 +1,1 @@
-"""`giveback bench`: every strategy on the same work, side by side."""
+"""`giveback bench`: every strategy on the same workload, side by side."""

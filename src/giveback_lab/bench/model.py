@@ -1,7 +1,7 @@
-"""What one run of the benchmark is, and all that was measured of it: data only.
+"""One run of the benchmark and all its measurements: data only.
 
-A cell is one strategy on one work in one round. Times are seconds since the cell's work began; what
-came before (the boot) is negative. All amounts are bytes.
+A cell is one strategy on one workload in one round. Times are seconds since the cell's workload
+began; earlier times (the boot) are negative. All amounts are bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from giveback_lab.report.decode import Bytes, Number, Seconds, WholeNumber  # no
 
 _KNOWN_KEYS_ALONE = with_config(ConfigDict(extra="forbid"))
 SCHEMA = 1
-"""Of a stored result: one of another schema is measured again."""
+"""The schema of a stored result: one of another schema is measured again."""
 MarkName = Literal[
     "work", "idle", "clean", "cleaned", "drop", "dropped", "reread", "again", "report", "event"
 ]
@@ -25,7 +25,7 @@ MarkName = Literal[
 @_KNOWN_KEYS_ALONE
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What is measured: `kernel` is a series such as "6.12"; rounds count from 1."""
+    """One measurement to make: `kernel` is a series such as "6.12"; rounds count from 1."""
 
     kernel: str
     mem_bytes: Bytes
@@ -35,36 +35,37 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """Names the cell, and its file."""
+        """The name of the cell and of its file."""
         return f"{self.kernel}-{self.mem_bytes >> 20}M-{self.work}-{self.strategy}-r{self.round}"
 
 
 @_KNOWN_KEYS_ALONE
 @dataclass(frozen=True, slots=True)
 class CellSample:
-    """One look at one VM, each second. `vmm_…_s` is the VMM's CPU time since its start."""
+    """One sample of one VM, each second. `vmm_…_s` is the VMM's CPU time since its start."""
 
     t_s: Seconds
     resident_bytes: Bytes
     vmm_user_s: Seconds
     vmm_system_s: Seconds
     non_free_bytes: Bytes | None = None
-    """The VM's RAM less MemFree (so with what the kernel reserved); None: the guest was silent."""
+    """The VM's RAM less MemFree (including what the kernel reserved); None: the guest sent nothing."""
     cache_bytes: Bytes | None = None
 
     @property
     def residue_bytes(self) -> int | None:
-        """What the host holds for nothing; slightly negative when both were not read at once."""
+        """Free in the guest, still held by the host; slightly negative if both were not read at once."""
         return None if self.non_free_bytes is None else self.resident_bytes - self.non_free_bytes
 
 
 @_KNOWN_KEYS_ALONE
 @dataclass(frozen=True, slots=True)
 class MemoryFlow:
-    """Guest RAM that the host has given and got back since the first scan, as sums.
+    """Guest RAM that the host has provided and got back since the first scan, as sums.
 
-    `faulted_bytes`: each page of it is one page fault on the host. `returned_bytes` went back to the
-    host; `regret_bytes` are those of the faulted that the guest had returned within the minute before.
+    - `faulted_bytes`: each page of it is one page fault on the host.
+    - `returned_bytes` went back to the host.
+    - `regret_bytes`: faulted bytes that the guest had returned less than a minute before.
     """
 
     t_s: Seconds
@@ -76,7 +77,7 @@ class MemoryFlow:
 @_KNOWN_KEYS_ALONE
 @dataclass(frozen=True, slots=True)
 class ServiceFigures:
-    """What a service that never idles did after the work: its requests, and their latencies."""
+    """The figures of a service that keeps running after the workload: its requests and their latencies."""
 
     requests: WholeNumber
     span_s: Seconds
@@ -87,7 +88,7 @@ class ServiceFigures:
 @_KNOWN_KEYS_ALONE
 @dataclass(frozen=True, slots=True)
 class CellMark:
-    """A named span of a VM's course. "idle": from the work's end to the next thing asked of it."""
+    """A named span of a VM's course. "idle" is from the workload's end to the next request to it."""
 
     name: MarkName
     begin_s: Seconds
@@ -105,14 +106,14 @@ class Counters:
     swap_out_pages: WholeNumber | None = None
     allocation_stalls: WholeNumber | None = None
     order9_failures: WholeNumber | None = None
-    """thp_fault_fallback: huge pages that could not be had."""
+    """thp_fault_fallback: huge pages that could not be allocated."""
     compact_stalls: WholeNumber | None = None
     read_bytes: Bytes | None = None
     psi_some_us: Mapping[str, WholeNumber] = field(default_factory=dict)
-    """Total stall time by resource: cpu, memory, io."""
+    """Total stall time by resource, in microseconds: cpu, memory, io."""
     psi_full_us: Mapping[str, WholeNumber] = field(default_factory=dict)
     agent_cpu_s: Seconds | None = None
-    """CPU of the strategy's own processes in the guest (user and system)."""
+    """CPU time of the strategy's own processes in the guest (user and system)."""
     agent_memory_bytes: Bytes | None = None
     """Pss of the same processes."""
     oom_kills: WholeNumber | None = None
@@ -123,8 +124,8 @@ class Counters:
 class VmCourse:
     """One VM through one cell. Samples and marks are in order of time.
 
-    `needed_bytes` is what it truly needs once the work is over: reserved, not reclaimable, hot set.
-    `work_s` is measured in the guest by the work itself; so is `reread_s` (None: no hot set).
+    `needed_bytes` is what it needs after the workload: reserved, not reclaimable, hot set. `work_s`
+    and `reread_s` (None: no hot set) are measured in the guest by the workload itself.
     """
 
     name: str
@@ -140,17 +141,17 @@ class VmCourse:
     after: Counters
     flows: tuple[MemoryFlow, ...] = ()
     again_s: Seconds | None = None
-    """How long what had ended took when it was started again; None: the work has no such step."""
+    """How long the second start of the ended processes took; None: the workload has no such step."""
     service: ServiceFigures | None = None
 
 
 @_KNOWN_KEYS_ALONE
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """A finished cell. `versions` names everything that took part; `problems` what went wrong.
+    """A finished cell. `versions` names everything that took part; `problems` lists failures.
 
-    `host_busy_share` is the share of the host's CPUs that others than our VMs used meanwhile. `sitting`
-    is the same in all cells of one run of the command, and empty where that is not known.
+    `host_busy_share` is the fraction of the host's CPUs that other processes than the lab's VMs
+    used. `sitting` is the same in all cells of one run of the command, and empty if it is unknown.
     """
 
     cell: Cell

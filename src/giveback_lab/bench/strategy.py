@@ -1,4 +1,4 @@
-"""What a strategy of the benchmark is: how its VMs differ at the boot, and how it is started in them."""
+"""What a strategy of the benchmark is: the boot options of its VMs, and how it is started in them."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from giveback_lab.vms.vm import LabVm
 
 
 class CannotRun(VmError):  # noqa: N818  # a finding about this kernel, no fault
-    """The guest lacks what this strategy needs; its text says what. Found by probing in the guest."""
+    """The guest lacks something that this strategy needs, found by a probe; the text says what."""
 
 
 class Running(Protocol):
-    """A strategy at work on the VMs it was started for."""
+    """A strategy that runs on the VMs it was started for."""
 
     @property
     def guest_pids(self) -> Mapping[str, tuple[int, ...]]:
-        """By VM name: the processes and kernel threads in the guest that are the strategy's own."""
+        """By VM name: the processes and kernel threads in the guest that belong to the strategy."""
 
     @property
     def problems(self) -> list[str]:
-        """What went wrong since the start, each once; empty where nothing did."""
+        """All failures since the start, each once; empty if there were none."""
 
     @property
     def log(self) -> str:
-        """A line per action, each with its VM's name; bounded."""
+        """Return a line per action, each with its VM's name; bounded."""
 
     async def stop(self) -> None:
-        """End it and leave no process in the guests. Safe to call twice, and after a VM's end."""
+        """Stop it and leave no process in the guests. Safe to call twice, and after a VM's end."""
 
 
 Start = Callable[[Sequence[LabVm], int], Awaitable[Running]]
@@ -38,7 +38,7 @@ Unsupported = Callable[[str], str | None]
 
 
 def runs_everywhere(kernel: str) -> str | None:  # noqa: ARG001  # the interface
-    """For strategies that every kernel of the lab can run."""
+    """Return None, for strategies that run on every kernel of the lab."""
     return None
 
 
@@ -46,12 +46,13 @@ def runs_everywhere(kernel: str) -> str | None:  # noqa: ARG001  # the interface
 class Strategy:
     """One way to return memory. `name` is used on the command line and in file names.
 
-    `start` takes booted VMs and the bytes of the host that they share, and returns when the strategy
-    is at work in all of them; raises CannotRun where a guest lacks what it needs, and VmError.
-    `version` is of the code that is at work beside the module that defines the strategy.
-    `unsupported` takes a kernel series such as "6.1" and says why it is known not to run there.
-    `quiet_s`: by its rule it takes no action for so many seconds after work, so that nobody has to
-    keep still for it. What the kernel reports meanwhile is no action: it costs tenths of a second.
+    - `start` takes booted VMs and the bytes of the host that they share. It returns once the strategy
+      runs in all of them. It raises CannotRun if a guest lacks what it needs, and VmError.
+    - `version` is of the code that runs in addition to the module that defines the strategy.
+    - `unsupported` takes a kernel series such as "6.1" and returns why it is known not to run there.
+    - `quiet_s`: by its rule the strategy takes no action for this many seconds after work, so other
+      cells need not wait for it. Free page reporting meanwhile is not an action: it costs tenths of a
+      second.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The benchmark's works: how many VMs, which steps, how long each is watched. Data only."""
+"""The benchmark's workloads: how many VMs, which steps, how long each is watched. Data only."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ Guest = Literal["small", "distribution"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """One work. `job` is its name in the guest; after it come `steps`, each watched for `idle_s`.
+    """One workload. `job` is its name in the guest; it is followed by `steps`, each watched for `idle_s`.
 
-    `order`: with several VMs, "staggered" lets each begin `gap_s` after the end of the one before,
-    "aligned" all at once. `lingers`: the job goes on after its work, for ever. `guest` is what it needs
-    ("distribution" has systemd, podman and PostgreSQL); `alone`: no other cell is loud meanwhile.
+    - `order`: with several VMs, "staggered" starts each `gap_s` after the end of the one before,
+      "aligned" starts all at once.
+    - `lingers`: the job keeps running after its workload.
+    - `guest` is the kind it needs ("distribution" has systemd, podman and PostgreSQL).
+    - `alone`: no other cell loads the host meanwhile.
     """
 
     name: str
@@ -37,20 +39,20 @@ class Work:
     needs_compiler: bool = False
 
     def ram_bytes(self, mem_bytes: int) -> int:
-        """RAM of each VM: three VMs of half the size are more than their host has."""
+        """Return the RAM of each VM in bytes: three VMs of half the size exceed what their host has."""
         return mem_bytes if self.vms == 1 else mem_bytes // 2 // MIB * MIB
 
     def most_bytes(self, mem_bytes: int) -> int:
-        """What all its VMs may take of the host's memory."""
+        """Return the bytes of host memory that all its VMs may take."""
         return self.vms * (self.ram_bytes(mem_bytes) + OVERHEAD_BYTES)
 
     @property
     def version(self) -> str:
-        """What the host does of it, for a result's versions."""
+        """The version of the host's part of it, for a result's versions."""
         return repr(self)
 
 
-# The same disk for all works of a run: what is in it decides nothing where it is not read.
+# The same disk for all workloads of a run: files on it that are not read do not matter.
 EXTRAS = Extras(
     packages=("gcc", "make", "libc6-dev"),
     sources=("libzstd",),
@@ -61,7 +63,7 @@ EXTRAS = Extras(
     ),
 )  # fmt: skip
 BUILD_IDLE_S = 100.0
-# WSL's rule of 2026 wants two idle minutes before it drops cache: here it has its chance.
+# WSL's rule of 2026 waits for two idle minutes before it drops cache, so this allows it to.
 FILES_IDLE_S = 240.0
 SERVICE_IDLE_S = 300.0
 _ALL = (
@@ -115,7 +117,10 @@ WORKS = {work.name: work for work in _ALL}
 
 
 def named(words: str) -> list[Work]:
-    """The works of a comma list, in its order, each once; or of a guest, or "all". Raises InputError."""
+    """Return the workloads of a comma list, in its order, each once; or of a guest, or "all".
+
+    Raises InputError.
+    """
     names = list(dict.fromkeys(word.strip() for word in words.split(",") if word.strip()))
     if names == ["all"]:
         return list(_ALL)
@@ -129,5 +134,5 @@ def named(words: str) -> list[Work]:
 
 
 def shortened(work: Work, idle_s: float) -> Work:
-    """The same work, watched for less."""
+    """Return the same workload, watched for less time."""
     return replace(work, idle_s=min(work.idle_s, idle_s))

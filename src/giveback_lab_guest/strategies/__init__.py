@@ -1,8 +1,8 @@
 """Other systems' ways to return memory, re-implemented from their published rules, to be measured.
 
-Each is a pure rule and thin I/O around it. `strategy NAME [key=value ...]` runs one until SIGTERM and
-prints a line per action; the options are its rule's constants. `docs/strategies.md` says what differs
-from the originals. No code is theirs.
+Each is a pure rule with thin I/O around it. `strategy NAME [key=value ...]` runs one until SIGTERM
+and prints a line per action; the options are its rule's constants. `docs/strategies.md` lists the
+differences from the originals. None of their code is used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NAMES = (
 
 
 def strategy(words: list[str]) -> int:
-    """Run the strategy that the first word names; returns an exit code, 2 for bad input."""
+    """Run the strategy that the first word names; return an exit code, 2 for bad input."""
     name, *options = words or [""]
     if name == "set":
         from giveback_lab_guest.strategies.knobs import set_all
@@ -62,13 +62,13 @@ def _serve(name: str, options: list[str]) -> int:
     try:
         _of(name)("/", name, options, Stopping())
     except KernelFileError as error:
-        say(f"cannot go on: {error}")
+        say(f"stopped: {error}")
         return 1
     return 0
 
 
 def _of(name: str) -> Callable[[str, str, list[str], Stopping], None]:
-    """Import only what runs: a strategy's own memory is measured, too."""
+    """Import only the strategy that runs: its own memory is measured, too."""
     if name.startswith("wsl-gen2"):
         from giveback_lab_guest.strategies import wsl_gen2
 

@@ -1,8 +1,8 @@
-"""The agent with one of its parts left out, to see what each is worth.
+"""The agent with one of its parts left out, to measure what each part is worth.
 
-Its service and its policy are the agent's own; only what the policy decides is passed on in part. So
-no setting is needed in the agent that no user should turn. Where a setting exists, it is used instead:
-`--set` words are handed on.
+Its service and its policy are the agent's own; some of the policy's actions are dropped. So the
+agent needs no setting that users should never change. Parts that have a setting are switched off by
+it: `--set` words are passed on.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def without(part: str, decide: Decide) -> Decide:
 
 
 def run_without(words: list[str]) -> int:
-    """`giveback-without PART [SECTION.KEY=VALUE ...]`. Raises ValueError for an unknown part."""
+    """Run `giveback-without PART [SECTION.KEY=VALUE ...]`. Raises ValueError for an unknown part."""
     part, *overrides = words or [""]
     if part not in PARTS:
         raise ValueError(f"no part {part!r}: there are {', '.join(PARTS)}")
     from giveback_agent.commands.run import run_service
 
-    # The service asks the module at each decision.
+    # The service looks `decide` up in the module at each decision.
     whole: Any = adaptive
     whole.decide = without(part, adaptive.decide)
     return run_service("/", overrides)

@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
     KataCore = Union[kata_compact.KataCompactCore, kata_memcg.KataMemcgCore]
 
-# A core that failed is tried again after so long.
+# A core that failed is tried again after this many seconds.
 RETRY_S = 300.0
 
 
 class KataTimed:
-    """A core and when it works next."""
+    """A core and the time of its next run."""
 
     def __init__(self, core: KataCore, period_s: float, now_s: float) -> None:
         self._core, self._period_s = core, period_s
         self.next_s = now_s + period_s
 
     def work(self, stopping: Stopping) -> None:
-        """Work if it is time; a failure is said, and the core is tried again later."""
+        """Run the core if it is due; a failure is logged, and the core is tried again later."""
         if time.monotonic() < self.next_s:
             return
         wait_s = self._period_s
@@ -44,7 +44,7 @@ class KataTimed:
 
 
 def serve(root: str, name: str, options: list[str], stopping: Stopping) -> None:
-    """Run until told to stop. Raises KernelFileError where this kernel lacks what a core needs."""
+    """Run until told to stop. Raises KernelFileError if this kernel lacks what a core needs."""
     cores = make(root, name, options)
     say(STARTED)
     while not stopping.wait_until(min(core.next_s for core in cores)):
@@ -53,7 +53,7 @@ def serve(root: str, name: str, options: list[str], stopping: Stopping) -> None:
 
 
 def make(root: str, name: str, options: list[str]) -> list[KataTimed]:
-    """The cores that the strategy's name asks for. Raises KernelFileError and ValueError."""
+    """Return the cores that the strategy's name stands for. Raises KernelFileError and ValueError."""
     now_s = time.monotonic()
     cores = []
     if name in ("kata-compact", "kata-both"):
@@ -72,7 +72,7 @@ def make(root: str, name: str, options: list[str]) -> list[KataTimed]:
 
 
 def _known(options: list[str], fields: tuple[str, ...]) -> list[str]:
-    """An option belongs to the cores that have it, and to one at least."""
+    """Return the options that a core has. Raises ValueError for one that no core has."""
     known = (*kata_compact.KataCompactRule._fields, *kata_memcg.KataMemcgRule._fields)
     for option in options:
         if option.partition("=")[0] not in known:

@@ -1,9 +1,11 @@
 """mem-agent's compact core. Our re-implementation; the rule is pure.
 
-Source: kata-containers 7c6ba40, src/libs/mem-agent/src/compact.rs. Each period: not where memory and io
-stalled for more than 1 % of it; then where MemFree fell by more than the threshold since the last
-compaction, or free movable pages below the report order are more than it left behind plus the
-threshold. Compaction itself is a child that is killed at 5 % of stalls or after 300 s.
+Each period it does nothing if memory and io stalled for more than 1 % of the period. Otherwise it
+compacts if MemFree fell by more than the threshold since the last compaction. It also compacts if
+the free movable pages below the report order exceed those it left behind by more than the
+threshold. Compaction itself is a child process that is killed at 5 % of stalls or after 300 s.
+
+Source: kata-containers 7c6ba40, src/libs/mem-agent/src/compact.rs.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class KataCompactRule(Record):
 
 
 class KataCompactState(Record):
-    """What the last compaction left: 0 before the first."""
+    """The free bytes and movable pages after the last compaction; 0 before the first."""
 
     free_bytes: int = 0
     movable_pages: int = 0
@@ -52,7 +54,7 @@ def is_due(
     free_bytes: int,
     movable_pages: int,
 ) -> bool:
-    """Tell whether to compact now."""
+    """Return whether to compact now."""
     if psi_percent > rule.period_psi_percent_limit:
         return False
     if state.free_bytes > free_bytes + rule.compact_threshold * PAGE_BYTES:
@@ -74,7 +76,7 @@ class KataCompactCore:
         self._psi = Psi(root, "/", children=True)
 
     def work(self, stopping: Stopping) -> None:
-        """One period's work. Raises KernelFileError."""
+        """Do one period's work. Raises KernelFileError."""
         percent = self._psi.read_percent()
         now = self._look()
         if not is_due(self._rule, self._state, percent, now.free_bytes, now.movable_pages):

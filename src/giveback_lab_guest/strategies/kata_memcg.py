@@ -1,10 +1,11 @@
 """mem-agent's memcg core: ages and evicts by the multi-gen LRU. Our re-implementation; rules are pure.
 
-Source: kata-containers 7c6ba40, src/libs/mem-agent/src/memcg.rs. Each period, for each cgroup and node
-whose own stalls stayed within 1 %: age it, unless its youngest generation is younger than 60 s. From
-the third ageing on, evict the oldest generation, least amount by least amount, until it has no file
-pages, stops shrinking, stalls pass the limit, or there are not four generations. Anonymous memory is
-left alone, as by Kata's default.
+Each period, for each cgroup and node whose own stalls stayed within 1 %: age it, unless its
+youngest generation is younger than 60 s. From the third ageing on, evict the oldest generation in
+the smallest steps until it has no file pages, stops shrinking, stalls exceed the limit, or there
+are fewer than four generations. Anonymous memory is left alone, which is Kata's default.
+
+Source: kata-containers 7c6ba40, src/libs/mem-agent/src/memcg.rs.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ class KataMemcgRule(Record):
 
 
 def may_age(rule: KataMemcgRule, one: NodeGenerations) -> bool:
-    """The youngest generation is old enough for another."""
+    """Return whether the youngest generation is old enough for another ageing."""
     ages = [generation.age_ms for generation in one.generations]
     return bool(ages) and min(ages) >= rule.idle_fresh_ignore_secs * 1000
 
 
 def oldest_pages(one: NodeGenerations) -> tuple[int, int]:
-    """File and anonymous pages of the oldest generation."""
+    """Return file and anonymous pages of the oldest generation."""
     oldest = one.generations[0]
     return oldest.file_pages, oldest.anon_pages
 
@@ -57,7 +58,7 @@ def oldest_pages(one: NodeGenerations) -> tuple[int, int]:
 def why_stop(
     rule: KataMemcgRule, last: tuple[int, int] | None, now: NodeGenerations, psi_percent: int
 ) -> str:
-    """Say why eviction stops here, or "" where it goes on. `last`: the oldest before the last try."""
+    """Return why eviction stops here, or "" if it continues. `last`: the oldest before the last try."""
     numbers = [generation.number for generation in now.generations]
     if not numbers or max(numbers) - min(numbers) + 1 != GENERATIONS:
         return TOO_FEW_GENERATIONS
@@ -75,7 +76,7 @@ class KataMemcgCore:
     """The rules with their state, on this guest."""
 
     def __init__(self, root: str, rule: KataMemcgRule) -> None:
-        """Switch the multi-gen LRU on where it is not. Raises KernelFileError where there is none."""
+        """Switch the multi-gen LRU on if it is off. Raises KernelFileError if the kernel has none."""
         self._root, self._rule = root, rule
         self._aged: dict[tuple[int, int], int] = {}
         self._psi: dict[tuple[int, int], Psi] = {}
@@ -87,7 +88,7 @@ class KataMemcgCore:
         self._note_new(self._lists())
 
     def work(self, stopping: Stopping) -> None:
-        """One period's work. Raises KernelFileError."""
+        """Do one period's work. Raises KernelFileError."""
         lists = self._lists()
         self._note_new(lists)
         for key, one in lists.items():

@@ -1,7 +1,7 @@
 """mem-agent's measure of stalls: memory and io together, whole percents. Our re-implementation.
 
-Source: kata-containers 7c6ba40, src/libs/mem-agent/src/psi.rs. Percents are truncated, so that a limit
-of 1 is passed at 2 %, and the first reading is 0: both are kept.
+Percents are truncated, so a limit of 1 is exceeded at 2 %, and the first reading is 0. Both are
+kept. Source: kata-containers 7c6ba40, src/libs/mem-agent/src/psi.rs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MOUNT = "/sys/fs/cgroup"
 
 
 class Reading(Record):
-    """Stalled time so far, and when it was read."""
+    """The total stalled time, and when it was read."""
 
     total_us: int = 0
     at_s: float = 0.0
@@ -32,7 +32,7 @@ def percent(before: Reading, now: Reading) -> int:
 
 
 class Psi:
-    """Readings of one cgroup ("/" is the root's). Without `children`, theirs is taken out."""
+    """Readings of one cgroup ("/" is the root's). Without `children`, their stalls are subtracted."""
 
     def __init__(self, root: str, cgroup: str, children: bool) -> None:
         self._root, self._children = root, children
@@ -41,7 +41,7 @@ class Psi:
         self._last = Reading(0, time.monotonic())
 
     def read_percent(self) -> int:
-        """Percent since the last call; 0 at the first. Raises KernelFileError."""
+        """Return the percent since the last call; 0 at the first. Raises KernelFileError."""
         now = Reading(self._total_us("memory") + self._total_us("io"), time.monotonic())
         result = percent(self._last, now)
         self._last = now

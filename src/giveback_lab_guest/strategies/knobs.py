@@ -1,4 +1,4 @@
-"""Kernel files as strategies: written once, read back, so that what did not take is known."""
+"""Kernel files as strategies: written once and read back, so that a refused value is noticed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from giveback_kernel.errors import KernelFileError
 
 
 def set_all(root: str, words: list[str]) -> int:
-    """Write each `PATH=VALUE` in order; a JSON line each with the value before and after.
+    """Write each `PATH=VALUE` in order; print a JSON line each with the value before and after.
 
-    Stops at the first that cannot be written or does not read back as written; returns 1 then.
+    Return 0, or 1 at the first that cannot be written or does not read back as written.
     """
     for word in words:
         path, _, value = word.partition("=")

@@ -1,10 +1,13 @@
-"""Senpai on the root cgroup: reclaim until it begins to hurt. Our re-implementation; rules are pure.
+"""Senpai on the root cgroup: reclaim until stalls begin. Our re-implementation; rules are pure.
 
-Two laws. `senpai`, as TMO's paper has it (Weiner et al., ASPLOS 2022): every 6 s take a 2000th of the
-memory in use, less the nearer the stalls come to 0.1 %. `senpai-oomd`, as published in code
-(facebookincubator/oomd 88c28fd, immediate_backoff in src/oomd/plugins/Senpai.cpp): where memory and io
-stalled less than 0.1 % over 10 and 60 s, take a hundredth of what is above the least, each sixth run
-of oomd's 5 s; a run that was not calm is tried again at the next.
+There are two control laws:
+
+- `senpai`, from TMO's paper (Weiner et al., ASPLOS 2022): every 6 s reclaim 1/2000 of the memory in use,
+  and less as the stalls approach 0.1 %.
+- `senpai-oomd`, from published code (facebookincubator/oomd 88c28fd, immediate_backoff in
+  src/oomd/plugins/Senpai.cpp): if memory and io stalled less than 0.1 % over 10 and 60 s, reclaim 1/100 of
+  what is above the minimum, at every sixth run of oomd's 5 s. After a run with stalls it tries again at
+  the next run.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ PAGE_BYTES = 4096
 
 
 class SenpaiRule(Record):
-    """The constants of both laws; `ticks` is how many periods lie between two reclaims at least."""
+    """The constants of both laws; `ticks` is the least number of periods between two reclaims."""
 
     period_s: float
     ticks: int
@@ -39,7 +42,7 @@ class SenpaiRule(Record):
 
 
 class SenpaiState(Record):
-    """Periods since the last reclaim, and the stalled time at the last look."""
+    """Periods since the last reclaim, and the stalled time at the last sample."""
 
     ticks: int = 0
     stalled_us: int | None = None
@@ -63,7 +66,7 @@ RULES = {
 
 
 def tmo(rule: SenpaiRule, state: SenpaiState, seen: SenpaiSample) -> tuple[int, SenpaiState]:
-    """Return how many bytes to reclaim now, by the paper's law."""
+    """Return how many bytes to reclaim now, by the paper's law, and the next state."""
     looked = SenpaiState(0, seen.stalled_us, seen.at_s)
     elapsed_us = (seen.at_s - state.at_s) * 1e6
     if state.stalled_us is None or elapsed_us <= 0:
@@ -74,7 +77,7 @@ def tmo(rule: SenpaiRule, state: SenpaiState, seen: SenpaiSample) -> tuple[int, 
 
 
 def oomd(rule: SenpaiRule, state: SenpaiState, seen: SenpaiSample) -> tuple[int, SenpaiState]:
-    """Return how many bytes to reclaim now, by the code's law."""
+    """Return how many bytes to reclaim now, by the code's law, and the next state."""
     waited = replace(state, ticks=state.ticks + 1)
     least = rule.limit_min_bytes + seen.current_bytes - seen.reclaimable_bytes
     if waited.ticks < rule.ticks or max(seen.averages) >= rule.psi_percent:
@@ -86,7 +89,10 @@ def oomd(rule: SenpaiRule, state: SenpaiState, seen: SenpaiSample) -> tuple[int,
 
 
 def look(at_s: float, memory: MemInfo, stalls: tuple[Pressure, ...], swap: bool) -> SenpaiSample:
-    """Join what the rules need. The root cgroup has no memory.current: MemTotal - MemFree is oomd's."""
+    """Combine the inputs of the rules into a sample.
+
+    The root cgroup has no memory.current: like oomd, use MemTotal - MemFree.
+    """
     anon = memory.active_anon_bytes + memory.inactive_anon_bytes
     return SenpaiSample(
         at_s=at_s,
@@ -98,7 +104,7 @@ def look(at_s: float, memory: MemInfo, stalls: tuple[Pressure, ...], swap: bool)
 
 
 def serve(root: str, name: str, options: list[str], stopping: Stopping) -> None:
-    """Run until told to stop. Raises KernelFileError where there is no memory.reclaim or no PSI."""
+    """Run until told to stop. Raises KernelFileError without memory.reclaim or PSI."""
     rule = with_options(RULES[name], options)
     decide = tmo if name == "senpai" else oomd
     path = reclaim.root_reclaim_path(root)

@@ -1,7 +1,7 @@
-"""A strategy's process starts small, so that Python is not what is measured.
+"""Restart a strategy's process as a smaller one, so that Python's memory does not dominate the figures.
 
-What `giveback_agent.runtime.reexec` does for the agent, for the same reason: from compiled files, without
-`site` and without huge pages. The originals are C++, Rust and Perl, and are smaller still.
+`giveback_agent.runtime.reexec` does the same for the agent: run from compiled files, without `site`
+and without huge pages. The originals are C++, Rust and Perl, and are smaller still.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ sys.exit(strategy(sys.argv[2:]))
 
 
 def start_anew(words: list[str]) -> None:
-    """Replace this process by a smaller one with `words`; returns where that is done, or impossible.
+    """Replace this process by a smaller one with `words`; return if it is small already, or on failure.
 
-    The first strategy of a guest unpacks for all: the archive does not change under a running guest.
+    The first strategy of a guest unpacks for all: the archive does not change while a guest runs.
     """
     archive = reexec.zip_archive()
     if os.environ.get(MARK) or archive is None:
@@ -36,7 +36,7 @@ def start_anew(words: list[str]) -> None:
     if not os.path.exists(LAUNCHER) and not _in_child(lambda: _unpack(archive)):
         return
     _refuse_huge_pages()
-    # The second mark: the agent's own service must not start anew from here, it is small already.
+    # The second mark keeps the agent's own service from restarting here: it is small already.
     environment = {**os.environ, MARK: "1", reexec.MARK: "1"}
     command = [sys.executable, reexec.OPTIONS, LAUNCHER, *words]
     os.execve(sys.executable, command, environment)  # noqa: S606  # our own interpreter
@@ -50,7 +50,7 @@ def _unpack(archive: str) -> None:
 
 
 def _in_child(work: Callable[[], None]) -> bool:
-    """Do it in a child, whose memory ends with it."""
+    """Call `work` in a child process, whose memory ends with it."""
     child = os.fork()
     if child == 0:
         code = 1

@@ -1,14 +1,18 @@
 """WSL 2 before July 2026, by its published rule. Our re-implementation.
 
-Source: microsoft/WSL 02cd979f, ConfigureMemoryReduction() in src/linux/init/main.cpp (the rule of
-every tag through 2.9.4). A thread at SCHED_IDLE looks every 30 s at the *user* time of all CPUs alone.
-Reclaim: both the last interval and the whole window (10 minutes; `gradual` 3) must be under 0.5 %;
-then `dropcache` writes 1 to drop_caches once per idle period, and `gradual` asks memory.reclaim for
-3 % of what is not free, between marks of 1 and 1.1 GiB. Compaction, in every mode: where something has
-run since the last check and less than 1 % of user time is used in a second of watching.
+A thread at SCHED_IDLE samples the *user* time of all CPUs every 30 s, and nothing else.
 
-Before 2023 (`wsl-2019`, closed source) only compaction is known: its line in the kernel log came 65.9,
-186.9 and 547.9 s after boot, which fits that rule at a period of 60 s, the longest that does.
+- Reclaim: both the last interval and the whole window (10 minutes; `gradual` 3) must be below 0.5 %. Then
+  `dropcache` writes 1 to drop_caches once per idle period; `gradual` requests 3 % of the memory that is
+  not free from memory.reclaim, between marks of 1 and 1.1 GiB.
+- Compaction, in every mode: if something has run since the last check, and less than 1 % of user time is
+  used during one second.
+
+Before 2023 (`wsl-2019`, closed source) only compaction is known. Its line in the kernel log came
+65.9, 186.9 and 547.9 s after boot, which fits that rule at a period of 60 s, the longest that does.
+
+Source: microsoft/WSL 02cd979f, ConfigureMemoryReduction() in src/linux/init/main.cpp (the rule of
+every tag through 2.9.4).
 """
 
 from __future__ import annotations
@@ -45,9 +49,9 @@ class WslGen1Rule(Record):
 
 
 class WslGen1State(Record):
-    """`window`: user ticks at the last looks, oldest first; None: not yet looked.
+    """`window`: user ticks at the last samples, oldest first; None: no sample yet.
 
-    WSL fills the window's first place with 0, so that time since boot counts as the oldest interval.
+    WSL fills the window's first place with 0, so the time since boot counts as the oldest interval.
     """
 
     window: tuple[int | None, ...]
@@ -56,7 +60,7 @@ class WslGen1State(Record):
 
 
 class WslStep(Record):
-    """Reclaim `amount_bytes`, or drop the page cache where that is 0."""
+    """Reclaim `amount_bytes`, or drop the page cache if that is 0."""
 
     amount_bytes: int = 0
 
@@ -69,14 +73,14 @@ RULES = {
 
 
 def begin(rule: WslGen1Rule) -> WslGen1State:
-    """The state before the first look."""
+    """Return the state before the first sample."""
     return WslGen1State(window=(*[None] * (rule.intervals - 1), 0))
 
 
 def decide(
     rule: WslGen1Rule, state: WslGen1State, user_ticks: int, in_use_bytes: int, cpu_ticks_per_s: int
 ) -> tuple[WslStep | None, WslGen1State]:
-    """Return what to reclaim now. `cpu_ticks_per_s` is of all CPUs together."""
+    """Return what to reclaim now, and the next state. `cpu_ticks_per_s` is of all CPUs together."""
     looked = replace(state, window=(*state.window[1:], user_ticks))
     if rule.mode == "compact":
         return None, looked
@@ -92,7 +96,7 @@ def decide(
 
 
 def is_idle(rule: WslGen1Rule, state: WslGen1State, user_ticks: int, cpu_ticks_per_s: int) -> bool:
-    """Both the whole window and the last interval had less user time than the threshold."""
+    """Return whether both the whole window and the last interval are below the threshold of user time."""
     threshold = int(cpu_ticks_per_s * rule.period_s * rule.busy_per_mille) // 1000
     oldest, last = state.window[0], state.window[-1]
     if oldest is None or last is None:
@@ -103,12 +107,12 @@ def is_idle(rule: WslGen1Rule, state: WslGen1State, user_ticks: int, cpu_ticks_p
 
 
 def is_probe_due(state: WslGen1State, user_ticks: int, cpus: int) -> bool:
-    """Something has run since the last check."""
+    """Return whether something has run since the last check."""
     return user_ticks - state.compaction_ticks > cpus
 
 
 def is_quiet(before_ticks: int, after_ticks: int, cpus: int) -> bool:
-    """So little ran while it was watched that memory may be compacted."""
+    """Return whether so little ran during the check that memory may be compacted."""
     return after_ticks - before_ticks < cpus
 
 

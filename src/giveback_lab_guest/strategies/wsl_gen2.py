@@ -1,13 +1,16 @@
 """WSL 2 since July 2026, by its published rule. Our re-implementation.
 
-Source: microsoft/WSL 49f841cc, src/linux/init/util.cpp. A thread at SCHED_IDLE looks every 10 s: idle
-when all CPUs together were at most 0.5 % busy over 12 intervals, and in the last one. Then `dropcache`
-writes 3 to drop_caches once per idle period, and `gradual` asks memory.reclaim for RAM/32, within 256
-MiB and 1 GiB, of the cache above 128 MiB, from files alone. Memory is compacted on entering idleness
-and after each reclaim; then the counters are read anew, so that its own work does not count. A failed
-write is said and is no end.
+A thread at SCHED_IDLE samples every 10 s. The guest is idle if all CPUs together were at most 0.5 %
+busy over 12 intervals, and in the last one. Then `dropcache` writes 3 to drop_caches once per idle
+period; `gradual` requests RAM/32, within 256 MiB and 1 GiB, of the cache above 128 MiB from
+memory.reclaim, from files alone. Memory is compacted when idleness begins and after each reclaim;
+then the counters are read again, so that its own work does not count. A failed write is logged and
+does not end the loop.
 
-giveback's agent has the same rule as its modes; it looks at more each time, and its CPU is not WSL's.
+giveback's agent has the same rule as its modes, but it samples more data each time, so its CPU time
+is not WSL's.
+
+Source: microsoft/WSL 49f841cc, src/linux/init/util.cpp.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ class WslGen2Rule(Record):
 
 
 class WslGen2State(Record):
-    """(busy, total) ticks of the last intervals; what was done in this idle period."""
+    """(busy, total) ticks of the last intervals, and what was already done in this idle period."""
 
     last: CpuStat | None = None
     window: tuple[tuple[int, int], ...] = ()
@@ -55,7 +58,7 @@ class WslGen2State(Record):
 
 
 class Steps(Record):
-    """What to do now, in this order: `reclaim_bytes` or dropping all caches, then compaction."""
+    """What to do now, in this order: reclaim `reclaim_bytes` or drop all caches, then compact."""
 
     reclaim_bytes: int = 0
     drop: bool = False
@@ -68,11 +71,11 @@ RULES = {"wsl-gen2-dropcache": WslGen2Rule("dropcache"), "wsl-gen2-gradual": Wsl
 def decide(
     rule: WslGen2Rule, state: WslGen2State, stat: CpuStat, memory: MemInfo
 ) -> tuple[Steps, WslGen2State]:
-    """Return what to do at this look."""
+    """Return what to do at this sample, and the next state."""
     state = track(rule, state, stat)
     full = len(state.window) == rule.intervals
     if not full or not _quiet(rule, state.window):
-        # An interval alone that is busy is no end of the idle period.
+        # A single busy interval does not end the idle period.
         return Steps(), replace(state, dropped=False, compacted=False) if full else state
     if not _quiet(rule, state.window[-1:]):
         return Steps(), state
@@ -89,7 +92,7 @@ def decide(
 
 
 def track(rule: WslGen2Rule, state: WslGen2State, stat: CpuStat) -> WslGen2State:
-    """Add the interval since the last look; counters that went backwards start the window anew."""
+    """Add the interval since the last sample; restart the window if counters went backwards."""
     before = state.last
     if before is None:
         return replace(state, last=stat)
@@ -107,7 +110,7 @@ def _quiet(rule: WslGen2Rule, window: tuple[tuple[int, int], ...]) -> bool:
 
 
 def serve(root: str, name: str, options: list[str], stopping: Stopping) -> None:
-    """Run until told to stop. Raises KernelFileError where /proc cannot be read."""
+    """Run until told to stop. Raises KernelFileError if /proc cannot be read."""
     rule = with_options(RULES[name], options)
     if rule.mode == "gradual" and not os.access(files.under(root, RECLAIM_PATH), os.W_OK):
         say("no memory.reclaim: dropcache instead, as WSL does")

@@ -1,4 +1,4 @@
-"""Build: a real parallel compile of a source package; several copies where there is more RAM."""
+"""Build: a real parallel compile of a source package; several copies if there is more RAM."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SOURCES = "/usr/src/upstream"
 PACKAGE = "libzstd"
 FOLDER = "lib"
 TARGET = "libzstd.a"
-# With what a developer wants of a build to debug; intermediate files stay beside the objects.
+# The flags of a debug build; intermediate files stay beside the objects.
 CFLAGS = "-O0 -g3 -save-temps=obj"
-# A compiler at work takes 20 to 120 MiB: so many jobs make a peak of about half the RAM.
+# A compiler process takes 20 to 120 MiB: with this many jobs the peak is about half the RAM.
 RAM_PER_JOB_BYTES = 48 << 20
-# One copy is two minutes of two emulated CPUs; more RAM is for more of them at once.
+# One copy takes two minutes on two emulated CPUs; with more RAM several are built at once.
 RAM_PER_COPY_BYTES = 2 << 30
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "HOME": "/tmp"}
 
@@ -35,7 +35,7 @@ class Build(Job):
         self.jobs = max(cpus, ram_bytes // RAM_PER_JOB_BYTES // count)
 
     def phases(self) -> list[tuple[str, Callable[[], None]]]:
-        """Unpack, make."""
+        """Return the phases: unpack, make."""
         return [("unpack", self._unpack), ("make", lambda: self._make(TARGET))]
 
     def _unpack(self) -> None:
@@ -61,5 +61,5 @@ class Build(Job):
         )  # fmt: skip
 
     def clean(self) -> None:
-        """`make clean` in every copy."""
+        """Run `make clean` in every copy."""
         self._make("clean")

@@ -1,8 +1,8 @@
 """Containers: what users of a VM start and end all day, beside a service that stays.
 
 A container of root's, a rootless one, a systemd service and a user's session each unpack a package,
-read it, build from it, and end. What they had in the page cache is then charged to cgroups that are
-gone. The hot files are those of a service that lives on.
+read it, build from it, and end. Their page cache is then charged to cgroups that no longer exist.
+The hot files belong to a service that stays.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HOT_READS = 4
 KEEPER_DEADLINE_S = 300.0
 POLL_S = 0.2
 FOR_EVER_S = 1_000_000
-# Every program of it is in the container's image, too, where busybox plays them.
+# Only programs that are in the container's image, too, where busybox provides them.
 BUILD = (
     "tar -xf package.tar && for d in tree/*; do cat $d/* | md5sum > $d.sum; cat $d/* > $d.o; done"
 )
@@ -40,7 +40,7 @@ PODMAN = ("podman", "run", "--rm", "--network=none", "--workdir=/job")
 
 
 class Part:
-    """One of those that come and go: how its shell is started in its folder."""
+    """One of the parts that come and go: how its shell is started in its folder."""
 
     def __init__(self, name: str, folder: str, *, prefix: Sequence[str], podman: bool) -> None:
         self.name, self.folder = name, folder
@@ -48,7 +48,7 @@ class Part:
         self.is_of_user = prefix is OF_USER
 
     def prepare(self) -> None:
-        """Bring the container's image in where there is none yet."""
+        """Import the container's image if it does not exist yet."""
         if self._podman:
             run([*self._prefix, "podman", "import", "-q", ARCHIVE, IMAGE])
 
@@ -62,7 +62,7 @@ class Part:
 
 
 class Containers(Job):
-    """The parts one after the other; the keeper of the hot files before them."""
+    """The parts one after the other, after the keeper of the hot files."""
 
     def __init__(self, folder: str, ram_bytes: int, seed: int, cpus: int) -> None:
         super().__init__(folder, ram_bytes, seed, cpus)
@@ -75,7 +75,7 @@ class Containers(Job):
         self.hot_tree = FileTree(f"{folder}/hot", self.percent(HOT_PERCENT), seed + 1)
 
     def phases(self) -> list[tuple[str, Callable[[], None]]]:
-        """Packages, images, the keeper, then each part."""
+        """Return the phases: packages, images, the keeper, then each part."""
         return [
             ("packages", self._pack),
             ("images", self._images),
@@ -97,7 +97,7 @@ class Containers(Job):
             part.prepare()
 
     def _keep(self) -> None:
-        """The hot files belong to a service that lives on, and that has read them several times."""
+        """Start the service that stays and has read the hot files several times."""
         done = f"{self.folder}/kept"
         words = [sys.executable, sys.argv[0], "bench", "warm", "containers", self.folder]
         run([
@@ -107,11 +107,11 @@ class Containers(Job):
         deadline_s = time.monotonic() + KEEPER_DEADLINE_S
         while not os.path.exists(done):
             if time.monotonic() > deadline_s:
-                raise OSError("containers: the service with the hot files did not come up")
+                raise OSError("containers: the service with the hot files did not start")
             time.sleep(POLL_S)
 
     def warm(self) -> None:
-        """The keeper: unpack and read its files, and stay."""
+        """Be the keeper: unpack and read its files, and stay."""
         path = f"{self.folder}/hot.tar"
         self.hot_tree.pack(path)
         forget(path)
@@ -124,22 +124,22 @@ class Containers(Job):
         time.sleep(FOR_EVER_S)
 
     def again(self) -> None:
-        """Root's container and the service are started again and read their files."""
+        """Start root's container and the service again; they read their files."""
         for part in (self.parts[0], self.parts[2]):
             part.shell(READ)
 
     def hot_bytes(self) -> int:
-        """Page cache of the keeper's files."""
+        """Return the page cache bytes of the keeper's files."""
         return sum(size + -size % 4096 for _, size in self.hot_tree.files)
 
     def prepare_reread(self) -> Callable[[], int]:
-        """The keeper's files, whole."""
+        """Return a reader of the whole of the keeper's files."""
         files = self.hot_tree.files
         return lambda: read_files(files)
 
 
 def run(words: Sequence[str]) -> None:
-    """Run a program to its end. Raises OSError with its last words where it fails."""
+    """Run a program to its end. Raises OSError with its last output if it fails."""
     done = subprocess.run(
         words,
         stdout=subprocess.PIPE,
@@ -153,7 +153,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def forget(path: str) -> None:
-    """Write a file to disk and drop it from the page cache: who reads it is charged for it."""
+    """Write a file to disk and drop it from the page cache, so that the next reader is charged for it."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -1,4 +1,4 @@
-"""Database: SQLite with a table larger than its hot part, which is asked for again and again."""
+"""Database: SQLite with a table larger than its hot part, which is queried repeatedly."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 TABLE_PERCENT = 36
 ROW_BYTES = 15_000
 PAGE_BYTES = 16 << 10
-# SQLite's own cache is kept small, so that the kernel's page cache is what is measured.
+# SQLite's own cache is kept small, so that the kernel's page cache is measured.
 OWN_CACHE_KIB = 1024
 ROWS_PER_COMMIT = 500
-# The hot part: every eighth stretch of neighbouring rows.
+# The hot part: every eighth run of neighbouring rows.
 STRETCH_ROWS = 64
 HOT_EVERY = 8
 HOT_ROUNDS = 3
@@ -42,17 +42,17 @@ class Database(Job):
         return database
 
     def phases(self) -> list[tuple[str, Callable[[], None]]]:
-        """Load, scan, serve."""
+        """Return the phases: load, scan, serve."""
         return [("load", self._load), ("scan", self._scan), ("serve", self._serve)]
 
     def hot_keys(self) -> list[int]:
-        """Rows of the hot part, in the order they are asked for."""
+        """Return the rows of the hot part, in the order of their queries."""
         starts = list(range(0, self.rows - STRETCH_ROWS, STRETCH_ROWS * HOT_EVERY))
         random.Random(self.seed).shuffle(starts)
         return [start + row for start in starts for row in range(STRETCH_ROWS)]
 
     def hot_bytes(self) -> int:
-        """Pages of the hot rows: one each, and its inner pages are few."""
+        """Return the bytes of the hot rows' pages: one page each; the inner pages are few."""
         return len(self.hot_keys()) * PAGE_BYTES
 
     def _load(self) -> None:
@@ -85,11 +85,12 @@ class Database(Job):
             database.execute("COMMIT")
         query(database, keys)
         database.close()
-        # What is dirty would be written, and so become reclaimable, at the kernel's own time.
+        # Dirty pages would be written, and so become reclaimable, at a time of the kernel's
+        # choosing.
         os.sync()
 
     def prepare_reread(self) -> Callable[[], int]:
-        """The hot rows' queries; the connection is open and has seen its schema, as a server's."""
+        """Return the hot rows' queries, on an open connection that has read its schema, like a server's."""
         database = self._open()
         keys = self.hot_keys()
         database.execute("SELECT owner FROM item WHERE id = ?", (0,)).fetchone()
@@ -102,7 +103,7 @@ def _body(block: bytes, key: int) -> bytes:
 
 
 def query(database: sqlite3.Connection, keys: list[int]) -> int:
-    """Ask for these rows, one by one; returns the bytes of their bodies."""
+    """Query these rows, one by one; return the bytes of their bodies."""
     total = 0
     for key in keys:
         row = database.execute("SELECT owner, body FROM item WHERE id = ?", (key,)).fetchone()

@@ -1,7 +1,7 @@
-"""The demo's work: a developer's day in two minutes, the same for the same seed.
+"""The demo's workload: a developer's day in two minutes, the same for the same seed.
 
-Every size is a fraction of the guest's RAM. The order matters: files and processes are interleaved
-so that what is freed at the end lies between what is kept: page cache, slab and fragments.
+Every size is a fraction of the guest's RAM. The order matters: files and processes are interleaved,
+so that the memory freed at the end lies between what stays: page cache, slab and fragments.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class WorkTree:
                 file.write(self._block[:size])
 
     def hot(self) -> list[tuple[str, int]]:
-        """The working set: files that are read again and again, and that outlive the clean-up."""
+        """Return the working set: files that are read repeatedly and that survive the clean-up."""
         return self.files[::HOT_EVERY]
 
 
 def read_files(files: list[tuple[str, int]]) -> int:
-    """Read files whole; returns the bytes read."""
+    """Read files whole; return the bytes read."""
     total = 0
     buffer = bytearray(FILE_SIZES_BYTES[1])
     for path, _ in files:
@@ -73,7 +73,7 @@ def read_files(files: list[tuple[str, int]]) -> int:
 
 
 def hold(size_bytes: int, huge: bool) -> mmap.mmap:
-    """Anonymous memory, touched: in huge pages where the kernel gives them, or in small ones."""
+    """Return anonymous memory, touched: in huge pages if the kernel provides them, or in small ones."""
     memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
     block = bytes(range(256)) * (MIB // 256)
@@ -83,7 +83,7 @@ def hold(size_bytes: int, huge: bool) -> mmap.mmap:
 
 
 def compile_like(tree: WorkTree, count: int, choose: random.Random, out: str) -> None:
-    """Many short processes that read a few sources each and write an object."""
+    """Run many short processes that read a few sources each and write an object."""
     os.makedirs(out, exist_ok=True)
     for number in range(count):
         sources = [path for path, _ in choose.sample(tree.files, 6)]
@@ -92,7 +92,7 @@ def compile_like(tree: WorkTree, count: int, choose: random.Random, out: str) ->
 
 
 class Day:
-    """The work's phases on a guest with `ram_bytes`; `scale` makes more or less of it."""
+    """The workload's phases on a guest with `ram_bytes`; `scale` makes them larger or smaller."""
 
     def __init__(self, folder: str, ram_bytes: int, seed: int, scale: float) -> None:
         self._choose = random.Random(seed)
@@ -102,7 +102,7 @@ class Day:
         self._processes = int(200 * scale)
 
     def phases(self) -> list[tuple[str, Callable[[], None]]]:
-        """Names and actions, in their order."""
+        """Return names and actions, in their order."""
         return [
             ("checkout", lambda: self.tree.write(self.tree.files)),
             ("build", self._build),
@@ -117,7 +117,7 @@ class Day:
         compile_like(self.tree, self._processes, self._choose, f"{self._folder}/obj")
 
     def _hogs(self, percent: int) -> None:
-        """Two hogs come and go; small pages of one are let go in between new files."""
+        """Let two hogs come and go; some small pages of one are freed between new files."""
         first = hold(percent * self._unit_bytes // 4096 * 4096, huge=True)
         second = hold(percent * self._unit_bytes // 4096 * 4096, huge=False)
         first.close()
@@ -145,12 +145,12 @@ class Day:
         for number, (path, _) in enumerate(self.tree.files):
             if number % 2 and path not in hot:
                 os.unlink(path)
-        # What a developer has just worked with stays warm to the end.
+        # The files that a developer has just used stay warm to the end.
         read_files(self.tree.hot())
 
 
 def work(words: list[str]) -> int:
-    """`work FOLDER RAM_BYTES SEED SCALE`: one JSON line at each phase's start and at the end."""
+    """Run `work FOLDER RAM_BYTES SEED SCALE`: print a JSON line at each phase's start and at the end."""
     folder, ram, seed, scale = words
     day = Day(folder, int(ram), int(seed), float(scale))
     begin = time.monotonic()
@@ -167,12 +167,12 @@ def work(words: list[str]) -> int:
 
 
 def reread(words: list[str]) -> int:
-    """`reread FOLDER`: read the working set again; says how long it took."""
+    """Run `reread FOLDER`: read the working set again; print how long it took."""
     with open(f"{words[0]}/hot.json") as file:
         hot = [(str(path), int(size)) for path, size in json.load(file)]
     begin = time.monotonic()
     total = read_files(hot)
-    # The digest brings in a library that nobody has used since: not part of the working set.
+    # The digest loads a library that was not used before and is not part of the working set.
     seconds = time.monotonic() - begin
     digest = hashlib.sha256(str(total).encode()).hexdigest()[:8]
     _say(reread_s=seconds, bytes=total, check=digest)

@@ -1,7 +1,7 @@
-"""The matrix's work: something reads files once and ends, beside a process with hot files that lives on.
+"""The matrix's workload: something reads files once and ends, beside a process with hot files that stays.
 
-With systemd a container of podman's and a service end; without it, a cgroup made by hand.
-`ended prepare`, `ended end PART`, `ended cached PART` (or `hot`); each says one JSON object.
+With systemd, a podman container and a service end; without it, a cgroup made directly. The commands
+are `ended prepare`, `ended end PART`, `ended cached PART` (or `hot`); each prints one JSON object.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ REMOVE_S = 10.0
 
 
 def ended(words: list[str]) -> int:
-    """`STEP PART FOLDER RAM_BYTES SEED`; returns an exit code."""
+    """Run `STEP PART FOLDER RAM_BYTES SEED`; return an exit code."""
     step, part, folder, ram, seed = words
     if step == "prepare":
         said: dict[str, object] = {"parts": prepare(folder, int(ram), int(seed))}
     elif step == "end":
-        # Counted at once: an agent may be quick.
+        # Counted at once, because an agent may act quickly.
         said = {"bytes": end(folder, part)}
     else:
         said = {"bytes": cached_of(folder, part)}
@@ -47,20 +47,23 @@ def ended(words: list[str]) -> int:
 
 
 def prepare(folder: str, ram_bytes: int, seed: int) -> list[str]:
-    """Files on disk, and not in memory; the process with the hot ones. Returns the parts' names."""
+    """Make the files, on disk and not in memory, and start the process with the hot ones.
+
+    Return the parts' names.
+    """
     names = ["container", "service"] if os.path.isdir(SYSTEMD) else ["cgroup"]
     for name, percent in [(HOT, HOT_PERCENT), *((name, PART_PERCENT) for name in names)]:
         make_files(f"{folder}/{name}/tree/d0", ram_bytes * percent // 100, seed)
     if "container" in names:
         part_of(folder, "container").prepare()
-    # What comes and goes before: memory that the agent has seen being returned.
+    # A first part that comes and goes, so the agent has seen memory being returned.
     hold(ram_bytes * PEAK_PERCENT // 100 // MIB * MIB, huge=False).close()
     start_keeper(folder, "cgroup" in names)
     return names
 
 
 def make_files(folder: str, total_bytes: int, seed: int) -> None:
-    """Files of one size, written to disk and dropped from the page cache."""
+    """Make files of one size, write them to disk and drop them from the page cache."""
     os.makedirs(folder, exist_ok=True)
     block = (seed.to_bytes(8, "little") * 512) * (MIB // 4096)
     for number in range(max(1, total_bytes // FILE_BYTES)):
@@ -71,13 +74,13 @@ def make_files(folder: str, total_bytes: int, seed: int) -> None:
 
 
 def paths_of(folder: str, part: str) -> list[str]:
-    """A part's files."""
+    """Return the paths of a part's files."""
     tree = f"{folder}/{part}/tree/d0"
     return [f"{tree}/{name}" for name in sorted(os.listdir(tree))]
 
 
 def start_keeper(folder: str, by_hand: bool) -> None:
-    """A process of a cgroup of its own reads the hot files several times and stays."""
+    """Start a process in its own cgroup that reads the hot files several times and stays."""
     if by_hand:
         write(f"{CGROUPS}/cgroup.subtree_control", "+memory")
     ready, said = os.pipe()
@@ -85,7 +88,8 @@ def start_keeper(folder: str, by_hand: bool) -> None:
         os.close(ready)
         os.setsid()
         nowhere = os.open(os.devnull, os.O_RDWR)
-        # None of ours may stay open in it: who waits for this program waits for its output's end.
+        # None of our pipes may stay open in it: the caller waits for the end of this program's
+        # output.
         for fd in (0, 1, 2):
             os.dup2(nowhere, fd)
         join(f"{CGROUPS}/{'matrix-keeper' if by_hand else 'system.slice/matrix-keeper.service'}")
@@ -96,11 +100,11 @@ def start_keeper(folder: str, by_hand: bool) -> None:
         time.sleep(FOR_EVER_S)
     os.close(said)
     if not os.read(ready, 1):
-        raise OSError("ended: the process with the hot files did not come up")
+        raise OSError("ended: the process with the hot files did not start")
 
 
 def end(folder: str, part: str) -> int:
-    """Let a part begin, read its files once, and end; return what it leaves in the page cache."""
+    """Let a part start, read its files once, and end; return the bytes it leaves in the page cache."""
     if part == "cgroup":
         child = os.fork()
         if child == 0:
@@ -117,7 +121,7 @@ def end(folder: str, part: str) -> int:
 
 
 def part_of(folder: str, name: str) -> Part:
-    """A container of root's, or a service."""
+    """Return the part of that name: a container of root's, or a service."""
     if name == "container":
         return Part(name, f"{folder}/{name}", prefix=(), podman=True)
     return Part(name, f"{folder}/{name}", prefix=OF_SYSTEM, podman=False)
@@ -130,7 +134,7 @@ def join(cgroup: str) -> None:
 
 
 def remove(cgroup: str) -> None:
-    """Remove a cgroup as soon as it is empty: a process may have been waited for before it has left."""
+    """Remove a cgroup once it is empty: a reaped process may still be counted in it for a moment."""
     until_s = time.monotonic() + REMOVE_S
     while True:
         try:
@@ -155,12 +159,12 @@ def read_all(paths: Sequence[str]) -> None:
 
 
 def cached_of(folder: str, part: str) -> int:
-    """Bytes of a part's files in the page cache."""
+    """Return the bytes of a part's files in the page cache."""
     return sum(cached_bytes(path) for path in paths_of(folder, part))
 
 
 def cached_bytes(path: str) -> int:
-    """Return the bytes of a file that are in the page cache, by mincore(2); none is brought in."""
+    """Return the bytes of a file that are in the page cache, by mincore(2), which reads no page in."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]

@@ -1,4 +1,4 @@
-"""Files: an archive is unpacked, read, and half of it deleted. Editor: the same, smaller, then for ever."""
+"""Files: unpack an archive, read it, delete half of it. Editor: the same, smaller, then without end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOG_BYTES = 32 << 10
 
 
 class FileTree:
-    """Files of 8 to 512 KiB, as a package of sources and objects has them."""
+    """Files of 8 to 512 KiB, like those of a package of sources and objects."""
 
     def __init__(self, folder: str, total_bytes: int, seed: int) -> None:
         choose = random.Random(seed)
@@ -41,22 +41,22 @@ class FileTree:
         self._block = choose.randbytes(LEAST_FILE_BYTES * SPAN)
 
     def hot(self) -> list[tuple[str, int]]:
-        """What is read again and again, and outlives the deletion."""
+        """Return the files that are read repeatedly and survive the deletion."""
         return self.files[::HOT_EVERY]
 
     def hot_bytes(self) -> int:
-        """Page cache of the hot files."""
+        """Return the page cache bytes of the hot files."""
         return sum(size + -size % 4096 for _, size in self.hot())
 
     def write(self, part: list[tuple[str, int]]) -> None:
-        """Write these files where they belong."""
+        """Write these files to their places."""
         for path, size in part:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "wb", buffering=0) as file:
                 file.write(self._block[:size])
 
     def pack(self, path: str) -> None:
-        """Write an archive of all files, without the files."""
+        """Write an archive of all files, without writing the files."""
         with tarfile.open(path, "w") as archive:
             for name, size in self.files:
                 member = tarfile.TarInfo(name.lstrip("/"))
@@ -64,11 +64,11 @@ class FileTree:
                 archive.addfile(member, _Block(self._block[:size]))
 
     def unpack(self, path: str) -> None:
-        """Unpack the archive to where the files belong."""
+        """Unpack the archive to the files' places."""
         subprocess.run(["tar", "-xf", path, "-C", "/"], env=ENVIRONMENT, check=True)
 
     def delete_half(self) -> None:
-        """Delete every other file, the hot ones left out."""
+        """Delete every other file, except the hot ones."""
         hot = {path for path, _ in self.hot()}
         for number, (path, _) in enumerate(self.files):
             if number % 2 == 1 and path not in hot:
@@ -76,13 +76,13 @@ class FileTree:
 
 
 class _Block:
-    """As much of a file as tarfile wants: no copy of the block is kept for each member."""
+    """As much of a file as tarfile reads, without a copy of the block for each member."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0
 
     def read(self, count: int = -1) -> bytes:
-        """The next bytes."""
+        """Return the next bytes."""
         end = len(self._data) if count < 0 else self._at + count
         part = self._data[self._at : end]
         self._at += len(part)
@@ -90,7 +90,7 @@ class _Block:
 
 
 class Files(Job):
-    """A package comes in, is read, and half of it is deleted; its archive stays."""
+    """A package is unpacked and read, and half of it is deleted; its archive stays."""
 
     share = 24.0
 
@@ -100,7 +100,7 @@ class Files(Job):
         self.archive = f"{folder}/package.tar"
 
     def phases(self) -> list[tuple[str, Callable[[], None]]]:
-        """Pack, unpack, read, delete."""
+        """Return the phases: pack, unpack, read, delete."""
         return [
             ("pack", lambda: self.tree.pack(self.archive)),
             ("unpack", lambda: self.tree.unpack(self.archive)),
@@ -118,11 +118,11 @@ class Files(Job):
         read_files(self.tree.hot())
 
     def hot_bytes(self) -> int:
-        """Page cache of the hot files."""
+        """Return the page cache bytes of the hot files."""
         return self.tree.hot_bytes()
 
     def prepare_reread(self) -> Callable[[], int]:
-        """The hot files, whole."""
+        """Return a reader of the whole hot files."""
         files = self.tree.hot()
         probe = f"{self.folder}/probe"
         with open(probe, "wb") as file:
@@ -137,7 +137,7 @@ class Editor(Files):
     share = 16.0
 
     def linger(self) -> None:
-        """About 7 % of a CPU in bursts; each burst appends to a log and looks at a file."""
+        """Use about 7 % of a CPU in bursts; each burst appends to a log and reads a file."""
         cold = self._kept()
         with open(f"{self.folder}/editor.log", "ab", buffering=0) as log:
             while True:

@@ -1,4 +1,4 @@
-"""Hogs: anonymous peaks in huge and in small pages, and what a long-lived process keeps of one."""
+"""Hogs: anonymous peaks in huge and in small pages, and a long-lived process that keeps parts of one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PEAK_PERCENT = 55
 KEEPER_PERCENT = 40
-# Of each 512 KiB a keeper keeps 16: what a process that lives on makes of its peak.
+# A keeper keeps 16 KiB of each 512 KiB: the fragments that a long-lived process leaves of its peak.
 STRIDE_BYTES = 512 << 10
 KEPT_BYTES = 16 << 10
 FOR_EVER_S = 1_000_000
@@ -26,7 +26,7 @@ class Hogs(Job):
     """Peaks that come and go; between two of them a process starts that stays."""
 
     def phases(self) -> list[tuple[str, Callable[[], None]]]:
-        """Huge pages, a process that stays, small pages, both at once."""
+        """Return the phases: huge pages, a process that stays, small pages, both at once."""
         return [
             ("huge pages", lambda: self._peak(PEAK_PERCENT, huge=True)),
             ("keeper", self._keeper),
@@ -42,17 +42,18 @@ class Hogs(Job):
 
     def _keeper(self) -> None:
         words = [sys.executable, sys.argv[0], "bench", "keep", str(self._pages(KEEPER_PERCENT))]
-        # None of ours may stay open in it: who waits for the work waits for its output's end.
+        # None of our pipes may stay open in it: the caller waits for the end of this program's
+        # output.
         with subprocess.Popen(
             words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
             start_new_session=True,
         ) as keeper:  # fmt: skip
             assert keeper.stdout is not None  # noqa: S101  # piped above
             said = keeper.stdout.readline()
-            # Not waited for: it is to outlive the work.
+            # Not waited for: it must outlive the workload.
             keeper.returncode = 0
         if said != b"kept\n":
-            raise OSError("hogs: the process that stays did not come up")
+            raise OSError("hogs: the process that stays did not start")
 
     def _both(self) -> None:
         first = hold(self._pages(PEAK_PERCENT / 2 - 3), huge=True)
@@ -64,7 +65,7 @@ class Hogs(Job):
 
 
 def keep(size_bytes: int) -> int:
-    """Take a peak in small pages, let go of most of it, and stay with the rest."""
+    """Allocate a peak in small pages, free most of it, and keep the rest without end."""
     memory = hold(size_bytes, huge=False)
     for start in range(0, size_bytes, STRIDE_BYTES):
         length = min(STRIDE_BYTES, size_bytes - start) - KEPT_BYTES

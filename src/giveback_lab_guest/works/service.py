@@ -1,7 +1,8 @@
-"""Service: a server that never idles, at a steady part of its CPUs, with bursts and I/O.
+"""Service: a server that never idles, at a steady fraction of its CPUs, with bursts and I/O.
 
-Requests come by a schedule, whatever the last one took (open loop): a late answer counts from when it was
-due. Each touches and frees memory and reads a hot file; some write a log and read a cold one.
+Requests arrive by a schedule, however long the last one took (open loop): the latency of a late
+answer counts from when it was due. Each request touches and frees memory and reads a hot file; some
+write a log and read a cold one.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ SCRATCH_PERCENT = 3.0
 PIECE_BYTES = 256 << 10
 PIECES = 8
 HOT_READS = 3
-# What a request touches and frees: 8 MiB of 2 GiB.
+# The memory that a request touches and frees: 8 MiB of 2 GiB.
 REQUEST_PERCENT = 0.4
 CALIBRATED_REQUESTS = 15
-# Of each period so much is by chance; on average nothing.
+# This fraction of each period is random; it averages to 0.
 JITTER = 0.5
 BURST_EVERY_S = 30.0
 BURST_REQUESTS = 8
@@ -42,7 +43,7 @@ SAVE_EVERY = 10
 
 
 class Service(Job):
-    """Files come in and a peak goes by; then requests for ever, in as many processes as CPUs."""
+    """Files are written and a peak passes; then requests without end, in one process per CPU."""
 
     busy_percent = 50
 
@@ -52,7 +53,7 @@ class Service(Job):
         self._block = random.Random(seed).randbytes(MIB)
 
     def phases(self) -> list[tuple[str, Callable[[], None]]]:
-        """A deployment, and a peak that leaves fragments."""
+        """Return the phases: a deployment, and a peak that leaves fragments."""
         return [("files", self._files), ("peak", self._peak), ("hot", self._read_hot)]
 
     def _files(self) -> None:
@@ -76,7 +77,7 @@ class Service(Job):
             read_files(self.tree.hot())
 
     def request(self, choose: random.Random, number: int) -> None:
-        """One request: memory that comes and goes, a hot file, sometimes the disk."""
+        """Serve one request: memory that comes and goes, a hot file, sometimes the disk."""
         size = self.percent(REQUEST_PERCENT) // mmap.PAGESIZE * mmap.PAGESIZE
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         for start in range(0, size, MIB):
@@ -90,14 +91,14 @@ class Service(Job):
             read_files([choose.choice(self.tree.files)])
 
     def linger(self) -> None:
-        """Serve for ever, a process for each CPU."""
+        """Serve without end, in one process per CPU."""
         for worker in range(1, self.cpus):
             if os.fork() == 0:
                 self.serve(worker)
         self.serve(0)
 
     def serve(self, worker: int, until_s: float = float("inf")) -> None:
-        """Take requests as they are due; each one's due time and end go to a file."""
+        """Serve requests when they are due; write each one's due time and end to a file."""
         choose = random.Random(self.seed + worker)
         period_s = self._request_cpu_s(choose) * 100.0 / self.busy_percent
         begin_s = due_s = time.monotonic()
@@ -115,14 +116,14 @@ class Service(Job):
                 if due_s >= burst_s:
                     burst_s, burst = burst_s + BURST_EVERY_S, BURST_REQUESTS
                 if burst:
-                    # A burst's requests are all due at once.
+                    # All requests of a burst are due at once.
                     burst -= 1
                 else:
                     due_s += period_s * (1.0 + JITTER * (2.0 * choose.random() - 1.0))
             file.write(times.tobytes())
 
     def _request_cpu_s(self, choose: random.Random) -> float:
-        """CPU time of a usual request, bursts and I/O left out."""
+        """Return the CPU seconds of a usual request, without bursts and I/O."""
         took = []
         for _ in range(CALIBRATED_REQUESTS):
             before_s = time.process_time()
@@ -131,7 +132,7 @@ class Service(Job):
         return max(0.001, sorted(took)[len(took) // 2])
 
     def report(self) -> dict[str, float]:
-        """What all processes have served so far: requests, their span, latencies."""
+        """Return what all processes have served so far: requests, their time span, latencies."""
         times = array.array("d")
         for worker in range(self.cpus):
             with open(f"{self.folder}/requests-{worker}.bin", "rb") as file:
@@ -140,33 +141,33 @@ class Service(Job):
         return figures(times[::2], times[1::2])
 
     def hot_bytes(self) -> int:
-        """Page cache of the hot files."""
+        """Return the page cache bytes of the hot files."""
         return self.tree.hot_bytes()
 
     def prepare_reread(self) -> Callable[[], int]:
-        """The hot files, whole."""
+        """Return a reader of the whole hot files."""
         files = self.tree.hot()
         return lambda: read_files(files)
 
 
 class Service30(Service):
-    """At a steady 30 % of the CPUs."""
+    """The service at a steady 30 % of the CPUs."""
 
     busy_percent = 30
 
 
 class Service50(Service):
-    """At a steady 50 %."""
+    """The service at a steady 50 % of the CPUs."""
 
 
 class Service70(Service):
-    """At a steady 70 %."""
+    """The service at a steady 70 % of the CPUs."""
 
     busy_percent = 70
 
 
 def figures(due_s: array.array[float], end_s: array.array[float]) -> dict[str, float]:
-    """Requests, the seconds they span, and the latencies' median and 99th percentile."""
+    """Return requests, the seconds they span, and the latencies' median and 99th percentile."""
     if not due_s:
         return {"requests": 0, "span_s": 0.0, "p50_s": 0.0, "p99_s": 0.0}
     latencies = sorted(map(operator.sub, end_s, due_s))

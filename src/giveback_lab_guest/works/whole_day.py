@@ -1,4 +1,4 @@
-"""A whole day of a VM with containers: those, a service meanwhile, and a PostgreSQL database."""
+"""A whole day of a VM with containers, a concurrent service, and a PostgreSQL database."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# pgbench's scale: one is about 15 MiB, and 100,000 rows.
+# pgbench's scale: 1 is about 15 MiB, and 100,000 rows.
 SCALE_BYTES = 16 << 20
 DATABASE_PERCENT = 7.0
 CLIENTS = 2
@@ -27,7 +27,7 @@ class WholeDay(Containers):
     """The database is loaded, a service starts, containers come and go, the database is used."""
 
     def phases(self) -> list[tuple[str, Callable[[], None]]]:
-        """The containers' own phases, between those of the database and the service."""
+        """Return the containers' own phases, between those of the database and the service."""
         prepared = super().phases()
         of_parts = len(self.parts)
         return [
@@ -45,7 +45,7 @@ class WholeDay(Containers):
         run([*AS_POSTGRES, pgbench(), "-i", "-q", "-s", str(scale), DATABASE])
 
     def _deploy(self) -> None:
-        """A service at 30 % of the CPUs, as a unit of its own."""
+        """Start a service at 30 % of the CPUs, as a unit of its own."""
         service = Service30(f"{self.folder}/served", self.ram_bytes // 2, self.seed, self.cpus)
         words = ["bench", "deploy", "service-30", service.folder, str(service.ram_bytes)]
         run([
@@ -57,14 +57,14 @@ class WholeDay(Containers):
         run([*AS_POSTGRES, pgbench(), "-n", "-c", str(CLIENTS), "-T", str(seconds), DATABASE])
 
     def again(self) -> None:
-        """Root's container once more, and some queries."""
+        """Run root's container again, and some queries."""
         self.parts[0].shell(f"rm -rf tree; {BUILD}")
         command = [*AS_POSTGRES, pgbench(), "-n", "-S", "-c", str(CLIENTS), "-t", "200", DATABASE]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def pgbench() -> str:
-    """The program of the newest PostgreSQL. Raises OSError where there is none."""
+    """Return the program of the newest PostgreSQL. Raises OSError if there is none."""
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin/pgbench"))
     if not found:
         raise OSError("pgbench: PostgreSQL is not installed in this guest")

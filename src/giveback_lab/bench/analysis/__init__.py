@@ -1,1 +1,1 @@
-"""What the measured cells say."""
+"""Analyse the measured cells: figures, comparisons, verdicts."""

@@ -1,4 +1,4 @@
-"""Cells that compare: by kernel, memory and work; those that do not count, and why not. Pure."""
+"""Group the cells that can be compared: by kernel, memory and workload. Say which do not count. Pure."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 NONE = "none"
 OURS = "giveback"
 SHORTEST_SHARE = 0.5
-"""Of the others' time: what was watched, or worked, for less is no whole cell."""
+"""A cell watched, or at work, for less than this fraction of the others' time is incomplete."""
 SITTING_S = 2 * 3600.0
-"""Where no sitting is told, cells of one work and round that began further apart are not of one.
+"""If the sitting is unknown, cells of one workload and round with starts further apart are of two sittings.
 
-Their bytes compare, their times do not: a machine drifts, and strategies that did not take turns had other
-neighbours. A round of the main strategies takes less, even one by one.
+Their bytes compare, their times do not: a machine drifts, and strategies that did not alternate ran under
+different load. A round of the main strategies takes less time, even one cell after the other.
 """
 TIMES = ("work_s", "reread_s", "vmm_cpu_s")
-"""Figures that rest on how fast the machine was just then."""
+"""Figures that depend on the machine's speed at the time of the measurement."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class GroupSetting:
-    """What is the same in all cells that are compared."""
+    """The values that all compared cells have in common."""
 
     kernel: str
     mem_bytes: int
@@ -40,18 +40,18 @@ class GroupSetting:
 
     @property
     def key(self) -> str:
-        """Names the setting; the work first, since that is what one looks for."""
+        """The name of the setting; the workload first, because readers search for it."""
         return f"{self.work}-{self.kernel}-{self.mem_bytes >> 20}M"
 
     @property
     def safe_key(self) -> str:
-        """The same for file names and anchors: what came from a stored file may hold anything."""
+        """The same for file names and anchors: a value from a stored file may hold any character."""
         return re.sub(r"[^A-Za-z0-9.-]", "_", self.key)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A whole cell with its figures: of the host (of its only VM, or of all), and of each VM."""
+    """A complete cell with its figures: of the host (its only VM, or all), and of each VM."""
 
     result: CellResult
     figures: CellFigures
@@ -59,10 +59,12 @@ class Measured:
 
     @property
     def strategy(self) -> str:
+        """The name of the cell's strategy."""
         return self.result.cell.strategy
 
     @property
     def round(self) -> int:
+        """The number of the cell's round, from 1."""
         return self.result.cell.round
 
 
@@ -76,9 +78,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class CellGroup:
-    """The cells of one setting. `after_s` is, for each VM, the span after its work that all share.
+    """The cells of one setting. `after_s` is, per VM, the time after its workload that all cells share.
 
-    `nones` are all whole cells of none, with those of earlier sittings that `cells` has later ones of.
+    `nones` are all complete cells of the `none` strategy. They include cells of earlier sittings
+    (runs of the command) that `cells` has later ones of.
     """
 
     setting: GroupSetting
@@ -89,28 +92,28 @@ class CellGroup:
 
     @property
     def strategies(self) -> list[str]:
-        """Those that were measured at least once, in the order of their first cells."""
+        """The strategies that were measured at least once, in the order of their first cells."""
         return list(dict.fromkeys(cell.strategy for cell in self.cells))
 
     @property
     def rounds(self) -> int:
-        """The most rounds that any strategy has."""
+        """The highest number of rounds that any strategy has."""
         return max((len(self.of(name)) for name in self.strategies), default=0)
 
     def of(self, strategy: str) -> list[Measured]:
-        """A strategy's cells, by round."""
+        """Return a strategy's cells, by round."""
         return sorted((c for c in self.cells if c.strategy == strategy), key=lambda c: c.round)
 
     def values(self, strategy: str, field: str) -> dict[int, float]:
-        """A figure of a strategy by round, where it was measured."""
+        """Return a figure of a strategy by round, where it was measured."""
         found = ((cell.round, getattr(cell.figures, field)) for cell in self.of(strategy))
         return {number: value for number, value in found if value is not None}
 
     def comparable(self, strategy: str, field: str, to: str) -> dict[int, float]:
-        """As `values`, but a time as it would be beside `to`'s cell of the same round.
+        """Return `values`, with times scaled to the sitting of `to`'s cell of the same round.
 
-        Measured in one sitting it is that already. Else it is taken times what the sittings' cells of
-        none differ by, and left out where one of the two has none.
+        Within one sitting nothing changes. Otherwise a time is multiplied by the ratio of the two
+        sittings' `none` cells, and left out if one of them has none.
         """
         if field not in TIMES:
             return self.values(strategy, field)
@@ -123,16 +126,17 @@ class CellGroup:
         return {number: value for number, value in found.items() if value is not None}
 
     def is_of_another_sitting(self, strategy: str, field: str) -> bool:
-        """Whether a time of it, beside giveback's, is one that was not measured beside it."""
+        """Return whether a time of the strategy was measured in another sitting than giveback's."""
         values = self.values(strategy, field)
         beside = self.comparable(strategy, field, OURS)
         return any(values[number] != value for number, value in beside.items())
 
     def baseline(self, field: str) -> list[float]:
-        """The same figure of none, again and again: what of a difference is noise.
+        """Return the same figure of all cells of `none`: the noise in any difference.
 
-        Times are multiples of their sitting's median: by how much the machine was faster on another
-        day is no noise of a round. A sitting with one cell of none tells nothing of it.
+        Times are multiples of their sitting's median. Differences between days are not noise within
+        a round; compare within one round only. A sitting with one cell of `none` says nothing about
+        noise.
         """
         if field not in TIMES:
             return list(self.values(NONE, field).values())
@@ -165,17 +169,17 @@ def _sittings(cells: Sequence[Measured]) -> list[list[Measured]]:
 
 
 def none_beside(nones: Sequence[Measured], cell: Measured) -> Measured | None:
-    """The last of these cells of none that was measured in the same round and sitting as `cell`."""
+    """Return the last of these cells of `none` of the same round and sitting as `cell`, or None."""
     return next((none for none in reversed(nones) if is_beside(none.result, cell.result)), None)
 
 
 def is_beside(none: CellResult, other: CellResult) -> bool:
-    """Whether this cell of none was measured in the same round and sitting, of the same setting."""
+    """Return whether this cell of `none` is of the same setting, round and sitting as `other`."""
     return replace(other.cell, strategy=NONE) == none.cell and in_one_sitting(none, other)
 
 
 def in_one_sitting(one: CellResult, other: CellResult) -> bool:
-    """Whether two cells' times compare; they do not where neither sitting nor begin is told."""
+    """Return whether two cells' times compare; they do not if neither sitting nor start time is known."""
     if one.sitting and other.sitting:
         return one.sitting == other.sitting
     try:
@@ -186,19 +190,20 @@ def in_one_sitting(one: CellResult, other: CellResult) -> bool:
 
 
 def is_own(strategy: str) -> bool:
-    """Whether it is giveback itself, whole or with a part switched off: no rival of its own."""
+    """Return whether the strategy is giveback itself, complete or with a part switched off."""
     return strategy == OURS or strategy.startswith(f"{OURS}-")
 
 
 def current(results: Sequence[CellResult]) -> list[CellResult]:
-    """Of several results of one cell the last; in the order of the first ones."""
+    """Return the last of several results of one cell; in the order of the first ones."""
     return list({result.cell.key: result for result in results}.values())
 
 
 def groups(results: Sequence[CellResult]) -> list[CellGroup]:
-    """All settings in the order of their first cells; of two results of one cell the later counts.
+    """Return all settings in the order of their first cells; the later of two results of a cell counts.
 
-    Of none the earlier ones are kept, too: times that were measured beside them are held against them.
+    Earlier results of `none` are kept as well: times measured in their sitting are compared with
+    them.
     """
     by_setting: dict[GroupSetting, list[CellResult]] = {}
     for result in results:
@@ -247,7 +252,7 @@ def _not_whole(result: CellResult) -> tuple[str, ...]:
 
 
 def _too_short(results: list[CellResult]) -> list[tuple[CellResult, str]]:
-    """Cells that are watched, or that worked, for much less time than the others."""
+    """Return the cells that were watched, or worked, for much less time than the others."""
     watched = {id(r): min(observed_after_s(vm) or 0.0 for vm in r.vms) for r in results}
     worked = {id(r): sum(vm.work_s for vm in r.vms) for r in results}
     usual_watched = median(watched.values()) if watched else 0.0

@@ -1,6 +1,6 @@
-"""What one VM's course comes down to, and what several VMs on one host come to together. Pure.
+"""Reduce one VM's course to figures, and combine the figures of several VMs on one host. Pure.
 
-None is what was not measured, or what never happened. Amounts are bytes unless their name says else.
+None means not measured, or never happened. Amounts are bytes unless their name says otherwise.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ if TYPE_CHECKING:
 
 HOST_PAGE_BYTES = 4096
 SETTLED_S = 5.0
-"""A mark's residue is the median of so many seconds before it: host and guest are not read at once."""
+"""A mark's residue is the median of this many seconds before it: host and guest are read apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellFigures:
-    """All figures of one VM, or of all VMs of a cell. `work` is while it worked, `after` later.
+    """All figures of one VM, or of all VMs of a cell.
 
-    `after` covers the same seconds for every cell of the same work, so that they compare.
-    `returned_…_s`: from the work's end until that share of `returnable_bytes` was given back.
+    - `…_work…` covers the time while the VM worked, `…_after…` the time later. The latter is the same
+      span for every cell of a workload, so that cells can be compared.
+    - `returned_…_s`: from the workload's end until that percentage of `returnable_bytes` was returned.
     """
 
     ram_bytes: float
@@ -81,13 +82,13 @@ class CellFigures:
     agent_cpu_share: float | None = None
     agent_memory_bytes: float | None = None
     host_faults_after_pages: float | None = None
-    """Page faults of the host on guest RAM: from the work's end until the next thing is asked."""
+    """The host's page faults on guest RAM, from the workload's end until the next request to the VM."""
     host_faults_next_pages: float | None = None
-    """The same, while that next thing is done."""
+    """The same, during that next request."""
     returned_bytes: float | None = None
     regret_bytes: float | None = None
     regret_share: float | None = None
-    """Of what was returned after the work's end, what was touched again within a minute."""
+    """Of the memory returned after the workload's end, what was touched again within a minute."""
     again_s: float | None = None
     requests_per_s: float | None = None
     latency_p50_s: float | None = None
@@ -95,7 +96,7 @@ class CellFigures:
     slow_ratio: float | None = None
     reread_ratio: float | None = None
     cpu_above_none_s: float | None = None
-    """The last three against `none` in the same round."""
+    """The last three relative to `none` in the same round."""
 
 
 FIELDS = tuple(spec.name for spec in fields(CellFigures))
@@ -110,12 +111,12 @@ _OF_THE_HOST = (
 
 
 def mark(course: VmCourse, name: MarkName) -> CellMark | None:
-    """The VM's last mark of that name."""
+    """Return the VM's last mark of that name, or None."""
     return next((m for m in reversed(course.marks) if m.name == name), None)
 
 
 def observed_after_s(course: VmCourse) -> float | None:
-    """How long the VM was watched after its work's end; None where the work never ended."""
+    """Return for how many seconds the VM was watched after its workload; None if that never ended."""
     work = mark(course, "work")
     if work is None or not course.samples:
         return None
@@ -123,9 +124,9 @@ def observed_after_s(course: VmCourse) -> float | None:
 
 
 def host_resident(courses: Sequence[VmCourse]) -> list[tuple[float, float]]:
-    """(seconds, resident bytes of all VMs together) at every moment that one of them was read.
+    """Return (seconds, resident bytes of all VMs together) for every time at which a VM was sampled.
 
-    Before its first sample a VM counts as nothing, after its last as it was.
+    A VM counts as 0 before its first sample, and keeps its last value after its last sample.
     """
     moments = sorted({sample.t_s for course in courses for sample in course.samples})
     total = [0.0] * len(moments)
@@ -139,9 +140,9 @@ def host_resident(courses: Sequence[VmCourse]) -> list[tuple[float, float]]:
 
 
 def vm_figures(course: VmCourse, after_s: float) -> CellFigures:
-    """Reduce a VM's course; `after_s` is the span after the work's end that all cells share.
+    """Reduce a VM's course; `after_s` is the time after the workload's end that all cells share.
 
-    Raises ValueError where the course has no samples or its work never ended.
+    Raises ValueError if the course has no samples or its workload never ended.
     """
     work, samples = mark(course, "work"), course.samples
     if work is None or not samples:
@@ -179,9 +180,10 @@ def vm_figures(course: VmCourse, after_s: float) -> CellFigures:
 
 
 def host_figures(courses: Sequence[VmCourse], of_vms: Sequence[CellFigures]) -> CellFigures:
-    """All VMs of a cell as their host sees them: sums, but for the peak, which is of the sum.
+    """Return the figures of all VMs of a cell as their host sees them.
 
-    A share counts as returned when the last VM has returned its own.
+    They are sums, except the peak, which is the peak of the sum. A percentage counts as returned
+    when the last VM has returned its own.
     """
     if len(of_vms) == 1:
         return of_vms[0]
@@ -199,7 +201,7 @@ def host_figures(courses: Sequence[VmCourse], of_vms: Sequence[CellFigures]) -> 
 
 
 NEXT: tuple[MarkName, ...] = ("clean", "again", "reread")
-"""What may be asked first of a VM that has idled after its work."""
+"""The first request that a VM may get after its idle time."""
 
 
 def _flows(course: VmCourse, end_s: float) -> dict[str, float | None]:
@@ -261,7 +263,7 @@ def _residue(course: VmCourse, name: MarkName) -> float | None:
 def _settled(
     course: VmCourse, name: MarkName, value: Callable[[CellSample], float | None]
 ) -> float | None:
-    """The median of the last seconds of a span; None where there is no such span or no word of it."""
+    """Return the median of the last seconds of a span; None without such a span or without values."""
     span = mark(course, name)
     if span is None:
         return None
@@ -311,7 +313,7 @@ def _refaults(counters: Counters) -> int | None:
 
 
 def _grown(before: float | None, after: float | None) -> float | None:
-    """By how much a counter grew; None where it was not read, or was reset in between."""
+    """Return by how much a counter grew; None if it was not read, or was reset in between."""
     if before is None or after is None or after < before:
         return None
     return after - before
@@ -342,7 +344,7 @@ def _agent(course: VmCourse, watched_s: float) -> dict[str, float | None]:
     before_s, after_s = course.before.agent_cpu_s, course.after.agent_cpu_s
     used_s = None
     if after_s is not None:
-        # One that was started anew counts from nothing again.
+        # A restarted process counts from 0 again.
         used_s = after_s - before_s if before_s is not None and before_s <= after_s else after_s
     return {
         "agent_cpu_s": used_s,

@@ -1,11 +1,12 @@
 """Median and spread of a few rounds, and whether two strategies differ at all. Pure.
 
-Strategies are compared within a round, as the ratio of the one to the other, because a machine drifts
-from round to round. The median ratio's interval is free of assumptions on the distribution: between
-two order statistics, chosen as in the sign test (Conover, Practical Nonparametric Statistics, 3.2).
-With fewer than six rounds that is from the least to the greatest, which holds the true median with a
-probability of 1 - 2^(1-n): 50 % with two rounds, 75 % with three, 94 % with five. So that two rounds
-which agree by chance prove nothing, the interval never is narrower than what `none` itself varies by.
+Strategies are compared within a round, as the ratio of one to the other, because a machine drifts
+from round to round. The interval of the median ratio assumes no distribution: it lies between two
+order statistics, chosen as in the sign test (Conover, Practical Nonparametric Statistics, 3.2).
+With fewer than six rounds these are the least and the greatest. They enclose the true median with a
+probability of 1 - 2^(1-n): 50 % with two rounds, 75 % with three, 94 % with five. Two rounds that
+agree by chance must prove nothing, so the interval is never narrower than the variation of `none`
+itself.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SIGMA_PER_MAD = 1.4826
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """`count` values: their median, least and greatest, and median absolute deviation."""
+    """The median, least and greatest of `count` values, and their median absolute deviation."""
 
     count: int
     median: float
@@ -35,16 +36,17 @@ class Spread:
 
     @property
     def is_known(self) -> bool:
-        """Whether there is any spread to speak of: one round has none."""
+        """Whether there is a spread: one round has none."""
         return self.count > 1
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One strategy against another over the rounds that both have: the ratio, the other being 1.
+    """One strategy against another over the rounds that both have, as a ratio to the other.
 
-    `low` and `high` bound what the ratio may be, noise considered; None: one round, nothing known.
-    `noise` is the half-width that `none`'s own spread asks for, None where `none` says nothing.
+    `low` and `high` bound the ratio with noise considered; None if one round leaves it unknown.
+    `noise` is the half-width that follows from `none`'s own spread; None if `none` has too few
+    rounds.
     """
 
     count: int
@@ -57,14 +59,14 @@ class Comparison:
 
     @property
     def differs(self) -> bool | None:
-        """Whether there is a difference outside the noise; None where the noise is not known."""
+        """Whether there is a difference outside the noise; None if the noise is unknown."""
         if self.low is None or self.high is None:
             return None
         return not self.low <= 1.0 <= self.high
 
 
 def spread_of(values: Iterable[float]) -> Spread | None:
-    """The spread of these values, which are finite; None where there are none."""
+    """Return the spread of these finite values, or None if there are none."""
     known = sorted(values)
     if not known:
         return None
@@ -74,9 +76,9 @@ def spread_of(values: Iterable[float]) -> Spread | None:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Between which two of these values the true median lies with 95 %, or as near as they allow.
+    """Return two of the values that enclose the true median with 95 %, or as near as they allow.
 
-    None for fewer than two.
+    Returns None for fewer than two values.
     """
     count = len(values)
     if count < 2:
@@ -93,11 +95,11 @@ def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def own_noise(baseline: Iterable[float], count: int) -> float | None:
-    """By how much the median ratio of `count` rounds may differ from 1 where nothing differs.
+    """Return how far the median ratio of `count` rounds may be from 1 when nothing differs.
 
-    `baseline` are the same figure of one and the same strategy in several rounds: a robust estimate
-    of a round's standard deviation, doubled in variance for a ratio, less for more rounds. None where
-    there is only one, or its median is nothing.
+    `baseline` has the same figure of one strategy in several rounds. The result is a robust
+    estimate of a round's standard deviation, doubled in variance for a ratio, and less for more
+    rounds. Returns None for a single value, or if the median is 0.
     """
     of_baseline = spread_of(baseline)
     if of_baseline is None or not of_baseline.is_known or of_baseline.median <= 0 or count < 1:
@@ -108,7 +110,7 @@ def own_noise(baseline: Iterable[float], count: int) -> float | None:
 def compare(
     ours: Mapping[int, float], theirs: Mapping[int, float], baseline: Iterable[float] = ()
 ) -> Comparison | None:
-    """Compare by round (the mappings' keys). None where no round has both, theirs above nothing."""
+    """Compare by round (the mappings' keys). Return None if no round has both with theirs above 0."""
     rounds = sorted(r for r in ours.keys() & theirs.keys() if theirs[r] > 0)
     if not rounds:
         return None
@@ -118,7 +120,7 @@ def compare(
     interval = median_interval(ratios)
     low = high = None
     if interval is not None or noise is not None:
-        # A share of the ratio, not of 1: half as much memory varies by half as much.
+        # Relative to the ratio, not to 1: half as much memory varies by half as much.
         least = (noise or 0.0) * abs(ratio)
         low, high = interval or (ratio, ratio)
         low, high = min(low, ratio - least), max(high, ratio + least)

@@ -1,9 +1,9 @@
-"""What giveback promises on each work, against the best of all others, and whether it holds. Pure.
+"""giveback's targets on each workload, compared with the best other strategy, and the verdicts. Pure.
 
-The best other is sought among all strategies that are not giveback or a part of it, by the median,
-for each target anew: the comparison is with whoever is best at just that. Some are best because they
-take the work's own memory away; so the same is said against the best of those that do not hurt the
-work, but the first verdict is the one that counts.
+The best other strategy is found by the median among all that are not giveback or a part of it. It
+is found separately for each target, so giveback is compared with the best at exactly that. Some are
+best because they take the workload's own memory away. Therefore the comparison is repeated with the
+best of those that do not hurt the workload, but only the first verdict counts.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 HURTING_SLOW_RATIO = 1.05
 HURTING_REREAD_RATIO = 1.5
 HURTING_REREAD_BYTES = 16 << 20
-"""From disk and more than with none: bytes, which compare whenever they were measured."""
+"""Bytes re-read from disk beyond those of `none`; bytes compare across sittings."""
 RESIDUE_GRAIN = 0.01
-"""Of the RAM: less residue than this is none. A VM's kernel itself moves more from second to second."""
+"""Fraction of RAM: less residue than this counts as none. The kernel itself varies more per second."""
 
 Scope = Literal["best", "gentle", "fixed"]
 
 
 class Verdict(StrEnum):
+    """Whether a target is met."""
+
     MET = "met"
     MISSED = "missed"
     IN_NOISE = "inside the noise"
@@ -42,7 +44,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BenchTarget:
-    """What is promised: the figure of that field is at most `limit` times the other's."""
+    """A promise: the figure `field` is at most `limit` times the other's."""
 
     name: str
     title: str
@@ -53,7 +55,7 @@ class BenchTarget:
 
     @property
     def promise(self) -> str:
-        """The target in words."""
+        """The target as text."""
         what = {
             "best": "the best other strategy",
             "none": "the same work with none",
@@ -78,7 +80,7 @@ TARGETS = (
 
 @dataclass(frozen=True, slots=True)
 class TargetFinding:
-    """A target on one work. `against` is the strategy that it was held against.
+    """A target on one workload. `against` is the strategy that it was compared with.
 
     `scope`: "best" of all others, the best "gentle" one, or one that the target names ("fixed").
     Only "gentle" does not count. `remark` is a sentence or empty.
@@ -92,21 +94,21 @@ class TargetFinding:
     comparison: Comparison | None = None
     remark: str = ""
     grain_bytes: float | None = None
-    """Set where the other has so little residue that an absolute amount is the limit: this one."""
+    """The limit in bytes, if the other's residue is so small that an absolute limit applies."""
 
     @property
     def counts(self) -> bool:
-        """Whether this is the verdict on the target, not the second look."""
+        """Whether this is the verdict on the target, not the additional comparison."""
         return self.scope != "gentle"
 
 
 def findings(all_groups: Sequence[CellGroup]) -> list[TargetFinding]:
-    """Every target on every setting where it applies, in the order of the settings."""
+    """Return every target on every setting where it applies, in the order of the settings."""
     return [one for group in all_groups for target in TARGETS for one in _judge(group, target)]
 
 
 def harm(group: CellGroup, strategy: str) -> tuple[str, ...]:
-    """How a strategy hurts the work, in words; empty where it does not, or nobody knows."""
+    """Return how a strategy hurts the workload, as text; empty if it does not, or if that is unknown."""
     found = []
     slow = _times_none(group, strategy, "work_s")
     if slow > HURTING_SLOW_RATIO:
@@ -126,7 +128,7 @@ def harm(group: CellGroup, strategy: str) -> tuple[str, ...]:
 
 
 def _times_none(group: CellGroup, strategy: str, field: str) -> float:
-    """How many times that of none a time is; 1 where it may be no more, noise considered, or is unknown."""
+    """Return a time as a multiple of `none`'s; 1 if it is unknown or not above the noise."""
     none = group.values(NONE, field)
     comparison = compare(group.comparable(strategy, field, NONE), none, group.baseline(field))
     if comparison is None or (comparison.low is not None and comparison.low <= 1.0):
@@ -135,14 +137,14 @@ def _times_none(group: CellGroup, strategy: str, field: str) -> float:
 
 
 def rivals(group: CellGroup) -> list[str]:
-    """The strategies that giveback is compared with."""
+    """Return the strategies that giveback is compared with."""
     return [name for name in group.strategies if not is_own(name)]
 
 
 def best_by(group: CellGroup, names: Iterable[str], field: str) -> str | None:
-    """Whose median is the least; of equals the first. None where it was measured of none.
+    """Return the strategy with the least median, the first of equals, or None if none was measured.
 
-    Times are those beside giveback's cells, where they are known.
+    Times are those comparable with giveback's cells, where they are known.
     """
 
     def value_of(name: str) -> float | None:
@@ -171,7 +173,7 @@ def _judge(group: CellGroup, target: BenchTarget) -> list[TargetFinding]:
 
 
 def _applies(group: CellGroup, target: BenchTarget) -> bool:
-    """Whether the work has what the target is about, as far as any strategy's cells tell."""
+    """Return whether the workload has what the target is about, judging by any strategy's cells."""
     if target.staggered_only:
         return "stagger" in group.setting.work
     return any(group.values(name, target.field) for name in group.strategies)
@@ -215,7 +217,7 @@ def _wanted(target: BenchTarget) -> str:
 
 
 def _floor(group: CellGroup, target: BenchTarget) -> float:
-    """The least that the other counts for, so that a grain of residue or less always is enough."""
+    """Return the least value that counts for the other, so that a negligible residue always suffices."""
     if not target.field.startswith("residue"):
         return 0.0
     ram_bytes = max((cell.figures.ram_bytes for cell in group.cells), default=0.0)
@@ -223,7 +225,7 @@ def _floor(group: CellGroup, target: BenchTarget) -> float:
 
 
 def _verdict(comparison: Comparison, limit: float) -> Verdict:
-    """Met or missed where the whole interval is; by the figure alone where no noise is known."""
+    """Return met or missed if the whole interval is; from the figure alone if the noise is unknown."""
     low = comparison.ratio if comparison.low is None else comparison.low
     high = comparison.ratio if comparison.high is None else comparison.high
     if high <= limit:

@@ -1,4 +1,4 @@
-"""How a strategy looks in every figure of the benchmark, and what else its figures share."""
+"""How each strategy is drawn in every figure of the benchmark, and other shared parts of its figures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 WIDE, NARROW = 900.0, 400.0
 HEADING_HEIGHT = 52.0
 
-# Okabe and Ito's palette: these stay apart with every kind of colour blindness; so do the dashes.
+# Okabe and Ito's palette can be told apart with every kind of colour blindness; so can the dashes.
 OURS_COLOUR = "#0072b2"
 OTHER = "#9aa0a8"
 CSS_NAMES = {
@@ -46,7 +46,7 @@ CSS_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a strategy looks in every figure; `named` are told apart by name, the others are grey."""
+    """How a strategy is drawn in every figure; `named` ones have a colour, the others are grey."""
 
     colour: str
     width: float
@@ -55,7 +55,7 @@ class Style:
     named: bool
 
     def line(self) -> dict[str, Any]:
-        """The look as matplotlib's Line2D takes it."""
+        """Return the style as matplotlib's Line2D takes it."""
         dashes = {"dashes": self.dashes} if self.dashes else {}
         return {"color": self.colour, "linewidth": self.width, **dashes}
 
@@ -74,7 +74,7 @@ _BEST = Style("#a87400", 1.9, (3, 1.2), "D", named=True)
 
 
 def styles(group: CellGroup, best: str | None = None) -> dict[str, Style]:
-    """Each strategy's style; beside the usual ones `best` is named, too."""
+    """Return each strategy's style; `best` is named in addition to the usual ones."""
     found = {}
     gen2 = sorted((n for n in group.strategies if n.startswith("wsl-gen2")), reverse=True)
     for name in group.strategies:
@@ -92,12 +92,12 @@ def styles(group: CellGroup, best: str | None = None) -> dict[str, Style]:
 
 
 def short(name: str) -> str:
-    """A strategy's or a VM's name, not longer than a figure has room for."""
+    """Return a strategy's or a VM's name, shortened to fit a figure."""
     return escape_for_terminal(name, 28)
 
 
 def heading(figure: Figure, title: str, subtitle: str) -> None:
-    """A figure's title and what is below it, at the top left, for one that stands alone."""
+    """Draw the title and subtitle of a stand-alone figure at the top left."""
     width, height = size_of(figure)
     for text, down, size, bold, colour in (
         (title, 22.0, 14.0, True, INK),

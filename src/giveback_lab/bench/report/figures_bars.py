@@ -1,4 +1,4 @@
-"""Each strategy's footprint and residue as bars, and what its gain costs the work as points."""
+"""Each strategy's footprint and residue as bars, and bytes freed against cost to the workload as points."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ RESIDUE_MARKS = (
 
 @dataclass(frozen=True, slots=True)
 class _Panel:
-    """Bars of one figure."""
+    """The bars of one figure."""
 
     title: str
     unit: str
@@ -64,7 +64,7 @@ class _Panel:
 
 
 def bars_figure(group: CellGroup, width: float, *, titled: bool) -> Figure:
-    """Footprint and residue, the least footprint first; whiskers from the least to the most round."""
+    """Draw footprint and residue, the least footprint first; whiskers span all rounds."""
     names = _by_footprint(group)
     panels = _panels(group, width)
     narrow = width <= NARROW
@@ -143,7 +143,7 @@ def _bars(group: CellGroup, panel: _Panel, names: list[str], axes: Axes, *, name
 
 
 def _bar(group: CellGroup, panel: _Panel, place: tuple[int, str], look: Style, axes: Axes) -> float:
-    """Draw one, and say how far it reaches."""
+    """Draw one bar; return how far it reaches."""
     row, name = place
     spread = _spread(group, name, panel.field)
     if spread is None:
@@ -166,13 +166,13 @@ def _bar(group: CellGroup, panel: _Panel, place: tuple[int, str], look: Style, a
 
 
 def _fill(name: str, look: Style) -> tuple[str, float]:
-    """A part of giveback is of its colour, lighter."""
+    """Return the colour and opacity of a bar; a part of giveback has its colour, lighter."""
     if is_own(name) and name != OURS:
         return OURS_COLOUR, 0.45
     return (look.colour, 1.0) if look.named else (OTHER, 0.8)
 
 
-# Cost against gain
+# Cost against footprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +185,9 @@ class _Point:
 
 
 def scatter_figure(group: CellGroup, width: float, *, titled: bool) -> Figure | None:
-    """Footprint against what the work pays: its slowdown and, with a hot set, its slower re-read.
+    """Draw footprint against the cost to the workload: slowdown and, with a hot set, slower re-read.
 
-    None where neither was measured: there was no round with `none`.
+    Return None if neither was measured, because no round has `none`.
     """
     panels = [
         (field, title)
@@ -259,7 +259,7 @@ def _scatter(group: CellGroup, field: str, title: str, axes: Axes) -> None:
 
 
 def _bounds(points: Sequence[_Point], field: str) -> tuple[float, float]:
-    """From the least whisker to the most, and never so near that noise looks like a finding."""
+    """Return the range of all whiskers, at least so wide that noise does not look like a finding."""
     neutral, least = (0.0, 2.0) if field == "slow_ratio" else (1.0, 0.1)
     low = min([neutral - least / 2, *(p.x_low for p in points)])
     high = max([neutral + least, *(p.x_high for p in points)])
@@ -271,7 +271,7 @@ _Box = tuple[float, float, float, float]
 
 
 def _label(points: Sequence[_Point], looks: dict[str, Style], axes: Axes) -> None:
-    """Name the points, the important first, each where nothing is covered; the rest stay bare."""
+    """Label the points, the important first, each where nothing is covered; the rest stay bare."""
     wide, high = axes_size(axes)
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     spots = {p.name: ((p.x - x0) / (x1 - x0) * wide, (p.y - y0) / (y1 - y0) * high) for p in points}
@@ -283,7 +283,7 @@ def _label(points: Sequence[_Point], looks: dict[str, Style], axes: Axes) -> Non
         for p in points
     }
     whiskers = [(reaches[n][0], y - 1.5, reaches[n][1], y + 1.5) for n, (_, y) in spots.items()]
-    # A named one may cover these rather than go without its name.
+    # A named point may cover these rather than stay without its name.
     less = whiskers + [
         (x - 4, y - 4, x + 4, y + 4) for n, (x, y) in spots.items() if not looks[n].named
     ]
@@ -316,7 +316,7 @@ def _name_at(axes: Axes, name: str, at: tuple[float, float], look: Style) -> Non
 def _around(
     at: tuple[float, float], whisker: tuple[float, float], length: float, tall: float
 ) -> list[tuple[float, float]]:
-    """Where a label may go: right or left of the whisker, above, below, a little further."""
+    """Return where a label may go: right or left of the whisker, above, below, a little further."""
     x, y = at
     right, left = max(x + 7, whisker[1] + 4), min(x - 7, whisker[0] - 4) - length
     level, middle = y - tall / 2, x - length / 2

@@ -1,4 +1,4 @@
-"""Resident memory over time: the median of the rounds, each strategy a line, its end labelled."""
+"""Resident memory over time: the median of the rounds, one line per strategy, its end labelled."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ MARK_WORDS = {
 }
 
 
-# For readers who know none of the names.
+# For readers who do not know the names.
 _TOLD = {
     NONE: "nothing done",
     "reporting": "page reporting alone",
@@ -70,7 +70,7 @@ _TOLD = {
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A strategy's resident bytes over the seconds `t_s`: median, least and greatest round."""
+    """A strategy's resident bytes at the seconds `t_s`: median, least and greatest round."""
 
     t_s: np.ndarray
     middle: np.ndarray
@@ -81,7 +81,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class _Plot:
-    """What is drawn: whose curves in which order, each with its style and the words at its end."""
+    """The content of a figure: the curves in their order, each with its style and its end label."""
 
     group: CellGroup
     curves: dict[str, Curve]
@@ -92,9 +92,10 @@ class _Plot:
 
 
 def curves(group: CellGroup, names: Sequence[str]) -> dict[str, Curve]:
-    """The curves of these strategies, as far as half of their rounds were measured at a moment.
+    """Return the curves of these strategies, for as long as half of their rounds were measured.
 
-    With one VM, 0 is its work's end; with several, it is the cell's beginning, and they are summed.
+    With one VM, 0 is its workload's end. With several, it is the cell's beginning, and they are
+    summed.
     """
     found = {}
     for name in names:
@@ -132,7 +133,7 @@ def _zero_s(cell: Measured) -> float:
 
 
 def resident_figure(group: CellGroup, width: float, *, titled: bool) -> Figure:
-    """All strategies; giveback bold, the usual ones and the best other by name, the rest thin."""
+    """Draw all strategies: giveback bold, the usual ones and the best other by name, the rest thin."""
     best = best_by(group, rivals(group), "footprint_after_gib_min")
     looks = styles(group, best)
     plot = _plot(group, looks)
@@ -146,7 +147,7 @@ def resident_figure(group: CellGroup, width: float, *, titled: bool) -> Figure:
 
 
 def telling_figure(group: CellGroup, width: float) -> Figure:
-    """Those that tell most, with their footprints: nothing, reporting, WSL, the best other, giveback."""
+    """Draw the most telling strategies with their footprints: none, reporting, WSL, best other, giveback."""
     wanted = (NONE, "reporting", "wsl-gen2-gradual", OURS)
     names = [name for name in wanted if name in group.strategies]
     if not any(name.startswith("wsl-gen2") for name in names):
@@ -169,12 +170,12 @@ def telling_figure(group: CellGroup, width: float) -> Figure:
 
 
 def told(name: str) -> str:
-    """A strategy in words, where it has some; else its name, cut short."""
+    """Return a strategy's description, if it has one, else its name, cut short."""
     return _TOLD.get(name, short(name))
 
 
 def _plot(group: CellGroup, looks: dict[str, Style]) -> _Plot:
-    # The named go on top, ours last of all.
+    # Named curves are drawn last, ours last of all.
     order = sorted(looks, key=lambda name: (looks[name].named, name == OURS))
     found = curves(group, order)
     needed = [c.figures.needed_bytes for c in group.cells if c.figures.needed_bytes is not None]
@@ -196,7 +197,10 @@ def _end_text(name: str, size_bytes: float, width: float) -> str:
 def _figure(
     plot: _Plot, width: float, ends: dict[str, str], title: str | None, more: str = ""
 ) -> Figure:
-    """`more` is said below the title of a figure whose lines are all labelled: it needs no legend."""
+    """Draw the plot. `more` is text below the title of a figure whose lines are all labelled.
+
+    Such a figure needs no legend.
+    """
     labels = dict(ends)
     if plot.needed_bytes is not None:
         size = f"{plot.needed_bytes / MIB:.0f}"
@@ -236,7 +240,7 @@ def _axes(plot: _Plot, axes: Axes, width: float) -> float:
 
 
 def _marks(plot: _Plot, axes: Axes, plot_width: float) -> None:
-    """Where the work ends and what is asked of the guest later: a line each, named where it fits."""
+    """Draw a line at the workload's end and at each later request, labelled if the label fits."""
     free_from = -1e9
     for t_s, name in _moments(plot):
         axes.axvline(t_s, color=MUTED, linewidth=0.8, dashes=(3, 2.5), zorder=1.5)
@@ -263,7 +267,7 @@ def _moments(plot: _Plot) -> list[tuple[float, str]]:
 
 
 def _work_ends(plot: _Plot) -> list[tuple[float, str]]:
-    """When each of several VMs' work ended; those that end together are one."""
+    """Return when each of several VMs' workloads ended; those that ended together are one."""
     ends: dict[str, list[float]] = {}
     for cell in plot.group.cells:
         for vm in cell.result.vms:
@@ -311,7 +315,7 @@ def _ends(plot: _Plot, labels: dict[str, str]) -> list[tuple[str, float, str, bo
 
 
 def _legend(plot: _Plot, width: float) -> list[list[LegendEntry]]:
-    """The legend: ours first, the others counted."""
+    """Return the legend: ours first, the others counted."""
     named = [name for name in reversed(plot.curves) if plot.looks[name].named]
     entries = [LegendEntry(short(name), plot.looks[name].line()) for name in named]
     if plot.needed_bytes is not None:

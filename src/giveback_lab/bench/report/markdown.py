@@ -52,7 +52,7 @@ NEVER = "never"
 
 
 def markdown(groups: Sequence[CellGroup], all_findings: Sequence[TargetFinding]) -> str:
-    """A table for each work, the least footprint first; a column that nobody has is left out."""
+    """Return a table for each workload, the least footprint first; empty columns are left out."""
     parts = [f"{headline(all_findings)}.\n"]
     parts += [_table(group) for group in groups if group.cells]
     parts.append(
@@ -102,12 +102,12 @@ def _figure(group: CellGroup, strategy: str, field: str) -> str:
 
 
 def row(cells: Iterable[str]) -> str:
-    """A row of a table."""
+    """Return a row of a table."""
     return f"| {' | '.join(cells)} |"
 
 
 def cell(text: str, limit: int = 80) -> str:
-    """Foreign text in one cell of a table."""
+    """Return text of others as one cell of a table."""
     return (
         escape_for_terminal(text, limit)
         .replace("\\", "\\\\")

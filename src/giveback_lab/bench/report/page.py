@@ -1,7 +1,7 @@
-"""The benchmark as one HTML page that needs nothing else: no network, no fonts, no script.
+"""The benchmark as one HTML page that loads nothing: no network, no fonts, no script.
 
-Here is what the page says, as data for its template. All text is escaped; the page's policy lets a
-browser load nothing.
+This module makes the page's content, as data for its template. All text is escaped. The page's
+policy lets a browser load nothing.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def render_page(
     all_findings: Sequence[TargetFinding],
     command: str | None = None,
 ) -> str:
-    """Return the page; `command` made the results, by default it is read from the results themselves."""
+    """Return the page. `command` made the results; by default it is derived from the results."""
     counting = [finding for finding in all_findings if finding.counts]
     targets = [target for target in TARGETS if any(f.target == target for f in counting)]
     return html.render(
@@ -112,7 +112,7 @@ def _limit(target: BenchTarget) -> str:
 
 
 def _overview(finding: TargetFinding | None) -> dict[str, str] | None:
-    """A work's cell for one target: the ratio, in the colour of its verdict."""
+    """Return a workload's cell for one target: the ratio, in the colour of its verdict."""
     if finding is None:
         return None
     comparison, text = finding.comparison, "\u2014"
@@ -137,7 +137,7 @@ def _verdict(finding: TargetFinding) -> dict[str, object]:
 
 
 def _unbroken(text: str) -> Markup:
-    """A range of numbers stays on one line."""
+    """Return a range of numbers that is not broken across lines."""
     found = re.sub(r"\([^() ]*\)", r'<span class="range">\g<0></span>', str(escape(text)))
     return Markup(found)  # noqa: S704  # escaped in the line above
 
@@ -192,7 +192,7 @@ def _charts(
 
 
 def _spoken(group: CellGroup, caption: str) -> str:
-    """The figure for those who do not see it: the footprints, which the tables repeat."""
+    """Return a text alternative for the figure: the footprints, which the tables repeat."""
     told = []
     for name in (OURS, NONE, "reporting"):
         spread = spread_of(group.values(name, "footprint_after_gib_min").values())
@@ -202,7 +202,7 @@ def _spoken(group: CellGroup, caption: str) -> str:
 
 
 def _ablations(group: CellGroup) -> list[str]:
-    """What each part of giveback is worth: what it comes to without it, against the whole."""
+    """Return what each part of giveback is worth: the figures without it, against the complete giveback."""
     return [
         f"{escape_for_terminal(strategy_title(name), 200)}: {said}"
         for name in group.strategies
@@ -211,7 +211,7 @@ def _ablations(group: CellGroup) -> list[str]:
 
 
 def _without(group: CellGroup, name: str) -> str:
-    """How footprint, residue and the work's time differ from those of the whole giveback."""
+    """Return how footprint, residue and the workload's time differ from those of the complete giveback."""
     said = []
     for field, what in (
         ("footprint_after_gib_min", "footprint"),
@@ -251,7 +251,7 @@ def _table(group: CellGroup, title: str, metrics: Sequence[Metric]) -> dict[str,
 
 
 def _cell(group: CellGroup, name: str, metric: Metric) -> dict[str, object]:
-    """The median, below it the range; a ratio inside the noise is said to be none."""
+    """Return the median with the range below it; a ratio inside the noise is shown as none."""
     values = group.values(name, metric.field)
     spread = spread_of(values.values())
     if spread is None:
@@ -273,7 +273,7 @@ def _cell(group: CellGroup, name: str, metric: Metric) -> dict[str, object]:
 
 
 def _busy(results: Sequence[CellResult]) -> dict[str, str] | None:
-    """The share of the host's CPUs that others than our VMs used: of the median cell, of the worst."""
+    """Return the fraction of the host's CPUs that others used: in the median cell, and in the worst."""
     busy = [result.host_busy_share for result in results]
     if not busy:
         return None
@@ -298,7 +298,7 @@ def _versions(results: Sequence[CellResult]) -> list[tuple[str, str, str]]:
     rows = [
         (name, ", ".join(found), "")
         for name, found in versions(results).items()
-        # These two are different for each by design; where they are not, `_mixed` says so.
+        # These two differ between strategies by design; where they should not, `_mixed` reports it.
         if name not in ("work", "strategy")
     ]
     starts = sorted(result.started_at for result in results)
@@ -312,7 +312,7 @@ def _versions(results: Sequence[CellResult]) -> list[tuple[str, str, str]]:
 def _missing(
     results: Sequence[CellResult], groups: Sequence[CellGroup]
 ) -> list[tuple[str, list[str]]]:
-    """Failed cells, cells with problems, figures that no cell has, strategies that a work lacks."""
+    """Return failed cells, cells with problems, figures no cell has, strategies a workload lacks."""
     failed = [
         f"{failed.cell.key}: {'; '.join(failed.reasons)}"
         for group in groups
@@ -338,7 +338,7 @@ def _missing(
 
 
 def _mixed(results: Sequence[CellResult]) -> list[str]:
-    """Works, strategies and agents that changed while they were measured: their rounds differ."""
+    """Return the workloads, strategies and agents that changed between rounds."""
     found: dict[str, set[str]] = {}
     for result in results:
         cell, of = result.cell, result.versions

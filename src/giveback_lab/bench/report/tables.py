@@ -1,6 +1,6 @@
 """The figures as files for other programs: CSV of the cells, CSV of the samples, JSON of the verdicts.
 
-The same results make the same bytes. An empty CSV field, or null, is what was not measured.
+The same results make the same bytes. An empty CSV field, or null, means not measured.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SAMPLE_COLUMNS = (
 
 
 def cells_csv(groups: Sequence[CellGroup]) -> str:
-    """A row for each VM of each cell, and one for all of them where a cell has several."""
+    """Return a row for each VM of each cell, and one for all of them if a cell has several."""
     rows: list[Sequence[object]] = [
         (*CELL_COLUMNS, *FIELDS, "started_at", "took_s", "host_busy_share", "sitting", "problems")
     ]
@@ -56,7 +56,8 @@ def cells_csv(groups: Sequence[CellGroup]) -> str:
 def _cell_rows(cell: Measured) -> list[Sequence[object]]:
     result = cell.result
     of_vms = [(vm.name, figures) for vm, figures in zip(result.vms, cell.vms, strict=False)]
-    # Of one VM the cell's figures are its own, with the ratios to `none` that only a cell has.
+    # For a single VM the cell's figures are used: they include the ratios to `none` that only a
+    # cell has.
     named = [(of_vms[0][0], cell.figures)] if len(of_vms) == 1 else [*of_vms]
     if len(of_vms) > 1:
         named.append((WHOLE_HOST, cell.figures))
@@ -86,7 +87,7 @@ def _fields(figures: CellFigures) -> list[object]:
 
 
 def _rounded(value: float | None) -> float | int | None:
-    """Six digits after the point are below what was measured; whole numbers stay whole."""
+    """Round to six digits after the point, below the measurement's precision; integers stay integers."""
     if value is None:
         return None
     near = round(value, 6)
@@ -94,7 +95,7 @@ def _rounded(value: float | None) -> float | int | None:
 
 
 def samples_csv(results: Sequence[CellResult]) -> str:
-    """Every sample of every VM, failed cells too."""
+    """Return every sample of every VM, of failed cells too."""
     rows: list[Sequence[object]] = [SAMPLE_COLUMNS]
     for result in results:
         for vm in result.vms:
@@ -118,7 +119,7 @@ def _csv(rows: Iterable[Sequence[object]]) -> str:
 
 
 def gzipped(text: str) -> bytes:
-    """Compressed without the time of day, so that the same text makes the same file."""
+    """Compress without a time stamp, so that the same text makes the same file."""
     return gzip.compress(text.encode(), compresslevel=6, mtime=0)
 
 
@@ -128,7 +129,7 @@ def results_json(
     all_findings: Sequence[TargetFinding],
     command: str | None = None,
 ) -> str:
-    """Verdicts, medians and spreads, failed cells, versions."""
+    """Return verdicts, medians and spreads, failed cells, versions as JSON."""
     names = list(dict.fromkeys(result.cell.strategy for result in results))
     document = {
         "schema": SCHEMA,
@@ -149,7 +150,7 @@ def results_json(
 
 
 def versions(results: Sequence[CellResult]) -> dict[str, list[str]]:
-    """Of everything that took part, each version that did: more than one where it changed."""
+    """Return the versions of all parts; a part that changed between cells has several."""
     found: dict[str, dict[str, None]] = {}
     for result in results:
         for name, version in result.versions.items():
@@ -228,12 +229,12 @@ def _strategy(group: CellGroup, name: str) -> dict[str, object]:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write as UTF-8 with bare newlines. Raises InputError where `path` cannot be written."""
+    """Write as UTF-8 with LF newlines. Raises InputError if `path` cannot be written."""
     return write_bytes(path, text.encode("utf-8", "replace"))
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
-    """Write a file and say which. Raises InputError where `path` cannot be written."""
+    """Write a file and return its path. Raises InputError if `path` cannot be written."""
     try:
         path.write_bytes(data)
     except OSError as error:

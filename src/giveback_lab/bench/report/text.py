@@ -1,6 +1,6 @@
 """How the benchmark's report writes figures, names and verdicts. Pure.
 
-What came from a guest or from a stored file goes through `escape_for_terminal` before anyone sees it.
+Text from a guest or from a stored file goes through `escape_for_terminal` before it is shown.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MINUS, DASH, TIMES = "\u2212", "\u2013", "\u00d7"
 HURTS = "\u2020"
-"""Behind the name of a strategy that hurts the work."""
+"""Mark after the name of a strategy that hurts the workload."""
 Unit = Literal["bytes", "GiB min", "s", "ratio", "share", "count"]
 
 WORK_TITLES = {
@@ -47,7 +47,7 @@ WORK_TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """How a field of Figures is shown."""
+    """How a field of the figures is shown."""
 
     field: str
     label: str
@@ -117,17 +117,17 @@ METRICS = {metric.field: metric for _, metrics in TABLES for metric in metrics}
 
 
 def strategy_title(name: str) -> str:
-    """The strategy's title, or its name where this giveback does not know it."""
+    """Return the strategy's title, or its name if this giveback does not know it."""
     return STRATEGIES[name].title if name in STRATEGIES else name
 
 
 def strategy_source(name: str) -> str:
-    """Where the strategy's rule and constants were published; empty where it is not known."""
+    """Return where the strategy's rule and constants were published; empty if that is unknown."""
     return STRATEGIES[name].source if name in STRATEGIES else ""
 
 
 def ordered(results: Sequence[CellResult]) -> list[CellResult]:
-    """The results in the order of the report: as works and strategies are listed, not as measured.
+    """Return the results in the order of the report: as workloads and strategies are listed.
 
     Those that this giveback does not know come last, by name.
     """
@@ -146,17 +146,17 @@ def ordered(results: Sequence[CellResult]) -> list[CellResult]:
 
 
 def work_title(work: str) -> str:
-    """The work in a few words."""
+    """Return the workload's title of a few words."""
     return WORK_TITLES.get(work, escape_for_terminal(work, 60))
 
 
 def setting_text(setting: GroupSetting) -> str:
-    """Kernel and memory: what, beside the work, is the same in all cells compared."""
+    """Return kernel and memory: what all compared cells have in common besides the workload."""
     return f"Linux {escape_for_terminal(setting.kernel, 20)}, {ram_text(setting.mem_bytes)}"
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number to three digits, no exponent, a true minus: `0.42`, `12.7`, `1290`."""
+    """Return a number with three digits, no exponent and a true minus: `0.42`, `12.7`, `1290`."""
     if value == 0:
         return "0"
     size = abs(value)
@@ -184,29 +184,29 @@ UNIT_NAMES: dict[Unit, str] = {
 
 
 def written(value: float, unit: Unit) -> str:
-    """A value without its unit, which `UNIT_NAMES` has."""
+    """Return a value without its unit, which `UNIT_NAMES` has."""
     return _WRITTEN[unit](value)
 
 
 def with_unit(value: float, unit: Unit) -> str:
-    """A value with its unit, a space between them that does not break."""
+    """Return a value with its unit, separated by a non-breaking space."""
     name = UNIT_NAMES[unit]
     return f"{written(value, unit)}\u00a0{name}" if name else written(value, unit)
 
 
 def range_text(spread: Spread, unit: Unit) -> str:
-    """From the least to the greatest; empty where all are written alike or there is but one."""
+    """Return the range from least to greatest; empty for a single value or if all look the same."""
     low, high = written(spread.low, unit), written(spread.high, unit)
     return f"{low}{DASH}{high}" if spread.is_known and low != high else ""
 
 
 def ratio_digits(ratio: float) -> str:
-    """Two digits, three where per cents matter."""
+    """Return a ratio with two digits, or three if per cents matter."""
     return f"{ratio:.2f}" if ratio < 0.9 or ratio >= 2 else f"{ratio:.3f}"
 
 
 def ratio_text(comparison: Comparison) -> str:
-    """The ratio, and in brackets what it may be."""
+    """Return the ratio, with its interval in brackets."""
     middle = ratio_digits(comparison.ratio)
     if comparison.low is None or comparison.high is None:
         return f"{middle}\u00a0{TIMES}"
@@ -216,7 +216,7 @@ def ratio_text(comparison: Comparison) -> str:
 
 
 def difference_text(comparison: Comparison) -> str:
-    """What a ratio means for people: `none`, `+3.1 %`, or, of one round, `+3.1 %, one round`."""
+    """Return a ratio as a difference: `none`, `+3.1 %`, or for a single round `+3.1 %, one round`."""
     percent = f"{100 * (comparison.ratio - 1):+.1f} %".replace("-", MINUS)
     if comparison.differs is None:
         return f"{percent}, one round"
@@ -224,7 +224,7 @@ def difference_text(comparison: Comparison) -> str:
 
 
 def figure_text(finding: TargetFinding) -> str:
-    """Both medians, their ratio, and what that may be."""
+    """Return both medians, their ratio and its interval."""
     comparison = finding.comparison
     if comparison is None:
         return "\u2014"
@@ -241,13 +241,13 @@ def figure_text(finding: TargetFinding) -> str:
 
 
 def counted(all_findings: Sequence[TargetFinding]) -> dict[Verdict, int]:
-    """How many of the targets have each verdict."""
+    """Count the targets of each verdict."""
     counting = [finding.verdict for finding in all_findings if finding.counts]
     return {verdict: counting.count(verdict) for verdict in Verdict}
 
 
 def headline(all_findings: Sequence[TargetFinding]) -> str:
-    """The verdicts in one sentence without a full stop."""
+    """Return the verdicts in one sentence without a full stop."""
     counts = counted(all_findings)
     total = sum(counts.values())
     if counts[Verdict.UNMEASURED] == total:
@@ -258,7 +258,7 @@ def headline(all_findings: Sequence[TargetFinding]) -> str:
 
 
 def bench_command(results: Sequence[CellResult]) -> str:
-    """The command that measures the same again, as far as the results say."""
+    """Return the command that repeats the measurement, as far as the results record it."""
     cells = [result.cell for result in results]
     words = ["giveback", "bench"]
     for option, values in (
@@ -274,11 +274,11 @@ def bench_command(results: Sequence[CellResult]) -> str:
 
 
 def several(groups: Sequence[CellGroup]) -> bool:
-    """Whether kernel or memory differ, so that a work alone does not name a group."""
+    """Return whether kernel or memory differ, so that a workload alone does not name a group."""
     return len({(g.setting.kernel, g.setting.mem_bytes) for g in groups}) > 1
 
 
 def group_title(group: CellGroup, groups: Sequence[CellGroup]) -> str:
-    """The group's name among these: with kernel and memory only where they differ."""
+    """Return the group's name among these groups; with kernel and memory only if they differ."""
     title = work_title(group.setting.work)
     return f"{title} ({setting_text(group.setting)})" if several(groups) else title

@@ -1,4 +1,4 @@
-"""The report of a benchmark: one page, its figures as PNG and SVG, and everything as tables."""
+"""Write the report of a benchmark: one page, its figures as PNG and SVG, and everything as tables."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from giveback_lab.bench.model import CellResult
 
 MOST_TELLING = ("files", "build", "database", "editor", "hogs")
-"""Works that speak for many; of those measured with as many strategies the first is shown."""
+"""The most representative workloads; of those with equally many strategies the first is shown."""
 
 
 def write_report(
@@ -46,11 +46,11 @@ def write_report(
 ) -> list[Path]:
     """Write report.html, report.md, results.json, cells.csv, samples.csv.gz and the figures into `out`.
 
-    `command` is what made the results; by default it is made from them. Results of a benchmark that
-    was stopped, or of which cells failed, are reported as far as they go. The same results make the
-    same bytes. Raises InputError where `out` cannot be written.
+    `command` made the results; by default it is derived from them. Results of a benchmark that was
+    stopped, or with failed cells, are reported as far as they go. The same results make the same
+    bytes. Raises InputError if `out` cannot be written.
     """
-    # matplotlib takes a second to import, and those who only read the summary need none.
+    # matplotlib takes 1 s to import, and the summary does not need it.
     from giveback_lab.bench.report.page import render_page  # noqa: PLC0415
     from giveback_lab.report.html import write_page  # noqa: PLC0415
 
@@ -74,10 +74,11 @@ def write_report(
 
 
 def telling_figure(results: Sequence[CellResult], path: Path) -> None:
-    """Write the one figure that tells most, as PNG or, by the path's ending, as SVG.
+    """Write the most telling figure, as PNG or, by the path's suffix, as SVG.
 
-    That is resident memory over time, of nothing done, reporting alone, WSL gen 2, the best other and
-    giveback, on the most telling work. Raises InputError where there is none, or no such folder.
+    It shows resident memory over time with none, reporting alone, WSL gen 2, the best other and
+    giveback, on the most telling workload. Raises InputError without one, or if the folder does not
+    exist.
     """
     from giveback.reporters.charts.picture import write_picture  # noqa: PLC0415
     from giveback_lab.bench.report import figures, figures_time  # noqa: PLC0415
@@ -91,7 +92,7 @@ def telling_figure(results: Sequence[CellResult], path: Path) -> None:
 
 
 def most_telling(all_groups: Sequence[CellGroup]) -> CellGroup | None:
-    """The group with the most strategies; of those the first work of MOST_TELLING, and first setting."""
+    """Return the group with the most strategies, then the first by MOST_TELLING, then by setting."""
     found = [group for group in all_groups if group.cells]
     order = {work: rank for rank, work in enumerate(MOST_TELLING)}
 
@@ -102,7 +103,7 @@ def most_telling(all_groups: Sequence[CellGroup]) -> CellGroup | None:
 
 
 def summary(results: Sequence[CellResult]) -> str:
-    """What came out, for a terminal: the verdicts, each work in a line, and what was missed."""
+    """Return the results for a terminal: the verdicts, each workload in a line, and the missed targets."""
     all_groups = groups(ordered(results))
     all_findings = findings(all_groups)
     lines = [f"{headline(all_findings)}.", ""]

@@ -1,8 +1,8 @@
-"""One cell: boot its VMs, start the strategy, do the work, watch, read again, and leave nothing.
+"""One cell: boot its VMs, start the strategy, run the workload, watch, read again, and clean up.
 
-Cells may overlap in their idle minutes. Whatever is timed, or is loud, is done by one cell at a time:
-the boot, the work and the seconds after it, each later step. A cell that must wait for its turn is
-frozen meanwhile: its VMs' CPUs and clocks stand still, so that waiting changes nothing in it.
+Cells may overlap in their idle minutes. Steps that are timed, or that load the host, run in one
+cell at a time: the boot, the workload and the seconds after it, each later step. A cell that waits
+for its turn is frozen: its VMs' CPUs and clocks are stopped, so that waiting changes nothing in it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from giveback_lab.vms.lab import Lab
 
 SETTLE_S = 5.0
-# After the work most strategies act within so many seconds; after a later step, within fewer.
+# Most strategies act within this many seconds of the workload's end, and sooner after a later step.
 ACT_S = 20.0
 ACT_AGAIN_S = 15.0
 HASTE_S = 3.0
@@ -47,7 +47,7 @@ UNWATCHED = ("reread", "again", "report")
 
 @dataclass(frozen=True, slots=True)
 class CellSetting:
-    """All that a cell is measured with and that is the same for many."""
+    """The parts of a measurement that are the same for many cells."""
 
     lab: Lab
     accel: str
@@ -57,7 +57,7 @@ class CellSetting:
 
 
 class Turn:
-    """The right to be loud. Taking it while another has it freezes the cell's VMs meanwhile."""
+    """The right to load the host. Waiting for it freezes the cell's VMs."""
 
     def __init__(self, lock: asyncio.Lock, watch: Stopwatch) -> None:
         self._lock = lock
@@ -65,7 +65,7 @@ class Turn:
         self._mine = False
 
     async def take(self, vms: Sequence[LabVm]) -> None:
-        """Wait for the turn; nothing where it is ours already. Raises VmError."""
+        """Wait for the turn; return at once if this cell has it already. Raises VmError."""
         if self._mine:
             return
         if not self._lock.locked():
@@ -80,7 +80,7 @@ class Turn:
         self._watch.resume()
 
     def give(self) -> None:
-        """Let another be loud; nothing where the turn is not ours."""
+        """Release the turn; do nothing if this cell does not have it."""
         if self._mine:
             self._mine = False
             self._lock.release()
@@ -95,7 +95,7 @@ async def _all_do(vms: Sequence[LabVm], command: str) -> None:
 
 
 class CellRun:
-    """Measures one cell; use once."""
+    """Measure one cell; use once."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class CellRun:
         self._pids: Mapping[str, tuple[int, ...]] = {}
 
     async def run(self, versions: Mapping[str, str]) -> CellResult:
-        """The whole cell. However it ends, its VMs are gone and the turn is free. Raises VmError."""
+        """Run the whole cell. At the end its VMs are gone and the turn is free. Raises VmError."""
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         problems: list[str] = []
         try:
@@ -138,7 +138,7 @@ class CellRun:
 
     @contextlib.asynccontextmanager
     async def _vms(self) -> AsyncIterator[list[LabVm]]:
-        """The VMs, booted side by side; their logs are kept where the block fails."""
+        """Boot the VMs side by side and yield them; their logs are kept if the block fails."""
         names = ["vm"] if self._work.vms == 1 else [f"vm{n + 1}" for n in range(self._work.vms)]
         lab = self._setting.lab
         async with contextlib.AsyncExitStack() as stack:
@@ -173,19 +173,23 @@ class CellRun:
         )  # fmt: skip
 
     def _kernel_arguments(self) -> str:
-        """The strategy's own; a distribution guest installs no agent by itself: giveback's cell does."""
+        """Return the strategy's own arguments, for a distribution guest with one against its agent.
+
+        A distribution guest must not install the agent by itself: giveback's cell starts it.
+        """
         own = self._strategy.kernel_arguments
         return f"{own} {WITHOUT_AGENT}".strip() if self._setting.lab.image.has_systemd else own
 
     @contextlib.asynccontextmanager
     async def _strategy_on(self, vms: Sequence[LabVm], problems: list[str]) -> AsyncIterator[None]:
-        """The strategy at work; what it says goes wrong is added to `problems`."""
+        """Keep the strategy running; its failures are added to `problems`."""
         running = await self._strategy.start(vms, self._cell.mem_bytes)
         self._pids = running.guest_pids
         try:
             yield
         except asyncio.CancelledError:
-            # The user waits, and the guests are about to go: no time for their good manners.
+            # The user waits and the guests are about to be stopped, so there is no time to end it
+            # cleanly.
             with contextlib.suppress(TimeoutError, VmError):
                 await asyncio.wait_for(running.stop(), HASTE_S)
             raise
@@ -204,7 +208,7 @@ class CellRun:
                 (self._setting.logs / f"{self._cell.key}.log").write_text(running.log)
 
     async def _sampled(self, course: Coroutine[Any, Any, None]) -> None:
-        """Run the course while all VMs are sampled; sampling only ever ends with an error."""
+        """Run the course while all VMs are sampled; sampling ends only with an error."""
         sampling = [meter.sample_for_ever() for meter in self._meters]
         await side_by_side([course, *sampling], asyncio.FIRST_COMPLETED)
 
@@ -229,7 +233,7 @@ class CellRun:
             await self._count(meter, "after")
 
     async def _do_works(self) -> None:
-        """Every VM's work: at once, or each some time after the one before."""
+        """Run every VM's workload: all at once, or each some time after the one before."""
         if self._work.order == "aligned":
             await side_by_side([self._do_work(meter) for meter in self._meters])
             return
@@ -242,7 +246,7 @@ class CellRun:
     async def _idle(self, loud_s: float, idle_s: float) -> None:
         """Watch for `idle_s`; after the first `loud_s` of them another cell may have the turn.
 
-        A strategy that rests for as long by its rule needs no stillness around it.
+        A strategy that by its rule rests for at least `loud_s` needs no quiet host.
         """
         began_s = self._watch.now_s()
         if self._strategy.quiet_s < loud_s:
@@ -267,7 +271,7 @@ class CellRun:
         await meter.count(moment, self._pids.get(meter.vm.spec.name, ()))
 
     async def _step(self, step: Step) -> None:
-        """A step on all VMs; what is not the last is watched like the work's end."""
+        """Run a step on all VMs; every step but the last is watched like the workload's end."""
         for meter in self._meters:
             at_s = self._watch.now_s()
             if step == "reread":

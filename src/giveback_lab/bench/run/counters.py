@@ -1,4 +1,4 @@
-"""The guest's own counters: one small script there, its text turned into `Counters` here."""
+"""The guest's own counters: read by one small script there, parsed into `Counters` here."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ TICKS_PER_S = 100
 
 
 def files_of(pids: Iterable[int]) -> list[str]:
-    """The files that the counters are read from; `pids` are the strategy's own."""
+    """Return the files that hold the counters; `pids` are the strategy's own processes."""
     system = ["/proc/vmstat", *(pressure.path_of(resource) for resource in RESOURCES)]
     return [*system, *(f"/proc/{pid}/{name}" for pid in pids for name in ("stat", "smaps_rollup"))]
 
 
 def script_of(paths: Iterable[str]) -> str:
-    """A shell script that prints each file under its name; one that is missing is empty."""
+    """Return a shell script that prints each file under its name; a missing file is empty."""
     return "; ".join(f"echo '{HEAD}{path}'; cat {path} 2>/dev/null" for path in paths)
 
 
 async def read_counters(vm: LabVm, pids: Sequence[int]) -> Counters:
-    """Ask the guest for its counters now. Raises VmError where it does not answer."""
+    """Read the guest's counters now. Raises VmError if it does not answer."""
     script = script_of(files_of(pids))
     said = await vm.watch(vm.guest.exec("sh", "-c", script), DEADLINE_S, "its counters")
     try:
@@ -45,7 +45,7 @@ async def read_counters(vm: LabVm, pids: Sequence[int]) -> Counters:
 
 
 def sections(text: str) -> dict[str, str]:
-    """The script's output by file."""
+    """Split the script's output by file."""
     found: dict[str, str] = {}
     path = ""
     for line in text.splitlines():
@@ -58,10 +58,10 @@ def sections(text: str) -> dict[str, str]:
 
 
 def parse(text: str) -> Counters:
-    """The output of `script_of(files_of(…))` as counters.
+    """Parse the output of `script_of(files_of(…))`.
 
-    Raises KernelFileError where /proc/vmstat is missing or makes no sense; what else is missing or
-    makes none is None.
+    Raises KernelFileError if /proc/vmstat is missing or invalid; any other missing or invalid value
+    is None.
     """
     files = sections(text)
     stat = vmstat.parse(files.get("/proc/vmstat", "").encode("ascii", "replace"))
@@ -103,7 +103,7 @@ def _pressure(text: str) -> pressure.Pressure:
 
 
 def _cpu(text: str) -> float | None:
-    """User and system seconds of a process and of its children that have ended."""
+    """Return user and system seconds of a process and of its ended children."""
     words = text.rpartition(")")[2].split()[11:15]
     if len(words) < 4 or not all(word.lstrip("-").isdecimal() for word in words):
         return None

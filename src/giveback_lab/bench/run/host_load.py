@@ -1,4 +1,4 @@
-"""How busy others kept the host: its CPU time less that of our own VMMs."""
+"""How busy other processes kept the host: its CPU time less that of the lab's VMMs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class CpuTime:
-    """User and system seconds of a process since its start, all its threads."""
+    """User and system seconds of a process since its start, for all its threads."""
 
     user_s: float
     system_s: float
 
     @property
     def total_s(self) -> float:
+        """The sum of both, in seconds."""
         return self.user_s + self.system_s
 
 
 def parse_process_stat(text: str) -> CpuTime | None:
-    """`/proc/PID/stat`; None where the text is none. The name in it may hold anything."""
+    """Parse `/proc/PID/stat`; return None if it is invalid. The name in it may hold any character."""
     words = text.rpartition(")")[2].split()[11:13]
     if len(words) != 2 or not all(word.isdecimal() for word in words):
         return None
@@ -38,7 +39,7 @@ def parse_process_stat(text: str) -> CpuTime | None:
 
 
 def process_cpu(pid: int, root: str = "/") -> CpuTime:
-    """CPU time of a process. Raises VmError where it has gone."""
+    """Return the CPU time of a process. Raises VmError if it has ended."""
     path = Path(root) / "proc" / str(pid) / "stat"
     try:
         found = parse_process_stat(path.read_text(errors="replace"))
@@ -51,7 +52,7 @@ def process_cpu(pid: int, root: str = "/") -> CpuTime:
 
 @dataclass(frozen=True, slots=True)
 class LoadMark:
-    """The host's CPU seconds at a moment, and those of all VMMs that ever ran for us."""
+    """The host's CPU seconds at one time, and those of all VMMs that ever ran for the lab."""
 
     busy_s: float
     all_s: float
@@ -59,7 +60,7 @@ class LoadMark:
 
 
 def others_share(first: LoadMark, last: LoadMark) -> float:
-    """The share of the host's CPUs that others used between two moments, 0 to 1."""
+    """Return the fraction of the host's CPUs that others used between two marks, 0 to 1."""
     span_s = last.all_s - first.all_s
     if span_s <= 0:
         return 0.0
@@ -68,7 +69,7 @@ def others_share(first: LoadMark, last: LoadMark) -> float:
 
 
 class HostLoad:
-    """Follows our VMMs, so that what they used is known after their end, too."""
+    """Track the lab's VMMs, so that their CPU time is known after their end, too."""
 
     def __init__(self, root: str = "/") -> None:
         self._root = root
@@ -76,18 +77,18 @@ class HostLoad:
         self._ended_s = 0.0
 
     def follow(self, pids: Iterable[int]) -> None:
-        """These VMMs are ours from now on."""
+        """Count these VMMs as the lab's from now on."""
         for pid in pids:
             self._running.setdefault(pid, 0.0)
 
     def leave(self, pids: Iterable[int]) -> None:
-        """Call before they are ended: their time is kept as it is now."""
+        """Keep the current CPU time of these VMMs. Call it before they are ended."""
         self._look()
         for pid in pids:
             self._ended_s += self._running.pop(pid, 0.0)
 
     def mark(self) -> LoadMark:
-        """The present moment. Raises VmError."""
+        """Return a mark of the present time. Raises VmError."""
         self._look()
         try:
             stat = read_cpustat(self._root)
@@ -102,5 +103,5 @@ class HostLoad:
             try:
                 self._running[pid] = process_cpu(pid, self._root).total_s
             except VmError:
-                # It has ended by itself: its time is what was last seen.
+                # The VMM has ended by itself: use the time of the last sample.
                 continue

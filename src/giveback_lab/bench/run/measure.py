@@ -1,4 +1,4 @@
-"""One VM under measurement: a sample each second, marks, the work's own words, counters."""
+"""Measure one VM: a sample each second, marks, the workload's own output, counters."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from giveback_lab.vms.vm import LabVm
 
 PERIOD_S = 1.0
-# To be asked costs a guest CPU time, and there are rules that want it idle: asked each second, an
-# idle guest was 0.3 % busy under emulation, of the 0.5 % that WSL's rule allows; so, 0.08 %.
+# Answering costs a guest CPU time, and some strategies want it idle. Sampled each second, an idle
+# guest was 0.3 % busy under emulation, where WSL's rule allows 0.5 %. With this period it is 0.08
+# %.
 GUEST_PERIOD_S = 10.0
 SILENCE_LIMIT_S = 60.0
 WORK_DEADLINE_S = 3600.0
@@ -42,7 +43,7 @@ STEP_DEADLINE_S = 600.0
 
 
 class Stopwatch:
-    """Seconds since a zero that may be set later; what passes between pause and resume is left out."""
+    """Seconds since a zero that may be set later; the time between pause and resume does not count."""
 
     def __init__(self, read_s: Callable[[], float] = time.monotonic) -> None:
         self._read_s = read_s
@@ -50,38 +51,39 @@ class Stopwatch:
         self._paused_at_s: float | None = None
 
     def now_s(self) -> float:
-        """Seconds since the zero; it stands still while paused."""
+        """Return the seconds since the zero; constant while paused."""
         at_s = self._read_s() if self._paused_at_s is None else self._paused_at_s
         return at_s - self._zero_s
 
     def set_zero(self) -> float:
-        """Count from now on; returns by how many seconds that moved the zero."""
+        """Make now the zero; return by how many seconds that moved it."""
         moved_s = self.now_s()
         self._zero_s += moved_s
         return moved_s
 
     @property
     def paused(self) -> bool:
+        """Whether the stopwatch is paused."""
         return self._paused_at_s is not None
 
     def pause(self) -> None:
-        """Stand still."""
+        """Stop counting."""
         if self._paused_at_s is None:
             self._paused_at_s = self._read_s()
 
     def resume(self) -> None:
-        """Go on where it stands."""
+        """Continue counting."""
         if self._paused_at_s is not None:
             self._zero_s += self._read_s() - self._paused_at_s
             self._paused_at_s = None
 
     async def wait_until(self, t_s: float) -> None:
-        """Sleep until that second; at once where it has passed. Not to be used while paused."""
+        """Sleep until that second; return at once if it has passed. Do not use while paused."""
         await asyncio.sleep(max(0.0, t_s - self.now_s()))
 
 
 class Meter:
-    """Collects a VmCourse; times are the stopwatch's."""
+    """Collect a VmCourse; times are the stopwatch's."""
 
     def __init__(self, vm: LabVm, watch: Stopwatch) -> None:
         self.vm = vm
@@ -106,7 +108,7 @@ class Meter:
         self.counters: dict[str, Counters] = {}
 
     def shift(self, by_s: float) -> None:
-        """The stopwatch's zero was moved by so much: what was sampled before is now earlier."""
+        """Make earlier samples `by_s` seconds earlier, after the stopwatch's zero was moved."""
         self._samples = [replace(s, t_s=round(s.t_s - by_s, 3)) for s in self._samples]
         self._flows = [replace(flow, t_s=round(flow.t_s - by_s, 3)) for flow in self._flows]
         self._returns.shift(by_s)
@@ -115,7 +117,7 @@ class Meter:
         self._scanned_s -= by_s
 
     def course(self) -> VmCourse:
-        """All that was measured."""
+        """Return all measurements."""
         return VmCourse(
             name=self.vm.spec.name,
             ram_bytes=self.vm.spec.ram_bytes,
@@ -134,9 +136,9 @@ class Meter:
         )
 
     async def sample_for_ever(self) -> None:
-        """Sample each second until cancelled, every tenth time with the guest's own view.
+        """Sample each second until cancelled, every tenth time with the guest's own values.
 
-        Raises VmError when the VM ends or its guest hangs.
+        Raises VmError if the VM ends or its guest hangs.
         """
         self._heard_s = self._sampled_s = self._watch.now_s()
         self.vm.guest.on_sample = self.take_guest_sample
@@ -150,7 +152,7 @@ class Meter:
             now_s = self._watch.now_s()
             if now_s - self._heard_s > SILENCE_LIMIT_S:
                 raise VmError(
-                    f"{self.vm.spec.name}: the guest hangs: no word for {SILENCE_LIMIT_S:.0f} s"
+                    f"{self.vm.spec.name}: the guest hangs: no sample for {SILENCE_LIMIT_S:.0f} s"
                 )
             if now_s - self._sampled_s >= PERIOD_S:
                 self._sample(None, None)
@@ -158,7 +160,7 @@ class Meter:
                 self._scan()
 
     def take_guest_sample(self, event: Event) -> None:
-        """Look at the VM from the host in the moment in which the guest says how it sees itself."""
+        """Sample the VM on the host at the moment when the guest's own sample arrives."""
         if self._watch.paused:
             return
         memory = parse_guest_sample(event, self.vm.spec.ram_bytes)
@@ -170,10 +172,10 @@ class Meter:
         try:
             self._sample(memory, used_bytes)
         except VmError as error:
-            # Raised where it is heard: this is a callback of the link's.
+            # This is a callback of the link; the error is raised where the samples are awaited.
             self._failure = error
         if self.work_end_s is not None and self._needed_bytes is None:
-            # Not by a sample before the end: the work's own memory is in it.
+            # Not from a sample before the end: it still counts the workload's own memory.
             self._needed_bytes = needed_bytes(memory, used_bytes, self._hot_bytes)
 
     def _sample(self, memory: meminfo.MemInfo | None, used_bytes: int | None) -> None:
@@ -192,25 +194,25 @@ class Meter:
         )
 
     def _scan(self) -> None:
-        """Count what came and went since the last scan."""
+        """Count the pages faulted in and returned since the last scan."""
         self._scanned_s = self._watch.now_s()
         self._flows.append(self._returns.update(self._scanned_s, self._scanner.scan()))
 
     async def look(self) -> None:
-        """Sample now, with the guest's own view. Raises VmError."""
+        """Sample now, with the guest's own values. Raises VmError."""
         await self.vm.watch(self.vm.guest.look(), STEP_DEADLINE_S, "look")
         self._scan()
 
     def mark(self, name: MarkName, begin_s: float) -> None:
-        """A span from `begin_s` until now."""
+        """Record a span from `begin_s` until now."""
         self._marks.append(CellMark(name, round(begin_s, 3), round(self._watch.now_s(), 3)))
 
     async def count(self, moment: str, pids: tuple[int, ...]) -> None:
-        """Keep the guest's counters of this moment: before, after_work or after. Raises VmError."""
+        """Store the guest's counters of a moment: before, after_work or after. Raises VmError."""
         self.counters[moment] = await read_counters(self.vm, pids)
 
     async def work(self, words: tuple[str, ...]) -> None:
-        """Do the work in the guest. Raises VmError."""
+        """Run the workload in the guest. Raises VmError."""
         begin_s = self._watch.now_s()
         said = await self._bench("run", *words, deadline_s=WORK_DEADLINE_S)
         self.mark("work", begin_s)
@@ -227,13 +229,13 @@ class Meter:
         self._scan()
 
     async def again(self, words: tuple[str, ...]) -> None:
-        """Start once more what has ended. Raises VmError."""
+        """Start the ended processes again. Raises VmError."""
         said = await self._bench("again", *words, deadline_s=WORK_DEADLINE_S)
         self._again_s = _number(said, "again_s")
         self._scan()
 
     async def report(self, words: tuple[str, ...]) -> None:
-        """Ask the service that lingers for what it has done. Raises VmError."""
+        """Request the figures of the service that keeps running. Raises VmError."""
         said = await self._bench("report", *words, deadline_s=STEP_DEADLINE_S)
         self._service = ServiceFigures(
             requests=int(_number(said, "requests")),
@@ -243,11 +245,11 @@ class Meter:
         )
 
     async def step(self, *words: str) -> None:
-        """Do another step of the work. Raises VmError."""
+        """Run another step of the workload. Raises VmError."""
         await self._bench(*words, deadline_s=STEP_DEADLINE_S)
 
     async def linger(self, words: tuple[str, ...]) -> None:
-        """Start what goes on for ever. Raises VmError."""
+        """Start a job that never ends. Raises VmError."""
         command = ("python3", GUEST_LAB, "bench", "linger", *words)
         await self.vm.watch(self.vm.guest.spawn(*command), STEP_DEADLINE_S, "bench linger")
 
@@ -256,20 +258,20 @@ class Meter:
 
 
 async def bench_in_guest(vm: LabVm, *words: str, deadline_s: float) -> dict[str, object]:
-    """Run one of the guest's works and return its last words, an object of JSON. Raises VmError."""
+    """Run one of the guest's workloads; return its last output, a JSON object. Raises VmError."""
     command = ("python3", GUEST_LAB, "bench", *words)
     what = f"bench {' '.join(words[:2])}"
     done = await vm.watch(vm.guest.exec(*command, timeout_s=deadline_s), deadline_s, what)
     said = parse_object(done.lines[-1] if done.lines else "")
     if done.code != 0 or not said:
-        # The last first: of a traceback that is what went wrong, and a caller may cut the rest.
+        # The last line comes first: it is the error of a traceback, and a caller may cut the rest.
         last = " / ".join(escape_for_terminal(row) for row in reversed(done.lines[-3:]))
         raise VmError(f"{vm.spec.name}: {what} failed in the guest: {last}")
     return said
 
 
 def parse_guest_sample(event: Event, ram_bytes: int) -> meminfo.MemInfo | None:
-    """What the guest's sampler sent; None where it makes no sense."""
+    """Parse a sample of the guest's sampler; return None if it is invalid."""
     try:
         memory = meminfo.parse(event["files"]["/proc/meminfo"].encode("ascii", "replace"))
     except (KeyError, AttributeError, TypeError, KernelFileError):
@@ -279,9 +281,9 @@ def parse_guest_sample(event: Event, ram_bytes: int) -> meminfo.MemInfo | None:
 
 
 def used(memory: meminfo.MemInfo, ram_bytes: int, most_total_bytes: int) -> int:
-    """What of its RAM the guest neither has free nor has given to a balloon.
+    """Return the bytes of RAM that the guest neither has free nor has given to a balloon.
 
-    What a balloon holds leaves MemTotal, and is not in MemFree; `most_total_bytes` is the largest
+    Memory in a balloon leaves MemTotal and is not in MemFree; `most_total_bytes` is the highest
     MemTotal seen.
     """
     ballooned = max(0, most_total_bytes - memory.mem_total_bytes)
@@ -289,7 +291,7 @@ def used(memory: meminfo.MemInfo, ram_bytes: int, most_total_bytes: int) -> int:
 
 
 def needed_bytes(memory: meminfo.MemInfo, used_bytes: int, hot_bytes: int) -> int:
-    """What a VM needs once its work is over: all it uses but caches and reclaimable slab.
+    """Return the bytes that a VM needs after its workload: all used but caches and reclaimable slab.
 
     Its hot set is cache, too, and is needed.
     """

@@ -1,4 +1,4 @@
-"""Which cells are measured, in which order, and which of them are there already. Pure."""
+"""Which cells are measured, in which order, and which of them are already stored. Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 
 # Strategies that giveback's agent carries out.
 BY_THE_AGENT = ("giveback",)
-# A result of other versions of these is of another thing; of `agent`, where it is at work.
+# A stored result with another version of one of these cannot be reused. `agent` counts if it takes
+# part.
 DECISIVE = ("work", "strategy", "kernel", "qemu", "accel", "cpus", "seed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What the user wants measured; every combination of it, `runs` times."""
+    """The cells that the user wants: every combination, `runs` times."""
 
     kernels: tuple[str, ...]
     mem_bytes: tuple[int, ...]
@@ -28,10 +29,11 @@ class Wish:
 
 
 def plan(wish: Wish) -> list[Cell]:
-    """All cells in the order of their measuring.
+    """Return all cells in the order of their measuring.
 
-    Rounds are outermost, so that whoever stops early has whole rounds. Within a round and a work the
-    strategies take turns; each round begins with another, far from the one before.
+    Rounds are outermost, so that a run that is stopped early has whole rounds. Within a round and a
+    workload the strategies alternate. Each round begins with another strategy, far from the last
+    first one.
     """
     cells = []
     for number in range(1, wish.runs + 1):
@@ -44,7 +46,7 @@ def plan(wish: Wish) -> list[Cell]:
 
 
 def rotated(names: Sequence[str], number: int, runs: int) -> list[str]:
-    """The strategies in the order of round `number` of `runs`."""
+    """Return the strategies in the order of round `number` of `runs`."""
     if not names:
         return []
     step = max(1, len(names) // runs)
@@ -53,7 +55,7 @@ def rotated(names: Sequence[str], number: int, runs: int) -> list[str]:
 
 
 def differences(cell: Cell, stored: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Why a stored result of this cell does not count any more; empty where it does."""
+    """Return why a stored result of this cell does not count any more; empty if it does."""
     decisive = [*DECISIVE, *(["agent"] if is_by_agent(cell.strategy) else [])]
     return [
         f"{name} was {stored.get(name, 'unknown')} and is {now.get(name, 'unknown')}"
@@ -63,17 +65,17 @@ def differences(cell: Cell, stored: Mapping[str, str], now: Mapping[str, str]) -
 
 
 def is_by_agent(strategy: str) -> bool:
-    """Whether giveback's agent is at work in this strategy."""
+    """Return whether giveback's agent takes part in this strategy."""
     return any(strategy == name or strategy.startswith(f"{name}-") for name in BY_THE_AGENT)
 
 
 def remaining_s(
     took_s: Mapping[str, Sequence[float]], left: Sequence[str], fallback_s: float
 ) -> float:
-    """An estimate for the works that are left, by what cells of the same work took each.
+    """Estimate the seconds for the workloads that are left, from cells of the same workloads.
 
-    A work that was never measured takes what the others took, else `fallback_s`. What ran side by
-    side is the caller's to divide by.
+    A workload that was never measured counts as the average of the others, else `fallback_s`. The
+    caller divides by the number of cells that run at the same time.
     """
     known = {work: sum(took) / len(took) for work, took in took_s.items() if took}
     usual = sum(known.values()) / len(known) if known else fallback_s

@@ -1,11 +1,11 @@
-"""What guest RAM the host gives, gets back, and is asked for again: pages of the VM's RAM mapping.
+"""Which guest RAM the host provides, gets back, and provides again: pages of the VM's RAM mapping.
 
-The RAM is a memfd. Once the guest returns a page, QEMU punches a hole into the memfd, and the guest's
-next touch of that page is a page fault on the host. So a page that is in the mapping's page table at one
-scan and was not at the scan before is one fault. QEMU's own faults, which min_flt of /proc/PID/stat
-counts too, are not among these. A page that goes and comes between two scans is not seen: the counts
-are lower bounds.
-Source: /proc/PID/pagemap, Documentation/admin-guide/mm/pagemap.rst.
+The RAM is a memfd. When the guest returns a page, QEMU punches a hole into the memfd, and the
+guest's next access to that page is a page fault on the host. So a page that is in the mapping's
+page table at one scan and was not at the scan before is one fault. QEMU's own faults, which min_flt
+of /proc/PID/stat counts too, are not included. A page that leaves and returns between two scans is
+not seen: the counts are lower bounds. Source: /proc/PID/pagemap,
+Documentation/admin-guide/mm/pagemap.rst.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SCAN_PERIOD_S = 2.0
 REGRET_S = 60.0
-"""A page that is touched again within so many seconds of its return should not have been returned."""
+"""A page touched again within this many seconds of its return should not have been returned."""
 MAPS_LIMIT_BYTES = 4 << 20
 _NEVER_S = -1e9
 
@@ -36,7 +36,7 @@ Present = npt.NDArray[np.bool_]
 
 
 class ReturnCounts:
-    """Counts pages that came, went, and came again soon; pure but for its arrays."""
+    """Count the pages that were faulted in, returned, and soon faulted in again; pure but for its arrays."""
 
     def __init__(self, regret_s: float = REGRET_S) -> None:
         self._regret_s = regret_s
@@ -45,11 +45,11 @@ class ReturnCounts:
         self._faulted_pages = self._returned_pages = self._regret_pages = 0
 
     def shift(self, by_s: float) -> None:
-        """The zero of time was moved by so much."""
+        """Account for a zero of time that was moved by `by_s`."""
         self._returned_at_s -= np.float32(by_s)
 
     def update(self, t_s: float, present: Present) -> MemoryFlow:
-        """Take a scan of all pages at `t_s`; return the sums since the first scan."""
+        """Add a scan of all pages at `t_s`; return the sums since the first scan."""
         if self._before is None:
             self._returned_at_s = np.full(present.size, _NEVER_S, dtype=np.float32)
         else:
@@ -70,7 +70,7 @@ class ReturnCounts:
 
 
 class ReturnScanner:
-    """Scans one VM's RAM; the mapping is found once, since QEMU never moves it."""
+    """Scan one VM's RAM. The mapping is looked up once, because QEMU never moves it."""
 
     def __init__(self, vm: LabVm) -> None:
         self._vm = vm
@@ -84,7 +84,7 @@ class ReturnScanner:
 
 
 def ram_range(pid: int, root: str = "/") -> tuple[int, int]:
-    """Return the addresses of a lab VM's RAM. Raises VmError where it has none."""
+    """Return the begin and end address of a lab VM's RAM. Raises VmError if it has none."""
     try:
         text = read(root, f"/proc/{pid}/maps", MAPS_LIMIT_BYTES)
     except KernelFileError as error:

@@ -1,4 +1,4 @@
-"""Measure all planned cells: some side by side, each stored as it ends, failures once more."""
+"""Measure all planned cells: some at the same time, each stored when it ends, failed ones once more."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 TRIES = 2
-# Boot, start of the strategy and the VM's end, for a cell that nothing is known of yet.
+# The boot, the start of the strategy and the VM's end, in seconds, for a cell without a history.
 GUESS_S = 240.0
 HOURS_S = 3600
-# Beyond this share of the host's CPUs in others' hands a cell's times are doubtful.
+# If others use more than this fraction of the host's CPUs, a cell's times are doubtful.
 BUSY_SHARE = 0.10
-# So many times as long as the round before it a round may turn out to be.
+# A round may take this many times as long as the round before it.
 LONGER = 1.1
 
 
 @dataclass(frozen=True, slots=True)
 class CellJob:
-    """A cell with all that it is measured by."""
+    """A cell with everything needed to measure it."""
 
     cell: Cell
     work: Work
@@ -52,13 +52,13 @@ class CellJob:
     setting: CellSetting
 
     def versions(self) -> dict[str, str]:
-        """Of everything that takes part."""
+        """Return the versions of everything that takes part."""
         return versions(self.work, self.strategy, self.setting)
 
 
 @dataclass(slots=True)
 class Progress:
-    """Says a line for each cell, with an estimate of the time left."""
+    """Print a line for each cell, with an estimate of the remaining time."""
 
     say: Say
     total: int
@@ -68,7 +68,7 @@ class Progress:
     done: int = 0
 
     def finished(self, job: CellJob, result: CellResult) -> None:
-        """A cell has ended, well or not."""
+        """Report a cell that has ended, successfully or not."""
         self.done += 1
         self.left.remove(job.work.name)
         self.took_s[job.work.name].append(result.took_s)
@@ -78,14 +78,14 @@ class Progress:
         if not self.left:
             return ""
         spent = sum(sum(took) for took in self.took_s.values())
-        # Cells overlap: a second of the clock is worth more than one of theirs.
+        # Cells overlap, so a second of the clock is worth more than one second of a cell.
         worth = (time.monotonic() - self.began_s) / spent if spent > 0 else 1.0
         seconds = remaining_s(self.took_s, self.left, GUESS_S) * worth
         return f"; {duration(seconds)} left"
 
 
 def described(result: CellResult) -> str:
-    """One finished cell in a line."""
+    """Return one finished cell as a line of text."""
     cell = result.cell
     name = f"{cell.work}, {cell.strategy}, {cell.kernel}, {cell.mem_bytes >> 20} MiB, round {cell.round}"
     if not result.vms:
@@ -102,7 +102,7 @@ def described(result: CellResult) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time for a person: "40 s", "12 min", "3 h 20 min"."""
+    """Return a time as text: "40 s", "12 min", "3 h 20 min"."""
     if seconds < 90:
         return f"about {max(1, round(seconds / 10)) * 10} s"
     if seconds < HOURS_S:
@@ -111,9 +111,10 @@ def duration(seconds: float) -> str:
 
 
 def to_do(jobs: Sequence[CellJob], store: Store, say: Say) -> list[CellJob]:
-    """The cells that are not stored yet, or not as they would be measured now: that is said.
+    """Return the cells that are not stored, or that would be measured differently now; print the latter.
 
-    With them none's of the same work and round, once more: times compare within a sitting only.
+    The cells of `none` of the same workload and round are added: times compare only within a
+    sitting.
     """
     left: set[Cell] = set()
     for job in jobs:
@@ -133,7 +134,7 @@ def to_do(jobs: Sequence[CellJob], store: Store, say: Say) -> list[CellJob]:
 
 
 def _why_again(job: CellJob, store: Store) -> str | None:
-    """Why a cell has to be measured: in words, empty where it is not stored. None where it has not."""
+    """Return why a cell must be measured (empty if it is not stored), or None if it need not be."""
     stored = store.read(job.cell)
     if stored is None:
         return ""
@@ -143,7 +144,7 @@ def _why_again(job: CellJob, store: Store) -> str | None:
 
 
 class Room:
-    """The host's memory, of which each cell under way has its part. One alone always has room."""
+    """The host's memory, divided among the running cells. A single cell always fits."""
 
     def __init__(self, room_bytes: float) -> None:
         self._room_bytes = room_bytes
@@ -152,7 +153,7 @@ class Room:
 
     @contextlib.asynccontextmanager
     async def of(self, size_bytes: int) -> AsyncIterator[None]:
-        """Wait until there is room for so much, and have it until the block's end."""
+        """Wait until `size_bytes` are free, and reserve them until the end of the block."""
         async with self._left:
             await self._left.wait_for(lambda: self._fits(size_bytes))
             self._taken_bytes += size_bytes
@@ -168,7 +169,7 @@ class Room:
 
 
 def another_fits(elapsed_s: float, last_round_s: float, within_s: float) -> bool:
-    """Whether one more round, as long as the last one and a little longer, ends in time."""
+    """Return whether one more round, slightly longer than the last one, ends in time."""
     return elapsed_s + last_round_s * LONGER <= within_s
 
 
@@ -183,9 +184,9 @@ async def run_in_time(
     within_s: float,
     read_s: Callable[[], float] = time.monotonic,
 ) -> list[CellResult]:
-    """`run_all` one round after the other, the first in any case, another as long as one fits.
+    """Run `run_all` for one round after the other: the first always, further ones if they fit.
 
-    All are to be done `within_s` from `began_s`, by the clock `read_s`. All are of one sitting.
+    All must end `within_s` seconds after `began_s`, by the clock `read_s`. All are of one sitting.
     """
     results: list[CellResult] = []
     last_round_s = 0.0
@@ -211,11 +212,11 @@ async def run_all(
     room_bytes: float = math.inf,
     sitting: str = "",
 ) -> list[CellResult]:
-    """Measure the cells in their order; each is stored as it ends.
+    """Measure the cells in their order; each is stored when it ends.
 
-    Up to `at_once` side by side, as far as their VMs have room in `room_bytes`. A cell that fails is
-    tried once more; what then fails again is stored as failed and said. They are of a `sitting` of
-    their own where it is not given. Raises GivebackError where a result cannot be written.
+    Up to `at_once` run at the same time, if their VMs fit into `room_bytes`. A failed cell is tried
+    once more; if it fails again it is stored and reported as failed. Without `sitting` the cells
+    get a new one. Raises GivebackError if a result cannot be written.
     """
     lock, load, room = asyncio.Lock(), HostLoad(), Room(room_bytes)
     progress = Progress(say, len(jobs), left=[job.work.name for job in jobs])
@@ -237,7 +238,7 @@ async def run_all(
 
 
 async def _measured(job: CellJob, lock: asyncio.Lock, load: HostLoad, say: Say) -> CellResult:
-    """A cell's result; without VMs and with the reasons where it failed twice."""
+    """Return a cell's result; after two failures one without VMs, with the reasons."""
     began_s, reasons = time.monotonic(), []
     known = job.versions()
     for number in range(1, TRIES + 1):

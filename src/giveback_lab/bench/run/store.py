@@ -1,8 +1,8 @@
-"""Finished cells on disk: one compressed JSON file each, written whole or not at all.
+"""Finished cells on disk: one compressed JSON file each, written atomically.
 
-A cell that failed has a file of its own beside, with its reasons and nothing measured. A cell of none
-that was measured again in another sitting keeps its file under a number: the cells of its own sitting
-are held against it, not against the new one.
+A failed cell has a separate file with its reasons and no measurements. A cell of `none` that was
+measured again in another sitting keeps its file under a number: the cells of its own sitting are
+compared with it, not with the new one.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 SUFFIX = ".json.gz"
 FAILED_SUFFIX = ".failed.json.gz"
 EARLIER = re.compile(r"\.[0-9]+(?=\.json\.gz$)")
-"""The number in the name of a cell of none that another one has taken the place of."""
+"""The number in the file name of a cell of `none` that a later one has replaced."""
 LIMIT_BYTES = 64 << 20
-"""Of one file unpacked: an hour of three VMs is below 2 MB."""
+"""Limit of one unpacked file: an hour of three VMs is below 2 MB."""
 
 _RESULT = TypeAdapter(CellResult)
 _IN_A_ROW = [field.name for field in fields(CellSample)]
@@ -48,7 +48,7 @@ class ResultRefused:
 
 
 def to_json(result: CellResult) -> str:
-    """A result as text; samples are rows in the order of Sample's fields."""
+    """Return a result as JSON; samples are rows in the order of Sample's fields."""
     plain = asdict(result)
     for vm, of_vm in zip(result.vms, plain["vms"], strict=True):
         of_vm["samples"] = [list(astuple(sample)) for sample in vm.samples]
@@ -56,7 +56,7 @@ def to_json(result: CellResult) -> str:
 
 
 def from_json(text: str) -> CellResult:
-    """What `to_json` wrote. Raises ValueError for anything else, another schema included."""
+    """Parse the output of `to_json`. Raises ValueError for anything else, another schema included."""
     try:
         plain = json.loads(text)
         if plain["schema"] != SCHEMA:
@@ -83,7 +83,7 @@ class Store:
         self.folder = out / "cells"
 
     def make(self) -> None:
-        """Make the folder, and see that it can be written. Raises InputError."""
+        """Make the folder and check that it can be written. Raises InputError."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             probe = self.folder / f".writable.{os.getpid()}"
@@ -95,9 +95,10 @@ class Store:
             ) from error
 
     def write(self, result: CellResult) -> Path:
-        """Keep a result; one without VMs is kept as a failure. Raises GivebackError.
+        """Store a result; one without VMs is stored as a failure. Raises GivebackError.
 
-        It takes the place of what is stored of its cell; see the module for what becomes of none's.
+        It replaces the stored result of its cell. Cells of `none` are treated as in the module's
+        docstring.
         """
         failed = not result.vms
         path = self._path(result.cell.key, FAILED_SUFFIX if failed else SUFFIX)
@@ -115,7 +116,7 @@ class Store:
         return path
 
     def read(self, cell: Cell) -> CellResult | ResultRefused | None:
-        """What is stored of a cell, failures left out; None where nothing is."""
+        """Return the stored result of a cell without failures, or None if there is none."""
         path = self._path(cell.key, SUFFIX)
         return read_file(path) if path.exists() else None
 
@@ -128,7 +129,7 @@ class Store:
             self._path(key, SUFFIX).rename(free)
 
     def prune(self) -> list[Path]:
-        """Remove the earlier cells of none beside which no other is left; returns their files.
+        """Remove earlier cells of `none` whose sitting has no other cell left; return their paths.
 
         Raises GivebackError.
         """
@@ -145,7 +146,7 @@ class Store:
         return removed
 
     def read_all(self) -> tuple[list[CellResult], list[ResultRefused]]:
-        """All that is stored, failures too, in the order of the file names."""
+        """Return everything stored, failures too, in the order of the file names."""
         found: list[CellResult] = []
         refused: list[ResultRefused] = []
         for _, result in self._files():
@@ -164,7 +165,7 @@ class Store:
 
 
 def read_file(path: Path) -> CellResult | ResultRefused:
-    """One stored cell, or why it does not count; its name must be its cell's."""
+    """Return one stored cell, or why it does not count; the file's name must match its cell."""
     try:
         data = _unpacked(path.read_bytes())
         result = from_json(data.decode())

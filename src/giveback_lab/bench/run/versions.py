@@ -1,4 +1,4 @@
-"""What takes part in a cell, each by its version: stored with the result, compared before it is reused."""
+"""The versions of all parts of a cell: stored with the result, compared before it is reused."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from giveback_lab.bench.strategy import Strategy
     from giveback_lab.bench.works import Work
 
-# How the guest is asked is in what it costs.
+# The cost of answering the host is part of a guest's figures.
 GUEST_WORKS = ("bench.py", "serve.py")
 GUEST_WORKS_FOLDER = "works"
 
 
 def versions(work: Work, strategy: Strategy, setting: CellSetting) -> dict[str, str]:
-    """Versions of everything; those that decide whether two results compare are in plan.DECISIVE."""
+    """Return all versions; those that decide whether two results compare are in plan.DECISIVE."""
     return {
         "giveback": __version__,
         "agent": _agent(),
@@ -61,7 +61,7 @@ def _guest_sources() -> tuple[bytes, ...]:
 
 
 def _strategy_source(strategy: Strategy) -> bytes:
-    """The text of the module that defines the strategy; empty where none does (a test's own)."""
+    """Return the text of the module that defines the strategy; empty for one defined by a test."""
     for info in pkgutil.iter_modules(strategies.__path__):
         module = importlib.import_module(f"{strategies.__name__}.{info.name}")
         for value in vars(module).values():

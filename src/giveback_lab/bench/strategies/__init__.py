@@ -33,9 +33,9 @@ STRATEGIES: Mapping[str, Strategy] = MappingProxyType({one.name: one for one in 
 
 
 def named(words: str) -> list[Strategy]:
-    """The strategies of a comma list, in its order, each once. Raises InputError.
+    """Return the strategies of a comma list, in its order, each once. Raises InputError.
 
-    A family's name, such as "wsl-gen2", stands for all whose names begin so.
+    A family's name, such as "wsl-gen2", stands for all strategies whose names begin with it.
     """
     given = (word.strip() for word in words.split(",") if word.strip())
     names = list(dict.fromkeys(name for word in given for name in _family(word)))
@@ -47,7 +47,7 @@ def named(words: str) -> list[Strategy]:
 
 
 def _family(word: str) -> list[str]:
-    """The strategy of this name, else all of this family, else the word itself."""
+    """Return the strategy of this name, else all of this family, else the word itself."""
     if word in STRATEGIES:
         return [word]
     return [name for name in STRATEGIES if name.startswith(f"{word}-")] or [word]

@@ -1,8 +1,9 @@
 """DAMON_RECLAIM, the kernel's own proactive reclaim, with its defaults and with AgentENV's constants.
 
-No re-implementation: the kernel's DAMON runs, with the scheme that its DAMON_RECLAIM module makes. It is
-set through sysfs and not through the module, whose thread tries no region in Debian's 6.12.95
-(docs/strategies.md). Sources: mm/damon/reclaim.c; Documentation/admin-guide/mm/damon/usage.rst.
+This is not a re-implementation: the kernel's DAMON runs the scheme that its DAMON_RECLAIM module
+makes. It is set up through sysfs and not through the module, because the module's thread tries no
+region in Debian's 6.12.95 (docs/strategies.md). Sources: mm/damon/reclaim.c;
+Documentation/admin-guide/mm/damon/usage.rst.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ IOMEM_PATH = "/proc/iomem"
 PAGE_BYTES = 4096
 TRIES = 10
 AGAIN_S = 0.5
-# DAMON_RECLAIM's monitoring: both its defaults and AgentENV leave it as it is.
+# DAMON_RECLAIM's monitoring, which neither its defaults nor AgentENV change.
 SAMPLE_US = 5_000
 AGGREGATION_US = 100_000
 WITHOUT_DAMON = {"6.1": "Debian's kernel 6.1 is built without DAMON"}
@@ -34,7 +35,7 @@ WITHOUT_DAMON = {"6.1": "Debian's kernel 6.1 is built without DAMON"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DamonReclaim:
-    """DAMON_RECLAIM's parameters under their names, with its defaults."""
+    """DAMON_RECLAIM's parameters under their own names, with its defaults."""
 
     min_age_us: int = 120_000_000
     quota_ms: int = 10
@@ -54,7 +55,7 @@ AGENTENV = DamonReclaim(
 
 
 def ram_pieces(iomem: str) -> list[tuple[int, int]]:
-    """Begin and end of each System RAM of /proc/iomem; empty where it shows no addresses (not root)."""
+    """Return begin and end of each System RAM of /proc/iomem; empty if it shows no addresses (not root)."""
     pieces = []
     for line in iomem.splitlines():
         place, _, name = line.partition(" : ")
@@ -68,9 +69,9 @@ def ram_pieces(iomem: str) -> list[tuple[int, int]]:
 
 
 def files_of(rule: DamonReclaim, begin: int, end: int) -> dict[str, str]:
-    """The files of sysfs that make this scheme, over memory from `begin` to `end`, in their order.
+    """Return the sysfs files of this scheme, for memory from `begin` to `end`, in the order of writing.
 
-    What is left is to switch it on.
+    Afterwards it only has to be switched on.
     """
     values: dict[str, object] = {
         f"{KDAMONDS}/nr_kdamonds": 1,
@@ -92,7 +93,7 @@ def files_of(rule: DamonReclaim, begin: int, end: int) -> dict[str, str]:
         f"{SCHEME}/quotas/ms": rule.quota_ms,
         f"{SCHEME}/quotas/bytes": rule.quota_sz,
         f"{SCHEME}/quotas/reset_interval_ms": rule.quota_reset_interval_ms,
-        # The oldest first, by nothing else: the module's weights are 0, 0 and 1.
+        # By age alone, the oldest first: the module's weights are 0, 0 and 1.
         f"{SCHEME}/quotas/weights/age_permil": 1,
         f"{SCHEME}/watermarks/metric": "free_mem_rate",
         f"{SCHEME}/watermarks/interval_us": rule.wmarks_interval_us,
@@ -125,7 +126,8 @@ async def _enable(running: InGuests, vm: LabVm, rule: DamonReclaim, begin: int, 
             await running.change(vm, {f"{KDAMOND}/state": "on"})
             break
         except CannotRun as error:
-            # DAMON's files share one lock that is only tried: any other access makes it busy.
+            # DAMON's files share one lock, taken with trylock: any concurrent access makes a write
+            # fail with EBUSY.
             if "busy" not in str(error) or not tries_left:
                 raise
             await asyncio.sleep(AGAIN_S)
@@ -133,7 +135,7 @@ async def _enable(running: InGuests, vm: LabVm, rule: DamonReclaim, begin: int, 
 
 
 async def _defaults(running: InGuests, vm: LabVm) -> None:
-    # As the kernel does where no region is given: the largest piece of RAM alone.
+    # As the kernel does if no region is given: use only the largest piece of RAM.
     begin, end = max(await _pieces(running, vm), key=lambda piece: piece[1] - piece[0])
     await _enable(running, vm, DamonReclaim(), begin, end)
 

@@ -16,7 +16,7 @@ SOURCE = "docs/agent.md"
 NO_CACHE = "giveback.cacheFloor=1024G"
 NO_DEEP_REPORT = "giveback.lowestReportOrder=15"
 NO_COMPACTION = "giveback.idleThreshold=0"
-# As near to WSL's gate as the settings go.
+# The closest to WSL's idleness detector that the settings allow.
 SLOW_GATE = ("giveback.idleBusyPercent=1", "giveback.idleWindow=120")
 
 
@@ -25,7 +25,7 @@ async def _whole(running: InGuests, vm: LabVm) -> None:
 
 
 def _set(name: str, title: str, *overrides: str) -> Strategy:
-    """By a setting that users have, too."""
+    """Return a strategy by a setting that users have, too."""
 
     async def set_up(running: InGuests, vm: LabVm) -> None:
         await running.run_agent(vm, *overrides)
@@ -35,7 +35,7 @@ def _set(name: str, title: str, *overrides: str) -> Strategy:
 
 
 def _without(name: str, title: str, part: str) -> Strategy:
-    """By the lab's wrapper around the policy: no setting that users would have to leave alone."""
+    """Return a strategy by the lab's wrapper around the policy, because users need no such setting."""
     words = ("giveback-without", part)
     return of_program(name, f"giveback {title}", SOURCE, ("giveback_without.py",), words)
 

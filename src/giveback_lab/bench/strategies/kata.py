@@ -1,4 +1,4 @@
-"""Kata Containers' mem-agent, its two cores apart, and both at a period that a cell can see."""
+"""Kata Containers' mem-agent: its two cores separately, and both with a period shorter than a cell."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STRATEGIES = (
         "Kata mem-agent's two cores, every 61 s instead of 600 (re-implementation)",
         f"{SOURCE}compact.rs, memcg.rs; the period is ours",
         FILES,
-        # Just above the minute that the memcg core lets pass between two ageings.
+        # Just above the minute that the memcg core waits between two ageings.
         ("kata-both", "period_secs=61"),
     ),
 )

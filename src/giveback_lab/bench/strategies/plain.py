@@ -1,4 +1,4 @@
-"""The kernel alone: no reporting, free page reporting, and its own knobs."""
+"""The kernel alone: no reporting, free page reporting, and the kernel's own knobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def _nothing(running: InGuests, vm: LabVm) -> None:
 
 
 async def _order_0(running: InGuests, vm: LabVm) -> None:
-    # Linux 5.14 to 6.1 overwrites what the kernel line says when the driver registers.
+    # Linux 5.14 to 6.1 overwrites the value from the kernel command line when the driver registers.
     await running.change(vm, {ORDER_PATH: "0"})
 
 

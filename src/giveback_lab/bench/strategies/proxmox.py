@@ -26,12 +26,12 @@ BALLOON_PATH = "/machine/peripheral/balloon"
 ANSWER_DEADLINE_S = 20.0
 DEFLATE_DEADLINE_S = 60.0
 POLL_S = 0.2
-# The administrator's to choose, no constant of Proxmox's: the minimum of each VM.
+# The minimum of each VM: the administrator sets it, it is not a constant of Proxmox.
 LEAST_DIVISOR = 2
 
 
 class Ballooning:
-    """pvestatd's loop over the lab's VMs; at its end their balloons are empty again."""
+    """pvestatd's loop over the lab's VMs; when it stops, their balloons are empty again."""
 
     guest_pids: Mapping[str, tuple[int, ...]]
 
@@ -45,7 +45,7 @@ class Ballooning:
 
     @property
     def log(self) -> str:
-        """A line per change, each with its VM's name."""
+        """Return a line per change, each with its VM's name."""
         return self._log.text
 
     async def start(self) -> None:
@@ -59,7 +59,7 @@ class Ballooning:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """End the loop and empty the balloons."""
+        """Stop the loop and empty the balloons."""
         task, self._task = self._task, None
         if task is None:
             return
@@ -83,7 +83,7 @@ class Ballooning:
 
     async def _pass(self) -> None:
         if not all([await _is_running(vm) for vm in self._vms]):
-            # Frozen by who measures: a guest whose clock stands still is not to be judged.
+            # Frozen by the benchmark: a guest whose clock is stopped must not be judged.
             return
         seen = [await _look(vm) for vm in self._vms]
         used = sum(vm.resident_bytes() for vm in self._vms)
@@ -100,7 +100,7 @@ class Ballooning:
         end_s = time.monotonic() + DEFLATE_DEADLINE_S
         while await _size(vm) < vm.spec.ram_bytes:
             if time.monotonic() > end_s:
-                raise VmError(f"{vm.spec.name}: its balloon does not let go")
+                raise VmError(f"{vm.spec.name}: its balloon does not deflate")
             await asyncio.sleep(POLL_S)
 
 
@@ -116,7 +116,7 @@ async def _look(vm: LabVm) -> BalloonVm:
 
 
 def free_bytes(stats: object, ram_bytes: int) -> int | None:
-    """stat-free-memory of QEMU's guest-stats; None where the guest has not told (QEMU: 2^64 - 1)."""
+    """Return stat-free-memory of QEMU's guest-stats, or None if the guest sent none (QEMU: 2^64 - 1)."""
     inner = stats.get("stats") if isinstance(stats, dict) else None
     value = inner.get("stat-free-memory") if isinstance(inner, dict) else None
     return value if isinstance(value, int) and 0 <= value <= ram_bytes else None

@@ -1,10 +1,12 @@
 """Proxmox VE's auto-ballooning, by its published rule. Pure; our re-implementation.
 
+Every 10 s: the goal is 80 % of the host's memory less the used memory; within 10 MiB of it nothing
+is done. To grow, VMs that lack free memory come first; to shrink, VMs that have it. If that changes
+nothing, all VMs take part. Memory above the minimums is divided by `shares`; a VM changes by 100
+MiB at most.
+
 Source: proxmox/pve-manager 14a22df, PVE/AutoBalloon.pm and auto_ballooning() in
-PVE/Service/pvestatd.pm. Every 10 s: the goal is 80 % of the host's memory less what is used. Nothing
-within 10 MiB of it. To grow, VMs that lack free memory come first, to shrink, those that have it;
-where that changes nothing, all. What is above the minimums is shared by `shares`; a VM changes by
-100 MiB at most.
+PVE/Service/pvestatd.pm.
 """
 
 from __future__ import annotations
@@ -23,15 +25,15 @@ TARGET_PERCENT = 80
 DEAD_BAND_BYTES = 10 * MIB
 MOST_CHANGE_BYTES = 100 * MIB
 SHARES = 1000
-# Free memory above this part of its minimum, and a VM can spare some.
+# A VM with more free memory than this fraction of its minimum can spare some.
 ROOMY_PERCENT = 25
 
 
 @dataclass(frozen=True, slots=True)
 class BalloonVm:
-    """A VM as pvestatd sees it: `size_bytes` is what the balloon leaves it now.
+    """A VM as pvestatd sees it: `size_bytes` is its current size with the balloon.
 
-    `free_bytes` is the guest's own count, None where it does not tell.
+    `free_bytes` is the guest's own count, None if it does not send it.
     """
 
     name: str
@@ -43,12 +45,13 @@ class BalloonVm:
 
     @property
     def is_roomy(self) -> bool:
+        """Whether the VM can spare memory."""
         free = self.free_bytes or 0
         return free * 100 > self.least_bytes * ROOMY_PERCENT and self.size_bytes >= self.least_bytes
 
 
 def goal_bytes(host_bytes: int, used_bytes: int) -> int:
-    """How much the host may give, or, negative, needs back."""
+    """Return the bytes that the host may give, or, negative, needs back."""
     return host_bytes * TARGET_PERCENT // 100 - used_bytes
 
 
@@ -67,7 +70,7 @@ def decide(vms: Sequence[BalloonVm], goal: int) -> dict[str, int]:
 def _spread(
     planned: Mapping[str, int], vms: Sequence[BalloonVm], amount: int, growing: bool
 ) -> tuple[dict[str, int], int]:
-    """Spread `amount` over the VMs by shares, again while limits leave some; returns what is left."""
+    """Distribute `amount` over the VMs by shares, repeatedly while limits leave some; return the rest."""
     sizes = dict(planned)
     open_vms = list(vms)
     rest = amount
@@ -96,7 +99,7 @@ def _spread(
 
 
 def _step(size: int, wanted: int, growing: bool) -> int | None:
-    """One step towards the wanted size, or None where this VM is not to change."""
+    """Return the size after one step towards the wanted size, or None if this VM must not change."""
     if growing and wanted > size:
         return min(wanted, size + MOST_CHANGE_BYTES)
     if wanted < size:

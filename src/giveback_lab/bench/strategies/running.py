@@ -1,4 +1,4 @@
-"""A strategy at work inside guests: its programs, its kernel threads, and what it changed there."""
+"""A strategy inside guests: its programs, its kernel threads, and its changes there."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ GUEST_STRATEGIES = "giveback_lab_guest.strategies"
 STARTED = "started"
 START_DEADLINE_S = 120.0
 ANSWER_DEADLINE_S = 60.0
-# A program that writes to compact_memory does not hear SIGTERM before it is through.
+# A program that writes to compact_memory handles SIGTERM only after the write has ended.
 END_DEADLINE_S = 30.0
 POLL_S = 0.3
 LINES_IN_ERROR = 3
 
 
 class InGuests:
-    """What a strategy has in its guests; `stop` ends the programs and puts kernel files back."""
+    """The parts of a strategy in its guests; `stop` ends the programs and restores kernel files."""
 
     def __init__(self) -> None:
         self.guest_pids: dict[str, tuple[int, ...]] = {}
@@ -45,11 +45,11 @@ class InGuests:
 
     @property
     def log(self) -> str:
-        """A line per action, each with its VM's name."""
+        """Return a line per action, each with its VM's name."""
         return self._log.text
 
     async def run(self, vm: LabVm, *words: str) -> None:
-        """Run one of the guest's strategies until it has started. Raises CannotRun and VmError."""
+        """Run one of the guest's strategies and wait until it has started. Raises CannotRun and VmError."""
         lines: list[str] = []
         started = asyncio.Event()
 
@@ -70,15 +70,15 @@ class InGuests:
 
     async def run_agent(self, vm: LabVm, *overrides: str) -> None:
         """Run giveback's agent; `overrides` are settings as for `--set`. Raises VmError."""
-        # What an agent before this one published would pass for this one's.
+        # The status of an earlier agent would pass for this one's.
         await self._exec(vm, "busybox", "rm", "-f", STATUS_PATH)
         pid = await start_agent(vm, lambda line: self._hear(vm, line), overrides)
         self._add(vm, pid)
 
     async def change(self, vm: LabVm, values: Mapping[str, str]) -> None:
-        """Write kernel files in this order; each is put back at the end.
+        """Write kernel files in this order; each is restored at the end.
 
-        Raises CannotRun where one is missing, refuses, or does not read back as written.
+        Raises CannotRun if one is missing, refuses the value, or does not read back as written.
         """
         words = [f"{path}={value}" for path, value in values.items()]
         result = await self._exec(vm, "python3", GUEST_LAB, "strategy", "set", *words)
@@ -93,7 +93,7 @@ class InGuests:
             raise CannotRun(f"{vm.spec.name}: {words[-1]}: {escape_for_terminal(result.text, 300)}")
 
     async def note_threads(self, vm: LabVm, name: str) -> None:
-        """Count the guest's kernel threads whose name begins so as the strategy's own."""
+        """Count the guest's kernel threads whose name begins with `name` as the strategy's own."""
         script = f"busybox grep -ls '^{name}' /proc/[0-9]*/comm"
         found = await self._exec(vm, "sh", "-c", script)
         pids = [word.split("/")[2] for word in found.lines if word.count("/") == 3]
@@ -102,7 +102,7 @@ class InGuests:
                 self._note(vm, int(pid))
 
     async def note_pid_in(self, vm: LabVm, path: str) -> None:
-        """Count the process whose number is in this file of the guest. Raises CannotRun."""
+        """Count the process whose id is in this file of the guest. Raises CannotRun."""
         text = (await self._exec(vm, "cat", path)).text.strip()
         if not text.isdecimal():
             raise CannotRun(
@@ -111,20 +111,20 @@ class InGuests:
         self._note(vm, int(text))
 
     async def read(self, vm: LabVm, path: str) -> str:
-        """A file of the guest. Raises CannotRun where it cannot be read."""
+        """Read a file of the guest. Raises CannotRun if it cannot be read."""
         result = await self._exec(vm, "cat", path)
         if result.code != 0:
             raise CannotRun(f"{vm.spec.name}: {escape_for_terminal(result.text)}")
         return result.text
 
     async def stop(self) -> None:
-        """End the programs and put back what was changed; what cannot be done is a problem."""
+        """End the programs and restore what was changed; each failure is added to `problems`."""
         programs, self._programs = self._programs, []
         for vm, pid in programs:
             await self._or_problem(self._end(vm, pid))
         changed, self._changed = self._changed, []
         for vm in dict.fromkeys(vm for vm, _, _ in changed):
-            # Last changed, first put back: what was switched on last goes off first.
+            # In reverse order: what was switched on last is switched off first.
             before = {path: value for where, path, value in changed[::-1] if where is vm}
             await self._or_problem(self.change(vm, before))
         self._changed.clear()
@@ -185,14 +185,14 @@ async def _started(vm: LabVm, pid: int, started: asyncio.Event, lines: Sequence[
 
 
 def _before_and_after(line: str) -> tuple[str | None, str | None]:
-    """What `strategy set` says of one file; None where it could not be written."""
+    """Parse the output of `strategy set` for one file; None if it could not be written."""
     said = parse_object(line)
     whole = "before" in said and "after" in said
     return (str(said["before"]), str(said["after"])) if whole else (None, None)
 
 
 def guest_version(*programs: str) -> str:
-    """The version of these modules of the guest's strategies, and of what all of them share."""
+    """Return the version of these modules of the guest's strategies, and of their shared ones."""
     folder = resources.files(GUEST_STRATEGIES)
     shared = ("__init__.py", "loop.py", "small.py")
     return content_key(*((folder / name).read_bytes() for name in (*programs, *shared)))
@@ -208,9 +208,9 @@ def of_program(
     before: Mapping[str, str] = MappingProxyType({}),
     quiet_s: float = 0.0,
 ) -> Strategy:
-    """A strategy that is one of the guest's own, kept in these `files`.
+    """Return a strategy that is a program of the guest, kept in these `files`.
 
-    It is started by `words`, or by its name; the kernel files `before` are written first.
+    `words`, or its name, start it; the kernel files `before` are written first.
     """
 
     async def set_up(running: InGuests, vm: LabVm) -> None:
@@ -225,7 +225,7 @@ def of_program(
 
 
 def in_guests(set_up: Callable[[InGuests, LabVm], Awaitable[None]]) -> Start:
-    """Make a start of what is to be done in each guest; a failure leaves nothing behind."""
+    """Return a start function that runs `set_up` in each guest; after a failure it cleans up."""
 
     async def start(vms: Sequence[LabVm], host_bytes: int) -> Running:  # noqa: ARG001  # not its rule
         running = InGuests()

@@ -1,4 +1,4 @@
-"""Senpai on the guest's root cgroup, by both of its published laws."""
+"""Senpai on the guest's root cgroup, by both of its published control laws."""
 
 from __future__ import annotations
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from giveback_kernel.page_reporting import ORDER_PATH
 from giveback_lab.bench.strategies.running import of_program
 
-# 128 KiB: what WSL sets since 2023 where Windows can take it; else 2 MiB.
+# 128 KiB: WSL's value since 2023 where Windows supports it; else 2 MiB.
 REPORT_ORDER = {ORDER_PATH: "5"}
-# The rule of 2026 does nothing before the CPUs were idle for so long.
+# The rule of 2026 does nothing before the CPUs were idle for this many seconds.
 GEN2_IDLE_S = 120.0
 MAIN_CPP = "microsoft/WSL 02cd979f, src/linux/init/main.cpp, ConfigureMemoryReduction()"
 UTIL_CPP = "microsoft/WSL 49f841cc (2026-07-24), src/linux/init/util.cpp"
