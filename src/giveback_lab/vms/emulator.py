@@ -99,5 +99,5 @@ def _version(program: Path, environment: dict[str, str]) -> str:
         raise InputError(f"{program}: does not run: {error}") from error
     found = re.search(r"version (\d+\.\d+\S*)", done.stdout)
     if found is None:
-        raise InputError(f"{program}: is no QEMU: it says {done.stdout[:80]!r}")
+        raise InputError(f"{program}: not a QEMU: its output is {done.stdout[:80]!r}")
     return found[1]

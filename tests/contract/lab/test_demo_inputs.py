@@ -236,7 +236,7 @@ def test_a_qemu_that_corrupts_this_kernel_is_named_by_its_version(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("#!/bin/sh\necho hello\n", "is no QEMU: it says 'hello"),
+        ("#!/bin/sh\necho hello\n", "not a QEMU: its output is 'hello"),
         ("#!/bin/sh\nexit 3\n", "does not run"),
         ("#!/no/such/shell\n", "does not run"),
         ("", "does not run"),

@@ -136,7 +136,7 @@ def _times_none(group: CellGroup, strategy: str, field: str) -> float:
     return comparison.ratio
 
 
-def rivals(group: CellGroup) -> list[str]:
+def other_strategies(group: CellGroup) -> list[str]:
     """Return the strategies that giveback is compared with."""
     return [name for name in group.strategies if not is_own(name)]
 
@@ -159,14 +159,16 @@ def _judge(group: CellGroup, target: BenchTarget) -> list[TargetFinding]:
     if not _applies(group, target):
         return []
     if target.against != "best":
-        names = [name for name in rivals(group) if name.startswith(target.against)]
+        names = [name for name in other_strategies(group) if name.startswith(target.against)]
         if target.against != "wsl-gen2":
             names = [name for name in names if name == target.against]
         names = [n for n in names if group.comparable(n, target.field, OURS)] or names
         return [_finding(group, target, "fixed", best_by(group, names, target.field))]
-    best = best_by(group, rivals(group), target.field)
+    best = best_by(group, other_strategies(group), target.field)
     found = [_finding(group, target, "best", best)]
-    gentle = best_by(group, (n for n in rivals(group) if not harm(group, n)), target.field)
+    gentle = best_by(
+        group, (n for n in other_strategies(group) if not harm(group, n)), target.field
+    )
     if gentle not in (None, best) and found[0].comparison is not None:
         found.append(_finding(group, target, "gentle", gentle))
     return found

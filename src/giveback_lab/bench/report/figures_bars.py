@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from giveback_kernel.units import MIB
 from giveback_lab.bench.analysis.comparable import OURS, is_own
 from giveback_lab.bench.analysis.statistics import spread_of
-from giveback_lab.bench.analysis.targets import best_by, harm, rivals
+from giveback_lab.bench.analysis.targets import best_by, harm, other_strategies
 from giveback_lab.bench.report.figures import (
     HEADING_HEIGHT,
     NARROW,
@@ -83,7 +83,7 @@ def bars_figure(group: CellGroup, width: float, *, titled: bool) -> Figure:
         _bars(group, panel, names, axes, named=column == 0)
     if titled:
         how = "whiskers from least to most" if group.rounds > 1 else "one round"
-        title = f"{work_title(group.setting.work)}: held after the work, and held for nothing"
+        title = f"{work_title(group.setting.work)}: held after the workload, and of it free in the guest"
         heading(figure, title, f"{setting_text(group.setting)}, {_rounds(group)}; {how}")
     return figure
 
@@ -121,7 +121,7 @@ def _panels(group: CellGroup, width: float) -> list[_Panel]:
 
 def _bars(group: CellGroup, panel: _Panel, names: list[str], axes: Axes, *, named: bool) -> None:
     wide = axes_size(axes)[0]
-    best = best_by(group, rivals(group), "footprint_after_gib_min")
+    best = best_by(group, other_strategies(group), "footprint_after_gib_min")
     looks = styles(group, best)
     ends = [_bar(group, panel, (row, name), looks[name], axes) for row, name in enumerate(names)]
     top = max([*ends, 1e-6])
@@ -232,7 +232,7 @@ def _cost(field: str, ratio: float) -> float:
 
 def _scatter(group: CellGroup, field: str, title: str, axes: Axes) -> None:
     points = _points(group, field)
-    looks = styles(group, best_by(group, rivals(group), "footprint_after_gib_min"))
+    looks = styles(group, best_by(group, other_strategies(group), "footprint_after_gib_min"))
     bounds = _bounds(points, field)
     axes.set_xlim(*bounds)
     axes.set_ylim(0, 1.08 * max(point.y for point in points) + 1e-9)

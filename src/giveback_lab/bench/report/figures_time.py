@@ -12,7 +12,7 @@ from giveback_kernel.units import MIB
 from giveback_lab.bench.analysis.comparable import NONE, OURS
 from giveback_lab.bench.analysis.metrics import host_resident, mark
 from giveback_lab.bench.analysis.statistics import spread_of
-from giveback_lab.bench.analysis.targets import best_by, rivals
+from giveback_lab.bench.analysis.targets import best_by, other_strategies
 from giveback_lab.bench.report.figures import HEADING_HEIGHT, NARROW, heading, short, styles
 from giveback_lab.bench.report.text import number, setting_text, work_title
 from giveback_lab.report.layout import byte_step, time_ticks
@@ -134,7 +134,7 @@ def _zero_s(cell: Measured) -> float:
 
 def resident_figure(group: CellGroup, width: float, *, titled: bool) -> Figure:
     """Draw all strategies: giveback bold, the usual ones and the best other by name, the rest thin."""
-    best = best_by(group, rivals(group), "footprint_after_gib_min")
+    best = best_by(group, other_strategies(group), "footprint_after_gib_min")
     looks = styles(group, best)
     plot = _plot(group, looks)
     ends = {
@@ -153,7 +153,7 @@ def telling_figure(group: CellGroup, width: float) -> Figure:
     if not any(name.startswith("wsl-gen2") for name in names):
         others = sorted(n for n in group.strategies if n.startswith("wsl-gen2"))
         names[-1:-1] = others[:1]
-    best = best_by(group, rivals(group), "footprint_after_gib_min")
+    best = best_by(group, other_strategies(group), "footprint_after_gib_min")
     if names and best is not None and best not in names:
         names[-1:-1] = [best]
     all_looks = styles(group, best)

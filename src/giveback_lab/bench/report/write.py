@@ -8,7 +8,7 @@ from giveback.errors import InputError
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_lab.bench.analysis.comparable import OURS, current, groups
 from giveback_lab.bench.analysis.statistics import spread_of
-from giveback_lab.bench.analysis.targets import Verdict, best_by, findings, rivals
+from giveback_lab.bench.analysis.targets import Verdict, best_by, findings, other_strategies
 from giveback_lab.bench.report.markdown import markdown
 from giveback_lab.bench.report.tables import (
     cells_csv,
@@ -136,7 +136,7 @@ def _work_line(group: CellGroup, all_groups: Sequence[CellGroup]) -> str:
     title = group_title(group, all_groups)
     field = "footprint_after_gib_min"
     parts = []
-    best = best_by(group, rivals(group), field)
+    best = best_by(group, other_strategies(group), field)
     for name in dict.fromkeys((OURS, best, "reporting", "none")):
         spread = None if name is None else spread_of(group.values(name, field).values())
         if name is not None and spread is not None:

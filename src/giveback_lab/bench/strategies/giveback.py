@@ -48,8 +48,8 @@ PARTS = (
     _without("giveback-no-slab", "without slab reclaim", "slab"),
     _set("giveback-no-compaction", "without compaction", NO_COMPACTION),
     _set("giveback-no-deep-report", "without the deep report", NO_DEEP_REPORT),
-    _without("giveback-no-nudge", "without the nudge", "nudge"),
+    _without("giveback-no-nudge", "without the trigger of a reporting pass", "nudge"),
     _without("giveback-no-slack", "without reclaim in a busy guest", "slack"),
     _without("giveback-no-floor", "without the floor that learns", "floor"),
-    _set("giveback-slow-gate", "with a gate like WSL's", *SLOW_GATE),
+    _set("giveback-slow-gate", "with an idleness detector like WSL's", *SLOW_GATE),
 )

@@ -18,7 +18,7 @@ from giveback_lab.bench.analysis.targets import (
     best_by,
     findings,
     harm,
-    rivals,
+    other_strategies,
 )
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def test_a_best_that_hurts_counts_first_and_the_gentle_one_is_told_too() -> None
 
 def test_own_parts_are_no_rivals() -> None:
     (group,) = groups(make_results(("files",), SHAPES, 1))
-    assert not [name for name in rivals(group) if name.startswith("giveback")]
-    assert len(rivals(group)) == len([n for n in SHAPES if not n.startswith("giveback")])
+    assert not [name for name in other_strategies(group) if name.startswith("giveback")]
+    assert len(other_strategies(group)) == len([n for n in SHAPES if not n.startswith("giveback")])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from matplotlib.text import Annotation
 
 from giveback.reporters.charts.picture import write_picture
 from giveback_lab.bench.analysis.comparable import groups
-from giveback_lab.bench.analysis.targets import best_by, rivals
+from giveback_lab.bench.analysis.targets import best_by, other_strategies
 from giveback_lab.bench.report.figures import CSS_NAMES, NARROW, WIDE, styles
 from giveback_lab.bench.report.figures_bars import bars_figure, scatter_figure
 from giveback_lab.bench.report.figures_time import curves, resident_figure, telling_figure, told
@@ -77,7 +77,7 @@ def test_the_telling_figure_has_footprints_at_its_ends() -> None:
     group = group_of("build")
     texts = texts_of(telling_figure(group, WIDE))
     ends = [text for text in texts if text.endswith("GiB min")]
-    best = best_by(group, rivals(group), "footprint_after_gib_min")
+    best = best_by(group, other_strategies(group), "footprint_after_gib_min")
     assert [text for text in ends if text.startswith(f"{told(best or '')}: ")], "the best other"
     assert 4 <= len(ends) <= 5
     assert [text for text in texts if text.startswith("needed ")]
