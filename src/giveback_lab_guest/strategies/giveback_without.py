@@ -37,7 +37,7 @@ PARTS = (*STEPS, "slack", "floor")
 
 
 def without(part: str, decide: Decide) -> Decide:
-    """Return `decide` without one part: the slab step, the reporting trigger, busy steps, or the learned floor."""
+    """Return `decide` without one part: slab step, reporting trigger, busy steps or learned floor."""
 
     def partly(
         seen: GuestObservation, state: PolicyState, settings: AgentSettings, can: KernelCapabilities

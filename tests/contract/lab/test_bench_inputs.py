@@ -1,4 +1,4 @@
-"""`giveback bench`'s command line: what cannot work is said in one line, before anything is started."""
+"""`giveback bench`'s command line: invalid input gives one line, before anything is started."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Machine:
         return path
 
     def refused(self, *words: str) -> str:
-        """Run the demo, which must refuse; the one line that it says."""
+        """Run the demo, which must refuse; return its one line of output."""
         done = subprocess.run(
             [sys.executable, "-m", "giveback", "demo", *words],
             cwd=self.root / "here", env=self.environment, capture_output=True, text=True,
@@ -70,7 +70,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def kernel_image(path: Path, release: str) -> Path:
-    """What the demo takes for a kernel: a setup header that names a release."""
+    """Write the least that the demo accepts as a kernel: a setup header that names a release."""
     image = bytearray(0x800)
     image[0x202:0x206] = b"HdrS"
     image[0x20E:0x210] = (0x100).to_bytes(2, "little")
@@ -115,7 +115,7 @@ def test_output_that_cannot_be_written_is_named(machine: Machine, option: str) -
 
 
 def test_a_read_only_folder_is_named(machine: Machine) -> None:
-    # Root may write where it may not: only a file system without writing stops it.
+    # Root ignores permissions; only a read-only file system stops it.
     line = machine.refused("--out", "/proc/giveback")
     assert "--out /proc/giveback: " in line
 
@@ -143,7 +143,7 @@ def test_a_kernel_that_is_a_folder(machine: Machine) -> None:
 
 
 def test_a_kernel_that_may_not_be_read(machine: Machine) -> None:
-    # A file that not even root can read, on any Linux: the memory of a process that is not there.
+    # A file that even root cannot read, on any Linux: the memory of a process that does not exist.
     unreadable = "/proc/self/mem"
     line = machine.refused("--kernel", unreadable)
     assert unreadable in line
@@ -176,7 +176,7 @@ def test_a_series_that_cannot_be_fetched_names_every_suite_that_was_tried(machin
     line = machine.refused("--kernel", "6.6")
     assert "kernel 6.6: no linux-image-cloud-amd64" in line
     for suite in ("bookworm", "bookworm-backports", "trixie", "sid", "bullseye"):
-        # Suites with the same fault share its words: "trixie, sid: ...".
+        # Suites with the same fault are listed together: "trixie, sid: ...".
         assert f"{suite}: " in line or f"{suite}, " in line
 
 

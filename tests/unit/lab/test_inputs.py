@@ -1,4 +1,4 @@
-"""What the lab reads from outside: sizes, kernel images, apt's plans, versions, guests' words."""
+"""Input of the lab from outside: sizes, kernel images, apt's plans, versions, guests' messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The works as they run in a guest, here on a small scale: what they leave, read again and clean."""
+"""The workloads as they run in a guest, at a small scale: what they leave, read again and clean up."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_hogs_leave_a_process_that_keeps_little(
         held = [int(row.split()[1]) << 10 for row in rows if row.startswith("Rss:")]
         whole = RAM * bench_hogs.KEEPER_PERCENT // 100 // MIB * MIB
         kept = whole * bench_hogs.KEPT_BYTES // bench_hogs.STRIDE_BYTES
-        # Its neighbours may be one mapping with it: what they hold is a few pages.
+        # Its neighbours may share one mapping with it; they hold a few pages.
         near = [h for s, h in zip(sizes, held, strict=True) if whole <= s < whole + 4 * MIB]
         assert near
         assert kept <= min(near) < kept + 4 * MIB
@@ -153,7 +153,7 @@ def test_hogs_end_for_who_waits_for_their_output(tmp_path: Path) -> None:
     words = [sys.executable, str(package / "__main__.py"), "bench", "run", "hogs"]
     before = keepers()
     try:
-        # Returns at the end of both outputs, as the lab's server does: not at the process's end.
+        # Returns at the end of both outputs, like the lab's server: not at the process's end.
         done = subprocess.run(
             [*words, str(tmp_path), str(RAM), "1", "2"], stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(package.parent)},

@@ -1,6 +1,6 @@
-"""Works of the distribution guest, here on a small scale: a service's requests, and what containers run.
+"""Workloads of the distribution guest at a small scale: a service's requests, and container commands.
 
-podman, systemd-run and chown are stand-ins that run what they are given; real ones are in tests/vm.
+podman, systemd-run and chown are stand-ins that run their arguments; real ones are in tests/vm.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def test_a_service_serves_by_its_schedule_and_reports(
 def test_a_busier_service_has_more_requests_due(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a clock of its own: each request takes 10 ms, so at 70 % one is due each 14 ms."""
+    """On a simulated clock: each request takes 10 ms, so at 70 % one is due every 14 ms."""
     now_s = [0.0]
     monkeypatch.setattr("giveback_lab_guest.works.service.time.monotonic", lambda: now_s[0])
 

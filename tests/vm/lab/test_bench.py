@@ -1,4 +1,4 @@
-"""`giveback bench` on real VMs: one short cell, stored, found again, and nothing left behind."""
+"""`giveback bench` on real VMs: one short cell, stored, found again, and cleaned up."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 MEM_BYTES = 512 * MIB
 IDLE_S = 8.0
-# A look takes a moment; the guest is asked by itself every ten seconds only.
+# A sample takes a moment; the guest sends its own values only every ten seconds.
 SOON_S = 2.0
 
 
@@ -39,7 +39,7 @@ def folders() -> set[Path]:
 
 def test_two_cells_overlap_and_are_stored_whole(lab: Lab, accel: Accel, tmp_path: Path) -> None:
     before = folders()
-    # What needs no compiler needs no disk with one.
+    # A workload that needs no compiler needs no disk with one.
     few = replace(works.EXTRAS, packages=(), sources=())
     guests = Lab(lab.kernel, lab.emulator, build_image(lab.kernel, few))
     setting = CellSetting(guests, accel.name, 2, 1, tmp_path / "logs")
@@ -71,7 +71,7 @@ def test_two_cells_overlap_and_are_stored_whole(lab: Lab, accel: Accel, tmp_path
         assert idle.begin_s == work_mark.end_s
         assert vm.samples[0].t_s < 0
         assert [s.t_s for s in vm.samples] == sorted(s.t_s for s in vm.samples)
-        # The guest is asked where it counts, and else so seldom that it can be idle.
+        # The guest is sampled where it matters, and otherwise so rarely that it can be idle.
         told = [s.t_s for s in vm.samples if s.non_free_bytes is not None]
         for moment_s in (work_mark.end_s, idle.end_s):
             assert any(abs(t_s - moment_s) < SOON_S for t_s in told)
@@ -83,12 +83,12 @@ def test_two_cells_overlap_and_are_stored_whole(lab: Lab, accel: Accel, tmp_path
         assert (vm.after.read_bytes or 0) >= (vm.before.read_bytes or 0)
         flow = vm.flows[-1]
         assert [f.t_s for f in vm.flows] == sorted(f.t_s for f in vm.flows)
-        # What came and did not go is what is resident; the first scan comes after the boot.
+        # Faulted less returned is resident; the first scan comes after the boot.
         grown = vm.samples[-1].resident_bytes - vm.samples[0].resident_bytes
         assert abs(flow.faulted_bytes - flow.returned_bytes - grown) < 16 * MIB
         assert (flow.returned_bytes > 16 * MIB) == (result.cell.strategy == "reporting")
         assert flow.regret_bytes <= flow.returned_bytes
     kept, returned = (result.vms[0].samples for result in sorted(results, key=by_work))
     assert kept[-1].resident_bytes > 0.95 * max(s.resident_bytes for s in kept)
-    # Half a minute later it would be far more; the least of it needs no clock.
+    # Half a minute later it would be far more; this least value needs no clock.
     assert returned[-1].resident_bytes < max(s.resident_bytes for s in returned) - 16 * MIB

@@ -1,4 +1,4 @@
-"""Each strategy of the benchmark in a real guest: it starts, acts, ends, and leaves nothing behind.
+"""Each strategy of the benchmark in a real guest: it starts, acts, ends, and cleans up.
 
 The guest's own programs run with constants that make their rules act within seconds.
 """
@@ -77,7 +77,7 @@ async def text(vm: LabVm, script: str) -> str:
 
 
 async def read_file(vm: LabVm) -> None:
-    """Cache that nobody needs."""
+    """Read a file once: unneeded cache."""
     await text(vm, "busybox dd if=/dev/zero of=/work/f bs=1M count=16 2>/dev/null; sync")
 
 
@@ -98,7 +98,7 @@ async def guest_programs(vm: LabVm) -> None:
 
 
 async def whole_strategies(vm: LabVm) -> None:
-    """As the benchmark starts them. What takes minutes to act is only started and ended."""
+    """Start them as the benchmark does. Those that take minutes to act are only started and ended."""
     for name, words in (
         ("none", ""),
         ("order-0", "9 -> 0"),
@@ -115,7 +115,7 @@ async def whole_strategies(vm: LabVm) -> None:
 
 
 async def damon(vm: LabVm) -> None:
-    """The kernel reclaims cold cache by the scheme, and forgets the scheme at the end."""
+    """The kernel reclaims cold cache by the scheme, and removes the scheme at the end."""
     script = "busybox dd if=/dev/zero of=/work/cold bs=1M count=48 && sync && cat /work/cold"
     await text(vm, f"({script}) > /dev/null 2>&1")
     before_bytes = await cached_bytes(vm)
@@ -137,9 +137,9 @@ async def cached_bytes(vm: LabVm) -> int:
 
 
 async def proxmox(vm: LabVm) -> None:
-    """A host that is too small for what the VM holds: its balloon is filled, and emptied at the end."""
+    """On a host that is too small for the VM's memory, its balloon inflates, and deflates at the end."""
     running = await STRATEGIES["proxmox"].start([vm], 64 * MIB)
-    # How far the first step goes depends on what the guest has free at that moment.
+    # The size of the first step depends on the guest's free memory at that moment.
     await says(running, "strategies: 512 -> ")
     await running.stop()
     assert running.problems == []

@@ -31,8 +31,8 @@ async def text(vm: LabVm, *argv: str) -> str:
 
 
 async def settled(vm: LabVm) -> None:
-    """Nothing has failed; what the lab and the agent brought along is up."""
-    # It exits with an error where anything has failed: which units is what a reader wants to see.
+    """Wait until nothing has failed, and the units of the lab and the agent are active."""
+    # It exits with an error if any unit has failed; its output names them.
     await vm.watch(
         vm.guest.exec("systemctl", "is-system-running", "--wait", timeout_s=DEADLINE_S),
         DEADLINE_S,
@@ -89,7 +89,7 @@ async def whole(series: str, accel: str) -> None:
         await agent_serves(vm)
         await containers_run(vm)
         await services_run(vm)
-    # The cached disk is what it was: what the guest wrote is gone with it.
+    # The cached disk is unchanged: the guest's writes were discarded with it.
     assert image.root_disk.stat().st_mtime_ns == before.st_mtime_ns
     assert image.root_disk.stat().st_blocks == before.st_blocks
 

@@ -1,4 +1,4 @@
-"""The demo on real guests: what the host measures, and what is left when anything goes wrong."""
+"""The demo on real guests: what the host measures, and what remains after a failure."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ SIGNALLED_WHEN = {
 
 @pytest.fixture(scope="module")
 def measured(lab: Lab, accel: Accel, tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
-    """One short demo of both VMs, seen from its work to well after it.
+    """Record a short demo of both VMs, from the workload to well after its end.
 
-    A whole pass is up to 38 s of the kernel's own periods, and what the guest's CPU needs.
+    A whole pass takes up to 38 s of the kernel's own periods, plus the guest's CPU time.
     """
     options = DemoOptions(
         mem_bytes=768 * MIB, cpus=1, accel=accel.name, scale=0.3, watch_s=70,

@@ -42,7 +42,7 @@ async def boots(series: str, architecture: Architecture, page_kib: int, accel: s
         assert await text(vm, "busybox", "uname", "-m") == architecture.machine
         assert await text(vm, "python3", "-c", PAGE_SIZE) == str(page_kib << 10)
         assert "Free page reporting enabled" in await text(vm, "dmesg")
-        # The work disk and cgroup v2 are there: what every workload and the agent stand on.
+        # The work disk and cgroup v2 exist: every workload and the agent need them.
         mounts = await text(vm, "cat", "/proc/mounts")
         assert " /work ext4 " in mounts
         assert " /sys/fs/cgroup cgroup2 " in mounts

@@ -36,7 +36,7 @@ class Member:
 
 
 def read_newc(data: bytes) -> dict[str, Member]:
-    """Read an archive by the format's own description, apart from the code that writes it."""
+    """Read an archive by the format's own description, independently of the code that writes it."""
     members: dict[str, Member] = {}
     at = 0
     while True:
@@ -190,7 +190,7 @@ def test_zipapp_is_reproducible_and_has_only_stdlib_imports_and_old_syntax(make:
 
 
 def runtime_imports(tree: ast.Module) -> list[str]:
-    """All imports but those that only a type checker sees."""
+    """Return all imports except those under TYPE_CHECKING."""
     found: list[str] = []
     pending: list[ast.AST] = [tree]
     while pending:
@@ -207,7 +207,7 @@ def runtime_imports(tree: ast.Module) -> list[str]:
 
 
 def oldest_python() -> str | None:
-    """The oldest Python >= 3.9 that really runs: a shim on PATH may have none behind it."""
+    """Return the oldest Python >= 3.9 that runs; a shim on PATH may have no Python behind it."""
     for minor in range(9, sys.version_info.minor):
         program = shutil.which(f"python3.{minor}")
         if program is None:

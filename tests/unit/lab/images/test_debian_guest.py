@@ -1,4 +1,4 @@
-"""The distribution guest's files: units, links, the container's archive; and what refuses to build."""
+"""The distribution guest's files (units, links, the container's archive) and when building is refused."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 
 
 def stat_of(disk: Path, name: str) -> tuple[int, int, int]:
-    """Mode, owner and group of a file on a disk."""
+    """Return mode, owner and group of a file on a disk."""
     done = subprocess.run(
         ["debugfs", "-R", f'stat "{name}"', str(disk)],
         capture_output=True, text=True, check=True, env={"PATH": PATH},

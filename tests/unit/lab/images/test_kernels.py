@@ -1,4 +1,4 @@
-"""Which kernel a name means: searched for in suites, unpacked from either layout of Debian's."""
+"""Which kernel a name stands for: searched for in suites, unpacked from either layout of Debian's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from giveback_lab.packages import apt, sources
 from giveback_lab.packages.architecture import ARM64, X86_64
 from giveback_lab.packages.sources import AptSource
 
-# A mirror with a few suites: their kernels' releases. Bullseye has moved to the archive.
+# A mirror with a few suites and the releases of their kernels. Bullseye has moved to the archive.
 SUITES = {
     "mirror/debian bookworm": "6.1.0-9-cloud-amd64 6.1.0-50-cloud-amd64",
     "mirror/debian trixie": "6.12.90+deb13-cloud-amd64",
@@ -25,7 +25,7 @@ SUITES = {
     "mirror/ubuntu noble": "6.8.0-9-generic 6.8.0-31-generic",
     "debian-mirror.test/debian trixie": "6.12.90+deb13-cloud-amd64",
 }
-# Both programs: what they answer follows from the private state's list of sources.
+# Both programs: their answers follow from the private state's list of sources.
 APT = """#!/bin/sh
 for word in "$@"; do case $word in
 Dir::Etc::sourcelist=*) list=$(sed 's/.*http:..//; s/ main$//' "${word#*=}");;
@@ -49,7 +49,7 @@ exit 0
 
 
 class Mirror:
-    """Makes the packages, and the programs that serve them."""
+    """Make the packages, and the programs that serve them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

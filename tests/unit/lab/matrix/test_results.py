@@ -1,4 +1,4 @@
-"""Figures of a row: from what guest and host say, kept on disk, shown in a table."""
+"""Figures of a row: derived from guest and host, stored on disk, shown in a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The matrix's rows: names, parts of names, and what is none."""
+"""The matrix's rows: names, parts of names, and invalid names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_every_kernel_and_machine_has_a_row() -> None:
 @given(st.lists(st.sampled_from(ROWS), min_size=1, unique=True))
 def test_names_give_their_rows_in_their_order(rows: list[MatrixRow]) -> None:
     found = rows_of(",".join(row.key for row in rows))
-    # "7.3-arm64-small" is no part of "7.3-arm64-16k-small".
+    # "7.3-arm64-small" is not a part of "7.3-arm64-16k-small".
     assert found == tuple(rows)
 
 

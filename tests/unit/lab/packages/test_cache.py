@@ -1,4 +1,4 @@
-"""The cache: content's names, builds that are killed, locks; and VM folders of the dead."""
+"""The cache: keys of content, builds that are killed, locks; and VM folders of dead processes."""
 
 from __future__ import annotations
 

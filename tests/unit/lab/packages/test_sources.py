@@ -68,7 +68,7 @@ def test_page_sizes_that_a_machine_has_not_are_named() -> None:
 
 
 def test_the_container_command_does_what_was_asked_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    # As from a checkout, wherever the package that is tested is installed.
+    # As from a checkout, wherever the tested package is installed.
     source = Path(__file__).parents[4] / "src/giveback_lab/packages/container_host.py"
     monkeypatch.setattr(container_host, "__file__", str(source))
     words = shlex.split(container_host.container_command(("bench", "--work", "files, hogs")))
@@ -78,7 +78,7 @@ def test_the_container_command_does_what_was_asked_here(monkeypatch: pytest.Monk
     assert (Path(checkout) / "run").is_file()
     script = words[-1]
     assert words[-3:-1] == ["sh", "-c"]
-    # What the container's shell sees is one word again.
+    # The container's shell gets it as one word.
     assert shlex.split(script)[-4:] == [
         "/lab/.venv/bin/giveback", "bench", "--work", "files, hogs",
     ]  # fmt: skip

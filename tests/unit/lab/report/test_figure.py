@@ -52,7 +52,7 @@ def drawn(run: DemoRun, size: tuple[float, float, bool] = SIZES[0]) -> Figure:
 
 
 def boxes(figure: Figure) -> list[tuple[str, Bbox]]:
-    """Every text of the figure as it is painted, and what it covers, in points."""
+    """Return every text of the figure as painted, with the box that it covers, in points."""
     with mpl.rc_context(REPRODUCIBLE):
         figure.draw_without_rendering()
         texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]

@@ -68,7 +68,7 @@ def test_every_page_nests_and_loads_nothing(run: DemoRun) -> None:
     names = {name for name, _ in reader.attributes}
     assert not names & {"src", "srcset", "action"}
     assert not [name for name in names if name.startswith("on")]
-    # A figure's own parts are all that it may point at.
+    # A figure may refer to its own parts only.
     pointing = [value or "" for name, value in reader.attributes if name == "xlink:href"]
     assert all(value.startswith("#") for value in pointing)
     styles = [value or "" for name, value in reader.attributes if name in ("style", "clip-path")]

@@ -1,4 +1,4 @@
-"""The figures that a run comes down to, and its JSON."""
+"""The figures of a run, and its JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chart in a terminal, and what is printed where there is none."""
+"""The chart in a terminal, and the output without one."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_tall_terminal_has_a_row_for_each_kind_of_action() -> None:
 
 
 def test_the_curves_are_told_apart_without_colour() -> None:
-    """Where they part, the plain VM's dots are high above giveback's blocks."""
+    """Where the curves differ, the plain VM's dots are high above giveback's blocks."""
     rows = plain_rows(make_run(), 80, 21)[2:-5]
     last = [row.ljust(80)[78] for row in rows]
     dots = [at for at, mark in enumerate(last) if 0x2800 < ord(mark) < 0x2900]

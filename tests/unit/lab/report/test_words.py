@@ -1,4 +1,4 @@
-"""What is said of a run, and that guest text cannot say more than it should."""
+"""The sentences on a run; guest text in them is escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""QEMU's command line for each image and machine, and which QEMU is taken."""
+"""QEMU's command line for each image and machine, and which QEMU is used."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ JSON = st.recursive(
 
 
 class Peer:
-    """The host's end of a socket pair whose other end a real `serve.Server` answers."""
+    """The host's end of a socket pair; a real `serve.Server` answers at the other end."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -50,7 +50,7 @@ class Peer:
         self._connection.sendall(line + b"\n")
 
     def ask(self, **request: object) -> list[dict[str, Any]]:
-        """Send a request with an id; its events, to its end."""
+        """Send a request with an id; return its events up to the last."""
         self.send(json.dumps(request).encode())
         return self.until_exit(request.get("id"))
 
@@ -228,7 +228,7 @@ def test_kvm_uses_the_hosts_cpu() -> None:
 
 
 class Guest:
-    """A guest that says what it is told to, over a real socket."""
+    """A guest that sends scripted lines over a real socket."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -313,7 +313,7 @@ BUDDY = "Node 0, zone DMA32 1 1 1 1 1 1 1 1 1 1 90\n"
     [
         None, 3, [], {}, {"/proc/meminfo": 3, "/proc/buddyinfo": BUDDY},
         {"/proc/meminfo": "\ud800", "/proc/buddyinfo": BUDDY},
-        {"/proc/meminfo": MEMINFO, "/proc/buddyinfo": BUDDY},  # this host's: more than the VM has
+        {"/proc/meminfo": MEMINFO, "/proc/buddyinfo": BUDDY},  # the host's own: more than the VM has
         {"/proc/meminfo": MEMINFO, "/proc/buddyinfo": "Node x"},
     ],
 )  # fmt: skip

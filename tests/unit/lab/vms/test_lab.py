@@ -1,4 +1,4 @@
-"""Which guest on which machine: as a command line names it, and what accelerates it."""
+"""Which guest runs on which machine: how a command line names it, and what accelerates it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The agent without one of its parts: the part is never asked for, the rest goes on."""
+"""The agent without one of its parts: the part never acts, the rest continues."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEVELS = (idleness.IDLE, idleness.SLACK, idleness.BUSY)
 
 
 def guest(now_s: float, level: str, urgency: int, outcome: StepOutcome | None) -> GuestObservation:
-    """Much cache, much slab, much that is trapped: there is something to do for every part."""
+    """A guest with much cache, much slab and much trapped memory: there is work for every part."""
     now = snapshot(now_s, refaults=int(now_s) * 10_000)
     vm = VmStat(0, workingset_refault_file=int(now_s) * 10_000, pgsteal_file=int(now_s) * 50_000)
     now = replace(now, vmstat=vm, meminfo=replace(memory(), s_reclaimable_bytes=1 << 28))
@@ -34,7 +34,7 @@ def guest(now_s: float, level: str, urgency: int, outcome: StepOutcome | None) -
 
 
 def course(part: str, levels: list[str], urgency: int) -> tuple[list[Action], PolicyState]:
-    """All actions of looks 30 s apart, each done at once."""
+    """Return all actions of samples 30 s apart, each done at once."""
     decide = without(part, adaptive.decide)
     actions: list[Action] = []
     state, outcome = PolicyState(), None

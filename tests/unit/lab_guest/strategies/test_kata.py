@@ -21,7 +21,7 @@ MEMCG = kata_memcg.KataMemcgRule()
 
 
 def lists(oldest: int, anon: int = 0, numbers: int = 4, age_ms: int = 61_000) -> NodeGenerations:
-    """One cgroup's generations; the oldest has so many file pages."""
+    """Return one cgroup's generations; the oldest has `oldest` file pages."""
     generations = [Generation(7, 9 * age_ms, anon, oldest)]
     generations += [Generation(7 + n, age_ms, 100, 100) for n in range(1, numbers)]
     return NodeGenerations(1, "/", 0, tuple(generations))
@@ -105,7 +105,7 @@ def test_why_eviction_stops(
 @settings(deadline=None)
 @given(st.integers(1, 2000), st.integers(1, 1 << 12), st.integers(0, 100))
 def test_eviction_comes_to_an_end(pages: int, each: int, anon: int) -> None:
-    """Whatever each write takes, the loop ends; and each request is one that the kernel accepts."""
+    """However much each write takes, the loop ends, and the kernel accepts each request."""
     last: tuple[int, int] | None = None
     for _ in range(pages // each + 3):
         now = lists(pages, anon)

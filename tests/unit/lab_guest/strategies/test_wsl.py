@@ -31,7 +31,7 @@ GRADUAL = wsl.RULES["wsl-gen1-gradual"]
 def course(
     rule: WslGen1Rule, looks: list[int], in_use: int = 2 * GIB, state: WslGen1State | None = None
 ) -> list[tuple[int, WslStep]]:
-    """Drive the rule: user ticks of each interval; returns (look's number, step)."""
+    """Drive the rule with user ticks of each interval; return (sample's number, step)."""
     state = wsl.begin(rule) if state is None else state
     ticks, steps = 0, []
     for number, used in enumerate(looks, 1):
@@ -59,7 +59,7 @@ def test_what_ran_before_the_start_counts_as_the_oldest_interval() -> None:
 
 
 def test_a_busy_interval_starts_a_new_idle_period() -> None:
-    # 700 ticks are more than the window's 0.5 %: it must have left it.
+    # 700 ticks exceed the window's 0.5 %, so they must have left it.
     assert [number for number, _ in course(DROP, [1] * 30 + [700] + [1] * 30)] == [20, 51]
 
 
@@ -114,7 +114,7 @@ def test_dropcache_never_drops_twice_without_work_between(looks: list[int]) -> N
 
 
 def ticks_course(intervals: list[tuple[int, int]]) -> list[CpuStat]:
-    """Counters at each look; (busy, idle) ticks an interval."""
+    """Return the counters of each sample, from (busy, idle) ticks of each interval."""
     busy = idle = 0
     stats = [CpuStat(0, 0, 0, 0, 0, 0, 0, 0, CPUS)]
     for busier, idler in intervals:
@@ -136,7 +136,7 @@ def of_2026(mode: str, stats: list[CpuStat], seen: MemInfo) -> list[tuple[int, w
 def by_the_agent(
     mode: str, stats: list[CpuStat], seen: MemInfo
 ) -> list[tuple[int, wsl_gen2.Steps]]:
-    """The same looks through giveback's own mode; its pass is over before the next look."""
+    """Feed the same samples to giveback's own mode; its pass ends before the next sample."""
     state, found = wsl_modes.WslState(), []
     for number, stat in enumerate(stats):
         now = replace(snapshot(10.0 * number), cpustat=stat, meminfo=seen)
@@ -167,7 +167,7 @@ def test_of_2026_gradual_takes_a_step_each_look_down_to_its_floor() -> None:
     assert [(n, s.reclaim_bytes >> 20, s.compact) for n, s in steps] == [
         (12, 256, True), (13, 256, True),
     ]  # fmt: skip
-    # Nothing to take: it is compacted once, on entering idleness.
+    # Nothing can be reclaimed: memory is compacted once, when idleness begins.
     steps = of_2026("gradual", looks, memory(cache=128))
     assert steps == [(12, wsl_gen2.Steps(compact=True))]
 

@@ -1,4 +1,4 @@
-"""Which cells compare, and which do not count."""
+"""Which cells can be compared, and which do not count."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from giveback_lab.bench.model import CellResult
 
 
 def cut(result: CellResult, after_s: float) -> CellResult:
-    """Watched for so long after the work only."""
+    """Return the result, watched for only `after_s` after the workload."""
     vm = result.vms[0]
     end_s = vm.marks[0].end_s + after_s
     return replace(

@@ -1,4 +1,4 @@
-"""What a VM's course comes down to."""
+"""The figures of a VM's course."""
 
 from __future__ import annotations
 

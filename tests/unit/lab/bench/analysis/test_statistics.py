@@ -1,4 +1,4 @@
-"""Medians of few rounds, and when a difference is none."""
+"""Medians of few rounds, and when a difference counts as none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether what is promised holds, and against whom."""
+"""Whether the targets are met, and against which strategy."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def test_any_mix_has_a_verdict_and_more_never_is_better(
 @pytest.mark.parametrize("target", ["slowed", "reread", "cpu", "footprint", "residue-idle"])
 @pytest.mark.parametrize("hours", [0, 1, 3])
 def test_times_compare_within_a_sitting_only_and_bytes_always(target: str, hours: int) -> None:
-    """The machine that measured *none* was slower by a third than that of giveback half a day later."""
+    """The machine that measured `none` was a third slower than giveback's, half a day later."""
     later = f"2026-11-21T{9 + hours:02}:00:00+00:00"
     results = [
         replace(r, started_at=later) if r.cell.strategy == "giveback" else r
@@ -266,7 +266,7 @@ def test_times_compare_within_a_sitting_only_and_bytes_always(target: str, hours
     [(("a", "a"), True), (("a", "b"), False), (("a", ""), True), (("", ""), True)],
 )
 def test_cells_of_two_runs_did_not_take_turns(sittings: tuple[str, str], compare: bool) -> None:
-    """`giveback` alone, right after `none` alone, was 15 % faster at its work: it had other neighbours."""
+    """`giveback` alone, right after `none` alone, was 15 % faster: the host's load differed."""
     results = [
         replace(r, sitting=sittings[r.cell.strategy == "giveback"])
         for r in make_results(("files",), SHAPES, 1)
@@ -276,7 +276,7 @@ def test_cells_of_two_runs_did_not_take_turns(sittings: tuple[str, str], compare
 
 
 def two_sittings() -> list[CellResult]:
-    """None and WSL's measured on a day on which all took twice as long; giveback's later, with none."""
+    """Return `none` and WSL's from a day on which all took twice as long; giveback's later, with `none`."""
     slow = ("none", "wsl-gen2-gradual")
 
     def doubled(vm: VmCourse) -> VmCourse:

@@ -1,4 +1,4 @@
-"""The figures themselves: what is drawn, and that nothing is covered."""
+"""The figures: what is drawn, and that nothing is covered."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ ALONE = {"meta", "link", "br", "img", "input"}
 
 
 class Page(HTMLParser):
-    """Tags that close what they open, all texts, ids, and where links lead."""
+    """Collect tags, texts, ids and the targets of links; fail on tags that do not nest."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def report_of(results: Sequence[CellResult], out: Path) -> dict[str, bytes]:
 
 
 def hostile() -> list[CellResult]:
-    """Everything that came from a guest or a file is nasty."""
+    """Return results in which every value from a guest or a file is hostile."""
     results = []
     for result in make_results(strategies=("none", "reporting", "giveback"), rounds=1):
         named = HOSTILE if result.cell.strategy == "reporting" else result.cell.strategy
@@ -88,7 +88,7 @@ def hostile() -> list[CellResult]:
 
 @pytest.fixture(scope="module")
 def results() -> list[CellResult]:
-    """Three rounds of one work, one of them with a failed cell and one with a problem."""
+    """Return three rounds of one workload, with a failed cell and one with a problem."""
     found = [*make_results(rounds=3), failed_result(number=2)]
     found[0] = replace(found[0], problems=("the host swapped",))
     return found
@@ -96,12 +96,12 @@ def results() -> list[CellResult]:
 
 @pytest.fixture(scope="module")
 def files(results: list[CellResult], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """All of their report."""
+    """Return the complete report as files."""
     return report_of(results, tmp_path_factory.mktemp("report") / "new" / "folder")
 
 
 def page_of(results: Sequence[CellResult]) -> str:
-    """The page alone: painting files takes longer."""
+    """Return the page alone, without painting the figures' files."""
     in_order = ordered(results)
     found = groups(in_order)
     return render_page(in_order, found, findings(found))

@@ -1,4 +1,4 @@
-"""A cell's course: whom the others keep still for."""
+"""A cell's course: for which cells the others wait."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Watch(Stopwatch):
-    """Waits without waiting, and notes until when the turn was held."""
+    """Return from waits at once, and record until when the turn was held."""
 
     def __init__(self, lock: asyncio.Lock) -> None:
         self._s = 0.0
@@ -34,7 +34,7 @@ class Watch(Stopwatch):
 
 
 def idled(job: CellJob, idle_s: float) -> tuple[float, float]:
-    """For how long the turn was held in an idle time, and how long that time was."""
+    """Return for how long the turn was held in an idle time, and the length of that time."""
 
     async def main() -> tuple[float, float]:
         lock = asyncio.Lock()

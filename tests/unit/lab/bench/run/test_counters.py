@@ -1,4 +1,4 @@
-"""What a guest says of itself: read where it makes sense, never believed where it makes none."""
+"""A guest's own counters: parsed if valid, and otherwise None."""
 
 from __future__ import annotations
 

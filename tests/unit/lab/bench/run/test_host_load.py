@@ -1,4 +1,4 @@
-"""CPU time on the host: whose it was, also of VMs that have ended."""
+"""CPU time on the host, by process, also of VMs that have ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measuring a cell: the stopwatch, turns, what a guest says, which stored cells still count."""
+"""Measuring a cell: the stopwatch, turns, guest samples, and which stored cells still count."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SReclaimable:  1024 kB
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.s = 1000.0
@@ -155,7 +155,7 @@ def test_what_is_there_is_not_measured_again_and_what_changed_is_said(tmp_path: 
 
 
 def test_none_is_measured_once_more_beside_what_is_left(tmp_path: Path) -> None:
-    """What is left of a round would else have no cell of none in its own sitting."""
+    """Otherwise the rest of a round would have no cell of `none` in its own sitting."""
     store = Store(tmp_path)
     store.make()
     jobs = [job_of("none"), job_of("reporting"), job_of("giveback")]

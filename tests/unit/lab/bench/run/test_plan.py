@@ -1,4 +1,4 @@
-"""The benchmark's plan: every cell once a round, in turns that no strategy profits from; resumable."""
+"""The benchmark's plan: every cell once a round, in an order that favours no strategy; resumable."""
 
 from __future__ import annotations
 

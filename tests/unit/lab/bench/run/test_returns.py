@@ -1,4 +1,4 @@
-"""Pages that come, go and come again: counted per scan, on made-up RAM and on a real memfd."""
+"""Pages that leave and return: counted per scan, on generated RAM and on a real memfd."""
 
 from __future__ import annotations
 

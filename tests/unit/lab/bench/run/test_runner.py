@@ -1,4 +1,4 @@
-"""Running many cells: failures once more, what cannot run not, a stop in the middle cleans up."""
+"""Running many cells: failures are retried, impossible cells are not, and a stop cleans up."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Behaviour = Callable[[str], None]
 
 
 class Lab:
-    """Stands in for real VMs: what a cell does is the test's to say."""
+    """A stand-in for real VMs; the test decides what a cell does."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.behave: Behaviour = lambda _: None
@@ -102,7 +102,7 @@ def test_a_failure_is_tried_once_more_and_then_kept_while_others_go_on(
 def test_with_little_time_there_are_as_many_whole_rounds_as_end_in_it(
     lab: Lab, store: Store, round_s: float, rounds: int
 ) -> None:
-    # Twenty seconds went by before the first cell.
+    # 20 s passed before the first cell.
     clock_s = 1020.0
 
     def take_time(_: str) -> None:
@@ -128,7 +128,7 @@ def test_with_little_time_there_are_as_many_whole_rounds_as_end_in_it(
         line.startswith(f"round {rounds + 1} would not end within 15 min") for line in left_out
     )
     if left_out:
-        # What is left is begun at once when the command is started again.
+        # The command, started again, begins with the remaining cells at once.
         asyncio.run(
             run_in_time(jobs[3 * rounds :], store, 1, said.append, began_s=0.0, within_s=0.0)
         )

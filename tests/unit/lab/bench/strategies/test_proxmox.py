@@ -1,4 +1,4 @@
-"""Proxmox's rule: the examples of its own tests' kind, and what holds for any VMs."""
+"""Proxmox's rule: examples like those of its own tests, and properties for any VMs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GIB = 1 << 30
 def vm(
     name: str, size: int, free: int | None = 900, least: int = 1024, shares: int = 1000
 ) -> BalloonVm:
-    """A VM of 2 GiB; sizes in MiB."""
+    """Return a VM of 2 GiB; sizes in MiB."""
     told = None if free is None else free * MIB
     return BalloonVm(name, size * MIB, least * MIB, 2 * GIB, told, shares)
 

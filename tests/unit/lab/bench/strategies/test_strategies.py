@@ -1,4 +1,4 @@
-"""The benchmark's strategies by name, and what each is made of."""
+"""The benchmark's strategies by name, and what each consists of."""
 
 from __future__ import annotations
 
@@ -183,7 +183,8 @@ def test_set_says_what_was_there_and_stops_at_what_is_not(
 
 
 def test_set_notices_what_did_not_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # A kernel file that keeps what it had: longer, so that the write does not replace it all.
+    # A kernel file that ignores writes: its text is longer, so that the write does not replace all
+    # of it.
     (tmp_path / "knob").write_text("9\n9\n9\n")
     assert set_all(str(tmp_path), ["/knob=5"]) == 1
     assert json.loads(capsys.readouterr().out)["after"] != "5"
