@@ -174,7 +174,12 @@ def wanted_by_host_bytes(tick: Tick) -> int:
 
 
 def may_drop(tick: Tick) -> bool:
-    """Tell whether all cache may go, without a floor: where the host starves and no cgroup is excluded."""
+    """Tell whether all cache may go, without a floor: where the host starves and no cgroup is excluded.
+
+    Not where the host has named an amount that would leave cache: no more is taken than is wanted.
+    """
+    if tick.seen.kept_cache_bytes >= thresholds.least_bytes(tick.now.meminfo):
+        return False
     return (
         not tick.settings.exclude and tick.can.drop_caches and tick.seen.urgency >= URGENCY_STARVING
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import cache_goal, compaction, report_hold, thresholds
-from giveback_agent.policy.observation import NO_METHOD, URGENCY_ALONE, URGENCY_CALM
+from giveback_agent.policy.observation import LIMITS, NO_METHOD, URGENCY_ALONE, URGENCY_CALM
 from giveback_agent.policy.report_hold import Hold
 from giveback_kernel.record import Record, replace
 
@@ -85,6 +85,8 @@ def _cache_steps(tick: Tick, manual: bool) -> tuple[type[ReleaseStep], ...]:
         steps.append(act.Reclaim)
     elif cache_goal.may_drop(tick):
         steps.append(act.DropCaches)
+    elif tick.presses and tick.can.cold_method == LIMITS:
+        steps.append(act.Reclaim)
     memory = tick.now.meminfo
     much = memory.s_reclaimable_bytes * SLAB_DIVISOR > memory.mem_total_bytes
     if tick.can.drop_caches and (tick.presses or much or manual):
@@ -111,8 +113,8 @@ def _prepare(
     if kind is act.Reclaim:
         return _warm(tick, current)
     if kind is act.DropCaches:
-        # Where the need is over since the pass began the warm cache stays.
-        return act.DropCaches("the host needs it") if tick.presses else None
+        # Where the need is over since the pass began, or is for an amount now, the warm cache stays.
+        return act.DropCaches("the host needs it") if cache_goal.may_drop(tick) else None
     if kind is act.Compact:
         return _compact(tick, current, compacting)
     if kind is act.LowerOrder:

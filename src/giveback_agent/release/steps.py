@@ -214,6 +214,7 @@ def reclaim_in_chunks(
 ) -> None:
     """Reclaim at most `amount_bytes`, from files alone unless `swap`. Stops when the kernel has no more.
 
+    A kernel without memory.reclaim is asked by memory.high, where it may not swap or is allowed to.
     A kernel before 6.11 takes no `swappiness=` and chooses for itself. Where it could choose to swap
     programs out, and may not, the whole cache is dropped instead if it `may`: the last means.
     Where a cgroup is excluded each other one is asked by itself.
@@ -221,6 +222,11 @@ def reclaim_in_chunks(
     from giveback_kernel import reclaim, swaps
 
     may_choose = swap or not swaps.may_swap(root)
+    if reclaim.root_reclaim_path(root) is None and may_choose:
+        from giveback_agent.release.cache import memory_high
+
+        memory_high.reclaim_warm(root, amount_bytes, exclude)
+        return
     left = amount_bytes
     for path in _reclaim_paths(root, exclude):
         while left > 0:

@@ -52,6 +52,8 @@ REFAULTS_LIMIT = 64
 # One cgroup must not take the time of all others, and the run must end before its worker is killed.
 CGROUP_S = 8.0
 RUN_S = 20.0
+# A step of plain reclaim is killed after 20 s.
+WARM_RUN_S = 15.0
 STEPS_LIMIT = 8192
 # Less than this of ended cgroups is the noise of the sums.
 ENDED_LEAST_BYTES = 4 * MIB
@@ -142,6 +144,27 @@ def reclaim_cold(
     return HighResult(job.asked_bytes, job.steps)
 
 
+def reclaim_warm(root: str, max_bytes: int, exclude: tuple[str, ...] = ()) -> HighResult:
+    """Take about `max_bytes` of cache, warm too, most from where there is most; never raises.
+
+    For a host in need alone: what is used is taken, too. `exclude`: patterns of cgroups to leave alone.
+    """
+    job = _Steps(root, max_bytes, lambda: True, WARM_RUN_S)
+    clean = {folder: _clean_bytes(_lists(root, folder)) for folder in cgroups(root, exclude)}
+    try:
+        memory_limits.restore(root)
+        for folder in sorted(clean, key=lambda folder: -clean[folder]):
+            if clean[folder] > REST_BYTES:
+                job.take_warm(folder)
+    except GivebackError as error:
+        return HighResult(job.asked_bytes, job.steps, str(error))
+    return HighResult(job.asked_bytes, job.steps)
+
+
+def _clean_bytes(lists: FileLists) -> int:
+    return max(0, lists.file_bytes - lists.dirty_bytes - lists.writeback_bytes)
+
+
 def find_ended(root: str, exclude: tuple[str, ...] = ()) -> tuple[Ended, ...]:
     """Find the live cgroups below which others have ended with enough cache, most first.
 
@@ -211,11 +234,13 @@ def reclaim_ended(
 class _Steps:
     """The steps of one run. GivebackError from a step means that a limit could not be put back."""
 
-    def __init__(self, root: str, max_bytes: int, wanted: Callable[[], bool]) -> None:
+    def __init__(
+        self, root: str, max_bytes: int, wanted: Callable[[], bool], run_s: float | None = None
+    ) -> None:
         self._root = root
         self._left_bytes = max_bytes
         self._wanted = wanted
-        self._until_s = time.monotonic() + RUN_S
+        self._until_s = time.monotonic() + (RUN_S if run_s is None else run_s)
         self.asked_bytes = self.steps = 0
 
     def take_cold(self, folder: str, nodes: int) -> None:
@@ -232,6 +257,15 @@ class _Steps:
             if cold <= REST_BYTES or not self._step(folder, (cold + 1) // 2, is_empty=False):
                 return
             last = _lists(self._root, folder)
+
+    def take_warm(self, folder: str) -> None:
+        until_s = min(self._until_s, time.monotonic() + CGROUP_S)
+        mount = cgroup.find_v2_mount(self._root) or ""
+        while time.monotonic() < until_s:
+            clean = _clean_bytes(_lists(self._root, folder))
+            clean = min(clean, memcg.unprotected_bytes(self._root, mount, folder))
+            if clean <= REST_BYTES or not self._step(folder, clean, is_empty=False):
+                return
 
     def take_ended(self, one: Ended) -> None:
         until_s = min(self._until_s, time.monotonic() + CGROUP_S)

@@ -80,8 +80,11 @@ def test_no_more_cache_is_taken_than_the_host_wants(seen: Tick, wanted: int, man
     cache_bytes = seen.now.cache_bytes
     kept_bytes = max(0, cache_bytes - wanted * MIB)
     bound = replace(seen, seen=replace(seen.seen, kept_cache_bytes=kept_bytes))
-    assert cache_goal.goal_bytes(bound) == min(
-        cache_goal.goal_bytes(seen), cache_bytes - kept_bytes
+    # All of it alone can be dropped: then none is.
+    only_drops = not seen.can.reclaim and seen.can.cold_method == "none"
+    expected = min(cache_goal.goal_bytes(seen), cache_bytes - kept_bytes)
+    assert cache_goal.goal_bytes(bound) == (
+        0 if only_drops and not cache_goal.may_drop(bound) else expected
     )
     assert cache_goal.goal_after_sync_bytes(bound) <= min(wanted * MIB, cache_bytes)
     assert release_pass.plan(bound, manual).goal_bytes <= wanted * MIB
@@ -108,6 +111,37 @@ def test_plain_reclaim_goes_in_bounded_steps_until_its_goal() -> None:
         amounts.append(step.amount_bytes // MIB)
     assert amounts == [128, 128, 44]
     assert isinstance(step, act.Compact)
+
+
+@pytest.mark.parametrize(
+    ("kept_mib", "method", "takes"),
+    [
+        (540, "limits", act.Reclaim),
+        (540, "none", None),
+        (0, "limits", act.DropCaches),
+        # What would stay is not worth a pass: all of it is wanted.
+        (10, "none", act.DropCaches),
+    ],
+)
+def test_a_starving_host_that_names_an_amount_does_not_have_all_cache_dropped(
+    kept_mib: int, method: str, takes: type[act.ReleaseStep] | None
+) -> None:
+    seen = tick(urgency=3, can=replace(ABLE, reclaim=False, cold_method=method))
+    seen = replace(seen, seen=replace(seen.seen, kept_cache_bytes=kept_mib * MIB))
+    planned = release_pass.plan(seen)
+    steps = {act.Reclaim, act.DropCaches} & set(planned.steps)
+    assert steps == ({takes} if takes else set())
+    if takes is act.Reclaim:
+        step, _ = release_pass.next_step(seen, replace(planned, steps=(act.Reclaim,)), Compacting())
+        assert isinstance(step, act.Reclaim)
+        assert (step.amount_bytes, step.may_drop) == (60 * MIB, False)
+
+
+def test_an_amount_that_is_named_meanwhile_keeps_the_cache() -> None:
+    seen = tick(urgency=3)
+    seen = replace(seen, seen=replace(seen.seen, kept_cache_bytes=540 * MIB))
+    left = Pass(3, steps=(act.DropCaches,), goal_bytes=600 * MIB)
+    assert release_pass.next_step(seen, left, Compacting())[0] is None
 
 
 def test_need_that_is_over_leaves_the_warm_cache() -> None:

@@ -301,3 +301,15 @@ def test_killed_at_any_line_the_next_one_restores(tmp_path: Path) -> None:
         assert not memory_limits.HIGH.is_saved(root)
     assert seen == {True, False}
     assert number > 30
+
+
+def test_a_host_in_need_gets_warm_cache_and_no_more_than_it_wants(kernel: OldKernel) -> None:
+    big = kernel.add("big", active=0, inactive=400)
+    small = kernel.add("db.service", active=0, inactive=300)
+    steps.reclaim_in_chunks(str(kernel.root), 60 * MIB, swap=False, exclude=("db.service",))
+    assert 330 < inactive_mib(kernel, big) <= 341
+    assert inactive_mib(kernel, small) == 300
+    assert kernel.high(big) == "max"
+    warm = memory_high.reclaim_warm(str(kernel.root), 1 << 40)
+    assert not warm.refused
+    assert inactive_mib(kernel, big) + inactive_mib(kernel, small) < 8
