@@ -116,17 +116,24 @@ def ask(what: str, number: int, by_cgroup: bool = False) -> bytes:
     return _request({"id": number, "ask": what, **more})
 
 
-def urgency(level: int, lease_s: float, number: int, goal_bytes: int | None = None) -> bytes:
+def urgency(
+    level: int, lease_s: float, number: int, goal_bytes: int | None = None, by: str = ""
+) -> bytes:
     """Return the message that the host needs memory this badly (0 to 3), for `lease_s` seconds.
 
-    `goal_bytes` is all that it wants: an agent that knows the key takes no more cache than that.
+    `goal_bytes` is all that it wants: an agent that knows the key takes no more cache than that. `by` is
+    the word for who set it, as the guest's `status` is to show.
     """
     message: dict[str, object] = {
         "id": number,
         "urgency": level,
         "lease_s": round(float(lease_s), 1),
     }
-    return _request(message if goal_bytes is None else {**message, "goal_bytes": goal_bytes})
+    if goal_bytes is not None:
+        message["goal_bytes"] = goal_bytes
+    if by:
+        message["by"] = by
+    return _request(message)
 
 
 def _request(message: dict[str, object]) -> bytes:

@@ -111,13 +111,15 @@ class Session(asyncio.BufferedProtocol):
         self._write(protocol.ask("memory", self._answer_id, by_cgroup))
         return True
 
-    def tell(self, urgency: int, lease_s: float, goal_bytes: int | None = None) -> bool:
-        """Say how badly the host needs memory, and how much; False where it cannot be sent."""
+    def tell(
+        self, urgency: int, lease_s: float, goal_bytes: int | None = None, by: str = ""
+    ) -> bool:
+        """Say how badly the host needs memory, how much, and who says so; False where it cannot be sent."""
         if not self._has_room():
             return False
         number = protocol.new_id()
         self._told = (number, urgency, lease_s)
-        self._write(protocol.urgency(urgency, lease_s, number, goal_bytes))
+        self._write(protocol.urgency(urgency, lease_s, number, goal_bytes, by))
         return True
 
     def close(self) -> None:

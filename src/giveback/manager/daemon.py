@@ -158,6 +158,7 @@ class Daemon:
                 f"{escape_for_terminal(chosen.key)}: no agent is connected that answers; {why}"
             )
         now_s = self._now_s()
+        self._reclaim.leave(chosen)
         chosen.request.set_manual(urgency, now_s + lease_s)
         chosen.channel.forget_sent()
         if not self._arbitration.send_urgency(chosen, now_s):

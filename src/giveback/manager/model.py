@@ -23,6 +23,15 @@ NEAR_DIVISOR = 256
 """So small a part of what was wanted may be missing."""
 
 
+class UrgencyBy(StrEnum):
+    """Who set a guest's urgency."""
+
+    HOST = "host"
+    """The arbiter, by the state of the host."""
+    RECLAIM = "reclaim"
+    MANUAL = "manual"
+
+
 @dataclass(frozen=True, slots=True)
 class GuestView:
     """What the arbiter may know of a VM: measured on the host, or a guest's word, bounded by it.
@@ -48,7 +57,7 @@ class GuestView:
     """What it returned when it was last asked, by the host's own count: for so much it is believed."""
     asked_at_s: float | None = None
     may_press: bool = True
-    """False where a manual urgency of 0 protects its caches: `reclaim` does not ask it."""
+    """False where a manual urgency holds: `reclaim` does not ask it, whose urgency would not be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +192,10 @@ class VmStatus:
     guest_source: str = ""
     sampled_age_s: float | None = None
     urgency: int | None = None
+    urgency_by: str | None = None
+    """Who set it: `host` (the arbiter), `reclaim` or `manual`."""
+    urgency_left_s: float | None = None
+    """How long a manual urgency or `reclaim`'s still holds; None for the arbiter's, which has no end."""
     lease_left_s: float | None = None
     reliability: float | None = None
     """The part of what it promised that came back; None until something was judged."""

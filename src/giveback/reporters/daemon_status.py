@@ -28,6 +28,7 @@ URGENCY_WORDS = {
     2: "short: more guests are asked for trapped memory and cold cache",
     3: "critical: where that does not suffice, warm cache is asked for, too",
 }
+_SETTERS = {"manual": "set manually", "reclaim": "set by `giveback reclaim`"}
 _NO_NAMES: Mapping[int, str] = MappingProxyType({})
 
 
@@ -44,7 +45,9 @@ def text(
     """
     lines = _wrapped([_head_line(status, now_s), *_host_lines(status), ""], width)
     lines += _table(status, width, owners, view or TableView())
-    rest = []
+    rest = [f"  {words}" for vm in status.vms for words in _urgency(vm)]
+    if rest:
+        rest = ["", "urgencies that are not the host's own:", *rest]
     if status.leases:
         rest += ["", "held by devices, and let go of when it is not needed:"]
         rest += [f"  {_lease(lease, now_s)}" for lease in status.leases]
@@ -98,6 +101,14 @@ def _host_lines(status: DaemonStatus) -> list[str]:
 def _ask(ask: Ask) -> str:
     name, goal = escape_for_terminal(ask.key, 60), size(ask.goal_bytes)
     return f"{name} for {goal} (urgency {ask.urgency}): {escape_for_terminal(ask.reason, 120)}"
+
+
+def _urgency(vm: VmStatus) -> list[str]:
+    """Who set a VM's urgency, and for how long, where it is not the arbiter's."""
+    if vm.urgency is None or vm.urgency_by not in _SETTERS or vm.urgency_left_s is None:
+        return []
+    name, setter = escape_for_terminal(vm.name, 60), _SETTERS[vm.urgency_by]
+    return [f"{name}: {vm.urgency}, {setter}, for {span(vm.urgency_left_s)} more"]
 
 
 def _table(

@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 
 # More of them would fill the screen.
 PATTERNS_SHOWN = 8
+# Who may have set the urgency: the host names itself, the guest's own are in service/host_need.py.
+SETTERS = {
+    "host": "the host",
+    "reclaim": "`giveback reclaim` on the host",
+    "manual": "an operator on the host",
+    "command": "`giveback-agent urgency`",
+    "signal": "SIGUSR1",
+}
 HELP = "what the agent sees, what it did, and what came of it"
 
 
@@ -118,7 +126,7 @@ def lines(
     out = [f"agent     {f'runs, pid {pid}' if pid else 'does not run (start: giveback-agent run)'}"]
     if said is not None and pid is not None:
         out.append(
-            f"          mode {said.get('mode')}, guest is {said.get('level')}, urgency {said.get('urgency')}"
+            f"          mode {said.get('mode')}, guest is {said.get('level')}, {_urgency_words(said)}"
         )
         out += _excluded_lines(said.get("exclude"))
     used, free = memory.non_free_bytes // MIB, memory.mem_free_bytes // MIB
@@ -130,6 +138,18 @@ def lines(
     if windows is not None:
         out.append(f"windows   {windows}")
     return out + _busy_lines(said if pid is not None else None) + _pass_lines(said)
+
+
+def _urgency_words(said: dict[str, Any]) -> str:
+    """Return the urgency, who set it, and for how long it still holds."""
+    by, until_s = said.get("urgency_by"), said.get("urgency_until_s")
+    words = f"urgency {said.get('urgency')}"
+    if not isinstance(by, str) or not by or not isinstance(until_s, (int, float)):
+        return f"{words} (the agent's own)"
+    left_s = until_s - time.monotonic()
+    if left_s <= 0:
+        return f"{words} (its time is over)"
+    return f"{words}, set by {SETTERS.get(by, 'the host')}, {left_s:.0f} s left"
 
 
 def _cache_words(now: Snapshot, said: dict[str, Any] | None, cold_bytes: int) -> str:

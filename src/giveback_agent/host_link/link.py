@@ -37,18 +37,20 @@ ANSWER_SHARE = 10
 REOPEN_S = 10.0
 FLOOD_PAUSE_S = 1.0
 LEASE_MOST_S = 86_400.0
+BY_LIMIT = 16
 _PEERS_LIMIT = 4
 
 
 class UrgencyMessage(Record):
     """The host says how badly it needs memory (0 to 3), for `lease_s` seconds from now.
 
-    `goal_bytes` is all that it wants; None: as much as the urgency gives.
+    `goal_bytes` is all that it wants; None: as much as the urgency gives. `by` names who there set it.
     """
 
     urgency: int
     lease_s: float
     goal_bytes: int | None = None
+    by: str = "host"
 
 
 class Link:
@@ -307,7 +309,11 @@ def _urgency(said: dict[str, Scalar]) -> UrgencyMessage | None:
     goal = said.get("goal_bytes")
     if isinstance(goal, bool) or not isinstance(goal, int) or goal < 0:
         goal = None
-    return UrgencyMessage(urgency, float(lease_s), goal) if 0 < lease_s <= LEASE_MOST_S else None
+    if not 0 < lease_s <= LEASE_MOST_S:
+        return None
+    by = said.get("by")
+    is_word = isinstance(by, str) and by.isascii() and by.isalpha() and len(by) <= BY_LIMIT
+    return UrgencyMessage(urgency, float(lease_s), goal, str(by) if is_word else "host")
 
 
 def find_port(root: str) -> str | None:

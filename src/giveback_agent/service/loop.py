@@ -172,7 +172,9 @@ class Service:
         for message in self._link.receive(now_s):
             if isinstance(message, UrgencyMessage):
                 until_s = now_s + message.lease_s
-                self._need.hear(message.urgency, until_s, message.goal_bytes, self._totals)
+                self._need.hear(
+                    message.urgency, until_s, message.goal_bytes, self._totals, message.by
+                )
                 self._pace = polling.Pace()
 
     def _press(self, pressing: bool) -> None:
@@ -464,14 +466,14 @@ class Service:
 
     def _publish_changes(self, now_s: float) -> None:
         slow = status_file.slow_changes(self._state, self._gate)
-        if self._published.is_due(self._need.urgency(now_s), slow, now_s):
+        if self._published.is_due(self._need.fields(now_s), slow, now_s):
             self._publish()
 
     def _publish(self, running: bool = True) -> None:
         """Write what `status` shows. A full /run is no reason to stop."""
         now_s = time.monotonic()
-        urgency = self._need.urgency(now_s)
-        self._published.note(urgency, status_file.slow_changes(self._state, self._gate), now_s)
+        need = self._need.fields(now_s)
+        self._published.note(need, status_file.slow_changes(self._state, self._gate), now_s)
         status_file.write_status(
             self._root,
             {
@@ -479,7 +481,7 @@ class Service:
                 "mode": self._settings.mode,
                 "started_s": self._started_s,
                 "written_s": now_s,
-                "urgency": urgency,
+                **need,
                 "level": self._gate.level,
                 **self._terms(),
                 "busy": status_file.busy_fields(self._state.busy, self._gate),

@@ -74,9 +74,9 @@ TABLE = (
         ("giveback.cacheFloor",),
         "size",
         "Page cache that is never taken, however cold: the programs and libraries in use. (Where a"
-        " kernel can only drop all of it, that is done at urgency 3 alone, and by WSL's modes.)"
-        " Half of WSL's own floor: what was read again is kept anyway. The floor that is learned is"
-        " never below it.",
+        " kernel can only drop all of it, that is done at urgency 3 alone, if the host names no"
+        " amount, and by WSL's modes.) Half of WSL's own floor: what was read again is kept anyway."
+        " The floor that is learned is never below it.",
         high=WSL_SIZE_MAX_BYTES,
     ),
     Setting(

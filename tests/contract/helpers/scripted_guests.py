@@ -70,6 +70,7 @@ def line(**message):
 def answers(said, kind, before):
     if "urgency" in said:
         log.write(f"{said['urgency']} {said['lease_s']} {time.monotonic():.3f}\n")
+        log.write(f"by {said.get('by')}\n")
         goal = said.get("goal_bytes")
         if goal is not None:
             log.write(f"goal {goal}\n")
@@ -157,6 +158,12 @@ class Guest:
         """The amounts that it was told are wanted."""
         words = [line.split() for line in self.log.read_text().splitlines()]
         return [int(w[1]) for w in words if w[0] == "goal"]
+
+    @property
+    def setters(self) -> list[str]:
+        """Who set each urgency that it was told."""
+        words = [line.split() for line in self.log.read_text().splitlines()]
+        return [w[1] for w in words if w[0] == "by"]
 
     def end(self) -> None:
         if self.process.stdout is not None:

@@ -143,6 +143,37 @@ def test_what_others_return_by_themselves_is_told_apart(host: Host) -> None:
     asyncio.run(scene())
 
 
+def test_what_a_manual_urgency_brings_is_not_the_reclaims(host: Host) -> None:
+    async def scene() -> None:
+        with host.guest("web", "keeps", ram_mib=512, held_mib=448, cache_mib=384) as guest:
+            async with running(host) as (daemon, recorded):
+                await known(daemon, "web")
+                asking = asyncio.create_task(daemon.reclaim(100 * MIB, 60.0, ["web"]))
+                await until(lambda: one(daemon, "web").urgency == 1)
+                seen = one(daemon, "web")
+                assert seen.urgency_by == "reclaim"
+                assert seen.urgency_left_s is not None
+                assert 60.0 < seen.urgency_left_s < 90.0
+                await daemon.set_urgency("web", 2, 300)
+                seen = one(daemon, "web")
+                assert (seen.urgency, seen.urgency_by) == (2, "manual")
+                assert 290.0 < (seen.urgency_left_s or 0.0) <= 300.0
+                # Nobody is left to ask: it does not wait for its time to be over.
+                result = await asyncio.wait_for(asking, 20.0)
+                assert result.returned_bytes < MIB
+                assert result.others_returned_bytes > 300 * MIB
+                (part,) = result.parts
+                assert "a manual urgency took the place of the request" in part.words
+                assert part.urgency == 1
+                (whole,) = recorded.of(ActionKind.RECLAIM)
+                assert (whole.measured_bytes or 0) < MIB
+                assert guest.setters == ["host", "reclaim", "manual"]
+                (part,) = (await daemon.reclaim(MIB, 5.0, ["web"])).parts
+                assert "a manual urgency of 2 holds for" in part.words
+
+    asyncio.run(scene())
+
+
 def test_two_reclaims_are_two_records(host: Host) -> None:
     async def scene() -> None:
         with host.guest("web", "exact", ram_mib=512, held_mib=448, cache_mib=384):

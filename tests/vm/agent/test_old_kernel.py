@@ -107,6 +107,8 @@ try:
     said["after"] = state()
     worker(lambda: memory_high.reclaim_ended("/", 1 << 40))
     said["after_ended"] = state()
+    worker(lambda: memory_high.reclaim_warm("/", 24 << 20))
+    said["after_warm"] = state()
     said |= {"highs": highs(), "lows": lows(), "records": records()}
     print(json.dumps(said), flush=True)
 finally:
@@ -222,6 +224,9 @@ def test_cold_cache_and_that_of_ended_cgroups_goes_and_hot_files_stay() -> None:
     # What went with it of live cgroups, and of what cannot be reached.
     assert ended["cold"] >= after["cold"] - 2
     assert ended["roots"] == before["roots"]
+    # A host in need gets warm cache too, and about what it wants.
+    warm = sum(ended[name] - said["after_warm"][name] for name in ended)
+    assert 20 <= warm <= 24 * 1.8, said["text"]
     assert (said["highs"], said["lows"], said["records"]) == (["max"] * 3, ["0"] * 3, [])
 
 

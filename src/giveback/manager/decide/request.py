@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from giveback.manager.decide import promises
 from giveback.manager.decide.promises import Trust
+from giveback.manager.model import UrgencyBy
 
 if TYPE_CHECKING:
     from giveback.manager.decide.delivery import Asked
@@ -93,6 +94,12 @@ class ReclaimRequest:
         if self.reclaim is None or now_s >= self.reclaim_until_s:
             return None
         return self.reclaim.urgency
+
+    def set_by(self, now_s: float) -> UrgencyBy:
+        """Return whose urgency is in effect."""
+        if self.manual(now_s) is not None:
+            return UrgencyBy.MANUAL
+        return UrgencyBy.HOST if self.of_reclaim(now_s) is None else UrgencyBy.RECLAIM
 
     def goal_bytes(self, resident_bytes: int, now_s: float) -> int | None:
         """Return what `reclaim` still wants of this VM; None where its urgency is not in effect."""

@@ -45,6 +45,7 @@ class ChannelState:
         "hostile_until_s",
         "hostility",
         "reconnect",
+        "sent_by",
         "sent_until_s",
         "sent_urgency",
         "session",
@@ -67,6 +68,8 @@ class ChannelState:
         self.sent_urgency: int | None = None
         """What the agent knows of the host's need; None where it knows nothing."""
         self.sent_until_s = 0.0
+        self.sent_by = ""
+        """Who set the urgency that was sent last."""
 
     # session.Owner
 
@@ -160,12 +163,17 @@ class ChannelState:
     # What it knows, and what is thought of it.
 
     def send_urgency(
-        self, urgency: int, lease_s: float, now_s: float, goal_bytes: int | None = None
+        self,
+        urgency: int,
+        lease_s: float,
+        now_s: float,
+        goal_bytes: int | None = None,
+        by: str = "",
     ) -> bool:
-        """Send an urgency, and how many bytes are wanted; False where it cannot be sent."""
-        if self.session is None or not self.session.tell(urgency, lease_s, goal_bytes):
+        """Send an urgency, how many bytes are wanted, and who wants them; False where it cannot be sent."""
+        if self.session is None or not self.session.tell(urgency, lease_s, goal_bytes, by):
             return False
-        self.sent_urgency, self.sent_until_s = urgency, now_s + lease_s
+        self.sent_urgency, self.sent_until_s, self.sent_by = urgency, now_s + lease_s, by
         return True
 
     def forget_sent(self) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _AFTERWARDS_S = 5.0
 """A fifth of it guests have for a report once all has come, or the time is over."""
 
+_LEFT = "a manual urgency took the place of the request"
+
 
 @dataclass(slots=True)
 class _Count:
@@ -35,18 +37,24 @@ class _Count:
     before: dict[str, int]
     at_first_ask: dict[str, int] = field(default_factory=dict)
     expected: dict[str, int] = field(default_factory=dict)
+    left: dict[str, tuple[int, Asked]] = field(default_factory=dict)
+    """What a process held, and its last ask, when a manual urgency took the place of `reclaim`'s."""
 
     def came(self, key: str, now: dict[str, int]) -> int:
         """What a VM that was asked has returned since; 0 where it grew."""
-        return max(0, self.at_first_ask[key] - now.get(key, 0)) if key in self.at_first_ask else 0
+        if key not in self.at_first_ask:
+            return 0
+        until = self.left[key][0] if key in self.left else now.get(key, 0)
+        return max(0, self.at_first_ask[key] - until)
 
     def came_in_all(self, now: dict[str, int]) -> int:
         return sum(self.came(key, now) for key in self.at_first_ask)
 
     def by_themselves(self, now: dict[str, int]) -> int:
-        """What came without an ask: from VMs that were not asked, or before they were."""
+        """What came without an ask: from VMs that were not asked, before they were, or manually since."""
         later = {key: self.at_first_ask.get(key, now.get(key, 0)) for key in self.before}
-        return sum(max(0, held - later[key]) for key, held in self.before.items())
+        manually = sum(max(0, held - now.get(key, 0)) for key, (held, _) in self.left.items())
+        return manually + sum(max(0, held - later[key]) for key, held in self.before.items())
 
     def grown(self, now: dict[str, int]) -> int:
         return sum(max(0, now.get(key, 0) - held) for key, held in self.before.items())
@@ -63,6 +71,7 @@ class ReclaimOperation:
         self._root = root
         self._now_s = recent
         self._turn = asyncio.Lock()
+        self._count: _Count | None = None
 
     async def run(self, goal_bytes: int, within_s: float, words: Sequence[str]) -> ReclaimResult:
         """Ask for `goal_bytes` within `within_s`, or for the most that can come.
@@ -83,10 +92,11 @@ class ReclaimOperation:
                 return ReclaimResult(goal_bytes, 0, self._now_s() - started_s, parts)
             action = self._arbitration.begin_reclaim(goal_bytes, vms)
             asked: dict[str, Asked] = {}
+            self._count = count
             try:
                 await self._ask_until(min(goal_bytes, most), started_s + within_s, vms, count)
             finally:
-                asked = self._end(vms)
+                asked, self._count = self._end(vms), None
                 after = self._resident(list(self._fleet))
                 came = count.came_in_all(after)
                 self._arbitration.end_reclaim(action, came)
@@ -105,6 +115,16 @@ class ReclaimOperation:
                 available_before_bytes=available,
                 available_after_bytes=self._available_bytes(),
             )
+
+    def leave(self, vm: Watched) -> None:
+        """Ask nothing more of a VM that is to be sent a manual urgency: what comes now is due to that."""
+        count, ask = self._count, vm.request.reclaim
+        if count is None or ask is None or vm.key not in count.at_first_ask:
+            return
+        resident_bytes = self._resident([vm])[vm.key]
+        count.left[vm.key] = resident_bytes, ask
+        vm.request.end_reclaim()
+        self._arbitration.supersede(vm, resident_bytes, _LEFT)
 
     async def plan(self, goal_bytes: int, within_s: float, words: Sequence[str]) -> ReclaimResult:
         """Return what `run` would ask first of which VM, and at what cost. Asks for no memory.
@@ -169,11 +189,21 @@ class ReclaimOperation:
         while True:
             now_s = self._now_s()
             came = count.came_in_all(self._resident(vms))
-            if is_reached(came, goal_bytes) or now_s >= deadline_s:
+            if (
+                is_reached(came, goal_bytes)
+                or now_s >= deadline_s
+                or self._is_left_alone(vms, count)
+            ):
                 return
             stage = reclaim_plan.stage_at(now_s, started_s, deadline_s)
             self._ask(goal_bytes - came, stage, vms, deadline_s, count)
             await asyncio.sleep(min(reclaim_plan.STEP_S, deadline_s - now_s))
+
+    def _is_left_alone(self, vms: Sequence[Watched], count: _Count) -> bool:
+        """Whether manual urgencies have taken all VMs that could be asked."""
+        if not count.left or any(vm.request.reclaim is not None for vm in vms):
+            return False
+        return not reclaim_plan.most_bytes(self._views(vms))
 
     def _ask(
         self,
@@ -222,7 +252,9 @@ class ReclaimOperation:
         now_s = self._now_s()
         return sane(
             [
-                replace(vm.view_at(now_s), asked_at_s=None, may_press=vm.request.manual(now_s) != 0)
+                replace(
+                    vm.view_at(now_s), asked_at_s=None, may_press=vm.request.manual(now_s) is None
+                )
                 for vm in vms
                 if not vm.settings.ignore
             ]
@@ -248,6 +280,8 @@ class ReclaimOperation:
         self, vm: Watched, count: _Count, after: dict[str, int], ask: Asked | None
     ) -> Returned:
         came, expected = count.came(vm.key, after), count.expected.get(vm.key, 0)
+        if vm.key in count.left:
+            ask = count.left[vm.key][1]
         urgency = None if ask is None else ask.urgency
         if not after.get(vm.key):
             words = "the VM has ended"
@@ -255,6 +289,8 @@ class ReclaimOperation:
             words = self._why_not_asked(vm)
         elif promises.is_delivered(expected, came):
             words = "as promised"
+        elif vm.key in count.left:
+            words = f"{size(came)} of {size(expected)}: {_LEFT}"
         else:
             found = self._arbitration.keeps(vm, self._now_s())
             asked_at_s = vm.request.asked_at_s(ask.at_s)
@@ -284,8 +320,12 @@ class ReclaimOperation:
         )
         if not vm.hears and barred:
             return f"not asked: no agent answers there, and {barred}"
-        if vm.request.manual(self._now_s()) == 0:
+        manual = vm.request.manual(self._now_s())
+        if manual == 0:
             return "not asked: a manual urgency of 0 protects its cache"
+        if manual is not None:
+            left_s = vm.request.manual_until_s - self._now_s()
+            return f"not asked: a manual urgency of {manual} holds for {left_s:.0f} s more"
         if view.pressed:
             return "not asked: the guest is short of memory itself"
         if not view.fresh:

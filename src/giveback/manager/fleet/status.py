@@ -82,6 +82,8 @@ def status_of(
         made,
         guest_source=str(seen.guest.source),
         sampled_age_s=None if sampled_at_s is None else max(0.0, now_s - sampled_at_s),
+        urgency_by=channel.sent_by if knows_urgency else None,
+        urgency_left_s=_urgency_left_s(vm, now_s) if knows_urgency else None,
         lease_left_s=max(0.0, channel.sent_until_s - now_s) if knows_urgency else None,
         balloon_lease_bytes=leased_bytes,
         errors=dict(vm.errors.counts),
@@ -93,6 +95,11 @@ def status_of(
         swap_in_bytes_per_s=activity.swap_in_bytes_per_s,
         swap_out_bytes_per_s=activity.swap_out_bytes_per_s,
     )
+
+
+def _urgency_left_s(vm: Watched, now_s: float) -> float | None:
+    until_s = vm.request.until_s(now_s)
+    return None if until_s is None else max(0.0, until_s - now_s)
 
 
 def _made(vm: Watched, seen: Observation) -> VmStatus:

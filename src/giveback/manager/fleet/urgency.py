@@ -116,12 +116,13 @@ class Arbitration:
             return False
         until_s = request.until_s(now_s)
         lease_s = schedule.lease_s(urgency, None if until_s is None else until_s - now_s)
-        left_s = channel.sent_until_s - now_s
-        if channel.sent_urgency == urgency and not schedule.is_to_renew(left_s, lease_s):
+        left_s, by = channel.sent_until_s - now_s, request.set_by(now_s)
+        is_known = channel.sent_urgency == urgency and channel.sent_by == by
+        if is_known and not schedule.is_to_renew(left_s, lease_s):
             return False
         resident_bytes = vm.view_at(now_s).resident_bytes
         goal_bytes = request.goal_bytes(resident_bytes, now_s) if urgency else None
-        if not channel.send_urgency(urgency, lease_s, now_s, goal_bytes):
+        if not channel.send_urgency(urgency, lease_s, now_s, goal_bytes, by):
             return False
         vm.status_changed()
         return True
@@ -173,16 +174,17 @@ class Arbitration:
         )
         self._record(replace(action, measured_bytes=came_bytes, verdict=words))
 
-    def supersede(self, vm: Watched, resident_bytes: int) -> None:
+    def supersede(
+        self,
+        vm: Watched,
+        resident_bytes: int,
+        why: str = "asked again before its time was over",
+    ) -> None:
         """Close what the VM was asked for before: what comes from now on counts for the next."""
         closed = vm.request.supersede(resident_bytes)
         if closed is not None:
             action, came_bytes = closed
-            words = (
-                ""
-                if came_bytes >= action.expected_bytes
-                else "asked again before its time was over"
-            )
+            words = "" if came_bytes >= action.expected_bytes else why
             self._record(replace(action, measured_bytes=max(0, came_bytes), verdict=words))
 
     def take_done(self, vm: Watched, action: ManagerAction, now_s: float) -> None:

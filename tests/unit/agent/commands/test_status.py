@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,25 @@ def test_what_is_excluded_is_shown_and_nothing_that_repaints_the_screen() -> Non
     for nothing in nothings:
         lines = status.lines(1, snapshot(1.0), {"exclude": nothing}, None, state)
         assert not any("takes nothing" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("by", "left_s", "words"),
+    [
+        ("reclaim", 40.4, "urgency 1, set by `giveback reclaim` on the host, 40 s left"),
+        ("manual", 9.4, "urgency 1, set by an operator on the host, 9 s left"),
+        ("command", 60.4, "urgency 1, set by `giveback-agent urgency`, 60 s left"),
+        ("later", 5.4, "urgency 1, set by the host, 5 s left"),
+        ("host", -1.0, "urgency 1 (its time is over)"),
+        ("", 5.0, "urgency 1 (the agent's own)"),
+        (7, 5.0, "urgency 1 (the agent's own)"),
+        ("host", None, "urgency 1 (the agent's own)"),
+    ],
+)
+def test_who_set_the_urgency_is_told_and_for_how_long(
+    by: object, left_s: float | None, words: str
+) -> None:
+    until_s = None if left_s is None else time.monotonic() + left_s
+    said = {**_said(), "urgency_by": by, "urgency_until_s": until_s}
+    lines = status.lines(7, snapshot(1.0), said, None, ReportingState(True, "", 9, True))
+    assert f"          mode adaptive, guest is slack, {words}" in lines

@@ -156,6 +156,23 @@ def test_a_goal_comes_with_an_urgency_or_is_none(
     assert host.heard == [UrgencyMessage(2, 60.0, goal_bytes)]
 
 
+@pytest.mark.parametrize(
+    ("said", "by"),
+    [
+        (b'"reclaim"', "reclaim"),
+        (b'"manual"', "manual"),
+        (b'"\\u001b[2J"', "host"),
+        (b'"averyveryverylongword"', "host"),
+        (b"7", "host"),
+        (b"null", "host"),
+    ],
+)
+def test_who_set_an_urgency_is_a_short_word_or_the_host(host: Host, said: bytes, by: str) -> None:
+    host.say(b'{"urgency":2,"lease_s":60,"by":%s}\n' % said)
+    host.look()
+    assert host.heard == [UrgencyMessage(2, 60.0, None, by)]
+
+
 def test_an_urgency_with_a_number_is_confirmed(host: Host) -> None:
     host.say(b'{"urgency":2,"lease_s":60,"id":4}\n{"urgency":1,"lease_s":60}\n')
     host.look()

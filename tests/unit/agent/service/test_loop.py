@@ -617,3 +617,23 @@ def test_a_short_report_of_a_guest_at_work_is_held_no_longer_than_it_may(
     assert service._state.in_short_report is lowered
     service._close()
     assert order.read_text().strip() == "9"
+
+
+def test_status_tells_who_set_the_urgency_and_until_when(guest: Path) -> None:
+    service = Service(str(guest), AgentSettings(), print)
+    now_s = time.monotonic()
+    assert service._need.fields(now_s) == {
+        "urgency": URGENCY_ALONE, "urgency_by": "", "urgency_until_s": None,
+    }  # fmt: skip
+    for by in ("host", "reclaim", "manual"):
+        service._need.hear(2, now_s + 30, None, service._totals, by)
+        assert service._need.fields(now_s) == {
+            "urgency": 2, "urgency_by": by, "urgency_until_s": now_s + 30,
+        }  # fmt: skip
+    assert service._need.fields(now_s + 31)["urgency_by"] == ""
+    service._on_urgency(signal.SIGUSR1, None)
+    assert service._need.fields(now_s)["urgency_by"] == "signal"
+    run_dir.write_urgency(str(guest), 3, time.monotonic() + 30)
+    service._on_urgency(signal.SIGUSR1, None)
+    assert service._need.fields(now_s)["urgency_by"] == "command"
+    service._close()

@@ -11,7 +11,7 @@ from manager_hosts import AMOUNTS, MIB
 from giveback.manager.decide.delivery import Asked
 from giveback.manager.decide.promises import GRACE_S, Trust
 from giveback.manager.decide.request import ReclaimRequest
-from giveback.manager.model import ActionKind, ManagerAction
+from giveback.manager.model import ActionKind, ManagerAction, UrgencyBy
 
 ASK = ManagerAction(1, 0.0, "qemu:web:1", ActionKind.ASK, 2, 100 * MIB, "cold")
 STEP = replace(ASK, id=2, kind=ActionKind.BALLOON, expected_bytes=64 * MIB)
@@ -55,6 +55,8 @@ def test_a_manual_urgency_and_that_of_a_reclaim_are_two(
     # Nothing has come yet: all that was asked for is still wanted, unless another's urgency holds.
     wanted = request.goal_bytes(OF_ARBITER.resident_bytes, now_s)
     assert wanted == (OF_ARBITER.goal_bytes if is_reclaims else None)
+    setter = UrgencyBy.MANUAL if now_s < manual_until_s else UrgencyBy.HOST
+    assert request.set_by(now_s) == (UrgencyBy.RECLAIM if is_reclaims else setter)
     request.end_reclaim()
     assert request.manual(now_s) == (urgency if now_s < manual_until_s else None)
     assert request.goal_bytes(0, now_s) is None

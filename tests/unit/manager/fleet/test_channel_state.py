@@ -42,8 +42,10 @@ class Open:
         self.takes = takes
         self.closed = 0
 
-    def tell(self, urgency: int, lease_s: float, goal_bytes: int | None = None) -> bool:
-        del urgency, lease_s, goal_bytes
+    def tell(
+        self, urgency: int, lease_s: float, goal_bytes: int | None = None, by: str = ""
+    ) -> bool:
+        del urgency, lease_s, goal_bytes, by
         return self.takes
 
     def close(self) -> None:
