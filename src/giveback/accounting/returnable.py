@@ -45,7 +45,17 @@ def returnable_of(seen: Observation) -> Returnable | None:
     resident_bytes = resident_of(seen)
     if seen.ledger is None or resident_bytes is None or seen.ledger.residue_bytes is None:
         return None
-    return _within_ledger(resident_bytes, seen.guest, seen.ledger)
+    found = _within_ledger(resident_bytes, seen.guest, seen.ledger)
+    shared_bytes = 0 if seen.host is None else seen.host.ram_shared_bytes
+    return _unshared(found, resident_bytes - shared_bytes, resident_bytes)
+
+
+def _unshared(found: Returnable, held_bytes: int, resident_bytes: int) -> Returnable:
+    """Each part as far as the host would have it again, where other mappings hold the same memory."""
+    if held_bytes >= resident_bytes:
+        return found
+    parts = (found.residue_bytes, found.cold_bytes, found.warm_bytes)
+    return Returnable(*(part * max(0, held_bytes) // resident_bytes for part in parts))
 
 
 def _within_ledger(resident_bytes: int, guest: GuestPicture, ledger: Ledger) -> Returnable:

@@ -37,6 +37,10 @@ class HostPicture:
     ram_resident_bytes: int
     ram_swap_bytes: int = 0
     ram_pss_bytes: int = 0
+    ram_shared_bytes: int = 0
+    """Resident RAM that other mappings hold, too: the host has no more when this one lets it go.
+
+    One page that a process maps 64 times is resident 64 times, and 63 of them are here."""
     ram_huge_bytes: int = 0
     ram_locked_bytes: int = 0
     ram_ksm_bytes: int = 0
@@ -54,6 +58,11 @@ class HostPicture:
     """False where which mapping is the RAM had to be guessed."""
     placed: bool = True
     """False where some of the RAM was not found among the mappings: it is then in `own_…`."""
+
+    @property
+    def ram_held_bytes(self) -> int:
+        """Resident RAM that the host would have again: shared memory counts for its part (Pss)."""
+        return max(0, self.ram_resident_bytes - self.ram_shared_bytes)
 
     @property
     def resident_bytes(self) -> int:

@@ -46,6 +46,7 @@ def read_host(
         ram_resident_bytes=ram.resident_bytes,
         ram_swap_bytes=ram.swap_bytes,
         ram_pss_bytes=ram.pss_bytes + ram.hugetlb_bytes,
+        ram_shared_bytes=max(0, ram.rss_bytes - ram.pss_bytes),
         ram_huge_bytes=ram.huge_bytes + ram.hugetlb_bytes,
         ram_locked_bytes=ram.locked_bytes,
         ram_ksm_bytes=ram.ksm_bytes,

@@ -62,3 +62,14 @@ def test_the_parts_lie_within_what_is_resident(guest: GuestPicture, resident_byt
         assert found.residue_bytes == seen.ledger.residue_bytes
         offered = [r.expected_bytes for r in remedies(seen) if "cold page cache" in r.what]
         assert offered in ([], [found.cold_bytes])
+
+
+def test_memory_that_is_mapped_many_times_is_promised_once() -> None:
+    whole = returnable_of(observation())
+    host = observation().host
+    assert whole is not None
+    assert host is not None
+    shared = replace(host, ram_shared_bytes=host.ram_resident_bytes * 63 // 64)
+    found = returnable_of(observation(host=shared))
+    assert found is not None
+    assert 0 < found.total_bytes <= whole.total_bytes // 64

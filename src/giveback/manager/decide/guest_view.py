@@ -49,7 +49,7 @@ def view_of(
     can_come = (returnable_of(seen) if may_ask else None) or _NOTHING
     resident = seen.process_rss_bytes or 0
     if seen.host is not None:
-        resident = max(0, seen.host.ram_resident_bytes)
+        resident = seen.host.ram_held_bytes
     return GuestView(
         key=key,
         resident_bytes=resident,

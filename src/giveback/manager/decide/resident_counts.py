@@ -88,11 +88,27 @@ def carried(mappings: Mappings, now: Counts, ram_bytes: int) -> HostPicture:
         own_resident_bytes=own,
         ram_swap_bytes=ram_swap,
         own_swap_bytes=own_swap,
+        ram_shared_bytes=_part_of(before.ram_shared_bytes, ram, before.ram_resident_bytes),
         ram_pss_bytes=max(0, before.ram_pss_bytes + ram - before.ram_resident_bytes),
         own_pss_bytes=max(0, before.own_pss_bytes + own - before.own_resident_bytes),
         page_tables_bytes=now.page_tables_bytes,
         peak_resident_bytes=now.peak_bytes + now.hugetlb_bytes,
     )
+
+
+def _part_of(amount: int, now: int, before: int) -> int:
+    """`amount` of what was `before`, in proportion to what there is now."""
+    return min(now, amount * now // before) if before else 0
+
+
+def held_bytes(mappings: Mappings | None, now: Counts, ram_bytes: int) -> int:
+    """Return what the process holds that the host would have again without it. Pure.
+
+    By this a VM is judged: what a process maps many times, and no longer does, is no memory returned.
+    """
+    if mappings is None:
+        return now.resident_bytes
+    return max(0, now.resident_bytes - carried(mappings, now, ram_bytes).ram_shared_bytes)
 
 
 def _shifted(ram: int, own: int, moved: int, ram_limit: int) -> tuple[int, int]:

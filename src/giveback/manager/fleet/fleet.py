@@ -25,6 +25,7 @@ from giveback_kernel.escaping import escape_for_terminal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from giveback.manager.decide.resident_counts import Counts
     from giveback.manager.fleet.discovery import Found
     from giveback.manager.model import GuestView, ManagerAction, VmStatus
     from giveback.manager.settings.load import VmSettings
@@ -115,6 +116,10 @@ class Watched:
         """Whether the guest's report is not used any more, as resident memory has moved since."""
         return is_outdated(self.moved_bytes, self.vmm.ram_bytes)
 
+    def held_bytes(self, counts: Counts) -> int:
+        """Return what its process holds by these sums, as the host would have it again."""
+        return self.host.held_bytes(counts, self.vmm.ram_bytes)
+
     def use(self, settings: VmSettings) -> None:
         """Take other settings."""
         self.settings = settings
@@ -135,17 +140,22 @@ class Watched:
         self.guest.hear()
         self.changed()
         if isinstance(event, protocol.Hello):
+            self.guest.greet(now_s)
             self.on_hello(self)
         elif isinstance(event, protocol.MemoryReport):
             self.guest.take_line(event.line, now_s)
             report = from_agent(event.said, GuestSource.AGENT)
             if report.total_bytes is None:
                 self.errors.add("guest's numbers not believed")
+                self.guest.evade()
+            else:
+                self.guest.answer()
             self.guest.take_report(report, now_s)
             self.channel.forgive(now_s)
             self.on_report(self)
         elif isinstance(event, protocol.AskRefused):
             self.errors.add("refused by the agent")
+            self.guest.evade()
             self.guest.ask_at(now_s + schedule.refused_wait_s(event.retry_s))
 
     def count_error(self, word: str) -> None:

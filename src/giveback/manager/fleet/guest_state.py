@@ -16,12 +16,16 @@ from giveback.manager.decide.guest_view import FRESH_S
 if TYPE_CHECKING:
     from giveback.accounting.usage import GuestPicture
 
+_EVASIONS = 2
+"""An agent that starts, or is asked too often, may say so this often in a row: then it must answer."""
+
 
 class GuestState:
     """A guest's last memory report, and how its agent answers."""
 
     __slots__ = (
         "due_s",
+        "evasions",
         "had_agent",
         "line",
         "line_at_s",
@@ -43,6 +47,8 @@ class GuestState:
         self.had_agent = False
         self.missed = 0
         """Answers that did not come, in a row."""
+        self.evasions = 0
+        """How often its agent said something else since it last answered."""
         self.step = ""
         """What the agent does now, in its own words."""
         self.step_at_s: float | None = None
@@ -55,8 +61,28 @@ class GuestState:
         )
 
     def hear(self) -> None:
-        """Note that its agent has sent something that was expected."""
-        self.missed, self.had_agent = 0, True
+        """Note that its agent has sent something that was expected, but no numbers."""
+        self.had_agent = True
+
+    def greet(self, now_s: float) -> None:
+        """Note that its agent says that it has started, which takes back what it was asked.
+
+        It is asked at once. One that greets again and again has not answered.
+        """
+        if not self.evasions:
+            self.hurry(now_s)
+        self.evade()
+
+    def answer(self) -> None:
+        """Note that its agent has told its memory, in numbers that can be."""
+        self.missed, self.evasions, self.had_agent = 0, 0, True
+
+    def evade(self) -> None:
+        """Note that its agent has answered, but without numbers that can be: now and then it may."""
+        self.had_agent = True
+        self.evasions += 1
+        if self.evasions > _EVASIONS:
+            self.missed += 1
 
     def take_step(self, text: str, now_s: float) -> None:
         """Note what its agent does now."""
@@ -71,8 +97,11 @@ class GuestState:
         self.report, self.reported_at_s = report, now_s
 
     def connect(self) -> None:
-        """Begin again with a new session: its agent is asked at once."""
-        self.missed, self.due_s = 0, 0.0
+        """Begin again with a new session: its agent is asked at once.
+
+        What it missed before still counts: who hangs up and comes back has not answered.
+        """
+        self.due_s = 0.0
 
     def miss(self, now_s: float) -> None:
         """Note that an answer did not come in its time: the next question waits."""

@@ -17,6 +17,7 @@ from giveback.manager.decide.resident_counts import (
     Counts,
     Mappings,
     carried,
+    held_bytes,
     must_read_mappings,
 )
 from giveback_kernel.files import under
@@ -112,6 +113,10 @@ class HostSample:
         if self.mappings is not None:
             self.usage = carried(self.mappings, counts, ram_bytes)
         return True
+
+    def held_bytes(self, counts: Counts, ram_bytes: int) -> int:
+        """Return what the process holds by these sums; what is shared counts for its part."""
+        return held_bytes(self.mappings, counts, ram_bytes)
 
     def needs_process(self, now_s: float) -> bool:
         """Return whether the process is to be sampled now: the last sample is old enough for a rate."""

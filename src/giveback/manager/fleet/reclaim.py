@@ -220,7 +220,7 @@ class ReclaimOperation:
             vm, counts = by_key[ask.key], by_key[ask.key].host.counts
             if counts is None:
                 continue
-            resident_bytes = counts.resident_bytes
+            resident_bytes = vm.held_bytes(counts)
             if ask.key not in count.at_first_ask:
                 count.at_first_ask[ask.key] = resident_bytes
                 self._arbitration.supersede(vm, resident_bytes)
@@ -269,7 +269,7 @@ class ReclaimOperation:
         found = {}
         for vm in vms:
             counts = read_counts(self._root, vm.pid)
-            found[vm.key] = counts.resident_bytes if counts else 0
+            found[vm.key] = vm.held_bytes(counts) if counts else 0
             if counts is not None and vm.host.recount(counts, vm.vmm.ram_bytes):
                 vm.changed()
         return found

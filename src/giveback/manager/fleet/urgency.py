@@ -132,7 +132,8 @@ class Arbitration:
         counts = read_counts(self._root, vm.pid)
         if counts is None or ask.goal_bytes <= 0:
             return
-        raised = vm.request.expect_more(ask.goal_bytes, counts.resident_bytes, now_s, ask.urgency)
+        held_bytes = vm.held_bytes(counts)
+        raised = vm.request.expect_more(ask.goal_bytes, held_bytes, now_s, ask.urgency)
         if raised is not None:
             self._record(raised)
             return
@@ -145,7 +146,7 @@ class Arbitration:
             expected_bytes=ask.goal_bytes,
             reason=escape_for_terminal(ask.reason, 200),
         )
-        vm.request.expect(action, counts.resident_bytes, now_s)
+        vm.request.expect(action, held_bytes, now_s)
         vm.host.sample_at(now_s)
         vm.changed()
         self._record(action)
@@ -197,7 +198,7 @@ class Arbitration:
         numbered = self.keep(replace(action, vm=vm.key))
         counts, nothing_expected = vm.host.counts, vm.request.promise is None
         if taking and nothing_expected and counts is not None and action.expected_bytes > 0:
-            vm.request.expect(numbered, counts.resident_bytes, now_s)
+            vm.request.expect(numbered, vm.held_bytes(counts), now_s)
 
     def keep(self, action: ManagerAction) -> ManagerAction:
         """Record what a fallback has done, under the next number."""
@@ -208,7 +209,7 @@ class Arbitration:
     def check(self, vm: Watched, now_s: float) -> None:
         """Judge what the VM promised, where that can be judged now."""
         request, counts = vm.request, vm.host.counts
-        due = None if counts is None else request.due(counts.resident_bytes, now_s)
+        due = None if counts is None else request.due(vm.held_bytes(counts), now_s)
         if counts is None or due is None:
             return
         action, measured_bytes = due
@@ -224,7 +225,7 @@ class Arbitration:
                 or (escape_for_terminal(short.why, 300),)
             )
         request.judge(
-            counts.resident_bytes, now_s, is_excused=short is not None and short.is_excused
+            vm.held_bytes(counts), now_s, is_excused=short is not None and short.is_excused
         )
         if short is None and not promises.is_short(request.trust):
             request.explain(())

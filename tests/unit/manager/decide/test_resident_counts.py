@@ -27,6 +27,20 @@ def test_a_picture_is_carried_to_exactly_the_sums_of_now(
     assert after.ram_resident_bytes <= max(ram, ram_bytes)
 
 
+@given(st.integers(1, 1 << 40), st.integers(0, 1 << 40), st.integers(1, 4096))
+def test_memory_that_is_mapped_many_times_counts_once_and_unmapping_it_returns_nothing(
+    ram: int, left: int, times: int
+) -> None:
+    held = ram // times
+    left = min(left, ram)
+    mappings = Mappings(HostPicture(ram, ram_shared_bytes=ram - held), Counts(ram), 0.0, 0.001)
+    before = resident_counts.held_bytes(mappings, Counts(ram), ram)
+    after = resident_counts.held_bytes(mappings, Counts(left), ram)
+    assert before == held
+    assert 0 <= before - after <= held + 1
+    assert resident_counts.held_bytes(None, Counts(left), ram) == left
+
+
 def test_memory_that_went_while_the_mappings_were_read_is_not_missed() -> None:
     picture = HostPicture(224 * MIB, own_resident_bytes=8 * MIB)
     held, freed = Counts(232 * MIB), Counts(72 * MIB)

@@ -45,8 +45,32 @@ def test_an_agent_that_answers_again_is_not_silent() -> None:
     guest.hurry(110.0)
     guest.hurry(150.0)
     assert guest.due_s == 110.0
+    # Whatever else it says, and however often it comes back.
     guest.hear()
+    guest.connect()
+    assert (guest.missed, guest.had_agent) == (3, True)
+    guest.answer()
     assert (guest.missed, guest.had_agent) == (0, True)
+
+
+def test_an_agent_that_greets_again_and_again_or_answers_nonsense_is_silent() -> None:
+    restarted = GuestState()
+    restarted.miss(100.0)
+    restarted.greet(110.0)
+    assert (restarted.missed, restarted.due_s) == (1, 110.0)
+    restarted.answer()
+    restarted.greet(200.0)
+    assert restarted.missed == 0
+    greets, refuses = GuestState(), GuestState()
+    for number in range(4):
+        assert not schedule.is_silent(greets.missed)
+        assert not schedule.is_silent(refuses.missed)
+        greets.greet(float(number))
+        greets.hear()
+        refuses.evade()
+    assert greets.had_agent
+    assert schedule.is_silent(greets.missed)
+    assert schedule.is_silent(refuses.missed)
 
 
 def test_a_sample_that_tells_nothing_new_changes_no_usage() -> None:
