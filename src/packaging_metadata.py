@@ -14,5 +14,6 @@ class ExactSiblings(MetadataHookInterface):
     """Add `name==VERSION` for each of `siblings`, and the `others`, to the dependencies."""
 
     def update(self, metadata: dict[str, object]) -> None:
+        """Set `dependencies`; hatchling calls this with the project's table."""
         pinned = [f"{name}=={metadata['version']}" for name in self.config["siblings"]]
         metadata["dependencies"] = [*pinned, *self.config["others"]]

@@ -143,7 +143,7 @@ class PressureRun:
         return min((look.host.available_bytes for look in self.looks), default=0)
 
     def returned_bytes(self) -> int:
-        """The most that the VMs held before the hog, less the least that they held during it."""
+        """Return the most that the VMs held before the hog, less the least that they held during it."""
         sums = [(look.t_s, sum(look.resident_bytes.values())) for look in self.looks]
         before = [resident for t_s, resident in sums if t_s <= 0]
         during = [resident for t_s, resident in sums if 0 < t_s <= self.event_end_s]

@@ -16,14 +16,16 @@ class Moment(Protocol):
     """Something measured at a time, in seconds."""
 
     @property
-    def t_s(self) -> float: ...
+    def t_s(self) -> float:
+        """The time of the measurement, in seconds."""
 
 
 class Timed(Moment, Protocol):
     """A sample: its time and the resident bytes at that time."""
 
     @property
-    def resident_bytes(self) -> int: ...
+    def resident_bytes(self) -> int:
+        """The bytes that were resident at that time."""
 
 
 _Sample = TypeVar("_Sample", bound=Moment)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
+SPELLED = {".css", ".html", ".js", ".md", ".py", ".toml", ".yaml", ".yml", ""}
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,18 @@ def test_linter(command: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
     )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_words_are_spelled_right() -> None:
+    """Of all text files in version control, except figures and tables that a program has written."""
+    pytest.importorskip("codespell_lib", reason="codespell is missing: `./run test` installs it")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a checkout of git: which files are the project's is not known")
+    names = [name for name in listed.stdout.decode().split("\0") if Path(name).suffix in SPELLED]
+    command = [sys.executable, "-m", "codespell_lib", *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
