@@ -61,7 +61,11 @@ def run(args: argparse.Namespace) -> int:
     by_terms = terms(args.root, said if pid else None, now.meminfo)
     cold_bytes = cold_survey.would_take_bytes(args.root, by_terms, now.meminfo)
     if args.json:
-        guest = {**summary(now), "reporting": reporting.active, "why": reporting.evidence}
+        guest = {
+            **summary(now, said if pid else None),
+            "reporting": reporting.active,
+            "why": reporting.evidence,
+        }
         guest["cold_cache_bytes"] = cold_bytes
         guest["learned_floor_bytes"] = by_terms.learned_floor_bytes
         guest["cache_floor_bytes"] = by_terms.cache_floor_bytes
@@ -92,8 +96,8 @@ def terms(root: str, said: dict[str, Any] | None, memory: MemInfo) -> CacheTerms
     return cold_survey.terms_of(said, time.monotonic(), memory)
 
 
-def summary(now: Snapshot) -> dict[str, object]:
-    """The guest's memory by what could become of it, in bytes."""
+def summary(now: Snapshot, said: dict[str, Any] | None = None) -> dict[str, object]:
+    """The guest's memory by what could become of it, in bytes. `said`: the running agent's status."""
     memory = now.meminfo
     return {
         "mem_total_bytes": memory.mem_total_bytes,
@@ -101,7 +105,8 @@ def summary(now: Snapshot) -> dict[str, object]:
         "non_free_bytes": memory.non_free_bytes,
         "free_bytes": memory.mem_free_bytes,
         "reportable_bytes": now.reportable_bytes,
-        "trapped_bytes": now.trapped_bytes,
+        "small_free_bytes": now.trapped_bytes,
+        "trapped_bytes": None if now.trapped_bytes is None else trapped_bytes(now, said),
         "report_order": now.report_order,
         "cache_bytes": now.cache_bytes,
         "cold_cache_bytes": now.cold_cache_bytes,
@@ -111,6 +116,12 @@ def summary(now: Snapshot) -> dict[str, object]:
         "free_by_order": None if now.buddy is None else list(buddyinfo.by_order(now.buddy)),
         "vmstat": None if now.vmstat is None else as_dict(now.vmstat),
     }
+
+
+def trapped_bytes(now: Snapshot, said: dict[str, Any] | None) -> int:
+    """Return what is free in small blocks and was not reported by a pass of the agent's, at most."""
+    reported = cold_survey.amount(said, "small_reported_bytes")
+    return max(0, (now.trapped_bytes or 0) - reported)
 
 
 def lines(
@@ -132,12 +143,13 @@ def lines(
     used, free = memory.non_free_bytes // MIB, memory.mem_free_bytes // MIB
     out.append(f"memory    {memory.mem_total_bytes // MIB} MiB: {used} in use, {free} free")
     out += [f"          {remark}" for remark in memory.remarks]
-    out.append(f"free      {_free_words(now, reporting)}")
-    out.append(f"cache     {_cache_words(now, said if pid is not None else None, cold_bytes)}")
+    alive = said if pid is not None else None
+    out.append(f"free      {_free_words(now, reporting, alive)}")
+    out.append(f"cache     {_cache_words(now, alive, cold_bytes)}")
     out.append(f"slab      {memory.s_reclaimable_bytes // MIB} MiB reclaimable")
     if windows is not None:
         out.append(f"windows   {windows}")
-    return out + _busy_lines(said if pid is not None else None) + _pass_lines(said)
+    return out + _busy_lines(alive) + _pass_lines(said)
 
 
 def _urgency_words(said: dict[str, Any]) -> str:
@@ -186,7 +198,7 @@ def _excluded_lines(exclude: object) -> list[str]:
     return [f"          takes nothing from {patterns}{more}"]
 
 
-def _free_words(now: Snapshot, reporting: ReportingState) -> str:
+def _free_words(now: Snapshot, reporting: ReportingState, said: dict[str, Any] | None) -> str:
     """What of the free memory goes back to the host; a number that is not known is not told."""
     why_not = why_not_reported(reporting.active)
     if reporting.active is False:
@@ -194,10 +206,12 @@ def _free_words(now: Snapshot, reporting: ReportingState) -> str:
     if now.reportable_bytes is None or now.trapped_bytes is None:
         return "in blocks that this user may not see"
     order = now.report_order
-    words = (
-        f"{now.reportable_bytes // MIB} MiB in reported blocks (order {order} and above), "
-        f"{now.trapped_bytes // MIB} MiB trapped below"
-    )
+    words = f"{now.reportable_bytes // MIB} MiB in reported blocks (order {order} and above), "
+    trapped = trapped_bytes(now, said)
+    if trapped == now.trapped_bytes:
+        words += f"{trapped // MIB} MiB trapped below"
+    else:
+        words += f"{now.trapped_bytes // MIB} MiB in smaller ones: all but {trapped // MIB} MiB reported, too"
     return f"{words}; {why_not}" if why_not else words
 
 
@@ -213,16 +227,22 @@ def _pass_lines(said: dict[str, Any] | None) -> list[str]:
     out = [*small, f"passes    {said.get('passes') if said else 0} in all; the last:"]
     for one in recent[-3:]:
         try:
-            freed = (one["non_free_before_bytes"] - one["non_free_after_bytes"]) // MIB
+            freed = one["freed_bytes"] // MIB
             ago_s = time.monotonic() - one["started_s"]
             out.append(
                 f"          {ago_s:.0f} s ago, {one['took_s']:.0f} s long, {one['end']}: {freed} MiB freed, "
-                f"trapped {one['trapped_before_bytes'] // MIB} -> {one['trapped_after_bytes'] // MIB} MiB, "
-                f"{one['cpu_s']:.1f} s of CPU"
+                f"{one['small_after_bytes'] // MIB} MiB {_small_words(one)}, {one['cpu_s']:.1f} s of CPU"
             )
         except (KeyError, TypeError):
             continue
     return out
+
+
+def _small_words(one: dict[str, Any]) -> str:
+    """What a pass has left in small free blocks: in the words of the kernel log."""
+    return (
+        "in small pieces reported, too" if one["small_reported"] is True else "left in small pieces"
+    )
 
 
 def _windows(root: str, reporting: ReportingState) -> str | None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from giveback_agent.policy.actions import Compact, DrainLists
+from giveback_agent.policy.actions import (
+    Compact,
+    DrainLists,
+    DropCaches,
+    Reclaim,
+    ReclaimCold,
+    ReclaimEnded,
+    ReclaimSlab,
+)
 from giveback_kernel.record import Record
 
 TYPE_CHECKING = False
@@ -16,10 +24,15 @@ WSL_LINE = "WSL2: Performing memory compaction"
 # The same for a pass that compacted nothing.
 PASS_LINE = "giveback: giving memory back"
 FAILED = "failed"
+# Steps whose gain is cache and slab. What is free after a sync is not of its making.
+FREEING = (ReclaimCold.kind, ReclaimEnded.kind, Reclaim.kind, DropCaches.kind, ReclaimSlab.kind)
 
 
 class StepRecord(Record):
-    """One finished step; `gain_bytes` are freed bytes, for a compaction bytes made contiguous."""
+    """One finished step; `gain_bytes` are freed bytes, for a compaction bytes made contiguous.
+
+    Never negative: what the guest took meanwhile is its own affair.
+    """
 
     kind: str
     gain_bytes: int
@@ -29,23 +42,38 @@ class StepRecord(Record):
 
 
 class PassRecord(Record):
-    """One finished pass, with the guest at its beginning and its end."""
+    """One finished pass: what its steps have done, and the free memory in small blocks before and after.
+
+    The kernel log, `status` and its JSON all say these amounts. `freed_bytes` are cache and slab,
+    `from_lists_bytes` came from per-CPU lists. `small_reported`: what is in small blocks at the end was
+    reported, too; then nothing is trapped in them.
+    """
 
     started_s: float
     took_s: float
     why: str
     end: str
     steps: tuple[StepRecord, ...]
-    non_free_before_bytes: int
-    non_free_after_bytes: int
-    trapped_before_bytes: int
-    trapped_after_bytes: int
+    freed_bytes: int
+    from_lists_bytes: int
+    contiguous_bytes: int
+    small_before_bytes: int
+    small_after_bytes: int
     cpu_s: float
     deep_order: int | None = None
 
+    @property
+    def small_reported(self) -> bool:
+        """Whether the small blocks were reported."""
+        return self.deep_order is not None and self.end == "done"
+
 
 class PassLog:
-    """The pass that goes on, and the last ones that ended."""
+    """The pass that goes on, and the last ones that ended.
+
+    `small_reported_bytes` are free in small blocks and were reported by a pass: the host has them back,
+    though the free lists do not tell them from what is trapped.
+    """
 
     def __init__(self) -> None:
         self.begin: Snapshot | None = None
@@ -55,6 +83,7 @@ class PassLog:
         self.ended: list[PassRecord] = []
         self.count = 0
         self.slack_steps = self.slack_bytes = 0
+        self.small_reported_bytes = 0
 
     def start(self, begin: Snapshot, why: str) -> None:
         """A pass begins."""
@@ -66,13 +95,14 @@ class PassLog:
             gain = (before.trapped_bytes or 0) - (after.trapped_bytes or 0)
         else:
             gain = before.meminfo.non_free_bytes - after.meminfo.non_free_bytes
+        gain = max(0, gain)
         end = "given up" if outcome.abandoned else "done" if outcome.ok else FAILED
         step = StepRecord(outcome.kind, gain, outcome.took_s, outcome.cpu_s, end)
         if self.begin is not None:
             self.steps.append(step)
         else:
             self.slack_steps += 1
-            self.slack_bytes += max(0, gain)
+            self.slack_bytes += gain
         return step
 
     def finish(self, after: Snapshot, end: str) -> PassRecord | None:
@@ -80,21 +110,24 @@ class PassLog:
         begin = self.begin
         if begin is None:
             return None
+        steps = tuple(self.steps)
         record = PassRecord(
-            begin.monotonic_s, after.monotonic_s - begin.monotonic_s, self.why, end, tuple(self.steps),
-            begin.meminfo.non_free_bytes, after.meminfo.non_free_bytes,
-            begin.trapped_bytes or 0, after.trapped_bytes or 0, sum([s.cpu_s for s in self.steps]),
-            self.deep_order,
+            begin.monotonic_s, after.monotonic_s - begin.monotonic_s, self.why, end, steps,
+            _gain_of(steps, FREEING), _gain_of(steps, (DrainLists.kind,)),
+            _gain_of(steps, (Compact.kind,)), begin.trapped_bytes or 0, after.trapped_bytes or 0,
+            sum([s.cpu_s for s in steps]), self.deep_order,
         )  # fmt: skip
+        small, before = record.small_after_bytes, self.small_reported_bytes
+        self.small_reported_bytes = small if record.small_reported else min(before, small)
         self.begin = None
         self.count += 1
         self.ended = [*self.ended, record][-KEPT:]
         return record
 
 
-def gain_of(record: PassRecord, kind: str) -> int:
-    """The bytes that a pass's steps of one kind gained together."""
-    return sum([step.gain_bytes for step in record.steps if step.kind == kind])
+def _gain_of(steps: tuple[StepRecord, ...], kinds: tuple[str, ...]) -> int:
+    """The bytes that steps of some kinds gained together."""
+    return sum([step.gain_bytes for step in steps if step.kind in kinds])
 
 
 def compacted(record: PassRecord) -> bool:
@@ -104,18 +137,13 @@ def compacted(record: PassRecord) -> bool:
 
 def words(record: PassRecord, classic: str) -> str:
     """The pass in one line of the kernel log: `classic`, which users grep for, where it compacted."""
-    from_lists = max(0, gain_of(record, DrainLists.kind))
-    freed = max(0, record.non_free_before_bytes - record.non_free_after_bytes - from_lists)
-    gains = f"{freed // MIB} MiB of cache and slab freed"
-    if from_lists >= MIB:
-        gains += f", {from_lists // MIB} MiB taken from per-CPU lists"
+    gains = f"{record.freed_bytes // MIB} MiB of cache and slab freed"
+    if record.from_lists_bytes >= MIB:
+        gains += f", {record.from_lists_bytes // MIB} MiB taken from per-CPU lists"
     title = PASS_LINE
     if compacted(record):
         title = classic
-        gains += f", {max(0, gain_of(record, Compact.kind)) // MIB} MiB made contiguous"
-    reported = record.deep_order is not None and record.end == "done"
-    rest = "in small pieces reported, too" if reported else "left in small pieces"
-    text = (
-        f"{title}: {gains}, {record.trapped_after_bytes // MIB} MiB {rest}, {record.took_s:.0f} s"
-    )
+        gains += f", {record.contiguous_bytes // MIB} MiB made contiguous"
+    rest = "in small pieces reported, too" if record.small_reported else "left in small pieces"
+    text = f"{title}: {gains}, {record.small_after_bytes // MIB} MiB {rest}, {record.took_s:.0f} s"
     return text if record.end == "done" else f"{text}, stopped: {record.end}"

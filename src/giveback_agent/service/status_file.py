@@ -72,6 +72,7 @@ def log_fields(log: PassLog) -> dict[str, object]:
         "passes": log.count,
         "slack_steps": log.slack_steps,
         "slack_bytes": log.slack_bytes,
+        "small_reported_bytes": log.small_reported_bytes,
         "last_passes": [_as_dict(record) for record in log.ended],
     }
 
@@ -118,6 +119,7 @@ def busy_fields(state: BusySteps | None, gate: GateState) -> dict[str, object]:
 
 def _as_dict(record: PassRecord) -> dict[str, object]:
     shown: dict[str, object] = {n: getattr(record, n) for n in record._fields if n != "steps"}
+    shown["small_reported"] = record.small_reported
     shown["steps"] = [{n: getattr(s, n) for n in s._fields} for s in record.steps]
     return shown
 

@@ -84,7 +84,7 @@ def lows():
 def records():
     # A kill may leave the half-written next record beside it, which nobody reads.
     names = os.listdir("/run/giveback") if os.path.isdir("/run/giveback") else []
-    return sorted(name for name in names if not name.endswith(".new"))
+    return sorted(name for name in names if not name.endswith((".new", ".lock")))
 """
 
 RETURNS = """
@@ -226,7 +226,7 @@ def test_cold_cache_and_that_of_ended_cgroups_goes_and_hot_files_stay() -> None:
     assert ended["roots"] == before["roots"]
     # A host in need gets warm cache too, and about what it wants.
     warm = sum(ended[name] - said["after_warm"][name] for name in ended)
-    assert 20 <= warm <= 24 * 1.8, said["text"]
+    assert 20 <= warm <= 28, said["text"]
     assert (said["highs"], said["lows"], said["records"]) == (["max"] * 3, ["0"] * 3, [])
 
 

@@ -73,6 +73,8 @@ def first(guest: AgentGuest) -> dict[str, Any]:
         found["second"] = guest.agent("run")
         found["status"] = guest.agent("status")
         found["json"] = guest.agent("status", "--json")
+        found["picture"] = guest.agent("picture")
+        found["published again"] = guest.status()
         for command in ("status", "doctor", "config"):
             found[f"nobody's {command}"] = guest.agent_as_nobody(command)
         found["nobody's urgency"] = guest.agent_as_nobody("urgency", "3")
@@ -118,6 +120,28 @@ def test_a_pass_is_told_to_the_kernel_log_and_to_status(
     assert said["running_pid"] == first["pid"]
     assert said["guest"]["report_order"] is not None
     assert said["agent"]["passes"] >= int(in_all[1])
+
+
+def test_one_moment_is_told_alike_everywhere(guest: AgentGuest, first: dict[str, Any]) -> None:
+    """Of the last pass, and of what the next would take: the kernel log, `status`, its JSON, the host's."""
+    last = first["published again"]["last_passes"][-1]
+    freed_mib, small_mib = last["freed_bytes"] // MIB, last["small_after_bytes"] // MIB
+    log = [line for line in guest.sh("dmesg").splitlines() if "giveback: " in line]
+    rest = "in small pieces reported, too" if last["small_reported"] else "left in small pieces"
+    assert any(
+        f": {freed_mib} MiB of cache and slab freed" in line and f"{small_mib} MiB {rest}" in line
+        for line in log
+    ), (log, last)
+    shown = json.loads(first["json"].text)["guest"]
+    if first["published again"]["passes"] == first["published"]["passes"]:
+        assert f"{freed_mib} MiB freed, {small_mib} MiB {rest}" in first["status"].text
+        # Of what is free in small blocks the host has back what the pass has reported.
+        assert shown["trapped_bytes"] < 16 * MIB + shown["small_free_bytes"] // 4
+    picture = json.loads(first["picture"].text)
+    # Two samples of a guest that runs two commands meanwhile.
+    assert abs(picture["would_take_bytes"] - shown["cold_cache_bytes"]) < 16 * MIB
+    for floor in ("cache_floor_bytes", "learned_floor_bytes"):
+        assert picture[floor] == shown[floor] == first["published again"][floor]
 
 
 def test_a_stopped_service_is_told(first: dict[str, Any]) -> None:

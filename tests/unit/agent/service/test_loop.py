@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from agent_guests import snapshot
 from agent_kernel_samples import BALLOON_FEATURES, GUEST, plant
 
 from giveback_agent.policy import actions as act
@@ -384,18 +385,23 @@ def test_a_step_is_told_to_the_host_and_to_the_journal(
 
 
 def record_of(*kinds_and_ends: tuple[str, str]) -> pass_log.PassRecord:
-    done = tuple(pass_log.StepRecord(kind, 5 << 20, 1.0, 0.1, end) for kind, end in kinds_and_ends)
-    return pass_log.PassRecord(
-        0.0, 12.0, "idle", "done", done, 700 << 20, 300 << 20, 0, 9 << 20, 1.0
-    )
+    """Return the record of a pass in which each of these steps gained 5 MiB."""
+    log = pass_log.PassLog()
+    log.start(snapshot(0.0), "idle")
+    for kind, end in kinds_and_ends:
+        free = 805 if kind != act.Compact.kind else 800
+        trapped = 295 if kind == act.Compact.kind else 300
+        outcome = StepOutcome(kind, end == "done")
+        log.note(outcome, snapshot(1.0), snapshot(2.0, free=free, trapped=trapped))
+    record = log.finish(snapshot(12.0), "done")
+    assert record is not None
+    return record
 
 
 def test_the_kernel_logs_line_has_the_words_users_grep_for() -> None:
     record = record_of((act.ReclaimCold.kind, "done"), (act.Compact.kind, "done"))
     line = pass_log.words(record, pass_log.CLASSIC_LINE)
-    assert line.startswith(
-        "giveback: performing memory compaction: 400 MiB of cache and slab freed"
-    )
+    assert line.startswith("giveback: performing memory compaction: 5 MiB of cache and slab freed")
     assert "5 MiB made contiguous" in line
     assert pass_log.words(record, pass_log.WSL_LINE).startswith(
         "WSL2: Performing memory compaction"
@@ -403,8 +409,9 @@ def test_the_kernel_logs_line_has_the_words_users_grep_for() -> None:
 
 
 def test_what_came_from_per_cpu_lists_is_told_apart() -> None:
-    line = pass_log.words(record_of((act.DrainLists.kind, "done")), pass_log.CLASSIC_LINE)
-    assert "395 MiB of cache and slab freed, 5 MiB taken from per-CPU lists" in line
+    record = record_of((act.ReclaimCold.kind, "done"), (act.DrainLists.kind, "done"))
+    line = pass_log.words(record, pass_log.CLASSIC_LINE)
+    assert "5 MiB of cache and slab freed, 5 MiB taken from per-CPU lists" in line
 
 
 def test_emptied_lists_have_an_outcome(guest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,7 +432,8 @@ def test_emptied_lists_have_an_outcome(guest: Path, monkeypatch: pytest.MonkeyPa
 )
 def test_a_pass_that_compacted_nothing_does_not_say_so(steps: tuple[tuple[str, str], ...]) -> None:
     line = pass_log.words(record_of(*steps), pass_log.WSL_LINE)
-    assert line.startswith("giveback: giving memory back: 400 MiB of cache and slab freed")
+    freed_mib = 5 if act.ReclaimCold.kind in dict(steps) else 0
+    assert line.startswith(f"giveback: giving memory back: {freed_mib} MiB of cache and slab freed")
     assert "compaction" not in line
     assert "contiguous" not in line
 
