@@ -6,6 +6,7 @@ import time
 
 from giveback_agent.cgroups import survey, table
 from giveback_agent.errors import AgentError
+from giveback_agent.install import service_state
 from giveback_agent.policy.observation import why_not_reported
 from giveback_agent.release.cache import cold_survey
 from giveback_agent.release.observe import take
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
+    from giveback_agent.install.service_state import ServiceState
     from giveback_agent.policy.observation import Snapshot
     from giveback_agent.release.cache.cold_survey import CacheTerms
     from giveback_kernel.meminfo import MemInfo
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 # More of them would fill the screen.
 PATTERNS_SHOWN = 8
+RUNNING = "running"
 # Who may have set the urgency: the host names itself, the guest's own are in service/host_need.py.
 SETTERS = {
     "host": "the host",
@@ -55,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     except KernelFileError as error:
         raise AgentError(f"{error}: is /proc mounted?") from error
     pid = run_dir.running_pid(args.root)
+    service = service_state.NOT_INSTALLED if pid else service_state.read(args.root)
     said = read_status(args.root)
     reporting = page_reporting.probe(args.root)
     windows = _windows(args.root, reporting)
@@ -70,11 +74,18 @@ def run(args: argparse.Namespace) -> int:
         guest["learned_floor_bytes"] = by_terms.learned_floor_bytes
         guest["cache_floor_bytes"] = by_terms.cache_floor_bytes
         guest["cgroups"] = table.document(survey.survey(args.root))
-        report = {"running_pid": pid, "guest": guest, "agent": said, "windows": windows}
+        report = {
+            "running_pid": pid,
+            "state": RUNNING if pid else service.state,
+            "guest": guest,
+            "agent": said,
+            "windows": windows,
+        }
         print(json.dumps(report, indent=1))
     else:
         shares = table.lines(survey.survey(args.root))
-        print("\n".join([*lines(pid, now, said, windows, reporting, cold_bytes), *shares]))
+        shown = lines(pid, now, said, windows, reporting, cold_bytes, service)
+        print("\n".join([*shown, *shares]))
     return 0 if pid is not None else 3
 
 
@@ -131,10 +142,11 @@ def lines(
     windows: str | None,
     reporting: ReportingState,
     cold_bytes: int = 0,
+    service: ServiceState = service_state.NOT_INSTALLED,
 ) -> list[str]:
-    """The status in words. `cold_bytes`: what a pass would take of the cache."""
+    """The status in words. `cold_bytes`: what a pass would take of the cache. `service`: where none runs."""
     memory = now.meminfo
-    out = [f"agent     {f'runs, pid {pid}' if pid else 'does not run (start: giveback-agent run)'}"]
+    out = [f"agent     {f'runs, pid {pid}' if pid else service.words}"]
     if said is not None and pid is not None:
         out.append(
             f"          mode {said.get('mode')}, guest is {said.get('level')}, {_urgency_words(said)}"

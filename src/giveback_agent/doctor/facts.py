@@ -10,6 +10,7 @@ import errno
 import os
 
 from giveback_agent.doctor import other_reclaimers
+from giveback_agent.install import service_state
 from giveback_agent.release.cache import memory_high
 from giveback_agent.runtime import run_dir
 from giveback_agent.settings import load
@@ -146,6 +147,7 @@ class Facts(Record):
     rivals: tuple[str, ...]
     cold_discard: ColdDiscard | None
     cgroup_place: str | None = ""
+    is_starting: bool = False
 
 
 def gather(root: str, overrides: list[str]) -> Facts:
@@ -192,6 +194,7 @@ def gather(root: str, overrides: list[str]) -> Facts:
         rivals=other_reclaimers.find(root, wsl),
         cold_discard=_cold_discard(root) if wsl is not None else None,
         cgroup_place=cgroup_namespace.place_here(root),
+        is_starting=pid is None and service_state.read(root).state == service_state.STARTING,
     )
 
 

@@ -56,6 +56,30 @@ async def agent_serves(vm: LabVm) -> None:
     assert " /sys/kernel/debug debugfs " in await text(vm, "cat", "/proc/mounts")
 
 
+# Held before it has its lock: Python alone takes longer to start than these commands.
+HELD_AT_ITS_START = """
+for try in 1 2 3 4 5 6 7 8; do
+    systemctl restart giveback-agent
+    pid=$(systemctl show -p MainPID --value giveback-agent)
+    kill -STOP $pid
+    said=$(giveback-agent status)
+    kill -CONT $pid
+    case "$said" in "agent     starting"*) echo starting; exit 0;; esac
+done
+echo "$said"
+"""
+
+
+async def a_service_that_starts_is_told(vm: LabVm) -> None:
+    assert await text(vm, "sh", "-c", HELD_AT_ITS_START) == "starting"
+    await wait_until_it_serves(vm)
+    await text(vm, "systemctl", "stop", "giveback-agent")
+    stopped = await vm.guest.exec("giveback-agent", "status")
+    assert stopped.code == 3
+    assert "does not run (start: systemctl start giveback-agent.service)" in stopped.text
+    await text(vm, "systemctl", "start", "giveback-agent")
+
+
 async def containers_run(vm: LabVm) -> None:
     for prefix in ((), AS_USER):
         await text(vm, *prefix, "podman", "import", "-q", CONTAINER_ARCHIVE, "localhost/lab")
@@ -87,6 +111,7 @@ async def whole(series: str, accel: str) -> None:
         assert await text(vm, "uname", "-r") == kernel.release
         await settled(vm)
         await agent_serves(vm)
+        await a_service_that_starts_is_told(vm)
         await containers_run(vm)
         await services_run(vm)
     # The cached disk is unchanged: the guest's writes were discarded with it.

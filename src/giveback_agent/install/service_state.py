@@ -1,0 +1,57 @@
+"""How the installed service stands where no agent holds the lock: starting, failed, or stopped."""
+
+from __future__ import annotations
+
+import subprocess
+
+from giveback_agent.install import init_system, systemd_unit
+from giveback_kernel import files
+from giveback_kernel.record import Record
+
+STARTING, FAILED, STOPPED = "starting", "failed", "stopped"
+ASK_TIMEOUT_S = 5.0
+_JOURNAL = f"see journalctl -u {systemd_unit.NAME}"
+
+
+class ServiceState(Record):
+    """The `state`, and its `words`, with what to do."""
+
+    state: str
+    words: str
+
+
+NOT_INSTALLED = ServiceState(STOPPED, "does not run (start: giveback-agent run)")
+
+
+def parse(text: str) -> ServiceState:
+    """Return the state by what `systemctl show -p ActiveState,SubState` printed.
+
+    A service that systemd calls active and that holds no lock yet is starting: on a slow machine Python alone
+    takes seconds.
+    """
+    said = dict([line.split("=", 1) for line in text.splitlines() if "=" in line])
+    active, sub = said.get("ActiveState", ""), said.get("SubState", "")
+    if active == "activating" and sub == "auto-restart":
+        return ServiceState(FAILED, f"has failed, and systemd starts it again: {_JOURNAL}")
+    if active in ("active", "activating", "reloading"):
+        return ServiceState(STARTING, "starting")
+    if active == "failed":
+        return ServiceState(FAILED, f"has failed: {_JOURNAL}")
+    return ServiceState(STOPPED, f"does not run (start: systemctl start {systemd_unit.NAME})")
+
+
+def read(root: str) -> ServiceState:
+    """Ask systemd, where the service is one of its; another init is not asked."""
+    is_unit = files.exists(root, systemd_unit.UNIT_PATH)
+    if not (
+        is_unit and init_system.is_live(root) and init_system.find(root) == init_system.SYSTEMD
+    ):
+        return NOT_INSTALLED
+    command = ("systemctl", "show", "--property=ActiveState,SubState", systemd_unit.NAME)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, check=False, timeout=ASK_TIMEOUT_S, text=True
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return NOT_INSTALLED
+    return parse(done.stdout) if done.returncode == 0 else NOT_INSTALLED
