@@ -6,29 +6,28 @@ All of it is a guest's word: bounded in time and bytes, and checked by `giveback
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 
 from giveback.accounting.usage import NO_GUEST, GuestPicture, GuestSource, from_balloon
 from giveback.errors import VmError
 from giveback.guest import protocol, qemu_guest_agent
 from giveback.guest.channel import LineStream, lines, where
+from giveback.guest.page_answer import PAGES_LIMIT_CHARS, TIMEOUT_S
 from giveback.guest.protocol import from_agent
-from giveback.guest.via_daemon import borrow
+from giveback.guest.via_daemon import borrow, borrow_pages
 from giveback.vmm.base import Channel, ChannelKind, VmDescription, VmState
 from giveback_kernel.escaping import escape_for_terminal
 
-PAGES_TIMEOUT_S = 150.0
-"""What the agent gives itself for them, and some more."""
 ALIVE_TIMEOUT_S = 3.0
 """How long an agent may take to show that it is there, before it is waited for so long."""
 HOW_BY_FILE = "run `giveback-agent picture --pages` in the guest, and give --guest FILE"
-STOP_THE_DAEMON = (
-    "giveback daemon holds the agent's port, and asks for no pages: stop it meanwhile "
-    "(systemctl stop giveback-daemon)"
+OLD_DAEMON = (
+    "giveback daemon holds the agent's port, and is too old to ask for pages: restart it "
+    "(systemctl restart giveback-daemon)"
 )
 _UNASKED_LINES_LIMIT = 256
-_PAGES_LIMIT_CHARS = 16 << 20
-_RETRY_LIMIT_S = 30.0
+_RETRY_LEAST_S, _RETRY_LIMIT_S = 0.02, 30.0
 
 
 async def read_guest(
@@ -90,20 +89,23 @@ async def _ask(channel: Channel, timeout_s: float, by_cgroup: bool) -> GuestPict
 
 
 async def read_pages(
-    vm: VmDescription, timeout_s: float = PAGES_TIMEOUT_S, closed: frozenset[str] = frozenset()
+    vm: VmDescription, timeout_s: float = TIMEOUT_S, closed: frozenset[str] = frozenset()
 ) -> dict[str, object]:
     """What the agent says of each page (and of memory), where its port is not among the `closed`.
 
-    A port that the daemon holds is left to it: QEMU serves one client, and who tries it takes it away. Vsock
-    serves several. Raises VmError that says why it cannot.
+    Where the daemon is connected to the agent it asks for them: QEMU serves one client of a port, and who
+    tries it takes it away. Raises VmError that says why it cannot.
     """
     problems = []
     lent = await borrow(vm)
     is_held = lent is not None and lent.get("held") is True
-    for channel in vm.channels:
-        if is_held and channel.kind is ChannelKind.VIRTIO_SERIAL:
-            problems.append(f"{where(channel)}: {STOP_THE_DAEMON}")
-        elif channel.path in closed:
+    if is_held:
+        try:
+            return await _pages_via_daemon(vm, timeout_s)
+        except VmError as error:
+            problems.append(escape_for_terminal(str(error), 400))
+    for channel in () if is_held else vm.channels:
+        if channel.path in closed:
             problems.append(_closed(channel))
         elif channel.kind is not ChannelKind.QEMU_GUEST_AGENT:
             try:
@@ -113,6 +115,24 @@ async def read_pages(
                 problems.append(escape_for_terminal(str(error), 400))
     why = "; ".join(problems) or "the VM has no channel to an agent"
     raise VmError(f"{escape_for_terminal(vm.name)}: {why}. Instead: {HOW_BY_FILE}")
+
+
+async def _pages_via_daemon(vm: VmDescription, timeout_s: float) -> dict[str, object]:
+    """Ask the daemon for the pages, again where the agent says when. Raises VmError."""
+    until_s = time.monotonic() + timeout_s
+    while True:
+        said = await borrow_pages(vm, max(0.0, until_s - time.monotonic()))
+        if said is None:
+            raise VmError("giveback daemon gave no answer")
+        if isinstance(said.get("pages"), str):
+            return said
+        why, again_s = said.get("error"), said.get("again_s")
+        if not isinstance(why, str):
+            raise VmError(OLD_DAEMON)
+        wait_s = again_s if isinstance(again_s, int | float) else _RETRY_LIMIT_S + 1
+        if wait_s > _RETRY_LIMIT_S or time.monotonic() + wait_s > until_s:
+            raise VmError(f"giveback daemon asked for its pages: {why}")
+        await asyncio.sleep(max(_RETRY_LEAST_S, wait_s))
 
 
 async def ask_agent(
@@ -150,8 +170,8 @@ async def _answer(stream: LineStream, ask: str, number: int) -> dict[str, object
             ):
                 parts.append(data)
                 chars += len(data)
-                if chars > _PAGES_LIMIT_CHARS:
-                    raise VmError(f"the agent's pages take more than {_PAGES_LIMIT_CHARS} bytes")
+                if chars > PAGES_LIMIT_CHARS:
+                    raise VmError(f"the agent's pages take more than {PAGES_LIMIT_CHARS} bytes")
                 if of == len(parts):
                     return memory | {"pages": "".join(parts)}
             case _:
@@ -162,4 +182,4 @@ async def _answer(stream: LineStream, ask: str, number: int) -> dict[str, object
 def _retry_s(refused: protocol.AskRefused) -> float:
     if refused.retry_s is None or refused.retry_s > _RETRY_LIMIT_S:
         raise VmError(f"the agent refuses: {refused.text}")
-    return max(0.02, refused.retry_s)
+    return max(_RETRY_LEAST_S, refused.retry_s)

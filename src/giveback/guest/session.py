@@ -11,8 +11,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, cast
 
 from giveback.errors import VmError
-from giveback.guest import protocol
+from giveback.guest import page_answer, protocol
 from giveback.guest.channel import open_socket, where
+from giveback.guest.page_answer import PageAnswer
 from giveback.guest.rate_limits import Bucket
 from giveback.vmm.base import ChannelKind
 from giveback.vmm.clients.sockets import reason
@@ -55,13 +56,13 @@ class Owner(Protocol):
 
 
 class Session(asyncio.BufferedProtocol):
-    """A connection and what is outstanding on it: at most one question and one urgency.
+    """A connection and what is outstanding on it: at most one question, one for pages, and one urgency.
 
     `buffer` may be shared by all sessions of a loop: it is emptied before anybody else may fill it.
     """
 
     __slots__ = (
-        "_answer_id", "_asked_at_s", "_buffer", "_bytes", "_greeting", "_lines", "_owner",
+        "_answer_id", "_asked_at_s", "_buffer", "_bytes", "_greeting", "_lines", "_owner", "_pages",
         "_rubbish", "_splitter", "_told", "_transport", "answers", "connected_at_s", "heard_at_s",
     )  # fmt: skip
 
@@ -80,6 +81,7 @@ class Session(asyncio.BufferedProtocol):
         self._answer_id: int | None = None
         self._asked_at_s = 0.0
         self._told: tuple[int, int, float] | None = None
+        self._pages: PageAnswer | None = None
 
     @property
     def is_connected(self) -> bool:
@@ -96,20 +98,36 @@ class Session(asyncio.BufferedProtocol):
         return self._answer_id is not None
 
     def overdue(self, now_s: float) -> bool:
-        """Whether the question that is out has had its time; it is then no longer out."""
+        """Whether the question that is out has had its time; it is then no longer out.
+
+        One for pages has more time, and is then no longer out either.
+        """
+        if self._pages is not None and now_s - self._pages.asked_at_s >= page_answer.TIMEOUT_S:
+            self._end_pages("no answer in time")
         if self._answer_id is None or now_s - self._asked_at_s < ANSWER_TIMEOUT_S:
             return False
         self._answer_id = None
         return True
 
     def ask(self, now_s: float, by_cgroup: bool = False) -> bool:
-        """Ask for the guest's memory, unless that is out already; False where it cannot be sent."""
-        if self._answer_id is not None or not self._has_room():
+        """Ask for the guest's memory, unless that is out already; False where it cannot be sent.
+
+        Nor while its pages are: the agent makes one answer at a time.
+        """
+        if self._answer_id is not None or self._pages is not None or not self._has_room():
             return False
         self._answer_id = protocol.new_id()
         self._asked_at_s = now_s
         self._write(protocol.ask("memory", self._answer_id, by_cgroup))
         return True
+
+    def ask_pages(self) -> PageAnswer | None:
+        """Ask what each page is used for; None where a question is out already, or it cannot be sent."""
+        if self._answer_id is not None or self._pages is not None or not self._has_room():
+            return None
+        self._pages = PageAnswer(protocol.new_id(), _now_s())
+        self._write(protocol.ask("pages", self._pages.number, by_cgroup=True))
+        return self._pages
 
     def tell(
         self, urgency: int, lease_s: float, goal_bytes: int | None = None, by: str = ""
@@ -124,6 +142,7 @@ class Session(asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """Let go of the channel; the owner is not told."""
+        self._end_pages("the connection to the agent was closed")
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
@@ -142,7 +161,9 @@ class Session(asyncio.BufferedProtocol):
         if self._transport is None:
             return
         now_s = _now_s()
-        if not self._bytes.take(nbytes, now_s):
+        # What was asked for may be larger than what a guest may send unasked.
+        is_of_pages = self._pages is not None and self._pages.allows_bytes(nbytes)
+        if not is_of_pages and not self._bytes.take(nbytes, now_s):
             self._end(Ended.FLOOD)
             return
         lines = self._splitter.feed(bytes(self._buffer[:nbytes]))
@@ -164,7 +185,8 @@ class Session(asyncio.BufferedProtocol):
             self._end(Ended.NO_LISTENER if self._greeting else Ended.CLOSED)
 
     def _take(self, line: bytes, now_s: float) -> None:
-        if not self._lines.take(1, now_s):
+        is_of_pages = self._pages is not None and self._pages.allows_line()
+        if not is_of_pages and not self._lines.take(1, now_s):
             self._end(Ended.FLOOD)
             return
         if self._greeting:
@@ -179,12 +201,14 @@ class Session(asyncio.BufferedProtocol):
                 self._end(Ended.RUBBISH)
             return
         self.heard_at_s = now_s
-        self._owner.heard(event)
+        if not isinstance(event, protocol.Pages):
+            self._owner.heard(event)
 
     def _is_expected(self, event: protocol.Event) -> bool:
         """Whether it may be said unasked, or answers what is out: each number serves once."""
         if isinstance(event, protocol.Hello):
             self._answer_id = self._told = None
+            self._end_pages("the agent was started again")
             return True
         if isinstance(event, protocol.StepEvent):
             return True
@@ -193,11 +217,23 @@ class Session(asyncio.BufferedProtocol):
             if told is not None and told[0] != event.id:
                 self._told = told
             return told is not None and told[:2] == (event.id, event.urgency)
-        if isinstance(event, protocol.Pages) or event.id != self._answer_id:
+        if self._pages is not None and event.id == self._pages.number:
+            is_next = self._pages.take(event)
+            if self._pages.is_over:
+                self._pages = None
+            if not is_next:
+                return False
+        elif isinstance(event, protocol.Pages) or event.id != self._answer_id:
             return False
-        self._answer_id = None
+        else:
+            self._answer_id = None
         self.answers += isinstance(event, protocol.MemoryReport)
         return True
+
+    def _end_pages(self, why: str) -> None:
+        pages, self._pages = self._pages, None
+        if pages is not None:
+            pages.fail(why)
 
     def _has_room(self) -> bool:
         if self._transport is None or self._greeting:

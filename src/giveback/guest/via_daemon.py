@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
+from giveback.guest.page_answer import PAGES_LIMIT_CHARS
 from giveback.guest.protocol import parse_object
 from giveback.vmm.clients.sockets import connect_unix
 
@@ -29,6 +30,7 @@ _BY_CGROUP_TIMEOUT_S = 2.5
 """The agent may take a second to read them."""
 _LINE_LIMIT_BYTES = 256 << 10
 """A line of the agent's, whose characters may each be escaped, and what the daemon adds."""
+_PAGES_LIMIT_BYTES = PAGES_LIMIT_CHARS + _LINE_LIMIT_BYTES
 
 
 def default_path(environ: Mapping[str, str] = os.environ) -> str:
@@ -52,23 +54,39 @@ async def borrow(vm: VmDescription, *, by_cgroup: bool = False) -> dict[str, obj
     It is the agent's `memory` event with its `age_s` and `moved_bytes`, where there is one; and `held`:
     whether the agent's port is the daemon's. `by_cgroup`: ask also which service and container has what.
     """
+    more = b',"cgroups":true' if by_cgroup else b""
+    timeout_s = _BY_CGROUP_TIMEOUT_S if by_cgroup else _TIMEOUT_S
     for place in places():
-        said = await _ask(vm, place, by_cgroup)
+        said = await _ask(vm, place, more, timeout_s, _LINE_LIMIT_BYTES)
         if said is not None:
             return said
     return None
 
 
-async def _ask(vm: VmDescription, where: str, by_cgroup: bool) -> dict[str, object] | None:
+async def borrow_pages(vm: VmDescription, timeout_s: float) -> dict[str, object] | None:
+    """What the guest says of its pages, by way of the daemon; None where no daemon knows the VM.
+
+    It is the agent's `memory` event with all its `pages`; or `error`, and `again_s` where asking again helps.
+    A daemon that asks for no pages answers as for `borrow`.
+    """
+    for place in places():
+        said = await _ask(vm, place, b',"pages":true', timeout_s, _PAGES_LIMIT_BYTES)
+        if said is not None:
+            return said
+    return None
+
+
+async def _ask(
+    vm: VmDescription, where: str, more: bytes, timeout_s: float, limit_bytes: int
+) -> dict[str, object] | None:
     if not os.access(where, os.R_OK | os.W_OK):
         return None
     writer: asyncio.StreamWriter | None = None
     try:
-        async with asyncio.timeout(_BY_CGROUP_TIMEOUT_S if by_cgroup else _TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             reader, writer = await asyncio.open_connection(
-                sock=connect_unix(where), limit=_LINE_LIMIT_BYTES
+                sock=connect_unix(where), limit=limit_bytes
             )
-            more = b',"cgroups":true' if by_cgroup else b""
             writer.write(b'{"pid":%d%b}\n' % (vm.pid, more))
             said = parse_object(await reader.readuntil(b"\n"))
     except (OSError, VmError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):

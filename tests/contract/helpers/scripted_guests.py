@@ -28,7 +28,7 @@ GIB = 1 << 30
 DEADLINE_S = 60.0
 
 _PROGRAM = r"""
-import ctypes, json, mmap, os, select, socket, sys, time
+import base64, ctypes, json, mmap, os, select, socket, sys, time, zlib
 spec = json.loads(sys.argv[1])
 size, held = spec["ram_mib"] << 20, spec["held_mib"] << 20
 whole = mmap.mmap(-1, size + 8192, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -81,7 +81,7 @@ def answers(said, kind, before):
         if kind == "restarts" and not before:
             before.append(1)
             yield line(event="hello", agent="scripted, started again", asks=["memory"])
-    elif said.get("ask") == "memory":
+    elif said.get("ask") in ("memory", "pages"):
         number = said["id"]
         message = dict(event="memory", id=number, page_bytes=4096, reporting=True, report_order=9,
             meminfo=meminfo(), buddyinfo=buddyinfo(), pcp_bytes=0, compressed_swap_bytes=0)
@@ -99,6 +99,15 @@ def answers(said, kind, before):
             yield line(**message)
         if kind == "replay":
             yield line(**message)
+        if said["ask"] == "pages":
+            data = pages()
+            parts = [data[at:at + 100] for at in range(0, len(data), 100)]
+            for part, text in enumerate(parts):
+                yield line(event="pages", id=number, part=part, of=len(parts), data=text)
+
+def pages():
+    # Half of it free, page by page, and not compressed: more lines than it may send unasked.
+    return base64.b64encode(zlib.compress(b"F1A1" * (size >> 13), 0)).decode()
 
 def serve(client, kind):
     before = []

@@ -13,8 +13,9 @@ from giveback.guest.protocol import parse_object
 from giveback.vmm.clients.sockets import remove_stale, short_path
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
     from pathlib import Path
+    from typing import Any
 
     from giveback.manager.fleet.fleet import Fleet, Watched
 
@@ -24,6 +25,9 @@ _BY_CGROUP_PATIENCE_S = 1.8
 _ASK_LIMIT_BYTES = 256
 _CLIENT_S = 2.0
 _CLIENTS = 64
+_PAGES_AT_ONCE = 2
+"""An answer may take 16 MiB, twice while it is written."""
+_BUSY_S = 0.5
 
 
 @contextlib.asynccontextmanager
@@ -32,17 +36,26 @@ async def proxying(fleet: Fleet, path: Path) -> AsyncIterator[None]:
 
     Raises InputError where the socket cannot be made.
     """
-    gate = asyncio.Semaphore(_CLIENTS)
+    gate, few = asyncio.Semaphore(_CLIENTS), asyncio.Semaphore(_PAGES_AT_ONCE)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with gate:
             with contextlib.suppress(OSError, TimeoutError, ValueError):
                 async with asyncio.timeout(_CLIENT_S):
                     asked = parse_object(await reader.readline())
+                if asked.get("pages") is True:
+                    answer = await _unless_gone(pages_of(asked.get("pid")), reader)
+                else:
                     by_cgroup = asked.get("cgroups") is True
-                    writer.write(await _answer(fleet, asked.get("pid"), by_cgroup) + b"\n")
+                    answer = await _answer(fleet, asked.get("pid"), by_cgroup)
+                async with asyncio.timeout(_CLIENT_S):
+                    writer.write(answer + b"\n")
                     await writer.drain()
             writer.close()
+
+    async def pages_of(pid: object) -> bytes:
+        async with few:
+            return await _pages(fleet, pid)
 
     listener = _listener(path)
     try:
@@ -75,8 +88,7 @@ async def _answer(fleet: Fleet, pid: object, by_cgroup: bool) -> bytes:
     `held`: its port is the daemon's, so that nobody else need try it. `moved_bytes`: by how much
     resident memory has moved since the report; null where that was not watched.
     """
-    keys = fleet.pids.get(pid, set()) if isinstance(pid, int) else set()
-    vm = next((fleet.vms[key] for key in keys), None)
+    vm = _found(fleet, pid)
     if vm is None:
         return b"null"
     await _freshen(vm, by_cgroup)
@@ -89,6 +101,40 @@ async def _answer(fleet: Fleet, pid: object, by_cgroup: bool) -> bytes:
     age_s, moved_bytes = now_s - guest.line_at_s, vm.host.moved_since(guest.line_at_s)
     said = parse_object(guest.line)
     return json.dumps({**said, **known, "age_s": age_s, "moved_bytes": moved_bytes}).encode()
+
+
+async def _unless_gone(answer: Coroutine[Any, Any, bytes], reader: asyncio.StreamReader) -> bytes:
+    """Await an answer that may take long. Raises ConnectionError once its client has gone."""
+    made, gone = asyncio.ensure_future(answer), asyncio.ensure_future(reader.read(1))
+    try:
+        await asyncio.wait((made, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not made.done():
+            raise ConnectionResetError
+        return made.result()
+    finally:
+        for one in (made, gone):
+            one.cancel()
+
+
+async def _pages(fleet: Fleet, pid: object) -> bytes:
+    """What the agent says of each page: its report with `pages`, or an `error` and when to ask again."""
+    vm = _found(fleet, pid)
+    if vm is None:
+        return b"null"
+    session = vm.channel.session
+    pages = None if session is None else session.ask_pages()
+    if session is None:
+        said: dict[str, object] = {"error": "no agent answers there", "again_s": None}
+    elif pages is None:
+        said = {"error": "another program asks for them just now", "again_s": _BUSY_S}
+    else:
+        said = await pages.wait()
+    return json.dumps({**said, "name": vm.name}).encode()
+
+
+def _found(fleet: Fleet, pid: object) -> Watched | None:
+    keys = fleet.pids.get(pid, set()) if isinstance(pid, int) else set()
+    return next((fleet.vms[key] for key in keys), None)
 
 
 async def _freshen(vm: Watched, by_cgroup: bool) -> None:
