@@ -125,6 +125,8 @@ class GuestPicture:
     cgroups: tuple[GuestCgroup, ...] = ()
     """By service and container, where that was asked for."""
     problems: tuple[str, ...] = field(default_factory=tuple)
+    agent_is_there: bool = False
+    """Whether an agent answered that it gives no numbers just now: these are somebody else's, or none."""
 
     @property
     def returnable_cold_bytes(self) -> int:

@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 
 _GUEST_FILE_LIMIT_BYTES = 64 << 20
 _TIMEOUT_S = 3.0
+_PATIENCE_S = 15.0
+"""Who asks about one VM would rather wait than be told to ask again."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """VM, --pid, --ram and --guest."""
-    parser.add_argument("vm", metavar="VM", nargs="?", help="the VM's name or its VMM's PID")
+    parser.add_argument(
+        "vm", metavar="VM", nargs="?", help="the VM's name, its key or its VMM's PID"
+    )
     parser.add_argument(
         "--pid", type=int, metavar="PID", help="any process: the host's side of an unknown VMM"
     )
@@ -53,12 +57,7 @@ def chosen(args: argparse.Namespace) -> tuple[Backend, VmDescription]:
             return found[0]
         backend = ProcessBackend()
         return backend, backend.describe(args.pid, args.ram)
-    vms = find()
-    if args.vm is None:
-        if len(vms) == 1:
-            return vms[0]
-        return choose(vms, "")
-    return choose(vms, args.vm)
+    return choose(find(), args.vm or "")
 
 
 def guest_file(args: argparse.Namespace) -> dict[str, object] | None:
@@ -97,6 +96,7 @@ class CommandTarget:
             guest_timeout_s=_TIMEOUT_S,
             guest=None if self.said is None else from_agent(self.said, GuestSource.FILE),
             by_cgroup=by_cgroup,
+            patience_s=_PATIENCE_S,
         )
 
     async def observe_pages(self) -> tuple[Observation, dict[str, object]]:

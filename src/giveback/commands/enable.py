@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from giveback.accounting import next_steps
 from giveback.commands import _daemon
-from giveback.errors import InputError
+from giveback.errors import InputError, VmError
 from giveback.reporters import changes
 from giveback.vmm.backends import libvirt
-from giveback.vmm.find import choose, find
+from giveback.vmm.find import choose, find, is_called
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
@@ -72,14 +72,21 @@ def run(args: argparse.Namespace) -> int:
     period_s = _PERIOD_S if args.period is None else args.period
     if args.statistics:
         return asyncio.run(_ask_for_statistics(args, choose(vms, args.domain)[1], period_s))
-    named = [pair for pair in vms if args.domain in (pair[1].name, str(pair[1].pid))]
+    named = [pair for pair in vms if is_called(pair[1], args.domain)]
     if len(named) == 1 and named[0][1].backend != "libvirt":
         return asyncio.run(_without_libvirt(args, *named[0], period_s))
     if not libvirt.available():
         if not named:
             choose(vms, args.domain)
         raise InputError("libvirt-python is not installed: pip install 'giveback[libvirt]'")
-    return _domain(args, named[0][1] if len(named) == 1 else None, period_s)
+    try:
+        return _domain(args, named[0][1] if len(named) == 1 else None, period_s)
+    except VmError as error:
+        if named:
+            raise
+        # It may be a domain that is not started; what libvirt says is the second half of the answer.
+        name = escape_for_terminal(args.domain, 80)
+        raise InputError(f"no VM that runs is called {name!r}, nor a domain: {error}") from error
 
 
 def _check(args: argparse.Namespace) -> None:

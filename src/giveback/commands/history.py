@@ -79,10 +79,16 @@ def _found(args: argparse.Namespace) -> HistorySpan:
         return _daemon.client(args).history(from_s, to_s, args.vm)
     try:
         return reader.read(str(path), from_s, to_s, args.vm)
-    except HistoryError:
-        if args.file or os.geteuid() == 0:
+    except HistoryError as error:
+        if args.file:
             raise
-        return _daemon.client(args).history(from_s, to_s, args.vm)
+        from giveback.manager.http.client import NoDaemonError  # noqa: PLC0415
+
+        # A daemon that was told by its own settings where to keep it is found all the same.
+        try:
+            return _daemon.client(args).history(from_s, to_s, args.vm)
+        except NoDaemonError:
+            raise error from None
 
 
 def _may_read(path: Path) -> bool:

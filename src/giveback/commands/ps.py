@@ -15,9 +15,9 @@ from giveback.errors import VmError
 from giveback.guest.observe import observe_host
 from giveback.host.memory import read_host_view
 from giveback.host.process_sample import read_process_sample
-from giveback.manager.model import key_of
 from giveback.reporters import vm_table
 from giveback.reporters.tables.vm_columns import PS
+from giveback.vmm.base import key_of
 
 if TYPE_CHECKING:
     import argparse

@@ -79,18 +79,20 @@ async def observe(
     guest_timeout_s: float | None = None,
     guest: GuestPicture | None = None,
     by_cgroup: bool = False,
+    patience_s: float = 0.0,
 ) -> Observation:
     """Ask the VMM, then the guest, then read the host: the last at once after the guest.
 
     `guest` is a picture brought from elsewhere; then the guest is not asked, else it has
-    `guest_timeout_s` (a quarter of `timeout_s`) for each way to it. `by_cgroup`: ask it also which service
-    and container has what. Never raises VmError.
+    `guest_timeout_s` (a quarter of `timeout_s`) for each way to it; an agent that says when it answers again
+    is waited for at most `patience_s`. `by_cgroup`: ask it also which service and container has what. Never
+    raises VmError.
     """
     state = await backend.inspect(vm, layout=layout, timeout_s=timeout_s)
     vm = state.description or vm
     if guest is None:
-        patience_s = guest_timeout_s or timeout_s / 4
-        guest = await read_guest(vm, state, time.time(), patience_s, by_cgroup)
+        wait_s = guest_timeout_s or timeout_s / 4
+        guest = await read_guest(vm, state, time.time(), wait_s, by_cgroup, patience_s)
     return _with_host(vm, state, guest, root)
 
 

@@ -6,6 +6,7 @@ All of it is a guest's word: bounded in time and bytes, and checked by `giveback
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import replace
 
@@ -27,6 +28,16 @@ OLD_DAEMON = (
     "(systemctl restart giveback-daemon)"
 )
 _UNASKED_LINES_LIMIT = 256
+
+
+class AgentBusyError(VmError):
+    """An agent is there, and answers again in `again_s`: its answers may take a tenth of a CPU at most."""
+
+    def __init__(self, text: str, again_s: float) -> None:
+        super().__init__(text)
+        self.again_s = again_s
+
+
 _RETRY_LEAST_S, _RETRY_LIMIT_S = 0.02, 30.0
 
 
@@ -36,11 +47,14 @@ async def read_guest(
     now_s: float,
     timeout_s: float = 0.5,
     by_cgroup: bool = False,
+    patience_s: float = 0.0,
 ) -> GuestPicture:
     """The best picture there is; its problems say why better sources gave none. Never raises.
 
-    `by_cgroup`: ask an agent also which service and container has what.
+    `by_cgroup`: ask an agent also which service and container has what. An agent that was asked just before
+    says when it answers again: so long it is waited for, but at most `patience_s`.
     """
+    agent_is_there = False
     problems: list[str] = []
     lent = await borrow(vm, by_cgroup=by_cgroup)
     is_held = lent is not None and lent.get("held") is True
@@ -59,8 +73,9 @@ async def read_guest(
             problems.append(_closed(channel))
             continue
         try:
-            guest = await _ask(channel, timeout_s, by_cgroup)
+            guest = await _ask_patiently(channel, timeout_s, by_cgroup, patience_s)
         except VmError as error:
+            agent_is_there = agent_is_there or isinstance(error, AgentBusyError)
             problems.append(str(error))
             continue
         if guest.total_bytes is not None:
@@ -68,8 +83,10 @@ async def read_guest(
         problems += guest.problems
     if state.statistics is not None:
         guest = from_balloon(state.statistics, now_s)
-        return replace(guest, problems=(*problems, *guest.problems))
-    return replace(NO_GUEST, problems=tuple(problems))
+        problems += guest.problems
+    else:
+        guest = NO_GUEST
+    return replace(guest, problems=tuple(problems), agent_is_there=agent_is_there)
 
 
 def _closed(channel: Channel) -> str:
@@ -78,6 +95,21 @@ def _closed(channel: Channel) -> str:
         "qemu-guest-agent" if channel.kind is ChannelKind.QEMU_GUEST_AGENT else "giveback-agent"
     )
     return f"{where(channel)}: no program in the guest has opened this port: no {wanted} runs there"
+
+
+async def _ask_patiently(
+    channel: Channel, timeout_s: float, by_cgroup: bool, patience_s: float
+) -> GuestPicture:
+    """Ask, and once more where an agent says that it answers again within `patience_s`. Raises VmError."""
+    try:
+        return await _ask(channel, timeout_s, by_cgroup)
+    except AgentBusyError as busy:
+        if busy.again_s > patience_s:
+            raise
+        again_s = busy.again_s
+    # Without the port meanwhile: others may need it.
+    await asyncio.sleep(again_s)
+    return await _ask(channel, timeout_s, by_cgroup)
 
 
 async def _ask(channel: Channel, timeout_s: float, by_cgroup: bool) -> GuestPicture:
@@ -109,7 +141,9 @@ async def read_pages(
             problems.append(_closed(channel))
         elif channel.kind is not ChannelKind.QEMU_GUEST_AGENT:
             try:
-                await ask_agent(channel, "memory", min(timeout_s, ALIVE_TIMEOUT_S))
+                # That it says when it answers again shows as well that it is there.
+                with contextlib.suppress(AgentBusyError):
+                    await ask_agent(channel, "memory", min(timeout_s, ALIVE_TIMEOUT_S))
                 return await ask_agent(channel, "pages", timeout_s, by_cgroup=True)
             except VmError as error:
                 problems.append(escape_for_terminal(str(error), 400))
@@ -140,8 +174,9 @@ async def ask_agent(
 ) -> dict[str, object]:
     """Ask giveback's agent for `memory` or `pages`; its events for others are passed over.
 
-    An agent that is busy is asked again when it says so. Raises VmError.
+    An agent that is busy is asked again when it says so. Raises VmError; AgentBusyError where that is later.
     """
+    until_s = time.monotonic() + timeout_s
     async with lines(channel, timeout_s) as stream:
         while True:
             number = protocol.new_id()
@@ -149,6 +184,12 @@ async def ask_agent(
             answer = await _answer(stream, ask, number)
             if isinstance(answer, dict):
                 return answer
+            if time.monotonic() + answer >= until_s:
+                raise AgentBusyError(
+                    f"{where(channel)}: the agent was asked just before, and answers again in "
+                    f"{max(1.0, answer):.0f} s",
+                    answer,
+                )
             await asyncio.sleep(answer)
 
 

@@ -89,7 +89,8 @@ class Daemon:
         self._reclaim = ReclaimOperation(self.fleet, self._arbitration, root, self._now_s)
         self._stopping = asyncio.Event()
         self._told: tuple[str, ...] = ()
-        self._reload_problem = ""
+        self._is_decision_due = False
+        self._reload_problems: tuple[str, ...] = ()
         self._picture: DaemonStatus | None = None
         self._pictured: object = None
         self._picture_until_s = 0.0
@@ -100,7 +101,7 @@ class Daemon:
     def status(self) -> DaemonStatus:
         """The picture of now, or one of a moment ago in which nothing of weight has changed."""
         now_s = self._now_s()
-        mark = (self.fleet.revision, self._reload_problem)
+        mark = (self.fleet.revision, self._reload_problems, self._arbitration.decision)
         if self._picture is not None and mark == self._pictured and now_s < self._picture_until_s:
             return self._picture
         self._picture, self._pictured = self._status(now_s), mark
@@ -200,14 +201,20 @@ class Daemon:
             self._arbitration.forget_looks()
             self._arbitration.cgroup = settings.cgroup
         self.settings = settings
-        self._reload_problem = ""
+        self._reload_problems = ()
         for vm in self.fleet:
             vm.use(settings.for_vm(vm.name))
             vm.host.hurry(self._now_s())
+        # What they make of the host is to be seen at the next look, in half a second.
+        self._is_decision_due = True
 
     def reload_failed(self, why: str) -> None:
-        """Show that a reload was refused: the settings of before hold."""
-        self._reload_problem = f"settings not reloaded, those of before hold: {why}"
+        """Show that a reload was refused, each fault in a line: the settings of before hold."""
+        first, *more = why.splitlines()
+        self._reload_problems = (
+            f"settings not reloaded, those of before hold: {first}",
+            *(f"settings: {line.strip()}" for line in more),
+        )
         self.fleet.errors.add("settings refused")
 
     async def discover(self) -> None:
@@ -257,7 +264,8 @@ class Daemon:
         self._sampler.step(self._now_s())
 
     async def _peek(self) -> None:
-        self._look_at_host(force=False)
+        is_due, self._is_decision_due = self._is_decision_due, False
+        self._look_at_host(force=is_due)
 
     async def _record(self) -> None:
         self._recorder.status(self.status())
@@ -307,8 +315,7 @@ class Daemon:
         words = [*self._recorder.problems, *self._readers.problems]
         if self._fallbacks is not None:
             words += self._fallbacks.problems
-        if self._reload_problem:
-            words.append(self._reload_problem)
+        words += self._reload_problems
         return problems_of(self.fleet.errors.counts, tuple(words))
 
     def _now_s(self) -> float:

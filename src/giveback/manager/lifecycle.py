@@ -228,7 +228,7 @@ def take_settings(daemon: Daemon, path: Path | None, root: str = "/") -> bool:
         settings = load(path)
         changed = fixed(daemon.settings, settings)
         if changed:
-            raise InputError(f"{settings.source}: {', '.join(changed)} changes only at a restart")
+            raise InputError(f"{settings.source}: only a restart changes {', '.join(changed)}")
         # A folder that is no control group would leave the manager without a host to look at.
         read_host_view(root, settings.cgroup, now_s=0.0)
     except (InputError, VmError) as error:

@@ -8,15 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from giveback.host.memory import HostView
-    from giveback.vmm.base import VmDescription
 
-_NAME_LIMIT = 64
 URGENCIES = (0, 1, 2, 3)
 """0: memory is plenty, keep caches. 1: a guest's own policy. 2: warm cache too. 3: all that can go."""
 NEAR_DIVISOR = 256
@@ -323,8 +320,3 @@ class HistoryRecorder(Protocol):
     def problems(self) -> tuple[str, ...]:
         """What keeps it from recording, such as a full disk."""
         ...
-
-
-def key_of(vm: VmDescription) -> str:
-    """What the VM is called in every surface: safe in a URL, a label and a log."""
-    return f"{vm.backend}:{quote(vm.name[:_NAME_LIMIT], safe='', errors='replace')}:{vm.pid}"

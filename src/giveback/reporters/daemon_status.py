@@ -89,7 +89,8 @@ def _host_lines(status: DaemonStatus) -> list[str]:
         words = [f"urgency {urgency} ({URGENCY_WORDS.get(urgency, '?') if urgency else calm})"]
         if decision.deficit_bytes > 0:
             words.append(f"{size(decision.deficit_bytes)} short")
-        if decision.trouble_in_s is not None:
+        # At urgency 0 the reason says it, and that it is far away.
+        if decision.trouble_in_s is not None and urgency:
             words.append(f"trouble in {span(decision.trouble_in_s)}")
         if decision.reason:
             words.append(escape_for_terminal(decision.reason, 200))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from giveback.accounting.diagnosis import Remedy, remedies
 from giveback.accounting.ledger import AMOUNTS, NEEDED, RESIDUE, Key, Ledger, Row
+from giveback.accounting.next_steps import quoted
 from giveback.accounting.observation import resident_of
 from giveback.accounting.returnable import returnable_of
 from giveback.reporters import cgroup_table, page_table
@@ -36,6 +37,9 @@ def text(seen: Observation) -> str:
     if seen.guest.cgroups:
         lines += ["", cgroup_table.text(seen.guest.cgroups)]
     lines += ["", "what would bring it back:", *_remedies(remedies(seen)), *_kept(seen)]
+    if ledger.unknown is not None:
+        command = f"giveback doctor {quoted(seen.vm)}"
+        lines.append(f"to learn why the guest's side is not known: {escape_for_terminal(command)}")
     lines += [f"note: {escape_for_terminal(note, 300)}" for note in (*ledger.notes, *seen.vm.notes)]
     lines += [f"problem: {escape_for_terminal(problem, 300)}" for problem in seen.problems]
     if seen.exact is not None:
@@ -121,7 +125,8 @@ def _remedies(listed: tuple[Remedy, ...]) -> list[str]:
     for r in listed:
         most = "up to " if r.at_most and r.expected_bytes is not None else ""
         cost = f" (costs {r.cost})" if r.cost else ""
-        lines.append(f"  {most}{size_or_unknown(r.expected_bytes)}: {r.what}{cost}")
+        amount = "not known how much" if r.expected_bytes is None else size(r.expected_bytes)
+        lines.append(f"  {most}{amount}: {r.what}{cost}")
         lines += [f"      {escape_for_terminal(line, 300)}" for line in r.commands]
         lines += [f"      {size(part_bytes)}: {whose}" for whose, part_bytes in r.parts]
     return lines

@@ -13,9 +13,9 @@ from giveback.accounting.ledger import OWN, Key
 from giveback.accounting.observation import resident_of
 from giveback.accounting.reporting import Reporting, reporting_of
 from giveback.accounting.returnable import returnable_of
-from giveback.manager.model import key_of
 from giveback.reporters.tables.columns import UNLIMITED, wrapped
 from giveback.reporters.tables.vm_columns import PS, TableView, VmRow, in_order, table
+from giveback.vmm.base import key_of
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def text(
         for p in one.problems
     }
     why = {
-        f"{escape_for_terminal(one.vm.name, 40)}: ? as {escape_for_terminal(one.ledger.unknown.why, 200)}"
+        f"{escape_for_terminal(one.vm.name, 40)}: ? as {escape_for_terminal(_why_unknown(one), 300)}"
         for one in seen
         if one.ledger is not None and one.ledger.unknown is not None
     }
@@ -126,6 +126,12 @@ def _row(seen: Observation, host: HostSide) -> VmRow:
         guest=_guest(seen),
         bar=bar(seen),
     )
+
+
+def _why_unknown(seen: Observation) -> str:
+    """Why use and residue are not known, and why nobody better placed tells; "" where they are known."""
+    unknown = None if seen.ledger is None else seen.ledger.unknown
+    return "" if unknown is None else "; ".join((unknown.why, *seen.guest.problems[:1]))
 
 
 def _ram(seen: Observation) -> int | None:

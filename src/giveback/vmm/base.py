@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +20,7 @@ AGENT_PORT = "org.giveback.agent.0"
 GUEST_AGENT_PORT = "org.qemu.guest_agent.0"
 PLUGGED_CHARDEV = "giveback-agent"
 """What QEMU calls the socket of an agent's port that was plugged into a running VM."""
+_NAME_LIMIT = 64
 BYTES_LIMIT = 1 << 57
 """No processor addresses more: a larger amount is nonsense or a lie."""
 
@@ -200,3 +202,8 @@ def amount(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < BYTES_LIMIT:
         return None
     return value
+
+
+def key_of(vm: VmDescription) -> str:
+    """Return what the VM is called in every surface: safe in a URL, a label and a log."""
+    return f"{vm.backend}:{quote(vm.name[:_NAME_LIMIT], safe='', errors='replace')}:{vm.pid}"

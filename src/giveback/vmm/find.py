@@ -16,7 +16,7 @@ from giveback.vmm.backends.cloud_hypervisor import CloudHypervisorBackend
 from giveback.vmm.backends.firecracker import FirecrackerBackend
 from giveback.vmm.backends.libvirt import LibvirtBackend
 from giveback.vmm.backends.qemu import QemuBackend
-from giveback.vmm.base import VmDescription
+from giveback.vmm.base import VmDescription, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -89,10 +89,17 @@ def find(root: str = "/") -> tuple[tuple[Backend, VmDescription], ...]:
 def choose(
     vms: Sequence[tuple[Backend, VmDescription]], wanted: str
 ) -> tuple[Backend, VmDescription]:
-    """The VM of this name or PID. Raises InputError that lists what there is."""
-    matching = [pair for pair in vms if wanted in (pair[1].name, str(pair[1].pid))]
+    """The VM of this name, key or PID; "" is the only one. Raises InputError that lists what there is."""
+    matching = [pair for pair in vms if is_called(pair[1], wanted) or not wanted]
     if len(matching) == 1:
         return matching[0]
     names = ", ".join(f"{vm.name!r} (pid {vm.pid})" for _, vm in vms[:20]) or "none"
-    what = "no VM is" if not matching else "several VMs are"
-    raise InputError(f"{what} called {wanted[:80]!r}; give a name or a PID of: {names}")
+    what = f"{'several VMs are' if matching else 'no VM is'} called {wanted[:80]!r}"
+    if not wanted:
+        what = "several VMs run on this host" if matching else "no VM runs on this host"
+    raise InputError(f"{what}; give a name, a key or a PID of: {names}")
+
+
+def is_called(vm: VmDescription, wanted: str) -> bool:
+    """Whether an operator calls the VM so: by its name, its key or its VMM's PID."""
+    return wanted in (vm.name, str(vm.pid), key_of(vm))

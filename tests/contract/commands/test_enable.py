@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from real_qemu import described, running
 
 from giveback.cli import main
+from giveback.errors import VmError
 from giveback.vmm.backends import libvirt
 from giveback.vmm.backends.qemu import QemuBackend
 from giveback.vmm.base import Answer, VmDescription, VmState
@@ -133,3 +134,14 @@ def test_a_vm_that_is_not_there(
     monkeypatch.setattr(libvirt, "available", lambda: False)
     assert main(["enable", "no such VM"]) == 2
     assert "no such VM" in capsys.readouterr().err
+    # A domain that is not started would be libvirt's; that libvirt is not there is the second half.
+    monkeypatch.setattr(libvirt, "available", lambda: True)
+
+    def fails(name: str, uri: str) -> str:
+        raise VmError(f"{uri}: is libvirtd running? {name}")
+
+    monkeypatch.setattr(libvirt, "persistent_xml", fails)
+    assert main(["enable", "no such VM"]) == 2
+    refused = capsys.readouterr().err
+    assert "no VM that runs is called 'no such VM', nor a domain: " in refused
+    assert "is libvirtd running?" in refused

@@ -137,7 +137,10 @@ def test_reclaim_says_what_can_come_before_it_waits(daemon: Daemon) -> None:
         (("reclaim", "999999999999T"), "above 0 and at most"),
         (("reclaim", "1G", "--within", "soon"), "write it like 90s, 15m, 2h or 7d"),
         (("reclaim", "1G", "--within", "2h"), "from 100ms to 1h"),
-        (("reclaim", "1G", "--from", "nope"), "no VM of that name"),
+        (
+            ("reclaim", "1G", "--from", "nope"),
+            "no VM of that name, key or pid; there are: qemu/web/100",
+        ),
         (("history", "--since", "yesterday"), "write it like 90s, 15m, 2h or 7d"),
         (("history", "nope"), "VMs known: web"),
     ],
@@ -157,7 +160,14 @@ def test_history_is_a_chart_csv_json_and_pictures(daemon: Daemon, tmp_path: Path
     assert code == 0
     assert "resident: now 60 MiB, most 60 MiB" in text
     assert "qemu/web/100  ask  290 MiB of 300 MiB" in text
-    # The same from the daemon, for who may not read the file.
+    # The same from the daemon, where its own settings say where the file is.
+    settings = tmp_path / "settings.toml"
+    settings.write_text(
+        f'[daemon]\nsocket = "{daemon.endpoint.socket_path}"\nstate = "{tmp_path}/elsewhere"\n'
+    )
+    elsewhere = giveback("history", "web", "--csv", "--settings", str(settings))
+    assert (elsewhere[0], len(elsewhere[1].splitlines())) == (0, 61)
+    # And for who may not read the file.
     _, rows, _ = giveback("history", "web", "--csv", *socket_of(daemon))
     assert len(rows.splitlines()) == 61
     assert giveback("history", "web", "--csv", *file)[1] == rows

@@ -90,6 +90,44 @@ def test_a_client_that_waits_behind_another_is_told_why(tmp_path: Path) -> None:
     assert "no giveback-agent runs there" in guest.problems[0]
 
 
+class Busy(Agent):
+    """An agent that was asked just before: it says when it answers again, as often as it is asked."""
+
+    refusals = 1_000
+    again_s = 5.0
+
+    def reply(self, asked: dict[str, object]) -> None:
+        if type(self).refusals > 0:
+            type(self).refusals -= 1
+            refusal = {"event": "error", "id": asked["id"], "text": "asked too often"}
+            self.write(refusal | {"retry_s": self.again_s})
+        else:
+            super().reply(asked)
+
+
+class BusyForAMoment(Busy):
+    refusals = 1
+    again_s = 0.3
+
+
+def test_an_agent_that_answers_again_later_is_there_and_waited_for_by_who_has_the_patience(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a"
+    channel = Channel(ChannelKind.VIRTIO_SERIAL, path=str(path))
+    with listening(path, Busy):
+        guest = told(channel, statistics=STATISTICS)
+    assert guest.source is GuestSource.BALLOON
+    assert guest.agent_is_there
+    assert "asked just before, and answers again in 5 s" in guest.problems[0]
+    path.unlink()
+    vm = VmDescription("qemu", "one", 1, 64 * MIB, (), channels=(channel,))
+    with listening(path, BusyForAMoment):
+        read = read_guest(vm, VmState(), 1002.0, timeout_s=0.2, patience_s=10)
+        guest = asyncio.run(asyncio.wait_for(read, 10))
+    assert guest.source is GuestSource.AGENT
+
+
 class Silent(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         while self.rfile.readline():

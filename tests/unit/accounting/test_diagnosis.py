@@ -186,10 +186,21 @@ def test_without_an_agent_the_first_step_is_to_install_it() -> None:
 def test_nobody_is_told_to_install_what_is_there() -> None:
     held = replace(NO_GUEST, problems=("/a: no answer; another program is connected to this port",))
     paused = replace(STATE, running=False)
+    busy = replace(NO_GUEST, problems=("/a: answers again in 4 s",), agent_is_there=True)
     for one in (seen(), seen(guest=replace(GUEST, source=GuestSource.FILE)), seen(guest=held),
+                seen(guest=busy), seen(guest=replace(busy, source=GuestSource.BALLOON)),
                 seen(guest=NO_GUEST, state=paused)):  # fmt: skip
         assert not any("install" in finding.remedy for finding in findings(one, NO_FACTS))
         assert not any("install" in remedy.what for remedy in remedies(one))
+
+
+def test_an_agent_that_gives_no_numbers_just_now_is_told_instead_of_old_statistics() -> None:
+    guest = replace(BALLOON, age_s=3600.0, agent_is_there=True, problems=("answers again in 4 s",))
+    off = replace(STATE, statistics=BalloonStatistics(5.0), statistics_period_s=0)
+    found = findings(seen(state=off, guest=guest), NO_FACTS)
+    assert [one.what.partition(":")[0] for one in found if one.severity is Severity.BLINDS] == [
+        "the guest's agent gives no numbers just now"
+    ]
 
 
 @pytest.mark.parametrize("updated_s", [0.0, 5.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from typing import TYPE_CHECKING
@@ -53,6 +54,27 @@ def test_a_host_that_cannot_be_read_is_refused(daemon: Daemon, tmp_path: Path) -
     assert daemon.settings.arbiter.calm_for_s != 9
     (problem,) = daemon.status().problems
     assert "there is no such control group" in problem
+
+
+def test_each_fault_of_refused_settings_is_a_problem_of_its_own(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    (tmp_path / "a.toml").write_text('[host]\nshort = "lots"\nfloor = 1\n')
+    assert not take_settings(daemon, tmp_path / "a.toml")
+    first, short, floor = daemon.status().problems
+    assert first.endswith("2 settings are wrong:")
+    assert short.startswith('settings: host.short: must be a part of memory up to "50%"')
+    assert floor.startswith("settings: host.floor: there is no such setting")
+    daemon.reload(settings_of(tmp_path, ""))
+    assert daemon.status().problems == ()
+
+
+def test_new_settings_are_decided_by_at_the_next_look(daemon: Daemon, tmp_path: Path) -> None:
+    asyncio.run(daemon._peek())
+    assert daemon.status().decision.calm_urgency == 0  # type: ignore[union-attr]
+    daemon.reload(settings_of(tmp_path, '[host]\non_calm = "cold"\n'))
+    asyncio.run(daemon._peek())
+    assert daemon.status().decision.calm_urgency == 1  # type: ignore[union-attr]
 
 
 def test_no_trend_leads_from_one_host_to_another(daemon: Daemon, tmp_path: Path) -> None:

@@ -22,10 +22,11 @@ from giveback.manager.history.recorder import _vm_row
 from giveback.manager.history.records import VM_COLUMNS
 from giveback.manager.http import metrics
 from giveback.manager.http.answers import encoded
-from giveback.manager.model import DaemonStatus, VmCondition, VmStatus, key_of
+from giveback.manager.model import DaemonStatus, VmCondition, VmStatus
 from giveback.manager.settings.load import VmSettings
 from giveback.reporters import daemon_status, explanation, vm_table
 from giveback.vmm.backends.qemu import QemuBackend
+from giveback.vmm.base import key_of
 from giveback_kernel.units import size
 
 AMOUNT = st.integers(0, 4 * GIB)

@@ -17,7 +17,7 @@ from giveback.accounting.usage import NO_GUEST
 from giveback.cli import with_values
 from giveback.commands import _table
 from giveback.errors import InputError
-from giveback.manager.model import VmStatus
+from giveback.manager.model import Decision, VmStatus
 from giveback.reporters import daemon_status, vm_table
 from giveback.reporters.tables.columns import cut, short, width_of, wrapped
 from giveback.reporters.tables.vm_columns import (
@@ -149,6 +149,26 @@ def test_status_shows_the_same_and_a_total() -> None:
     assert total.startswith("total")
     assert "4.0 GiB" in total
     assert "VMM OWN: the VMM's own memory" in lines[at + 4]
+
+
+def test_forty_columns_show_how_each_vm_stands() -> None:
+    vms = [vm_status("giveback-web", 1), vm_status("giveback-db", 2)]
+    done = tuple(action(vm=vm.key) for vm in vms)
+    text = daemon_status.text(status(*vms, actions=done), 1e9, 40)
+    head = next(line for line in text.split("\n") if line.startswith("NAME"))
+    assert head.split() == ["NAME", "RESIDENT", "FREE", "HELD", "CONDITION"]
+
+
+def test_columns_without_sums_have_no_total() -> None:
+    vms = [vm_status("a", 1), vm_status("b", 2)]
+    text = daemon_status.text(status(*vms), 1e9, view=view("name,condition,urgency", "", STATUS))
+    assert "total" not in text
+
+
+def test_trouble_that_is_far_away_is_said_once() -> None:
+    calm = Decision(0, 0, 1653.0, (), "22 GiB of 24: enough for now, runs out in 28 min", 10.0)
+    assert "trouble" not in daemon_status.text(status(decision=calm), 1e9)
+    assert "trouble in 27 min" in daemon_status.text(status(decision=replace(calm, urgency=1)), 1e9)
 
 
 def test_one_vm_has_no_total_and_no_number_is_its_label() -> None:

@@ -18,8 +18,9 @@ from giveback.errors import VmError
 from giveback.host.procs import start_ticks
 from giveback.manager.devices import rules
 from giveback.manager.devices.leases import LeaseStore, file_name
-from giveback.manager.model import ActionKind, Lease, ManagerAction, key_of
+from giveback.manager.model import ActionKind, Lease, ManagerAction
 from giveback.vmm.backends.libvirt import URI
+from giveback.vmm.base import key_of
 from giveback.vmm.control.address import control_at, control_of
 from giveback.vmm.control.devices import STATISTICS_PERIOD_S
 from giveback_kernel.errors import GivebackError

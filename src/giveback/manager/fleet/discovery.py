@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from giveback.host.procs import start_ticks
 from giveback.host.readers.pool import Readers
-from giveback.manager.model import key_of
+from giveback.vmm.base import key_of
 from giveback.vmm.find import recognise, recognised
 from giveback_kernel.files import under
 

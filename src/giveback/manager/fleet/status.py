@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from giveback.accounting.activity import percent_of, swapped_of
 from giveback.accounting.ledger import NO_NUMBERS, OWN, UnknownKind
+from giveback.accounting.next_steps import quoted
 from giveback.accounting.observation import resident_of
 from giveback.accounting.returnable import returnable_of
 from giveback.manager.decide import schedule
@@ -60,11 +61,11 @@ def _contradiction(vm: Watched) -> str:
 
 
 def _why_no_agent(vm: Watched) -> str:
+    how = f"giveback doctor {quoted(vm.vmm.description)} says how"
     if vm.vmm.agent_channel is None:
-        return "the VM has no channel to an agent"
-    if vm.channel.why_closed:
-        return vm.channel.why_closed
-    return "nobody answers on its channel yet"
+        return f"no giveback-agent in this guest, and no port for one: {how} to install it"
+    closed = f" ({vm.channel.why_closed})" if vm.channel.why_closed else ""
+    return f"no giveback-agent in this guest{closed}: {how} to install it"
 
 
 def status_of(

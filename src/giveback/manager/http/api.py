@@ -249,7 +249,10 @@ def _vm_called(status: DaemonStatus, word: str) -> VmStatus:
         raise ProblemError(
             409, "Several VMs", f"{word!r}: several are called so; use a key: {keys}"
         )
-    raise ProblemError(404, "No such VM", f"{word!r}: no VM of that name, key or pid; see /v1/vms")
+    there = ", ".join(vm.key for vm in status.vms[:20]) or "none"
+    raise ProblemError(
+        404, "No such VM", f"{word!r}: no VM of that name, key or pid; there are: {there}"
+    )
 
 
 async def _leaves(request: Request) -> None:

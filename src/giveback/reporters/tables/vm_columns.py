@@ -213,6 +213,7 @@ STATUS = (NAME, PID, OWNER, VMM, *_AMOUNTS, *_USE, URGENCY, CONDITION, LAST)
 _LEAST_NEEDED = (
     SWAP_IN, SWAP_OUT, SMALL_BLOCKS, SWAPPED, VMM_OWN, VMM, UPTIME, CHARGED, OWNER, GUEST,
     BAR_COLUMN, RETURNABLE, CPU, HOST, RETURNED, REPORTING, PID, CACHE, RAM, IN_USE,
+    URGENCY, LAST,
 )  # fmt: skip
 
 
@@ -268,7 +269,7 @@ def table(
     shown = list(view.columns or columns)
     cells = [[column.cell(row) for column in shown] for row in rows]
     label = next((at for at, column in enumerate(shown) if not column.is_summed), None)
-    if len(rows) > 1 and label is not None:
+    if len(rows) > 1 and label is not None and any(column.is_summed for column in shown):
         total = [column.total(rows) for column in shown]
         total[label] = "total"
         cells.append(total)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from giveback.errors import InputError
 from giveback.guest.session import Ended
-from giveback.manager import lifecycle, model
+from giveback.manager import lifecycle
 from giveback.manager.decide.promises import Trust
 from giveback.manager.fleet import discovery
 from giveback.manager.fleet.discovery import Finder, Found
@@ -22,6 +22,7 @@ from giveback.manager.fleet.fleet import Errors, Fleet, Watched
 from giveback.manager.fleet.status import condition_of, status_of, vm_problems
 from giveback.manager.model import ActionKind, ManagerAction, VmCondition
 from giveback.manager.settings.load import VmSettings, from_bytes
+from giveback.vmm import base
 from giveback.vmm.backends.qemu import QemuBackend
 from giveback.vmm.base import Channel, ChannelKind, VmDescription, VmState
 
@@ -35,12 +36,12 @@ PORT = Channel(ChannelKind.VIRTIO_SERIAL, "/run/web.sock")
 def watched(name: str = "web", pid: int = 1, channel: Channel | None = PORT) -> Watched:
     channels = (channel,) if channel else ()
     vm = VmDescription("qemu", name, pid, MIB, (), channels=channels)
-    return Watched(Found(model.key_of(vm), QemuBackend(), vm, 1, -1), VmSettings(), 0.0)
+    return Watched(Found(base.key_of(vm), QemuBackend(), vm, 1, -1), VmSettings(), 0.0)
 
 
 @given(st.text(st.characters(), min_size=1, max_size=100))
 def test_a_key_is_safe_whatever_the_name(name: str) -> None:
-    key = model.key_of(VmDescription("qemu", name, 7, MIB, ()))
+    key = base.key_of(VmDescription("qemu", name, 7, MIB, ()))
     assert key.isascii()
     assert key.isprintable()
     assert "/" not in key
@@ -93,7 +94,9 @@ def test_how_a_vm_stands_the_worst_first() -> None:
     vm = watched(channel=None)
     assert condition_of(vm)[0] is VmCondition.NO_AGENT
     vm = watched()
-    assert condition_of(vm) == (VmCondition.NO_AGENT, "nobody answers on its channel yet")
+    condition, text = condition_of(vm)
+    assert condition is VmCondition.NO_AGENT
+    assert text == "no giveback-agent in this guest: giveback doctor web says how to install it"
     vm.guest.had_agent = True
     assert condition_of(vm)[0] is VmCondition.SILENT
     vm.channel.held_by_another = True

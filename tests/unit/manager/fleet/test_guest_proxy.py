@@ -15,10 +15,9 @@ from giveback.errors import InputError
 from giveback.manager.fleet.discovery import Found
 from giveback.manager.fleet.fleet import Fleet, Watched
 from giveback.manager.fleet.guest_proxy import _answer, proxying
-from giveback.manager.model import key_of
 from giveback.manager.settings.load import VmSettings
 from giveback.vmm.backends.qemu import QemuBackend
-from giveback.vmm.base import VmDescription
+from giveback.vmm.base import VmDescription, key_of
 
 if TYPE_CHECKING:
     from pathlib import Path

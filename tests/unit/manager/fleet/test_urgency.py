@@ -11,7 +11,6 @@ from dataclasses import replace
 from giveback.accounting.observation import Observation
 from giveback.accounting.usage import NO_GUEST, GuestPicture, GuestSource, HostPicture
 from giveback.host.memory import HostView
-from giveback.manager import model
 from giveback.manager.daemon import Daemon
 from giveback.manager.decide.delivery import Asked
 from giveback.manager.decide.promises import GRACE_S
@@ -26,6 +25,7 @@ from giveback.manager.history.records import HistorySpan
 from giveback.manager.model import ActionKind, Ask, DaemonStatus, GuestView, ManagerAction
 from giveback.manager.settings.load import ArbiterSettings, VmSettings, from_bytes
 from giveback.reporters import daemon_status
+from giveback.vmm import base
 from giveback.vmm.backends.qemu import QemuBackend
 from giveback.vmm.base import Answer, Capabilities, VmDescription, VmState
 
@@ -57,7 +57,7 @@ NOTHING_SEEN = Observation(VmDescription("qemu", "web", 1, 0, ()), VmState(), No
 def scene() -> tuple[Watched, Arbitration, Recorded]:
     vm = VmDescription("qemu", "web", os.getpid(), 1024 * MIB, ())
     fleet, recorded = Fleet(), Recorded()
-    found = Found(model.key_of(vm), QemuBackend(), vm, 1, -1)
+    found = Found(base.key_of(vm), QemuBackend(), vm, 1, -1)
     watched = Watched(found, VmSettings(balloon=True), 0.0)
     fleet.add(watched)
     return watched, Arbitration(fleet, recorded), recorded
@@ -224,7 +224,7 @@ def test_many_vms_are_looked_at_in_turn() -> None:
     looked: list[str] = []
     for number in range(500):
         other = VmDescription("qemu", f"{number}", number + 1, 0, ())
-        found = Found(model.key_of(other), QemuBackend(), other, 1, -1)
+        found = Found(base.key_of(other), QemuBackend(), other, 1, -1)
         arbitration._fleet.add(Watched(found, VmSettings(), 0.0))
 
     class Counting(Sampler):
