@@ -57,7 +57,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def _period(text: str) -> int:
-    if not text.isdigit() or len(text) > 4 or int(text) > _PERIOD_LIMIT_S:
+    if not (text.isascii() and text.isdigit()) or len(text) > 4 or int(text) > _PERIOD_LIMIT_S:
         raise argparse.ArgumentTypeError(f"from 0 to {_PERIOD_LIMIT_S} seconds")
     return int(text)
 

@@ -46,7 +46,7 @@ def read(path: str, from_s: int, to_s: int, vm: str | None = None) -> HistorySpa
         try:
             connection.execute("BEGIN")
             return _span(connection, from_s, to_s, vm)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise HistoryError(f"{path}: {schema.words(error)}") from error
 
 

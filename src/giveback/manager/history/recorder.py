@@ -134,7 +134,7 @@ class History:
         """Why it failed; "" where all is written."""
         try:
             self._writer.write(looks, actions)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             return self._after(error)
         except OSError as error:
             self._writer.close()
@@ -149,7 +149,7 @@ class History:
         self._noted = tuple(self._writer.notes)
         return ""
 
-    def _after(self, error: sqlite3.Error) -> str:
+    def _after(self, error: sqlite3.Error | UnicodeDecodeError) -> str:
         self._writer.close()
         if not schema.is_damaged(error):
             return schema.words(error)

@@ -138,7 +138,7 @@ def open_for_reading(path: str) -> sqlite3.Connection:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN or has_wal(path):
                 raise
             return _open_read_only(path, "mode=ro&immutable=1")
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise HistoryError(f"{path}: {words(error)}") from error
 
 
@@ -167,9 +167,15 @@ def size_of(path: str) -> int:
         return 0
 
 
-def is_damaged(error: sqlite3.Error) -> bool:
-    """Whether the file itself is broken, so that no retry helps."""
-    return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in _DAMAGED
+def is_damaged(error: sqlite3.Error | UnicodeDecodeError) -> bool:
+    """Whether the file itself is broken, so that no retry helps.
+
+    UnicodeDecodeError is Python's for SQLite's own words about it, with bytes of the file in them.
+    """
+    return (
+        isinstance(error, UnicodeDecodeError)
+        or (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in _DAMAGED
+    )
 
 
 _WORDS = {
@@ -184,10 +190,12 @@ _WORDS = {
 }
 
 
-def words(error: sqlite3.Error | OSError) -> str:
+def words(error: sqlite3.Error | OSError | UnicodeDecodeError) -> str:
     """What went wrong, and what to do."""
     if isinstance(error, OSError):
         return os.strerror(error.errno or 0)
+    if isinstance(error, UnicodeDecodeError):
+        return _WORDS[sqlite3.SQLITE_CORRUPT]
     code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
     return _WORDS.get(code, str(error)[:200])
 

@@ -27,6 +27,7 @@ from giveback.manager.http.answers import Problem, UrgencySet, Vms, encoded, rec
 from giveback.manager.http.feed import Feed
 from giveback.manager.http.requests import ReclaimBody, TimeSpan, UrgencyBody, checked
 from giveback_kernel.errors import GivebackError
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -241,17 +242,18 @@ def _vm_called(status: DaemonStatus, word: str) -> VmStatus:
     for vm in status.vms:
         if vm.key == word:
             return vm
+    shown = escape_for_terminal(word, 200)
     found = [vm for vm in status.vms if word in (vm.name, str(vm.pid))]
     if len(found) == 1:
         return found[0]
     if found:
         keys = ", ".join(vm.key for vm in found[:10])
         raise ProblemError(
-            409, "Several VMs", f"{word!r}: several are called so; use a key: {keys}"
+            409, "Several VMs", f"{shown!r}: several are called so; use a key: {keys}"
         )
     there = ", ".join(vm.key for vm in status.vms[:20]) or "none"
     raise ProblemError(
-        404, "No such VM", f"{word!r}: no VM of that name, key or pid; there are: {there}"
+        404, "No such VM", f"{shown!r}: no VM of that name, key or pid; there are: {there}"
     )
 
 

@@ -15,11 +15,13 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _SO_PEERGROUPS = 59
+_DIGITS_LIMIT, _NO_ID = 10, (1 << 32) - 1
 _GETSOCKOPT_LIMIT_BYTES = 1024
 """Python's own limit: 256 groups."""
 
@@ -78,25 +80,36 @@ def access(writers: Iterable[str] = (), readers: Iterable[str] = ()) -> ApiAcces
 
 def group_id(name: str) -> int:
     """A group's number. Raises InputError where there is no such group."""
-    if name.isascii() and name.isdigit():
-        return int(name)
+    number = _number(name)
+    if number is not None:
+        return number
     try:
         return grp.getgrnam(name).gr_gid
     except (KeyError, ValueError) as error:
+        shown = escape_for_terminal(name, 40)
         raise InputError(
-            f"group {name!r}: there is none; make it (groupadd -r {name}) or name another"
+            f"group {shown!r}: there is none; make it (groupadd -r {shown}) or name another"
         ) from error
 
 
 def _resolved(word: str) -> tuple[bool, int]:
     if word.startswith("@"):
         return True, group_id(word[1:])
-    if word.isascii() and word.isdigit():
-        return False, int(word)
+    number = _number(word)
+    if number is not None:
+        return False, number
     try:
         return False, pwd.getpwnam(word).pw_uid
     except (KeyError, ValueError) as error:
-        raise InputError(f"user {word!r}: there is none; a group is written @{word}") from error
+        shown = escape_for_terminal(word, 40)
+        raise InputError(f"user {shown!r}: there is none; a group is written @{shown}") from error
+
+
+def _number(word: str) -> int | None:
+    """The user or group of a number; None for a name, or more than the kernel has."""
+    if not (word.isascii() and word.isdigit() and len(word) <= _DIGITS_LIMIT):
+        return None
+    return int(word) if int(word) < _NO_ID else None
 
 
 def peer_of(connection: socket.socket) -> ApiPeer:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _SHOWN_FAULTS = 50
 _SHOWN_BITS = 256
+_KEY_CHARS = 120
 _IN_WORDS = "in_words"
 
 
@@ -50,7 +51,8 @@ def key_path(parts: Sequence[str | int]) -> str:
         if isinstance(part, int):
             words[-1] += f"[{part}]"
         else:
-            words.append(part if _BARE.fullmatch(part) else f'"{escape_for_terminal(part)}"')
+            is_bare = len(part) <= _KEY_CHARS and _BARE.fullmatch(part)
+            words.append(part if is_bare else f'"{escape_for_terminal(part, _KEY_CHARS)}"')
     return ".".join(words)
 
 

@@ -257,7 +257,7 @@ def parse_memballoon(xml: str) -> Memballoon:
     return Memballoon(
         present=True,
         reporting=element.get("freePageReporting") == "on",
-        period_s=int(period) if period.isdigit() and len(period) < 9 else 0,
+        period_s=int(period) if period.isascii() and period.isdigit() and len(period) < 9 else 0,
     )
 
 

@@ -264,6 +264,8 @@ def parse_layout(text: str) -> tuple[GuestRange, ...]:
     ranges: list[GuestRange] = []
     for first, last, block, offset in _RAM_LINE.findall(view):
         start, size = int(first, 16), int(last, 16) + 1 - int(first, 16)
+        if size <= 0:
+            continue
         found = GuestRange(start, size, block, int(offset or "0", 16))
         if ranges and _continues(ranges[-1], found):
             before = ranges.pop()

@@ -80,7 +80,8 @@ async def api(path: str, timeout_s: float) -> AsyncIterator[VmmApi]:
 
     try:
         with short_path(path) as reachable:
-            transport = httpx2.AsyncHTTPTransport(uds=reachable, retries=0)
+            # Plain HTTP: reading the host's certificates took 30 ms of CPU for each VM.
+            transport = httpx2.AsyncHTTPTransport(uds=reachable, retries=0, verify=False)
             async with (
                 asyncio.timeout(timeout_s),
                 httpx2.AsyncClient(transport=transport, timeout=timeout_s) as client,

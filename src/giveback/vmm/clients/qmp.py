@@ -131,13 +131,17 @@ async def _connect_unless_held(client: QMPClient, address: str) -> None:
 
 
 async def _connect(client: QMPClient, address: str) -> None:
-    if "/" in address or address.startswith("@"):
-        await client.connect(connect_unix(address))
-        return
     host, _, port = address.rpartition(":")
-    if not (port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 1 << 16):
+    is_unix = "/" in address or address.startswith("@")
+    if not is_unix and not (
+        port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 1 << 16
+    ):
         raise VmError(f"{address}: neither a socket's path nor host:port")
-    await client.connect((host or "localhost", int(port)))
+    try:
+        await client.connect(connect_unix(address) if is_unix else (host or "localhost", int(port)))
+    except AssertionError as error:
+        # qemu.qmp takes it for granted that who has greeted is still there.
+        raise EOFError from error
 
 
 def _cause(error: ConnectError) -> str:
