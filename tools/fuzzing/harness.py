@@ -47,7 +47,7 @@ class Harness:
     is_slow: bool = False
 
     def corpus(self) -> list[bytes]:
-        """The seeds, and what coverage-guided runs found; one bytes literal on each line of the file."""
+        """Return the seeds, and what coverage-guided runs found: one bytes literal a line of the file."""
         path = CORPUS / f"{self.name}.txt"
         lines = path.read_text(encoding="ascii").splitlines() if path.exists() else []
         return [*self.seeds, *(ast.literal_eval(line) for line in lines)]

@@ -88,7 +88,7 @@ def _history() -> bytes:
 
 
 def _read_history(data: bytes) -> object:
-    """The bytes replace those of a real file, from an offset that the first two of them say."""
+    """Read a real file in which the bytes replace others, from an offset that the first two of them say."""
     whole = bytearray(_history())
     start = int.from_bytes(data[:2], "little") % len(whole)
     whole[start : start + len(data) - 2] = data[2:]
