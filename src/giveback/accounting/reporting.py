@@ -37,6 +37,13 @@ def reporting_of(vm: VmDescription, state: VmState, guest: GuestPicture) -> Repo
     return Reporting.OFFERED if offered else Reporting.UNKNOWN
 
 
+def in_a_word(vm: VmDescription, state: VmState, guest: GuestPicture) -> str:
+    """Return how far reporting has come; `blocked` where the VMM keeps what it takes."""
+    found = reporting_of(vm, state, guest)
+    taken = found not in (Reporting.NO_DEVICE, Reporting.OFF)
+    return "blocked" if taken and (vm.blockers or state.blockers) else str(found)
+
+
 def vmm_takes_reports(vm: VmDescription, state: VmState) -> bool | None:
     """Return whether the VMM takes reports, by its settings and by what the driver negotiated."""
     negotiated = state.reporting_negotiated

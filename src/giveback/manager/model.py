@@ -186,6 +186,8 @@ class VmStatus:
     """The VMM's own memory, and its page tables."""
     charged_bytes: int | None = None
     """All that the host charges for the VM."""
+    reporting: str = ""
+    """How far free page reporting has come: on, offered, not taken, off, no device, blocked or ?."""
     guest_source: str = ""
     sampled_age_s: float | None = None
     urgency: int | None = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from giveback.accounting.activity import UNKNOWN, Activity, percent_of, swapped_of
 from giveback.accounting.ledger import OWN, Key
 from giveback.accounting.observation import resident_of
-from giveback.accounting.reporting import Reporting, reporting_of
+from giveback.accounting.reporting import in_a_word
 from giveback.accounting.returnable import returnable_of
 from giveback.reporters.tables.columns import UNLIMITED, wrapped
 from giveback.reporters.tables.vm_columns import PS, TableView, VmRow, in_order, table
@@ -122,7 +122,7 @@ def _row(seen: Observation, host: HostSide) -> VmRow:
         swap_bytes=swapped_of(seen.host, activity),
         swap_in_bytes_per_s=activity.swap_in_bytes_per_s,
         swap_out_bytes_per_s=activity.swap_out_bytes_per_s,
-        reporting=reporting(seen),
+        reporting=in_a_word(seen.vm, seen.state, seen.guest),
         guest=_guest(seen),
         bar=bar(seen),
     )
@@ -154,13 +154,6 @@ def _at_most(seen: Observation) -> int | None:
 def _guest(seen: Observation) -> str:
     age = seen.guest.age_s
     return f"{seen.guest.source}" + (f" {age:.0f} s" if age else "")
-
-
-def reporting(seen: Observation) -> str:
-    """Return how far reporting has come; `blocked` where the VMM keeps what it takes."""
-    found = reporting_of(seen.vm, seen.state, seen.guest)
-    taken = found not in (Reporting.NO_DEVICE, Reporting.OFF)
-    return "blocked" if taken and (seen.vm.blockers or seen.state.blockers) else str(found)
 
 
 def bar(seen: Observation) -> str:

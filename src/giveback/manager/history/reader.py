@@ -134,7 +134,9 @@ def _vm_rows(
     connection: sqlite3.Connection, vm: tuple[int, str], tier: Tier, from_s: int, to_s: int
 ) -> list[HistorySample]:
     number, key = vm
-    columns = ", ".join(f"v.{name}" for name in VM_COLUMNS)
+    there = schema.columns_of(connection, tier.vm)
+    # A file that an older daemon wrote lacks some.
+    columns = ", ".join(f"v.{name}" if name in there else "NULL" for name in VM_COLUMNS)
     # CROSS JOIN fixes the order: each look's time, then this VM's one row of it.
     rows = connection.execute(
         f"SELECT v.at_s, {columns} FROM {tier.host} h CROSS JOIN {tier.vm} v "  # noqa: S608

@@ -331,6 +331,14 @@ def _vm_row(vm: VmStatus) -> tuple[object, ...]:
         _int(vm.balloon_lease_bytes),
         vm.urgency,
         str(vm.condition),
+        _int(vm.in_use_bytes),
+        None if vm.residue_bytes is None else _int(vm.rows.get("free_trapped", 0)),
+        _int(vm.returnable_bytes),
+        _int(vm.returned_bytes),
+        _int(vm.own_bytes),
+        _int(vm.charged_bytes),
+        _int(vm.swap_bytes),
+        None if vm.cpu_percent is None else round(vm.cpu_percent, 1),
     )
 
 

@@ -47,6 +47,14 @@ class HistorySample:
     balloon_bytes: int | None = None
     urgency: int | None = None
     condition: str | None = None
+    in_use_bytes: int | None = None
+    trapped_bytes: int | None = None
+    returnable_bytes: int | None = None
+    returned_bytes: int | None = None
+    own_bytes: int | None = None
+    charged_bytes: int | None = None
+    swap_bytes: int | None = None
+    cpu_percent: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +84,6 @@ class HistorySpan:
 
 HOST_COLUMNS = tuple(field.name for field in fields(HistoryHost))[1:]
 VM_COLUMNS = tuple(field.name for field in fields(HistorySample))[2:]
+REAL_COLUMNS = ("psi_some", "psi_full", "cpu_percent")
+"""Those that are no whole numbers."""
 ACTION_COLUMNS = tuple(field.name for field in fields(RecordedAction))

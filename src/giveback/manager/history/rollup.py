@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from giveback.manager.history.records import HOST_COLUMNS, VM_COLUMNS
+from giveback.manager.history.records import HOST_COLUMNS, REAL_COLUMNS, VM_COLUMNS
 from giveback.manager.history.schema import TIERS
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _aggregate(name: str) -> str:
         return f"substr(max(printf('%020d', at_s) || {name}), 21)"
     weight = f"sum(CASE WHEN {name} IS NULL THEN 0 ELSE looks END)"
     mean = f"sum({name} * 1.0 * looks) / nullif({weight}, 0)"
-    return mean if name.startswith("psi") else f"CAST(round({mean}) AS INTEGER)"
+    return mean if name in REAL_COLUMNS else f"CAST(round({mean}) AS INTEGER)"
 
 
 def drop_future(connection: sqlite3.Connection, now_s: int) -> None:

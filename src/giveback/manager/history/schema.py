@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from giveback.manager.history.records import HOST_COLUMNS, VM_COLUMNS
+from giveback.manager.history.records import HOST_COLUMNS, REAL_COLUMNS, VM_COLUMNS
 from giveback_kernel.errors import GivebackError
 
-VERSION = 1
+VERSION = 2
+"""1 had fewer columns of a VM: they are added when it is written next, and unknown until then."""
 _APPLICATION_ID = 0x67627868
 _BUSY_S = 2.0
 SET_ASIDE_KEPT = 2
@@ -44,7 +45,7 @@ class Tier:
 TIERS = (Tier(10, 3 * 3600), Tier(60, 36 * 3600), Tier(900, 90 * 86400))
 """Finest first; each is made of the one before."""
 
-_TYPES = {"psi_some": "REAL", "psi_full": "REAL", "condition": "TEXT"}
+_TYPES = {**dict.fromkeys(REAL_COLUMNS, "REAL"), "condition": "TEXT"}
 
 
 class HistoryError(GivebackError):
@@ -104,11 +105,30 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
     connection.execute("PRAGMA journal_mode = WAL").fetchall()
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA cache_size = -4096")
-    if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-        connection.execute("BEGIN IMMEDIATE")
-        with connection:
-            for statement in _statements():
-                connection.execute(statement)
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    with connection:
+        for statement in _statements() if version == 0 else _additions(connection):
+            connection.execute(statement)
+
+
+def _additions(connection: sqlite3.Connection) -> list[str]:
+    """Return what makes a file of an older version one of this."""
+    added = [
+        f"ALTER TABLE {tier.vm} ADD COLUMN {_columns((name,))}"
+        for tier in TIERS
+        for name in VM_COLUMNS
+        if name not in columns_of(connection, tier.vm)
+    ]
+    return [*added, f"PRAGMA user_version = {VERSION}"]
+
+
+def columns_of(connection: sqlite3.Connection, table: str) -> frozenset[str]:
+    """Return the names of a table's columns."""
+    rows = connection.execute("SELECT name FROM pragma_table_info(?)", (table,))
+    return frozenset(name for (name,) in rows)
 
 
 def _check_version(connection: sqlite3.Connection, path: str) -> None:

@@ -306,7 +306,7 @@ def _vms(status: DaemonStatus) -> Iterator[Metric]:
                  len(status.vms) - len(labelled))  # fmt: skip
     info = GaugeMetricFamily(
         "giveback_vm_info", "Which VM is behind the label.",
-        labels=["vm", "backend", "pid", "guest_source"],
+        labels=["vm", "backend", "pid", "guest_source", "reporting"],
     )  # fmt: skip
     condition = GaugeMetricFamily(
         "giveback_vm_condition", "1 for how the VM stands now.", labels=["vm", "condition"]
@@ -319,7 +319,8 @@ def _vms(status: DaemonStatus) -> Iterator[Metric]:
     )
     for label, vm in labelled:
         source = _label(vm.guest_source, 32)
-        info.add_metric([label, _label(vm.backend, 32), str(vm.pid), source], 1)
+        reporting = _label(vm.reporting, 32)
+        info.add_metric([label, _label(vm.backend, 32), str(vm.pid), source, reporting], 1)
         condition.add_metric([label, str(vm.condition)], 1)
         for row, amount in vm.rows.items():
             if row in ROWS:

@@ -386,3 +386,44 @@ def test_a_pipe_in_its_place_is_told_and_not_waited_for(tmp_path: Path) -> None:
     history.close()
     with pytest.raises(HistoryError, match="not a regular file"):
         history_reader.read(str(path), 0, 1)
+
+
+def test_every_amount_of_the_table_is_kept_and_rolled_up(tmp_path: Path) -> None:
+    shown = {
+        "in_use_bytes": 7, "returnable_bytes": 8, "returned_bytes": 9, "own_bytes": 10,
+        "charged_bytes": 11, "swap_bytes": 12,
+    }  # fmt: skip
+    path = tmp_path / "history.db"
+    with recording(path) as history:
+        for look, cpu_percent in enumerate((10.04, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0)):
+            vm = vm_status("web", 1, rows={"free_trapped": 6}, cpu_percent=cpu_percent, **shown)
+            history.status(status(vm, wall_s=float(START_S + 10 * look)))
+            settle(history)
+    first = history_reader.read(str(path), START_S, START_S + 10, "web").samples[0]
+    kept = asdict(first)
+    assert kept["cpu_percent"] == 10.0
+    assert {name: kept[name] for name in shown} == shown
+    assert kept["trapped_bytes"] == 6
+    with contextlib.closing(schema.open_for_reading(str(path))) as connection:
+        row = connection.execute("SELECT cpu_percent, swap_bytes FROM vm_60").fetchone()
+    assert row == (35.0, 12)
+
+
+def test_a_file_with_fewer_columns_is_read_and_then_written_with_all(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    with recording(path) as history:
+        fill(history, 2)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as old:
+        for tier in TIERS:
+            for name in ("in_use_bytes", "cpu_percent"):
+                old.execute(f"ALTER TABLE {tier.vm} DROP COLUMN {name}")
+        old.execute("PRAGMA user_version = 1")
+    before = history_reader.read(str(path), START_S, START_S + 100, "vm0").samples
+    assert [(row.resident_bytes, row.cpu_percent) for row in before] == [(0, None), (MIB, None)]
+    with recording(path) as history:
+        vm = vm_status("vm0", 1, cpu_percent=5.0, resident_bytes=9 * MIB)
+        history.status(status(vm, wall_s=float(START_S + 40)))
+        settle(history)
+    after = history_reader.read(str(path), START_S, START_S + 100, "vm0").samples
+    assert after[:2] == before
+    assert (after[2].resident_bytes, after[2].cpu_percent) == (9 * MIB, 5.0)
