@@ -6,7 +6,7 @@ A tree has the kernel files of a guest with 16 GiB, the CPUs and nodes, one fold
 and an lru_gen of all cgroups, with cold cache in 40. It is read as the service reads it, in an
 interpreter started as the service's is. The columns:
 
-- `sample`, `picture`: CPU time of one sample and of one full snapshot.
+- `sample`, `snapshot`: CPU time of one sample and of one full snapshot.
 - `quiet`: the fraction of a CPU that these take at the periods of a quiet guest.
 - `Pss`: of that process.
 - `pass`: CPU time of a pass's cold cache, with the number of evictions.
@@ -83,7 +83,7 @@ pgdeactivate 0
 pglazyfree 0
 thp_fault_alloc 0
 """
-COLUMNS = ("cgroups", "CPUs", "nodes", "lru_gen", "sample", "picture", "quiet", "Pss")
+COLUMNS = ("cgroups", "CPUs", "nodes", "lru_gen", "sample", "snapshot", "quiet", "Pss")
 ALL_COLUMNS = (*COLUMNS, "pass", "ended", "lists", "peak")
 # In the guest's interpreter: what the service does, and the steps that it forks for.
 PROGRAM = """
@@ -109,10 +109,10 @@ def sample():
     stalls = idleness.stalls_of(pressure_or_none("memory", root), pressure_or_none("io", root))
     state = idleness.look(state, time.monotonic(), totals.cpustat(), 0.0, stalls, 20, 10, 100)
     totals.meminfo()
-picture = lambda: take(root, 0.0, detail=True, totals=totals)
+snapshot = lambda: take(root, 0.0, detail=True, totals=totals)
 service = loop.Service(root, AgentSettings(), lambda line: None)
-sample(); picture(); ends.poll()
-sample_s, picture_s, poll_s = timed(sample, 50), timed(picture, 20), timed(ends.poll, 200)
+sample(); snapshot(); ends.poll()
+sample_s, snapshot_s, poll_s = timed(sample, 50), timed(snapshot, 20), timed(ends.poll, 200)
 pss = [line.split()[1] for line in open("/proc/self/smaps_rollup") if line.startswith("Pss:")][0]
 
 def forked(work):
@@ -171,7 +171,7 @@ ended_s, peak_ended, _ = forked(ended)
 lists_s, peak_lists, _ = forked(lists)
 evictions()
 pass_s, peak_pass, steps = forked(a_pass)
-print(sample_s, picture_s, poll_s, pss, pass_s, steps, ended_s, lists_s,
+print(sample_s, snapshot_s, poll_s, pss, pass_s, steps, ended_s, lists_s,
       max(peak_ended, peak_lists, peak_pass))
 """
 
@@ -214,14 +214,14 @@ def measured(source: str, folder: str, cgroups: int, cpus: int, nodes: int) -> s
     if ran.returncode:
         raise SystemExit(ran.stderr)
     words = ran.stdout.split()
-    sample_s, picture_s, poll_s, pss_kib, pass_s = (float(word) for word in words[:5])
+    sample_s, snapshot_s, poll_s, pss_kib, pass_s = (float(word) for word in words[:5])
     steps, (ended_s, lists_s), peak_kib = words[5], (float(w) for w in words[6:8]), float(words[8])
     # The service's periods in a quiet guest: polling.QUIET_PERIOD_S, every sixth a snapshot;
     # end_watch.
-    quiet = sample_s / 10 + picture_s / 60 + poll_s / 5
+    quiet = sample_s / 10 + snapshot_s / 60 + poll_s / 5
     return (
         f"| {cgroups} | {cpus} | {nodes} | {size / 1e6:.2f} MB | {sample_s * 1e3:.2f} ms "
-        f"| {picture_s * 1e3:.1f} ms | {quiet:.3%} | {pss_kib / 1024:.1f} MiB | {pass_s:.2f} s, "
+        f"| {snapshot_s * 1e3:.1f} ms | {quiet:.3%} | {pss_kib / 1024:.1f} MiB | {pass_s:.2f} s, "
         f"{steps} steps | {ended_s:.2f} s | {lists_s:.2f} s | {peak_kib / 1024:.0f} MiB |"
     )
 
