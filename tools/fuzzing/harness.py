@@ -81,7 +81,7 @@ class Harness:
             )
 
     def growth(self, part: bytes, count: int = 24) -> float:
-        """How many times more instructions it takes to parse `part` repeated four times as often."""
+        """Return how many times more instructions it takes to parse `part` repeated four times as often."""
         once = instructions(lambda: self._quiet(part * count))
         longer = instructions(lambda: self._quiet(part * 4 * count))
         return longer / max(once, 2000)
@@ -94,7 +94,7 @@ class Harness:
 
 
 def weight(value: object, limit: int) -> int:
-    """How many objects and characters a result has, counted up to `limit`."""
+    """Return how many objects and characters a result has, counted up to `limit`."""
     total, todo = 0, [value]
     while todo and total <= limit:
         one = todo.pop()
@@ -119,7 +119,7 @@ def _parts(value: object) -> Iterator[object]:
 
 
 def instructions(work: Callable[[], object]) -> int:
-    """How many of Python's instructions `work` takes: the same number on every machine."""
+    """Return how many of Python's instructions `work` takes: the same number on every machine."""
     count = 0
 
     def trace(frame: FrameType, event: str, _argument: object) -> object:
