@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from giveback_agent.policy import actions as act
-from giveback_agent.policy.observation import GENERATIONS, LIMITS
+from giveback_agent.policy.observation import GENERATIONS, LIMITS, NO_METHOD
 from giveback_agent.release import percpu_lists, report_order
 from giveback_agent.runtime import child
 from giveback_kernel import files
@@ -86,21 +86,23 @@ def take_cold_anon(root: str, amount_bytes: int, exclude: tuple[str, ...]) -> No
     cold_anon.reclaim_cold_anon(root, amount_bytes, PERIOD_S * 0.9, exclude)
 
 
-def ended_bytes(root: str, swap: bool = False) -> int:
+def ended_bytes(root: str, method: str) -> int:
     """Measure the cache of ended cgroups, in bytes; 0 where it cannot be told, or not be reached.
 
-    In a child, as the kernel's list of generations may be long: what it takes is gone with it.
+    `method`: how this kernel's cold cache is taken (cold_cache.probe). In a child, as the kernel's list of
+    generations may be long: what it takes is gone with it.
     """
 
     def ask() -> bytes:
-        from giveback_agent.release.cache import cold_cache, ended_cgroups, memory_high
+        from giveback_agent.release.cache import ended_cgroups, memory_high
 
-        method = cold_cache.probe(root, swap)
         if method == LIMITS:
             return str(sum([one.ended_bytes for one in memory_high.find_ended(root)])).encode()
         shares = ended_cgroups.read_shares(root, method == GENERATIONS)
         return str(shares.ended_bytes if shares else 0).encode()
 
+    if method == NO_METHOD:
+        return 0
     output = child.in_child(ask, ENDED_TIMEOUT_S).output
     return int(output) if output.isdigit() and len(output) < 20 else 0
 

@@ -29,15 +29,15 @@ class EndedCache:
         self._root = root
         self._next_s = self._seen_s = 0.0
 
-    def begin(self, cold_method: str, swap: bool) -> None:
+    def begin(self, cold_method: str) -> None:
         """Have the root's own cache remembered before anything ends: by sums it cannot be told later."""
         if cold_method == LISTS:
-            steps.ended_bytes(self._root, swap)
+            steps.ended_bytes(self._root, cold_method)
 
-    def measure(self, now_s: float, may_measure: bool, swap: bool = False) -> bool:
+    def measure(self, now_s: float, may_measure: bool, cold_method: str) -> bool:
         """Measure what cgroups that have ended left, if any has; returns whether that is worth a step.
 
-        `swap`: programs may be swapped out, as the settings say.
+        `cold_method`: how this kernel's cold cache is taken.
         """
         self.watch.poll()
         self.watch.ask_for_signals(now_s)
@@ -49,7 +49,7 @@ class EndedCache:
             return False
         self.watch.rose, self._seen_s = False, 0.0
         began_s = time.monotonic()
-        self.left_bytes = steps.ended_bytes(self._root, swap)
+        self.left_bytes = steps.ended_bytes(self._root, cold_method)
         # With 10,000 cgroups this takes a second: rarer then.
         took_s = time.monotonic() - began_s
         self._next_s = now_s + max(PERIOD_S, COST_TIMES * took_s)

@@ -108,7 +108,7 @@ class Service:
         # So does a cgroup that ends.
         signals.signal(signals.SIGIO, lambda _number, _frame: None)
         self._ended.watch.ask_for_signals(time.monotonic())
-        self._ended.begin(self._can.cold_method, self._settings.swap)
+        self._ended.begin(self._can.cold_method)
         self._greet()
         try:
             while not self._stop:
@@ -283,7 +283,8 @@ class Service:
     def _measure_ended(self, now_s: float) -> None:
         """Cgroups have ended: find out how much cache they left, and decide at once where it is much."""
         may_measure = self._settings.mode == "adaptive" and self._steps.worker is None
-        if self._ended.measure(now_s, may_measure and not self._in_pass(), self._settings.swap):
+        may_measure = may_measure and not self._in_pass()
+        if self._ended.measure(now_s, may_measure, self._can.cold_method):
             self._pace = polling.Pace()
 
     def _is_decision_due(self, now_s: float) -> bool:

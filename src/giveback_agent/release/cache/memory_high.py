@@ -238,6 +238,7 @@ class _Steps:
         self, root: str, max_bytes: int, wanted: Callable[[], bool], run_s: float | None = None
     ) -> None:
         self._root = root
+        self._mount = cgroup.find_v2_mount(root) or ""
         self._left_bytes = max_bytes
         self._wanted = wanted
         self._until_s = time.monotonic() + (RUN_S if run_s is None else run_s)
@@ -246,12 +247,11 @@ class _Steps:
     def take_cold(self, folder: str, nodes: int) -> None:
         until_s = min(self._until_s, time.monotonic() + CGROUP_S)
         first = last = _lists(self._root, folder)
-        mount = cgroup.find_v2_mount(self._root) or ""
         while time.monotonic() < until_s:
             is_hurt = last.refault_pages - first.refault_pages > REFAULTS_LIMIT
             if is_hurt or last.active_bytes + REST_BYTES < first.active_bytes:
                 return
-            unprotected = memcg.unprotected_bytes(self._root, mount, folder)
+            unprotected = memcg.unprotected_bytes(self._root, self._mount, folder)
             cold = min(cold_bytes(last, nodes), unprotected)
             # By halves near the balance: a step takes up to 1.7 times of what it asks.
             if cold <= REST_BYTES or not self._step(folder, (cold + 1) // 2, is_empty=False):
@@ -260,10 +260,9 @@ class _Steps:
 
     def take_warm(self, folder: str) -> None:
         until_s = min(self._until_s, time.monotonic() + CGROUP_S)
-        mount = cgroup.find_v2_mount(self._root) or ""
         while time.monotonic() < until_s:
             clean = _clean_bytes(_lists(self._root, folder))
-            clean = min(clean, memcg.unprotected_bytes(self._root, mount, folder))
+            clean = min(clean, memcg.unprotected_bytes(self._root, self._mount, folder))
             if clean <= REST_BYTES or not self._step(folder, clean, is_empty=False):
                 return
 

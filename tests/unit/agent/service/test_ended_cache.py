@@ -21,7 +21,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[EndedCach
     """A guest in which 300 MiB are left by whatever has ended, and the measurements made."""
     made: list[float] = []
 
-    def measure(root: str, swap: bool) -> int:
+    def measure(root: str, cold_method: str) -> int:
         made.append(1.0)
         return 300 * MIB
 
@@ -33,9 +33,9 @@ def test_what_is_the_roots_own_is_measured_before_anything_ends(
     measured: tuple[EndedCache, list[float]],
 ) -> None:
     cache, made = measured
-    cache.begin(GENERATIONS, swap=False)
+    cache.begin(GENERATIONS)
     assert not made
-    cache.begin(LISTS, swap=False)
+    cache.begin(LISTS)
     assert len(made) == 1
     assert cache.left_bytes == 0
 
@@ -44,16 +44,18 @@ def test_an_end_is_measured_a_moment_later_and_not_too_often(
     measured: tuple[EndedCache, list[float]],
 ) -> None:
     ended, made = measured
-    assert not ended.measure(100.0, may_measure=True)
+    assert not ended.measure(100.0, may_measure=True, cold_method=LISTS)
     ended.watch.rose = True
-    assert not ended.measure(101.0, may_measure=True), "the kernel takes it down meanwhile"
-    assert not ended.measure(101.0 + SETTLE_S, may_measure=False)
-    assert ended.measure(101.0 + SETTLE_S, may_measure=True)
+    assert not ended.measure(101.0, may_measure=True, cold_method=LISTS), (
+        "the kernel takes it down meanwhile"
+    )
+    assert not ended.measure(101.0 + SETTLE_S, may_measure=False, cold_method=LISTS)
+    assert ended.measure(101.0 + SETTLE_S, may_measure=True, cold_method=LISTS)
     assert (len(made), ended.left_bytes, ended.watch.rose) == (1, 300 * MIB, False)
     ended.watch.rose = True
-    assert not ended.measure(104.0, may_measure=True)
-    assert not ended.measure(101.0 + SETTLE_S + PERIOD_S - 0.1, may_measure=True)
-    assert ended.measure(101.0 + SETTLE_S + PERIOD_S, may_measure=True)
+    assert not ended.measure(104.0, may_measure=True, cold_method=LISTS)
+    assert not ended.measure(101.0 + SETTLE_S + PERIOD_S - 0.1, may_measure=True, cold_method=LISTS)
+    assert ended.measure(101.0 + SETTLE_S + PERIOD_S, may_measure=True, cold_method=LISTS)
     assert len(made) == 2
 
 
@@ -64,8 +66,8 @@ def test_what_was_left_is_wanted_for_a_while_and_after_a_regrets_wait(
     calm = EndedRegret()
     assert not ended.is_wanted(100.0, calm)
     ended.watch.rose = True
-    ended.measure(100.0, may_measure=True)
-    ended.measure(100.0 + SETTLE_S, may_measure=True)
+    ended.measure(100.0, may_measure=True, cold_method=LISTS)
+    ended.measure(100.0 + SETTLE_S, may_measure=True, cold_method=LISTS)
     assert ended.is_wanted(102.0, calm)
     assert not ended.is_wanted(102.0, EndedRegret(until_s=400.0))
     assert ended.is_wanted(401.0, EndedRegret(until_s=400.0))

@@ -245,7 +245,7 @@ def test_what_ended_below_a_live_cgroup_is_found_by_sums(kernel: OldKernel) -> N
     kernel.add("own.slice/app", 0, 10)
     found = memory_high.find_ended(str(kernel.root))
     assert found == (Ended(f"{MOUNT}/a.slice", 130 * MIB), Ended(empty, 50 * MIB, is_empty=True))
-    assert steps.ended_bytes(str(kernel.root)) == 180 * MIB
+    assert steps.ended_bytes(str(kernel.root), LIMITS) == 180 * MIB
     # The sums would miss live cgroups.
     kernel.put(f"{MOUNT}/cgroup.stat", "nr_descendants 5000\nnr_dying_descendants 9\n")
     assert memory_high.find_ended(str(kernel.root)) == ()
