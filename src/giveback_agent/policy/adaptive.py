@@ -254,9 +254,10 @@ def _learn_outcome(seen: GuestObservation, state: PolicyState) -> PolicyState:
 
 
 def _remember_cold(now: Snapshot, state: PolicyState, outcome: StepOutcome) -> PolicyState:
-    """Keep when a pass last took cache, and the least cache there has been since."""
+    """Keep when a pass last took all it would, and the least cache there has been since."""
     takes_cache = outcome.kind in (ReclaimCold.kind, Reclaim.kind, DropCaches.kind)
-    if takes_cache and not outcome.abandoned and state.current is not None:
+    is_whole = state.current is not None and not state.current.is_cut
+    if takes_cache and not outcome.abandoned and is_whole:
         return replace(state, judged=JudgedCache(now.monotonic_s, now.cache_bytes))
     if state.judged is not None and now.cache_bytes < state.judged.cache_bytes:
         return replace(state, judged=replace(state.judged, cache_bytes=now.cache_bytes))

@@ -168,6 +168,12 @@ def goal_after_sync_bytes(tick: Tick) -> int:
     return min(_goal_bytes(tick, cold, 0), wanted_by_host_bytes(tick))
 
 
+def is_cut_by_host(tick: Tick) -> bool:
+    """Tell whether the host wants less than a pass would take: what is left of it was not looked at then."""
+    cold = max(tick.now.cold_cache_bytes, tick.now.meminfo.inactive_file_bytes)
+    return wanted_by_host_bytes(tick) < _goal_bytes(tick, cold, 0)
+
+
 def wanted_by_host_bytes(tick: Tick) -> int:
     """Return the cache bytes that the host wants at most: what is above the rest that stays for it."""
     return max(0, tick.now.cache_bytes - tick.seen.kept_cache_bytes)

@@ -32,7 +32,8 @@ class Pass(Record):
 
     `urgency`: how badly the host needed memory when it began. `manual`: somebody asked for it, so that
     no step is left out for freeing little. `steps` are left to do, and `goal_bytes` of cache to take.
-    `hold` is there while the report order is lowered, which is the last step.
+    `hold` is there while the report order is lowered, which is the last step. `is_cut`: the host wants less
+    cache than there is to take.
     """
 
     urgency: int = URGENCY_ALONE
@@ -40,6 +41,7 @@ class Pass(Record):
     steps: tuple[type[ReleaseStep], ...] = ()
     goal_bytes: int = 0
     hold: Hold | None = None
+    is_cut: bool = False
 
 
 def plan(tick: Tick, manual: bool = False, may_take_cold: bool = True) -> Pass:
@@ -53,7 +55,8 @@ def plan(tick: Tick, manual: bool = False, may_take_cold: bool = True) -> Pass:
         steps = (act.ReclaimEnded,)
     if tick.reports:
         steps += _report_steps(tick)
-    return Pass(tick.seen.urgency, manual, steps, cache_goal.goal_bytes(tick))
+    goal, is_cut = cache_goal.goal_bytes(tick), cache_goal.is_cut_by_host(tick)
+    return Pass(tick.seen.urgency, manual, steps, goal, is_cut=is_cut)
 
 
 def takes_ended(tick: Tick) -> bool:

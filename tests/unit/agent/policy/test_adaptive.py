@@ -595,3 +595,22 @@ def test_what_ended_cgroups_left_is_no_new_cache() -> None:
     state = PolicyState(judged=cache_goal.JudgedCache(100.0, 300 * MIB))
     _, after = adaptive.decide(seen, state, SETTINGS, ABLE)
     assert after.judged == cache_goal.JudgedCache(100.0, 250 * MIB)
+
+
+@pytest.mark.parametrize("wanted_mib", [60, 600])
+def test_what_a_small_request_has_left_is_there_for_the_next(wanted_mib: int) -> None:
+    """Of 600 MiB the host wants 60: the other 540 were not looked at, and are no cache that was judged."""
+    before = snapshot(100.0, cache=600, trapped=0)
+    seen = replace(observation(before), kept_cache_bytes=(600 - wanted_mib) * MIB)
+    _, state = adaptive.decide(seen, PolicyState(), SETTINGS, ABLE)
+    assert state.current is not None
+    assert state.current.is_cut == (wanted_mib == 60)
+    left = snapshot(110.0, free=800 + wanted_mib, cache=640 - wanted_mib, trapped=0)
+    taken = StepOutcome(act.ReclaimCold.kind, ok=True)
+    state = replace(state, current=replace(state.current, steps=()))
+    actions, state = adaptive.decide(observation(left, outcome=taken), state, SETTINGS, ABLE)
+    assert isinstance(actions[-1], act.EndPass)
+    # The same amount is wanted once more.
+    again = replace(observation(replace(left, monotonic_s=130.0)), kept_cache_bytes=20 * MIB)
+    actions, _ = adaptive.decide(again, state, SETTINGS, ABLE)
+    assert any(isinstance(action, act.BeginPass) for action in actions) == (wanted_mib == 60)
