@@ -29,6 +29,9 @@ from giveback.manager import logs
 from giveback.manager.lifecycle import manage
 from giveback.manager.settings.load import load
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[4]), int(sys.argv[4])))
+if int(sys.argv[5]):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[5]), int(sys.argv[5])))
 logs.set_up(sys.stderr, "info")
 try:
     asyncio.run(manage(load(Path(sys.argv[1])), Path(sys.argv[1]), root=sys.argv[2]))
@@ -54,7 +57,12 @@ class Manager:
         self.path.write_text(daemon + more)
 
     def start(
-        self, file_limit_bytes: int | None = None, environment: dict[str, str] | None = None
+        self,
+        file_limit_bytes: int | None = None,
+        environment: dict[str, str] | None = None,
+        *,
+        address_space_bytes: int = resource.RLIM_INFINITY,
+        descriptors: int | None = None,
     ) -> subprocess.Popen[bytes]:
         """A new process; it may still be starting."""
 
@@ -63,6 +71,7 @@ class Manager:
                 [
                     sys.executable, "-c", _RUN, str(self.path), str(self.host.root),
                     str(resource.RLIM_INFINITY if file_limit_bytes is None else file_limit_bytes),
+                    str(address_space_bytes), str(descriptors or 0),
                 ],
                 stderr=log,
                 # The place where every command looks is of this test, too.
@@ -71,10 +80,20 @@ class Manager:
 
     @contextlib.contextmanager
     def running(
-        self, file_limit_bytes: int | None = None, environment: dict[str, str] | None = None
+        self,
+        file_limit_bytes: int | None = None,
+        environment: dict[str, str] | None = None,
+        *,
+        address_space_bytes: int = resource.RLIM_INFINITY,
+        descriptors: int | None = None,
     ) -> Iterator[subprocess.Popen[bytes]]:
         """A daemon that serves; killed at the end, if it has not ended by then."""
-        child = self.start(file_limit_bytes, environment)
+        child = self.start(
+            file_limit_bytes,
+            environment,
+            address_space_bytes=address_space_bytes,
+            descriptors=descriptors,
+        )
         try:
             self.until(lambda: self.status() is not None)
             yield child

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import re
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
+from giveback.host.budgets import Budget
 from giveback.host.procs import TOO_LONG, own_path
 from giveback.vmm.base import VmState
+from giveback.vmm.clients import bounded_json
 from giveback.vmm.clients.sockets import reason, short_path
 from giveback_kernel.escaping import escape_for_terminal
 
@@ -24,10 +26,15 @@ if TYPE_CHECKING:
 
     import httpx2
 
+    from giveback.host.budgets import Account
     from giveback.host.procs import Process
     from giveback.vmm.base import VmDescription
 
 ANSWER_LIMIT_BYTES = 1 << 20
+_SESSION_BYTES = 24 << 20
+"""The most memory that the answers of one session take, with all that is made of them."""
+_MEMORY = Budget(in_all=128 << 20, each=64 << 20)
+"""Of all open sessions, and of all with one user's VMMs."""
 _OK = 200
 _REFUSED = 400
 
@@ -35,22 +42,25 @@ _REFUSED = 400
 class VmmApi:
     """An open connection to a VMM's HTTP API."""
 
-    def __init__(self, client: httpx2.AsyncClient, path: str) -> None:
+    def __init__(self, client: httpx2.AsyncClient, path: str, account: Account) -> None:
         self._client = client
         self._path = path
+        self._account = account
 
     async def get(self, resource: str) -> object:
         """The JSON of a 200 answer; None for any other status (no such device, not booted).
 
-        Raises VmError for an answer that is longer than ANSWER_LIMIT_BYTES, or no JSON.
+        Raises VmError for an answer that is longer than ANSWER_LIMIT_BYTES, takes too much memory, or is
+        no JSON.
         """
         status, body = await self._exchange("GET", resource)
         if status != _OK:
             return None
+        self._pay(bounded_json.cost_bytes(body), resource)
         try:
-            return json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise VmError(f"{self._path}: {resource} answers what is no JSON") from error
+            return bounded_json.parse(body, ANSWER_LIMIT_BYTES)
+        except ValueError as error:
+            raise VmError(f"{self._path}: {resource} answers what is {error}") from error
 
     async def send(self, method: str, resource: str, body: dict[str, object]) -> None:
         """Change something. Raises VmError with the VMM's words where it refuses."""
@@ -64,12 +74,18 @@ class VmmApi:
     ) -> tuple[int, bytes]:
         url = f"http://localhost{resource}"
         async with self._client.stream(method, url, json=body) as response:
-            answer = b""
+            answer = bytearray()
             async for chunk in response.aiter_raw():
                 answer += chunk
                 if len(answer) > ANSWER_LIMIT_BYTES:
                     raise VmError(f"{self._path}: {resource} answers more than a MiB; not read on")
-        return response.status_code, answer
+        return response.status_code, bytes(answer)
+
+    def _pay(self, amount_bytes: int, resource: str) -> None:
+        if self._account.taken + amount_bytes > _SESSION_BYTES or not self._account.take(
+            amount_bytes
+        ):
+            raise VmError(f"{self._path}: {resource} answers what takes too much memory")
 
 
 @contextlib.asynccontextmanager
@@ -86,7 +102,8 @@ async def api(path: str, timeout_s: float) -> AsyncIterator[VmmApi]:
                 asyncio.timeout(timeout_s),
                 httpx2.AsyncClient(transport=transport, timeout=timeout_s) as client,
             ):
-                yield VmmApi(client, path)
+                with _MEMORY.account(_owner_of(reachable)) as account:
+                    yield VmmApi(client, path, account)
     except (TimeoutError, httpx2.TimeoutException) as error:
         raise VmError(f"{path}: no answer in {timeout_s:g} s; is the VMM stopped?") from error
     except httpx2.ConnectError as error:
@@ -95,6 +112,14 @@ async def api(path: str, timeout_s: float) -> AsyncIterator[VmmApi]:
         raise VmError(f"{path}: what answers is no HTTP: {str(error)[:200]}") from error
     except OSError as error:
         raise VmError(f"{path}: {reason(error)}") from error
+
+
+def _owner_of(path: str) -> int | None:
+    """Whose socket it is; None where it has gone."""
+    try:
+        return Path(path).stat().st_uid
+    except (OSError, ValueError):
+        return None
 
 
 def _cause(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import stat
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,19 @@ def connect_unix(path: str) -> socket.socket:
         connection.close()
         raise VmError(f"{escape_for_terminal(path)}: no socket can be called so") from error
     return connection
+
+
+def peer_uid(connection: socket.socket) -> int | None:
+    """Return the user who listens at the other end of a unix socket; None where the kernel does not tell.
+
+    It is who called listen(): libvirt, for a socket that it hands to QEMU. Source: unix(7), SO_PEERCRED.
+    """
+    try:
+        found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    except OSError:
+        return None
+    uid: int = struct.unpack("3i", found)[1]
+    return uid
 
 
 def _connect_abstract(connection: socket.socket, name: bytes) -> None:
