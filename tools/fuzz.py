@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Fuzz every parser of foreign bytes: `tools/fuzz.py --seconds 60 [--harness NAME]`.
 
-With atheris (`pip install atheris`) the inputs are guided by coverage, and `--keep` adds what reached new
-code to the corpus; without it they are mutations of the corpus. One line for each harness: inputs and how
-many a second. Ends with 1 and the input where a parser raised what it may not, made too much of it, or took
-too long.
+With atheris (`pip install atheris`) coverage guides the inputs, and `--keep` adds inputs that
+reached new code to the corpus. Without it the inputs are mutations of the corpus. It prints one
+line for each harness: the number of inputs, and inputs per second. It exits with 1 and prints the
+input if a parser raised an error that it may not raise, returned too large a result, or took too
+long.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ KEPT_INPUTS, KEPT_BYTES = 40, 600
 
 def harnesses() -> dict[str, Harness]:
     """Return every harness by its name."""
-    # Here, so that atheris can take them apart when it imports them.
+    # Imported here, so that atheris can instrument them.
     from fuzzing import guests, kernel, stored, vmms  # noqa: PLC0415
 
     rooms = (kernel, guests, vmms, stored)
@@ -40,7 +41,7 @@ def harnesses() -> dict[str, Harness]:
 
 
 def fuzz(harness: Harness, seconds: float, seed: int) -> int:
-    """Give a harness its corpus and mutations of it; returns how many inputs. Raises FoundError."""
+    """Run a harness on its corpus and mutations of it; return the number of inputs. Raises FoundError."""
     from fuzzing.harness import INPUT_LIMIT_BYTES  # noqa: PLC0415
     from fuzzing.mutate import mutated  # noqa: PLC0415
 
@@ -72,7 +73,7 @@ def guide(name: str, words: Sequence[str]) -> None:
 
 
 def guided(harness: Harness, seconds: float, keep: bool) -> int:
-    """Fuzz in a process of libFuzzer's; returns how many inputs. Raises FoundError."""
+    """Fuzz in a separate process of libFuzzer; return the number of inputs. Raises FoundError."""
     from fuzzing.harness import FoundError  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory(prefix="giveback-fuzz-") as folder:
@@ -105,7 +106,7 @@ def guided(harness: Harness, seconds: float, keep: bool) -> int:
 
 
 def _keep(harness: Harness, found: Sequence[bytes]) -> None:
-    """Keep the shortest of what reached code of its own."""
+    """Keep the shortest of the inputs that reached new code."""
     from fuzzing.harness import CORPUS  # noqa: PLC0415
 
     small = sorted(
@@ -117,7 +118,7 @@ def _keep(harness: Harness, found: Sequence[bytes]) -> None:
 
 
 def main() -> int:
-    """Fuzz for the seconds that are given, all harnesses alike; returns the exit code."""
+    """Fuzz all chosen harnesses for equal parts of the given seconds; return the exit code."""
     if sys.argv[1:2] == ["--guide"]:
         guide(sys.argv[2], sys.argv[3:])
     parser = argparse.ArgumentParser(

@@ -14,7 +14,7 @@ from giveback_kernel.fields import BYTES_LIMIT, number, quoted, text
 from giveback_kernel.record import Record
 
 PATH = "/proc/buddyinfo"
-# Kernels have 11 orders, arm64 with 64 KiB pages 14; more than this is no buddy allocator.
+# Kernels have 11 orders, arm64 with 64 KiB pages 14; a larger number is not a buddy allocator's.
 ORDERS_LIMIT = 32
 _FREE_BLOCKS_LIMIT = 1 << 53
 
@@ -37,7 +37,7 @@ class BuddyInfo(Record):
 def parse(data: bytes, page_size_bytes: int = 4096) -> BuddyInfo:
     """Parse the text of /proc/buddyinfo.
 
-    Raises KernelFileError where it has no zone, an unfinished line, or a line that is not one.
+    Raises KernelFileError if it has no zone, an unfinished line, or a line of another form.
     """
     if not data.endswith(b"\n"):
         raise KernelFileError(PATH, "empty, or its last line is unfinished")
@@ -54,7 +54,7 @@ def read_buddyinfo(root: str = "/") -> BuddyInfo:
 
 
 def free_bytes(buddy: BuddyInfo, order_at_least: int = 0, node: int | None = None) -> int:
-    """Free bytes in blocks of `order_at_least` and above, of one NUMA node or of all."""
+    """Return the free bytes in blocks of `order_at_least` and above, of one NUMA node or of all."""
     pages = 0
     lowest = max(0, order_at_least)
     for zone in buddy.zones:
@@ -65,17 +65,17 @@ def free_bytes(buddy: BuddyInfo, order_at_least: int = 0, node: int | None = Non
 
 
 def reportable_bytes(buddy: BuddyInfo, report_order: int, node: int | None = None) -> int:
-    """Free bytes that page reporting returns to the host at this report order."""
+    """Return the free bytes that page reporting returns to the host at this report order."""
     return free_bytes(buddy, report_order, node)
 
 
 def trapped_bytes(buddy: BuddyInfo, report_order: int, node: int | None = None) -> int:
-    """Free bytes in blocks below the report order: free here, still resident on the host."""
+    """Return the free bytes in blocks below the report order: free here, still resident on the host."""
     return free_bytes(buddy, 0, node) - free_bytes(buddy, report_order, node)
 
 
 def by_order(buddy: BuddyInfo, node: int | None = None) -> tuple[int, ...]:
-    """Free bytes held in blocks of exactly each order, over the zones of one node or of all."""
+    """Return the free bytes in blocks of exactly each order, over the zones of one node or of all."""
     totals = [0] * (max_order(buddy) + 1)
     for zone in buddy.zones:
         if node is None or zone.node == node:
@@ -85,7 +85,7 @@ def by_order(buddy: BuddyInfo, node: int | None = None) -> tuple[int, ...]:
 
 
 def max_order(buddy: BuddyInfo) -> int:
-    """Return the largest order the allocator keeps: the largest report order that makes sense."""
+    """Return the largest order that the allocator keeps, which is the largest useful report order."""
     return max([len(zone.counts) for zone in buddy.zones], default=1) - 1
 
 

@@ -23,10 +23,12 @@ _FS_TYPES = (b"cgroup",)
 class CgroupMounts(Record):
     """Where cgroups are mounted.
 
-    `version` is v1, v2, hybrid (both) or none. `v2_mount` is the path of the cgroup2 hierarchy and
-    `v2_root` the cgroup that is seen there ('/' outside a container). `v1_mounts` are pairs of
-    controllers and path. `is_part`: the top of `v2_mount` is an ordinary cgroup; what else runs in this
-    kernel is not seen there (a cgroup namespace, as WSL's distributions have, or a container's bind mount).
+    - `version` is v1, v2, hybrid (both) or none.
+    - `v2_mount` is the path of the cgroup2 hierarchy, `v2_root` the cgroup visible there ('/' outside a
+      container).
+    - `v1_mounts` are pairs of controllers and path.
+    - `is_part`: the top of `v2_mount` is an ordinary cgroup, and the kernel's other cgroups are not visible
+      there (a cgroup namespace, as WSL's distributions have, or a container's bind mount).
     """
 
     version: str
@@ -37,14 +39,14 @@ class CgroupMounts(Record):
 
 
 def parse(data: bytes) -> CgroupMounts:
-    """Parse the text of mountinfo. A line that is not a mount is skipped: the rest still counts."""
+    """Parse the text of mountinfo. A line that is not a mount is skipped; the other lines count."""
     return choose(mounts.parse(data, _FS_TYPES))
 
 
 def choose(table: tuple[Mount, ...]) -> CgroupMounts:
-    """Choose among the mounts that can be seen: one that another mount hides does not count.
+    """Choose among the visible mounts: one that another mount hides does not count.
 
-    Of several cgroup2 mounts the whole hierarchy goes before a part of it, and the usual place first.
+    Among several cgroup2 mounts the whole hierarchy is preferred to a part, then the usual path.
     """
     seen = mounts.visible(table, ("cgroup2", "cgroup"))
     v2 = sorted(
@@ -67,14 +69,14 @@ def read_cgroup(root: str = "/") -> CgroupMounts:
     found = choose(mounts.read_mounts(root, _FS_TYPES))
     if found.v2_mount is None:
         return found
-    # The kernel's own root has neither (CFTYPE_NOT_ON_ROOT).
+    # The kernel's own root has neither file (CFTYPE_NOT_ON_ROOT).
     top = found.v2_mount.rstrip("/")
     is_part = files.exists(root, f"{top}/cgroup.type") or files.exists(root, f"{top}/memory.max")
     return replace(found, is_part=is_part)
 
 
 def find_v2_mount(root: str = "/") -> str | None:
-    """Find the folder of the cgroup2 hierarchy, without a slash at its end; None where there is none."""
+    """Find the folder of the cgroup2 hierarchy, without a trailing slash; return None if there is none."""
     try:
         mount = read_cgroup(root).v2_mount
     except KernelFileError:
@@ -83,7 +85,7 @@ def find_v2_mount(root: str = "/") -> str | None:
 
 
 def v2_mount_or_usual(root: str = "/") -> str:
-    """Return what `find_v2_mount` finds; else the usual place."""
+    """Return the result of `find_v2_mount`, else the usual path."""
     return find_v2_mount(root) or USUAL_MOUNT
 
 

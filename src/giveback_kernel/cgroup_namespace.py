@@ -1,10 +1,11 @@
-"""Where this process's cgroup hierarchy lies in the kernel's, and this process in it.
+"""Find where this process's cgroup hierarchy is in the kernel's, and where this process is in it.
 
-In a cgroup namespace /sys/fs/cgroup is an ordinary cgroup, such as /wsl-user/distro-27 (WSL since 2.9.13:
-microsoft/WSL#41512), and nothing there says which. debugfs knows no namespaces: lru_gen names every cgroup
-from the kernel's own root. So the place is found by what both tell: each of our cgroups is listed there below
-one and the same path, with as many file pages as its memory.stat has. The numbers that lru_gen prints are not
-the folders' inodes (mem_cgroup_id() in mm/memcontrol.c), and no file of a cgroup has them.
+In a cgroup namespace /sys/fs/cgroup is an ordinary cgroup, such as /wsl-user/distro-27 (WSL since
+2.9.13: microsoft/WSL#41512), and no file there names it. debugfs has no namespaces: lru_gen lists
+every cgroup from the kernel's own root. So the place is found by comparison: lru_gen lists each of
+our cgroups below one common path, with as many file pages as its memory.stat has. The numbers in
+lru_gen are not the folders' inodes (mem_cgroup_id() in mm/memcontrol.c), and no file of a cgroup
+has them.
 
 Source: Documentation/admin-guide/cgroup-v2.rst (Namespace), man 7 cgroup_namespaces.
 """
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
     from giveback_kernel.cgroup import CgroupMounts
 
 OWN_PATH = "/proc/self/cgroup"
-# Of so many cgroups, the largest, the pages are compared.
+# The number of cgroups, the largest ones, whose pages are compared.
 ANCHORS = 16
-# With less cache than this in all of them two places could look alike.
+# With less cache than this in all of them together, two places could look alike.
 LEAST_BYTES = 1 << 20
-# Pages come and go between the two readings: this part of them may differ,
+# Pages come and go between the two readings: this fraction of them may differ,
 MOST_DIFFERENCE = 0.2
-# and the next best place must differ by this many times more.
+# and the next best place must differ by this factor more.
 TIMES_BETTER = 3
 CANDIDATES_LIMIT = 256
 _OWN_LIMIT_BYTES = 8192
@@ -39,9 +40,9 @@ _FOLDERS_LIMIT = 4096
 
 
 def own_path(root: str, mounts: CgroupMounts) -> str | None:
-    """Return this process's cgroup as a path below `mounts.v2_mount` ('/': its top); None if it is not there.
+    """Return this process's cgroup as a path below `mounts.v2_mount` ('/': its top); None if it is outside.
 
-    Where the mount shows more than the namespace (its root is '/..'), the folder is searched for.
+    If the mount shows more than the namespace (its root is '/..'), the folder is searched for.
     """
     told = _told_path(root)
     if told is None or mounts.v2_mount is None or ".." in told.split("/"):
@@ -57,9 +58,9 @@ def own_path(root: str, mounts: CgroupMounts) -> str | None:
 
 
 def read_place(root: str, mounts: CgroupMounts) -> str | None:
-    """Find the path of the top of `mounts.v2_mount` from the kernel's own root; "" where it is that.
+    """Find the path of the top of `mounts.v2_mount` from the kernel's own root; "" if it is that root.
 
-    None where it cannot be told. Reads lru_gen. Never raises.
+    Returns None if the place cannot be determined. Reads lru_gen. Never raises.
     """
     if not mounts.is_part:
         return ""
@@ -75,19 +76,20 @@ def read_place(root: str, mounts: CgroupMounts) -> str | None:
 def place_here(root: str = "/") -> str | None:
     """Find the path of this process's top cgroup, as `read_place` does. Never raises.
 
-    None: lru_gen names cgroups that cannot be told to be ours, so that none may be asked for there.
+    None means: it is unknown which cgroups of lru_gen are ours, so none may be changed through it.
     """
     try:
         return read_place(root, cgroup.read_cgroup(root))
     except KernelFileError:
-        # No cgroups: the one list there is belongs to all.
+        # No cgroups: the only list is everyone's.
         return ""
 
 
 def place_of(read: Iterable[bytes], ours: Mapping[str, int]) -> str | None:
     """Find the path below which lru_gen lists `ours`: paths ('/a/b') and file pages of leaf cgroups.
 
-    None where none fits, or another fits nearly as well. Raises KernelFileError for nonsense.
+    Returns None if no path fits, or if another fits nearly as well. Raises KernelFileError for
+    invalid text.
     """
     listed: dict[str, dict[str, int]] = {}
     by_name: dict[str, list[str]] = {}
@@ -114,7 +116,7 @@ def place_of(read: Iterable[bytes], ours: Mapping[str, int]) -> str | None:
 
 
 def _largest(root: str, mount: str) -> dict[str, int]:
-    """The leaf cgroups with the most file pages; empty where they are too few to go by."""
+    """Return the leaf cgroups with the most file pages; empty if they have too few for a comparison."""
     page_bytes = os.sysconf("SC_PAGE_SIZE")
     folders = [folder for folder in memcg.leaves(root, mount) if folder != mount]
     sizes = [(memcg.file_bytes_of(root, folder), folder[len(mount) :]) for folder in folders]
@@ -136,7 +138,7 @@ def _told_path(root: str) -> str | None:
 
 
 def _searched(root: str, mount: str, levels: int, told: str) -> str | None:
-    """Find the folder `levels` below the mount, and `told` below that, whose processes include this one."""
+    """Find the folder `levels` below the mount, and `told` below that, that holds this process."""
     folders = [mount]
     for _ in range(levels):
         folders = [child for folder in folders for child in memcg.children(root, folder)]

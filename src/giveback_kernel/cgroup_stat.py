@@ -1,7 +1,7 @@
 """cgroup.stat of a cgroup (v2): how many cgroups are below it, and how many of them are dying.
 
-A removed cgroup stays, dying, for as long as pages are charged to it. Before Linux 7.0 its page cache is
-charged to it until something reclaims the pages; since then the pages go to the parent at once.
+A removed cgroup stays, dying, while pages are charged to it. Before Linux 7.0 its page cache stays
+charged to it until the pages are reclaimed; since then the pages move to the parent at once.
 Source: Documentation/admin-guide/cgroup-v2.rst (nr_descendants, nr_dying_descendants).
 """
 
@@ -16,14 +16,14 @@ _NAMES = (b"nr_descendants", b"nr_dying_descendants")
 
 
 class CgroupStat(Record):
-    """Live and dying cgroups below one, itself not counted."""
+    """The numbers of live and dying cgroups below one, without itself."""
 
     descendants: int
     dying_descendants: int
 
 
 def parse(data: bytes, path: str = STAT) -> CgroupStat:
-    """Parse the text of cgroup.stat. Raises KernelFileError where a count is missing or nonsense."""
+    """Parse the text of cgroup.stat. Raises KernelFileError if a count is missing or invalid."""
     values = {}
     for line in data.split(b"\n")[:-1]:
         name, _, token = line.partition(b" ")

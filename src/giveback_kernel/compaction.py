@@ -1,8 +1,10 @@
 """Compaction on request: of all memory, or of one NUMA node.
 
+The writer pays: the write returns only when the compaction has ended. So it belongs in a process
+that can be abandoned, at SCHED_IDLE.
+
 Source: Documentation/admin-guide/sysctl/vm.rst (compact_memory) and
-Documentation/ABI/stable/sysfs-devices-node (compact). The writer pays: the write returns when the
-compaction is over, so it belongs where it can be abandoned, at SCHED_IDLE.
+Documentation/ABI/stable/sysfs-devices-node (compact).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ def node_path(node: int) -> str:
 
 
 def nodes(root: str = "/") -> tuple[int, ...]:
-    """List the NUMA nodes under `root` that sysfs shows; empty where it shows none."""
+    """List the NUMA nodes that sysfs shows under `root`; empty if it shows none."""
     try:
         names = os.listdir(files.under(root, NODES_PATH))
     except OSError:
@@ -30,17 +32,17 @@ def nodes(root: str = "/") -> tuple[int, ...]:
 
 
 def is_available(root: str = "/") -> bool:
-    """Tell whether the kernel can compact at all (CONFIG_COMPACTION)."""
+    """Return whether the kernel can compact at all (CONFIG_COMPACTION)."""
     return files.exists(root, PATH)
 
 
 def is_permitted(root: str = "/") -> bool:
-    """Tell whether this process may write compact_memory."""
+    """Return whether this process may write compact_memory."""
     return os.access(files.under(root, PATH), os.W_OK)
 
 
 def node_is_available(root: str, node: int) -> bool:
-    """Tell whether one NUMA node can be compacted alone."""
+    """Return whether one NUMA node can be compacted alone."""
     return files.exists(root, node_path(node))
 
 

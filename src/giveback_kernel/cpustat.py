@@ -57,8 +57,8 @@ class CpuStat(Record):
 def parse(data: bytes) -> CpuStat:
     """Parse the text of /proc/stat. Columns that an old kernel does not print are 0.
 
-    Raises KernelFileError where the line `cpu`, or every line `cpuN`, is missing, or a value is
-    nonsense.
+    Raises KernelFileError if the line `cpu`, or every line `cpuN`, is missing, or if a value is
+    invalid.
     """
     end = data.find(b"\n")
     words = data[: max(0, end)].split()

@@ -1,21 +1,21 @@
-"""The root of the error tree that all of giveback's packages share, and a kernel file's error.
+"""The root of the error tree that all of giveback's packages share, and the error of a kernel file.
 
-Text and exit codes are made only at the edge: in `giveback.cli` and in `giveback_agent.__main__`.
+Only the edges make text and exit codes: `giveback.cli` and `giveback_agent.__main__`.
 """
 
 from __future__ import annotations
 
 
 class GivebackError(Exception):
-    """Base of every error raised on purpose. Its text names the file, VM or setting, and what to do."""
+    """Base of every deliberate error. Its text names the file, VM or setting, and says what to do."""
 
     exit_code = 1
 
 
 class KernelFileError(GivebackError):
-    """A kernel file could not be read, written or understood.
+    """A kernel file could not be read, written or parsed.
 
-    `path` is the file; `errno` is the failed call's errno, or None where the content was at fault.
+    `path` is the file; `errno` is that of the failed call, or None if the content was invalid.
     """
 
     def __init__(self, path: str, reason: str, errno: int | None = None) -> None:

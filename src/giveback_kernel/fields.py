@@ -1,7 +1,7 @@
-"""Strict readings of the tokens that kernel files are made of.
+"""Strict parsers of the tokens in kernel files.
 
-`int()` alone would take signs, underscores and any length; a kernel file has none of these, so what
-does is not one.
+`int()` alone would accept signs, underscores and any length. Kernel files have none of these, so
+such a token is invalid.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from giveback_kernel.errors import KernelFileError
 
 # Counters are unsigned long in the kernel.
 COUNTER_LIMIT = 1 << 64
-# No processor addresses more than 57 bits; a larger amount of memory is nonsense.
+# No processor addresses more than 57 bits; a larger amount of memory is invalid.
 BYTES_LIMIT = 1 << 57
 _DIGITS_LIMIT = 20
 
 
 def number(path: str, name: str, token: bytes, limit: int = COUNTER_LIMIT) -> int:
-    """Read an unsigned decimal below `limit`; raises KernelFileError for anything else."""
+    """Parse an unsigned decimal below `limit`. Raises KernelFileError for anything else."""
     if not token.isdigit() or len(token) > _DIGITS_LIMIT:
         raise KernelFileError(path, f"{name} is not a number: {quoted(token)}")
     value = int(token)
@@ -26,14 +26,14 @@ def number(path: str, name: str, token: bytes, limit: int = COUNTER_LIMIT) -> in
 
 
 def signed(path: str, name: str, token: bytes, limit: int = COUNTER_LIMIT) -> int:
-    """Read a decimal of either sign; raises KernelFileError for anything else."""
+    """Parse a decimal of either sign. Raises KernelFileError for anything else."""
     if token.startswith(b"-"):
         return -number(path, name, token[1:], limit)
     return number(path, name, token, limit)
 
 
 def percent(path: str, name: str, token: bytes) -> float:
-    """Read a kernel percentage such as `0.50`, 0 to 100; raises KernelFileError otherwise."""
+    """Parse a kernel percentage such as `0.50`, 0 to 100. Raises KernelFileError for anything else."""
     whole, _, fraction = token.partition(b".")
     if not whole.isdigit() or not fraction.isdigit() or len(token) > _DIGITS_LIMIT:
         raise KernelFileError(path, f"{name} is not a percentage: {quoted(token)}")
@@ -49,12 +49,12 @@ def lines(data: bytes) -> list[bytes]:
 
 
 def text(data: bytes) -> str:
-    """Decode what may be any bytes; a byte outside UTF-8 is kept as `\\xNN`."""
+    r"""Decode arbitrary bytes; a byte outside UTF-8 is kept as `\xNN`."""
     return data.decode("utf-8", "backslashreplace")
 
 
 def quoted(token: bytes) -> str:
-    """Show foreign bytes in an error: bounded and printable."""
+    """Return foreign bytes for an error message: bounded and printable."""
     return repr(token[:40])
 
 

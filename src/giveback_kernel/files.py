@@ -22,14 +22,17 @@ _NOT_FOR_US = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)
 
 
 def under(root: str, path: str) -> str:
-    """Join an absolute kernel path to a root directory: under('/', '/proc/stat') == '/proc/stat'."""
+    """Join an absolute kernel path to a root directory.
+
+    For example, `/proc/stat` under `/` is `/proc/stat`.
+    """
     return path if root in ("", "/") else root.rstrip("/") + path
 
 
 def open_regular(full: str) -> int:
-    """Open a regular file to be read, without waiting: a pipe or a device in its place is refused.
+    """Open a regular file for reading without waiting; refuse a pipe or a device in its place.
 
-    Raises OSError, and KernelFileError for what is not a regular file.
+    Raises OSError, and KernelFileError if it is not a regular file.
     """
     fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     mode = os.fstat(fd).st_mode
@@ -42,9 +45,9 @@ def open_regular(full: str) -> int:
 
 
 def read(root: str, path: str, limit_bytes: int = READ_LIMIT_BYTES) -> bytes:
-    """Read a kernel file whole.
+    """Read a whole kernel file.
 
-    Raises KernelFileError where it is missing, unreadable, not a regular file, or longer than
+    Raises KernelFileError if it is missing, unreadable, not a regular file, or longer than
     `limit_bytes`.
     """
     full = under(root, path)
@@ -71,10 +74,10 @@ def read(root: str, path: str, limit_bytes: int = READ_LIMIT_BYTES) -> bytes:
 
 
 def pieces(root: str, path: str, limit_bytes: int, cpu_limit_s: float) -> Iterator[bytes]:
-    """Read a long file piece by piece; an empty piece at the end says that it was read whole.
+    """Read a long file piece by piece; an empty last piece means that the whole file was read.
 
-    It ends early at `limit_bytes`, or after `cpu_limit_s` of CPU time, the kernel's share included. Raises
-    KernelFileError where the file is missing, or this user may not.
+    Reading ends early at `limit_bytes`, or after `cpu_limit_s` of CPU time, including the kernel's.
+    Raises KernelFileError if the file is missing, or if this user may not read it.
     """
     full = under(root, path)
     left, stop_s = limit_bytes, _cpu_s() + cpu_limit_s
@@ -94,12 +97,12 @@ def pieces(root: str, path: str, limit_bytes: int, cpu_limit_s: float) -> Iterat
 
 
 def _cpu_s() -> float:
-    """CPU seconds of this process, its time in the kernel included."""
+    """Return the CPU seconds of this process, including its time in the kernel."""
     return sum(os.times()[:2])
 
 
 def read_if_permitted(root: str, path: str, limit_bytes: int = READ_LIMIT_BYTES) -> bytes | None:
-    """Read a kernel file whole; None where it is missing or this user may not.
+    """Read a whole kernel file; return None if it is missing or this user may not read it.
 
     Raises KernelFileError for any other failure.
     """
@@ -125,5 +128,5 @@ def write(root: str, path: str, text: str) -> None:
 
 
 def exists(root: str, path: str) -> bool:
-    """True where the file is there, whether or not it may be read."""
+    """Return whether the file exists, even if it may not be read."""
     return os.access(under(root, path), os.F_OK)

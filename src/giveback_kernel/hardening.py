@@ -1,8 +1,8 @@
-"""What the guest's kernel was told that gets in the way of returning memory.
+"""Settings of the guest's kernel that prevent memory from being returned.
 
-init_on_free and page poisoning change free pages; virtio_balloon then withdraws
+init_on_free and page poisoning change free pages. virtio_balloon then withdraws
 VIRTIO_BALLOON_F_REPORTING unless the host offers VIRTIO_BALLOON_F_PAGE_POISON
-(virtballoon_validate() in drivers/virtio/virtio_balloon.c). Huge pages set aside, and memory kept
+(virtballoon_validate() in drivers/virtio/virtio_balloon.c). Reserved huge pages, and memory kept
 from the kernel by `mem=`, are never free.
 
 Source: Documentation/admin-guide/kernel-parameters.txt, report_meminit() in mm/mm_init.c.
@@ -21,7 +21,7 @@ _SUFFIXES = {"k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
 
 
 class Hardening(Record):
-    """None where neither the command line nor the kernel log tells."""
+    """The settings; None if neither the command line nor the kernel log states one."""
 
     init_on_free: bool | None = None
     init_on_alloc: bool | None = None
@@ -34,13 +34,14 @@ class Hardening(Record):
     def withdraws_reporting(self) -> bool:
         """Page reporting is off unless the host offers VIRTIO_BALLOON_F_PAGE_POISON.
 
-        debug_pagealloc alone does not: where the processor can unmap free pages it poisons none.
+        debug_pagealloc alone does not turn it off: where the processor can unmap free pages it
+        poisons none.
         """
         return bool(self.init_on_free or self.page_poison)
 
 
 def parse(data: bytes) -> Hardening:
-    """Parse a kernel command line. Never raises: what is not understood is not said."""
+    """Parse a kernel command line. Never raises: unknown words are ignored."""
     values = {}
     limits = []
     for name, value in _parameters(data.decode("utf-8", "replace")):
@@ -59,9 +60,9 @@ def parse(data: bytes) -> Hardening:
 
 
 def with_log(found: Hardening, messages: tuple[str, ...]) -> Hardening:
-    """Let the kernel's own account of its boot, `mem auto-init: ...`, override the command line.
+    """Let the kernel's boot message `mem auto-init: ...` override the command line.
 
-    It also tells what was compiled in (CONFIG_INIT_ON_FREE_DEFAULT_ON).
+    The message also shows what was compiled in (CONFIG_INIT_ON_FREE_DEFAULT_ON).
     """
     for message in messages:
         if message.startswith(_SAID_MEMINIT) and "heap free:" in message:
@@ -74,7 +75,7 @@ def with_log(found: Hardening, messages: tuple[str, ...]) -> Hardening:
 
 
 def read_hardening(root: str = "/") -> Hardening:
-    """Gather all of it under `root`. Never raises: what cannot be read is None."""
+    """Gather all settings under `root`. Never raises: what cannot be read is None."""
     try:
         found = parse(files.read(root, PATH, READ_LIMIT_BYTES))
     except KernelFileError:
@@ -87,7 +88,7 @@ def read_hardening(root: str = "/") -> Hardening:
 
 
 def _parameters(line: str) -> list[tuple[str, str | None]]:
-    """Split as the kernel's next_arg() does: blanks, quotes, and `--` ends what is the kernel's."""
+    """Split as the kernel's next_arg() does: blanks, quotes; `--` ends the kernel's own words."""
     words = []
     word = ""
     quoted = False
@@ -105,7 +106,7 @@ def _parameters(line: str) -> list[tuple[str, str | None]]:
     pairs: list[tuple[str, str | None]] = []
     for one in words:
         name, equals, value = one.partition("=")
-        # The kernel takes dashes and underscores for the same.
+        # The kernel treats dashes and underscores alike.
         pairs.append((name.replace("-", "_"), value if equals else None))
     return pairs
 

@@ -1,9 +1,10 @@
-"""The page block order, where no file names it: from the size of a page table's page (PMD), not hugetlb's.
+"""The page block order where no file states it: derived from the PMD size, not from the hugetlb size.
 
-pageblock_order is min(the order of a PMD page, the largest order of the buddy allocator). `Hugepagesize` of
-meminfo is the *default hugetlb* size, which the command line sets: default_hugepagesz=1G, or 64K on arm64
-(contiguous entries), moves no page block. Source: include/linux/pageblock-flags.h, HPAGE_PMD_ORDER in
-include/linux/huge_mm.h, Documentation/admin-guide/mm/hugetlbpage.rst.
+pageblock_order is min(the order of a PMD page, the largest order of the buddy allocator).
+`Hugepagesize` of meminfo is the *default hugetlb* size, which the command line sets:
+default_hugepagesz=1G, or 64K on arm64 (contiguous entries), does not change page blocks. Source:
+include/linux/pageblock-flags.h, HPAGE_PMD_ORDER in include/linux/huge_mm.h,
+Documentation/admin-guide/mm/hugetlbpage.rst.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _NEAR_ORDERS = 1
 
 
 def read_pmd_size_bytes(root: str = "/") -> int | None:
-    """Read the size of a transparent huge page under `root`, in bytes; None where that is not told."""
+    """Read the size of a transparent huge page under `root`, in bytes; None if it is not stated."""
     try:
         token = files.read(root, PMD_SIZE_PATH, 4096).strip()
     except KernelFileError:
@@ -53,7 +54,8 @@ def pageblock_order(
 ) -> int | None:
     """Derive the page block order; `max_order` is the largest order of /proc/buddyinfo.
 
-    A kernel with neither kind of huge page has blocks of `max_order`; None where that is unknown, too.
+    A kernel without huge pages of either kind has blocks of `max_order`; None if that is unknown,
+    too.
     """
     told = _order(pmd_size_bytes, page_size_bytes)
     if told is None and _order(hugepagesize_bytes, page_size_bytes) is None:
@@ -63,7 +65,7 @@ def pageblock_order(
 
 
 def _order(size_bytes: int | None, page_size_bytes: int) -> int | None:
-    """None for a size that is not told, or is nonsense: below a page."""
+    """Return the order of a size, or None if it is unknown or below a page."""
     if not size_bytes or size_bytes < page_size_bytes:
         return None
     return (size_bytes // page_size_bytes).bit_length() - 1

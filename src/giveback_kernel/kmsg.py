@@ -1,4 +1,4 @@
-"""/dev/kmsg: say one line in the kernel log, and look for lines the kernel said at boot.
+"""/dev/kmsg: write one line to the kernel log, and search for lines that the kernel wrote at boot.
 
 Source: Documentation/ABI/testing/dev-kmsg.
 """
@@ -38,10 +38,10 @@ class KmsgRecord(Record):
 
 
 class KernelLog(Record):
-    """What a search of the kernel log found.
+    """The result of a search of the kernel log.
 
-    `refused` says why the log could not be read (None: it could). `complete` is False where the
-    oldest messages are already overwritten, so that a line's absence proves nothing.
+    `refused` is why the log could not be read (None: it could). `complete` is False if the oldest
+    messages are already overwritten, so that a line's absence proves nothing.
     """
 
     messages: tuple[str, ...]
@@ -52,7 +52,7 @@ class KernelLog(Record):
 def parse(data: bytes) -> KmsgRecord:
     """Parse one record: `priority,sequence,timestamp,flags;message` and its continuation lines.
 
-    Raises KernelFileError where it is not one.
+    Raises KernelFileError if it is not one.
     """
     head, separator, body = data.partition(b";")
     words = head.split(b",")
@@ -67,10 +67,10 @@ def parse(data: bytes) -> KmsgRecord:
 
 
 def line(message: str, priority: int = INFO) -> bytes:
-    """Return what is written to /dev/kmsg: one bounded line of printable ASCII with its priority.
+    """Return the bytes for /dev/kmsg: one bounded line of printable ASCII with its priority.
 
-    Control characters are stripped, so that no message can forge a second line; what is not ASCII
-    is escaped.
+    Control characters are removed, so that no message can forge a second line. Characters outside
+    ASCII are escaped.
     """
     printable = "".join([character for character in message if character >= " "])
     escaped = printable.replace("\x7f", "").encode("ascii", "backslashreplace")
@@ -79,7 +79,7 @@ def line(message: str, priority: int = INFO) -> bytes:
 
 
 def write_line(root: str, message: str, priority: int = INFO) -> bool:
-    """Say one line in the kernel log. Never raises; False where the log did not take it."""
+    """Write one line to the kernel log; return False if the log did not take it. Never raises."""
     try:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
         fd = os.open(files.under(root, PATH), flags)
@@ -97,8 +97,8 @@ def write_line(root: str, message: str, priority: int = INFO) -> bool:
 def search(root: str, needles: tuple[str, ...]) -> KernelLog:
     """Return the kernel's own messages that contain any of `needles`, oldest first.
 
-    What programs wrote to the log is left out: the kernel marks it with another facility than its
-    own, 0. Holds one record in memory at a time. Never raises: what went wrong is in `refused`.
+    Messages of programs are left out: the kernel marks them with a facility other than its own, 0.
+    Holds one record in memory at a time. Never raises: `refused` has the reason of a failure.
     """
     found: list[str] = []
     complete = None
@@ -129,7 +129,8 @@ def _records(root: str) -> Iterator[bytes]:
             except BlockingIOError:
                 break
             except OSError as error:
-                # EPIPE: this record was overwritten while we read; the next read goes on after it.
+                # EPIPE: this record was overwritten during the read; the next read continues after
+                # it.
                 if error.errno == errno.EPIPE:
                     continue
                 raise

@@ -1,7 +1,8 @@
-"""/proc/kpageflags: what each page of the guest is used for, as runs of like pages.
+"""/proc/kpageflags: the use of each page of the guest, as runs of like pages.
 
-Source: fs/proc/page.c, include/uapi/linux/kernel-page-flags.h, admin-guide/mm/pagemap.rst. Needs
-root. For one-off commands and answers: `runs` imports `re`, which the service does not hold in memory.
+Needs root. For one-off commands and answers: `runs` imports `re`, which the service does not hold
+in memory. Source: fs/proc/page.c, include/uapi/linux/kernel-page-flags.h,
+admin-guide/mm/pagemap.rst.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def classify(flags: int) -> int:
 
 
 def _table(bits: dict[int, int]) -> bytes:
-    """A translation of one byte of flags: each set bit adds its value."""
+    """Return a translation of one byte of flags: each set bit adds its value."""
     return bytes([sum([v for bit, v in bits.items() if byte >> bit & 1]) for byte in range(256)])
 
 
@@ -74,7 +75,7 @@ def _low_code(bits: int) -> int:
 def _high_code(bits: int) -> int:
     code = 0
     for number, (bit, _) in enumerate(_HIGH_FLAGS, 1):
-        # Two of these on one page do not occur; the first counts, as in `classify`.
+        # No page has two of these; the first would count, as in `classify`.
         if bits & bit and not code:
             code = number
     return code << 4 | (128 if bits & 16 else 0)
@@ -93,7 +94,7 @@ _LETTERS = bytes([_class_of(code) for code in range(256)])
 
 
 def classes(data: bytes) -> bytes:
-    """Return one letter a page for raw entries (8 bytes a page, native order)."""
+    """Return one letter per page for raw entries (8 bytes a page, native order)."""
     count = len(data) // 8
     columns = range(5) if _LITTLE else range(7, 2, -1)
     parts = [data[column : count * 8 : 8] for column in columns]
@@ -124,9 +125,9 @@ def encode(found: list[tuple[int, int]]) -> bytes:
 
 
 def read_chunks(root: str = "/", pages_limit: int = PAGES_LIMIT) -> Iterator[list[tuple[int, int]]]:
-    """Read all page flags under `root`, from page frame 0 on, 65536 pages at a time: that bounds the memory.
+    """Read all page flags under `root` from page frame 0 on, 65536 pages at a time to bound the memory.
 
-    A run may go on in the next chunk. Raises KernelFileError.
+    A run may continue in the next chunk. Raises KernelFileError.
     """
     path = files.under(root, PATH)
     try:

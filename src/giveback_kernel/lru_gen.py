@@ -77,9 +77,9 @@ def parse_enabled(data: bytes) -> int:
 
 
 def read_enabled(root: str = "/") -> bool:
-    """Tell whether the multi-gen LRU is in use under `root`; False where the kernel has none.
+    """Return whether the multi-gen LRU is in use under `root`; False if the kernel has none.
 
-    Raises KernelFileError where the switch cannot be understood.
+    Raises KernelFileError if the switch has an invalid value.
     """
     if not files.exists(root, ENABLED_PATH):
         return False
@@ -87,7 +87,7 @@ def read_enabled(root: str = "/") -> bool:
 
 
 def parse(data: bytes) -> LruGen:
-    """Parse the text of lru_gen. Raises KernelFileError where a line belongs to nothing."""
+    """Parse the text of lru_gen. Raises KernelFileError if a line belongs to no list."""
     return LruGen(
         tuple(
             [
@@ -101,7 +101,7 @@ def parse(data: bytes) -> LruGen:
 def raw_lists(read: Iterable[bytes]) -> Iterator[RawList]:
     """Split the text of lru_gen, in pieces of any size, into lists. An empty piece ends it.
 
-    Raises KernelFileError where a line belongs to nothing.
+    Raises KernelFileError if a line belongs to no list.
     """
     parts = _Parts()
     tail = b""
@@ -131,27 +131,27 @@ def generation(words: list[bytes]) -> Generation:
 
 
 def read_lru_gen(root: str = "/") -> LruGen | None:
-    """Read lru_gen under `root`; None where it is missing or this user may not. Of any length: lru_gen_scan.
+    """Read lru_gen under `root`; None if it is missing or this user may not. For any length see lru_gen_scan.
 
-    Raises KernelFileError for any other failure, and for nonsense.
+    Raises KernelFileError for any other failure, and for invalid text.
     """
     data = files.read_if_permitted(root, PATH)
     return None if data is None else parse(data)
 
 
 def has_ended(memcg_id: int, path: str) -> bool:
-    """Tell whether a listed cgroup has been removed: it is shown under the number 0.
+    """Return whether a listed cgroup has been removed: it is shown under the number 0.
 
-    Without memory cgroups there is one list, of number 0 too, but without a path.
-    Source: lru_gen_seq_show() in mm/vmscan.c, mem_cgroup_id_remove() in mm/memcontrol.c.
+    Without memory cgroups there is one list, of number 0 too, but without a path. Source:
+    lru_gen_seq_show() in mm/vmscan.c, mem_cgroup_id_remove() in mm/memcontrol.c.
     """
     return memcg_id == 0 and path not in ("", "/")
 
 
 def shrunk(one: NodeGenerations, up_to: int, inactive_pages: int) -> tuple[Generation, ...]:
-    """Return the generations with `inactive_pages` in those up to number `up_to`, in the last of them.
+    """Return the generations with `inactive_pages` in those up to number `up_to`, all in the last of them.
 
-    What older ones than the two youngest hold beyond `up_to` is not known then; it is not asked for.
+    For older generations the pages beyond `up_to` are then unknown; callers do not need them.
     """
     taken = [generation for generation in one.generations if generation.number <= up_to]
     before = sum([generation.file_pages for generation in taken])
@@ -167,9 +167,9 @@ def shrunk(one: NodeGenerations, up_to: int, inactive_pages: int) -> tuple[Gener
 
 
 def aging_request(one: NodeGenerations, can_swap: bool | None = None, force: bool = False) -> str:
-    """Return the words that open a new generation, so that what is used from now on stands apart.
+    """Return the words that open a new generation, so that pages used from now on are told apart.
 
-    `can_swap` is also whether anonymous pages are aged; `force` without it is not expressible.
+    `can_swap` also says whether anonymous pages are aged; `force` cannot be expressed without it.
     Raises ValueError for that, and for a list without generations.
     """
     if not one.generations:
@@ -188,8 +188,8 @@ def eviction_request(
 ) -> str:
     """Return the words that evict the generations up to number `up_to`, at most `pages` pages.
 
-    Raises ValueError where the kernel would refuse: `up_to` is one of the two youngest, or `pages`
-    is given without `swappiness`.
+    Raises ValueError if the kernel would refuse: `up_to` is one of the two youngest, or `pages` is
+    given without `swappiness`.
     """
     if not one.generations or up_to + YOUNG_GENERATIONS > one.generations[-1].number:
         raise ValueError(f"generation {up_to} of memcg {one.memcg_id} is too young to evict")
@@ -201,7 +201,7 @@ def eviction_request(
 
 
 def write_request(root: str, request: str) -> None:
-    """Hand a request to lru_gen; blocks until done. Raises KernelFileError."""
+    """Write a request to lru_gen; blocks until done. Raises KernelFileError."""
     files.write(root, PATH, request)
 
 
@@ -215,7 +215,7 @@ class _Parts:
         self._pages = 0
 
     def take(self, line: bytes) -> RawList | None:
-        """Take a line; returns the list before it, where the line begins another."""
+        """Take a line; return the previous list if the line begins another one."""
         words = line.split()
         if not words:
             return None
@@ -233,7 +233,7 @@ class _Parts:
             raise KernelFileError(PATH, f"not a generation: {quoted(line)}")
         self._rows.append(words)
         pages = words[3]
-        # What is seldom wrong, and asked 400,000 times, is asked cheaply.
+        # A check that rarely fails and runs 400,000 times must be cheap.
         if not pages.isdigit() or len(pages) > 16:
             raise KernelFileError(PATH, f"file pages is not a number: {quoted(pages)}")
         self._pages += int(pages)

@@ -1,9 +1,10 @@
-"""Read lru_gen of any length: as a stream, in bounded memory, and no longer than was allowed.
+"""Read lru_gen of any length: as a stream, in bounded memory and bounded CPU time.
 
-The file has a line per cgroup, and five per NUMA node of it: 2.5 MB for 10,000 cgroups and one node. What is
-kept are the lists that are worth most, and sums of all. The kernel starts each read of a page of text with a
-walk over all cgroups before it (lru_gen_seq_start() in mm/vmscan.c), so that its time grows with the square
-of their number: whoever reads sets a limit in CPU seconds, and gets what was read until then.
+The file has a line per cgroup, and five per NUMA node of it: 2.5 MB for 10,000 cgroups and one
+node. The scan keeps the lists with the most cold cache, and sums of all. The kernel starts each
+read of a page of text with a walk over all cgroups before it (lru_gen_seq_start() in mm/vmscan.c),
+so its time grows with the square of their number. The caller therefore sets a limit in CPU seconds,
+and gets what was read until then.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ if TYPE_CHECKING:
 KEPT_LISTS = 256
 # 64 MB are 30,000 cgroups on eight nodes.
 READ_LIMIT_BYTES = 64 << 20
-# The kernel's share included. A pass may cost 2 s.
+# Including the kernel's time. A pass may cost 2 s.
 CPU_LIMIT_S = 1.0
 
 
 class LruScan(Record):
-    """What was read: the `lists` worth most, that first, and sums over all.
+    """The result of a scan: the `lists` of the highest value, highest first, and sums over all.
 
-    `ended_pages` are the file pages of cgroups that have ended. `read_bytes`: the length of what was read;
-    not all of the file unless `complete`.
+    `ended_pages` are the file pages of cgroups that have ended. `read_bytes` is the length that was
+    read: the whole file only if `complete`.
     """
 
     lists: tuple[NodeGenerations, ...] = ()
@@ -39,9 +40,9 @@ class LruScan(Record):
 
 
 def pieces(root: str = "/", cpu_limit_s: float = CPU_LIMIT_S) -> Iterator[bytes]:
-    """Read lru_gen under `root` piece by piece; an empty piece at the end says that it was read whole.
+    """Read lru_gen under `root` piece by piece; an empty last piece means that it was read whole.
 
-    Raises KernelFileError where it is missing, or this user may not.
+    Raises KernelFileError if it is missing, or if this user may not read it.
     """
     return files.pieces(root, PATH, READ_LIMIT_BYTES, cpu_limit_s)
 
@@ -54,10 +55,10 @@ def scan(
     within: str = "",
     only_node: int | None = None,
 ) -> LruScan:
-    """Keep the `keep` lists of the highest `value` above 0, of those with `least_pages` of files.
+    """Keep the `keep` lists of the highest `value` above 0 that have at least `least_pages` of files.
 
-    `within`: the path of the cgroup that is this process's top one. Others are left out, and the paths are
-    those below it. `only_node`: the lists of other NUMA nodes are left out. Raises KernelFileError as
+    `within` is the path of this process's top cgroup: other cgroups are left out, and paths are
+    relative to it. `only_node` leaves the lists of other NUMA nodes out. Raises KernelFileError as
     `raw_lists` does.
     """
     kept: list[tuple[int, NodeGenerations]] = []
@@ -84,7 +85,7 @@ def scan(
 
 
 def find(read: Iterable[bytes], memcg_id: int, node: int) -> NodeGenerations | None:
-    """Read on until one cgroup's list on one node was found; None where there is none any more."""
+    """Read on until one cgroup's list on one node is found; return None if it no longer exists."""
     for number_, path, at_node, rows, _ in raw_lists(read):
         if number_ == memcg_id and at_node == node:
             return NodeGenerations(number_, path, at_node, tuple([generation(row) for row in rows]))
@@ -92,7 +93,7 @@ def find(read: Iterable[bytes], memcg_id: int, node: int) -> NodeGenerations | N
 
 
 def below(path: str, within: str) -> str | None:
-    """Return `path` as it is called below the cgroup `within`; None where it is not below it."""
+    """Return `path` relative to the cgroup `within`; None if it is not below it."""
     if within in ("", "/"):
         return path
     if path == within:
@@ -101,7 +102,7 @@ def below(path: str, within: str) -> str | None:
 
 
 class _Counted:
-    """The pieces, counted; `ended` once the empty one has come."""
+    """The pieces, counted; `ended` is set by the empty one."""
 
     def __init__(self, read: Iterable[bytes]) -> None:
         self._read = read

@@ -1,8 +1,8 @@
-"""memory.stat of cgroups (v2): the sizes of the file lists, each cgroup that holds pages for itself.
+"""memory.stat of cgroups (v2): the sizes of the file lists, for each cgroup that holds pages itself.
 
-Source: Documentation/admin-guide/cgroup-v2.rst. The kernel balances active against inactive per
-cgroup and node, so what may be asked of it is decided per cgroup too. memory.stat includes the
-children: only a leaf shows its own lists.
+The kernel balances active against inactive per cgroup and node, so a decision on reclaim is also
+made per cgroup. memory.stat includes the children: only a leaf shows its own lists. Source:
+Documentation/admin-guide/cgroup-v2.rst.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from giveback_kernel.record import Record
 STAT = "memory.stat"
 NUMA = "memory.numa_stat"
 CGROUPS_LIMIT = 1024
-# Where each of them must be looked at.
+# The limit for callers that must sample every cgroup.
 MANY_CGROUPS = 1 << 14
 DEPTH_LIMIT = 16
 _NAMES = (
@@ -27,7 +27,7 @@ _NAMES = (
 
 
 class FileLists(Record):
-    """File pages of one cgroup, in bytes. `refault_pages`: how many were read back, since its start."""
+    """File pages of one cgroup, in bytes. `refault_pages`: pages that were read back since its start."""
 
     active_bytes: int
     inactive_bytes: int
@@ -42,7 +42,7 @@ class FileLists(Record):
 
 
 def parse(data: bytes, path: str = STAT) -> FileLists:
-    """Parse the text of memory.stat. Raises KernelFileError where a list is missing or nonsense."""
+    """Parse the text of memory.stat. Raises KernelFileError if a list is missing or invalid."""
     values = {}
     for line in data.split(b"\n")[:-1]:
         name, _, token = line.partition(b" ")
@@ -61,7 +61,7 @@ def read_file_lists(root: str, cgroup: str) -> FileLists:
 
 
 def file_bytes_of(root: str, cgroup: str) -> int:
-    """Return the bytes of a cgroup's file pages; 0 where it has vanished or tells none."""
+    """Return the bytes of a cgroup's file pages; 0 if it has vanished or shows none."""
     try:
         return read_file_lists(root, cgroup).file_bytes
     except KernelFileError:
@@ -69,11 +69,11 @@ def file_bytes_of(root: str, cgroup: str) -> int:
 
 
 def unprotected_bytes(root: str, mount: str, cgroup: str) -> int:
-    """Return how much may be taken of a cgroup so that it and those above it keep what protects them.
+    """Return how much may be reclaimed from a cgroup without touching protected memory of it or its parents.
 
-    That is memory.min and memory.low. The kernel itself does not look at them where a cgroup is asked
-    by its own memory.reclaim or memory.high, or by lru_gen (mem_cgroup_unprotected(): the root of a
-    reclaim). A file that is missing protects nothing.
+    memory.min and memory.low protect memory. The kernel itself ignores them when a cgroup is
+    reclaimed by its own memory.reclaim or memory.high, or by lru_gen (mem_cgroup_unprotected(): the
+    root of a reclaim). A missing file protects nothing.
     """
     most = BYTES_LIMIT
     folder = cgroup
@@ -86,7 +86,7 @@ def unprotected_bytes(root: str, mount: str, cgroup: str) -> int:
 
 
 def _amount(root: str, path: str) -> int:
-    """Read an amount; `max` is more than there can be, and 0 stands for what cannot be read."""
+    """Read an amount; `max` is more than can exist, and an unreadable file is 0."""
     try:
         token = files.read(root, path, 64).partition(b"\n")[0].strip()
         return BYTES_LIMIT if token == b"max" else number(path, "the amount", token)
@@ -95,21 +95,21 @@ def _amount(root: str, path: str) -> int:
 
 
 def leaves(root: str, mount: str, limit: int = CGROUPS_LIMIT) -> tuple[str, ...]:
-    """List the folders of the cgroups under `mount` without children, `mount` itself if it has none.
+    """List the folders of the cgroups under `mount` without children, or `mount` itself if it has none.
 
-    Bounded: of more than `limit` cgroups the rest is left out. See `all_leaves`.
+    Bounded: beyond `limit` cgroups the rest is left out. See `all_leaves`.
     """
     return _walk(root, mount, limit)[0]
 
 
 def all_leaves(root: str, mount: str, limit: int = MANY_CGROUPS) -> tuple[str, ...] | None:
-    """List the folders as `leaves` does; None where there are more than `limit` cgroups."""
+    """List the folders as `leaves` does; return None if there are more than `limit` cgroups."""
     found, is_whole = _walk(root, mount, limit)
     return found if is_whole else None
 
 
 def children(root: str, folder: str) -> list[str]:
-    """List the folders below that have a memory.stat: a child without the memory controller has no lists."""
+    """List the child folders with a memory.stat: a child without the memory controller has no lists."""
     try:
         with os.scandir(files.under(root, folder)) as entries:
             names = sorted([entry.name for entry in entries if entry.is_dir(follow_symlinks=False)])
@@ -120,11 +120,11 @@ def children(root: str, folder: str) -> list[str]:
 
 
 def inactive_file_bytes(root: str, cgroup: str, node: int) -> int:
-    """Read from memory.numa_stat how much is on a node's inactive file list. Raises KernelFileError.
+    """Read the bytes on a node's inactive file list from memory.numa_stat. Raises KernelFileError.
 
-    With the multi-gen LRU these are all generations but the two youngest (lru_gen_is_active() in
-    include/linux/mm_inline.h). The kernel may be behind by 64 pages per CPU. A kernel without NUMA has
-    one node, and no such file: there memory.stat tells.
+    With the multi-gen LRU this list is all generations but the two youngest (lru_gen_is_active() in
+    include/linux/mm_inline.h). The value may lag by 64 pages per CPU. A kernel without NUMA has one
+    node and no such file; memory.stat is used instead.
     """
     path = f"{cgroup}/{NUMA}"
     if node == 0 and not files.exists(root, path):

@@ -1,8 +1,8 @@
-"""memory.stat of a cgroup (v2), as what its memory is used for.
+"""memory.stat of a cgroup (v2), by what its memory is used for.
 
-Source: Documentation/admin-guide/cgroup-v2.rst. The numbers of a cgroup include those of all below it,
-also of ones that were removed and still have pages charged to them. The kernel flushes its per-CPU counts
-every two seconds: sums of children may differ from their parent by that much.
+The numbers of a cgroup include all cgroups below it, and removed ones that still have pages charged
+to them. The kernel flushes its per-CPU counts every two seconds, so sums of children may differ
+from their parent by that much. Source: Documentation/admin-guide/cgroup-v2.rst.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from giveback_kernel.memcg import STAT
 from giveback_kernel.record import Record
 
 STAT_LIMIT_BYTES = 16 << 10
-# What `kernel` sums up since Linux 5.18; before, only its parts are there.
+# The parts that `kernel` sums up since Linux 5.18; older kernels print only these.
 _KERNEL_PARTS = (b"kernel_stack", b"pagetables", b"sec_pagetables", b"percpu", b"vmalloc", b"slab")
 _NAMES = (
     *(b"anon", b"file", b"shmem", b"swapcached", b"inactive_file", b"file_dirty"),
@@ -37,12 +37,12 @@ class MemcgUsage(Record):
 
     @property
     def held_bytes(self) -> int:
-        """All of it; what is cold is part of the cache."""
+        """All of it; cold cache is part of the cache."""
         return self.anon_bytes + self.cache_bytes + self.shared_bytes + self.kernel_bytes
 
 
 def parse(data: bytes, path: str = STAT) -> MemcgUsage:
-    """Parse the text of memory.stat. Raises KernelFileError where anon or file is missing, or nonsense."""
+    """Parse the text of memory.stat. Raises KernelFileError if anon or file is missing or invalid."""
     values = dict.fromkeys(_NAMES, 0)
     seen = set()
     for line in data.split(b"\n")[:-1]:
@@ -73,12 +73,12 @@ def add(one: MemcgUsage, other: MemcgUsage) -> MemcgUsage:
 
 
 def without(whole: MemcgUsage, part: MemcgUsage) -> MemcgUsage:
-    """Return `whole` less `part`; nothing is below zero, as the two were not read at one moment."""
+    """Return `whole` less `part`, no amount below zero: the two were not read at the same moment."""
     return _each(lambda a, b: max(0, a - b), whole, part)
 
 
 def at_most(one: MemcgUsage, limit: MemcgUsage) -> MemcgUsage:
-    """Return `one`, in no amount more than `limit`."""
+    """Return `one` with every amount limited by that of `limit`."""
     return _each(min, one, limit)
 
 

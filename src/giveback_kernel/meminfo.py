@@ -18,10 +18,10 @@ PATH = "/proc/meminfo"
 
 
 class MemInfo(Record):
-    """The fields of /proc/meminfo that decide anything; None where the kernel does not print one.
+    """The fields of /proc/meminfo that decisions use; None if the kernel does not print one.
 
-    `cached_bytes` includes shared memory, which cannot be dropped; `file_bytes` does not. `remarks`: which
-    values were impossible, and what stands in their place.
+    `cached_bytes` includes shared memory, which cannot be dropped; `file_bytes` does not. `remarks`
+    names impossible values, and their replacements.
     """
 
     mem_total_bytes: int
@@ -53,7 +53,7 @@ class MemInfo(Record):
 
     @property
     def non_free_bytes(self) -> int:
-        """MemTotal - MemFree: what the guest uses, cache included."""
+        """MemTotal - MemFree: the memory that the guest uses, cache included."""
         return self.mem_total_bytes - self.mem_free_bytes
 
     @property
@@ -94,9 +94,9 @@ _FIELDS = {
 _REQUIRED = tuple(_FIELDS)[: tuple(_FIELDS).index(b"SUnreclaim") + 1]
 
 _NAMES = {field: (name.decode(), in_kib) for name, (field, in_kib) in _FIELDS.items()}
-# What all else is judged by.
+# The values by which all others are judged.
 _TRUSTED = frozenset((b"MemTotal", b"MemFree"))
-# 3 %: the drift of per-CPU counters is far less, and a leak soon more.
+# 3 %: the drift of per-CPU counters is far less, and a leak soon exceeds it.
 _SLACK_DIVISOR = 32
 # Parts of the memory in use that do not overlap.
 _DISJOINT = (
@@ -126,7 +126,7 @@ _LEAKS_INTO_AVAILABLE = frozenset(("inactive_file_bytes", "s_reclaimable_bytes")
 def parse(data: bytes) -> MemInfo:
     """Parse the text of /proc/meminfo. A counter below zero is 0, with a remark; see `plausible`.
 
-    Raises KernelFileError where a field every kernel prints is missing, or a value is nonsense.
+    Raises KernelFileError if a field that every kernel prints is missing, or if a value is invalid.
     """
     values: dict[str, Any] = {}
     remarks = []
@@ -154,16 +154,17 @@ def parse(data: bytes) -> MemInfo:
 
 
 def read_meminfo(root: str = "/") -> MemInfo:
-    """Read /proc/meminfo under `root`, impossible values replaced. Raises KernelFileError."""
+    """Read /proc/meminfo under `root` and replace impossible values. Raises KernelFileError."""
     return plausible(parse(files.read(root, PATH)))
 
 
 def plausible(info: MemInfo) -> MemInfo:
-    """Replace values that cannot be by estimates, and say so in `remarks`; MemTotal and MemFree are believed.
+    """Replace impossible values by estimates, and name them in `remarks`. MemTotal and MemFree are trusted.
 
-    Counters leak: Inactive(file) above MemTotal, and MemAvailable with it (oracle/oracle-linux#218). Taken
-    as they are they mean plenty. Nothing that is in use exceeds MemTotal - MemFree. The kernel adds counters
-    up from per-CPU parts, so that a small excess is no fault.
+    Counters leak: Inactive(file) above MemTotal, and MemAvailable with it
+    (oracle/oracle-linux#218). Unchanged they would mean plenty of memory. No memory in use exceeds
+    MemTotal - MemFree. The kernel adds counters up from per-CPU parts, so a small excess is not an
+    error.
     """
     used, slack = info.non_free_bytes, info.mem_total_bytes // _SLACK_DIVISOR
     changes: dict[str, int] = {}
@@ -197,18 +198,22 @@ def _in_use_estimate_bytes(info: MemInfo, name: str, used: int, slack: int) -> i
         # The page cache that is not on the file lists.
         cache = info.cached_bytes + info.buffers_bytes
         return min(used, max(0, cache - info.file_bytes))
-    # A part of another counter. Without a better one it counts as nothing: nothing is pursued for it.
+    # A part of another counter. Without a better estimate it counts as 0, so that nothing acts on
+    # it.
     return 0
 
 
 def _rest_bytes(info: MemInfo, name: str, used: int, slack: int) -> int:
-    """Bytes in use that no other believable counter accounts for: the most that `name` can be."""
+    """Return the bytes in use that no other trusted counter accounts for: the upper limit of `name`."""
     others = [n for n in _DISJOINT if n != name and (info.__dict__[n] or 0) <= used + slack]
     return max(0, used - sum([info.__dict__[n] or 0 for n in others]))
 
 
 def _most_file_bytes(info: MemInfo, changes: dict[str, int], used: int) -> int:
-    """The file lists hold page cache without shared memory, and anonymous pages that may be dropped."""
+    """Return the upper limit of the file lists.
+
+    They hold page cache without shared memory, and anonymous pages that may be dropped.
+    """
     if not changes.keys().isdisjoint(_PAGE_CACHE):
         return used
     cache = info.cached_bytes + info.buffers_bytes - info.shmem_bytes
@@ -223,7 +228,10 @@ def _file_estimate_bytes(info: MemInfo, changes: dict[str, int], used: int, slac
 
 
 def _available_estimate_bytes(info: MemInfo, changes: dict[str, int]) -> int:
-    """Half of what is reclaimable counts, as in si_mem_available() where it is little (mm/show_mem.c)."""
+    """Return an estimate: half of the reclaimable memory, as si_mem_available() does when it is little.
+
+    Source: mm/show_mem.c.
+    """
     now: dict[str, int] = {**info.__dict__, **changes}
     reclaimable = now["active_file_bytes"] + now["inactive_file_bytes"] + now["s_reclaimable_bytes"]
     most = min(info.mem_total_bytes, info.mem_available_bytes)
@@ -249,7 +257,7 @@ def _remark(field: str, was: int, now: int) -> str:
 
 
 def _is_negative(rest: bytes) -> bool:
-    """Tell whether an amount is one below zero: with a sign, or wrapped around 2**64 bytes."""
+    """Return whether an amount is below zero: with a sign, or wrapped around 2**64 bytes."""
     token = rest.split()[0] if rest.split() else b""
     if token[:1] == b"-":
         return token[1:].isdigit()

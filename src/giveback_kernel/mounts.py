@@ -1,12 +1,13 @@
-"""The mount table: what is mounted, and which mount is seen at a path.
+"""The mount table: what is mounted, and which mount is visible at a path.
 
-A line of the table says that something is mounted, not that it is seen: a later mount on the same path, or
-on a folder above it, hides it (systemd on WSL: microsoft/WSL#6662). Each line of mountinfo names the mount
-that it lies on, so that a path is resolved as the kernel does it. The order of lines does not tell: they are
-listed along the tree before Linux 6.8, and numbers are used again. It decides where there are no numbers.
+A line of the table means that something is mounted, not that it is visible. A later mount on the
+same path, or on a folder above it, hides it (systemd on WSL: microsoft/WSL#6662). Each line of
+mountinfo names the mount that it lies on, so a path can be resolved as the kernel does it. The
+order of lines is not reliable: before Linux 6.8 they are listed along the tree, and numbers are
+reused. The order decides only if there are no numbers.
 
-Source: Documentation/filesystems/proc.rst (mountinfo), show_mountinfo() in fs/proc_namespace.c, lookup_mnt()
-in fs/namespace.c.
+Source: Documentation/filesystems/proc.rst (mountinfo), show_mountinfo() in fs/proc_namespace.c,
+lookup_mnt() in fs/namespace.c.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ from giveback_kernel.fields import unescaped
 from giveback_kernel.record import Record
 
 PATH = "/proc/self/mountinfo"
-# The same without numbers, for a tree that has only this.
+# The same without numbers, for a tree that has only this file.
 TABLE_PATHS = ("/proc/self/mounts", "/proc/mounts")
 READ_LIMIT_BYTES = 8 << 20
 _UNKNOWN = -1
 
 
 class Mount(Record):
-    """One mount. `root`: the folder of the file system that is seen at `point`. Bytes that are not UTF-8
-    are surrogates, as `os` takes them. `options` are the file system's, in /proc/mounts the mount's, too.
-    `mount_id` is -1 where the table has no numbers.
+    """One mount.
+
+    `root` is the folder of the file system that is visible at `point`. Bytes outside UTF-8 are
+    surrogates, as `os` takes them. `options` are the file system's; in /proc/mounts they include
+    the mount's. `mount_id` is -1 if the table has no numbers.
     """
 
     point: str
@@ -39,10 +42,10 @@ class Mount(Record):
 
 
 def parse(data: bytes, fs_types: tuple[bytes, ...] = ()) -> tuple[Mount, ...]:
-    """Parse the text of mountinfo. A line that is not a mount is skipped: the rest still counts.
+    """Parse the text of mountinfo. A line that is not a mount is skipped; the other lines count.
 
-    With `fs_types`: only mounts of types that begin so, and those on the way to them. A host of containers
-    has thousands of others.
+    `fs_types` limits the result to mounts whose types begin so, and to those on the way to them. A
+    host of containers has thousands of others.
     """
     found = []
     lines = data.split(b"\n")[:-1]
@@ -82,12 +85,12 @@ def read_mounts(root: str = "/", fs_types: tuple[bytes, ...] = ()) -> tuple[Moun
 
 
 def covering(mounts: tuple[Mount, ...], path: str) -> Mount | None:
-    """Return the mount that is seen at the absolute path `path`; None where the table has none."""
+    """Return the mount that is visible at the absolute path `path`; None if the table has none."""
     return _Tree(mounts).covering(path)
 
 
 def visible(mounts: tuple[Mount, ...], fs_types: tuple[str, ...]) -> tuple[Mount, ...]:
-    """Return the mounts of these types that are seen at their own mount point, in the table's order."""
+    """Return the mounts of these types that are visible at their own mount point, in the table's order."""
     tree = _Tree(mounts)
     return tuple([m for m in mounts if m.fs_type in fs_types and tree.covering(m.point) is m])
 
@@ -96,13 +99,13 @@ class _Tree:
     def __init__(self, mounts: tuple[Mount, ...]) -> None:
         self._mounts = mounts
         ids = {mount.mount_id for mount in mounts}
-        # Numbers that occur twice are not the kernel's.
+        # The kernel uses each number once.
         self._is_numbered = _UNKNOWN not in ids and len(ids) == len(mounts)
         self._children: dict[tuple[int, str], Mount] = {}
         for mount in mounts:
             parent = mount.parent_id
             is_top = parent not in ids or parent == mount.mount_id
-            # Two on one place cannot be; the later one is taken.
+            # Two mounts on one place are impossible; the later one counts.
             self._children[_UNKNOWN if is_top else parent, _plain(mount.point)] = mount
 
     def covering(self, path: str) -> Mount | None:
@@ -112,7 +115,8 @@ class _Tree:
         crossed = set()
         for folder in _folders(path):
             while True:
-                # A mount whose parent is not shown (a chroot, a cut table) lies on whatever is seen there.
+                # A mount whose parent is not listed (a chroot, a cut table) lies on whatever is
+                # visible there.
                 here = self._children.get((_UNKNOWN, folder))
                 if current is not None:
                     here = self._children.get((current.mount_id, folder), here)
@@ -148,7 +152,7 @@ def _point(line: bytes) -> bytes:
 
 
 def _folders(path: str) -> list[str]:
-    """'/', and each folder on the way to `path`, itself the last."""
+    """Return '/', each folder on the way to `path`, and `path` itself last."""
     folders = ["/"]
     for name in path.split("/"):
         if name:

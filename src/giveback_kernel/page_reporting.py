@@ -1,4 +1,4 @@
-"""Free page reporting: is it active, from which order, and the order's parameter.
+"""Free page reporting: whether it is active, from which order, and the order's parameter.
 
 Source: mm/page_reporting.c, drivers/virtio/virtio_balloon.c, drivers/hv/hv_balloon.c.
 """
@@ -53,11 +53,11 @@ class Balloon(Record):
 
 
 class ReportingState(Record):
-    """Whether free pages are reported, and how that was determined.
+    """Whether free pages are reported, and by which evidence.
 
-    `active` None: it cannot be told. `order` is the raw parameter: -1 unset, None where the kernel
-    has none (before 5.14, or without page reporting). `order_settable`: this process may write it.
-    `may_lower`: and it is known to do no harm (`takes_smaller_blocks`).
+    `active` None: unknown. `order` is the raw parameter: -1 unset, None if the kernel has none
+    (before 5.14, or without page reporting). `order_settable`: this process may write it.
+    `may_lower`: it may also be lowered without harm (`takes_smaller_blocks`).
     """
 
     active: bool | None
@@ -71,8 +71,8 @@ class ReportingState(Record):
 def parse(data: bytes) -> int:
     """Parse the text of page_reporting_order; -1 is "unset".
 
-    Linux 5.14 to 6.1 does not validate what is written, so that an order beyond any that exists is
-    possible, and means that nothing is reported. Raises KernelFileError where it is no number.
+    Linux 5.14 to 6.1 does not validate the written value. An order beyond every existing one is
+    possible, and means that nothing is reported. Raises KernelFileError if it is not a number.
     """
     order = signed(ORDER_PATH, "the order", data.strip(), 1 << 32)
     if order < UNSET:
@@ -81,9 +81,9 @@ def parse(data: bytes) -> int:
 
 
 def read_order(root: str = "/") -> int | None:
-    """Read the report order under `root`; None where the kernel has no such parameter.
+    """Read the report order under `root`; None if the kernel has no such parameter.
 
-    Raises KernelFileError where it is there and cannot be read or understood.
+    Raises KernelFileError if it exists and cannot be read or parsed.
     """
     if not files.exists(root, ORDER_PATH):
         return None
@@ -91,9 +91,9 @@ def read_order(root: str = "/") -> int | None:
 
 
 def write_order(root: str, order: int) -> None:
-    """Set the report order. Raises KernelFileError for an order that no kernel has, or a failure.
+    """Set the report order. Raises KernelFileError for an order that no kernel has, or for a failure.
 
-    It starts no pass: reporting goes on when a block of this order or above is next freed.
+    This starts no reporting cycle: one begins when a block of this order or above is next freed.
     """
     if not 0 <= order < ORDERS_LIMIT:
         raise KernelFileError(files.under(root, ORDER_PATH), f"{order} is not an order")
@@ -106,10 +106,10 @@ def effective_order(order: int | None, pageblock_order: _PageBlockOrder) -> int 
 
 
 def read_effective_order(root: str, order: int | None) -> int | None:
-    """Return the order that reporting starts from, with the parameter `order` as it was read.
+    """Return the order that reporting starts from, given the parameter `order` as read.
 
-    Reads the page block order only where the parameter is not set: see `read_pageblock_order` for what
-    it costs and raises.
+    Reads the page block order only if the parameter is unset; see `read_pageblock_order` for its
+    cost and errors.
     """
     known = effective_order(order, None)
     return read_pageblock_order(root) if known is None else known
@@ -118,7 +118,8 @@ def read_effective_order(root: str, order: int | None) -> int | None:
 def read_pageblock_order(root: str = "/") -> int | None:
     """Read the page block order under `root` from pagetypeinfo (root only), else derive it.
 
-    None where nothing tells. Costly through pagetypeinfo: call it once. Raises KernelFileError.
+    Returns None if it cannot be determined. Costly through pagetypeinfo: call it once. Raises
+    KernelFileError.
     """
     from giveback_kernel import huge_pages, pagetypeinfo
 
@@ -140,7 +141,7 @@ def parse_features(data: bytes) -> tuple[bool, ...]:
 
 
 def read_balloons(root: str = "/") -> tuple[Balloon, ...]:
-    """List the virtio balloons under `root`, but for those that vanish or cannot be read."""
+    """List the virtio balloons under `root`, without those that vanish or cannot be read."""
     try:
         names = sorted(os.listdir(files.under(root, VIRTIO_PATH)))[:_DEVICES_LIMIT]
     except OSError:
@@ -169,17 +170,17 @@ def read_balloons(root: str = "/") -> tuple[Balloon, ...]:
 def judge(
     balloons: tuple[Balloon, ...], log: kmsg.KernelLog, order: int | None
 ) -> tuple[bool | None, str, str | None]:
-    """Decide from the evidence: (active or None, the evidence in words, the driver).
+    """Decide from the evidence: (active or None, the evidence as text, the driver).
 
-    A bound balloon with VIRTIO_BALLOON_F_REPORTING proves it: its probe fails where registration
-    does. An order of -1 disproves it: registration sets one (Linux 6.2, commit aebb02ce8b36).
+    A bound balloon with VIRTIO_BALLOON_F_REPORTING proves it: its probe fails if registration does.
+    An order of -1 disproves it: registration sets one (Linux 6.2, commit aebb02ce8b36).
     """
     for balloon in sorted(balloons, key=lambda one: not one.bound):
         if balloon.reporting:
             said = f"{balloon.name}: VIRTIO_BALLOON_F_REPORTING agreed"
             if balloon.bound:
                 return True, f"{said}, virtio_balloon bound", "virtio_balloon"
-            # About to be bound, or its driver failed.
+            # The driver is about to be bound, or has failed.
             return None, f"{said}, but no driver is bound", None
     for message in reversed(log.messages):
         if _SAID_HYPERV_DISABLED in message:
@@ -206,13 +207,13 @@ def _judge_log(log: kmsg.KernelLog) -> tuple[bool | None, str]:
 
 
 def takes_smaller_blocks(driver: str | None, log: kmsg.KernelLog, order: int | None) -> bool:
-    """Tell whether the driver that reports is known to take blocks below 2 MiB.
+    """Return whether the driver that reports is known to accept blocks below 2 MiB.
 
-    hv_balloon before 6.2 counts them in units of 2 MiB, less one: a block of 4 KiB becomes a discard
-    of 2048 such units, which are in use. It names no order in its message. Since then it is the host
-    that may refuse them, and at the second refusal the driver stops reporting until the next boot:
-    so only where the kernel's own order is below 2 MiB already, as WSL sets it where the host can.
-    Source: hv_free_page_report() in drivers/hv/hv_balloon.c.
+    hv_balloon before 6.2 counts blocks in units of 2 MiB, less one: a block of 4 KiB becomes a
+    discard of 2048 such units, which are in use. It names no order in its message. Since 6.2 the
+    host may refuse them, and at the second refusal the driver stops reporting until the next boot.
+    So small blocks are accepted only if the kernel's own order is already below 2 MiB, as WSL sets
+    it where the host can. Source: hv_free_page_report() in drivers/hv/hv_balloon.c.
     """
     if driver != "hv_balloon":
         return driver == "virtio_balloon"

@@ -1,8 +1,8 @@
 """/proc/pagetypeinfo, for root only: the page block order, and free blocks per migrate type.
 
-Source: pagetypeinfo_show() in mm/vmstat.c. The kernel walks every free list under the zone lock to
-print it, so it is read once, never in a loop. A list longer than 100,000 blocks is printed as
-`>100000` (commit 93b3a674485f).
+The kernel walks every free list under the zone lock to print it, so it is read once, never in a
+loop. A list longer than 100,000 blocks is printed as `>100000` (commit 93b3a674485f). Source:
+pagetypeinfo_show() in mm/vmstat.c.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BLOCKS_LIMIT = 1 << 53
 
 
 class MigrateTypeBlocks(Record):
-    """Free blocks of one migrate type: `counts[order]`, at least these where `overflowed`."""
+    """Free blocks of one migrate type: `counts[order]`, lower bounds if `overflowed`."""
 
     node: int
     zone: str
@@ -28,7 +28,7 @@ class MigrateTypeBlocks(Record):
 
 
 class PageTypeInfo(Record):
-    """`page_block_order` is the report order of a kernel that was told no other."""
+    """`page_block_order` is the report order of a kernel without an explicit one."""
 
     page_block_order: int
     pages_per_block: int
@@ -38,7 +38,7 @@ class PageTypeInfo(Record):
 def parse(data: bytes) -> PageTypeInfo:
     """Parse the text of /proc/pagetypeinfo.
 
-    Raises KernelFileError where the page block order is missing or a line of free blocks is broken.
+    Raises KernelFileError if the page block order is missing or a line of free blocks is invalid.
     """
     order = pages = None
     free = []
@@ -55,9 +55,9 @@ def parse(data: bytes) -> PageTypeInfo:
 
 
 def read_pagetypeinfo(root: str = "/") -> PageTypeInfo | None:
-    """Read /proc/pagetypeinfo under `root`; None where it is missing or this user may not.
+    """Read /proc/pagetypeinfo under `root`; None if it is missing or this user may not read it.
 
-    Raises KernelFileError for any other failure, and for nonsense.
+    Raises KernelFileError for any other failure, and for invalid text.
     """
     data = files.read_if_permitted(root, PATH)
     return None if data is None else parse(data)

@@ -1,7 +1,8 @@
-"""/proc/pressure/{cpu,memory,io}: the share of time in which tasks stalled.
+"""/proc/pressure/{cpu,memory,io}: the percentage of time in which tasks stalled.
 
-Source: Documentation/accounting/psi.rst. Where PSI is compiled out the files are missing; where it
-is off (psi=0, or CONFIG_PSI_DEFAULT_DISABLED) reading one fails with EOPNOTSUPP.
+Without PSI in the kernel the files are missing. If it is off (psi=0, or
+CONFIG_PSI_DEFAULT_DISABLED), reading one fails with EOPNOTSUPP. Source:
+Documentation/accounting/psi.rst.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def path_of(resource: str) -> str:
 def parse(data: bytes, path: str = "/proc/pressure") -> Pressure:
     """Parse the text of one pressure file.
 
-    Raises KernelFileError where the `some` line is missing or a value is nonsense.
+    Raises KernelFileError if the `some` line is missing or a value is invalid.
     """
     stalls = {}
     for line in data.split(b"\n")[:-1]:
@@ -54,9 +55,9 @@ def parse(data: bytes, path: str = "/proc/pressure") -> Pressure:
 
 
 def read_pressure(resource: str, root: str = "/") -> Pressure | None:
-    """Read one pressure file under `root`; None where this kernel has no PSI or it is off.
+    """Read one pressure file under `root`; None if this kernel has no PSI or it is off.
 
-    Raises KernelFileError for any other failure, and for nonsense.
+    Raises KernelFileError for any other failure, and for invalid text.
     """
     path = path_of(resource)
     try:
@@ -69,7 +70,7 @@ def read_pressure(resource: str, root: str = "/") -> Pressure | None:
 
 
 def pressure_or_none(resource: str, root: str = "/") -> Pressure | None:
-    """Read one pressure file; None where there is none, or none that can be read."""
+    """Read one pressure file; return None if it is missing or cannot be read."""
     try:
         return read_pressure(resource, root)
     except KernelFileError:

@@ -1,7 +1,7 @@
-"""A lock that only its owner can hold: a file of mode 0600, apart from all that others may read.
+"""A lock that only its owner can hold: a separate file of mode 0600.
 
-flock(2) asks for no more than an open file: whoever may read a folder or a file can lock it, for as long
-as they like. So a lock that decides whether a service starts is in a file that nobody else can open.
+flock(2) needs only an open file: any user who may read a file or folder can lock it, for any time.
+So a lock that decides whether a service starts is in a file that no other user can open.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def take(path: str, wait_s: float = 0.0) -> int | None:
-    """Return the descriptor that holds the lock at `path`, or None where another process has it.
+    """Return the descriptor that holds the lock at `path`, or None if another process has it.
 
-    The file is made where it is missing. The lock ends when the descriptor is closed, or with the process.
-    `wait_s` is how long to wait for the other process. Raises KernelFileError where the file cannot be
-    made, is not a regular file, or belongs to another user.
+    The file is made if it is missing. The lock ends when the descriptor is closed, or with the
+    process. `wait_s` is how long to wait for the other process. Raises KernelFileError if the file
+    cannot be made, is not a regular file, or belongs to another user.
     """
     deadline_s = time.monotonic() + wait_s
     for _ in range(REPLACED_MOST):
@@ -45,18 +45,18 @@ def take(path: str, wait_s: float = 0.0) -> int | None:
 
 
 def remove(path: str, fd: int) -> None:
-    """Remove the lock's file, if it is the one that `fd` holds, and release the lock."""
+    """Remove the lock's file, if `fd` holds it, and release the lock."""
     try:
         if _is_still_at(path, fd):
             os.unlink(path)
     except OSError:
-        pass  # A file that stays is no harm: the lock is not the file.
+        pass  # A file that stays does no harm: the lock is not the file.
     finally:
         os.close(fd)
 
 
 def _open(path: str) -> int:
-    """Open a file that nobody else can open from now on."""
+    """Open a file that no other user can open from now on."""
     try:
         fd = os.open(path, _FLAGS, 0o600)
     except OSError as error:
@@ -65,7 +65,7 @@ def _open(path: str) -> int:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise KernelFileError(path, "is not a regular file: remove it")
-        # Who owns the folder can replace the file anyway: `sudo` finds the lock of its user.
+        # The folder's owner can replace the file anyway: under `sudo` the lock is that user's.
         if found.st_uid not in (os.geteuid(), os.stat(os.path.dirname(path) or ".").st_uid):
             raise KernelFileError(path, f"belongs to uid {found.st_uid}: remove it")
         if stat.S_IMODE(found.st_mode) & 0o077:
@@ -94,7 +94,7 @@ def _lock(fd: int, deadline_s: float) -> bool:
 
 
 def _is_still_at(path: str, fd: int) -> bool:
-    """Tell whether `path` names the file of `fd`: a holder may have removed it meanwhile."""
+    """Return whether `path` names the file of `fd`: another holder may have removed it meanwhile."""
     try:
         there, held = os.stat(path, follow_symlinks=False), os.fstat(fd)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A process by its id and its start time: an id alone is given again to another process (proc(5))."""
+"""Identify a process by its id and start time: an id alone is reused for another process (proc(5))."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _ENDED = (b"Z", b"X", b"x")
 def parse_start_ticks(text: bytes) -> int | None:
     """Return when the process of this `/proc/PID/stat` started, in clock ticks since boot, or None.
 
-    Field 22; the name before it, in parentheses, may hold anything. None for nonsense.
+    That is field 22; the name before it, in parentheses, may hold any character. None for invalid
+    text.
     """
     fields = text.rpartition(b")")[2].split()
     if len(fields) < 20 or not fields[19].isdigit() or len(fields[19]) > 20:
@@ -24,7 +25,7 @@ def parse_start_ticks(text: bytes) -> int | None:
 
 
 def identity(pid: int | None = None) -> str:
-    """Return the line `PID TICKS` that names a process, this one by default; "" where it has ended."""
+    """Return the line `PID TICKS` that identifies a process, this one by default; "" if it has ended."""
     pid = os.getpid() if pid is None else pid
     stat = _stat(pid)
     ticks = parse_start_ticks(stat)
@@ -34,7 +35,7 @@ def identity(pid: int | None = None) -> str:
 
 
 def running(text: bytes) -> int | None:
-    """Return the pid of the line that `identity` made, or None where that very process has ended."""
+    """Return the pid of a line made by `identity`, or None if that same process has ended."""
     words = text[:TEXT_LIMIT_BYTES].split()
     if len(words) != 2 or not words[0].isdigit() or not 0 < len(words[0]) <= 10:
         return None

@@ -41,9 +41,9 @@ _OUTCOMES = {
 
 
 class RequestResult(Record):
-    """How a request ended: one of the outcomes above, the errno, and whether `swappiness=` held.
+    """The result of a request: one of the outcomes above, the errno, and whether `swappiness=` was accepted.
 
-    DONE and PARTIAL both freed memory; how much, only meminfo tells.
+    DONE and PARTIAL both freed memory; only meminfo shows how much.
     """
 
     outcome: str
@@ -68,7 +68,7 @@ def request(amount_bytes: int, swappiness: int | None = None) -> str:
 def outcome_of(failure_errno: int | None, with_swappiness: bool) -> str:
     """Classify the errno of a request (None: the write succeeded).
 
-    EAGAIN means that less than asked was reclaimed: partial success. EINVAL to a request with
+    EAGAIN means that less than requested was reclaimed: partial success. EINVAL for a request with
     `swappiness=` means that this kernel does not know the word.
     """
     if failure_errno is None:
@@ -81,10 +81,10 @@ def outcome_of(failure_errno: int | None, with_swappiness: bool) -> str:
 def reclaim(
     root: str, path: str, amount_bytes: int, swappiness: int | None = None, or_without: bool = False
 ) -> RequestResult:
-    """Ask the reclaim file at `path` for `amount_bytes`; blocks until done. Raises ValueError only.
+    """Request `amount_bytes` from the reclaim file at `path`; blocks until done. Raises ValueError only.
 
-    `or_without`: where `swappiness=` is refused, ask again without it. The kernel then chooses, and
-    may swap anonymous memory out: say so only where there is no swap, or settings allow its use.
+    `or_without`: if `swappiness=` is refused, request again without it. The kernel may then swap
+    anonymous memory out, so set this only without swap, or if the settings allow swapping.
     """
     result = _ask(root, path, amount_bytes, swappiness)
     if result.outcome == SWAPPINESS_REFUSED and or_without:
@@ -93,9 +93,9 @@ def reclaim(
 
 
 def root_reclaim_path(root: str = "/") -> str | None:
-    """Find the topmost `memory.reclaim` under `root`; None where there is none.
+    """Find the topmost `memory.reclaim` under `root`; None if there is none.
 
-    There is none on kernels before 5.19, and none where the memory controller is on cgroup v1.
+    Kernels before 5.19 have none, nor do systems with the memory controller on cgroup v1.
     """
     mount = cgroup.find_v2_mount(root)
     if mount is None:
@@ -111,14 +111,14 @@ def node_reclaim_paths(root: str = "/") -> tuple[str, ...]:
 
 
 def is_permitted(root: str, path: str) -> bool:
-    """Tell whether this process may write the file at `path`."""
+    """Return whether this process may write the file at `path`."""
     return os.access(files.under(root, path), os.W_OK)
 
 
 def drop_caches(root: str, what: int) -> None:
     """Drop all clean page cache (1), all reclaimable slab (2) or both (3). Raises KernelFileError.
 
-    Slab has no gentler request: `DROP_SLAB` is how it is shrunk.
+    There is no gentler way to shrink slab than `DROP_SLAB`.
     """
     if what not in (DROP_PAGECACHE, DROP_SLAB, DROP_BOTH):
         raise KernelFileError(files.under(root, DROP_CACHES_PATH), f"{what} is not 1, 2 or 3")

@@ -1,7 +1,7 @@
-"""Frozen records at no import cost.
+"""Frozen records without import cost.
 
-`dataclasses` brings `inspect` with it: about 2 MiB of private memory in a service that is meant to
-save memory (measured on CPython 3.11). `Record` gives the agent what it needs of them: a typed
+`dataclasses` imports `inspect`: about 2 MiB of private memory in a service that is meant to save
+memory (measured on CPython 3.11). `Record` provides the parts that the agent needs: a typed
 constructor, immutability, equality, `repr`, and `replace`.
 
     class Order(Record):
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     _R = TypeVar("_R", bound="Record")
 else:
 
-    def dataclass_transform(**_options):  # noqa: ANN003, ANN201  # never seen by the type checker
+    def dataclass_transform(**_options):  # noqa: ANN003, ANN201, D103  # never seen by the type checker
         return lambda cls: cls
 
 

@@ -27,25 +27,25 @@ class SwapArea(Record):
 
     @property
     def is_zram(self) -> bool:
-        """Swapping to it takes guest memory again: less than it frees, but not none."""
+        """Whether it is compressed memory, which takes guest memory again, though less than it frees."""
         return self.path.rpartition("/")[2].startswith("zram")
 
 
 class Swaps(Record):
-    """All swap areas; empty where there is no swap."""
+    """All swap areas; empty if there is no swap."""
 
     areas: tuple[SwapArea, ...] = ()
 
 
 def parse(data: bytes) -> Swaps:
-    """Parse the text of /proc/swaps. Raises KernelFileError where a line is not a swap area."""
+    """Parse the text of /proc/swaps. Raises KernelFileError if a line is not a swap area."""
     if not data.startswith(_HEADING):
         raise KernelFileError(PATH, f"does not start with a heading: {quoted(data)}")
     return Swaps(tuple([_area(line) for line in data.split(b"\n")[1:-1]]))
 
 
 def read_swaps(root: str = "/") -> Swaps:
-    """Read /proc/swaps under `root`; empty where the kernel has no swap. Raises KernelFileError."""
+    """Read /proc/swaps under `root`; empty if the kernel has no swap. Raises KernelFileError."""
     try:
         data = files.read(root, PATH)
     except KernelFileError as error:
@@ -69,7 +69,7 @@ def _area(line: bytes) -> SwapArea:
 
 
 def may_swap(root: str = "/") -> bool:
-    """Tell whether programs could be swapped out: there is swap, or it cannot be told."""
+    """Return whether programs could be swapped out; True if it is unknown."""
     try:
         return bool(read_swaps(root).areas)
     except KernelFileError:

@@ -1,7 +1,8 @@
 """Sizes in bytes and spans of time, as people, WSL and QEMU write them. Pure.
 
-A parser returns None for text that it does not take. `SIZE_HINT` and `SPAN_HINT` say what it takes:
-the caller names the setting. The agent's service imports this module, so it does without `re`.
+A parser returns None for text that it does not accept. `SIZE_HINT` and `SPAN_HINT` describe what it
+accepts; the caller names the setting. The agent's service imports this module, so it does not use
+`re`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _WSL_DIGITS_LIMIT = 80
 
 
 def size(value_bytes: int) -> str:
-    """Return bytes in the unit that people read: `1.9 GiB`, `213 MiB`, `64 KiB`."""
+    """Return bytes in a readable unit: `1.9 GiB`, `213 MiB`, `64 KiB`."""
     sign = "-" if value_bytes < 0 else ""
     value = abs(value_bytes)
     if value >= 10 * GIB:
@@ -81,9 +82,9 @@ def parse_qemu_size(text: str, default_unit: str = "b") -> int | None:
 def parse_wsl_size(text: str) -> int | None:
     """Parse a size of `.wslconfig` into bytes: digits, then B, K, KB, M, MB, G, GB, T, TB or nothing.
 
-    As in WSL: upper case only, no space before the unit, no fraction, spaces in front allowed,
-    but zero is written with the one digit alone (`0`, `0GB`). A size above 64 bits is refused, where
-    WSL wraps it. Source: `ParseMemorySize` in microsoft/WSL src/shared/inc/stringshared.h.
+    As in WSL: upper case only, no space before the unit, no fraction, leading spaces allowed, and
+    zero is written with exactly one digit (`0`, `0GB`). A size above 64 bits is refused, where WSL
+    wraps it. Source: `ParseMemorySize` in microsoft/WSL src/shared/inc/stringshared.h.
     """
     word = text.lstrip(" \t\n\v\f\r")
     if word.startswith("+"):
@@ -99,7 +100,7 @@ def parse_wsl_size(text: str) -> int | None:
 
 
 def format_wsl_size(size_bytes: int) -> str:
-    """Write a size the way `parse_wsl_size` reads it, in the largest unit that is exact."""
+    """Return a size as `parse_wsl_size` reads it, in the largest unit that is exact."""
     for unit in ("TB", "GB", "MB", "KB"):
         if size_bytes and size_bytes % WSL_SIZE_UNITS[unit] == 0:
             return f"{size_bytes // WSL_SIZE_UNITS[unit]}{unit}"
@@ -116,7 +117,7 @@ def parse_span(text: str) -> float | None:
 
 
 def format_span(seconds: float) -> str:
-    """Write a span the way `parse_span` reads it, in the largest unit that is exact to 1 ms."""
+    """Return a span as `parse_span` reads it, in the largest unit that is exact to 1 ms."""
     milliseconds = round(seconds * 1000)
     for unit in ("d", "h", "min", "s"):
         if milliseconds and milliseconds % _MILLISECONDS[unit] == 0:
@@ -125,7 +126,7 @@ def format_span(seconds: float) -> str:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """Split `1.5 GiB` into the number and the unit in lower case; one space between them goes."""
+    """Split `1.5 GiB` into the number and the unit in lower case, dropping one space between them."""
     word = text.strip()
     number = word.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
     unit = word[len(number) :].lower()
@@ -138,7 +139,7 @@ def _scaled(number: str, factor: int) -> int | None:
 
 
 def _fraction(number: str) -> tuple[int, int] | None:
-    """Read `12.5` as (125, 10), numerator and denominator: exact, whatever the unit is."""
+    """Parse `12.5` as (125, 10), numerator and denominator, so that it is exact in any unit."""
     whole, point, decimals = number.partition(".")
     if len(number) > _NUMBER_LIMIT_CHARS or not _is_decimal(whole):
         return None

@@ -19,7 +19,7 @@ PATH = "/proc/vmstat"
 
 
 class VmStat(Record):
-    """The counters that decide anything. `allocstall` is the sum over the zones."""
+    """The counters that decisions use. `allocstall` is the sum over the zones."""
 
     nr_free_pages: int
     nr_dirty: int | None = None
@@ -78,7 +78,7 @@ def parse(data: bytes) -> VmStat:
     as `workingset_refault_file` (commit 170b04b7ae49, "mm/workingset: prepare the workingset
     detection infrastructure for anon LRU").
 
-    Raises KernelFileError where `nr_free_pages` is missing, or lines are not a name and a number.
+    Raises KernelFileError if `nr_free_pages` is missing, or if a line is not a name and a number.
     """
     whole = data[: data.rfind(b"\n") + 1]
     words = whole.split()

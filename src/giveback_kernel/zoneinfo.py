@@ -37,7 +37,7 @@ class ZoneInfo(Record):
 def parse(data: bytes) -> ZoneInfo:
     """Parse the text of /proc/zoneinfo.
 
-    Raises KernelFileError where a zone lacks a watermark or a value is nonsense.
+    Raises KernelFileError if a zone lacks a watermark or a value is invalid.
     """
     if not data.startswith(b"Node ") or not data.endswith(b"\n"):
         raise KernelFileError(PATH, "empty, cut off, or not a list of zones")
@@ -50,10 +50,10 @@ def read_zoneinfo(root: str = "/") -> ZoneInfo:
 
 
 def below_low_watermark(info: ZoneInfo) -> bool:
-    """Tell whether a zone that matters has fewer free pages than its low watermark.
+    """Return whether a zone that matters has fewer free pages than its low watermark.
 
     Below it kswapd runs: the guest itself is short of memory. A zone with less than 1/16 of the
-    managed pages does not matter: the kernel keeps a small DMA zone back for those who need it.
+    managed pages does not matter: the kernel reserves a small DMA zone for its own users.
     """
     smallest = sum([zone.managed_pages for zone in info.zones]) // 16
     return any(
@@ -62,7 +62,7 @@ def below_low_watermark(info: ZoneInfo) -> bool:
 
 
 def pcp_pages(info: ZoneInfo) -> int:
-    """Free pages on the per-CPU lists of all zones."""
+    """Return the free pages on the per-CPU lists of all zones."""
     return sum([zone.pcp_pages for zone in info.zones])
 
 

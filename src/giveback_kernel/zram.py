@@ -1,7 +1,7 @@
-"""mm_stat of a zram device: what it holds, and how much memory that takes compressed.
+"""mm_stat of a zram device: how much it holds, and how much memory that takes compressed.
 
-Source: Documentation/admin-guide/blockdev/zram.rst. What lies in zram stays in the guest's memory: swapping
-there gains only the difference.
+Swapped pages in zram stay in the guest's memory, so swapping there frees only the difference.
+Source: Documentation/admin-guide/blockdev/zram.rst.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from giveback_kernel.record import Record
 
 
 class ZramUse(Record):
-    """Bytes that were swapped to a device, and bytes of memory that they take there."""
+    """Bytes that were swapped to a device, and the bytes of memory that they take there."""
 
     orig_data_bytes: int
     mem_used_bytes: int
 
 
 def parse(data: bytes, path: str = "mm_stat") -> ZramUse:
-    """Parse the text of mm_stat. Raises KernelFileError where it is not numbers."""
+    """Parse the text of mm_stat. Raises KernelFileError if it is not numbers."""
     words = data.split()
     if len(words) < 3:
         raise KernelFileError(path, f"not the numbers of a zram device: {quoted(data)}")

@@ -1,4 +1,4 @@
-"""What guest and host say to each other: each end takes the other for a stranger."""
+"""Messages between guest and host: each end treats the other as untrusted."""
 
 from __future__ import annotations
 

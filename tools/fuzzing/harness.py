@@ -1,4 +1,4 @@
-"""What a harness is, and what must hold for every input: the kind of error, the size and the cost."""
+"""The harness, and the properties checked for every input: the kind of error, the size and the cost."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ GROWTH_LIMIT = 8.0
 
 
 class FoundError(Exception):
-    """A parser that did not keep its promise."""
+    """A parser violated a property."""
 
 
 @dataclass(frozen=True, slots=True)
 class Harness:
-    """A parser of foreign bytes. `run` gives them to it; it may raise `errors`, and nothing else.
+    """A parser of foreign bytes. `run` calls it; it may raise `errors`, and nothing else.
 
-    `tokens` are words of its grammar, `seeds` inputs that it takes. `is_slow`: a server or a disk is asked
-    for each input, and so there are few of them.
+    `tokens` are words of its grammar, `seeds` valid inputs. `is_slow`: each input needs a server or
+    a disk, so there are few of them.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Harness:
     is_slow: bool = False
 
     def corpus(self) -> list[bytes]:
-        """Return the seeds, and what coverage-guided runs found: one bytes literal a line of the file."""
+        """Return the seeds and the inputs that coverage-guided runs found: a bytes literal per line."""
         path = CORPUS / f"{self.name}.txt"
         lines = path.read_text(encoding="ascii").splitlines() if path.exists() else []
         return [*self.seeds, *(ast.literal_eval(line) for line in lines)]
 
     def try_one(self, data: bytes, *, weigh: bool = False) -> None:
-        """Parse one input. Raises FoundError where the parser did not keep its promise."""
+        """Parse one input. Raises FoundError if the parser violates a property."""
         try:
             self._try(data, weigh=weigh)
         except FoundError as error:
@@ -81,7 +81,7 @@ class Harness:
             )
 
     def growth(self, part: bytes, count: int = 24) -> float:
-        """Return how many times more instructions it takes to parse `part` repeated four times as often."""
+        """Return how many times more instructions `part` needs when it is repeated four times as often."""
         once = instructions(lambda: self._quiet(part * count))
         longer = instructions(lambda: self._quiet(part * 4 * count))
         return longer / max(once, 2000)
@@ -94,7 +94,7 @@ class Harness:
 
 
 def weight(value: object, limit: int) -> int:
-    """Return how many objects and characters a result has, counted up to `limit`."""
+    """Count the objects and characters of a result, up to `limit`."""
     total, todo = 0, [value]
     while todo and total <= limit:
         one = todo.pop()
@@ -119,7 +119,7 @@ def _parts(value: object) -> Iterator[object]:
 
 
 def instructions(work: Callable[[], object]) -> int:
-    """Return how many of Python's instructions `work` takes: the same number on every machine."""
+    """Count the Python instructions of `work`, which are the same on every machine."""
     count = 0
 
     def trace(frame: FrameType, event: str, _argument: object) -> object:

@@ -1,4 +1,4 @@
-"""Kernel files: the guest's, whose text the host parses too, and other users' below /proc."""
+"""Kernel files: the guest's, which the host parses too, and those of other users' processes below /proc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs that are nearly right: seeds with parts cut, doubled, exchanged and replaced."""
+"""Nearly valid inputs: seeds with parts cut, doubled, exchanged and replaced."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NASTY = (
 
 
 def mutated(random: Random, corpus: Sequence[bytes], tokens: Sequence[bytes], limit: int) -> bytes:
-    """Return an input made of one of the corpus by one to six changes, of at most `limit` bytes."""
+    """Return one input of the corpus with one to six changes, of at most `limit` bytes."""
     data = random.choice(corpus)
     for _ in range(random.choice((1, 1, 2, 3, 6))):
         start = random.randint(0, len(data))

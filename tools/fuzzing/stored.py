@@ -1,4 +1,4 @@
-"""What lies on the host's disk, or comes to the daemon's API: settings, leases, history, requests."""
+"""Input from the host's disk and the daemon's API: settings, leases, history, requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What VMMs say and how they were started: command lines, configuration files, QMP, HTTP, libvirt's XML."""
+"""Input from VMMs: command lines, configuration files, QMP, HTTP, libvirt's XML."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _human(data: bytes) -> object:
 
 
 class _Server:
-    """A VMM's socket that answers whoever comes with the bytes at hand, and hangs up."""
+    """A VMM's socket that answers every client with the given bytes, then closes."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
