@@ -12,7 +12,7 @@ from giveback.accounting.activity import activity_of
 from giveback.arguments import span_of
 from giveback.commands import _daemon, _output, _table
 from giveback.errors import VmError
-from giveback.guest.observe import observe_host
+from giveback.guest.observe import observe_host, recalled
 from giveback.host.memory import read_host_view
 from giveback.host.process_sample import read_process_sample
 from giveback.reporters import vm_table
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
+    from giveback.accounting.observation import Observation
     from giveback.host.process_sample import ProcessSample
     from giveback.vmm.base import Backend, VmDescription
 
@@ -48,14 +49,23 @@ def run(args: argparse.Namespace) -> int:
     """Show the VMs, once or again and again. Raises InputError for a name that calls none."""
     _daemon.use(args)
     before: dict[int, ProcessSample] = {}
-    return _output.repeat(lambda: _show(args, before), args.watch)
+    last: dict[int, tuple[Observation, float]] = {}
+    return _output.repeat(lambda: _show(args, before, last), args.watch)
 
 
-def _show(args: argparse.Namespace, before: dict[int, ProcessSample]) -> None:
-    """Show the VMs now; `before` are the samples of their processes, which those of now replace."""
+def _show(
+    args: argparse.Namespace,
+    before: dict[int, ProcessSample],
+    last: dict[int, tuple[Observation, float]],
+) -> None:
+    """Show the VMs now; `before` are the samples of their processes, which those of now replace.
+
+    `last` are their agents' last answers: an agent that is asked often does not answer each time.
+    """
     observations = observe_host(
         timeout_s=args.timeout, chosen=lambda found: _table.named(found, args.names, _words_of)
     )
+    observations = [recalled(seen, last) for seen in observations]
     host = _host_side((seen.vm.pid for seen in observations), before)
     view = _table.view(args)
     if args.json:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from giveback.accounting.ledger import Ledger, join
 from giveback.accounting.observation import Observation
 from giveback.accounting.reporting import vmm_takes_reports
-from giveback.accounting.usage import GuestPicture, GuestSource, HostPicture
+from giveback.accounting.usage import NO_GUEST, GuestPicture, GuestSource, HostPicture
 from giveback.errors import VmError
 from giveback.guest.protocol import from_agent
 from giveback.guest.query import read_guest, read_pages
 from giveback.host import procs, smaps
+from giveback.vmm.base import VmState
 from giveback.vmm.find import find
 from giveback.vmm.mapping import BoundBlock, bind, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from giveback.vmm.base import Backend, VmDescription, VmState
+    from giveback.vmm.base import Backend, VmDescription
 
     FoundVm = tuple[Backend, VmDescription]
 
@@ -88,6 +90,12 @@ async def observe(
     is waited for at most `patience_s`. `by_cgroup`: ask it also which service and container has what. Never
     raises VmError.
     """
+    if procs.is_stopped(root, vm.pid):
+        # Neither its monitor nor its guest would answer, and each would be waited for.
+        why = (
+            f"the VMM's process is stopped, and answers nothing: kill -CONT {vm.pid} lets it go on"
+        )
+        return _with_host(vm, VmState(running=False, problems=(why,)), guest or NO_GUEST, root)
     state = await backend.inspect(vm, layout=layout, timeout_s=timeout_s)
     vm = state.description or vm
     if guest is None:
@@ -139,6 +147,29 @@ def _with_host(
     return Observation(
         vm, state, host, guest, make_ledger(vm, state, host, guest), bound, None, tuple(problems)
     )
+
+
+def recalled(seen: Observation, last: dict[int, tuple[Observation, float]]) -> Observation:
+    """Return a VM with its agent's last answer, where the agent gives none just now; `last` is kept up.
+
+    By PID, with the monotonic time of it. How far resident memory has moved since is known, so that numbers
+    of before a large change are not used.
+    """
+    now_s = time.monotonic()
+    if seen.guest.source is GuestSource.AGENT:
+        last[seen.vm.pid] = seen, now_s
+    if not seen.guest.agent_is_there or seen.vm.pid not in last or seen.host is None:
+        return seen
+    before, at_s = last[seen.vm.pid]
+    if before.host is None or before.vm.name != seen.vm.name:
+        return seen
+    guest = replace(
+        before.guest,
+        age_s=(before.guest.age_s or 0.0) + now_s - at_s,
+        moved_bytes=abs(seen.host.ram_resident_bytes - before.host.ram_resident_bytes),
+    )
+    ledger = make_ledger(seen.vm, seen.state, seen.host, guest)
+    return replace(seen, guest=guest, ledger=ledger)
 
 
 def make_ledger(

@@ -120,6 +120,12 @@ def parse_status(text: bytes) -> dict[str, int]:
     return sizes
 
 
+def is_stopped(root: str, pid: int) -> bool:
+    """Whether the process was stopped (SIGSTOP), so that nothing of it answers. Source: proc_pid_stat(5)."""
+    stat = _read_bounded(under(root, f"/proc/{pid}/stat"), 4096) or b""
+    return stat.rpartition(b")")[2].split()[:1] == [b"T"]
+
+
 def start_ticks(root: str, pid: int) -> int | None:
     """When the process started, in clock ticks since boot: tells a reused PID. None if gone."""
     text = _read_bounded(under(root, f"/proc/{pid}/stat"), 4096)

@@ -131,7 +131,11 @@ def _row(seen: Observation, host: HostSide) -> VmRow:
 def _why_unknown(seen: Observation) -> str:
     """Why use and residue are not known, and why nobody better placed tells; "" where they are known."""
     unknown = None if seen.ledger is None else seen.ledger.unknown
-    return "" if unknown is None else "; ".join((unknown.why, *seen.guest.problems[:1]))
+    if unknown is None:
+        return ""
+    # An agent that gives no numbers just now is the reason, not who else gave older ones.
+    reasons = (*seen.guest.problems[:1], unknown.why)
+    return "; ".join(reasons if seen.guest.agent_is_there else reasons[::-1])
 
 
 def _ram(seen: Observation) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -363,6 +364,24 @@ class Tainted(ProcessBackend):
     ) -> VmState:
         self.asked.append(layout)
         return await super().inspect(vm, layout=layout, timeout_s=timeout_s)
+
+
+def test_a_vmm_that_was_stopped_is_not_waited_for_nor_told_to_have_no_agent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with vm(tmp_path) as pid:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            (one,) = (v for v in documents(capsys, "ps", "--json") if v["name"] == "one")
+            assert one["resident_bytes"] == 48 * MIB
+            assert main(["doctor", str(pid)]) == 0
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    assert f"kill -CONT {pid} lets it go on" in str(one["problems"])
+    told = capsys.readouterr().out
+    assert "the VM is paused" in told
+    assert f"kill -CONT {pid}" in told
+    assert "install" not in told
 
 
 def test_what_ram_is_made_of_is_measured() -> None:

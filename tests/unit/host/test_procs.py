@@ -106,3 +106,13 @@ def test_a_file_of_a_process_is_a_regular_one_and_bounded(tmp_path: Path) -> Non
     for path in ("/dev/null", "/proc/self/cmdline", "/proc/thread-self/comm", "/dev/fd/999999",
                  str(tmp_path / "fifo"), str(tmp_path), str(tmp_path / "none"), "", "a\0b"):  # fmt: skip
         assert procs.read_own_file(root, pid, path, 5) is None
+
+
+def test_a_process_that_was_stopped_is_told_from_one_that_sleeps(tmp_path: Path) -> None:
+    for pid, state, stopped in ((1, b"S", False), (2, b"T", True), (3, b"t", False)):
+        (tmp_path / f"proc/{pid}").mkdir(parents=True)
+        # The name may hold anything.
+        (tmp_path / f"proc/{pid}/stat").write_bytes(b"%d (a) T (b) %b 1 1" % (pid, state))
+        assert procs.is_stopped(str(tmp_path), pid) is stopped
+    assert not procs.is_stopped(str(tmp_path), 4)
+    assert not procs.is_stopped("/", os.getpid())
