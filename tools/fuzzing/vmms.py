@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import tempfile
 from functools import cache
 from typing import TYPE_CHECKING
@@ -192,12 +193,12 @@ def _server() -> _Server:
 
 
 async def _query(path: str) -> object:
-    async with qmp.monitor(path, 2.0) as monitor:
+    async with qmp.monitor(path, os.getpid(), 2.0) as monitor:
         return await monitor.ask("query-balloon")
 
 
 async def _get(path: str) -> object:
-    async with http.api(path, 2.0) as session:
+    async with http.api(path, os.getpid(), 2.0) as session:
         return await session.get("/api/v1/vm.info")
 
 

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
 from giveback.guest import protocol
+from giveback.host.sockets.unix_sockets import is_queued
 from giveback.vmm.base import Channel, ChannelKind
-from giveback.vmm.clients.sockets import connect_unix, is_queued, reason
+from giveback.vmm.clients import owned
+from giveback.vmm.clients.sockets import reason
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
@@ -94,7 +96,7 @@ def _silence(channel: Channel) -> str:
 async def open_socket(channel: Channel) -> socket.socket:
     """Return a connected, non-blocking socket. Raises VmError that says why there is none."""
     if channel.kind is not ChannelKind.VSOCK:
-        return connect_unix(channel.path)
+        return await owned.connect(channel.path, channel.pid)
     name = where(channel)
     try:
         opened = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

@@ -10,9 +10,11 @@ import os
 import re
 import stat
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
+from giveback.host.own_root import open_within
 from giveback_kernel.files import under
 from giveback_kernel.process_start import parse_start_ticks
 
@@ -141,6 +143,7 @@ def own_path(root: str, pid: int, path: str) -> str:
     return under(root, base) + path
 
 
+_PLACE = os.O_PATH | os.O_CLOEXEC
 _OURS = ("/dev/", "/proc/")
 """Places that lead to something of whoever opens them: /dev/stdin, /proc/self/fd/3, /proc/thread-self."""
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,6})|/dev/(stdin)", re.ASCII)
@@ -149,19 +152,20 @@ _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,6})|/dev/(stdin)", re.ASC
 def read_own_file(root: str, pid: int, path: str, limit_bytes: int) -> bytes | None:
     """A file that the process was given by `path`, as it sees it; None where it cannot be read whole.
 
-    The path is a stranger's: nothing but a regular file is opened, for a device or a pipe may act. One
-    that was handed over as a descriptor is read where the process still has it.
+    The path is a stranger's: it leads nowhere out of the process's root, and nothing but a regular file is
+    opened, for a device or a pipe may act. One that was handed over as a descriptor is read where the
+    process still has it.
     """
     handed = _DESCRIPTOR.fullmatch(path)
     if handed:
-        reachable = under(root, f"/proc/{pid}/fd/{handed[1] or 0}")
+        open_it = partial(os.open, under(root, f"/proc/{pid}/fd/{handed[1] or 0}"), _PLACE)
     elif path.startswith(_OURS) or "\0" in path:
         return None
     else:
-        reachable = own_path(root, pid, path)
+        open_it = partial(open_within, root, pid, path)
     try:
-        place = os.open(reachable, os.O_PATH | os.O_CLOEXEC)
-    except (OSError, ValueError):
+        place = open_it()
+    except (OSError, ValueError, VmError):
         return None
     try:
         if not stat.S_ISREG(os.fstat(place).st_mode):

@@ -85,7 +85,7 @@ class Daemon:
         self._arbitration = Arbitration(self.fleet, self._recorder, root)
         self._arbitration.cgroup = settings.cgroup
         self._sampler = Sampler(self.fleet, self._arbitration, fallbacks, root)
-        self._connections = Connections(self.fleet, root)
+        self._connections = Connections(self.fleet)
         self._reclaim = ReclaimOperation(self.fleet, self._arbitration, root, self._now_s)
         self._stopping = asyncio.Event()
         self._told: tuple[str, ...] = ()

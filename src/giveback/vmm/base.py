@@ -98,11 +98,15 @@ class ChannelKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """A way into the guest: a unix socket's path, or a vsock CID."""
+    """A way into the guest: a unix socket's path, or a vsock CID.
+
+    `pid` is the VM's process: it must listen at `path` itself, or nothing is sent there.
+    """
 
     kind: ChannelKind
     path: str = ""
     cid: int = 0
+    pid: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,7 @@ def bridge(guest: Guest) -> type[socketserver.BaseRequestHandler]:
 def test_the_host_asks_the_real_service_in_the_vmms_dialect(guest: Guest, tmp_path: Path) -> None:
     assert VSOCK_PORT == AGENT_VSOCK_PORT
     guest.hear(is_event("hello"))
-    channel = Channel(ChannelKind.HYBRID_VSOCK, path=str(tmp_path / "v.sock"))
+    channel = Channel(ChannelKind.HYBRID_VSOCK, path=str(tmp_path / "v.sock"), pid=os.getpid())
     vm = VmDescription("firecracker", "one", 1, 1 << 30, (), channels=(channel,))
     with listening(tmp_path / "v.sock", bridge(guest)):
         said = asyncio.run(ask_agent(channel, "memory", DEADLINE_S))

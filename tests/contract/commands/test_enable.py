@@ -100,7 +100,7 @@ def test_doctor_leads_to_commands_that_work(
     """A guest that runs (its firmware, here) without an agent, and with polling off."""
 
     async def run() -> None:
-        async with monitor(str(tmp_path / "qmp"), 10) as session:
+        async with monitor(str(tmp_path / "qmp"), process.pid, 10) as session:
             await session.tell("cont")
 
     words = ["-m", "64M", "-name", f"led {os.getpid()}", *BALLOON, *AGENT_PORT]

@@ -22,8 +22,8 @@ from giveback.accounting.usage import GuestPicture, GuestSource
 from giveback.errors import VmError
 from giveback.guest.protocol import AGENT_VSOCK_PORT
 from giveback.guest.query import read_guest, read_pages
+from giveback.host.sockets.unix_sockets import is_queued
 from giveback.vmm.base import BalloonStatistics, Channel, ChannelKind, VmDescription, VmState
-from giveback.vmm.clients.sockets import is_queued
 
 MIB = 1 << 20
 STATISTICS = BalloonStatistics(1000.0, 50 * MIB, 30 * MIB)
@@ -52,7 +52,7 @@ class Refusing(Hybrid):
 
 def test_the_agent_over_hybrid_vsock(tmp_path: Path) -> None:
     path = tmp_path / "v"
-    channel = Channel(ChannelKind.HYBRID_VSOCK, path=str(path))
+    channel = Channel(ChannelKind.HYBRID_VSOCK, path=str(path), pid=os.getpid())
     with listening(path, Hybrid):
         guest = told(channel)
     assert (guest.source, guest.total_bytes) == (GuestSource.AGENT, 58 * MIB)
@@ -82,11 +82,17 @@ def test_a_client_that_waits_behind_another_is_told_why(tmp_path: Path) -> None:
         served, _ = server.accept()
         with served:
             assert not is_queued(str(path))
-            guest = told(Channel(ChannelKind.VIRTIO_SERIAL, path=f"/proc/{os.getpid()}/root{path}"))
+            guest = told(
+                Channel(
+                    ChannelKind.VIRTIO_SERIAL,
+                    path=f"/proc/{os.getpid()}/root{path}",
+                    pid=os.getpid(),
+                )
+            )
             assert "another program is connected to this port" in guest.problems[0]
     path.unlink()
     with listening(path, Silent):
-        guest = told(Channel(ChannelKind.VIRTIO_SERIAL, path=str(path)))
+        guest = told(Channel(ChannelKind.VIRTIO_SERIAL, path=str(path), pid=os.getpid()))
     assert "no giveback-agent runs there" in guest.problems[0]
 
 
@@ -114,7 +120,7 @@ def test_an_agent_that_answers_again_later_is_there_and_waited_for_by_who_has_th
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "a"
-    channel = Channel(ChannelKind.VIRTIO_SERIAL, path=str(path))
+    channel = Channel(ChannelKind.VIRTIO_SERIAL, path=str(path), pid=os.getpid())
     with listening(path, Busy):
         guest = told(channel, statistics=STATISTICS)
     assert guest.source is GuestSource.BALLOON
@@ -139,20 +145,23 @@ def test_an_agent_that_does_not_answer_is_not_waited_for_as_long_as_its_pages_ta
 ) -> None:
     monkeypatch.setattr("giveback.guest.query.ALIVE_TIMEOUT_S", 0.2)
     path = tmp_path / "a"
-    channels = (Channel(ChannelKind.VIRTIO_SERIAL, path=str(path)),)
+    channels = (Channel(ChannelKind.VIRTIO_SERIAL, path=str(path), pid=os.getpid()),)
     vm = VmDescription("qemu", "one", 1, 64 * MIB, (), channels=channels)
     with listening(path, Silent), pytest.raises(VmError, match=r"no answer .* in 0\.2 s"):
         asyncio.run(asyncio.wait_for(read_pages(vm, timeout_s=60), 30))
 
 
 def test_each_source_falls_back_to_the_next(tmp_path: Path) -> None:
-    agent = Channel(ChannelKind.VIRTIO_SERIAL, path=str(tmp_path / "none"))
+    agent = Channel(ChannelKind.VIRTIO_SERIAL, path=str(tmp_path / "none"), pid=os.getpid())
     guest = told(agent, statistics=STATISTICS)
     assert (guest.source, guest.age_s, guest.total_bytes) == (GuestSource.BALLOON, 2.0, 50 * MIB)
     assert "no such socket" in guest.problems[0]
     path = tmp_path / "a"
     with listening(path, Garbage):
-        guest = told(Channel(ChannelKind.VIRTIO_SERIAL, path=str(path)), statistics=STATISTICS)
+        guest = told(
+            Channel(ChannelKind.VIRTIO_SERIAL, path=str(path), pid=os.getpid()),
+            statistics=STATISTICS,
+        )
     assert guest.source is GuestSource.BALLOON
     assert told().source is GuestSource.NONE
 
@@ -188,20 +197,20 @@ def test_a_guest_agent_that_lies_is_that_vm_s_fault(
 ) -> None:
     path = tmp_path / "qga"
     with listening(path, agent):
-        guest = told(Channel(ChannelKind.QEMU_GUEST_AGENT, path=str(path)))
+        guest = told(Channel(ChannelKind.QEMU_GUEST_AGENT, path=str(path), pid=os.getpid()))
     assert guest.source is GuestSource.NONE
     assert words in guest.problems[0]
 
 
 @pytest.mark.parametrize("path", ["/no\0such", "/" + "d" * 200 + "/no\0such", "/s\ud800"])
 def test_a_socket_that_no_file_can_be_called_is_that_vm_s_fault(path: str) -> None:
-    guest = told(Channel(ChannelKind.HYBRID_VSOCK, path=path))
+    guest = told(Channel(ChannelKind.HYBRID_VSOCK, path=path, pid=os.getpid()))
     assert guest.source is GuestSource.NONE
     assert guest.problems
 
 
 @pytest.fixture
-def guest_agent(tmp_path: Path) -> Iterator[Path]:
+def guest_agent(tmp_path: Path) -> Iterator[Channel]:
     """The real qemu-ga, in this machine instead of in a guest."""
     program = peer("qemu-guest-agent", "qemu-ga")
     path = tmp_path / "qga"
@@ -217,14 +226,14 @@ def guest_agent(tmp_path: Path) -> Iterator[Path]:
             assert child.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        yield path
+        yield Channel(ChannelKind.QEMU_GUEST_AGENT, path=str(path), pid=child.pid)
     finally:
         child.kill()
         child.wait()
 
 
-def test_the_real_qemu_guest_agent(guest_agent: Path) -> None:
-    guest = told(Channel(ChannelKind.QEMU_GUEST_AGENT, path=str(guest_agent)))
+def test_the_real_qemu_guest_agent(guest_agent: Channel) -> None:
+    guest = told(guest_agent)
     assert guest.problems == ()
     assert guest.source is GuestSource.GUEST_AGENT
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -232,4 +241,4 @@ def test_the_real_qemu_guest_agent(guest_agent: Path) -> None:
     assert abs(guest.total_bytes - total) < 64 * MIB
     assert guest.free_by_order
     # Read twice: the first conversation left nothing behind.
-    assert told(Channel(ChannelKind.QEMU_GUEST_AGENT, path=str(guest_agent))).problems == ()
+    assert told(guest_agent).problems == ()

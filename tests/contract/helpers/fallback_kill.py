@@ -106,9 +106,9 @@ async def recover(folder: Path) -> None:
     assert manager.leases() == ()
 
 
-async def requested(path: str) -> int:
+async def requested(path: str, pid: int) -> int:
     """What the device was told."""
-    (device,) = (await address.control_at(f"qemu:{path}").devices()).virtio_mem
+    (device,) = (await address.control_at(f"qemu:{path}", pid).devices()).virtio_mem
     return device.requested_bytes
 
 
@@ -118,15 +118,19 @@ def main() -> None:
     assert process is not None
     vm = QemuBackend().recognise(process)
     assert vm is not None
-    before = asyncio.run(requested(path))
+    before = asyncio.run(requested(path, pid))
     lines, ended = 1, False
     while not ended:
         status = in_child("manage", folder, vm, lines)
         ended = not os.WIFSIGNALED(status)
-        left = {"status": status, "lines": lines, "told": before - asyncio.run(requested(path))}
+        left = {
+            "status": status,
+            "lines": lines,
+            "told": before - asyncio.run(requested(path, pid)),
+        }
         left["files"] = len(list(folder.glob("*.lease")))
         left["recovered"] = in_child("recover", folder, vm)
-        left["told_after"] = before - asyncio.run(requested(path))
+        left["told_after"] = before - asyncio.run(requested(path, pid))
         left["files_after"] = len(list(folder.iterdir())) if folder.exists() else 0
         print(json.dumps(left), flush=True)
         lines += every

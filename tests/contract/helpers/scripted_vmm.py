@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import socketserver
 import subprocess
 import sys
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
 OPENAPI = Path(__file__).parent / "openapi"
 
-# Maps what is asked as `kind:total_mib:touched_mib`, says so, and stays until its input ends.
+# Maps what is asked as `kind:total_mib:touched_mib`, says so, and stays until its input ends. Meanwhile it
+# takes the sockets that it is to have (`+path`), and closes them again (`-path`).
 _PROGRAM = """
-import mmap, os, sys
+import mmap, os, socket, sys
 kept = []
 for word in sys.argv[1].split():
     kind, total, touched = word.split(":")
@@ -50,33 +52,61 @@ for word in sys.argv[1].split():
         continue
     area[: int(touched) << 20] = b"1" * (int(touched) << 20)
     kept.append(area)
+control, sockets = socket.socket(fileno=0), {}
 print("ready", flush=True)
-sys.stdin.read()
+while True:
+    said, descriptors, _, _ = socket.recv_fds(control, 4096, 1)
+    if said[:1] == b"+":
+        sockets[said[1:]] = descriptors[0]
+    elif said[:1] == b"-":
+        os.close(sockets.pop(said[1:]))
+    else:
+        break
+    control.send(b"k")
 """
+
+_running: list[socket.socket] = []
+"""How each scripted process is told of sockets: a VM's own are among its descriptors."""
+_listening: dict[str, int] = {}
+"""The sockets that listen for scripted processes, by path."""
+
+
+def _tell(control: socket.socket, sign: str, path: str) -> None:
+    """Give a process a socket, or take it away."""
+    descriptors = [_listening[path]] if sign == "+" else []
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        socket.send_fds(control, [f"{sign}{path}".encode()], descriptors)
+        control.recv(1)
 
 
 @contextlib.contextmanager
 def process(program: str, *words: str, memory: str = "") -> Iterator[Process]:
-    """A process called `program` with these arguments and this memory."""
+    """A process called `program` with these arguments and this memory, which has all `listening` sockets."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [program, "-S", "-c", _PROGRAM, memory, *words]
     child = subprocess.Popen(
         command,
         executable=sys.executable,
-        stdin=subprocess.PIPE,
+        stdin=its.fileno(),
         stdout=subprocess.PIPE,
         # Python finds its library by argv[0], which is not its own here.
         env={"PYTHONHOME": sys.base_prefix},
     )
-    assert child.stdin is not None
+    its.close()
     assert child.stdout is not None
     try:
         assert child.stdout.readline() == b"ready\n"
+        for path in _listening:
+            _tell(ours, "+", path)
+        _running.append(ours)
         found = read_process("/", child.pid)
         assert found is not None
         yield found
     finally:
+        if ours in _running:
+            _running.remove(ours)
         child.kill()
-        child.stdin.close()
+        ours.close()
         child.stdout.close()
         child.wait()
 
@@ -161,7 +191,7 @@ def serving(path: Path, api: Api) -> Iterator[Api]:
 def listening(
     path: Path, handler: type[socketserver.BaseRequestHandler] | Callable[..., Any]
 ) -> Iterator[None]:
-    """A threaded server at a unix socket, gone again at the end."""
+    """A threaded server at a unix socket of every scripted process, gone again at the end."""
 
     class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         daemon_threads = True
@@ -173,8 +203,14 @@ def listening(
     with Server(str(path), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
+        _listening[str(path)] = server.fileno()
+        for control in _running:
+            _tell(control, "+", str(path))
         try:
             yield
         finally:
+            for control in _running:
+                _tell(control, "-", str(path))
+            del _listening[str(path)]
             server.shutdown()
             thread.join()

@@ -335,12 +335,12 @@ def test_ten_thousand_connections_leave_nothing_behind(tmp_path: Path) -> None:
 
     async def scene() -> None:
         known = Fleet()
-        port = Channel(ChannelKind.VIRTIO_SERIAL, str(path))
+        port = Channel(ChannelKind.VIRTIO_SERIAL, str(path), pid=os.getpid())
         vm = VmDescription("qemu", "web", 1, MIB, (), channels=(port,))
         watched = Watched(Found("qemu:web:1", QemuBackend(), vm, 1, -1), VmSettings(), 0.0)
         known.add(watched)
         channel = watched.channel
-        keeper = connections.Connections(known, str(tmp_path))
+        keeper = connections.Connections(known)
         server = await asyncio.start_unix_server(greet, path)
         me = os.getpid()
 

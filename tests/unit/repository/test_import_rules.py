@@ -40,6 +40,7 @@ ROOMS = {
         "giveback.zipapps",
         "giveback.host",
         "giveback.host.readers",
+        "giveback.host.sockets",
         "giveback.vmm.base",
         "giveback.vmm.clients",
         "giveback.vmm.mapping",

@@ -374,7 +374,7 @@ class Fallbacks:
         held.tried_at_s = self._clock()
         try:
             if self._lives(lease):
-                control = control_at(lease.control)
+                control = control_at(lease.control, lease.pid)
                 await _tell(control, lease, await _all_of(control, lease))
             await asyncio.to_thread(self._store.drop, lease)
         except GivebackError as error:

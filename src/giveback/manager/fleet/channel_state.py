@@ -15,6 +15,7 @@ from giveback.manager.decide import schedule
 
 if TYPE_CHECKING:
     from giveback.guest.session import Ended, Session
+    from giveback.host.sockets.sock_diag import FileId
 
 
 class Listener(Protocol):
@@ -40,6 +41,7 @@ class ChannelState:
         "_listener",
         "connect_at_s",
         "connecting",
+        "file",
         "held_by_another",
         "hostile_at_s",
         "hostile_until_s",
@@ -55,6 +57,8 @@ class ChannelState:
     def __init__(self, listener: Listener, now_s: float) -> None:
         self._listener = listener
         self.session: Session | None = None
+        self.file: FileId | None = None
+        """The file of the port's socket, where others may wait."""
         self.connecting = False
         self.connect_at_s = now_s
         self.reconnect = Backoff(*schedule.RECONNECT_S)
@@ -107,6 +111,10 @@ class ChannelState:
     def begin_connecting(self) -> None:
         """Note that a session is being opened."""
         self.connecting = True
+
+    def place(self, file: FileId | None) -> None:
+        """Note at which file the port's socket is."""
+        self.file = file
 
     def end_connecting(self) -> None:
         """Note that none is being opened any more, whatever came of it."""

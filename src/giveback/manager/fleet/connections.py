@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
 from giveback.guest.session import Session, connect
-from giveback.host import unix_sockets
+from giveback.host.sockets import unix_sockets
 from giveback.manager.decide import schedule
 from giveback.vmm.base import ChannelKind
 
@@ -26,9 +26,8 @@ _AT_ONCE = 64
 class Connections:
     """All sessions of the daemon. `step` is to be called about every second."""
 
-    def __init__(self, fleet: Fleet, root: str = "/") -> None:
+    def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._root = root
         # One for all: a read is taken out of it before the loop can read for another session.
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._tasks: set[asyncio.Task[None]] = set()
@@ -40,7 +39,7 @@ class Connections:
         if not served and not any(_is_exclusive(vm) for vm in waiting):
             table = unix_sockets.Queues()
         else:
-            table = unix_sockets.read(self._root)
+            table = unix_sockets.read()
         for vm in self._fleet:
             if vm.settings.ignore and vm.channel.session is not None:
                 vm.channel.drop()
@@ -50,7 +49,7 @@ class Connections:
             if len(self._tasks) >= _AT_ONCE:
                 return
             place = vm.vmm.agent_channel
-            if _is_exclusive(vm) and place and table.serves(place.path):
+            if place and _is_exclusive(vm) and table.serves(unix_sockets.file_of(place.path)):
                 vm.channel.wait_for_another(now_s)
             else:
                 self._start(vm)
@@ -75,6 +74,8 @@ class Connections:
             if place is None:
                 return
             session = await connect(place, vm.channel, self._buffer)
+            if _is_exclusive(vm):
+                vm.channel.place(unix_sockets.file_of(place.path))
         except VmError as error:
             vm.channel.fail(str(error), asyncio.get_running_loop().time())
         else:
@@ -99,7 +100,7 @@ def _is_to_connect(vm: Watched, now_s: float) -> bool:
 
 def _leave_if_waited_for(vm: Watched, table: unix_sockets.Queues, now_s: float) -> None:
     session, place = vm.channel.session, vm.vmm.agent_channel
-    if session is None or place is None or not table.has_waiting(place.path):
+    if session is None or place is None or not table.has_waiting(vm.channel.file):
         return
     has_heard = session.heard_at_s is not None
     if schedule.stays_queued(

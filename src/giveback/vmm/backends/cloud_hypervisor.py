@@ -136,7 +136,9 @@ def _from_options(
             vsock="vsock" in options,
             virtio_mem=any(block.hotplug for block in blocks),
         ),
-        channels=tuple(_channel(v.get("socket", ""), ours) for v in options.get("vsock", [])),
+        channels=tuple(
+            _channel(v.get("socket", ""), ours, vm.pid) for v in options.get("vsock", [])
+        ),
         blockers=tuple(_blockers(options)),
     )
 
@@ -194,8 +196,8 @@ def _capabilities(
     )
 
 
-def _channel(path: str, ours: Callable[[str], str]) -> Channel:
-    return Channel(ChannelKind.HYBRID_VSOCK, path=ours(path))
+def _channel(path: str, ours: Callable[[str], str], pid: int) -> Channel:
+    return Channel(ChannelKind.HYBRID_VSOCK, path=ours(path), pid=pid)
 
 
 def _blockers(options: dict[str, list[dict[str, str]]]) -> list[str]:
@@ -236,7 +238,7 @@ def from_config(
             vsock=bool(vsock),
             virtio_mem=any(block.hotplug for block in blocks),
         ),
-        channels=(_channel(vsock, ours),) if vsock else (),
+        channels=(_channel(vsock, ours, vm.pid),) if vsock else (),
         blockers=tuple(f"{name}: pins all of guest memory" for name in pinning) or vm.blockers,
         unread=(),
     )

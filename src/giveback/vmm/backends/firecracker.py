@@ -165,6 +165,8 @@ def from_config(
             virtio_mem=Answer.of(bool(region)),
             agent_channel=Answer.of(bool(vsock)),
         ),
-        channels=(Channel(ChannelKind.HYBRID_VSOCK, path=ours(vsock)),) if vsock else (),
+        channels=(
+            (Channel(ChannelKind.HYBRID_VSOCK, path=ours(vsock), pid=vm.pid),) if vsock else ()
+        ),
         unread=() if base else vm.unread,
     )

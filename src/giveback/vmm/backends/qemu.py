@@ -84,7 +84,7 @@ class QemuBackend:
         from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
 
         try:
-            async with monitor(vm.control, timeout_s) as session:
+            async with monitor(vm.control, vm.pid, timeout_s) as session:
                 listed = await qemu_shape.devices(session)
                 state = await _inspect(session, qemu_shape.balloon_of(listed), layout=layout)
                 own = partial(own_path, self._root, vm.pid)
@@ -110,7 +110,7 @@ class QemuBackend:
 
 def with_port(vm: VmDescription, path: str) -> VmDescription:
     """The VM with its agent's port at this socket, before its other ways in."""
-    channel = Channel(ChannelKind.VIRTIO_SERIAL, path=path)
+    channel = Channel(ChannelKind.VIRTIO_SERIAL, path=path, pid=vm.pid)
     capabilities = replace(vm.capabilities, agent_channel=Answer.YES)
     return replace(vm, channels=(channel, *vm.channels), capabilities=capabilities)
 

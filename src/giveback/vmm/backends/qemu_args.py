@@ -86,7 +86,9 @@ def describe(
         ram_bytes=base + plugged + _virtio_mem_bytes(arguments) if base else 0,
         ram_blocks=blocks if base else (),
         capabilities=_capabilities(arguments),
-        channels=tuple(dict.fromkeys(islice(_channels(arguments, own_path), _CHANNELS_LIMIT))),
+        channels=tuple(
+            dict.fromkeys(islice(_channels(arguments, own_path, process.pid), _CHANNELS_LIMIT))
+        ),
         control=control_of(arguments, own_path),
         blockers=tuple(islice(dict.fromkeys(_blockers(arguments, machine)), _BLOCKERS_LIMIT)),
         machine=_machine(machine),
@@ -213,18 +215,18 @@ def is_balloon(driver: str) -> bool:
     return driver.startswith("virtio-balloon")
 
 
-def _channels(arguments: Arguments, own_path: Callable[[str], str]) -> Iterator[Channel]:
+def _channels(arguments: Arguments, own_path: Callable[[str], str], pid: int) -> Iterator[Channel]:
     chardevs = arguments.by_id("chardev")
     kinds = {AGENT_PORT: ChannelKind.VIRTIO_SERIAL, GUEST_AGENT_PORT: ChannelKind.QEMU_GUEST_AGENT}
     for device in arguments.all("device"):
         if device.get("driver") == "virtserialport" and device.get("name") in kinds:
             address = listening_address(chardevs.get(device.get("chardev", ""), {}))
             if _is_socket(address):
-                yield Channel(kinds[device["name"]], path=_ours(address, own_path))
+                yield Channel(kinds[device["name"]], path=_ours(address, own_path), pid=pid)
         elif device.get("driver", "").startswith("vhost-vsock"):
             cid = device.get("guest-cid", "")
             if cid.isascii() and cid.isdigit() and len(cid) <= 10:
-                yield Channel(ChannelKind.VSOCK, cid=int(cid))
+                yield Channel(ChannelKind.VSOCK, cid=int(cid), pid=pid)
 
 
 def _is_socket(address: str) -> bool:

@@ -116,7 +116,7 @@ async def with_unread(
     plugged = await session.ask("query-memory-devices")
     blocks = base_blocks(backends, plugged, base)
     blocks += plugged_blocks(plugged, backends, blocks)
-    channels = await _channels(session, listed, own_path)
+    channels = await _channels(session, listed, own_path, vm.pid)
     ours = any(channel.kind is not ChannelKind.QEMU_GUEST_AGENT for channel in channels)
     plugged_bytes = amount(answers.node(summary).get("plugged-memory", 0)) or 0
     kind = await session.ask("qom-get", path="/machine", property="type")
@@ -181,7 +181,7 @@ def plugged_blocks(
 
 
 async def _channels(
-    session: Monitor, listed: Sequence[Device], own_path: Callable[[str], str]
+    session: Monitor, listed: Sequence[Device], own_path: Callable[[str], str], pid: int
 ) -> tuple[Channel, ...]:
     """The ways into the guest that its devices make."""
     sockets = chardev_sockets(await session.ask("query-chardev"))
@@ -193,11 +193,11 @@ async def _channels(
             kind = _PORTS.get(name) if isinstance(name, str) else None
             path = sockets.get(label, "") if isinstance(label, str) else ""
             if kind and path:
-                found.append(Channel(kind, path=own_path(path)))
+                found.append(Channel(kind, path=own_path(path), pid=pid))
         elif device.kind.startswith("vhost-vsock"):
             cid = amount(await session.ask("qom-get", path=device.path, property="guest-cid"))
             if cid is not None and cid < 1 << 32:
-                found.append(Channel(ChannelKind.VSOCK, cid=cid))
+                found.append(Channel(ChannelKind.VSOCK, cid=cid, pid=pid))
     return tuple(found)
 
 

@@ -10,15 +10,15 @@ import contextlib
 import re
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
 from giveback.host.budgets import Budget
+from giveback.host.owners import read_uid
 from giveback.host.procs import TOO_LONG, own_path
 from giveback.vmm.base import VmState
-from giveback.vmm.clients import bounded_json
-from giveback.vmm.clients.sockets import reason, short_path
+from giveback.vmm.clients import bounded_json, owned
+from giveback.vmm.clients.sockets import reason
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
@@ -89,20 +89,23 @@ class VmmApi:
 
 
 @contextlib.asynccontextmanager
-async def api(path: str, timeout_s: float) -> AsyncIterator[VmmApi]:
-    """Talk to the API at a unix socket's path, for at most `timeout_s` in all. Raises VmError."""
+async def api(path: str, pid: int, timeout_s: float) -> AsyncIterator[VmmApi]:
+    """Talk to the API at a unix socket's path, for at most `timeout_s` in all.
+
+    The process `pid` must listen there itself. Raises VmError.
+    """
     # 100 ms to import: `giveback --help` does not pay for it.
     import httpx2  # noqa: PLC0415
 
     try:
-        with short_path(path) as reachable:
+        async with owned.reachable(path, pid) as reachable:
             # Plain HTTP: reading the host's certificates took 30 ms of CPU for each VM.
             transport = httpx2.AsyncHTTPTransport(uds=reachable, retries=0, verify=False)
             async with (
                 asyncio.timeout(timeout_s),
                 httpx2.AsyncClient(transport=transport, timeout=timeout_s) as client,
             ):
-                with _MEMORY.account(_owner_of(reachable)) as account:
+                with _MEMORY.account(read_uid("/", pid)) as account:
                     yield VmmApi(client, path, account)
     except (TimeoutError, httpx2.TimeoutException) as error:
         raise VmError(f"{path}: no answer in {timeout_s:g} s; is the VMM stopped?") from error
@@ -112,14 +115,6 @@ async def api(path: str, timeout_s: float) -> AsyncIterator[VmmApi]:
         raise VmError(f"{path}: what answers is no HTTP: {str(error)[:200]}") from error
     except OSError as error:
         raise VmError(f"{path}: {reason(error)}") from error
-
-
-def _owner_of(path: str) -> int | None:
-    """Whose socket it is; None where it has gone."""
-    try:
-        return Path(path).stat().st_uid
-    except (OSError, ValueError):
-        return None
 
 
 def _cause(error: BaseException) -> str:
@@ -179,7 +174,7 @@ class HttpBackend:
             why = f"started {self.without_socket}: there is nothing to ask"
             return VmState(problems=(why, *vm.unread))
         try:
-            async with api(vm.control, timeout_s) as session:
+            async with api(vm.control, vm.pid, timeout_s) as session:
                 return await self._ask(session, vm, partial(own_path, self._root, vm.pid))
         except VmError as error:
             return VmState(problems=(str(error), *vm.unread))

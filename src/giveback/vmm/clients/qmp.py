@@ -15,12 +15,13 @@ from qemu.qmp import ConnectError, ExecuteError, Message, QMPClient, QMPError, R
 
 from giveback.errors import VmError
 from giveback.host.budgets import Account, Budget
-from giveback.vmm.clients import bounded_json
-from giveback.vmm.clients.sockets import connect_unix, is_queued, peer_uid, reason
+from giveback.host.owners import read_uid
+from giveback.host.sockets.unix_sockets import is_queued
+from giveback.vmm.clients import bounded_json, owned
+from giveback.vmm.clients.sockets import reason
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import AsyncIterator
 
 LINE_LIMIT_BYTES = bounded_json.BYTES_LIMIT
@@ -176,15 +177,16 @@ class Monitor:
 
 
 @contextlib.asynccontextmanager
-async def monitor(address: str, timeout_s: float) -> AsyncIterator[Monitor]:
+async def monitor(address: str, pid: int, timeout_s: float) -> AsyncIterator[Monitor]:
     """Open a session at a unix socket's path, `@name` or `host:port`, for at most `timeout_s` in all.
 
-    Raises VmError, whose text says what is wrong with the socket and what to do.
+    The process `pid` must listen there itself. Raises VmError, whose text says what is wrong with the
+    socket and what to do.
     """
     client = _Client()
     try:
         async with asyncio.timeout(timeout_s):
-            await _connect_unless_held(client, address)
+            await _connect_unless_held(client, address, pid)
             yield Monitor(client, address)
     except TimeoutError as error:
         raise VmError(_silent(address, timeout_s)) from error
@@ -211,18 +213,14 @@ def _silent(address: str, waited_s: float) -> str:
     )
 
 
-async def _connect_unless_held(client: _Client, address: str) -> None:
+async def _connect_unless_held(client: _Client, address: str, pid: int) -> None:
     """Connect; where another client is served and we wait behind it, give up early. Raises VmError."""
-    opened = _open(address)
-    owner = None if opened is None else peer_uid(opened)
-    client.account = Account(_MEMORY, owner)
+    client.account = Account(_MEMORY, read_uid("/", pid))
     if not client.account.take(_BUFFER_BYTES):
-        if opened is not None:
-            opened.close()
         raise VmError(
             f"{address}: too many monitors of this user are asked at once; tried again later"
         )
-    connecting = asyncio.ensure_future(_connect(client, address, opened))
+    connecting = asyncio.ensure_future(_connect(client, address, pid))
     try:
         done, _ = await asyncio.wait({connecting}, timeout=_HELD_AFTER_S)
         if not done and is_queued(address):
@@ -235,19 +233,10 @@ async def _connect_unless_held(client: _Client, address: str) -> None:
                 await connecting
 
 
-def _open(address: str) -> socket.socket | None:
-    """A connected socket where the address is a unix socket's; None for `host:port`. Raises VmError."""
-    return connect_unix(address) if "/" in address or address.startswith("@") else None
-
-
-async def _connect(client: QMPClient, address: str, opened: socket.socket | None) -> None:
-    host, _, port = address.rpartition(":")
-    if opened is None and not (
-        port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 1 << 16
-    ):
-        raise VmError(f"{address}: neither a socket's path nor host:port")
+async def _connect(client: QMPClient, address: str, pid: int) -> None:
+    connection = await owned.connect(address, pid)
     try:
-        await client.connect(opened or (host or "localhost", int(port)))
+        await client.connect(connection)
     except AssertionError as error:
         # qemu.qmp takes it for granted that who has greeted is still there.
         raise EOFError from error

@@ -6,29 +6,16 @@ import contextlib
 import os
 import socket
 import stat
-import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from giveback.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-import re
-from typing import TYPE_CHECKING
-
-from giveback.errors import VmError
-from giveback_kernel import files
-from giveback_kernel.errors import KernelFileError
+from giveback.errors import InputError, VmError
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SUN_PATH_BYTES = 107
-_TABLE_LIMIT_BYTES = 8 << 20
 
 
 def connect_unix(path: str) -> socket.socket:
@@ -55,19 +42,6 @@ def connect_unix(path: str) -> socket.socket:
     return connection
 
 
-def peer_uid(connection: socket.socket) -> int | None:
-    """Return the user who listens at the other end of a unix socket; None where the kernel does not tell.
-
-    It is who called listen(): libvirt, for a socket that it hands to QEMU. Source: unix(7), SO_PEERCRED.
-    """
-    try:
-        found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    except OSError:
-        return None
-    uid: int = struct.unpack("3i", found)[1]
-    return uid
-
-
 def _connect_abstract(connection: socket.socket, name: bytes) -> None:
     try:
         connection.connect(b"\0" + name)
@@ -90,25 +64,6 @@ def short_path(path: str) -> Iterator[str]:
         yield f"/proc/self/fd/{fd}/{name}"
     finally:
         os.close(fd)
-
-
-def is_queued(path: str) -> bool:
-    """Whether a client of the socket at `path` waits behind another one that is served.
-
-    False where it cannot be told. Source: unix_seq_show() in net/unix/af_unix.c: state 3 is
-    connected, 2 is not accepted yet.
-    """
-    bound = re.sub(r"^/proc/\d+/(?:root|cwd/)", "", path)
-    try:
-        text = files.read("/", "/proc/net/unix", _TABLE_LIMIT_BYTES)
-    except KernelFileError:
-        return False
-    states = set()
-    for line in text.splitlines():
-        words = line.split(None, 7)
-        if len(words) == 8 and words[7] == os.fsencode(bound):
-            states.add(words[5])
-    return {b"02", b"03"} <= states
 
 
 def reason(error: OSError) -> str:

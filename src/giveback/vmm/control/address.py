@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 def control_of(vm: VmDescription, libvirt_uri: str) -> Control:
     """The control of a VM that runs; `libvirt_uri` is for domains of no session. Raises InputError."""
     if vm.backend == "libvirt":
-        return control_at(f"libvirt:{vm.control or libvirt_uri}#{vm.name}")
+        return control_at(f"libvirt:{vm.control or libvirt_uri}#{vm.name}", vm.pid)
     if not vm.control:
         raise InputError(f"{escape_for_terminal(vm.name)}: no control socket that we may use")
-    return control_at(f"{vm.backend}:{vm.control}")
+    return control_at(f"{vm.backend}:{vm.control}", vm.pid)
 
 
-def control_at(address: str) -> Control:
-    """The control at an address. Raises InputError for what is none."""
+def control_at(address: str, pid: int) -> Control:
+    """The control at an address of the VM whose process is `pid`. Raises InputError for what is none."""
     # Each brings its own slow imports: only what this host has is paid for.
     kind, _, place = address.partition(":")
     if kind == "qemu" and place:
         from giveback.vmm.control.qemu import QemuControl  # noqa: PLC0415
 
-        return QemuControl(place)
+        return QemuControl(place, pid)
     if kind == "libvirt" and "#" in place:
         from giveback.vmm.control.libvirt import LibvirtControl  # noqa: PLC0415
 
@@ -40,9 +40,9 @@ def control_at(address: str) -> Control:
     if kind == "cloud-hypervisor" and place:
         from giveback.vmm.control.http import CloudHypervisorControl  # noqa: PLC0415
 
-        return CloudHypervisorControl(place)
+        return CloudHypervisorControl(place, pid)
     if kind == "firecracker" and place:
         from giveback.vmm.control.http import FirecrackerControl  # noqa: PLC0415
 
-        return FirecrackerControl(place)
+        return FirecrackerControl(place, pid)
     raise InputError(f"{escape_for_terminal(address)}: no address of a VM's control")

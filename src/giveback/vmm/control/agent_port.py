@@ -90,7 +90,7 @@ async def carry_out(planned: PortPlan) -> Channel:
     from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
 
     done: list[PortStep] = []
-    async with monitor(planned.vm.control, 2 * TIMEOUT_S) as session:
+    async with monitor(planned.vm.control, planned.vm.pid, 2 * TIMEOUT_S) as session:
         try:
             for step in planned.steps:
                 await session.tell(step.command, **step.arguments)
@@ -99,7 +99,7 @@ async def carry_out(planned: PortPlan) -> Channel:
             await _undo(session, done)
             raise
     path = own_path("/", planned.vm.pid, planned.socket)
-    return Channel(ChannelKind.VIRTIO_SERIAL, path=path)
+    return Channel(ChannelKind.VIRTIO_SERIAL, path=path, pid=planned.vm.pid)
 
 
 async def _undo(session: Monitor, done: list[PortStep]) -> None:
@@ -116,7 +116,7 @@ async def _plan_qemu(vm: VmDescription, socket: str) -> PortPlan:
     path = socket or _socket_beside(vm)
     if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
         raise InputError(f"{path}: longer than a socket's path may be: --port-socket gives another")
-    async with monitor(vm.control, TIMEOUT_S) as session:
+    async with monitor(vm.control, vm.pid, TIMEOUT_S) as session:
         if plugged_socket(await session.ask("query-chardev")):
             raise InputError(
                 f"{escape_for_terminal(vm.name)}: the port {AGENT_PORT} was plugged in already"
@@ -240,4 +240,4 @@ async def _carry_out_libvirt(planned: PortPlan) -> Channel:
         raise VmError(
             f"{escape_for_terminal(planned.vm.name)}: libvirt plugged the port in and shows no socket of it"
         )
-    return Channel(ChannelKind.VIRTIO_SERIAL, path=path)
+    return Channel(ChannelKind.VIRTIO_SERIAL, path=path, pid=planned.vm.pid)

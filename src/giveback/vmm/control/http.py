@@ -20,15 +20,16 @@ _REGION = "ram"
 class CloudHypervisorControl:
     """A VM at its `--api-socket`."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, pid: int) -> None:
         self._path = path
+        self._pid = pid
 
     @property
     def address(self) -> str:
         return f"cloud-hypervisor:{self._path}"
 
     async def devices(self) -> Devices:
-        async with api(self._path, TIMEOUT_S) as session:
+        async with api(self._path, self._pid, TIMEOUT_S) as session:
             info = answers.node(await session.get(f"{_CLOUD}/vm.info"))
         memory = answers.node(info, "config", "memory")
         plugged = answers.size(memory, "hotplugged_size") or 0
@@ -46,14 +47,14 @@ class CloudHypervisorControl:
         )
 
     async def set_balloon(self, kept_bytes: int) -> None:
-        async with api(self._path, TIMEOUT_S) as session:
+        async with api(self._path, self._pid, TIMEOUT_S) as session:
             memory = await self._memory(session)
             most = memory[0] + memory[1]
             await self._resize(session, "desired_balloon", max(0, most - kept_bytes))
 
     async def set_virtio_mem(self, device_id: str, requested_bytes: int) -> None:
         del device_id
-        async with api(self._path, TIMEOUT_S) as session:
+        async with api(self._path, self._pid, TIMEOUT_S) as session:
             base, _ = await self._memory(session)
             await self._resize(session, "desired_ram", base + requested_bytes)
 
@@ -76,15 +77,16 @@ class CloudHypervisorControl:
 class FirecrackerControl:
     """A VM at its `--api-sock`. Its amounts are whole MiB: what is taken is rounded down."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, pid: int) -> None:
         self._path = path
+        self._pid = pid
 
     @property
     def address(self) -> str:
         return f"firecracker:{self._path}"
 
     async def devices(self) -> Devices:
-        async with api(self._path, TIMEOUT_S) as session:
+        async with api(self._path, self._pid, TIMEOUT_S) as session:
             config = answers.node(await session.get("/vm/config"))
             statistics = answers.node(await session.get("/balloon/statistics"))
             hotplug = answers.node(await session.get("/hotplug/memory"))
@@ -104,7 +106,7 @@ class FirecrackerControl:
         )
 
     async def set_balloon(self, kept_bytes: int) -> None:
-        async with api(self._path, TIMEOUT_S) as session:
+        async with api(self._path, self._pid, TIMEOUT_S) as session:
             config = answers.node(await session.get("/vm/config"), "machine-config")
             most = answers.mib(config, "mem_size_mib")
             if most is None:
@@ -114,12 +116,12 @@ class FirecrackerControl:
 
     async def set_virtio_mem(self, device_id: str, requested_bytes: int) -> None:
         del device_id
-        async with api(self._path, TIMEOUT_S) as session:
+        async with api(self._path, self._pid, TIMEOUT_S) as session:
             body: dict[str, object] = {"requested_size_mib": requested_bytes // answers.MIB}
             await session.send("PATCH", "/hotplug/memory", body)
 
     async def set_statistics_period(self, period_s: int) -> None:
         """Raises VmError where statistics were off at boot: they cannot be turned on later."""
-        async with api(self._path, TIMEOUT_S) as session:
+        async with api(self._path, self._pid, TIMEOUT_S) as session:
             body: dict[str, object] = {"stats_polling_interval_s": period_s}
             await session.send("PATCH", "/balloon/statistics", body)

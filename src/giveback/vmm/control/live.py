@@ -27,6 +27,7 @@ class LivePlan:
     """What can be done now, and why something cannot."""
 
     control: str
+    pid: int
     steps: tuple[PortStep, ...]
     refusals: tuple[str, ...] = ()
 
@@ -36,13 +37,13 @@ async def plan(vm: VmDescription, period_s: int) -> LivePlan:
     from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
 
     steps: list[PortStep] = []
-    async with monitor(vm.control, TIMEOUT_S) as session:
+    async with monitor(vm.control, vm.pid, TIMEOUT_S) as session:
         device = await balloon_path(session)
         if device is None:
             try:
                 place = await pci_place(session, vm, "virtio-balloon-pci,free-page-reporting=on")
             except InputError as error:
-                return LivePlan(vm.control, (), (str(error),))
+                return LivePlan(vm.control, vm.pid, (), (str(error),))
             reporting = {"free-page-reporting": True, **place}
             driver = {"driver": "virtio-balloon-pci", "id": BALLOON, **reporting}
             steps.append(PortStep("device_add", driver))
@@ -52,13 +53,13 @@ async def plan(vm: VmDescription, period_s: int) -> LivePlan:
     if period != period_s:
         asked: dict[str, object] = {"path": device, "property": POLLING, "value": period_s}
         steps.append(PortStep("qom-set", asked))
-    return LivePlan(vm.control, tuple(steps))
+    return LivePlan(vm.control, vm.pid, tuple(steps))
 
 
 async def carry_out(planned: LivePlan) -> None:
     """Do it. Raises VmError with QEMU's words at the first step that it refuses."""
     from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
 
-    async with monitor(planned.control, TIMEOUT_S) as session:
+    async with monitor(planned.control, planned.pid, TIMEOUT_S) as session:
         for step in planned.steps:
             await session.tell(step.command, **step.arguments)

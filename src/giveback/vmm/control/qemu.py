@@ -22,10 +22,11 @@ _DEVICES_LIMIT = 64
 
 
 class QemuControl:
-    """A VM at its QMP socket."""
+    """A VM at its QMP socket, at which its process `pid` listens."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, pid: int) -> None:
         self._path = path
+        self._pid = pid
 
     @property
     def address(self) -> str:
@@ -34,7 +35,7 @@ class QemuControl:
     async def devices(self) -> Devices:
         from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
 
-        async with monitor(self._path, TIMEOUT_S) as session:
+        async with monitor(self._path, self._pid, TIMEOUT_S) as session:
             device = await balloon_path(session)
             period = None
             if device is not None:
@@ -50,13 +51,13 @@ class QemuControl:
     async def set_balloon(self, kept_bytes: int) -> None:
         from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
 
-        async with monitor(self._path, TIMEOUT_S) as session:
+        async with monitor(self._path, self._pid, TIMEOUT_S) as session:
             await session.tell("balloon", value=kept_bytes)
 
     async def set_virtio_mem(self, device_id: str, requested_bytes: int) -> None:
         from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
 
-        async with monitor(self._path, TIMEOUT_S) as session:
+        async with monitor(self._path, self._pid, TIMEOUT_S) as session:
             await session.tell(
                 "qom-set", path=device_id, property="requested-size", value=requested_bytes
             )
@@ -64,7 +65,7 @@ class QemuControl:
     async def set_statistics_period(self, period_s: int) -> None:
         from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
 
-        async with monitor(self._path, TIMEOUT_S) as session:
+        async with monitor(self._path, self._pid, TIMEOUT_S) as session:
             device = await balloon_path(session)
             if device is None:
                 raise VmError(f"{self._path}: this VM has no balloon, hence no statistics")

@@ -290,7 +290,7 @@ def test_a_vm_that_ends_takes_its_lease_with_it(tmp_path: Path) -> None:
 
 def test_what_qemu_refuses_is_said(tmp_path: Path) -> None:
     with vm_with(tmp_path) as vm:
-        control = control_at(f"qemu:{vm.control}")
+        control = control_at(f"qemu:{vm.control}", vm.pid)
         assert asyncio.run(control.devices()).balloon is None
         with pytest.raises(Exception, match="QEMU refuses balloon"):
             asyncio.run(control.set_balloon(MIB))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 def test_cloud_hypervisor(tmp_path: Path) -> None:
     api = Api("cloud-hypervisor", CLOUD_HYPERVISOR)
     with serving(tmp_path / "s", api):
-        control = control_at(f"cloud-hypervisor:{tmp_path}/s")
+        control = control_at(f"cloud-hypervisor:{tmp_path}/s", os.getpid())
         devices = asyncio.run(control.devices())
         assert devices == Devices(BalloonSize(80 * MIB, 96 * MIB))
         asyncio.run(control.set_balloon(64 * MIB))
@@ -41,7 +42,7 @@ def test_cloud_hypervisor_s_virtio_mem(tmp_path: Path) -> None:
     info = {"config": {"payload": {"kernel": "/vmlinux"}, "memory": memory}, "state": "Running"}
     api = Api("cloud-hypervisor", {"/api/v1/vm.info": (200, info)})
     with serving(tmp_path / "s", api):
-        control = control_at(f"cloud-hypervisor:{tmp_path}/s")
+        control = control_at(f"cloud-hypervisor:{tmp_path}/s", os.getpid())
         (device,) = asyncio.run(control.devices()).virtio_mem
         assert (device.requested_bytes, device.block_bytes) == (64 * MIB, 2 * MIB)
         asyncio.run(control.set_virtio_mem(device.id, 32 * MIB))
@@ -51,7 +52,7 @@ def test_cloud_hypervisor_s_virtio_mem(tmp_path: Path) -> None:
 def test_firecracker(tmp_path: Path) -> None:
     api = Api("firecracker", FIRECRACKER)
     with serving(tmp_path / "s", api):
-        control = control_at(f"firecracker:{tmp_path}/s")
+        control = control_at(f"firecracker:{tmp_path}/s", os.getpid())
         devices = asyncio.run(control.devices())
         region = VirtioMem("ram", 64 * MIB, 64 * MIB, 2 * MIB)
         assert devices == Devices(BalloonSize(80 * MIB, 96 * MIB), (region,), 1)
@@ -68,7 +69,7 @@ def test_firecracker(tmp_path: Path) -> None:
 def test_a_refusal_is_told_in_the_vmm_s_words(tmp_path: Path) -> None:
     refused = {"PATCH /balloon": (400, {"fault_message": "No \x1b[2J balloon"})}
     with serving(tmp_path / "s", Api("firecracker", {**FIRECRACKER, **refused})):
-        control = control_at(f"firecracker:{tmp_path}/s")
+        control = control_at(f"firecracker:{tmp_path}/s", os.getpid())
         with pytest.raises(VmError, match=r"PATCH /balloon is refused \(400\).*balloon") as told:
             asyncio.run(control.set_balloon(0))
     assert "\x1b" not in str(told.value)

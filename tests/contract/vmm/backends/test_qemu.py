@@ -180,7 +180,7 @@ def test_memory_that_was_plugged_in_later(tmp_path: Path) -> None:
     """The command line does not show it; without it, its pages would be the VMM's own memory."""
 
     async def plug() -> None:
-        async with monitor(str(tmp_path / "qmp"), 10) as session:
+        async with monitor(str(tmp_path / "qmp"), vm.pid, 10) as session:
             for name, kind in (("d1", "memory-backend-ram"), ("d2", "memory-backend-memfd")):
                 await session.tell(
                     "object-add", **{"qom-type": kind, "id": name, "size": 128 * MIB}

@@ -212,7 +212,7 @@ def test_what_the_monitor_says_beats_the_command_line(tmp_path: Path) -> None:
     """A balloon that was plugged in later, as management tools do."""
 
     async def plug() -> None:
-        async with monitor(str(tmp_path / "q"), 10) as session:
+        async with monitor(str(tmp_path / "q"), process.pid, 10) as session:
             await session.tell(
                 "device_add", **{"driver": "virtio-balloon-pci", "free-page-reporting": True}
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socketserver
 import time
 from collections.abc import Callable, Iterator
@@ -116,7 +117,7 @@ def test_too_much_ends_the_session_in_words_while_others_go_on(
         other = asyncio.ensure_future(ticks())
         try:
             with pytest.raises(VmError, match=words):
-                async with monitor(path, 20.0) as session:
+                async with monitor(path, os.getpid(), 20.0) as session:
                     await session.ask("query-status")
         finally:
             other.cancel()
@@ -134,7 +135,7 @@ def test_events_between_are_dropped_and_answers_are_read(tmp_path: Path) -> None
         peer.wfile.write(EVENT * 3000 + b"\r\n" + json.dumps(said).encode() + b"\r\n" + EVENT)
 
     async def scene(path: str) -> None:
-        async with monitor(path, 20.0) as session:
+        async with monitor(path, os.getpid(), 20.0) as session:
             for _ in range(3):
                 found = await session.ask("query-status")
                 assert found == {"running": True, "event": "no event"}
@@ -151,9 +152,9 @@ def test_all_monitors_of_one_user_together_have_a_limit(tmp_path: Path) -> None:
     async def scene(path: str) -> None:
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(qmp._MEMORY_OF_A_USER_BYTES // (qmp._BUFFER_BYTES + 4096)):
-                await stack.enter_async_context(monitor(path, 30.0))
+                await stack.enter_async_context(monitor(path, os.getpid(), 30.0))
             with pytest.raises(VmError, match="too many monitors of this user"):
-                await stack.enter_async_context(monitor(path, 30.0))
+                await stack.enter_async_context(monitor(path, os.getpid(), 30.0))
 
     with peer(tmp_path, waits) as path:
         asyncio.run(scene(path))

@@ -53,13 +53,13 @@ def test_the_address_of_a_control_leads_back_to_it() -> None:
         "cloud-hypervisor:/c",
         "firecracker:/f",
     ):
-        assert control_at(address).address == address
+        assert control_at(address, 1).address == address
     address = control_of(vm, "qemu:///system").address
     assert address == "libvirt:qemu:///system#one #1"
-    assert control_at(address).address == address
+    assert control_at(address, 1).address == address
     for bad in ("", "qemu:", "libvirt:qemu:///system", "xen:/x"):
         with pytest.raises(InputError):
-            control_at(bad)
+            control_at(bad, 1)
     with pytest.raises(InputError, match="no control socket"):
         control_of(VmDescription("qemu", "two", 1, 0, ()), "")
 

@@ -62,7 +62,7 @@ class Driven:
         self, folder: Path, control: Control, settings: VmSettings, patch: pytest.MonkeyPatch
     ) -> None:
         patch.setattr(fallback, "control_of", lambda _vm, _uri: control)
-        patch.setattr(fallback, "control_at", lambda _address: control)
+        patch.setattr(fallback, "control_at", lambda _address, _pid: control)
         self.now_s = 1000.0
         self.reporting = Answer.NO
         self.settings = settings

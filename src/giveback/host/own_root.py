@@ -1,0 +1,88 @@
+"""Open what a process names, within that process's root and never out of it.
+
+A path that a stranger wrote may lead anywhere: an absolute symbolic link below /proc/PID/root is followed
+from *our* root. openat2() resolves all of it as the process itself would, in one call.
+Source: openat2(2), RESOLVE_IN_ROOT and RESOLVE_NO_MAGICLINKS; Linux 5.6.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import os
+import re
+
+from giveback.errors import VmError
+from giveback_kernel.files import under
+
+_OPENAT2 = 437
+"""The same on every architecture that Linux has gained a table of system calls for, but alpha."""
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_IN_ROOT = 0x10
+_OWN_VIEW = re.compile(r".*?/proc/(\d{1,10})/(?:root(/.*)|cwd/([^/].*))", re.DOTALL | re.ASCII)
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+def named_by(address: str) -> tuple[int, str] | None:
+    """Return whose path it is (a PID) and the path as that process sees it; None for a path of no one's.
+
+    The opposite of `procs.own_path`.
+    """
+    match = _OWN_VIEW.fullmatch(address)
+    return None if match is None else (int(match[1]), match[2] or match[3])
+
+
+def open_within(root: str, pid: int, path: str) -> int:
+    """Return an O_PATH descriptor of `path` as the process `pid` sees it; the caller closes it.
+
+    It pins the file: what is swapped afterwards changes nothing. Raises OSError where there is no such
+    file or we may not look, ValueError for text that is not a path, VmError where the kernel lacks openat2.
+    """
+    if "\0" in path:
+        raise ValueError("a path with a NUL")
+    if not path.startswith("/"):
+        path = f"{_working_folder(root, pid)}/{path}"
+    top = os.open(under(root, f"/proc/{pid}/root"), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _openat2(top, os.fsencode(path))
+    finally:
+        os.close(top)
+
+
+def _working_folder(root: str, pid: int) -> str:
+    """The working folder by its path below the process's root; the kernel tells both from ours."""
+    top = os.readlink(under(root, f"/proc/{pid}/root"))  # noqa: PTH115
+    folder = os.readlink(under(root, f"/proc/{pid}/cwd"))  # noqa: PTH115
+    return folder if top == "/" else folder.removeprefix(top)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _openat2(folder: int, path: bytes) -> int:
+    how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    opened: int = _library().syscall(
+        ctypes.c_long(_OPENAT2),
+        ctypes.c_int(folder),
+        ctypes.c_char_p(path),
+        ctypes.byref(how),
+        ctypes.c_size_t(ctypes.sizeof(how)),
+    )
+    if opened >= 0:
+        return opened
+    number = ctypes.get_errno()
+    if number == errno.ENOSYS:
+        raise VmError(
+            "this kernel cannot open a path within another process's root: openat2 needs Linux 5.6"
+        )
+    raise OSError(number, os.strerror(number))

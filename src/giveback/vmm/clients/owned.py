@@ -1,0 +1,214 @@
+"""Connect to the sockets of a VM's own process, and to no others.
+
+A command line is any text: a stranger's may name the monitor of another user's VM, or a database. So
+before a connection is made, the socket that listens at an address must be among the descriptors of the
+process that named it. The file is opened within that process's root and connected to by its descriptor,
+so nothing can be put in its place meanwhile: a file is bound to one socket at most, for ever.
+
+The kernel lists the sockets of our network namespace. Where the VM has another, or a file system whose
+device numbers differ inside the kernel (btrfs), the file must belong to the process's user, and the
+connection must have been accepted by the process itself before a byte is written. SO_PEERCRED would not
+do: it tells who called listen(), and libvirt hands QEMU sockets that it has opened itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import stat
+from typing import TYPE_CHECKING
+
+from giveback.errors import VmError
+from giveback.host import own_root
+from giveback.host.owners import read_uids
+from giveback.host.sockets import descriptors, sock_diag
+from giveback.vmm.clients.sockets import reason
+from giveback_kernel.escaping import escape_for_terminal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from giveback.host.sockets.sock_diag import TcpListener, UnixSocket
+
+SOCKETS_LIMIT = 1024
+"""Sockets of one process that are looked at; a VMM listens at some of its first ones."""
+_ACCEPTED_LOOKS = 50
+_AGAIN_S = 0.02
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared with, not bound to
+
+
+async def connect(address: str, pid: int) -> socket.socket:
+    """Return a connected, non-blocking socket of the process `pid`, for the caller to close.
+
+    `address` is a path (as `own_path` makes it, or as the process sees it), `@name` or `host:port`. Raises
+    VmError where the process does not listen there, with what to do.
+    """
+    try:
+        if address.startswith("@"):
+            return _connect_abstract(address, pid)
+        if "/" not in address:
+            return await _connect_tcp(address, pid)
+        with contextlib.ExitStack() as stack:
+            place = _pin(address, pid)
+            stack.callback(os.close, place)
+            is_proven = _is_proven(address, place, pid)
+            connection = _connected(f"/proc/self/fd/{place}")
+            if not is_proven:
+                await _wait_until_accepted(address, connection, pid)
+            return connection
+    except OSError as error:
+        raise VmError(f"{escape_for_terminal(address)}: {reason(error)}") from error
+
+
+@contextlib.asynccontextmanager
+async def reachable(address: str, pid: int) -> AsyncIterator[str]:
+    """A path to a unix socket of the process, for clients that connect themselves.
+
+    It leads to the same socket as long as the context lasts. Raises VmError, as `connect` does.
+    """
+    try:
+        place = _pin(address, pid)
+    except OSError as error:
+        raise VmError(f"{escape_for_terminal(address)}: {reason(error)}") from error
+    try:
+        path = f"/proc/self/fd/{place}"
+        try:
+            if not _is_proven(address, place, pid):
+                with _connected(path) as probe:
+                    await _wait_until_accepted(address, probe, pid)
+        except OSError as error:
+            raise VmError(f"{escape_for_terminal(address)}: {reason(error)}") from error
+        yield path
+    finally:
+        os.close(place)
+
+
+def _pin(address: str, pid: int) -> int:
+    """An O_PATH descriptor of the socket's file, within the process's root. Raises VmError, OSError."""
+    owner, path = own_root.named_by(address) or (pid, address)
+    if owner != pid:
+        raise VmError(f"{escape_for_terminal(address)}: a path of another process than {pid}")
+    try:
+        place = own_root.open_within("/", pid, path)
+    except ValueError as error:
+        raise VmError(f"{escape_for_terminal(address)}: no socket can be called so") from error
+    if not stat.S_ISSOCK(os.fstat(place).st_mode):
+        os.close(place)
+        raise VmError(f"{escape_for_terminal(address)}: no socket is there")
+    return place
+
+
+def _is_proven(address: str, place: int, pid: int) -> bool:
+    """True where the process listens at this file; False where only a connection can show it.
+
+    Raises VmError where it does not, OSError where its descriptors cannot be read.
+    """
+    status = os.fstat(place)
+    file = sock_diag.FileId.of(status)
+    own = [one for one in _listening(pid) if one.file is not None]
+    if any(one.file == file for one in own):
+        return True
+    if any(one.file == file for one in sock_diag.listening_sockets()):
+        raise _not_its_own(address, pid)
+    is_alike = any(one.file is not None and one.file.inode == file.inode for one in own)
+    if not is_alike and _is_in_our_network(pid):
+        raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+    if status.st_uid not in read_uids("/", pid):
+        raise _not_its_own(address, pid)
+    return False
+
+
+def _not_its_own(address: str, pid: int) -> VmError:
+    return VmError(
+        f"{escape_for_terminal(address)}: process {pid} does not listen there, and nothing is sent to a "
+        "socket that is not the VM's own; was its socket deleted, or moved?"
+    )
+
+
+def _listening(pid: int) -> tuple[UnixSocket, ...]:
+    """The unix sockets at which the process listens in our network namespace. Raises VmError, OSError."""
+    inodes = descriptors.sockets_of("/", pid, SOCKETS_LIMIT)
+    found = sock_diag.unix_sockets_of(inodes)
+    return tuple(one for one in found if one.state == sock_diag.LISTENING)
+
+
+def _is_in_our_network(pid: int) -> bool:
+    ours, its = (os.stat(f"/proc/{who}/ns/net").st_ino for who in ("self", pid))  # noqa: PTH116
+    return ours == its
+
+
+def _connected(path: str | bytes) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    connection.setblocking(False)
+    try:
+        connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+async def _wait_until_accepted(address: str, connection: socket.socket, pid: int) -> None:
+    """Wait until the process itself has the other end. Closes the connection and raises VmError if not."""
+    own = os.fstat(connection.fileno()).st_ino
+    try:
+        for _ in range(_ACCEPTED_LOOKS):
+            if peer := sock_diag.peer_inode(own):
+                if descriptors.has_socket("/", pid, peer):
+                    return
+                raise _not_its_own(address, pid)
+            await asyncio.sleep(_AGAIN_S)
+        raise VmError(
+            f"{escape_for_terminal(address)}: not accepted in {_ACCEPTED_LOOKS * _AGAIN_S:g} s; another "
+            "program may hold this socket, or the VMM is stopped"
+        )
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _connect_abstract(address: str, pid: int) -> socket.socket:
+    """`@name`: with the length that it has, or filled up with NULs as QEMU's tight=off is."""
+    name = b"\0" + os.fsencode(address[1:])
+    own = [one for one in _listening(pid) if one.name == name or one.name == name.ljust(108, b"\0")]
+    if not own:
+        raise _not_its_own(address, pid)
+    connection = _connected(own[0].name)
+    # Unlike a file, a name can be bound again: that it was the process's all the time is checked after.
+    if own[0].inode not in {one.inode for one in _listening(pid)}:
+        connection.close()
+        raise _not_its_own(address, pid)
+    return connection
+
+
+async def _connect_tcp(address: str, pid: int) -> socket.socket:
+    """`host:port`, where the process listens: no name is resolved, and no other host is reached."""
+    port = address.rpartition(":")[2]
+    if not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 1 << 16):
+        raise VmError(f"{escape_for_terminal(address)}: neither a socket's path nor host:port")
+    own = _tcp_listener(int(port), pid)
+    if own is None:
+        raise _not_its_own(address, pid)
+    place = _LOOPBACK.get(own.address, own.address)
+    family = socket.AF_INET6 if ":" in place else socket.AF_INET
+    connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    connection.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(connection, (place, own.port))
+        if _tcp_listener(int(port), pid) != own:
+            raise _not_its_own(address, pid)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _tcp_listener(port: int, pid: int) -> TcpListener | None:
+    """The socket at which the process listens at this port; None for no such. Raises VmError, OSError."""
+    for listener in sock_diag.tcp_listeners():
+        if listener.port == port and descriptors.has_socket("/", pid, listener.inode):
+            return listener
+    return None

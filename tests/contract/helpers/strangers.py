@@ -1,0 +1,129 @@
+"""Processes of other users, with command lines of their choice: VMs, and strangers that call themselves so.
+
+Each is a real process of its own uid, perhaps in a root and a network namespace of its own. A socket that
+it listens at answers QMP, and every connection and byte that arrives is on record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VICTIM, MALLORY = 64001, 64002
+"""Users that own nothing on this host."""
+
+_PROGRAM = r"""
+import ctypes, json, os, selectors, socket, sys
+spec = json.loads(sys.argv[1])
+log = open(spec["log"], "ab", buffering=0)
+libc = ctypes.CDLL(None)
+if spec["own_network"]:
+    assert libc.unshare(0x40000000) == 0
+if spec["jail"]:
+    os.chroot(spec["jail"])
+    os.chdir("/")
+os.setgroups([])
+os.setgid(spec["uid"])
+os.setuid(spec["uid"])
+libc.prctl(4, 1, 0, 0, 0)
+wake, known = selectors.DefaultSelector(), {}
+os.umask(0o177)
+for place in spec["listen"]:
+    if place == "tcp":
+        server = socket.create_server(("127.0.0.1", 0))
+    else:
+        server = socket.socket(socket.AF_UNIX)
+        server.bind("\0" + place[1:] if place[0] == "@" else place)
+        server.listen()
+    wake.register(server, 1)
+    known[server] = place
+ports = [s.getsockname()[1] for s, place in known.items() if place == "tcp"]
+print(ports[0] if ports else 0, flush=True)
+wake.register(0, 1)
+while True:
+    for key, _ in wake.select():
+        if key.fileobj == 0:
+            sys.exit()
+        if key.fileobj in known:
+            client, _ = key.fileobj.accept()
+            log.write(b"connected %s\n" % known[key.fileobj].encode())
+            client.sendall(b'{"QMP": {"version": {}, "capabilities": []}}\r\n')
+            wake.register(client, 1)
+            continue
+        data = key.fileobj.recv(65536)
+        if not data:
+            wake.unregister(key.fileobj)
+            key.fileobj.close()
+            continue
+        log.write(b"received %r\n" % data)
+        try:
+            asked = json.loads(data)
+            answer = {name: asked[name] for name in ("id",) if name in asked}
+            is_known = asked["execute"] == "qmp_capabilities"
+            answer |= {"return": {}} if is_known else {"error": {"class": "CommandNotFound", "desc": ""}}
+        except (ValueError, TypeError, KeyError):
+            continue
+        key.fileobj.sendall(json.dumps(answer).encode() + b"\r\n")
+"""
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """A process, and what came in at its sockets. `port` is that of its TCP socket, 0 for none."""
+
+    pid: int
+    port: int
+    log: Path
+
+    @property
+    def heard(self) -> str:
+        """Every connection and byte that arrived, one a line."""
+        return self.log.read_text()
+
+
+@contextlib.contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may write to and look into, unlike pytest's."""
+    with tempfile.TemporaryDirectory(prefix="giveback-strangers-") as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def stranger(
+    log: Path, words: list[str], *, uid: int, listen: tuple[str, ...] = (), jail: str = "",
+    own_network: bool = False,
+) -> Iterator[Stranger]:  # fmt: skip
+    """A process of `uid` with this command line, which listens at these paths, `@names` or "tcp"."""
+    log.touch()
+    spec = {"uid": uid, "listen": listen, "jail": jail, "own_network": own_network}
+    spec["log"] = str(log)
+    with subprocess.Popen(
+        [words[0], "-S", "-c", _PROGRAM, json.dumps(spec), *words[1:]],
+        executable=sys.executable,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"PYTHONHOME": sys.base_prefix},
+    ) as child:
+        try:
+            assert child.stdout is not None
+            port = child.stdout.readline()
+            assert port, "it did not start"
+            yield Stranger(child.pid, int(port), log)
+        finally:
+            child.kill()
+
+
+def needs_root() -> bool:
+    """Whether this user can be none of the others."""
+    return os.geteuid() != 0

@@ -1,0 +1,169 @@
+"""A root process on a host of strangers: what a command line names is only believed of its own process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+from strangers import MALLORY, VICTIM, Stranger, needs_root, open_folder, stranger
+
+from giveback.cli import main
+from giveback.vmm.clients.qmp import monitor
+from giveback.vmm.find import find
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(needs_root(), reason="only root can be several users")
+
+QEMU = "/opt/qemu-system-x86_64"
+PORT = ["-device", "virtserialport,chardev=c,name=org.giveback.agent.0"]
+GUEST_AGENT = ["-device", "virtserialport,chardev=g,name=org.qemu.guest_agent.0"]
+
+
+def qemu(name: str, monitor: str, agent: str = "", guest_agent: str = "") -> list[str]:
+    """The command line of a QEMU with these sockets."""
+    words = [QEMU, "-m", "64M", "-name", name, "-qmp", f"{monitor},server=on,wait=off"]
+    if agent:
+        words += ["-chardev", f"socket,id=c,path={agent},server=on,wait=off", *PORT]
+    if guest_agent:
+        words += ["-chardev", f"socket,id=g,path={guest_agent},server=on,wait=off", *GUEST_AGENT]
+    return words
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with open_folder() as found:
+        yield found
+
+
+@pytest.fixture
+def victim(folder: Path) -> Iterator[Stranger]:
+    """Another user's process, whose sockets only that user may open. It is no VM's."""
+    listen = (f"{folder}/q", f"{folder}/a", "@giveback-victim", "tcp")
+    with stranger(folder / "victim.log", ["database"], uid=VICTIM, listen=listen) as found:
+        yield found
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
+    """What root's `giveback ps` says of each VM."""
+    capsys.readouterr()
+    assert main(["ps", "--json"]) == 0
+    return {vm["name"]: vm for vm in json.loads(capsys.readouterr().out)}
+
+
+def test_nothing_is_sent_to_a_socket_that_a_stranger_names(
+    folder: Path, victim: Stranger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another user's monitor, agent's port, TCP service, abstract socket, by every VMM's command line."""
+    (folder / "link").symlink_to(folder / "q")
+    (folder / "hard").hardlink_to(folder / "q")
+    theirs = f"{folder}/q"
+    fakes = {
+        "qmp": qemu("qmp", f"unix:{theirs}", f"{folder}/a"),
+        "link": qemu("link", f"unix:{folder}/link"),
+        "hard": qemu("hard", f"unix:{folder}/hard"),
+        "guest-agent": qemu("guest-agent", "unix:/none", guest_agent=f"{folder}/a"),
+        "tcp": qemu("tcp", f"tcp:127.0.0.1:{victim.port}"),
+        "any": qemu("any", f"tcp::{victim.port}"),
+        "abstract": qemu("abstract", "unix:giveback-victim,abstract=on"),
+        "fc": ["firecracker", "--id", "fc", f"--api-sock={theirs}"],
+        "ch": ["cloud-hypervisor", "--memory", "size=64M", "--api-socket", theirs,
+               "--vsock", f"cid=3,socket={folder}/a"],
+    }  # fmt: skip
+    with ExitStack() as stack:
+        # One of its own beside: having a socket proves nothing of others.
+        for name, words in fakes.items():
+            own = (f"{folder}/own-{name}", "tcp")
+            log = folder / f"{name}.log"
+            stack.enter_context(stranger(log, words, uid=MALLORY, listen=own))
+        seen = shown(capsys)
+    assert victim.heard == ""
+    for name in fakes.keys() - {"ch"}:
+        assert seen[name]["problems"], name
+    assert "does not listen there" in str(seen["qmp"]["problems"])
+
+
+def test_no_link_leads_out_of_a_stranger_s_root(
+    folder: Path, victim: Stranger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "jail").mkdir()
+    (folder / "jail/q").symlink_to(folder / "q")
+    (folder / "jail/up").symlink_to("../../../../../.." + str(folder / "q"))
+    with (
+        stranger(folder / "1", qemu("one", "unix:/q"), uid=MALLORY, jail=f"{folder}/jail"),
+        stranger(folder / "2", qemu("two", "unix:/up"), uid=MALLORY, jail=f"{folder}/jail"),
+    ):
+        seen = shown(capsys)
+    assert victim.heard == ""
+    assert all("no such socket" in str(seen[name]["problems"]) for name in ("one", "two"))
+
+
+def test_two_containers_with_one_path_are_two(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each in a root of its own, one of them in a network namespace of its own, too."""
+    with ExitStack() as stack:
+        both = []
+        for name in ("one", "two"):
+            jail = folder / name
+            jail.mkdir()
+            jail.chmod(0o777)
+            found = stranger(
+                folder / f"{name}.log", qemu(name, "unix:/q"), uid=VICTIM, listen=("/q",),
+                jail=str(jail), own_network=name == "two",
+            )  # fmt: skip
+            both.append(stack.enter_context(found))
+        seen = shown(capsys)
+    for name, one in zip(("one", "two"), both, strict=True):
+        assert one.heard.count("connected") == 1, name
+        assert "query-status" in one.heard
+        assert not any("/q" in str(problem) for problem in seen[name]["problems"]), name  # type: ignore[attr-defined]
+
+
+def test_a_network_namespace_of_one_s_own_opens_no_other_s_socket(
+    folder: Path, victim: Stranger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its sockets are not in our list, so that alone refuses nothing."""
+    with (
+        stranger(folder / "v", ["other"], uid=VICTIM, listen=(f"{folder}/far",), own_network=True)
+        as far,
+        stranger(
+            folder / "1", qemu("near", f"unix:{folder}/q"), uid=MALLORY,
+            listen=(f"{folder}/own",), own_network=True,
+        ),
+        stranger(folder / "2", qemu("far", f"unix:{folder}/far"), uid=MALLORY, own_network=True),
+    ):  # fmt: skip
+        seen = shown(capsys)
+        assert far.heard == ""
+    assert victim.heard == ""
+    assert seen["near"]["problems"]
+    assert seen["far"]["problems"]
+
+
+def test_one_s_own_sockets_are_reached_whatever_they_are(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = (f"{folder}/q", "@giveback-own", "tcp")
+    with stranger(folder / "log", ["qemu-kvm"], uid=VICTIM, listen=own) as vm:
+        (folder / "link").symlink_to("q")
+        for address in (
+            f"{folder}/q",
+            f"{folder}/link",
+            "@giveback-own",
+            f"nowhere.invalid:{vm.port}",
+        ):
+            before = vm.heard.count("qmp_capabilities")
+
+            async def ask(address: str = address) -> None:
+                async with monitor(address, vm.pid, 10) as session:
+                    assert await session.ask("query-status") is None
+
+            asyncio.run(ask())
+            assert vm.heard.count("qmp_capabilities") == before + 1
+    capsys.readouterr()
+    assert all(found.pid != vm.pid for _, found in find())
