@@ -73,7 +73,9 @@ def test_a_dry_run_presses_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("procs", "found"), [(b"%d\n1\n" % ME, b"1\n"), (b"", b"100\n"), (b"", b"500\n")]
+    ("procs", "found"),
+    [(b"%d\n1\n" % ME, b"1\n"), (b"", b"100\n"), (b"", b"500\n")],
+    ids=["of others", "with the default", "with more"],
 )
 def test_a_cgroup_of_others_or_with_its_share_is_left_alone(
     tmp_path: Path, procs: bytes, found: bytes

@@ -175,7 +175,9 @@ def test_a_reader_that_stands_still_cannot_make_it_grow(tmp_path: Path) -> None:
             assert everything_of(path) <= LEAST_BYTES
 
 
-@pytest.mark.parametrize("garbage", [b"no database at all" * 1000, os.urandom(1 << 16)])
+@pytest.mark.parametrize(
+    "garbage", [b"no database at all" * 1000, os.urandom(1 << 16)], ids=["text", "noise"]
+)
 def test_a_damaged_file_is_set_aside_under_a_clear_name(tmp_path: Path, garbage: bytes) -> None:
     path = tmp_path / "history.db"
     path.write_bytes(garbage)
