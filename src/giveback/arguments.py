@@ -1,4 +1,4 @@
-"""Sizes, spans of time and numbers on a command line: in bounds, or an error that names the option."""
+"""Sizes, spans of time and numbers on a command line: within bounds, or an error that names the option."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def size_of(text: str, option: str, most_bytes: int | None = None) -> int:
-    """Return a size in bytes. Raises InputError that names `option` and says what is allowed."""
+    """Return a size in bytes. Raises InputError that names `option` and what is allowed."""
     found = parse_size(text)
     if found is None:
         raise InputError(f"{_given(option, text)}: not a size: {SIZE_HINT}")
@@ -25,9 +25,9 @@ def size_of(text: str, option: str, most_bytes: int | None = None) -> int:
 
 
 def size_with_unit_of(text: str, option: str, least_bytes: int, most_bytes: int) -> int:
-    """Return a size in bytes that was written with its unit: a bare number may be meant as anything.
+    """Return a size in bytes that was written with its unit: a bare number would be ambiguous.
 
-    Raises InputError that names `option` and says what is allowed.
+    Raises InputError that names `option` and what is allowed.
     """
     if text.strip()[-1:].isdigit():
         given = text.strip()[:20]
@@ -41,7 +41,7 @@ def size_with_unit_of(text: str, option: str, least_bytes: int, most_bytes: int)
 
 
 def span_of(text: str, option: str, least_s: float, most_s: float) -> float:
-    """Return a span in seconds. Raises InputError that names `option` and says what is allowed."""
+    """Return a span in seconds. Raises InputError that names `option` and what is allowed."""
     found = parse_span(text)
     if found is None:
         raise InputError(f"{_given(option, text)}: not a span of time: {SPAN_HINT}")
@@ -52,7 +52,7 @@ def span_of(text: str, option: str, least_s: float, most_s: float) -> float:
 
 
 def bounded(value: Number, option: str, least: Number, most: Number, unit: str = "") -> Number:
-    """Return a number that is in bounds. Raises InputError that names `option` and the bounds."""
+    """Return a number within bounds. Raises InputError that names `option` and the bounds."""
     if not least <= value <= most:
         raise InputError(f"{option} {value:.15g}: must be {least:.15g} to {most:.15g}{unit}")
     return value

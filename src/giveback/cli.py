@@ -1,10 +1,9 @@
 """The `giveback` command line: one file in `giveback.commands` is one command.
 
-Each module there has `HELP` (one line), `prepare_parser(parser)` and `run(args) -> exit code`.
-Only the module of the command that is named is imported: `--help` reads the others' HELP from their text,
-and other distributions are looked for only where the command is none of ours: importlib.metadata alone would
-take a third of the time of `--help`.
-This module alone turns errors into text and exit codes.
+Each module there has `HELP` (one line), `prepare_parser(parser)` and `run(args) -> exit code`. Only
+the module of the named command is imported: `--help` reads the HELP of the others from their text.
+Other distributions are searched only if the command is not one of ours: importlib.metadata alone
+would take a third of the time of `--help`. Only this module turns errors into text and exit codes.
 """
 
 from __future__ import annotations
@@ -31,19 +30,21 @@ LAB_COMMANDS = ("bench", "demo")
 
 
 class Command(Protocol):
-    """What a module in `giveback.commands`, or in another package of the entry-point group, offers."""
+    """The interface of a module in `giveback.commands`, or in another package of the entry-point group."""
 
     HELP: str
 
-    def prepare_parser(self, parser: argparse.ArgumentParser) -> None: ...
+    def prepare_parser(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments."""
 
-    def run(self, args: argparse.Namespace) -> int: ...
+    def run(self, args: argparse.Namespace) -> int:
+        """Run the command and return its exit code."""
 
 
 def command_files() -> dict[str, tuple[str, Path]]:
-    """The commands there are, by name: each one's module and file. Underscored modules are none.
+    """Return the existing commands by name, each with its module and file, without underscored modules.
 
-    Other distributions bring theirs as packages in the entry-point group `giveback.commands`.
+    Other distributions provide theirs as packages in the entry-point group `giveback.commands`.
     """
     found = _files_in(commands.__name__, commands.__path__)
     for point in entry_points(group=GROUP):
@@ -68,10 +69,10 @@ class EntryPoint(NamedTuple):
 
 
 def entry_points(*, group: str) -> tuple[EntryPoint, ...]:
-    """What installed distributions name in the group, in the order of sys.path.
+    """Return what installed distributions name in the group, in the order of sys.path.
 
-    Reads each entry_points.txt as importlib.metadata does, without the 40 ms that its own imports take.
-    Source: packaging.python.org/specifications/entry-points.
+    Reads each entry_points.txt as importlib.metadata does, without the 40 ms that its own imports
+    take. Source: packaging.python.org/specifications/entry-points.
     """
     found: dict[EntryPoint, None] = {}
     for folder in sys.path:
@@ -90,7 +91,7 @@ def entry_points(*, group: str) -> tuple[EntryPoint, ...]:
 
 
 def _points_in(text: str, group: str) -> list[EntryPoint]:
-    """The group's part of an entry_points.txt."""
+    """Return the group's part of an entry_points.txt."""
     section, points = "", []
     for line in map(str.strip, text.splitlines()):
         if line.startswith("["):
@@ -101,12 +102,12 @@ def _points_in(text: str, group: str) -> list[EntryPoint]:
 
 
 def command_names() -> list[str]:
-    """The names of the commands there are."""
+    """Return the names of the existing commands."""
     return sorted(command_files())
 
 
 def _help_in(path: Path) -> str:
-    """The command's HELP, without importing it; '' where its text has none."""
+    """Return the command's HELP without importing it; '' if its text has none."""
     text = path.read_text(encoding="utf-8")
     for line in text.splitlines():
         if line.startswith('HELP = "') and line.endswith('"') and "\\" not in line:
@@ -115,7 +116,7 @@ def _help_in(path: Path) -> str:
 
 
 def _help_parsed(text: str) -> str:
-    """For a HELP that is not one plain line: 20 ms for the parser of Python."""
+    """Return a HELP that is not one plain line; Python's parser takes 20 ms for it."""
     import ast  # noqa: PLC0415
 
     for node in ast.parse(text).body:
@@ -125,9 +126,9 @@ def _help_parsed(text: str) -> str:
 
 
 def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The parser for a command line: the command it names is in it whole, or all are by name.
+    """Return the parser for a command line: complete for the named command, else all commands by name.
 
-    Raises InputError for a command of the lab where the lab is not installed.
+    Raises InputError for a command of the lab if the lab is not installed.
     """
     parser = argparse.ArgumentParser(
         prog="giveback", description="Gives a VM's unused memory back to its host."
@@ -184,6 +185,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"giveback: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # Python flushes stdout again at exit: give it somewhere harmless to go.
+        # Python flushes stdout again at exit: redirect it to a harmless file.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

@@ -9,19 +9,19 @@ from giveback_kernel.errors import GivebackError, KernelFileError
 
 
 class InputError(GivebackError):
-    """Something given or missing before anything was started: a size, a path, a program."""
+    """An input is invalid or missing, before anything was started: a size, a path, a program."""
 
     exit_code = 2
 
 
 class VmError(GivebackError):
-    """A VM did not do what was asked: it ended, panicked, hung or refused."""
+    """A VM did not do what was requested: it ended, panicked, hung or refused."""
 
 
 class HostFaultError(GivebackError):
-    """The host cannot do it now, though nothing given is wrong: a full disk, too many open files.
+    """The host cannot do it now, though the input is valid: a full disk, too many open files.
 
-    It may pass, so a service that ends by it is started again.
+    It may pass, so a service that ends with it is started again.
     """
 
 
@@ -36,7 +36,7 @@ PASSING_ERRNOS = frozenset(
 def file_error(what: str, error: OSError | KernelFileError, advice: str) -> GivebackError:
     """Return the error for a file or socket that failed: `what` names it, `advice` says what to do.
 
-    InputError where what was given is at fault, HostFaultError where the fault may pass.
+    InputError if the input is at fault, HostFaultError if the fault may pass.
     """
     kind = HostFaultError if error.errno in PASSING_ERRNOS else InputError
     reason = os.strerror(error.errno) if error.errno else str(error)

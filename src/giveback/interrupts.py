@@ -19,9 +19,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """Within the block a signal raises Interrupted where the program stands.
+    """Raise Interrupted at the current place in the block when a signal arrives.
 
-    Further signals are ignored while it cleans up. Does nothing outside the main thread.
+    Further signals are ignored during the clean-up. Does nothing outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -44,11 +44,11 @@ def stopping() -> Iterator[None]:
 
 
 def run_interruptible(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end. A signal cancels it once; Interrupted is raised when it is clean.
+    """Run `work` to its end. A signal cancels it once; Interrupted is raised when it has cleaned up.
 
     The signals' handlers are then as they were before.
     """
-    # 30 ms to import, which `giveback --help` does not pay.
+    # Takes 30 ms to import, which `giveback --help` need not pay.
     import asyncio  # noqa: PLC0415
 
     before = {number: signal.getsignal(number) for number in SIGNALS}

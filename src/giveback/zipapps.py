@@ -9,17 +9,17 @@ from importlib import resources
 AGENT = "giveback_agent"
 KERNEL = "giveback_kernel"
 LAB_GUEST = "giveback_lab_guest"
-# A zip member's time must not be part of its content, or every build would be a new one.
+# A zip member's time must not be part of its content, or every build would differ.
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def agent_zipapp() -> bytes:
-    """`giveback-agent.pyz`: runs with any Python >= 3.9."""
+    """Return `giveback-agent.pyz`, which runs with any Python >= 3.9."""
     return _zipapp((AGENT, KERNEL), AGENT)
 
 
 def lab_guest_zipapp() -> bytes:
-    """The lab's program in the guest; it brings the agent's parsers along."""
+    """Return the lab's program in the guest, with the agent's parsers."""
     return _zipapp((LAB_GUEST, AGENT, KERNEL), LAB_GUEST)
 
 

@@ -1,7 +1,7 @@
-"""The daemon that a command talks to, found by the same rules everywhere.
+"""Find the daemon that a command talks to, by the same rules everywhere.
 
---socket; else the socket that --settings, or the user's own settings, name; else the place to which every
-daemon leads: the user's own, then the system's.
+The order: --socket; the socket named by --settings or the user's own settings; the known places of
+every daemon, first the user's own, then the system's.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 API_NAME = "api.sock"
 _SYSTEM_RUNTIME = Path(via_daemon.SYSTEM_FOLDER)
-# httpx2 and pydantic take longer to import than `ps` takes to run: only who needs them imports them.
+# httpx2 and pydantic take longer to import than `ps` takes to run, so only their users import them.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--socket and --settings."""
+    """Add --socket and --settings."""
     parser.add_argument("--socket", metavar="PATH", help="the daemon's socket")
     parser.add_argument(
         "--settings", type=Path, metavar="FILE", help="the daemon's settings, which name its socket"
@@ -34,14 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def client(args: argparse.Namespace) -> Client:
     """Return the client of the daemon that the arguments lead to.
 
-    Settings that are wrong are told on stderr, and a daemon that runs all the same is asked. Raises
-    InputError where none is found then.
+    Errors in the settings are printed on stderr, and a daemon that runs nevertheless is asked.
+    Raises InputError if none is found then.
     """
     return client_and_problem(args)[0]
 
 
 def client_and_problem(args: argparse.Namespace) -> tuple[Client, str]:
-    """Return the same, and what is wrong with the settings; "" where nothing is."""
+    """Return the same, and the error in the settings, or ""."""
     from giveback.manager.http.client import Client  # noqa: PLC0415
 
     path, problem = find(args)
@@ -51,7 +51,7 @@ def client_and_problem(args: argparse.Namespace) -> tuple[Client, str]:
 
 
 def find(args: argparse.Namespace) -> tuple[str, str]:
-    """Return the daemon's socket, and what is wrong with the settings that were to name it."""
+    """Return the daemon's socket, and the error in the settings that should name it, or ""."""
     if args.socket:
         return args.socket, ""
     try:
@@ -65,10 +65,10 @@ def find(args: argparse.Namespace) -> tuple[str, str]:
 
 
 def use(args: argparse.Namespace) -> None:
-    """Let this command's questions about guests go to the same daemon: it holds their agents' ports.
+    """Direct this command's questions about guests to the same daemon, which holds their agents' ports.
 
-    Where none is named, every daemon is found at its known place. A command that asks the VMs themselves
-    needs no daemon: wrong settings are only told.
+    If none is named, a daemon is found at its known place. A command that asks the VMs themselves
+    needs no daemon, so errors in the settings are only printed.
     """
     if not args.socket and not args.settings:
         return
@@ -85,12 +85,12 @@ def _socket(named: Path | None) -> Path:
     from giveback.manager.settings.load import load  # noqa: PLC0415
 
     found = load(named).socket
-    # A user may ask the system's daemon, where none of the user's own runs.
+    # A user may ask the system's daemon if the user's own does not run.
     return found if named or _is_there(found) else _either(found, _SYSTEM_RUNTIME)
 
 
 def history_path(args: argparse.Namespace) -> Path | None:
-    """Where the history is; None where none is kept. Raises InputError for settings that are wrong."""
+    """Return the path of the history; None if none is kept. Raises InputError for invalid settings."""
     from giveback.manager.settings.load import SYSTEM_STATE, load  # noqa: PLC0415
 
     found = load(args.settings).history
@@ -100,7 +100,7 @@ def history_path(args: argparse.Namespace) -> Path | None:
 
 
 def _either(own: Path, system_folder: Path) -> Path:
-    """The system's, where it can be seen; else the user's own, which is then named in the error."""
+    """Return the system's path if it is visible; else the user's own, which the error then names."""
     system = system_folder / own.name
     try:
         return system if system.exists() else own

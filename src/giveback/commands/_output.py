@@ -1,4 +1,4 @@
-"""Print what a reporter made: once, or again every --watch seconds."""
+"""Print a reporter's result: once, or every --watch seconds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def add_watch(
 
 
 def repeat(show: Callable[[], None], every_s: float | None) -> int:
-    """Show once, or every `every_s` seconds until stopped; returns the exit code 0."""
+    """Show once, or every `every_s` seconds until stopped; return the exit code 0."""
     while True:
         show()
         sys.stdout.flush()
@@ -45,19 +45,19 @@ def repeat(show: Callable[[], None], every_s: float | None) -> int:
 
 
 def width() -> int:
-    """Return how wide a table may be: as the terminal is; a pipe takes any line."""
+    """Return the maximum width of a table: the terminal's; unlimited in a pipe."""
     if not sys.stdout.isatty():
         return UNLIMITED
     return shutil.get_terminal_size((UNLIMITED, 24)).columns
 
 
 def print_json(document: object, *, watched: float | None = None) -> None:
-    """Print one JSON document; one line each where they come again and again."""
+    """Print one JSON document, on a single line if `watched`."""
     print(json.dumps(document, indent=None if watched else 1))
 
 
 def print_page(text: str, *, watched: float | None = None) -> None:
-    """Print a text; where it is watched on a terminal it takes the place of the one before."""
+    """Print a text; if it is watched on a terminal it replaces the one before."""
     if watched and sys.stdout.isatty():
         print(_CLEAR, end="")
     print(text)

@@ -1,4 +1,4 @@
-"""What `ps` and `status` have in common: NAME…, --columns, --sort, and whose the VMMs are."""
+"""Shared parts of `ps` and `status`: NAME…, --columns, --sort, and the owners of the VMMs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LISTED = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser, known: Sequence[Column]) -> None:
-    """NAME…, --columns and --sort, of the columns that are known."""
+    """Add NAME…, --columns and --sort, with the known columns."""
     names = ", ".join(column.word for column in known)
     parser.add_argument(
         "names", metavar="NAME", nargs="*", help="only these VMs, by name, key or their VMM's PID"
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser, known: Sequence[Column]) -> N
 
 
 def view(args: argparse.Namespace) -> TableView:
-    """Return what the operator chose."""
+    """Return the operator's choice of columns and order."""
     column, is_reversed = args.sort or (None, False)
     return TableView(args.columns, column, is_reversed)
 
@@ -52,10 +52,10 @@ def view(args: argparse.Namespace) -> TableView:
 def named(
     items: Sequence[Item], names: Sequence[str], words_of: Callable[[Item], tuple[str, str, str]]
 ) -> list[Item]:
-    """Return the items that the names call: all of them where there are no names.
+    """Return the items that the names select: all of them without names.
 
-    `words_of` tells an item's key, name and PID; each calls it. Raises InputError for a name that calls none;
-    it lists those there are.
+    `words_of` returns an item's key, name and PID; each of them selects it. Raises InputError for a
+    name that selects none; it lists those that exist.
     """
     if not names:
         return list(items)
@@ -71,7 +71,7 @@ def named(
 
 
 def owners(uids: Iterable[int | None]) -> dict[int, str]:
-    """Return the names of users; those who have none are left out."""
+    """Return the names of users; users without a name are left out."""
     found = {}
     for uid in {uid for uid in uids if uid is not None}:
         try:

@@ -29,7 +29,7 @@ _PATIENCE_S = 15.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """VM, --pid, --ram and --guest."""
+    """Add VM, --pid, --ram and --guest."""
     parser.add_argument(
         "vm", metavar="VM", nargs="?", help="the VM's name, its key or its VMM's PID"
     )
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen(args: argparse.Namespace) -> tuple[Backend, VmDescription]:
-    """The VM that the arguments name. Raises InputError where there is none, or several."""
+    """Return the VM that the arguments name. Raises InputError if there is none, or several."""
     if args.pid is not None:
         found = [pair for pair in find() if pair[1].pid == args.pid]
         if found and args.ram is None:
@@ -61,7 +61,7 @@ def chosen(args: argparse.Namespace) -> tuple[Backend, VmDescription]:
 
 
 def guest_file(args: argparse.Namespace) -> dict[str, object] | None:
-    """What --guest holds, or None without it. Raises InputError."""
+    """Return the content of --guest, or None without it. Raises InputError."""
     if args.guest is None:
         return None
     try:
@@ -80,14 +80,14 @@ def guest_file(args: argparse.Namespace) -> dict[str, object] | None:
 
 @dataclass(frozen=True, slots=True)
 class CommandTarget:
-    """A VM to observe, perhaps again and again; `said` is what --guest holds."""
+    """A VM to observe, perhaps repeatedly; `said` is the content of --guest."""
 
     backend: Backend
     vm: VmDescription
     said: dict[str, object] | None
 
     async def observe(self, by_cgroup: bool = False) -> Observation:
-        """Return the VM now, asked all that leaves no mark on it; `by_cgroup`: its services, too."""
+        """Return the VM now, with all questions that leave no mark on it; `by_cgroup` adds its services."""
         return await observe(
             self.backend,
             self.vm,
@@ -100,11 +100,11 @@ class CommandTarget:
         )
 
     async def observe_pages(self) -> tuple[Observation, dict[str, object]]:
-        """Return the VM now, and its guest's pages: from --guest, else asked of the agent."""
+        """Return the VM now, and its guest's pages: from --guest, else from the agent."""
         return await observe_pages(self.backend, self.vm, timeout_s=_TIMEOUT_S, said=self.said)
 
 
 def target(args: argparse.Namespace) -> CommandTarget:
-    """The VM that the arguments name. Raises InputError where there is none, or several."""
+    """Return the VM that the arguments name. Raises InputError if there is none, or several."""
     backend, vm = chosen(args)
     return CommandTarget(backend, vm, guest_file(args))

@@ -1,8 +1,8 @@
-"""Look after this host's VMs: tell their agents how badly the host needs memory, check what comes.
+"""Look after this host's VMs: send their agents how badly the host needs memory, check what comes back.
 
-Runs in the foreground until SIGTERM or Ctrl-C; SIGHUP reads the settings again. A calm host leaves
-guests their caches; a short one gets memory from those that have most to give at the least cost.
-`giveback status`, `history` and `reclaim` talk to it.
+Runs in the foreground until SIGTERM or Ctrl-C; SIGHUP reads the settings again. While the host has
+memory, guests keep their caches. When it runs short, it takes memory from the guests that can give
+most at the least cost. `giveback status`, `history` and `reclaim` talk to it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run until stopped; 2 where it cannot begin."""
+    """Run until stopped; return 2 if it cannot start."""
     if args.print_unit:
         from giveback.manager.systemd_unit import unit_text  # noqa: PLC0415
 
@@ -59,22 +59,22 @@ def run(args: argparse.Namespace) -> int:
         return 0
     logs.set_up(sys.stderr, settings.log_level)
     readers = Readers()
-    # Now, while this process has neither threads nor anything of a guest's in its memory.
+    # Now, while this process has no threads and none of a guest's data in its memory.
     readers.start()
     asyncio.run(manage(settings, args.settings, readers=readers))
     return 0
 
 
 def _program() -> str:
-    """The path of the command that runs, or of the one beside the Python that runs a module.
+    """Return the path of the running command, or of the one beside the Python that runs a module.
 
-    Raises InputError where there is none: a unit that names no program never starts.
+    Raises InputError if there is none: a unit that names no program never starts.
     """
     for name in (sys.argv[0], str(Path(sys.executable).with_name("giveback"))):
         found = shutil.which(name)
         if found is not None:
             return str(Path(found).absolute())
     raise InputError(
-        f"{sys.argv[0]} is no program that systemd can start: install giveback (pip install "
+        f"{sys.argv[0]} is not a program that systemd can start: install giveback (pip install "
         "'giveback[host]') and run its own `giveback daemon --print-unit`"
     )

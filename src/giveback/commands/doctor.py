@@ -1,6 +1,6 @@
 """Every reason why a VM's memory does not come back, each with its evidence and its remedy.
 
-Without VM: all VMs of this host. The exit code is 1 where something keeps memory.
+Without VM: all VMs of this host. The exit code is 1 if something keeps memory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show what is found; 1 where anything keeps memory."""
+    """Show the findings; return 1 if anything keeps memory."""
     _daemon.use(args)
     everyone = args.vm is None and args.pid is None
     with ThreadPoolExecutor(max_workers=1) as beside:
@@ -56,10 +56,10 @@ def _one(args: argparse.Namespace) -> Observation:
 
 
 def machine_findings(root: str = "/") -> tuple[Finding, ...] | None:
-    """What the settings of this WSL 2 machine leave without effect; None where this is no WSL 2.
+    """Return the settings of this WSL 2 machine that have no effect; None if this is not WSL 2.
 
-    The agent knows WSL's keys, and is asked by its command line: `giveback-agent config --json`. It may
-    ask Windows for the profile's name, for a few seconds at most. Never raises.
+    The agent knows WSL's keys, and is asked through its command line: `giveback-agent config
+    --json`. It may ask Windows for the profile's name, for a few seconds at most. Never raises.
     """
     command = [sys.executable, "-m", "giveback_agent", "--root", root, "config", "--json"]
     try:

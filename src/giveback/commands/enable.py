@@ -1,9 +1,10 @@
 """Turn on what gives a VM's memory back: page reporting, statistics, the agent's port.
 
-Shows what would change; --yes changes it. A libvirt domain's next start uses it: a running VM keeps
-what it has. Of a QEMU without libvirt it shows the options that its next start needs, and with --yes does
-over QMP what can be done while it runs. --statistics makes the VMM ask a running guest for its numbers, at
-once. With --agent-port, a VM of QEMU or libvirt that runs gets the port on which the agent is asked.
+Shows what would change; --yes changes it. A libvirt domain uses it from its next start: a running
+VM keeps its configuration. For a QEMU without libvirt it shows the options for the next start, and
+with --yes does over QMP what can be done while it runs. --statistics makes the VMM ask a running
+guest for its numbers at once. With --agent-port, a running VM of QEMU or libvirt gets the port on
+which the agent is asked.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def _period(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the difference, and with --yes make it."""
+    """Show the difference, and with --yes apply it."""
     _check(args)
     _daemon.use(args)
     vms = find()
@@ -84,13 +85,14 @@ def run(args: argparse.Namespace) -> int:
     except VmError as error:
         if named:
             raise
-        # It may be a domain that is not started; what libvirt says is the second half of the answer.
+        # It may be a domain that is not started; libvirt's answer is the second half of the
+        # message.
         name = escape_for_terminal(args.domain, 80)
         raise InputError(f"no VM that runs is called {name!r}, nor a domain: {error}") from error
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises InputError for options that would do nothing."""
+    """Raise InputError for options that would have no effect."""
     if args.agent_port and (args.off or args.period is not None or args.statistics):
         raise InputError(
             "--agent-port plugs a port in, and nothing else: leave --off and --period (and --statistics)"
@@ -104,12 +106,12 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _uri(args: argparse.Namespace, vm: VmDescription | None) -> str:
-    """libvirt's URI: as it was given, else of the session that the domain runs in."""
+    """Return libvirt's URI: the given one, else that of the session in which the domain runs."""
     return args.connect or (vm.control if vm else "") or libvirt.URI
 
 
 def _domain(args: argparse.Namespace, vm: VmDescription | None, period_s: int) -> int:
-    """Change what a libvirt domain's next start uses."""
+    """Change the configuration that a libvirt domain uses from its next start."""
     uri, name = _uri(args, vm), vm.name if vm else args.domain
     before = libvirt.persistent_xml(name, uri)
     after = libvirt.changed_xml(before, reporting=not args.off, period_s=period_s)
@@ -156,7 +158,7 @@ async def _without_libvirt(
 
 
 async def _ask_for_statistics(args: argparse.Namespace, vm: VmDescription, period_s: int) -> int:
-    """Have the guest asked for its numbers every `period_s` seconds from now on; 0: no longer."""
+    """Have the guest asked for its numbers every `period_s` seconds from now on; 0 stops it."""
     from giveback.vmm.control.address import control_of  # noqa: PLC0415
 
     await control_of(vm, _uri(args, vm)).set_statistics_period(period_s)
@@ -165,7 +167,7 @@ async def _ask_for_statistics(args: argparse.Namespace, vm: VmDescription, perio
 
 
 async def _plug(args: argparse.Namespace, vm: VmDescription) -> int:
-    """Show the steps of plugging the port in, and with --yes take them."""
+    """Show the steps of plugging in the port, and with --yes take them."""
     from giveback.vmm.control import agent_port  # noqa: PLC0415
 
     planned = await agent_port.plan(vm, uri=_uri(args, vm), socket=args.port_socket)

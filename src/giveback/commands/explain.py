@@ -1,9 +1,9 @@
 """Where every byte of a VM is: from what the host charges down to what the guest needs.
 
 The rows add up exactly, to the VM's RAM and to what the host charges; docs/ledger.md defines them.
---exact joins page by page: the guest's agent tells what each page is used for (or --guest FILE does,
-made in the guest by `giveback-agent picture --pages`), and the host's page tables what it holds.
-With --watch it is done again and again, and free pages that stay resident show their age.
+--exact joins guest and host page by page. The guest's agent sends the use of each page (or --guest
+FILE has it, made in the guest by `giveback-agent picture --pages`); the host's page tables show
+what it holds. With --watch it is repeated, and free pages that stay resident show their age.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Explain one VM, once or again and again."""
+    """Explain one VM, once or repeatedly."""
     _daemon.use(args)
     target = _target.target(args)
     if args.watch and target.said is not None:
@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _exactly(target: _target.CommandTarget) -> Callable[[], Observation]:
-    """Return what observes the VM page by page, and remembers the samples before."""
-    # numpy takes 90 ms to import: only --exact pays for it.
+    """Return a function that observes the VM page by page and remembers earlier samples."""
+    # numpy takes 90 ms to import, so only --exact imports it.
     from giveback.accounting import page_ledger  # noqa: PLC0415
 
     ages = page_ledger.Ages()
@@ -71,7 +71,7 @@ def _exactly(target: _target.CommandTarget) -> Callable[[], Observation]:
 
 
 def _show(seen: Observation, args: argparse.Namespace) -> None:
-    """Choose the reporters. Raises VmError where the host's side could not be read."""
+    """Choose the reporters. Raises VmError if the host's side could not be read."""
     if seen.ledger is None:
         raise VmError("; ".join(escape_for_terminal(problem, 300) for problem in seen.problems))
     if args.json:
@@ -79,7 +79,7 @@ def _show(seen: Observation, args: argparse.Namespace) -> None:
     else:
         _output.print_page(explanation.text(seen))
     for path in filter(None, (args.svg, args.png)):
-        # matplotlib takes a second to import: only a picture pays for it.
+        # matplotlib takes 1 s to import, so only a picture imports it.
         from giveback.reporters.waterfall_figure import draw  # noqa: PLC0415
 
         draw(seen, path)

@@ -48,7 +48,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read, and show in the form that was asked for."""
+    """Read the history, and show it in the requested form."""
     found = _found(args)
     if args.json:
         _output.print_json(plain(found))
@@ -84,7 +84,7 @@ def _found(args: argparse.Namespace) -> HistorySpan:
             raise
         from giveback.manager.http.client import NoDaemonError  # noqa: PLC0415
 
-        # A daemon that was told by its own settings where to keep it is found all the same.
+        # A daemon that keeps its history elsewhere, by its own settings, is found as well.
         try:
             return _daemon.client(args).history(from_s, to_s, args.vm)
         except NoDaemonError:
@@ -92,7 +92,7 @@ def _found(args: argparse.Namespace) -> HistorySpan:
 
 
 def _may_read(path: Path) -> bool:
-    """False where a right is missing; what is not there is for the reader to say."""
+    """Return False if a permission is missing; the reader reports a missing file."""
     try:
         return not path.exists() or os.access(path, os.R_OK)
     except PermissionError:

@@ -46,7 +46,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the VMs, once or again and again. Raises InputError for a name that calls none."""
+    """Show the VMs, once or repeatedly. Raises InputError for a name that no VM has."""
     _daemon.use(args)
     before: dict[int, ProcessSample] = {}
     last: dict[int, tuple[Observation, float]] = {}
@@ -58,10 +58,7 @@ def _show(
     before: dict[int, ProcessSample],
     last: dict[int, tuple[Observation, float]],
 ) -> None:
-    """Show the VMs now; `before` are the samples of their processes, which those of now replace.
-
-    `last` are their agents' last answers: an agent that is asked often does not answer each time.
-    """
+    """Show the VMs now; the samples of their processes in `before` are replaced by the current ones."""
     observations = observe_host(
         timeout_s=args.timeout, chosen=lambda found: _table.named(found, args.names, _words_of)
     )

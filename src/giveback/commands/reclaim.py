@@ -1,7 +1,8 @@
-"""Free memory on the host now: the daemon takes SIZE from the VMs, those that lose least first.
+"""Free memory on the host now: the daemon takes SIZE from the VMs, from those that lose least first.
 
-SIZE needs a unit: 512M, 4G. Where less can come than that, what can come is asked for, and it says so.
-Exit code 0: it was reached. 4: it was not; what came is kept. 5: no VM can be asked. 3: no daemon runs.
+SIZE needs a unit: 512M, 4G. If less can come than that, the possible amount is requested, and a
+line says so. Exit code 0: it was reached. 4: it was not; what came is kept. 5: no VM can be asked.
+3: no daemon runs.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _size(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan and say so, ask, wait, and say what came from where."""
+    """Plan and announce, request, wait, and report what came from where."""
     client = _daemon.client(args)
     result = client.reclaim(args.size, args.within, args.vms, dry_run=True)
     if not args.dry_run and result.most_bytes:

@@ -32,7 +32,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the status, once or again and again. Raises NoDaemonError (exit code 3)."""
+    """Show the status, once or repeatedly. Raises NoDaemonError (exit code 3)."""
     client, problem = _daemon.client_and_problem(args)
     return _output.repeat(lambda: _show(client, problem, args), args.watch)
 
@@ -51,7 +51,7 @@ def _show(client: Client, problem: str, args: argparse.Namespace) -> None:
 
 
 def _chosen(status: DaemonStatus, names: list[str]) -> DaemonStatus:
-    """Return the status with the named VMs alone, and what is wrong with these. Raises InputError."""
+    """Return the status with only the named VMs and their problems. Raises InputError."""
     if not names:
         return status
     from giveback.manager.fleet.status import vm_problems  # noqa: PLC0415
@@ -67,7 +67,7 @@ def _words_of(vm: VmStatus) -> tuple[str, str, str]:
 def _document(
     status: DaemonStatus, owners: dict[int, str], args: argparse.Namespace
 ) -> dict[str, object]:
-    """Return the status as JSON has it, with each owner's name."""
+    """Return the status as in JSON, with each owner's name."""
     rows = {vm.key: daemon_status.row_of(vm, status, owners) for vm in status.vms}
     if args.sort:
         vms = in_order(status.vms, lambda vm: rows[vm.key], _table.view(args))

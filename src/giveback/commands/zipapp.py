@@ -15,12 +15,12 @@ HELP = "write giveback-agent.pyz, the agent as one file for a guest"
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
-    """Where to."""
+    """Add the file to write."""
     parser.add_argument("file", nargs="?", type=Path, default=Path("giveback-agent.pyz"))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the file; returns 0."""
+    """Write the file; return 0."""
     try:
         args.file.write_bytes(agent_zipapp())
         args.file.chmod(0o755)

@@ -22,12 +22,12 @@ def difference(lines: str) -> str:
 
 
 def steps(planned: PortPlan) -> str:
-    """Return the steps that would plug the agent's port in, one a line."""
+    """Return the steps that would plug in the agent's port, one a line."""
     return "\n".join(step.text for step in planned.steps)
 
 
 def plugged(channel: Channel, backend: str) -> str:
-    """Return where the port was plugged in, and what follows from that."""
+    """Return where the port was plugged in, and the next steps."""
     lines = [
         f"plugged in: {escape_for_terminal(channel.path, 200)}",
         "an agent that runs there opens it within 10 s: `giveback explain` then asks it",
@@ -58,7 +58,7 @@ def nothing_live(vm: VmDescription, problems: Sequence[str]) -> str:
 
 
 def live(vm: VmDescription, planned: LivePlan) -> str:
-    """Return what can be done in a VM that runs, and why something cannot."""
+    """Return what can be done in a running VM, and why the rest cannot."""
     lines = [f"  {step.text}" for step in planned.steps]
     lines = ["now, while it runs:", *lines] if lines else []
     lines += [f"not now: {escape_for_terminal(why, 300)}" for why in planned.refusals]

@@ -1,4 +1,4 @@
-"""What the daemon knows and does, for people; `giveback status` shows it.
+"""The daemon's knowledge and actions as text; `giveback status` shows it.
 
 `giveback.manager.fleet.status` makes the status; the API sends it.
 """
@@ -41,7 +41,7 @@ def text(
 ) -> str:
     """Return the host's lines, a table of the VMs, leases and problems; `now_s` is wall-clock time.
 
-    `owners` names the users of VMMs; one who is not in it is shown by number.
+    `owners` names the users of VMMs; a user who is not in it is shown by number.
     """
     lines = _wrapped([_head_line(status, now_s), *_host_lines(status), ""], width)
     lines += _table(status, width, owners, view or TableView())
@@ -49,7 +49,7 @@ def text(
     if rest:
         rest = ["", "urgencies that are not the host's own:", *rest]
     if status.leases:
-        rest += ["", "held by devices, and let go of when it is not needed:"]
+        rest += ["", "held by devices, and released when it is not needed:"]
         rest += [f"  {_lease(lease, now_s)}" for lease in status.leases]
     listed = (*status.problems, *status.vm_problems)
     problems = [f"  {escape_for_terminal(problem, 400)}" for problem in listed]
@@ -105,7 +105,7 @@ def _ask(ask: Ask) -> str:
 
 
 def _urgency(vm: VmStatus) -> list[str]:
-    """Who set a VM's urgency, and for how long, where it is not the arbiter's."""
+    """Return who set a VM's urgency and for how long, unless it was the arbiter."""
     if vm.urgency is None or vm.urgency_by not in _SETTERS or vm.urgency_left_s is None:
         return []
     name, setter = escape_for_terminal(vm.name, 60), _SETTERS[vm.urgency_by]
@@ -154,7 +154,7 @@ def row_of(vm: VmStatus, status: DaemonStatus, owners: Mapping[int, str] = _NO_N
 
 
 def verdict(action: RecordedAction) -> str:
-    """Return what came of an action: `ask: 290 MiB of 300 MiB`."""
+    """Return the result of an action: `ask: 290 MiB of 300 MiB`."""
     kind, expected = escape_for_terminal(action.kind, 20), size(action.expected_bytes)
     if not action.expected_bytes:
         return f"{kind}: {escape_for_terminal(action.reason, 80)}"

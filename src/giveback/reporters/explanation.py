@@ -1,4 +1,4 @@
-"""Where every byte of one VM is, as a waterfall in words and as a document; `giveback explain` shows it."""
+"""Where every byte of one VM is, as a waterfall of text and as a document; `giveback explain` shows it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COST = frozenset(
 
 
 def text(seen: Observation) -> str:
-    """Return the waterfall, what would bring memory back, and the page tables where there are some."""
+    """Return the waterfall, what would bring memory back, and the page tables if there are some."""
     ledger, host = seen.ledger, seen.host
     if ledger is None or host is None:
         return ""
@@ -89,7 +89,7 @@ def _line(label: str, value: int, whole: int, tail: str) -> str:
 
 
 def _of_which(host: HostPicture) -> list[str]:
-    """Facts on the resident RAM: they overlap the rows and are not in the sum."""
+    """Return facts on the resident RAM; they overlap the rows and are not in the sum."""
     if not host.placed:
         return []
     split = max(0, host.ram_resident_bytes - host.ram_huge_bytes)
@@ -104,7 +104,7 @@ def _of_which(host: HostPicture) -> list[str]:
 
 
 def _kept(seen: Observation) -> list[str]:
-    """Cache that is not promised, and why."""
+    """Return the cache that is not promised, and why."""
     learned, floor = seen.guest.learned_floor_bytes, seen.guest.cache_floor_bytes
     lines = []
     if learned:
@@ -177,5 +177,5 @@ def document(seen: Observation) -> dict[str, object]:
 
 
 def _without(record: Row | Remedy, name: str) -> dict[str, object]:
-    """Return a record's fields by name, but for one."""
+    """Return a record's fields by name, except one."""
     return {key: value for key, value in asdict(record).items() if key != name}

@@ -19,7 +19,7 @@ _MACHINE = "this WSL 2 machine"
 
 
 def text(found: Found, machine: Sequence[Finding] | None = None) -> str:
-    """Return the findings of each VM, then those of the machine: None where it is not WSL 2."""
+    """Return the findings of each VM, then those of the machine (None if it is not WSL 2)."""
     texts = ["\n".join(_of_vm(seen, listed)) for seen, listed in found]
     if machine:
         texts.append("\n".join([_MACHINE, *_lines(machine)]))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def text(exact: Exact) -> str:
-    """Return the table of uses and that of free blocks."""
+    """Return the table of uses and the table of free blocks."""
     head = f"{'page by page':<52} {'RAM':>9} {'resident':>9} {'swapped':>9} {'absent':>9}"
     lines = [head, *(_line(row) for row in exact.rows)]
     lines += [f"{'of what is free, in blocks of':<52}", *(_line(r) for r in exact.free_by_order)]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def announcement(plan: ReclaimResult) -> str:
-    """Return what is about to be asked for, in one line; `plan` is a dry run's answer."""
+    """Return one line on what will be requested; `plan` is a dry run's answer."""
     goal, most = plan.goal_bytes, plan.most_bytes
     asked = [part for part in plan.parts if part.expected_bytes]
     vms = f"{len(asked)} VM" + ("" if len(asked) == 1 else "s")

@@ -42,7 +42,7 @@ _OF_THE_ROW = (
 
 @dataclass(frozen=True, slots=True)
 class HostSide:
-    """What is known beside the observations: the host, and each VMM's process by its PID."""
+    """Further data besides the observations: the host, and each VMM's process by its PID."""
 
     ram_bytes: int | None = None
     activities: Mapping[int, Activity] = field(default_factory=dict)
@@ -129,7 +129,7 @@ def _row(seen: Observation, host: HostSide) -> VmRow:
 
 
 def _why_unknown(seen: Observation) -> str:
-    """Why use and residue are not known, and why nobody better placed tells; "" where they are known."""
+    """Return why use and residue are unknown, and why no better source has them; "" if they are known."""
     unknown = None if seen.ledger is None else seen.ledger.unknown
     if unknown is None:
         return ""
@@ -139,19 +139,19 @@ def _why_unknown(seen: Observation) -> str:
 
 
 def _ram(seen: Observation) -> int | None:
-    """The VM's RAM; None where neither its command line nor its VMM tells."""
+    """Return the VM's RAM; None if neither its command line nor its VMM states it."""
     return (seen.ledger.ram_bytes if seen.ledger else seen.vm.ram_bytes) or None
 
 
 def _trapped(seen: Observation) -> int | None:
-    """Bytes held in small blocks; None where the residue is not known."""
+    """Return the bytes held in small blocks; None if the residue is unknown."""
     if seen.ledger is None or seen.ledger.residue_bytes is None:
         return None
     return seen.ledger.host(Key.FREE_TRAPPED)
 
 
 def _at_most(seen: Observation) -> int | None:
-    """Bytes that the whole process holds."""
+    """Return the bytes that the whole process holds."""
     return seen.host.resident_bytes if seen.host else seen.process_rss_bytes
 
 

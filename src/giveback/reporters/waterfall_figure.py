@@ -1,6 +1,6 @@
 """The ledger as a picture: one bar a row, from what the host charges down to what is needed.
 
-matplotlib takes a second to import: import this module only where a picture is made.
+matplotlib takes 1 s to import: import this module only where a picture is made.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _NEEDED, _RESIDUE, _COST, _TEXT = "#4c78a8", "#e45756", "#9d9d9d", "#222222"
 
 
 def _step(row: Row) -> int:
-    """First what the VMM itself costs, then what is held for nothing, last what is needed."""
+    """Return the order of a row: the VMM's own cost, then memory held but unused, then what is needed."""
     return 2 if row.key in NEEDED else 1 if row.key in RESIDUE else 0
 
 
 def draw(seen: Observation, path: str) -> None:
-    """Write the waterfall to `path`, SVG or PNG by its suffix; same ledger, same bytes.
+    """Write the waterfall to `path`, SVG or PNG by its suffix; the same ledger makes the same bytes.
 
-    Raises InputError where the file cannot be written or is neither.
+    Raises InputError if the file cannot be written or has another suffix.
     """
     kind = Path(path).suffix.removeprefix(".").lower()
     if kind not in ("svg", "png"):
@@ -65,7 +65,7 @@ def _figure(seen: Observation, ledger: Ledger) -> Figure:
     axes.set_xlabel(f"MiB of host memory{unknown}", parse_math=False)
     axes.set_title(
         f"{drawable(escape_for_terminal(seen.vm.name, 40))}: the host charges {size(ledger.charged_bytes)} "
-        f"for {size(ledger.ram_bytes)} of RAM; red is held for nothing",
+        f"for {size(ledger.ram_bytes)} of RAM; red is held but unused",
         parse_math=False,
     )
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,7 +1,7 @@
 """Charts of block characters for a terminal. Pure: rows of text, no colour codes, no size queries.
 
-An area has eight steps to a row; a line is drawn with braille dots, two columns and four rows of
-them to a character, so that both can share a raster and stay apart without colour.
+An area has eight steps to a row. A line is drawn with braille dots, two columns and four rows of
+them to a character. So both can share a raster and differ without colour.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DOTS = ((0x40, 0x04, 0x02, 0x01), (0x80, 0x20, 0x10, 0x08))
 
 
 class Raster:
-    """A grid of styled characters; what falls outside is left out."""
+    """A grid of styled characters; positions outside it are ignored."""
 
     def __init__(self, width: int, height: int) -> None:
         self._cells = [[(" ", "")] * width for _ in range(height)]
@@ -35,7 +35,7 @@ class Raster:
                 self._cells[row][column + offset] = (character, style)
 
     def lay(self, row: int, column: int, rows: Iterable[str], style: str = "") -> None:
-        """Write rows below one another; where they are blank, what was there stays."""
+        """Write rows below one another; blanks leave the earlier characters."""
         for down, text in enumerate(rows):
             for offset, character in enumerate(text):
                 if character != " ":
@@ -59,7 +59,7 @@ def area(
 ) -> list[str]:
     """Return `height` rows, the upper first: a column of blocks for each value, up to `most`.
 
-    A value above zero is never blank; None is a hole.
+    A value above zero is never blank; None leaves a gap.
     """
     steps = len(blocks) - 1
     levels = [None if value is None else _level(value, most, steps * height) for value in values]
@@ -81,7 +81,7 @@ def _level(value: float, most: float, steps: int) -> int:
 
 
 def bar(value: float, whole: float, width: int) -> str:
-    """Return a bar from the left, `width` characters long where `value` is the whole."""
+    """Return a bar from the left; it is `width` characters long if `value` equals `whole`."""
     full = round(width * max(0.0, value) / whole) if whole > 0 else 0
     return BLOCKS[-1] * min(width, full)
 
@@ -92,7 +92,7 @@ def dotted_line(
     """Return the cells of a line as (row from the top, column) and their braille characters.
 
     `halves` maps half columns (0 and 1 are those of column 0) to values from 0 to `most`. A steep
-    rise is one upright stroke.
+    rise is one vertical stroke.
     """
     bits: dict[tuple[int, int], int] = {}
     before: int | None = None
@@ -111,9 +111,9 @@ def dotted_line(
 def binned(
     points: Sequence[tuple[float, float | None]], start: float, end: float, columns: int
 ) -> list[float | None]:
-    """Return the greatest value in each column's time, None where none was measured.
+    """Return the greatest value in each column's time, None if none was measured.
 
-    A column between two samples that are further apart than a column is wide is not a hole.
+    A column between two samples that are further apart than a column is wide is not a gap.
     """
     found: list[float | None] = [None] * columns
     span = max(1.0, end - start)

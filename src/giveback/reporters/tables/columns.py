@@ -22,7 +22,7 @@ _LEAST_FIRST_CELLS = 8
 
 
 def width_of(text: str) -> int:
-    """Return how many cells of a terminal a printable text takes. Source: Unicode UAX #11."""
+    """Return how many terminal cells a printable text takes. Source: Unicode UAX #11."""
     if text.isascii():
         return len(text)
     return sum(map(_cells_of, text))
@@ -35,7 +35,7 @@ def _cells_of(character: str) -> int:
 
 
 def cut(text: str, width: int) -> str:
-    """Return a printable text that takes at most `width` cells; one that was cut ends in `…`."""
+    """Return a printable text that takes at most `width` cells; a shortened one ends in `…`."""
     if width_of(text) <= width:
         return text
     kept, left = [], width - 1
@@ -48,19 +48,19 @@ def cut(text: str, width: int) -> str:
 
 
 def short(text: str, width: int) -> str:
-    """Return a text that is safe to print, cut to `width`: a name of escapes pushes no column out."""
+    """Return a text that is safe to print, cut to `width`: escapes in a name cannot shift a column."""
     return cut(escape_for_terminal(text, width), width)
 
 
 def size_or_unknown(value_bytes: int | None) -> str:
-    """Return a size in the unit that people read; `?` for None."""
+    """Return a size in a readable unit; `?` for None."""
     return "?" if value_bytes is None else size(value_bytes)
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[str]:
     """Return a line for each row; the columns of the numbers in `right` are aligned to the right.
 
-    All rows are of equal length. Raises ValueError where they are not.
+    All rows are of equal length. Raises ValueError if they are not.
     """
     widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
     return [
@@ -85,10 +85,11 @@ def fitted(
     least_needed: Sequence[str] = (),
     last_cells: int = UNLIMITED,
 ) -> list[str]:
-    """Return the lines of a table that is no wider than `width`, head first.
+    """Return the lines of a table of at most `width` cells, head first.
 
-    Columns go in the order of `least_needed` until the rest fits, of which the first column may be cut to
-    `FIRST_CELLS` and the last one to `last_cells`. Where that does not suffice, the lines are cut.
+    Columns are dropped in the order of `least_needed` until the rest fits. The first column may be
+    cut to `FIRST_CELLS` and the last one to `last_cells`. If that does not suffice, the lines are
+    cut.
     """
     if len(head) == 1:
         return [
@@ -115,7 +116,7 @@ def _width(lines: Sequence[str]) -> int:
 
 
 def wrapped(line: str, width: int) -> list[str]:
-    """Return a line as lines of at most `width` cells; those that follow are indented by 2 more."""
+    """Return a line as lines of at most `width` cells; continuation lines are indented by 2 more."""
     if width_of(line) <= width:
         return [line]
     bare = line.lstrip(" ")

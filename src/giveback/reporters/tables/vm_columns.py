@@ -26,7 +26,7 @@ BAR = "█ used ▒ free held"
 
 @dataclass(frozen=True, slots=True)
 class VmRow:
-    """One VM as a table shows it; None is unknown, and "" is nothing to say."""
+    """One VM as a table shows it; None is unknown, and "" is empty."""
 
     key: str
     name: str
@@ -61,7 +61,7 @@ class VmRow:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: what it shows of a VM, as a number or as text."""
+    """One column: its value for a VM, as a number or as text."""
 
     head: str
     value: Callable[[VmRow], float | str | None]
@@ -70,15 +70,17 @@ class Column:
     is_summed: bool = False
     legend: str = ""
     name: str = ""
-    """What it is called on a command line."""
+    """Its name on a command line, if it differs from the head."""
     unknown: Callable[[VmRow], str] = lambda _row: "?"
-    """What stands for a value that is not known."""
+    """The text for an unknown value."""
 
     @property
     def word(self) -> str:
+        """Its name on a command line."""
         return self.name or self.head.lower().replace(" ", "-")
 
     def cell(self, row: VmRow) -> str:
+        """Return the text of the column for one VM."""
         value = self.value(row)
         if value is None:
             return self.unknown(row)
@@ -87,7 +89,7 @@ class Column:
         return (self.write or str)(value)
 
     def total(self, rows: Sequence[VmRow]) -> str:
-        """The sum of what is known; `?` where nothing is."""
+        """Return the sum of the known values; `?` if none is known."""
         if not self.is_summed or self.write is None:
             return ""
         known = [value for row in rows if isinstance(value := self.value(row), int | float)]
@@ -96,7 +98,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class TableView:
-    """What the operator chose: columns in their order, and the one that sorts."""
+    """The operator's choice: columns in their order, and the one that sorts."""
 
     columns: tuple[Column, ...] = ()
     """() are all, as far as they fit."""
@@ -136,7 +138,7 @@ def _whole(value: float) -> str:
 
 
 def _at_most(row: VmRow) -> str:
-    """What the VMM holds in all, where resident RAM cannot be told from the rest."""
+    """Return what the VMM holds in total, if resident RAM cannot be separated from the rest."""
     return "?" if row.at_most_bytes is None else f"≤{size(row.at_most_bytes)}"
 
 
@@ -263,8 +265,8 @@ def table(
 ) -> list[str]:
     """Return the lines of a table and its legend, none wider than `width`.
 
-    Where columns were chosen all of these are shown, and lines are cut. A row of sums ends it where there are
-    several VMs.
+    If columns were chosen, all of them are shown, and lines are cut. With several VMs the last row
+    has sums.
     """
     shown = list(view.columns or columns)
     cells = [[column.cell(row) for column in shown] for row in rows]
@@ -282,7 +284,7 @@ def table(
 
 
 def _legend(columns: Sequence[Column], head: str, lines: Sequence[str], width: int) -> list[str]:
-    """Explain the columns that are shown; what is free but still held comes first."""
+    """Explain the columns that are shown; the one for free but still held memory comes first."""
     named = sorted(
         (column for column in columns if column.legend and column.head in head),
         key=lambda column: column is not FREE_HELD,
