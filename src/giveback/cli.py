@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
@@ -26,7 +28,14 @@ if TYPE_CHECKING:
 
 
 GROUP = "giveback.commands"
-LAB_COMMANDS = ("bench", "demo")
+LAB_COMMANDS = ("demo", "bench", "cache")
+GROUPS = {
+    "See where memory is": ("ps", "explain", "doctor", "status", "history"),
+    "Get memory back": ("reclaim", "enable", "zipapp"),
+    "Run the service": ("daemon",),
+    "Try and measure": LAB_COMMANDS,
+}
+"""The commands of `giveback --help`, by what they are for; those of other distributions follow."""
 
 
 class Command(Protocol):
@@ -146,8 +155,11 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
                     "pip install giveback-lab"
                 )
             files = command_files()
-            for shown, name in names.items():
-                subparsers.add_parser(shown, help=_help_in(files[name][1]))
+            for shown in names:
+                # Without a help of its own it is a command all the same, and is listed by its group.
+                subparsers.add_parser(shown)
+            parser.formatter_class = argparse.RawDescriptionHelpFormatter
+            parser.epilog = _grouped({shown: _help_in(files[n][1]) for shown, n in names.items()})
             return parser
         ours = command_files().get(names[named], (f"{commands.__name__}.{names[named]}", Path()))
     module = cast("Command", importlib.import_module(ours[0]))
@@ -160,6 +172,23 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     module.prepare_parser(sub)
     sub.set_defaults(run=module.run)
     return parser
+
+
+def _grouped(helps: dict[str, str]) -> str:
+    """Return the commands with their help, by group, no wider than the terminal."""
+    listed = {name for names in GROUPS.values() for name in names}
+    groups = {**GROUPS, "Others": tuple(name for name in helps if name not in listed)}
+    width = max(shutil.get_terminal_size().columns - 2, 40)
+    indent = max(map(len, helps), default=0) + 4
+    lines = []
+    for title, names in groups.items():
+        there = [name for name in names if name in helps]
+        lines += ["", f"{title}:"] if there else []
+        for name in there:
+            text = textwrap.wrap(helps[name], width - indent) or [""]
+            lines.append(f"  {name}".ljust(indent) + text[0])
+            lines += [" " * indent + more for more in text[1:]]
+    return "\n".join([*lines[1:], "", "`giveback COMMAND --help` says more about one."])
 
 
 def with_values(words: Sequence[str]) -> list[str]:

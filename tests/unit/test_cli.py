@@ -30,6 +30,22 @@ def test_every_file_in_commands_is_a_command_with_a_line_of_help() -> None:
         assert name.replace("_", "-") in text
 
 
+def test_help_lists_the_commands_by_group_no_wider_than_the_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    helps = {"ps": "list VMs " * 20, "daemon": "run", "vendor-thing": "of another distribution"}
+    for columns in (40, 80, 300):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        text = cli._grouped(helps)
+        assert max(map(len, text.splitlines())) <= max(columns, 47)
+        titles = [line for line in text.splitlines() if line.endswith(":")]
+        assert titles == ["See where memory is:", "Run the service:", "Others:"]
+    monkeypatch.setenv("COLUMNS", "80")
+    whole = cli.build_parser().format_help()
+    assert "Others:" not in whole
+    assert [whole.count(f"\n  {name} ") for name in sum(cli.GROUPS.values(), ())] == [1] * 12
+
+
 def test_a_command_of_the_lab_says_what_to_install_where_the_lab_is_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
