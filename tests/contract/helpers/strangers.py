@@ -7,6 +7,7 @@ it listens at answers QMP, and every connection and byte that arrives is on reco
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -36,7 +37,7 @@ os.setgroups([])
 os.setgid(spec["uid"])
 os.setuid(spec["uid"])
 libc.prctl(4, 1, 0, 0, 0)
-wake, known = selectors.DefaultSelector(), {}
+wake, known, peers = selectors.DefaultSelector(), {}, {}
 os.umask(0o177)
 for place in spec["listen"]:
     if place == "tcp":
@@ -56,7 +57,9 @@ while True:
             sys.exit()
         if key.fileobj in known:
             client, _ = key.fileobj.accept()
-            log.write(b"connected %s\n" % known[key.fileobj].encode())
+            credentials = client.getsockopt(1, 17, 12) if client.family == socket.AF_UNIX else bytes(12)
+            peers[client] = int.from_bytes(credentials[:4], sys.byteorder)
+            log.write(b"%d connected %s\n" % (peers[client], known[key.fileobj].encode()))
             client.sendall(b'{"QMP": {"version": {}, "capabilities": []}}\r\n')
             wake.register(client, 1)
             continue
@@ -65,7 +68,7 @@ while True:
             wake.unregister(key.fileobj)
             key.fileobj.close()
             continue
-        log.write(b"received %r\n" % data)
+        log.write(b"%d received %r\n" % (peers[key.fileobj], data))
         try:
             asked = json.loads(data)
             answer = {name: asked[name] for name in ("id",) if name in asked}
@@ -87,8 +90,33 @@ class Stranger:
 
     @property
     def heard(self) -> str:
-        """Every connection and byte that arrived, one a line."""
-        return self.log.read_text()
+        """Every connection and byte that arrived from this process, one a line.
+
+        Others on this host may run a giveback, too. TCP does not tell: see `connected_to`.
+        """
+        mine = f"{os.getpid()} "
+        lines = self.log.read_text().splitlines(keepends=True)
+        return "".join(line.removeprefix(mine) for line in lines if line.startswith(mine))
+
+
+_connected: list[object] = []
+"""Every address that this process connected a socket to while `connected_to` was watched."""
+
+
+def _hook(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "socket.connect":
+        _connected.append(arguments[1])
+
+
+@functools.cache
+def _watch() -> None:
+    sys.addaudithook(_hook)
+
+
+def connected_to(port: int) -> bool:
+    """Whether this process has connected to a TCP port since the first call."""
+    _watch()
+    return any(isinstance(address, tuple) and address[1] == port for address in _connected)
 
 
 @contextlib.contextmanager

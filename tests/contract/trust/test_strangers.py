@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from strangers import MALLORY, VICTIM, Stranger, needs_root, open_folder, stranger
+from strangers import MALLORY, VICTIM, Stranger, connected_to, needs_root, open_folder, stranger
 
 from giveback.cli import main
 from giveback.vmm.clients.qmp import monitor
@@ -62,6 +62,7 @@ def test_nothing_is_sent_to_a_socket_that_a_stranger_names(
     """Another user's monitor, agent's port, TCP service, abstract socket, by every VMM's command line."""
     (folder / "link").symlink_to(folder / "q")
     (folder / "hard").hardlink_to(folder / "q")
+    assert not connected_to(victim.port)
     theirs = f"{folder}/q"
     fakes = {
         "qmp": qemu("qmp", f"unix:{theirs}", f"{folder}/a"),
@@ -83,6 +84,7 @@ def test_nothing_is_sent_to_a_socket_that_a_stranger_names(
             stack.enter_context(stranger(log, words, uid=MALLORY, listen=own))
         seen = shown(capsys)
     assert victim.heard == ""
+    assert not connected_to(victim.port)
     for name in fakes.keys() - {"ch"}:
         assert seen[name]["problems"], name
     assert "does not listen there" in str(seen["qmp"]["problems"])
@@ -157,13 +159,13 @@ def test_one_s_own_sockets_are_reached_whatever_they_are(
             "@giveback-own",
             f"nowhere.invalid:{vm.port}",
         ):
-            before = vm.heard.count("qmp_capabilities")
+            before = vm.log.read_text().count("qmp_capabilities")
 
             async def ask(address: str = address) -> None:
                 async with monitor(address, vm.pid, 10) as session:
                     assert await session.ask("query-status") is None
 
             asyncio.run(ask())
-            assert vm.heard.count("qmp_capabilities") == before + 1
+            assert vm.log.read_text().count("qmp_capabilities") > before
     capsys.readouterr()
     assert all(found.pid != vm.pid for _, found in find())
