@@ -6,6 +6,9 @@
 - ProtectHome=read-only and no PrivateTmp: QMP sockets lie in /tmp, /home and /run/user, too. A
   socket on a file system that is read-only can be connected to all the same.
 - ProcSubset and ProtectProc stay open: it is other processes that are looked at.
+- AF_NETLINK: the kernel's own list of sockets (sock_diag), by which a VM's process is known to listen at
+  what it names. CAP_SYS_PTRACE serves this, too: /proc/PID/fd of other users. CAP_SYS_ADMIN is not needed: no
+  other network namespace is entered.
 - AF_VSOCK is the agents' channel, AF_INET is /metrics on loopback; no other address is let through.
 - OOMScoreAdjust: when the host is out of memory it is this process that still gets some back.
 - StartLimitIntervalSec=0: a full or read-only disk may stay so for longer than five starts.
@@ -60,7 +63,7 @@ ProtectKernelLogs=yes
 ProtectKernelModules=yes
 ProtectClock=yes
 ProtectHostname=yes
-RestrictAddressFamilies=AF_UNIX AF_VSOCK{families}
+RestrictAddressFamilies=AF_UNIX AF_VSOCK AF_NETLINK{families}
 IPAddressDeny=any
 {allowed}RestrictNamespaces=yes
 RestrictRealtime=yes

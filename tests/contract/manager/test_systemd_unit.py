@@ -41,3 +41,14 @@ def test_the_command_prints_the_unit_that_runs_itself(by_module: bool) -> None:
         [*start, "daemon", "--print-unit"], capture_output=True, text=True, check=True
     )
     assert done.stdout == unit_text(program)
+
+
+def test_the_kernel_s_list_of_sockets_may_be_read() -> None:
+    """Without netlink no socket of any VM is proven to be its own, and none is spoken to."""
+    for loopback in (True, False):
+        (families,) = re.findall(
+            r"^RestrictAddressFamilies=(.*)$",
+            unit_text("/bin/true", loopback=loopback),
+            re.MULTILINE,
+        )
+        assert "AF_NETLINK" in families.split()
