@@ -77,7 +77,7 @@ def _show(seen: Observation, args: argparse.Namespace) -> None:
     if args.json:
         _output.print_json(explanation.document(seen), watched=args.watch)
     else:
-        _output.print_page(explanation.text(seen))
+        _output.print_page(explanation.text(seen, _output.width()))
     for path in filter(None, (args.svg, args.png)):
         # matplotlib takes 1 s to import, so only a picture imports it.
         from giveback.reporters.waterfall_figure import draw  # noqa: PLC0415

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from giveback.accounting.diagnosis import Remedy, remedies
@@ -12,15 +12,19 @@ from giveback.accounting.observation import resident_of
 from giveback.accounting.returnable import returnable_of
 from giveback.reporters import cgroup_table, page_table
 from giveback.reporters.charts.terminal import bar
-from giveback.reporters.tables.columns import size_or_unknown
+from giveback.reporters.tables.columns import UNLIMITED, cut, size_or_unknown, wrapped
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from giveback.accounting.observation import Observation
     from giveback.accounting.usage import HostPicture
 
-_BAR = 24
+_LABEL, _BAR, _SIZE, _BASIS = 58, 24, 9, 15
+"""Cells of a line of the waterfall: what, how much, a bar, and how that is known."""
+_LEAST_BAR, _LEAST_LABEL = 6, 12
 _COST = frozenset(
     {
         Key.RAM_SWAPPED, Key.VMM, Key.VMM_SHARED, Key.VMM_SWAPPED, Key.PAGE_TABLES, Key.UNPLACED,
@@ -28,23 +32,82 @@ _COST = frozenset(
 )  # fmt: skip
 
 
-def text(seen: Observation) -> str:
-    """Return the waterfall, what would bring memory back, and the page tables if there are some."""
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """How wide the parts of a waterfall's line are, so that it fits a terminal."""
+
+    label: int = _LABEL
+    bar: int = _BAR
+
+    def line(self, label: str, value: int, whole: int, tail: str = "") -> str:
+        drawn = f"  {bar(value, whole, self.bar):<{self.bar}}" if self.bar else ""
+        return f"{self.label_of(label)} {size(value):>{_SIZE}}{drawn}{tail}".rstrip()
+
+    def row(self, row: Row, whole: int) -> str:
+        return self.line(f"  {row.key}", row.host_bytes, whole, f"  {row.basis}")
+
+    def label_of(self, label: str) -> str:
+        return f"{cut(label, self.label):<{self.label}}"
+
+
+def _shape_of(width: int) -> _Shape:
+    """Return the shape for a width: the bar gets shorter first, then it goes, then labels are cut."""
+    spare = width - _LABEL - 1 - _SIZE - _BASIS
+    if spare - 2 >= _LEAST_BAR:
+        return _Shape(bar=min(_BAR, spare - 2))
+    return _Shape(max(_LEAST_LABEL, _LABEL + min(0, spare)), 0)
+
+
+def text(seen: Observation, width: int = UNLIMITED) -> str:
+    """Return the waterfall, what would bring memory back, and the page tables if there are some.
+
+    No line is wider than `width`, but those to paste into a shell.
+    """
     ledger, host = seen.ledger, seen.host
     if ledger is None or host is None:
         return ""
-    lines = [*_head(seen, ledger), "", *_waterfall(seen, ledger), *_of_which(host)]
+    waterfall = _waterfall(seen, ledger, _shape_of(width))
+    lines = [
+        *_wrapped(_head(seen, ledger), width), "", *(cut(line, width) for line in waterfall),
+        *_wrapped(_of_which(host), width),
+    ]  # fmt: skip
     if seen.guest.cgroups:
-        lines += ["", cgroup_table.text(seen.guest.cgroups)]
-    lines += ["", "what would bring it back:", *_remedies(remedies(seen)), *_kept(seen)]
+        table = cgroup_table.text(seen.guest.cgroups).split("\n")
+        lines += ["", *(cut(line, width) for line in table)]
+    lines += ["", *_wrapped(_returnable(seen), width), *_remedies(remedies(seen), width)]
+    lines += _wrapped(_notes(seen, ledger), width)
+    if seen.exact is not None:
+        lines += ["", *(cut(line, width) for line in page_table.text(seen.exact).split("\n"))]
+    return "\n".join(lines)
+
+
+def _wrapped(lines: Iterable[str], width: int) -> list[str]:
+    return [part for line in lines for part in wrapped(line, width)]
+
+
+def _returnable(seen: Observation) -> list[str]:
+    """Return the same amount as in the table of `ps` and `status`, by its parts."""
+    can_come = returnable_of(seen)
+    if can_come is None:
+        return ["what would bring it back:"]
+    parts = (
+        f"{size(can_come.residue_bytes)} free but still held, {size(can_come.cold_bytes)} cold cache, "
+        f"{size(can_come.warm_bytes)} warm cache"
+    )
+    return [
+        f"returnable: {size(can_come.total_bytes)} ({parts})",
+        "what would bring it back:",
+    ]
+
+
+def _notes(seen: Observation, ledger: Ledger) -> list[str]:
+    lines = _kept(seen)
     if ledger.unknown is not None:
         command = f"giveback doctor {quoted(seen.vm)}"
         lines.append(f"to learn why the guest's side is not known: {escape_for_terminal(command)}")
     lines += [f"note: {escape_for_terminal(note, 300)}" for note in (*ledger.notes, *seen.vm.notes)]
     lines += [f"problem: {escape_for_terminal(problem, 300)}" for problem in seen.problems]
-    if seen.exact is not None:
-        lines += ["", page_table.text(seen.exact)]
-    return "\n".join(lines)
+    return lines
 
 
 def _head(seen: Observation, ledger: Ledger) -> list[str]:
@@ -56,36 +119,30 @@ def _head(seen: Observation, ledger: Ledger) -> list[str]:
     ]
 
 
-def _waterfall(seen: Observation, ledger: Ledger) -> list[str]:
+def _waterfall(seen: Observation, ledger: Ledger, shape: _Shape) -> list[str]:
     whole, resident_bytes = ledger.charged_bytes, resident_of(seen)
-    lines = [_line("the host charges", whole, whole, "")]
-    lines += [_row(row, whole) for row in ledger.rows if row.key in _COST]
+    lines = [shape.line("the host charges", whole, whole)]
+    lines += [shape.row(row, whole) for row in ledger.rows if row.key in _COST]
     if resident_bytes is not None:
-        lines.append(_line("= guest RAM, resident", resident_bytes, whole, ""))
+        lines.append(shape.line("= guest RAM, resident", resident_bytes, whole))
     held = RESIDUE | {Key.GUEST_SILENT}
-    lines += [_row(row, whole) for row in ledger.rows if row.key in held]
+    lines += [shape.row(row, whole) for row in ledger.rows if row.key in held]
     if ledger.in_use_bytes is not None and ledger.cache_bytes is not None:
-        lines.append(_line("= page cache, clean", ledger.cache_bytes, whole, ""))
-        lines.append(_line("= in use", ledger.in_use_bytes, whole, ""))
+        lines.append(shape.line("= page cache, clean", ledger.cache_bytes, whole))
+        lines.append(shape.line("= in use", ledger.in_use_bytes, whole))
         used = NEEDED - {Key.CACHE_CLEAN}
-        lines += [_row(row, whole) for row in ledger.rows if row.key in used and row.host_bytes]
+        lines += [
+            shape.row(row, whole) for row in ledger.rows if row.key in used and row.host_bytes
+        ]
     if ledger.unknown is not None:
         lines.append(f"  ? {escape_for_terminal(ledger.unknown.why, 200)}")
     lines += ["", "of RAM, not resident:"]
     lines += [
-        f"  {row.key:<56} {size(row.ram_bytes):>9}"
+        f"{shape.label_of(f'  {row.key}')} {size(row.ram_bytes):>{_SIZE}}"
         for row in ledger.rows
         if row.ram_bytes and not row.host_bytes
     ]
     return lines
-
-
-def _row(row: Row, whole: int) -> str:
-    return _line(f"  {row.key}", row.host_bytes, whole, f"  {row.basis}")
-
-
-def _line(label: str, value: int, whole: int, tail: str) -> str:
-    return f"{label:<58} {size(value):>9}  {bar(value, whole, _BAR):<{_BAR}}{tail}".rstrip()
 
 
 def _of_which(host: HostPicture) -> list[str]:
@@ -118,17 +175,19 @@ def _kept(seen: Observation) -> list[str]:
     return lines
 
 
-def _remedies(listed: tuple[Remedy, ...]) -> list[str]:
+def _remedies(listed: tuple[Remedy, ...], width: int) -> list[str]:
+    """Return what to do, and lines to paste, which are not wrapped."""
     if not listed:
-        return ["  nothing that is known from here"]
+        return wrapped("  nothing that is known from here", width)
     lines = []
     for r in listed:
         most = "up to " if r.at_most and r.expected_bytes is not None else ""
         cost = f" (costs {r.cost})" if r.cost else ""
         amount = "not known how much" if r.expected_bytes is None else size(r.expected_bytes)
-        lines.append(f"  {most}{amount}: {r.what}{cost}")
+        lines += wrapped(f"  {most}{amount}: {r.what}{cost}", width)
         lines += [f"      {escape_for_terminal(line, 300)}" for line in r.commands]
-        lines += [f"      {size(part_bytes)}: {whose}" for whose, part_bytes in r.parts]
+        parts = (f"      {size(part_bytes)}: {whose}" for whose, part_bytes in r.parts)
+        lines += _wrapped(parts, width)
     return lines
 
 

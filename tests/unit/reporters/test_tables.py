@@ -18,7 +18,7 @@ from giveback.cli import with_values
 from giveback.commands import _table
 from giveback.errors import InputError
 from giveback.manager.model import Decision, VmStatus
-from giveback.reporters import daemon_status, vm_table
+from giveback.reporters import daemon_status, explanation, vm_table
 from giveback.reporters.tables.columns import cut, short, width_of, wrapped
 from giveback.reporters.tables.vm_columns import (
     PS,
@@ -78,6 +78,26 @@ def test_no_line_of_ps_is_wider_than_the_terminal(names: list[str], width: int) 
         for line in vm_table.text(seen, width, host, chosen).split("\n"):
             assert width_of(line) <= width, line
             assert line.isprintable()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.text(max_size=60), st.integers(30, 130))
+def test_no_line_of_explain_but_those_to_paste_is_wider_than_the_terminal(
+    name: str, width: int
+) -> None:
+    for guest in (GUEST, NO_GUEST, replace(GUEST, total_bytes=8 * GIB, free_bytes=4 * GIB)):
+        seen = observation(name, guest=guest, problems=(name,))
+        for line in explanation.text(seen, width).split("\n"):
+            pasted = line.startswith("      ") and "giveback" in line
+            assert pasted or width_of(line) <= width, line
+
+
+def test_explain_promises_what_the_table_shows() -> None:
+    text = explanation.text(observation(), 80)
+    returnable = "returnable: 436 MiB (350 MiB free but still held, 86 MiB cold cache, 0 KiB warm"
+    assert returnable in " ".join(text.split())
+    assert vm_table.documents([observation()])[0]["returnable_bytes"] == 436 * MIB
+    assert "= in use" in text
 
 
 @settings(deadline=None, max_examples=60)
