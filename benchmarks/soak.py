@@ -2,13 +2,14 @@
 
     .venv/bin/python benchmarks/soak.py [--hours 24] [--vms 12] [--json]
 
-The daemon runs completely, with its API, its history and its leases, in a loop whose clock is driven: when
-all wait, the clock goes on to the next timer. So a day takes minutes, and takes the same steps. The VMs are
-real processes with real RAM; their agents and monitors answer in the same loop, well or badly. Each
-simulated minute some VMs end and others come, and the host is short of memory now and then.
+The daemon runs completely, with its API, its history and its leases, in a loop with a simulated
+clock: when all wait, the clock advances to the next timer. So a day takes minutes, with the same
+steps. The VMs are real processes with real RAM; their agents and monitors answer in the same loop,
+correctly or not. Each simulated minute some VMs end and others start, and at times the host is
+short of memory.
 
-Printed: memory, objects, descriptors, threads and files after a warm-up, and at the end. Ends with 1 where
-one of them has grown by more than its bound.
+It prints memory, objects, descriptors, threads and files after a warm-up and at the end. It exits
+with 1 if one of them has grown by more than its bound.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ BOUNDS = {
 
 
 class Clock:
-    """The process's monotonic and wall clocks, which go on only when they are told to."""
+    """Monotonic and wall clocks of the process that advance only on request."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -68,32 +69,32 @@ class Clock:
         self._wall_s = time.time()
 
     def drive(self) -> None:
-        """Take the place of the real clocks until the process ends."""
+        """Replace the real clocks until the process ends."""
         time.monotonic = lambda: self.now_s
         time.time = lambda: self._wall_s + self.now_s
 
 
 class DrivenSelector(selectors.EpollSelector):
-    """Waits for nothing but what is under way; then the clock is where the next timer is."""
+    """Wait only for what is in progress; then advance the clock to the next timer."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
         self._clock = clock
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return what is ready; where nothing is, let the time pass that would be waited."""
+        """Return what is ready; if nothing is, advance the clock by the time to wait."""
         found = super().select(0)
         if found or timeout == 0:
             return found
         if timeout is None or self._clock.waiting_for:
             return super().select(0.05)
-        # All who speak to the daemon are in this loop: nothing else can come.
+        # All peers of the daemon are in this loop, so nothing else can arrive.
         self._clock.now_s += max(0.0, timeout)
         return []
 
 
 class DrivenLoop(asyncio.SelectorEventLoop):
-    """A loop by a driven clock."""
+    """An event loop with a simulated clock."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(DrivenSelector(clock))
@@ -151,7 +152,7 @@ def start_process(listeners: list[socket.socket]) -> int:
 
 
 class Vm:
-    """A VM's process, and what answers at its agent's port and its monitor."""
+    """A VM's process, and the answers at its agent's port and its monitor."""
 
     def __init__(self, folder: Path, number: int, agent: str, monitor: str) -> None:
         self.name = f"vm{number % 40}"
@@ -167,7 +168,7 @@ class Vm:
         self._clients: set[asyncio.StreamWriter] = set()
 
     async def open(self) -> None:
-        """Answer from now on."""
+        """Start to answer."""
         for listener, serve in zip(
             self._listeners, (self._be_agent, self._be_monitor), strict=True
         ):
@@ -176,7 +177,7 @@ class Vm:
             )
 
     def fill(self) -> None:
-        """Use again what was given back."""
+        """Use the returned memory again."""
         if self.is_freed:
             self.is_freed = False
             os.kill(self.pid, signal.SIGUSR2)
@@ -312,7 +313,7 @@ class Farm:
 
 @dataclass(frozen=True)
 class Figures:
-    """What this process holds."""
+    """The resources that this process holds."""
 
     resident_mib: float
     objects: float
@@ -341,7 +342,7 @@ def figures(folder: Path) -> Figures:
 
 
 async def request(path: Path, method: str, resource: str, body: bytes = b"") -> None:
-    """Ask the daemon's API, and take its answer."""
+    """Send a request to the daemon's API, and read its answer."""
     reader, writer = await asyncio.open_unix_connection(path)
     head = f"{method} {resource} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
     writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
@@ -351,7 +352,7 @@ async def request(path: Path, method: str, resource: str, body: bytes = b"") -> 
 
 @contextlib.asynccontextmanager
 async def running(host: Host, farm: Farm) -> AsyncIterator[Daemon]:
-    """Run a daemon with all that belongs to it, by this loop's clock."""
+    """Run a complete daemon by this loop's clock."""
     from giveback.manager.daemon import Daemon
     from giveback.manager.devices.fallback import Fallbacks
     from giveback.manager.history.recorder import History
@@ -377,7 +378,7 @@ async def running(host: Host, farm: Farm) -> AsyncIterator[Daemon]:
 
 
 async def soak(folder: Path, hours: float, count: int, seed: int) -> dict[str, Any]:
-    """Run for so many simulated hours; return the figures and what was done."""
+    """Run for `hours` simulated hours; return the figures and what was done."""
     host = Host(folder, 64 * GIB)
     farm = Farm(host, count, seed)
     began_s, minutes = time.monotonic(), max(4, round(hours * 60))
@@ -417,7 +418,7 @@ def grown(found: Mapping[str, Any]) -> list[str]:
 
 
 def main() -> int:
-    """Soak, and print what was held at first and at last; returns the exit code."""
+    """Soak, and print the figures at the beginning and at the end; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--hours", type=float, default=24.0, help="simulated (default: %(default)s)"

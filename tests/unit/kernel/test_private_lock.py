@@ -1,4 +1,4 @@
-"""A lock that nobody else can hold, whatever is at its path."""
+"""A lock that no other user can hold, whatever is at its path."""
 
 from __future__ import annotations
 

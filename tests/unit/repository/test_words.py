@@ -27,33 +27,6 @@ NOT_YET = (
     "src/giveback/host",
     "src/giveback/manager",
     "src/giveback/vmm",
-    "tests/unit/accounting",
-    "tests/unit/agent",
-    "tests/unit/commands",
-    "tests/unit/guest",
-    "tests/unit/helpers",
-    "tests/unit/host",
-    "tests/unit/kernel",
-    "tests/unit/manager",
-    "tests/unit/reporters",
-    "tests/unit/repository",
-    "tests/unit/vmm",
-    "tests/unit/test_arguments.py",
-    "tests/unit/test_cli.py",
-    "tests/contract/agent",
-    "tests/contract/commands",
-    "tests/contract/guest",
-    "tests/contract/helpers",
-    "tests/contract/host",
-    "tests/contract/manager",
-    "tests/contract/packages",
-    "tests/contract/vmm",
-    "tests/vm/agent",
-    "tests/vm/conftest.py",
-    "tests/vm/helpers",
-    "tests/vm/test_ledger.py",
-    "tests/vm/test_manager.py",
-    "tests/conftest.py",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "docs/agent.md",
@@ -105,9 +78,18 @@ def is_done(path: Path) -> bool:
     return not any(name == room or name.startswith(f"{room}/") for room in NOT_YET)
 
 
+# The tests whose words are done; a new folder of tests is added here.
+TESTS = (
+    "tests/contract/lab",
+    "tests/unit/fuzz",
+    "tests/unit/kernel",
+    "tests/unit/lab",
+    "tests/unit/lab_guest",
+    "tests/vm/lab",
+)
 MODULES = [
     path
-    for folder in ("src", "tools", "benchmarks", "tests")
+    for folder in ("src", "tools", "benchmarks", *TESTS)
     for path in sorted((TOP / folder).rglob("*.py"))
     if is_done(path)
 ]
