@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _LABEL, _BAR, _SIZE, _BASIS = 58, 24, 9, 15
 """Cells of a line of the waterfall: what, how much, a bar, and how that is known."""
-_LEAST_BAR, _LEAST_LABEL = 6, 12
+_LEAST_BAR, _FULL_LABEL, _LEAST_LABEL = 6, 48, 12
 _COST = frozenset(
     {
         Key.RAM_SWAPPED, Key.VMM, Key.VMM_SHARED, Key.VMM_SWAPPED, Key.PAGE_TABLES, Key.UNPLACED,
@@ -38,24 +38,29 @@ class _Shape:
 
     label: int = _LABEL
     bar: int = _BAR
+    has_basis: bool = True
 
     def line(self, label: str, value: int, whole: int, tail: str = "") -> str:
         drawn = f"  {bar(value, whole, self.bar):<{self.bar}}" if self.bar else ""
         return f"{self.label_of(label)} {size(value):>{_SIZE}}{drawn}{tail}".rstrip()
 
     def row(self, row: Row, whole: int) -> str:
-        return self.line(f"  {row.key}", row.host_bytes, whole, f"  {row.basis}")
+        basis = f"  {row.basis}" if self.has_basis else ""
+        return self.line(f"  {row.key}", row.host_bytes, whole, basis)
 
     def label_of(self, label: str) -> str:
         return f"{cut(label, self.label):<{self.label}}"
 
 
 def _shape_of(width: int) -> _Shape:
-    """Return the shape for a width: the bar gets shorter first, then it goes, then labels are cut."""
+    """Return the shape for a width: the bar goes first, then a part of the labels, then the basis."""
     spare = width - _LABEL - 1 - _SIZE - _BASIS
     if spare - 2 >= _LEAST_BAR:
         return _Shape(bar=min(_BAR, spare - 2))
-    return _Shape(max(_LEAST_LABEL, _LABEL + min(0, spare)), 0)
+    label = _LABEL + min(0, spare)
+    if label >= _FULL_LABEL:
+        return _Shape(label, 0)
+    return _Shape(max(_LEAST_LABEL, min(_LABEL, label + _BASIS)), 0, has_basis=False)
 
 
 def text(seen: Observation, width: int = UNLIMITED) -> str:
