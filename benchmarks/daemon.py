@@ -66,13 +66,14 @@ def farm(folder: Path, first: int, last: int) -> None:
     """Fork the VMs' processes, then answer for their agents and monitors until the input ends."""
     libc = ctypes.CDLL(None)
     pids = {}
+    heard = mmap.mmap(os.open(folder / "heard", os.O_RDWR), 0)
+    # Before the VMs' processes, which are to have their sockets: what is another's is not spoken to.
+    agents = Agents(folder, range(first, last), heard)
     for number in range(first, last):
         pid = os.fork()
         if not pid:
             be_a_vm(libc)
         pids[number] = pid
-    heard = mmap.mmap(os.open(folder / "heard", os.O_RDWR), 0)
-    agents = Agents(folder, range(first, last), heard)
     print(json.dumps(pids), flush=True)
     agents.answer_until_input_ends()
     for pid in pids.values():
@@ -198,7 +199,11 @@ class Scripted:
             ram_bytes=RAM_BYTES,
             ram_blocks=(base.RamBlock("ram", RAM_BYTES, base.Backing.MEMFD, shared=True),),
             capabilities=base.Capabilities(base.Answer.YES, base.Answer.YES),
-            channels=(base.Channel(base.ChannelKind.VIRTIO_SERIAL, f"{self._folder}/{number}.a"),),
+            channels=(
+                base.Channel(
+                    base.ChannelKind.VIRTIO_SERIAL, f"{self._folder}/{number}.a", pid=process.pid
+                ),
+            ),
             control=f"{self._folder}/{number}.q",
         )
 

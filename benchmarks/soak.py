@@ -281,7 +281,7 @@ class Farm:
             ram_bytes=RAM_BYTES,
             ram_blocks=(base.RamBlock("ram", RAM_BYTES, base.Backing.MEMFD, shared=True),),
             capabilities=base.Capabilities(base.Answer.YES, base.Answer.YES),
-            channels=(base.Channel(base.ChannelKind.VIRTIO_SERIAL, vm.paths[0]),),
+            channels=(base.Channel(base.ChannelKind.VIRTIO_SERIAL, vm.paths[0], pid=vm.pid),),
             control=vm.paths[1],
         )
 

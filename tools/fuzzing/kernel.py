@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fuzzing.harness import Harness
-from giveback.host import process_sample, procs, smaps
+from giveback.host import owners, process_sample, procs, smaps
+from giveback.host.sockets import sock_diag
 from giveback_kernel import (
     buddyinfo,
     cgroup,
@@ -73,6 +75,22 @@ def _units(data: bytes) -> object:
     )
 
 
+def _sock_diag(data: bytes) -> object:
+    found: list[object] = []
+    for _, body in sock_diag.parse_messages(data):
+        if len(body) >= 72:
+            found.append(sock_diag.parse_tcp(body))
+        if len(body) >= 16:
+            found.append(sock_diag.parse_unix(body))
+    return found
+
+
+def _sock_diag_seed() -> bytes:
+    attributes = struct.pack("=HH8s", 12, 1, bytes(8)) + struct.pack("=HH8s", 9, 0, b"/run/")
+    body = struct.pack("=BBBBIII", 1, 1, 10, 0, 7, 0, 0) + attributes
+    return struct.pack("=IHHII", 16 + len(body), 20, 2, 1, 0) + body
+
+
 _PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "buddyinfo": (buddyinfo.parse, _seed("buddyinfo")),
     "cgroup": (cgroup.parse, _seed("mountinfo_hybrid")),
@@ -92,9 +110,11 @@ _PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "process": (lambda data: process_sample.parse_process(data, data, 0.0), _STAT + _STATUS),
     "process-start": (process_start.parse_start_ticks, _STAT),
     "process-status": (procs.parse_status, _STATUS),
+    "process-uids": (owners.parse_uids, b"Name:\ta\nUid:\t0\t0\t0\t0\n"),
     "smaps": (smaps.parse_smaps, _SMAPS),
     "smaps-maps": (smaps.parse_maps, _SMAPS),
     "smaps-total": (smaps.total, _SMAPS),
+    "sock-diag": (_sock_diag, _sock_diag_seed()),
     "swaps": (swaps.parse, _seed("swaps")),
     "units": (_units, b"1.5GiB"),
     "vmstat": (vmstat.parse, _seed("vmstat")),
