@@ -58,6 +58,11 @@ class ReleaseStep(Action):
     has_outcome = False
     is_optional = False
 
+    @property
+    def takes_ended(self) -> bool:
+        """Whether the cache of ended cgroups goes with it."""
+        return False
+
     def words(self) -> str:
         """Return the step in words, with its amount and why."""
         return self.kind if self.why in ("", self.kind) else f"{self.kind}: {self.why}"
@@ -101,6 +106,11 @@ class ReclaimCold(WorkerStep):
     how: int = TRAINED
     with_ended: bool = True
 
+    @property
+    def takes_ended(self) -> bool:
+        """Whether the cache of ended cgroups goes with it."""
+        return self.with_ended
+
     def words(self) -> str:
         """Return the step in words."""
         return f"reclaim {self.amount_bytes // MIB} MiB: {self.why}"
@@ -113,6 +123,11 @@ class ReclaimEnded(WorkerStep):
     mark = "reclaim"
     deadline_s = 30.0
     why: str = "cache of ended cgroups"
+
+    @property
+    def takes_ended(self) -> bool:
+        """Whether the cache of ended cgroups goes with it."""
+        return True
 
 
 class ReclaimColdAnon(WorkerStep):

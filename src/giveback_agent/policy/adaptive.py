@@ -43,6 +43,7 @@ from giveback_agent.policy.actions import (
     Reclaim,
     ReclaimCold,
     ReclaimEnded,
+    ReleaseStep,
     RestoreOrder,
     TriggerReporting,
 )
@@ -311,10 +312,7 @@ def _begun(tick: Tick, state: PolicyState, step: Action) -> PolicyState:
     if isinstance(step, Compact):
         begun = replace(state.compaction, before_bytes=tick.now.trapped_bytes or 0)
         return replace(state, compaction=begun)
-    takes_ended = isinstance(step, ReclaimEnded) or (
-        isinstance(step, ReclaimCold) and step.with_ended
-    )
-    if takes_ended and tick.seen.ended_bytes:
+    if isinstance(step, ReleaseStep) and step.takes_ended and tick.seen.ended_bytes:
         now_s, ended = tick.now.monotonic_s, tick.seen.ended_bytes
         return replace(state, ended_regret=cache_goal.took_ended(state.ended_regret, now_s, ended))
     return state

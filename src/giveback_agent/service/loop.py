@@ -14,8 +14,6 @@ from giveback_agent.policy.actions import (
     Abandon,
     BeginPass,
     EndPass,
-    ReclaimCold,
-    ReclaimEnded,
     ReleaseStep,
     RestoreOrder,
 )
@@ -403,7 +401,7 @@ class Service:
             self._journal(f"{what}{seen}")
             self._tell(step.mark or step.kind, what)
             self._before = self._last
-            if isinstance(step, (ReclaimCold, ReclaimEnded)):
+            if step.takes_ended:
                 self._ended.left_bytes = 0
             self._steps.start(step, now_s, self._share.pressing)
 

@@ -108,7 +108,7 @@ def alive(pid):
     try: return open(f"/proc/{pid}/stat").read().rpartition(") ")[2][0] != "Z"
     except OSError: return False
 def lock_free():
-    with open("/run/giveback/agent.pid") as file:
+    with open("/run/giveback/agent.lock") as file:
         try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError: return False
     return True

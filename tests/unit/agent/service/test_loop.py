@@ -645,3 +645,24 @@ def test_status_tells_who_set_the_urgency_and_until_when(guest: Path) -> None:
     service._on_urgency(signal.SIGUSR1, None)
     assert service._need.fields(now_s)["urgency_by"] == "command"
     service._close()
+
+
+@pytest.mark.parametrize(
+    ("step", "left_bytes"),
+    [
+        (act.ReclaimCold("cold", 1 << 20, with_ended=False), 90 << 20),
+        (act.Sync(), 90 << 20),
+        (act.ReclaimCold("cold", 1 << 20), 0),
+        (act.ReclaimEnded(), 0),
+    ],
+)
+def test_what_ended_cgroups_left_is_remembered_until_a_step_takes_it(
+    guest: Path, step: act.ReleaseStep, left_bytes: int
+) -> None:
+    """Where a take was regretted, a pass for cold cache comes before the next: it leaves theirs alone."""
+    service = Service(str(guest), AgentSettings(dry_run=True), print)
+    service._ended.left_bytes = 90 << 20
+    service._steps.queue.append(step)
+    service._start_next(1.0)
+    assert service._ended.left_bytes == left_bytes
+    service._close()
