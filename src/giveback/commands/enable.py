@@ -18,7 +18,7 @@ from giveback.commands import _daemon
 from giveback.errors import InputError, VmError
 from giveback.reporters import changes
 from giveback.vmm.backends import libvirt
-from giveback.vmm.find import choose, find, is_called
+from giveback.vmm.find import choose, find, is_called, is_given
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if args.statistics:
         return asyncio.run(_ask_for_statistics(args, choose(vms, args.domain)[1], period_s))
     named = [pair for pair in vms if is_called(pair[1], args.domain)]
+    named = named or [pair for pair in vms if is_given(pair[1], args.domain)]
     if len(named) == 1 and named[0][1].backend != "libvirt":
         return asyncio.run(_without_libvirt(args, *named[0], period_s))
     if not libvirt.available():
@@ -112,8 +113,8 @@ def _uri(args: argparse.Namespace, vm: VmDescription | None) -> str:
 
 def _domain(args: argparse.Namespace, vm: VmDescription | None, period_s: int) -> int:
     """Change the configuration that a libvirt domain uses from its next start."""
-    uri, name = _uri(args, vm), vm.name if vm else args.domain
-    before = libvirt.persistent_xml(name, uri)
+    uri, name = _uri(args, vm), libvirt.domain_of(vm) if vm else args.domain
+    before = libvirt.persistent_xml(name, vm.pid if vm else None, uri)
     after = libvirt.changed_xml(before, reporting=not args.off, period_s=period_s)
     difference = libvirt.difference(before, after, escape_for_terminal(name, 60))
     if not difference:

@@ -132,6 +132,10 @@ class VmDescription:
     notes: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     """Parts of its configuration that could not be read: what is not seen here is then unknown."""
+    domain: str = ""
+    """What libvirt calls it, where it is libvirt's."""
+    suffix: str = ""
+    """What `name` ends with where another user's VM was given it: `@uid1001`."""
 
     @property
     def block_bytes(self) -> int:

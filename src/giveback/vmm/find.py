@@ -6,9 +6,12 @@ A command line and the files that it names are any user's: reader processes read
 from __future__ import annotations
 
 import asyncio
+import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError, VmError
+from giveback.host.owners import read_uid
 from giveback.host.procs import pids, read_process
 from giveback.host.readers import plain, pool
 from giveback.host.readers.pool import Item, Limits
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
     from giveback.host.readers.pool import Readers
     from giveback.vmm.base import Backend
 
+_USERS = 1000
+"""Smaller uids are the host's own. Source: systemd, docs/UIDS-GIDS.md, as for _SERVICES."""
+_SERVICES = range(61184, 65520)
+"""Debian's libvirt-qemu (64055) and systemd's dynamic users of services are among these."""
 _LIMITS = Limits(wall_s=3.0, cpu_s=2.0)
 
 
@@ -47,8 +54,20 @@ def recognise(
     for backend in among:
         vm = backend.recognise(process)
         if vm is not None:
-            return backend, vm
+            return backend, name_by_owner(vm, read_uid(root, pid), os.geteuid())
     return None
+
+
+def name_by_owner(vm: VmDescription, uid: int | None, our_uid: int) -> VmDescription:
+    """Return the VM with a name that no other user's VM has. Pure.
+
+    Our own VMs, and those of the host's services, are called as they are; any other user's has `@uidN` behind
+    its name, so that it takes neither the settings nor the place of a VM that is called alike.
+    """
+    if uid is None or uid == our_uid or uid < _USERS or uid in _SERVICES:
+        return vm
+    suffix = f"@uid{uid}"
+    return replace(vm, name=vm.name + suffix, suffix=suffix)
 
 
 def read_vm(root: str, pid: int) -> tuple[str, VmDescription] | None:
@@ -91,6 +110,7 @@ def choose(
 ) -> tuple[Backend, VmDescription]:
     """The VM of this name, key or PID; "" is the only one. Raises InputError that lists what there is."""
     matching = [pair for pair in vms if is_called(pair[1], wanted) or not wanted]
+    matching = matching or [pair for pair in vms if is_given(pair[1], wanted)]
     if len(matching) == 1:
         return matching[0]
     names = ", ".join(f"{vm.name!r} (pid {vm.pid})" for _, vm in vms[:20]) or "none"
@@ -98,6 +118,11 @@ def choose(
     if not wanted:
         what = "several VMs run on this host" if matching else "no VM runs on this host"
     raise InputError(f"{what}; give a name, a key or a PID of: {names}")
+
+
+def is_given(vm: VmDescription, wanted: str) -> bool:
+    """Whether its own user calls it so: what counts where no VM has the name itself."""
+    return wanted == vm.name.removesuffix(vm.suffix)
 
 
 def is_called(vm: VmDescription, wanted: str) -> bool:

@@ -137,8 +137,8 @@ def test_a_vm_that_is_not_there(
     # A domain that is not started would be libvirt's; that libvirt is not there is the second half.
     monkeypatch.setattr(libvirt, "available", lambda: True)
 
-    def fails(name: str, uri: str) -> str:
-        raise VmError(f"{uri}: is libvirtd running? {name}")
+    def fails(name: str, pid: int | None, uri: str) -> str:
+        raise VmError(f"{uri}: is libvirtd running? {name} {pid}")
 
     monkeypatch.setattr(libvirt, "persistent_xml", fails)
     assert main(["enable", "no such VM"]) == 2

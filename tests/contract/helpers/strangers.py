@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VICTIM, MALLORY = 64001, 64002
-"""Users that own nothing on this host."""
+VICTIM, MALLORY = 64001, 21002
+"""A service's user, and one who may log in; neither owns anything on this host."""
 
 _PROGRAM = r"""
 import ctypes, json, os, selectors, socket, sys

@@ -11,8 +11,9 @@ import pytest
 from strangers import MALLORY, VICTIM, Stranger, connected_to, needs_root, open_folder, stranger
 
 from giveback.cli import main
+from giveback.manager.settings.load import from_bytes
 from giveback.vmm.clients.qmp import monitor
-from giveback.vmm.find import find
+from giveback.vmm.find import choose, find
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +48,11 @@ def victim(folder: Path) -> Iterator[Stranger]:
     listen = (f"{folder}/q", f"{folder}/a", "@giveback-victim", "tcp")
     with stranger(folder / "victim.log", ["database"], uid=VICTIM, listen=listen) as found:
         yield found
+
+
+def mallorys(name: str) -> str:
+    """What root calls a VM of another user's."""
+    return f"{name}@uid{MALLORY}"
 
 
 def shown(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
@@ -86,8 +92,8 @@ def test_nothing_is_sent_to_a_socket_that_a_stranger_names(
     assert victim.heard == ""
     assert not connected_to(victim.port)
     for name in fakes.keys() - {"ch"}:
-        assert seen[name]["problems"], name
-    assert "does not listen there" in str(seen["qmp"]["problems"])
+        assert seen[mallorys(name)]["problems"], name
+    assert "does not listen there" in str(seen[mallorys("qmp")]["problems"])
 
 
 def test_no_link_leads_out_of_a_stranger_s_root(
@@ -102,7 +108,7 @@ def test_no_link_leads_out_of_a_stranger_s_root(
     ):
         seen = shown(capsys)
     assert victim.heard == ""
-    assert all("no such socket" in str(seen[name]["problems"]) for name in ("one", "two"))
+    assert all("no such socket" in str(seen[mallorys(name)]["problems"]) for name in ("one", "two"))
 
 
 def test_two_containers_with_one_path_are_two(
@@ -143,8 +149,30 @@ def test_a_network_namespace_of_one_s_own_opens_no_other_s_socket(
         seen = shown(capsys)
         assert far.heard == ""
     assert victim.heard == ""
-    assert seen["near"]["problems"]
-    assert seen["far"]["problems"]
+    assert seen[mallorys("near")]["problems"]
+    assert seen[mallorys("far")]["problems"]
+
+
+def test_a_name_belongs_to_its_owner(folder: Path) -> None:
+    """A second db-1 has neither the first one's settings nor its place, whoever came first."""
+    words = qemu("db-1", f"unix:{folder}/q")
+    settings = from_bytes(b'[vm."db-1"]\nignore = true\n[vm."db-*"]\nweight = 2\n', "test")
+    with (
+        stranger(folder / "1", words, uid=MALLORY) as fake,
+        stranger(folder / "2", words, uid=VICTIM) as real,
+        stranger(folder / "3", qemu("only mallory's", "unix:/none"), uid=MALLORY) as other,
+        stranger(folder / "4", qemu(str(real.pid), "unix:/none"), uid=MALLORY),
+    ):
+        vms = find()
+        names = {vm.pid: vm.name for _, vm in vms}
+        assert names[fake.pid] == mallorys("db-1")
+        assert choose(vms, "db-1")[1].pid == real.pid
+        assert choose(vms, str(real.pid))[1].pid == real.pid
+        assert choose(vms, mallorys("db-1"))[1].pid == fake.pid
+        assert choose(vms, "only mallory's")[1].pid == other.pid
+    assert settings.for_vm(names[real.pid]).ignore
+    assert not settings.for_vm(names[fake.pid]).ignore
+    assert settings.for_vm(names[fake.pid]).weight == 2, "a pattern speaks of any user's"
 
 
 def test_one_s_own_sockets_are_reached_whatever_they_are(

@@ -20,6 +20,7 @@ from giveback.manager.fleet.channel_state import ChannelState
 from giveback.manager.fleet.guest_state import GuestState
 from giveback.manager.fleet.host_sample import HostSample
 from giveback.manager.fleet.vmm_state import VmmState
+from giveback.vmm.find import is_given
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
@@ -263,6 +264,7 @@ class Fleet:
         if exact is not None:
             return exact
         matching = [vm for vm in self if word in (vm.name, str(vm.pid))]
+        matching = matching or [vm for vm in self if is_given(vm.vmm.description, word)]
         if len(matching) == 1:
             return matching[0]
         what = "several VMs are" if matching else "no VM is"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from giveback.errors import InputError, VmError
 from giveback.vmm import layout as layouts
+from giveback.vmm.backends.libvirt_domain import reachable_uri, runs_domain
 from giveback.vmm.backends.libvirt_session import SYSTEM_URI, session_uri
 from giveback.vmm.backends.qemu import QemuBackend, parse_host_address, parse_layout, with_port
 from giveback.vmm.base import (
@@ -75,7 +76,7 @@ class LibvirtBackend:
         if vm is None or (vm.control and not vm.control.endswith("/monitor.sock")):
             return None
         session = "" if self._uri else session_uri(self._root, process)
-        return replace(vm, backend=self.name, control=session)
+        return replace(vm, backend=self.name, control=session, domain=vm.name)
 
     async def inspect(
         self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
@@ -141,23 +142,42 @@ def connect(uri: str, *, write: bool) -> Any:  # noqa: ANN401
         ) from error
 
 
-def with_domain(uri: str, name: str, work: Callable[[Any], T], *, write: bool) -> T:
-    """Do `work` with a domain of libvirt-python's. Raises VmError with libvirt's words."""
+def with_domain(
+    uri: str, name: str, pid: int | None, work: Callable[[Any], T], *, write: bool
+) -> T:
+    """Do `work` with a domain of libvirt-python's, which the process `pid` runs; None: the user named it.
+
+    Raises VmError with libvirt's words, and where the domain is not that process's.
+    """
     import libvirt  # noqa: PLC0415
 
-    connection = connect(uri, write=write)
-    try:
-        return work(connection.lookupByName(name))
-    except libvirt.libvirtError as error:
-        raise VmError(
-            f"libvirt on {escape_for_terminal(name)}: {escape_for_terminal(str(error), 300)}"
-        ) from error
-    finally:
-        connection.close()
+    with reachable_uri(uri, pid) as reachable:
+        connection = connect(reachable, write=write)
+        try:
+            domain = connection.lookupByName(name)
+            if pid is not None and not runs_domain(pid, domain.ID(), uri):
+                raise VmError(
+                    f"process {pid} calls itself libvirt's {escape_for_terminal(name)} and is not: it does "
+                    "not have that domain's monitor"
+                )
+            return work(domain)
+        except libvirt.libvirtError as error:
+            raise VmError(
+                f"libvirt on {escape_for_terminal(name)}: {escape_for_terminal(str(error), 300)}"
+            ) from error
+        finally:
+            connection.close()
 
 
 def _state(uri: str, vm: VmDescription, *, layout: bool) -> VmState:
-    return with_domain(uri, vm.name, lambda domain: _look(domain, vm, layout=layout), write=layout)
+    return with_domain(
+        uri, domain_of(vm), vm.pid, lambda domain: _look(domain, vm, layout=layout), write=layout
+    )
+
+
+def domain_of(vm: VmDescription) -> str:
+    """What libvirt calls the VM."""
+    return vm.domain or vm.name
 
 
 def _look(domain: Any, vm: VmDescription, *, layout: bool) -> VmState:  # noqa: ANN401
@@ -344,14 +364,14 @@ def difference(before: str, after: str, name: str) -> str:
     return "".join(difflib.unified_diff(now, then, f"{name} now", f"{name} then"))
 
 
-def persistent_xml(name: str, uri: str = URI) -> str:
+def persistent_xml(name: str, pid: int | None, uri: str = URI) -> str:
     """The XML that the domain's next start uses. Raises VmError."""
     import libvirt  # noqa: PLC0415
 
     def read(domain: Any) -> str:  # noqa: ANN401
         return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
 
-    return with_domain(uri, name, read, write=False)
+    return with_domain(uri, name, pid, read, write=False)
 
 
 def define(xml: str, uri: str = URI) -> None:

@@ -124,7 +124,7 @@ async def with_unread(
     name = answers.text(answers.node(told), "name", _NAME_LIMIT)
     return replace(
         vm,
-        name=name if name and vm.name == f"pid-{vm.pid}" else vm.name,
+        name=name + vm.suffix if name and vm.name == f"pid-{vm.pid}{vm.suffix}" else vm.name,
         ram_bytes=base + plugged_bytes,
         ram_blocks=blocks,
         capabilities=replace(

@@ -108,7 +108,7 @@ def _is_proven(address: str, place: int, pid: int) -> bool:
     """
     status = os.fstat(place)
     file = sock_diag.FileId.of(status)
-    own = [one for one in _listening(pid) if one.file is not None]
+    own = [one for one in listening(pid) if one.file is not None]
     if any(one.file == file for one in own):
         return True
     if any(one.file == file for one in sock_diag.listening_sockets()):
@@ -128,7 +128,7 @@ def _not_its_own(address: str, pid: int) -> VmError:
     )
 
 
-def _listening(pid: int) -> tuple[UnixSocket, ...]:
+def listening(pid: int) -> tuple[UnixSocket, ...]:
     """The unix sockets at which the process listens in our network namespace. Raises VmError, OSError."""
     inodes = descriptors.sockets_of("/", pid, SOCKETS_LIMIT)
     found = sock_diag.unix_sockets_of(inodes)
@@ -173,12 +173,12 @@ async def _wait_until_accepted(address: str, connection: socket.socket, pid: int
 def _connect_abstract(address: str, pid: int) -> socket.socket:
     """`@name`: with the length that it has, or filled up with NULs as QEMU's tight=off is."""
     name = b"\0" + os.fsencode(address[1:])
-    own = [one for one in _listening(pid) if one.name == name or one.name == name.ljust(108, b"\0")]
+    own = [one for one in listening(pid) if one.name == name or one.name == name.ljust(108, b"\0")]
     if not own:
         raise _not_its_own(address, pid)
     connection = _connected(own[0].name)
     # Unlike a file, a name can be bound again: that it was the process's all the time is checked after.
-    if own[0].inode not in {one.inode for one in _listening(pid)}:
+    if own[0].inode not in {one.inode for one in listening(pid)}:
         connection.close()
         raise _not_its_own(address, pid)
     return connection

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def control_of(vm: VmDescription, libvirt_uri: str) -> Control:
     """The control of a VM that runs; `libvirt_uri` is for domains of no session. Raises InputError."""
     if vm.backend == "libvirt":
-        return control_at(f"libvirt:{vm.control or libvirt_uri}#{vm.name}", vm.pid)
+        return control_at(f"libvirt:{vm.control or libvirt_uri}#{vm.domain or vm.name}", vm.pid)
     if not vm.control:
         raise InputError(f"{escape_for_terminal(vm.name)}: no control socket that we may use")
     return control_at(f"{vm.backend}:{vm.control}", vm.pid)
@@ -36,7 +36,7 @@ def control_at(address: str, pid: int) -> Control:
         from giveback.vmm.control.libvirt import LibvirtControl  # noqa: PLC0415
 
         uri, _, name = place.partition("#")
-        return LibvirtControl(uri, name)
+        return LibvirtControl(uri, name, pid)
     if kind == "cloud-hypervisor" and place:
         from giveback.vmm.control.http import CloudHypervisorControl  # noqa: PLC0415
 

@@ -215,7 +215,7 @@ def free_root_port(buses: list[object]) -> str:
 async def _plan_libvirt(vm: VmDescription, uri: str) -> PortPlan:
     from giveback.vmm.control.libvirt import LibvirtControl  # noqa: PLC0415
 
-    xml = await LibvirtControl(uri, vm.name).xml()
+    xml = await LibvirtControl(uri, vm.domain or vm.name, vm.pid).xml()
     if parse_agent_port(xml):
         raise InputError(
             f"{escape_for_terminal(vm.name)}: the port {AGENT_PORT} was plugged in already"
@@ -232,7 +232,7 @@ async def _plan_libvirt(vm: VmDescription, uri: str) -> PortPlan:
 async def _carry_out_libvirt(planned: PortPlan) -> Channel:
     from giveback.vmm.control.libvirt import LibvirtControl  # noqa: PLC0415
 
-    control = LibvirtControl(planned.uri, planned.vm.name)
+    control = LibvirtControl(planned.uri, planned.vm.domain or planned.vm.name, planned.vm.pid)
     for step in planned.steps:
         await control.attach(str(step.arguments["xml"]))
     path = parse_agent_port(await control.xml())

@@ -25,11 +25,12 @@ T = TypeVar("T")
 
 
 class LibvirtControl:
-    """A domain by its name, at a connection's URI."""
+    """A domain by its name, at a connection's URI; the process `pid` must run it."""
 
-    def __init__(self, uri: str, name: str) -> None:
+    def __init__(self, uri: str, name: str, pid: int) -> None:
         self._uri = uri
         self._name = name
+        self._pid = pid
 
     @property
     def address(self) -> str:
@@ -69,7 +70,9 @@ class LibvirtControl:
         if not available():
             raise VmError("libvirt holds the monitor: pip install giveback[libvirt]")
         return await in_thread(
-            lambda: with_domain(self._uri, self._name, work, write=write), TIMEOUT_S, self._name
+            lambda: with_domain(self._uri, self._name, self._pid, work, write=write),
+            TIMEOUT_S,
+            self._name,
         )
 
 

@@ -134,7 +134,7 @@ def test_the_balloon_is_told(domain: VmDescription, daemon: Daemon) -> None:
 
 
 def test_a_domain_that_is_not_there(domain: VmDescription, daemon: Daemon) -> None:
-    control = control_at(f"libvirt:{daemon.uri}#no such", 1)
+    control = control_at(f"libvirt:{daemon.uri}#no such", domain.pid)
     with pytest.raises(Exception, match="no such"):
         asyncio.run(control.devices())
     assert domain.pid

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from private_libvirtd import MISSING, Daemon, libvirt, paused_domain, session_daemon
+from private_libvirtd import MISSING, NOBODY, Daemon, libvirt, paused_domain, session_daemon
+from strangers import MALLORY, open_folder, stranger
 
 from giveback.cli import main
+from giveback.errors import VmError
 from giveback.host import smaps
 from giveback.vmm import find
 from giveback.vmm import layout as layouts
@@ -133,9 +135,42 @@ def test_reporting_is_turned_on_and_off_again(
 def test_a_domain_that_is_not_there(
     domain: VmDescription, daemon: Daemon, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["enable", "no such", "--connect", daemon.uri]) == 1
+    assert main(["enable", "no such", "--connect", daemon.uri]) == 2
     assert "no such" in capsys.readouterr().err
     assert domain.pid
+
+
+def test_a_stranger_that_names_a_domain_is_not_that_domain(
+    domain: VmDescription, daemon: Daemon
+) -> None:
+    """Nor one that names a socket of another user as its own libvirtd's."""
+    with open_folder() as folder:
+        words = ["/opt/qemu-kvm", "-m", "64M", "-name", f"guest={domain.name}"]
+        words += ["-chardev", "socket,id=charmonitor,fd=3,server=on,wait=off"]
+        words += ["-mon", "chardev=charmonitor,id=monitor,mode=control"]
+        place = f"{folder}/libvirt/qemu/lib/domain-1-one"
+        with stranger(folder / "log", words, uid=MALLORY) as fake:
+            claimed = replace(domain, pid=fake.pid)
+            state = asyncio.run(LibvirtBackend(uri=daemon.uri).inspect(claimed, timeout_s=10))
+            assert "not a socket of the user" in state.problems[0]
+        for folder_of in (
+            f"{folder}/libvirt",
+            f"{folder}/libvirt/qemu",
+            f"{folder}/libvirt/qemu/lib",
+            place,
+        ):
+            os.mkdir(folder_of)  # noqa: PTH102
+            os.chown(folder_of, 0, 0)
+            os.chmod(folder_of, 0o777)  # noqa: PTH101, S103  # as a stranger may have it
+        # The same user as the domain's, with a monitor of that name: the folder is not that user's libvirt.
+        monitor = f"{place}/monitor.sock"
+        with stranger(folder / "log", words, uid=NOBODY, listen=(monitor,)) as fake:
+            claimed = replace(domain, pid=fake.pid)
+            state = asyncio.run(LibvirtBackend(uri=daemon.uri).inspect(claimed, timeout_s=10))
+            assert "does not have that domain's monitor" in state.problems[0]
+            control = control_of(claimed, daemon.uri)
+            with pytest.raises(VmError, match="calls itself libvirt's"):
+                asyncio.run(control.set_balloon(32 * MIB))
 
 
 def test_no_libvirtd_is_said(domain: VmDescription, tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""Whether a process is the QEMU of a domain: a command line may name any domain of any libvirtd.
+
+libvirt binds a domain's monitor itself, in a folder of its own with the domain's ID in its name, and hands
+QEMU the socket. Only the system's libvirtd can make such a folder below a `libvirt` that is root's, and only
+the user's own below one that is that user's. Source: qemuDomainSetPrivatePaths(), qemuMonitorOpen() and
+virDomainDefGetShortName() of libvirt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
+
+from giveback.errors import VmError
+from giveback.host.own_root import open_within
+from giveback.host.owners import read_uid
+from giveback.host.sockets import sock_diag
+from giveback.vmm.clients import owned
+from giveback_kernel.escaping import escape_for_terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MONITOR = re.compile(
+    rb"(/.*/libvirt|/libvirt)/qemu/(?:lib/)?domain-(\d{1,9})-[^/]*/monitor\.sock", re.DOTALL
+)
+_SESSION = "qemu:///session"
+
+
+@contextlib.contextmanager
+def reachable_uri(uri: str, pid: int | None) -> Iterator[str]:
+    """The URI, and while the context lasts a session's socket cannot be swapped for another user's.
+
+    Raises VmError for a socket that is not the user's own.
+    """
+    path = parse_qs(urlsplit(uri).query).get("socket", [""])[0]
+    if pid is None or not uri.startswith(_SESSION) or not path:
+        yield uri
+        return
+    try:
+        place = open_within("/", os.getpid(), path)
+    except (OSError, ValueError) as error:
+        why = f"{escape_for_terminal(path)}: {error}; is libvirtd running?"
+        raise VmError(why) from error
+    try:
+        status = os.fstat(place)
+        if not stat.S_ISSOCK(status.st_mode) or status.st_uid != read_uid("/", pid):
+            raise VmError(
+                f"{escape_for_terminal(path)}: not a socket of the user whose domain process {pid} is"
+            )
+        yield f"{_SESSION}?socket=/proc/self/fd/{place}"
+    finally:
+        os.close(place)
+
+
+def runs_domain(pid: int, domain_id: int, uri: str) -> bool:
+    """Whether the process has the monitor of the domain with this ID. Raises VmError where it hides."""
+    owner = read_uid("/", pid) if uri.startswith(_SESSION) else 0
+    try:
+        listening = owned.listening(pid)
+    except OSError as error:
+        raise VmError(f"/proc/{pid}/fd: {error.strerror}; run as root") from error
+    return any(
+        one.file is not None and _is_monitor(one.name.rstrip(b"\0"), one.file, domain_id, owner)
+        for one in listening
+    )
+
+
+def _is_monitor(name: bytes, file: sock_diag.FileId, domain_id: int, owner: int | None) -> bool:
+    match = _MONITOR.fullmatch(name)
+    if match is None or int(match[2]) != domain_id:
+        return False
+    try:
+        found, folder = os.stat(name), os.stat(match[1])  # noqa: PTH116  # bytes
+    except (OSError, ValueError):
+        return False
+    # Device numbers of some file systems differ inside the kernel; the folder is not a stranger's.
+    return sock_diag.FileId.of(found).inode == file.inode and folder.st_uid == owner
