@@ -11,6 +11,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
 
+_ONE_USERS_BELOW = 1 << 16
+_RANGE_BITS = 16
+
+
+def owner_of(uid: int | None) -> Hashable:
+    """Return to whom a uid belongs: users above 65535 come in ranges of 65536, one user's each.
+
+    Whoever has a range of subordinate uids (subuid(5)) may run a process as each of them.
+    """
+    if uid is None or uid < _ONE_USERS_BELOW:
+        return uid
+    return ("range", uid >> _RANGE_BITS)
+
 
 class Budget:
     """So much in all, and so much for each owner: `take` says whether there is that much left."""

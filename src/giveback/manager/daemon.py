@@ -20,7 +20,7 @@ from giveback.host.readers.pool import Readers
 from giveback.manager.decide import schedule
 from giveback.manager.fleet import discovery
 from giveback.manager.fleet.connections import Connections
-from giveback.manager.fleet.fleet import Fleet, Watched
+from giveback.manager.fleet.fleet import VMS_LIMIT, Fleet, Watched
 from giveback.manager.fleet.reclaim import ReclaimOperation
 from giveback.manager.fleet.sampler import Sampler
 from giveback.manager.fleet.status import condition_of, problems_of, status_of, vm_problems
@@ -59,6 +59,11 @@ class NoRecorder:
 
     def action(self, action: object) -> None:
         del action
+
+
+_DESCRIPTORS_KEPT = 256
+"""For the API's clients, the history, the readers' pipes, and monitors that are asked."""
+_DESCRIPTORS_OF_A_VM = 2
 
 
 class Daemon:
@@ -171,7 +176,7 @@ class Daemon:
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Manage until `stop`; then let go of everything. `ready` is called after the first look."""
-        _raise_file_limit()
+        self.fleet.limit(_vms_limit())
         # What a monitor does is counted and shown per VM; qemu.qmp would log each failure as well.
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
         await self._recover()
@@ -221,15 +226,19 @@ class Daemon:
         """Look for new VMs once. Raises VmError where no process can be read."""
         known = self.fleet.pids
         found = await self._finder.scan(known.__contains__)
-        now_s = self._now_s()
+        self.fleet.forget_refused(self._finder.present)
+        now_s, added = self._now_s(), list[Watched]()
         for one in found:
             vm = Watched(one, self.settings.for_vm(one.vm.name), now_s)
             vm.on(hello=self._say_again, report=self._sampler.count)
-            self.fleet.add(vm)
+            if not self.fleet.add(vm):
+                self.fleet.errors.add("too many VMs of one user")
+                continue
+            added.append(vm)
             if vm.pidfd >= 0:
                 asyncio.get_running_loop().add_reader(vm.pidfd, self._vanished, vm)
-        if found:
-            self._log.info("found", vms=len(found), first=found[0].key, all=len(self.fleet.vms))
+        if added:
+            self._log.info("found", vms=len(added), first=added[0].key, all=len(self.fleet.vms))
 
     # What is done again and again.
 
@@ -312,7 +321,7 @@ class Daemon:
             self._vanished(vm)
 
     def _problems(self) -> tuple[str, ...]:
-        words = [*self._recorder.problems, *self._readers.problems]
+        words = [*self._recorder.problems, *self._readers.problems, *self.fleet.problems]
         if self._fallbacks is not None:
             words += self._fallbacks.problems
         words += self._reload_problems
@@ -322,9 +331,17 @@ class Daemon:
         return time.monotonic()
 
 
-def _raise_file_limit() -> None:
-    """A VM takes a few descriptors: as many are taken as the system allows."""
+def _vms_limit() -> int:
+    """Take as many descriptors as the system allows; return how many VMs they are for.
+
+    A VM takes two: its process's and its agent's. Some stay free for the API and all else.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft == resource.RLIM_INFINITY:
+        return VMS_LIMIT
+    kept = min(_DESCRIPTORS_KEPT, soft // 2)
+    return max(1, min(VMS_LIMIT, (soft - kept) // _DESCRIPTORS_OF_A_VM))

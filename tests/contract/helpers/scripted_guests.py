@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scripted_vmm import descriptors_of
+
 from giveback.manager.settings.load import DaemonSettings, from_bytes
 
 if TYPE_CHECKING:
@@ -264,6 +266,8 @@ class Host:
             executable=sys.executable,
             stdout=subprocess.PIPE,
             env={"PYTHONHOME": sys.base_prefix},
+            # Nothing is sent to a monitor that is not among its own descriptors.
+            pass_fds=descriptors_of(monitor),
         )
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"

@@ -71,6 +71,11 @@ _listening: dict[str, int] = {}
 """The sockets that listen for scripted processes, by path."""
 
 
+def descriptors_of(path: str) -> tuple[int, ...]:
+    """The descriptors that a process is to be started with, so that it listens at this path."""
+    return (_listening[path],) if path in _listening else ()
+
+
 def _tell(control: socket.socket, sign: str, path: str) -> None:
     """Give a process a socket, or take it away."""
     descriptors = [_listening[path]] if sign == "+" else []

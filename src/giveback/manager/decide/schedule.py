@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from giveback.accounting.usage import MOVED_LEAST_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from giveback.host.memory import HostView
     from giveback.manager.model import Decision
+
+T = TypeVar("T")
 
 HOST_CALM_S, HOST_NEEDED_S, HOST_PROMISED_S = 8.0, 3.0, 1.0
 GUEST_CALM_S, GUEST_NEEDED_S = 20.0, 5.0
@@ -115,6 +117,16 @@ def inspection_wait_s(
     if tells_statistics:
         return _VMM_TELLS_ALL_S
     return _VMM_CALM_S if has_channel else _VMM_NO_PORT_S
+
+
+def in_turn(waiting: Sequence[T], owners: Sequence[Hashable]) -> list[T]:
+    """Return them with the first of each owner before the second of any; `owners` has each one's."""
+    turns: dict[Hashable, int] = {}
+    order = []
+    for place, owner in enumerate(owners):
+        turns[owner] = turn = turns.get(owner, -1) + 1
+        order.append((turn, place))
+    return [waiting[place] for _, place in sorted(order)]
 
 
 def is_forgiven(hostile_at_s: float, now_s: float) -> bool:

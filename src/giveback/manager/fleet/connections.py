@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
 from giveback.guest.session import Session, connect
+from giveback.host.budgets import Budget
 from giveback.host.sockets import unix_sockets
 from giveback.manager.decide import schedule
 from giveback.vmm.base import ChannelKind
@@ -31,6 +32,7 @@ class Connections:
         # One for all: a read is taken out of it before the loop can read for another session.
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._tasks: set[asyncio.Task[None]] = set()
+        self._opening = Budget(_AT_ONCE, _AT_ONCE // 2)
 
     def step(self, now_s: float) -> None:
         """Connect what is to be connected, and leave ports that another client waits for."""
@@ -45,13 +47,11 @@ class Connections:
                 vm.channel.drop()
         for vm in served:
             _leave_if_waited_for(vm, table, now_s)
-        for vm in waiting:
-            if len(self._tasks) >= _AT_ONCE:
-                return
+        for vm in schedule.in_turn(waiting, [vm.owner for vm in waiting]):
             place = vm.vmm.agent_channel
             if place and _is_exclusive(vm) and table.serves(unix_sockets.file_of(place.path)):
                 vm.channel.wait_for_another(now_s)
-            else:
+            elif self._opening.take(vm.owner):
                 self._start(vm)
 
     async def close(self) -> None:
@@ -81,6 +81,7 @@ class Connections:
         else:
             self._take(vm, session)
         finally:
+            self._opening.give(vm.owner)
             vm.channel.end_connecting()
 
     def _take(self, vm: Watched, session: Session) -> None:

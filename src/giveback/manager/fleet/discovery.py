@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from giveback.host.owners import read_uid
 from giveback.host.procs import start_ticks
 from giveback.host.readers.pool import Readers
 from giveback.vmm.base import key_of
@@ -19,7 +20,8 @@ from giveback.vmm.find import recognise, recognised
 from giveback_kernel.files import under
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
     from giveback.vmm.base import Backend, VmDescription
 
@@ -37,6 +39,8 @@ class Found:
     vm: VmDescription
     start_ticks: int
     pidfd: int
+    uid: int | None = None
+    """The user whose process it is; None where that is not told."""
 
 
 class Finder:
@@ -55,8 +59,12 @@ class Finder:
         self._looks: dict[int, int] = {}
         self._scans = 0
 
-    async def scan(self, is_known: Callable[[int], bool]) -> list[Found]:
-        """VMs that run now and are not known yet by their PID. Raises VmError where nothing can be read."""
+    async def scan(self, is_known: Callable[[int], bool]) -> Iterator[Found]:
+        """VMs that run now and are not known yet by their PID. Raises VmError where nothing can be read.
+
+        Each is opened when it is taken: who takes them one by one, and closes those that it does not
+        want, needs no more descriptors than for those that it keeps.
+        """
         self._scans += 1
         pids = self._pids()
         self._looks = {pid: looks for pid, looks in self._looks.items() if pid in pids}
@@ -71,7 +79,12 @@ class Finder:
             self._looks[pid] = looks + 1
             wanted.append(pid)
         found = (self._taken(*one) for one in await self._recognised(wanted))
-        return [one for one in found if one is not None]
+        return (one for one in found if one is not None)
+
+    @property
+    def present(self) -> AbstractSet[int]:
+        """Processes that ran at the last scan, of those that were looked at."""
+        return self._looks.keys()
 
     def forget(self, pid: int) -> None:
         """The process has ended: whoever has its PID next is new."""
@@ -106,7 +119,7 @@ class Finder:
             if pidfd >= 0:
                 os.close(pidfd)
             return None
-        return Found(key_of(vm), backend, vm, ticks, pidfd)
+        return Found(key_of(vm), backend, vm, ticks, pidfd, read_uid(self._root, vm.pid))
 
 
 def has_ended(root: str, pid: int, ticks: int) -> bool:

@@ -13,6 +13,7 @@ from giveback.errors import InputError
 from giveback.guest import protocol
 from giveback.guest.observe import make_ledger
 from giveback.guest.protocol import from_agent
+from giveback.host.budgets import Budget, owner_of
 from giveback.manager.decide import schedule
 from giveback.manager.decide.guest_view import view_of
 from giveback.manager.decide.request import ReclaimRequest
@@ -24,7 +25,8 @@ from giveback.vmm.find import is_given
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Set as AbstractSet
 
     from giveback.manager.decide.resident_counts import Counts
     from giveback.manager.fleet.discovery import Found
@@ -33,6 +35,11 @@ if TYPE_CHECKING:
 
 _ERROR_WORDS_LIMIT = 32
 _ACTIONS_KEPT = 200
+VMS_LIMIT = 4096
+"""Watched VMs in all; three quarters of them may be one owner's."""
+_TOLD_BYTES = 64 << 20
+_TOLD_BY_ONE_BYTES = 256 << 10
+_REFUSED_SHOWN = 8
 
 
 class Errors:
@@ -65,6 +72,7 @@ class Watched:
         "key",
         "on_hello",
         "on_report",
+        "owner",
         "pid",
         "pidfd",
         "request",
@@ -80,6 +88,8 @@ class Watched:
     def __init__(self, found: Found, settings: VmSettings, now_s: float) -> None:
         self.key, self.backend = found.key, found.backend
         self.pid, self.ticks, self.pidfd = found.vm.pid, found.start_ticks, found.pidfd
+        self.owner = owner_of(found.uid)
+        """Whose it is: what all VMs of one owner take together is limited."""
         self.settings = settings
         self.errors = Errors()
         self.vmm = VmmState(found.vm, now_s)
@@ -229,9 +239,14 @@ class Watched:
 
 
 class Fleet:
-    """Every VM by its key, and what was done to them."""
+    """Every VM by its key, and what was done to them. How many there are is limited, by owner and in all."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = VMS_LIMIT) -> None:
+        self._places = Budget(limit, max(1, limit * 3 // 4))
+        self._told = Budget(_TOLD_BYTES, _TOLD_BYTES * 3 // 4)
+        self._told_by: dict[str, int] = {}
+        self.refused: dict[int, Hashable] = {}
+        """Processes that are VMs and are not watched, because their owner has too many; by PID."""
         self.vms: dict[str, Watched] = {}
         self.pids: dict[int, set[str]] = {}
         self.errors = Errors()
@@ -243,15 +258,62 @@ class Fleet:
     def __iter__(self) -> Iterator[Watched]:
         return iter(self.vms.values())
 
-    def add(self, vm: Watched) -> None:
+    def limit(self, vms: int) -> None:
+        """Watch at most so many VMs; to be called before the first one."""
+        self._places = Budget(vms, max(1, vms * 3 // 4))
+
+    def add(self, vm: Watched) -> bool:
+        """Watch a VM; False, and it is closed, where there are too many, or too much is told of it."""
+        if not self._places.take(vm.owner):
+            self.refused[vm.pid] = vm.owner
+            vm.close()
+            return False
+        if not self.charge(vm, vm.vmm.description):
+            self._places.give(vm.owner)
+            self.refused[vm.pid] = vm.owner
+            vm.close()
+            return False
+        self.refused.pop(vm.pid, None)
         self.revise()
         self.vms[vm.key] = vm
         self.pids.setdefault(vm.pid, set()).add(vm.key)
+        return True
+
+    def forget_refused(self, present: AbstractSet[int]) -> None:
+        """Say no more of processes that are not there any more."""
+        self.refused = {pid: owner for pid, owner in self.refused.items() if pid in present}
+
+    def charge(self, vm: Watched, told: object) -> bool:
+        """Keep what is told of a VM, in place of what was; False where that is too much, in all or alone.
+
+        A command line of 256 KiB and a monitor's answers may name thousands of blocks of memory.
+        """
+        amount, before = len(repr(told)), self._told_by.get(vm.key, 0)
+        self._told.give(vm.owner, before)
+        fits = amount <= _TOLD_BY_ONE_BYTES and self._told.take(vm.owner, amount)
+        if not fits:
+            self._told.take(vm.owner, before)
+        elif amount:
+            self._told_by[vm.key] = amount
+        return fits
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Whose VMs are not all watched, and how many of them."""
+        counts: dict[Hashable, int] = {}
+        for owner in self.refused.values():
+            counts[owner] = counts.get(owner, 0) + 1
+        return tuple(
+            f"{count} VMs of {_name_of(owner)} are not watched: it has too many, or they tell too much"
+            for owner, count in sorted(counts.items(), key=lambda item: -item[1])[:_REFUSED_SHOWN]
+        )
 
     def remove(self, vm: Watched) -> None:
         """Forget a VM that has ended, and let go of what is open."""
         self.revise()
-        self.vms.pop(vm.key, None)
+        if self.vms.pop(vm.key, None) is not None:
+            self._places.give(vm.owner)
+            self._told.give(vm.owner, self._told_by.pop(vm.key, 0))
         keys = self.pids.get(vm.pid, set())
         keys.discard(vm.key)
         if not keys:
@@ -290,6 +352,15 @@ class Fleet:
                 self.actions[index] = action
                 return
         self.actions.append(action)
+
+
+def _name_of(owner: Hashable) -> str:
+    if isinstance(owner, int):
+        return f"uid {owner}"
+    if isinstance(owner, tuple):
+        first = int(owner[1]) << 16
+        return f"uids {first} to {first + 0xFFFF}"
+    return "an unknown user"
 
 
 def _ignore(vm: Watched) -> None:

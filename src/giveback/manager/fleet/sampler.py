@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +13,12 @@ import structlog
 from giveback.accounting.usage import GuestSource, from_balloon
 from giveback.errors import VmError
 from giveback.guest.observe import read_host
+from giveback.host.budgets import Budget
 from giveback.host.process_sample import read_process_sample
 from giveback.manager.decide import schedule
 from giveback.manager.decide.resident_counts import Mappings, base
 from giveback.manager.fleet import host_sample
-from giveback.vmm.base import Answer
+from giveback.vmm.base import Answer, VmState
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from giveback.manager.fleet.fleet import Fleet, Watched
     from giveback.manager.fleet.urgency import Arbitration
     from giveback.manager.model import Decision, ManagerAction
-    from giveback.vmm.base import VmDescription, VmState
+    from giveback.vmm.base import VmDescription
     from giveback.vmm.mapping import BoundBlock
 
 _VMM_TIMEOUT_S = 2.0
 _VMM_AT_ONCE = 8
+_READ_AT_ONCE = 32
+"""Whose mappings wait for the reader: a few of each owner's, so that none waits for all of another's."""
 _SAMPLES_AT_ONCE = 200
 
 
@@ -50,15 +52,17 @@ class Sampler:
         # One thread: the kernel walks page tables without Python's lock, and the loop goes on.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="mappings")
         self._tasks: set[asyncio.Task[None]] = set()
-        self._inspecting = 0
+        self._inspecting = Budget(_VMM_AT_ONCE, _VMM_AT_ONCE // 2)
+        self._reading = Budget(_READ_AT_ONCE, _READ_AT_ONCE // 2)
         self._log = structlog.get_logger("giveback.looking")
 
     def step(self, now_s: float) -> None:
-        """Sample the VMs that are due; where there are too many, those that waited longest."""
+        """Sample the VMs that are due; where there are too many, as many of each owner's."""
         decision = self._arbitration.decision
         due = [vm for vm in self._fleet if vm.host.due_s <= now_s]
         if len(due) > _SAMPLES_AT_ONCE:
-            due = heapq.nsmallest(_SAMPLES_AT_ONCE, due, key=lambda vm: vm.host.due_s)
+            due.sort(key=lambda vm: vm.host.due_s)
+            due = schedule.in_turn(due, [vm.owner for vm in due])[:_SAMPLES_AT_ONCE]
         for vm in due:
             self.sample(vm, now_s, decision)
 
@@ -103,7 +107,8 @@ class Sampler:
             vm.changed()
         if vm.host.needs_process(now_s):
             vm.host.take_process(read_process_sample(self._root, vm.pid), now_s)
-        if vm.host.needs_mappings(counts, now_s) and vm.vmm.description.ram_blocks:
+        needs = vm.host.needs_mappings(counts, now_s) and vm.vmm.description.ram_blocks
+        if needs and self._reading.take(vm.owner):
             vm.host.begin_reading()
             self._run(self._read_mappings(vm, now_s))
 
@@ -120,6 +125,7 @@ class Sampler:
             mappings = Mappings(usage, counts, loop.time(), took_s)
             vm.host.take_mappings(mappings, bound, vm.vmm.ram_bytes)
         finally:
+            self._reading.give(vm.owner)
             vm.host.end_reading()
             vm.changed()
 
@@ -144,10 +150,9 @@ class Sampler:
     # The VMM's side.
 
     def _inspect(self, vm: Watched, now_s: float, *, is_needed: bool) -> None:
-        if vm.vmm.inspecting or self._inspecting >= _VMM_AT_ONCE:
+        if vm.vmm.inspecting or not self._inspecting.take(vm.owner):
             return
         vm.vmm.begin_inspection(now_s + _inspection_wait_s(vm, is_needed=is_needed))
-        self._inspecting += 1
         self._run(self._do_inspect(vm))
 
     async def _do_inspect(self, vm: Watched) -> None:
@@ -155,7 +160,11 @@ class Sampler:
             state = await vm.backend.inspect(vm.vmm.description, timeout_s=_VMM_TIMEOUT_S)
         finally:
             vm.vmm.end_inspection()
-            self._inspecting -= 1
+            self._inspecting.give(vm.owner)
+        if self._fleet.vms.get(vm.key) is not vm:
+            return
+        if not self._fleet.charge(vm, (vm.vmm.description, state)):
+            state = VmState(problems=("what its VMM tells is too much to be kept",))
         now_s = asyncio.get_running_loop().time()
         if state.problems and vm.vmm.should_answer:
             vm.errors.add("the VMM does not answer")

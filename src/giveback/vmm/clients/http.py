@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
-from giveback.host.budgets import Budget
+from giveback.host.budgets import Budget, owner_of
 from giveback.host.owners import read_uid
 from giveback.host.procs import TOO_LONG, own_path
 from giveback.vmm.base import VmState
@@ -105,7 +105,7 @@ async def api(path: str, pid: int, timeout_s: float) -> AsyncIterator[VmmApi]:
                 asyncio.timeout(timeout_s),
                 httpx2.AsyncClient(transport=transport, timeout=timeout_s) as client,
             ):
-                with _MEMORY.account(read_uid("/", pid)) as account:
+                with _MEMORY.account(owner_of(read_uid("/", pid))) as account:
                     yield VmmApi(client, path, account)
     except (TimeoutError, httpx2.TimeoutException) as error:
         raise VmError(f"{path}: no answer in {timeout_s:g} s; is the VMM stopped?") from error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from qemu.qmp import ConnectError, ExecuteError, Message, QMPClient, QMPError, Runstate
 
 from giveback.errors import VmError
-from giveback.host.budgets import Account, Budget
+from giveback.host.budgets import Account, Budget, owner_of
 from giveback.host.owners import read_uid
 from giveback.host.sockets.unix_sockets import is_queued
 from giveback.vmm.clients import bounded_json, owned
@@ -215,7 +215,7 @@ def _silent(address: str, waited_s: float) -> str:
 
 async def _connect_unless_held(client: _Client, address: str, pid: int) -> None:
     """Connect; where another client is served and we wait behind it, give up early. Raises VmError."""
-    client.account = Account(_MEMORY, read_uid("/", pid))
+    client.account = Account(_MEMORY, owner_of(read_uid("/", pid)))
     if not client.account.take(_BUFFER_BYTES):
         raise VmError(
             f"{address}: too many monitors of this user are asked at once; tried again later"

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from giveback.errors import InputError
 from giveback.guest.session import Ended
 from giveback.manager import lifecycle
+from giveback.manager.decide import schedule
 from giveback.manager.decide.promises import Trust
 from giveback.manager.fleet import discovery
 from giveback.manager.fleet.discovery import Finder, Found
@@ -24,7 +25,7 @@ from giveback.manager.model import ActionKind, ManagerAction, VmCondition
 from giveback.manager.settings.load import VmSettings, from_bytes
 from giveback.vmm import base
 from giveback.vmm.backends.qemu import QemuBackend
-from giveback.vmm.base import Channel, ChannelKind, VmDescription, VmState
+from giveback.vmm.base import Channel, ChannelKind, RamBlock, VmDescription, VmState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +70,59 @@ def test_a_vm_is_chosen_by_key_name_or_pid() -> None:
         fleet.chosen("mail")
     fleet.remove(fleet.chosen("web"))
     assert set(fleet.pids) == {2, 3}
+
+
+def of_user(number: int, uid: int | None, blocks: int = 0) -> Watched:
+    ram = tuple(RamBlock(f"block-{number}", MIB) for number in range(blocks))
+    vm = VmDescription("qemu", f"vm{number}", number, MIB, ram)
+    found = Found(base.key_of(vm), QemuBackend(), vm, 1, -1, uid)
+    return Watched(found, VmSettings(), 0.0)
+
+
+def test_one_user_takes_at_most_three_quarters_of_the_places() -> None:
+    fleet = Fleet(8)
+    added = [fleet.add(of_user(number, 1000)) for number in range(20)]
+    assert added == [True] * 6 + [False] * 14
+    # A range of subordinate uids is one user's.
+    fleet.remove(fleet.chosen("vm0"))
+    assert fleet.add(of_user(30, 200_000))
+    assert fleet.add(of_user(31, 200_001))
+    assert fleet.add(of_user(32, 0))
+    assert not fleet.add(of_user(33, 0))
+    assert fleet.problems == (
+        "14 VMs of uid 1000 are not watched: it has too many, or they tell too much",
+        "1 VMs of uid 0 are not watched: it has too many, or they tell too much",
+    )
+    fleet.forget_refused({33})
+    assert [text.split(" are")[0] for text in fleet.problems] == ["1 VMs of uid 0"]
+    fleet.remove(fleet.chosen("vm1"))
+    assert fleet.add(of_user(33, 0))
+    assert not list(fleet.problems)
+
+
+def test_what_is_told_of_all_vms_together_is_limited() -> None:
+    fleet = Fleet()
+    assert not fleet.add(of_user(0, 1000, blocks=50_000))
+    added = sum(fleet.add(of_user(number, 1000, blocks=1500)) for number in range(1, 400))
+    assert 100 < added < 399
+    assert fleet.add(of_user(1000, 1001, blocks=1500))
+    other = fleet.chosen("vm1000")
+    assert not fleet.charge(other, "x" * (1 << 20))
+    for vm in list(fleet):
+        fleet.remove(vm)
+    assert fleet.add(of_user(1, 1000, blocks=1500))
+
+
+@given(st.lists(st.integers(0, 4), max_size=30))
+def test_each_owner_has_its_turn(owners: list[int]) -> None:
+    places = list(range(len(owners)))
+    order = schedule.in_turn(places, owners)
+    assert sorted(order) == places
+    for owner in set(owners):
+        first = [owners[place] for place in order[: len(set(owners))]]
+        assert owner in first
+        mine = [place for place in order if owners[place] == owner]
+        assert mine == sorted(mine)
 
 
 def test_kinds_of_errors_are_bounded() -> None:
@@ -138,7 +192,7 @@ def proc(root: Path, pid: int, *words: str) -> None:
 
 
 def scan(finder: Finder, is_known: Callable[[int], bool]) -> list[Found]:
-    return asyncio.run(finder.scan(is_known))
+    return list(asyncio.run(finder.scan(is_known)))
 
 
 def test_a_process_that_becomes_a_vm_is_found_and_an_old_one_is_hardly_looked_at(
