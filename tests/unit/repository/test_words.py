@@ -35,12 +35,10 @@ NOT_YET = (
     "docs/daemon-settings.md",
     "docs/daemon-surfaces.md",
     "docs/daemon.md",
-    "docs/fallbacks.md",
     "docs/ledger.md",
     "docs/policy.md",
     "docs/protocol.md",
     "docs/settings.md",
-    "docs/wsl.md",
 )
 # Each with what to write instead.
 BANNED = {
