@@ -77,9 +77,8 @@ def guided(harness: Harness, seconds: float, keep: bool) -> int:
     from fuzzing.harness import FoundError  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory(prefix="giveback-fuzz-") as folder:
-        found, merged, tokens = (Path(folder) / name for name in ("found", "merged", "tokens"))
-        for place in (found, merged):
-            place.mkdir()
+        found, tokens = Path(folder) / "found", Path(folder) / "tokens"
+        found.mkdir()
         for number, data in enumerate(harness.corpus()):
             (found / str(number)).write_bytes(data)
         words = ("".join(f"\\x{byte:02x}" for byte in token) for token in harness.tokens)
@@ -95,10 +94,8 @@ def guided(harness: Harness, seconds: float, keep: bool) -> int:
         if done.returncode != 0:
             raise FoundError(f"{done.stderr[-4000:]}\n{harness.name}: its input is in this folder")
         if keep:
-            subprocess.run(
-                [*own, "-merge=1", str(merged), str(found)], capture_output=True, check=True
-            )
-            _keep(harness, [path.read_bytes() for path in merged.iterdir()])
+            # libFuzzer adds to this folder only what reached code that nothing before it did.
+            _keep(harness, [path.read_bytes() for path in found.iterdir()])
         counts = [
             line.split()[1] for line in done.stderr.splitlines() if "number_of_executed" in line
         ]

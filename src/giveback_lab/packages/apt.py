@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
 from giveback_lab.packages.apt_run import run_apt
-from giveback_lab.packages.cache import built, cache_root, content_key, locked, used
+from giveback_lab.packages.cache import built, cache_root, content_key, locked, make_folder, used
 from giveback_lab.packages.sources import host_sources
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Apt:
         stamp = self.folder / "state" / "refreshed"
         with locked(self.folder):
             for sub in ("state/lists/partial", "cache/archives/partial"):
-                (self.folder / sub).mkdir(parents=True, exist_ok=True)
+                make_folder(self.folder / sub)
             (self.folder / "state" / "status").touch()
             used(self.folder)
             (self.folder / "sources.list").write_text(self._sources_text)
@@ -171,7 +171,7 @@ def unpack(debs: Sequence[Path], into: Path) -> None:
     of the files is writable by others, whatever the umask: programs among them are run on the host.
     """
     for name in ("bin", "sbin", "lib", "lib64"):
-        (into / "usr" / name).mkdir(parents=True, exist_ok=True)
+        make_folder(into / "usr" / name)
         if not (into / name).exists():
             (into / name).symlink_to(f"usr/{name}")
     # Two packages never share a file, so their order does not matter. tar is CPU-bound, so run

@@ -25,12 +25,21 @@ def cache_root() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     root = Path(base).expanduser() / "giveback"
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
     except OSError as error:
         raise InputError(
             f"{root}: {error.strerror}: set XDG_CACHE_HOME to a folder that can be written"
         ) from error
     return root
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, with those above it, that other users may not write, whatever the umask. Raises OSError.
+
+    Programs in it are run on the host. Its mode is set here: `parents=True` gives those above any mode.
+    """
+    for one in (*reversed(folder.parents), folder):
+        one.mkdir(mode=0o755, exist_ok=True)
 
 
 def content_key(*parts: str | bytes) -> str:
@@ -49,7 +58,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises InputError where the folder or its lock cannot be made.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         fd = private_lock.take(str(folder / ".lock"), wait_s=math.inf)
     except (OSError, KernelFileError) as error:
         raise InputError(f"{error}: set XDG_CACHE_HOME to a folder of your own") from error
@@ -67,7 +76,7 @@ def building(target: Path) -> Iterator[Path]:
 
     A killed build leaves no incomplete `target`; the next build removes its scratch folder.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     for stale in target.parent.glob(f".{target.name}.*"):
         shutil.rmtree(stale, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
