@@ -16,7 +16,7 @@ from giveback.guest import protocol, qemu_guest_agent
 from giveback.guest.channel import LineStream, lines, where
 from giveback.guest.page_answer import PAGES_LIMIT_CHARS, TIMEOUT_S
 from giveback.guest.protocol import from_agent
-from giveback.guest.via_daemon import borrow, borrow_pages
+from giveback.guest.via_daemon import SILENT, borrow, borrow_pages
 from giveback.vmm.base import Channel, ChannelKind, VmDescription, VmState
 from giveback_kernel.escaping import escape_for_terminal
 
@@ -27,6 +27,8 @@ OLD_DAEMON = (
     "giveback daemon holds the agent's port, and is too old to ask for pages: restart it "
     "(systemctl restart giveback-daemon)"
 )
+_NO_REPORT = "giveback daemon holds the agent's port, and has no report of it yet"
+_SILENT_DAEMON = "giveback daemon may hold the agent's port, and does not answer in time"
 _UNASKED_LINES_LIMIT = 256
 
 
@@ -65,7 +67,8 @@ async def read_guest(
             return replace(guest, moved_bytes=moved if isinstance(moved, int) else None)
     if is_held:
         # Its port is the daemon's: whoever tries it, too, takes it away from there for a while.
-        problems.append("giveback daemon holds the agent's port, and has no report of it yet")
+        is_silent = lent is not None and lent.get(SILENT) is True
+        problems.append(_SILENT_DAEMON if is_silent else _NO_REPORT)
     for channel in sorted(vm.channels, key=lambda c: c.kind is ChannelKind.QEMU_GUEST_AGENT):
         if is_held and channel.kind is not ChannelKind.QEMU_GUEST_AGENT:
             continue
@@ -162,7 +165,7 @@ async def _pages_via_daemon(vm: VmDescription, timeout_s: float) -> dict[str, ob
             return said
         why, again_s = said.get("error"), said.get("again_s")
         if not isinstance(why, str):
-            raise VmError(OLD_DAEMON)
+            raise VmError(_SILENT_DAEMON if said.get(SILENT) is True else OLD_DAEMON)
         wait_s = again_s if isinstance(again_s, int | float) else _RETRY_LIMIT_S + 1
         if wait_s > _RETRY_LIMIT_S or time.monotonic() + wait_s > until_s:
             raise VmError(f"giveback daemon asked for its pages: {why}")

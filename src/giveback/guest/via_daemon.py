@@ -25,7 +25,9 @@ NAME = "guests.sock"
 SYSTEM_FOLDER = "/run/giveback-daemon"
 API_SOCKET: ContextVar[str] = ContextVar("API_SOCKET", default="")
 """The socket of the daemon that the command was told to ask; "": none was named."""
-_TIMEOUT_S = 0.5
+_TIMEOUT_S = 1.0
+SILENT = "silent"
+"""The key that is true where a daemon listens and has not answered: it may hold any port, and keeps it."""
 _BY_CGROUP_TIMEOUT_S = 2.5
 """The agent may take a second to read them."""
 _LINE_LIMIT_BYTES = 256 << 10
@@ -52,7 +54,9 @@ async def borrow(vm: VmDescription, *, by_cgroup: bool = False) -> dict[str, obj
     """What a daemon knows of the guest; None where no daemon knows the VM.
 
     It is the agent's `memory` event with its `age_s` and `moved_bytes`, where there is one; and `held`:
-    whether the agent's port is the daemon's. `by_cgroup`: ask also which service and container has what.
+    whether the agent's port is the daemon's. A daemon that listens and does not answer in time is taken to
+    hold it (SILENT): who tried the port would take it away. `by_cgroup`: ask also which service and
+    container has what.
     """
     more = b',"cgroups":true' if by_cgroup else b""
     timeout_s = _BY_CGROUP_TIMEOUT_S if by_cgroup else _TIMEOUT_S
@@ -89,6 +93,8 @@ async def _ask(
             )
             writer.write(b'{"pid":%d%b}\n' % (vm.pid, more))
             said = parse_object(await reader.readuntil(b"\n"))
+    except TimeoutError:
+        return None if writer is None else {"name": vm.name, "held": True, SILENT: True}
     except (OSError, VmError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         return None
     finally:

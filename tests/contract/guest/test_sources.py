@@ -20,6 +20,7 @@ from scripted_vms import Agent, Garbage
 
 from giveback.accounting.usage import GuestPicture, GuestSource
 from giveback.errors import VmError
+from giveback.guest import via_daemon
 from giveback.guest.protocol import AGENT_VSOCK_PORT
 from giveback.guest.query import read_guest, read_pages
 from giveback.host.sockets.unix_sockets import is_queued
@@ -94,6 +95,23 @@ def test_a_client_that_waits_behind_another_is_told_why(tmp_path: Path) -> None:
     with listening(path, Silent):
         guest = told(Channel(ChannelKind.VIRTIO_SERIAL, path=str(path), pid=os.getpid()))
     assert "no giveback-agent runs there" in guest.problems[0]
+
+
+def test_a_port_is_left_to_a_daemon_that_does_not_answer_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("giveback.guest.via_daemon._TIMEOUT_S", 0.2)
+    monkeypatch.setattr(via_daemon, "default_path", lambda: str(tmp_path / "guests.sock"))
+    path = tmp_path / "a"
+    channel = Channel(ChannelKind.VIRTIO_SERIAL, path=str(path), pid=os.getpid())
+    with listening(path, Agent), listening(tmp_path / "guests.sock", Silent):
+        guest = told(channel, statistics=STATISTICS)
+    assert guest.source is GuestSource.BALLOON
+    assert "daemon may hold the agent's port, and does not answer in time" in guest.problems[0]
+    path.unlink(missing_ok=True)
+    with listening(path, Agent):
+        # One that has gone and left its socket holds nothing.
+        assert told(channel).source is GuestSource.AGENT
 
 
 class Busy(Agent):

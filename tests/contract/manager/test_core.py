@@ -98,7 +98,9 @@ def test_an_urgency_by_hand_holds_for_its_lease(host: Host) -> None:
                 assert guest.heard[-1][1] <= 1.5
                 await until(lambda: guest.heard[-1][0] == 0, "back to the arbiter's")
                 await until(lambda: one(daemon, "bare").pid)
-                with pytest.raises(VmError, match="the VM has no channel to an agent"):
+                with pytest.raises(
+                    VmError, match="no giveback-agent in this guest, and no port for one"
+                ):
                     await daemon.set_urgency("bare", 1, 10)
                 with pytest.raises(InputError, match="0 to 3"):
                     await daemon.set_urgency("web", 4, 10)
