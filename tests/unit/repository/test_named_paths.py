@@ -15,6 +15,7 @@ RESULTS = re.compile(r"docs/benchmarks/[^/]+/")
 # Paths in other projects' repositories, cited as sources.
 FOREIGN = {
     "docs/balloon.md",
+    "docs/UIDS-GIDS.md",
     "docs/ballooning.md",
     "docs/interop",
     "docs/memory.md",
