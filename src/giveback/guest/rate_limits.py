@@ -26,6 +26,21 @@ class Bucket:
         return True
 
 
+class Pace:
+    """What all sessions with one owner's guests may send a second together: lines and bytes."""
+
+    __slots__ = ("_bytes", "_lines")
+
+    def __init__(self, lines_a_second: float, bytes_a_second: float, burst_s: float = 4.0) -> None:
+        self._lines = Bucket(lines_a_second, lines_a_second * burst_s)
+        self._bytes = Bucket(bytes_a_second, bytes_a_second * burst_s)
+
+    def take(self, lines: int, nbytes: int, now_s: float) -> bool:
+        """Count what came; False where that is more than there is, and its sender is to rest."""
+        has_lines = self._lines.take(lines, now_s)
+        return self._bytes.take(nbytes, now_s) and has_lines
+
+
 class Backoff:
     """How long to wait before trying again: doubled each time, forgotten when all went well."""
 

@@ -14,7 +14,7 @@ from giveback.errors import VmError
 from giveback.guest import page_answer, protocol
 from giveback.guest.channel import open_socket, where
 from giveback.guest.page_answer import PageAnswer
-from giveback.guest.rate_limits import Bucket
+from giveback.guest.rate_limits import Bucket, Pace
 from giveback.vmm.base import ChannelKind
 from giveback.vmm.clients.sockets import reason
 
@@ -27,6 +27,9 @@ _UNREAD_LIMIT_BYTES = 16 << 10
 _LINES_A_SECOND, _LINES_BURST = 20.0, 300.0
 _BYTES_A_SECOND, _BYTES_BURST = 128 << 10, 1 << 20
 _RUBBISH_A_SECOND, _RUBBISH_BURST = 1.0, 64.0
+
+_REST_S = 1.0
+"""How long nothing is read of a guest whose owner's guests together send more than they may."""
 
 
 class Ended(StrEnum):
@@ -62,16 +65,19 @@ class Session(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_answer_id", "_asked_at_s", "_buffer", "_bytes", "_greeting", "_lines", "_owner", "_pages",
+        "_answer_id", "_asked_at_s", "_buffer", "_bytes", "_greeting", "_lines", "_owner", "_pace", "_pages",
         "_rubbish", "_splitter", "_told", "_transport", "answers", "connected_at_s", "heard_at_s",
     )  # fmt: skip
 
-    def __init__(self, owner: Owner, buffer: memoryview, *, greets: bool) -> None:
+    def __init__(
+        self, owner: Owner, buffer: memoryview, *, greets: bool, pace: Pace | None = None
+    ) -> None:
         self.connected_at_s = 0.0
         self.heard_at_s: float | None = None
         self.answers = 0
         self._owner = owner
         self._buffer = buffer
+        self._pace = pace
         self._greeting = greets
         self._transport: asyncio.Transport | None = None
         self._splitter = protocol.LineSplitter()
@@ -175,6 +181,18 @@ class Session(asyncio.BufferedProtocol):
                 return
             if line.strip():
                 self._take(line, now_s)
+        if self._pace is not None and not self._pace.take(len(lines), nbytes, now_s):
+            self._rest()
+
+    def _rest(self) -> None:
+        """Read nothing for a moment: the guests of one owner send too much together."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(_REST_S, self._go_on)
+
+    def _go_on(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         return False
@@ -256,14 +274,19 @@ def _now_s() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def connect(channel: Channel, owner: Owner, buffer: memoryview) -> Session:
-    """Return an open session. Raises VmError that says why there is none."""
+async def connect(
+    channel: Channel, owner: Owner, buffer: memoryview, pace: Pace | None = None
+) -> Session:
+    """Return an open session. Raises VmError that says why there is none.
+
+    `pace` is shared by all sessions that belong to one owner.
+    """
     opened = await open_socket(channel)
     greets = channel.kind is ChannelKind.HYBRID_VSOCK
     loop = asyncio.get_running_loop()
     try:
         _, session = await loop.create_connection(
-            lambda: Session(owner, buffer, greets=greets), sock=opened
+            lambda: Session(owner, buffer, greets=greets, pace=pace), sock=opened
         )
     except OSError as error:
         opened.close()

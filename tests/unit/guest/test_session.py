@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from giveback.guest import protocol
 from giveback.guest.protocol import LineSplitter
-from giveback.guest.rate_limits import Backoff, Bucket
+from giveback.guest.rate_limits import Backoff, Bucket, Pace
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -85,6 +85,17 @@ def test_a_bucket_gives_no_more_than_its_rate_and_burst(steps: list[tuple[float,
         if bucket.take(amount, now_s):
             taken += amount
     assert taken <= 20.0 + 5.0 * now_s + 1e-6
+
+
+def test_the_guests_of_one_owner_share_one_pace() -> None:
+    pace = Pace(10, 1000, burst_s=2.0)
+    assert all(pace.take(1, 10, 0.0) for _ in range(20))
+    assert not pace.take(1, 10, 0.0)
+    assert pace.take(1, 10, 0.2)
+    # Bytes count where the lines are few, and after a while all is there again.
+    assert pace.take(1, 1500, 100.0)
+    assert not pace.take(1, 1500, 100.0)
+    assert pace.take(20, 500, 200.0)
 
 
 def test_a_clock_that_goes_back_gives_nothing() -> None:
