@@ -12,12 +12,12 @@ import contextlib
 import json
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from named_python import ENVIRONMENT, python_named
 from scripted_vmm import descriptors_of
 
 from giveback.manager.settings.load import DaemonSettings, from_bytes
@@ -263,9 +263,9 @@ class Host:
             words += ["-device", "virtserialport,chardev=c,name=org.giveback.agent.0"]
         child = subprocess.Popen(
             ["/opt/qemu-system-x86_64", "-S", "-c", _PROGRAM, json.dumps(spec), *words],
-            executable=sys.executable,
+            executable=python_named("qemu-system-x86_64"),
             stdout=subprocess.PIPE,
-            env={"PYTHONHOME": sys.base_prefix},
+            env=ENVIRONMENT,
             # Nothing is sent to a monitor that is not among its own descriptors.
             pass_fds=descriptors_of(monitor),
         )

@@ -11,13 +11,13 @@ import json
 import socket
 import socketserver
 import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
+from named_python import ENVIRONMENT, python_named
 
 from giveback.host.procs import Process, read_process
 
@@ -91,11 +91,10 @@ def process(program: str, *words: str, memory: str = "") -> Iterator[Process]:
     command = [program, "-S", "-c", _PROGRAM, memory, *words]
     child = subprocess.Popen(
         command,
-        executable=sys.executable,
+        executable=python_named(program),
         stdin=its.fileno(),
         stdout=subprocess.PIPE,
-        # Python finds its library by argv[0], which is not its own here.
-        env={"PYTHONHOME": sys.base_prefix},
+        env=ENVIRONMENT,
     )
     its.close()
     assert child.stdout is not None

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from named_python import ENVIRONMENT, python_named
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -138,10 +140,10 @@ def stranger(
     spec["log"] = str(log)
     with subprocess.Popen(
         [words[0], "-S", "-c", _PROGRAM, json.dumps(spec), *words[1:]],
-        executable=sys.executable,
+        executable=python_named(words[0]),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={"PYTHONHOME": sys.base_prefix},
+        env=ENVIRONMENT,
     ) as child:
         try:
             assert child.stdout is not None

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from manager_process import resident_bytes
+from named_python import program_named
 from scripted_guests import MIB, Host, descriptors, until
 from scripted_vmm import listening
 from scripted_vms import Monitor
@@ -299,7 +300,9 @@ def test_a_hundred_vms_a_second_come_and_go(host: Host) -> None:
         words += ["-chardev", f"socket,id=c,path={path},server=on,wait=off"]
         words += ["-device", "virtserialport,chardev=c,name=org.giveback.agent.0"]
         command = ["/opt/qemu-system-x86_64", *words]
-        child = subprocess.Popen(command, executable="/bin/sh", stdin=subprocess.PIPE)
+        child = subprocess.Popen(
+            command, executable=program_named("qemu-kvm", "/bin/sh"), stdin=subprocess.PIPE
+        )
         host.show(child.pid)
         return child
 

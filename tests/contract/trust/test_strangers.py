@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -173,6 +174,14 @@ def test_a_name_belongs_to_its_owner(folder: Path) -> None:
     assert settings.for_vm(names[real.pid]).ignore
     assert not settings.for_vm(names[fake.pid]).ignore
     assert settings.for_vm(names[fake.pid]).weight == 2, "a pattern speaks of any user's"
+
+
+def test_a_name_in_argv0_makes_no_vm() -> None:
+    with subprocess.Popen(["/opt/qemu-system-x86_64", "60"], executable="/bin/sleep") as child:
+        try:
+            assert all(vm.pid != child.pid for _, vm in find())
+        finally:
+            child.kill()
 
 
 def test_one_s_own_sockets_are_reached_whatever_they_are(

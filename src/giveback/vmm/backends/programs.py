@@ -43,10 +43,10 @@ _OPTIONS = {
 def vmm_of(process: Process) -> str:
     """Return `qemu`, `cloud-hypervisor`, `firecracker`, or '' for a process that is no VMM.
 
-    What runs decides; argv[0] does where that is not readable, or an interpreter's. A dynamic loader that
-    was started by its name runs the first file among its words.
+    The file that runs decides; argv[0] is any text, and counts only where that file is not known. A dynamic
+    loader that was started by its name runs the first file among its words.
     """
-    found = _kind(process.executable, process.argv) or _kind(process.program, process.argv)
+    found = _kind(process.executable or process.program, process.argv)
     if found or not process.executable.startswith(_LOADERS):
         return found
     files = (word for word in process.argv[1:_LOADER_WORDS] if "/" in word and word[:1] != "-")

@@ -72,6 +72,8 @@ def test_a_program_that_its_loader_was_told_to_run() -> None:
 
 def test_what_runs_beats_what_it_calls_itself() -> None:
     assert vmm_of(Process(7, ("firecracker",), "/usr/bin/qemu-system-x86_64")) == "qemu"
+    for name in (*QEMUS, *CLOUDS, *CRACKERS):
+        assert vmm_of(Process(7, (name, "-m", "1G"), "/usr/bin/sleep")) == ""
 
 
 @pytest.mark.parametrize(
