@@ -36,8 +36,6 @@ NOT_YET = (
     "docs/daemon-surfaces.md",
     "docs/daemon.md",
     "docs/ledger.md",
-    "docs/policy.md",
-    "docs/protocol.md",
     "docs/settings.md",
 )
 # Each with what to write instead.
@@ -52,7 +50,7 @@ BANNED = {
     r"for nothing": "held but unused; free in the guest, still held",
     r"none that there is": "unknown",
     r"so many (?:times|seconds|bytes|MiB)": "N times",
-    r"(?:no|a) word (?:of|from|for)": "no message, no sample",
+    r"no word (?:of|from|for)": "no message, no sample",
     r"nobody": "no process, no user",
     r"(?<!there )(?<!There )is no(?:ne)? (?!longer|more|less)\w+": "is not a ...",
     r"room is made|makes? room": "memory is reclaimed",
