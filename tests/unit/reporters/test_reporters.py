@@ -179,6 +179,22 @@ def test_a_status_without_vms() -> None:
     assert text.endswith("no VM runs on this host\n\nproblems:\n  \\x1b")
 
 
+def test_a_status_tells_who_set_which_urgency_and_for_how_long() -> None:
+    vms = (
+        vm_status("web", 1, urgency=2, urgency_by="manual", urgency_left_s=43.0),
+        vm_status("db", 2, urgency=1, urgency_by="reclaim", urgency_left_s=12.0),
+        vm_status("calm", 3, urgency=0, urgency_by="host"),
+        vm_status("bare", 4, urgency=None),
+    )
+    text = daemon_status.text(replace(EMPTY, vms=vms), 101.0)
+    _, _, listed = text.partition("urgencies that are not the host's own:\n")
+    assert listed.splitlines()[:2] == [
+        "  web: 2, set manually, for 43 s more",
+        "  db: 1, set by `giveback reclaim`, for 12 s more",
+    ]
+    assert "urgencies" not in daemon_status.text(replace(EMPTY, vms=vms[2:]), 101.0)
+
+
 @given(st.text(max_size=50), st.integers(0, 3))
 def test_a_status_is_printable_whatever_a_vm_is_called(name: str, urgency: int) -> None:
     vm = vm_status(

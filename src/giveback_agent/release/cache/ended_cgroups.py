@@ -31,6 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from giveback_kernel.cgroup import CgroupMounts
     from giveback_kernel.lru_gen import NodeGenerations
 
 MIB = 1 << 20
@@ -90,8 +91,9 @@ def read_shares(root: str, generations: bool, node: int | None = None) -> CacheS
     hold on that NUMA node.
     """
     try:
-        total = _total_bytes(root)
-        ended = _ended_listed(root, node) if generations else _ended_by_sums(root, total)
+        mounts = cgroup.read_cgroup(root)
+        total = _total_bytes(root, mounts)
+        ended = _ended_listed(root, node) if generations else _ended_by_sums(root, mounts, total)
     except KernelFileError:
         return None
     if ended is None:
@@ -240,9 +242,8 @@ def _ended_pages(one: NodeGenerations) -> int:
     return one.file_pages if one.has_ended else 0
 
 
-def _total_bytes(root: str) -> int:
+def _total_bytes(root: str, mounts: CgroupMounts) -> int:
     """File cache in reach: of this cgroup namespace, or of all. Raises KernelFileError."""
-    mounts = cgroup.read_cgroup(root)
     if not mounts.is_part or mounts.v2_mount is None:
         return read_meminfo(root).file_bytes
     # Hierarchical: what ended below is in it.
@@ -285,10 +286,10 @@ def _steps(
     return replace(taken, now=now, asked_bytes=asked, steps=steps)
 
 
-def _ended_by_sums(root: str, total_bytes: int) -> int | None:
-    mount = cgroup.find_v2_mount(root)
-    if mount is None:
+def _ended_by_sums(root: str, mounts: CgroupMounts, total_bytes: int) -> int | None:
+    if mounts.v2_mount is None:
         return None
+    mount = mounts.v2_mount.rstrip("/")
     unlisted = total_bytes
     leaves = memcg.all_leaves(root, mount)
     if leaves is None:
