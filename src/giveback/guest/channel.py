@@ -98,6 +98,7 @@ async def open_socket(channel: Channel) -> socket.socket:
     if channel.kind is not ChannelKind.VSOCK:
         return await owned.connect(channel.path, channel.pid)
     name = where(channel)
+    owned.check_vsock(channel.cid, channel.pid)
     try:
         opened = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     except OSError as error:

@@ -79,6 +79,7 @@ def test_nothing_is_sent_to_a_socket_that_a_stranger_names(
         "tcp": qemu("tcp", f"tcp:127.0.0.1:{victim.port}"),
         "any": qemu("any", f"tcp::{victim.port}"),
         "abstract": qemu("abstract", "unix:giveback-victim,abstract=on"),
+        "vsock": [*qemu("vsock", "unix:/none"), "-device", "vhost-vsock-pci,guest-cid=4000000"],
         "fc": ["firecracker", "--id", "fc", f"--api-sock={theirs}"],
         "ch": ["cloud-hypervisor", "--memory", "size=64M", "--api-socket", theirs,
                "--vsock", f"cid=3,socket={folder}/a"],
@@ -95,6 +96,7 @@ def test_nothing_is_sent_to_a_socket_that_a_stranger_names(
     for name in fakes.keys() - {"ch"}:
         assert seen[mallorys(name)]["problems"], name
     assert "does not listen there" in str(seen[mallorys("qmp")]["problems"])
+    assert "does not have /dev/vhost-vsock open" in str(seen[mallorys("vsock")]["problems"])
 
 
 def test_no_link_leads_out_of_a_stranger_s_root(

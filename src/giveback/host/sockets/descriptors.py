@@ -22,6 +22,11 @@ def has_socket(root: str, pid: int, inode: int) -> bool:
     return inode > 0 and any(link == wanted for link in _links(root, pid))
 
 
+def has_file(root: str, pid: int, path: str) -> bool:
+    """Whether the process has the file at this path open. Raises OSError where it has gone or hides."""
+    return any(link == path for link in _links(root, pid))
+
+
 def sockets_of(root: str, pid: int, most: int) -> tuple[int, ...]:
     """The inodes of the first `most` sockets that the process has open, by descriptor.
 

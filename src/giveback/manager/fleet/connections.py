@@ -43,7 +43,14 @@ class Connections:
 
     def step(self, now_s: float) -> None:
         """Connect what is to be connected, and leave ports that another client waits for."""
-        waiting = [vm for vm in self._fleet if _is_to_connect(vm, now_s)]
+        taken = {_cid_of(vm) for vm in self._fleet if not vm.vmm.description.suffix} - {None}
+        waiting = [
+            vm
+            for vm in self._fleet
+            if _is_to_connect(vm, now_s)
+            # Of VMs that claim one CID, that of the host or its services has it.
+            and not (vm.vmm.description.suffix and _cid_of(vm) in taken)
+        ]
         served = [vm for vm in self._fleet if vm.channel.session is not None and _is_exclusive(vm)]
         if not served and not any(_is_exclusive(vm) for vm in waiting):
             table = unix_sockets.Queues()
@@ -104,6 +111,12 @@ class Connections:
             vm.guest.connect()
             vm.host.hurry(session.connected_at_s)
             vm.channel.take(session)
+
+
+def _cid_of(vm: Watched) -> int | None:
+    """The vsock CID that its command line claims; None for none."""
+    place = vm.vmm.agent_channel
+    return place.cid if place is not None and place.kind is ChannelKind.VSOCK else None
 
 
 def _is_to_connect(vm: Watched, now_s: float) -> bool:

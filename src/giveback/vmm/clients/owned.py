@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 SOCKETS_LIMIT = 1024
 """Sockets of one process that are looked at; a VMM listens at some of its first ones."""
+_VSOCK_DEVICE = "/dev/vhost-vsock"
 _ACCEPTED_LOOKS = 50
 _AGAIN_S = 0.02
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared with, not bound to
@@ -84,6 +85,21 @@ async def reachable(address: str, pid: int) -> AsyncIterator[str]:
         yield path
     finally:
         os.close(place)
+
+
+def check_vsock(cid: int, pid: int) -> None:
+    """Raise VmError unless the process has the kernel's vsock device, without which no guest has a CID.
+
+    Which CID it has set the kernel does not tell.
+    """
+    try:
+        has_device = descriptors.has_file("/", pid, _VSOCK_DEVICE)
+    except OSError as error:
+        raise VmError(f"vsock {cid}: {reason(error)}") from error
+    if not has_device:
+        raise VmError(
+            f"vsock {cid}: process {pid} does not have {_VSOCK_DEVICE} open: no guest of its own is there"
+        )
 
 
 def _pin(address: str, pid: int) -> int:

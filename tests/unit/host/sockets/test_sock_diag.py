@@ -36,6 +36,9 @@ def test_a_listener_is_its_inode_and_its_file(tmp_path: Path) -> None:
         assert descriptors.has_socket("/", os.getpid(), inode(server))
         assert not descriptors.has_socket("/", os.getpid(), 1)
         assert len(descriptors.sockets_of("/", os.getpid(), 1)) == 1
+        with path.with_name("file").open("w"):
+            assert descriptors.has_file("/", os.getpid(), f"{path.with_name('file')}")
+        assert not descriptors.has_file("/", os.getpid(), f"{path.with_name('file')}")
 
 
 def test_a_connection_has_a_peer_once_it_is_accepted(tmp_path: Path) -> None:
