@@ -152,17 +152,17 @@ def draw(runs: dict[str, PressureRun], path: Path) -> None:
 
 
 def draw_memory(axes: Axes, run: PressureRun) -> None:
-    times = [look.t_s for look in run.looks]
+    times = [one.t_s for one in run.samples]
     names = run.options.names
-    layers = [[look.resident_bytes[n] / MIB for look in run.looks] for n in names]
-    layers.append([look.hog_bytes / MIB for look in run.looks])
+    layers = [[one.resident_bytes[n] / MIB for one in run.samples] for n in names]
+    layers.append([one.hog_bytes / MIB for one in run.samples])
     labels = [*(f"VM {n}, resident" for n in names), "hog"]
     axes.stackplot(
         times, *layers, labels=labels, colors=["#4477aa", "#66ccee", "#ee6677"], alpha=0.8
     )
-    available = [look.host.available_bytes / MIB for look in run.looks]
+    available = [one.host.available_bytes / MIB for one in run.samples]
     axes.plot(times, available, color="black", label="available to the host")
-    in_swap = [sum(look.host.group_swap_bytes[n] for n in names) / MIB for look in run.looks]
+    in_swap = [sum(one.host.group_swap_bytes[n] for n in names) / MIB for one in run.samples]
     axes.plot(times, in_swap, color="#aa3377", linestyle="--", label="of the VMs, in swap")
     axes.axhline(run.options.limit_bytes / MIB, color="grey", linewidth=0.8)
     for end_s in run.ended.values():

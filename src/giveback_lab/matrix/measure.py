@@ -61,7 +61,7 @@ class MatrixVm:
 
     async def used_bytes(self) -> int | None:
         """Return the bytes of its RAM that the guest uses now."""
-        await self.vm.watch(self.vm.guest.look(), STEP_DEADLINE_S, "a sample")
+        await self.vm.watch(self.vm.guest.sample_now(), STEP_DEADLINE_S, "a sample")
         memory = parse_guest_sample(self._last, self.vm.spec.ram_bytes)
         return None if memory is None else used(memory, self.vm.spec.ram_bytes, 0)
 

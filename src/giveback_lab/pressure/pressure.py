@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from giveback.errors import VmError
 from giveback_kernel.units import MIB
 from giveback_lab.images.image import GUEST_AGENT
-from giveback_lab.pressure.small_host import HostLook, SmallHost
+from giveback_lab.pressure.small_host import HostSample, SmallHost
 from giveback_lab.vms.agent import AgentLog, start_agent
 from giveback_lab.vms.vm import LabVm, VmSpec
 
@@ -100,7 +100,7 @@ class PressureSample:
     """All measurements of one 0.5 s interval."""
 
     t_s: float
-    host: HostLook
+    host: HostSample
     resident_bytes: dict[str, int]
     hog_bytes: int
 
@@ -110,7 +110,7 @@ class PressureRun:
     """The result of one run; times are seconds since the hog began."""
 
     options: PressureOptions
-    looks: list[PressureSample] = field(default_factory=list)
+    samples: list[PressureSample] = field(default_factory=list)
     units: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     """Per VM: when a unit of its workload ended and how long it took, in seconds."""
     ended: dict[str, float] = field(default_factory=dict)
@@ -122,29 +122,29 @@ class PressureRun:
     @property
     def oom_kills(self) -> int:
         """The number of OOM kills in the small host."""
-        return max((look.host.oom_kills for look in self.looks), default=0)
+        return max((one.host.oom_kills for one in self.samples), default=0)
 
     @property
     def vm_swap_bytes(self) -> int:
         """The highest number of bytes of all VMs together that were in swap."""
         names = self.options.names
         return max(
-            (sum(look.host.group_swap_bytes[n] for n in names) for look in self.looks), default=0
+            (sum(one.host.group_swap_bytes[n] for n in names) for one in self.samples), default=0
         )
 
     @property
     def free_before_bytes(self) -> int:
         """The least that was available before the hog began, when a manager may already have acted."""
-        return min((look.host.available_bytes for look in self.looks if look.t_s <= 0), default=0)
+        return min((one.host.available_bytes for one in self.samples if one.t_s <= 0), default=0)
 
     @property
     def least_available_bytes(self) -> int:
         """The least that was available on the host during the run."""
-        return min((look.host.available_bytes for look in self.looks), default=0)
+        return min((one.host.available_bytes for one in self.samples), default=0)
 
     def returned_bytes(self) -> int:
         """Return the most that the VMs held before the hog, less the least that they held during it."""
-        sums = [(look.t_s, sum(look.resident_bytes.values())) for look in self.looks]
+        sums = [(one.t_s, sum(one.resident_bytes.values())) for one in self.samples]
         before = [resident for t_s, resident in sums if t_s <= 0]
         during = [resident for t_s, resident in sums if 0 < t_s <= self.event_end_s]
         return max(before) - min(during) if before and during and not self.ended else 0
@@ -296,8 +296,8 @@ async def _watch(
             except VmError:
                 resident[name] = 0
                 run.ended.setdefault(name, time.monotonic() - origin_s)
-        run.looks.append(
-            PressureSample(time.monotonic() - origin_s, host.look(), resident, hog.held_bytes)
+        run.samples.append(
+            PressureSample(time.monotonic() - origin_s, host.sample(), resident, hog.held_bytes)
         )
         await asyncio.sleep(PERIOD_S)
 
@@ -345,21 +345,21 @@ def _mib(line: bytes) -> int:
 
 def as_json(run: PressureRun) -> str:
     """Return the measurements as JSON, for a chart or a later analysis."""
-    looks = [
+    samples = [
         {
-            "t_s": round(look.t_s, 2),
-            "available": look.host.available_bytes,
-            "used": look.host.used_bytes,
-            "swap": look.host.group_swap_bytes,
-            "groups": look.host.group_bytes,
-            "resident": look.resident_bytes,
-            "hog": look.hog_bytes,
-            "oom_kills": look.host.oom_kills,
+            "t_s": round(one.t_s, 2),
+            "available": one.host.available_bytes,
+            "used": one.host.used_bytes,
+            "swap": one.host.group_swap_bytes,
+            "groups": one.host.group_bytes,
+            "resident": one.resident_bytes,
+            "hog": one.hog_bytes,
+            "oom_kills": one.host.oom_kills,
         }
-        for look in run.looks
+        for one in run.samples
     ]
     whole = {
-        "looks": looks, "units": run.units, "ended": run.ended, "hog_ended": run.hog_ended,
+        "looks": samples, "units": run.units, "ended": run.ended, "hog_ended": run.hog_ended,
         "hog_took_s": run.hog_took_s, "event_end_s": run.event_end_s,
     }  # fmt: skip
     return json.dumps(whole)

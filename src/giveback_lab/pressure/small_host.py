@@ -39,7 +39,7 @@ _V2 = _Names("memory.max", "memory.current", "memory.swap.current", "memory.even
 
 
 @dataclass(frozen=True, slots=True)
-class HostLook:
+class HostSample:
     """A sample of the small host. `available_bytes` is its unused memory plus its page cache."""
 
     limit_bytes: int
@@ -99,14 +99,14 @@ class SmallHost:
         words = self.entering(group, str(emulator.program), *emulator.arguments)
         return replace(emulator, program=Path(words[0]), arguments=tuple(words[1:]))
 
-    def look(self) -> HostLook:
+    def sample(self) -> HostSample:
         """Sample the host."""
         used = int((self.path / self._names.usage).read_text())
         stat = _table(self.path / "memory.stat")
         old = self._names is _V1
         prefix = "total_" if old else ""
         cache = stat.get(f"{prefix}inactive_file", 0) + stat.get(f"{prefix}active_file", 0)
-        return HostLook(
+        return HostSample(
             limit_bytes=self.limit_bytes,
             used_bytes=used,
             available_bytes=max(0, self.limit_bytes - used + cache),

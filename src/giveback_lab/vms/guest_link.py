@@ -118,7 +118,7 @@ class GuestLink:
         event = await self.request("kill", pid=pid, signal=signal_number)
         self._must_be_done(event, f"kill {pid}")
 
-    async def look(self) -> None:
+    async def sample_now(self) -> None:
         """Have the guest send a sample now. `on_sample` has been called with it when this returns."""
         self._must_be_done(await self.request("look"), "look")
 

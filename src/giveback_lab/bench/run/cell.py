@@ -223,7 +223,7 @@ class CellRun:
         await self._do_works()
         await self._idle(ACT_S, self._work.idle_s)
         for meter in self._meters:
-            await meter.look()
+            await meter.sample_now()
             meter.mark("idle", meter.work_end_s or 0.0)
         for step in self._work.steps:
             await self._turn.take(vms)
@@ -291,5 +291,5 @@ class CellRun:
         await self._idle(ACT_AGAIN_S, self._work.idle_s)
         watched: MarkName = "cleaned" if step == "clean" else "dropped"
         for meter in self._meters:
-            await meter.look()
+            await meter.sample_now()
             meter.mark(watched, done_s)

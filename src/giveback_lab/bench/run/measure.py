@@ -198,9 +198,9 @@ class Meter:
         self._scanned_s = self._watch.now_s()
         self._flows.append(self._returns.update(self._scanned_s, self._scanner.scan()))
 
-    async def look(self) -> None:
+    async def sample_now(self) -> None:
         """Sample now, with the guest's own values. Raises VmError."""
-        await self.vm.watch(self.vm.guest.look(), STEP_DEADLINE_S, "look")
+        await self.vm.watch(self.vm.guest.sample_now(), STEP_DEADLINE_S, "a sample")
         self._scan()
 
     def mark(self, name: MarkName, begin_s: float) -> None:
@@ -219,7 +219,7 @@ class Meter:
         self.work_s = _number(said, "work_s")
         self._hot_bytes = min(int(_number(said, "hot_bytes")), self.vm.spec.ram_bytes)
         self.work_end_s = self._watch.now_s()
-        await self.look()
+        await self.sample_now()
 
     async def reread(self, words: tuple[str, ...]) -> None:
         """Read the hot set again. Raises VmError."""
