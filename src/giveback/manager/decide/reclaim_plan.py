@@ -11,6 +11,7 @@ busy, all of it at 3 in any. What it has learned to keep it keeps at 1 only.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from giveback.manager.decide import promises
@@ -32,6 +33,7 @@ _ANSWERS_S = 3.0
 _STAGES = 3
 _CHEAP, _ALL = 2, 3
 """The host's urgencies by which `allocation.plan` offers cheap memory only, or warm cache, too."""
+_MUTE_DIVISOR = 8
 _LATE_BELOW = 0.9
 """Who returned less than this part of what it was asked for is asked again, more urgently."""
 
@@ -85,12 +87,15 @@ def asks_of_reclaim(
 ) -> tuple[Ask, ...]:
     """Return whom to ask for what is missing and not yet on its way. `guests` are `sane`.
 
-    Where memory that costs little does not suffice, all is asked for at once: no time is lost.
+    Where memory that costs little does not suffice, all is asked for at once: no time is lost. Who was
+    asked and has returned nothing is asked more urgently only for what no other guest has: it may have
+    nothing, whatever it says.
     """
     guests = {key: guest for key, guest in guests.items() if can_give_bytes(guest)}
-    again = _more_urgent(missing_bytes, stage, guests, asked, now_s)
+    repeats = _more_urgent(missing_bytes, stage, guests, asked, now_s)
+    repeated = {ask.key for ask in repeats}
+    again = [ask for ask in repeats if not _is_mute(asked[ask.key], guests[ask.key])]
     expected = sum(ask.goal_bytes for ask in again)
-    repeated = {ask.key for ask in again}
     waited_for = {key: ask for key, ask in asked.items() if key in guests and key not in repeated}
     expected += sum(_left_of(ask, guests[key], now_s) for key, ask in waited_for.items())
     rest = max(0, missing_bytes - expected)
@@ -98,7 +103,18 @@ def asks_of_reclaim(
     asks = plan(rest, _CHEAP if stage == 1 else _ALL, others, asked, now_s)
     if stage == 1 and sum(ask.goal_bytes for ask in asks) < rest:
         asks = plan(rest, _ALL, others, asked, now_s)
-    return (*again, *asks)
+    left_bytes = rest - sum(ask.goal_bytes for ask in asks)
+    mute = []
+    for ask in repeats:
+        if ask not in again and left_bytes > 0:
+            mute.append(replace(ask, goal_bytes=min(ask.goal_bytes, left_bytes)))
+            left_bytes -= mute[-1].goal_bytes
+    return (*again, *asks, *mute)
+
+
+def _is_mute(ask: Asked, guest: GuestView) -> bool:
+    """Whether as good as nothing has come of what this guest was asked for."""
+    return ask.came_bytes(guest) * _MUTE_DIVISOR < ask.goal_bytes
 
 
 def _more_urgent(
@@ -114,7 +130,11 @@ def _more_urgent(
     """
     asks = []
     left_bytes = missing_bytes
-    for key, ask in sorted(asked.items()):
+    ranked = sorted(
+        asked.items(),
+        key=lambda item: (item[0] in guests and _is_mute(item[1], guests[item[0]]), item[0]),
+    )
+    for key, ask in ranked:
         guest = guests.get(key)
         if guest is None or ask.urgency >= stage or now_s - ask.at_s < STEP_S:
             continue
