@@ -11,6 +11,8 @@
   other network namespace is entered.
 - AF_VSOCK is the agents' channel, AF_INET is /metrics on loopback; no other address is let through.
 - OOMScoreAdjust: when the host is out of memory it is this process that still gets some back.
+- nss-user-lookup.target: settings name users and groups, and those of a directory service come later; a
+  name that is unknown ends the daemon with code 2, after which it is not started again.
 - StartLimitIntervalSec=0: a full or read-only disk may stay so for longer than five starts.
 - TimeoutStopSec: balloons are deflated before it ends.
 """
@@ -26,7 +28,7 @@ _PATH_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012
 _UNIT = """\
 [Unit]
 Description=Gives VMs' unused memory back to this host when it needs it
-After=libvirtd.service virtqemud.service
+After=libvirtd.service virtqemud.service nss-user-lookup.target
 StartLimitIntervalSec=0
 
 [Service]
