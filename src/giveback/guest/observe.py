@@ -12,12 +12,13 @@ from giveback.accounting.observation import Observation
 from giveback.accounting.reporting import vmm_takes_reports
 from giveback.accounting.usage import NO_GUEST, GuestPicture, GuestSource, HostPicture
 from giveback.errors import VmError
+from giveback.guest.host_side import read_host
 from giveback.guest.protocol import from_agent
 from giveback.guest.query import read_guest, read_pages
-from giveback.host import procs, smaps
+from giveback.host import procs
+from giveback.host.readers import pool
 from giveback.vmm.base import VmState
 from giveback.vmm.find import find
-from giveback.vmm.mapping import BoundBlock, bind, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,49 +27,8 @@ if TYPE_CHECKING:
 
     FoundVm = tuple[Backend, VmDescription]
 
-_LEAST_MAPPING_BYTES = 1 << 20
 _AT_ONCE = 32
 """VMs asked at the same time: a host with a thousand is not met with a thousand connections."""
-
-
-def read_host(
-    vm: VmDescription, state: VmState, root: str = "/"
-) -> tuple[HostPicture, tuple[BoundBlock, ...]]:
-    """What the VM costs, and where its RAM lies in the process. Raises VmError."""
-    text = smaps.read_smaps(root, vm.pid)
-    candidates = smaps.parse_maps(text, _LEAST_MAPPING_BYTES)
-    bound = bind(vm.ram_blocks, candidates, state.host_addresses)
-    places = [place for block in bound for place in block.ranges]
-    mappings = within(smaps.usage_of(text, _touching(candidates, places)), places)
-    ram = smaps.add(mapping.usage for mapping in mappings)
-    eligible = {mapping.thp_eligible for mapping in mappings} - {None}
-    own = smaps.total(text) - ram
-    status = procs.status_bytes(root, vm.pid)
-    picture = HostPicture(
-        ram_resident_bytes=ram.resident_bytes,
-        ram_swap_bytes=ram.swap_bytes,
-        ram_pss_bytes=ram.pss_bytes + ram.hugetlb_bytes,
-        ram_shared_bytes=max(0, ram.rss_bytes - ram.pss_bytes),
-        ram_huge_bytes=ram.huge_bytes + ram.hugetlb_bytes,
-        ram_locked_bytes=ram.locked_bytes,
-        ram_ksm_bytes=ram.ksm_bytes,
-        ram_page_bytes=max((mapping.kernel_page_bytes for mapping in mappings), default=4096),
-        ram_thp_eligible=True in eligible if eligible else None,
-        own_resident_bytes=own.resident_bytes,
-        own_pss_bytes=own.pss_bytes + own.hugetlb_bytes,
-        own_swap_bytes=own.swap_bytes,
-        page_tables_bytes=status.get("VmPTE", 0),
-        peak_resident_bytes=status.get("VmHWM", 0) + ram.hugetlb_bytes + own.hugetlb_bytes,
-        sure=bool(bound) and all(block.sure for block in bound),
-        placed=bool(bound) and all(block.ranges for block in bound),
-    )
-    return picture, bound
-
-
-def _touching(
-    mappings: Sequence[smaps.Mapping], places: Sequence[tuple[int, int]]
-) -> list[smaps.Mapping]:
-    return [m for m in mappings if any(m.start < end and start < m.end for start, end in places)]
 
 
 async def observe(
@@ -95,13 +55,15 @@ async def observe(
         why = (
             f"the VMM's process is stopped, and answers nothing: kill -CONT {vm.pid} lets it go on"
         )
-        return _with_host(vm, VmState(running=False, problems=(why,)), guest or NO_GUEST, root)
+        return await _with_host(
+            vm, VmState(running=False, problems=(why,)), guest or NO_GUEST, root
+        )
     state = await backend.inspect(vm, layout=layout, timeout_s=timeout_s)
     vm = state.description or vm
     if guest is None:
         wait_s = guest_timeout_s or timeout_s / 4
         guest = await read_guest(vm, state, time.time(), wait_s, by_cgroup, patience_s)
-    return _with_host(vm, state, guest, root)
+    return await _with_host(vm, state, guest, root)
 
 
 async def observe_pages(
@@ -123,10 +85,10 @@ async def observe_pages(
     if said is None:
         said, source = await read_pages(vm, closed=state.closed_ports), GuestSource.AGENT
     # The host at once after the guest: pages change hands meanwhile.
-    return _with_host(vm, state, from_agent(said, source), root), said
+    return await _with_host(vm, state, from_agent(said, source), root), said
 
 
-def _with_host(
+async def _with_host(
     vm: VmDescription, state: VmState, guest: GuestPicture, root: str = "/"
 ) -> Observation:
     """Read the host's side now, and join it with what the VMM and the guest said.
@@ -135,7 +97,7 @@ def _with_host(
     """
     problems = list(state.problems)
     try:
-        host, bound = read_host(vm, state, root)
+        host, bound, _ = await read_host(pool.shared(), vm, state, root)
     except VmError as error:
         rss = procs.status_bytes(root, vm.pid).get("VmRSS")
         return Observation(

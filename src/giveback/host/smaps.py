@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 SMAPS_LIMIT_BYTES = 64 << 20
 """65,530 mappings (the kernel's default limit) of about 900 bytes each."""
+MAPPINGS_LIMIT = 4096
+"""Large mappings that are looked at: a VM has some dozens, any process as many as it likes."""
+_PIECE_BYTES = 1 << 20
 
 _HEADER = re.compile(
     rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) (\S{4}) ([0-9a-f]{1,16}) (\S+) (\d{1,19})[ \t]*(.*)$",
@@ -155,14 +158,16 @@ def parse_maps(text: bytes, at_least_bytes: int = 0) -> tuple[Mapping, ...]:
 
     Those smaller than `at_least_bytes` are left out.
     """
+    return tuple(_mapping(header, b"") for header in _headers_of(text, at_least_bytes))
+
+
+def _headers_of(text: bytes, at_least_bytes: int) -> Iterator[re.Match[bytes]]:
     headers = _HEADER.finditer(text)
     if at_least_bytes >= _LARGE_BYTES and b"\nSize:" in text:
         headers = _large_headers(text)
-    return tuple(
-        _mapping(header, b"")
-        for header in headers
-        if int(header.group(2), 16) - int(header.group(1), 16) >= at_least_bytes
-    )
+    for header in headers:
+        if int(header.group(2), 16) - int(header.group(1), 16) >= at_least_bytes:
+            yield header
 
 
 _LARGE_BYTES = 1000 << 10
@@ -177,23 +182,6 @@ def _large_headers(text: bytes) -> Iterator[re.Match[bytes]]:
             yield header
 
 
-def usage_of(text: bytes, mappings: Iterable[Mapping]) -> tuple[Mapping, ...]:
-    """`mappings` (found by `parse_maps` in the same `text`) with their usage read."""
-    found = []
-    for mapping in mappings:
-        header = _HEADER.search(text, _position(text, mapping))
-        if header is not None and int(header.group(1), 16) == mapping.start:
-            following = _HEADER.search(text, header.end())
-            end = following.start() if following else len(text)
-            found.append(_mapping(header, text[header.end() : end]))
-    return tuple(found)
-
-
-def _position(text: bytes, mapping: Mapping) -> int:
-    """Where the mapping's header begins; the kernel pads addresses to eight digits."""
-    return max(0, text.find(b"%08x-%08x " % (mapping.start, mapping.end)))
-
-
 def add(usages: Iterable[Usage]) -> Usage:
     """The sum of usages."""
     result = Usage()
@@ -202,13 +190,72 @@ def add(usages: Iterable[Usage]) -> Usage:
     return result
 
 
-def read_smaps(root: str, pid: int) -> bytes:
-    """`/proc/PID/smaps` whole.
+def scan(pieces: Iterable[bytes], at_least_bytes: int) -> tuple[Usage, tuple[Mapping, ...]]:
+    """Return the sum over all mappings, and those of `at_least_bytes` with their own usage.
+
+    Each piece holds whole mappings, and only what is large of them is kept. Raises VmError for more than
+    MAPPINGS_LIMIT large ones.
+    """
+    sizes: dict[bytes, int] = {}
+    large: list[Mapping] = []
+    for piece in pieces:
+        for name, kib in _SUMMED.findall(piece):
+            sizes[name] = sizes.get(name, 0) + (int(kib) << 10)
+        for header in _headers_of(piece, at_least_bytes):
+            following = _HEADER.search(piece, header.end())
+            body = piece[header.end() : following.start() if following else len(piece)]
+            large.append(_mapping(header, body))
+            if len(large) > MAPPINGS_LIMIT:
+                raise VmError(
+                    f"the process has more than {MAPPINGS_LIMIT} mappings of {at_least_bytes >> 10} KiB "
+                    "and more; which of them are RAM is not looked for"
+                )
+    return _usage(sizes), tuple(large)
+
+
+def pieces_of(root: str, pid: int) -> Iterator[bytes]:
+    """`/proc/PID/smaps` in pieces of about a MiB, each of whole mappings.
 
     Raises VmError where the process has gone, where the right to read it is missing (which one is
     said), or where it is longer than SMAPS_LIMIT_BYTES.
     """
-    return _read(root, pid, "smaps", SMAPS_LIMIT_BYTES)
+    path = under(root, f"/proc/{pid}/smaps")
+    left = b""
+    size = 0
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while chunk := os.read(fd, _PIECE_BYTES):
+                size += len(chunk)
+                if size > SMAPS_LIMIT_BYTES:
+                    raise VmError(
+                        f"{path}: longer than {SMAPS_LIMIT_BYTES} bytes; not read further"
+                    )
+                left += chunk
+                if len(left) >= _PIECE_BYTES:
+                    cut = _last_header(left)
+                    yield left[:cut]
+                    left = left[cut:]
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise VmError(f"{path}: {_reason(error, pid)}") from error
+    yield left
+
+
+def _last_header(text: bytes) -> int:
+    """Where the last mapping begins; 0 where none does."""
+    end = len(text)
+    while (line := text.rfind(b"\n", 0, end)) >= 0:
+        if _HEADER.match(text, line + 1):
+            return line + 1
+        end = line
+    return 0
+
+
+def read_smaps(root: str, pid: int) -> bytes:
+    """`/proc/PID/smaps` whole. Raises VmError as `pieces_of` does."""
+    return b"".join(pieces_of(root, pid))
 
 
 def resident_of_mapping(pid: int, name: str, root: str = "/") -> Usage:
@@ -217,37 +264,20 @@ def resident_of_mapping(pid: int, name: str, root: str = "/") -> Usage:
     For sampling every second: one pass over smaps, and only the named mappings are parsed.
     Raises VmError where none is called so.
     """
-    text = read_smaps(root, pid)
     wanted = os.fsencode(name)
-    mappings = []
-    for header in _HEADER.finditer(text):
-        called = header.group(7)
-        if called in (wanted, wanted + b" (deleted)", b"/" + wanted + b" (deleted)"):
-            mappings.append(_mapping(header, b""))
-    if not mappings:
+    names = (wanted, wanted + b" (deleted)", b"/" + wanted + b" (deleted)")
+    found = []
+    for piece in pieces_of(root, pid):
+        headers = list(_HEADER.finditer(piece))
+        for index, header in enumerate(headers):
+            if header.group(7) in names:
+                end = headers[index + 1].start() if index + 1 < len(headers) else len(piece)
+                found.append(_mapping(header, piece[header.end() : end]).usage)
+    if not found:
         raise VmError(
             f"process {pid} maps nothing called {name}; /proc/{pid}/maps lists what it maps"
         )
-    return add(mapping.usage for mapping in usage_of(text, mappings))
-
-
-def _read(root: str, pid: int, name: str, limit_bytes: int) -> bytes:
-    path = under(root, f"/proc/{pid}/{name}")
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            while chunk := os.read(fd, 1 << 20):
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > limit_bytes:
-                    raise VmError(f"{path}: longer than {limit_bytes} bytes; not read further")
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise VmError(f"{path}: {_reason(error, pid)}") from error
-    return b"".join(chunks)
+    return add(found)
 
 
 def _reason(error: OSError, pid: int) -> str:

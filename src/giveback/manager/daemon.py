@@ -89,7 +89,7 @@ class Daemon:
         self._finder = discovery.Finder(root, backends, self._readers)
         self._arbitration = Arbitration(self.fleet, self._recorder, root)
         self._arbitration.cgroup = settings.cgroup
-        self._sampler = Sampler(self.fleet, self._arbitration, fallbacks, root)
+        self._sampler = Sampler(self.fleet, self._arbitration, fallbacks, root, self._readers)
         self._connections = Connections(self.fleet)
         self._reclaim = ReclaimOperation(self.fleet, self._arbitration, root, self._now_s)
         self._stopping = asyncio.Event()

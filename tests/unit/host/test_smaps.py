@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
-from typing import TYPE_CHECKING
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,9 +13,6 @@ from hypothesis import strategies as st
 
 from giveback.errors import VmError
 from giveback.host import procs, smaps
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ENTRY = """\
 7f1d8bfff000-7f1e8bfff000 rw-s 00001000 00:01 26                         /memfd:ram (deleted)
@@ -39,6 +37,9 @@ Rss:                   0 kB
 """
 
 
+LINES = b" rw-p 00000000 00:00 0\nSize: 1024 kB\nRss: 8 kB\nPss: 4 kB\n"
+
+
 def test_every_field_is_read() -> None:
     ram, guard = smaps.parse_smaps(ENTRY.encode())
     assert ram.size_bytes == 4 << 30
@@ -60,11 +61,33 @@ def test_the_total_is_the_sum_of_the_mappings() -> None:
     assert smaps.total(text) == smaps.add(m.usage for m in smaps.parse_smaps(text))
 
 
-def test_usage_is_read_for_the_mappings_asked_for() -> None:
+def test_large_mappings_come_with_their_usage_and_the_sum_of_all() -> None:
     text = ENTRY.encode()
-    (large,) = smaps.parse_maps(text, at_least_bytes=1 << 20)
-    assert large.usage == smaps.Usage()
-    assert smaps.usage_of(text, [large]) == (smaps.parse_smaps(text)[0],)
+    small = ENTRY.replace("7f1d8bfff000", "7f1e8bffe000").encode()
+    total, (large,) = smaps.scan([text, small], 1 << 20)
+    assert large == smaps.parse_smaps(text)[0]
+    assert total == smaps.total(text + small)
+    assert smaps.scan([], 1 << 20) == (smaps.Usage(), ())
+
+
+@given(st.integers(1, 3000), st.integers(2, 60))
+def test_pieces_are_of_whole_mappings(piece_bytes: int, count: int) -> None:
+    text = b"".join(b"%08x-%08x%b" % (n << 20, n + 1 << 20, LINES) for n in range(count))
+    with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
+        (Path(root) / "proc/7").mkdir(parents=True)
+        (Path(root) / "proc/7/smaps").write_bytes(text)
+        patch.setattr(smaps, "_PIECE_BYTES", piece_bytes)
+        pieces = list(smaps.pieces_of(root, 7))
+    assert b"".join(pieces) == text
+    assert all(piece.startswith(b"0") for piece in pieces if piece)
+    assert smaps.scan(pieces, 1 << 20)[1] == smaps.parse_smaps(text)
+
+
+def test_more_large_mappings_than_a_vm_has_are_said(tmp_path: Path) -> None:
+    count = smaps.MAPPINGS_LIMIT + 1
+    text = b"".join(b"%08x-%08x%b" % (n << 20, n + 1 << 20, LINES) for n in range(count))
+    with pytest.raises(VmError, match="more than 4096 mappings of 1024 KiB"):
+        smaps.scan([text], 1 << 20)
 
 
 @given(st.binary(max_size=400))
@@ -88,9 +111,8 @@ def test_a_real_mapping_is_sampled_by_its_range() -> None:
     size = 8 << 20
     with mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS) as memory:
         memory[: size // 2] = bytes(size // 2)
-        text = smaps.read_smaps("/", os.getpid())
-        found = [m for m in smaps.parse_maps(text) if m.size_bytes == size]
-        assert size // 2 in [mapping.usage.rss_bytes for mapping in smaps.usage_of(text, found)]
+        _, found = smaps.scan(smaps.pieces_of("/", os.getpid()), size)
+        assert size // 2 in [mapping.usage.rss_bytes for mapping in found]
 
 
 def test_a_real_mapping_is_sampled_by_its_name(tmp_path: Path) -> None:

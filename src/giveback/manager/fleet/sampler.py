@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import structlog
 
 from giveback.accounting.usage import GuestSource, from_balloon
 from giveback.errors import VmError
-from giveback.guest.observe import read_host
+from giveback.guest.host_side import read_host
 from giveback.host.budgets import Budget
 from giveback.host.process_sample import read_process_sample
+from giveback.host.readers.pool import Limits, Readers
 from giveback.manager.decide import schedule
 from giveback.manager.decide.resident_counts import Mappings, base
 from giveback.manager.fleet import host_sample
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from giveback.manager.fleet.fleet import Fleet, Watched
     from giveback.manager.fleet.urgency import Arbitration
     from giveback.manager.model import Decision, ManagerAction
-    from giveback.vmm.base import VmDescription
     from giveback.vmm.mapping import BoundBlock
 
 _VMM_TIMEOUT_S = 2.0
@@ -37,20 +36,28 @@ _VMM_AT_ONCE = 8
 _READ_AT_ONCE = 32
 """Whose mappings wait for the reader: a few of each owner's, so that none waits for all of another's."""
 _SAMPLES_AT_ONCE = 200
+_MAPPINGS_AT_ONCE = 2
+"""A reader is left for new processes while the kernel walks large mappings."""
+_MAPPINGS_LIMITS = Limits(wall_s=30.0, cpu_s=20.0)
 
 
 class Sampler:
     """Samples the fleet. `step` is to be called a few times a second."""
 
     def __init__(
-        self, fleet: Fleet, arbitration: Arbitration, fallbacks: Fallbacks | None, root: str = "/"
+        self,
+        fleet: Fleet,
+        arbitration: Arbitration,
+        fallbacks: Fallbacks | None,
+        root: str = "/",
+        readers: Readers | None = None,
     ) -> None:
         self._fleet = fleet
         self._arbitration = arbitration
         self._fallbacks = fallbacks
         self._root = root
-        # One thread: the kernel walks page tables without Python's lock, and the loop goes on.
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="mappings")
+        self._readers = readers or Readers(root=root)
+        self._mappings = asyncio.Semaphore(_MAPPINGS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._inspecting = Budget(_VMM_AT_ONCE, _VMM_AT_ONCE // 2)
         self._reading = Budget(_READ_AT_ONCE, _READ_AT_ONCE // 2)
@@ -90,7 +97,6 @@ class Sampler:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._reader.shutdown(wait=False, cancel_futures=True)
 
     # The host's side.
 
@@ -115,9 +121,8 @@ class Sampler:
     async def _read_mappings(self, vm: Watched, now_s: float) -> None:
         loop = asyncio.get_running_loop()
         try:
-            usage, bound, counts, took_s = await loop.run_in_executor(
-                self._reader, _mappings_of, vm.vmm.description, vm.vmm.state, self._root
-            )
+            async with self._mappings:
+                usage, bound, counts, took_s = await self._mappings_of(vm)
         except VmError as error:
             vm.host.refuse_mappings(str(error), now_s)
             vm.errors.add("mappings cannot be read")
@@ -128,6 +133,19 @@ class Sampler:
             self._reading.give(vm.owner)
             vm.host.end_reading()
             vm.changed()
+
+    async def _mappings_of(
+        self, vm: Watched
+    ) -> tuple[HostPicture, tuple[BoundBlock, ...], Counts, float]:
+        """The mappings, the sums of that moment, and what it took. Raises VmError."""
+        before = host_sample.read_counts(self._root, vm.pid)
+        picture, bound, took_s = await read_host(
+            self._readers, vm.vmm.description, vm.vmm.state, self._root, _MAPPINGS_LIMITS
+        )
+        after = host_sample.read_counts(self._root, vm.pid)
+        if before is None or after is None:
+            raise VmError(f"process {vm.pid} has ended")
+        return picture, bound, base(picture, before, after), took_s
 
     # The guest's side.
 
@@ -238,20 +256,6 @@ def _inspection_wait_s(vm: Watched, *, is_needed: bool) -> float:
         tells_statistics=vm.vmm.description.capabilities.statistics is not Answer.NO,
         has_channel=vm.vmm.agent_channel is not None,
     )
-
-
-def _mappings_of(
-    vm: VmDescription, state: VmState, root: str
-) -> tuple[HostPicture, tuple[BoundBlock, ...], Counts, float]:
-    """The mappings, the sums of that moment, and what it took. Run in a thread of its own."""
-    started_s = time.monotonic()
-    before = host_sample.read_counts(root, vm.pid)
-    picture, bound = read_host(vm, state, root)
-    after = host_sample.read_counts(root, vm.pid)
-    if before is None or after is None:
-        raise VmError(f"process {vm.pid} has ended")
-    counts = base(picture, before, after)
-    return picture, bound, counts, time.monotonic() - started_s
 
 
 def _chance() -> float:

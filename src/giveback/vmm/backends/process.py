@@ -43,7 +43,7 @@ class ProcessBackend:
         process = read_process(root, pid)
         if process is None:
             raise InputError(f"no process has the PID {pid}")
-        mappings = smaps.parse_maps(smaps.read_smaps(root, pid), at_least_bytes=MIB)
+        _, mappings = smaps.scan(smaps.pieces_of(root, pid), at_least_bytes=MIB)
         block = ram_block(mappings, ram_bytes)
         if block is None:
             raise InputError(
