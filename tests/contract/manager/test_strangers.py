@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import stuck_fuse
 from manager_process import Manager, resident_bytes
+from named_python import ENVIRONMENT, python_named
 from scripted_guests import MIB, Host
 
 from giveback.host.readers.child import MEMORY_BYTES
@@ -41,9 +41,9 @@ def stranger(host: Host, name: str, *words: str, program: str = "pass") -> Itera
     command = ["qemu-system-x86_64", "-S", "-c", program + _WAIT, *words, "-name", name]
     with subprocess.Popen(
         command,
-        executable=sys.executable,
+        executable=python_named("qemu-system-x86_64"),
         stdout=subprocess.PIPE,
-        env={"PYTHONHOME": sys.base_prefix},
+        env=ENVIRONMENT,
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
