@@ -28,7 +28,7 @@ from giveback_kernel.errors import KernelFileError
 from giveback_kernel.files import read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from giveback.host.readers.pool import Readers
@@ -113,6 +113,26 @@ def notify(**state: str) -> None:
 def notify_reloading() -> None:
     """Between this and READY=1 the settings are read anew; systemd wants to know since when."""
     notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
+
+
+def watchdog_s(environment: Mapping[str, str], pid: int) -> float | None:
+    """Return how often systemd wants to hear of this process, by half; None: not at all.
+
+    Source: sd_watchdog_enabled(3).
+    """
+    period_us = environment.get("WATCHDOG_USEC", "")
+    if not period_us.isdecimal() or not 0 < len(period_us) < 20 or int(period_us) == 0:
+        return None
+    if environment.get("WATCHDOG_PID", str(pid)) != str(pid):
+        return None
+    return int(period_us) / 2e6
+
+
+async def keep_watchdog(period_s: float) -> None:
+    """Tell systemd again and again that the event loop goes round; else it restarts the daemon."""
+    while True:
+        notify(WATCHDOG="1")
+        await asyncio.sleep(period_s)
 
 
 def fixed(before: DaemonSettings, after: DaemonSettings) -> list[str]:
@@ -214,9 +234,13 @@ async def manage(
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop)
             loop.add_signal_handler(signal.SIGHUP, reload)
+            period_s = watchdog_s(os.environ, os.getpid())
+            watchdog = None if period_s is None else loop.create_task(keep_watchdog(period_s))
             try:
                 await daemon.run(lambda: notify(READY="1", STATUS="looking after the VMs"))
             finally:
+                if watchdog is not None:
+                    watchdog.cancel()
                 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                     loop.remove_signal_handler(number)
 

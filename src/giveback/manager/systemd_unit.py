@@ -14,6 +14,8 @@
 - nss-user-lookup.target: settings name users and groups, and those of a directory service come later; a
   name that is unknown ends the daemon with code 2, after which it is not started again.
 - StartLimitIntervalSec=0: a full or read-only disk may stay so for longer than five starts.
+- WatchdogSec: the event loop says that it goes round; if it waits for what never comes, systemd ends
+  the daemon and starts another. NotifyAccess=main: none of its reader processes can say it.
 - TimeoutStopSec: balloons are deflated before it ends.
 """
 
@@ -34,6 +36,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 NotifyAccess=main
+WatchdogSec=60
 ExecStart={program} daemon
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=on-failure

@@ -117,6 +117,25 @@ def test_systemd_hears_of_start_reload_and_stop(host: Host) -> None:
             assert daemon.wait(DEADLINE_S) == 0
 
 
+def test_systemd_s_watchdog_hears_the_event_loop_and_not_one_that_stands_still(host: Host) -> None:
+    path = host.folder / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(path))
+        listener.settimeout(DEADLINE_S)
+        environment = os.environ | {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "200000"}
+        with Manager(host).running(environment=environment) as daemon:
+            heard = {listener.recv(4096).partition(b"\n")[0] for _ in range(5)}
+            assert heard == {b"READY=1", b"WATCHDOG=1"}
+            daemon.send_signal(signal.SIGSTOP)
+            listener.settimeout(1.0)
+            with contextlib.suppress(TimeoutError):
+                while listener.recv(4096):
+                    pass  # said before it was stopped
+            daemon.send_signal(signal.SIGCONT)
+            listener.settimeout(DEADLINE_S)
+            assert listener.recv(4096) == b"WATCHDOG=1"
+
+
 def test_ps_sees_a_guest_whose_port_the_daemon_holds(
     host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

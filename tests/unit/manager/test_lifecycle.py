@@ -14,7 +14,13 @@ from giveback.guest import via_daemon
 from giveback.manager.daemon import Daemon
 from giveback.manager.decide.arbiter import ArbiterState
 from giveback.manager.decide.forecast import ForecastSample
-from giveback.manager.lifecycle import fixed, known_place, make_folder_of, take_settings
+from giveback.manager.lifecycle import (
+    fixed,
+    known_place,
+    make_folder_of,
+    take_settings,
+    watchdog_s,
+)
 from giveback.manager.settings.load import from_bytes
 
 if TYPE_CHECKING:
@@ -145,3 +151,21 @@ def test_what_a_killed_daemon_left_at_the_known_place_is_replaced(tmp_path: Path
     # A socket of its own is to be made there.
     with known_place(folder / "api.sock", folder):
         assert not (folder / "api.sock").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("environment", "period_s"),
+    [
+        ({"WATCHDOG_USEC": "60000000"}, 30.0),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "7"}, 30.0),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "8"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "9" * 5000}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_systemd_hears_twice_in_its_watchdog_s_time(
+    environment: dict[str, str], period_s: float | None
+) -> None:
+    assert watchdog_s(environment, 7) == period_s
