@@ -185,7 +185,8 @@ def test_two_reclaims_are_two_records(host: Host) -> None:
                 assert [action.expected_bytes for action in whole] == [60 * MIB, 90 * MIB]
                 for action in whole:
                     came = action.measured_bytes or 0
-                    assert action.expected_bytes <= came <= action.expected_bytes + 8 * MIB
+                    # A page or two of the interpreter that plays the guest come and go meanwhile.
+                    assert action.expected_bytes - MIB < came <= action.expected_bytes + 8 * MIB
                 # What each asked of the VM is not merged either.
                 asks = recorded.of(ActionKind.ASK)
                 assert [ask.expected_bytes for ask in asks] == [60 * MIB, 90 * MIB]

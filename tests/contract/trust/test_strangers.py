@@ -12,8 +12,14 @@ import pytest
 from strangers import MALLORY, VICTIM, Stranger, connected_to, needs_root, open_folder, stranger
 
 from giveback.cli import main
+from giveback.errors import VmError
+from giveback.host.procs import own_path, start_ticks
+from giveback.manager.devices.fallback import Fallbacks
+from giveback.manager.devices.leases import LeaseStore
+from giveback.manager.model import ActionKind, Lease
 from giveback.manager.settings.load import from_bytes
 from giveback.vmm.clients.qmp import monitor
+from giveback.vmm.control.address import control_of
 from giveback.vmm.find import choose, find
 
 if TYPE_CHECKING:
@@ -176,6 +182,36 @@ def test_a_name_belongs_to_its_owner(folder: Path) -> None:
     assert settings.for_vm(names[real.pid]).ignore
     assert not settings.for_vm(names[fake.pid]).ignore
     assert settings.for_vm(names[fake.pid]).weight == 2, "a pattern speaks of any user's"
+
+
+def test_a_lease_is_of_the_process_that_has_the_monitor(folder: Path, victim: Stranger) -> None:
+    """A fake's moves no other's balloon; one whose VM lives is given back, whatever it is called now."""
+    monitor = f"{folder}/q"
+
+    def kept(pid: int, name: str) -> Fallbacks:
+        state = folder / f"state-{pid}"
+        ticks = start_ticks("/", pid)
+        assert ticks is not None
+        lease = Lease(
+            vm=f"qemu:{name}:{pid}", pid=pid, start_ticks=ticks, device=ActionKind.BALLOON,
+            control=f"qemu:{own_path('/', pid, monitor)}", before_bytes=64 << 20,
+            target_bytes=32 << 20, wall_s=0.0,
+        )  # fmt: skip
+        LeaseStore(state).put(lease)
+        return Fallbacks(state)
+
+    with stranger(folder / "fake", qemu("db-7", f"unix:{monitor}"), uid=MALLORY) as fake:
+        fakes = kept(fake.pid, "db-7")
+        asyncio.run(fakes.recover())
+        assert victim.heard == ""
+        assert "does not listen there" in str(fakes.problems)
+        ((_, vm),) = [one for one in find() if one[1].pid == fake.pid]
+        with pytest.raises(VmError, match="does not listen there"):
+            asyncio.run(control_of(vm, "").set_balloon(32 << 20))
+    asyncio.run(fakes.recover())
+    assert victim.heard == ""
+    asyncio.run(kept(victim.pid, "a-name-of-before").recover())
+    assert '"execute":"balloon","arguments":{"value":67108864}' in victim.heard
 
 
 def test_a_name_in_argv0_makes_no_vm() -> None:
