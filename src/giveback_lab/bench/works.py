@@ -112,7 +112,7 @@ _ALL = (
         job="whole-day", idle_s=75.0, steps=("again", "reread"), guest="distribution",
     ),
 )  # fmt: skip
-GROUPS = "small and distribution (all works of that guest), or all"
+GROUPS = "small and distribution (all workloads of that guest), or all"
 WORKS = {work.name: work for work in _ALL}
 
 
@@ -128,7 +128,7 @@ def named(words: str) -> list[Work]:
         return [work for work in _ALL if work.guest == names[0]]
     unknown = [name for name in names if name not in WORKS]
     if unknown or not names:
-        what = f"no work {', '.join(map(repr, unknown))}" if unknown else "names no work"
+        what = f"no workload {', '.join(map(repr, unknown))}" if unknown else "names no workload"
         raise InputError(f"--work {words}: {what}: there are {', '.join(WORKS)}, {GROUPS}")
     return [WORKS[name] for name in names]
 

@@ -22,8 +22,8 @@ def bench(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     [
         (["--strategies", "nothing-such"], "no strategy 'nothing-such'"),
         (["--strategies", ","], "names no strategy"),
-        (["--work", "gardening"], "no work 'gardening'"),
-        (["--work", ""], "names no work"),
+        (["--work", "gardening"], "no workload 'gardening'"),
+        (["--work", ""], "names no workload"),
         (["--kernels", "2.4"], "kernel 2.4: has no free page reporting"),
         (["--mem", "lots"], "--mem 'lots': not a size"),
         (["--mem", "2G,"], "--mem '': not a size"),

@@ -85,7 +85,7 @@ def telling_figure(results: Sequence[CellResult], path: Path) -> None:
 
     group = most_telling(groups(ordered(results)))
     if group is None:
-        raise InputError(f"{path}: no work was measured: run giveback bench first")
+        raise InputError(f"{path}: no workload was measured: run giveback bench first")
     figure = figures_time.telling_figure(group, figures.WIDE)
     kind = "svg" if path.suffix.lower() == ".svg" else "png"
     write_picture(figure, path, kind, group_title(group, [group]))

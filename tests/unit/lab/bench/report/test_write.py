@@ -297,7 +297,7 @@ def test_the_most_telling_figure(tmp_path: Path) -> None:
     telling_figure(results, tmp_path / "a.svg")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert b"A build" in (tmp_path / "a.svg").read_bytes()
-    with pytest.raises(InputError, match="no work was measured"):
+    with pytest.raises(InputError, match="no workload was measured"):
         telling_figure([failed_result()], tmp_path / "b.png")
 
 

@@ -209,7 +209,7 @@ def test_a_time_for_a_person(seconds: float, said: str) -> None:
 def test_works_by_name() -> None:
     assert [work.name for work in named("hogs, files,hogs")] == ["hogs", "files"]
     assert len(named("all")) == len(WORKS)
-    with pytest.raises(InputError, match="no work 'x'"):
+    with pytest.raises(InputError, match="no workload 'x'"):
         named("x")
     three = WORKS["three-aligned"]
     assert three.ram_bytes(2048 * MIB) == 1024 * MIB
