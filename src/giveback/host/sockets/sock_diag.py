@@ -90,9 +90,11 @@ def listening_sockets() -> tuple[UnixSocket, ...]:
         return tuple(parse_unix(body) for body in _list(netlink, asked) if len(body) >= 16)
 
 
-def unix_sockets_of(inodes: Iterable[int]) -> tuple[UnixSocket, ...]:
-    """Those of these sockets that are unix sockets of this network namespace. Raises VmError."""
-    found: list[UnixSocket] = []
+def unix_sockets_of(inodes: Iterable[int]) -> Iterator[UnixSocket]:
+    """Yield those of these sockets that are unix sockets of this network namespace. Raises VmError.
+
+    Each is asked for when it is wanted: a VMM listens at some of its first ones.
+    """
     with _netlink() as netlink:
         for inode in inodes:
             asked = _unix_request(0xFFFFFFFF, inode, _SHOW_NAME | _SHOW_VFS | _SHOW_PEER)
@@ -100,8 +102,7 @@ def unix_sockets_of(inodes: Iterable[int]) -> tuple[UnixSocket, ...]:
                 bodies = list(_list(netlink, asked, dump=False))
             except _NoSuchSocketError:
                 continue
-            found += (parse_unix(body) for body in bodies if len(body) >= 16)
-    return tuple(found)
+            yield from (parse_unix(body) for body in bodies if len(body) >= 16)
 
 
 def peer_inode(inode: int) -> int:

@@ -29,7 +29,7 @@ from giveback.vmm.clients.sockets import reason
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from giveback.host.sockets.sock_diag import TcpListener, UnixSocket
 
@@ -124,12 +124,12 @@ def _is_proven(address: str, place: int, pid: int) -> bool:
     """
     status = os.fstat(place)
     file = sock_diag.FileId.of(status)
-    own = [one for one in listening(pid) if one.file is not None]
-    if any(one.file == file for one in own):
+    if any(one.file == file for one in listening(pid)):
         return True
     if any(one.file == file for one in sock_diag.listening_sockets()):
         raise _not_its_own(address, pid)
-    is_alike = any(one.file is not None and one.file.inode == file.inode for one in own)
+    own = [one.file for one in listening(pid) if one.file is not None]
+    is_alike = any(one.inode == file.inode for one in own)
     if not is_alike and _is_in_our_network(pid):
         raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     if status.st_uid not in read_uids("/", pid):
@@ -144,11 +144,14 @@ def _not_its_own(address: str, pid: int) -> VmError:
     )
 
 
-def listening(pid: int) -> tuple[UnixSocket, ...]:
-    """The unix sockets at which the process listens in our network namespace. Raises VmError, OSError."""
+def listening(pid: int) -> Iterator[UnixSocket]:
+    """Yield the unix sockets of our network namespace at which the process listens.
+
+    Raises VmError, OSError.
+    """
     inodes = descriptors.sockets_of("/", pid, SOCKETS_LIMIT)
     found = sock_diag.unix_sockets_of(inodes)
-    return tuple(one for one in found if one.state == sock_diag.LISTENING)
+    return (one for one in found if one.state == sock_diag.LISTENING)
 
 
 def _is_in_our_network(pid: int) -> bool:
