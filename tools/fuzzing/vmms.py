@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import os
+import shutil
 import tempfile
 from functools import cache
 from typing import TYPE_CHECKING
@@ -171,6 +173,7 @@ class _Server:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.folder = tempfile.mkdtemp(prefix="giveback-fuzz-")
+        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
         self.path = f"{self.folder}/s"
         self.data = b""
         self.loop.run_until_complete(asyncio.start_unix_server(self._serve, self.path))
