@@ -8,12 +8,12 @@ import os
 import resource
 import socketserver
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from manager_process import Manager
+from named_python import ENVIRONMENT, python_named
 from scripted_guests import Host
 from scripted_vmm import descriptors_of, listening
 from scripted_vms import Monitor
@@ -123,10 +123,10 @@ def crowd(host: Host, count: int, monitor: str = "") -> Iterator[None]:
             "64M",
             *words,
         ],
-        executable=sys.executable,
+        executable=python_named("qemu-system-x86_64"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={"PYTHONHOME": sys.base_prefix},
+        env=ENVIRONMENT,
         pass_fds=descriptors_of(monitor),
     )
     assert child.stdin is not None
