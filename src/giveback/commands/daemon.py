@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     try:
         from giveback.host.memory import read_host_view  # noqa: PLC0415
-        from giveback.host.readers.pool import Readers  # noqa: PLC0415
+        from giveback.host.readers.pool import shared  # noqa: PLC0415
         from giveback.manager import logs  # noqa: PLC0415
         from giveback.manager.lifecycle import manage  # noqa: PLC0415
         from giveback.manager.settings.load import load  # noqa: PLC0415
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{settings.source}: good; socket {settings.socket}, state {settings.state}")
         return 0
     logs.set_up(sys.stderr, settings.log_level)
-    readers = Readers()
+    readers = shared()
     # Now, while this process has no threads and none of a guest's data in its memory.
     readers.start()
     asyncio.run(manage(settings, args.settings, readers=readers))

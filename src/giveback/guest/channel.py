@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
 from giveback.guest import protocol
-from giveback.host.sockets.unix_sockets import is_queued
 from giveback.vmm.base import Channel, ChannelKind
 from giveback.vmm.clients import owned
 from giveback.vmm.clients.sockets import reason
@@ -70,7 +69,7 @@ async def lines(channel: Channel, timeout_s: float) -> AsyncIterator[LineStream]
                 await _greet(reader, writer)
             yield LineStream(reader, writer, limit_bytes)
     except TimeoutError as error:
-        why = _silence(channel) if writer is not None else ""
+        why = await _silence(channel) if writer is not None else ""
         raise VmError(
             f"{where(channel)}: no answer from the guest in {timeout_s:g} s{why}"
         ) from error
@@ -86,9 +85,11 @@ def where(channel: Channel) -> str:
     return escape_for_terminal(channel.path or f"vsock {channel.cid}", 400)
 
 
-def _silence(channel: Channel) -> str:
+async def _silence(channel: Channel) -> str:
     """Why nothing comes: QEMU serves one client of a port, the next ones wait without a word."""
-    if channel.kind is ChannelKind.VIRTIO_SERIAL and is_queued(channel.path):
+    if channel.kind is ChannelKind.VIRTIO_SERIAL and await owned.is_queued(
+        channel.path, channel.pid
+    ):
         return "; another program is connected to this port, and QEMU serves one at a time"
     return "; no giveback-agent runs there, or the guest is too busy to answer"
 

@@ -16,7 +16,7 @@ import structlog
 
 from giveback.errors import InputError, VmError
 from giveback.host.memory import read_host_view
-from giveback.host.readers.pool import Readers
+from giveback.host.readers.pool import Readers, shared
 from giveback.manager.decide import schedule
 from giveback.manager.fleet import discovery
 from giveback.manager.fleet.connections import Connections
@@ -85,7 +85,7 @@ class Daemon:
         self._recorder: HistoryRecorder = NoRecorder() if recorder is None else recorder
         self._fallbacks = fallbacks
         self._root = root
-        self._readers = Readers(root=root) if readers is None else readers
+        self._readers = shared() if readers is None else readers
         self._finder = discovery.Finder(root, backends, self._readers)
         self._arbitration = Arbitration(self.fleet, self._recorder, root)
         self._arbitration.cgroup = settings.cgroup

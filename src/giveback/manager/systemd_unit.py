@@ -53,7 +53,7 @@ UMask=0027
 
 OOMScoreAdjust=-900
 MemoryMax=1G
-TasksMax=64
+TasksMax=128
 LimitNOFILE=65536
 
 CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_CHOWN

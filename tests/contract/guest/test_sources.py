@@ -23,8 +23,8 @@ from giveback.errors import VmError
 from giveback.guest import via_daemon
 from giveback.guest.protocol import AGENT_VSOCK_PORT
 from giveback.guest.query import read_guest, read_pages
-from giveback.host.sockets.unix_sockets import is_queued
 from giveback.vmm.base import BalloonStatistics, Channel, ChannelKind, VmDescription, VmState
+from giveback.vmm.clients.owned import is_queued
 
 MIB = 1 << 20
 STATISTICS = BalloonStatistics(1000.0, 50 * MIB, 30 * MIB)
@@ -82,7 +82,7 @@ def test_a_client_that_waits_behind_another_is_told_why(tmp_path: Path) -> None:
         other.connect(str(path))
         served, _ = server.accept()
         with served:
-            assert not is_queued(str(path))
+            assert not asyncio.run(is_queued(str(path), os.getpid()))
             guest = told(
                 Channel(
                     ChannelKind.VIRTIO_SERIAL,

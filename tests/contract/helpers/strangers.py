@@ -92,13 +92,30 @@ class Stranger:
 
     @property
     def heard(self) -> str:
-        """Every connection and byte that arrived from this process, one a line.
+        """Every connection and byte that arrived from this process or its readers, one a line.
 
         Others on this host may run a giveback, too. TCP does not tell: see `connected_to`.
         """
-        mine = f"{os.getpid()} "
+        ours = _ourselves()
         lines = self.log.read_text().splitlines(keepends=True)
-        return "".join(line.removeprefix(mine) for line in lines if line.startswith(mine))
+        split = (line.split(" ", 1) for line in lines)
+        return "".join(text for pid, text in split if int(pid) in ours)
+
+
+def _ourselves() -> set[int]:
+    """The PIDs of this process and of all below it: readers connect for it, and live as long as it does."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(folder.name)] = int(
+                (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+    ours: set[int] = set()
+    found = {os.getpid()}
+    while found:
+        ours |= found
+        found = {pid for pid, parent in parents.items() if parent in found}
+    return ours
 
 
 _connected: list[object] = []

@@ -84,10 +84,10 @@ def who() -> tuple[int, list[str], int]:
     return os.getpid(), names, resource.getrlimit(resource.RLIMIT_AS)[0]
 
 
-def listener(path: str) -> socket.socket:
+def listener(path: str) -> tuple[socket.socket, str]:
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
-    return connection
+    return connection, "connected"
 
 
 def test_values_come_back_and_errors_keep_their_words(readers: Readers) -> None:
@@ -131,8 +131,11 @@ def test_a_descriptor_is_handed_over(readers: Readers, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "s"))
         server.listen()
-        found = ask(readers, listener, str(tmp_path / "s"))
+        answer = ask(readers, listener, str(tmp_path / "s"))
+        assert isinstance(answer, tuple)
+        found, value = answer
         assert isinstance(found, socket.socket)
+        assert value == "connected"
         taken, _ = server.accept()
         with found, taken:
             found.sendall(b"hello")

@@ -95,3 +95,29 @@ def test_a_process_whose_file_never_answers_costs_one_reader(host: Host, tmp_pat
         assert daemon.wait(60) == 0
         manager.until(lambda: guest.heard[-1][1] <= 1)
     assert manager.log.read_text().count("made its reader hang") == 1
+
+
+@pytest.mark.skipif(not stuck_fuse.usable(), reason="needs root and /dev/fuse")
+def test_a_socket_whose_path_never_answers_stops_nothing(host: Host, tmp_path: Path) -> None:
+    """A monitor's path is gone to by a reader process, as an agent's port is."""
+    manager = Manager(host)
+    port = ["-device", "virtserialport,chardev=c,name=org.giveback.agent.0"]
+    with (
+        stuck_fuse.mounted(tmp_path / "stuck") as stuck,
+        manager.running() as daemon,
+        stranger(host, "monitor", "-m", "64M", "-qmp", f"unix:{stuck}/hang,server=on") as first,
+        stranger(
+            host, "port", "-m", "64M", "-chardev", f"socket,id=c,path={stuck}/hang,server=on", *port
+        ) as second,
+    ):
+        manager.until(lambda: len((manager.status() or {})["problems"]) == 2)
+        with host.guest("web") as guest:
+            manager.until(lambda: manager.vm("web").get("rows"))
+            manager.until(lambda: manager.vm("web").get("urgency") == 0)
+            assert set((manager.status() or {})["problems"]) == {
+                f"process {pid} of user 0 made its reader hang; it is not read any more"
+                for pid in (first, second)
+            }
+            daemon.terminate()
+            assert daemon.wait(60) == 0
+            manager.until(lambda: guest.heard[-1][1] <= 1)

@@ -10,14 +10,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from giveback.host.budgets import owner_of
+
 HUNG_PER_USER = 3
 """Readers that one user's processes may cost; then those that were never read are not begun with."""
 HUNG_OF_STRANGERS = 12
 """Readers that processes which were never read may cost in all: a user can have many uids."""
-HUNG_LIMIT = 24
+HUNG_OF_OWNER = 8
+"""Readers that one user's processes may cost, those that were read before among them."""
+HUNG_LIMIT = 48
 """Readers that may hang in all. Then none is started in their place; what is left goes on."""
 _CHANCES = 3
 _AGAIN_S = 30.0
+_SELDOM_S = 3600.0
+"""After _CHANCES. Not never: a host that swapped on three days of a year has lost no VM."""
 _KNOWN_LIMIT = 1 << 16
 
 
@@ -46,7 +52,8 @@ class Blame:
     _records: dict[int, _Record] = field(default_factory=dict)
     _hung: dict[int, Culprit] = field(default_factory=dict)
     """By the reader's PID, while it hangs."""
-    _answered: dict[int, None] = field(default_factory=dict)
+    _answered: dict[int, set[str]] = field(default_factory=dict)
+    """By PID, the functions that have read it."""
 
     @property
     def suspects(self) -> frozenset[int]:
@@ -63,18 +70,18 @@ class Blame:
         """Whether it matters whose a process is: a user, or all together, have used up their readers."""
         return len(self._hung) >= HUNG_PER_USER
 
-    def answered(self, pid: int) -> None:
-        """Note that a process could be read."""
+    def answered(self, pid: int, function: str = "") -> None:
+        """Note that a function could read a process."""
         if len(self._answered) >= _KNOWN_LIMIT:
             self._answered.clear()
-        self._answered[pid] = None
+        self._answered.setdefault(pid, set()).add(function)
 
     def slow(self, culprit: Culprit, now_s: float) -> None:
         """Note that a reader had to be killed, or died, and that it is gone."""
         record = self._record(culprit)
         record.failures += 1
-        wait_s = _AGAIN_S if record.failures < _CHANCES else float("inf")
-        record.again_s = now_s + wait_s
+        wait_s = _AGAIN_S if record.failures < _CHANCES else _SELDOM_S
+        record.again_s = max(record.again_s, now_s + wait_s)
 
     def hangs(self, reader: int, culprit: Culprit) -> None:
         """Note that a reader cannot even be killed: this process is never read again."""
@@ -90,8 +97,8 @@ class Blame:
         self._records.pop(pid, None)
         self._answered.pop(pid, None)
 
-    def refusal(self, process: Culprit, now_s: float) -> str:
-        """Why this process is not to be read now; "" where it may be."""
+    def refusal(self, process: Culprit, now_s: float, function: str = "") -> str:
+        """Why a function is not to read this process now; "" where it may."""
         pid, uid = process.pid, process.uid
         record = self._records.get(pid)
         if record is not None and record.culprit.started_s != process.started_s:
@@ -103,23 +110,26 @@ class Blame:
             return f"process {pid} made its reader hang: " + (
                 "it is not read any more" if forever else "it is read again in a while"
             )
-        if not self.is_strict or pid in self._answered:
+        if not self.is_strict:
             return ""
-        if len(self._hung) >= HUNG_OF_STRANGERS:
-            return f"process {pid} is not read: {len(self._hung)} readers hang at other processes"
-        of_user = sum(culprit.uid == uid for culprit in self._hung.values())
-        if of_user >= HUNG_PER_USER:
+        owner = owner_of(uid)
+        of_owner = sum(owner_of(culprit.uid) == owner for culprit in self._hung.values())
+        is_known = function in self._answered.get(pid, ())
+        if of_owner >= (HUNG_OF_OWNER if is_known else HUNG_PER_USER):
             return (
-                f"process {pid} is not read: {of_user} readers hang at processes of its user {uid}"
+                f"process {pid} is not read: {of_owner} readers hang at processes of its user {uid}"
             )
+        if len(self._hung) >= HUNG_OF_STRANGERS and not is_known:
+            return f"process {pid} is not read: {len(self._hung)} readers hang at other processes"
         return ""
 
     def problems(self) -> tuple[str, ...]:
         """What an operator has to know: which processes are not read any more."""
         return tuple(
-            f"process {pid} of user {record.culprit.uid} made its reader hang; it is not read any more"
+            f"process {pid} of user {record.culprit.uid} made its reader hang; it is "
+            + ("not read any more" if record.again_s == float("inf") else "read once an hour")
             for pid, record in self._records.items()
-            if record.again_s == float("inf")
+            if record.again_s == float("inf") or record.failures >= _CHANCES
         )[:HUNG_LIMIT]
 
     def _record(self, culprit: Culprit) -> _Record:

@@ -91,8 +91,8 @@ def _answer(connection: socket.socket, request: bytes) -> None:
         body: object
         try:
             result = work(*arguments)
-            if isinstance(result, socket.socket):
-                fd, result = result.detach(), None
+            if isinstance(result, tuple) and result and isinstance(result[0], socket.socket):
+                fd, result = result[0].detach(), result[1]
             body = [0, plain.pack(result)]
         except GivebackError as error:
             body = [1, str(error)[:4096]]

@@ -32,6 +32,8 @@ _KILLED_S = 0.5
 """How long a reader that is killed may take to end; one that waits for FUSE does not."""
 _START_S = 10.0
 _ITEMS_AT_ONCE = 512
+_SLOW_S = 1.0
+"""An item that took longer than this, when who asked gave up, counts as slow."""
 _OK, _REFUSED, _DEFECT = range(3)
 
 
@@ -80,6 +82,9 @@ class Readers:
         self._starter_pid = 0
         self._idle: list[_Reader] = []
         self._hanging: list[_Reader] = []
+        self._ending: set[asyncio.Task[None]] = set()
+        self._judged: dict[int, asyncio.Event] = {}
+        """Processes whose reader was killed and may yet hang: no other reader goes there before."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._free = asyncio.Semaphore(size)
         self._starting = asyncio.Lock()
@@ -109,7 +114,9 @@ class Readers:
     async def call(
         self, function: Callable[..., object], *arguments: object, pid: int, limits: Limits
     ) -> object:
-        """Run a module's function in a reader; return what it returned, as plain values or a socket.
+        """Run a module's function in a reader; return what it returned, as plain values.
+
+        A function may return a tuple of a socket and a value: the same socket comes back with the value.
 
         `pid` is the process that is read. Raises VmError with the function's own words, or that the process
         is not read any more.
@@ -129,7 +136,9 @@ class Readers:
         async with self._free:
             while len(results) < len(items):
                 first = len(results)
-                refusal = self._refusal(items[first].pid)
+                if judged := self._judged.get(items[first].pid):
+                    await judged.wait()
+                refusal = self._refusal(items[first].pid, _name(function))
                 if refusal:
                     results.append(VmError(refusal))
                     continue
@@ -161,7 +170,7 @@ class Readers:
         """The items from `first` that can be given to a reader at once: none that may be refused by then."""
         if self.blame.is_strict:
             return items[first : first + 1]
-        suspects = self.blame.suspects
+        suspects = self.blame.suspects | self._judged.keys()
         end = first + 1
         while end < min(len(items), first + _ITEMS_AT_ONCE) and items[end].pid not in suspects:
             end += 1
@@ -177,7 +186,8 @@ class Readers:
         """Add a result for each item. Raises _Hung at the one that the reader does not answer to."""
         reader = await self._reader()
         begun_s = time.clock_gettime(time.CLOCK_BOOTTIME)
-        asked = [_name(function), limits.cpu_s, [plain.pack(item.arguments) for item in batch]]
+        name = _name(function)
+        asked = [name, limits.cpu_s, [plain.pack(item.arguments) for item in batch]]
         done = 0
         try:
             async with asyncio.timeout(limits.wall_s):
@@ -188,7 +198,7 @@ class Readers:
                     body, fd = await _next(reader)
                 results.append(_result(body, fd))
                 done += 1
-                self.blame.answered(item.pid)
+                self.blame.answered(item.pid, name)
         except TimeoutError as error:
             why = f"gave no answer in {limits.wall_s:g} s"
             raise await self._give_up(reader, batch[done].pid, begun_s, why) from error
@@ -196,39 +206,61 @@ class Readers:
             why = f"ended: {error}" if str(error) else "ended: it used more than it may"
             raise await self._give_up(reader, batch[done].pid, begun_s, why) from error
         except BaseException:
-            # Cancelled: what it answers now would be taken for the answer to another question.
-            self._kill(reader)
-            self._hanging.append(reader)
+            # Cancelled: what it answers now would be taken for the answer to another question. Who asked
+            # may have had less patience than `limits`, so the process is to blame all the same.
+            now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+            end = self._end(reader, batch[done].pid, begun_s, is_slow=now_s - begun_s > _SLOW_S)
+            ending = asyncio.get_running_loop().create_task(end)
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
             raise
         self._idle.append(reader)
 
     async def _give_up(self, reader: _Reader, pid: int, begun_s: float, why: str) -> _Hung:
-        """Kill a reader, and remember who was read, if that process is still the same."""
+        """End a reader that hangs or has died; return what to say of it."""
+        await self._end(reader, pid, begun_s, is_slow=True)
+        return _Hung(f"process {pid} cannot be read: its reader {why}")
+
+    async def _end(self, reader: _Reader, pid: int, begun_s: float, *, is_slow: bool) -> None:
+        """Kill a reader, and remember who was read, if that process is still the same.
+
+        `is_slow`: whether that counts against the process where the reader can be killed.
+        """
         self._kill(reader)
         self._hanging.append(reader)
-        is_gone = await _ends(reader, _KILLED_S)
+        judged = self._judged[pid] = asyncio.Event()
+        try:
+            is_gone = await _ends(reader, _KILLED_S)
+            self._blame(reader, pid, begun_s, is_slow=is_slow, is_gone=is_gone)
+        finally:
+            judged.set()
+            if self._judged.get(pid) is judged:
+                del self._judged[pid]
+
+    def _blame(
+        self, reader: _Reader, pid: int, begun_s: float, *, is_slow: bool, is_gone: bool
+    ) -> None:
         sample = read_process_sample(self._root, pid)
         is_same = sample is not None and sample.started_s <= begun_s
         culprit = Culprit(pid, sample.started_s if sample else 0.0, sample.uid if sample else None)
         if is_gone:
             self._hanging.remove(reader)
             reader.close()
-            if is_same:
+            if is_same and is_slow:
                 self.blame.slow(culprit, time.monotonic())
         else:
             self.blame.hangs(reader.pid, culprit)
             if not is_same:
                 self.blame.forget(pid)
-        return _Hung(f"process {pid} cannot be read: its reader {why}")
 
-    def _refusal(self, pid: int) -> str:
+    def _refusal(self, pid: int, function: str) -> str:
         if not self.blame.is_strict and pid not in self.blame.suspects:
             return ""
         sample = read_process_sample(self._root, pid)
         if sample is None:
             return ""
         culprit = Culprit(pid, sample.started_s, sample.uid)
-        return self.blame.refusal(culprit, time.monotonic())
+        return self.blame.refusal(culprit, time.monotonic(), function)
 
     # The readers.
 
@@ -296,8 +328,8 @@ class Readers:
 
 @functools.cache
 def shared() -> Readers:
-    """The pool of a command, which is over when the command is."""
-    return Readers(2)
+    """The pool of this program; a reader is started when there is work for one more."""
+    return Readers()
 
 
 def _name(function: Callable[..., object]) -> str:
@@ -306,19 +338,30 @@ def _name(function: Callable[..., object]) -> str:
 
 def _result(body: bytes, fd: int) -> object:
     """What a reader answered. Raises ValueError where it is no answer."""
-    if fd >= 0:
-        return socket.socket(fileno=fd)
+    connection = socket.socket(fileno=fd) if fd >= 0 else None
+    try:
+        kind, value = _parsed(body)
+    except ValueError:
+        if connection is not None:
+            connection.close()
+        raise
+    if kind == _OK:
+        return value if connection is None else (connection, value)
+    if connection is not None:
+        connection.close()
+    return VmError(str(value) if kind == _REFUSED else f"cannot be read: {value}")
+
+
+def _parsed(body: bytes) -> tuple[int, object]:
+    """Return an answer's kind and value. Raises ValueError where it is not an answer."""
     answer = plain.decode(body)
     if (
         not isinstance(answer, list)
         or len(answer) != 2
         or answer[0] not in (_OK, _REFUSED, _DEFECT)
     ):
-        raise ValueError("what it answers is no answer")
-    kind, value = answer
-    if kind == _OK:
-        return value
-    return VmError(str(value) if kind == _REFUSED else f"cannot be read: {value}")
+        raise ValueError("its answer has neither a result nor an error")
+    return answer[0], answer[1]
 
 
 async def _next(reader: _Reader) -> tuple[bytes, int]:

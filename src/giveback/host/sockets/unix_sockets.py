@@ -55,16 +55,11 @@ def read() -> Queues:
         return Queues()
 
 
-def is_queued(address: str) -> bool:
-    """Whether a client of the socket at `address` waits behind another one that is served.
-
-    False where it cannot be told.
-    """
-    return read().has_waiting(file_of(address))
-
-
 def file_of(address: str) -> FileId | None:
-    """The file that a socket's address names, within its process's root; None where there is none."""
+    """The file that a socket's address names, within its process's root; None where there is none.
+
+    The path may lead to a file system that never answers: the daemon has a reader process do this.
+    """
     named = own_root.named_by(address)
     try:
         if named is None:

@@ -17,6 +17,7 @@ from giveback.host.budgets import Budget
 from giveback.host.sockets import unix_sockets
 from giveback.manager.decide import schedule
 from giveback.vmm.base import ChannelKind
+from giveback.vmm.clients import owned
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -62,11 +63,8 @@ class Connections:
         for vm in served:
             _leave_if_waited_for(vm, table, now_s)
         for vm in schedule.in_turn(waiting, [vm.owner for vm in waiting]):
-            place = vm.vmm.agent_channel
-            if place and _is_exclusive(vm) and table.serves(unix_sockets.file_of(place.path)):
-                vm.channel.wait_for_another(now_s)
-            elif self._opening.take(vm.owner):
-                self._start(vm)
+            if self._opening.take(vm.owner):
+                self._start(vm, table)
 
     async def close(self) -> None:
         """Close every session."""
@@ -76,20 +74,23 @@ class Connections:
         for vm in self._fleet:
             vm.channel.close()
 
-    def _start(self, vm: Watched) -> None:
+    def _start(self, vm: Watched, table: unix_sockets.Queues) -> None:
         vm.channel.begin_connecting()
-        task = asyncio.get_running_loop().create_task(self._connect(vm))
+        task = asyncio.get_running_loop().create_task(self._connect(vm, table))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _connect(self, vm: Watched) -> None:
+    async def _connect(self, vm: Watched, table: unix_sockets.Queues) -> None:
         place = vm.vmm.agent_channel
         try:
             if place is None:
                 return
-            session = await connect(place, vm.channel, self._buffer, self._pace_of(vm.owner))
             if _is_exclusive(vm):
-                vm.channel.place(unix_sockets.file_of(place.path))
+                vm.channel.place(await owned.file_of(place.path, place.pid))
+                if table.serves(vm.channel.file):
+                    vm.channel.wait_for_another(asyncio.get_running_loop().time())
+                    return
+            session = await connect(place, vm.channel, self._buffer, self._pace_of(vm.owner))
         except VmError as error:
             vm.channel.fail(str(error), asyncio.get_running_loop().time())
         else:

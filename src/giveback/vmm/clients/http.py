@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 from dataclasses import replace
 from functools import partial
@@ -17,14 +18,14 @@ from giveback.host.budgets import Budget, owner_of
 from giveback.host.owners import read_uid
 from giveback.host.procs import TOO_LONG, own_path
 from giveback.vmm.base import VmState
-from giveback.vmm.clients import bounded_json, owned
+from giveback.vmm.clients import bounded_json
 from giveback.vmm.clients.sockets import reason
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    import httpx2
+    import httpcore2
 
     from giveback.host.budgets import Account
     from giveback.host.procs import Process
@@ -42,8 +43,8 @@ _REFUSED = 400
 class VmmApi:
     """An open connection to a VMM's HTTP API."""
 
-    def __init__(self, client: httpx2.AsyncClient, path: str, account: Account) -> None:
-        self._client = client
+    def __init__(self, pool: httpcore2.AsyncConnectionPool, path: str, account: Account) -> None:
+        self._pool = pool
         self._path = path
         self._account = account
 
@@ -73,13 +74,17 @@ class VmmApi:
         self, method: str, resource: str, body: dict[str, object] | None = None
     ) -> tuple[int, bytes]:
         url = f"http://localhost{resource}"
-        async with self._client.stream(method, url, json=body) as response:
-            answer = bytearray()
-            async for chunk in response.aiter_raw():
+        content = None if body is None else json.dumps(body).encode()
+        headers: dict[bytes | str, bytes | str] = {"Accept": "application/json"}
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        answer = bytearray()
+        async with self._pool.stream(method, url, headers=headers, content=content) as response:
+            async for chunk in response.aiter_stream():
                 answer += chunk
                 if len(answer) > ANSWER_LIMIT_BYTES:
                     raise VmError(f"{self._path}: {resource} answers more than a MiB; not read on")
-        return response.status_code, bytes(answer)
+        return response.status, bytes(answer)
 
     def _pay(self, amount_bytes: int, resource: str) -> None:
         if self._account.taken + amount_bytes > _SESSION_BYTES or not self._account.take(
@@ -94,37 +99,22 @@ async def api(path: str, pid: int, timeout_s: float) -> AsyncIterator[VmmApi]:
 
     The process `pid` must listen there itself. Raises VmError.
     """
-    # 100 ms to import: `giveback --help` does not pay for it.
-    import httpx2  # noqa: PLC0415
+    # Slow to import: `giveback --help` does not pay for it.
+    import httpcore2  # noqa: PLC0415
 
+    from giveback.vmm.clients.http_connection import OwnedSockets  # noqa: PLC0415
+
+    pool = httpcore2.AsyncConnectionPool(max_connections=1, network_backend=OwnedSockets(path, pid))
     try:
-        async with owned.reachable(path, pid) as reachable:
-            # Plain HTTP: reading the host's certificates took 30 ms of CPU for each VM.
-            transport = httpx2.AsyncHTTPTransport(uds=reachable, retries=0, verify=False)
-            async with (
-                asyncio.timeout(timeout_s),
-                httpx2.AsyncClient(transport=transport, timeout=timeout_s) as client,
-            ):
-                with _MEMORY.account(owner_of(read_uid("/", pid))) as account:
-                    yield VmmApi(client, path, account)
-    except (TimeoutError, httpx2.TimeoutException) as error:
+        async with asyncio.timeout(timeout_s), pool:
+            with _MEMORY.account(owner_of(read_uid("/", pid))) as account:
+                yield VmmApi(pool, path, account)
+    except TimeoutError as error:
         raise VmError(f"{path}: no answer in {timeout_s:g} s; is the VMM stopped?") from error
-    except httpx2.ConnectError as error:
-        raise VmError(f"{path}: {_cause(error)}") from error
-    except (httpx2.HTTPError, httpx2.StreamError) as error:
-        raise VmError(f"{path}: what answers is no HTTP: {str(error)[:200]}") from error
+    except (httpcore2.NetworkError, httpcore2.ProtocolError) as error:
+        raise VmError(f"{path}: not an HTTP answer: {str(error)[:200]}") from error
     except OSError as error:
         raise VmError(f"{path}: {reason(error)}") from error
-
-
-def _cause(error: BaseException) -> str:
-    """The reason of the system call behind a failed connection."""
-    behind: BaseException | None = error
-    while behind is not None:
-        if isinstance(behind, OSError) and behind.errno is not None:
-            return reason(behind)
-        behind = behind.__cause__ or behind.__context__
-    return str(error)[:200]
 
 
 _GENERIC = frozenset(

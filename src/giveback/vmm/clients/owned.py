@@ -14,7 +14,6 @@ do: it tells who called listen(), and libvirt hands QEMU sockets that it has ope
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import socket
@@ -24,15 +23,19 @@ from typing import TYPE_CHECKING
 from giveback.errors import VmError
 from giveback.host import own_root
 from giveback.host.owners import read_uids
-from giveback.host.sockets import descriptors, sock_diag
+from giveback.host.readers import plain, pool
+from giveback.host.readers.pool import Limits
+from giveback.host.sockets import descriptors, sock_diag, unix_sockets
+from giveback.host.sockets.sock_diag import FileId
 from giveback.vmm.clients.sockets import reason
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
     from giveback.host.sockets.sock_diag import TcpListener, UnixSocket
 
+_LIMITS = Limits(wall_s=3.0, cpu_s=2.0)
 SOCKETS_LIMIT = 1024
 """Sockets of one process that are looked at; a VMM listens at some of its first ones."""
 _VSOCK_DEVICE = "/dev/vhost-vsock"
@@ -44,47 +47,21 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared with
 async def connect(address: str, pid: int) -> socket.socket:
     """Return a connected, non-blocking socket of the process `pid`, for the caller to close.
 
-    `address` is a path (as `own_path` makes it, or as the process sees it), `@name` or `host:port`. Raises
-    VmError where the process does not listen there, with what to do.
+    `address` is a path (as `own_path` makes it, or as the process sees it), `@name` or `host:port`. A reader
+    process goes to a path: it may lead to a file system of a stranger's that never answers. Raises VmError
+    where the process does not listen there, with what to do.
     """
     try:
         if address.startswith("@"):
             return _connect_abstract(address, pid)
         if "/" not in address:
             return await _connect_tcp(address, pid)
-        with contextlib.ExitStack() as stack:
-            place = _pin(address, pid)
-            stack.callback(os.close, place)
-            is_proven = _is_proven(address, place, pid)
-            connection = _connected(f"/proc/self/fd/{place}")
-            if not is_proven:
-                await _wait_until_accepted(address, connection, pid)
-            return connection
+        connection, is_proven = await _connect_path(address, pid)
+        if not is_proven:
+            await _wait_until_accepted(address, connection, pid)
+        return connection
     except OSError as error:
         raise VmError(f"{escape_for_terminal(address)}: {reason(error)}") from error
-
-
-@contextlib.asynccontextmanager
-async def reachable(address: str, pid: int) -> AsyncIterator[str]:
-    """A path to a unix socket of the process, for clients that connect themselves.
-
-    It leads to the same socket as long as the context lasts. Raises VmError, as `connect` does.
-    """
-    try:
-        place = _pin(address, pid)
-    except OSError as error:
-        raise VmError(f"{escape_for_terminal(address)}: {reason(error)}") from error
-    try:
-        path = f"/proc/self/fd/{place}"
-        try:
-            if not _is_proven(address, place, pid):
-                with _connected(path) as probe:
-                    await _wait_until_accepted(address, probe, pid)
-        except OSError as error:
-            raise VmError(f"{escape_for_terminal(address)}: {reason(error)}") from error
-        yield path
-    finally:
-        os.close(place)
 
 
 def check_vsock(cid: int, pid: int) -> None:
@@ -100,6 +77,54 @@ def check_vsock(cid: int, pid: int) -> None:
         raise VmError(
             f"vsock {cid}: process {pid} does not have {_VSOCK_DEVICE} open: no guest of its own is there"
         )
+
+
+async def _connect_path(address: str, pid: int) -> tuple[socket.socket, bool]:
+    """Let a reader process connect; return the socket, and whether the process is known to listen there."""
+    found = await pool.shared().call(connect_to_file, address, pid, pid=pid, limits=_LIMITS)
+    match found:
+        case (socket.socket() as connection, bool(is_proven)):
+            connection.setblocking(False)
+            return connection, is_proven
+    raise VmError(f"{escape_for_terminal(address)}: its reader brought no connection")
+
+
+async def file_of(address: str, pid: int) -> FileId | None:
+    """Return the file that a socket's path names within the process's root; None where that cannot be told.
+
+    A reader process goes to it, as `connect` has it.
+    """
+    try:
+        found = await pool.shared().call(unix_sockets.file_of, address, pid=pid, limits=_LIMITS)
+        return plain.unpack(FileId, found) if found is not None else None
+    except (VmError, ValueError):
+        return None
+
+
+async def is_queued(address: str, pid: int) -> bool:
+    """Whether a client of the socket at `address` waits behind another one that is served.
+
+    False where it cannot be told.
+    """
+    file = await file_of(address, pid)
+    return file is not None and unix_sockets.read().has_waiting(file)
+
+
+def connect_to_file(address: str, pid: int) -> tuple[socket.socket, bool]:
+    """Connect to a socket's file; what a reader process does, since any step of it may hang.
+
+    Returns the connected socket, and whether the process was shown to listen there; else the caller waits
+    until the process itself has accepted, and writes nothing before. Raises VmError.
+    """
+    try:
+        place = _pin(address, pid)
+        try:
+            is_proven = _is_proven(address, place, pid)
+            return _connected(f"/proc/self/fd/{place}"), is_proven
+        finally:
+            os.close(place)
+    except OSError as error:
+        raise VmError(f"{escape_for_terminal(address)}: {reason(error)}") from error
 
 
 def _pin(address: str, pid: int) -> int:
@@ -123,7 +148,7 @@ def _is_proven(address: str, place: int, pid: int) -> bool:
     Raises VmError where it does not, OSError where its descriptors cannot be read.
     """
     status = os.fstat(place)
-    file = sock_diag.FileId.of(status)
+    file = FileId.of(status)
     if any(one.file == file for one in listening(pid)):
         return True
     if any(one.file == file for one in sock_diag.listening_sockets()):

@@ -16,12 +16,12 @@ from qemu.qmp import ConnectError, ExecuteError, Message, QMPClient, QMPError, R
 from giveback.errors import VmError
 from giveback.host.budgets import Account, Budget, owner_of
 from giveback.host.owners import read_uid
-from giveback.host.sockets.unix_sockets import is_queued
 from giveback.vmm.clients import bounded_json, owned
 from giveback.vmm.clients.sockets import reason
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator
 
 LINE_LIMIT_BYTES = bounded_json.BYTES_LIMIT
@@ -220,10 +220,11 @@ async def _connect_unless_held(client: _Client, address: str, pid: int) -> None:
         raise VmError(
             f"{address}: too many monitors of this user are asked at once; tried again later"
         )
-    connecting = asyncio.ensure_future(_connect(client, address, pid))
+    connection = await owned.connect(address, pid)
+    connecting = asyncio.ensure_future(_greet(client, connection))
     try:
         done, _ = await asyncio.wait({connecting}, timeout=_HELD_AFTER_S)
-        if not done and is_queued(address):
+        if not done and await owned.is_queued(address, pid):
             raise VmError(_silent(address, _HELD_AFTER_S))
         await connecting
     finally:
@@ -233,8 +234,7 @@ async def _connect_unless_held(client: _Client, address: str, pid: int) -> None:
                 await connecting
 
 
-async def _connect(client: QMPClient, address: str, pid: int) -> None:
-    connection = await owned.connect(address, pid)
+async def _greet(client: QMPClient, connection: socket.socket) -> None:
     try:
         await client.connect(connection)
     except AssertionError as error:

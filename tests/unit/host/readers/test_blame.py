@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from giveback.host.readers.blame import (
     HUNG_LIMIT,
+    HUNG_OF_OWNER,
     HUNG_OF_STRANGERS,
     HUNG_PER_USER,
     Blame,
@@ -48,8 +49,29 @@ def test_a_slow_process_has_three_chances() -> None:
         assert blame.refusal(process(7), now_s + 30.0) == ""
         assert blame.problems() == ()
     blame.slow(process(7), 200.0)
+    assert blame.refusal(process(7), 3799.0)
+    assert "once an hour" in str(blame.problems())
+    assert blame.refusal(process(7), DAY_S) == ""
+
+
+def test_one_that_hung_is_not_read_again_because_it_was_slow_too() -> None:
+    blame = Blame()
+    blame.hangs(900, process(7))
+    blame.slow(process(7), 0.0)
     assert blame.refusal(process(7), DAY_S)
-    assert blame.problems()
+
+
+def test_what_one_function_could_read_counts_for_that_function_and_within_limits() -> None:
+    blame = Blame()
+    blame.answered(50, "command line")
+    for number in range(HUNG_PER_USER):
+        blame.hangs(900 + number, process(100 + number))
+    assert blame.refusal(process(50), 0.0, "command line") == ""
+    assert "of its user 1000" in blame.refusal(process(50), 0.0, "connect")
+    for number in range(HUNG_PER_USER, HUNG_OF_OWNER):
+        blame.hangs(900 + number, process(100 + number))
+    assert "of its user 1000" in blame.refusal(process(50), 0.0, "command line")
+    assert blame.refusal(process(8, ALICE), 0.0, "command line") == ""
 
 
 def test_a_user_costs_few_readers_and_others_are_read_all_the_same() -> None:

@@ -1,0 +1,71 @@
+"""HTTP over sockets that `owned.connect` has connected: httpcore would open a stranger's path itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import httpcore2
+
+from giveback.vmm.clients import owned
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterable
+
+
+class OwnedSockets(httpcore2.AsyncNetworkBackend):
+    """Connects to the HTTP API of one process, whatever host a URL names."""
+
+    def __init__(self, path: str, pid: int) -> None:
+        self._path = path
+        self._pid = pid
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109
+        local_address: str | None = None,
+        socket_options: Iterable[object] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        """Return a stream of the process's own socket. Raises VmError where it does not listen there."""
+        del host, port, timeout, local_address, socket_options
+        connection = await owned.connect(self._path, self._pid)
+        try:
+            return _Stream(*await asyncio.open_unix_connection(sock=connection))
+        except BaseException:
+            connection.close()
+            raise
+
+
+class _Stream(httpcore2.AsyncNetworkStream):
+    """An asyncio stream behind httpcore's interface, whose `timeout` is left to the caller's own."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        del timeout
+        return await self._reader.read(max_bytes)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        del timeout
+        self._writer.write(buffer)
+        await self._writer.drain()
+
+    async def aclose(self) -> None:
+        self._writer.close()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> httpcore2.AsyncNetworkStream:
+        raise NotImplementedError("the APIs of VMMs speak no TLS")
+
+    def get_extra_info(self, info: str) -> object:
+        # "is_readable" asks whether an idle connection was closed by the other side.
+        return self._reader.at_eof() if info == "is_readable" else None
