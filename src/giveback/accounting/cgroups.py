@@ -71,13 +71,21 @@ class GuestCgroup:
 
 def cold_parts(rows: Sequence[GuestCgroup]) -> tuple[tuple[str, int], ...]:
     """Return whose cold cache it is, in words and bytes: the largest few."""
-    found = []
-    for row in rows:
-        if row.kind is CgroupKind.ENDED:
-            found.append((f"{row.name} ended and left it behind", row.cache_bytes))
-        elif row.kind is not CgroupKind.OTHERS:
-            found.append((f"{row.words}: cold", row.cold_bytes))
-    return _largest(found)
+    without = (CgroupKind.ENDED, CgroupKind.OTHERS)
+    return _largest(
+        [(f"{row.words}: cold", row.cold_bytes) for row in rows if row.kind not in without]
+    )
+
+
+def ended_parts(rows: Sequence[GuestCgroup]) -> tuple[tuple[str, int], ...]:
+    """Return who has ended and left cache behind, in words and bytes: the largest few."""
+    ended = [row for row in rows if row.kind is CgroupKind.ENDED]
+    return _largest([(f"{row.name} ended and left it behind", row.cache_bytes) for row in ended])
+
+
+def ended_bytes(rows: Sequence[GuestCgroup]) -> int:
+    """Return the cache that services and containers which have ended left behind, in bytes."""
+    return sum(row.cache_bytes for row in rows if row.kind is CgroupKind.ENDED)
 
 
 def programs(rows: Sequence[GuestCgroup], least_bytes: int) -> tuple[tuple[str, int], ...]:

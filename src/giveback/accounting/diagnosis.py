@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from giveback.accounting.cgroups import cold_parts, programs
+from giveback.accounting.cgroups import cold_parts, ended_bytes, ended_parts, programs
 from giveback.accounting.ledger import Key
 from giveback.accounting.next_steps import (
     install_agent,
@@ -16,7 +16,7 @@ from giveback.accounting.next_steps import (
 )
 from giveback.accounting.reporting import Reporting, reporting_of
 from giveback.accounting.returnable import returnable_of
-from giveback.accounting.usage import STALE_S, GuestSource
+from giveback.accounting.usage import STALE_S, GuestPicture, GuestSource
 from giveback.vmm.base import Answer, Backing
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import size
@@ -357,6 +357,17 @@ def _installing(seen: Observation) -> Remedy:
     return Remedy(what, within, at_most=True, commands=install_agent(seen.vm))
 
 
+def _left_behind(guest: GuestPicture, ledger: Ledger, cold_bytes: int) -> Remedy:
+    """The cache of cgroups that have ended, which is not in what the agent calls cold."""
+    return Remedy(
+        "reclaim what ended services and containers left in the page cache (giveback-agent does it by "
+        "itself, unless its mode is disabled)",
+        min(ended_bytes(guest.cgroups), max(0, ledger.host(Key.CACHE_CLEAN) - cold_bytes)),
+        at_most=True,
+        parts=ended_parts(guest.cgroups),
+    )
+
+
 def _known_remedies(seen: Observation, ledger: Ledger) -> tuple[Remedy, ...]:
     guest, can_come = seen.guest, returnable_of(seen)
     found = [
@@ -393,6 +404,7 @@ def _known_remedies(seen: Observation, ledger: Ledger) -> tuple[Remedy, ...]:
             cost="what is read again must be read from disk",
             parts=cold_parts(guest.cgroups),
         ),
+        _left_behind(guest, ledger, 0 if can_come is None else can_come.cold_bytes),
         *_ends(seen, ledger),
         Remedy(
             "shrink the guest's reclaimable slab",

@@ -14,6 +14,8 @@ from giveback.accounting.cgroups import (
     CgroupKind,
     GuestCgroup,
     cold_parts,
+    ended_bytes,
+    ended_parts,
     parse,
     programs,
 )
@@ -119,9 +121,10 @@ def test_what_would_bring_it_back_names_the_container() -> None:
     )
     assert cold_parts(rows) == (
         ("podman web: cold", 50 * MIB),
-        ("past.service ended and left it behind", 40 * MIB),
         ("a.slice itself: cold", 12 * MIB),
     )
+    assert ended_parts(rows) == (("past.service ended and left it behind", 40 * MIB),)
+    assert ended_bytes(rows) == 40 * MIB
     assert programs(rows, 100 * MIB) == (("db.service", 300 * MIB),)
     seen = observation(guest=replace(GUEST, cgroups=rows))
     said = {one.what: one for one in remedies(seen)}
@@ -133,3 +136,12 @@ def test_what_would_bring_it_back_names_the_container() -> None:
     guest = explanation.document(seen)["guest"]
     assert isinstance(guest, dict)
     assert [one["name"] for one in guest["cgroups"]] == [one.name for one in rows]
+
+
+def test_what_has_ended_is_told_where_the_agent_would_take_nothing() -> None:
+    """An agent whose mode is disabled tells the host so; whose cache it is does not change."""
+    rows = (row("ended", "past.service", cache=40),)
+    guest = replace(GUEST, cgroups=rows, would_take_bytes=0)
+    text = explanation.text(observation(guest=guest))
+    assert "reclaim the guest's cold page cache" not in text
+    assert "      40 MiB: past.service ended and left it behind" in text

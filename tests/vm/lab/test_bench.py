@@ -72,7 +72,8 @@ def test_two_cells_overlap_and_are_stored_whole(lab: Lab, accel: Accel, tmp_path
         assert work_mark is not None
         assert idle is not None
         assert 0 <= work_mark.begin_s < 1.0
-        assert idle.begin_s == work_mark.end_s
+        # Both are rounded to a millisecond, by themselves.
+        assert abs(idle.begin_s - work_mark.end_s) < 0.01
         assert vm.samples[0].t_s < 0
         assert [s.t_s for s in vm.samples] == sorted(s.t_s for s in vm.samples)
         # The guest is sampled where it matters, and otherwise so rarely that it can be idle.

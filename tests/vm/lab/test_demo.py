@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SIGNALLED_WHEN = {
     "booting": (signal.SIGINT, None),
-    "at work": (signal.SIGTERM, "at work"),
+    "at work": (signal.SIGTERM, "running:"),
     "watching": (signal.SIGINT, "watching"),
 }
 
@@ -118,7 +118,7 @@ def test_a_guest_that_hangs_or_loses_its_qemu(
     lab: Lab, tmp_path: Path, number: signal.Signals, said: str
 ) -> None:
     with demo_process(tmp_path, "--watch", "100", "--silence-limit", "5") as demo:
-        demo.wait_until_it_says("at work")
+        demo.wait_until_it_says("running:")
         os.kill(demo.qemu(), number)
         assert demo.ended() == 1
         assert said in demo.last_line
