@@ -130,7 +130,8 @@ def test_what_others_return_by_themselves_is_told_apart(host: Host) -> None:
             async with running(host) as (daemon, _):
                 await known(daemon, "asked", "other")
                 asking = asyncio.create_task(daemon.reclaim(100 * MIB, 9.0, ["asked"]))
-                await until(lambda: one(daemon, "asked").urgency == 1)
+                # On a busy machine it may be at the next urgency before this is seen.
+                await until(lambda: (one(daemon, "asked").urgency or 0) >= 1)
                 # It is told by hand meanwhile: nobody asked it for the reclaim.
                 await daemon.set_urgency("other", 1, 30)
                 result = await asking

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 from giveback_lab.bench import works
 from giveback_lab.bench.analysis.metrics import mark
@@ -14,11 +18,10 @@ from giveback_lab.bench.run.runner import CellJob, run_all, to_do
 from giveback_lab.bench.run.store import Store
 from giveback_lab.bench.strategies import STRATEGIES
 from giveback_lab.images.image import build_image
-from giveback_lab.vms.folders import candidates
 from giveback_lab.vms.lab import Lab
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from giveback_lab.vms.accel import Accel
 
@@ -37,12 +40,17 @@ def resident_at(vm: VmCourse, t_s: float) -> int:
     return min(vm.samples, key=lambda sample: abs(sample.t_s - t_s)).resident_bytes
 
 
-def folders() -> set[Path]:
-    return {path for parent in candidates() for path in parent.glob("giveback-vm-*")}
+@pytest.fixture
+def vms_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Yield the folder of this test's VMs: other tests run VMs at the same time."""
+    with tempfile.TemporaryDirectory(prefix="giveback-bench-") as name:
+        monkeypatch.setenv("TMPDIR", name)
+        yield Path(name)
 
 
-def test_two_cells_overlap_and_are_stored_whole(lab: Lab, accel: Accel, tmp_path: Path) -> None:
-    before = folders()
+def test_two_cells_overlap_and_are_stored_whole(
+    lab: Lab, accel: Accel, tmp_path: Path, vms_folder: Path
+) -> None:
     # A workload that needs no compiler needs no disk with one.
     few = replace(works.EXTRAS, packages=(), sources=())
     guests = Lab(lab.kernel, lab.emulator, build_image(lab.kernel, few))
@@ -58,7 +66,7 @@ def test_two_cells_overlap_and_are_stored_whole(lab: Lab, accel: Accel, tmp_path
     store.make()
     said: list[str] = []
     results = asyncio.run(run_all(jobs, store, 2, said.append))
-    assert folders() <= before
+    assert list(vms_folder.iterdir()) == []
     assert to_do(jobs, store, said.append) == []
     assert sorted(store.read_all()[0], key=lambda r: r.cell.key) == sorted(
         results, key=lambda r: r.cell.key
