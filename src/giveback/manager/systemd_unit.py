@@ -10,6 +10,7 @@
   what it names. CAP_SYS_PTRACE serves this, too: /proc/PID/fd of other users. CAP_SYS_ADMIN is not needed: no
   other network namespace is entered.
 - AF_VSOCK is the agents' channel, AF_INET is /metrics on loopback; no other address is let through.
+- TasksMax: up to 48 readers may hang at strangers' processes; libvirt's calls have threads.
 - OOMScoreAdjust: when the host is out of memory it is this process that still gets some back.
 - nss-user-lookup.target: settings name users and groups, and those of a directory service come later; a
   name that is unknown ends the daemon with code 2, after which it is not started again.
