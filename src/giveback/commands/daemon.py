@@ -58,10 +58,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"{settings.source}: good; socket {settings.socket}, state {settings.state}")
         return 0
     logs.set_up(sys.stderr, settings.log_level)
-    readers = shared()
     # Now, while this process has no threads and none of a guest's data in its memory.
-    readers.start()
-    asyncio.run(manage(settings, args.settings, readers=readers))
+    shared().start()
+    asyncio.run(manage(settings, args.settings))
     return 0
 
 

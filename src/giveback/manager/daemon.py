@@ -16,7 +16,7 @@ import structlog
 
 from giveback.errors import InputError, VmError
 from giveback.host.memory import read_host_view
-from giveback.host.readers.pool import Readers, shared
+from giveback.host.readers.pool import shared
 from giveback.manager.decide import schedule
 from giveback.manager.fleet import discovery
 from giveback.manager.fleet.connections import Connections
@@ -77,7 +77,6 @@ class Daemon:
         fallbacks: Fallbacks | None = None,
         root: str = "/",
         backends: Sequence[Backend] | None = None,
-        readers: Readers | None = None,
     ) -> None:
         self.settings = settings
         self.started_wall_s = time.time()
@@ -85,11 +84,11 @@ class Daemon:
         self._recorder: HistoryRecorder = NoRecorder() if recorder is None else recorder
         self._fallbacks = fallbacks
         self._root = root
-        self._readers = shared() if readers is None else readers
-        self._finder = discovery.Finder(root, backends, self._readers)
+        self._readers = shared()
+        self._finder = discovery.Finder(root, backends)
         self._arbitration = Arbitration(self.fleet, self._recorder, root)
         self._arbitration.cgroup = settings.cgroup
-        self._sampler = Sampler(self.fleet, self._arbitration, fallbacks, root, self._readers)
+        self._sampler = Sampler(self.fleet, self._arbitration, fallbacks, root)
         self._connections = Connections(self.fleet)
         self._reclaim = ReclaimOperation(self.fleet, self._arbitration, root, self._now_s)
         self._stopping = asyncio.Event()

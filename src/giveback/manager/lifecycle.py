@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from giveback.host.readers.pool import Readers
     from giveback.manager.model import HistoryRecorder
     from giveback.manager.settings.load import DaemonSettings
 
@@ -200,22 +199,17 @@ def _answers(path: Path) -> bool:
     return True
 
 
-async def manage(
-    settings: DaemonSettings, path: Path | None, root: str = "/", readers: Readers | None = None
-) -> None:
+async def manage(settings: DaemonSettings, path: Path | None, root: str = "/") -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises InputError where it cannot begin.
 
-    `path` is where SIGHUP reads the settings again; None: the default place. `readers` were started while
-    this process had no threads.
+    `path` is where SIGHUP reads the settings again; None: the default place.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(settings.state))
         make_folder_of(settings.socket)
         recorder = _recorder(settings, stack)
         fallbacks = Fallbacks(settings.state, root=root)
-        daemon = Daemon(
-            settings, recorder=recorder, fallbacks=fallbacks, root=root, readers=readers
-        )
+        daemon = Daemon(settings, recorder=recorder, fallbacks=fallbacks, root=root)
         loop = asyncio.get_running_loop()
         lent = proxying(daemon.fleet, settings.socket.parent / via_daemon.NAME)
         stack.enter_context(known_place(settings.socket, runtime_folder()))

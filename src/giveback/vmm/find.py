@@ -14,7 +14,7 @@ from giveback.errors import InputError, VmError
 from giveback.host.owners import read_uid
 from giveback.host.procs import pids, read_process
 from giveback.host.readers import plain, pool
-from giveback.host.readers.pool import Item, Limits
+from giveback.host.readers.pool import SHORT, Item
 from giveback.vmm.backends.cloud_hypervisor import CloudHypervisorBackend
 from giveback.vmm.backends.firecracker import FirecrackerBackend
 from giveback.vmm.backends.libvirt import LibvirtBackend
@@ -31,7 +31,6 @@ _USERS = 1000
 """Smaller uids are the host's own. Source: systemd, docs/UIDS-GIDS.md, as for _SERVICES."""
 _SERVICES = range(61184, 65520)
 """Debian's libvirt-qemu (64055) and systemd's dynamic users of services are among these."""
-_LIMITS = Limits(wall_s=3.0, cpu_s=2.0)
 
 
 def backends(root: str = "/") -> tuple[Backend, ...]:
@@ -83,7 +82,7 @@ async def recognised(
     items = [Item(pid, (root, pid)) for pid in wanted]
     known = {backend.name: backend for backend in backends(root)}
     found: list[tuple[Backend, VmDescription] | VmError | None] = []
-    for answer in await readers.each(read_vm, items, _LIMITS):
+    for answer in await readers.each(read_vm, items, SHORT):
         if answer is None or isinstance(answer, VmError):
             found.append(answer)
             continue

@@ -28,6 +28,7 @@ from giveback.host.readers.blame import HUNG_LIMIT, Blame, Culprit
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
 
+_SIZE = 3
 _KILLED_S = 0.5
 """How long a reader that is killed may take to end; one that waits for FUSE does not."""
 _START_S = 10.0
@@ -41,8 +42,12 @@ _OK, _REFUSED, _DEFECT = range(3)
 class Limits:
     """What one item may take: seconds by the clock, and of a CPU."""
 
-    wall_s: float = 3.0
-    cpu_s: float = 3.0
+    wall_s: float
+    cpu_s: float
+
+
+SHORT = Limits(wall_s=3.0, cpu_s=2.0)
+"""For a command line, or a connection to a socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +74,22 @@ class _Reader:
 
 
 class Readers:
-    """The pool. `size` readers at most, each started when there is work for it.
+    """The pool. At most _SIZE readers work at a time, each started when there is work for it.
 
     Call `start` before the program has threads; else it is done by the first call.
     """
 
-    def __init__(self, size: int = 3, *, root: str = "/") -> None:
+    def __init__(self) -> None:
         self.blame = Blame()
-        self._size = size
-        self._root = root
         self._starter: socket.socket | None = None
         self._starter_pid = 0
         self._idle: list[_Reader] = []
         self._hanging: list[_Reader] = []
         self._ending: set[asyncio.Task[None]] = set()
         self._judged: dict[int, asyncio.Event] = {}
-        """Processes whose reader was killed and may yet hang: no other reader goes there before."""
+        """By PID, processes whose reader was just killed: other calls wait until it has ended, or hangs."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._free = asyncio.Semaphore(size)
+        self._free = asyncio.Semaphore(_SIZE)
         self._starting = asyncio.Lock()
 
     def start(self) -> None:
@@ -240,7 +243,7 @@ class Readers:
     def _blame(
         self, reader: _Reader, pid: int, begun_s: float, *, is_slow: bool, is_gone: bool
     ) -> None:
-        sample = read_process_sample(self._root, pid)
+        sample = read_process_sample("/", pid)
         is_same = sample is not None and sample.started_s <= begun_s
         culprit = Culprit(pid, sample.started_s if sample else 0.0, sample.uid if sample else None)
         if is_gone:
@@ -256,7 +259,7 @@ class Readers:
     def _refusal(self, pid: int, function: str) -> str:
         if not self.blame.is_strict and pid not in self.blame.suspects:
             return ""
-        sample = read_process_sample(self._root, pid)
+        sample = read_process_sample("/", pid)
         if sample is None:
             return ""
         culprit = Culprit(pid, sample.started_s, sample.uid)
@@ -310,7 +313,7 @@ class Readers:
                 self._starter.send(starter.KILL + b"%d" % reader.pid)
 
     def _sweep(self) -> None:
-        """Let go of readers that hung and have ended since."""
+        """Forget the readers that hung and have ended since."""
         for reader in self._hanging[:]:
             if _has_ended(reader):
                 self._hanging.remove(reader)
@@ -322,7 +325,7 @@ class Readers:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop = loop
-            self._free = asyncio.Semaphore(self._size)
+            self._free = asyncio.Semaphore(_SIZE)
             self._starting = asyncio.Lock()
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from giveback.host.owners import read_uid
 from giveback.host.procs import start_ticks
-from giveback.host.readers.pool import Readers, shared
+from giveback.host.readers.pool import shared
 from giveback.vmm.base import key_of
 from giveback.vmm.find import recognise, recognised
 from giveback_kernel.files import under
@@ -50,10 +50,9 @@ class Finder:
         self,
         root: str = "/",
         known: Sequence[Backend] | None = None,
-        readers: Readers | None = None,
     ) -> None:
         self._root = root
-        self._readers = readers or shared()
+        self._readers = shared()
         self._backends = None if known is None else tuple(known)
         """Backends that are not asked in a reader process, because only this one has them."""
         self._looks: dict[int, int] = {}

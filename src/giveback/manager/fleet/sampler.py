@@ -14,7 +14,7 @@ from giveback.errors import VmError
 from giveback.guest.host_side import read_host
 from giveback.host.budgets import Budget
 from giveback.host.process_sample import read_process_sample
-from giveback.host.readers.pool import Limits, Readers, shared
+from giveback.host.readers.pool import Limits, shared
 from giveback.manager.decide import schedule
 from giveback.manager.decide.resident_counts import Mappings, base
 from giveback.manager.fleet import host_sample
@@ -50,13 +50,12 @@ class Sampler:
         arbitration: Arbitration,
         fallbacks: Fallbacks | None,
         root: str = "/",
-        readers: Readers | None = None,
     ) -> None:
         self._fleet = fleet
         self._arbitration = arbitration
         self._fallbacks = fallbacks
         self._root = root
-        self._readers = readers or shared()
+        self._readers = shared()
         self._mappings = asyncio.Semaphore(_MAPPINGS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._inspecting = Budget(_VMM_AT_ONCE, _VMM_AT_ONCE // 2)

@@ -24,10 +24,10 @@ from giveback.errors import VmError
 from giveback.host import own_root
 from giveback.host.owners import read_uids
 from giveback.host.readers import plain, pool
-from giveback.host.readers.pool import Limits
+from giveback.host.readers.pool import SHORT
 from giveback.host.sockets import descriptors, sock_diag, unix_sockets
 from giveback.host.sockets.sock_diag import FileId
-from giveback.vmm.clients.sockets import reason
+from giveback.vmm.clients.sockets import connected, reason
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
@@ -35,11 +35,10 @@ if TYPE_CHECKING:
 
     from giveback.host.sockets.sock_diag import TcpListener, UnixSocket
 
-_LIMITS = Limits(wall_s=3.0, cpu_s=2.0)
 SOCKETS_LIMIT = 1024
-"""Sockets of one process that are looked at; a VMM listens at some of its first ones."""
+"""Sockets of one process that are read; a VMM listens at some of its first ones."""
 _VSOCK_DEVICE = "/dev/vhost-vsock"
-_ACCEPTED_LOOKS = 50
+_ACCEPTED_POLLS = 50
 _AGAIN_S = 0.02
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared with, not bound to
 
@@ -48,7 +47,7 @@ async def connect(address: str, pid: int) -> socket.socket:
     """Return a connected, non-blocking socket of the process `pid`, for the caller to close.
 
     `address` is a path (as `own_path` makes it, or as the process sees it), `@name` or `host:port`. A reader
-    process goes to a path: it may lead to a file system of a stranger's that never answers. Raises VmError
+    process connects to a path: it may lead to a stranger's file system that never answers. Raises VmError
     where the process does not listen there, with what to do.
     """
     try:
@@ -80,8 +79,8 @@ def check_vsock(cid: int, pid: int) -> None:
 
 
 async def _connect_path(address: str, pid: int) -> tuple[socket.socket, bool]:
-    """Let a reader process connect; return the socket, and whether the process is known to listen there."""
-    found = await pool.shared().call(connect_to_file, address, pid, pid=pid, limits=_LIMITS)
+    """Let a reader process connect; return the socket, and whether the process was shown to listen there."""
+    found = await pool.shared().call(connect_to_file, address, pid, pid=pid, limits=SHORT)
     match found:
         case (socket.socket() as connection, bool(is_proven)):
             connection.setblocking(False)
@@ -90,12 +89,12 @@ async def _connect_path(address: str, pid: int) -> tuple[socket.socket, bool]:
 
 
 async def file_of(address: str, pid: int) -> FileId | None:
-    """Return the file that a socket's path names within the process's root; None where that cannot be told.
+    """Return the file that a socket's path names within the process's root; None where that is not known.
 
-    A reader process goes to it, as `connect` has it.
+    A reader process opens it: as for `connect`, the path may lead to a file system that never answers.
     """
     try:
-        found = await pool.shared().call(unix_sockets.file_of, address, pid=pid, limits=_LIMITS)
+        found = await pool.shared().call(unix_sockets.file_of, address, pid=pid, limits=SHORT)
         return plain.unpack(FileId, found) if found is not None else None
     except (VmError, ValueError):
         return None
@@ -120,7 +119,7 @@ def connect_to_file(address: str, pid: int) -> tuple[socket.socket, bool]:
         place = _pin(address, pid)
         try:
             is_proven = _is_proven(address, place, pid)
-            return _connected(f"/proc/self/fd/{place}"), is_proven
+            return connected(f"/proc/self/fd/{place}"), is_proven
         finally:
             os.close(place)
     except OSError as error:
@@ -184,29 +183,18 @@ def _is_in_our_network(pid: int) -> bool:
     return ours == its
 
 
-def _connected(path: str | bytes) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    connection.setblocking(False)
-    try:
-        connection.connect(path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
 async def _wait_until_accepted(address: str, connection: socket.socket, pid: int) -> None:
     """Wait until the process itself has the other end. Closes the connection and raises VmError if not."""
     own = os.fstat(connection.fileno()).st_ino
     try:
-        for _ in range(_ACCEPTED_LOOKS):
+        for _ in range(_ACCEPTED_POLLS):
             if peer := sock_diag.peer_inode(own):
                 if descriptors.has_socket("/", pid, peer):
                     return
                 raise _not_its_own(address, pid)
             await asyncio.sleep(_AGAIN_S)
         raise VmError(
-            f"{escape_for_terminal(address)}: not accepted in {_ACCEPTED_LOOKS * _AGAIN_S:g} s; another "
+            f"{escape_for_terminal(address)}: not accepted in {_ACCEPTED_POLLS * _AGAIN_S:g} s; another "
             "program may hold this socket, or the VMM is stopped"
         )
     except BaseException:
@@ -220,7 +208,7 @@ def _connect_abstract(address: str, pid: int) -> socket.socket:
     own = [one for one in listening(pid) if one.name == name or one.name == name.ljust(108, b"\0")]
     if not own:
         raise _not_its_own(address, pid)
-    connection = _connected(own[0].name)
+    connection = connected(own[0].name)
     # Unlike a file, a name can be bound again: that it was the process's all the time is checked after.
     if own[0].inode not in {one.inode for one in listening(pid)}:
         connection.close()

@@ -19,34 +19,33 @@ _SUN_PATH_BYTES = 107
 
 
 def connect_unix(path: str) -> socket.socket:
-    """A connected, non-blocking stream socket. Raises VmError that says what to do.
+    """Return a connected, non-blocking stream socket. Raises VmError that says what to do.
 
-    A path longer than the kernel's 107 bytes is reached through its directory's descriptor. `@name` is
-    in the abstract namespace: with the length that it has, or filled up with NULs as QEMU's tight=off is.
+    A path longer than the kernel's 107 bytes is reached through its directory's descriptor.
+    """
+    try:
+        with short_path(path) as reachable:
+            return connected(reachable)
+    except OSError as error:
+        raise VmError(f"{path}: {reason(error)}") from error
+    except ValueError as error:
+        # It may hold a NUL, or a surrogate that no file name can have.
+        raise VmError(f"{escape_for_terminal(path)}: no socket can be called so") from error
+
+
+def connected(path: str | bytes) -> socket.socket:
+    """Return a non-blocking stream socket that is connected to a path, or to an abstract name in bytes.
+
+    Raises OSError, and ValueError for text that is not a file name.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     connection.setblocking(False)
     try:
-        if path.startswith("@"):
-            _connect_abstract(connection, os.fsencode(path[1:]))
-        else:
-            with short_path(path) as reachable:
-                connection.connect(reachable)
-    except OSError as error:
+        connection.connect(path)
+    except BaseException:
         connection.close()
-        raise VmError(f"{path}: {reason(error)}") from error
-    except ValueError as error:
-        # A path from a VMM's answer may hold a NUL, or a surrogate that no file name can have.
-        connection.close()
-        raise VmError(f"{escape_for_terminal(path)}: no socket can be called so") from error
+        raise
     return connection
-
-
-def _connect_abstract(connection: socket.socket, name: bytes) -> None:
-    try:
-        connection.connect(b"\0" + name)
-    except ConnectionRefusedError:
-        connection.connect(b"\0" + name.ljust(_SUN_PATH_BYTES, b"\0"))
 
 
 @contextlib.contextmanager
