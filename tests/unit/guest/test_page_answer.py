@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from session_ends import Owner, Wire
 
 from giveback.guest import page_answer
 from giveback.guest.page_answer import PAGES_LIMIT_CHARS
@@ -14,43 +15,6 @@ from giveback.guest.session import Ended, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from giveback.guest import protocol
-
-
-class Owner:
-    """Who owns the session: notes what it is told."""
-
-    def __init__(self) -> None:
-        self.events: list[protocol.Event] = []
-        self.wrongs: list[str] = []
-        self.ends: list[Ended] = []
-
-    def heard(self, event: protocol.Event) -> None:
-        self.events.append(event)
-
-    def wrong(self, word: str) -> None:
-        self.wrongs.append(word)
-
-    def ended(self, why: Ended) -> None:
-        self.ends.append(why)
-
-
-class Wire(asyncio.Transport):
-    """Keeps what is sent."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent = b""
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.sent += bytes(data)
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def abort(self) -> None:
-        pass
 
 
 class Scene:

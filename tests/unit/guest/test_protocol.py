@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from session_ends import Owner, Wire
 
 from giveback.guest import protocol
-from giveback.guest.session import Ended, Session
+from giveback.guest.session import Session
 from giveback_agent.host_link import json_lines
 
 HOST = Path(protocol.__file__).parents[1]
@@ -96,33 +97,6 @@ def test_a_greeting_is_short() -> None:
         assert not protocol.is_greeted(wrong)
 
 
-class Owner:
-    def __init__(self) -> None:
-        self.events: list[protocol.Event] = []
-        self.words: list[str] = []
-
-    def heard(self, event: protocol.Event) -> None:
-        self.events.append(event)
-
-    def wrong(self, word: str) -> None:
-        self.words.append(word)
-
-    def ended(self, why: Ended) -> None:
-        self.words.append(why)
-
-
-class Wire(asyncio.Transport):
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent = b""
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.sent += bytes(data)
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-
 def test_a_session_takes_no_pages_for_the_answer_that_is_out() -> None:
     async def converse() -> tuple[Owner, bool, bool]:
         owner, wire, buffer = Owner(), Wire(), memoryview(bytearray(4096))
@@ -142,7 +116,8 @@ def test_a_session_takes_no_pages_for_the_answer_that_is_out() -> None:
 
     owner, before, after = asyncio.run(converse())
     assert (before, after) == (True, False)
-    assert owner.words == ["answer to nothing asked"]
+    assert owner.wrongs == ["answer to nothing asked"]
+    assert owner.ends == []
     assert [type(event) for event in owner.events] == [protocol.MemoryReport]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
+from fuzzing.harness import instructions
 from giveback.host.procs import Process
 from giveback.vmm.backends.cloud_hypervisor import CloudHypervisorBackend
 from giveback.vmm.backends.firecracker import FirecrackerBackend
@@ -19,7 +19,6 @@ from giveback.vmm.backends.qemu_options import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
 
     from giveback.vmm.base import VmDescription
 
@@ -27,25 +26,6 @@ COUNT = 300
 KIB = 1 << 10
 RAM = "memory-backend-ram,size=1M,id=m"
 PORT = "virtserialport,chardev=c,name=org.giveback.agent.0"
-
-
-def instructions(work: Callable[[], object]) -> int:
-    """How many of Python's instructions `work` takes: the same number on every machine."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _argument: object) -> object:
-        nonlocal count
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        count += event == "opcode"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)  # type: ignore[arg-type]
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-    return count
 
 
 def qemu(words: list[str], config: str | None = None) -> VmDescription:
