@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from giveback.accounting.usage import GuestPicture
+    from giveback.accounting.usage import GuestSnapshot
     from giveback.manager.model import ManagerAction, VmStatus
     from giveback.vmm.base import VmDescription, VmState
     from giveback_lab.vms.accel import Accel
@@ -78,7 +78,7 @@ class Guest:
 
     vm: VmDescription
     state: VmState
-    picture: GuestPicture
+    picture: GuestSnapshot
 
     @classmethod
     async def look(cls, pid: int) -> Guest:

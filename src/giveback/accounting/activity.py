@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from giveback.accounting.usage import HostPicture
+    from giveback.accounting.usage import HostSnapshot
     from giveback.host.process_sample import ProcessSample
 
 LEAST_SPAN_S = 0.1
@@ -58,7 +58,7 @@ def activity_of(now: ProcessSample | None, before: ProcessSample | None = None) 
     )
 
 
-def swapped_of(host: HostPicture | None, activity: Activity) -> int | None:
+def swapped_of(host: HostSnapshot | None, activity: Activity) -> int | None:
     """Return what of a VMM is swapped out; None where nothing tells.
 
     Mappings tell of shared memory, too (`Swap` in smaps: fs/proc/task_mmu.c), where they may be read.

@@ -16,7 +16,7 @@ from giveback.accounting.next_steps import (
 )
 from giveback.accounting.reporting import Reporting, reporting_of
 from giveback.accounting.returnable import returnable_of
-from giveback.accounting.usage import STALE_S, GuestPicture, GuestSource
+from giveback.accounting.usage import STALE_S, GuestSnapshot, GuestSource
 from giveback.vmm.base import Answer, Backing
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import size
@@ -357,7 +357,7 @@ def _installing(seen: Observation) -> Remedy:
     return Remedy(what, within, at_most=True, commands=install_agent(seen.vm))
 
 
-def _left_behind(guest: GuestPicture, ledger: Ledger, cold_bytes: int) -> Remedy:
+def _left_behind(guest: GuestSnapshot, ledger: Ledger, cold_bytes: int) -> Remedy:
     """The cache of cgroups that have ended, which is not in what the agent calls cold."""
     return Remedy(
         "reclaim what ended services and containers left in the page cache (giveback-agent does it by "

@@ -15,8 +15,8 @@ from giveback.accounting.reporting import is_reported
 from giveback.accounting.usage import (
     STALE_S,
     UNWATCHED_S,
-    GuestPicture,
-    HostPicture,
+    GuestSnapshot,
+    HostSnapshot,
     is_outdated,
 )
 from giveback_kernel.units import size
@@ -175,8 +175,8 @@ AMOUNTS = (
 
 
 def join(
-    host: HostPicture,
-    guest: GuestPicture,
+    host: HostSnapshot,
+    guest: GuestSnapshot,
     ram_bytes: int,
     *,
     balloon_bytes: int = 0,
@@ -212,7 +212,7 @@ def join(
     return Ledger(ram_bytes, host.charged_bytes, shown, _notes(host, guest, unknown), unknown)
 
 
-def _why_not_joined(host: HostPicture, guest: GuestPicture, ram_bytes: int) -> Unknown | None:
+def _why_not_joined(host: HostSnapshot, guest: GuestSnapshot, ram_bytes: int) -> Unknown | None:
     """Return why the two sides cannot be joined at all; None where they can."""
     if not host.placed:
         return Unknown(
@@ -246,7 +246,7 @@ def _why_not_joined(host: HostPicture, guest: GuestPicture, ram_bytes: int) -> U
     return None
 
 
-def _unplaced(host: HostPicture, ram_bytes: int, balloon_bytes: int) -> list[Row]:
+def _unplaced(host: HostSnapshot, ram_bytes: int, balloon_bytes: int) -> list[Row]:
     """No row of the guest's is joined with a host's side of which a part was not found."""
     both, out = host.charged_bytes - host.page_tables_bytes, min(balloon_bytes, ram_bytes)
     return [
@@ -255,7 +255,7 @@ def _unplaced(host: HostPicture, ram_bytes: int, balloon_bytes: int) -> list[Row
     ]
 
 
-def _guest_silent(host: HostPicture, ram_bytes: int, balloon_bytes: int) -> list[Row]:
+def _guest_silent(host: HostSnapshot, ram_bytes: int, balloon_bytes: int) -> list[Row]:
     resident = host.ram_resident_bytes
     # What a balloon holds may be resident still.
     out = min(balloon_bytes, ram_bytes - resident)
@@ -267,7 +267,7 @@ def _guest_silent(host: HostPicture, ram_bytes: int, balloon_bytes: int) -> list
 
 
 def _used_rows(
-    guest: GuestPicture, ram_bytes: int, balloon_bytes: int, *, balloon_in_total: bool
+    guest: GuestSnapshot, ram_bytes: int, balloon_bytes: int, *, balloon_in_total: bool
 ) -> tuple[list[Row], str]:
     """What the guest does not count as free: it sums to RAM less free less the balloon.
 
@@ -304,8 +304,8 @@ def _less(parts: dict[Key, int], surplus: int) -> dict[Key, int]:
 
 
 def _joined(
-    host: HostPicture,
-    guest: GuestPicture,
+    host: HostSnapshot,
+    guest: GuestSnapshot,
     used: list[Row],
     *,
     reporting: bool | None,
@@ -320,7 +320,7 @@ def _joined(
     return used + _free_rows(host, guest, used, reporting=reporting, kept=kept)
 
 
-def _named_parts(guest: GuestPicture) -> dict[Key, int]:
+def _named_parts(guest: GuestSnapshot) -> dict[Key, int]:
     parts: dict[Key, int] = {}
     if guest.cache_bytes is not None:
         dirty = min(guest.dirty_bytes or 0, guest.cache_bytes)
@@ -341,8 +341,8 @@ def _named_parts(guest: GuestPicture) -> dict[Key, int]:
 
 
 def _free_rows(
-    host: HostPicture,
-    guest: GuestPicture,
+    host: HostSnapshot,
+    guest: GuestSnapshot,
     used: list[Row],
     *,
     reporting: bool | None,
@@ -366,7 +366,7 @@ def _free_rows(
 
 
 def _residue_rows(
-    guest: GuestPicture, residue: int, *, reporting: bool | None, kept: bool
+    guest: GuestSnapshot, residue: int, *, reporting: bool | None, kept: bool
 ) -> list[Row]:
     trapped = guest.trapped_bytes
     if reporting is False:
@@ -382,7 +382,7 @@ def _residue_rows(
     ]
 
 
-def _host_rows(host: HostPicture) -> list[Row]:
+def _host_rows(host: HostSnapshot) -> list[Row]:
     shared = max(0, host.own_resident_bytes - host.own_pss_bytes)
     return [
         Row(Key.RAM_SWAPPED, 0, host.ram_swap_bytes, Basis.MEASURED),
@@ -392,7 +392,7 @@ def _host_rows(host: HostPicture) -> list[Row]:
     ]
 
 
-def _notes(host: HostPicture, guest: GuestPicture, unknown: Unknown | None) -> tuple[str, ...]:
+def _notes(host: HostSnapshot, guest: GuestSnapshot, unknown: Unknown | None) -> tuple[str, ...]:
     notes = list(guest.problems)
     if unknown is not None:
         notes.append(f"{unknown.why}; not used")

@@ -10,7 +10,7 @@ from giveback.accounting.ledger import UnknownKind
 if TYPE_CHECKING:
     from giveback.accounting.exact import Exact
     from giveback.accounting.ledger import Ledger
-    from giveback.accounting.usage import GuestPicture, HostPicture
+    from giveback.accounting.usage import GuestSnapshot, HostSnapshot
     from giveback.vmm.base import VmDescription, VmState
     from giveback.vmm.mapping import BoundBlock
 
@@ -21,8 +21,8 @@ class Observation:
 
     vm: VmDescription
     state: VmState
-    host: HostPicture | None
-    guest: GuestPicture
+    host: HostSnapshot | None
+    guest: GuestSnapshot
     ledger: Ledger | None
     bound: tuple[BoundBlock, ...] = ()
     process_rss_bytes: int | None = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from giveback.vmm.base import Answer
 
 if TYPE_CHECKING:
-    from giveback.accounting.usage import GuestPicture
+    from giveback.accounting.usage import GuestSnapshot
     from giveback.vmm.base import VmDescription, VmState
 
 
@@ -24,7 +24,7 @@ class Reporting(StrEnum):
     UNKNOWN = "?"
 
 
-def reporting_of(vm: VmDescription, state: VmState, guest: GuestPicture) -> Reporting:
+def reporting_of(vm: VmDescription, state: VmState, guest: GuestSnapshot) -> Reporting:
     """Return how far reporting has come, from the device to the guest's kernel."""
     if vm.capabilities.balloon is Answer.NO:
         return Reporting.NO_DEVICE
@@ -37,7 +37,7 @@ def reporting_of(vm: VmDescription, state: VmState, guest: GuestPicture) -> Repo
     return Reporting.OFFERED if offered else Reporting.UNKNOWN
 
 
-def in_a_word(vm: VmDescription, state: VmState, guest: GuestPicture) -> str:
+def in_a_word(vm: VmDescription, state: VmState, guest: GuestSnapshot) -> str:
     """Return how far reporting has come; `blocked` where the VMM keeps what it takes."""
     found = reporting_of(vm, state, guest)
     taken = found not in (Reporting.NO_DEVICE, Reporting.OFF)

@@ -15,7 +15,7 @@ from giveback.accounting.observation import resident_of
 if TYPE_CHECKING:
     from giveback.accounting.ledger import Ledger
     from giveback.accounting.observation import Observation
-    from giveback.accounting.usage import GuestPicture
+    from giveback.accounting.usage import GuestSnapshot
 
 AGENT_FLOOR_BYTES = 64 << 20
 """Page cache that an agent with its own defaults never takes: for one that does not tell its floor."""
@@ -58,7 +58,7 @@ def _unshared(found: Returnable, held_bytes: int, resident_bytes: int) -> Return
     return Returnable(*(part * max(0, held_bytes) // resident_bytes for part in parts))
 
 
-def _within_ledger(resident_bytes: int, guest: GuestPicture, ledger: Ledger) -> Returnable:
+def _within_ledger(resident_bytes: int, guest: GuestSnapshot, ledger: Ledger) -> Returnable:
     residue = _within(ledger.host(*RESIDUE), resident_bytes)
     # What the guest uses and the host does not hold may be cache, all of it, to be careful.
     clean = (guest.cache_bytes or 0) - min(guest.dirty_bytes or 0, guest.cache_bytes or 0)

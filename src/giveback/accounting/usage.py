@@ -31,7 +31,7 @@ def is_outdated(moved_bytes: int, ram_bytes: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class HostPicture:
+class HostSnapshot:
     """What a VM costs the host. `ram_…` is the guest's RAM mapping, `own_…` the rest of the VMM."""
 
     ram_resident_bytes: int
@@ -86,7 +86,7 @@ class GuestSource(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class GuestPicture:
+class GuestSnapshot:
     """What the guest says of its memory, from /proc/meminfo and /proc/buddyinfo or less."""
 
     source: GuestSource = GuestSource.NONE
@@ -150,7 +150,7 @@ class GuestPicture:
         return sum(self.free_by_order[: self.report_order])
 
 
-NO_GUEST = GuestPicture()
+NO_GUEST = GuestSnapshot()
 
 
 def from_kernel_files(
@@ -164,7 +164,7 @@ def from_kernel_files(
     page_bytes: int = 4096,
     pcp_bytes: int | None = None,
     compressed_swap_bytes: int | None = None,
-) -> GuestPicture:
+) -> GuestSnapshot:
     """A picture from the guest's own /proc/meminfo and /proc/buddyinfo.
 
     What does not parse becomes a problem of the picture, never an error: it is the guest's fault.
@@ -173,13 +173,13 @@ def from_kernel_files(
         info = meminfo.plausible(meminfo.parse(meminfo_text))
         buddy = buddyinfo.parse(buddyinfo_text, page_bytes) if buddyinfo_text else None
     except KernelFileError as error:
-        return GuestPicture(source, age_s, problems=(f"the guest's {error}",))
+        return GuestSnapshot(source, age_s, problems=(f"the guest's {error}",))
     # Kernel stacks are made by vmalloc on all but a few old architectures: not counted twice.
     stacks = max(info.kernel_stack_bytes or 0, _kib_line(meminfo_text, b"VmallocUsed"))
     tables = (info.page_tables_bytes or 0) + _kib_line(meminfo_text, b"SecPageTables")
     orders = buddyinfo.by_order(buddy) if buddy is not None else ()
     return checked(
-        GuestPicture(
+        GuestSnapshot(
             source=source,
             age_s=age_s,
             total_bytes=info.mem_total_bytes,
@@ -238,13 +238,13 @@ def _kib_line(meminfo_text: bytes, name: bytes) -> int:
     return 0
 
 
-def from_balloon(statistics: BalloonStatistics, now_s: float) -> GuestPicture:
+def from_balloon(statistics: BalloonStatistics, now_s: float) -> GuestSnapshot:
     """A picture from balloon statistics: total, free, available, caches, and their age."""
     if statistics.updated_s == 0:
-        return GuestPicture(problems=("balloon statistics: the guest has never given any",))
+        return GuestSnapshot(problems=("balloon statistics: the guest has never given any",))
     updated_s = statistics.updated_s
     return checked(
-        GuestPicture(
+        GuestSnapshot(
             source=GuestSource.BALLOON,
             age_s=None if updated_s is None else max(0.0, now_s - updated_s),
             total_bytes=statistics.total_bytes,
@@ -255,7 +255,7 @@ def from_balloon(statistics: BalloonStatistics, now_s: float) -> GuestPicture:
     )
 
 
-def checked(guest: GuestPicture) -> GuestPicture:
+def checked(guest: GuestSnapshot) -> GuestSnapshot:
     """The picture as it is, or one that only says why it cannot be believed."""
     for spec in fields(guest):
         value = getattr(guest, spec.name)
@@ -272,5 +272,5 @@ def checked(guest: GuestPicture) -> GuestPicture:
     return guest
 
 
-def _refused(guest: GuestPicture, why: str) -> GuestPicture:
-    return GuestPicture(problems=(*guest.problems, f"{guest.source}: {why}; not believed"))
+def _refused(guest: GuestSnapshot, why: str) -> GuestSnapshot:
+    return GuestSnapshot(problems=(*guest.problems, f"{guest.source}: {why}; not believed"))

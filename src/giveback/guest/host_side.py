@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from giveback.accounting.usage import HostPicture
+from giveback.accounting.usage import HostSnapshot
 from giveback.errors import VmError
 from giveback.host import procs, smaps
 from giveback.host.readers import plain
@@ -27,7 +27,7 @@ LIMITS = Limits(wall_s=10.0, cpu_s=10.0)
 
 async def read_host(
     readers: Readers, vm: VmDescription, state: VmState, root: str = "/", limits: Limits = LIMITS
-) -> tuple[HostPicture, tuple[BoundBlock, ...], float]:
+) -> tuple[HostSnapshot, tuple[BoundBlock, ...], float]:
     """What the VM costs, where its RAM lies in the process, and how many seconds it took to read.
 
     Raises VmError.
@@ -37,14 +37,14 @@ async def read_host(
         read_mappings, root, vm.pid, blocks, addresses, pid=vm.pid, limits=limits
     )
     try:
-        return plain.unpack(tuple[HostPicture, tuple[BoundBlock, ...], float], answer)
+        return plain.unpack(tuple[HostSnapshot, tuple[BoundBlock, ...], float], answer)
     except ValueError as error:
         raise VmError(f"what the reader of process {vm.pid} answered is wrong: {error}") from error
 
 
 def read_mappings(
     root: str, pid: int, blocks: object, addresses: dict[str, int]
-) -> tuple[HostPicture, tuple[BoundBlock, ...], float]:
+) -> tuple[HostSnapshot, tuple[BoundBlock, ...], float]:
     """Read and bind the mappings of a process. Run in a reader process. Raises VmError."""
     started_s = time.monotonic()
     ram_blocks = plain.unpack(tuple[RamBlock, ...], blocks)
@@ -56,7 +56,7 @@ def read_mappings(
     eligible = {mapping.thp_eligible for mapping in mappings} - {None}
     own = whole - ram
     status = procs.status_bytes(root, pid)
-    picture = HostPicture(
+    picture = HostSnapshot(
         ram_resident_bytes=ram.resident_bytes,
         ram_swap_bytes=ram.swap_bytes,
         ram_pss_bytes=ram.pss_bytes + ram.hugetlb_bytes,

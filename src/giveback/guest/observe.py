@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from giveback.accounting.ledger import Ledger, join
 from giveback.accounting.observation import Observation
 from giveback.accounting.reporting import vmm_takes_reports
-from giveback.accounting.usage import NO_GUEST, GuestPicture, GuestSource, HostPicture
+from giveback.accounting.usage import NO_GUEST, GuestSnapshot, GuestSource, HostSnapshot
 from giveback.errors import VmError
 from giveback.guest.host_side import read_host
 from giveback.guest.protocol import from_agent
@@ -39,7 +39,7 @@ async def observe(
     layout: bool = False,
     timeout_s: float = 2.0,
     guest_timeout_s: float | None = None,
-    guest: GuestPicture | None = None,
+    guest: GuestSnapshot | None = None,
     by_cgroup: bool = False,
     patience_s: float = 0.0,
 ) -> Observation:
@@ -89,7 +89,7 @@ async def observe_pages(
 
 
 async def _with_host(
-    vm: VmDescription, state: VmState, guest: GuestPicture, root: str = "/"
+    vm: VmDescription, state: VmState, guest: GuestSnapshot, root: str = "/"
 ) -> Observation:
     """Read the host's side now, and join it with what the VMM and the guest said.
 
@@ -135,7 +135,7 @@ def recalled(seen: Observation, last: dict[int, tuple[Observation, float]]) -> O
 
 
 def make_ledger(
-    vm: VmDescription, state: VmState, host: HostPicture, guest: GuestPicture
+    vm: VmDescription, state: VmState, host: HostSnapshot, guest: GuestSnapshot
 ) -> Ledger:
     """Join the pictures of a VM: RAM is all its blocks; what is not plugged counts as ballooned."""
     ram_bytes = vm.block_bytes or vm.ram_bytes

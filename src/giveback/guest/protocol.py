@@ -20,7 +20,7 @@ from giveback_agent.host_link import json_lines
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
-    from giveback.accounting.usage import GuestPicture, GuestSource
+    from giveback.accounting.usage import GuestSnapshot, GuestSource
 
 AGENT_VSOCK_PORT = 26466
 LINE_LIMIT_BYTES = json_lines.LINE_LIMIT_BYTES
@@ -254,7 +254,7 @@ def has_memory(said: dict[str, object]) -> bool:
     return "meminfo" in said
 
 
-def from_agent(said: dict[str, object], source: GuestSource, age_s: float = 0.0) -> GuestPicture:
+def from_agent(said: dict[str, object], source: GuestSource, age_s: float = 0.0) -> GuestSnapshot:
     """Return what a `memory` event says: kernel files' text, as `giveback-agent picture` prints it."""
     order = said.get("report_order")
     reporting = said.get("reporting")

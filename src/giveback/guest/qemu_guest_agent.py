@@ -7,7 +7,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from giveback.accounting.usage import GuestPicture, GuestSource, from_kernel_files
+from giveback.accounting.usage import GuestSnapshot, GuestSource, from_kernel_files
 from giveback.errors import VmError
 from giveback.guest.protocol import parse_object
 from giveback.vmm.clients import answers
@@ -20,7 +20,7 @@ _FILE_LIMIT_BYTES = 64 << 10
 _UNASKED_LINES_LIMIT = 256
 
 
-async def ask(stream: LineStream) -> GuestPicture:
+async def ask(stream: LineStream) -> GuestSnapshot:
     """Read the guest's kernel files, where the guest agent may open files. Raises VmError."""
     token = int.from_bytes(os.urandom(4), "big")
     await stream.send(_command("guest-sync", id=token))

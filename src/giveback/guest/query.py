@@ -10,7 +10,7 @@ import contextlib
 import time
 from dataclasses import replace
 
-from giveback.accounting.usage import NO_GUEST, GuestPicture, GuestSource, from_balloon
+from giveback.accounting.usage import NO_GUEST, GuestSnapshot, GuestSource, from_balloon
 from giveback.errors import VmError
 from giveback.guest import protocol, qemu_guest_agent
 from giveback.guest.channel import LineStream, lines, where
@@ -50,7 +50,7 @@ async def read_guest(
     timeout_s: float = 0.5,
     by_cgroup: bool = False,
     patience_s: float = 0.0,
-) -> GuestPicture:
+) -> GuestSnapshot:
     """The best picture there is; its problems say why better sources gave none. Never raises.
 
     `by_cgroup`: ask an agent also which service and container has what. An agent that was asked just before
@@ -102,7 +102,7 @@ def _closed(channel: Channel) -> str:
 
 async def _ask_patiently(
     channel: Channel, timeout_s: float, by_cgroup: bool, patience_s: float
-) -> GuestPicture:
+) -> GuestSnapshot:
     """Ask, and once more where an agent says that it answers again within `patience_s`. Raises VmError."""
     try:
         return await _ask(channel, timeout_s, by_cgroup)
@@ -115,7 +115,7 @@ async def _ask_patiently(
     return await _ask(channel, timeout_s, by_cgroup)
 
 
-async def _ask(channel: Channel, timeout_s: float, by_cgroup: bool) -> GuestPicture:
+async def _ask(channel: Channel, timeout_s: float, by_cgroup: bool) -> GuestSnapshot:
     if channel.kind is ChannelKind.QEMU_GUEST_AGENT:
         async with lines(channel, timeout_s) as stream:
             return await qemu_guest_agent.ask(stream)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from giveback.accounting.observation import Observation
-    from giveback.accounting.usage import HostPicture
+    from giveback.accounting.usage import HostSnapshot
 
 _LABEL, _BAR, _SIZE, _BASIS = 58, 24, 9, 15
 """Cells of a line of the waterfall: what, how much, a bar, and how that is known."""
@@ -150,7 +150,7 @@ def _waterfall(seen: Observation, ledger: Ledger, shape: _Shape) -> list[str]:
     return lines
 
 
-def _of_which(host: HostPicture) -> list[str]:
+def _of_which(host: HostSnapshot) -> list[str]:
     """Return facts on the resident RAM; they overlap the rows and are not in the sum."""
     if not host.placed:
         return []

@@ -18,7 +18,7 @@ from real_qemu import is_listening
 from scripted_vmm import listening
 from scripted_vms import Agent, Garbage
 
-from giveback.accounting.usage import GuestPicture, GuestSource
+from giveback.accounting.usage import GuestSnapshot, GuestSource
 from giveback.errors import VmError
 from giveback.guest import via_daemon
 from giveback.guest.protocol import AGENT_VSOCK_PORT
@@ -30,7 +30,7 @@ MIB = 1 << 20
 STATISTICS = BalloonStatistics(1000.0, 50 * MIB, 30 * MIB)
 
 
-def told(*channels: Channel, statistics: BalloonStatistics | None = None) -> GuestPicture:
+def told(*channels: Channel, statistics: BalloonStatistics | None = None) -> GuestSnapshot:
     vm = VmDescription("qemu", "one", 1, 64 * MIB, (), channels=channels)
     state = VmState(statistics=statistics)
     return asyncio.run(asyncio.wait_for(read_guest(vm, state, 1002.0, timeout_s=2), 10))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback.accounting.activity import UNKNOWN, activity_of, percent_of, swapped_of
-from giveback.accounting.usage import HostPicture
+from giveback.accounting.usage import HostSnapshot
 from giveback.host.process_sample import ProcessSample
 
 MIB = 1 << 20
@@ -67,6 +67,6 @@ def test_swapped_shared_memory_is_told_by_the_mappings() -> None:
     known = activity_of(FIRST)
     assert swapped_of(None, known) == 8 * MIB
     assert swapped_of(None, UNKNOWN) is None
-    shared = HostPicture(0, ram_swap_bytes=90 * MIB, own_swap_bytes=MIB)
+    shared = HostSnapshot(0, ram_swap_bytes=90 * MIB, own_swap_bytes=MIB)
     assert swapped_of(shared, known) == 91 * MIB
-    assert swapped_of(HostPicture(0), known) == 8 * MIB
+    assert swapped_of(HostSnapshot(0), known) == 8 * MIB

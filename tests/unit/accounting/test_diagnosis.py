@@ -10,7 +10,7 @@ import pytest
 from giveback.accounting import next_steps
 from giveback.accounting.diagnosis import Severity, findings, remedies
 from giveback.accounting.observation import Observation
-from giveback.accounting.usage import NO_GUEST, GuestPicture, GuestSource, HostPicture
+from giveback.accounting.usage import NO_GUEST, GuestSnapshot, GuestSource, HostSnapshot
 from giveback.guest.observe import make_ledger
 from giveback.host.facts import THP, HostFacts, read_facts
 from giveback.vmm.base import (
@@ -27,7 +27,7 @@ MIB, GIB = 1 << 20, 1 << 30
 GOOD = Capabilities(Answer.YES, Answer.YES, statistics=Answer.YES)
 VM = VmDescription("qemu", "one", 1, GIB, (RamBlock("ram", GIB),), GOOD)
 STATE = VmState(running=True, ram_bytes=GIB, reporting_negotiated=Answer.YES)
-GUEST = GuestPicture(
+GUEST = GuestSnapshot(
     source=GuestSource.AGENT,
     age_s=0.0,
     total_bytes=950 * MIB,
@@ -46,14 +46,14 @@ GUEST = GuestPicture(
     report_order=4,
 )
 NO_FACTS = HostFacts()
-HOST = HostPicture(774 * MIB, own_resident_bytes=50 * MIB)
+HOST = HostSnapshot(774 * MIB, own_resident_bytes=50 * MIB)
 
 
 def seen(
     vm: VmDescription = VM,
     state: VmState = STATE,
-    host: HostPicture = HOST,
-    guest: GuestPicture = GUEST,
+    host: HostSnapshot = HOST,
+    guest: GuestSnapshot = GUEST,
     problems: tuple[str, ...] = (),
 ) -> Observation:
     ledger = make_ledger(vm, state, host, guest)
@@ -167,7 +167,7 @@ def test_remedies_have_their_bytes() -> None:
     assert not any("deep report" in remedy.what for remedy in kept)
 
 
-BALLOON = GuestPicture(GuestSource.BALLOON, 0.0, 950 * MIB, 600 * MIB)
+BALLOON = GuestSnapshot(GuestSource.BALLOON, 0.0, 950 * MIB, 600 * MIB)
 
 
 def test_without_an_agent_the_first_step_is_to_install_it() -> None:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from giveback.accounting.ledger import NEEDED, RESIDUE, Basis, Key, UnknownKind, join
 from giveback.accounting.usage import (
     NO_GUEST,
-    GuestPicture,
+    GuestSnapshot,
     GuestSource,
-    HostPicture,
+    HostSnapshot,
     checked,
     from_balloon,
     from_kernel_files,
@@ -23,7 +23,7 @@ AMOUNT = st.integers(min_value=0, max_value=1 << 50)
 MAYBE = st.none() | AMOUNT
 
 HOSTS = st.builds(
-    HostPicture,
+    HostSnapshot,
     **dict.fromkeys(
         [
             "ram_resident_bytes",
@@ -41,7 +41,7 @@ HOSTS = st.builds(
     placed=st.booleans(),
 )
 GUESTS = st.builds(
-    GuestPicture,
+    GuestSnapshot,
     source=st.sampled_from(GuestSource),
     age_s=st.none() | st.floats(0, 200),
     free_by_order=st.lists(AMOUNT, max_size=11).map(tuple),
@@ -69,8 +69,8 @@ GUESTS = st.builds(
 
 @given(HOSTS, GUESTS, AMOUNT, AMOUNT, st.booleans(), st.none() | st.booleans(), st.booleans())
 def test_rows_sum_exactly_whatever_is_said(
-    host: HostPicture,
-    guest: GuestPicture,
+    host: HostSnapshot,
+    guest: GuestSnapshot,
     ram_bytes: int,
     balloon_bytes: int,
     balloon_in_total: bool,
@@ -104,7 +104,7 @@ def test_rows_sum_exactly_whatever_is_said(
     assert all(row.host_bytes >= 0 for row in ledger.rows)
 
 
-def a_guest(**changes: object) -> GuestPicture:
+def a_guest(**changes: object) -> GuestSnapshot:
     base: dict[str, object] = {
         "source": GuestSource.AGENT,
         "age_s": 0.0,
@@ -121,11 +121,11 @@ def a_guest(**changes: object) -> GuestPicture:
         "report_order": 9,
         "reporting": True,
     }
-    return GuestPicture(**(base | changes))  # type: ignore[arg-type]
+    return GuestSnapshot(**(base | changes))  # type: ignore[arg-type]
 
 
 def test_a_usual_vm() -> None:
-    host = HostPicture(1148 * MIB, peak_resident_bytes=1748 * MIB, own_resident_bytes=100 * MIB)
+    host = HostSnapshot(1148 * MIB, peak_resident_bytes=1748 * MIB, own_resident_bytes=100 * MIB)
     ledger = join(host, a_guest(), 2 * GIB)
     rows = {row.key: (row.ram_bytes // MIB, row.host_bytes // MIB) for row in ledger.rows}
     assert rows[Key.CACHE_CLEAN] == (230, 230)
@@ -143,29 +143,29 @@ def test_a_usual_vm() -> None:
     ("reporting", "key"), [(False, Key.FREE_UNREPORTED), (None, Key.FREE_UNSPLIT)]
 )
 def test_without_reporting_nothing_waits(reporting: bool | None, key: Key) -> None:
-    ledger = join(HostPicture(1148 * MIB), a_guest(reporting=reporting), 2 * GIB)
+    ledger = join(HostSnapshot(1148 * MIB), a_guest(reporting=reporting), 2 * GIB)
     assert ledger.host(*RESIDUE) == ledger.host(key) == 300 * MIB
 
 
 @pytest.mark.parametrize("said", [None, True])
 def test_a_guest_cannot_report_to_a_vmm_that_takes_none(said: bool | None) -> None:
     guest = a_guest(reporting=said)
-    ledger = join(HostPicture(1148 * MIB), guest, 2 * GIB, reporting=False)
+    ledger = join(HostSnapshot(1148 * MIB), guest, 2 * GIB, reporting=False)
     assert ledger.host(Key.FREE_UNREPORTED) == 300 * MIB
 
 
 def test_what_a_vmm_keeps_does_not_wait_to_be_reported() -> None:
-    ledger = join(HostPicture(1148 * MIB), a_guest(), 2 * GIB, reporting=True, kept=True)
+    ledger = join(HostSnapshot(1148 * MIB), a_guest(), 2 * GIB, reporting=True, kept=True)
     assert ledger.host(*RESIDUE) == ledger.host(Key.FREE_KEPT) == 300 * MIB
 
 
 def test_what_the_host_swapped_out_did_not_come_back() -> None:
-    host = HostPicture(1148 * MIB, ram_swap_bytes=350 * MIB, peak_resident_bytes=1748 * MIB)
+    host = HostSnapshot(1148 * MIB, ram_swap_bytes=350 * MIB, peak_resident_bytes=1748 * MIB)
     assert join(host, a_guest(), 2 * GIB).ram(Key.FREE_RETURNED) == 250 * MIB
 
 
 def test_ram_that_is_not_found_is_not_taken_for_the_vmm_s_own() -> None:
-    host = HostPicture(
+    host = HostSnapshot(
         8 * MIB, own_resident_bytes=700 * MIB, own_swap_bytes=MIB, page_tables_bytes=MIB,
         placed=False,
     )  # fmt: skip
@@ -180,13 +180,13 @@ def test_ram_that_is_not_found_is_not_taken_for_the_vmm_s_own() -> None:
 
 
 def test_a_guest_that_counts_more_than_there_is_is_told_so() -> None:
-    ledger = join(HostPicture(GIB), a_guest(), GIB)
+    ledger = join(HostSnapshot(GIB), a_guest(), GIB)
     assert any("counts 876 MiB more than the VM has RAM" in note for note in ledger.notes)
-    assert join(HostPicture(GIB), a_guest(), 2 * GIB).notes == ()
+    assert join(HostSnapshot(GIB), a_guest(), 2 * GIB).notes == ()
 
 
 def test_used_memory_that_is_not_resident_is_a_row_of_ram_alone() -> None:
-    ledger = join(HostPicture(500 * MIB, ram_swap_bytes=348 * MIB), a_guest(), 2 * GIB)
+    ledger = join(HostSnapshot(500 * MIB, ram_swap_bytes=348 * MIB), a_guest(), 2 * GIB)
     assert ledger.ram(Key.NOT_RESIDENT) == 348 * MIB
     assert ledger.host(Key.NOT_RESIDENT) == 0
     # The kernel's reserve first, then what is in no counter, the kernel's own and clean cache.
@@ -198,13 +198,13 @@ def test_used_memory_that_is_not_resident_is_a_row_of_ram_alone() -> None:
 
 
 def test_a_guest_that_counts_twice_is_not_calculated_with() -> None:
-    ledger = join(HostPicture(GIB), a_guest(anon_bytes=5 * GIB), 2 * GIB)
+    ledger = join(HostSnapshot(GIB), a_guest(anon_bytes=5 * GIB), 2 * GIB)
     assert ledger.unknown is not None
     assert ledger.unknown.kind is UnknownKind.CONTRADICTION
     assert "of its memory twice" in ledger.unknown.why
     assert (ledger.residue_bytes, ledger.in_use_bytes, ledger.cache_bytes) == (None, None, None)
     # Counters that overlap a little are cut to what there is.
-    little = join(HostPicture(GIB), a_guest(anon_bytes=390 * MIB), 2 * GIB)
+    little = join(HostSnapshot(GIB), a_guest(anon_bytes=390 * MIB), 2 * GIB)
     assert little.unknown is None
     assert little.ram(Key.UNATTRIBUTED) == 0
 
@@ -212,7 +212,7 @@ def test_a_guest_that_counts_twice_is_not_calculated_with() -> None:
 def test_balloon_statistics_of_another_vm_are_not_calculated_with() -> None:
     """Case 12 of the field: statistics of 8 GiB on a VM of 256 MiB."""
     stats = BalloonStatistics(1000.0, 8 * GIB, 4 * GIB, None, GIB)
-    ledger = join(HostPicture(200 * MIB), from_balloon(stats, 1001.0), 256 * MIB)
+    ledger = join(HostSnapshot(200 * MIB), from_balloon(stats, 1001.0), 256 * MIB)
     assert ledger.unknown is not None
     assert "counts 7.8 GiB more than the VM has RAM" in ledger.unknown.why
     assert ledger.host(Key.GUEST_SILENT) == 200 * MIB
@@ -230,7 +230,7 @@ def test_numbers_of_before_the_last_large_change_are_not_joined(
     age_s: float | None, moved: int | None, is_known: bool
 ) -> None:
     guest = a_guest(age_s=age_s, moved_bytes=moved)
-    ledger = join(HostPicture(1148 * MIB), guest, 2 * GIB)
+    ledger = join(HostSnapshot(1148 * MIB), guest, 2 * GIB)
     assert (ledger.residue_bytes is not None) == is_known
     assert (ledger.unknown is None) == is_known
     if ledger.unknown is not None:
@@ -239,7 +239,7 @@ def test_numbers_of_before_the_last_large_change_are_not_joined(
 
 
 def test_more_resident_than_there_is_ram_is_not_taken_for_ram() -> None:
-    ledger = join(HostPicture(3 * GIB), a_guest(), 2 * GIB)
+    ledger = join(HostSnapshot(3 * GIB), a_guest(), 2 * GIB)
     assert ledger.unknown is not None
     assert ledger.unknown.kind is UnknownKind.UNPLACED
     assert ledger.residue_bytes is None
@@ -248,11 +248,11 @@ def test_more_resident_than_there_is_ram_is_not_taken_for_ram() -> None:
 def test_ballooned_pages_in_and_out_of_the_total() -> None:
     balloon = 500 * MIB
     outside = join(
-        HostPicture(900 * MIB), a_guest(total_bytes=1400 * MIB, free_bytes=700 * MIB), 2 * GIB,
+        HostSnapshot(900 * MIB), a_guest(total_bytes=1400 * MIB, free_bytes=700 * MIB), 2 * GIB,
         balloon_bytes=balloon,
     )  # fmt: skip
     inside = join(
-        HostPicture(900 * MIB), a_guest(free_bytes=700 * MIB), 2 * GIB,
+        HostSnapshot(900 * MIB), a_guest(free_bytes=700 * MIB), 2 * GIB,
         balloon_bytes=balloon, balloon_in_total=True,
     )  # fmt: skip
     assert outside.ram(Key.RESERVED) == inside.ram(Key.RESERVED) == 148 * MIB
@@ -261,7 +261,7 @@ def test_ballooned_pages_in_and_out_of_the_total() -> None:
 
 def test_without_a_guest_the_host_s_side_is_told() -> None:
     for guest in (NO_GUEST, a_guest(age_s=61.0)):
-        ledger = join(HostPicture(GIB), guest, 2 * GIB)
+        ledger = join(HostSnapshot(GIB), guest, 2 * GIB)
         assert ledger.residue_bytes is None
         assert ledger.needed_bytes is None
         assert ledger.host(Key.GUEST_SILENT) == GIB
@@ -270,7 +270,7 @@ def test_without_a_guest_the_host_s_side_is_told() -> None:
 
 def test_balloon_statistics_give_the_residue_without_names() -> None:
     stats = BalloonStatistics(1000.0, 1900 * MIB, 1200 * MIB, None, 250 * MIB)
-    ledger = join(HostPicture(1148 * MIB), from_balloon(stats, 1003.0), 2 * GIB)
+    ledger = join(HostSnapshot(1148 * MIB), from_balloon(stats, 1003.0), 2 * GIB)
     assert ledger.host(Key.USED) == 450 * MIB
     assert ledger.residue_bytes == 300 * MIB
     assert {row.basis for row in ledger.rows if row.key in NEEDED} == {Basis.GUEST}
@@ -296,7 +296,7 @@ def test_lies_are_refused_with_their_number(lie: dict[str, object]) -> None:
 @given(st.binary(max_size=300), st.none() | st.binary(max_size=300))
 def test_any_bytes_make_a_picture(meminfo: bytes, buddyinfo: bytes | None) -> None:
     guest = from_kernel_files(meminfo, buddyinfo, GuestSource.GUEST_AGENT)
-    ledger = join(HostPicture(GIB), guest, 2 * GIB)
+    ledger = join(HostSnapshot(GIB), guest, 2 * GIB)
     assert sum(row.ram_bytes for row in ledger.rows) == 2 * GIB
 
 

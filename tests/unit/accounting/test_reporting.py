@@ -13,7 +13,7 @@ from giveback.accounting.reporting import (
     reporting_of,
     vmm_takes_reports,
 )
-from giveback.accounting.usage import GuestPicture, GuestSource, HostPicture, from_kernel_files
+from giveback.accounting.usage import GuestSnapshot, GuestSource, HostSnapshot, from_kernel_files
 from giveback.guest.observe import make_ledger
 from giveback.vmm.base import Answer, Capabilities, VmDescription, VmState
 from giveback_kernel.page_reporting import UNSET
@@ -63,7 +63,7 @@ def test_the_ledger_and_the_word_agree(
 ) -> None:
     vm = VmDescription("qemu", "one", 1, 64 * MIB, (), Capabilities(offered, balloon))
     state = VmState(reporting_negotiated=negotiated)
-    guest = GuestPicture(
+    guest = GuestSnapshot(
         GuestSource.AGENT,
         0.0,
         64 * MIB,
@@ -73,7 +73,7 @@ def test_the_ledger_and_the_word_agree(
         free_by_order=(0, 32 * MIB),
     )
     word = reporting_of(vm, state, guest)
-    ledger = make_ledger(vm, state, HostPicture(64 * MIB), guest)
+    ledger = make_ledger(vm, state, HostSnapshot(64 * MIB), guest)
     flows = is_reported(said, vmm_takes_reports(vm, state))
     assert (
         ledger.host(

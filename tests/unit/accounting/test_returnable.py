@@ -11,7 +11,7 @@ from observations import GUEST, HOST, MIB, observation
 
 from giveback.accounting.diagnosis import remedies
 from giveback.accounting.returnable import AGENT_FLOOR_BYTES, Returnable, returnable_of
-from giveback.accounting.usage import NO_GUEST, GuestPicture, HostPicture
+from giveback.accounting.usage import NO_GUEST, GuestSnapshot, HostSnapshot
 
 MAYBE = st.none() | st.integers(0, 1 << 31)
 
@@ -39,21 +39,21 @@ def test_what_the_agent_has_learned_to_keep_is_warm() -> None:
     ],
 )
 def test_nothing_is_promised_of_a_vm_whose_sides_are_not_known(
-    guest: GuestPicture, host: HostPicture | None
+    guest: GuestSnapshot, host: HostSnapshot | None
 ) -> None:
     assert returnable_of(observation(guest=guest, host=host)) is None
 
 
 @given(
     st.builds(
-        GuestPicture,
+        GuestSnapshot,
         total_bytes=MAYBE, free_bytes=MAYBE, available_bytes=MAYBE, cache_bytes=MAYBE,
         dirty_bytes=MAYBE, cold_cache_bytes=MAYBE, learned_floor_bytes=MAYBE,
     ),
     st.integers(0, 1 << 30),
 )  # fmt: skip
-def test_the_parts_lie_within_what_is_resident(guest: GuestPicture, resident_bytes: int) -> None:
-    seen = observation(guest=guest, host=HostPicture(resident_bytes))
+def test_the_parts_lie_within_what_is_resident(guest: GuestSnapshot, resident_bytes: int) -> None:
+    seen = observation(guest=guest, host=HostSnapshot(resident_bytes))
     found = returnable_of(seen)
     if found is not None:
         assert min(found.residue_bytes, found.cold_bytes, found.warm_bytes) >= 0

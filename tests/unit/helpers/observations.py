@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from giveback.accounting.observation import Observation
-from giveback.accounting.usage import GuestPicture, GuestSource, HostPicture
+from giveback.accounting.usage import GuestSnapshot, GuestSource, HostSnapshot
 from giveback.guest.observe import make_ledger
 from giveback.vmm.base import Answer, Capabilities, RamBlock, VmDescription, VmState
 
 MIB, GIB = 1 << 20, 1 << 30
-GUEST = GuestPicture(
+GUEST = GuestSnapshot(
     source=GuestSource.AGENT,
     age_s=0.0,
     total_bytes=950 * MIB,
@@ -21,15 +21,15 @@ GUEST = GuestPicture(
     free_by_order=(100 * MIB,) * 6,
     report_order=4,
 )
-HOST = HostPicture(774 * MIB, own_resident_bytes=50 * MIB)
+HOST = HostSnapshot(774 * MIB, own_resident_bytes=50 * MIB)
 
 
 def observation(
     name: str = "one",
     pid: int = 1,
     *,
-    host: HostPicture | None = HOST,
-    guest: GuestPicture = GUEST,
+    host: HostSnapshot | None = HOST,
+    guest: GuestSnapshot = GUEST,
     problems: tuple[str, ...] = (),
 ) -> Observation:
     """Reporting is on; 350 MiB of the 774 MiB that are resident are residue."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from observations import GIB, GUEST, HOST, MIB, observation
 
 from giveback.accounting.observation import Observation
-from giveback.accounting.usage import GuestPicture, GuestSource, HostPicture
+from giveback.accounting.usage import GuestSnapshot, GuestSource, HostSnapshot
 from giveback.manager.fleet.discovery import Found
 from giveback.manager.fleet.fleet import Watched
 from giveback.manager.fleet.status import status_of, vm_problems
@@ -94,7 +94,7 @@ def test_a_fact_is_the_same_in_every_output() -> None:
     assert not any("reliability" in name for name in samples)
 
 
-OTHERS_STATISTICS = GuestPicture(
+OTHERS_STATISTICS = GuestSnapshot(
     source=GuestSource.BALLOON, age_s=1.0, total_bytes=8 * GIB, free_bytes=4 * GIB
 )
 BOOT_TIME = replace(GUEST, source=GuestSource.BALLOON, age_s=55.0, moved_bytes=600 * MIB)
@@ -105,7 +105,7 @@ BOOT_TIME = replace(GUEST, source=GuestSource.BALLOON, age_s=55.0, moved_bytes=6
     [(OTHERS_STATISTICS, "more than the VM has RAM"), (BOOT_TIME, "has moved by 600 MiB since")],
 )
 def test_what_is_not_known_is_so_in_every_output_with_one_line_why(
-    guest: GuestPicture, why: str, tmp_path: Path
+    guest: GuestSnapshot, why: str, tmp_path: Path
 ) -> None:
     # The daemon's own sample has moved by so much.
     seen = observation(guest=guest)
@@ -139,7 +139,7 @@ def test_what_is_not_known_is_so_in_every_output_with_one_line_why(
 
 
 HOSTS = st.builds(
-    HostPicture,
+    HostSnapshot,
     ram_resident_bytes=st.integers(0, 2 * GIB),
     ram_swap_bytes=AMOUNT,
     ram_huge_bytes=AMOUNT,
@@ -152,7 +152,7 @@ HOSTS = st.builds(
     placed=st.sampled_from([True, True, True, False]),
 )
 GUESTS = st.builds(
-    GuestPicture,
+    GuestSnapshot,
     source=st.sampled_from(GuestSource),
     age_s=st.none() | st.floats(0, 100),
     moved_bytes=MAYBE,
@@ -185,7 +185,7 @@ def amounts(document: Any, name: str = "") -> list[tuple[str, int]]:  # noqa: AN
 @settings(deadline=None, max_examples=150)
 @given(HOSTS, GUESTS)
 def test_no_output_shows_a_negative_amount_or_more_than_ram(
-    host: HostPicture, guest: GuestPicture
+    host: HostSnapshot, guest: GuestSnapshot
 ) -> None:
     seen = observation(host=host, guest=guest)
     made, text = outputs(seen)

@@ -16,7 +16,7 @@ from giveback.manager.model import GuestView
 
 if TYPE_CHECKING:
     from giveback.accounting.observation import Observation
-    from giveback.accounting.usage import GuestPicture
+    from giveback.accounting.usage import GuestSnapshot
     from giveback.manager.settings.load import VmSettings
 
 FRESH_S = 30.0
@@ -67,7 +67,7 @@ def view_of(
     )
 
 
-def is_pressed(guest: GuestPicture) -> bool:
+def is_pressed(guest: GuestSnapshot) -> bool:
     """Whether the guest itself is short of memory, by its own account."""
     total, available = guest.total_bytes, guest.available_bytes
     if not total or available is None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from giveback.accounting.usage import HostPicture
+    from giveback.accounting.usage import HostSnapshot
 
 MIB = 1 << 20
 _MOVED_LEAST_BYTES = 32 * MIB
@@ -43,13 +43,13 @@ class Counts:
 class Mappings:
     """What the mappings said, with the sums of that moment, and what it took to read them."""
 
-    picture: HostPicture
+    picture: HostSnapshot
     counts: Counts
     at_s: float
     took_s: float
 
 
-def base(picture: HostPicture, before: Counts, after: Counts) -> Counts:
+def base(picture: HostSnapshot, before: Counts, after: Counts) -> Counts:
     """The sums that belong to a picture which was read between two of them. Pure.
 
     Where they differ, memory came or went while the mappings were read: then the picture's own sums
@@ -67,7 +67,7 @@ def base(picture: HostPicture, before: Counts, after: Counts) -> Counts:
     )
 
 
-def carried(mappings: Mappings, now: Counts, ram_bytes: int) -> HostPicture:
+def carried(mappings: Mappings, now: Counts, ram_bytes: int) -> HostSnapshot:
     """The picture of the mappings, brought to the sums of now. Pure.
 
     All that came or went since is taken for guest RAM, as far as RAM goes: what a VMM holds of its

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from giveback.accounting.usage import GuestPicture
+    from giveback.accounting.usage import GuestSnapshot
     from giveback.vmm.base import VmDescription, VmState
     from giveback.vmm.control.devices import Control, Devices
 
@@ -189,7 +189,7 @@ class Fallbacks:
         await asyncio.gather(*map(one, due))
 
     async def ease(
-        self, vm: VmDescription, state: VmState, guest: GuestPicture, settings: Wanted
+        self, vm: VmDescription, state: VmState, guest: GuestSnapshot, settings: Wanted
     ) -> ManagerAction | None:
         """Let go at once where the guest runs short, froze, or nothing asks any more.
 
@@ -213,7 +213,7 @@ class Fallbacks:
         self,
         vm: VmDescription,
         state: VmState,
-        guest: GuestPicture,
+        guest: GuestSnapshot,
         goal_bytes: int,
         settings: Wanted,
     ) -> ManagerAction | None:
@@ -352,7 +352,7 @@ class Fallbacks:
         return self._action(lease.vm, ActionKind.DEFLATE, 0, reason)
 
     async def _ease(
-        self, key: str, known: _Vm, state: VmState, guest: GuestPicture
+        self, key: str, known: _Vm, state: VmState, guest: GuestSnapshot
     ) -> ManagerAction | None:
         now_s = known.seen_at_s = self._clock()
         numbers = rules.numbers_of(state, guest, now_s, time.time())

@@ -15,7 +15,7 @@ from giveback.vmm.base import Answer
 from giveback_kernel.units import MIB, size
 
 if TYPE_CHECKING:
-    from giveback.accounting.usage import GuestPicture
+    from giveback.accounting.usage import GuestSnapshot
     from giveback.vmm.base import VmDescription, VmState
 
 # At most so much a step: a guest that is asked for more at once stalls while it finds it.
@@ -67,7 +67,7 @@ class Watch:
     wanted_at_s: float | None = None
 
 
-def numbers_of(state: VmState, guest: GuestPicture, now_s: float, wall_s: float) -> Numbers | None:
+def numbers_of(state: VmState, guest: GuestSnapshot, now_s: float, wall_s: float) -> Numbers | None:
     """The guest's word: balloon statistics where they are new, else its agent's."""
     said = state.statistics
     by_balloon = None

@@ -14,7 +14,7 @@ from giveback.manager.decide import schedule
 from giveback.manager.decide.guest_view import FRESH_S
 
 if TYPE_CHECKING:
-    from giveback.accounting.usage import GuestPicture
+    from giveback.accounting.usage import GuestSnapshot
 
 _EVASIONS = 2
 """An agent that starts, or is asked too often, may say so this often in a row: then it must answer."""
@@ -37,7 +37,7 @@ class GuestState:
     )
 
     def __init__(self) -> None:
-        self.report: GuestPicture = NO_GUEST
+        self.report: GuestSnapshot = NO_GUEST
         self.reported_at_s: float | None = None
         self.line = b""
         """The agent's last report as it came, for clients that ask via the daemon."""
@@ -92,7 +92,7 @@ class GuestState:
         """Keep a report as its agent sent it."""
         self.line, self.line_at_s = line, now_s
 
-    def take_report(self, report: GuestPicture, now_s: float) -> None:
+    def take_report(self, report: GuestSnapshot, now_s: float) -> None:
         """Take a new report, from whichever source."""
         self.report, self.reported_at_s = report, now_s
 
@@ -116,7 +116,7 @@ class GuestState:
         """Ask its agent at this time, unless it is to be asked sooner."""
         self.due_s = min(self.due_s, at_s)
 
-    def aged(self, now_s: float) -> tuple[GuestPicture, float]:
+    def aged(self, now_s: float) -> tuple[GuestSnapshot, float]:
         """Return the report with its age of now, and when it passes the next limit of age."""
         if self.reported_at_s is None:
             return self.report, math.inf

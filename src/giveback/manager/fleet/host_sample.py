@@ -23,7 +23,7 @@ from giveback.manager.decide.resident_counts import (
 from giveback_kernel.files import under
 
 if TYPE_CHECKING:
-    from giveback.accounting.usage import HostPicture
+    from giveback.accounting.usage import HostSnapshot
     from giveback.host.process_sample import ProcessSample
     from giveback.vmm.mapping import BoundBlock
 
@@ -59,7 +59,7 @@ class HostSample:
     def __init__(self, now_s: float) -> None:
         self.counts: Counts | None = None
         self.mappings: Mappings | None = None
-        self.usage: HostPicture | None = None
+        self.usage: HostSnapshot | None = None
         """The mappings, brought to the sums of now; None until the mappings were read."""
         self.bound: tuple[BoundBlock, ...] = ()
         """Where each block of RAM is among the mappings."""

@@ -23,7 +23,7 @@ from giveback.vmm.base import Answer, VmState
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from giveback.accounting.usage import HostPicture
+    from giveback.accounting.usage import HostSnapshot
     from giveback.manager.decide.resident_counts import Counts
     from giveback.manager.devices.fallback import Fallbacks
     from giveback.manager.fleet.fleet import Fleet, Watched
@@ -135,7 +135,7 @@ class Sampler:
 
     async def _mappings_of(
         self, vm: Watched
-    ) -> tuple[HostPicture, tuple[BoundBlock, ...], Counts, float]:
+    ) -> tuple[HostSnapshot, tuple[BoundBlock, ...], Counts, float]:
         """The mappings, the sums of that moment, and what it took. Raises VmError."""
         before = host_sample.read_counts(self._root, vm.pid)
         picture, bound, took_s = await read_host(

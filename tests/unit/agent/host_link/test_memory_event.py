@@ -10,7 +10,7 @@ import pytest
 from agent_kernel_samples import GUEST, plant
 
 from giveback.accounting.ledger import Key, join
-from giveback.accounting.usage import GuestSource, HostPicture
+from giveback.accounting.usage import GuestSource, HostSnapshot
 from giveback.guest.protocol import from_agent
 from giveback_agent.host_link.memory_event import picture
 from giveback_kernel import kpageflags, zoneinfo
@@ -26,7 +26,7 @@ def test_free_pages_on_per_cpu_lists_are_told_and_become_a_row(tmp_path: Path) -
     said = picture(root)
     assert said["pcp_bytes"] == pages * 4096
     guest = from_agent(said, GuestSource.AGENT)
-    ledger = join(HostPicture(32 << 30), guest, 32 << 30)
+    ledger = join(HostSnapshot(32 << 30), guest, 32 << 30)
     assert ledger.ram(Key.PCP) == pages * 4096
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from giveback.accounting.ledger import Key
 from giveback.accounting.observation import Observation
 from giveback.accounting.returnable import AGENT_FLOOR_BYTES
-from giveback.accounting.usage import NO_GUEST, GuestPicture, GuestSource, HostPicture
+from giveback.accounting.usage import NO_GUEST, GuestSnapshot, GuestSource, HostSnapshot
 from giveback.guest.observe import make_ledger
 from giveback.manager.decide.guest_view import view_of
 from giveback.manager.decide.promises import Trust
@@ -39,7 +39,7 @@ VM = VmDescription(
     Capabilities(reports_pages=Answer.YES),
     (PORT,),
 )
-GUEST = GuestPicture(
+GUEST = GuestSnapshot(
     source=GuestSource.AGENT,
     age_s=1.0,
     total_bytes=RAM - 64 * MIB,
@@ -57,9 +57,9 @@ GUEST = GuestPicture(
 
 
 def seen(
-    guest: GuestPicture = GUEST, resident: int = 3200 * MIB, state: VmState | None = None
+    guest: GuestSnapshot = GUEST, resident: int = 3200 * MIB, state: VmState | None = None
 ) -> Observation:
-    host = HostPicture(ram_resident_bytes=resident, ram_pss_bytes=resident)
+    host = HostSnapshot(ram_resident_bytes=resident, ram_pss_bytes=resident)
     state = state or VmState(running=True)
     return Observation(VM, state, host, guest, make_ledger(VM, state, host, guest))
 
@@ -159,7 +159,7 @@ def test_a_device_that_may_not_take_is_expected_to_give_nothing() -> None:
     ],
 )
 def test_old_numbers_and_a_paused_guest_are_not_fresh(
-    guest: GuestPicture, state: VmState | None
+    guest: GuestSnapshot, state: VmState | None
 ) -> None:
     assert not view(seen(guest, state=state)).fresh
 
@@ -185,7 +185,7 @@ AMOUNT = st.none() | st.integers(0, 1 << 57) | st.integers(0, 4 * GIB)
 @settings(deadline=None)
 @given(
     st.builds(
-        GuestPicture,
+        GuestSnapshot,
         source=st.just(GuestSource.AGENT),
         age_s=st.none() | st.floats(),
         total_bytes=AMOUNT,
@@ -203,7 +203,7 @@ AMOUNT = st.none() | st.integers(0, 1 << 57) | st.integers(0, 4 * GIB)
     ),
     st.integers(0, 5 * GIB),
 )
-def test_no_guest_is_believed_beyond_what_is_resident(guest: GuestPicture, resident: int) -> None:
+def test_no_guest_is_believed_beyond_what_is_resident(guest: GuestSnapshot, resident: int) -> None:
     found = view(seen(guest, resident))
     parts = found.trapped_bytes, found.cold_bytes, found.warm_bytes
     assert min(parts) >= 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback.accounting.usage import HostPicture
+from giveback.accounting.usage import HostSnapshot
 from giveback.manager.decide import resident_counts
 from giveback.manager.decide.resident_counts import Counts, Mappings
 
@@ -17,7 +17,7 @@ AMOUNTS = st.integers(0, 1 << 40)
 def test_a_picture_is_carried_to_exactly_the_sums_of_now(
     ram: int, own: int, swap: int, rss: int, swapped: int, ram_bytes: int, hugetlb: int
 ) -> None:
-    before = HostPicture(ram, ram_swap_bytes=swap, own_resident_bytes=own, own_pss_bytes=own)
+    before = HostSnapshot(ram, ram_swap_bytes=swap, own_resident_bytes=own, own_pss_bytes=own)
     mappings = Mappings(before, Counts(ram + own, swap), 0.0, 0.001)
     now = Counts(rss, swapped, hugetlb)
     after = resident_counts.carried(mappings, now, ram_bytes)
@@ -33,7 +33,7 @@ def test_memory_that_is_mapped_many_times_counts_once_and_unmapping_it_returns_n
 ) -> None:
     held = ram // times
     left = min(left, ram)
-    mappings = Mappings(HostPicture(ram, ram_shared_bytes=ram - held), Counts(ram), 0.0, 0.001)
+    mappings = Mappings(HostSnapshot(ram, ram_shared_bytes=ram - held), Counts(ram), 0.0, 0.001)
     before = resident_counts.held_bytes(mappings, Counts(ram), ram)
     after = resident_counts.held_bytes(mappings, Counts(left), ram)
     assert before == held
@@ -42,7 +42,7 @@ def test_memory_that_is_mapped_many_times_counts_once_and_unmapping_it_returns_n
 
 
 def test_memory_that_went_while_the_mappings_were_read_is_not_missed() -> None:
-    picture = HostPicture(224 * MIB, own_resident_bytes=8 * MIB)
+    picture = HostSnapshot(224 * MIB, own_resident_bytes=8 * MIB)
     held, freed = Counts(232 * MIB), Counts(72 * MIB)
     assert resident_counts.base(picture, held, held) == held
     mappings = Mappings(picture, resident_counts.base(picture, held, freed), 0.0, 0.001)
@@ -50,7 +50,7 @@ def test_memory_that_went_while_the_mappings_were_read_is_not_missed() -> None:
 
 
 def test_mappings_are_read_when_much_has_moved_or_long_ago() -> None:
-    old = Mappings(HostPicture(1 << 30), Counts(1 << 30), 1000.0, 0.05)
+    old = Mappings(HostSnapshot(1 << 30), Counts(1 << 30), 1000.0, 0.05)
     same, moved = Counts(1 << 30), Counts((1 << 30) + 40 * MIB)
     assert resident_counts.must_read_mappings(None, same, 0.0)
     assert not resident_counts.must_read_mappings(old, same, 1010.0)

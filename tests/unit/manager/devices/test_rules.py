@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from giveback.accounting.usage import GuestPicture, GuestSource
+from giveback.accounting.usage import GuestSnapshot, GuestSource
 from giveback.manager.devices import rules
 from giveback.manager.devices.rules import Numbers, Watch
 from giveback.vmm.base import Answer, BalloonStatistics, Capabilities, VmDescription, VmState
@@ -144,7 +144,7 @@ def test_who_is_barred() -> None:
 
 def test_whose_numbers_count() -> None:
     said = BalloonStatistics(1000.0, GIB, 0, 500 * MIB)
-    agent = GuestPicture(GuestSource.AGENT, 2.0, total_bytes=GIB, available_bytes=400 * MIB)
+    agent = GuestSnapshot(GuestSource.AGENT, 2.0, total_bytes=GIB, available_bytes=400 * MIB)
     by_balloon = rules.numbers_of(VmState(statistics=said), agent, 50.0, 1005.0)
     assert by_balloon is not None
     assert (by_balloon.available_bytes, by_balloon.stamp_s) == (500 * MIB, 1000)
@@ -152,10 +152,10 @@ def test_whose_numbers_count() -> None:
     by_agent = rules.numbers_of(VmState(statistics=said), agent, 50.0, 1100.0)
     assert by_agent is not None
     assert (by_agent.available_bytes, by_agent.stamp_s) == (400 * MIB, 48)
-    assert rules.numbers_of(VmState(statistics=said), GuestPicture(), 50.0, 1100.0) == by_balloon
+    assert rules.numbers_of(VmState(statistics=said), GuestSnapshot(), 50.0, 1100.0) == by_balloon
     # Firecracker's carry no time: nothing shows that they moved.
     timeless = VmState(statistics=BalloonStatistics(None, GIB, 0, 500 * MIB))
-    assert rules.numbers_of(timeless, GuestPicture(), 50.0, 1000.0) is None
+    assert rules.numbers_of(timeless, GuestSnapshot(), 50.0, 1000.0) is None
     # A guest that has more available than it has at all is not believed.
     lie = VmState(statistics=BalloonStatistics(1000.0, MIB, 0, GIB))
-    assert rules.numbers_of(lie, GuestPicture(), 50.0, 1000.0) is None
+    assert rules.numbers_of(lie, GuestSnapshot(), 50.0, 1000.0) is None

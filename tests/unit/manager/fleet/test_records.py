@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback.accounting.usage import STALE_S, GuestPicture, GuestSource, HostPicture
+from giveback.accounting.usage import STALE_S, GuestSnapshot, GuestSource, HostSnapshot
 from giveback.manager.decide import schedule
 from giveback.manager.decide.guest_view import FRESH_S
 from giveback.manager.decide.resident_counts import Counts, Mappings
@@ -20,14 +20,14 @@ from giveback.vmm.base import VmDescription, VmState
 MIB = 1 << 20
 VM = VmDescription("qemu", "web", 7, 256 * MIB, ())
 HELD = Counts(232 * MIB)
-MAPPINGS = Mappings(HostPicture(224 * MIB, own_resident_bytes=8 * MIB), HELD, 0.0, 0.001)
+MAPPINGS = Mappings(HostSnapshot(224 * MIB, own_resident_bytes=8 * MIB), HELD, 0.0, 0.001)
 
 
 @given(st.floats(0, 100), st.floats(0, 100))
 def test_a_reports_age_grows_and_is_taken_again_at_each_limit(age_s: float, later_s: float) -> None:
     guest = GuestState()
     assert guest.aged(5.0) == (guest.report, math.inf)
-    guest.take_report(GuestPicture(GuestSource.AGENT, age_s, 256 * MIB), 10.0)
+    guest.take_report(GuestSnapshot(GuestSource.AGENT, age_s, 256 * MIB), 10.0)
     aged, until_s = guest.aged(10.0 + later_s)
     assert aged.age_s is not None
     assert abs(aged.age_s - age_s - later_s) < 1e-6

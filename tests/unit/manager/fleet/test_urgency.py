@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 
 from giveback.accounting.observation import Observation
-from giveback.accounting.usage import NO_GUEST, GuestPicture, GuestSource, HostPicture
+from giveback.accounting.usage import NO_GUEST, GuestSnapshot, GuestSource, HostSnapshot
 from giveback.host.memory import HostView
 from giveback.manager.daemon import Daemon
 from giveback.manager.decide.delivery import Asked
@@ -201,8 +201,8 @@ def test_who_is_not_asked_is_told_why() -> None:
 
 def test_what_a_hostile_guest_says_is_shown_only() -> None:
     vm, _, _ = scene()
-    guest = GuestPicture(GuestSource.AGENT, 0.0, 1024 * MIB, 0, 512 * MIB)
-    host_side = HostPicture(ram_resident_bytes=1024 * MIB)
+    guest = GuestSnapshot(GuestSource.AGENT, 0.0, 1024 * MIB, 0, 512 * MIB)
+    host_side = HostSnapshot(ram_resident_bytes=1024 * MIB)
     vm.seen = replace(NOTHING_SEEN, guest=guest, host=host_side)
     vm.seen_until_s = math.inf
     assert vm.view_at(0.0).fresh
