@@ -102,12 +102,12 @@ def timed(work, times):
     return (time.process_time() - begin) / times
 
 totals, ends = Totals(root), end_watch.EndWatch(root)
-state = idleness.GateState()
+state = idleness.Activity()
 def sample():
     global state
     totals.forget()
     stalls = idleness.stalls_of(pressure_or_none("memory", root), pressure_or_none("io", root))
-    state = idleness.look(state, time.monotonic(), totals.cpustat(), 0.0, stalls, 20, 10, 100)
+    state = idleness.judge(state, time.monotonic(), totals.cpustat(), 0.0, stalls, 20, 10, 100)
     totals.meminfo()
 snapshot = lambda: take(root, 0.0, detail=True, totals=totals)
 service = loop.Service(root, AgentSettings(), lambda line: None)

@@ -141,7 +141,7 @@ class Foreground:
 
     def run(self, urgency: int) -> int:
         """Go through the policy's pass and say what came of each step; returns the exit code."""
-        begin = self._look()
+        begin = self._sample()
         self._log.start(begin, "manual")
         seen = self._seen(begin, urgency, None)
         try:
@@ -154,7 +154,7 @@ class Foreground:
                     break
                 if not actions:
                     time.sleep(HOLD_POLL_S)
-                seen = self._seen(self._look(), urgency, outcome)
+                seen = self._seen(self._sample(), urgency, outcome)
                 actions, state = adaptive.decide(seen, state, self._settings, self._can)
         finally:
             self._steps.restore_limits()
@@ -163,7 +163,7 @@ class Foreground:
         return 1 if self._failed else 0
 
     def _tell(self) -> None:
-        record = self._log.finish(self._look(), self._end)
+        record = self._log.finish(self._sample(), self._end)
         if record is None:
             return
         line = words(record, self._classic_line)
@@ -174,7 +174,7 @@ class Foreground:
         kmsg.write_line(self._root, line)
         print(line)
 
-    def _look(self) -> Snapshot:
+    def _sample(self) -> Snapshot:
         try:
             order = self._can.order if self._steps.lowered else None
             return take(self._root, time.monotonic(), detail=True, report_order=order)
@@ -183,7 +183,7 @@ class Foreground:
 
     def _seen(self, now: Snapshot, urgency: int, outcome: StepOutcome | None) -> GuestObservation:
         """What the policy is told: whoever asks for a pass wants it whatever else runs."""
-        idle = idleness.GateState(at_s=now.monotonic_s, level=idleness.IDLE, busy_percent=0.0)
+        idle = idleness.Activity(at_s=now.monotonic_s, level=idleness.IDLE, busy_percent=0.0)
         lowered = self._steps.lowered
         reports = report_order.read_reports(self._root) if lowered else None
         return GuestObservation(now, idle, urgency, None, outcome, lowered, reports)
@@ -208,9 +208,9 @@ class Foreground:
         if self._settings.dry_run:
             print(f"{step.kind:12} (dry run)")
             return StepOutcome(step.kind, ok=True)
-        before = self._look()
+        before = self._sample()
         outcome = self._wait(step)
-        freed_bytes = self._log.note(outcome, before, self._look()).gain_bytes
+        freed_bytes = self._log.note(outcome, before, self._sample()).freed_bytes
         end = "" if outcome.ok else " (given up)" if outcome.abandoned else " (failed)"
         self._failed = self._failed or not outcome.ok
         print(
@@ -239,7 +239,7 @@ class Foreground:
         if self._settings.dry_run:
             print(f"deep         (dry run) {words_of_it}")
             return
-        trapped_mib = (self._look().trapped_bytes or 0) // MIB
+        trapped_mib = (self._sample().trapped_bytes or 0) // MIB
         self._steps.start(step, time.monotonic())
         if self._steps.lowered:
             print(f"deep         {words_of_it}: {trapped_mib} MiB are in small pieces", flush=True)

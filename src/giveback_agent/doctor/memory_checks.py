@@ -18,7 +18,7 @@ UNKNOWN = "unknown"
 
 PAGE_SIZE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # page_reporting_process_zone() in mm/page_reporting.c: 32 blocks must stay free above the mark.
-REPORTING_SLACK_BLOCKS = 32
+REPORTING_MARGIN_BLOCKS = 32
 RESERVED_PERCENT_LIMIT = 5
 THP_PATH = "/sys/kernel/mm/transparent_hugepage"
 
@@ -309,8 +309,8 @@ def watermarks(facts: Facts) -> Check:
         return Check(name, UNKNOWN, "/proc/zoneinfo cannot be read", as_root(facts, ""))
     total_bytes = memory.info.mem_total_bytes
     order = effective_order(facts.reporting.order, facts.pageblock_order or 9)
-    slack_bytes = REPORTING_SLACK_BLOCKS * (PAGE_SIZE_BYTES << min(order, 20))
-    said = f"low {mib(low_bytes)} of {mib(total_bytes)}; reporting stops {mib(slack_bytes)} above"
+    margin_bytes = REPORTING_MARGIN_BLOCKS * (PAGE_SIZE_BYTES << min(order, 20))
+    said = f"low {mib(low_bytes)} of {mib(total_bytes)}; reporting stops {mib(margin_bytes)} above"
     if total_bytes and 100 * low_bytes > RESERVED_PERCENT_LIMIT * total_bytes:
         shown = facts.sysctls.get("min_free_kbytes")
         return Check(

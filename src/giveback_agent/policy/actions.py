@@ -1,7 +1,6 @@
-"""What a policy may ask for: one type for each action, with its amounts and its wording. Pure.
+"""The actions that a policy may return: one type each, with its amounts and its words. Pure.
 
-How a step is executed stands in release/steps.py, at its type. To add a step, add a type here and its
-function there.
+release/steps.py executes each step, by its type. To add a step, add a type here and a function there.
 """
 
 from __future__ import annotations
@@ -9,47 +8,47 @@ from __future__ import annotations
 from giveback_kernel.record import Record
 
 MIB = 1 << 20
-# How ReclaimCold tells cold from warm; see cold_cache.py.
+# How ReclaimCold distinguishes cold cache from warm; see release/cache/cold_cache.py.
 TRAINED, UNTRAINED, REOPEN = 0, 1, 2
 
 
 class Action(Record):
-    """One thing to do. `why` is for people; `kind` names the type in logs, results and `status.json`."""
+    """An action. `why` is a text for people; `kind` names the type in logs, results and status.json."""
 
     why: str = ""
     kind = ""
 
 
 class BeginPass(Action):
-    """A release pass begins: account its steps together."""
+    """The begin of a release pass: its steps are accounted together from here."""
 
     kind = "pass begin"
 
 
 class EndPass(Action):
-    """The release pass is over: publish its record."""
+    """The end of a release pass: its record is published."""
 
     kind = "pass end"
 
 
 class Abandon(Action):
-    """Kill the step that runs, and forget those that wait."""
+    """Kill the running step and drop the queued ones."""
 
     kind = "abandon"
 
 
 class RestoreOrder(Action):
-    """Put the report order back now, and forget the steps that wait."""
+    """Restore the report order now and drop the queued steps."""
 
     kind = "restore"
 
 
 class ReleaseStep(Action):
-    """One step of a pass. Steps wait in a queue, and one at a time is begun.
+    """A step of a pass. Steps are queued and begun one at a time.
 
-    `mark` is its name on the host's chart, `label` its name in the lines of `release`: "" where they
-    are the `kind`. `freed_words` say what its bytes became. `has_outcome`: the next step waits for its
-    outcome. `is_optional`: a pass in which it was refused has not failed.
+    `mark` is its name on the host's chart and `label` its name in the output of `release`; "" means
+    that it is the `kind`. `freed_words` is the verb for its bytes. `has_outcome`: the next step waits
+    for its outcome. `is_optional`: a pass does not fail because this step was refused.
     """
 
     mark = ""
@@ -60,27 +59,27 @@ class ReleaseStep(Action):
 
     @property
     def takes_ended(self) -> bool:
-        """Whether the cache of ended cgroups goes with it."""
+        """Whether the step also reclaims the cache of ended cgroups."""
         return False
 
     def words(self) -> str:
-        """Return the step in words, with its amount and why."""
+        """Describe the step for the log, with its amount and its reason."""
         return self.kind if self.why in ("", self.kind) else f"{self.kind}: {self.why}"
 
     def refusal_words(self, why: str) -> str:
-        """Return in words that the step could not be done."""
+        """Describe that the step could not be done, and `why`."""
         return why
 
 
 class WorkerStep(ReleaseStep):
-    """A step that blocks: it runs in a worker, which is killed after `deadline_s`."""
+    """A step that blocks: it runs in a worker process, which is killed after `deadline_s`."""
 
     deadline_s = 20.0
     has_outcome = True
 
 
 class Sync(WorkerStep):
-    """Write dirty pages, which cannot be reclaimed."""
+    """Write dirty pages back: they cannot be reclaimed before."""
 
     kind = "sync"
 
@@ -94,9 +93,9 @@ class ReclaimSlab(WorkerStep):
 class ReclaimCold(WorkerStep):
     """Reclaim cache that was not read again, as far as the kernel can tell.
 
-    `with_ended`: the cache of ended cgroups, too, of which no amount is set.
-    `how`: TRAINED keeps what was read again; UNTRAINED where the kernel may not be trained for it;
-    REOPEN takes new cache that lies among the kept.
+    `with_ended`: also all cache of ended cgroups; `amount_bytes` does not limit it.
+    `how`: TRAINED keeps pages that were read again; UNTRAINED does not train the LRU first; REOPEN also
+    takes new cache from the generation that the last pass kept.
     """
 
     kind = "reclaim cold"
@@ -108,16 +107,16 @@ class ReclaimCold(WorkerStep):
 
     @property
     def takes_ended(self) -> bool:
-        """Whether the cache of ended cgroups goes with it."""
+        """Whether the step also reclaims the cache of ended cgroups."""
         return self.with_ended
 
     def words(self) -> str:
-        """Return the step in words."""
+        """Describe the step for the log."""
         return f"reclaim {self.amount_bytes // MIB} MiB: {self.why}"
 
 
 class ReclaimEnded(WorkerStep):
-    """Reclaim the cache that cgroups which have ended left behind; live cgroups keep theirs."""
+    """Reclaim the cache that ended cgroups left behind; live cgroups keep theirs."""
 
     kind = "reclaim ended"
     mark = "reclaim"
@@ -126,12 +125,12 @@ class ReclaimEnded(WorkerStep):
 
     @property
     def takes_ended(self) -> bool:
-        """Whether the cache of ended cgroups goes with it."""
+        """Whether the step also reclaims the cache of ended cgroups."""
         return True
 
 
 class ReclaimColdAnon(WorkerStep):
-    """Swap anonymous memory out that was not touched for a while, and look which is next."""
+    """Swap out anonymous memory that was not touched for a while, and open a new generation."""
 
     kind = "reclaim cold anon"
     mark = "reclaim"
@@ -140,24 +139,27 @@ class ReclaimColdAnon(WorkerStep):
     why: str = "cold memory of programs"
 
     def words(self) -> str:
-        """Return the step in words."""
+        """Describe the step for the log."""
         return f"swap up to {self.amount_bytes // MIB} MiB out: {self.why}"
 
 
 class Reclaim(WorkerStep):
-    """Reclaim what the kernel gives. `may_drop`: the whole cache, where the kernel can only swap."""
+    """Reclaim by the kernel's own choice of pages.
+
+    `may_drop`: drop the whole cache instead if the kernel can reclaim only by swapping.
+    """
 
     kind = "reclaim"
     amount_bytes: int = 0
     may_drop: bool = False
 
     def words(self) -> str:
-        """Return the step in words."""
+        """Describe the step for the log."""
         return f"reclaim {self.amount_bytes // MIB} MiB: {self.why}"
 
 
 class DropCaches(WorkerStep):
-    """Drop all caches that `what` names, as vm.drop_caches takes it: 1 page cache, 2 slab, 3 both."""
+    """Drop whole caches. `what` is the value for vm.drop_caches: 1 page cache, 2 slab, 3 both."""
 
     kind = "drop"
     mark = "reclaim"
@@ -165,7 +167,7 @@ class DropCaches(WorkerStep):
 
 
 class Compact(WorkerStep):
-    """Make free memory contiguous on these NUMA `nodes`; on all where none is named."""
+    """Make free memory contiguous on these NUMA `nodes`; an empty tuple means all."""
 
     kind = "compact"
     freed_words = "made contiguous"
@@ -174,37 +176,37 @@ class Compact(WorkerStep):
 
 
 class DrainLists(ReleaseStep):
-    """Empty the per-CPU lists, on which free pages linger."""
+    """Drain the per-CPU lists (pcp), which hold free pages that are not reported."""
 
     kind = "drain"
     has_outcome = True
     why: str = "per-CPU lists"
 
     def refusal_words(self, why: str) -> str:
-        """Return in words that the lists keep their pages."""
-        return f"the per-CPU lists are not emptied: {why}"
+        """Describe that the lists keep their pages, and `why`."""
+        return f"the per-CPU lists are not drained: {why}"
 
 
 class LowerOrder(ReleaseStep):
-    """Lower the report order to `order`, until RestoreOrder."""
+    """Lower the report order to `order` until RestoreOrder."""
 
     kind = "lower"
     mark = label = "deep"
     order: int = 0
 
     def words(self) -> str:
-        """Return the step in words."""
+        """Describe the step for the log."""
         return f"lower the report order to {self.order}: {self.why}"
 
 
 class TriggerReporting(ReleaseStep):
-    """Make the kernel start a pass of reporting."""
+    """Make the kernel start a reporting cycle."""
 
-    kind = "nudge"
+    kind = "trigger"
     label = "report"
     is_optional = True
-    why: str = "start a pass of reporting"
+    why: str = "start a reporting cycle"
 
     def refusal_words(self, why: str) -> str:
-        """Return in words that nothing is reported at once."""
-        return f"no pass of reporting could be started: {why}"
+        """Describe that no reporting cycle was started, and `why`."""
+        return f"no reporting cycle could be started: {why}"

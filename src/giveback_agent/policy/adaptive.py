@@ -1,17 +1,17 @@
-"""The adaptive policy: what to do next in this guest. Pure: no clock, no I/O.
+"""The adaptive policy: the next action in this guest. Pure: no clock, no I/O.
 
-`decide` is called once per tick, and reads from top to bottom:
+`decide` is called once per tick. It reads from top to bottom:
 
-    learn        refaults between passes raise the cache floor, long quiet lowers it
+    learn        refaults between passes raise the cache floor; long quiet lowers it
     stop?        the workload came back, or the guest itself is short of memory
     running?     a worker runs: wait for it, or abandon it
     outcome      learn from the step that has ended
-    in a pass?   end it, or hold the lowered order, or take the next step
-    begin?       idle, and worth its cost: plan a pass and take its first step
-    cold anon    memory of programs that nobody touches, where settings allow
-    busy step    never idle, but spare CPU: one small step, and what it has cost (busy_steps.py)
+    in a pass?   end it, hold the lowered order, or take the next step
+    begin?       idle, and a pass is worth its cost: plan it and take its first step
+    cold anon    swap out memory that programs do not touch, if the settings allow it
+    busy step    never idle, but with spare CPU: one small step, paced by its cost (busy_steps.py)
 
-Its states, and what moves it from one to another:
+Its states and transitions:
 
                     idle enough, and worth its cost / plan
     BETWEEN PASSES ----------------------------------------> STEPPING --+
@@ -25,9 +25,9 @@ Its states, and what moves it from one to another:
                     the kernel fell silent: done
                     or stopped / restore, rest
 
-STEPPING and HOLDING are one `Pass` (release_pass.py), without and with a `hold`. It is stopped where the
-workload came back, the guest is short of memory, or the host needs more than the pass was begun for.
-While a worker runs nothing changes but that it may be abandoned. The same for readers: docs/policy.md.
+STEPPING and HOLDING are one `Pass` (release_pass.py), without and with a `hold`. A pass is stopped if the
+workload comes back, the guest is short of memory, or the host's urgency rises above that of the pass.
+While a worker runs, the only possible change is that it is abandoned. See also docs/policy.md.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ from giveback_kernel.record import Record, replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.actions import Action
-    from giveback_agent.policy.activity.idleness import GateState
+    from giveback_agent.policy.activity.idleness import Activity
     from giveback_agent.policy.busy_steps import BusySteps
     from giveback_agent.policy.cold_anon import ColdAnonState
     from giveback_agent.policy.observation import (
@@ -75,28 +75,29 @@ if TYPE_CHECKING:
 
     Decision = tuple[tuple[Action, ...], "PolicyState"]
 
-# After a step in a guest at work, for so long a pause of less than that is not the end of its work.
+# For AT_WORK_S after a small step, idleness of less than PAUSE_S is not the end of the workload.
 AT_WORK_S = 60.0
 PAUSE_S = 15.0
 # Between two steps for ended cgroups outside of a pass.
 ENDED_PERIOD_S = 10.0
-# After a pass of which nothing is known to be left, look no sooner than this.
+# After a complete pass, the next begins no sooner than this.
 REST_S = 10.0
-# A pass that was cut short is not begun again at once, or short pauses would cost the work.
+# After a stopped pass. Without this rest, every short pause of the workload would start a pass and slow it.
 CUT_SHORT_REST_S = 20.0
-# Work since the last pass that may have used and freed memory without changing the totals.
+# A workload of this many CPU seconds per CPU since the last pass may have used and freed memory without
+# changing the totals.
 STALE_WORK_CPU_S = 2.0
-# The same in seconds of all CPUs, where it was not a little all the time but ended the calm (`make clean`).
+# The same for a burst that ended the idleness (`make clean`), in CPU seconds of all CPUs together.
 STALE_BURST_CPU_S = 1.0
-# The guest is short of memory by its own account.
+# With less of its RAM available, the guest itself is short of memory.
 TIGHT_AVAILABLE_PERCENT = 6
 
 
 class PolicyState(Record):
-    """What the policy remembers between decisions; all times are monotonic seconds.
+    """The state of the policy between decisions. All times are monotonic seconds.
 
-    `current` is the pass under way. `after_pass` is the guest at the end of the last one, which was begun
-    at `after_pass_urgency`; `after_pass_work_cpu_s` is the workload's CPU time until then.
+    `current` is the pass under way. `after_pass` is the guest at the end of the last one, which began at
+    `after_pass_urgency`; `after_pass_work_cpu_s` is the workload's CPU time until then.
     """
 
     current: Pass | None = None
@@ -119,20 +120,22 @@ class PolicyState(Record):
 
     @property
     def in_short_report(self) -> bool:
-        """Whether the report order is lowered for a guest at work."""
+        """Whether the report order is lowered for a short report in a busy guest."""
         return self.busy is not None and self.busy.lowers
 
-    def is_step_due(self, gate: GateState, now_s: float) -> bool:
-        """Tell whether a step may be due in a guest at work, so that a full snapshot is worth it."""
+    def is_step_due(self, activity: Activity, now_s: float) -> bool:
+        """Tell whether a small step may be due, so that a full snapshot is worth its cost."""
         if self.busy is not None and self.busy.begun is not None:
             return True
-        return not idleness.why_no_step(gate) and (self.busy is None or now_s >= self.busy.next_s)
+        return not idleness.why_no_step(activity) and (
+            self.busy is None or now_s >= self.busy.next_s
+        )
 
 
 def decide(
     seen: GuestObservation, state: PolicyState, settings: AgentSettings, can: KernelCapabilities
 ) -> Decision:
-    """Return what to do now and the state to come back with. Never more than one step at a time."""
+    """Return the actions to do now, with at most one step, and the new state."""
     state = _learn_refaults(seen, state)
     if not state.ended_regret.may_take(seen.snapshot.monotonic_s):
         seen = replace(seen, ended_bytes=0)
@@ -150,12 +153,12 @@ def decide(
     if not why_stop:
         state = _remember_lists(seen.snapshot, state)
     tick = _tick(seen, state, settings, can)
-    if not why_stop and _is_calm_enough(seen, state) and _is_worth_a_pass(tick, state):
-        why = f"idle at {seen.gate.busy_percent:.0f} % busy"
+    if not why_stop and _is_idle_enough(seen, state) and _is_worth_a_pass(tick, state):
+        why = f"idle at {seen.activity.busy_percent:.0f} % busy"
         planned = release_pass.plan(tick, may_take_cold=_is_cold_new(tick, state))
         return _begin(tick, state, planned, why)
     if not why_stop and settings.swap and can.cold_anon:
-        # Few have this setting: only they pay for its rules.
+        # Few guests have this setting. The others do not pay for the import.
         from giveback_agent.policy import cold_anon
 
         anon_step, anon = cold_anon.next_step(tick, state.anon or cold_anon.ColdAnonState())
@@ -168,9 +171,9 @@ def decide(
 def begin_manually(
     seen: GuestObservation, settings: AgentSettings, can: KernelCapabilities
 ) -> Decision:
-    """Begin a pass that somebody asked for: every step this kernel offers, however little it may free.
+    """Begin a pass that a user asked for: every step that this kernel offers, however little it may free.
 
-    Go on with `decide` until the state is no longer `in_pass`.
+    Continue with `decide` until the state is no longer `in_pass`.
     """
     state, why_stop = PolicyState(), _why_stop(seen)
     if why_stop:
@@ -187,7 +190,10 @@ def _tick(
 
 
 def _learn_refaults(seen: GuestObservation, state: PolicyState) -> PolicyState:
-    """A cold step makes refaults of its own, 2 MiB for each list that it trains: they do not count."""
+    """Learn from refaults, except while a step runs.
+
+    A cold step causes refaults itself, 2 MiB for each list that it trains. They do not count.
+    """
     if state.current is not None or seen.running is not None:
         floor = cache_goal.settle(state.floor)
         return state if floor is state.floor else replace(state, floor=floor)
@@ -200,31 +206,34 @@ def _learn_refaults(seen: GuestObservation, state: PolicyState) -> PolicyState:
 
 
 def _must_end(seen: GuestObservation, state: PolicyState, why_stop: str) -> bool:
-    """Tell whether the step that runs is to be abandoned.
+    """Tell whether the running step is to be abandoned.
 
-    What ended cgroups left is of no use to a workload that is back, and a step in a guest at work was
-    begun in spite of it.
+    A returning workload does not stop a step for ended cgroups, as it does not use their cache. A small
+    step was begun while the guest was busy; it is stopped only if CPU or memory get short.
     """
     if not why_stop or is_tight(seen.snapshot):
         return bool(why_stop)
     if state.busy is not None and state.busy.begun is not None:
-        return seen.gate.short_of_memory or not idleness.has_spare_cpu(seen.gate.busy_percent)
+        return seen.activity.short_of_memory or not idleness.has_spare_cpu(
+            seen.activity.busy_percent
+        )
     return seen.running != ReclaimEnded.kind
 
 
 def _why_stop(seen: GuestObservation) -> str:
-    """Return why nothing may be done now, or "" where it may.
+    """Return why no pass may run now, or "" if one may.
 
-    A host that starves would swap the busy guest's memory out: that costs its work more than a pass.
+    A busy guest does not stop it at urgency 3: the host would swap out its memory, which slows the
+    workload more than a pass.
     """
-    if seen.gate.level == idleness.BUSY and seen.urgency < URGENCY_STARVING:
+    if seen.activity.level == idleness.BUSY and seen.urgency < URGENCY_STARVING:
         return idleness.GOT_BUSY
-    short = is_tight(seen.snapshot) or seen.gate.short_of_memory
+    short = is_tight(seen.snapshot) or seen.activity.short_of_memory
     return "the guest is short of memory" if short else ""
 
 
 def is_tight(snapshot: Snapshot) -> bool:
-    """Tell whether the guest itself is short of memory: then nothing may be taken from it."""
+    """Tell whether the guest itself is short of memory, so that nothing may be reclaimed."""
     memory = snapshot.meminfo
     if snapshot.below_low_watermark:
         return True
@@ -232,7 +241,7 @@ def is_tight(snapshot: Snapshot) -> bool:
 
 
 def _abandon(seen: GuestObservation, why: str) -> tuple[Action, ...]:
-    # The order first of all: lowered, it costs the work something at every page it frees.
+    # The order first: while it is lowered, each page that the workload frees costs it more CPU time.
     return (RestoreOrder(why), Abandon(why)) if seen.lowered else (Abandon(why),)
 
 
@@ -255,7 +264,7 @@ def _learn_outcome(seen: GuestObservation, state: PolicyState) -> PolicyState:
 
 
 def _remember_cold(now: Snapshot, state: PolicyState, outcome: StepOutcome) -> PolicyState:
-    """Keep when a pass last took all it would, and the least cache there has been since."""
+    """Record when a pass last judged all cache, and the least cache since then."""
     takes_cache = outcome.kind in (ReclaimCold.kind, Reclaim.kind, DropCaches.kind)
     is_whole = state.current is not None and not state.current.is_cut
     if takes_cache and not outcome.abandoned and is_whole:
@@ -268,7 +277,7 @@ def _remember_cold(now: Snapshot, state: PolicyState, outcome: StepOutcome) -> P
 def _is_cold_new(tick: Tick, state: PolicyState) -> bool:
     """Tell whether there is cache that the last cold step has not judged.
 
-    A pass for trapped memory or for ended cgroups is no reason to ask again.
+    Without it, a pass for trapped memory or for ended cgroups has no cold step.
     """
     if tick.presses or tick.seen.urgency > state.after_pass_urgency:
         return True
@@ -283,9 +292,9 @@ def _has_new_cache(now: Snapshot, state: PolicyState) -> bool:
 
 
 def _go_on(tick: Tick, state: PolicyState, current: Pass, why_stop: str) -> Decision:
-    """Go on with the pass, or end it."""
+    """Continue the pass, or end it."""
     if not why_stop and tick.seen.urgency > max(current.urgency, URGENCY_ALONE):
-        # Its steps are those of less need: begin again, with the warm cache.
+        # Its steps were planned for a lower urgency: begin a new pass, which also takes warm cache.
         why_stop = "the host needs more"
     if why_stop:
         return _end(tick, state, current, why_stop)
@@ -308,7 +317,7 @@ def _take_step(tick: Tick, state: PolicyState, current: Pass) -> Decision:
 
 
 def _begun(tick: Tick, state: PolicyState, step: Action) -> PolicyState:
-    """Remember what is needed to learn from a step that is begun."""
+    """Record the state from which the outcome of a step that begins will be judged."""
     if isinstance(step, Compact):
         begun = replace(state.compaction, before_bytes=tick.now.trapped_bytes or 0)
         return replace(state, compaction=begun)
@@ -319,9 +328,9 @@ def _begun(tick: Tick, state: PolicyState, step: Action) -> PolicyState:
 
 
 def _end(tick: Tick, state: PolicyState, current: Pass, why: str) -> Decision:
-    """End the pass. A whole one is remembered: the next begins by what has changed since."""
+    """End the pass. After a complete one, the next begins because of what has changed since."""
     now, lowered, holding = tick.now, tick.seen.lowered, current.hold is not None
-    # Who was only waiting for the kernel's reports has wasted nothing.
+    # A pass that was stopped while it waited for the kernel's reports has wasted no CPU time.
     rest_s = REST_S if why == "done" or holding else CUT_SHORT_REST_S
     state = replace(
         state,
@@ -334,7 +343,7 @@ def _end(tick: Tick, state: PolicyState, current: Pass, why: str) -> Decision:
             state,
             compaction=replace(state.compaction, known=now if lowered else None),
             after_pass=now,
-            after_pass_work_cpu_s=tick.seen.gate.work_cpu_s,
+            after_pass_work_cpu_s=tick.seen.activity.work_cpu_s,
             after_pass_urgency=current.urgency,
         )
     else:
@@ -349,41 +358,46 @@ def _end(tick: Tick, state: PolicyState, current: Pass, why: str) -> Decision:
 
 
 def _left_by_hold(now: Snapshot, last: Snapshot | None) -> Snapshot:
-    """Nothing but reporting was left to do, and how much of it was done is not known."""
+    """Return the guest after a hold that was stopped.
+
+    Only reporting was left to do. How much was reported is unknown, so none of it is assumed.
+    """
     before_bytes = 0 if last is None else last.trapped_bytes or 0
     return replace(now, trapped_bytes=min(now.trapped_bytes or 0, before_bytes))
 
 
 def _remember_lists(now: Snapshot, state: PolicyState) -> PolicyState:
-    """What the last pass left on per-CPU lists is seen by the first look after it only."""
+    """Add to `after_pass` the bytes on per-CPU lists, which only the next full snapshot reads."""
     last = state.after_pass
     if last is None or last.pcp_bytes is not None or now.pcp_bytes is None:
         return state
     return replace(state, after_pass=replace(last, pcp_bytes=now.pcp_bytes))
 
 
-def must_rest(state: PolicyState, gate: GateState, now_s: float) -> bool:
-    """Tell whether no pass may be begun yet in an idle guest, whatever could be freed."""
-    return now_s < state.rest_until_s or _only_pauses(state, gate, now_s)
+def must_rest(state: PolicyState, activity: Activity, now_s: float) -> bool:
+    """Tell whether no pass may begin yet in an idle guest, however much it could free."""
+    return now_s < state.rest_until_s or _only_pauses(state, activity, now_s)
 
 
-def _only_pauses(state: PolicyState, gate: GateState, now_s: float) -> bool:
-    """Tell whether a guest was at work a moment ago: a short pause is not the end of its work."""
-    ended_s, calm_s = None if state.busy is None else state.busy.ended_s, gate.calm_since_s
-    if ended_s is None or calm_s is None or now_s - ended_s > AT_WORK_S:
+def _only_pauses(state: PolicyState, activity: Activity, now_s: float) -> bool:
+    """Tell whether the guest was busy a moment ago: a short pause is not the end of its workload."""
+    ended_s, idle_s = None if state.busy is None else state.busy.ended_s, activity.idle_since_s
+    if ended_s is None or idle_s is None or now_s - ended_s > AT_WORK_S:
         return False
-    return now_s - calm_s < PAUSE_S
+    return now_s - idle_s < PAUSE_S
 
 
-def _is_calm_enough(seen: GuestObservation, state: PolicyState) -> bool:
-    """Tell whether a whole pass may begin: the more the host needs it, the less calm it takes."""
+def _is_idle_enough(seen: GuestObservation, state: PolicyState) -> bool:
+    """Tell whether the guest is idle enough for a pass. A higher urgency needs less idleness."""
     if seen.urgency >= URGENCY_STARVING:
         return True
-    if seen.urgency == URGENCY_TIGHT and seen.gate.level == idleness.SLACK:
+    if seen.urgency == URGENCY_TIGHT and seen.activity.level == idleness.SPARE:
         return True
-    if seen.urgency <= URGENCY_ALONE and _only_pauses(state, seen.gate, seen.snapshot.monotonic_s):
+    if seen.urgency <= URGENCY_ALONE and _only_pauses(
+        state, seen.activity, seen.snapshot.monotonic_s
+    ):
         return False
-    return seen.gate.level == idleness.IDLE
+    return seen.activity.level == idleness.IDLE
 
 
 def _is_worth_a_pass(tick: Tick, state: PolicyState) -> bool:
@@ -407,10 +421,10 @@ def _is_worth_a_pass(tick: Tick, state: PolicyState) -> bool:
 
 
 def _is_stale(tick: Tick, state: PolicyState, last: Snapshot) -> bool:
-    """Tell whether memory may have been reported, used and freed again: totals do not show it."""
-    gate = tick.seen.gate
-    worked_s = gate.work_cpu_s - state.after_pass_work_cpu_s
-    burst = (gate.calm_since_s or 0.0) > last.monotonic_s
+    """Tell whether memory may have been reported, used and freed again, which totals do not show."""
+    activity = tick.seen.activity
+    worked_s = activity.work_cpu_s - state.after_pass_work_cpu_s
+    burst = (activity.idle_since_s or 0.0) > last.monotonic_s
     return worked_s >= (STALE_BURST_CPU_S if burst else STALE_WORK_CPU_S * tick.now.cpustat.cpus)
 
 
@@ -420,12 +434,17 @@ def _begin(tick: Tick, state: PolicyState, planned: Pass, why: str) -> Decision:
 
 
 def _step_beside_work(tick: Tick, state: PolicyState) -> Decision:
-    """Take one step outside of a pass: for ended cgroups, else in a guest that is never idle.
+    """Take one step outside of a pass: for ended cgroups, else a small step in a busy guest.
 
-    Ended cgroups' cache goes while others work: at SCHED_IDLE, and no working set is touched.
+    Cache of ended cgroups is reclaimed even while the guest is busy: it runs at SCHED_IDLE and touches no
+    working set.
     """
-    now, gate = tick.now, tick.seen.gate
-    if is_tight(now) or gate.short_of_memory or not idleness.has_spare_cpu(gate.busy_percent):
+    now, activity = tick.now, tick.seen.activity
+    if (
+        is_tight(now)
+        or activity.short_of_memory
+        or not idleness.has_spare_cpu(activity.busy_percent)
+    ):
         return (), state
     if release_pass.takes_ended(tick):
         if now.monotonic_s < state.next_ended_s:
@@ -433,10 +452,10 @@ def _step_beside_work(tick: Tick, state: PolicyState) -> Decision:
         step = ReclaimEnded()
         state = replace(state, next_ended_s=now.monotonic_s + ENDED_PERIOD_S)
         return (step,), _begun(tick, state, step)
-    is_idle = gate.level == idleness.IDLE
-    if is_idle or now.monotonic_s < state.rest_until_s or idleness.why_no_step(gate):
+    is_idle = activity.level == idleness.IDLE
+    if is_idle or now.monotonic_s < state.rest_until_s or idleness.why_no_step(activity):
         return (), state
-    # 0.3 MiB that a guest which is quiet or idle need not hold.
+    # Imported here: an idle guest is spared its 0.3 MiB.
     from giveback_agent.policy import busy_steps
 
     busy = state.busy or busy_steps.BusySteps()

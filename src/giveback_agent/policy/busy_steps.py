@@ -1,17 +1,17 @@
-"""Steps in a guest that is never idle: small, one at a time, the next as the last has cost. Pure.
+"""Small steps in a guest that is never idle, one at a time, paced by the cost of the last. Pure.
 
-`take` is called where no pass is under way and no step runs. It reads from top to bottom:
+`take` is called if no pass is under way and no step runs. It reads from top to bottom:
 
-    may it?     CPU to spare for 10 s, no want of memory, no stall for the disk, no idleness in sight
-    aftermath   since the last step ended: what was read again, what has stalled. Dear: wait longer
-    due?        the step whose pause is over and that has something to give:
-                  cold cache          a part of RAM, less the nearer the stalls are to the target (senpai)
-                  a short deep report the order lowered for one cycle of the kernel's, 2.5 s at most
-                  compaction          only where the order is fixed, and only while it pays
+    allowed?    spare CPU for 10 s, no stall for memory or I/O, and the guest is not about to be idle
+    aftermath   refaults and stalls since the last step ended: if there are many, wait longer
+    due?        the first step whose pause is over and that could return memory:
+                  cold cache          a part of RAM; the nearer stalls are to the target, the less (senpai)
+                  a short deep report the order is lowered for one cycle of the kernel, at most 2.5 s
+                  compaction          only if the order is fixed, and only while it is worth its cost
 
-What a step has cost, in seconds for what it freed, decides: one that was dear or freed little doubles the
-pause before the next of its kind, one that was cheap lets the next be larger and come sooner. Cost is its
-CPU time, the time in which all work stalled, and the allocations that had to wait.
+The cost of a step decides about the next of its kind. It is measured in seconds per byte freed: its CPU time,
+the time in which all tasks stalled, and the allocations that had to wait. A costly step, or one that freed
+little, doubles the pause. A cheap one halves it and makes the next step larger.
 """
 
 from __future__ import annotations
@@ -34,51 +34,52 @@ from giveback_kernel.record import Record, replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.actions import Action
-    from giveback_agent.policy.activity.idleness import GateState
+    from giveback_agent.policy.activity.idleness import Activity
     from giveback_agent.policy.compaction import Compacting
     from giveback_agent.policy.observation import GuestObservation, Snapshot, StepOutcome, Tick
 
     Steps = tuple[tuple[Action, ...], "BusySteps"]
 
 MIB = 1 << 20
-# Between two steps of any kind, so that what one has cost is seen before the next.
+# Between two steps of any kind, so that the cost of one is known before the next.
 GAP_S = 3.0
 PAUSE_LEAST_S = 5.0
 PAUSE_FIRST_S = 10.0
 PAUSE_MOST_S = 240.0
-# A step of cold cache: at first 1/64 of RAM, and never more than four times that.
+# A step of cold cache takes 1/64 of RAM at first, and never more than 1/16.
 FIRST_DIVISOR = 64
 MOST_DIVISOR = 16
-# The steps together cost no more than this part of all CPUs, however slow these are.
+# The steps together cost at most this part of all CPUs, however slow these are.
 MOST_COST_PERCENT = 2.0
-# A step that freed less than this was not worth its while.
+# A step that freed less than this was not worth its cost.
 LITTLE_BYTES = 4 * MIB
-# Bytes for a second of cost: below the one a step was dear, above the other it was cheap.
-DEAR_BYTES_PER_S = 8 * MIB
+# Bytes freed per second of cost: below the first a step was costly, above the second it was cheap.
+COSTLY_BYTES_PER_S = 8 * MIB
 CHEAP_BYTES_PER_S = 32 * MIB
-# What was read again of what was taken, in percent: more is regret.
+# If more of what was taken is read again, in percent, it is regret.
 REGRET_PERCENT = 2
-# An allocation that had to reclaim for itself waited about so long.
+# About how long an allocation waited that had to reclaim memory itself (allocstall).
 ALLOCSTALL_S = 0.002
-# The kernel's worker takes about so long for a report of 32 blocks (docs/deep-report.md: 0.28 s for 651).
+# About the CPU time of the kernel's worker for a report of 32 blocks (docs/deep-report.md: 0.28 s for 651).
 REPORT_CPU_S = 0.0005
-# The kernel begins 2 s after it was triggered, and is done with one cycle at once.
+# The kernel starts 2 s after the trigger, and one cycle takes almost no time.
 MOST_LOWERED_S = 2.5
-# Blocks below this one the work takes and frees all the time: reported, they would be missed at once.
+# The workload allocates and frees smaller blocks all the time: reported, they would be needed again at once.
 LEAST_REPORT_ORDER = 3
-# The first short report takes the large blocks only.
+# The first short report is for large blocks only: this many orders below the report order.
 FIRST_ORDERS = 4
 REPORT_BLOCKS = 32
 CYCLE_PART = 16
-# Compaction moves pages of the work: less spare CPU than this, and it waits.
+# Compaction moves the workload's pages, so it waits while more of the CPUs than this is busy.
 COMPACT_BUSY_PERCENT = 50.0
-NOTHING = "nothing to give"
+NOTHING = "nothing to return"
 
 
 class Rhythm(Record):
-    """One kind of step: not before `next_s`, which is `pause_s` after the last, and why so long.
+    """The schedule of one kind of step: the next may begin at `next_s`, `pause_s` after the last.
 
-    `size`: bytes of cold cache, or the order of a short report; 0 before the first.
+    `size`: bytes of cold cache, or the order of a short report; 0 before the first step. `why` is the
+    reason for a longer pause, for people.
     """
 
     next_s: float = 0.0
@@ -88,7 +89,10 @@ class Rhythm(Record):
 
 
 class Counts(Record):
-    """Counters at one moment, from which a step's cost is told: None where the kernel does not count."""
+    """Counters at one moment, for the cost of a step; None if the kernel does not count.
+
+    `refaults` and `stolen` are in pages: workingset_refault_file and pgsteal_file of /proc/vmstat.
+    """
 
     at_s: float
     full_stall_us: int | None = None
@@ -102,9 +106,10 @@ class Counts(Record):
 
 
 class Begun(Record):
-    """A step that was begun: its kind, the counters before it, what it may free, and the reports so far.
+    """A step under way: its kind, the counters before it, the bytes that it may free.
 
-    Of a short report: its `order`, the `lowest` there may be, and whether reporting was `triggered`.
+    For a short report also: the kernel's count of `reports` before it and those expected, its `order`, the
+    `lowest` that is allowed, and whether a reporting cycle was `triggered`.
     """
 
     kind: str
@@ -118,7 +123,7 @@ class Begun(Record):
 
 
 class Ended(Record):
-    """A step that has ended: whether it took cold cache, the counters at its end, and what it freed."""
+    """A finished step: whether it reclaimed cold cache, the counters at its end, the bytes it freed."""
 
     is_cold: bool
     after: Counts
@@ -126,12 +131,12 @@ class Ended(Record):
 
 
 class BusySteps(Record):
-    """What is remembered between the steps. `begun`: one is under way; `last`: the last step for cache and
-    the last for trapped memory, of which something may still be to pay.
+    """The state between small steps.
 
-    `coming` names the next step in words. `left_bytes`: so much was trapped when a short report found
-    little. `needs_trigger`: the work does not free memory of itself in such a way that the kernel
-    reports. `ended_s` is when the last step ended. `steps` and `freed_bytes` add up all that were made.
+    `begun` is the step under way. `last` has the last step for cache and the last for trapped memory,
+    whose costs may still show. `coming` describes the next step. `left_bytes` were trapped when a short
+    report found little. `needs_trigger`: the workload's own frees do not make the kernel report.
+    `ended_s`: when the last step ended. `steps` and `freed_bytes` are totals.
     """
 
     cold: Rhythm = Rhythm()
@@ -152,29 +157,29 @@ class BusySteps(Record):
 
     @property
     def why(self) -> str:
-        """Why the next step comes no sooner; "" where its pause is the ordinary one."""
+        """Why the pause before the next step is longer than usual; "" if it is not."""
         return (self.cold if self.cold.next_s <= self.report.next_s else self.report).why
 
     @property
     def next_s(self) -> float:
-        """When the next step may be due, monotonic seconds."""
+        """The earliest time of the next step, monotonic seconds."""
         return min(self.cold.next_s, self.report.next_s)
 
 
-def may_wait(state: BusySteps, gate: GateState, now_s: float, reports: int | None) -> bool:
-    """Tell whether a short report may go on: no longer than a cycle, and only while its work lets it."""
+def may_wait(state: BusySteps, activity: Activity, now_s: float, reports: int | None) -> bool:
+    """Tell whether a short report may go on: for one cycle at most, and only with spare CPU."""
     begun = state.begun
     if begun is None or now_s - begun.before.at_s >= MOST_LOWERED_S:
         return False
-    if not idleness.has_spare_cpu(gate.busy_percent) or gate.short_of_memory:
+    if not idleness.has_spare_cpu(activity.busy_percent) or activity.short_of_memory:
         return False
     return reports is None or reports == begun.reports
 
 
 def take(tick: Tick, state: BusySteps, compacting: Compacting) -> Steps:
-    """Return the step to make now in a guest that is not idle, if any, and what to remember."""
+    """Return the step to take now in a guest that is not idle, if any, and the new state."""
     now_s, state = tick.now.monotonic_s, stopped(state)
-    if idleness.why_no_step(tick.seen.gate):
+    if idleness.why_no_step(tick.seen.activity):
         return (), state
     state = _renewed(tick, _aftermath(tick, state))
     cold, order = _cold_bytes(tick, state.cold), _report_order(tick, state)
@@ -186,16 +191,16 @@ def take(tick: Tick, state: BusySteps, compacting: Compacting) -> Steps:
         nodes = compaction.worthy_nodes(tick.now, compacting)
         begun = Begun(Compact.kind, _counts(tick.seen))
         state = replace(state, begun=begun, coming="compaction")
-        return (Compact("in a guest at work", nodes),), state
-    return (), _look_later(tick, state, cold, order)
+        return (Compact("in a busy guest", nodes),), state
+    return (), _put_off(tick, state, cold, order)
 
 
 def go_on(tick: Tick, state: BusySteps) -> Steps:
-    """Go on with a short report, or end it: the order is restored however it went."""
+    """Continue a short report, or end it. The order is restored whatever its outcome."""
     seen, begun = tick.seen, state.begun
     if begun is None or not state.lowers:
         return (), state
-    if seen.lowered and may_wait(state, seen.gate, tick.now.monotonic_s, seen.reports):
+    if seen.lowered and may_wait(state, seen.activity, tick.now.monotonic_s, seen.reports):
         return (), state
     part = 1.0
     if not seen.lowered:
@@ -213,7 +218,7 @@ def go_on(tick: Tick, state: BusySteps) -> Steps:
 
 
 def after_step(seen: GuestObservation, state: BusySteps, outcome: StepOutcome) -> BusySteps:
-    """Return the state after a step in a worker has ended: its cost decides the next."""
+    """Return the state after a step in a worker has ended. Its cost decides about the next step."""
     begun = state.begun
     if begun is None or begun.kind != outcome.kind:
         return state
@@ -228,16 +233,16 @@ def after_step(seen: GuestObservation, state: BusySteps, outcome: StepOutcome) -
 
 
 def stopped(state: BusySteps) -> BusySteps:
-    """Return the state without a step under way, for one of which nothing more is heard."""
+    """Return the state without a step under way: the outcome of a dropped step never comes."""
     return replace(state, begun=None) if state.begun is not None else state
 
 
 def judged(rhythm: Rhythm, now_s: float, freed_bytes: int, cost_s: float, is_cold: bool) -> Rhythm:
-    """Return the rhythm after a step that freed so much for so much: how large is the next, and when."""
+    """Return the rhythm after a step that freed `freed_bytes` at a cost of `cost_s` seconds."""
     if freed_bytes < LITTLE_BYTES:
-        return _slower(rhythm, now_s, f"the last freed {freed_bytes // MIB} MiB only")
-    if cost_s * DEAR_BYTES_PER_S > freed_bytes:
-        words = f"the last cost {cost_s:.2f} s for {freed_bytes // MIB} MiB"
+        return _slower(rhythm, now_s, f"the last step freed only {freed_bytes // MIB} MiB")
+    if cost_s * COSTLY_BYTES_PER_S > freed_bytes:
+        words = f"the last step cost {cost_s:.2f} s for {freed_bytes // MIB} MiB"
         return _smaller(_slower(rhythm, now_s, words), is_cold)
     if cost_s * CHEAP_BYTES_PER_S < freed_bytes:
         pause_s = max(PAUSE_LEAST_S, rhythm.pause_s / 2)
@@ -247,16 +252,17 @@ def judged(rhythm: Rhythm, now_s: float, freed_bytes: int, cost_s: float, is_col
 
 
 def cold_step_bytes(ram_bytes: int, size_bytes: int, stall_percent: float) -> int:
-    """Return how much cold cache a step may take: the less, the more the work stalls for memory."""
+    """Return how many bytes of cold cache a step may take; more stalls for memory make it fewer."""
     size = size_bytes or ram_bytes // FIRST_DIVISOR
     size = min(max(size, thresholds.LEAST_STEP_BYTES), ram_bytes // MOST_DIVISOR)
     return int(size * max(0.0, 1.0 - stall_percent / idleness.TARGET_STALL_PERCENT))
 
 
 def reported_by_a_cycle(now: Snapshot, order: int, own_order: int) -> tuple[int, int]:
-    """Return the bytes and the reports of one cycle of the kernel's, with the order lowered to `order`.
+    """Return the bytes and the number of reports of one reporting cycle with the order lowered to `order`.
 
-    It takes a sixteenth of each list, in reports of 32 blocks, and at least one (mm/page_reporting.c).
+    A cycle takes 1/16 of each free list, in reports of 32 blocks, and at least one report of each list
+    that is not empty. Source: mm/page_reporting.c.
     """
     if now.buddy is None:
         return 0, 0
@@ -271,14 +277,17 @@ def reported_by_a_cycle(now: Snapshot, order: int, own_order: int) -> tuple[int,
 
 
 def _aftermath(tick: Tick, state: BusySteps) -> BusySteps:
-    """A step's price may come after it: it is watched until the next of its kind, and paid for once."""
+    """Slow down after a step whose cost showed only after its end.
+
+    A step is watched until the next of its kind, and its later cost is charged once.
+    """
     now, page_bytes = _counts(tick.seen), cache_goal.page_bytes(tick.now)
     for ended in state.last:
         words = _regretted(ended, now, page_bytes)
         if words:
             state = replace(state, last=tuple([one for one in state.last if one is not ended]))
             rhythm = state.cold if ended.is_cold else state.report
-            # Twice, as a step that seemed cheap was rewarded at its end.
+            # Twice: at its end the step seemed cheap, and the next was made larger and sooner for it.
             for _ in range(2):
                 rhythm = _slower(rhythm, ended.after.at_s, words)
                 rhythm = _smaller(rhythm, ended.is_cold)
@@ -287,16 +296,16 @@ def _aftermath(tick: Tick, state: BusySteps) -> BusySteps:
 
 
 def _regretted(ended: Ended, now: Counts, page_bytes: int) -> str:
-    """Return in words what a step has cost since it ended: pages read again, work that waits for memory."""
+    """Describe what a step has cost since it ended: refaults, or stalls for memory; "" if nothing."""
     past_s = now.at_s - ended.after.at_s
     if past_s < GAP_S:
         return ""
     read_again = _rise(ended.after.refaults, now.refaults) * page_bytes
     if ended.is_cold and read_again > max(MIB, ended.freed_bytes * REGRET_PERCENT // 100):
-        return f"{read_again // MIB} of {ended.freed_bytes // MIB} MiB taken were read again"
+        return f"{read_again // MIB} of {ended.freed_bytes // MIB} MiB reclaimed were read again"
     stall_s = _rise(ended.after.some_stall_us, now.some_stall_us) / 1e6
     if stall_s > past_s * idleness.TARGET_STALL_PERCENT / 100:
-        return f"the work stalled for memory after the last, {stall_s:.2f} s"
+        return f"tasks stalled for memory for {stall_s:.2f} s after the last step"
     return ""
 
 
@@ -305,7 +314,7 @@ def _with_rhythm(state: BusySteps, rhythm: Rhythm, is_cold: bool) -> BusySteps:
 
 
 def _renewed(tick: Tick, state: BusySteps) -> BusySteps:
-    """Where much was trapped since a short report found little, its long pause is over."""
+    """End the long pause of short reports if much memory was trapped since one found little."""
     trapped, left = tick.now.trapped_bytes or 0, state.left_bytes
     if left is None or trapped - left < thresholds.least_bytes(tick.now.meminfo):
         return state
@@ -314,22 +323,24 @@ def _renewed(tick: Tick, state: BusySteps) -> BusySteps:
 
 
 def _cold_bytes(tick: Tick, rhythm: Rhythm) -> int:
-    """Return the bytes of the next step of cold cache; 0 where there is nothing for it, or not now."""
+    """Return the bytes of the next step of cold cache; 0 if none is worth it now."""
     memory = tick.now.meminfo
     if tick.can.cold_method == NO_METHOD:
         return 0
-    # What must be written first only a pass takes, which begins with that.
+    # Dirty cache is left to a pass, which begins with a sync.
     there = max(memory.inactive_file_bytes, cache_goal.among_kept_bytes(tick))
     if thresholds.is_largely_dirty(memory, there):
         return 0
-    most = cold_step_bytes(memory.mem_total_bytes, rhythm.size, tick.seen.gate.memory_stall_percent)
+    most = cold_step_bytes(
+        memory.mem_total_bytes, rhythm.size, tick.seen.activity.memory_stall_percent
+    )
     amount = min(cache_goal.goal_bytes(tick), most)
-    # Less than this of cold cache, or of what the stalls leave of it, is not worth the training.
+    # A smaller step, also one made small by stalls, is not worth the cost of training the LRU.
     return amount if amount >= thresholds.LEAST_STEP_BYTES // 2 else 0
 
 
 def _report_order(tick: Tick, state: BusySteps) -> int | None:
-    """Return the order of the next short report; None where none is worth it, or the order is fixed."""
+    """Return the order of the next short report; None if none is worth it, or the order is fixed."""
     deep, own, trapped = tick.deep_order, tick.can.order, tick.now.trapped_bytes or 0
     if not tick.reports or deep is None or own is None:
         return None
@@ -340,14 +351,14 @@ def _report_order(tick: Tick, state: BusySteps) -> int | None:
 
 
 def _lowest_order(tick: Tick) -> int:
-    """Return the lowest order of a short report."""
+    """Return the lowest order that a short report may use."""
     return max(tick.deep_order or 0, min(LEAST_REPORT_ORDER, (tick.can.order or 0) - 1))
 
 
 def _may_compact(tick: Tick, compacting: Compacting) -> bool:
-    """Tell whether compaction is worth it: nothing else returns what is trapped, and CPU is to spare."""
+    """Tell whether compaction is worth it: only it returns trapped memory here, and CPU is to spare."""
     wanted = tick.reports and tick.deep_order is None and tick.can.compaction
-    spare = tick.seen.gate.busy_percent <= COMPACT_BUSY_PERCENT
+    spare = tick.seen.activity.busy_percent <= COMPACT_BUSY_PERCENT
     if not wanted or not spare or tick.settings.idle_threshold == 0:
         return False
     return compaction.is_worth_it(tick.now, compacting, None)
@@ -358,12 +369,12 @@ def _begin_cold(tick: Tick, state: BusySteps, amount: int) -> Steps:
     rhythm = replace(state.cold, size=amount)
     begun = Begun(ReclaimCold.kind, _counts(tick.seen), amount)
     state = replace(state, begun=begun, cold=rhythm, coming=f"{amount // MIB} MiB of cold cache")
-    return (ReclaimCold("in a guest at work", amount, how, with_ended=False),), state
+    return (ReclaimCold("in a busy guest", amount, how, with_ended=False),), state
 
 
 def _begin_report(tick: Tick, state: BusySteps, order: int) -> Steps:
     bytes_, reports = reported_by_a_cycle(tick.now, order, tick.can.order or 0)
-    # What the work frees makes the kernel report as well, and costs no process.
+    # The workload's own frees also start a reporting cycle, and need no process for it.
     triggers = state.needs_trigger or tick.seen.reports is None
     begun = Begun(
         LowerOrder.kind,
@@ -377,14 +388,14 @@ def _begin_report(tick: Tick, state: BusySteps, order: int) -> Steps:
     )
     report = replace(state.report, size=order)
     state = replace(state, begun=begun, report=report, coming=_report_words(order))
-    lower = LowerOrder("in a guest at work", order)
+    lower = LowerOrder("in a busy guest", order)
     return ((lower, TriggerReporting()) if triggers else (lower,)), state
 
 
 def _ended(
     seen: GuestObservation, state: BusySteps, begun: Begun, freed: int, kernel_cpu_s: float
 ) -> BusySteps:
-    """Account for a step that has ended. `kernel_cpu_s`: what the kernel's workers did for it."""
+    """Account a finished step. `kernel_cpu_s`: CPU seconds of the kernel's workers for it."""
     now, is_cold = _counts(seen), begun.kind == ReclaimCold.kind
     before = begun.before
     cost_s = kernel_cpu_s + max(0.0, now.own_cpu_s - before.own_cpu_s)
@@ -392,7 +403,7 @@ def _ended(
     cost_s += max(0, now.allocstalls - before.allocstalls) * ALLOCSTALL_S
     rhythm = state.cold if is_cold else state.report
     if begun.kind == LowerOrder.kind and freed < LITTLE_BYTES and begun.order > begun.lowest:
-        # These blocks are reported: what is left is in smaller ones.
+        # Blocks of this order are reported already: the remaining memory is in smaller ones.
         rhythm = replace(rhythm, size=begun.order - 1, next_s=now.at_s + rhythm.pause_s, why="")
     else:
         rhythm = judged(rhythm, now.at_s, freed, cost_s, is_cold)
@@ -413,8 +424,8 @@ def _ended(
     return replace(state, cold=_not_before(cold, gap_s), report=_not_before(report, gap_s))
 
 
-def _look_later(tick: Tick, state: BusySteps, cold: int, order: int | None) -> BusySteps:
-    """Nothing is due now: put off what has nothing to give, and name what comes."""
+def _put_off(tick: Tick, state: BusySteps, cold: int, order: int | None) -> BusySteps:
+    """Return the state if nothing is due: delay steps that could return nothing, name the next one."""
     now_s = tick.now.monotonic_s
     names = []
     if cold:
@@ -461,5 +472,5 @@ def _counts(seen: GuestObservation) -> Counts:
 
 
 def _rise(before: int | None, after: int | None) -> int:
-    """Return by how much a counter rose; one that ran backwards, or is not there, did not."""
+    """Return the increase of a counter; 0 if it ran backwards or does not exist."""
     return 0 if before is None or after is None else max(0, after - before)

@@ -1,11 +1,11 @@
-"""How much cache to take, and how much of what looks cold stays: a floor that learns. Pure.
+"""How much cache to reclaim, and how much of the inactive cache stays: a floor that is learned. Pure.
 
-A refault (mm/workingset.c) is the kernel's own evidence that a page was taken too early. Only pages that the
-agent has taken count, once each: so much of the cold-looking cache stays from then on. Long quiet lowers it.
+A refault (mm/workingset.c) is the kernel's own evidence that a page was reclaimed too early. Only refaults of
+pages that the agent reclaimed count, once each. The floor grows by these bytes; long quiet lowers it.
 
-Of ended cgroups all cache is taken. Where a service that is restarted comes back for it, the next take
-waits longer. On two lists the kernel counts that as refaults. On the multi-gen LRU it does not: a page's
-past is lost with its cgroup. There it shows as cache that grows by what is read from disk soon after.
+All cache of ended cgroups is reclaimed. If a restarted service reads it again, the next reclaim of such cache
+waits longer. With the two-list LRU the kernel counts that as refaults. With the multi-gen LRU it does not: a
+page's history is lost with its cgroup. There it shows as cache that grows with reads from disk soon after.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from giveback_agent.policy.observation import (
     GENERATIONS,
     NO_METHOD,
     URGENCY_ALONE,
-    URGENCY_CALM,
+    URGENCY_NONE,
     URGENCY_STARVING,
     URGENCY_TIGHT,
 )
@@ -26,39 +26,39 @@ if TYPE_CHECKING:
     from giveback_agent.policy.observation import Snapshot, Tick
 
 MIB = 1 << 20
-# Fewer refaults than this between two looks are the ordinary noise of a working guest.
+# Fewer refaulted bytes than this between two polls are ordinary noise of a running guest.
 NOISE_BYTES = 4 * MIB
-# The same as a part of what was taken, where that is more: so much regret is accepted.
+# Refaults of this part of the reclaimed bytes are accepted, if that is more than NOISE_BYTES.
 ACCEPTED_PERCENT = 2
 DECAY_S = 600.0
-# What was taken longer ago than this does not count any more: the kernel evicts for itself, too.
+# Refaults count only this long after the reclaim: the kernel evicts pages by itself as well.
 TAKEN_S = 600.0
-# However much comes back: half of the guest's RAM at most is kept on suspicion.
+# The learned floor is at most half of the guest's RAM, however much was refaulted.
 MOST_DIVISOR = 2
-# New cache among the kept (see among_kept_bytes) is taken where it is this many times the kept.
+# New cache among the kept (see among_kept_bytes) is reclaimed if it is this many times the kept.
 REOPEN_TIMES_KEPT = 3
-# The older generation counts as empty where it has less than this part of the new cache.
+# The older generation counts as empty if it is smaller than 1/16 of the new cache.
 CLOSED_DIVISOR = 16
-# Cache that was kept may have grown cold all the same: try again this long after a cold step.
+# Kept cache may have become cold in the meantime: try again this long after a cold step.
 RETRY_COLD_S = 3600.0
-# Read again so soon after the take, it was taken too early.
+# Cache of ended cgroups that is read again within this time was reclaimed too early.
 REGRET_S = 60.0
 FIRST_WAIT_S = 60.0
 MOST_WAIT_S = 3600.0
-# A wait that was not renewed for so long is forgotten.
+# A learned wait is forgotten after this long without another regret.
 FORGET_S = 4 * 3600.0
-# This part of what was taken, read again, is regret; of what is read from disk much may be other files.
+# Regret is 1/8 of the reclaimed bytes in refaults, or 1/2 in reads from disk: these may be of other files.
 REFAULT_DIVISOR = 8
 READ_DIVISOR = 2
 KIB = 1024
 
 
 class FloorState(Record):
-    """The learned floor (0: nothing learned), when it last changed, and the counters seen at the last look.
+    """The learned floor in bytes (0: nothing learned), when it last changed, and the last counters.
 
-    `taken_bytes` is what the agent has taken since `taken_s`, or shortly before, and has not come back.
-    `refaults` and `stolen` count pages, as the kernel does; `refaults` None: start again from the next look.
-    `came_back_bytes` are refaults that are still within what is accepted.
+    `taken_bytes` is the cache that the agent has reclaimed up to `taken_s` (monotonic seconds) and that
+    was not refaulted. `refaults` and `stolen` are in pages, as the kernel counts them; `refaults` None:
+    count from the next poll on. `came_back_bytes` are refaults that are still within what is accepted.
     """
 
     learned_bytes: int = 0
@@ -71,9 +71,9 @@ class FloorState(Record):
 
 
 def learn(state: FloorState, now: Snapshot) -> FloorState:
-    """Return the floor after a look at a guest in which the agent does nothing. A reset counter starts again.
+    """Return the floor after a poll while the agent runs no step. A reset counter starts again.
 
-    Each byte that came back, of those that the agent took, keeps one byte of what looks cold.
+    Each refaulted byte, of those that the agent reclaimed, raises the floor by one byte.
     """
     refaults, before = _refaults(now), state.refaults
     if refaults is None:
@@ -102,12 +102,12 @@ def learn(state: FloorState, now: Snapshot) -> FloorState:
 
 
 def settle(state: FloorState) -> FloorState:
-    """Return the floor while a step runs: the refaults until the next look are the agent's own training."""
+    """Return the floor while a step runs: refaults until the next poll are due to the agent's training."""
     return state if state.refaults is None else replace(state, refaults=None)
 
 
 def _with_taken(state: FloorState, now: Snapshot) -> FloorState:
-    """Return the state with what was stolen since the last look: the agent's, as its steps ran."""
+    """Return the state with the pages stolen since the last poll, which are due to the agent's steps."""
     stolen = _stolen(now)
     if state.stolen is None or stolen is None or stolen <= state.stolen:
         return state
@@ -133,17 +133,17 @@ def _refaults(snapshot: Snapshot) -> int | None:
 def takeable_bytes(
     cold_bytes: int, learned_bytes: int, cache_bytes: int, setting_bytes: int, urgency: int
 ) -> int:
-    """Return the cold cache that a pass would take at `urgency`: what refaults have shown to be in use stays.
+    """Return the bytes of cold cache that a pass would reclaim at `urgency`.
 
-    `setting_bytes` of the whole cache stay in any case. Where the host is in need nothing else does.
+    `learned_bytes` stay at urgency 0 and 1. `setting_bytes` of the whole cache stay at any urgency.
     """
     learned = learned_bytes if urgency <= URGENCY_ALONE else 0
     return max(0, min(cold_bytes - learned, cache_bytes - setting_bytes))
 
 
 def wanted_bytes(cache_bytes: int, cold_bytes: int, floor: int, urgency: int) -> int:
-    """Return the cache bytes above the floor to take: none at urgency 0, cold at 1, warm too at 2 and 3."""
-    if urgency <= URGENCY_CALM:
+    """Return the cache bytes to reclaim: none at urgency 0, cold at 1, also warm above `floor` at 2 and 3."""
+    if urgency <= URGENCY_NONE:
         return 0
     above_floor = max(0, cache_bytes - floor)
     cold = min(cold_bytes, above_floor)
@@ -153,36 +153,36 @@ def wanted_bytes(cache_bytes: int, cold_bytes: int, floor: int, urgency: int) ->
 
 
 def goal_bytes(tick: Tick) -> int:
-    """Return the cache bytes to take with what this kernel offers at this urgency."""
+    """Return the cache bytes to reclaim at this urgency, with the interfaces of this kernel."""
     goal = _goal_bytes(tick, tick.now.cold_cache_bytes, tick.now.meminfo.dirty_bytes)
     return min(goal, wanted_by_host_bytes(tick))
 
 
 def goal_after_sync_bytes(tick: Tick) -> int:
-    """Return the goal as it will be once what is dirty now is written, which a pass begins with.
+    """Return the goal as it will be after the sync at the begin of a pass.
 
     A workload often ends with its last files dirty. The kernel writes them half a minute later, when a
-    quiet guest is sampled but once a minute.
+    quiet guest is sampled only once a minute.
     """
     cold = max(tick.now.cold_cache_bytes, tick.now.meminfo.inactive_file_bytes)
     return min(_goal_bytes(tick, cold, 0), wanted_by_host_bytes(tick))
 
 
 def is_cut_by_host(tick: Tick) -> bool:
-    """Tell whether the host wants less than a pass would take: what is left of it was not looked at then."""
+    """Tell whether the host wants less cache than a pass would take; the rest is then not judged."""
     cold = max(tick.now.cold_cache_bytes, tick.now.meminfo.inactive_file_bytes)
     return wanted_by_host_bytes(tick) < _goal_bytes(tick, cold, 0)
 
 
 def wanted_by_host_bytes(tick: Tick) -> int:
-    """Return the cache bytes that the host wants at most: what is above the rest that stays for it."""
+    """Return the most cache bytes that the host wants: all above `kept_cache_bytes`."""
     return max(0, tick.now.cache_bytes - tick.seen.kept_cache_bytes)
 
 
 def may_drop(tick: Tick) -> bool:
-    """Tell whether all cache may go, without a floor: where the host starves and no cgroup is excluded.
+    """Tell whether all cache may be dropped, without a floor: at urgency 3, if no cgroup is excluded.
 
-    Not where the host has named an amount that would leave cache: no more is taken than is wanted.
+    Not if the host asked for an amount that leaves cache: no more is reclaimed than was asked for.
     """
     if tick.seen.kept_cache_bytes >= thresholds.least_bytes(tick.now.meminfo):
         return False
@@ -192,10 +192,11 @@ def may_drop(tick: Tick) -> bool:
 
 
 def among_kept_bytes(tick: Tick) -> int:
-    """Return the new cache that the kernel counts as active since the last pass; 0 where it is little.
+    """Return the bytes of new cache in the generation that the last pass kept; 0 if they are few.
 
-    On the multi-gen LRU cache goes to the generation before the last one where none is older: among
-    what the last pass has kept. That is given up with it where it is a small part of both.
+    With the multi-gen LRU new cache is put into the second youngest generation if no older one exists:
+    there lies the cache that the last pass kept. The kernel counts it as active. Both are reclaimed
+    together if the kept cache is the small part.
     """
     return _among_kept_bytes(tick, tick.now.meminfo.dirty_bytes)
 
@@ -206,8 +207,8 @@ def _goal_bytes(tick: Tick, cold_bytes: int, dirty_bytes: int) -> int:
     cold = takeable_bytes(cold_bytes, learned, cache_bytes, floor, urgency)
     goal = wanted_bytes(cache_bytes, cold, floor, urgency)
     if urgency <= URGENCY_ALONE:
-        # Cold and warm must be told apart, or else the cache stays.
-        if can.cold_method == NO_METHOD or urgency <= URGENCY_CALM:
+        # If cold cache cannot be distinguished from warm, all cache stays.
+        if can.cold_method == NO_METHOD or urgency <= URGENCY_NONE:
             return 0
         among_kept = _among_kept_bytes(tick, dirty_bytes)
         return max(goal, takeable_bytes(among_kept, learned, cache_bytes, floor, urgency))
@@ -226,26 +227,27 @@ def _among_kept_bytes(tick: Tick, dirty_bytes: int) -> int:
 
 
 class JudgedCache(Record):
-    """When a cold step has last chosen what to keep, and the least cache there has been since, in bytes.
+    """The time of the last cold step (monotonic seconds), and the least cache since then in bytes.
 
-    What that step kept has lost its history (eviction_plan.py): asked again soon, it would go with the
-    cold. So the next step waits for new cache, or until what was kept may have grown cold.
+    The cache that it kept has lost its history (eviction_plan.py): a second step soon after would
+    reclaim it as cold. So the next step waits for new cache, or until the kept cache may be cold.
     """
 
     at_s: float
     cache_bytes: int
 
     def is_all_judged(self, cache_bytes: int, now_s: float, least_bytes: int) -> bool:
-        """Tell whether the cache of now is what that step has judged: less than `least_bytes` are new."""
+        """Tell whether that step judged the present cache: fewer than `least_bytes` are new."""
         grown = cache_bytes - self.cache_bytes
         return grown < least_bytes and now_s - self.at_s <= RETRY_COLD_S
 
 
 class EndedRegret(Record):
-    """How long to wait after a take, until when, and the last take while it may still be regretted.
+    """How long to wait before cache of ended cgroups is reclaimed again, and the last reclaim of it.
 
-    `wait_s` 0: none was regretted. `taken_bytes` 0: no take is watched. The counters are those at its
-    end, None until the first look after it: `refaults` in pages, `read_kib` from disk.
+    `wait_s` is the learned wait, 0 without a regret; it ends at `until_s`. `taken_bytes` were reclaimed at
+    `taken_s`, 0 if that is no longer watched. The counters are those at its end, None until the first
+    poll after it: `refaults` in pages, `read_kib` read from disk.
     """
 
     wait_s: float = 0.0
@@ -258,12 +260,12 @@ class EndedRegret(Record):
     cache_bytes: int = 0
 
     def may_take(self, now_s: float) -> bool:
-        """Tell whether ended cgroups may be taken from again."""
+        """Tell whether cache of ended cgroups may be reclaimed again."""
         return now_s >= self.until_s
 
 
 def took_ended(state: EndedRegret, now_s: float, taken_bytes: int) -> EndedRegret:
-    """Return the state after a take was begun: it is watched, and the next waits as long as was learned."""
+    """Return the state after a reclaim of `taken_bytes` began: it is watched for regret."""
     if state.wait_s and now_s - state.regretted_s > FORGET_S:
         state = replace(state, wait_s=0.0)
     return replace(
@@ -277,7 +279,7 @@ def took_ended(state: EndedRegret, now_s: float, taken_bytes: int) -> EndedRegre
 
 
 def learn_regret(state: EndedRegret, now: Snapshot) -> EndedRegret:
-    """Return the state after a look between steps: was the last take regretted?"""
+    """Return the state after a poll between steps, which decides whether the last reclaim was regretted."""
     vm = now.vmstat
     if not state.taken_bytes or vm is None:
         return state

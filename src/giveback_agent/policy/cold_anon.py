@@ -1,14 +1,15 @@
-"""When to swap cold anonymous memory out, and how much of it: only where settings allow. Pure.
+"""When to swap out cold anonymous memory, and how much of it; only if the settings allow it. Pure.
 
-The kernel's generations tell which pages nobody has touched (release/cold_anon.py). Pages that are swapped in
-again tell afterwards whether that was right. Few: the next step is larger. Many: it is smaller, and later.
+The kernel's generations show which pages were not touched (release/cache/cold_anon.py). Pages that are
+swapped in again show afterwards whether that was right. After few of them the next step is larger; after
+many it is smaller and comes later.
 """
 
 from __future__ import annotations
 
 from giveback_agent.policy.actions import ReclaimColdAnon
 from giveback_agent.policy.activity import idleness
-from giveback_agent.policy.observation import URGENCY_CALM
+from giveback_agent.policy.observation import URGENCY_NONE
 from giveback_kernel.record import Record, replace
 
 TYPE_CHECKING = False
@@ -16,21 +17,21 @@ if TYPE_CHECKING:
     from giveback_agent.policy.observation import Snapshot, Tick
 
 MIB = 1 << 20
-# A page that was not touched for this long is cold; each step also opens a new generation.
+# A page that was not touched for this long is cold. Each step also opens a new generation.
 PERIOD_S = 300.0
 MOST_PERIOD_S = 3600.0
 FIRST_STEP_BYTES = 64 * MIB
 LEAST_STEP_BYTES = 16 * MIB
 STEP_DIVISOR = 8
-# Swapped in again since the last step: more than this part of what it swapped out was a mistake.
+# A step was a mistake if more than 1/50 of what it swapped out was swapped in again before the next.
 REGRET_DIVISOR = 50
 NOISE_BYTES = MIB
-# Never more than this part of what is free in swap: the guest may need it.
+# A step uses at most half of the free swap: the guest may need it.
 SWAP_DIVISOR = 2
 
 
 class ColdAnonState(Record):
-    """When the next step may come, how large it may be, and the swap counters after the last, in pages."""
+    """The time and size of the next step, and the swap counters after the last one, in pages."""
 
     next_s: float = 0.0
     period_s: float = PERIOD_S
@@ -40,7 +41,7 @@ class ColdAnonState(Record):
 
 
 def next_step(tick: Tick, state: ColdAnonState) -> tuple[ReclaimColdAnon | None, ColdAnonState]:
-    """Return the step that is due now, or None, and the state to come back with."""
+    """Return the step that is due now (None if none is) and the new state."""
     now = tick.now
     if not is_wanted(tick) or now.monotonic_s < state.next_s or now.vmstat is None:
         return None, state
@@ -53,14 +54,14 @@ def next_step(tick: Tick, state: ColdAnonState) -> tuple[ReclaimColdAnon | None,
 
 
 def is_wanted(tick: Tick) -> bool:
-    """Tell whether programs' memory may be taken at all: settings, kernel, host and guest all agree."""
-    allowed = tick.settings.swap and tick.can.cold_anon and tick.seen.urgency > URGENCY_CALM
-    gate = tick.seen.gate
-    return allowed and gate.level != idleness.BUSY and not gate.short_of_memory
+    """Tell whether settings, kernel, urgency and the guest's activity all allow swapping out."""
+    allowed = tick.settings.swap and tick.can.cold_anon and tick.seen.urgency > URGENCY_NONE
+    activity = tick.seen.activity
+    return allowed and activity.level != idleness.BUSY and not activity.short_of_memory
 
 
 def _learned(state: ColdAnonState, now: Snapshot) -> ColdAnonState:
-    """Return the state after what was swapped in since the last step; a reset counter teaches nothing."""
+    """Return the state after counting pages swapped in since the last step; a reset counter is ignored."""
     vmstat = now.vmstat
     if vmstat is None or vmstat.pswpin is None or vmstat.pswpout is None:
         return state

@@ -1,7 +1,7 @@
-"""When compaction is worth its CPU time, where, and what is remembered of it. Pure: no clock, no I/O.
+"""When and on which nodes compaction is worth its CPU time, and what was learned of it. Pure.
 
-Where the kernel can be made to report small pieces, compaction returns the same bytes only sooner; what
-was reported it would make resident again (docs/deep-report.md). Elsewhere nothing but it returns them.
+If the kernel can report small blocks, compaction returns the same bytes, only sooner. It makes memory that
+was reported before resident again (docs/deep-report.md). If the kernel cannot, only compaction returns them.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 BACKOFF_FIRST_S = 60.0
 BACKOFF_MAX_S = 3600.0
-# Less than this for a second of CPU, and it costs more than it returns.
+# With fewer bytes per CPU second, compaction costs more than it returns.
 LEAST_BYTES_PER_CPU_S = 8 * MIB
 
 
 class Compacting(Record):
-    """Not before `after_s`, which `backoff_s` puts off; `before_bytes` were trapped when it was begun.
+    """The state of compaction: the next may begin at `after_s` (monotonic seconds).
 
-    What was trapped in the picture `known` needs none: a compaction left it, or it was reported as it is.
+    `backoff_s` is the wait after the next failure. `before_bytes` were trapped when the last one began.
+    Memory that was trapped in the snapshot `known` needs no compaction: the last compaction left it, or
+    it was reported in small blocks.
     """
 
     after_s: float = 0.0
@@ -39,7 +41,10 @@ class Compacting(Record):
 
 
 def is_worth_it(now: Snapshot, state: Compacting, much_bytes: int | None) -> bool:
-    """Whether to compact. `much_bytes`: so much must be newly trapped; None where nothing else helps."""
+    """Tell whether to compact: at least `much_bytes` must be newly trapped.
+
+    `much_bytes` None: only compaction can return trapped memory, so that LEAST_STEP_BYTES are enough.
+    """
     if now.monotonic_s < state.after_s:
         return False
     trapped = now.trapped_bytes or 0
@@ -49,7 +54,7 @@ def is_worth_it(now: Snapshot, state: Compacting, much_bytes: int | None) -> boo
 
 
 def worthy_nodes(now: Snapshot, state: Compacting) -> tuple[int, ...]:
-    """The NUMA nodes that are worth it, where only some are; else none, which means all."""
+    """Return the NUMA nodes that are worth it if only some are; else an empty tuple, which means all."""
     buddy, order = now.buddy, now.report_order
     if buddy is None or order is None:
         return ()
@@ -65,8 +70,8 @@ def worthy_nodes(now: Snapshot, state: Compacting) -> tuple[int, ...]:
 
 
 def learned(state: Compacting, outcome: StepOutcome, now: Snapshot) -> Compacting:
-    """Learn from a finished one: what was not worth it is tried again later and later."""
-    gained = state.before_bytes - (now.trapped_bytes or 0)
+    """Return the state after a compaction; each one that was not worth it doubles the wait."""
+    freed = state.before_bytes - (now.trapped_bytes or 0)
     worth_it = max(
         LEAST_STEP_BYTES // 2,
         state.before_bytes // 16,
@@ -74,7 +79,7 @@ def learned(state: Compacting, outcome: StepOutcome, now: Snapshot) -> Compactin
     )
     if outcome.ok:
         state = replace(state, known=now)
-    if outcome.ok and gained >= worth_it:
+    if outcome.ok and freed >= worth_it:
         return replace(state, backoff_s=BACKOFF_FIRST_S, after_s=now.monotonic_s)
     return replace(
         state,

@@ -1,4 +1,4 @@
-"""What a decision rests on: the guest at one moment, what the agent does in it, and what it may do there."""
+"""The input of a decision: the guest at one moment, the agent's running step, the kernel's capabilities."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from giveback_kernel.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_agent.policy.activity.idleness import GateState
+    from giveback_agent.policy.activity.idleness import Activity
     from giveback_agent.settings.table import AgentSettings
     from giveback_kernel.buddyinfo import BuddyInfo
     from giveback_kernel.cpustat import CpuStat
     from giveback_kernel.meminfo import MemInfo
     from giveback_kernel.vmstat import VmStat
 
-# How badly the host needs memory. Without a host manager: ALONE.
-URGENCY_CALM, URGENCY_ALONE, URGENCY_TIGHT, URGENCY_STARVING = 0, 1, 2, 3
-# How cold cache is found and taken (release/cache/cold_cache.py): by the multi-gen LRU's generations, by the
-# lists of each cgroup, by memory.high, or not at all.
+# How badly the host needs memory, 0 to 3. Without a host manager: ALONE.
+URGENCY_NONE, URGENCY_ALONE, URGENCY_TIGHT, URGENCY_STARVING = 0, 1, 2, 3
+# How cold cache is found and reclaimed (release/cache/cold_cache.py): by the multi-gen LRU's generations, by
+# the LRU lists of each cgroup, by memory.high, or not at all.
 GENERATIONS, LISTS, LIMITS, NO_METHOD = "generations", "lists", "limits", "none"
 
 
 class Snapshot(Record):
-    """The guest at one moment. None where the kernel, or this user's rights, do not tell.
+    """The guest at one moment. A field is None if the kernel or this user's rights do not provide it.
 
-    `report_order` is the effective one. `reportable_bytes` and `trapped_bytes` split the buddy
-    allocator's free bytes by it. `cache_bytes` is what reclaim can reach of the page cache;
-    `cold_cache_bytes` the part of it that is clean and on the inactive list, an upper estimate of
+    `report_order` is the effective one. It splits the buddy allocator's free bytes into
+    `reportable_bytes` and `trapped_bytes`. `cache_bytes` is the page cache that reclaim can reach.
+    `cold_cache_bytes` is the part of it that is clean and on the inactive list: an upper estimate of
     what the workload would not read again soon. `vmstat`, `below_low_watermark` and `pcp_bytes` (free
-    on per-CPU lists) are there where `detail` was asked for.
+    bytes on per-CPU lists) are read only with `detail`.
     """
 
     monotonic_s: float
@@ -46,13 +46,13 @@ class Snapshot(Record):
 
     @property
     def used_bytes(self) -> int:
-        """Bytes that programs and files occupy."""
+        """Bytes that programs' memory and cached files occupy."""
         memory = self.meminfo
         return memory.anon_pages_bytes + memory.shmem_bytes + memory.file_bytes
 
 
 class StepOutcome(Record):
-    """How a step ended: `ok`, or failed, or `abandoned` by the agent. `kind` is the step's."""
+    """The end of a step of this `kind`: `ok`, failed, or `abandoned` by the agent."""
 
     kind: str
     ok: bool
@@ -62,10 +62,10 @@ class StepOutcome(Record):
 
 
 class KernelCapabilities(Record):
-    """What this kernel lets this process do; probed once at the start, never guessed by version.
+    """The kernel interfaces that this process can use. Probed, never derived from a version.
 
-    `fast_reports`: it can be made to report without its delay of 2 s, so that all small pieces are
-    reported within seconds.
+    `reporting` None: unknown. `order` is the effective report order. `fast_reports`: the kernel's delay
+    of 2 s between reporting cycles can be shortened, so that all small blocks are reported in seconds.
     """
 
     reporting: bool | None
@@ -81,18 +81,18 @@ class KernelCapabilities(Record):
 
 
 class GuestObservation(Record):
-    """The guest, how busy it is, which step runs in it, and what came of the last one.
+    """The guest, how busy it is, the step that runs in it, and the outcome of the last one.
 
-    `running` is the kind of the step that runs. `lowered`: the report order may be lowered by the agent.
-    `reports` counts the reports that the kernel has made to the host, where that is seen. `ended_bytes`:
-    file cache of cgroups that have ended since the last pass, as far as it was measured. `stalls` and
-    `own_cpu_s`, the CPU time of the agent and of all that it started, are as at this moment: they are what
-    a step in a guest at work costs. `kept_cache_bytes`: so much cache stays,
-    as the host wants no more than a part of it.
+    `running` is the kind of the running step. `lowered`: the agent has lowered the report order, or may
+    have. `reports` is the number of reports that the kernel has made to the host; None if that cannot be
+    seen. `ended_bytes` is the measured file cache of cgroups that ended since the last pass. `stalls` and
+    `own_cpu_s` (CPU seconds of the agent and of all that it started) are totals at this moment: their
+    increase is the cost of a step in a busy guest. `kept_cache_bytes` of cache stay because the host
+    asked for a smaller amount than there is.
     """
 
     snapshot: Snapshot
-    gate: GateState
+    activity: Activity
     urgency: int = URGENCY_ALONE
     running: str | None = None
     outcome: StepOutcome | None = None
@@ -105,10 +105,11 @@ class GuestObservation(Record):
 
 
 class Tick(Record):
-    """All that one decision of the adaptive policy rests on, which no step of it changes.
+    """The whole input of one decision of the adaptive policy; constant while it decides.
 
-    `last` is the guest at the end of the last pass, `learned_floor_bytes` the cold-looking cache that
-    refaults have shown to be in use. `may_take_ended`: no take from ended cgroups was regretted lately.
+    `last` is the guest at the end of the last pass. `learned_floor_bytes` is inactive cache that is kept
+    because refaults have shown that it is in use. `may_take_ended`: cache of ended cgroups may be
+    reclaimed, as it was not read again after the last time.
     """
 
     seen: GuestObservation
@@ -120,22 +121,22 @@ class Tick(Record):
 
     @property
     def now(self) -> Snapshot:
-        """The guest now."""
+        """The guest at this tick."""
         return self.seen.snapshot
 
     @property
     def presses(self) -> bool:
-        """Whether the host needs more than a guest gives by itself."""
+        """Whether the host needs more than a guest returns without being asked (urgency 2 and 3)."""
         return self.seen.urgency > URGENCY_ALONE
 
     @property
     def reports(self) -> bool:
-        """Whether free memory is reported to the host, and may be."""
+        """Whether free memory is reported to the host, and the settings allow it."""
         return not why_not_reported(self.can.reporting, self.settings.page_reporting)
 
     @property
     def deep_order(self) -> int | None:
-        """The report order for a deep report; None where the order cannot be lowered."""
+        """The report order of a deep report; None if the order cannot be lowered."""
         order, lowest = self.can.order, self.settings.lowest_report_order
         if not self.can.order_settable or order is None or lowest >= order:
             return None
@@ -143,19 +144,18 @@ class Tick(Record):
 
 
 def cold_cache_bytes(memory: MemInfo) -> int:
-    """Estimate the cold page cache: the inactive file list without what must be written first."""
+    """Estimate the cold page cache in bytes: the inactive file list minus dirty and writeback pages."""
     return max(0, memory.inactive_file_bytes - memory.dirty_bytes - memory.writeback_bytes)
 
 
 def why_not_reported(active: bool | None, allowed: bool = True) -> str:
-    """Return why this guest's free memory is not known to go back to its host, or "" where it goes.
+    """Return why free memory of this guest does not go back to its host as far as known; "" if it does.
 
-    The words are those of the service, `release`, `status` and `doctor`.
-    `active` is that of giveback_kernel.page_reporting.ReportingState: None where it cannot be told.
-    `allowed`: the settings permit it.
+    The service, `release`, `status` and `doctor` print this text. `active` is that of
+    giveback_kernel.page_reporting.ReportingState: None means unknown. `allowed`: the settings permit it.
     """
     if active is None:
-        return "it cannot be seen whether free page reporting is active in this guest"
+        return "cannot see whether free page reporting is active in this guest"
     if not active:
         return "free page reporting is not active in this guest"
     return "" if allowed else "the settings forbid it (pageReporting)"

@@ -1,16 +1,16 @@
-"""A release pass: which steps it takes, and the next of them. Pure.
+"""A release pass: its steps, and which of them is next. Pure.
 
     sync -> cold cache -> (warm cache) -> (slab) -> drain -> compact -> drain -> lower the order, trigger
 
-Each step is prepared when its turn comes, by the guest as it is then, and is left out where it is not
-worth it any more.
+Each step gets its amounts when its turn comes, from the guest as it is then. It is left out if it is no
+longer worth its cost.
 """
 
 from __future__ import annotations
 
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import cache_goal, compaction, report_hold, thresholds
-from giveback_agent.policy.observation import LIMITS, NO_METHOD, URGENCY_ALONE, URGENCY_CALM
+from giveback_agent.policy.observation import LIMITS, NO_METHOD, URGENCY_ALONE, URGENCY_NONE
 from giveback_agent.policy.report_hold import Hold
 from giveback_kernel.record import Record, replace
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from giveback_agent.policy.observation import Tick
 
 MIB = 1 << 20
-# Plain reclaim goes in bounded steps, so that returning work waits for one of them at most.
+# Plain reclaim goes in bounded steps, so that a returning workload waits for one of them at most.
 RECLAIM_STEP_BYTES = 128 * MIB
-# Reclaimable slab above this part of RAM is worth its price.
+# More reclaimable slab than 1/16 of RAM is worth the cost of dropping it.
 SLAB_DIVISOR = 16
 
 
 class Pass(Record):
-    """A pass under way: what it was begun for, and what is left of it.
+    """A pass under way.
 
-    `urgency`: how badly the host needed memory when it began. `manual`: somebody asked for it, so that
-    no step is left out for freeing little. `steps` are left to do, and `goal_bytes` of cache to take.
-    `hold` is there while the report order is lowered, which is the last step. `is_cut`: the host wants less
-    cache than there is to take.
+    `urgency`: the host's urgency when it began. `manual`: a user asked for it, so that no step is left
+    out because it frees little. `steps` remain to be done, and `goal_bytes` of cache to be reclaimed.
+    `hold` is set while the report order is lowered, which is the last step. `is_cut`: the host wants
+    less cache than could be reclaimed.
     """
 
     urgency: int = URGENCY_ALONE
@@ -45,7 +45,7 @@ class Pass(Record):
 
 
 def plan(tick: Tick, manual: bool = False, may_take_cold: bool = True) -> Pass:
-    """Return a pass with the steps that this kernel offers, as the urgency wants them.
+    """Return a pass with the steps that this kernel offers and this urgency needs.
 
     `may_take_cold`: there is cache that the last cold step has not judged.
     """
@@ -60,14 +60,14 @@ def plan(tick: Tick, manual: bool = False, may_take_cold: bool = True) -> Pass:
 
 
 def takes_ended(tick: Tick) -> bool:
-    """Tell whether cgroups have ended that left enough cache behind, and the host has a use for it."""
+    """Tell whether ended cgroups left enough cache behind, and the urgency is above 0."""
     least = thresholds.least_bytes(tick.now.meminfo)
-    wanted = tick.seen.urgency > URGENCY_CALM and tick.can.cold_method != NO_METHOD
+    wanted = tick.seen.urgency > URGENCY_NONE and tick.can.cold_method != NO_METHOD
     return wanted and tick.seen.ended_bytes >= least
 
 
 def next_step(tick: Tick, current: Pass, compacting: Compacting) -> tuple[ReleaseStep | None, Pass]:
-    """Return the next step that is worth it now and the pass without it; None where none is left."""
+    """Return the next step that is worth its cost (None if none is left), and the pass without it."""
     for at, kind in enumerate(current.steps, start=1):
         step = _prepare(kind, tick, current, compacting)
         if step is not None:
@@ -76,10 +76,11 @@ def next_step(tick: Tick, current: Pass, compacting: Compacting) -> tuple[Releas
 
 
 def _cache_steps(tick: Tick, manual: bool) -> tuple[type[ReleaseStep], ...]:
-    """Dirty pages cannot be taken, so sync first; cached pages pin their inodes, so slab last.
+    """Return the steps for cache: sync first, as dirty pages cannot be reclaimed; slab last.
 
-    Slab has no gentle request: dropped dentries and inodes cost the next read a third more CPU
-    (docs/cold-cache.md), so only where there is much of it, or the host needs it, or somebody asked.
+    Cached pages pin their inodes, so slab comes after them. The kernel has no interface to drop only a
+    part of it, and the next read costs a third more CPU without dentries and inodes (docs/cold-cache.md).
+    So slab is dropped only if there is much of it, the host needs it, or a user asked for the pass.
     """
     steps: list[type[ReleaseStep]] = [act.Sync]
     if tick.can.cold_method != NO_METHOD:
@@ -110,13 +111,13 @@ def _report_steps(tick: Tick) -> tuple[type[ReleaseStep], ...]:
 def _prepare(
     kind: type[ReleaseStep], tick: Tick, current: Pass, compacting: Compacting
 ) -> ReleaseStep | None:
-    """Return the step with its amounts, or None where it is not worth it now."""
+    """Return the step with its amounts, or None if it is not worth its cost now."""
     if kind is act.ReclaimCold:
         return _cold(tick, current)
     if kind is act.Reclaim:
         return _warm(tick, current)
     if kind is act.DropCaches:
-        # Where the need is over since the pass began, or is for an amount now, the warm cache stays.
+        # Warm cache stays if the host's need ended after the pass began, or is now for a smaller amount.
         return act.DropCaches("the host needs it") if cache_goal.may_drop(tick) else None
     if kind is act.Compact:
         return _compact(tick, current, compacting)
@@ -126,10 +127,10 @@ def _prepare(
 
 
 def _cold(tick: Tick, current: Pass) -> ReleaseStep:
-    # What was dirty when the pass began is clean by now.
+    # Pages that were dirty when the pass began are clean by now.
     amount = max(current.goal_bytes, cache_goal.goal_bytes(tick))
     if tick.presses:
-        why = "cold cache, the warm too where they cannot be told apart"
+        why = "cold cache; warm cache too if the kernel cannot distinguish them"
         return act.ReclaimCold(why, amount, act.UNTRAINED)
     if cache_goal.among_kept_bytes(tick):
         return act.ReclaimCold("new cache among the kept", amount, act.REOPEN, tick.may_take_ended)
@@ -137,7 +138,7 @@ def _cold(tick: Tick, current: Pass) -> ReleaseStep:
 
 
 def _warm(tick: Tick, current: Pass) -> ReleaseStep | None:
-    # What the cold step has taken already counts.
+    # The bytes that the cold step has reclaimed count towards the goal.
     goal = min(current.goal_bytes, cache_goal.goal_bytes(tick))
     if not tick.presses or goal <= 0:
         return None
@@ -147,15 +148,15 @@ def _warm(tick: Tick, current: Pass) -> ReleaseStep | None:
 
 def _compact(tick: Tick, current: Pass, compacting: Compacting) -> ReleaseStep | None:
     if tick.deep_order == 0 and tick.can.fast_reports:
-        # What compaction gains elsewhere is time: here small pieces are reported in less than it takes.
+        # Compaction would only make the report faster, but here small blocks are reported within seconds.
         return None
-    # Single pages can be reported as they are: only much is worth it.
+    # At order 0 single pages are reported without it: compact only if much is trapped.
     much_bytes = thresholds.much_bytes(tick.now.meminfo) if tick.deep_order == 0 else None
     if not current.manual and not compaction.is_worth_it(tick.now, compacting, much_bytes):
         return None
     trapped_mib = (tick.now.trapped_bytes or 0) // MIB
     return act.Compact(
-        f"{trapped_mib} MiB are trapped", compaction.worthy_nodes(tick.now, compacting)
+        f"{trapped_mib} MiB in small free blocks", compaction.worthy_nodes(tick.now, compacting)
     )
 
 
@@ -163,17 +164,17 @@ def _lower(tick: Tick, current: Pass) -> ReleaseStep | None:
     is_little = (tick.now.trapped_bytes or 0) < report_hold.LEAST_TRAPPED_BYTES
     if is_little and not current.manual:
         return None
-    return act.LowerOrder("trapped memory is left", tick.deep_order or 0)
+    return act.LowerOrder("memory is left in small free blocks", tick.deep_order or 0)
 
 
 def _without(step: ReleaseStep, tick: Tick, rest: Pass) -> Pass:
-    """Return what is left of the pass once `step` is begun."""
+    """Return the rest of the pass after `step` has begun."""
     if isinstance(step, act.Reclaim):
         left = max(0, rest.goal_bytes - step.amount_bytes)
         steps = (act.Reclaim, *rest.steps) if left else rest.steps
         return replace(rest, steps=steps, goal_bytes=left)
     if isinstance(step, act.Compact) and tick.can.drain:
-        # What compaction moves away it frees to the lists, too.
+        # Compaction frees the pages that it moved away to the per-CPU lists: drain them again.
         return replace(rest, steps=(act.DrainLists, *rest.steps))
     if isinstance(step, act.LowerOrder):
         now = tick.now

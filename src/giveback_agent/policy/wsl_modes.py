@@ -1,10 +1,10 @@
-"""WSL 2's own modes by their published rules, so that a WSL user finds what they know. Pure.
+"""The modes `gradual` and `dropcache` of WSL 2, re-implemented from their published rules. Pure.
 
-Source: microsoft/WSL 49f841cc (2026-07-24), `src/linux/init/util.cpp`: a look every 10 s, idle when
-all CPUs together were at most 0.5 % busy over two minutes and in the last interval; then `dropcache`
-drops the caches once per idle period, `gradual` reclaims a step of RAM/32 (256 MiB to 1 GiB) each
-look down to 128 MiB of cache; memory is compacted on entering idleness and after each reclaim. The
-counters are read anew after that, so that the work done here does not count. Our re-implementation.
+Source: microsoft/WSL 49f841cc (2026-07-24), `src/linux/init/util.cpp`. It polls every 10 s. The guest is
+idle if all CPUs together were at most 0.5 % busy over two minutes and in the last interval. Then
+`dropcache` drops the caches once per idle period. `gradual` reclaims RAM/32 (256 MiB to 1 GiB) at each
+poll, down to 128 MiB of cache. Memory is compacted when the guest becomes idle and after each reclaim.
+The CPU counters are read again afterwards, so that these steps do not count as the guest's activity.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from giveback_kernel.meminfo import MemInfo
 
 MIB = 1 << 20
-LOOK_PERIOD_S = 10.0
+POLL_PERIOD_S = 10.0
 WINDOW_INTERVALS = 12
 BUSY_PER_MILLE = 5
 FLOOR_BYTES = 128 * MIB
@@ -32,16 +32,16 @@ DROP_EVERYTHING = 3
 
 
 class Interval(Record):
-    """Busy and idle ticks between two looks."""
+    """Busy and idle CPU ticks between two polls."""
 
     busy_ticks: int
     idle_ticks: int
 
 
 class WslState(Record):
-    """The idle tracker's window, and what was done in this idle period."""
+    """The window of the idle tracker, and the steps done in this idle period."""
 
-    looked_s: float | None = None
+    polled_s: float | None = None
     cpustat: CpuStat | None = None
     window: tuple[Interval, ...] = ()
     dropped: bool = False
@@ -53,17 +53,17 @@ class WslState(Record):
 def decide(
     seen: GuestObservation, state: WslState, settings: AgentSettings, can: KernelCapabilities
 ) -> tuple[tuple[Action, ...], WslState]:
-    """Return what WSL would do now. One step at a time; a mode of `disabled` never acts."""
+    """Return WSL's next step, at most one, and the new state. The mode `disabled` never acts."""
     now = seen.snapshot
     if settings.mode == "disabled" or seen.running is not None:
         return (), state
     if state.in_pass:
         if state.todo:
             return (state.todo[0],), replace(state, todo=state.todo[1:])
-        # Our own work must not count as the guest's.
-        again = replace(state, in_pass=False, cpustat=now.cpustat, looked_s=now.monotonic_s)
+        # CPU time of our own steps must not count as the guest's.
+        again = replace(state, in_pass=False, cpustat=now.cpustat, polled_s=now.monotonic_s)
         return (EndPass("done"),), again
-    if state.looked_s is not None and 0 <= now.monotonic_s - state.looked_s < LOOK_PERIOD_S:
+    if state.polled_s is not None and 0 <= now.monotonic_s - state.polled_s < POLL_PERIOD_S:
         return (), state
     state = track(state, now.monotonic_s, now.cpustat)
     if not is_idle(state.window):
@@ -78,20 +78,20 @@ def decide(
 
 
 def track(state: WslState, now_s: float, cpustat: CpuStat) -> WslState:
-    """Add the interval since the last look; counters that went backwards start the window anew."""
+    """Add the interval since the last poll; counters that ran backwards start the window again."""
     before = state.cpustat
     if before is None:
-        return replace(state, looked_s=now_s, cpustat=cpustat)
+        return replace(state, polled_s=now_s, cpustat=cpustat)
     busy = cpustat.busy_ticks - before.busy_ticks
     idle = cpustat.idle_ticks + cpustat.iowait_ticks - before.idle_ticks - before.iowait_ticks
     if busy < 0 or idle < 0:
-        return WslState(looked_s=now_s, cpustat=cpustat)
+        return WslState(polled_s=now_s, cpustat=cpustat)
     window = (*state.window, Interval(busy, idle))[-WINDOW_INTERVALS:]
-    return replace(state, looked_s=now_s, cpustat=cpustat, window=window)
+    return replace(state, polled_s=now_s, cpustat=cpustat, window=window)
 
 
 def is_idle(window: tuple[Interval, ...]) -> bool:
-    """The whole window is there and quiet, and its last interval is quiet."""
+    """Tell whether the window is complete and quiet, and its last interval is quiet too."""
     return len(window) == WINDOW_INTERVALS and _quiet(window) and _quiet(window[-1:])
 
 
@@ -102,7 +102,7 @@ def _quiet(window: tuple[Interval, ...]) -> bool:
 
 
 def step_bytes(mem_total_bytes: int) -> int:
-    """How much `gradual` asks for at a time."""
+    """Return the bytes that `gradual` reclaims at a time."""
     return min(STEP_MOST_BYTES, max(STEP_LEAST_BYTES, mem_total_bytes // STEP_DIVISOR))
 
 

@@ -160,7 +160,7 @@ def start_reporting(root: str) -> str:
         from giveback_agent.release import trigger_reporting
 
         try:
-            return trigger_reporting.nudge(root).refused.encode()
+            return trigger_reporting.trigger(root).refused.encode()
         except (KernelFileError, OSError) as error:
             return str(error).encode()
 

@@ -43,7 +43,7 @@ class TriggerPlan(Record):
     refused: str = ""
 
 
-class Nudged(Record):
+class Triggered(Record):
     """What a nudge did. `done`: a block of `order` was freed, and a pass starts within 2 s."""
 
     done: bool
@@ -91,7 +91,7 @@ def _is_reported(zone: Zone, report_order: int, block_pages: int) -> bool:
     return zone.free_pages - block_pages > zone.low_pages + (CAPACITY_BLOCKS << report_order)
 
 
-def nudge(root: str = "/") -> Nudged:
+def trigger(root: str = "/") -> Triggered:
     """Start a pass of reporting at the present report order. Blocks for milliseconds.
 
     Raises KernelFileError where the kernel's files cannot be read, OSError where memory is refused.
@@ -105,10 +105,10 @@ def nudge(root: str = "/") -> Nudged:
     report_order = page_reporting.effective_order(order, min(thp_order, largest))
     chosen = plan(report_order, thp_order, buddy, read_zoneinfo(root))
     if chosen.order is None:
-        return Nudged(False, refused=chosen.refused)
+        return Triggered(False, refused=chosen.refused)
     # One byte is added by the kernel, so that half a block is the least that takes a whole one.
     _read_sysctl(root, chosen.block_bytes // 2)
-    return Nudged(True, chosen.order, chosen.block_bytes)
+    return Triggered(True, chosen.order, chosen.block_bytes)
 
 
 def _read_sysctl(root: str, size_bytes: int) -> None:

@@ -21,7 +21,7 @@ from giveback_agent.policy.activity import idleness, polling
 from giveback_agent.policy.observation import (
     NO_METHOD,
     URGENCY_ALONE,
-    URGENCY_CALM,
+    URGENCY_NONE,
     URGENCY_STARVING,
     GuestObservation,
     why_not_reported,
@@ -71,7 +71,7 @@ class Service:
         self._can = probe(root, settings.swap)
         self._state = adaptive.PolicyState()
         self._wsl_state: WslState | None = None
-        self._gate = idleness.GateState()
+        self._activity = idleness.Activity()
         self._is_quiet = False
         self._passes = pass_log.PassLog()
         self._steps = Executor(root, settings, self._passes, self._journal, self._refused)
@@ -195,7 +195,7 @@ class Service:
         if self._settings.mode != "adaptive":
             # WSL's own period. More often, and our looks alone would be its 0.5 % on a slow CPU.
             return polling.QUIET_PERIOD_S
-        return polling.period_s(self._pace, self._gate)
+        return polling.period_s(self._pace, self._activity)
 
     def _tick(self) -> None:
         """One look at the guest, and what follows from it."""
@@ -205,7 +205,7 @@ class Service:
         self._hear(now_s)
         self._press(self._need.urgency(now_s) >= URGENCY_STARVING)
         try:
-            self._look(now_s, ours)
+            self._sample(now_s, ours)
             self._measure_ended(now_s)
             if self._is_decision_due(now_s):
                 self._decide(now_s)
@@ -227,14 +227,14 @@ class Service:
             self._last_error = text
             self._journal(f"{text}")
 
-    def _look(self, now_s: float, ours: bool) -> None:
+    def _sample(self, now_s: float, ours: bool) -> None:
         """Judge how busy the guest is. `ours`: a step or a pass goes on, so stalls are ours, too.
 
         System time is where the kernel works for us: it reports at a low order, or writes for a sync. A
         worker's own is known.
         """
         self._totals.forget()
-        if self._gate.at_s and 0 <= now_s - self._gate.at_s < idleness.SHORTEST_INTERVAL_S:
+        if self._activity.at_s and 0 <= now_s - self._activity.at_s < idleness.SHORTEST_INTERVAL_S:
             # Too soon to be judged again, so nothing is read for it.
             return
         own = self._own_cpu()
@@ -242,21 +242,22 @@ class Service:
         used_s = own[ours] - self._own_cpu_s[ours]
         stalls = idleness.Stalls()
         cpustat = self._totals.cpustat()
-        self._is_quiet = idleness.is_quiet(self._gate, cpustat, used_s, TICKS_PER_S)
+        self._is_quiet = idleness.is_quiet(self._activity, cpustat, used_s, TICKS_PER_S)
         # Asking where it stalls costs a guest without spare CPU something: not unless it must give.
         working = (
-            not idleness.has_spare_cpu(self._gate.busy_percent) and self._gate.at_s is not None
+            not idleness.has_spare_cpu(self._activity.busy_percent)
+            and self._activity.at_s is not None
         )
         if not (ours or self._is_quiet) and (not working or self._share.pressing):
             stalls = self._stalls()
-        before = self._gate
-        self._gate = idleness.look(
+        before = self._activity
+        self._activity = idleness.judge(
             before, now_s, cpustat, max(0.0, used_s), stalls,
             self._settings.idle_busy_percent, self._settings.idle_window_s, TICKS_PER_S, ours,
         )  # fmt: skip
-        if self._gate.at_s == now_s:
+        if self._activity.at_s == now_s:
             self._own_cpu_s = own
-        self._pace = polling.after_look(self._pace, before, self._gate)
+        self._pace = polling.after_poll(self._pace, before, self._activity)
 
     def _stalls(self) -> idleness.Stalls:
         memory, io = pressure_or_none("memory", self._root), pressure_or_none("io", self._root)
@@ -275,7 +276,7 @@ class Service:
 
     def _has_ended_cache(self, now_s: float) -> bool:
         """Whether a pass could begin for the cache of ended cgroups."""
-        wanted = self._need.urgency(now_s) > URGENCY_CALM and self._can.cold_method != NO_METHOD
+        wanted = self._need.urgency(now_s) > URGENCY_NONE and self._can.cold_method != NO_METHOD
         return wanted and self._ended.is_wanted(now_s, self._state.ended_regret)
 
     def _measure_ended(self, now_s: float) -> None:
@@ -297,21 +298,21 @@ class Service:
             from giveback_agent.policy import busy_steps
 
             reports = report_order.read_reports(self._root)
-            return not busy_steps.may_wait(self._state.busy, self._gate, now_s, reports)
+            return not busy_steps.may_wait(self._state.busy, self._activity, now_s, reports)
         if self._settings.mode != "adaptive":
             return True
         if self._need.urgency(now_s) <= URGENCY_ALONE:
-            idle = self._gate.level == idleness.IDLE
-            resting = idle and adaptive.must_rest(self._state, self._gate, now_s)
-            working = not idle and not self._state.is_step_due(self._gate, now_s)
-            if resting or working or polling.is_settling(self._gate):
+            idle = self._activity.level == idleness.IDLE
+            resting = idle and adaptive.must_rest(self._state, self._activity, now_s)
+            working = not idle and not self._state.is_step_due(self._activity, now_s)
+            if resting or working or polling.is_settling(self._activity):
                 # Nothing may be done yet, whatever a picture would show: nor is the quick look used up.
-                self._pace = polling.held_up(self._pace, self._gate)
+                self._pace = polling.held_up(self._pace, self._activity)
                 return False
             if not idle:
                 return True
         self._pace = polling.counted(self._pace)
-        return polling.is_turn(self._pace, self._gate) or self._has_moved()
+        return polling.is_turn(self._pace, self._activity) or self._has_moved()
 
     def _has_moved(self) -> bool:
         """Whether much has changed since the last full picture. In a quiet guest nothing can have."""
@@ -326,7 +327,7 @@ class Service:
         current, last = self._state.current, self._last
         if current is None or current.hold is None or last is None:
             return False
-        if self._gate.level != idleness.IDLE or self._need.urgency(now_s) > current.urgency:
+        if self._activity.level != idleness.IDLE or self._need.urgency(now_s) > current.urgency:
             return False
         return current.hold.may_wait(now_s, last.monotonic_s)
 
@@ -339,14 +340,14 @@ class Service:
             report_order=own_order,
             totals=self._totals,
         )
-        self._last, self._pace = snapshot, polling.pictured(self._pace, self._gate)
+        self._last, self._pace = snapshot, polling.after_snapshot(self._pace, self._activity)
         running = None if self._steps.worker is None else self._steps.worker.kind
         if running is None:
             self._account(snapshot)
-        at_work = self._gate.level != idleness.IDLE and not self._in_pass()
+        at_work = self._activity.level != idleness.IDLE and not self._in_pass()
         seen = GuestObservation(
             snapshot,
-            self._gate,
+            self._activity,
             self._need.urgency(now_s),
             running,
             self._steps.outcome,
@@ -397,7 +398,9 @@ class Service:
         """Start the next queued steps, until one of them is to be waited for."""
         while (step := self._steps.next_step()) is not None:
             what = step.words()
-            seen = status_file.seen(self._last, self._gate.busy_percent, self._need.urgency(now_s))
+            seen = status_file.seen(
+                self._last, self._activity.busy_percent, self._need.urgency(now_s)
+            )
             self._journal(f"{what}{seen}")
             self._tell(step.mark or step.kind, what)
             self._before = self._last
@@ -417,7 +420,7 @@ class Service:
         step = self._passes.note(self._steps.outcome, self._before, now)
         self._before = None
         self._journal(
-            f"{step.kind} {step.end}: gained {step.gain_bytes // MIB} MiB "
+            f"{step.kind} {step.end}: gained {step.freed_bytes // MIB} MiB "
             f"in {step.took_s:.1f} s, {step.cpu_s:.2f} s of CPU"
         )
 
@@ -464,7 +467,7 @@ class Service:
         return status_file.terms_fields(self._settings, self._can.cold_method, self._state)
 
     def _publish_changes(self, now_s: float) -> None:
-        slow = status_file.slow_changes(self._state, self._gate)
+        slow = status_file.slow_changes(self._state, self._activity)
         if self._published.is_due(self._need.fields(now_s), slow, now_s):
             self._publish()
 
@@ -472,7 +475,7 @@ class Service:
         """Write what `status` shows. A full /run is no reason to stop."""
         now_s = time.monotonic()
         need = self._need.fields(now_s)
-        self._published.note(need, status_file.slow_changes(self._state, self._gate), now_s)
+        self._published.note(need, status_file.slow_changes(self._state, self._activity), now_s)
         status_file.write_status(
             self._root,
             {
@@ -481,9 +484,9 @@ class Service:
                 "started_s": self._started_s,
                 "written_s": now_s,
                 **need,
-                "level": self._gate.level,
+                "level": self._activity.level,
                 **self._terms(),
-                "busy": status_file.busy_fields(self._state.busy, self._gate),
+                "busy": status_file.busy_fields(self._state.busy, self._activity),
                 "own_cpu_s": self._own_cpu()[0],
                 **status_file.log_fields(self._passes),
             },

@@ -29,13 +29,13 @@ FREEING = (ReclaimCold.kind, ReclaimEnded.kind, Reclaim.kind, DropCaches.kind, R
 
 
 class StepRecord(Record):
-    """One finished step; `gain_bytes` are freed bytes, for a compaction bytes made contiguous.
+    """One finished step; `freed_bytes` are freed bytes, for a compaction bytes made contiguous.
 
     Never negative: what the guest took meanwhile is its own affair.
     """
 
     kind: str
-    gain_bytes: int
+    freed_bytes: int
     took_s: float
     cpu_s: float
     end: str
@@ -82,7 +82,7 @@ class PassLog:
         self.deep_order: int | None = None
         self.ended: list[PassRecord] = []
         self.count = 0
-        self.slack_steps = self.slack_bytes = 0
+        self.small_steps = self.small_bytes = 0
         self.small_reported_bytes = 0
 
     def start(self, begin: Snapshot, why: str) -> None:
@@ -101,8 +101,8 @@ class PassLog:
         if self.begin is not None:
             self.steps.append(step)
         else:
-            self.slack_steps += 1
-            self.slack_bytes += gain
+            self.small_steps += 1
+            self.small_bytes += gain
         return step
 
     def finish(self, after: Snapshot, end: str) -> PassRecord | None:
@@ -113,8 +113,8 @@ class PassLog:
         steps = tuple(self.steps)
         record = PassRecord(
             begin.monotonic_s, after.monotonic_s - begin.monotonic_s, self.why, end, steps,
-            _gain_of(steps, FREEING), _gain_of(steps, (DrainLists.kind,)),
-            _gain_of(steps, (Compact.kind,)), begin.trapped_bytes or 0, after.trapped_bytes or 0,
+            _freed_by(steps, FREEING), _freed_by(steps, (DrainLists.kind,)),
+            _freed_by(steps, (Compact.kind,)), begin.trapped_bytes or 0, after.trapped_bytes or 0,
             sum([s.cpu_s for s in steps]), self.deep_order,
         )  # fmt: skip
         small, before = record.small_after_bytes, self.small_reported_bytes
@@ -125,9 +125,9 @@ class PassLog:
         return record
 
 
-def _gain_of(steps: tuple[StepRecord, ...], kinds: tuple[str, ...]) -> int:
+def _freed_by(steps: tuple[StepRecord, ...], kinds: tuple[str, ...]) -> int:
     """The bytes that steps of some kinds gained together."""
-    return sum([step.gain_bytes for step in steps if step.kind in kinds])
+    return sum([step.freed_bytes for step in steps if step.kind in kinds])
 
 
 def compacted(record: PassRecord) -> bool:

@@ -9,7 +9,7 @@ from giveback_agent.runtime import run_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_agent.policy.activity.idleness import GateState
+    from giveback_agent.policy.activity.idleness import Activity
     from giveback_agent.policy.adaptive import PolicyState
     from giveback_agent.policy.busy_steps import BusySteps
     from giveback_agent.policy.observation import Snapshot
@@ -43,11 +43,11 @@ class Published:
         self._urgent, self._slow, self.at_s = urgent, slow, now_s
 
 
-def slow_changes(state: PolicyState, gate: GateState) -> tuple[object, ...]:
+def slow_changes(state: PolicyState, activity: Activity) -> tuple[object, ...]:
     """Return what `status` shows and no event tells."""
     busy, judged = state.busy, state.judged
     return (
-        gate.level,
+        activity.level,
         0 if busy is None else busy.steps,
         state.floor.learned_bytes,
         0 if judged is None else judged.cache_bytes // JUDGED_GRAIN_BYTES,
@@ -70,8 +70,8 @@ def log_fields(log: PassLog) -> dict[str, object]:
     """What `status` shows of the passes and of the small steps between them."""
     return {
         "passes": log.count,
-        "slack_steps": log.slack_steps,
-        "slack_bytes": log.slack_bytes,
+        "slack_steps": log.small_steps,
+        "slack_bytes": log.small_bytes,
         "small_reported_bytes": log.small_reported_bytes,
         "last_passes": [_as_dict(record) for record in log.ended],
     }
@@ -97,15 +97,15 @@ def terms_fields(
     }
 
 
-def busy_fields(state: BusySteps | None, gate: GateState) -> dict[str, object]:
+def busy_fields(state: BusySteps | None, activity: Activity) -> dict[str, object]:
     """Return why a guest at work waits, its next step and when that is due, and what the steps freed.
 
     `next_s` are monotonic seconds, None where the guest is idle: then a pass comes, not a step.
     """
     waits = next_step = ""
     next_s: float | None = None
-    if gate.level != idleness.IDLE:
-        waits, next_s = idleness.why_no_step(gate), gate.at_s or 0.0
+    if activity.level != idleness.IDLE:
+        waits, next_s = idleness.why_no_step(activity), activity.at_s or 0.0
         if state is not None:
             waits, next_step, next_s = waits or state.why, state.coming, state.next_s
     return {

@@ -87,11 +87,11 @@ def observation(
     work_cpu_s: float = 0.0,
 ) -> GuestObservation:
     """What the policy sees of `now`."""
-    state = idleness.GateState(
+    state = idleness.Activity(
         at_s=now.monotonic_s,
         level=level,
-        slack_since_s=None if level == idleness.BUSY else now.monotonic_s - 60,
-        busy_percent={idleness.IDLE: 1.0, idleness.SLACK: 50.0}.get(level, 95.0),
+        spare_since_s=None if level == idleness.BUSY else now.monotonic_s - 60,
+        busy_percent={idleness.IDLE: 1.0, idleness.SPARE: 50.0}.get(level, 95.0),
         work_cpu_s=work_cpu_s,
     )
     return GuestObservation(now, state, urgency, running, outcome, lowered)

@@ -33,10 +33,11 @@ def say(**what):
     print(json.dumps(what), flush=True)
 """
 MEMORY = "m = read_meminfo(); say(total=m.mem_total_bytes, free=m.mem_free_bytes)"
-LOWER = "report_order.lower('/', 0); n = trigger_reporting.nudge('/'); say(done=n.done, bytes=n.block_bytes)"
-WAIT = (
-    "report_order.lower('/', 0); trigger_reporting.nudge('/'); say(pid=os.getpid()); signal.pause()"
+LOWER = (
+    "report_order.lower('/', 0); n = trigger_reporting.trigger('/'); "
+    "say(done=n.done, bytes=n.block_bytes)"
 )
+WAIT = "report_order.lower('/', 0); trigger_reporting.trigger('/'); say(pid=os.getpid()); signal.pause()"
 REPAIR = "r = report_order.repair('/'); say(found=r.found, order=read_order('/'))"
 KILLED_AT_LINE = Path(__file__).parents[2] / "unit/helpers" / "agent_killed_at_line.py"
 # The unit test's own program, against the kernel's own parameter.
@@ -129,8 +130,8 @@ async def scenario(kernel: str) -> None:
     async with LabVm(spec, image, find_emulator(files.release)) as vm:
         await fragment(vm)
         before = await residue_bytes(vm)
-        nudged = await run(vm, LOWER)
-        assert nudged == {"done": True, "bytes": 64 << 10}
+        triggered = await run(vm, LOWER)
+        assert triggered == {"done": True, "bytes": 64 << 10}
         after = await wait_residue_below(vm, RESIDUE_BYTES)
         assert after <= RESIDUE_BYTES < before, (before // MIB, after // MIB)
         assert await run(vm, REPAIR) == {"found": True, "order": 9}

@@ -82,7 +82,7 @@ async def both() -> tuple[Course, Course, list[str]]:
         lines: list[str] = []
         pid = await start_agent(vm, lines.append)
         until_s = time.monotonic() + DEADLINE_S
-        while not any("nudge" in line for line in lines):
+        while not any("trigger" in line for line in lines):
             assert time.monotonic() < until_s, lines
             await asyncio.sleep(0.05)
         await vm.guest.kill(pid, signal.SIGKILL)

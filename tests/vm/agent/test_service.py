@@ -44,7 +44,7 @@ FLOOR_BYTES = AgentSettings().cache_floor_bytes
 SCALE = 0.6
 # The figure that the service promises for an idle guest; how soon is for the benchmark to say.
 RESIDUE_BYTES = 40 * MIB
-ACTIONS = ("sync", "reclaim", "compact", "drain", "lower", "nudge", "slab", "drop")
+ACTIONS = ("sync", "reclaim", "compact", "drain", "lower", "trigger", "slab", "drop")
 ACTION_LINES = tuple(f"giveback-agent: {action}" for action in ACTIONS)
 LOOKS = 4
 
@@ -173,7 +173,7 @@ def test_a_kill_at_any_step_is_repaired_by_the_next_start(guest: AgentGuest) -> 
     kills = [json.loads(line) for line in done.lines]
     print(*(str(kill) for kill in kills), sep="\n")
     assert {(k["signal"], k["at"]) for k in kills if k["lowered"]} == {
-        (9, "lowered"), (9, "nudge"), (9, "hold"),
+        (9, "lowered"), (9, "trigger"), (9, "hold"),
     }  # fmt: skip
     for kill in kills:
         assert kill["next"] == {"order": 9, "state": False, "told": kill["lowered"]}, kill
@@ -193,7 +193,7 @@ def fragments(guest: AgentGuest) -> Iterator[None]:
 @pytest.mark.usefixtures("fragments")
 def test_repair_does_what_the_next_start_would(guest: AgentGuest) -> None:
     with guest.service(*DEEP) as agent:
-        agent.wait_until_it_says("nudge")
+        agent.wait_until_it_says("trigger")
         agent.end(signal.SIGKILL)
     assert guest.order() == 0
     assert "restored: report order 9" in guest.agent("repair").text
@@ -206,7 +206,7 @@ def test_work_that_comes_back_ends_the_pass(guest: AgentGuest) -> None:
     with guest.running("python3", "-c", BURN) as work:
         work.wait_until_it_says("ready")
         with guest.service(*DEEP) as agent:
-            agent.wait_until_it_says("nudge")
+            agent.wait_until_it_says("trigger")
             work.signal(signal.SIGUSR1)
             took_s = agent.wait_until_it_says("stopped: the guest got busy")
             print(f"the pass ended {took_s:.1f} s after work came back")
@@ -285,7 +285,7 @@ def test_without_cgroups_and_debugfs_trapped_memory_still_goes(guest: AgentGuest
     guest.cold_file("cold", 100)
     try:
         with guest.service(*DEEP) as agent:
-            agent.wait_until_it_says("nudge")
+            agent.wait_until_it_says("trigger")
             assert not agent.says(": reclaim")
     finally:
         guest.sh(

@@ -133,7 +133,7 @@ class Agent:
     def reach(self, at):
         pid, (word, _, worker) = self.process.pid, at.partition("+")
         if word in ("lowered", "hold"):
-            self.line("lower the" if word == "lowered" else "nudge")
+            self.line("lower the" if word == "lowered" else "trigger")
             until(lambda: order() == 0, "order 0")
             if word == "hold": time.sleep(2)
         else: self.line(word)
@@ -149,7 +149,7 @@ def ready_for(at):
     # Compaction may leave nothing to be reported in small pieces.
     return Agent() if at.startswith("compact") else Agent("--set", "giveback.idleThreshold=0")
 points = [(9, at) for at in "sync sync+worker reclaim reclaim+worker compact compact+worker".split()]
-points += [(9, at) for at in "lowered nudge hold".split()]
+points += [(9, at) for at in "lowered trigger hold".split()]
 points += [(15, at) for at in ("reclaim+worker", "compact+worker", "hold")]
 agent = ready_for(points[0][1])
 for (number, at), (_, after) in zip(points, [*points[1:], points[0]]):

@@ -1,1 +1,1 @@
-"""How busy the guest is, and how often to look at it."""
+"""How busy the guest is, and how often to sample it."""

@@ -1,6 +1,6 @@
-"""How often a guest is looked at, and which look is worth a full picture. Pure.
+"""How often a guest is sampled, and which poll is worth a full snapshot. Pure.
 
-A look (the CPU time, and in a calm guest one file of memory totals) is cheap. A full picture is dear.
+A sample (CPU times, and in an idle guest one file of memory totals) is cheap. A full snapshot is expensive.
 """
 
 from __future__ import annotations
@@ -10,80 +10,81 @@ from giveback_kernel.record import Record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from giveback_agent.policy.activity.idleness import GateState
+    from giveback_agent.policy.activity.idleness import Activity
     from giveback_kernel.meminfo import MemInfo
 
 PASS_PERIOD_S = 1.0
 WATCH_PERIOD_S = 2.0
 QUIET_PERIOD_S = 10.0
-# The order goes back when the kernel was seen to report, so often is that looked at.
+# In a short report: the order is restored once the kernel has reported, which is polled this often.
 REPORT_POLL_S = 0.4
-# So many looks at a calm guest with nothing to gain, and they come less often.
-QUIET_LOOKS = 5
-# A full picture of a quiet guest is taken at every sixth look only, or where something went on in it.
-QUIET_PICTURE_EVERY = 6
-# So much work (`make clean`) may have trapped memory that the totals do not show.
-WORTH_A_PICTURE_CPU_S = 1.0
+# After this many polls of an idle guest with nothing to return, polls come less often.
+QUIET_POLLS = 5
+# A quiet guest gets a full snapshot at every sixth poll, or if it was active.
+QUIET_SNAPSHOT_EVERY = 6
+# A workload of this many CPU seconds (`make clean`) may have trapped memory that the totals do not show.
+WORTH_A_SNAPSHOT_CPU_S = 1.0
 
 
 class Pace(Record):
-    """`looks` at a calm guest since something happened; `fell`: the last one saw work become less.
+    """The pace of polling: `polls` counts the polls of an idle guest since something happened.
 
-    `pictured_work_cpu_s`: the guest's own CPU seconds, as the gate counts them, at the last full picture.
+    `fell`: at the last poll the guest had stopped being busy. `snapshot_work_cpu_s`: CPU seconds of the
+    workload (Activity.work_cpu_s) at the last full snapshot.
     """
 
-    looks: int = 0
+    polls: int = 0
     fell: bool = False
-    pictured_work_cpu_s: float = 0.0
+    snapshot_work_cpu_s: float = 0.0
 
 
-def after_look(pace: Pace, before: GateState, now: GateState) -> Pace:
-    """Return the pace after the gate went from `before` to `now`."""
+def after_poll(pace: Pace, before: Activity, now: Activity) -> Pace:
+    """Return the pace after a poll that changed the activity from `before` to `now`."""
     fell = before.level == idleness.BUSY and now.level != idleness.BUSY
-    # A burst within one long interval is never seen as busy, and is followed by quick looks, too.
-    calm_again = before.calm_since_s is None and now.calm_since_s is not None
-    return replace(pace, looks=0 if calm_again else pace.looks, fell=fell)
+    # A burst within one long interval is never seen as busy; quick polls must follow it as well.
+    idle_again = before.idle_since_s is None and now.idle_since_s is not None
+    return replace(pace, polls=0 if idle_again else pace.polls, fell=fell)
 
 
-def period_s(pace: Pace, now: GateState) -> float:
-    """Return the seconds until the next look at a guest in which nothing is being done."""
+def period_s(pace: Pace, now: Activity) -> float:
+    """Return the seconds until the next poll of a guest in which no step runs."""
     if is_settling(now) or pace.fell:
-        # Work has just ended, it seems: do not be late.
+        # The workload seems to have just ended: do not be late.
         return PASS_PERIOD_S
-    return QUIET_PERIOD_S if pace.looks > QUIET_LOOKS else WATCH_PERIOD_S
+    return QUIET_PERIOD_S if pace.polls > QUIET_POLLS else WATCH_PERIOD_S
 
 
 def counted(pace: Pace) -> Pace:
-    """Return the pace with one more look at a calm guest."""
-    return replace(pace, looks=pace.looks + 1)
+    """Return the pace after one more poll of an idle guest."""
+    return replace(pace, polls=pace.polls + 1)
 
 
-def held_up(pace: Pace, now: GateState) -> Pace:
-    """Return the pace after a look at which nothing may be done: quick looks follow.
+def held_up(pace: Pace, now: Activity) -> Pace:
+    """Return the pace after a poll at which no step may begin: quick polls follow.
 
-    Where a calm guest has used a little CPU all the time, and calm only begins anew, all is as it was.
+    An idle guest that always uses a little CPU may only settle again; that does not change the pace.
     """
-    return pace if is_settling(now) else replace(pace, looks=0)
+    return pace if is_settling(now) else replace(pace, polls=0)
 
 
-def pictured(pace: Pace, now: GateState) -> Pace:
-    """Return the pace after a full picture was taken."""
-    return replace(pace, pictured_work_cpu_s=now.work_cpu_s)
+def after_snapshot(pace: Pace, now: Activity) -> Pace:
+    """Return the pace after a full snapshot was taken."""
+    return replace(pace, snapshot_work_cpu_s=now.work_cpu_s)
 
 
-def is_turn(pace: Pace, now: GateState) -> bool:
-    """Tell whether a full picture is due whatever the totals say: the trapped memory is not in them."""
-    worked = now.work_cpu_s - pace.pictured_work_cpu_s >= WORTH_A_PICTURE_CPU_S
-    return worked or pace.looks <= QUIET_LOOKS or pace.looks % QUIET_PICTURE_EVERY == 0
+def is_turn(pace: Pace, now: Activity) -> bool:
+    """Tell whether a full snapshot is due even if the totals are unchanged: they lack trapped memory."""
+    worked = now.work_cpu_s - pace.snapshot_work_cpu_s >= WORTH_A_SNAPSHOT_CPU_S
+    return worked or pace.polls <= QUIET_POLLS or pace.polls % QUIET_SNAPSHOT_EVERY == 0
 
 
 def has_moved(before: MemInfo, now: MemInfo, least_bytes: int) -> bool:
-    """Tell whether memory was taken, freed or read since `before` that a pass could be worth it for."""
+    """Tell whether free memory or cache changed by `least_bytes` or more since `before`."""
     free_bytes = now.mem_free_bytes - before.mem_free_bytes
     cache_bytes = now.file_bytes - before.file_bytes
     return abs(free_bytes) >= least_bytes or abs(cache_bytes) >= least_bytes
 
 
-def is_settling(now: GateState) -> bool:
-    """Tell whether calm has begun and is not old enough: a picture now would be of no use."""
-    return now.calm_since_s is not None and now.level != idleness.IDLE
+def is_settling(now: Activity) -> bool:
+    """Tell whether the guest is below the idle threshold, but not yet for long enough to act."""
+    return now.idle_since_s is not None and now.level != idleness.IDLE

@@ -66,9 +66,9 @@ def test_every_output_says_the_same_of_a_pass(
     assert freed_again is not None
     assert int(freed[1]) == int(freed_again[1]) == document["freed_bytes"] // MIB
     # What the journal said of each step adds up to it, whatever the guest took meanwhile.
-    freeing = [one.gain_bytes for one in journal if one.kind in pass_log.FREEING]
+    freeing = [one.freed_bytes for one in journal if one.kind in pass_log.FREEING]
     assert document["freed_bytes"] == sum(freeing)
-    assert all(one.gain_bytes >= 0 for one in journal)
+    assert all(one.freed_bytes >= 0 for one in journal)
     small = f"{document['small_after_bytes'] // MIB} MiB {freed_again[3]}"
     assert small in line
     assert freed_again[2] == str(document["small_after_bytes"] // MIB)

@@ -30,7 +30,7 @@ from giveback_kernel.record import replace
 
 SETTINGS = AgentSettings()
 LEVELS = st.sampled_from(
-    (idleness.IDLE, idleness.IDLE, idleness.IDLE, idleness.SLACK, idleness.BUSY)
+    (idleness.IDLE, idleness.IDLE, idleness.IDLE, idleness.SPARE, idleness.BUSY)
 )
 CAN = st.builds(
     KernelCapabilities,
@@ -231,13 +231,13 @@ def test_what_was_in_use_and_is_stuck_now_begins_a_pass() -> None:
     assert thresholds.newly_stuck_bytes(snapshot(100.0, 855, 9, 5, pcp=2), last, ABLE) == 7 * MIB
 
 
-@pytest.mark.parametrize(("calm_since_s", "begins"), [(None, False), (5.0, False), (60.0, True)])
+@pytest.mark.parametrize(("idle_since_s", "begins"), [(None, False), (5.0, False), (60.0, True)])
 def test_a_burst_makes_reported_memory_stale_sooner_than_a_little_work_all_the_time(
-    calm_since_s: float | None, begins: bool
+    idle_since_s: float | None, begins: bool
 ) -> None:
     last = snapshot(50.0, 800, 64, 90, pcp=10)
     seen = observation(snapshot(100.0, 795, 69, 85, pcp=20), work_cpu_s=1.5)
-    seen = replace(seen, gate=replace(seen.gate, calm_since_s=calm_since_s))
+    seen = replace(seen, activity=replace(seen.activity, idle_since_s=idle_since_s))
     actions, _ = adaptive.decide(seen, PolicyState(after_pass=last), SETTINGS, ABLE)
     assert bool(actions) is begins
 
@@ -332,7 +332,7 @@ def test_need_that_grows_within_a_pass_is_met_after_it() -> None:
 def test_a_guest_that_stalls_for_memory_gives_nothing_however_the_host_starves() -> None:
     seen = observation(snapshot(100.0), level=idleness.BUSY, urgency=URGENCY_STARVING)
     assert adaptive.decide(seen, PolicyState(), AgentSettings(), ABLE)[0]
-    seen = replace(seen, gate=replace(seen.gate, short_of_memory=True))
+    seen = replace(seen, activity=replace(seen.activity, short_of_memory=True))
     assert not adaptive.decide(seen, PolicyState(), AgentSettings(), ABLE)[0]
 
 
@@ -365,7 +365,7 @@ def test_a_busy_guest_gives_only_while_the_host_starves() -> None:
 
 def test_a_host_that_needs_memory_does_not_wait_for_idleness() -> None:
     guest = Guest()
-    guest.tick(0.0, idleness.SLACK, urgency=2)
+    guest.tick(0.0, idleness.SPARE, urgency=2)
     assert any(isinstance(a, act.BeginPass) for a in guest.log)
 
 
@@ -469,7 +469,7 @@ def test_the_goal_never_reaches_below_the_floor(cache: int, floor: int, urgency:
 def test_a_guest_that_is_never_idle_gives_cold_cache_in_small_steps() -> None:
     guest = Guest()
     for second in range(60):
-        guest.tick(float(second), idleness.SLACK)
+        guest.tick(float(second), idleness.SPARE)
     assert act.ReclaimCold in guest.kinds()
     assert set(guest.kinds()) <= {
         act.ReclaimCold, act.LowerOrder, act.TriggerReporting, act.RestoreOrder
@@ -522,7 +522,7 @@ def test_new_cache_among_the_kept_is_taken_where_it_is_much_more(
 @pytest.mark.parametrize(("dirty", "taken"), [(0, True), (100, False)])
 def test_slack_takes_nothing_while_much_is_dirty(dirty: int, taken: bool) -> None:
     now = _lists(snapshot(100.0, 800, 400, 0), 20, 380, dirty)
-    seen = observation(now, idleness.SLACK, 1, None, None, False)
+    seen = observation(now, idleness.SPARE, 1, None, None, False)
     actions, _ = adaptive.decide(seen, PolicyState(), SETTINGS, ABLE)
     assert bool(actions) == taken
 
@@ -536,7 +536,7 @@ def test_the_refaults_of_teaching_do_not_raise_the_floor() -> None:
         refaults += 1536 if running else 0
         seen = observation(
             snapshot(100.0 + second, refaults=refaults),
-            idleness.SLACK,
+            idleness.SPARE,
             running=running,
             outcome=outcome,
         )

@@ -74,13 +74,13 @@ def test_what_small_pieces_can_be_reported_is_compacted_once_and_if_it_is_much(
 @pytest.mark.parametrize(
     ("levels", "anon", "urgency", "by_hand", "end"),
     [
-        ((idleness.SLACK, idleness.SLACK), 0, 1, False, "the guest got busy"),
-        ((idleness.SLACK, idleness.IDLE, idleness.SLACK), 0, 1, False, None),
+        ((idleness.SPARE, idleness.SPARE), 0, 1, False, "the guest got busy"),
+        ((idleness.SPARE, idleness.IDLE, idleness.SPARE), 0, 1, False, None),
         ((idleness.IDLE, idleness.IDLE), 100, 1, False, "the guest got busy"),
         ((idleness.IDLE, idleness.IDLE), 50, 1, False, None),
         ((idleness.IDLE, idleness.IDLE), -300, 1, False, None),
-        ((idleness.SLACK, idleness.SLACK), 100, 2, False, None),
-        ((idleness.SLACK, idleness.SLACK), 100, 1, True, None),
+        ((idleness.SPARE, idleness.SPARE), 100, 2, False, None),
+        ((idleness.SPARE, idleness.SPARE), 100, 1, True, None),
     ],
 )
 def test_work_that_leaves_most_of_the_cpu_idle_gets_the_order_back_all_the_same(
@@ -174,13 +174,15 @@ def test_a_pass_whose_steps_were_cut_short_rests_longer() -> None:
 
 def test_one_stirring_look_seen_twice_is_one() -> None:
     state = PolicyState(current=Pass(hold=Hold.begin(100.0, 0, USED_BYTES)))
-    seen = replace(observation(snapshot(101.0), idleness.SLACK, lowered=True), reports=1)
+    seen = replace(observation(snapshot(101.0), idleness.SPARE, lowered=True), reports=1)
     for now_s, judged_s, in_pass in (
         (101.0, 101.0, True),
         (101.2, 101.0, True),
         (102.0, 102.0, False),
     ):
-        again = replace(seen, snapshot=snapshot(now_s), gate=replace(seen.gate, at_s=judged_s))
+        again = replace(
+            seen, snapshot=snapshot(now_s), activity=replace(seen.activity, at_s=judged_s)
+        )
         _, state = adaptive.decide(again, state, SETTINGS, ABLE)
         assert state.in_pass is in_pass
 

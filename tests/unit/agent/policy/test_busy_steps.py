@@ -66,18 +66,18 @@ class Busy:
             vmstat=vm,
             buddy=BuddyInfo((ZoneBlocks(0, "Normal", BLOCKS),), 4096),
         )
-        level = idleness.BUSY if self.percent > idleness.BUSY_PERCENT else idleness.SLACK
+        level = idleness.BUSY if self.percent > idleness.BUSY_PERCENT else idleness.SPARE
         kind = None if self.running is None else self.running.kind
         seen = observation(now, level, 1, kind, self.outcome, self.lowered)
         has_spare = idleness.has_spare_cpu(self.percent)
-        gate = replace(
-            seen.gate,
+        activity = replace(
+            seen.activity,
             busy_percent=self.percent,
-            slack_since_s=self.now_s - 60 if has_spare else None,
+            spare_since_s=self.now_s - 60 if has_spare else None,
             memory_stall_percent=self.stall_percent,
             short_of_memory=self.short,
         )
-        return replace(seen, gate=gate, reports=self.reports, own_cpu_s=self.own_cpu_s)
+        return replace(seen, activity=activity, reports=self.reports, own_cpu_s=self.own_cpu_s)
 
     def tick(self, seconds: float = 0.5) -> None:
         self.now_s += seconds
@@ -129,7 +129,7 @@ def test_a_guest_at_work_gives_its_cold_cache_within_five_minutes(percent: float
 
 def test_at_ninety_percent_nothing_is_done() -> None:
     assert not Busy(90.0).run(300).log
-    words = idleness.why_no_step(Busy(93.0).seen().gate)
+    words = idleness.why_no_step(Busy(93.0).seen().activity)
     assert words.startswith("busy at 93 %")
 
 
@@ -198,7 +198,7 @@ def test_dear_steps_come_later_and_later_and_get_smaller() -> None:
     assert pauses[-1] >= 2 * pauses[0]
     amounts = [a.amount_bytes for _, a in busy.log if isinstance(a, act.ReclaimCold)]
     assert amounts == sorted(amounts, reverse=True)
-    assert "the last cost" in busy.busy.cold.why
+    assert "the last step cost" in busy.busy.cold.why
 
 
 @pytest.mark.parametrize("cost_s", [0.05, 0.5, 2.0, 20.0])
@@ -241,7 +241,7 @@ def test_where_nothing_is_reported_the_pause_grows() -> None:
     busy = Busy(can=replace(ABLE, cold_method="none"), silent=True).run(300)
     times = busy.times(act.LowerOrder)
     assert times[-1] - times[-2] > 3 * (times[1] - times[0])
-    assert "freed 0 MiB" in busy.busy.report.why
+    assert "freed only 0 MiB" in busy.busy.report.why
 
 
 @given(
@@ -303,23 +303,23 @@ def test_a_cycle_takes_a_sixteenth_of_each_list_and_a_report_at_least() -> None:
     ("change", "words"),
     [
         ({"busy_percent": 95.0}, "busy at 95 %"),
-        ({"memory_stall_percent": 1.0}, "waits for memory 1.0 %"),
-        ({"slack_since_s": None}, "waits for its disk"),
-        ({"calm_since_s": 99.0}, "about to be idle"),
-        ({"slack_since_s": 98.0}, "less than 10 s"),
+        ({"memory_stall_percent": 1.0}, "wait for memory 1.0 %"),
+        ({"spare_since_s": None}, "tasks wait for I/O"),
+        ({"idle_since_s": 99.0}, "about to be idle"),
+        ({"spare_since_s": 98.0}, "less than 10 s"),
         ({}, ""),
     ],
 )
 def test_status_says_why_a_busy_guest_waits(change: dict[str, float], words: str) -> None:
-    gate = replace(Busy().seen().gate, **change)
-    said = idleness.why_no_step(gate)
+    activity = replace(Busy().seen().activity, **change)
+    said = idleness.why_no_step(activity)
     assert words in said
     assert bool(said) == bool(words)
     for steps in (None, BusySteps()):
         state = PolicyState(busy=steps)
-        assert state.is_step_due(gate, 100.0) is not bool(words)
+        assert state.is_step_due(activity, 100.0) is not bool(words)
     later = PolicyState(busy=BusySteps(cold=Rhythm(101.0), report=Rhythm(102.0)))
-    assert not later.is_step_due(gate, 100.0)
+    assert not later.is_step_due(activity, 100.0)
 
 
 @pytest.mark.parametrize(("calm_s", "begins"), [(5.0, False), (20.0, True)])
@@ -329,6 +329,6 @@ def test_a_short_pause_of_a_guest_at_work_begins_no_pass(calm_s: float, begins: 
     while busy.state.in_short_report or busy.running is not None:
         busy.tick()
     seen = observation(snapshot(busy.now_s + calm_s, cache=600, trapped=300))
-    seen = replace(seen, gate=replace(seen.gate, calm_since_s=busy.now_s))
+    seen = replace(seen, activity=replace(seen.activity, idle_since_s=busy.now_s))
     actions, _ = adaptive.decide(seen, busy.state, SETTINGS, ABLE)
     assert any(isinstance(action, act.BeginPass) for action in actions) is begins

@@ -78,7 +78,7 @@ def test_a_regretted_take_is_not_repeated_at_once_by_the_policy() -> None:
     for second in range(300):
         is_back = bool(taken) and second >= taken[-1] + 5
         now = at(1000.0 + second, refaults=50_000 * (len(taken) - (not is_back)))
-        seen = replace(observation(now, idleness.SLACK), ended_bytes=100 * MIB)
+        seen = replace(observation(now, idleness.SPARE), ended_bytes=100 * MIB)
         if taken and taken[-1] == second - 1:
             seen = replace(seen, outcome=StepOutcome(act.ReclaimEnded.kind, ok=True))
         actions, state = adaptive.decide(seen, state, settings, replace(ABLE, reporting=False))

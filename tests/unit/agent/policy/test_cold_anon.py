@@ -12,7 +12,7 @@ from giveback_agent.policy.actions import ReclaimColdAnon
 from giveback_agent.policy.activity import idleness
 from giveback_agent.policy.adaptive import PolicyState
 from giveback_agent.policy.cold_anon import ColdAnonState, next_step
-from giveback_agent.policy.observation import URGENCY_ALONE, URGENCY_CALM, Snapshot, Tick
+from giveback_agent.policy.observation import URGENCY_ALONE, URGENCY_NONE, Snapshot, Tick
 from giveback_agent.settings.table import AgentSettings
 from giveback_kernel.record import replace
 from giveback_kernel.vmstat import VmStat
@@ -51,7 +51,7 @@ def test_the_first_step_is_modest_and_the_next_one_later() -> None:
     ("level", "urgency", "settings", "can"),
     [
         (idleness.BUSY, URGENCY_ALONE, ALLOWED, CAN),
-        (idleness.IDLE, URGENCY_CALM, ALLOWED, CAN),
+        (idleness.IDLE, URGENCY_NONE, ALLOWED, CAN),
         (idleness.IDLE, URGENCY_ALONE, AgentSettings(), CAN),
         (idleness.IDLE, URGENCY_ALONE, ALLOWED, ABLE),
     ],

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import wsl_modes
-from giveback_agent.policy.activity.idleness import GateState
+from giveback_agent.policy.activity.idleness import Activity
 from giveback_agent.policy.observation import (
     GuestObservation,
     KernelCapabilities,
@@ -33,7 +33,7 @@ def run(
         now_s, busy, idle = now_s + seconds, busy + busy_ticks, idle + idle_ticks
         for _ in range(6):
             now = replace(snapshot(now_s), cpustat=cpu(busy, idle), meminfo=memory(cache=900))
-            seen = GuestObservation(now, GateState(), 1, None, outcome)
+            seen = GuestObservation(now, Activity(), 1, None, outcome)
             actions, state = wsl_modes.decide(seen, state, settings, can)
             outcome = None
             for action in actions:

@@ -23,30 +23,30 @@ COUNTS = st.none() | st.integers(0, 3)
 
 def test_a_lowered_order_is_held_while_the_kernel_reports() -> None:
     hold = Hold.begin(100.0, 7)
-    assert hold.look(110.0, 8) == Hold(100.0, 8, 110.0)
-    assert Hold(100.0, 8, 110.0).look(114.0, 8) == Hold(100.0, 8, 110.0)
+    assert hold.poll(110.0, 8) == Hold(100.0, 8, 110.0)
+    assert Hold(100.0, 8, 110.0).poll(114.0, 8) == Hold(100.0, 8, 110.0)
     # The first report comes 2 s after the nudge: silence before it means nothing.
-    assert hold.look(102.0, 7) == hold
+    assert hold.poll(102.0, 7) == hold
 
 
 def test_it_is_over_when_the_kernel_has_no_more_or_has_had_its_time() -> None:
-    assert Hold(100.0, 8, 110.0).look(115.0, 8) is None
-    assert Hold.begin(100.0, None).look(137.0, None) is not None
-    assert Hold.begin(100.0, None).look(138.0, None) is None
+    assert Hold(100.0, 8, 110.0).poll(115.0, 8) is None
+    assert Hold.begin(100.0, None).poll(137.0, None) is not None
+    assert Hold.begin(100.0, None).poll(138.0, None) is None
     # A guest that frees memory all the time is reported of all the time.
-    assert Hold(100.0, 8, 210.0).look(219.0, 9) is not None
-    assert Hold(100.0, 8, 219.0).look(220.0, 9) is None
+    assert Hold(100.0, 8, 210.0).poll(219.0, 9) is not None
+    assert Hold(100.0, 8, 219.0).poll(220.0, 9) is None
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 10.0), COUNTS), min_size=1, max_size=60), COUNTS)
 def test_a_hold_ends_once_its_time_is_over_and_nothing_new_is_reported(
-    looks: list[tuple[float, int | None]], first: int | None
+    polls: list[tuple[float, int | None]], first: int | None
 ) -> None:
     now_s, hold = 0.0, Hold.begin(0.0, first)
-    for step_s, reports in looks:
+    for step_s, reports in polls:
         now_s += step_s
         before = hold
-        after = hold.look(now_s, reports)
+        after = hold.poll(now_s, reports)
         if after is None:
             assert now_s >= min(report_hold.QUIET_S, report_hold.DRAIN_S)
             return

@@ -112,16 +112,16 @@ def test_the_guest_is_never_brought_near_its_watermark(
 
 def test_it_reads_a_sysctl_and_says_what_block_that_took(tmp_path: Path) -> None:
     root = plant(tmp_path, {**GUEST, trigger_reporting.SYSCTL_PATH: b"Linux\n"})
-    done = trigger_reporting.nudge(root)
+    done = trigger_reporting.trigger(root)
     assert (done.done, done.order, done.block_bytes) == (True, 10, 4 << 20)
     page_reporting.write_order(root, 0)
-    assert trigger_reporting.nudge(root).block_bytes == 64 << 10
+    assert trigger_reporting.trigger(root).block_bytes == 64 << 10
 
 
 def test_a_guest_without_sysctls_is_told_of(tmp_path: Path) -> None:
     root = plant(tmp_path, GUEST)
     with pytest.raises(KernelFileError, match="ostype"):
-        trigger_reporting.nudge(root)
+        trigger_reporting.trigger(root)
 
 
 @pytest.mark.parametrize("name", ["/proc/buddyinfo", "/proc/meminfo", "/proc/zoneinfo"])
@@ -130,7 +130,7 @@ def test_a_kernel_file_of_nonsense_is_an_error_of_that_file(tmp_path: Path, name
         tmp_path, {**GUEST, trigger_reporting.SYSCTL_PATH: b"Linux\n", name: b"nonsense\n"}
     )
     with pytest.raises(KernelFileError, match=name):
-        trigger_reporting.nudge(root)
+        trigger_reporting.trigger(root)
 
 
 def test_it_runs_on_this_machine_without_touching_its_buffer() -> None:

@@ -124,8 +124,8 @@ def test_the_descriptors_of_the_watch_are_bounded(
 
 
 def seen(guest: Path, busy_percent: float, level: str, ended_mib: int) -> GuestObservation:
-    gate = idleness.GateState(at_s=100.0, level=level, busy_percent=busy_percent)
-    return GuestObservation(take(str(guest), 100.0), gate, ended_bytes=ended_mib * MIB)
+    activity = idleness.Activity(at_s=100.0, level=level, busy_percent=busy_percent)
+    return GuestObservation(take(str(guest), 100.0), activity, ended_bytes=ended_mib * MIB)
 
 
 @pytest.mark.parametrize(

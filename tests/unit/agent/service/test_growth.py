@@ -100,4 +100,4 @@ def test_steps_between_passes_are_counted_and_not_kept() -> None:
             snapshot(0.0, free=800),
             snapshot(1.0, free=801),
         )
-    assert (log.steps, log.slack_steps, log.slack_bytes) == ([], 1000, 1000 << 20)
+    assert (log.steps, log.small_steps, log.small_bytes) == ([], 1000, 1000 << 20)

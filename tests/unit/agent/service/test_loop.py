@@ -256,7 +256,7 @@ def test_an_urgency_that_was_written_counts_until_its_end(guest: Path) -> None:
 @pytest.mark.parametrize("mode", ["disabled", "dropcache", "gradual"])
 def test_wsls_modes_look_as_seldom_as_wsl(guest: Path, mode: str) -> None:
     service = Service(str(guest), AgentSettings(mode=mode), lambda _: None)
-    assert service._period_s() == wsl_modes.LOOK_PERIOD_S
+    assert service._period_s() == wsl_modes.POLL_PERIOD_S
 
 
 def test_a_quiet_guest_is_pictured_at_once_where_its_memory_has_moved(guest: Path) -> None:
@@ -264,8 +264,8 @@ def test_a_quiet_guest_is_pictured_at_once_where_its_memory_has_moved(guest: Pat
     service = service_of(guest)
     service._decide(time.monotonic())
     assert service._last is not None
-    service._gate = replace(service._gate, level=idleness.IDLE)
-    service._pace = polling.Pace(looks=polling.QUIET_PICTURE_EVERY)
+    service._activity = replace(service._activity, level=idleness.IDLE)
+    service._pace = polling.Pace(polls=polling.QUIET_SNAPSHOT_EVERY)
     assert not service._is_decision_due(time.monotonic())
     memory = service._last.meminfo
     much_bytes = thresholds.least_bytes(memory)
@@ -274,7 +274,7 @@ def test_a_quiet_guest_is_pictured_at_once_where_its_memory_has_moved(guest: Pat
         replace(memory, active_file_bytes=memory.active_file_bytes + much_bytes),
     ):
         service._last = replace(service._last, meminfo=moved)
-        service._pace = polling.Pace(looks=polling.QUIET_PICTURE_EVERY)
+        service._pace = polling.Pace(polls=polling.QUIET_SNAPSHOT_EVERY)
         assert service._is_decision_due(time.monotonic())
 
 
@@ -299,7 +299,7 @@ def test_cheap_files_are_read_once_per_tick(guest: Path, monkeypatch: pytest.Mon
 
 def test_a_busy_guest_is_only_glanced_at(guest: Path) -> None:
     service = service_of(guest)
-    service._gate = replace(service._gate, level=idleness.BUSY)
+    service._activity = replace(service._activity, level=idleness.BUSY)
     assert not service._is_decision_due(0.0)
 
 
@@ -307,15 +307,15 @@ def test_while_the_kernel_reports_a_picture_is_taken_at_its_pace_only(guest: Pat
     service = service_of(guest)
     hold = report_hold.Hold.begin(100.0, None)
     service._state = replace(service._state, current=Pass(hold=hold))
-    service._gate = replace(service._gate, level=idleness.IDLE)
+    service._activity = replace(service._activity, level=idleness.IDLE)
     service._last = replace(_snapshot(service), monotonic_s=100.0)
     assert not service._is_decision_due(101.0)
     assert service._is_decision_due(102.0)
-    service._gate = replace(service._gate, level=idleness.BUSY)
+    service._activity = replace(service._activity, level=idleness.BUSY)
     assert service._is_decision_due(101.0)
-    service._gate = replace(service._gate, level=idleness.SLACK)
+    service._activity = replace(service._activity, level=idleness.SPARE)
     assert service._is_decision_due(101.0)
-    service._gate = replace(service._gate, level=idleness.IDLE)
+    service._activity = replace(service._activity, level=idleness.IDLE)
     service._need.lease = (URGENCY_STARVING, 200.0)
     assert service._is_decision_due(101.0)
 
@@ -367,7 +367,7 @@ def test_every_step_can_be_executed_and_nothing_else_can() -> None:
         (act.Compact("9 MiB are trapped"), "compact", "compact: 9 MiB are trapped"),
         (act.DrainLists(), "drain", "drain: per-CPU lists"),
         (act.LowerOrder("it is left", 3), "deep", "lower the report order to 3: it is left"),
-        (act.TriggerReporting(), "nudge", "nudge: start a pass of reporting"),
+        (act.TriggerReporting(), "trigger", "trigger: start a reporting cycle"),
     ],
 )
 def test_a_step_is_told_to_the_host_and_to_the_journal(
@@ -424,7 +424,7 @@ def test_emptied_lists_have_an_outcome(guest: Path, monkeypatch: pytest.MonkeyPa
         outcome = service._steps.outcome
         assert outcome is not None
         assert outcome.ok == (not refused)
-    assert said[-1].endswith("the per-CPU lists are not emptied: no such setting")
+    assert said[-1].endswith("the per-CPU lists are not drained: no such setting")
 
 
 @pytest.mark.parametrize(
@@ -454,7 +454,7 @@ def test_urgency_and_level_are_published_when_they_change_and_no_oftener(guest: 
     service._publish_changes(now_s + URGENCY_PUBLISH_S)
     assert published(guest)[0] == 3
     now_s = service._published.at_s
-    service._gate = replace(service._gate, level=idleness.IDLE)
+    service._activity = replace(service._activity, level=idleness.IDLE)
     service._publish_changes(now_s + 0.5 * LEVEL_PUBLISH_S)
     assert published(guest)[1] == idleness.BUSY
     service._publish_changes(now_s + LEVEL_PUBLISH_S)
@@ -515,9 +515,9 @@ def test_in_a_pass_our_system_time_hides_no_work(guest: Path) -> None:
         words = ["77", "(agent)"] + ["0"] * 50
         words[14] = str(100 * second)
         (guest / "proc/77/stat").write_text(" ".join(words))
-        service._look(float(second), ours=True)
+        service._sample(float(second), ours=True)
     service._steps.worker = None
-    assert service._gate.level == idleness.BUSY
+    assert service._activity.level == idleness.BUSY
 
 
 def test_a_worker_that_cannot_be_killed_does_not_end_all_work(guest: Path) -> None:
@@ -561,7 +561,7 @@ def test_a_worker_that_cannot_be_killed_does_not_end_all_work(guest: Path) -> No
 def test_looks_while_it_rests_are_not_the_quick_ones(guest: Path) -> None:
     """A pass that work cut short is begun again when the rest is over, not a minute later."""
     service = service_of(guest)
-    service._gate = replace(service._gate, level=idleness.IDLE)
+    service._activity = replace(service._activity, level=idleness.IDLE)
     service._state = replace(service._state, rest_until_s=100.0)
     assert not any(service._is_decision_due(float(second)) for second in range(80, 100, 2))
     assert service._is_decision_due(100.0)
@@ -570,11 +570,11 @@ def test_looks_while_it_rests_are_not_the_quick_ones(guest: Path) -> None:
 def test_a_picture_is_not_used_up_while_calm_begins_anew(guest: Path) -> None:
     """It was taken 3 s before a pass may begin, and the next one came 30 s after that."""
     service = service_of(guest)
-    service._pace = polling.Pace(looks=11)
-    settling = replace(service._gate, level=idleness.SLACK, at_s=100.0, calm_since_s=100.0)
-    service._gate = replace(settling, slack_since_s=0.0, work_cpu_s=5.0)
+    service._pace = polling.Pace(polls=11)
+    settling = replace(service._activity, level=idleness.SPARE, at_s=100.0, idle_since_s=100.0)
+    service._activity = replace(settling, spare_since_s=0.0, work_cpu_s=5.0)
     assert not service._is_decision_due(100.0)
-    service._gate = replace(service._gate, level=idleness.IDLE, at_s=103.0)
+    service._activity = replace(service._activity, level=idleness.IDLE, at_s=103.0)
     assert service._is_decision_due(103.0)
 
 
@@ -593,15 +593,15 @@ def test_a_burst_between_two_long_looks_is_followed_by_quick_ones(
         idle = int(now_s * 200) - user
         stat.write_text(f"cpu {user} 0 0 {idle} 0 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\n"
                         "cpu1 0 0 0 0 0 0 0 0 0 0\n")  # fmt: skip
-        service._look(now_s, False)
+        service._sample(now_s, False)
 
     look(1000.0, 0)
     look(1010.0, 0)
-    service._pace = polling.Pace(looks=41)
+    service._pace = polling.Pace(polls=41)
     look(1020.0, busy_ticks)
-    assert service._gate.level != idleness.BUSY
+    assert service._activity.level != idleness.BUSY
     look(1022.0, 0)
-    assert service._pace.looks == looks
+    assert service._pace.polls == looks
 
 
 @pytest.mark.parametrize(
@@ -617,8 +617,8 @@ def test_a_short_report_of_a_guest_at_work_is_held_no_longer_than_it_may(
     begun = busy_steps.Begun(act.LowerOrder.kind, busy_steps.Counts(now_s - since_s))
     service._state = replace(service._state, busy=busy_steps.BusySteps(begun=begun))
     # A sample as young as this is not judged again.
-    gate = replace(service._gate, at_s=now_s, cpustat=service._totals.cpustat())
-    service._gate = replace(gate, level=idleness.SLACK, busy_percent=busy_percent)
+    activity = replace(service._activity, at_s=now_s, cpustat=service._totals.cpustat())
+    service._activity = replace(activity, level=idleness.SPARE, busy_percent=busy_percent)
     assert service._period_s() == polling.REPORT_POLL_S
     tick(service)
     assert order.read_text().strip() == ("3" if lowered else "9")

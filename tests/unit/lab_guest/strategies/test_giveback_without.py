@@ -22,7 +22,7 @@ from giveback_kernel.vmstat import VmStat
 from giveback_lab_guest.strategies.giveback_without import PARTS, run_without, without
 
 SETTINGS = AgentSettings()
-LEVELS = (idleness.IDLE, idleness.SLACK, idleness.BUSY)
+LEVELS = (idleness.IDLE, idleness.SPARE, idleness.BUSY)
 
 
 def guest(now_s: float, level: str, urgency: int, outcome: StepOutcome | None) -> GuestObservation:
@@ -71,13 +71,13 @@ def test_the_rest_of_a_pass_goes_on(part: str) -> None:
 
 
 def test_without_slack_a_busy_guest_is_left_alone() -> None:
-    assert course("slack", [idleness.SLACK] * 3, 1)[0] == []
-    kinds = {type(one) for one in course("slab", [idleness.SLACK] * 3, 1)[0]}
+    assert course("slack", [idleness.SPARE] * 3, 1)[0] == []
+    kinds = {type(one) for one in course("slab", [idleness.SPARE] * 3, 1)[0]}
     assert {act.ReclaimCold, act.LowerOrder, act.RestoreOrder} <= kinds
 
 
 def test_without_the_floor_nothing_is_learned() -> None:
-    levels = [idleness.SLACK, idleness.IDLE, idleness.SLACK]
+    levels = [idleness.SPARE, idleness.IDLE, idleness.SPARE]
     assert course("floor", levels, 1)[1].floor.learned_bytes == 0
     assert course("slab", levels, 1)[1].floor.learned_bytes > 0
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import wsl_modes
-from giveback_agent.policy.activity.idleness import GateState
+from giveback_agent.policy.activity.idleness import Activity
 from giveback_agent.policy.observation import (
     GuestObservation,
 )
@@ -142,7 +142,7 @@ def by_the_agent(
         now = replace(snapshot(10.0 * number), cpustat=stat, meminfo=seen)
         amount, drop, compact = 0, False, False
         for _ in range(5):
-            looked = GuestObservation(now, GateState())
+            looked = GuestObservation(now, Activity())
             actions, state = wsl_modes.decide(looked, state, AgentSettings(mode=mode), ABLE)
             for action in actions:
                 amount += action.amount_bytes if isinstance(action, act.Reclaim) else 0

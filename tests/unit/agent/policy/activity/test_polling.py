@@ -8,47 +8,47 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giveback_agent.policy.activity import idleness, polling
-from giveback_agent.policy.activity.idleness import GateState
+from giveback_agent.policy.activity.idleness import Activity
 from giveback_agent.policy.activity.polling import Pace
 from giveback_kernel.meminfo import MemInfo
 from giveback_kernel.record import replace
 
 MIB = 1 << 20
-BUSY = GateState(level=idleness.BUSY)
-SLACK = GateState(level=idleness.SLACK)
-SETTLING = GateState(level=idleness.SLACK, calm_since_s=5.0)
-IDLE = GateState(level=idleness.IDLE, calm_since_s=5.0)
+BUSY = Activity(level=idleness.BUSY)
+SPARE = Activity(level=idleness.SPARE)
+SETTLING = Activity(level=idleness.SPARE, idle_since_s=5.0)
+IDLE = Activity(level=idleness.IDLE, idle_since_s=5.0)
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "looks", "period_s"),
+    ("before", "now", "polls", "period_s"),
     [
         (BUSY, BUSY, 0, polling.WATCH_PERIOD_S),
-        (BUSY, SLACK, 0, polling.PASS_PERIOD_S),
-        (SLACK, SLACK, 0, polling.WATCH_PERIOD_S),
-        (SLACK, SETTLING, 41, polling.PASS_PERIOD_S),
+        (BUSY, SPARE, 0, polling.PASS_PERIOD_S),
+        (SPARE, SPARE, 0, polling.WATCH_PERIOD_S),
+        (SPARE, SETTLING, 41, polling.PASS_PERIOD_S),
         (SETTLING, SETTLING, 41, polling.PASS_PERIOD_S),
         (SETTLING, IDLE, 0, polling.WATCH_PERIOD_S),
         (IDLE, IDLE, 41, polling.QUIET_PERIOD_S),
     ],
 )
 def test_the_next_look_is_soon_where_work_seems_to_end(
-    before: GateState, now: GateState, looks: int, period_s: float
+    before: Activity, now: Activity, polls: int, period_s: float
 ) -> None:
-    assert polling.period_s(polling.after_look(Pace(looks), before, now), now) == period_s
+    assert polling.period_s(polling.after_poll(Pace(polls), before, now), now) == period_s
 
 
 def test_calm_that_comes_back_is_looked_at_anew() -> None:
-    assert polling.after_look(Pace(41), SLACK, SETTLING).looks == 0
-    assert polling.after_look(Pace(41), IDLE, IDLE).looks == 41
-    assert polling.after_look(Pace(41), IDLE, SETTLING).looks == 41
+    assert polling.after_poll(Pace(41), SPARE, SETTLING).polls == 0
+    assert polling.after_poll(Pace(41), IDLE, IDLE).polls == 41
+    assert polling.after_poll(Pace(41), IDLE, SETTLING).polls == 41
 
 
 def test_work_that_is_no_longer_calm_is_not_looked_at_as_seldom_as_a_quiet_guest() -> None:
-    """Work of 10 s that began between two looks had ended for 18 s before the next but one."""
-    assert polling.held_up(Pace(41), SLACK).looks == 0
-    assert polling.held_up(Pace(41), IDLE).looks == 0  # a rest
-    assert polling.held_up(Pace(41), SETTLING).looks == 41
+    """Work of 10 s that began between two polls had ended for 18 s before the next but one."""
+    assert polling.held_up(Pace(41), SPARE).polls == 0
+    assert polling.held_up(Pace(41), IDLE).polls == 0  # a rest
+    assert polling.held_up(Pace(41), SETTLING).polls == 41
 
 
 def test_a_quiet_guest_is_pictured_at_every_sixth_look() -> None:
@@ -61,7 +61,7 @@ def test_a_quiet_guest_is_pictured_at_every_sixth_look() -> None:
 
 
 def test_a_quiet_guest_that_worked_a_little_is_pictured() -> None:
-    looked = polling.pictured(Pace(41), replace(IDLE, work_cpu_s=50.0))
+    looked = polling.after_snapshot(Pace(41), replace(IDLE, work_cpu_s=50.0))
     assert not polling.is_turn(looked, replace(IDLE, work_cpu_s=50.9))
     assert polling.is_turn(looked, replace(IDLE, work_cpu_s=51.0))
 
