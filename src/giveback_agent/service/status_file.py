@@ -120,7 +120,10 @@ def busy_fields(state: BusySteps | None, activity: Activity) -> dict[str, object
 def _as_dict(record: PassRecord) -> dict[str, object]:
     shown: dict[str, object] = {n: getattr(record, n) for n in record._fields if n != "steps"}
     shown["small_reported"] = record.small_reported
-    shown["steps"] = [{n: getattr(s, n) for n in s._fields} for s in record.steps]
+    # `gain_bytes` is an older name of `freed_bytes`, which readers of the file may still use.
+    shown["steps"] = [
+        {**{n: getattr(s, n) for n in s._fields}, "gain_bytes": s.freed_bytes} for s in record.steps
+    ]
     return shown
 
 
