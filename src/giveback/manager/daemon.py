@@ -202,7 +202,7 @@ class Daemon:
     def reload(self, settings: DaemonSettings) -> None:
         """Take other settings: all of them, at once."""
         if settings.cgroup != self.settings.cgroup:
-            self._arbitration.forget_looks()
+            self._arbitration.forget_samples()
             self._arbitration.cgroup = settings.cgroup
         self.settings = settings
         self._reload_problems = ()

@@ -70,8 +70,8 @@ def decide(
     return decision, Remembered(state, asked)
 
 
-def told_urgency(decision: Decision, guest: GuestView, kept: Remembered) -> int:
-    return arbiter.told_urgency(decision, guest, kept.asked.get(guest.key), kept.arbiter)
+def arbiter_urgency(decision: Decision, guest: GuestView, kept: Remembered) -> int:
+    return arbiter.arbiter_urgency(decision, guest, kept.asked.get(guest.key), kept.arbiter)
 
 
 def unique(guests: list[GuestView]) -> list[GuestView]:
@@ -119,7 +119,7 @@ class SimulatedHost:
         decision, self.state = decide(host, guests, self.state, self.settings)
         self.decisions.append(decision)
         for guest in guests:
-            urgency = told_urgency(decision, guest, self.state)
+            urgency = arbiter_urgency(decision, guest, self.state)
             if self.told.get(guest.key, (-1, 0.0))[0] != urgency:
                 self.told[guest.key] = (urgency, self.now_s)
         return decision.look_again_s

@@ -1,1 +1,1 @@
-"""The manager's decisions: pure, no clock, no I/O."""
+"""The manager's decisions: pure functions without a clock or I/O."""

@@ -1,7 +1,8 @@
-"""Who gives how much: the deficit shared out among the guests. Pure.
+"""Distribute the host's deficit over the guests: which guest is asked for how many bytes. Pure.
 
-Trapped memory of any guest first, then cold cache of any, then warm; in each the guest that has most
-by its weight. Few guests are asked at a time, and each is waited for before it is asked again.
+Trapped memory of all guests goes first, then cold cache, then warm cache. Within a kind, the guest with
+the most bytes per weight goes first. Few guests are asked at a time. A guest is not asked again before
+it has answered or its time is over.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ if TYPE_CHECKING:
     from giveback.manager.model import GuestView
 
 LEAST_GOAL_BYTES = 16 * MIB
-"""The agent's own least gain: less is not worth a pass."""
+"""The agent's own least amount: fewer bytes are not worth a pass."""
 LEAST_RELIABILITY = 1 / 8
-"""A guest that never delivers is still asked now and then: its reason may have gone."""
+"""A guest that never delivers is still asked now and then: the cause may have gone."""
 RAISED_FROM_RELIABILITY = 0.5
-"""Who is known not to deliver is not pressed for it, as long as the host is not at its worst."""
+"""A guest below this is not asked again more urgently, unless the host's urgency is 3."""
 AMOUNT_LIMIT_BYTES = 1 << 57
 _ALL_BELIEVED = Belief()
 
 
 def sane(guests: Sequence[GuestView]) -> dict[str, GuestView]:
-    """The guests by key, every number within reason: what no VM can have is cut to what it can."""
+    """Return the guests by key, with every number clamped to values that a VM can have."""
     views: dict[str, GuestView] = {}
     chosen: dict[str, GuestView] = {}
     for guest in guests:
-        # Keys are unique; were they not, the order of the list would still not matter.
+        # Keys are unique. If two were equal, the result would still not depend on the list's order.
         other = chosen.get(guest.key)
         chosen[guest.key] = guest if other is None else min(guest, other, key=repr)
     for guest in chosen.values():
@@ -70,7 +71,10 @@ def still_expected(
     urgency: int = 1,
     belief: Belief = _ALL_BELIEVED,
 ) -> int:
-    """What was asked for, has not come back, and may yet: as far as it is believed, and in time."""
+    """Return the bytes that were asked for and are still expected from these guests.
+
+    Each amount is reduced by how far its guest is believed, and by how late it is.
+    """
     expected = 0
     for key, ask in asked.items():
         left = left_of(ask, guests[key], now_s) if key in guests else 0
@@ -87,12 +91,10 @@ def raised(
     asked: Mapping[str, Asked],
     now_s: float,
 ) -> tuple[Ask, ...]:
-    """Asks that are repeated more urgently: a host that is short waits no longer for what is late.
+    """Return the asks to repeat at the next urgency, because too few bytes came. At most `deficit_bytes`.
 
-    Late is where less than half has come of what should have come by now.
-
-    An agent that hears 1 acts in an idle guest, at 2 in one that is not busy, at 3 in any. At most
-    `deficit_bytes` in all.
+    An ask is late if less than half has come of what should have come by now. An agent acts at urgency
+    1 in an idle guest, at 2 in a guest that is not busy, at 3 in any guest.
     """
     asks = []
     left_bytes = deficit_bytes
@@ -122,12 +124,13 @@ def plan(
     warm_deficit_bytes: int | None = None,
     belief: Belief = _ALL_BELIEVED,
 ) -> tuple[Ask, ...]:
-    """Whom to ask now, for `deficit_bytes` in all. `guests` are `sane`; `asked` what went before.
+    """Return which guests to ask now, for `deficit_bytes` in all.
 
-    A goal is what the guest can give above its floor, less what experience with it takes off. What
-    is believed of the goals adds up to at most the deficit: after misses more guests are asked, and
-    all those at once whose claims have not been proven. Warm cache goes at urgency 3 only, and only
-    as far as `warm_deficit_bytes` (None: the deficit) is not met by cheaper memory.
+    `guests` come from `sane`; `asked` holds each guest's last ask. A goal is what the guest can give
+    above its floor, times its reliability. The believed part of the goals adds up to at most the
+    deficit. So more guests are asked after misses, and several at once while claims are unproven. Warm
+    cache is asked for at urgency 3 only, and only for the part of `warm_deficit_bytes` (None: the
+    deficit) that cheaper memory does not cover.
     """
     parts = {
         key: part
@@ -135,7 +138,7 @@ def plan(
         if (part := _offer(guest, asked.get(key), urgency, now_s)) is not None
     }
     within = deficit_bytes if warm_deficit_bytes is None else warm_deficit_bytes
-    goals = _share_out(deficit_bytes, min(within, deficit_bytes), parts, urgency, belief)
+    goals = _distribute(deficit_bytes, min(within, deficit_bytes), parts, urgency, belief)
     waiting = sum(
         key in guests
         and left_of(ask, guests[key], now_s) > 0
@@ -150,7 +153,7 @@ def plan(
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What a guest can give now, by what it costs, or what of it is wanted."""
+    """The bytes that a guest can give now, or the part of them that is wanted, by what they cost."""
 
     guest: GuestView
     trapped_bytes: int = 0
@@ -171,7 +174,7 @@ _STAGES = ("trapped_bytes", "cold_bytes", "warm_bytes")
 
 
 def _offer(guest: GuestView, ask: Asked | None, urgency: int, now_s: float) -> _Parts | None:
-    """What this guest may be asked for at this urgency; None where it is left alone."""
+    """Return what this guest may be asked for at this urgency; None if it is left alone."""
     if guest.pressed or not guest.fresh:
         return None
     trapped, cold = guest.trapped_bytes, guest.cold_bytes
@@ -180,15 +183,15 @@ def _offer(guest: GuestView, ask: Asked | None, urgency: int, now_s: float) -> _
     if not _may_be_asked_again(guest, ask, now_s):
         if urgency < 3 or ask is None or ask.urgency > 1:
             return None
-        # The host has come to its worst meanwhile: what was asked for is expected as before.
+        # The host's urgency has risen to 3 since. The earlier ask stays open, so only warm cache is new.
         warm -= max(0, left_of(ask, guest, now_s) - trapped - cold)
         trapped = cold = 0
         warm = max(0, warm)
         least_urgency = 2
-    room = max(0, guest.resident_bytes - guest.floor_bytes)
-    trapped = min(trapped, room)
-    cold = min(cold, room - trapped)
-    warm = min(warm, room - trapped - cold)
+    above_floor = max(0, guest.resident_bytes - guest.floor_bytes)
+    trapped = min(trapped, above_floor)
+    cold = min(cold, above_floor - trapped)
+    warm = min(warm, above_floor - trapped - cold)
     if trapped + cold + warm < LEAST_GOAL_BYTES:
         return None
     part = guest.reliability
@@ -196,7 +199,10 @@ def _offer(guest: GuestView, ask: Asked | None, urgency: int, now_s: float) -> _
 
 
 def _may_be_asked_again(guest: GuestView, ask: Asked | None, now_s: float) -> bool:
-    """Once it has answered; or after its grace, the later the less it delivered before."""
+    """Return whether the guest has answered its last ask, or has had enough time to.
+
+    The less it delivered before, the longer the time.
+    """
     if ask is not None and not ask.is_answered(guest):
         waited_s = now_s - ask.at_s
         if 0 <= waited_s < GRACE_S[ask.urgency] / guest.reliability:
@@ -207,16 +213,16 @@ def _may_be_asked_again(guest: GuestView, ask: Asked | None, now_s: float) -> bo
     return not 0 <= now_s - elsewhere_s < GRACE_S[1]
 
 
-def _share_out(
+def _distribute(
     deficit_bytes: int,
     warm_deficit_bytes: int,
     parts: Mapping[str, _Parts],
     urgency: int,
     belief: Belief,
 ) -> dict[str, _Parts]:
-    """The deficit over the guests, cheapest memory first, of each kind the largest amounts first.
+    """Return each guest's goal: cheapest memory first, and of each kind the largest amounts first.
 
-    An amount counts as far as it is believed.
+    Only the believed part of an amount counts against the deficit.
     """
     goals: dict[str, _Parts] = {}
     left = deficit_bytes
@@ -234,7 +240,7 @@ def _share_out(
             key=lambda item: (-believed[item[0]] / item[1].guest.weight, item[0]),
         )
         for key, offered in ranked:
-            # The last few MiB are not worth another guest's pass.
+            # The last few MiB are not worth a pass in one more guest.
             if left <= 0 or (left < LEAST_GOAL_BYTES and goals and key not in goals):
                 break
             amount = getattr(offered, stage)
@@ -252,19 +258,19 @@ def _believed_now(belief: Belief, urgency: int) -> float:
 
 
 def _at_once(urgency: int, guests: int) -> int:
-    """How many guests may be at it at the same time: their passes cost CPU and disk, too."""
+    """Return how many guests may run a pass at the same time: each costs the host CPU and disk."""
     if urgency >= 3:
         return 128
     return max(4, min(32, guests // 2)) if urgency == 2 else max(2, min(8, guests // 4))
 
 
 def _rank(goal: _Parts, guest: GuestView) -> float:
-    """Most for the least first, where not all can be asked at once."""
+    """Return the sort key: the most bytes at the least cost go first if not all can be asked at once."""
     return (goal.cheap_bytes + goal.warm_bytes / 4) / guest.weight
 
 
 def _ask(offered: _Parts, goal: _Parts) -> Ask:
-    """The ask for a goal, at the least urgency at which the agent takes so much."""
+    """Return the ask for a goal, at the least urgency at which the agent takes that many bytes."""
     guest = goal.guest
     urgency = offered.least_urgency
     if goal.warm_bytes:

@@ -1,8 +1,8 @@
-"""How badly the host needs memory, and which guests are asked for it. Pure: no clock, no I/O.
+"""Decide how badly the host needs memory, and which guests are asked for it. Pure: no clock, no I/O.
 
-Urgency means what it means to the agent: 0 keep caches, 1 cold cache, 2 half of the warm, 3 all above
-the floor. The host's own urgency decides how fast and how far: warm cache is taken at 3 only, and
-only where trapped memory and cold cache of all guests together do not suffice.
+Urgency has the agent's meaning: 0 keep caches, 1 take cold cache, 2 take half of the warm cache, 3 take
+all above the floor. The host's own urgency sets the speed and the reach. Warm cache is taken at 3 only,
+and only if trapped memory and cold cache of all guests together are too little.
 """
 
 from __future__ import annotations
@@ -31,46 +31,46 @@ if TYPE_CHECKING:
     from giveback.manager.decide.request import ReclaimRequest
     from giveback.manager.settings.load import ArbiterSettings
 
-# A host stalls in earnest long before all of its memory is gone: half of the mark is the last resort.
+# A host stalls badly long before its memory is all used. Below half of the `short` mark urgency is 3.
 _CRITICAL_OF_SHORT = 0.5
 _SOON_S = 5.0
-# What an agent needs to let go of warm cache, and some more.
+# The time that an agent needs to free warm cache, with a margin.
 _WARM_LEAD_S = 5.0
-# PSI memory, per cent of ten seconds. systemd-oomd kills at 60; a host that has memory shows 0.
+# PSI memory, avg10 in per cent. systemd-oomd kills at 60; a host with enough memory shows 0.
 _SOME_STALLED = 10.0
 _FULL_STALLED = 5.0
 _FULL_STALLED_BADLY = 20.0
-# A cgroup that thrashes within its own limit stalls, too: that is no want of the host's.
+# A cgroup that thrashes within its own limit stalls as well, although the host has enough memory.
 _STALLS_COUNT_BELOW_CALM_TIMES = 2
 _SWAP_IN_BYTES_PER_S = 1 * MIB
 _SWAP_IN_BADLY_BYTES_PER_S = 32 * MIB
-# How far above a mark the host must be before the mark is taken as left, as a part of it.
+# Hysteresis: available memory must exceed a mark by this factor before the mark counts as left.
 _LEAVING = 1.25
-# What a hog may take at most while nobody looks: one process that touches new memory, measured.
+# The most that one process can take between two samples by touching new memory, measured.
 _FASTEST_HOG_BYTES_PER_S = 2 << 30
-_LOOK_CALM_S = (0.5, 10.0)
-_LOOK_S = {1: 1.0, 2: 0.5, 3: 0.25}
+_SAMPLE_CALM_S = (0.5, 10.0)
+_SAMPLE_S = {1: 1.0, 2: 0.5, 3: 0.25}
 
 
 @dataclass(frozen=True, slots=True)
 class ArbiterState:
-    """What the arbiter remembers between looks. Begin with `ArbiterState()`."""
+    """The arbiter's memory between two decisions. Begin with `ArbiterState()`."""
 
     urgency: int = 0
-    looks: tuple[ForecastSample, ...] = ()
+    samples: tuple[ForecastSample, ...] = ()
     swap_in: tuple[float, int] | None = None
-    """When, and how much had been swapped in since boot."""
+    """The time of the last sample, and the bytes swapped in from boot until then."""
     lower_since_s: float | None = None
-    """Since when less urgency would do, without a break."""
+    """Since when a lower urgency has been enough, without a break."""
     lower_most: int = 0
-    """The most that was needed in that time."""
+    """The highest urgency that was needed since then."""
     deliveries: Deliveries = field(default_factory=Deliveries)
-    """What all VMs returned of what they were asked for."""
+    """How much all VMs returned of what they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Marks:
-    """The amounts of available memory at which something changes."""
+    """The amounts of available memory at which the urgency changes."""
 
     calm_bytes: int
     short_bytes: int
@@ -84,26 +84,26 @@ def decide(
     state: ArbiterState,
     settings: ArbiterSettings,
 ) -> tuple[Decision, ArbiterState, dict[str, Asked]]:
-    """Return what to do now, the state to come back with, and what is now asked of which guest.
+    """Return the decision, the state for the next call, and each guest's open ask.
 
-    `asked` is what the last decision returned. Never raises, whatever the numbers are. The order of
-    `guests` does not matter; the asks come in the order of their goals, largest first.
+    `asked` is the third value that the last call returned. Never raises, whatever the numbers are. The
+    result does not depend on the order of `guests`. The asks are sorted by their goals, largest first.
     """
     host = _sane_host(host)
-    if state.looks and host.at_s < state.looks[-1].at_s:
-        # Times that lie ahead of now are of another clock: nothing is waited for because of them.
+    if state.samples and host.at_s < state.samples[-1].at_s:
+        # A time in the future comes from another clock: no wait may depend on it.
         deliveries = replace(state.deliveries, open_asks={})
         state, asked = ArbiterState(urgency=state.urgency, deliveries=deliveries), {}
     marks = marks_of(host.total_bytes, settings)
-    looks = forecast.keep((*state.looks, ForecastSample(host.at_s, host.available_bytes)))
-    slope = forecast.slope_bytes_per_s(looks, noise_bytes=host.total_bytes // 200)
+    samples = forecast.keep((*state.samples, ForecastSample(host.at_s, host.available_bytes)))
+    slope = forecast.slope_bytes_per_s(samples, noise_bytes=host.total_bytes // 200)
     trouble_in_s = forecast.seconds_until(host.available_bytes, marks.critical_bytes, slope)
     swap_rate = _swap_in_rate(host, state)
     needed, why = _urgency_needed(host, marks, trouble_in_s, swap_rate, state, settings)
     state = _settle(needed, host, state, settings)
     if state.urgency > needed:
         why += f"; urgency {state.urgency} until that has lasted {settings.calm_for_s:.0f} s"
-    # What is held out of caution alone asks for nothing.
+    # An urgency that is only kept until calm has lasted asks for no memory.
     deficit = _deficit(host, marks, slope, needed, settings) if needed else 0
     views = sane(guests)
     asked = {key: ask for key, ask in asked.items() if key in views}
@@ -118,10 +118,10 @@ def decide(
         fresh = {key: ask for key, ask in asked.items() if before.get(key) != ask}
         deliveries = replace(deliveries, open_asks={**deliveries.open_asks, **fresh})
     swap_in = (host.at_s, host.swap_in_bytes)
-    state = replace(state, looks=looks, swap_in=swap_in, deliveries=deliveries)
-    look_again_s = _look_again_s(host, marks, trouble_in_s, state.urgency)
+    state = replace(state, samples=samples, swap_in=swap_in, deliveries=deliveries)
+    next_s = _next_sample_s(host, marks, trouble_in_s, state.urgency)
     calm_urgency = int(settings.on_calm == "cold")
-    decision = Decision(state.urgency, deficit, trouble_in_s, asks, why, look_again_s, calm_urgency)
+    decision = Decision(state.urgency, deficit, trouble_in_s, asks, why, next_s, calm_urgency)
     return decision, state, asked
 
 
@@ -133,7 +133,7 @@ def _ask(
     believed: Belief,
     now_s: float,
 ) -> tuple[tuple[Ask, ...], dict[str, Asked]]:
-    """Whom to ask for what is missing and not yet on its way; and all asks, with the new ones."""
+    """Return the asks for what is missing and not yet expected; and all open asks, with these."""
     asks = raised(deficits[0], urgency, guests, asked, now_s)
     asked = asked | {
         ask.key: Asked(now_s, ask.urgency, ask.goal_bytes, guests[ask.key].resident_bytes)
@@ -152,17 +152,17 @@ def _ask(
     return tuple(both), asked | fresh
 
 
-def told_urgency(
+def arbiter_urgency(
     decision: Decision, guest: GuestView, asked: Asked | None, state: ArbiterState
 ) -> int:
-    """Return what a guest is to hear now, as a lease to be renewed until the next decision.
+    """Return the urgency that the arbiter sends to a guest, as a lease until the next decision.
 
-    A guest whose turn it is hears its ask for as long as that is waited for. The others keep their
-    caches, or return cold ones, as the settings say; a host at its worst leaves each its own policy.
+    A guest with an open ask gets the ask's urgency. The others keep their caches, or return cold cache
+    if the settings say so. On a host at urgency 3 they get 1: each follows its own policy.
     """
     calm = decision.calm_urgency
-    if decision.urgency and asked is not None and not guest.pressed and state.looks:
-        waiting = asked.waited_for(state.looks[-1].at_s)
+    if decision.urgency and asked is not None and not guest.pressed and state.samples:
+        waiting = asked.waited_for(state.samples[-1].at_s)
         return asked.urgency if waiting else max(calm, int(decision.urgency >= 3))
     return 1 if decision.urgency >= 3 else calm
 
@@ -174,11 +174,11 @@ def urgency_for(
     state: ArbiterState,
     now_s: float,
 ) -> int | None:
-    """Return what a guest is to hear now, whoever wants it; None while no decision was made.
+    """Return the urgency to send to a guest now; None before the first decision.
 
-    A manual urgency is obeyed as given, also below the VM's floor, and while `reclaim` wants another.
-    What the arbiter and `reclaim` want stops at the floor: an agent may go on for as long as it hears
-    an urgency.
+    A manual urgency comes before `reclaim`'s, and `reclaim`'s before the arbiter's. A manual urgency is
+    obeyed as given, below the VM's floor too. The other two send 0 at the floor: an agent may go on for
+    as long as its urgency holds.
     """
     manual = request.manual(now_s)
     if manual is not None:
@@ -189,11 +189,11 @@ def urgency_for(
         return 0 if at_floor else of_reclaim
     if decision is None:
         return None
-    return 0 if at_floor else told_urgency(decision, guest, request.arbiter, state)
+    return 0 if at_floor else arbiter_urgency(decision, guest, request.arbiter, state)
 
 
 def marks_of(total_bytes: int, settings: ArbiterSettings) -> _Marks:
-    """The marks on a host of this size; `calm` is above `short` whatever was set."""
+    """Return the marks of a host of this size; `calm` is above `short` whatever the settings say."""
     short = settings.short.of(total_bytes)
     calm = max(settings.calm.of(total_bytes), short + short // 10)
     return _Marks(calm, short, int(short * _CRITICAL_OF_SHORT))
@@ -204,7 +204,7 @@ def _sane_host(host: HostView) -> HostView:
     available = min(max(0, host.available_bytes), total)
     remarks = host.remarks
     if host.available_bytes > total > 0 and not remarks:
-        remarks = (f"more available than the {size(total)} there are: that cannot be",)
+        remarks = (f"MemAvailable cannot be more than all {size(total)}",)
     at_s = host.at_s if math.isfinite(host.at_s) else 0.0
     return replace(
         host,
@@ -219,7 +219,7 @@ def _sane_host(host: HostView) -> HostView:
 
 
 def _percent(value: float | None) -> float:
-    """What the host does not tell, and what is no number, counts as no stall."""
+    """Return the percentage; 0 if the host does not report it, or it is not a finite number."""
     return value if value is not None and math.isfinite(value) else 0.0
 
 
@@ -238,7 +238,10 @@ def _urgency_needed(
     state: ArbiterState,
     settings: ArbiterSettings,
 ) -> tuple[int, str]:
-    """The least urgency that this look calls for, and why. Falls nowhere as memory gets less."""
+    """Return the least urgency that this sample calls for, and the reason in words.
+
+    Monotonic: less available memory never lowers the urgency.
+    """
     available = host.available_bytes
     had = f"{size(available)} available of {size(host.total_bytes)}"
     if host.remarks:
@@ -261,14 +264,14 @@ def _urgency_needed(
     if soon < settings.horizon_s:
         return 1, f"{had}: runs out in {soon:.0f} s"
     if state.urgency and available < marks.calm_bytes:
-        return 1, f"{had}: not yet {size(marks.calm_bytes)} again"
+        return 1, f"{had}: still below {size(marks.calm_bytes)}"
     if trouble_in_s is not None:
         return 0, f"{had}: enough for now, runs out in {soon:.0f} s at this rate"
     return 0, f"{had}: enough"
 
 
 def _held(marks: _Marks, urgency: int) -> tuple[float, float]:
-    """The critical and the short mark; one that was passed is left only well above it."""
+    """Return the critical and the short mark in bytes; raised while the host is below them (hysteresis)."""
     critical = marks.critical_bytes * (_LEAVING if urgency >= 3 else 1)
     short = float(marks.short_bytes)
     if urgency >= 2:
@@ -277,9 +280,10 @@ def _held(marks: _Marks, urgency: int) -> tuple[float, float]:
 
 
 def _stalls(host: HostView, marks: _Marks, swap_rate: float) -> tuple[int, str]:
-    """What stalls and swapping in call for, where memory is scarce enough to be their cause.
+    """Return the urgency that stalls and swap-in call for, and the reason in words.
 
-    Where the kernel's numbers cannot be, nothing says that it is not.
+    They count only if memory is scarce enough to be their cause. If the kernel's numbers contradict each
+    other, available memory cannot rule that out, so they count.
     """
     doubted = bool(host.remarks)
     enough = host.available_bytes >= marks.calm_bytes * _STALLS_COUNT_BELOW_CALM_TIMES
@@ -290,20 +294,23 @@ def _stalls(host: HostView, marks: _Marks, swap_rate: float) -> tuple[int, str]:
     if scarce and full >= _FULL_STALLED_BADLY:
         return 3, f"all tasks stall {full:.0f} % of the time for memory"
     if scarce and swap_rate >= _SWAP_IN_BADLY_BYTES_PER_S:
-        return 3, f"{size(int(swap_rate))} are swapped in a second"
+        return 3, f"{size(int(swap_rate))} are swapped in per second"
     if full >= _FULL_STALLED:
         return 2, f"all tasks stall {full:.0f} % of the time for memory"
     if some >= _SOME_STALLED:
         return 2, f"tasks stall {some:.0f} % of the time for memory"
     if scarce and swap_rate >= _SWAP_IN_BYTES_PER_S:
-        return 2, f"{size(int(swap_rate))} are swapped in a second"
+        return 2, f"{size(int(swap_rate))} are swapped in per second"
     return 0, ""
 
 
 def _settle(
     needed: int, host: HostView, state: ArbiterState, settings: ArbiterSettings
 ) -> ArbiterState:
-    """Up at once; down only after less has sufficed for a while, and then to the most of that time."""
+    """Return the state with its next urgency: raised at once, lowered only after `calm_for_s`.
+
+    It is then lowered to the highest urgency that was needed in that time.
+    """
     if needed >= state.urgency:
         return replace(state, urgency=needed, lower_since_s=None, lower_most=0)
     if state.lower_since_s is None:
@@ -317,9 +324,10 @@ def _settle(
 def _deficit(
     host: HostView, marks: _Marks, slope: float, needed: int, settings: ArbiterSettings
 ) -> int:
-    """What is missing to calm, now and at the end of the horizon. At most half of the host.
+    """Return the bytes missing to the calm mark at the end of the horizon; at most half of the host.
 
-    A host that stalls is short of something, whatever it calls available.
+    At urgency 2 and 3 it is at least a quarter of the short mark: a host that stalls needs memory even if
+    its available memory looks sufficient.
     """
     coming = int(min(host.total_bytes, max(0.0, -slope) * settings.horizon_s))
     least = marks.short_bytes // 4 if needed >= 2 else 0
@@ -328,17 +336,25 @@ def _deficit(
 
 
 def _deficit_soon(host: HostView, marks: _Marks, slope: float) -> int:
-    """What cannot wait for the next looks: warm cache is not taken for what may never come."""
+    """Return the bytes that are missing to the short mark within _WARM_LEAD_S.
+
+    Warm cache is taken for these only: a shortage later in the horizon may never come.
+    """
     coming = int(min(host.total_bytes, max(0.0, -slope) * _WARM_LEAD_S))
     return max(0, marks.short_bytes - host.available_bytes + coming)
 
 
-def _look_again_s(host: HostView, marks: _Marks, trouble_in_s: float | None, urgency: int) -> float:
-    """Before the fastest hog could have passed the mark; sooner where something runs out."""
+def _next_sample_s(
+    host: HostView, marks: _Marks, trouble_in_s: float | None, urgency: int
+) -> float:
+    """Return the seconds to the next sample: before the fastest hog could have reached the short mark.
+
+    It is sooner if memory is forecast to run out.
+    """
     if urgency:
-        return min(_LOOK_S[urgency], max(_LOOK_S[3], (trouble_in_s or math.inf) / 10))
-    shortest, longest = _LOOK_CALM_S
+        return min(_SAMPLE_S[urgency], max(_SAMPLE_S[3], (trouble_in_s or math.inf) / 10))
+    shortest, longest = _SAMPLE_CALM_S
     if trouble_in_s is not None:
         longest = min(longest, max(shortest, trouble_in_s / 10))
-    room = max(0, host.available_bytes - marks.short_bytes)
-    return min(longest, max(shortest, room / _FASTEST_HOG_BYTES_PER_S))
+    above_mark = max(0, host.available_bytes - marks.short_bytes)
+    return min(longest, max(shortest, above_mark / _FASTEST_HOG_BYTES_PER_S))

@@ -1,10 +1,10 @@
-"""What VMs returned of what they were asked for, and how far the next ones are believed. Pure.
+"""Count what VMs returned of what they were asked for, and derive how far claims are believed. Pure.
 
-A VM says how much it could return. It is believed for as much as it has returned before
-(`GuestView.proven_bytes`); beyond that as much as all VMs together have deserved lately. So a new
-name starts with what the other VMs have earned, and a lie displaces no more than an earlier truth.
-What was asked for at urgency 1 and at 2 or 3 is counted apart: a guest that is busy returns nothing
-at 1, and this says nothing of the others at 3.
+A VM claims how much it could return. The claim is believed up to the amount that this VM returned before
+(`GuestView.proven_bytes`). The rest is believed in part: the part that all VMs together delivered
+lately. So a VM under a new name starts with the record of the others, and a false claim displaces no
+more than an earlier true one. Asks at urgency 1 and asks at 2 or 3 are counted apart: a busy guest
+returns nothing at 1, which says nothing about guests at 3.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
     from giveback.manager.model import GuestView
 
 GRACE_S = {1: 20.0, 2: 8.0, 3: 5.0}
-"""How long an ask is waited for: the agent's window of idleness, its pass, the kernel's reports.
+"""Seconds to wait for an ask, by urgency: the agent's window of idleness, its pass, the kernel's reports.
 
-After the grace of the next urgency, a host that is short repeats it with that (`allocation.raised`)."""
+A host that is short does not wait that long. After the grace of the next urgency it repeats the ask at
+that urgency (`allocation.raised`)."""
 _HALF_LIFE_S = 300.0
 _BELIEVED_BYTES = 256 * MIB
-"""So much counts as asked for and returned before anything was: one small miss is no judgement."""
+"""Every tally starts with this much asked for and returned, so that one small miss weighs little."""
 _LATE_BELOW = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a guest was asked for, and what it held then."""
+    """An ask of one guest: when, at which urgency, for how many bytes, and its resident bytes then."""
 
     at_s: float
     urgency: int
@@ -39,21 +40,21 @@ class Asked:
     resident_bytes: int
 
     def waited_for(self, now_s: float) -> bool:
-        """Return whether the time in which it may still come has not passed."""
+        """Return whether its grace is not over, so that bytes may still come."""
         return 0 <= now_s - self.at_s < GRACE_S[self.urgency]
 
     def came_bytes(self, guest: GuestView) -> int:
-        """Return by how much the guest holds less than when it was asked."""
+        """Return how many bytes the guest has returned since it was asked; 0 if it grew."""
         return max(0, self.resident_bytes - guest.resident_bytes)
 
     def is_answered(self, guest: GuestView) -> bool:
-        """Return whether as good as all of it has come."""
+        """Return whether at least nine tenths of the goal have come."""
         return self.resident_bytes - guest.resident_bytes >= self.goal_bytes * 9 // 10
 
 
 @dataclass(frozen=True, slots=True)
 class Belief:
-    """The part of a claim that is believed beyond what its VM has proven, by the urgency of the ask."""
+    """The believed part (0 to 1) of claims beyond what their VMs have proven, by urgency of the ask."""
 
     at_one: float = 1.0
     at_more: float = 1.0
@@ -70,14 +71,14 @@ class Belief:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Bytes that were asked for and that came, of asks whose time is over; older ones count less."""
+    """Bytes asked for and bytes returned, of closed asks. Old ones fade with a half-life of 300 s."""
 
     asked_bytes: float = 0.0
     came_bytes: float = 0.0
     at_s: float = 0.0
 
     def plus(self, asked_bytes: float, came_bytes: float, now_s: float) -> Tally:
-        """Return the tally with these bytes added, and what was before aged to now."""
+        """Return the tally aged to now, with these bytes added."""
         kept = 0.5 ** (max(0.0, now_s - self.at_s) / _HALF_LIFE_S)
         asked_bytes += self.asked_bytes * kept
         return Tally(asked_bytes, self.came_bytes * kept + came_bytes, now_s)
@@ -85,31 +86,32 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Deliveries:
-    """What came of all asks. `open_asks` are those that are not in a tally yet."""
+    """The tallies of all closed asks, and `open_asks`, which are not in a tally yet."""
 
     at_one: Tally = Tally()
     at_more: Tally = Tally()
     open_asks: Mapping[str, Asked] = field(default_factory=dict)
 
     def plus(self, ask: Asked, asked_bytes: float, came_bytes: float, now_s: float) -> Deliveries:
-        """Return these with an ask of which so much was due and came."""
+        """Return the deliveries with a closed ask added: the bytes that were due, and that came."""
         if ask.urgency <= 1:
             return replace(self, at_one=self.at_one.plus(asked_bytes, came_bytes, now_s))
         return replace(self, at_more=self.at_more.plus(asked_bytes, came_bytes, now_s))
 
 
 def left_of(ask: Asked | None, guest: GuestView, now_s: float) -> int:
-    """Return what of one ask may still come. A guest that has run short itself will not deliver."""
+    """Return the bytes of one ask that may still come; 0 if the guest is short of memory itself."""
     if ask is None or guest.pressed or ask.is_answered(guest) or not ask.waited_for(now_s):
         return 0
     return max(0, ask.goal_bytes - ask.came_bytes(guest))
 
 
 def pace_of(ask: Asked, guest: GuestView, urgency: int, now_s: float) -> float:
-    """Return how far what came is what should have come by now: 1 where it is, 0 where nothing came.
+    """Return the part (0 to 1) that came of what should have come by now.
 
-    `urgency` is the host's: at its worst it cannot wait as long as a guest that was asked at 1 may.
-    Nothing is due in the first half of the time, and then half of what would come at an even pace.
+    `urgency` is the host's. It may shorten the time that the guest has: a host at 3 cannot wait as long as
+    an ask at 1 may take. Nothing is due in the first half of the time. Then half of the bytes are due
+    that would have come at an even pace.
     """
     grace_s = min(GRACE_S[ask.urgency], GRACE_S[min(3, max(1, urgency))])
     waited_s = now_s - ask.at_s
@@ -120,7 +122,7 @@ def pace_of(ask: Asked, guest: GuestView, urgency: int, now_s: float) -> float:
 
 
 def is_late(ask: Asked, guest: GuestView, urgency: int, now_s: float) -> bool:
-    """Return whether too little of this ask has come to wait for the rest of it."""
+    """Return whether too few bytes of this ask have come to wait for the rest."""
     return guest.pressed or pace_of(ask, guest, urgency, now_s) < _LATE_BELOW
 
 
@@ -130,10 +132,11 @@ def closed(
     guests: Mapping[str, GuestView],
     now_s: float,
 ) -> Deliveries:
-    """Return the tallies with every ask whose time is over, and the others as open.
+    """Return the deliveries with every finished ask in its tally, and the others open.
 
-    `asked` is what each guest was asked for last. A guest that has gone counts as one that returned
-    nothing: it may come back under another name.
+    An ask is finished if its grace is over, it is answered, or a new ask replaced it. `asked` has each
+    guest's last ask. A VM that has gone counts as having returned nothing: it may come back under
+    another name.
     """
     still_open: dict[str, Asked] = {}
     for key, ask in sorted(deliveries.open_asks.items()):
@@ -153,7 +156,7 @@ def closed(
 def belief(
     deliveries: Deliveries, guests: Mapping[str, GuestView], urgency: int, now_s: float
 ) -> Belief:
-    """Return how far claims are believed now; what is late already counts as what will not come."""
+    """Return how far claims are believed now. The missing bytes of a late ask count as not returned."""
     for key, ask in deliveries.open_asks.items():
         if key in guests and is_late(ask, guests[key], urgency, now_s):
             came_bytes = min(ask.goal_bytes, ask.came_bytes(guests[key]))

@@ -1,7 +1,7 @@
-"""What the arbiter may know of a VM: the guest's word, cut to what the host measured. Pure.
+"""Make the arbiter's view of a VM: the guest's own numbers, limited by the host's measurement. Pure.
 
-A guest that claims more than it holds gains nothing: all it can be asked for lies within what is
-resident. A guest that claims less is asked for less, which costs it nothing either.
+A guest that claims more than it holds has no advantage: it can be asked for resident memory only. A
+guest that claims less is asked for less, which costs it nothing either.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from giveback.manager.settings.load import VmSettings
 
 FRESH_S = 30.0
-"""Numbers older than this are shown (the ledger takes 60 s), but nothing is asked because of them."""
+"""Older numbers are shown (the ledger accepts 60 s), but no memory is asked for because of them."""
 _NOTHING = Returnable(0, 0, 0)
 PRESSED_PERCENT = 8
-"""The agent keeps its hands off below 6 % available: a guest that is near is not asked at all."""
+"""The agent takes nothing below 6 % available, so a guest close to that is not asked at all."""
 _TRUSTED = Trust()
 
 
@@ -37,11 +37,12 @@ def view_of(
     trust: Trust = _TRUSTED,
     asked_at_s: float | None = None,
 ) -> GuestView:
-    """One observed VM for the arbiter.
+    """Return the arbiter's view of one observed VM.
 
-    `hears`: whether its agent answers. A VM that neither hears nor can be taken from by a device is
-    shown with nothing to give. So is one whose host side may not be read: what comes back from it
-    could not be verified. `is_hostile`: its guest was cut off; what its agent says is only shown.
+    `hears`: whether its agent answers. A VM has nothing to give if its agent does not answer and no
+    device may take from it. The same holds if its host side cannot be read: nothing that comes back could
+    be verified. `is_hostile`: its guest was disconnected for breaking the protocol; numbers of its agent
+    are shown, but not acted upon.
     """
     barred = rules.barred(seen.vm, seen.state, although_reports=settings.although_reports)
     reachable = hears or (settings.may_fall_back and not barred)
@@ -68,7 +69,7 @@ def view_of(
 
 
 def is_pressed(guest: GuestSnapshot) -> bool:
-    """Whether the guest itself is short of memory, by its own account."""
+    """Return whether the guest itself is short of memory, by its own numbers."""
     total, available = guest.total_bytes, guest.available_bytes
     if not total or available is None:
         return False
@@ -76,7 +77,7 @@ def is_pressed(guest: GuestSnapshot) -> bool:
 
 
 def _is_fresh(seen: Observation) -> bool:
-    """Recent numbers of a guest that runs; where nobody knows how old they are, they are old."""
+    """Return whether the guest runs and its numbers are recent; numbers of unknown age count as old."""
     guest = seen.guest
     if seen.host is None or seen.state.running is False or guest.total_bytes is None:
         return False

@@ -1,12 +1,13 @@
-"""How `giveback reclaim` asks the guests: whom, how urgently, for how much. Pure.
+"""Plan `giveback reclaim`: which guests are asked, at which urgency, for how many bytes. Pure.
 
-    first third of the time    memory that costs little: trapped, then cold cache, at urgency 1;
-                               warm cache at once where that does not suffice
-    second third               warm cache, too; who returned too little is asked again at urgency 2
-    last third                 the same at urgency 3: also a guest that is busy
+    first third of the time    trapped memory, then cold cache, at urgency 1; warm cache at once if
+                               those are too little
+    second third               warm cache as well; guests that returned too little are asked again
+                               at urgency 2
+    last third                 the same at urgency 3, which busy guests obey too
 
-An agent takes cold cache at urgency 1 in an idle guest, half of the warm cache at 2 in one that is not
-busy, all of it at 3 in any. What it has learned to keep it keeps at 1 only.
+An agent takes cold cache at urgency 1 if the guest is idle, half of the warm cache at 2 if it is not
+busy, all of it at 3 in any guest. Cache that it has learned to keep is kept at urgency 1 only.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ if TYPE_CHECKING:
 
 WITHIN_LIMIT_S = 3600.0
 STEP_S = 0.5
-"""How often what came is compared with what is missing."""
+"""Seconds between two comparisons of the bytes that came with the goal."""
 _FRESH_S = 5.0
 _ANSWERS_S = 3.0
 _STAGES = 3
 _CHEAP, _ALL = 2, 3
-"""The host's urgencies by which `allocation.plan` offers cheap memory only, or warm cache, too."""
+"""The host's urgencies at which `allocation.plan` offers cheap memory only, and warm cache as well."""
 _MUTE_DIVISOR = 8
 _LATE_BELOW = 0.9
-"""Who returned less than this part of what it was asked for is asked again, more urgently."""
+"""A guest that returned less than this part of its goal is asked again, more urgently."""
 
 
 def is_report_old(reported_at_s: float | None, now_s: float) -> bool:
@@ -44,7 +45,7 @@ def is_report_old(reported_at_s: float | None, now_s: float) -> bool:
 
 
 def answers_until_s(now_s: float, within_s: float) -> float:
-    """Return until when the guests' reports are waited for: at most a fifth of the time."""
+    """Return the time until which the guests' reports are awaited: 3 s, or a fifth of the whole if less."""
     return now_s + min(_ANSWERS_S, within_s / 5)
 
 
@@ -57,14 +58,14 @@ def stage_at(now_s: float, started_s: float, deadline_s: float) -> int:
 
 
 def urgency_until_s(deadline_s: float) -> float:
-    """Return when an urgency of `reclaim` ends by itself, should it not be ended in order."""
+    """Return when an urgency of `reclaim` expires by itself, in case `reclaim` does not end it."""
     return deadline_s + promises.GRACE_S / 3
 
 
 def can_give_bytes(guest: GuestView) -> int:
-    """Return the most that this guest can be asked for: above its floor, the warm cache too.
+    """Return the most that this guest can be asked for, warm cache included, above its floor.
 
-    0 where it cannot be asked at all, or has less than is worth a pass.
+    0 if it cannot be asked at all, or has too little to be worth a pass.
     """
     if guest.pressed or not guest.fresh or not guest.may_press:
         return 0
@@ -85,11 +86,11 @@ def asks_of_reclaim(
     asked: Mapping[str, Asked],
     now_s: float,
 ) -> tuple[Ask, ...]:
-    """Return whom to ask for what is missing and not yet on its way. `guests` are `sane`.
+    """Return the asks for what is missing and not yet expected. `guests` come from `sane`.
 
-    Where memory that costs little does not suffice, all is asked for at once: no time is lost. Who was
-    asked and has returned nothing is asked more urgently only for what no other guest has: it may have
-    nothing, whatever it says.
+    If memory that costs little is not enough, warm cache is asked for at once, to lose no time. A guest
+    that was asked and returned nothing is asked more urgently only for bytes that no other guest has: its
+    claim may be false.
     """
     guests = {key: guest for key, guest in guests.items() if can_give_bytes(guest)}
     repeats = _more_urgent(missing_bytes, stage, guests, asked, now_s)
@@ -113,7 +114,7 @@ def asks_of_reclaim(
 
 
 def _is_mute(ask: Asked, guest: GuestView) -> bool:
-    """Whether as good as nothing has come of what this guest was asked for."""
+    """Return whether less than an eighth has come of what this guest was asked for."""
     return ask.came_bytes(guest) * _MUTE_DIVISOR < ask.goal_bytes
 
 
@@ -124,9 +125,9 @@ def _more_urgent(
     asked: Mapping[str, Asked],
     now_s: float,
 ) -> tuple[Ask, ...]:
-    """Return the asks that are repeated at the urgency of this stage: too little came at less.
+    """Return the asks to repeat at the urgency of this stage, because too few bytes came at a lower one.
 
-    A guest that was asked a moment ago has its time first: a pass takes some seconds.
+    A guest that was asked less than STEP_S ago is left out: a pass takes some seconds.
     """
     asks = []
     left_bytes = missing_bytes
@@ -151,15 +152,15 @@ def _more_urgent(
 
 
 def _left_of(ask: Asked, guest: GuestView, now_s: float) -> int:
-    """Return what of an ask has not come yet, and may: it is waited for some seconds."""
+    """Return the bytes of an ask that have not come; 0 once its grace is over."""
     if not ask.waited_for(now_s):
         return 0
     return max(0, ask.goal_bytes - max(0, ask.resident_bytes - guest.resident_bytes))
 
 
 def cost_of(ask: Ask) -> str:
-    """Return what the ask takes and at what cost, in words."""
+    """Return in words what the ask takes, and what that costs the guest."""
     if ask.urgency == 1:
         return f"{ask.reason}: costs little"
-    busy = ", and a busy guest works meanwhile" if ask.urgency >= _STAGES else ""
+    busy = ", and the pass runs even if the guest is busy" if ask.urgency >= _STAGES else ""
     return f"{ask.reason}: warm cache is read from disk again when it is used{busy}"

@@ -1,9 +1,9 @@
-"""What the sums of a VM's process tell, and when its mappings must be read again. Pure.
+"""Update a VM's host snapshot from the sums of its process; decide when to read its mappings again. Pure.
 
-`/proc/PID/smaps` makes the kernel walk every page table of the VM: milliseconds for a small one,
-tens of them for a large one. `/proc/PID/status` takes 10 µs, and its sums tell by how much memory
-has changed since the mappings were read. So the sums are read at each look, the mappings only when
-the sums have moved, or rarely. Source: Linux Documentation/filesystems/proc.rst.
+To read `/proc/PID/smaps` the kernel walks every page table of the VM: milliseconds for a small VM, tens
+of milliseconds for a large one. `/proc/PID/status` takes 10 µs. Its sums show by how much memory has
+changed since the mappings were read. So each sample reads the sums. The mappings are read when the sums
+have changed much, or every five minutes. Source: Linux Documentation/filesystems/proc.rst.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _MOVED_LEAST_BYTES = 32 * MIB
 _MOVED_DIVISOR = 32
 _MAPPINGS_AGE_S = 300.0
 _SAME_BYTES = 1 * MIB
-_SHARE_OF_TIME = 100
-"""Mappings are read for at most a hundredth of the time, however large the VM is."""
+_TIME_DIVISOR = 100
+"""Reading mappings takes at most a hundredth of the time, however large the VM is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The sums of a process, as the kernel keeps them."""
+    """The sums of one process in `/proc/PID/status`."""
 
     rss_bytes: int
     swap_bytes: int = 0
@@ -35,26 +35,26 @@ class Counts:
 
     @property
     def resident_bytes(self) -> int:
-        """Rss, and the hugetlb pages which Rss leaves out."""
+        """Rss plus hugetlb pages, which Rss does not include."""
         return self.rss_bytes + self.hugetlb_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Mappings:
-    """What the mappings said, with the sums of that moment, and what it took to read them."""
+    """The snapshot read from the mappings, the sums at that time, and the seconds that reading took."""
 
-    picture: HostSnapshot
+    snapshot: HostSnapshot
     counts: Counts
     at_s: float
     took_s: float
 
 
-def base(picture: HostSnapshot, before: Counts, after: Counts) -> Counts:
-    """The sums that belong to a picture which was read between two of them. Pure.
+def base(snapshot: HostSnapshot, before: Counts, after: Counts) -> Counts:
+    """Return the sums that belong to a snapshot, from the sums before and after it was read. Pure.
 
-    Where they differ, memory came or went while the mappings were read: then the picture's own sums
-    count, so that what has changed is not missed for good. Else the kernel's, which may be off by
-    what its CPUs have not summed up yet, as the next ones will be.
+    If the two differ by more than 1 MiB, memory changed while the mappings were read. Then the snapshot's
+    own sums are returned, so that the change is not missed permanently. Otherwise the kernel's sums are:
+    they lack what single CPUs have not added yet, but so will the next ones.
     """
     moved = abs(after.resident_bytes - before.resident_bytes)
     swapped = abs(after.swap_bytes - before.swap_bytes)
@@ -62,18 +62,18 @@ def base(picture: HostSnapshot, before: Counts, after: Counts) -> Counts:
         return after
     return replace(
         after,
-        rss_bytes=max(0, picture.resident_bytes - after.hugetlb_bytes),
-        swap_bytes=picture.ram_swap_bytes + picture.own_swap_bytes,
+        rss_bytes=max(0, snapshot.resident_bytes - after.hugetlb_bytes),
+        swap_bytes=snapshot.ram_swap_bytes + snapshot.own_swap_bytes,
     )
 
 
 def carried(mappings: Mappings, now: Counts, ram_bytes: int) -> HostSnapshot:
-    """The picture of the mappings, brought to the sums of now. Pure.
+    """Return the snapshot of the mappings, updated to the present sums. Pure.
 
-    All that came or went since is taken for guest RAM, as far as RAM goes: what a VMM holds of its
-    own hardly changes. The picture's sums are exact, its split is as old as the mappings.
+    The whole change is attributed to guest RAM, up to its size: a VMM's own memory hardly changes. The
+    result's sums are exact; its split is as old as the mappings.
     """
-    before = mappings.picture
+    before = mappings.snapshot
     moved = now.resident_bytes - mappings.counts.resident_bytes
     swapped = now.swap_bytes - mappings.counts.swap_bytes
     if not moved and not swapped:
@@ -97,14 +97,15 @@ def carried(mappings: Mappings, now: Counts, ram_bytes: int) -> HostSnapshot:
 
 
 def _part_of(amount: int, now: int, before: int) -> int:
-    """`amount` of what was `before`, in proportion to what there is now."""
+    """Return `amount`, a part of `before`, scaled in proportion to `now`."""
     return min(now, amount * now // before) if before else 0
 
 
 def held_bytes(mappings: Mappings | None, now: Counts, ram_bytes: int) -> int:
-    """Return what the process holds that the host would have again without it. Pure.
+    """Return the bytes that the host would have again without this process: resident, not shared. Pure.
 
-    By this a VM is judged: what a process maps many times, and no longer does, is no memory returned.
+    A VM is judged by this number. If a process maps the same memory many times and then unmaps it, no
+    memory was returned.
     """
     if mappings is None:
         return now.resident_bytes
@@ -112,17 +113,17 @@ def held_bytes(mappings: Mappings | None, now: Counts, ram_bytes: int) -> int:
 
 
 def _shifted(ram: int, own: int, moved: int, ram_limit: int) -> tuple[int, int]:
-    """`moved` more (or less) in all: RAM takes what it can, the rest is the VMM's own."""
+    """Return RAM and own bytes after a change of their sum: RAM takes what fits, own memory the rest."""
     after = min(max(0, ram + moved), max(ram, ram_limit))
     return after, max(0, own + moved - (after - ram))
 
 
 def must_read_mappings(mappings: Mappings | None, now: Counts, now_s: float) -> bool:
-    """Whether the sums no longer tell enough. Pure."""
+    """Return whether the mappings must be read again, because the sums changed much or are old. Pure."""
     if mappings is None:
         return True
     age_s = now_s - mappings.at_s
-    if age_s < mappings.took_s * _SHARE_OF_TIME:
+    if age_s < mappings.took_s * _TIME_DIVISOR:
         return False
     before = mappings.counts
     moved = abs(now.resident_bytes - before.resident_bytes)

@@ -1,4 +1,4 @@
-"""Why a VM returned less than it was asked for, as far as the host can tell. Pure."""
+"""Find why a VM returned less than it was asked for, as far as the host can tell. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """The reason in words. `is_excused`: the agent did what it is there for; it is no fault of the VM's."""
+    """The reason in words. `is_excused`: the agent was right to return less; the VM is not blamed."""
 
     why: str
     is_excused: bool = False
@@ -24,43 +24,45 @@ class Shortfall:
 
 @dataclass(frozen=True, slots=True)
 class AgentAnswer:
-    """What is known of the agent after an ask. `step` is its last step, in its own words."""
+    """The state of the agent after an ask. `step` is its last step, in the agent's own text."""
 
     hears: bool
     is_pressed: bool = False
     learned_floor_bytes: int = 0
     returnable_bytes: int = 0
-    """Cache that a pass would take: without what is kept of it."""
+    """Cache that a pass would take, without the floor."""
     has_begun: bool = False
-    """Whether it has reported a step since it was asked."""
+    """Whether the agent has reported a step since it was asked."""
     step: str = ""
 
 
 def shortfall_of(urgency: int, answer: AgentAnswer, found: Sequence[Finding]) -> Shortfall:
-    """Return why too little came; `found` is what `giveback doctor` has against the VM.
+    """Return why too few bytes came; `found` are the findings of `giveback doctor` for the VM.
 
-    What keeps returned memory on the host comes first: it holds whatever the guest does.
+    A finding comes first: it keeps memory on the host whatever the guest does.
     """
     if found:
         return Shortfall(f"{found[0].what} ({found[0].evidence})")
     if not answer.hears:
         return Shortfall("its agent no longer answers")
     if answer.is_pressed:
-        return Shortfall("the guest has become short of memory itself", is_excused=True)
+        return Shortfall("the guest itself became short of memory", is_excused=True)
     if urgency <= 1 and answer.learned_floor_bytes and _is_at_floor(answer):
         kept = size(answer.learned_floor_bytes)
         return Shortfall(
-            f"its agent keeps {kept} of cache that looks cold: what it took before was read again",
+            f"its agent keeps {kept} of cold cache, because cache that it freed before was read again",
             is_excused=True,
         )
     if not answer.has_begun:
         return Shortfall(
-            f"its agent has begun no pass at urgency {urgency}: the guest is busy, or its agent has "
-            "nothing to take"
+            f"its agent has started no pass at urgency {urgency}: the guest is busy, or has nothing "
+            "to return"
         )
-    return Shortfall(f"its agent is at work, or what it freed is in use again: {answer.step}")
+    return Shortfall(
+        f"its agent's pass still runs, or the guest uses the memory again: {answer.step}"
+    )
 
 
 def _is_at_floor(answer: AgentAnswer) -> bool:
-    """Whether hardly more looks cold than what the agent keeps of it."""
+    """Return whether the cold cache above the agent's floor is too little to be worth a pass."""
     return answer.returnable_bytes < LEAST_GOAL_BYTES

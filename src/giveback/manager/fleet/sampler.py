@@ -138,13 +138,13 @@ class Sampler:
     ) -> tuple[HostSnapshot, tuple[BoundBlock, ...], Counts, float]:
         """The mappings, the sums of that moment, and what it took. Raises VmError."""
         before = host_sample.read_counts(self._root, vm.pid)
-        picture, bound, took_s = await read_host(
+        snapshot, bound, took_s = await read_host(
             self._readers, vm.vmm.description, vm.vmm.state, self._root, _MAPPINGS_LIMITS
         )
         after = host_sample.read_counts(self._root, vm.pid)
         if before is None or after is None:
             raise VmError(f"process {vm.pid} has ended")
-        return picture, bound, base(picture, before, after), took_s
+        return snapshot, bound, base(snapshot, before, after), took_s
 
     # The guest's side.
 

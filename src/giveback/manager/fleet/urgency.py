@@ -57,9 +57,9 @@ class Arbitration:
         except GivebackError:
             return self.host
 
-    def forget_looks(self) -> None:
+    def forget_samples(self) -> None:
         """What stands for the host is another thing now: no trend leads from one to the other."""
-        self._state = replace(self._state, looks=(), swap_in=None)
+        self._state = replace(self._state, samples=(), swap_in=None)
 
     def decide(self, host: HostView, settings: ArbiterSettings, now_s: float) -> Decision:
         """Decide by this look at the host, and notify every guest that is to hear something new."""

@@ -16,11 +16,11 @@ from manager_hosts import (
     SETTINGS,
     Remembered,
     SimulatedHost,
+    arbiter_urgency,
     decide,
     guest_of,
     guest_views,
     host_of,
-    told_urgency,
     unique,
 )
 
@@ -47,7 +47,7 @@ ASKED = st.builds(Asked, st.floats(0, 100), st.integers(1, 3), AMOUNTS, AMOUNTS)
 ARBITER_STATES = st.builds(
     ArbiterState,
     urgency=st.integers(0, 3),
-    looks=st.lists(st.integers(0, 16 * GIB), max_size=6).map(
+    samples=st.lists(st.integers(0, 16 * GIB), max_size=6).map(
         lambda amounts: tuple(ForecastSample(-10.0 + n, a) for n, a in enumerate(amounts))
     ),
     swap_in=st.none() | st.tuples(st.floats(-10, 0), st.integers(0, GIB)),
@@ -124,7 +124,7 @@ def test_warm_cache_is_only_asked_for_at_the_worst_and_where_nothing_cheaper_doe
 def test_a_calm_host_asks_nothing(guests: list[GuestView], available: int) -> None:
     decision, state = look(available, guests)
     assert (decision.urgency, decision.deficit_bytes, decision.asks) == (0, 0, ())
-    assert all(told_urgency(decision, guest, state) == 0 for guest in guests)
+    assert all(arbiter_urgency(decision, guest, state) == 0 for guest in guests)
     assert 0.5 <= decision.look_again_s <= 10
 
 
@@ -398,12 +398,12 @@ def test_a_short_host_repeats_more_urgently_what_a_busy_guest_did_not_hear() -> 
     for second in range(12):
         # Its agent waits for idleness at 1, and for less work at 2: nothing comes.
         decision, state = look(1200 * MIB, [guest], state, at_s=float(second))
-        heard.append(told_urgency(decision, guest, state))
+        heard.append(arbiter_urgency(decision, guest, state))
     late = int(GRACE_S[2])
     assert heard[: late + 1] == [1] * late + [2]
     decision, state = look(500 * MIB, [guest], state, at_s=late + GRACE_S[3])
     assert decision.urgency == 3
-    assert told_urgency(decision, guest, state) == 3
+    assert arbiter_urgency(decision, guest, state) == 3
     # More urgently, and never for more.
     assert state.asked["a"].goal_bytes <= 400 * MIB
 
@@ -455,15 +455,15 @@ def test_at_the_worst_a_guest_is_asked_for_its_warm_cache_before_the_cold_has_co
 def test_what_a_guest_is_told_lasts_as_long_as_its_ask_is_waited_for() -> None:
     guests = [guest_of("a", cold=4000), guest_of("b", cold=10)]
     decision, state = look(1200 * MIB, guests)
-    assert [told_urgency(decision, g, state) for g in guests] == [1, 0]
+    assert [arbiter_urgency(decision, g, state) for g in guests] == [1, 0]
     worst, state = look(200 * MIB, guests, state, at_s=1.0)
-    assert [told_urgency(worst, g, state) for g in guests] == [1, 1]
+    assert [arbiter_urgency(worst, g, state) for g in guests] == [1, 1]
     pressed = replace(guests[0], pressed=True)
-    assert told_urgency(decision, pressed, state) == 0
+    assert arbiter_urgency(decision, pressed, state) == 0
     calm, after = look(
         12 * GIB, guests, replace(state, arbiter=replace(state.arbiter, urgency=0)), at_s=2.0
     )
-    assert told_urgency(calm, guests[0], after) == 0
+    assert arbiter_urgency(calm, guests[0], after) == 0
 
 
 # --- a host, simulated
@@ -549,7 +549,7 @@ def test_a_calm_host_may_want_cold_cache_all_the_same(
     keeps, kept = decide(host, [guest], state, SETTINGS)
     wants, wanted = decide(host, [guest], state, cold)
     assert replace(wants, calm_urgency=0) == keeps
-    assert told_urgency(wants, guest, wanted) == max(1, told_urgency(keeps, guest, kept))
+    assert arbiter_urgency(wants, guest, wanted) == max(1, arbiter_urgency(keeps, guest, kept))
 
 
 @settings(deadline=None)
@@ -584,5 +584,5 @@ def test_a_manual_urgency_is_obeyed_and_all_others_stop_at_the_floor(
     elif now_s < reclaim_until_s:
         assert urgency == without == (0 if at_floor else 1)
     else:
-        assert urgency == (0 if at_floor else told_urgency(decision, guest, after))
+        assert urgency == (0 if at_floor else arbiter_urgency(decision, guest, after))
         assert without is None

@@ -14,7 +14,7 @@ AMOUNTS = st.integers(0, 1 << 40)
 
 
 @given(AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS)
-def test_a_picture_is_carried_to_exactly_the_sums_of_now(
+def test_a_snapshot_is_carried_to_exactly_the_sums_of_now(
     ram: int, own: int, swap: int, rss: int, swapped: int, ram_bytes: int, hugetlb: int
 ) -> None:
     before = HostSnapshot(ram, ram_swap_bytes=swap, own_resident_bytes=own, own_pss_bytes=own)
@@ -42,10 +42,10 @@ def test_memory_that_is_mapped_many_times_counts_once_and_unmapping_it_returns_n
 
 
 def test_memory_that_went_while_the_mappings_were_read_is_not_missed() -> None:
-    picture = HostSnapshot(224 * MIB, own_resident_bytes=8 * MIB)
+    snapshot = HostSnapshot(224 * MIB, own_resident_bytes=8 * MIB)
     held, freed = Counts(232 * MIB), Counts(72 * MIB)
-    assert resident_counts.base(picture, held, held) == held
-    mappings = Mappings(picture, resident_counts.base(picture, held, freed), 0.0, 0.001)
+    assert resident_counts.base(snapshot, held, held) == held
+    mappings = Mappings(snapshot, resident_counts.base(snapshot, held, freed), 0.0, 0.001)
     assert resident_counts.carried(mappings, freed, 256 * MIB).ram_resident_bytes == 64 * MIB
 
 

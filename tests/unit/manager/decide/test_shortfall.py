@@ -14,7 +14,7 @@ REPORTING_OFF = Finding(Severity.KEEPS, "free page reporting is off", "no option
 
 def test_an_idle_guest_that_keeps_its_floor_is_not_called_busy() -> None:
     short = shortfall_of(1, IDLE, ())
-    assert "keeps 512 MiB of cache" in short.why
+    assert "keeps 512 MiB of cold cache" in short.why
     assert "busy" not in short.why
     assert short.is_excused
 
@@ -34,8 +34,8 @@ def test_what_keeps_memory_on_the_host_comes_first() -> None:
 def test_each_answer_has_its_reason() -> None:
     plain = AgentAnswer(hears=True)
     assert "no longer answers" in shortfall_of(1, replace(plain, hears=False), ()).why
-    assert "short of memory itself" in shortfall_of(3, replace(plain, is_pressed=True), ()).why
-    assert "begun no pass at urgency 2" in shortfall_of(2, plain, ()).why
+    assert "guest itself became short" in shortfall_of(3, replace(plain, is_pressed=True), ()).why
+    assert "started no pass at urgency 2" in shortfall_of(2, plain, ()).why
     # Otherwise an agent that never does anything would never be shown.
     assert not shortfall_of(2, plain, ()).is_excused
     working = replace(plain, has_begun=True, step="compact: 90 MiB are trapped")

@@ -77,12 +77,12 @@ def test_a_sample_that_tells_nothing_new_changes_no_usage() -> None:
     host = HostSample(0.0)
     assert not host.take(HELD, 1.0, 256 * MIB)
     host.take_mappings(MAPPINGS, (), 256 * MIB)
-    assert host.usage == MAPPINGS.picture
+    assert host.usage == MAPPINGS.snapshot
     assert not host.take(HELD, 2.0, 256 * MIB)
     assert host.take(Counts(72 * MIB), 3.0, 256 * MIB)
     assert (host.sampled_at_s, host.usage) == (
         3.0,
-        replace(MAPPINGS.picture, ram_resident_bytes=64 * MIB, ram_pss_bytes=0),
+        replace(MAPPINGS.snapshot, ram_resident_bytes=64 * MIB, ram_pss_bytes=0),
     )
 
 
