@@ -173,7 +173,9 @@ def test_a_guest_without_an_agent_leads_to_the_lines_that_install_it(day: Day) -
     assert day.said["doctor db"].code == 1
     first = day.said["doctor db"].document[0]["findings"][0]
     assert "no giveback-agent in this guest" in first["what"]
-    assert first["commands"][-1].endswith("--agent-port --yes     # the host asks it there")
+    assert first["commands"][-1].endswith(
+        "--agent-port --yes     # the host asks it through this port"
+    )
     assert "no giveback-agent in this guest: install it" in day.said["explain db"].out
     assert any("polling is off" in f["what"] for f in day.said["doctor db"].document[0]["findings"])
     assert day.said["statistics"].code == 0

@@ -1,1 +1,1 @@
-"""Where every byte of a VM is, and why it has not come back."""
+"""Account for every byte of a VM: where it is, and why it has not come back."""

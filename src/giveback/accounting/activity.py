@@ -1,4 +1,4 @@
-"""What a VMM does with CPU and swap, of one or two samples of its process. Pure."""
+"""CPU and swap use of a VMM, from one or two samples of its process. Pure."""
 
 from __future__ import annotations
 
@@ -10,30 +10,35 @@ if TYPE_CHECKING:
     from giveback.host.process_sample import ProcessSample
 
 LEAST_SPAN_S = 0.1
-"""Two samples nearer than this tell of no rate: CPU time comes in steps of 10 ms."""
+"""Two samples closer than this give no rate: CPU time is counted in steps of 10 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """Whose a VMM is and what it does; None is unknown."""
+    """Owner, CPU and swap use of a VMM's process; None is unknown."""
 
     uid: int | None = None
     uptime_s: float | None = None
     cpu_percent: float | None = None
-    """Of one CPU: between two samples; of one sample alone, since the VMM was started."""
+    """Per cent of one CPU: between two samples, or since the VMM's start if there is one sample."""
     swap_bytes: int | None = None
-    """What of its anonymous memory is swapped out, its guest's anonymous RAM included."""
+    """Anonymous memory of the process in swap, including the guest's anonymous RAM."""
     swap_in_bytes_per_s: float | None = None
     swap_out_bytes_per_s: float | None = None
-    """By how much less or more is swapped out than at the sample before: what went both ways, or was
-    freed while it was swapped out, is not told apart. None of one sample alone."""
+    """The decrease and the increase of `swap_bytes` since the sample before, per second.
+
+    Traffic in both directions cancels out, and freeing swapped memory looks like swapping in. None if
+    there is one sample only."""
 
 
 UNKNOWN = Activity()
 
 
 def activity_of(now: ProcessSample | None, before: ProcessSample | None = None) -> Activity:
-    """Return what a process does; `before` is an older sample of it, and of no other process."""
+    """Return the activity of a process; `before` is an older sample of the same process.
+
+    A `before` with another start time belongs to an earlier process of this PID and is ignored.
+    """
     if now is None:
         return UNKNOWN
     uptime_s = max(0.0, now.at_s - now.started_s)
@@ -59,9 +64,9 @@ def activity_of(now: ProcessSample | None, before: ProcessSample | None = None) 
 
 
 def swapped_of(host: HostSnapshot | None, activity: Activity) -> int | None:
-    """Return what of a VMM is swapped out; None where nothing tells.
+    """Return the bytes of a VMM in swap; None if unknown.
 
-    Mappings tell of shared memory, too (`Swap` in smaps: fs/proc/task_mmu.c), where they may be read.
+    The mappings, if they can be read, also count shared memory (`Swap` in smaps: fs/proc/task_mmu.c).
     """
     if host is None:
         return activity.swap_bytes
@@ -69,7 +74,7 @@ def swapped_of(host: HostSnapshot | None, activity: Activity) -> int | None:
 
 
 def percent_of(part_bytes: int | None, whole_bytes: int | None) -> float | None:
-    """Return a part in per cent; None where either is not known."""
+    """Return the part in per cent of the whole; None if either is unknown."""
     if part_bytes is None or not whole_bytes or whole_bytes < 0:
         return None
     return 100 * part_bytes / whole_bytes

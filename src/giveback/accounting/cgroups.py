@@ -1,7 +1,7 @@
-"""The guest's memory by service and container, as its agent tells it. Pure: from lines to rows.
+"""The guest's memory by service and container, parsed from the lines that its agent sends. Pure.
 
-A guest is hostile to its host: rows are few, their amounts bounded and never more in all than the guest's
-total, their names cut and made safe to print. What is not of the agent's form is not there.
+A guest may be hostile to its host. The number of rows is limited, amounts are bounded, their sum is at
+most the guest's total, names are cut and escaped for printing. A malformed line is left out.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ NAME_LIMIT_CHARS = 64
 PATH_LIMIT_CHARS = 160
 PARTS_LIMIT = 4
 PART_LEAST_BYTES = 8 << 20
-"""Less than this is not worth a line."""
+"""Smaller parts are not worth a line of output."""
 _DIGITS_LIMIT = 18
 _LINE_LIMIT_CHARS = 4096
 
 
 class CgroupKind(StrEnum):
-    """What a row is of."""
+    """The kind of unit that a row describes; the values are those of the agent's protocol."""
 
     SERVICE = "service"
     CONTAINER = "container"
     SLICE = "slice"
-    """What a slice, or the root cgroup, has beyond the units in it."""
+    """Memory of a slice, or of the root cgroup, that is in none of its units."""
     CGROUP = "cgroup"
     ENDED = "ended"
-    """What units that have ended left behind."""
+    """Memory that ended units left behind."""
     OTHERS = "others"
 
 
 @dataclass(frozen=True, slots=True)
 class GuestCgroup:
-    """Memory of one unit of the guest, in bytes, in no other row; what is cold is part of the cache.
+    """Memory of one unit of the guest in bytes; no byte is in two rows.
 
-    `path` is the unit's cgroup, "" for a sum of several.
+    `cold_bytes` is part of `cache_bytes`. `path` is the unit's cgroup, "" for a sum of several.
     """
 
     kind: CgroupKind
@@ -57,12 +57,12 @@ class GuestCgroup:
 
     @property
     def held_bytes(self) -> int:
-        """All of it."""
+        """All memory of the unit: anonymous, cache, shared and kernel."""
         return self.anon_bytes + self.cache_bytes + self.shared_bytes + self.kernel_bytes
 
     @property
-    def words(self) -> str:
-        """The row's name in words, safe to print."""
+    def label(self) -> str:
+        """The row's name as a reader sees it, safe to print."""
         if self.kind is CgroupKind.ENDED:
             return f"left by ended {self.name}"
         is_split = self.kind is CgroupKind.SLICE and self.path != "/"
@@ -70,29 +70,32 @@ class GuestCgroup:
 
 
 def cold_parts(rows: Sequence[GuestCgroup]) -> tuple[tuple[str, int], ...]:
-    """Return whose cold cache it is, in words and bytes: the largest few."""
+    """Return the few units with the most cold cache, as pairs of label and bytes."""
     without = (CgroupKind.ENDED, CgroupKind.OTHERS)
     return _largest(
-        [(f"{row.words}: cold", row.cold_bytes) for row in rows if row.kind not in without]
+        [(f"{row.label}: cold", row.cold_bytes) for row in rows if row.kind not in without]
     )
 
 
 def ended_parts(rows: Sequence[GuestCgroup]) -> tuple[tuple[str, int], ...]:
-    """Return who has ended and left cache behind, in words and bytes: the largest few."""
+    """Return the few ended units that left the most cache behind, as pairs of label and bytes."""
     ended = [row for row in rows if row.kind is CgroupKind.ENDED]
     return _largest([(f"{row.name} ended and left it behind", row.cache_bytes) for row in ended])
 
 
 def ended_bytes(rows: Sequence[GuestCgroup]) -> int:
-    """Return the cache that services and containers which have ended left behind, in bytes."""
+    """Return the bytes of cache that ended services and containers left behind."""
     return sum(row.cache_bytes for row in rows if row.kind is CgroupKind.ENDED)
 
 
 def programs(rows: Sequence[GuestCgroup], least_bytes: int) -> tuple[tuple[str, int], ...]:
-    """Return which services and containers hold much that only their end gives back, and how much."""
+    """Return services and containers with at least `least_bytes` that come back only when they end.
+
+    Pairs of label and bytes: anonymous, shared and kernel memory.
+    """
     units = (CgroupKind.SERVICE, CgroupKind.CONTAINER)
     found = [
-        (row.words, row.anon_bytes + row.shared_bytes + row.kernel_bytes)
+        (row.label, row.anon_bytes + row.shared_bytes + row.kernel_bytes)
         for row in rows
         if row.kind in units
     ]
@@ -105,9 +108,9 @@ def _largest(found: list[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
 
 
 def parse(said: object, total_bytes: int) -> tuple[GuestCgroup, ...]:
-    """Return the rows of an agent's lines: kind, five amounts, name and path, between tabs.
+    """Parse an agent's lines into rows. A line is kind, five amounts in bytes, name and path, with tabs.
 
-    A line of another form is left out, and so is each row that would make the sum more than `total_bytes`.
+    A malformed line is left out, and so is each row that would raise the sum above `total_bytes`.
     """
     rows = []
     left_bytes = total_bytes

@@ -1,4 +1,4 @@
-"""Why memory does not come back, and what would bring it back. Pure: from an observation."""
+"""Diagnose why a VM's memory does not come back, and list what would bring it back. Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _QEMU_REPORTING = "start it with -device virtio-balloon-pci,free-page-reporting=on"
 PROGRAM_DIVISOR = 16
-"""A program that holds a smaller part of RAM is not proposed to be stopped."""
+"""Stopping a program is not proposed if it holds less than RAM divided by this."""
 _NEEDS = "the guest needs Linux 5.7 or later with PAGE_REPORTING, and virtio_balloon"
 _REMEDY_REPORTING = {
     "qemu": _QEMU_REPORTING,
@@ -41,7 +41,7 @@ _REMEDY_REPORTING = {
 
 
 class Severity(StrEnum):
-    """How much a finding keeps."""
+    """Effect of a finding; the values are shown. Listed from the worst."""
 
     KEEPS = "keeps memory"
     MAY_KEEP = "may keep memory"
@@ -50,21 +50,24 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One reason, with its evidence and its remedy; `commands` are lines to paste."""
+    """One reason why memory does not come back: what is wrong, how one sees it, what to do, where to read."""
 
     severity: Severity
     what: str
     evidence: str
     remedy: str
     commands: tuple[str, ...] = ()
+    """Command lines or options to paste."""
+    read_more: str = "docs/hypervisors.md"
+    """A page of the documentation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """Something that brings memory back. `expected_bytes` is an upper bound where `at_most`.
+    """A step that brings memory back.
 
-    It is None where nothing tells how much; `commands` are lines to paste. `parts` say of whom in the
-    guest how many bytes of it are.
+    `expected_bytes` is None if unknown, and an upper bound if `at_most`. `commands` are lines to paste.
+    `parts` are the largest services and containers of the guest in it, each with its bytes.
     """
 
     what: str
@@ -76,7 +79,7 @@ class Remedy:
 
 
 def findings(seen: Observation, facts: HostFacts) -> tuple[Finding, ...]:
-    """Every reason why this VM's memory does not come back, the surest first."""
+    """Return every reason why this VM's memory does not come back, the most severe first."""
     found = [
         *_agent(seen),
         *_device(seen),
@@ -96,7 +99,7 @@ def _device(seen: Observation) -> Iterator[Finding]:
     if reporting is Reporting.NO_DEVICE:
         yield Finding(
             Severity.KEEPS,
-            "no balloon device, so that nothing can report free pages",
+            "the VM has no balloon device: its guest cannot report free pages",
             f"{seen.vm.backend} has none configured",
             remedy,
             turn_reporting_on(seen.vm),
@@ -105,7 +108,7 @@ def _device(seen: Observation) -> Iterator[Finding]:
         yield Finding(
             Severity.KEEPS,
             "free page reporting is off in the VMM",
-            "the balloon device has free-page-reporting off",
+            "the balloon device is configured without free page reporting",
             remedy,
             turn_reporting_on(seen.vm),
         )
@@ -119,30 +122,30 @@ def _negotiation(seen: Observation) -> Iterator[Finding]:
         if state.driver_features:
             yield Finding(
                 Severity.KEEPS,
-                "the guest's driver did not take free page reporting",
-                f"it took: {', '.join(sorted(state.driver_features))}",
+                "the guest's balloon driver did not accept free page reporting",
+                f"it accepted: {', '.join(sorted(state.driver_features))}",
                 # virtballoon_validate() in Linux's drivers/virtio/virtio_balloon.c
-                f"{_NEEDS}; page_poison=1 or init_on_free=1 there withdraws it where the VMM does "
-                "not offer page poison",
+                f"{_NEEDS}; boot it without page_poison=1 and init_on_free=1 if the VMM does not offer "
+                "page poison, for the driver then declines reporting",
             )
         else:
             yield Finding(
                 Severity.KEEPS,
-                "no balloon driver has come up in the guest",
-                "the device has negotiated no feature",
-                "load virtio_balloon in the guest; or the guest has not booted yet",
+                "the guest has no active balloon driver",
+                "the driver has not negotiated any feature of the device",
+                "wait if the guest is still booting; else load virtio_balloon in it",
             )
     elif offered and refused:
         yield Finding(
             Severity.KEEPS,
             "the guest's kernel reports no free pages",
-            f"says the {seen.guest.source}",
+            f"stated by the {seen.guest.source}",
             _NEEDS,
         )
     if "PAGE_POISON" in state.driver_features:
         yield Finding(
             Severity.MAY_KEEP,
-            "the guest poisons free pages: QEMU keeps reported ones unless the poison is zero",
+            "the guest poisons free pages: QEMU discards reported pages only if the poison is zero",
             "VIRTIO_BALLOON_F_PAGE_POISON is negotiated",
             "boot the guest without page_poison=1 (init_on_free=1 is harmless)",
         )
@@ -152,9 +155,10 @@ def _blockers(seen: Observation) -> Iterator[Finding]:
     for blocker in (*seen.vm.blockers, *seen.state.blockers):
         yield Finding(
             Severity.KEEPS,
-            "the VMM keeps reported pages, and tells the guest that all is well",
+            "the VMM accepts reported pages but does not discard them",
             blocker,
-            "without it, or by a balloon or virtio-mem where the device allows it",
+            "start the VM without it; or take memory by the balloon or virtio-mem, if the device allows it",
+            read_more="docs/fallbacks.md",
         )
 
 
@@ -163,10 +167,10 @@ def _backing(seen: Observation, facts: HostFacts) -> Iterator[Finding]:
         yield Finding(
             Severity.KEEPS,
             "guest RAM is locked in memory",
-            f"{size(seen.host.ram_locked_bytes)} Locked in smaps",
+            f"smaps of the VMM has {size(seen.host.ram_locked_bytes)} Locked",
             "start the VM without memory locking (libvirt: <locked/>)",
         )
-    # A file on hugetlbfs looks like any other on a command line: its mapping tells.
+    # The command line does not tell that a file is on hugetlbfs; its mapping does.
     measured = seen.host.ram_page_bytes if seen.host else 0
     page_bytes = max([measured, *(block.page_bytes for block in seen.vm.ram_blocks)])
     if page_bytes > facts.huge_page_bytes:
@@ -174,31 +178,31 @@ def _backing(seen: Observation, facts: HostFacts) -> Iterator[Finding]:
             Severity.KEEPS,
             f"guest RAM is made of {size(page_bytes)} pages, larger than any block that the guest "
             "reports",
-            f"hugetlb pages of {size(page_bytes)}",
-            "back it with 2 MiB huge pages, or with THP",
+            f"its mapping has hugetlb pages of {size(page_bytes)}",
+            "back guest RAM with 2 MiB huge pages, or with transparent huge pages",
         )
     for block in seen.vm.ram_blocks:
         if block.prealloc:
             yield Finding(
                 Severity.MAY_KEEP,
                 f"RAM block {escape_for_terminal(block.name)} is preallocated: "
-                "all of it is resident at start",
-                "prealloc=on",
+                "all of it is resident from the start",
+                "prealloc=on on the command line",
                 "start the VM without prealloc",
             )
         if block.backing is Backing.FILE and not block.shared:
             yield Finding(
                 Severity.MAY_KEEP,
-                f"RAM block {escape_for_terminal(block.name)} is a private mapping of a file: the file's own "
-                "pages stay when the copies are discarded",
+                f"RAM block {escape_for_terminal(block.name)} is a private mapping of a file: discarding its "
+                "copies leaves the file's own pages in memory",
                 f"{escape_for_terminal(block.path)}, share=off",
-                "use share=on, or memfd",
+                "start the VM with share=on, or with a memfd",
             )
 
 
 def _host_settings(seen: Observation, facts: HostFacts) -> Iterator[Finding]:
     shared = any(b.shared or b.backing is Backing.MEMFD for b in seen.vm.ram_blocks)
-    # VMMs ask for huge pages (madvise), so that the setting alone does not tell.
+    # VMMs request huge pages by madvise, so that the setting alone does not tell.
     eligible = seen.host.ram_thp_eligible if seen.host else None
     setting = facts.shmem_thp if shared else facts.thp_enabled
     name = "shmem_enabled" if shared else "enabled"
@@ -207,41 +211,42 @@ def _host_settings(seen: Observation, facts: HostFacts) -> Iterator[Finding]:
     if refills and (setting in ("always", "force") if eligible is None else eligible):
         yield Finding(
             Severity.MAY_KEEP,
-            "khugepaged may fill again what a guest gave back in pieces below 2 MiB",
+            "khugepaged may make memory resident again that the guest returned in blocks below 2 MiB",
             f"{evidence}, khugepaged/max_ptes_none is {refills}",
             "echo 0 > /sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none",
         )
     if facts.swap_accounted is False:
         yield Finding(
             Severity.BLINDS,
-            "swap is not accounted to the VM's control group",
-            "its cgroup has no memory.swap.current",
+            "swap is not accounted to the VM's cgroup: its part of the host's swap is not known",
+            "the cgroup has no memory.swap.current",
             "boot the host without swapaccount=0",
         )
 
 
 def _agent(seen: Observation) -> Iterator[Finding]:
-    """Without an agent, cold cache and free memory in small blocks stay, whatever the VMM offers."""
+    """Find a missing agent: without it, cold cache and small free blocks stay whatever the VMM offers."""
     if not lacks_agent(seen):
         return
-    told = "; ".join(escape_for_terminal(problem, 300) for problem in seen.guest.problems)
+    problems = "; ".join(escape_for_terminal(problem, 300) for problem in seen.guest.problems)
     held = "" if seen.host is None else f"{size(seen.host.resident_bytes)} are resident on the host"
     yield Finding(
         Severity.KEEPS,
         "no giveback-agent in this guest: nothing there returns cold cache and small free blocks",
-        "; ".join(filter(None, (told or _no_channel(seen), held))),
+        "; ".join(filter(None, (problems or _no_channel(seen), held))),
         "install it",
         install_agent(seen.vm),
+        "docs/agent.md",
     )
 
 
 def _no_channel(seen: Observation) -> str:
     has = seen.vm.capabilities.agent_channel is Answer.YES
-    return "it does not answer" if has else "the host has no channel to one"
+    return "no answer on its channel" if has else "the VM has no channel for one"
 
 
 def lacks_agent(seen: Observation) -> bool:
-    """Whether no agent answers from a guest that runs, on a port that nobody else holds."""
+    """Tell whether a running guest has no agent: none answers, and no other program holds its port."""
     answers = seen.guest.source in (GuestSource.AGENT, GuestSource.FILE)
     held = any("another program is connected" in problem for problem in seen.guest.problems)
     return (
@@ -257,19 +262,20 @@ def _sight(seen: Observation) -> Iterator[Finding]:
     if seen.guest.source is GuestSource.NONE and not seen.guest.agent_is_there:
         yield Finding(
             Severity.BLINDS,
-            "nothing tells what the guest does with its memory",
+            "the guest's use of its memory is not known",
             "; ".join(escape_for_terminal(p) for p in seen.guest.problems)
             or "no agent, no balloon statistics",
-            "install giveback-agent, as above; where it runs, give it a port org.giveback.agent.0"
+            "install giveback-agent, as above; if it runs there, give it a port org.giveback.agent.0"
             if lacks_agent(seen)
             else "run giveback-agent in the guest, with a virtio-serial port org.giveback.agent.0",
+            read_more="docs/agent.md",
         )
     if seen.vm.unread:
         yield Finding(
             Severity.BLINDS,
-            "a part of the VM's configuration is not known from here",
+            "a part of the VM's configuration cannot be read",
             escape_for_terminal("; ".join(seen.vm.unread), 300),
-            "run this as root; or give the VM a control socket that answers",
+            "run giveback as root; or give the VM a control socket that answers",
             start_options(seen.vm) if not seen.vm.control else (),
         )
     for problem in seen.problems:
@@ -277,31 +283,34 @@ def _sight(seen: Observation) -> Iterator[Finding]:
             without = seen.vm.backend == "qemu" and not seen.vm.control
             yield Finding(
                 Severity.BLINDS,
-                "a side could not be read",
+                "a source of numbers about the VM could not be read",
                 escape_for_terminal(problem, 300),
-                "give it one at its next start" if without else "see there",
+                "start the VM with a control socket next time"
+                if without
+                else "remove the cause that the evidence names, and run giveback again",
                 start_options(seen.vm)[-1:] if without else (),
             )
 
 
 def _numbers(seen: Observation) -> Iterator[Finding]:
-    """Why the guest's own numbers are old or missing: one reason, the nearest."""
+    """Find why the guest's own numbers are old or missing: the one most direct reason."""
     statistics = seen.state.statistics
     age_s = seen.guest.age_s
     from_agent = seen.guest.source in (GuestSource.AGENT, GuestSource.FILE)
     if seen.guest.agent_is_there:
         yield Finding(
             Severity.BLINDS,
-            "the guest's agent gives no numbers just now: its answers take a tenth of a CPU at most",
+            "the guest's agent gives no numbers now: its answers may use a tenth of a CPU at most",
             "; ".join(escape_for_terminal(problem, 300) for problem in seen.guest.problems),
-            "ask again then; giveback daemon keeps its last answer",
+            "run giveback again at that time; giveback daemon keeps the agent's last answer",
+            read_more="docs/protocol.md",
         )
     elif seen.state.running is False:
         yield Finding(
             Severity.BLINDS,
-            "the VM is paused: its guest answers nothing, and its numbers are old",
-            "so the VMM says",
-            "resume it",
+            "the VM is paused: its guest does not answer, and its numbers are old",
+            "the VMM says that it is not running",
+            "resume the VM",
         )
     elif statistics is not None and seen.state.statistics_period_s == 0 and not from_agent:
         last = "the guest has never answered"
@@ -311,15 +320,15 @@ def _numbers(seen: Observation) -> Iterator[Finding]:
             Severity.BLINDS,
             "statistics polling is off: the VMM does not ask the guest for its numbers",
             f"the polling interval is 0; {last}",
-            "turn it on; it needs no restart",
+            "turn polling on; this needs no restart",
             turn_statistics_on(seen.vm),
         )
     elif age_s is not None and age_s > STALE_S:
         yield Finding(
             Severity.BLINDS,
             "the guest's numbers are stale: it is stuck, stopped, or no longer answers",
-            f"the {seen.guest.source} are {age_s:.0f} s old",
-            "look into the guest; a paused VM gives none",
+            f"the numbers of the source '{seen.guest.source}' are {age_s:.0f} s old",
+            "log in to the guest and see whether it runs; a paused VM sends no numbers",
         )
     elif (
         statistics is not None
@@ -328,17 +337,17 @@ def _numbers(seen: Observation) -> Iterator[Finding]:
     ):
         yield Finding(
             Severity.BLINDS,
-            "balloon statistics have never come",
+            "the guest has never sent balloon statistics",
             "last-update is 0",
-            "load virtio_balloon in the guest; or its kernel has not come up yet",
+            "wait if the guest is still booting; else load virtio_balloon in it",
             () if seen.state.statistics_period_s else turn_statistics_on(seen.vm),
         )
 
 
 def remedies(seen: Observation) -> tuple[Remedy, ...]:
-    """What would bring memory back, the most first, each with what to expect of it.
+    """Return the steps that bring memory back with their expected bytes, the largest first.
 
-    Where no agent answers, installing it comes before all else.
+    If no agent answers, its installation comes first.
     """
     first = (_installing(seen),) if lacks_agent(seen) else ()
     if seen.ledger is None or seen.ledger.residue_bytes is None:
@@ -358,9 +367,9 @@ def _installing(seen: Observation) -> Remedy:
 
 
 def _left_behind(guest: GuestSnapshot, ledger: Ledger, cold_bytes: int) -> Remedy:
-    """The cache of cgroups that have ended, which is not in what the agent calls cold."""
+    """Return the remedy for the cache of ended cgroups, which the agent does not count as cold."""
     return Remedy(
-        "reclaim what ended services and containers left in the page cache (giveback-agent does it by "
+        "reclaim page cache that ended services and containers left behind (giveback-agent does it by "
         "itself, unless its mode is disabled)",
         min(ended_bytes(guest.cgroups), max(0, ledger.host(Key.CACHE_CLEAN) - cold_bytes)),
         at_most=True,
@@ -382,7 +391,7 @@ def _known_remedies(seen: Observation, ledger: Ledger) -> tuple[Remedy, ...]:
             cost="a restart of the VM",
         ),
         Remedy(
-            "wait: a pass of the guest's reporting takes about 30 s",
+            "wait: a reporting pass of the guest's kernel takes about 30 s",
             ledger.host(Key.FREE_WAITING),
         ),
         Remedy(
@@ -393,7 +402,7 @@ def _known_remedies(seen: Observation, ledger: Ledger) -> tuple[Remedy, ...]:
             cost="idle CPU in the guest",
         ),
         Remedy(
-            "ask the guest (agent) for its free lists: what is free is held, in blocks not known",
+            "install giveback-agent, which sends the free lists: these free blocks are of unknown size",
             ledger.host(Key.FREE_UNSPLIT),
             at_most=True,
         ),
@@ -401,7 +410,7 @@ def _known_remedies(seen: Observation, ledger: Ledger) -> tuple[Remedy, ...]:
             "reclaim the guest's cold page cache (giveback reclaim)",
             0 if can_come is None else can_come.cold_bytes,
             at_most=True,
-            cost="what is read again must be read from disk",
+            cost="cache that is needed again must be read from disk",
             parts=cold_parts(guest.cgroups),
         ),
         _left_behind(guest, ledger, 0 if can_come is None else can_come.cold_bytes),
@@ -410,7 +419,7 @@ def _known_remedies(seen: Observation, ledger: Ledger) -> tuple[Remedy, ...]:
             "shrink the guest's reclaimable slab",
             ledger.host(Key.SLAB_RECLAIMABLE),
             at_most=True,
-            cost="file names are looked up again",
+            cost="file names must be looked up on disk again",
         ),
     ]
     amounts = [(remedy, remedy.expected_bytes or 0) for remedy in found]
@@ -419,21 +428,21 @@ def _known_remedies(seen: Observation, ledger: Ledger) -> tuple[Remedy, ...]:
 
 
 def _ends(seen: Observation, ledger: Ledger) -> Iterator[Remedy]:
-    """What stopping or restarting a program of the guest would free."""
+    """Yield the remedies of stopping or restarting a large program of the guest."""
     for name, held_bytes in programs(seen.guest.cgroups, ledger.ram_bytes // PROGRAM_DIVISOR):
         anon_bytes = ledger.host(Key.ANON) + ledger.host(Key.SHMEM)
         yield Remedy(
             f"stop or restart {name} in the guest",
             min(held_bytes, anon_bytes),
             at_most=True,
-            cost="what it does meanwhile",
+            cost="its service is interrupted",
         )
 
 
 def _to_turn_on(seen: Observation) -> str:
-    """What makes the guest's free memory be reported, where it is not."""
+    """Return how to have the guest's free memory reported."""
     if seen.vm.capabilities.reports_pages is Answer.YES:
-        return f"let the guest take the reporting that the VMM offers: {_NEEDS}"
+        return f"have the guest accept the reporting that the VMM offers: {_NEEDS}"
     return _REMEDY_REPORTING.get(seen.vm.backend, _QEMU_REPORTING)
 
 

@@ -1,8 +1,8 @@
-"""The ledger: host picture and guest picture in, rows that add up out. Pure.
+"""The ledger: join a host snapshot and a guest snapshot into rows that add up. Pure.
 
-Every row has its part of the VM's RAM and its part of what the host charges; the parts sum to both
-totals exactly, whatever the guest says. What cannot be attributed is a row of its own. Where the two
-sides contradict each other, or are not of one moment, the ledger says why and joins nothing.
+Every row has a part of the VM's RAM and a part of the host's charge. The parts sum to both totals exactly,
+whatever numbers the guest sends. Memory that cannot be attributed has a row of its own. If the two sides
+contradict each other, or are not of the same moment, the ledger gives the reason and joins nothing.
 docs/ledger.md defines every row.
 """
 
@@ -23,7 +23,7 @@ from giveback_kernel.units import size
 
 
 class Basis(StrEnum):
-    """How a row's part of the host's charge is known."""
+    """Source of a row's part of the host's charge."""
 
     MEASURED = "measured"
     GUEST = "guest's word"
@@ -32,7 +32,7 @@ class Basis(StrEnum):
 
 
 class Key(StrEnum):
-    """The rows there are, in the order in which they are shown."""
+    """All rows of a ledger in the order of their display; the values are their titles."""
 
     ANON = "anonymous"
     SHMEM = "shared memory and tmpfs"
@@ -81,22 +81,22 @@ RESIDUE = frozenset(
 
 
 OWN = frozenset({Key.VMM, Key.VMM_SHARED, Key.VMM_SWAPPED, Key.PAGE_TABLES})
-"""What the VMM takes besides its guest's RAM."""
+"""Memory of the VMM that is not guest RAM."""
 _LEAST_CERTAIN = (
     Key.RESERVED, Key.UNATTRIBUTED, Key.USED, Key.KERNEL, Key.CACHE_CLEAN, Key.SLAB_RECLAIMABLE,
     Key.SLAB_UNRECLAIMABLE, Key.ANON, Key.SHMEM, Key.CACHE_DIRTY, Key.COMPRESSED, Key.PCP,
     Key.HUGETLB,
 )  # fmt: skip
-"""In this order rows are cut: firmware's and the kernel's reserve is seldom written as a whole."""
+"""The order in which rows are reduced. First the reserve of firmware and kernel: it is seldom all written."""
 _COUNTED_TWICE_BYTES, _COUNTED_TWICE_DIVISOR = 64 << 20, 16
-"""Counters that overlap by more than both contradict each other."""
+"""The guest's counters contradict each other if they overlap by more than both (RAM divided by 16)."""
 
 
-NO_NUMBERS = "the guest tells no numbers"
+NO_NUMBERS = "the guest sends no numbers"
 
 
 class UnknownKind(StrEnum):
-    """Why a VM's residue and use are not known: a bounded set of words."""
+    """Reasons why a VM's residue and use are not known. Few and fixed: they are a label of metrics."""
 
     UNPLACED = "RAM not found"
     NO_NUMBERS = "no guest numbers"
@@ -106,7 +106,7 @@ class UnknownKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """What is not known of a VM, and why in one line."""
+    """The reason why a VM's residue and use are not known: its kind, and one line of text."""
 
     kind: UnknownKind
     why: str
@@ -114,7 +114,7 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A part of the VM's RAM, of the host's charge, or of both."""
+    """One row: its part of the VM's RAM and its part of the host's charge; one of them may be 0."""
 
     key: Key
     ram_bytes: int
@@ -124,46 +124,49 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Where every byte is. `sum(row.ram_bytes) == ram_bytes`, `sum(row.host_bytes) == charged`."""
+    """All bytes of a VM in rows.
+
+    `sum(row.ram_bytes) == ram_bytes` and `sum(row.host_bytes) == charged_bytes`.
+    """
 
     ram_bytes: int
     charged_bytes: int
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     unknown: Unknown | None = None
-    """Why residue and use are not known; None where they are."""
+    """Why residue and use are not known; None if they are known."""
 
     def host(self, *keys: Key) -> int:
-        """The host's charge of these rows."""
+        """Return the host's charge for these rows in bytes."""
         return sum(row.host_bytes for row in self.rows if row.key in keys)
 
     def ram(self, *keys: Key) -> int:
-        """The RAM of these rows."""
+        """Return the guest RAM of these rows in bytes."""
         return sum(row.ram_bytes for row in self.rows if row.key in keys)
 
     @property
     def residue_bytes(self) -> int | None:
-        """What the host holds for nothing; None where one of the two sides is not known."""
+        """Memory free in the guest and still held by the host; None if one of the two sides is not known."""
         return None if self.unknown else self.host(*RESIDUE)
 
     @property
     def needed_bytes(self) -> int | None:
-        """Resident RAM that the guest uses; None where one of the two sides is not known."""
+        """Resident RAM that the guest uses; None if one of the two sides is not known."""
         return None if self.unknown else self.host(*NEEDED)
 
     @property
     def in_use_bytes(self) -> int | None:
-        """What the guest needs without its clean cache; None where that is not known."""
+        """Resident RAM that the guest uses, without its clean page cache; None if not known."""
         return None if self.unknown else self.host(*NEEDED) - self.host(Key.CACHE_CLEAN)
 
     @property
     def cache_bytes(self) -> int | None:
-        """Clean page cache that the host holds; None where that is not known."""
+        """Clean page cache that the host holds; None if not known."""
         return None if self.unknown else self.host(Key.CACHE_CLEAN)
 
     @property
     def returned_bytes(self) -> int | None:
-        """Free memory that the host held once and holds no more; None where that is not known."""
+        """Free memory that the host once held and no longer holds; None if not known."""
         return None if self.unknown else self.ram(Key.FREE_RETURNED)
 
 
@@ -171,7 +174,7 @@ AMOUNTS = (
     *("charged_bytes", "needed_bytes", "residue_bytes"),
     *("in_use_bytes", "cache_bytes", "returned_bytes"),
 )
-"""What every document says of a ledger, under these names."""
+"""The amounts of a ledger that every JSON document has, under these names."""
 
 
 def join(
@@ -184,13 +187,15 @@ def join(
     reporting: bool | None = None,
     kept: bool = False,
 ) -> Ledger:
-    """The ledger of a VM of `ram_bytes`, of which its balloon holds `balloon_bytes`.
+    """Make the ledger of a VM with `ram_bytes` of RAM, of which its balloon holds `balloon_bytes`.
 
-    `balloon_in_total`: the guest counts ballooned pages in MemTotal (deflate-on-oom). `reporting`:
-    whether the VMM takes reports. `kept`: it takes them and keeps the pages all the same.
-    Reported blocks are assumed gone: what is free and resident is trapped as far as that goes.
-    No amount is negative, and none of RAM is more than RAM: where the sides do not fit each other, the
-    ledger says so (`unknown`) and calculates with neither.
+    - `balloon_in_total`: the guest counts ballooned pages in MemTotal (deflate-on-oom).
+    - `reporting`: whether the VMM accepts reports; None if unknown.
+    - `kept`: the VMM accepts reports but discards no reported page.
+
+    Blocks that can be reported are assumed to be discarded: free and resident memory is trapped, up to
+    the amount in small blocks. No amount is negative, and no part of RAM is more than RAM. If the two
+    sides do not fit each other, the ledger says why (`unknown`) and calculates with neither.
     """
     unknown = _why_not_joined(host, guest, ram_bytes)
     used: list[Row] = []
@@ -213,7 +218,7 @@ def join(
 
 
 def _why_not_joined(host: HostSnapshot, guest: GuestSnapshot, ram_bytes: int) -> Unknown | None:
-    """Return why the two sides cannot be joined at all; None where they can."""
+    """Return why the two sides cannot be joined; None if they can."""
     if not host.placed:
         return Unknown(
             UnknownKind.UNPLACED, "which of the process's memory is guest RAM is not known"
@@ -247,7 +252,7 @@ def _why_not_joined(host: HostSnapshot, guest: GuestSnapshot, ram_bytes: int) ->
 
 
 def _unplaced(host: HostSnapshot, ram_bytes: int, balloon_bytes: int) -> list[Row]:
-    """No row of the guest's is joined with a host's side of which a part was not found."""
+    """Return the rows if some guest RAM was not found on the host: none of the guest's own."""
     both, out = host.charged_bytes - host.page_tables_bytes, min(balloon_bytes, ram_bytes)
     return [
         Row(Key.UNPLACED, ram_bytes - out, both, Basis.MEASURED),
@@ -257,7 +262,7 @@ def _unplaced(host: HostSnapshot, ram_bytes: int, balloon_bytes: int) -> list[Ro
 
 def _guest_silent(host: HostSnapshot, ram_bytes: int, balloon_bytes: int) -> list[Row]:
     resident = host.ram_resident_bytes
-    # What a balloon holds may be resident still.
+    # Ballooned memory may still be resident.
     out = min(balloon_bytes, ram_bytes - resident)
     return [
         Row(Key.GUEST_SILENT, resident, resident, Basis.MEASURED),
@@ -269,9 +274,9 @@ def _guest_silent(host: HostSnapshot, ram_bytes: int, balloon_bytes: int) -> lis
 def _used_rows(
     guest: GuestSnapshot, ram_bytes: int, balloon_bytes: int, *, balloon_in_total: bool
 ) -> tuple[list[Row], str]:
-    """What the guest does not count as free: it sums to RAM less free less the balloon.
+    """Return the rows of memory that is not free in the guest, and why the numbers are impossible.
 
-    Also returns why the numbers cannot be: "" where they can.
+    The rows sum to RAM minus free minus the balloon. The reason is "" if the numbers are possible.
     """
     total, free = guest.total_bytes or 0, guest.free_bytes or 0
     inside = balloon_bytes if balloon_in_total else 0
@@ -285,7 +290,7 @@ def _used_rows(
     rest = non_free - sum(parts.values())
     if rest < -max(_COUNTED_TWICE_BYTES, total // _COUNTED_TWICE_DIVISOR):
         return [], f"the guest counts {size(-rest)} of its memory twice"
-    # Counters overlap a little: vmalloc has pages of devices, and no two are read at once.
+    # Counters overlap a little: vmalloc has pages of devices, and counters are not read at the same instant.
     parts = _less(parts, max(0, -rest))
     parts[Key.UNATTRIBUTED if Key.ANON in parts else Key.USED] = max(0, rest)
     parts[Key.RESERVED] = reserved
@@ -293,7 +298,7 @@ def _used_rows(
 
 
 def _less(parts: dict[Key, int], surplus: int) -> dict[Key, int]:
-    """The parts without `surplus` bytes, taken off one after the other, the least certain first."""
+    """Return the parts reduced by `surplus` bytes in all, the least certain part first."""
     left = dict(parts)
     for key in _LEAST_CERTAIN:
         taken = min(surplus, left.get(key, 0))
@@ -311,7 +316,7 @@ def _joined(
     reporting: bool | None,
     kept: bool,
 ) -> list[Row]:
-    """The rows of what is used and of what is free, split by whether the host holds them."""
+    """Return the rows of used and of free memory, split by whether the host holds them."""
     absent = max(0, sum(row.ram_bytes for row in used) - host.ram_resident_bytes)
     if absent:
         held = _less({row.key: row.ram_bytes for row in used}, absent)
@@ -348,19 +353,19 @@ def _free_rows(
     reporting: bool | None,
     kept: bool,
 ) -> list[Row]:
-    """What the guest counts as free, split by whether the host holds it."""
+    """Return the rows of memory that is free in the guest, split by whether the host holds it."""
     free = guest.free_bytes or 0
     surplus = host.ram_resident_bytes - sum(row.host_bytes for row in used)
     residue = min(surplus, free)
     rows = _residue_rows(guest, residue, reporting=reporting, kept=kept)
     absent = free - residue
-    # The process held its peak once and holds less now: what of it is not in swap went back.
+    # The process once held its peak and now holds less: the difference, without swap, was returned.
     held = host.resident_bytes + host.ram_swap_bytes + host.own_swap_bytes
     came_back = min(absent, max(0, host.peak_resident_bytes - held))
     rows.append(Row(Key.FREE_RETURNED, came_back, 0, Basis.DERIVED))
     rows.append(Row(Key.FREE_UNTOUCHED, absent - came_back, 0, Basis.DERIVED))
     if surplus > free:
-        # More is resident than the guest has: ballooned pages that are still held.
+        # More is resident than the guest has: ballooned pages that the host still holds.
         rows.append(Row(Key.UNATTRIBUTED, 0, surplus - free, Basis.DERIVED))
     return rows
 
@@ -398,8 +403,8 @@ def _notes(host: HostSnapshot, guest: GuestSnapshot, unknown: Unknown | None) ->
         notes.append(f"{unknown.why}; not used")
     elif (guest.pcp_bytes or 0) > (guest.total_bytes or 0) // 100:
         notes.append(
-            "free pages on the guest's per-CPU lists are counted as resident; as far as they are "
-            "not, more of the other free memory is: --exact measures it"
+            "free pages on the guest's per-CPU lists are counted as resident. If some are not, that much "
+            "more of the other free memory is resident: --exact measures it"
         )
     if not host.sure:
         notes.append("which mapping is the guest's RAM was guessed by its size")

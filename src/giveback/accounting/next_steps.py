@@ -1,6 +1,6 @@
-"""What an operator does next about a VM: lines to paste, and options for its next start. Pure.
+"""Next steps for the operator of a VM: command lines to paste, and options for its next start. Pure.
 
-A VM's name is its user's text: it is quoted for a shell, and escaped for a terminal by whoever prints it.
+A VM's name is chosen by its user: it is quoted for a shell here, and escaped for a terminal by the printer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _OF_QEMU = ("qemu", "libvirt")
 
 
 def install_agent(vm: VmDescription) -> tuple[str, ...]:
-    """Return the lines that bring the agent into the guest; GUEST is for the user to fill in."""
+    """Return the command lines that install the agent; the user replaces GUEST by the guest's address."""
     lines = [
         "giveback zipapp     # on the host: writes giveback-agent.pyz",
         "scp giveback-agent.pyz root@GUEST:     # or any other way into the guest",
@@ -25,30 +25,36 @@ def install_agent(vm: VmDescription) -> tuple[str, ...]:
     ]
     if vm.backend in _OF_QEMU and vm.capabilities.agent_channel is Answer.NO:
         lines.append(
-            f"giveback enable {quoted(vm)} --agent-port --yes     # the host asks it there"
+            f"giveback enable {quoted(vm)} --agent-port --yes     # the host asks it through this port"
         )
     return tuple(lines)
 
 
 def turn_statistics_on(vm: VmDescription) -> tuple[str, ...]:
-    """Return the line that makes the VMM ask the guest for its numbers."""
+    """Return the command line that turns on the VMM's polling of balloon statistics."""
     return (f"giveback enable {quoted(vm)} --statistics",)
 
 
 def turn_reporting_on(vm: VmDescription) -> tuple[str, ...]:
-    """Return the line that shows how reporting is turned on, now or at the next start."""
+    """Return the command line that shows how to turn reporting on, now or at the next start.
+
+    () for a hypervisor that `giveback enable` cannot change.
+    """
     known = vm.backend in _OF_QEMU
     return (f"giveback enable {quoted(vm)}     # shows what it would change",) if known else ()
 
 
 def quoted(vm: VmDescription) -> str:
-    """The VM as an argument of a command: by its PID where its name is none for a shell."""
+    """Return the VM's name quoted for a shell; its PID if the name cannot be an argument."""
     named = vm.name.isprintable() and not vm.name.startswith("-")
     return shlex.quote(vm.name) if named else str(vm.pid)
 
 
 def start_options(vm: VmDescription) -> tuple[str, ...]:
-    """Return what the VM's command line lacks, an option a line; () where it has all, or is not known."""
+    """Return the options that the VM's command line lacks, one per line.
+
+    () if nothing is missing, or the hypervisor's options are unknown.
+    """
     return {
         "qemu": _of_qemu,
         "cloud-hypervisor": _of_cloud_hypervisor,
@@ -58,7 +64,7 @@ def start_options(vm: VmDescription) -> tuple[str, ...]:
 
 def _of_qemu(vm: VmDescription) -> tuple[str, ...]:
     has = vm.capabilities
-    # A machine without PCI has its devices on virtio-mmio.
+    # A machine type without PCI attaches its devices by virtio-mmio.
     bus = "device" if vm.machine.startswith("microvm") else "pci"
     if vm.machine.startswith("s390"):
         bus = "ccw"

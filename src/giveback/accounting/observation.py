@@ -1,4 +1,4 @@
-"""One VM, both sides joined: what `ps`, `explain` and `doctor` show."""
+"""One VM with its host side and its guest side joined: the data that `ps`, `explain` and `doctor` show."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """All that is known of a VM at a moment; `host` and `ledger` are None where smaps is barred."""
+    """All that is known of a VM at one moment.
+
+    `host` and `ledger` are None if the process's smaps cannot be read.
+    """
 
     vm: VmDescription
     state: VmState
@@ -26,14 +29,17 @@ class Observation:
     ledger: Ledger | None
     bound: tuple[BoundBlock, ...] = ()
     process_rss_bytes: int | None = None
-    """What everyone may see of the process, where its mappings may not be read."""
+    """Rss of the whole process, which every user may read; set if its mappings cannot be read."""
     problems: tuple[str, ...] = ()
     exact: Exact | None = None
-    """The page by page part, where it was asked for."""
+    """The ledger counted page by page, if it was requested."""
 
 
 def resident_of(seen: Observation) -> int | None:
-    """Return resident guest RAM; None where it cannot be told from the VMM's own memory."""
+    """Return resident guest RAM in bytes.
+
+    None if guest RAM was not found among the process's mappings, or they cannot be read.
+    """
     ledger, host = seen.ledger, seen.host
     if ledger is None or host is None:
         return None

@@ -1,7 +1,7 @@
-"""The exact ledger: each guest page's use joined with whether the host holds it.
+"""The exact ledger: the use of each guest page, joined with whether the host holds the page.
 
-The guest sends runs of like pages (`giveback_kernel.kpageflags`), the host reads the pagemap
-of the RAM mapping; guest addresses become addresses in the VMM as `giveback.vmm.layout` knows them.
+The guest sends runs of pages of one class (`giveback_kernel.kpageflags`). The host reads the pagemap of
+the RAM mapping. `giveback.vmm.layout` translates guest addresses to addresses in the VMM.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from giveback.vmm.layout import Placement
 
 RUNS_LIMIT_BYTES = 64 << 20
-"""Runs of a TiB of alternating pages are larger; such a guest is refused."""
+"""Limit of the unpacked runs. A TiB of alternating pages would need more; such a guest is refused."""
 _PIECE_BYTES = 256 << 10
 _RUN_LIMIT_BYTES = 13
 MAX_ORDER = 10
 UNKNOWN = ord("?")
 _RUN = re.compile(rb"([A-Z])(\d{1,12})")
 _MISFIT_LIMIT = 0.1
-"""Above this share of pages that the guest uses and the host does not hold, a layout is not believed."""
+"""A layout is refused if more than this part of the pages that the guest has written is not on the host."""
 _WRITTEN = (kpageflags.ANON, kpageflags.SLAB, kpageflags.TABLE)
-"""What the guest has written to: it is resident or in swap, wherever it lies."""
+"""Classes of pages that the guest has certainly written to: the host has each resident or in swap."""
 LABELS = {
     kpageflags.FREE: "free",
     kpageflags.ANON: "anonymous",
@@ -62,9 +62,10 @@ Orders = npt.NDArray[np.int8]
 
 
 def decode(text: str, pages_limit: int) -> Classes:
-    """The guest's runs as one class a page frame, from frame 0; at most `pages_limit` are kept.
+    """Decode the guest's runs into an array with one class for each page frame, from frame 0.
 
-    Raises InputError for what is none: it comes from a guest, and a lie must not fill our memory.
+    At most `pages_limit` frames are kept. The text comes from a guest, and must not be able to fill
+    our memory. Raises InputError if it is malformed.
     """
     try:
         packed = base64.b64decode(text, validate=True)
@@ -73,7 +74,7 @@ def decode(text: str, pages_limit: int) -> Classes:
     parts = [np.empty(0, dtype=np.uint8)]
     left = pages_limit
     for runs in _unpacked(packed):
-        # Each run is of a page at least: no more of them are looked at than there are pages.
+        # Each run has at least one page: no more runs are decoded than there are pages.
         if left > 0:
             parts.append(_pages(runs, left))
             left -= len(parts[-1])
@@ -81,7 +82,7 @@ def decode(text: str, pages_limit: int) -> Classes:
 
 
 def _unpacked(packed: bytes) -> Iterator[bytes]:
-    """Whole runs, some at a time: all of them taken apart at once would be gigabytes of objects."""
+    """Yield whole runs in pieces: splitting all runs at once would make gigabytes of objects."""
     opened = zlib.decompressobj()
     rest = b""
     size_bytes = 0
@@ -104,21 +105,21 @@ def _unpacked(packed: bytes) -> Iterator[bytes]:
 
 
 def _pages(runs: bytes, pages_limit: int) -> Classes:
-    """One class a page. Raises InputError."""
+    """Return an array with one class for each page. Raises InputError if the runs are malformed."""
     found = _RUN.findall(runs)
     lengths = [min(int(count), pages_limit) for _, count in found]
     if sum(len(letter) + len(count) for letter, count in found) != len(runs) or 0 in lengths:
-        raise InputError("the guest's pages are no runs such as F512A3")
+        raise InputError("the guest's pages are not runs such as F512A3")
     letters = np.frombuffer(b"".join(letter for letter, _ in found), dtype=np.uint8)
     ends = np.minimum(np.cumsum(np.array(lengths, dtype=np.int64)), pages_limit)
     return np.repeat(letters, np.diff(ends, prepend=0))
 
 
 def orders(classes: Classes) -> Orders:
-    """The order of the free block that each page frame lies in, -1 for pages that are not free.
+    """Return for each page frame the order of its free block; -1 if the page is not free.
 
-    Blocks are the largest aligned ones: that is how the buddy allocator joins what is free. So the
-    array has to begin at frame 0.
+    Blocks are the largest aligned ones, because the buddy allocator merges free pages so. `classes`
+    must begin at frame 0.
     """
     free = classes == kpageflags.FREE
     result = np.full(len(classes), -1, dtype=np.int8)
@@ -131,7 +132,10 @@ def orders(classes: Classes) -> Orders:
 
 
 def join_states(classes: Classes, states: pagemap.States, blocks: Orders) -> Exact:
-    """Join arrays of equal length, a page each; `blocks` as `orders` has them. Pure."""
+    """Count the pages of each class and state. Pure.
+
+    The arrays have one element per page and equal lengths; `blocks` is what `orders` returns.
+    """
     page = pagemap.PAGE_BYTES
     table = np.bincount(classes.astype(np.intp) * 3 + states, minlength=256 * 3).reshape(256, 3)
     rows = tuple(
@@ -164,10 +168,10 @@ def join_pages(
     now_s: float = 0.0,
     machine: str = os.uname().machine,
 ) -> Exact:
-    """The exact ledger of a VM whose guest said `said` (`giveback-agent picture --pages`).
+    """Make the exact ledger of a VM from `said`, the guest's `giveback-agent picture --pages`.
 
-    `ages` remembers the looks before this one. Raises InputError where the guest's pages are missing
-    or unreadable, and VmError where it is not known which guest address lies where.
+    `ages` remembers earlier samples. Raises InputError if the guest's pages are missing or malformed,
+    and VmError if the place of guest addresses in the VMM is not known.
     """
     text = answers.text(said, "pages", 2 * RUNS_LIMIT_BYTES)
     if not text:
@@ -192,7 +196,7 @@ def join_pages(
     since: tuple[tuple[float, int], ...] = ()
     if ages is not None:
         held = (used == kpageflags.FREE) & (states == pagemap.PRESENT)
-        since = ages.look(held, now_s, page)
+        since = ages.add_sample(held, now_s, page)
     return replace(joined, free_resident_since=since, notes=notes)
 
 
@@ -216,9 +220,9 @@ def arranged(
     frames: npt.NDArray[Page],
     unknown: int,
 ) -> npt.NDArray[Page]:
-    """What `frames` has for each page of `ranges`; `unknown` where it has nothing. Pure.
+    """Return the values of `frames` in the order of the VMM's `ranges`, one for each page. Pure.
 
-    Some pages of RAM have no guest address (QEMU hides some below 1 MiB).
+    Pages without a guest address get `unknown` (QEMU hides some RAM below 1 MiB).
     """
     page = pagemap.PAGE_BYTES
     parts = []
@@ -227,8 +231,8 @@ def arranged(
         for place in way:
             if start <= place.host_start < end:
                 first, at = place.guest_start // page, (place.host_start - start) // page
-                told = frames[first : first + place.size_bytes // page]
-                part[at : at + len(told)] = told
+                values = frames[first : first + place.size_bytes // page]
+                part[at : at + len(values)] = values
         parts.append(part)
     return np.concatenate(parts)
 
@@ -239,10 +243,11 @@ def fitting(
     frames: Classes,
     states: pagemap.States,
 ) -> tuple[tuple[Placement, ...], str]:
-    """Of the ways in which RAM may lie, that which fits the pages, and how well it does. Pure.
+    """Return the possible layout of RAM that fits the pages best, and a sentence how well it fits. Pure.
 
-    What a guest has written to is resident or in swap: in a wrong way, it is not. Where all of RAM is
-    resident every way fits, and gives the same result. Raises VmError where none of several fits.
+    The host has every page that the guest has written resident or in swap; in a wrong layout some such
+    pages are absent. If all RAM is resident, every layout fits and gives the same result.
+    Raises VmError if there are several layouts and none fits.
     """
     misfits = []
     for number, way in enumerate(ways):
@@ -263,15 +268,18 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Ages:
-    """Remembers, for each page, since which look it has been free and resident."""
+    """The time since when each page has been free and resident, over several samples."""
 
     def __init__(self) -> None:
         self._since: npt.NDArray[np.float64] | None = None
 
-    def look(self, held: Mask, now_s: float, page_bytes: int) -> tuple[tuple[float, int], ...]:
-        """Take in a look; returns (seconds, bytes held for at least that long), the oldest last.
+    def add_sample(
+        self, held: Mask, now_s: float, page_bytes: int
+    ) -> tuple[tuple[float, int], ...]:
+        """Add a sample; return pairs (seconds, bytes held for at least that long), the oldest last.
 
-        Empty for the first look, and where RAM has changed its size: then the count starts anew.
+        `held` has one element per page: free and resident. The result is empty for the first sample,
+        and if RAM has changed its size: then the count starts again.
         """
         before = self._since
         if before is None or len(before) != len(held):

@@ -1,4 +1,4 @@
-"""Whether a VM's free pages are reported, by what the VMM and the guest say. Pure."""
+"""Whether a VM's free pages are reported, from the VMM's settings and the guest's answers. Pure."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ if TYPE_CHECKING:
 
 
 class Reporting(StrEnum):
-    """How far free page reporting has come in a VM."""
+    """State of free page reporting in a VM, from the device to the guest's kernel.
+
+    The values are the texts of the column.
+    """
 
     NO_DEVICE = "no device"
     OFF = "off"
     NOT_TAKEN = "not taken"
     ON = "on"
     OFFERED = "offered"
-    """The VMM offers it; it is not known whether the guest took it."""
+    """The VMM offers it; whether the guest's driver accepted it is not known."""
     UNKNOWN = "?"
 
 
 def reporting_of(vm: VmDescription, state: VmState, guest: GuestSnapshot) -> Reporting:
-    """Return how far reporting has come, from the device to the guest's kernel."""
+    """Return the state of reporting: the first obstacle between the device and the guest's kernel."""
     if vm.capabilities.balloon is Answer.NO:
         return Reporting.NO_DEVICE
     if vm.capabilities.reports_pages is Answer.NO:
@@ -37,15 +40,18 @@ def reporting_of(vm: VmDescription, state: VmState, guest: GuestSnapshot) -> Rep
     return Reporting.OFFERED if offered else Reporting.UNKNOWN
 
 
-def in_a_word(vm: VmDescription, state: VmState, guest: GuestSnapshot) -> str:
-    """Return how far reporting has come; `blocked` where the VMM keeps what it takes."""
+def reporting_label(vm: VmDescription, state: VmState, guest: GuestSnapshot) -> str:
+    """Return the text of the column: the state of reporting, or `blocked` if the VMM discards nothing."""
     found = reporting_of(vm, state, guest)
     taken = found not in (Reporting.NO_DEVICE, Reporting.OFF)
     return "blocked" if taken and (vm.blockers or state.blockers) else str(found)
 
 
 def vmm_takes_reports(vm: VmDescription, state: VmState) -> bool | None:
-    """Return whether the VMM takes reports, by its settings and by what the driver negotiated."""
+    """Return whether the VMM accepts reports: by its settings, and by the negotiated features.
+
+    None if neither tells.
+    """
     negotiated = state.reporting_negotiated
     if Answer.NO in (vm.capabilities.reports_pages, negotiated):
         return False
@@ -53,7 +59,10 @@ def vmm_takes_reports(vm: VmDescription, state: VmState) -> bool | None:
 
 
 def is_reported(guest_reports: bool | None, vmm_takes: bool | None) -> bool | None:
-    """Return whether reports flow: where neither side says no and one says yes; None: not known."""
+    """Return whether reports reach the VMM: no side denies it and at least one confirms it.
+
+    None if neither side knows.
+    """
     if guest_reports is False or vmm_takes is False:
         return False
     return True if guest_reports or vmm_takes else None

@@ -1,7 +1,7 @@
-"""What of a VM could come back: `ps`, `status`, `explain` and the arbiter promise the same. Pure.
+"""Memory of a VM that could come back: one calculation for `ps`, `status`, `explain` and the arbiter. Pure.
 
-A guest that claims more than it holds gains nothing: all amounts lie within what is resident. A guest
-that claims less is asked for less, which costs it nothing either.
+All amounts lie within resident memory, so that a guest has no advantage of claiming more than it
+holds. A guest that claims less is asked for less, which costs it nothing either.
 """
 
 from __future__ import annotations
@@ -18,29 +18,30 @@ if TYPE_CHECKING:
     from giveback.accounting.usage import GuestSnapshot
 
 AGENT_FLOOR_BYTES = 64 << 20
-"""Page cache that an agent with its own defaults never takes: for one that does not tell its floor."""
+"""Page cache that an agent with default settings never takes; used if the agent did not send its floor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Returnable:
-    """What could come back, in three disjoint parts that add up to at most what is resident."""
+    """Memory that could come back, in three disjoint parts; their sum is at most resident memory."""
 
     residue_bytes: int
-    """Free in the guest and still held: at any urgency."""
+    """Free in the guest, still held by the host: comes back at any urgency."""
     cold_bytes: int
-    """Cache beyond its floor that was not used lately: at urgency 1."""
+    """Cache above the floor that was not used recently: comes back at urgency 1."""
     warm_bytes: int
-    """The rest of the cache beyond its floor: at urgency 2 and 3."""
+    """The rest of the cache above the floor: comes back at urgency 2 and 3."""
 
     @property
     def total_bytes(self) -> int:
+        """The sum of the three parts."""
         return self.residue_bytes + self.cold_bytes + self.warm_bytes
 
 
 def returnable_of(seen: Observation) -> Returnable | None:
-    """Return what could come back of a VM; None where either side is not known.
+    """Return how much of a VM's memory could come back; None if the host or guest side is unknown.
 
-    Whether it can be asked at all is not looked at.
+    It is not checked whether the VM can be asked for it.
     """
     resident_bytes = resident_of(seen)
     if seen.ledger is None or resident_bytes is None or seen.ledger.residue_bytes is None:
@@ -51,7 +52,7 @@ def returnable_of(seen: Observation) -> Returnable | None:
 
 
 def _unshared(found: Returnable, held_bytes: int, resident_bytes: int) -> Returnable:
-    """Each part as far as the host would have it again, where other mappings hold the same memory."""
+    """Scale each part down to the memory that no other mapping holds: only that returns to the host."""
     if held_bytes >= resident_bytes:
         return found
     parts = (found.residue_bytes, found.cold_bytes, found.warm_bytes)
@@ -60,16 +61,17 @@ def _unshared(found: Returnable, held_bytes: int, resident_bytes: int) -> Return
 
 def _within_ledger(resident_bytes: int, guest: GuestSnapshot, ledger: Ledger) -> Returnable:
     residue = _within(ledger.host(*RESIDUE), resident_bytes)
-    # What the guest uses and the host does not hold may be cache, all of it, to be careful.
+    # Memory that the guest uses and the host does not hold: assume, to be careful, that all is cache.
     clean = (guest.cache_bytes or 0) - min(guest.dirty_bytes or 0, guest.cache_bytes or 0)
     absent = ledger.ram(Key.NOT_RESIDENT)
     held = min(ledger.host(Key.CACHE_CLEAN), max(0, clean - absent))
-    told_bytes = guest.cache_floor_bytes
-    cache = max(0, held - (AGENT_FLOOR_BYTES if told_bytes is None else told_bytes))
+    sent_bytes = guest.cache_floor_bytes
+    cache = max(0, held - (AGENT_FLOOR_BYTES if sent_bytes is None else sent_bytes))
     if guest.available_bytes is not None and guest.free_bytes is not None:
         cache = min(cache, max(0, guest.available_bytes - guest.free_bytes))
     cache = _within(cache, resident_bytes - residue)
-    # What its agent would not take at urgency 1 goes at 2 only: it is warm, whatever the kernel calls it.
+    # Cache that the agent would not take at urgency 1 comes back at 2 only: it is warm, whatever the
+    # kernel calls it.
     cold = _within(guest.returnable_cold_bytes, cache)
     return Returnable(residue, cold, cache - cold)
 

@@ -1,7 +1,7 @@
-"""The two pictures that the ledger joins: what the host charges, and what the guest says.
+"""The two snapshots that the ledger joins: the host's charge for a VM, and the guest's own numbers.
 
-A guest's numbers are bounded here and nowhere else: `checked` refuses a picture that
-cannot be. All amounts are bytes; None is what that source does not tell.
+A guest's numbers are bounded here and nowhere else: `checked` refuses an impossible snapshot.
+All amounts are bytes; None if the source does not give the number.
 """
 
 from __future__ import annotations
@@ -18,65 +18,66 @@ if TYPE_CHECKING:
     from giveback.accounting.cgroups import GuestCgroup
 
 STALE_S = 60.0
-"""Guest numbers older than this are not joined with the host's of now."""
+"""Guest numbers older than this are not joined with the host's current ones."""
 UNWATCHED_S = 10.0
-"""The same, where nobody has watched whether resident memory has moved since."""
+"""The same limit if it is not known whether resident memory has changed since."""
 MOVED_LEAST_BYTES, MOVED_DIVISOR = 64 << 20, 16
-"""Resident memory that moved by more than this, and by this part of RAM, belongs to other numbers."""
+"""A change of resident memory by more than both (bytes; RAM divided by 16) makes guest numbers outdated."""
 
 
 def is_outdated(moved_bytes: int, ram_bytes: int) -> bool:
-    """Tell whether resident memory has moved too far since a report for it to be joined with the host's."""
+    """Tell whether resident memory has changed too much since a report to join the report with it."""
     return moved_bytes > max(MOVED_LEAST_BYTES, ram_bytes // MOVED_DIVISOR)
 
 
 @dataclass(frozen=True, slots=True)
 class HostSnapshot:
-    """What a VM costs the host. `ram_…` is the guest's RAM mapping, `own_…` the rest of the VMM."""
+    """The host's charge for a VM. `ram_…` is the guest's RAM mapping, `own_…` the rest of the VMM."""
 
     ram_resident_bytes: int
     ram_swap_bytes: int = 0
     ram_pss_bytes: int = 0
     ram_shared_bytes: int = 0
-    """Resident RAM that other mappings hold, too: the host has no more when this one lets it go.
+    """Resident RAM that other mappings hold, too: the host gets nothing when this mapping releases it.
 
-    One page that a process maps 64 times is resident 64 times, and 63 of them are here."""
+    A page that a process maps 64 times is counted as resident 64 times; 63 of them are counted here."""
     ram_huge_bytes: int = 0
     ram_locked_bytes: int = 0
     ram_ksm_bytes: int = 0
     ram_page_bytes: int = 4096
-    """The largest pages of which the kernel makes a part of it: hugetlb pages, or small ones."""
+    """The largest page size in the RAM mapping: that of hugetlb, or the base page size."""
     ram_thp_eligible: bool | None = None
-    """Whether a part of it may be made of transparent huge pages; None where it is not told."""
+    """Whether the kernel may use transparent huge pages for a part of the RAM; None if unknown."""
     own_resident_bytes: int = 0
     own_pss_bytes: int = 0
     own_swap_bytes: int = 0
     page_tables_bytes: int = 0
     peak_resident_bytes: int = 0
-    """VmHWM of the whole process: it held at least this much once."""
+    """VmHWM of the whole process: the most that was ever resident."""
     sure: bool = True
-    """False where which mapping is the RAM had to be guessed."""
+    """False if the RAM mapping was guessed."""
     placed: bool = True
-    """False where some of the RAM was not found among the mappings: it is then in `own_…`."""
+    """False if some RAM was not found among the mappings: it is then counted in `own_…`."""
 
     @property
     def ram_held_bytes(self) -> int:
-        """Resident RAM that the host would have again: shared memory counts for its part (Pss)."""
+        """Resident RAM that would return to the host: of shared memory its proportional part (Pss)."""
         return max(0, self.ram_resident_bytes - self.ram_shared_bytes)
 
     @property
     def resident_bytes(self) -> int:
+        """Resident memory of the whole process."""
         return self.ram_resident_bytes + self.own_resident_bytes
 
     @property
     def charged_bytes(self) -> int:
-        """What the host charges: resident, swapped out, and the page tables for it."""
+        """The host's whole charge: resident memory, memory in swap, and the page tables for it."""
         swap = self.ram_swap_bytes + self.own_swap_bytes
         return self.resident_bytes + swap + self.page_tables_bytes
 
 
 class GuestSource(StrEnum):
-    """Who told the guest's side."""
+    """Source of a guest's numbers."""
 
     AGENT = "agent"
     GUEST_AGENT = "qemu-guest-agent"
@@ -87,7 +88,7 @@ class GuestSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GuestSnapshot:
-    """What the guest says of its memory, from /proc/meminfo and /proc/buddyinfo or less."""
+    """The guest's own numbers: from its /proc/meminfo and /proc/buddyinfo, or from a source with fewer."""
 
     source: GuestSource = GuestSource.NONE
     age_s: float | None = None
@@ -99,52 +100,55 @@ class GuestSnapshot:
     cache_bytes: int | None = None
     """Page cache with buffers, without shmem."""
     dirty_bytes: int | None = None
-    """The part of it that must be written first."""
+    """The part of the page cache that must be written to disk before it can be dropped."""
     cold_cache_bytes: int | None = None
     moved_bytes: int | None = None
-    """By how much resident memory has moved since these numbers were given; None: nobody watched."""
+    """Change of resident memory since these numbers were taken; None if it was not watched."""
     would_take_bytes: int | None = None
-    """Cache that a pass of its agent would take at urgency 1; None: no agent tells it."""
+    """Cache that a release pass of the agent would take at urgency 1; None if no agent sent it."""
     cache_floor_bytes: int | None = None
-    """Cache that its agent leaves the guest in any case, as its settings say."""
+    """Cache that the agent never takes, by its settings."""
     learned_floor_bytes: int | None = None
-    """Cache that looks cold and that the guest's agent keeps at urgency 1: refaults showed its use."""
+    """Cache that appears cold but that the agent keeps at urgency 1, because refaults showed its use."""
     slab_reclaimable_bytes: int | None = None
     slab_unreclaimable_bytes: int | None = None
     kernel_bytes: int | None = None
-    """vmalloc (kernel stacks are in it), page tables and per-CPU memory."""
+    """vmalloc (which contains kernel stacks), page tables and per-CPU memory."""
     pcp_bytes: int | None = None
-    """Free, on per-CPU lists: not in `free_bytes`."""
+    """Free pages on per-CPU lists; not part of `free_bytes`."""
     compressed_swap_bytes: int | None = None
     hugetlb_bytes: int | None = None
     swap_total_bytes: int | None = None
     free_by_order: tuple[int, ...] = ()
-    """Free bytes in blocks of each order."""
+    """Free bytes in blocks of each order, from order 0."""
     report_order: int | None = None
     reporting: bool | None = None
     cgroups: tuple[GuestCgroup, ...] = ()
-    """By service and container, where that was asked for."""
+    """Memory by service and container, if it was requested."""
     problems: tuple[str, ...] = field(default_factory=tuple)
     agent_is_there: bool = False
-    """Whether an agent answered that it gives no numbers just now: these are somebody else's, or none."""
+    """Whether an agent answered that it cannot give numbers now. These then come from another source."""
 
     @property
     def returnable_cold_bytes(self) -> int:
-        """Cold cache that a pass would take: by its agent's own word, which knows what it keeps."""
+        """Cold cache that a release pass would take: the agent's own figure, if it sent one.
+
+        The agent knows which cache it keeps.
+        """
         if self.would_take_bytes is not None:
             return self.would_take_bytes
         return max(0, (self.cold_cache_bytes or 0) - (self.learned_floor_bytes or 0))
 
     @property
     def reportable_bytes(self) -> int | None:
-        """Free bytes in blocks of the report order and above."""
+        """Free bytes in blocks of the report order and above; None if either is unknown."""
         if self.report_order is None or not self.free_by_order:
             return None
         return sum(self.free_by_order[self.report_order :])
 
     @property
     def trapped_bytes(self) -> int | None:
-        """Free bytes in smaller blocks."""
+        """Free bytes in blocks below the report order; None if either is unknown."""
         if self.report_order is None or not self.free_by_order:
             return None
         return sum(self.free_by_order[: self.report_order])
@@ -165,16 +169,17 @@ def from_kernel_files(
     pcp_bytes: int | None = None,
     compressed_swap_bytes: int | None = None,
 ) -> GuestSnapshot:
-    """A picture from the guest's own /proc/meminfo and /proc/buddyinfo.
+    """Make a snapshot from the guest's own /proc/meminfo and /proc/buddyinfo.
 
-    What does not parse becomes a problem of the picture, never an error: it is the guest's fault.
+    Text that does not parse becomes one of the snapshot's `problems` and never an exception, because a
+    guest controls it.
     """
     try:
         info = meminfo.plausible(meminfo.parse(meminfo_text))
         buddy = buddyinfo.parse(buddyinfo_text, page_bytes) if buddyinfo_text else None
     except KernelFileError as error:
         return GuestSnapshot(source, age_s, problems=(f"the guest's {error}",))
-    # Kernel stacks are made by vmalloc on all but a few old architectures: not counted twice.
+    # vmalloc allocates kernel stacks on all but a few old architectures: do not count them twice.
     stacks = max(info.kernel_stack_bytes or 0, _kib_line(meminfo_text, b"VmallocUsed"))
     tables = (info.page_tables_bytes or 0) + _kib_line(meminfo_text, b"SecPageTables")
     orders = buddyinfo.by_order(buddy) if buddy is not None else ()
@@ -213,9 +218,9 @@ def _report_order(
     buddy: buddyinfo.BuddyInfo | None,
     page_bytes: int,
 ) -> int | None:
-    """Return the order that reporting starts from; None where neither parameter nor blocks tell.
+    """Return the smallest order that is reported; None if neither parameter nor block sizes tell.
 
-    `parameter` is page_reporting_order: negative where it is unset, None where there is none.
+    `parameter` is page_reporting_order: negative if unset, None if the kernel does not have it.
     """
     if buddy is None:
         return None if parameter is None or parameter < 0 else parameter
@@ -225,7 +230,7 @@ def _report_order(
 
 
 def _kib_line(meminfo_text: bytes, name: bytes) -> int:
-    """A line of /proc/meminfo in bytes, 0 where this kernel has none."""
+    """Return a line of /proc/meminfo in bytes; 0 if this kernel does not have the line."""
     for line in meminfo_text.splitlines():
         words = line.split()
         if (
@@ -239,7 +244,7 @@ def _kib_line(meminfo_text: bytes, name: bytes) -> int:
 
 
 def from_balloon(statistics: BalloonStatistics, now_s: float) -> GuestSnapshot:
-    """A picture from balloon statistics: total, free, available, caches, and their age."""
+    """Make a snapshot from balloon statistics: total, free, available, caches, and their age."""
     if statistics.updated_s == 0:
         return GuestSnapshot(problems=("balloon statistics: the guest has never given any",))
     updated_s = statistics.updated_s
@@ -256,7 +261,7 @@ def from_balloon(statistics: BalloonStatistics, now_s: float) -> GuestSnapshot:
 
 
 def checked(guest: GuestSnapshot) -> GuestSnapshot:
-    """The picture as it is, or one that only says why it cannot be believed."""
+    """Return the snapshot unchanged, or an empty one whose `problems` say why it is refused."""
     for spec in fields(guest):
         value = getattr(guest, spec.name)
         amounts = value if isinstance(value, tuple) else (value,)

@@ -72,9 +72,11 @@ def machine_findings(root: str = "/") -> tuple[Finding, ...] | None:
     return tuple(
         Finding(
             Severity.MAY_KEEP,
-            "a key of this WSL 2 machine's settings does nothing, or not what was meant",
+            "a key in this WSL 2 machine's settings has no effect, or not the intended one",
             warning,
-            "giveback-agent config shows what counts; WSL reads its keys after wsl --shutdown only",
+            "correct the key: `giveback-agent config` shows the settings in effect. WSL reads changed keys "
+            "only after `wsl --shutdown`",
+            read_more="docs/wsl.md",
         )
         for warning in said["warnings"]
     )

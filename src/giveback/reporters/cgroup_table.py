@@ -23,7 +23,7 @@ def text(rows: Sequence[GuestCgroup]) -> str:
 
 
 def _line(row: GuestCgroup) -> str:
-    name = row.words
+    name = row.label
     name = name if len(name) <= _NAME - 3 else name[: _NAME - 4] + "…"
     amounts = (getattr(row, f"{column}_bytes") for column in _COLUMNS)
     return f"  {name:<{_NAME - 2}}" + " ".join(f"{_short(amount):>8}" for amount in amounts)

@@ -39,6 +39,7 @@ def _lines(listed: Sequence[Finding]) -> list[str]:
             f"      evidence: {escape_for_terminal(finding.evidence, 400)}",
             f"      remedy:   {escape_for_terminal(finding.remedy, 400)}",
             *(f"          {escape_for_terminal(line, 300)}" for line in finding.commands),
+            f"      more:     {finding.read_more}",
         ]
     return lines
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from giveback.accounting.activity import UNKNOWN, Activity, percent_of, swapped_of
 from giveback.accounting.ledger import OWN, Key
 from giveback.accounting.observation import resident_of
-from giveback.accounting.reporting import in_a_word
+from giveback.accounting.reporting import reporting_label
 from giveback.accounting.returnable import returnable_of
 from giveback.reporters.tables.columns import UNLIMITED, wrapped
 from giveback.reporters.tables.vm_columns import PS, TableView, VmRow, in_order, table
@@ -122,7 +122,7 @@ def _row(seen: Observation, host: HostSide) -> VmRow:
         swap_bytes=swapped_of(seen.host, activity),
         swap_in_bytes_per_s=activity.swap_in_bytes_per_s,
         swap_out_bytes_per_s=activity.swap_out_bytes_per_s,
-        reporting=in_a_word(seen.vm, seen.state, seen.guest),
+        reporting=reporting_label(seen.vm, seen.state, seen.guest),
         guest=_guest(seen),
         bar=bar(seen),
     )

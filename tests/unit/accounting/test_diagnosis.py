@@ -1,4 +1,4 @@
-"""What doctor finds and what explain offers, from observations alone."""
+"""The findings of doctor and the remedies of explain, from observations alone."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from giveback.vmm.base import (
     VmState,
 )
 
+DOCS = Path(__file__).parents[3]
 MIB, GIB = 1 << 20, 1 << 30
 GOOD = Capabilities(Answer.YES, Answer.YES, statistics=Answer.YES)
 VM = VmDescription("qemu", "one", 1, GIB, (RamBlock("ram", GIB),), GOOD)
@@ -81,7 +82,7 @@ def with_block(**changes: object) -> VmDescription:
     [
         (seen(with_capabilities(balloon=Answer.NO)), "no balloon device"),
         (seen(with_capabilities(reports_pages=Answer.NO)), "off in the VMM"),
-        (seen(state=replace(STATE, reporting_negotiated=Answer.NO)), "no balloon driver"),
+        (seen(state=replace(STATE, reporting_negotiated=Answer.NO)), "no active balloon driver"),
         (
             seen(
                 state=replace(
@@ -90,7 +91,7 @@ def with_block(**changes: object) -> VmDescription:
                     driver_features=frozenset({"STATS_VQ"}),
                 )
             ),
-            "did not take free page reporting",
+            "did not accept free page reporting",
         ),
         (seen(guest=replace(GUEST, reporting=False)), "reports no free pages"),
         (seen(state=replace(STATE, driver_features=frozenset({"PAGE_POISON"}))), "poisons"),
@@ -108,19 +109,23 @@ def with_block(**changes: object) -> VmDescription:
         (seen(with_block(prealloc=True)), "preallocated"),
         (seen(with_block(backing=Backing.FILE, path="/a")), "private mapping of a file"),
         (seen(guest=replace(GUEST, age_s=100.0)), "stale"),
-        (seen(guest=NO_GUEST), "nothing tells"),
+        (seen(guest=NO_GUEST), "use of its memory is not known"),
         (
             seen(guest=NO_GUEST, state=replace(STATE, statistics=BalloonStatistics(0.0))),
-            "never come",
+            "never sent balloon statistics",
         ),
         (seen(problems=("monitor: no answer",)), "monitor: no answer"),
     ],
 )
 def test_each_reason_is_found(observation: Observation, words: str) -> None:
     assert words in whats(observation)
+    for finding in findings(observation, NO_FACTS):
+        assert finding.evidence
+        assert finding.remedy
+        assert (DOCS / finding.read_more).is_file()
 
 
-def test_the_host_s_settings_are_looked_at() -> None:
+def test_the_hosts_settings_are_checked() -> None:
     assert "khugepaged" in whats(
         seen(), HostFacts(thp_enabled="always", khugepaged_max_ptes_none=511)
     )
@@ -134,7 +139,7 @@ def test_the_host_s_settings_are_looked_at() -> None:
     assert "swap is not accounted" in whats(seen(), HostFacts(swap_accounted=False))
 
 
-def test_what_keeps_memory_comes_first() -> None:
+def test_findings_that_keep_memory_come_first() -> None:
     vm = with_capabilities(balloon=Answer.NO)
     found = findings(seen(vm, guest=NO_GUEST), HostFacts(swap_accounted=False))
     assert [f.severity for f in found] == [Severity.KEEPS] * 2 + [Severity.BLINDS] * 2
@@ -160,7 +165,7 @@ def test_remedies_have_their_bytes() -> None:
     assert install.expected_bytes is None
     assert install.what == "no giveback-agent in this guest: install it"
     deaf = remedies(seen(guest=replace(GUEST, reporting=False)))
-    assert deaf[0].what.startswith("let the guest take the reporting that the VMM offers")
+    assert deaf[0].what.startswith("have the guest accept the reporting that the VMM offers")
     kept = remedies(seen(replace(VM, blockers=("device vfio-pci pins all of guest memory",))))
     assert kept[0].expected_bytes == 200 * MIB
     assert kept[0].what == "start it without: device vfio-pci pins all of guest memory"
@@ -183,7 +188,7 @@ def test_without_an_agent_the_first_step_is_to_install_it() -> None:
     assert not any("--agent-port" in line for line in findings(there, NO_FACTS)[0].commands)
 
 
-def test_nobody_is_told_to_install_what_is_there() -> None:
+def test_no_finding_asks_to_install_an_agent_that_exists() -> None:
     held = replace(NO_GUEST, problems=("/a: no answer; another program is connected to this port",))
     paused = replace(STATE, running=False)
     busy = replace(NO_GUEST, problems=("/a: answers again in 4 s",), agent_is_there=True)
@@ -194,17 +199,17 @@ def test_nobody_is_told_to_install_what_is_there() -> None:
         assert not any("install" in remedy.what for remedy in remedies(one))
 
 
-def test_an_agent_that_gives_no_numbers_just_now_is_told_instead_of_old_statistics() -> None:
+def test_an_agent_that_gives_no_numbers_now_is_named_instead_of_old_statistics() -> None:
     guest = replace(BALLOON, age_s=3600.0, agent_is_there=True, problems=("answers again in 4 s",))
     off = replace(STATE, statistics=BalloonStatistics(5.0), statistics_period_s=0)
     found = findings(seen(state=off, guest=guest), NO_FACTS)
     assert [one.what.partition(":")[0] for one in found if one.severity is Severity.BLINDS] == [
-        "the guest's agent gives no numbers just now"
+        "the guest's agent gives no numbers now"
     ]
 
 
 @pytest.mark.parametrize("updated_s", [0.0, 5.0])
-def test_polling_that_is_off_is_said_and_turned_on(updated_s: float) -> None:
+def test_polling_that_is_off_is_named_with_the_command_that_turns_it_on(updated_s: float) -> None:
     state = replace(STATE, statistics=BalloonStatistics(updated_s), statistics_period_s=0)
     guest = NO_GUEST if updated_s == 0 else replace(BALLOON, age_s=3600.0)
     found = findings(seen(state=state, guest=guest), NO_FACTS)
@@ -212,8 +217,8 @@ def test_polling_that_is_off_is_said_and_turned_on(updated_s: float) -> None:
     assert off.commands == ("giveback enable one --statistics",)
     text = whats(seen(state=state, guest=guest))
     assert "stuck" not in text
-    assert "never come" not in text
-    # The agent tells more than they would.
+    assert "never sent" not in text
+    # The agent sends more than balloon statistics have.
     assert findings(seen(state=state), NO_FACTS) == ()
 
 
@@ -225,11 +230,11 @@ def test_a_paused_vm_is_not_called_stuck() -> None:
     assert "polling" not in text
 
 
-def test_what_is_unknown_gets_no_advice_that_supposes_it() -> None:
+def test_an_unknown_configuration_gets_no_advice_that_presumes_it() -> None:
     unknown = Capabilities()
     vm = replace(VM, ram_bytes=0, ram_blocks=(), capabilities=unknown, unread=("-readconfig /a",))
     text = whats(seen(vm, VmState(problems=("-readconfig /a",)), guest=NO_GUEST))
-    assert "not known from here" in text
+    assert "cannot be read" in text
     assert "no balloon device" not in text
     assert "off in the VMM" not in text
     assert text.count("-readconfig /a") == 1
@@ -239,7 +244,7 @@ def test_what_is_unknown_gets_no_advice_that_supposes_it() -> None:
     ("name", "word"),
     [("a b", "'a b'"), ("a;reboot", "'a;reboot'"), ("-x", "1"), ("a\nb", "1"), ("web", "web")],
 )
-def test_lines_to_paste_do_what_they_say(name: str, word: str) -> None:
+def test_lines_to_paste_name_the_vm_quoted_or_by_its_pid(name: str, word: str) -> None:
     vm = replace(with_capabilities(agent_channel=Answer.NO), name=name)
     assert next_steps.install_agent(vm)[-1].startswith(f"giveback enable {word} --agent-port")
 

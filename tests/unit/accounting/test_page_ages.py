@@ -17,18 +17,18 @@ def mask(*held: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
 
 def test_a_page_grows_old_only_while_it_is_held() -> None:
     ages = Ages()
-    assert ages.look(mask(1, 1, 0), 0.0, PAGE) == ()
-    assert ages.look(mask(1, 1, 1), 10.0, PAGE) == ((0.0, 3 * PAGE), (10.0, 2 * PAGE))
-    assert ages.look(mask(1, 0, 1), 15.0, PAGE) == ((5.0, 2 * PAGE), (15.0, PAGE))
-    assert ages.look(mask(1, 1, 0), 20.0, PAGE) == ((0.0, 2 * PAGE), (20.0, PAGE))
-    assert ages.look(mask(1, 1), 25.0, PAGE) == ()
+    assert ages.add_sample(mask(1, 1, 0), 0.0, PAGE) == ()
+    assert ages.add_sample(mask(1, 1, 1), 10.0, PAGE) == ((0.0, 3 * PAGE), (10.0, 2 * PAGE))
+    assert ages.add_sample(mask(1, 0, 1), 15.0, PAGE) == ((5.0, 2 * PAGE), (15.0, PAGE))
+    assert ages.add_sample(mask(1, 1, 0), 20.0, PAGE) == ((0.0, 2 * PAGE), (20.0, PAGE))
+    assert ages.add_sample(mask(1, 1), 25.0, PAGE) == ()
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=2, max_size=6))
 def test_the_amounts_fall_with_age_and_begin_with_all(looks: list[list[bool]]) -> None:
     ages = Ages()
     for now_s, held in enumerate(looks):
-        found = ages.look(np.array(held), float(now_s), PAGE)
+        found = ages.add_sample(np.array(held), float(now_s), PAGE)
     amounts = [amount for _, amount in found]
     assert amounts == sorted(amounts, reverse=True)
     assert [age for age, _ in found] == sorted(age for age, _ in found)

@@ -133,7 +133,7 @@ def test_tiny_runs_fill_no_memory() -> None:
 
 @pytest.mark.parametrize("lie", [b"F0A3", b"F1" + b"9" * 500_000])
 def test_runs_of_nothing_or_without_end_are_refused(lie: bytes) -> None:
-    with pytest.raises(InputError, match="no runs"):
+    with pytest.raises(InputError, match="not runs"):
         page_ledger.decode(packed(lie), 100)
 
 

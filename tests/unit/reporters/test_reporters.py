@@ -155,6 +155,7 @@ def test_findings_name_the_vm_and_then_the_machine() -> None:
         "  keeps memory: a \\x1b[2J",
         "      evidence: of \\n it",
         "      remedy:   do",
+        "      more:     docs/hypervisors.md",
         "b (pid 2, qemu): nothing found that keeps memory",
     ]
     assert findings.text([]) == "no VM runs on this host"

@@ -9,7 +9,7 @@ from giveback.accounting.activity import percent_of, swapped_of
 from giveback.accounting.ledger import NO_NUMBERS, OWN, UnknownKind
 from giveback.accounting.next_steps import quoted
 from giveback.accounting.observation import resident_of
-from giveback.accounting.reporting import in_a_word
+from giveback.accounting.reporting import reporting_label
 from giveback.accounting.returnable import returnable_of
 from giveback.manager.decide import schedule
 from giveback.manager.decide.promises import is_short
@@ -127,7 +127,7 @@ def _made(vm: Watched, seen: Observation) -> VmStatus:
         returned_bytes=ledger.returned_bytes if ledger else None,
         own_bytes=ledger.host(*OWN) if ledger else None,
         charged_bytes=ledger.charged_bytes if ledger else None,
-        reporting=in_a_word(seen.vm, seen.state, seen.guest),
+        reporting=reporting_label(seen.vm, seen.state, seen.guest),
         urgency=vm.channel.sent_urgency if vm.guest.had_agent else None,
         reliability=round(vm.request.trust.reliability, 3) if vm.request.is_judged else None,
         cache_floor_bytes=seen.guest.cache_floor_bytes,

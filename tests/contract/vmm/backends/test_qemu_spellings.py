@@ -17,7 +17,7 @@ import pytest
 from peers import emulator
 from real_qemu import is_listening
 
-from giveback.accounting.reporting import in_a_word
+from giveback.accounting.reporting import reporting_label
 from giveback.guest.observe import observe
 from giveback.host.procs import Process, read_process
 from giveback.reporters import vm_table
@@ -223,7 +223,7 @@ def test_what_the_monitor_says_beats_the_command_line(tmp_path: Path) -> None:
         before = asyncio.run(observe(QemuBackend(), vm, timeout_s=10))
         asyncio.run(plug())
         after = asyncio.run(observe(QemuBackend(), vm, timeout_s=10))
-    assert in_a_word(before.vm, before.state, before.guest) == "no device"
+    assert reporting_label(before.vm, before.state, before.guest) == "no device"
     assert after.vm.capabilities.balloon is Answer.YES
     assert after.vm.capabilities.reports_pages is Answer.YES
 
@@ -321,7 +321,7 @@ def test_a_config_file_that_has_gone(tmp_path: Path) -> None:
     assert (vm.ram_bytes, vm.ram_blocks, vm.control) == (0, (), "")
     assert {vm.capabilities.balloon, vm.capabilities.reports_pages} == {Answer.UNKNOWN}
     assert vm.unread == (f"-readconfig {tmp_path}/conf cannot be read",)
-    assert in_a_word(seen.vm, seen.state, seen.guest) == "?"
+    assert reporting_label(seen.vm, seen.state, seen.guest) == "?"
     assert vm_table.documents([seen])[0]["ram_bytes"] is None
     assert " ? " in vm_table.text([seen]).splitlines()[1]
     assert any("cannot be read" in problem for problem in seen.problems)

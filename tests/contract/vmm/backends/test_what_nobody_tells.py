@@ -50,7 +50,7 @@ def test_kata_s_cloud_hypervisor(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (line,) = (line for line in table.splitlines() if pods[0][:20] in line and "cloud-" in line)
     assert " ? " in line
     assert "no balloon device" not in json.dumps(found)
-    assert "not known from here" in json.dumps(found)
+    assert "configuration cannot be read" in json.dumps(found)
 
 
 @pytest.mark.parametrize(
