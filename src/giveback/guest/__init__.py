@@ -1,1 +1,1 @@
-"""The guest's side, as the host asks for it: channels, sessions, memory reports."""
+"""The guest's side as seen from the host: channels, sessions, memory reports."""

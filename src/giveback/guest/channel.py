@@ -1,7 +1,7 @@
-"""Ways into a guest: three dialects, one stream.
+"""Channels into a guest: three kinds of connection, one stream of lines.
 
-QEMU's virtio-serial is a unix socket that serves one client; its vsock is an address family; Cloud
-Hypervisor's and Firecracker's vsock is a unix socket on which one says `CONNECT port` first.
+QEMU's virtio-serial port is a unix socket that serves one client. QEMU's vsock is an address family. The
+vsock of Cloud Hypervisor and Firecracker is a unix socket on which the client first sends `CONNECT port`.
 Source: docs/vsock.md of both.
 """
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 5.0
 _GUEST_AGENT_LINE_LIMIT_BYTES = 256 << 10
-"""qemu-guest-agent sends a piece of a file in one line, as base64."""
+"""qemu-guest-agent sends each piece of a file in one line, as base64."""
 
 
 class LineStream:
-    """Lines to and from a guest; a received one has at most `limit_bytes`."""
+    """A stream of lines to and from a guest; a received line has at most `limit_bytes`."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit_bytes: int
@@ -38,16 +38,16 @@ class LineStream:
         self._limit_bytes = limit_bytes
 
     async def send(self, line: bytes) -> None:
-        """Send a line that has its end, and wait until the socket has taken most of it."""
+        """Send a line, which must end in a newline; wait until the socket has taken most of it."""
         self._writer.write(line)
         await self._writer.drain()
 
     async def receive(self) -> bytes:
-        """Return the next line. Raises VmError where there is none, or it is too long."""
+        """Return the next line. Raises VmError if the guest closed its end, or the line is too long."""
         try:
             line = await self._reader.readuntil(b"\n")
         except asyncio.IncompleteReadError as error:
-            raise VmError("the guest's end was closed") from error
+            raise VmError("the guest closed its end of the channel") from error
         except asyncio.LimitOverrunError as error:
             raise VmError(
                 f"the guest sent a line of more than {self._limit_bytes} bytes"
@@ -57,7 +57,10 @@ class LineStream:
 
 @contextlib.asynccontextmanager
 async def lines(channel: Channel, timeout_s: float) -> AsyncIterator[LineStream]:
-    """Talk over the channel for at most `timeout_s` in all. Raises VmError."""
+    """Open the channel for the context, which may take at most `timeout_s` in all.
+
+    Raises VmError if it cannot be opened, or the time is over.
+    """
     of_qemu = channel.kind is ChannelKind.QEMU_GUEST_AGENT
     limit_bytes = _GUEST_AGENT_LINE_LIMIT_BYTES if of_qemu else protocol.LINE_LIMIT_BYTES
     writer: asyncio.StreamWriter | None = None
@@ -81,21 +84,24 @@ async def lines(channel: Channel, timeout_s: float) -> AsyncIterator[LineStream]
 
 
 def where(channel: Channel) -> str:
-    """Return what an error calls the channel, safe to print."""
+    """Return the name of the channel for error messages, safe to print."""
     return escape_for_terminal(channel.path or f"vsock {channel.cid}", 400)
 
 
 async def _silence(channel: Channel) -> str:
-    """Why nothing comes: QEMU serves one client of a port, the next ones wait without a word."""
+    """Return the likely reason why no answer came.
+
+    QEMU serves one client of a port; a second connection is queued, and receives nothing.
+    """
     if channel.kind is ChannelKind.VIRTIO_SERIAL and await owned.is_queued(
         channel.path, channel.pid
     ):
         return "; another program is connected to this port, and QEMU serves one at a time"
-    return "; no giveback-agent runs there, or the guest is too busy to answer"
+    return "; giveback-agent does not run there, or the guest is too busy to answer"
 
 
 async def open_socket(channel: Channel) -> socket.socket:
-    """Return a connected, non-blocking socket. Raises VmError that says why there is none."""
+    """Return a connected, non-blocking socket. Raises VmError with the reason if it cannot connect."""
     if channel.kind is not ChannelKind.VSOCK:
         return await owned.connect(channel.path, channel.pid)
     name = where(channel)
@@ -112,7 +118,7 @@ async def open_socket(channel: Channel) -> socket.socket:
     except BaseException as error:
         opened.close()
         if isinstance(error, TimeoutError):
-            raise VmError(f"{name}: nobody in the guest answers") from error
+            raise VmError(f"{name}: no answer from the guest in {CONNECT_TIMEOUT_S:g} s") from error
         if isinstance(error, OSError):
             raise VmError(f"{name}: {reason(error)}") from error
         raise
@@ -125,7 +131,7 @@ async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         answer = await reader.readuntil(b"\n")
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError) as error:
         raise VmError(
-            f"nothing in the guest listens on vsock port {protocol.AGENT_VSOCK_PORT}"
+            f"no program in the guest listens on vsock port {protocol.AGENT_VSOCK_PORT}"
         ) from error
     if not protocol.is_greeted(answer):
         raise VmError(f"the vsock socket answered {escape_for_terminal(repr(answer[:64]))}, not OK")

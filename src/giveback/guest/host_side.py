@@ -1,6 +1,7 @@
-"""What a VM costs the host: its process's mappings, and where its RAM is among them.
+"""Read the host's charge for a VM: its process's mappings, and guest RAM among them.
 
-A reader process reads them: what calls itself a VMM may have 65,000 mappings, and a lock that is never free.
+A reader process reads them. A stranger's process that poses as a VMM may have 65,000 mappings, or hold its
+mmap lock forever.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
 
 LEAST_MAPPING_BYTES = 1 << 20
 LIMITS = Limits(wall_s=10.0, cpu_s=10.0)
-"""A mapping of a TiB in small pages takes the kernel some seconds to walk."""
+"""The kernel needs some seconds to walk a mapping of one TiB in small pages."""
 
 
 async def read_host(
     readers: Readers, vm: VmDescription, state: VmState, root: str = "/", limits: Limits = LIMITS
 ) -> tuple[HostSnapshot, tuple[BoundBlock, ...], float]:
-    """What the VM costs, where its RAM lies in the process, and how many seconds it took to read.
+    """Return the host's snapshot of the VM, the place of its RAM blocks, and the seconds it took to read.
 
-    Raises VmError.
+    Raises VmError if the mappings cannot be read.
     """
     blocks, addresses = vm.ram_blocks, dict(state.host_addresses)
     answer = await readers.call(
@@ -39,13 +40,16 @@ async def read_host(
     try:
         return plain.unpack(tuple[HostSnapshot, tuple[BoundBlock, ...], float], answer)
     except ValueError as error:
-        raise VmError(f"what the reader of process {vm.pid} answered is wrong: {error}") from error
+        raise VmError(f"the reader of process {vm.pid} sent a malformed answer: {error}") from error
 
 
 def read_mappings(
     root: str, pid: int, blocks: object, addresses: dict[str, int]
 ) -> tuple[HostSnapshot, tuple[BoundBlock, ...], float]:
-    """Read and bind the mappings of a process. Run in a reader process. Raises VmError."""
+    """Read the mappings of a process and find its RAM blocks among them. Raises VmError.
+
+    Runs in a reader process.
+    """
     started_s = time.monotonic()
     ram_blocks = plain.unpack(tuple[RamBlock, ...], blocks)
     whole, candidates = smaps.scan(smaps.pieces_of(root, pid), LEAST_MAPPING_BYTES)
@@ -56,7 +60,7 @@ def read_mappings(
     eligible = {mapping.thp_eligible for mapping in mappings} - {None}
     own = whole - ram
     status = procs.status_bytes(root, pid)
-    picture = HostSnapshot(
+    snapshot = HostSnapshot(
         ram_resident_bytes=ram.resident_bytes,
         ram_swap_bytes=ram.swap_bytes,
         ram_pss_bytes=ram.pss_bytes + ram.hugetlb_bytes,
@@ -74,4 +78,4 @@ def read_mappings(
         sure=bool(bound) and all(block.sure for block in bound),
         placed=bool(bound) and all(block.ranges for block in bound),
     )
-    return picture, bound, time.monotonic() - started_s
+    return snapshot, bound, time.monotonic() - started_s

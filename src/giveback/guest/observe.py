@@ -1,4 +1,4 @@
-"""One VM, both sides read and joined: what `ps`, `explain` and `doctor` show."""
+"""Observe a VM: read its host and guest sides and join them, for `ps`, `explain` and `doctor`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     FoundVm = tuple[Backend, VmDescription]
 
 _AT_ONCE = 32
-"""VMs asked at the same time: a host with a thousand is not met with a thousand connections."""
+"""VMs asked at the same time, so that a host with a thousand VMs gets no thousand connections at once."""
 
 
 async def observe(
@@ -43,18 +43,18 @@ async def observe(
     by_cgroup: bool = False,
     patience_s: float = 0.0,
 ) -> Observation:
-    """Ask the VMM, then the guest, then read the host: the last at once after the guest.
+    """Ask the VMM, then the guest; then read the host's side immediately after the guest answered.
 
-    `guest` is a picture brought from elsewhere; then the guest is not asked, else it has
-    `guest_timeout_s` (a quarter of `timeout_s`) for each way to it; an agent that says when it answers again
-    is waited for at most `patience_s`. `by_cgroup`: ask it also which service and container has what. Never
-    raises VmError.
+    - `guest`: a snapshot from another source; the guest is then not asked.
+    - `guest_timeout_s`: the time for each channel to the guest; a quarter of `timeout_s` if None.
+    - `patience_s`: how long to wait at most for an agent that says when it answers again.
+    - `by_cgroup`: ask the guest also for memory by service and container.
+
+    Never raises VmError: failures are among the observation's problems.
     """
     if procs.is_stopped(root, vm.pid):
-        # Neither its monitor nor its guest would answer, and each would be waited for.
-        why = (
-            f"the VMM's process is stopped, and answers nothing: kill -CONT {vm.pid} lets it go on"
-        )
+        # Neither its monitor nor its guest would answer; each would cost a timeout.
+        why = f"the VMM's process is stopped and does not answer: kill -CONT {vm.pid} continues it"
         return await _with_host(
             vm, VmState(running=False, problems=(why,)), guest or NO_GUEST, root
         )
@@ -74,26 +74,26 @@ async def observe_pages(
     timeout_s: float = 2.0,
     said: dict[str, object] | None = None,
 ) -> tuple[Observation, dict[str, object]]:
-    """Observe a VM whose every page counts; returns what its guest said of its pages, too.
+    """Observe a VM page by page; return the observation and the guest's answer about its pages.
 
-    `said` is what was brought from elsewhere, else the agent is asked. The VMM is asked once: for the
-    layout, and for an agent's port that no command line shows. Raises VmError where no agent answers.
+    `said` is an answer from another source; if None, the agent is asked. The VMM is asked once, for the
+    layout and for an agent's port that the command line does not show. Raises VmError if no agent answers.
     """
     state = await backend.inspect(vm, layout=True, timeout_s=timeout_s)
     vm = state.description or vm
     source = GuestSource.FILE
     if said is None:
         said, source = await read_pages(vm, closed=state.closed_ports), GuestSource.AGENT
-    # The host at once after the guest: pages change hands meanwhile.
+    # Read the host immediately after the guest, because pages change in between.
     return await _with_host(vm, state, from_agent(said, source), root), said
 
 
 async def _with_host(
     vm: VmDescription, state: VmState, guest: GuestSnapshot, root: str = "/"
 ) -> Observation:
-    """Read the host's side now, and join it with what the VMM and the guest said.
+    """Read the host's side now, and join it with the VMM's state and the guest's snapshot.
 
-    Never raises VmError: what could not be read is among the problems.
+    Never raises VmError: failures are among the observation's problems.
     """
     problems = list(state.problems)
     try:
@@ -105,17 +105,17 @@ async def _with_host(
         )
     missing = [block.block.name for block in bound if not block.ranges]
     if missing:
-        problems.append(f"no mapping of the process is RAM block {', '.join(missing)}")
+        problems.append(f"no mapping of the process was found for RAM block {', '.join(missing)}")
     return Observation(
         vm, state, host, guest, make_ledger(vm, state, host, guest), bound, None, tuple(problems)
     )
 
 
 def recalled(seen: Observation, last: dict[int, tuple[Observation, float]]) -> Observation:
-    """Return a VM with its agent's last answer, where the agent gives none just now; `last` is kept up.
+    """Return the observation with its agent's last answer if the agent gives none now.
 
-    By PID, with the monotonic time of it. How far resident memory has moved since is known, so that numbers
-    of before a large change are not used.
+    `last` maps each PID to its last answered observation and the monotonic time of it; it is updated
+    here. The change of resident memory since is recorded, so that the ledger refuses outdated numbers.
     """
     now_s = time.monotonic()
     if seen.guest.source is GuestSource.AGENT:
@@ -137,7 +137,7 @@ def recalled(seen: Observation, last: dict[int, tuple[Observation, float]]) -> O
 def make_ledger(
     vm: VmDescription, state: VmState, host: HostSnapshot, guest: GuestSnapshot
 ) -> Ledger:
-    """Join the pictures of a VM: RAM is all its blocks; what is not plugged counts as ballooned."""
+    """Join the snapshots of a VM. RAM is the sum of its blocks; unplugged memory counts as ballooned."""
     ram_bytes = vm.block_bytes or vm.ram_bytes
     unplugged = max(0, ram_bytes - (state.ram_bytes or vm.ram_bytes))
     return join(
@@ -158,14 +158,14 @@ async def observe_all(
     layout: bool = False,
     timeout_s: float = 2.0,
 ) -> list[Observation]:
-    """Observe many VMs side by side; one that hangs delays nobody but itself.
+    """Observe many VMs concurrently; a VM that hangs delays only its own result.
 
-    `layout` asks each VMM all that it tells without leaving a mark on its VM.
+    `layout` asks each VMM also for its memory layout, unless that would mark the VM as tainted.
     """
-    gate = asyncio.Semaphore(_AT_ONCE)
+    slots = asyncio.Semaphore(_AT_ONCE)
 
     async def one(backend: Backend, vm: VmDescription) -> Observation:
-        async with gate:
+        async with slots:
             more = layout and not backend.layout_taints
             return await observe(backend, vm, root=root, layout=more, timeout_s=timeout_s)
 
@@ -179,6 +179,6 @@ def observe_host(
     timeout_s: float = 2.0,
     chosen: Callable[[Sequence[FoundVm]], Sequence[FoundVm]] = tuple,
 ) -> list[Observation]:
-    """Observe the VMs of this host that are `chosen` of all that are found; every one without it."""
+    """Find the VMs of this host and observe those that `chosen` selects; all of them by default."""
     vms = chosen(find(root))
     return asyncio.run(observe_all(vms, root=root, layout=layout, timeout_s=timeout_s))

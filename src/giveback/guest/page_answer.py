@@ -1,4 +1,4 @@
-"""An answer to `ask: pages` while it comes over a lasting connection: one report, then part after part."""
+"""Collect the answer to `ask: pages` from a lasting connection: one memory report, then parts in order."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ if TYPE_CHECKING:
     from giveback.guest.protocol import AskRefused, MemoryReport, Pages, Taken
 
 TIMEOUT_S = 150.0
-"""What the agent gives itself for them, and some more."""
+"""The agent's own time limit for the pages, and some more."""
 PAGES_LIMIT_CHARS = 16 << 20
-"""The agent sends no more. Source: giveback_agent/host_link/answers.py."""
+"""The agent never sends more. Source: giveback_agent/host_link/answers.py."""
 _BYTES_LIMIT = PAGES_LIMIT_CHARS + (1 << 20)
 
 
 class PageAnswer:
-    """What has come so far; `wait` returns all of it. It lifts the connection's bounds by what it may take.
+    """The parts received so far; `wait` returns the whole answer.
 
-    Who waited for it may leave: what is still to come is then expected all the same, and passed over.
+    The answer may exceed the connection's rate limits, up to limits of its own. If the waiting task is
+    cancelled, the remaining parts are still accepted, and dropped.
     """
 
     __slots__ = (
@@ -32,7 +33,7 @@ class PageAnswer:
         self.number = number
         self.asked_at_s = now_s
         self.is_over = False
-        """Whether no more of it is to come."""
+        """Whether the answer is complete or has failed."""
         self._count = 0
         self._whole: asyncio.Future[dict[str, object]] = asyncio.get_running_loop().create_future()
         self._memory: dict[str, object] | None = None
@@ -42,17 +43,17 @@ class PageAnswer:
         self._lines_left = protocol.PARTS_LIMIT
 
     def allows_bytes(self, count: int) -> bool:
-        """Whether so many may come beyond the connection's bounds; they are then taken off."""
+        """Count `count` bytes against this answer's own limit; return False if they exceed it."""
         self._bytes_left -= count
         return self._bytes_left >= 0
 
     def allows_line(self) -> bool:
-        """Whether one more line may come beyond the connection's bounds; it is then taken off."""
+        """Count one line against this answer's own limit; return False if it exceeds it."""
         self._lines_left -= 1
         return self._lines_left >= 0
 
     def take(self, event: MemoryReport | Pages | AskRefused | Taken) -> bool:
-        """Take an event with this answer's number; False where it is not the next one."""
+        """Take an event that has this answer's number; return False if it is out of order."""
         if isinstance(event, protocol.AskRefused):
             self._end({"error": event.text, "again_s": event.retry_s})
             return True
@@ -63,7 +64,7 @@ class PageAnswer:
             return False
         self._chars += len(event.data)
         if self._memory is None or event.part != self._count or self._chars > PAGES_LIMIT_CHARS:
-            self.fail("what the agent says of its pages is not whole, or too long")
+            self.fail("the agent's answer about its pages is incomplete or too long")
             return False
         self._count += 1
         if not self._whole.done():
@@ -73,7 +74,7 @@ class PageAnswer:
         return True
 
     def fail(self, why: str) -> None:
-        """End it: no more will come."""
+        """End the answer with an error; later parts are not expected."""
         self._end({"error": why, "again_s": None})
 
     def _end(self, said: dict[str, object]) -> None:
@@ -83,7 +84,10 @@ class PageAnswer:
             self._whole.set_result(said)
 
     async def wait(self, timeout_s: float = TIMEOUT_S) -> dict[str, object]:
-        """Return the report with `pages`, or why there is none as `error` and `again_s`."""
+        """Return the memory report with its `pages`; or on failure an object with `error` and `again_s`.
+
+        `again_s` is the number of seconds after which asking again helps, or None.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.shield(self._whole)

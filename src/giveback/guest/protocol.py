@@ -1,8 +1,8 @@
-"""The host's end of the agent's protocol: requests as lines, lines as events. docs/protocol.md lists them.
+"""The host's end of the agent's protocol: build requests, parse events. docs/protocol.md lists them.
 
-Pure: bytes in, records out. A guest is hostile to its host: a line is bounded and believed in its form
-only. What a guest claims of itself (a name, another's memory) is not read: the channel says who speaks.
-The one-shot query, the daemon's session and the lab all read a guest through this module.
+Pure: bytes in, records out. A guest may be hostile to its host: a line is bounded, and only its form is
+trusted. A guest's claims about its identity are not read: the channel identifies the guest.
+The one-shot query, the daemon's session and the lab all parse a guest's lines by this module.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 AGENT_VSOCK_PORT = 26466
 LINE_LIMIT_BYTES = json_lines.LINE_LIMIT_BYTES
-"""The agent writes no longer line."""
+"""The agent never writes a longer line."""
 PARTS_LIMIT = 4096
 """Parts of an answer to `ask: pages`."""
 RETRY_LIMIT_S = 60.0
@@ -37,19 +37,19 @@ _ID_LIMIT = 10**18
 _PAGE_SIZES = (4096, 16384, 65536)
 
 GREETING = b"CONNECT %d\n" % AGENT_VSOCK_PORT
-"""Said first to the vsock socket of Cloud Hypervisor and Firecracker. Source: docs/vsock.md of both."""
+"""First line sent to the vsock socket of Cloud Hypervisor and Firecracker. Source: docs/vsock.md of both."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The agent has opened its port: it has forgotten what it was told before."""
+    """The agent has opened its port; it no longer knows an urgency that was sent before."""
 
     agent: str
 
 
 @dataclass(frozen=True, slots=True)
 class StepEvent:
-    """What the agent's service does: its words, and the step's name where it gives one."""
+    """A step of the agent's service: its text, and the step's name if the agent sent one."""
 
     text: str
     step: str | None = None
@@ -57,9 +57,9 @@ class StepEvent:
 
 @dataclass(frozen=True, slots=True)
 class MemoryReport:
-    """An answer to `ask: memory`; `said` is for `from_agent` to read, not to keep.
+    """An answer to `ask: memory`. Pass `said` to `from_agent`; to keep the report, keep `line`.
 
-    As objects a line may take thirty times its bytes: `line` is what is kept.
+    Parsed objects may need thirty times the bytes of the line.
     """
 
     id: int
@@ -79,7 +79,7 @@ class Pages:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """An urgency was taken for `lease_s` seconds."""
+    """The agent has accepted an urgency for `lease_s` seconds."""
 
     id: int
     urgency: int
@@ -88,7 +88,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class AskRefused:
-    """The agent does not answer what was asked; `retry_s` where asking again helps."""
+    """The agent refuses a request; `retry_s` is when asking again helps, or None."""
 
     id: int
     text: str
@@ -100,17 +100,17 @@ Event = Hello | StepEvent | Reply
 
 
 def new_id() -> int:
-    """Return a number for a request; a client before us has not used it.
+    """Return a random number for a request, which an earlier client has not used.
 
-    The agent reads eighteen digits; 56 bits are seventeen.
+    The agent reads up to 18 digits; 56 bits have 17.
     """
     return int.from_bytes(os.urandom(7), "big")
 
 
 def ask(what: str, number: int, by_cgroup: bool = False) -> bytes:
-    """Return the request for `memory` or `pages`; its answer bears the number.
+    """Return the request for `memory` or `pages`; its answer has the same number.
 
-    `by_cgroup`: also which service and container has what. An older agent passes over that.
+    `by_cgroup` asks also for memory by service and container; an older agent ignores it.
     """
     more: dict[str, object] = {"cgroups": True} if by_cgroup else {}
     return _request({"id": number, "ask": what, **more})
@@ -119,10 +119,10 @@ def ask(what: str, number: int, by_cgroup: bool = False) -> bytes:
 def urgency(
     level: int, lease_s: float, number: int, goal_bytes: int | None = None, by: str = ""
 ) -> bytes:
-    """Return the message that the host needs memory this badly (0 to 3), for `lease_s` seconds.
+    """Return the message that sets the urgency (0 to 3) for `lease_s` seconds.
 
-    `goal_bytes` is all that it wants: an agent that knows the key takes no more cache than that. `by` is
-    the word for who set it, as the guest's `status` is to show.
+    `goal_bytes` limits it: an agent that knows the key takes no more cache than that. `by` names the
+    origin of the urgency, as the guest's `status` shows it.
     """
     message: dict[str, object] = {
         "id": number,
@@ -137,17 +137,17 @@ def urgency(
 
 
 def _request(message: dict[str, object]) -> bytes:
-    # The empty line ends what a client before us may have left unfinished.
+    # The empty line ends a line that an earlier client may have left unfinished.
     return b"\n" + json_lines.line_of(message)
 
 
 def is_greeted(line: bytes) -> bool:
-    """Whether a vsock socket's answer to GREETING says that the guest listens."""
+    """Tell whether a vsock socket's answer to GREETING confirms a listener in the guest."""
     return len(line) <= _GREETING_LIMIT_BYTES and line.startswith(b"OK ")
 
 
 class LineSplitter:
-    """Cuts bytes into lines as they come; never keeps more than `limit_bytes` of a line."""
+    """A splitter of received bytes into lines; it keeps at most `limit_bytes` of an unfinished line."""
 
     __slots__ = ("_limit_bytes", "_partial")
 
@@ -156,7 +156,7 @@ class LineSplitter:
         self._partial = b""
 
     def feed(self, data: bytes) -> list[bytes] | None:
-        """Return the lines that are whole now, without their ends; None once one is too long."""
+        """Return the lines completed by `data`, without newlines; None if a line is too long."""
         lines = (self._partial + data).split(b"\n")
         self._partial = lines.pop()
         if len(self._partial) > self._limit_bytes:
@@ -168,7 +168,7 @@ class LineSplitter:
 
 
 def parse_object(line: bytes | str) -> dict[str, object]:
-    """Return a text of JSON as an object; {} for anything else."""
+    """Parse a JSON object; return {} for anything else."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -177,9 +177,9 @@ def parse_object(line: bytes | str) -> dict[str, object]:
 
 
 def parse(line: bytes) -> Event | None:
-    """Return the event of a line; None for a longer or deeper one, or one of no known form.
+    """Return the event of a line; None if it is too long, nested, or of an unknown form.
 
-    A message is flat: a value is plain, or a list of plain ones.
+    A message is flat: each value is a scalar or a list of scalars.
     """
     if len(line) > LINE_LIMIT_BYTES:
         return None
@@ -203,7 +203,7 @@ def _is_flat(value: object) -> bool:
 
 def _step(said: dict[str, object]) -> StepEvent | None:
     step, text = _text(said, "step"), _text(said, "text")
-    # A key that is there and is no text makes the line none of the agent's.
+    # The agent sends these keys as text only: any other type means that the line is not the agent's.
     if (step is None and "step" in said) or (text is None and "text" in said):
         return None
     return StepEvent(text or step or "", step)
@@ -228,7 +228,7 @@ def _reply(event: object, number: int, said: dict[str, object], line: bytes) -> 
 
 
 def _whole(said: dict[str, object], key: str, limit: int) -> int | None:
-    """Return a whole number from 0 to below `limit`."""
+    """Return the key's whole number if it is at least 0 and below `limit`, else None."""
     number = said.get(key)
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < limit:
         return None
@@ -236,7 +236,7 @@ def _whole(said: dict[str, object], key: str, limit: int) -> int | None:
 
 
 def _text(said: dict[str, object], key: str, limit: int = _TEXT_LIMIT) -> str | None:
-    """Return text, safe to print; None where there is none."""
+    """Return the key's text, safe to print; None if it is absent or not text."""
     value = said.get(key)
     return escape_for_terminal(value, limit) if isinstance(value, str) else None
 
@@ -245,17 +245,17 @@ def _seconds(said: dict[str, object], key: str, most_s: float) -> float | None:
     value = said.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    # An integer of JSON may be too large for a float: it is compared before it is made one.
+    # A JSON integer may be too large for a float: compare before converting.
     return float(value) if 0 <= value <= most_s and math.isfinite(value) else None
 
 
 def has_memory(said: dict[str, object]) -> bool:
-    """Tell whether what a daemon says of a guest holds its agent's report."""
+    """Tell whether a daemon's answer about a guest contains the agent's memory report."""
     return "meminfo" in said
 
 
 def from_agent(said: dict[str, object], source: GuestSource, age_s: float = 0.0) -> GuestSnapshot:
-    """Return what a `memory` event says: kernel files' text, as `giveback-agent picture` prints it."""
+    """Parse a `memory` event into a snapshot: it has kernel files as `giveback-agent picture` prints them."""
     order = said.get("report_order")
     reporting = said.get("reporting")
     page = answers.size(said, "page_bytes")
@@ -272,7 +272,7 @@ def from_agent(said: dict[str, object], source: GuestSource, age_s: float = 0.0)
     )
     if guest.total_bytes is None:
         return guest
-    # Absent in older agents.
+    # Older agents do not send these.
     guest = checked(
         replace(
             guest,

@@ -1,4 +1,4 @@
-"""QEMU's guest agent: it opens and reads the guest's kernel files. Source: qga/qapi-schema.json of QEMU."""
+"""Read a guest's kernel files through QEMU's guest agent. Source: qga/qapi-schema.json of QEMU."""
 
 from __future__ import annotations
 
@@ -21,14 +21,19 @@ _UNASKED_LINES_LIMIT = 256
 
 
 async def ask(stream: LineStream) -> GuestSnapshot:
-    """Read the guest's kernel files, where the guest agent may open files. Raises VmError."""
+    """Read the guest's kernel files into a snapshot.
+
+    Raises VmError if the agent does not answer, or is not allowed to open files.
+    """
     token = int.from_bytes(os.urandom(4), "big")
     await stream.send(_command("guest-sync", id=token))
     for _ in range(_UNASKED_LINES_LIMIT):
         if parse_object(await stream.receive()).get("return") == token:
             break
     else:
-        raise VmError("qemu-guest-agent said much, and nothing to guest-sync")
+        raise VmError(
+            f"qemu-guest-agent sent {_UNASKED_LINES_LIMIT} lines, and no answer to guest-sync"
+        )
     memory = await _guest_file(stream, "/proc/meminfo")
     buddy = await _guest_file(stream, "/proc/buddyinfo")
     try:
@@ -41,7 +46,7 @@ async def ask(stream: LineStream) -> GuestSnapshot:
 async def _guest_file(stream: LineStream, path: str) -> bytes:
     handle = await _return(stream, "guest-file-open", path=path, mode="r")
     if not isinstance(handle, int):
-        raise VmError(f"qemu-guest-agent opens {path}, but gives no handle")
+        raise VmError(f"qemu-guest-agent opened {path} but returned no handle")
     data = b""
     while len(data) < _FILE_LIMIT_BYTES:
         part = answers.node(
@@ -50,7 +55,7 @@ async def _guest_file(stream: LineStream, path: str) -> bytes:
         try:
             chunk = base64.b64decode(answers.text(part, "buf-b64", 2 * _FILE_LIMIT_BYTES))
         except ValueError as error:  # binascii.Error, or a character that is not even ASCII
-            raise VmError(f"qemu-guest-agent's {path} is no base64") from error
+            raise VmError(f"qemu-guest-agent's {path} is not base64") from error
         data += chunk
         if not chunk or answers.truth(part, "eof"):
             break

@@ -1,6 +1,7 @@
-"""The guest's side, from whoever answers: the agent, QEMU's guest agent, balloon statistics.
+"""Read the guest's side from the best source that answers: agent, QEMU's guest agent, balloon statistics.
 
-All of it is a guest's word: bounded in time and bytes, and checked by `giveback.accounting.usage`.
+A guest controls all of it: reading is bounded in time and bytes, and `giveback.accounting.usage` checks
+the numbers.
 """
 
 from __future__ import annotations
@@ -16,24 +17,26 @@ from giveback.guest import protocol, qemu_guest_agent
 from giveback.guest.channel import LineStream, lines, where
 from giveback.guest.page_answer import PAGES_LIMIT_CHARS, TIMEOUT_S
 from giveback.guest.protocol import from_agent
-from giveback.guest.via_daemon import SILENT, borrow, borrow_pages
+from giveback.guest.via_daemon import SILENT, ask_daemon, ask_daemon_for_pages
 from giveback.vmm.base import Channel, ChannelKind, VmDescription, VmState
 from giveback_kernel.escaping import escape_for_terminal
 
 ALIVE_TIMEOUT_S = 3.0
-"""How long an agent may take to show that it is there, before it is waited for so long."""
-HOW_BY_FILE = "run `giveback-agent picture --pages` in the guest, and give --guest FILE"
+"""An agent must answer something within this time; only then is it given the long time for its pages."""
+HOW_BY_FILE = (
+    "run `giveback-agent picture --pages` in the guest, and pass its output by --guest FILE"
+)
 OLD_DAEMON = (
     "giveback daemon holds the agent's port, and is too old to ask for pages: restart it "
     "(systemctl restart giveback-daemon)"
 )
-_NO_REPORT = "giveback daemon holds the agent's port, and has no report of it yet"
+_NO_REPORT = "giveback daemon holds the agent's port, and the agent has not sent a report yet"
 _SILENT_DAEMON = "giveback daemon may hold the agent's port, and does not answer in time"
 _UNASKED_LINES_LIMIT = 256
 
 
 class AgentBusyError(VmError):
-    """An agent is there, and answers again in `again_s`: its answers may take a tenth of a CPU at most."""
+    """An agent that will answer again in `again_s` seconds: its answers may use a tenth of a CPU at most."""
 
     def __init__(self, text: str, again_s: float) -> None:
         super().__init__(text)
@@ -51,23 +54,23 @@ async def read_guest(
     by_cgroup: bool = False,
     patience_s: float = 0.0,
 ) -> GuestSnapshot:
-    """The best picture there is; its problems say why better sources gave none. Never raises.
+    """Return the snapshot of the best source; its problems say why better sources failed. Never raises.
 
-    `by_cgroup`: ask an agent also which service and container has what. An agent that was asked just before
-    says when it answers again: so long it is waited for, but at most `patience_s`.
+    `by_cgroup` asks an agent also for memory by service and container. An agent that was asked shortly
+    before says when it will answer again: that time is waited, but at most `patience_s`.
     """
     agent_is_there = False
     problems: list[str] = []
-    lent = await borrow(vm, by_cgroup=by_cgroup)
-    is_held = lent is not None and lent.get("held") is True
-    if lent is not None and protocol.has_memory(lent):
-        age_s, moved = lent.get("age_s"), lent.get("moved_bytes")
-        guest = from_agent(lent, GuestSource.AGENT, age_s if isinstance(age_s, float) else 0.0)
+    proxied = await ask_daemon(vm, by_cgroup=by_cgroup)
+    is_held = proxied is not None and proxied.get("held") is True
+    if proxied is not None and protocol.has_memory(proxied):
+        age_s, moved = proxied.get("age_s"), proxied.get("moved_bytes")
+        guest = from_agent(proxied, GuestSource.AGENT, age_s if isinstance(age_s, float) else 0.0)
         if guest.total_bytes is not None:
             return replace(guest, moved_bytes=moved if isinstance(moved, int) else None)
     if is_held:
-        # Its port is the daemon's: whoever tries it, too, takes it away from there for a while.
-        is_silent = lent is not None and lent.get(SILENT) is True
+        # A connection from here would take the port away from the daemon for a while.
+        is_silent = proxied is not None and proxied.get(SILENT) is True
         problems.append(_SILENT_DAEMON if is_silent else _NO_REPORT)
     for channel in sorted(vm.channels, key=lambda c: c.kind is ChannelKind.QEMU_GUEST_AGENT):
         if is_held and channel.kind is not ChannelKind.QEMU_GUEST_AGENT:
@@ -93,7 +96,7 @@ async def read_guest(
 
 
 def _closed(channel: Channel) -> str:
-    """Why a port is not asked: its VMM knows that nobody would answer, and waiting takes seconds."""
+    """Return why a port is not asked: its VMM knows that no program would answer; a wait costs seconds."""
     wanted = (
         "qemu-guest-agent" if channel.kind is ChannelKind.QEMU_GUEST_AGENT else "giveback-agent"
     )
@@ -103,14 +106,14 @@ def _closed(channel: Channel) -> str:
 async def _ask_patiently(
     channel: Channel, timeout_s: float, by_cgroup: bool, patience_s: float
 ) -> GuestSnapshot:
-    """Ask, and once more where an agent says that it answers again within `patience_s`. Raises VmError."""
+    """Ask, and once more if the agent says that it answers again within `patience_s`. Raises VmError."""
     try:
         return await _ask(channel, timeout_s, by_cgroup)
     except AgentBusyError as busy:
         if busy.again_s > patience_s:
             raise
         again_s = busy.again_s
-    # Without the port meanwhile: others may need it.
+    # The port is free during the wait, because other programs may need it.
     await asyncio.sleep(again_s)
     return await _ask(channel, timeout_s, by_cgroup)
 
@@ -126,14 +129,14 @@ async def _ask(channel: Channel, timeout_s: float, by_cgroup: bool) -> GuestSnap
 async def read_pages(
     vm: VmDescription, timeout_s: float = TIMEOUT_S, closed: frozenset[str] = frozenset()
 ) -> dict[str, object]:
-    """What the agent says of each page (and of memory), where its port is not among the `closed`.
+    """Ask the agent for the use of each page and for its memory report; skip ports in `closed`.
 
-    Where the daemon is connected to the agent it asks for them: QEMU serves one client of a port, and who
-    tries it takes it away. Raises VmError that says why it cannot.
+    If a daemon is connected to the agent, the daemon asks: QEMU serves one client of a port, and a
+    connection from here would take it away. Raises VmError with the reason if no agent answers.
     """
     problems = []
-    lent = await borrow(vm)
-    is_held = lent is not None and lent.get("held") is True
+    proxied = await ask_daemon(vm)
+    is_held = proxied is not None and proxied.get("held") is True
     if is_held:
         try:
             return await _pages_via_daemon(vm, timeout_s)
@@ -144,7 +147,7 @@ async def read_pages(
             problems.append(_closed(channel))
         elif channel.kind is not ChannelKind.QEMU_GUEST_AGENT:
             try:
-                # That it says when it answers again shows as well that it is there.
+                # An agent that only says when it answers again has shown that it is there, too.
                 with contextlib.suppress(AgentBusyError):
                     await ask_agent(channel, "memory", min(timeout_s, ALIVE_TIMEOUT_S))
                 return await ask_agent(channel, "pages", timeout_s, by_cgroup=True)
@@ -155,12 +158,12 @@ async def read_pages(
 
 
 async def _pages_via_daemon(vm: VmDescription, timeout_s: float) -> dict[str, object]:
-    """Ask the daemon for the pages, again where the agent says when. Raises VmError."""
+    """Ask the daemon for the pages; ask again at the time that the agent names. Raises VmError."""
     until_s = time.monotonic() + timeout_s
     while True:
-        said = await borrow_pages(vm, max(0.0, until_s - time.monotonic()))
+        said = await ask_daemon_for_pages(vm, max(0.0, until_s - time.monotonic()))
         if said is None:
-            raise VmError("giveback daemon gave no answer")
+            raise VmError("giveback daemon did not answer")
         if isinstance(said.get("pages"), str):
             return said
         why, again_s = said.get("error"), said.get("again_s")
@@ -168,16 +171,17 @@ async def _pages_via_daemon(vm: VmDescription, timeout_s: float) -> dict[str, ob
             raise VmError(_SILENT_DAEMON if said.get(SILENT) is True else OLD_DAEMON)
         wait_s = again_s if isinstance(again_s, int | float) else _RETRY_LIMIT_S + 1
         if wait_s > _RETRY_LIMIT_S or time.monotonic() + wait_s > until_s:
-            raise VmError(f"giveback daemon asked for its pages: {why}")
+            raise VmError(f"giveback daemon could not get the guest's pages: {why}")
         await asyncio.sleep(max(_RETRY_LEAST_S, wait_s))
 
 
 async def ask_agent(
     channel: Channel, ask: str, timeout_s: float, by_cgroup: bool = False
 ) -> dict[str, object]:
-    """Ask giveback's agent for `memory` or `pages`; its events for others are passed over.
+    """Ask giveback's agent for `memory` or `pages`; ignore events that do not answer this request.
 
-    An agent that is busy is asked again when it says so. Raises VmError; AgentBusyError where that is later.
+    A busy agent is asked again at the time that it names. Raises AgentBusyError if that is after
+    `timeout_s`, and VmError if it does not answer or refuses.
     """
     until_s = time.monotonic() + timeout_s
     async with lines(channel, timeout_s) as stream:
@@ -189,7 +193,7 @@ async def ask_agent(
                 return answer
             if time.monotonic() + answer >= until_s:
                 raise AgentBusyError(
-                    f"{where(channel)}: the agent was asked just before, and answers again in "
+                    f"{where(channel)}: the agent was asked shortly before, and answers again in "
                     f"{max(1.0, answer):.0f} s",
                     answer,
                 )
@@ -220,7 +224,7 @@ async def _answer(stream: LineStream, ask: str, number: int) -> dict[str, object
                     return memory | {"pages": "".join(parts)}
             case _:
                 unasked += 1
-    raise VmError(f"the agent said much, and nothing of {ask}")
+    raise VmError(f"the agent sent {_UNASKED_LINES_LIMIT} lines, and no answer to {ask}")
 
 
 def _retry_s(refused: protocol.AskRefused) -> float:

@@ -1,10 +1,10 @@
-"""Bounds on how often: lines and bytes a second that a guest may send, and waits between tries. Pure."""
+"""Rate limits: lines and bytes per second that a guest may send, and waits between attempts. Pure."""
 
 from __future__ import annotations
 
 
 class Bucket:
-    """So many a second, and a burst: `take` says whether one more is within the bounds."""
+    """A token bucket: it gains `rate` tokens per second and holds at most `burst`."""
 
     __slots__ = ("_burst", "_left", "_rate", "_seen_s")
 
@@ -15,7 +15,7 @@ class Bucket:
         self._seen_s: float | None = None
 
     def take(self, amount: float, now_s: float) -> bool:
-        """Take `amount`; False where it is more than there is, and then it is not taken."""
+        """Take `amount` tokens and return True; take none and return False if there are fewer."""
         if self._seen_s is not None:
             gained = max(0.0, now_s - self._seen_s) * self._rate
             self._left = min(self._burst, self._left + gained)
@@ -27,7 +27,7 @@ class Bucket:
 
 
 class Pace:
-    """What all sessions with one owner's guests may send a second together: lines and bytes."""
+    """The lines and bytes per second that all guests of one owner may send together."""
 
     __slots__ = ("_bytes", "_lines")
 
@@ -36,13 +36,13 @@ class Pace:
         self._bytes = Bucket(bytes_a_second, bytes_a_second * burst_s)
 
     def take(self, lines: int, nbytes: int, now_s: float) -> bool:
-        """Count what came; False where that is more than there is, and its sender is to rest."""
+        """Count received lines and bytes; return False if they exceed a rate and the sender must pause."""
         has_lines = self._lines.take(lines, now_s)
         return self._bytes.take(nbytes, now_s) and has_lines
 
 
 class Backoff:
-    """How long to wait before trying again: doubled each time, forgotten when all went well."""
+    """The wait before the next attempt: from `first_s`, doubled each time, at most `most_s`."""
 
     __slots__ = ("_first_s", "_most_s", "_next_s")
 
@@ -52,11 +52,11 @@ class Backoff:
         self._next_s = first_s
 
     def wait_s(self, chance: float) -> float:
-        """The next wait; `chance` in [0, 1) spreads it over half to one and a half of that."""
+        """Return the next wait in seconds; `chance` in [0, 1) spreads it over 0.5 to 1.5 of its length."""
         wait_s = self._next_s * (0.5 + chance)
         self._next_s = min(self._most_s, self._next_s * 2)
         return wait_s
 
     def reset(self) -> None:
-        """All went well: the next wait is the first one again."""
+        """Start again from the first wait, after a success."""
         self._next_s = self._first_s

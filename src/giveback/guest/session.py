@@ -1,7 +1,8 @@
-"""One lasting connection to a guest's agent, over whichever channel the VM has.
+"""A lasting connection to a guest's agent, over any kind of channel.
 
-Every byte is the guest's: lines are bounded and rate-limited, a flood ends the session. Answers are
-taken only to what was asked, once. Nothing waits: what the guest does not read is not sent.
+The guest controls every received byte: lines are bounded and rate-limited, and a flood ends the session.
+An answer is accepted once, and only to an outstanding request. Sending never waits: if the guest does not
+read, nothing more is sent.
 """
 
 from __future__ import annotations
@@ -22,51 +23,56 @@ if TYPE_CHECKING:
     from giveback.vmm.base import Channel
 
 ANSWER_TIMEOUT_S = 15.0
-"""What the agent gives itself for an answer."""
+"""The agent's own time limit for an answer."""
 _UNREAD_LIMIT_BYTES = 16 << 10
 _LINES_A_SECOND, _LINES_BURST = 20.0, 300.0
 _BYTES_A_SECOND, _BYTES_BURST = 128 << 10, 1 << 20
 _RUBBISH_A_SECOND, _RUBBISH_BURST = 1.0, 64.0
 
 _REST_S = 1.0
-"""How long nothing is read of a guest whose owner's guests together send more than they may."""
+"""Pause of reading from a guest when all guests of its owner together exceed their rate."""
 
 
 class Ended(StrEnum):
-    """Why a session ended: a bounded set of words, counted per VM."""
+    """Reasons why a session ended: few and fixed, because they are counted per VM."""
 
     CLOSED = "channel closed"
     FLOOD = "flood"
     LONG_LINE = "line too long"
     RUBBISH = "rubbish"
-    NO_LISTENER = "nobody listens in the guest"
+    NO_LISTENER = "no program listens in the guest"
 
     @property
     def is_hostile(self) -> bool:
+        """Whether the guest broke the protocol, rather than closed the channel."""
         return self in (Ended.FLOOD, Ended.LONG_LINE, Ended.RUBBISH)
 
 
 class Owner(Protocol):
-    """Who is told what a session hears."""
+    """The receiver of a session's events."""
 
-    def heard(self, event: protocol.Event) -> None: ...
-
-    def wrong(self, word: str) -> None:
-        """One thing that was not as it should be, as one of few words."""
+    def heard(self, event: protocol.Event) -> None:
+        """Take an event of the guest."""
         ...
 
-    def ended(self, why: Ended) -> None: ...
+    def wrong(self, word: str) -> None:
+        """Count a violation of the protocol; `word` is one of a few fixed texts."""
+        ...
+
+    def ended(self, why: Ended) -> None:
+        """Take note that the session has ended by itself."""
+        ...
 
 
 class Session(asyncio.BufferedProtocol):
-    """A connection and what is outstanding on it: at most one question, one for pages, and one urgency.
+    """A connection and its outstanding requests: at most one for memory or pages, and one urgency.
 
-    `buffer` may be shared by all sessions of a loop: it is emptied before anybody else may fill it.
+    All sessions of an event loop may share one `buffer`: each session empties it before another fills it.
     """
 
     __slots__ = (
         "_answer_id", "_asked_at_s", "_buffer", "_bytes", "_greeting", "_lines", "_owner", "_pace", "_pages",
-        "_rubbish", "_splitter", "_told", "_transport", "answers", "connected_at_s", "heard_at_s",
+        "_rubbish", "_sent_urgency", "_splitter", "_transport", "answers", "connected_at_s", "heard_at_s",
     )  # fmt: skip
 
     def __init__(
@@ -86,27 +92,28 @@ class Session(asyncio.BufferedProtocol):
         self._rubbish = Bucket(_RUBBISH_A_SECOND, _RUBBISH_BURST)
         self._answer_id: int | None = None
         self._asked_at_s = 0.0
-        self._told: tuple[int, int, float] | None = None
+        self._sent_urgency: tuple[int, int, float] | None = None
         self._pages: PageAnswer | None = None
 
     @property
     def is_connected(self) -> bool:
-        """Not closed; the VMM may still have to take the greeting."""
+        """Whether the connection is not closed; the VMM may not have answered the greeting yet."""
         return self._transport is not None
 
     @property
     def is_open(self) -> bool:
-        """Connected, and the VMM has taken the greeting where it wants one."""
+        """Whether it is connected, and the VMM has accepted the greeting if it needs one."""
         return self._transport is not None and not self._greeting
 
     @property
     def waits_for_answer(self) -> bool:
+        """Whether a request for memory is outstanding."""
         return self._answer_id is not None
 
     def overdue(self, now_s: float) -> bool:
-        """Whether the question that is out has had its time; it is then no longer out.
+        """Tell whether the outstanding request for memory has timed out, and drop it if so.
 
-        One for pages has more time, and is then no longer out either.
+        A request for pages has a longer timeout of its own, and is dropped likewise.
         """
         if self._pages is not None and now_s - self._pages.asked_at_s >= page_answer.TIMEOUT_S:
             self._end_pages("no answer in time")
@@ -116,11 +123,11 @@ class Session(asyncio.BufferedProtocol):
         return True
 
     def ask(self, now_s: float, by_cgroup: bool = False) -> bool:
-        """Ask for the guest's memory, unless that is out already; False where it cannot be sent.
+        """Send a request for the guest's memory; return False if it was not sent.
 
-        Nor while its pages are: the agent makes one answer at a time.
+        It is not sent while one for memory or pages is outstanding: the agent makes one answer at a time.
         """
-        if self._answer_id is not None or self._pages is not None or not self._has_room():
+        if self._answer_id is not None or self._pages is not None or not self._can_send():
             return False
         self._answer_id = protocol.new_id()
         self._asked_at_s = now_s
@@ -128,46 +135,49 @@ class Session(asyncio.BufferedProtocol):
         return True
 
     def ask_pages(self) -> PageAnswer | None:
-        """Ask what each page is used for; None where a question is out already, or it cannot be sent."""
-        if self._answer_id is not None or self._pages is not None or not self._has_room():
+        """Send a request for the use of each page; None if one is outstanding, or it was not sent."""
+        if self._answer_id is not None or self._pages is not None or not self._can_send():
             return None
         self._pages = PageAnswer(protocol.new_id(), _now_s())
         self._write(protocol.ask("pages", self._pages.number, by_cgroup=True))
         return self._pages
 
-    def tell(
+    def send_urgency(
         self, urgency: int, lease_s: float, goal_bytes: int | None = None, by: str = ""
     ) -> bool:
-        """Say how badly the host needs memory, how much, and who says so; False where it cannot be sent."""
-        if not self._has_room():
+        """Send the urgency (0 to 3) with its lease, goal and origin; return False if it was not sent."""
+        if not self._can_send():
             return False
         number = protocol.new_id()
-        self._told = (number, urgency, lease_s)
+        self._sent_urgency = (number, urgency, lease_s)
         self._write(protocol.urgency(urgency, lease_s, number, goal_bytes, by))
         return True
 
     def close(self) -> None:
-        """Let go of the channel; the owner is not told."""
+        """Close the channel; the owner is not notified."""
         self._end_pages("the connection to the agent was closed")
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Implement asyncio.BufferedProtocol."""
         self._transport = cast("asyncio.Transport", transport)
         self.connected_at_s = _now_s()
         if self._greeting:
             self._write(protocol.GREETING)
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        """Implement asyncio.BufferedProtocol."""
         del sizehint
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        """Implement asyncio.BufferedProtocol: take `nbytes` received bytes."""
         if self._transport is None:
             return
         now_s = _now_s()
-        # What was asked for may be larger than what a guest may send unasked.
+        # An answer that was requested may be larger than a guest may send unasked.
         is_of_pages = self._pages is not None and self._pages.allows_bytes(nbytes)
         if not is_of_pages and not self._bytes.take(nbytes, now_s):
             self._end(Ended.FLOOD)
@@ -185,7 +195,7 @@ class Session(asyncio.BufferedProtocol):
             self._rest()
 
     def _rest(self) -> None:
-        """Read nothing for a moment: the guests of one owner send too much together."""
+        """Pause reading: the guests of one owner together send too much."""
         if self._transport is not None:
             self._transport.pause_reading()
             asyncio.get_running_loop().call_later(_REST_S, self._go_on)
@@ -195,9 +205,11 @@ class Session(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def eof_received(self) -> bool:
+        """Implement asyncio.BufferedProtocol: close the transport."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Implement asyncio.BufferedProtocol."""
         del exc
         if self._transport is not None:
             self._end(Ended.NO_LISTENER if self._greeting else Ended.CLOSED)
@@ -214,7 +226,7 @@ class Session(asyncio.BufferedProtocol):
             return
         event = protocol.parse(line)
         if event is None or not self._is_expected(event):
-            self._owner.wrong("rubbish" if event is None else "answer to nothing asked")
+            self._owner.wrong("rubbish" if event is None else "answer to no request")
             if not self._rubbish.take(1, now_s):
                 self._end(Ended.RUBBISH)
             return
@@ -223,18 +235,18 @@ class Session(asyncio.BufferedProtocol):
             self._owner.heard(event)
 
     def _is_expected(self, event: protocol.Event) -> bool:
-        """Whether it may be said unasked, or answers what is out: each number serves once."""
+        """Tell whether the event may come unasked, or is the one answer to an outstanding request."""
         if isinstance(event, protocol.Hello):
-            self._answer_id = self._told = None
-            self._end_pages("the agent was started again")
+            self._answer_id = self._sent_urgency = None
+            self._end_pages("the agent has restarted")
             return True
         if isinstance(event, protocol.StepEvent):
             return True
         if isinstance(event, protocol.Taken):
-            told, self._told = self._told, None
-            if told is not None and told[0] != event.id:
-                self._told = told
-            return told is not None and told[:2] == (event.id, event.urgency)
+            sent, self._sent_urgency = self._sent_urgency, None
+            if sent is not None and sent[0] != event.id:
+                self._sent_urgency = sent
+            return sent is not None and sent[:2] == (event.id, event.urgency)
         if self._pages is not None and event.id == self._pages.number:
             is_next = self._pages.take(event)
             if self._pages.is_over:
@@ -253,7 +265,7 @@ class Session(asyncio.BufferedProtocol):
         if pages is not None:
             pages.fail(why)
 
-    def _has_room(self) -> bool:
+    def _can_send(self) -> bool:
         if self._transport is None or self._greeting:
             return False
         if self._transport.get_write_buffer_size() > _UNREAD_LIMIT_BYTES:
@@ -277,9 +289,9 @@ def _now_s() -> float:
 async def connect(
     channel: Channel, owner: Owner, buffer: memoryview, pace: Pace | None = None
 ) -> Session:
-    """Return an open session. Raises VmError that says why there is none.
+    """Return an open session. Raises VmError with the reason if the channel cannot be opened.
 
-    `pace` is shared by all sessions that belong to one owner.
+    `pace` is shared by all sessions of one owner.
     """
     opened = await open_socket(channel)
     greets = channel.kind is ChannelKind.HYBRID_VSOCK

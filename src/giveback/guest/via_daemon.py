@@ -1,7 +1,7 @@
-"""What a running daemon knows of a guest, for `ps` and its like: the daemon holds the agent's port.
+"""Ask a running daemon about a guest, for `ps` and similar commands.
 
-QEMU serves one client of a port. A daemon that is connected answers for the guest at a socket of its
-own, for the same user only; whoever finds no daemon there asks the guest itself.
+QEMU serves one client of a port, and a running daemon is that client. It answers for the guest at a
+socket of its own, for the same user only. If no daemon answers there, the command asks the guest itself.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 NAME = "guests.sock"
 SYSTEM_FOLDER = "/run/giveback-daemon"
 API_SOCKET: ContextVar[str] = ContextVar("API_SOCKET", default="")
-"""The socket of the daemon that the command was told to ask; "": none was named."""
+"""The daemon's API socket given on the command line; "" if none was given."""
 _TIMEOUT_S = 1.0
 SILENT = "silent"
-"""The key that is true where a daemon listens and has not answered: it may hold any port, and keeps it."""
+"""The key that is true if a daemon listens but did not answer: it may hold the port."""
 _BY_CGROUP_TIMEOUT_S = 2.5
 """The agent may take a second to read them."""
 _LINE_LIMIT_BYTES = 256 << 10
-"""A line of the agent's, whose characters may each be escaped, and what the daemon adds."""
+"""A line of the agent, each of whose characters may be escaped, and the daemon's additions."""
 _PAGES_LIMIT_BYTES = PAGES_LIMIT_CHARS + _LINE_LIMIT_BYTES
 
 
 def default_path(environ: Mapping[str, str] = os.environ) -> str:
-    """Where the daemon of this user answers, unless its settings put its socket elsewhere."""
+    """Return the path where this user's daemon answers, unless its settings place its socket elsewhere."""
     if os.geteuid() == 0:
         return f"{SYSTEM_FOLDER}/{NAME}"
     folder = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
@@ -44,19 +44,19 @@ def default_path(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def places() -> tuple[str, ...]:
-    """Where a daemon may answer: beside the socket that was named, and where every daemon is found."""
+    """Return the paths where a daemon may answer: beside the given API socket, then the usual places."""
     named = API_SOCKET.get()
     beside = (f"{os.path.dirname(named) or '.'}/{NAME}",) if named else ()  # noqa: PTH120
     return tuple(dict.fromkeys((*beside, default_path(), f"{SYSTEM_FOLDER}/{NAME}")))
 
 
-async def borrow(vm: VmDescription, *, by_cgroup: bool = False) -> dict[str, object] | None:
-    """What a daemon knows of the guest; None where no daemon knows the VM.
+async def ask_daemon(vm: VmDescription, *, by_cgroup: bool = False) -> dict[str, object] | None:
+    """Return a daemon's last report of the guest; None if no daemon knows the VM.
 
-    It is the agent's `memory` event with its `age_s` and `moved_bytes`, where there is one; and `held`:
-    whether the agent's port is the daemon's. A daemon that listens and does not answer in time is taken to
-    hold it (SILENT): who tried the port would take it away. `by_cgroup`: ask also which service and
-    container has what.
+    It is the agent's `memory` event with its `age_s` and `moved_bytes`, if there is one; and `held`:
+    whether the daemon holds the agent's port. A daemon that listens but does not answer in time is
+    assumed to hold the port (SILENT), because a connection from here would take the port away from it.
+    `by_cgroup` asks also for memory by service and container.
     """
     more = b',"cgroups":true' if by_cgroup else b""
     timeout_s = _BY_CGROUP_TIMEOUT_S if by_cgroup else _TIMEOUT_S
@@ -67,11 +67,11 @@ async def borrow(vm: VmDescription, *, by_cgroup: bool = False) -> dict[str, obj
     return None
 
 
-async def borrow_pages(vm: VmDescription, timeout_s: float) -> dict[str, object] | None:
-    """What the guest says of its pages, by way of the daemon; None where no daemon knows the VM.
+async def ask_daemon_for_pages(vm: VmDescription, timeout_s: float) -> dict[str, object] | None:
+    """Return the guest's answer about its pages through the daemon; None if no daemon knows the VM.
 
-    It is the agent's `memory` event with all its `pages`; or `error`, and `again_s` where asking again helps.
-    A daemon that asks for no pages answers as for `borrow`.
+    It is the agent's `memory` event with all its `pages`; or `error`, with `again_s` if asking again
+    helps. A daemon that is too old to ask for pages answers as for `ask_daemon`.
     """
     for place in places():
         said = await _ask(vm, place, b',"pages":true', timeout_s, _PAGES_LIMIT_BYTES)

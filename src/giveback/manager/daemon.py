@@ -309,7 +309,7 @@ class Daemon:
                 self._arbitration.keep(action)
         for vm in self.fleet:
             if vm.channel.session is not None and vm.channel.sent_urgency is not None:
-                vm.channel.session.tell(1, schedule.GOODBYE_LEASE_S)
+                vm.channel.session.send_urgency(1, schedule.GOODBYE_LEASE_S)
         # One turn of the loop sends what fits into the sockets; nobody is waited for.
         await asyncio.sleep(0)
         await self._sampler.close()

@@ -377,7 +377,7 @@ def test_a_vmm_that_was_stopped_is_not_waited_for_nor_told_to_have_no_agent(
             assert main(["doctor", str(pid)]) == 0
         finally:
             os.kill(pid, signal.SIGCONT)
-    assert f"kill -CONT {pid} lets it go on" in str(one["problems"])
+    assert f"kill -CONT {pid} continues it" in str(one["problems"])
     told = capsys.readouterr().out
     assert "the VM is paused" in told
     assert f"kill -CONT {pid}" in told

@@ -64,7 +64,7 @@ def test_the_agent_over_hybrid_vsock(tmp_path: Path) -> None:
     assert "not OK" in guest.problems[0]
     path.unlink()
     with listening(path, socketserver.BaseRequestHandler):
-        assert "nothing in the guest listens" in told(channel).problems[0]
+        assert "no program in the guest listens" in told(channel).problems[0]
 
 
 def test_vsock_that_is_not_there_is_said() -> None:
@@ -115,7 +115,7 @@ def test_a_port_is_left_to_a_daemon_that_does_not_answer_in_time(
 
 
 class Busy(Agent):
-    """An agent that was asked just before: it says when it answers again, as often as it is asked."""
+    """An agent that was asked shortly before: it says when it answers again, as often as it is asked."""
 
     refusals = 1_000
     again_s = 5.0
@@ -143,7 +143,7 @@ def test_an_agent_that_answers_again_later_is_there_and_waited_for_by_who_has_th
         guest = told(channel, statistics=STATISTICS)
     assert guest.source is GuestSource.BALLOON
     assert guest.agent_is_there
-    assert "asked just before, and answers again in 5 s" in guest.problems[0]
+    assert "asked shortly before, and answers again in 5 s" in guest.problems[0]
     path.unlink()
     vm = VmDescription("qemu", "one", 1, 64 * MIB, (), channels=(channel,))
     with listening(path, BusyForAMoment):
@@ -208,7 +208,7 @@ class DeafGuestAgent(socketserver.StreamRequestHandler):
 
 @pytest.mark.parametrize(
     ("agent", "words"),
-    [(LyingGuestAgent, "is no base64"), (DeafGuestAgent, "nothing to guest-sync")],
+    [(LyingGuestAgent, "is not base64"), (DeafGuestAgent, "no answer to guest-sync")],
 )
 def test_a_guest_agent_that_lies_is_that_vm_s_fault(
     tmp_path: Path, agent: type[socketserver.BaseRequestHandler], words: str

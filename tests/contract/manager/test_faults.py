@@ -119,7 +119,7 @@ def test_replays_and_false_names_change_nothing(host: Host) -> None:
             host.guest("impostor", "impostor", ram_mib=32, held_mib=16),
         ):
             async with running(host) as manager:
-                await until(lambda: errors(manager, "replay").get("answer to nothing asked", 0) > 4)
+                await until(lambda: errors(manager, "replay").get("answer to no request", 0) > 4)
                 await until(lambda: is_(manager, "impostor", VmCondition.OK))
                 await until(lambda: is_(manager, "victim", VmCondition.OK))
                 victim, impostor = find(manager, "victim"), find(manager, "impostor")

@@ -167,7 +167,7 @@ def test_ps_sees_a_guest_whose_port_the_daemon_holds(
 
         def has_rows() -> bool:
             # The daemon gives what it has where the agent takes long.
-            said = asyncio.run(via_daemon.borrow(vm, by_cgroup=True)) or {}
+            said = asyncio.run(via_daemon.ask_daemon(vm, by_cgroup=True)) or {}
             rows[:] = from_agent(said, GuestSource.AGENT).cgroups
             return bool(rows)
 

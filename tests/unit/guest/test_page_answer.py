@@ -103,7 +103,7 @@ def test_parts_that_do_not_follow_each_other_are_no_answer(order: list[int]) -> 
             of.says(event="pages", id=number, part=part, of=3, data="x")
         said = await pages.wait()
         assert ("error" in said) is (len(order) < 4)
-        assert of.owner.wrongs == ["answer to nothing asked"]
+        assert of.owner.wrongs == ["answer to no request"]
 
     run(scene)
 
@@ -113,7 +113,7 @@ def test_a_guest_that_sends_more_than_pages_are_is_cut_off() -> None:
         pages = of.session.ask_pages()
         assert pages is not None
         of.says_pages(["x" * 30_000] * (PAGES_LIMIT_CHARS // 30_000 + 60))
-        assert "not whole, or too long" in str((await pages.wait())["error"])
+        assert "incomplete or too long" in str((await pages.wait())["error"])
         for _ in range(60):
             of.says(event="step", text="x" * 30_000)
         assert of.owner.ends == [Ended.FLOOD]

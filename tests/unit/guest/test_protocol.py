@@ -116,7 +116,7 @@ def test_a_session_takes_no_pages_for_the_answer_that_is_out() -> None:
 
     owner, before, after = asyncio.run(converse())
     assert (before, after) == (True, False)
-    assert owner.wrongs == ["answer to nothing asked"]
+    assert owner.wrongs == ["answer to no request"]
     assert owner.ends == []
     assert [type(event) for event in owner.events] == [protocol.MemoryReport]
 

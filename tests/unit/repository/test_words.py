@@ -31,7 +31,6 @@ NOT_YET = (
     "src/giveback_agent/service",
     "src/giveback_agent/settings",
     "src/giveback_agent/wsl",
-    "src/giveback/guest",
     "src/giveback/host",
     "src/giveback/manager/devices",
     "src/giveback/manager/fleet",

@@ -179,7 +179,7 @@ class ChannelState:
         by: str = "",
     ) -> bool:
         """Send an urgency, how many bytes are wanted, and who wants them; False where it cannot be sent."""
-        if self.session is None or not self.session.tell(urgency, lease_s, goal_bytes, by):
+        if self.session is None or not self.session.send_urgency(urgency, lease_s, goal_bytes, by):
             return False
         self.sent_urgency, self.sent_until_s, self.sent_by = urgency, now_s + lease_s, by
         return True

@@ -42,7 +42,7 @@ class Open:
         self.takes = takes
         self.closed = 0
 
-    def tell(
+    def send_urgency(
         self, urgency: int, lease_s: float, goal_bytes: int | None = None, by: str = ""
     ) -> bool:
         del urgency, lease_s, goal_bytes, by
