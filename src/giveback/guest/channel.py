@@ -97,7 +97,7 @@ async def _silence(channel: Channel) -> str:
         channel.path, channel.pid
     ):
         return "; another program is connected to this port, and QEMU serves one at a time"
-    return "; giveback-agent does not run there, or the guest is too busy to answer"
+    return "; no giveback-agent runs there, or the guest is too busy to answer"
 
 
 async def open_socket(channel: Channel) -> socket.socket:

@@ -1,6 +1,6 @@
-"""What every hypervisor backend says of a VM, and the Protocol that all of them follow.
+"""The description of a VM that every hypervisor backend gives, and the Protocol of a backend.
 
-What a backend can do is data (`Capabilities`), never a method that may or may not be there.
+A backend states its abilities as data (`Capabilities`); it has no optional methods.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from giveback.host.procs import Process
 
 AGENT_PORT = "org.giveback.agent.0"
-"""The virtio-serial port on which the guest's agent is spoken to."""
+"""Name of the virtio-serial port of the guest's agent."""
 GUEST_AGENT_PORT = "org.qemu.guest_agent.0"
 PLUGGED_CHARDEV = "giveback-agent"
-"""What QEMU calls the socket of an agent's port that was plugged into a running VM."""
+"""QEMU's chardev id of an agent's port that was plugged into a running VM."""
 _NAME_LIMIT = 64
 BYTES_LIMIT = 1 << 57
-"""No processor addresses more: a larger amount is nonsense or a lie."""
+"""Upper bound of a plausible amount: no processor can address more."""
 
 
 class Backing(StrEnum):
-    """What a block of guest RAM is made of on the host."""
+    """The kind of host memory behind a block of guest RAM."""
 
     ANONYMOUS = "anonymous"
     MEMFD = "memfd"
@@ -36,7 +36,7 @@ class Backing(StrEnum):
 
 
 class Answer(StrEnum):
-    """A question about a VM that not every VMM answers."""
+    """Answer to a question about a VM; UNKNOWN if the VMM does not tell."""
 
     YES = "yes"
     NO = "no"
@@ -44,12 +44,13 @@ class Answer(StrEnum):
 
     @classmethod
     def of(cls, value: bool | None) -> Answer:
+        """Convert True, False or None."""
         return cls.UNKNOWN if value is None else cls.YES if value else cls.NO
 
 
 @dataclass(frozen=True, slots=True)
 class RamBlock:
-    """A block of guest RAM as the VMM was asked for it. `path` is the file behind it, or ''."""
+    """A block of guest RAM as configured in the VMM. `path` is the file behind it, or ''."""
 
     name: str
     size_bytes: int
@@ -59,14 +60,14 @@ class RamBlock:
     prealloc: bool = False
     shared: bool = False
     hotplug: bool = False
-    """Of a virtio-mem device: not all of it need be plugged."""
+    """Belongs to a virtio-mem device: only a part of it may be plugged."""
     grows: bool = False
-    """More of it may be plugged in while the VM runs, at guest addresses of its own."""
+    """The VMM may plug in more of it while the VM runs, at separate guest addresses."""
 
 
 @dataclass(frozen=True, slots=True)
 class GuestRange:
-    """Where guest addresses lie in a block: the hole below 4 GiB makes two ranges of one block."""
+    """A range of guest addresses and its offset in a block; the hole below 4 GiB splits a block in two."""
 
     guest_start: int
     size_bytes: int
@@ -76,10 +77,10 @@ class GuestRange:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What can be had of this VM through its VMM."""
+    """The features that a VMM offers for this VM."""
 
     reports_pages: Answer = Answer.UNKNOWN
-    """The VMM offers free page reporting; whether the guest took it is `VmState`'s to say."""
+    """The VMM offers free page reporting; `VmState` says whether the guest accepted it."""
     balloon: Answer = Answer.UNKNOWN
     deflate_on_oom: bool = False
     statistics: Answer = Answer.UNKNOWN
@@ -88,7 +89,7 @@ class Capabilities:
 
 
 class ChannelKind(StrEnum):
-    """How bytes reach the guest."""
+    """The transport to the guest."""
 
     VIRTIO_SERIAL = "virtio-serial"
     VSOCK = "vsock"
@@ -98,9 +99,9 @@ class ChannelKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """A way into the guest: a unix socket's path, or a vsock CID.
+    """A channel into the guest: a unix socket's path, or a vsock CID.
 
-    `pid` is the VM's process: it must listen at `path` itself, or nothing is sent there.
+    `pid` is the VM's process. Nothing is sent to `path` unless this process itself listens there.
     """
 
     kind: ChannelKind
@@ -111,10 +112,10 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class VmDescription:
-    """A running VM as its process shows it, before anything was asked of it.
+    """A running VM as its process's command line describes it, before its VMM was asked.
 
-    `name` comes from a command line and may hold any character: print it through `giveback_kernel.escaping`.
-    `ram_bytes` is 0, and there are no blocks, where the size of RAM is not known.
+    `name` comes from a command line and may have any character: print it through `giveback_kernel.escaping`.
+    `ram_bytes` is 0, and `ram_blocks` is empty, if the size of RAM is not known.
     """
 
     backend: str
@@ -125,30 +126,30 @@ class VmDescription:
     capabilities: Capabilities = Capabilities()
     channels: tuple[Channel, ...] = ()
     control: str = ""
-    """The address of the VMM's control socket; '' where there is none that we may use."""
+    """The address of the VMM's control socket; '' if there is none that giveback may use."""
     blockers: tuple[str, ...] = ()
-    """What on the command line makes the VMM keep pages that the guest reports."""
+    """Options on the command line that prevent the VMM from discarding reported pages."""
     machine: str = ""
     notes: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
-    """Parts of its configuration that could not be read: what is not seen here is then unknown."""
+    """Parts of the configuration that could not be read: a feature not seen here is then unknown."""
     domain: str = ""
-    """What libvirt calls it, where it is libvirt's."""
+    """libvirt's name of the domain; '' if the VM is not libvirt's."""
     suffix: str = ""
-    """What `name` ends with where another user's VM was given it: `@uid1001`."""
+    """The end that was added to `name` because the VM is another user's: `@uid1001`."""
 
     @property
     def block_bytes(self) -> int:
-        """The size of all blocks, plugged or not."""
+        """Size of all blocks, plugged or not."""
         return sum(block.size_bytes for block in self.ram_blocks)
 
 
 @dataclass(frozen=True, slots=True)
 class BalloonStatistics:
-    """The guest's own numbers through the balloon device: bounded, but believed no further.
+    """The guest's own numbers through the balloon device: bounded, but otherwise untrusted.
 
-    `updated_s` is the wall-clock time of the guest's last answer; 0: it never gave one; None:
-    the VMM does not say. A guest that is stuck freezes these numbers silently, and only this tells.
+    `updated_s` is the wall-clock time of the guest's last answer; 0 if it never answered; None if the VMM
+    does not tell. A stuck guest leaves the numbers unchanged; only `updated_s` shows it.
     """
 
     updated_s: float | None
@@ -163,55 +164,58 @@ class BalloonStatistics:
 
 @dataclass(frozen=True, slots=True)
 class VmState:
-    """What the VMM answered. Fields stay empty where it did not; `problems` says why."""
+    """The VMM's answers. Fields stay empty if it did not answer; `problems` says why."""
 
     running: bool | None = None
     ram_bytes: int | None = None
-    """Base memory and what is plugged, now."""
+    """Base memory and plugged memory at present."""
     balloon_bytes: int | None = None
-    """What the balloon holds, now."""
+    """Size of the balloon at present."""
     statistics: BalloonStatistics | None = None
     statistics_period_s: int | None = None
-    """How often the VMM asks the guest for them; 0: not at all, None: it does not say."""
+    """Interval at which the VMM asks the guest for statistics; 0 if polling is off, None if unknown."""
     reporting_negotiated: Answer = Answer.UNKNOWN
     driver_features: frozenset[str] = frozenset()
     layout: tuple[GuestRange, ...] = ()
     host_addresses: Mapping[str, int] = field(default_factory=dict)
-    """Where each block lies in the VMM's address space, where the VMM says so."""
+    """Start of each block in the VMM's address space, if the VMM tells it."""
     blockers: tuple[str, ...] = ()
     closed_ports: frozenset[str] = frozenset()
-    """Paths of channels that no program in the guest has opened, where the VMM says so."""
+    """Paths of channels that no program in the guest has opened, if the VMM tells it."""
     problems: tuple[str, ...] = ()
     description: VmDescription | None = None
-    """The VM as the VMM itself describes it, where a command line does not tell."""
+    """The VMM's own description of the VM, if it corrects the one from the command line."""
 
 
 class Backend(Protocol):
-    """One hypervisor. `recognise` is pure; `inspect` is bounded in time and bytes, never raises
-    VmError for a VMM that hangs, refuses or lies, and puts that into `VmState.problems`."""
+    """One hypervisor.
+
+    `recognise` is pure. `inspect` is bounded in time and bytes. It never raises VmError for a VMM that
+    hangs, refuses or lies, but records the failure in `VmState.problems`.
+    """
 
     name: str
     layout_taints: bool
-    """Asking for the layout leaves a mark on the VM: only what needs each address asks."""
+    """Whether a query of the layout marks the VM as tainted. Ask it then only if every address is needed."""
 
     def recognise(self, process: Process) -> VmDescription | None:
-        """The VM that this process runs, or None where it runs none of this kind."""
+        """Return the VM that this process runs, or None if it is not a VMM of this kind."""
         ...
 
     async def inspect(
         self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
     ) -> VmState:
-        """Ask the VMM. `layout` also asks where guest addresses lie, which costs more."""
+        """Ask the VMM for its state. `layout` asks for guest addresses, too, which costs more."""
         ...
 
 
 def amount(value: object) -> int | None:
-    """A guest's or VMM's number as bytes; None for what is none (-1, all ones, text, a lie)."""
+    """Return a number from a guest or VMM as bytes; None if it is not plausible (-1, all ones, text)."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < BYTES_LIMIT:
         return None
     return value
 
 
 def key_of(vm: VmDescription) -> str:
-    """Return what the VM is called in every surface: safe in a URL, a label and a log."""
+    """Return the VM's key, which is safe in a URL, a metric's label and a log: `backend:name:pid`."""
     return f"{vm.backend}:{quote(vm.name[:_NAME_LIMIT], safe='', errors='replace')}:{vm.pid}"

@@ -1,6 +1,6 @@
 """Find the VMs that run on this host, with the backend of each.
 
-A command line and the files that it names are any user's: reader processes read them.
+Any user may control a command line and the files that it names: reader processes read them.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from giveback.vmm.base import Backend
 
 _USERS = 1000
-"""Smaller uids are the host's own. Source: systemd, docs/UIDS-GIDS.md, as for _SERVICES."""
+"""Smaller uids belong to the host itself. Source: systemd, docs/UIDS-GIDS.md, as for _SERVICES."""
 _SERVICES = range(61184, 65520)
-"""Debian's libvirt-qemu (64055) and systemd's dynamic users of services are among these."""
+"""Uids of services, among them Debian's libvirt-qemu (64055) and systemd's dynamic users."""
 
 
 def backends(root: str = "/") -> tuple[Backend, ...]:
-    """Every backend that finds its VMs among the host's processes."""
+    """Return the backends that find their VMs among the host's processes, in the order of their trial."""
     return (
         LibvirtBackend(root),
         QemuBackend(root),
@@ -46,7 +46,7 @@ def backends(root: str = "/") -> tuple[Backend, ...]:
 def recognise(
     root: str, pid: int, among: Sequence[Backend]
 ) -> tuple[Backend, VmDescription] | None:
-    """Return the VM that a process runs, with the first backend that knows it, or None."""
+    """Return the VM that a process runs, with the first backend that recognises it, or None."""
     process = read_process(root, pid)
     if process is None or not process.argv:
         return None
@@ -58,10 +58,10 @@ def recognise(
 
 
 def name_by_owner(vm: VmDescription, uid: int | None, our_uid: int) -> VmDescription:
-    """Return the VM with a name that no other user's VM has. Pure.
+    """Return the VM with a name that no other user's VM can have. Pure.
 
-    Our own VMs, and those of the host's services, are called as they are; any other user's has `@uidN` behind
-    its name, so that it takes neither the settings nor the place of a VM that is called alike.
+    VMs of our own user and of the host's services keep their names. Another user's VM gets the suffix
+    `@uidN`, so that it cannot claim the settings or the place of a VM of the same name.
     """
     if uid is None or uid == our_uid or uid < _USERS or uid in _SERVICES:
         return vm
@@ -70,7 +70,7 @@ def name_by_owner(vm: VmDescription, uid: int | None, our_uid: int) -> VmDescrip
 
 
 def read_vm(root: str, pid: int) -> tuple[str, VmDescription] | None:
-    """Return the backend's name and the VM that a process runs, or None. Run in a reader process."""
+    """Return the name of the backend and the VM that a process runs, or None. Runs in a reader process."""
     found = recognise(root, pid, backends(root))
     return None if found is None else (found[0].name, found[1])
 
@@ -78,7 +78,7 @@ def read_vm(root: str, pid: int) -> tuple[str, VmDescription] | None:
 async def recognised(
     readers: Readers, wanted: Iterable[int], root: str = "/"
 ) -> list[tuple[Backend, VmDescription] | VmError | None]:
-    """For each PID its VM with the backend, None where it runs none, or why it cannot be read."""
+    """Return for each PID its VM with the backend, None if it is not a VM, or the error of reading it."""
     items = [Item(pid, (root, pid)) for pid in wanted]
     known = {backend.name: backend for backend in backends(root)}
     found: list[tuple[Backend, VmDescription] | VmError | None] = []
@@ -89,16 +89,16 @@ async def recognised(
         try:
             name, vm = plain.unpack(tuple[str, VmDescription], answer)
         except ValueError as error:
-            found.append(VmError(f"what its reader answered is no VM: {error}"))
+            found.append(VmError(f"its reader sent a malformed description of the VM: {error}"))
         else:
             found.append((known[name], vm) if name in known else None)
     return found
 
 
 def find(root: str = "/") -> tuple[tuple[Backend, VmDescription], ...]:
-    """Every VM on this host that a backend recognises, with that backend, in order of PID.
+    """Return every VM on this host with the backend that recognises it, ordered by PID.
 
-    For a command: it runs an event loop. Raises VmError where /proc cannot be listed, or nothing can be read.
+    For commands only: it runs an event loop. Raises VmError if /proc cannot be listed or read.
     """
     found = asyncio.run(recognised(pool.shared(), pids(root), root))
     return tuple(one for one in found if isinstance(one, tuple))
@@ -107,7 +107,10 @@ def find(root: str = "/") -> tuple[tuple[Backend, VmDescription], ...]:
 def choose(
     vms: Sequence[tuple[Backend, VmDescription]], wanted: str
 ) -> tuple[Backend, VmDescription]:
-    """The VM of this name, key or PID; "" is the only one. Raises InputError that lists what there is."""
+    """Return the VM of this name, key or PID; "" means the only VM.
+
+    Raises InputError with a list of the VMs if not exactly one matches.
+    """
     matching = [pair for pair in vms if is_called(pair[1], wanted) or not wanted]
     matching = matching or [pair for pair in vms if is_given(pair[1], wanted)]
     if len(matching) == 1:
@@ -120,10 +123,10 @@ def choose(
 
 
 def is_given(vm: VmDescription, wanted: str) -> bool:
-    """Whether its own user calls it so: what counts where no VM has the name itself."""
+    """Tell whether `wanted` is the name that the VM's own user gave it, without our suffix."""
     return wanted == vm.name.removesuffix(vm.suffix)
 
 
 def is_called(vm: VmDescription, wanted: str) -> bool:
-    """Whether an operator calls the VM so: by its name, its key or its VMM's PID."""
+    """Tell whether `wanted` is the VM's name, its key or its VMM's PID."""
     return wanted in (vm.name, str(vm.pid), key_of(vm))

@@ -1,7 +1,7 @@
-"""Where guest addresses lie in the VMM's memory: as it tells, or as its layout is published. Pure.
+"""Place guest addresses in the VMM's memory, by the VMM's own answer or its published layout. Pure.
 
 Source: pc_init1() in QEMU's hw/i386/pc_piix.c and pc_q35_init() in pc_q35.c (the hole below 4 GiB);
-hw/arm/virt.c (RAM from 1 GiB). With DIMMs, virtio-mem, NUMA or a hole of one's own it is not known.
+hw/arm/virt.c (RAM from 1 GiB). With DIMMs, virtio-mem, NUMA or a configured hole it is not known.
 Cloud Hypervisor: MEM_32BIT_RESERVED_START in arch/src/x86_64/layout.rs, create_ram_region() in
 vmm/src/memory_manager.rs. Firecracker: arch_memory_regions() in src/vmm/src/arch/x86_64/mod.rs,
 MMIO32_MEM_SIZE and MMIO64_MEM_START in layout.rs (before PCI: MEM_32BIT_GAP_SIZE of 768 MiB and no
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _GIB = 1 << 30
 _FOUR_GIB = 4 * _GIB
 _HIGH_HOLE_BYTES = 1000 * _GIB
-"""From about here on, RAM of an AMD guest moves above HyperTransport's hole below 1 TiB."""
+"""From about this size on, RAM of an AMD guest moves above HyperTransport's hole below 1 TiB."""
 
 
 _HOLES = {
@@ -35,12 +35,12 @@ _HOLES = {
         ((0xD000_0000, _FOUR_GIB),),
     ),
 }
-"""By VMM, for each layout that it has had on x86-64: the holes in RAM, (start, end)."""
+"""The holes in RAM on x86-64, as (start, end), for each layout that a VMM has had."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A stretch of guest addresses, and where it lies in the VMM's address space."""
+    """A range of guest addresses and its start in the VMM's address space."""
 
     guest_start: int
     host_start: int
@@ -50,21 +50,22 @@ class Placement:
 def placements(
     vm: VmDescription, state: VmState, bound: Sequence[BoundBlock], machine: str
 ) -> tuple[tuple[Placement, ...], ...]:
-    """Every way in which guest RAM may lie in what was found of it: one where it is known.
+    """Return every possible placement of guest RAM in the ranges found; a single one if it is known.
 
-    `machine` is the host's (`x86_64`). Empty where the VMM told no layout, and none that its machine
-    type has or that it publishes fits: RAM of one block, and none that may be plugged in later.
+    `machine` is the host's architecture (`x86_64`). The result is empty if the VMM did not send its
+    layout and no published one fits. Published layouts are known only for RAM in one block, to which
+    no memory may be added at run time.
     """
     layout = state.layout or assumed(vm)
     if layout:
-        found = tuple(_told(layout, bound))
+        found = tuple(_by_layout(layout, bound))
         return (found,) if found else ()
     base = [block for block in bound if not block.block.hotplug]
     if machine != "x86_64" or len(base) != 1 or base[0].block.grows:
         return ()
     every: dict[tuple[Placement, ...], None] = {}
     for holes in _HOLES.get(vm.backend, ()):
-        # Each part is mapped by itself: the kernel puts it above or below the one before.
+        # Each part is a mapping of its own: the kernel places it above or below the one before.
         for parts in permutations(_parts(base[0].block.size_bytes, holes)):
             laid = _laid(parts, base[0].ranges)
             if laid:
@@ -72,8 +73,8 @@ def placements(
     return tuple(every)
 
 
-def _told(layout: Sequence[GuestRange], bound: Sequence[BoundBlock]) -> Iterator[Placement]:
-    """As the VMM says, of the blocks that are RAM: a graphics card's memory has addresses, too."""
+def _by_layout(layout: Sequence[GuestRange], bound: Sequence[BoundBlock]) -> Iterator[Placement]:
+    """Yield the layout's ranges in RAM blocks only: a graphics card's memory has guest addresses, too."""
     starts = {b.block.name: b.ranges[0] for b in bound if len(b.ranges) == 1}
     for place in layout:
         if place.block in starts:
@@ -85,7 +86,7 @@ def _told(layout: Sequence[GuestRange], bound: Sequence[BoundBlock]) -> Iterator
 
 
 def _parts(size_bytes: int, holes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """RAM from address 0 on, around the holes: (guest address, bytes)."""
+    """Return the parts of RAM from address 0 around the holes, as (guest address, bytes)."""
     parts = []
     at, left = 0, size_bytes
     for start, end in holes:
@@ -99,7 +100,7 @@ def _parts(size_bytes: int, holes: Sequence[tuple[int, int]]) -> list[tuple[int,
 def _laid(
     parts: Sequence[tuple[int, int]], ranges: Sequence[tuple[int, int]]
 ) -> tuple[Placement, ...]:
-    """The parts put into the ranges one after the other; () where one goes over a range's end."""
+    """Place the parts in the ranges one after the other; return () if a part crosses a range's end."""
     found = []
     left = list(parts)
     for start, end in ranges:
@@ -114,7 +115,7 @@ def _laid(
 
 
 def assumed(vm: VmDescription) -> tuple[GuestRange, ...]:
-    """The layout of a QEMU with one block of RAM and a machine type that we know, else ()."""
+    """Return the layout of a QEMU with one block of RAM and a known machine type, else ()."""
     if vm.backend not in ("qemu", "libvirt"):
         return ()
     if len(vm.ram_blocks) != 1 or vm.ram_blocks[0].size_bytes != vm.ram_bytes:
@@ -134,7 +135,7 @@ def assumed(vm: VmDescription) -> tuple[GuestRange, ...]:
 
 
 def _low_bytes(machine: str, size: int) -> int | None:
-    """How much RAM lies below 4 GiB at most."""
+    """Return the largest RAM size below 4 GiB of a machine type; None if the type is unknown."""
     if machine == "q35" or machine.startswith("pc-q35-"):
         return 0x8000_0000 if size >= 0xB000_0000 else 0xB000_0000
     if machine in ("", "pc") or machine.startswith("pc-i440fx-"):

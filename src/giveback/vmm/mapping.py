@@ -1,7 +1,8 @@
-"""Which mappings of the VMM's process are the guest's RAM. Pure: blocks and mappings to ranges.
+"""Find the guest's RAM among the mappings of the VMM's process. Pure: blocks and mappings to ranges.
 
-QEMU maps a block at an aligned address with a guard page after it. Before it, other anonymous
-memory may touch it; and mbind, mprotect and huge page advice split a block into several mappings.
+QEMU maps a block at an aligned address with a guard page after it. Other anonymous memory may adjoin it
+at its start, so that the kernel merges both. mbind, mprotect and huge page advice split a block into
+several mappings.
 """
 
 from __future__ import annotations
@@ -22,34 +23,37 @@ if TYPE_CHECKING:
 _PIECES_LIMIT = 3
 _CANDIDATES_LIMIT = 12
 _GROUP_LIMIT = 64
-_SLACK_BYTES = 64 * MIB
-"""How much the kernel may have merged with a block before we stop taking it for one."""
+_MERGED_LIMIT_BYTES = 64 * MIB
+"""A run that is larger than the block by up to this may be the block, merged with other memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Mappings that touch and are backed alike: one stretch of memory."""
+    """Adjoining mappings with the same backing: one range of memory."""
 
     mappings: tuple[Mapping, ...]
 
     @property
     def start(self) -> int:
+        """First address."""
         return self.mappings[0].start
 
     @property
     def end(self) -> int:
+        """Address after the last byte."""
         return self.mappings[-1].end
 
     @property
     def size_bytes(self) -> int:
+        """Size of the whole run."""
         return self.end - self.start
 
 
 @dataclass(frozen=True, slots=True)
 class BoundBlock:
-    """A block and where it lies in the process: `ranges` of (start, end), in the block's order.
+    """A block and its place in the process: `ranges` of (start, end) in the block's order.
 
-    `sure` is False where another block of this size could be meant, or the size only nearly fits.
+    `sure` is False if other memory fits the block as well, or if the sizes differ.
     """
 
     block: RamBlock
@@ -58,11 +62,11 @@ class BoundBlock:
 
 
 def groups(mappings: Iterable[Mapping], *, unplugged: bool = False) -> tuple[Run, ...]:
-    """Writable, non-executable mappings, joined where they touch and continue each other.
+    """Join writable, non-executable mappings into runs if one continues the other.
 
-    TCG's translation buffer is anonymous memory of a GiB, but executable: it is not taken for RAM.
-    `unplugged`: mappings without any right, too. So Firecracker keeps what of a region is not
-    plugged (mprotect in GuestRegionMmapExt::update_slot).
+    TCG's translation buffer is anonymous memory of up to one GiB, but executable: it is not RAM.
+    `unplugged` includes mappings without any permission: Firecracker keeps the unplugged part of a
+    region so (mprotect in GuestRegionMmapExt::update_slot).
     """
     result: list[list[Mapping]] = []
     for mapping in sorted(mappings, key=lambda m: m.start):
@@ -88,7 +92,7 @@ def _continues(first: Mapping, second: Mapping, unplugged: bool) -> bool:
 
 
 def _runs(group: Run) -> Iterable[Run]:
-    """Every stretch of mappings in a group that could be a block."""
+    """Yield every run of mappings within a group: each of them could be a block."""
     count = len(group.mappings)
     for first in range(count):
         for last in range(first + 1, count + 1):
@@ -102,8 +106,8 @@ def bind(
 ) -> tuple[BoundBlock, ...]:
     """Find each block's place; a block that is not found has no ranges.
 
-    By address where the VMM says it, else by file name, else by size alone; a block may also lie in
-    up to three pieces, as Cloud Hypervisor and Firecracker map RAM around the hole below 4 GiB.
+    Blocks are matched by address if the VMM tells it, else by file name, else by size alone. A block may
+    lie in up to three pieces: Cloud Hypervisor and Firecracker map RAM around the hole below 4 GiB.
     """
     mappings = tuple(mappings)
     free = [run for group in groups(mappings) for run in _runs(group)]
@@ -117,8 +121,8 @@ def bind(
         candidates = [*parted, *free] if block.hotplug else free
         found = _place(block, candidates)
         ranges = _ranges(block, found)
-        rivals = [run for run in candidates if found and _rivals(block, run, found)]
-        sure = bool(found) and not rivals and _length(ranges) == _length_of(found)
+        is_ambiguous = any(found and _fits_as_well(block, run, found) for run in candidates)
+        sure = bool(found) and not is_ambiguous and _length(ranges) == _length_of(found)
         if address is not None:
             ranges, sure = ((address, address + block.size_bytes),), True
         free, parted = (
@@ -130,7 +134,7 @@ def bind(
 
 
 def within(mappings: Iterable[Mapping], ranges: Sequence[tuple[int, int]]) -> tuple[Mapping, ...]:
-    """The mappings that lie in `ranges`, at least by half."""
+    """Return the mappings of which at least half lies in one of `ranges`."""
     return tuple(m for m in mappings if any(_mostly_in(m, place) for place in ranges))
 
 
@@ -143,7 +147,7 @@ def _overlap(run: Run, place: tuple[int, int]) -> bool:
     return run.start < place[1] and place[0] < run.end
 
 
-def _rivals(block: RamBlock, run: Run, found: Sequence[Run]) -> bool:
+def _fits_as_well(block: RamBlock, run: Run, found: Sequence[Run]) -> bool:
     elsewhere = all(not _overlap(run, (other.start, other.end)) for other in found)
     alike = _named_for(block, run) == _named_for(block, found[0])
     return elsewhere and alike and _fits(block, run) and _backed_like(block, run)
@@ -159,7 +163,7 @@ def _length_of(found: Sequence[Run]) -> int:
 
 def _ranges(block: RamBlock, found: Sequence[Run]) -> tuple[tuple[int, int], ...]:
     if len(found) == 1:
-        # What the kernel merged with a block lies before it: behind it is the guard page.
+        # Memory that the kernel merged with a block lies before it: after it is the guard page.
         return ((max(found[0].start, found[0].end - block.size_bytes), found[0].end),)
     return tuple((run.start, run.end) for run in found)
 
@@ -168,7 +172,7 @@ def _place(block: RamBlock, free: Sequence[Run]) -> Sequence[Run]:
     named = [run for run in free if _named_for(block, run)]
     unnamed = [run for run in free if _backed_like(block, run)]
     for candidates in (named, unnamed):
-        # QEMU maps from the top of the address space down: the first block lies highest.
+        # The kernel places mappings from the top of the address space down: the first block lies highest.
         fitting = [run for run in reversed(candidates) if _fits(block, run)]
         if fitting:
             return fitting[:1]
@@ -176,7 +180,7 @@ def _place(block: RamBlock, free: Sequence[Run]) -> Sequence[Run]:
         pieces = _pieces(block, candidates)
         if pieces:
             return pieces
-    near = [run for run in unnamed if 0 < run.size_bytes - block.size_bytes <= _SLACK_BYTES]
+    near = [run for run in unnamed if 0 < run.size_bytes - block.size_bytes <= _MERGED_LIMIT_BYTES]
     return sorted(near, key=lambda run: run.size_bytes)[:1]
 
 
@@ -209,9 +213,9 @@ def _named_for(block: RamBlock, run: Run) -> bool:
 
 
 def _backed_like(block: RamBlock, run: Run) -> bool:
-    """By the backing alone. A shared anonymous block is a file to the kernel (/dev/zero, memfd).
+    """Compare the backing alone. A shared anonymous block is a file to the kernel (/dev/zero, memfd).
 
-    Of a backing that is not known, anonymous memory is looked at first (`_named_for`).
+    If the backing is unknown, anonymous memory is tried first (`_named_for`).
     """
     if block.backing is Backing.ANONYMOUS and not block.shared:
         return run.mappings[0].inode == 0

@@ -101,7 +101,7 @@ def test_doctor_leads_to_commands_that_work(
 
     async def run() -> None:
         async with monitor(str(tmp_path / "qmp"), process.pid, 10) as session:
-            await session.tell("cont")
+            await session.execute("cont")
 
     words = ["-m", "64M", "-name", f"led {os.getpid()}", *BALLOON, *AGENT_PORT]
     with running(tmp_path, *words) as process:

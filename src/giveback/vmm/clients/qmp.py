@@ -162,7 +162,7 @@ class Monitor:
         except ExecuteError:
             return None
 
-    async def tell(self, command: str, **arguments: object) -> object:
+    async def execute(self, command: str, **arguments: object) -> object:
         """Carry a command out. Raises VmError with QEMU's words where it refuses."""
         try:
             return await self._client.execute(command, arguments or None)

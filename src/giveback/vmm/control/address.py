@@ -1,6 +1,7 @@
-"""What takes memory from a guest and gives it back: the balloon and virtio-mem, of any VMM.
+"""Make the `Control` of a VM's balloon and virtio-mem, by the VM or by an address.
 
-`Control.address` is text that leads to the same VM again after a restart: leases are kept by it.
+`Control.address` is text that finds the same VM again after a restart of the daemon: leases are stored
+by it.
 """
 
 from __future__ import annotations
@@ -16,17 +17,23 @@ if TYPE_CHECKING:
 
 
 def control_of(vm: VmDescription, libvirt_uri: str) -> Control:
-    """The control of a VM that runs; `libvirt_uri` is for domains of no session. Raises InputError."""
+    """Return the control of a running VM; `libvirt_uri` is used for domains that are not of a session.
+
+    Raises InputError if the VM has no control socket that giveback may use.
+    """
     if vm.backend == "libvirt":
         return control_at(f"libvirt:{vm.control or libvirt_uri}#{vm.domain or vm.name}", vm.pid)
     if not vm.control:
-        raise InputError(f"{escape_for_terminal(vm.name)}: no control socket that we may use")
+        raise InputError(f"{escape_for_terminal(vm.name)}: no control socket that giveback may use")
     return control_at(f"{vm.backend}:{vm.control}", vm.pid)
 
 
 def control_at(address: str, pid: int) -> Control:
-    """The control at an address of the VM whose process is `pid`. Raises InputError for what is none."""
-    # Each brings its own slow imports: only what this host has is paid for.
+    """Return the control at an address, of the VM whose process is `pid`.
+
+    Raises InputError if the address has no known form.
+    """
+    # Each module has slow imports of its own: a host pays only for the VMMs that it has.
     kind, _, place = address.partition(":")
     if kind == "qemu" and place:
         from giveback.vmm.control.qemu import QemuControl  # noqa: PLC0415
@@ -45,4 +52,4 @@ def control_at(address: str, pid: int) -> Control:
         from giveback.vmm.control.http import FirecrackerControl  # noqa: PLC0415
 
         return FirecrackerControl(place, pid)
-    raise InputError(f"{escape_for_terminal(address)}: no address of a VM's control")
+    raise InputError(f"{escape_for_terminal(address)}: not the address of a VM's control socket")

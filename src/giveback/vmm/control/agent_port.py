@@ -1,9 +1,9 @@
-"""Plug the agent's port into a VM that runs: virtio-serial over QMP, or through libvirt.
+"""Plug the agent's port into a running VM: virtio-serial over QMP, or through libvirt.
 
-What will be done is a `PortPlan` first: it can be shown, then carried out. Afterwards the VM's command
-line does not show the port: QMP's `query-chardev` does, by its label, and libvirt's XML. The agent
-looks for a late port every ten seconds. Source: qapi/char.json, qapi/qdev.json, docs/pcie.txt of QEMU;
-libvirt.org/formatdomain.html (channel).
+A `PortPlan` lists the steps: it can be shown first, then carried out. The VM's command line does not show
+a plugged port; QMP's `query-chardev` (by its label) and libvirt's XML do. The agent checks for a new port
+every 10 s. Source: qapi/char.json, qapi/qdev.json, docs/pcie.txt of QEMU; libvirt.org/formatdomain.html
+(channel).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CONTROLLER = "giveback-serial"
 SOCKET_NAME = "giveback-agent.sock"
-# sockaddr_un.sun_path with its end.
+# sockaddr_un.sun_path without its final NUL.
 _SOCKET_PATH_BYTES = 107
 _PARENTS = ("/machine/peripheral", "/machine/peripheral-anon", "/machine/unattached")
 _CHANNEL_XML = (
@@ -48,7 +48,7 @@ class PortStep:
 
     @property
     def text(self) -> str:
-        """For the user: the VM's own text in it is escaped."""
+        """The step as the user sees it; the VM's own text in it is escaped."""
         said = self.arguments.get("xml")
         words = said if isinstance(said, str) else json.dumps(self.arguments)
         return escape_for_terminal(f"{self.command} {words}", 400)
@@ -65,14 +65,18 @@ class PortPlan:
 
 
 async def plan(vm: VmDescription, *, uri: str = "", socket: str = "") -> PortPlan:
-    """How the port would be plugged in; `socket` is where, for QEMU (else beside its QMP socket).
+    """Plan how the port is plugged in.
 
-    `uri` is libvirt's, where it is not the one that the domain was found at.
+    `socket` is the port's path for QEMU; by default it is beside the QMP socket. `uri` is libvirt's, if it
+    differs from the one at which the domain was found.
 
-    Raises InputError where it is there already or cannot be, VmError where the VMM does not answer.
+    Raises InputError if the VM has the port already or cannot have it, and VmError if the VMM does not
+    answer.
     """
     if any(channel.kind is ChannelKind.VIRTIO_SERIAL for channel in vm.channels):
-        raise InputError(f"{escape_for_terminal(vm.name)}: the port {AGENT_PORT} is there already")
+        raise InputError(
+            f"{escape_for_terminal(vm.name)}: the VM already has the port {AGENT_PORT}"
+        )
     if vm.backend == "libvirt":
         return await _plan_libvirt(vm, uri or vm.control or URI)
     if vm.backend == "qemu" and vm.control:
@@ -84,7 +88,7 @@ async def plan(vm: VmDescription, *, uri: str = "", socket: str = "") -> PortPla
 
 
 async def carry_out(planned: PortPlan) -> Channel:
-    """Do it, and undo what was done where a step fails. Raises VmError."""
+    """Carry out the steps; undo the finished ones if a step fails. Raises VmError."""
     if planned.vm.backend == "libvirt":
         return await _carry_out_libvirt(planned)
     from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
@@ -93,7 +97,7 @@ async def carry_out(planned: PortPlan) -> Channel:
     async with monitor(planned.vm.control, planned.vm.pid, 2 * TIMEOUT_S) as session:
         try:
             for step in planned.steps:
-                await session.tell(step.command, **step.arguments)
+                await session.execute(step.command, **step.arguments)
                 done.append(step)
         except VmError:
             await _undo(session, done)
@@ -107,7 +111,7 @@ async def _undo(session: Monitor, done: list[PortStep]) -> None:
         name = str(step.arguments["id"])
         with contextlib.suppress(VmError):
             command = "chardev-remove" if step.command == "chardev-add" else "device_del"
-            await session.tell(command, id=name)
+            await session.execute(command, id=name)
 
 
 async def _plan_qemu(vm: VmDescription, socket: str) -> PortPlan:
@@ -115,7 +119,7 @@ async def _plan_qemu(vm: VmDescription, socket: str) -> PortPlan:
 
     path = socket or _socket_beside(vm)
     if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
-        raise InputError(f"{path}: longer than a socket's path may be: --port-socket gives another")
+        raise InputError(f"{path}: too long for a socket's path; choose another by --port-socket")
     async with monitor(vm.control, vm.pid, TIMEOUT_S) as session:
         if plugged_socket(await session.ask("query-chardev")):
             raise InputError(
@@ -142,12 +146,12 @@ def _chardev(path: str) -> PortStep:
 
 
 def _socket_beside(vm: VmDescription) -> str:
-    """Where QEMU can surely make a socket, by the path that it sees itself: beside its QMP socket."""
+    """Return a path beside the QMP socket, as QEMU itself sees it: QEMU can surely create a socket there."""
     base = vm.control
     if "/" not in base:
         raise InputError(
-            f"{escape_for_terminal(vm.name)}: its monitor is at {base}: "
-            "say --port-socket PATH for the port"
+            f"{escape_for_terminal(vm.name)}: its monitor is at {base}, which has no folder: "
+            "choose the port's path by --port-socket PATH"
         )
     base = base.removeprefix(f"/proc/{vm.pid}/root").removeprefix(f"/proc/{vm.pid}/cwd/")
     place = Path(base)
@@ -165,22 +169,22 @@ async def _has_controller(session: Monitor) -> bool:
 
 
 async def _controller(session: Monitor, vm: VmDescription) -> PortStep:
-    """A virtio-serial controller where one can be plugged in. Raises InputError."""
+    """Return the step that plugs in a virtio-serial controller. Raises InputError if no bus accepts one."""
     place = await pci_place(session, vm, "virtio-serial-pci")
     return PortStep("device_add", {"driver": "virtio-serial-pci", "id": CONTROLLER, **place})
 
 
 async def pci_place(session: Monitor, vm: VmDescription, driver: str) -> dict[str, object]:
-    """Where a PCI device can be plugged in: `device_add`'s `bus`, {} where any will do.
+    """Return `device_add`'s `bus` for a PCI device; {} if every bus accepts one.
 
-    Raises InputError that says what its next start needs.
+    Raises InputError with the options that the VM's next start needs if no bus accepts one.
     """
     pci = await session.ask("query-pci")
     buses = pci if isinstance(pci, list) else []
     if not buses:
         raise InputError(
             f"{escape_for_terminal(vm.name)}: "
-            f"a {escape_for_terminal(vm.machine) or 'machine'} without PCI takes none"
+            f"a {escape_for_terminal(vm.machine) or 'machine'} without PCI accepts no PCI device"
         )
     if not _is_express(vm):
         return {}
@@ -195,12 +199,12 @@ async def pci_place(session: Monitor, vm: VmDescription, driver: str) -> dict[st
 
 
 def _is_express(vm: VmDescription) -> bool:
-    """Whether the root bus itself takes nothing at run time, as that of PCI Express."""
+    """Tell whether the root bus is PCI Express, which accepts no device at run time."""
     return "q35" in vm.machine or vm.machine.startswith("virt")
 
 
 def free_root_port(buses: list[object]) -> str:
-    """The id of a bridge of `query-pci` with a name and nothing behind it; ''."""
+    """Return the id of a named bridge of `query-pci` without a device behind it; '' if there is none."""
     for bus in buses:
         devices = bus.get("devices") if isinstance(bus, dict) else None
         for device in devices if isinstance(devices, list) else ():
@@ -238,6 +242,6 @@ async def _carry_out_libvirt(planned: PortPlan) -> Channel:
     path = parse_agent_port(await control.xml())
     if not path:
         raise VmError(
-            f"{escape_for_terminal(planned.vm.name)}: libvirt plugged the port in and shows no socket of it"
+            f"{escape_for_terminal(planned.vm.name)}: libvirt plugged in the port, but shows no socket for it"
         )
     return Channel(ChannelKind.VIRTIO_SERIAL, path=path, pid=planned.vm.pid)

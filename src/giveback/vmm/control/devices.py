@@ -1,4 +1,4 @@
-"""What takes memory from a guest and gives it back: the balloon and virtio-mem, of any VMM."""
+"""The devices that take memory from a guest and give it back: balloon and virtio-mem, of any VMM."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 TIMEOUT_S = 2.0
-"""For all that is asked or told at once."""
+"""Time limit of one operation with all its requests."""
 STATISTICS_PERIOD_S = 5
 
 
 @dataclass(frozen=True, slots=True)
 class BalloonSize:
-    """`kept_bytes` is what the guest has beside the balloon, `most_bytes` all that it could have."""
+    """The size of a balloon: the guest has `kept_bytes` outside it, of at most `most_bytes`."""
 
     kept_bytes: int
     most_bytes: int
@@ -20,7 +20,7 @@ class BalloonSize:
 
 @dataclass(frozen=True, slots=True)
 class VirtioMem:
-    """A virtio-mem device: a guest is to plug `requested_bytes` of it and has plugged so much."""
+    """A virtio-mem device: the guest has plugged `plugged_bytes` of `requested_bytes`, in blocks."""
 
     id: str
     requested_bytes: int
@@ -30,7 +30,7 @@ class VirtioMem:
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """What a VM has. `statistics_period_s` is 0 where the guest is asked for none, None unknown."""
+    """The memory devices of a VM. `statistics_period_s` is 0 if polling is off, None if unknown."""
 
     balloon: BalloonSize | None = None
     virtio_mem: tuple[VirtioMem, ...] = ()
@@ -38,23 +38,25 @@ class Devices:
 
 
 class Control(Protocol):
-    """One VM's devices. Every method raises VmError, and takes TIMEOUT_S at most."""
+    """The control of one VM's devices. Every method may raise VmError, and takes at most TIMEOUT_S."""
 
     @property
     def address(self) -> str:
-        """What `control_at` takes."""
+        """The address for `control_at`."""
         ...
 
-    async def devices(self) -> Devices: ...
+    async def devices(self) -> Devices:
+        """Return the present state of the devices."""
+        ...
 
     async def set_balloon(self, kept_bytes: int) -> None:
-        """The guest is to keep so much; its driver gets there by and by, or never."""
+        """Set what the guest keeps outside the balloon; its driver follows gradually, or never."""
         ...
 
     async def set_virtio_mem(self, device_id: str, requested_bytes: int) -> None:
-        """The guest is to plug so much, a multiple of the device's block."""
+        """Set how much the guest plugs: a multiple of the device's block size."""
         ...
 
     async def set_statistics_period(self, period_s: int) -> None:
-        """How often the guest is asked for its numbers; 0: never."""
+        """Set the interval at which the guest is asked for statistics; 0 turns polling off."""
         ...

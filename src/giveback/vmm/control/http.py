@@ -1,4 +1,4 @@
-"""Cloud Hypervisor's and Firecracker's balloon and virtio-mem, over HTTP.
+"""Control the balloon and virtio-mem of Cloud Hypervisor and Firecracker over HTTP.
 
 Source: `vm.resize` in vmm/src/api/openapi/cloud-hypervisor.yaml; `PATCH /balloon`, `PATCH
 /balloon/statistics` and `PATCH /hotplug/memory` in src/firecracker/swagger/firecracker.yaml. Never run
@@ -18,7 +18,7 @@ _REGION = "ram"
 
 
 class CloudHypervisorControl:
-    """A VM at its `--api-socket`."""
+    """The control of a Cloud Hypervisor VM, by the path of its `--api-socket`."""
 
     def __init__(self, path: str, pid: int) -> None:
         self._path = path
@@ -26,9 +26,11 @@ class CloudHypervisorControl:
 
     @property
     def address(self) -> str:
+        """Implement `Control`."""
         return f"cloud-hypervisor:{self._path}"
 
     async def devices(self) -> Devices:
+        """Implement `Control`."""
         async with api(self._path, self._pid, TIMEOUT_S) as session:
             info = answers.node(await session.get(f"{_CLOUD}/vm.info"))
         memory = answers.node(info, "config", "memory")
@@ -37,7 +39,7 @@ class CloudHypervisorControl:
         actual = answers.size(info, "memory_actual_size")
         balloon = None
         if answers.node(info, "config", "balloon"):
-            # Without an answer from the device: what it was told last.
+            # If the device does not answer, assume the size that was last configured.
             held = answers.size(answers.node(info, "config", "balloon"), "size") or 0
             balloon = BalloonSize(max(0, most - held) if actual is None else actual, most)
         virtio = memory.get("hotplug_method") == "VirtioMem" and plugged
@@ -47,27 +49,29 @@ class CloudHypervisorControl:
         )
 
     async def set_balloon(self, kept_bytes: int) -> None:
+        """Implement `Control`."""
         async with api(self._path, self._pid, TIMEOUT_S) as session:
             memory = await self._memory(session)
             most = memory[0] + memory[1]
             await self._resize(session, "desired_balloon", max(0, most - kept_bytes))
 
     async def set_virtio_mem(self, device_id: str, requested_bytes: int) -> None:
+        """Implement `Control`."""
         del device_id
         async with api(self._path, self._pid, TIMEOUT_S) as session:
             base, _ = await self._memory(session)
             await self._resize(session, "desired_ram", base + requested_bytes)
 
     async def set_statistics_period(self, period_s: int) -> None:
-        """Nothing to set: newer versions ask the guest when they are asked."""
+        """Do nothing: Cloud Hypervisor asks the guest when its API is asked for statistics."""
         del period_s
 
     async def _memory(self, session: VmmApi) -> tuple[int, int]:
-        """Base memory, and what is plugged beside it."""
+        """Return base memory and plugged memory in bytes. Raises VmError."""
         info = answers.node(await session.get(f"{_CLOUD}/vm.info"), "config", "memory")
         base = answers.size(info, "size")
         if base is None:
-            raise VmError(f"{self._path}: vm.info tells no memory: has the VM ended?")
+            raise VmError(f"{self._path}: vm.info has no memory size: has the VM ended?")
         return base, answers.size(info, "hotplugged_size") or 0
 
     async def _resize(self, session: VmmApi, name: str, value_bytes: int) -> None:
@@ -75,7 +79,10 @@ class CloudHypervisorControl:
 
 
 class FirecrackerControl:
-    """A VM at its `--api-sock`. Its amounts are whole MiB: what is taken is rounded down."""
+    """The control of a Firecracker VM, by the path of its `--api-sock`.
+
+    Firecracker's amounts are whole MiB: the amount taken is rounded down.
+    """
 
     def __init__(self, path: str, pid: int) -> None:
         self._path = path
@@ -83,9 +90,11 @@ class FirecrackerControl:
 
     @property
     def address(self) -> str:
+        """Implement `Control`."""
         return f"firecracker:{self._path}"
 
     async def devices(self) -> Devices:
+        """Implement `Control`."""
         async with api(self._path, self._pid, TIMEOUT_S) as session:
             config = answers.node(await session.get("/vm/config"))
             statistics = answers.node(await session.get("/balloon/statistics"))
@@ -106,22 +115,24 @@ class FirecrackerControl:
         )
 
     async def set_balloon(self, kept_bytes: int) -> None:
+        """Implement `Control`."""
         async with api(self._path, self._pid, TIMEOUT_S) as session:
             config = answers.node(await session.get("/vm/config"), "machine-config")
             most = answers.mib(config, "mem_size_mib")
             if most is None:
-                raise VmError(f"{self._path}: /vm/config tells no memory: has the VM ended?")
+                raise VmError(f"{self._path}: /vm/config has no memory size: has the VM ended?")
             held_mib = max(0, most - kept_bytes) // answers.MIB
             await session.send("PATCH", "/balloon", {"amount_mib": held_mib})
 
     async def set_virtio_mem(self, device_id: str, requested_bytes: int) -> None:
+        """Implement `Control`."""
         del device_id
         async with api(self._path, self._pid, TIMEOUT_S) as session:
             body: dict[str, object] = {"requested_size_mib": requested_bytes // answers.MIB}
             await session.send("PATCH", "/hotplug/memory", body)
 
     async def set_statistics_period(self, period_s: int) -> None:
-        """Raises VmError where statistics were off at boot: they cannot be turned on later."""
+        """Implement `Control`. Raises VmError if statistics were off at boot: then they stay off."""
         async with api(self._path, self._pid, TIMEOUT_S) as session:
             body: dict[str, object] = {"stats_polling_interval_s": period_s}
             await session.send("PATCH", "/balloon/statistics", body)

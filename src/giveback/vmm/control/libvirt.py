@@ -1,4 +1,4 @@
-"""The balloon and virtio-mem of a libvirt domain, through libvirt: it holds the monitor.
+"""Control the balloon and virtio-mem of a libvirt domain, through libvirt, which holds the monitor.
 
 Source: virDomainSetMemoryFlags, virDomainSetMemoryStatsPeriod, virDomainUpdateDeviceFlags, and
 libvirt.org/formatdomain.html (memory devices, model virtio-mem).
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class LibvirtControl:
-    """A domain by its name, at a connection's URI; the process `pid` must run it."""
+    """The control of a domain, by its connection's URI and its name; the process `pid` must run it."""
 
     def __init__(self, uri: str, name: str, pid: int) -> None:
         self._uri = uri
@@ -34,15 +34,20 @@ class LibvirtControl:
 
     @property
     def address(self) -> str:
+        """Implement `Control`."""
         return f"libvirt:{self._uri}#{self._name}"
 
     async def devices(self) -> Devices:
+        """Implement `Control`."""
         return await self._do(_devices, write=False)
 
     async def set_balloon(self, kept_bytes: int) -> None:
+        """Implement `Control`."""
         await self._do(lambda domain: domain.setMemoryFlags(kept_bytes // _KIB, _live()))
 
     async def set_virtio_mem(self, device_id: str, requested_bytes: int) -> None:
+        """Implement `Control`; `device_id` is the device's alias."""
+
         def change(domain: Any) -> None:  # noqa: ANN401
             xml = requested_xml(domain.XMLDesc(), device_id, requested_bytes)
             domain.updateDeviceFlags(xml, _live())
@@ -50,10 +55,11 @@ class LibvirtControl:
         await self._do(change)
 
     async def set_statistics_period(self, period_s: int) -> None:
+        """Implement `Control`."""
         await self._do(lambda domain: domain.setMemoryStatsPeriod(period_s, _live()))
 
     async def attach(self, xml: str) -> None:
-        """Plug a device into the running domain, and where that is defined, into its next start."""
+        """Plug a device into the running domain, and into its next start if the domain is persistent."""
         import libvirt  # noqa: PLC0415
 
         def work(domain: Any) -> None:  # noqa: ANN401
@@ -63,7 +69,7 @@ class LibvirtControl:
         await self._do(work)
 
     async def xml(self) -> str:
-        """The running domain's XML."""
+        """Return the running domain's XML."""
         return await self._do(lambda domain: str(domain.XMLDesc()), write=False)
 
     async def _do(self, work: Callable[[Any], T], *, write: bool = True) -> T:
@@ -88,7 +94,7 @@ def _devices(domain: Any) -> Devices:  # noqa: ANN401
     kept = amount(domain.memoryStats().get("actual"))
     most = amount(domain.maxMemory())
     virtio_mem = parse_virtio_mem(xml)
-    # libvirt counts virtio-mem as the domain's memory, the balloon does not.
+    # libvirt counts virtio-mem as the domain's memory; the balloon does not.
     beside = sum(_size(entry, "./target/size") for entry in _elements(parse_xml(xml)))
     found = None
     if balloon.present and kept is not None and most is not None:
@@ -97,7 +103,7 @@ def _devices(domain: Any) -> Devices:  # noqa: ANN401
 
 
 def parse_virtio_mem(xml: str) -> tuple[VirtioMem, ...]:
-    """The virtio-mem devices of a running domain's XML, by alias."""
+    """Return the virtio-mem devices in a running domain's XML; their ids are the aliases."""
     return tuple(
         VirtioMem(
             id=_alias(element),
@@ -111,7 +117,7 @@ def parse_virtio_mem(xml: str) -> tuple[VirtioMem, ...]:
 
 
 def requested_xml(xml: str, alias: str, requested_bytes: int) -> str:
-    """The device's own XML with another <requested>. Raises VmError where it is not there."""
+    """Return the device's own XML with a new <requested>. Raises VmError if there is no such device."""
     from xml.etree import ElementTree as ET  # noqa: PLC0415
 
     for element in _elements(parse_xml(xml)):
@@ -137,5 +143,5 @@ def _size(element: ET.Element, path: str) -> int:
     found = element.find(path)
     if found is None or found.text is None:
         return 0
-    # libvirt writes sizes that it was asked for in KiB, whatever unit they came in.
+    # libvirt writes sizes in KiB, whatever unit they were given in.
     return parse_qemu_size(found.text + found.get("unit", "KiB").removesuffix("iB")) or 0

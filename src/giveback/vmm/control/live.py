@@ -1,7 +1,7 @@
-"""What can be turned on in a QEMU that runs: a balloon that reports, and the guest's statistics.
+"""Turn on features in a running QEMU: a balloon that reports free pages, and the guest's statistics.
 
-What will be done is a `LivePlan` first: it can be shown, then carried out. Reporting of a balloon that
-is there already is fixed: its property takes no change after the start (hw/virtio/virtio-balloon.c).
+A `LivePlan` lists the steps: it can be shown first, then carried out. Reporting of an existing balloon is
+fixed: its property cannot be changed after the start (hw/virtio/virtio-balloon.c).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from giveback.vmm.base import VmDescription
 
 BALLOON = "giveback-balloon"
-"""What QEMU calls a balloon that was plugged in."""
+"""QEMU's id of a balloon that giveback plugged in."""
 
 
 @dataclass(frozen=True, slots=True)
 class LivePlan:
-    """What can be done now, and why something cannot."""
+    """The steps that are possible now, and the reasons why others are not."""
 
     control: str
     pid: int
@@ -33,7 +33,7 @@ class LivePlan:
 
 
 async def plan(vm: VmDescription, period_s: int) -> LivePlan:
-    """What a QEMU with a monitor lacks and takes while it runs. Raises VmError."""
+    """Plan the steps for a QEMU that has a monitor. Raises VmError if it does not answer."""
     from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
 
     steps: list[PortStep] = []
@@ -57,9 +57,9 @@ async def plan(vm: VmDescription, period_s: int) -> LivePlan:
 
 
 async def carry_out(planned: LivePlan) -> None:
-    """Do it. Raises VmError with QEMU's words at the first step that it refuses."""
+    """Carry out the steps. Raises VmError with QEMU's message at the first step that it refuses."""
     from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
 
     async with monitor(planned.control, planned.pid, TIMEOUT_S) as session:
         for step in planned.steps:
-            await session.tell(step.command, **step.arguments)
+            await session.execute(step.command, **step.arguments)

@@ -1,4 +1,4 @@
-"""QEMU's balloon and virtio-mem, over QMP.
+"""Control QEMU's balloon and virtio-mem over QMP.
 
 Source: qapi/machine.json (`balloon`, `query-balloon`, `query-memory-devices`), docs/interop and
 hw/virtio/virtio-mem.c (`requested-size`), hw/virtio/virtio-balloon.c (`guest-stats-polling-interval`).
@@ -22,7 +22,7 @@ _DEVICES_LIMIT = 64
 
 
 class QemuControl:
-    """A VM at its QMP socket, at which its process `pid` listens."""
+    """The control of a QEMU VM, by the path of the QMP socket at which its process `pid` listens."""
 
     def __init__(self, path: str, pid: int) -> None:
         self._path = path
@@ -30,9 +30,11 @@ class QemuControl:
 
     @property
     def address(self) -> str:
+        """Implement `Control`."""
         return f"qemu:{self._path}"
 
     async def devices(self) -> Devices:
+        """Implement `Control`."""
         from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
 
         async with monitor(self._path, self._pid, TIMEOUT_S) as session:
@@ -49,27 +51,30 @@ class QemuControl:
             )
 
     async def set_balloon(self, kept_bytes: int) -> None:
+        """Implement `Control`."""
         from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
 
         async with monitor(self._path, self._pid, TIMEOUT_S) as session:
-            await session.tell("balloon", value=kept_bytes)
+            await session.execute("balloon", value=kept_bytes)
 
     async def set_virtio_mem(self, device_id: str, requested_bytes: int) -> None:
+        """Implement `Control`; `device_id` is the device's QOM path."""
         from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
 
         async with monitor(self._path, self._pid, TIMEOUT_S) as session:
-            await session.tell(
+            await session.execute(
                 "qom-set", path=device_id, property="requested-size", value=requested_bytes
             )
 
     async def set_statistics_period(self, period_s: int) -> None:
+        """Implement `Control`. Raises VmError if the VM has no balloon."""
         from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
 
         async with monitor(self._path, self._pid, TIMEOUT_S) as session:
             device = await balloon_path(session)
             if device is None:
                 raise VmError(f"{self._path}: this VM has no balloon, hence no statistics")
-            await session.tell(
+            await session.execute(
                 "qom-set", path=device, property="guest-stats-polling-interval", value=period_s
             )
 
@@ -81,19 +86,19 @@ async def _balloon(session: Monitor) -> BalloonSize | None:
     base = amount(summary.get("base-memory")) if isinstance(summary, dict) else None
     if kept is None or base is None:
         return None
-    # The balloon reckons with DIMMs, and without virtio-mem: get_current_ram_size().
+    # The balloon's total includes DIMMs and excludes virtio-mem: get_current_ram_size().
     return BalloonSize(kept, base + dimm_bytes(await session.ask("query-memory-devices")))
 
 
 def dimm_bytes(answer: object) -> int:
-    """All DIMMs of `query-memory-devices`."""
+    """Return the bytes of all DIMMs in an answer to `query-memory-devices`."""
     entries = answer if isinstance(answer, list) else []
     datas = [e.get("data") for e in entries if isinstance(e, dict) and e.get("type") == "dimm"]
     return sum(amount(data.get("size")) or 0 for data in datas if isinstance(data, dict))
 
 
 async def _virtio_mem(session: Monitor) -> tuple[VirtioMem, ...]:
-    """Every virtio-mem device by its QOM path, whether or not it was given an id."""
+    """Return every virtio-mem device by its QOM path, with or without an id of its own."""
     found = []
     for parent in _PARENTS:
         children = await session.ask("qom-list", path=parent)

@@ -182,10 +182,12 @@ def test_memory_that_was_plugged_in_later(tmp_path: Path) -> None:
     async def plug() -> None:
         async with monitor(str(tmp_path / "qmp"), vm.pid, 10) as session:
             for name, kind in (("d1", "memory-backend-ram"), ("d2", "memory-backend-memfd")):
-                await session.tell(
+                await session.execute(
                     "object-add", **{"qom-type": kind, "id": name, "size": 128 * MIB}
                 )
-                await session.tell("device_add", driver="pc-dimm", id=f"dimm-{name}", memdev=name)
+                await session.execute(
+                    "device_add", driver="pc-dimm", id=f"dimm-{name}", memdev=name
+                )
 
     with running(tmp_path, "-m", "64M,slots=4,maxmem=1G") as process:
         vm = described(process)

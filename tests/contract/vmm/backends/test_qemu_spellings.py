@@ -213,7 +213,7 @@ def test_what_the_monitor_says_beats_the_command_line(tmp_path: Path) -> None:
 
     async def plug() -> None:
         async with monitor(str(tmp_path / "q"), process.pid, 10) as session:
-            await session.tell(
+            await session.execute(
                 "device_add", **{"driver": "virtio-balloon-pci", "free-page-reporting": True}
             )
 
