@@ -33,7 +33,11 @@ VSOCK_PORT = 26466
 DEADLINES_S = {"memory": 15.0, "pages": 120.0}
 """What may be asked, and how long the answer may take before its process is killed."""
 ANSWER_SHARE = 10
-"""Answers take at most a tenth of a CPU: after one, none is made for nine times its CPU time."""
+"""Answers take at most a tenth of a CPU: after one, none like it is made for nine times its CPU time."""
+DELAYS = {"memory": ("memory", "pages"), "pages": ("pages",)}
+"""Which asks wait after an answer. `pages` costs as much as hundreds of `memory`: the host, which needs
+those to decide what to ask of this guest, gets them meanwhile. `pages` waits for both, so both together
+take a tenth of a CPU and at most one answer to `pages` more."""
 REOPEN_S = 10.0
 FLOOD_PAUSE_S = 1.0
 LEASE_MOST_S = 86_400.0
@@ -71,7 +75,7 @@ class Link:
         self._accept: Callable[[], tuple[int, object]] | None = None
         self._worker: Worker | None = None
         self._asked: tuple[HostPeer, str, Scalar] | None = None
-        self._next_answer_s = 0.0
+        self._next_answer_s = dict.fromkeys(DEADLINES_S, 0.0)
         self._reopen_s = time.monotonic() + REOPEN_S
         self._open()
 
@@ -243,8 +247,8 @@ class Link:
             _refuse(peer, ask, number, "not known; known are " + ", ".join(DEADLINES_S))
         elif self._worker is not None:
             _refuse(peer, ask, number, "another answer is being made", 0.2)
-        elif now_s < self._next_answer_s:
-            _refuse(peer, ask, number, "asked too often", self._next_answer_s - now_s)
+        elif now_s < self._next_answer_s[ask]:
+            _refuse(peer, ask, number, "asked too often", self._next_answer_s[ask] - now_s)
         else:
             self._fork(peer, ask, number, now_s, cgroups)
 
@@ -282,7 +286,9 @@ class Link:
         self._worker = self._asked = None
         self.answer_cpu_s += worker.cpu_s
         self.answer_user_s += worker.user_s
-        self._next_answer_s = now_s + worker.cpu_s * (ANSWER_SHARE - 1)
+        for kind in DELAYS[ask]:
+            from_s = max(now_s, self._next_answer_s[kind])
+            self._next_answer_s[kind] = from_s + worker.cpu_s * (ANSWER_SHARE - 1)
         peer.held = False
         if code != DONE:
             peer.end_line()

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from giveback_agent.host_link import answers, json_lines, link
 from giveback_agent.host_link.link import Link, UrgencyMessage
 from giveback_agent.host_link.peer import HELD_LIMIT, LINES_LIMIT, READ_LIMIT_BYTES, HostPeer
+from giveback_agent.runtime.worker import Worker
 
 KPAGEFLAGS = b"".join((1 << 10).to_bytes(8, "little") for _ in range(512))
 
@@ -230,13 +231,74 @@ def test_one_answer_at_a_time_and_not_too_often(host: Host) -> None:
     assert refused["id"] == 2
     assert refused["retry_s"] == 0.2
     assert host.link.answer_cpu_s > 0
-    host.say(b'{"ask":"memory","id":3}\n')
+    host.say(b'{"ask":"pages","id":3}\n')
     host.look()
     (refused,) = host.lines()
     assert refused["text"] == "asked too often"
     host.now_s += host.link.answer_cpu_s * link.ANSWER_SHARE
-    host.say(b'{"ask":"memory","id":4}\n')
+    host.say(b'{"ask":"pages","id":4}\n')
     assert host.wait(event("memory"))[-1]["id"] == 4
+
+
+def answer_within(host: Host, ask: bytes) -> list[object]:
+    """Ask, wait for the end of what is made; return the events that came."""
+    host.say(b'{"ask":"%s","id":9}\n' % ask)
+    host.look()
+    deadline = time.monotonic() + 30
+    while host.link.answering_pid is not None:
+        assert time.monotonic() < deadline
+        select.select([host.end.fileno()], [], [], 0.02)
+        host.look()
+    return [line.get("text") or line["event"] for line in host.lines() if line["event"] != "hello"]
+
+
+def test_an_expensive_answer_leaves_the_cheap_ones_their_time(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `explain --exact` the host must go on to read the guest that it is to ask for memory."""
+    costs_s = {"pages": 40.0, "memory": 0.5}
+    reap = Worker.poll
+
+    def poll(worker: Worker) -> int | None:
+        code = reap(worker)
+        worker.cpu_s = costs_s[worker.kind]
+        return code
+
+    monkeypatch.setattr(Worker, "poll", poll)
+    assert answer_within(host, b"pages")[0] == "memory"
+    assert answer_within(host, b"pages") == ["asked too often"]
+    host.now_s += 1.0
+    assert answer_within(host, b"memory") == ["memory"]
+    # A flood of either is bounded: each waits for its own cost, the expensive one for both.
+    assert answer_within(host, b"memory") == ["asked too often"]
+    host.now_s += 4.5
+    assert answer_within(host, b"memory") == ["memory"]
+    host.now_s += 40.0 * 9 - 5.5
+    assert answer_within(host, b"pages") == ["asked too often"]
+    host.now_s += 2 * 4.5
+    assert answer_within(host, b"pages")[0] == "memory"
+
+
+@pytest.mark.parametrize("asks", [(b"memory", b"pages"), (b"pages", b"memory")])
+def test_a_flood_of_both_asks_takes_a_tenth_of_a_cpu(
+    host: Host, monkeypatch: pytest.MonkeyPatch, asks: tuple[bytes, bytes]
+) -> None:
+    costs_s = {"pages": 20.0, "memory": 2.0}
+    reap = Worker.poll
+
+    def poll(worker: Worker) -> int | None:
+        code = reap(worker)
+        worker.cpu_s = costs_s[worker.kind]
+        return code
+
+    monkeypatch.setattr(Worker, "poll", poll)
+    started_s = host.now_s
+    for _ in range(120):
+        for ask in asks:
+            answer_within(host, ask)
+        host.now_s += 5.0
+    most_s = (host.now_s - started_s) / link.ANSWER_SHARE
+    assert 0.8 * most_s <= host.link.answer_cpu_s <= most_s + costs_s["pages"] + costs_s["memory"]
 
 
 def test_events_wait_for_the_end_of_an_answer(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
