@@ -121,6 +121,18 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         await self._stop.wait()
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """Accept nobody more, and let those begin who were accepted just now.
+
+        asyncio's server forgets a connection, still open, that begins after its `close`.
+        """
+        loop = asyncio.get_running_loop()
+        for listener in (one for server in self.servers for one in server.sockets):
+            loop.remove_reader(listener.fileno())
+        for _ in range(2):  # A turn until it has a transport, one until `connection_made`.
+            await asyncio.sleep(0)
 
 
 @contextlib.asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import http.client
 import json
 import os
@@ -398,6 +399,24 @@ def test_shutdown_leaves_no_connection_of_one_whose_answer_is_only_buffered(
         asyncio.run(fill_and_stop(deaf))
         assert _is_cut(deaf)
         assert made[0].transport.get_write_buffer_size() == 0
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_shutdown_closes_a_connection_that_has_just_been_accepted(
+    tmp_path: Path, turns: int
+) -> None:
+    async def connect_and_stop(late: socket.socket) -> None:
+        async with server.serving(ScriptedManager(), endpoint(tmp_path)):
+            await asyncio.to_thread(Client(str(tmp_path / "api.sock")).status)
+            late.connect(str(tmp_path / "api.sock"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as late:
+        asyncio.run(connect_and_stop(late))
+        assert _is_cut(late)
+    # A transport that was never closed warns here.
+    gc.collect()
 
 
 def test_the_daemons_signal_handlers_stay_its_own(tmp_path: Path) -> None:
