@@ -33,7 +33,6 @@ NOT_YET = (
     "src/giveback_agent/wsl",
     "src/giveback/host",
     "src/giveback/manager/devices",
-    "src/giveback/manager/fleet",
     "src/giveback/manager/history",
     "src/giveback/manager/http",
     "src/giveback/manager/settings",

@@ -1,1 +1,1 @@
-"""The VMs of this host: found, sampled, asked."""
+"""The VMs of this host: discovery, samples, connections to agents, and requests for memory."""

@@ -1,4 +1,4 @@
-"""The connection to one guest's agent: its session, when it is opened again, what was sent last.
+"""The connection to one guest's agent: its session, the time of the next attempt, the last urgency sent.
 
 Only the methods here assign the fields: tests/unit/manager/test_state_owners.py.
 """
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 class Listener(Protocol):
-    """Where a channel's news goes."""
+    """The receiver of a channel's events."""
 
     def agent_said(self, event: protocol.Event, now_s: float) -> None:
-        """Take an event that was expected; the channel has taken note of it."""
+        """Take an event that was expected; the channel has already processed it."""
         ...
 
-    def count_error(self, word: str) -> None:
-        """Count one thing that went wrong, as one of few words."""
+    def count_error(self, kind: str) -> None:
+        """Count one error of this kind; there are few kinds."""
         ...
 
     def changed(self) -> None:
-        """Make again what was made of this."""
+        """Discard what was derived from the channel's state."""
         ...
 
 
@@ -58,42 +58,42 @@ class ChannelState:
         self._listener = listener
         self.session: Session | None = None
         self.file: FileId | None = None
-        """The file of the port's socket, where others may wait."""
+        """The file of the port's socket, on which other clients may wait."""
         self.connecting = False
         self.connect_at_s = now_s
         self.reconnect = Backoff(*schedule.RECONNECT_S)
         self.hostility = Backoff(*schedule.HOSTILE_S)
         self.hostile_until_s = 0.0
         self.hostile_at_s: float | None = None
-        """When the guest was last cut off; None once it has behaved for long enough."""
+        """The time of the last disconnection for breaking the protocol; None once that is forgiven."""
         self.why_closed = ""
         """Why there is no session, in words."""
         self.held_by_another = False
         self.sent_urgency: int | None = None
-        """What the agent knows of the host's need; None where it knows nothing."""
+        """The urgency that the agent has; None if it has none."""
         self.sent_until_s = 0.0
         self.sent_by = ""
-        """Who set the urgency that was sent last."""
+        """The source of the urgency that was sent last."""
 
     # session.Owner
 
     def heard(self, event: protocol.Event) -> None:
-        """Take what the guest said, already understood and expected."""
+        """Take a message of the guest that was parsed and expected."""
         now_s = asyncio.get_running_loop().time()
         if not isinstance(event, protocol.StepEvent):
             self.held_by_another, self.why_closed = False, ""
             self.reconnect.reset()
             if isinstance(event, protocol.Hello):
-                # An agent that has just started knows of no urgency.
+                # An agent that has just started has no urgency.
                 self.sent_urgency = None
         self._listener.agent_said(event, now_s)
 
     def wrong(self, word: str) -> None:
-        """Count one thing that was not as it should be."""
+        """Count one error, such as a message that was not expected."""
         self._listener.count_error(word)
 
     def ended(self, why: Ended) -> None:
-        """Note that the session is over: it is tried again later, after a hostile end much later."""
+        """Record that the session has ended, and plan the next: much later if the guest was hostile."""
         self.session = self.sent_urgency = None
         self.why_closed = str(why)
         now_s = asyncio.get_running_loop().time()
@@ -106,41 +106,41 @@ class ChannelState:
         self._listener.count_error(str(why))
         self._listener.changed()
 
-    # Opened and closed.
+    # Open and close.
 
     def begin_connecting(self) -> None:
-        """Note that a session is being opened."""
+        """Record that a session is being opened."""
         self.connecting = True
 
     def place(self, file: FileId | None) -> None:
-        """Note at which file the port's socket is."""
+        """Store the file of the port's socket."""
         self.file = file
 
     def end_connecting(self) -> None:
-        """Note that none is being opened any more, whatever came of it."""
+        """Record that no session is being opened any more, with or without success."""
         self.connecting = False
 
     def take(self, session: Session) -> None:
-        """Take a session that was opened."""
+        """Store a session that was opened."""
         self.session, self.sent_urgency = session, None
         self.why_closed, self.held_by_another = "", False
         self._listener.changed()
 
     def fail(self, why: str, now_s: float) -> None:
-        """Note why no session could be opened; it is tried again later."""
+        """Store why no session could be opened, and plan the next attempt."""
         self.why_closed = why
         self.connect_at_s = now_s + self.reconnect.wait_s(_chance())
         self._listener.count_error("channel cannot be opened")
         self._listener.changed()
 
     def drop(self) -> None:
-        """Close the session of a VM that is to be left alone."""
+        """Close the session of a VM that the settings ignore."""
         self.close()
         self.sent_urgency = None
         self._listener.changed()
 
     def close(self) -> None:
-        """Close the session, if there is one; the agent keeps what was sent."""
+        """Close the session, if there is one; the agent keeps the urgency that was sent."""
         if self.session is not None:
             self.session.close()
             self.session = None
@@ -148,27 +148,27 @@ class ChannelState:
     # The agent's port, which serves one client at a time.
 
     def wait_in_queue(self) -> None:
-        """Note that another client is served; the session stays in the queue."""
+        """Record that the port serves another client; the session stays in the port's queue."""
         self.held_by_another = True
         self._listener.changed()
 
     def wait_for_another(self, now_s: float) -> None:
-        """Wait until another client, which is served there, has gone."""
+        """Wait until the client that the port serves has gone."""
         self._leave_to_another("channel held by another", now_s)
 
     def leave_to_another(self, now_s: float) -> None:
-        """Close the session for a moment: another client waits for the port."""
+        """Close the session for two seconds, because another client waits for the port."""
         self.close()
         self.sent_urgency = None
         self._leave_to_another("channel lent to another", now_s)
 
-    def _leave_to_another(self, word: str, now_s: float) -> None:
+    def _leave_to_another(self, error: str, now_s: float) -> None:
         self.held_by_another = True
         self.connect_at_s = now_s + schedule.PORT_LEFT_S
-        self._listener.count_error(word)
+        self._listener.count_error(error)
         self._listener.changed()
 
-    # What it knows, and what is thought of it.
+    # The urgency that was sent, and hostility.
 
     def send_urgency(
         self,
@@ -178,18 +178,18 @@ class ChannelState:
         goal_bytes: int | None = None,
         by: str = "",
     ) -> bool:
-        """Send an urgency, how many bytes are wanted, and who wants them; False where it cannot be sent."""
+        """Send an urgency, the bytes wanted and their source; return False if it cannot be sent."""
         if self.session is None or not self.session.send_urgency(urgency, lease_s, goal_bytes, by):
             return False
         self.sent_urgency, self.sent_until_s, self.sent_by = urgency, now_s + lease_s, by
         return True
 
     def forget_sent(self) -> None:
-        """Send the urgency again the next time, whether it is another or not."""
+        """Make the next urgency be sent, even if it equals the last one."""
         self.sent_urgency = None
 
     def forgive(self, now_s: float) -> None:
-        """Call a guest hostile no more that has behaved for long enough."""
+        """Stop calling the guest hostile, if it has kept to the protocol for long enough."""
         if self.hostile_at_s is not None and schedule.is_forgiven(self.hostile_at_s, now_s):
             self.hostile_at_s = None
             self.hostility.reset()

@@ -1,8 +1,8 @@
-"""Keeps one session to each VM's agent, and lets others have the port when they wait for it.
+"""Keep one session to each VM's agent, and leave the port to other clients that wait for it.
 
-QEMU serves one client of a virtio-serial port. A daemon that holds it for ever would lock out
-`giveback explain`, a colleague with socat, libvirt's console: so when another client waits, the
-daemon leaves for two seconds, and comes back when nobody is served there any more.
+QEMU serves one client of a virtio-serial port at a time. A daemon that never left it would lock out
+`giveback explain`, a user's socat and libvirt's console. So when another client waits, the daemon
+leaves for two seconds. It connects again once the port serves no client.
 """
 
 from __future__ import annotations
@@ -27,29 +27,30 @@ if TYPE_CHECKING:
 _BUFFER_BYTES = 64 << 10
 _AT_ONCE = 64
 _LINES_A_SECOND, _BYTES_A_SECOND = 2000.0, 8 << 20
-"""Of one owner's guests together. A thousand guests in need send some 200 reports and 1000 steps a second."""
+"""Limits of all guests of one owner together. A thousand guests under pressure send about 200 reports and
+1000 steps a second."""
 _PACES_LIMIT = 4096
 
 
 class Connections:
-    """All sessions of the daemon. `step` is to be called about every second."""
+    """All sessions of the daemon. Call `step` about once a second."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        # One for all: a read is taken out of it before the loop can read for another session.
+        # One buffer serves all sessions: each read is copied out before the loop reads for another.
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._tasks: set[asyncio.Task[None]] = set()
         self._paces: dict[Hashable, Pace] = {}
         self._opening = Budget(_AT_ONCE, _AT_ONCE // 2)
 
     def step(self, now_s: float) -> None:
-        """Connect what is to be connected, and leave ports that another client waits for."""
+        """Open the sessions that are due, and leave ports that another client waits for."""
         taken = {_cid_of(vm) for vm in self._fleet if not vm.vmm.description.suffix} - {None}
         waiting = [
             vm
             for vm in self._fleet
             if _is_to_connect(vm, now_s)
-            # Of VMs that claim one CID, that of the host or its services has it.
+            # If several VMs claim one CID, it belongs to a VM of root or a service, not to another user's.
             and not (vm.vmm.description.suffix and _cid_of(vm) in taken)
         ]
         served = [vm for vm in self._fleet if vm.channel.session is not None and _is_exclusive(vm)]
@@ -100,7 +101,7 @@ class Connections:
             vm.channel.end_connecting()
 
     def _pace_of(self, owner: Hashable) -> Pace:
-        """What all guests of this owner may send a second together."""
+        """Return the limit of what all guests of this owner together may send per second."""
         if len(self._paces) > _PACES_LIMIT:
             self._paces.clear()
         return self._paces.setdefault(owner, Pace(_LINES_A_SECOND, _BYTES_A_SECOND))
@@ -115,7 +116,7 @@ class Connections:
 
 
 def _cid_of(vm: Watched) -> int | None:
-    """The vsock CID that its command line claims; None for none."""
+    """Return the vsock CID that the VM's command line claims; None if it claims none."""
     place = vm.vmm.agent_channel
     return place.cid if place is not None and place.kind is ChannelKind.VSOCK else None
 

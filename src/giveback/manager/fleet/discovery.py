@@ -1,8 +1,8 @@
-"""VMs as they come and go: new processes are looked at, known ones are watched by the kernel.
+"""Find VMs that start, and notice when they end.
 
-A listing of /proc costs a millisecond; a command line is read of new processes only. A process that
-execs keeps its PID, so a new one is looked at a few times, and each now and then again. That a VM
-has ended is told by its pidfd, at once and for certain: a PID may be another's by the next scan.
+Listing /proc costs a millisecond; command lines are read of new processes only. A process that calls
+exec keeps its PID. So a new process is read at several scans, and later now and then. A pidfd shows
+that a VM has ended, at once and reliably: by the next scan another process may have its PID.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
     from giveback.vmm.base import Backend, VmDescription
 
-_LOOKS_AT_NEW = 3
+_READS_OF_NEW = 3
 _AGAIN_EVERY = 30
-"""Scans between two looks at a process that is no VM: it may have become one by exec."""
+"""Scans between two reads of a process that is not a VM: exec may have made it one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A VM that was not known. `pidfd` is -1 where the kernel has none: the caller closes it."""
+    """A VM that is new. The caller closes `pidfd`; it is -1 if the kernel has no pidfds."""
 
     key: str
     backend: Backend
@@ -40,11 +40,11 @@ class Found:
     start_ticks: int
     pidfd: int
     uid: int | None = None
-    """The user whose process it is; None where that is not told."""
+    """The user of the process; None if unknown."""
 
 
 class Finder:
-    """Looks for new VMs under `root`; remembers which processes it has looked at."""
+    """Finds new VMs under `root`; remembers which processes it has read."""
 
     def __init__(
         self,
@@ -54,40 +54,40 @@ class Finder:
         self._root = root
         self._readers = shared()
         self._backends = None if known is None else tuple(known)
-        """Backends that are not asked in a reader process, because only this one has them."""
-        self._looks: dict[int, int] = {}
+        """Backends that exist in this process only, so that no reader process can use them."""
+        self._reads: dict[int, int] = {}
         self._scans = 0
 
     async def scan(self, is_known: Callable[[int], bool]) -> Iterator[Found]:
-        """VMs that run now and are not known yet by their PID. Raises VmError where nothing can be read.
+        """Return the running VMs whose PIDs are not known yet. Raises VmError if nothing can be read.
 
-        Each is opened when it is taken: who takes them one by one, and closes those that it does not
-        want, needs no more descriptors than for those that it keeps.
+        The iterator opens each pidfd as it is reached. A caller that closes the unwanted ones at once
+        needs descriptors only for those that it keeps.
         """
         self._scans += 1
         pids = self._pids()
-        self._looks = {pid: looks for pid, looks in self._looks.items() if pid in pids}
+        self._reads = {pid: reads for pid, reads in self._reads.items() if pid in pids}
         self._readers.keep(pids)
         wanted = []
         for pid in sorted(pids):
             if is_known(pid):
                 continue
-            looks = self._looks.get(pid, 0)
-            if looks >= _LOOKS_AT_NEW and (pid + self._scans) % _AGAIN_EVERY:
+            reads = self._reads.get(pid, 0)
+            if reads >= _READS_OF_NEW and (pid + self._scans) % _AGAIN_EVERY:
                 continue
-            self._looks[pid] = looks + 1
+            self._reads[pid] = reads + 1
             wanted.append(pid)
         found = (self._taken(*one) for one in await self._recognised(wanted))
         return (one for one in found if one is not None)
 
     @property
     def present(self) -> AbstractSet[int]:
-        """Processes that ran at the last scan, of those that were looked at."""
-        return self._looks.keys()
+        """The PIDs that were read and still existed at the last scan."""
+        return self._reads.keys()
 
     def forget(self, pid: int) -> None:
-        """The process has ended: whoever has its PID next is new."""
-        self._looks.pop(pid, None)
+        """Forget a process that has ended: the next one with its PID is new."""
+        self._reads.pop(pid, None)
         self._readers.forget(pid)
 
     def _pids(self) -> set[int]:
@@ -122,5 +122,5 @@ class Finder:
 
 
 def has_ended(root: str, pid: int, ticks: int) -> bool:
-    """Whether the process has gone, for kernels without pidfd: its PID may be another's now."""
+    """Return whether the process has ended, also if another has its PID now; for kernels without pidfds."""
     return start_ticks(root, pid) != ticks

@@ -1,4 +1,4 @@
-"""The VMs that the daemon knows, each with a record of each side of it. What acts is elsewhere."""
+"""The VMs that the daemon knows, each with one record for each side of it. Other modules act on them."""
 
 from __future__ import annotations
 
@@ -33,32 +33,32 @@ if TYPE_CHECKING:
     from giveback.manager.model import GuestView, ManagerAction, VmStatus
     from giveback.manager.settings.load import VmSettings
 
-_ERROR_WORDS_LIMIT = 32
+_ERROR_KINDS_LIMIT = 32
 _ACTIONS_KEPT = 200
 VMS_LIMIT = 4096
-"""Watched VMs in all; three quarters of them may be one owner's."""
-_TOLD_BYTES = 64 << 20
-_TOLD_BY_ONE_BYTES = 256 << 10
+"""The most VMs that are watched; one owner may have three quarters of them."""
+_DESCRIPTIONS_BYTES = 64 << 20
+_DESCRIPTION_BYTES = 256 << 10
 _REFUSED_SHOWN = 8
 
 
 class Errors:
-    """How often what went wrong, by a bounded set of words."""
+    """Counts of errors, by kind; the number of kinds is bounded."""
 
     __slots__ = ("counts",)
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
 
-    def add(self, word: str) -> None:
-        """Count one more; words beyond the bound count as `other`."""
-        known = word in self.counts or len(self.counts) < _ERROR_WORDS_LIMIT
-        key = word if known else "other"
+    def add(self, kind: str) -> None:
+        """Count one error; kinds beyond the bound count as `other`."""
+        known = kind in self.counts or len(self.counts) < _ERROR_KINDS_LIMIT
+        key = kind if known else "other"
         self.counts[key] = self.counts.get(key, 0) + 1
 
 
 class Watched:
-    """One VM: what it is, a record of each side of it, and what is made of them.
+    """One VM: its identity, a record of each side, and what is derived from these records.
 
     The records assign their own fields. Implements `channel_state.Listener`.
     """
@@ -89,7 +89,7 @@ class Watched:
         self.key, self.backend = found.key, found.backend
         self.pid, self.ticks, self.pidfd = found.vm.pid, found.start_ticks, found.pidfd
         self.owner = owner_of(found.uid)
-        """Whose it is: what all VMs of one owner take together is limited."""
+        """The owner of the process: the resources of all VMs of one owner are limited together."""
         self.settings = settings
         self.errors = Errors()
         self.vmm = VmmState(found.vm, now_s)
@@ -99,7 +99,7 @@ class Watched:
         self.request = ReclaimRequest()
         self.on_hello: Callable[[Watched], None] = _ignore
         self.on_report: Callable[[Watched], None] = _ignore
-        # What was made of the records; None where it is to be made again.
+        # Derived from the records; None if it must be derived again.
         self.seen: Observation | None = None
         self.seen_until_s: float | None = None
         self.view: GuestView | None = None
@@ -107,43 +107,44 @@ class Watched:
 
     @property
     def name(self) -> str:
+        """The VM's name, which a user of the host chose."""
         return self.vmm.description.name
 
     @property
     def hears(self) -> bool:
-        """Whether an urgency would reach an agent: one has spoken, and answers."""
+        """Whether an urgency would reach an agent: one has answered before, and is not silent."""
         guest = self.guest
         connected = self.channel.session is not None
         return connected and guest.had_agent and not schedule.is_silent(guest.missed)
 
     @property
     def moved_bytes(self) -> int:
-        """By how much resident memory has moved since the guest's report; 0 where that is not known."""
+        """The change of resident memory since the guest's report, without sign; 0 if unknown."""
         at_s = self.guest.given_at_s
         return 0 if at_s is None else self.host.moved_since(at_s) or 0
 
     @property
     def is_report_outdated(self) -> bool:
-        """Whether the guest's report is not used any more, as resident memory has moved since."""
+        """Whether resident memory has changed too much since the guest's report to use it."""
         return is_outdated(self.moved_bytes, self.vmm.ram_bytes)
 
     def held_bytes(self, counts: Counts) -> int:
-        """Return what its process holds by these sums, as the host would have it again."""
+        """Return the bytes that the host would have again without its process, by these sums."""
         return self.host.held_bytes(counts, self.vmm.ram_bytes)
 
     def use(self, settings: VmSettings) -> None:
-        """Take other settings."""
+        """Apply new settings."""
         self.settings = settings
         self.changed()
 
     def on(self, hello: Callable[[Watched], None], report: Callable[[Watched], None]) -> None:
-        """Call these when its agent has started, and when a memory report has come."""
+        """Set the functions to call when its agent has started, and when a memory report came."""
         self.on_hello, self.on_report = hello, report
 
     # channel_state.Listener
 
     def agent_said(self, event: protocol.Event, now_s: float) -> None:
-        """Take what the guest said, already understood and expected."""
+        """Take a message of the guest that was parsed and expected."""
         if isinstance(event, protocol.StepEvent):
             self.guest.take_step(event.text, now_s)
             self.status = None
@@ -169,19 +170,20 @@ class Watched:
             self.guest.evade()
             self.guest.ask_at(now_s + schedule.refused_wait_s(event.retry_s))
 
-    def count_error(self, word: str) -> None:
-        self.errors.add(word)
+    def count_error(self, kind: str) -> None:
+        """Count one error of this VM."""
+        self.errors.add(kind)
 
     def changed(self) -> None:
-        """Make again what was made of the records, when it is next asked for."""
+        """Discard what was derived from the records; it is derived again when it is next read."""
         self.seen_until_s = None
         self.view = None
         self.status = None
 
-    # What is made of the records.
+    # Derived from the records.
 
     def observation(self, now_s: float) -> Observation:
-        """Both sides joined; made again where something changed, or the guest's report aged."""
+        """Return host and guest side joined; kept until a record changes or the report passes an age."""
         if self.seen is not None and self.seen_until_s is not None and now_s < self.seen_until_s:
             return self.seen
         vmm, host = self.vmm, self.host
@@ -205,7 +207,7 @@ class Watched:
         return self.seen
 
     def view_at(self, now_s: float) -> GuestView:
-        """The VM as the arbiter may know it; made again only where something changed."""
+        """Return the arbiter's view of the VM; kept until a record changes."""
         seen = self.observation(now_s)
         if self.view is None:
             self.view = view_of(
@@ -220,18 +222,18 @@ class Watched:
         return self.view
 
     def status_at(self, now_s: float, make: Callable[[Watched, Observation], VmStatus]) -> VmStatus:
-        """The VM as every surface shows it, but for what changes with time; made by `make`."""
+        """Return the VM's status without the values that change with time; made by `make`, and kept."""
         seen = self.observation(now_s)
         if self.status is None:
             self.status = make(self, seen)
         return self.status
 
     def status_changed(self) -> None:
-        """Make the status again, when it is next asked for; the rest is as it was."""
+        """Discard the status only; it is made again when it is next read."""
         self.status = None
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the session and the pidfd."""
         self.channel.close()
         if self.pidfd >= 0:
             os.close(self.pidfd)
@@ -239,31 +241,31 @@ class Watched:
 
 
 class Fleet:
-    """Every VM by its key, and what was done to them. How many there are is limited, by owner and in all."""
+    """All VMs by key, and the actions on them. The number of VMs is limited, by owner and in total."""
 
     def __init__(self, limit: int = VMS_LIMIT) -> None:
         self._places = Budget(limit, max(1, limit * 3 // 4))
-        self._told = Budget(_TOLD_BYTES, _TOLD_BYTES * 3 // 4)
-        self._told_by: dict[str, int] = {}
+        self._descriptions = Budget(_DESCRIPTIONS_BYTES, _DESCRIPTIONS_BYTES * 3 // 4)
+        self._description_bytes: dict[str, int] = {}
         self.refused: dict[int, Hashable] = {}
-        """Processes that are VMs and are not watched, because their owner has too many; by PID."""
+        """Owners of VMs that are not watched, because a limit was reached; by PID."""
         self.vms: dict[str, Watched] = {}
         self.pids: dict[int, set[str]] = {}
         self.errors = Errors()
         self.actions: deque[ManagerAction] = deque(maxlen=_ACTIONS_KEPT)
         self.revision = 0
-        """Changes with everything that a status of the fleet must show at once."""
+        """A number that changes with everything that the fleet's status must show at once."""
         self._last_action_id = 0
 
     def __iter__(self) -> Iterator[Watched]:
         return iter(self.vms.values())
 
     def limit(self, vms: int) -> None:
-        """Watch at most so many VMs; to be called before the first one."""
+        """Set the most VMs to watch; call it before the first `add`."""
         self._places = Budget(vms, max(1, vms * 3 // 4))
 
     def add(self, vm: Watched) -> bool:
-        """Watch a VM; False, and it is closed, where there are too many, or too much is told of it."""
+        """Watch a VM. Close it and return False if there are too many, or its description is too large."""
         if not self._places.take(vm.owner):
             self.refused[vm.pid] = vm.owner
             vm.close()
@@ -280,53 +282,55 @@ class Fleet:
         return True
 
     def forget_refused(self, present: AbstractSet[int]) -> None:
-        """Say no more of processes that are not there any more."""
+        """Forget refused VMs whose processes have ended."""
         self.refused = {pid: owner for pid, owner in self.refused.items() if pid in present}
 
-    def charge(self, vm: Watched, told: object) -> bool:
-        """Keep what is told of a VM, in place of what was; False where that is too much, in all or alone.
+    def charge(self, vm: Watched, description: object) -> bool:
+        """Charge a VM's owner for a new description of the VM, in place of the old one.
 
-        A command line of 256 KiB and a monitor's answers may name thousands of blocks of memory.
+        Return False if it exceeds the limit of one VM, of the owner or of all. A command line of 256 KiB
+        and a monitor's answers may name thousands of blocks of memory.
         """
-        amount, before = len(repr(told)), self._told_by.get(vm.key, 0)
-        self._told.give(vm.owner, before)
-        fits = amount <= _TOLD_BY_ONE_BYTES and self._told.take(vm.owner, amount)
+        amount, before = len(repr(description)), self._description_bytes.get(vm.key, 0)
+        self._descriptions.give(vm.owner, before)
+        fits = amount <= _DESCRIPTION_BYTES and self._descriptions.take(vm.owner, amount)
         if not fits:
-            self._told.take(vm.owner, before)
+            self._descriptions.take(vm.owner, before)
         elif amount:
-            self._told_by[vm.key] = amount
+            self._description_bytes[vm.key] = amount
         return fits
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Whose VMs are not all watched, and how many of them."""
+        """One line for each owner with VMs that are not watched, with their number; at most 8."""
         counts: dict[Hashable, int] = {}
         for owner in self.refused.values():
             counts[owner] = counts.get(owner, 0) + 1
         return tuple(
-            f"{count} VMs of {_name_of(owner)} are not watched: it has too many, or they tell too much"
+            f"{count} VMs of {_name_of(owner)} are not watched: there are too many, or their command "
+            "lines are too long"
             for owner, count in sorted(counts.items(), key=lambda item: -item[1])[:_REFUSED_SHOWN]
         )
 
     def remove(self, vm: Watched) -> None:
-        """Forget a VM that has ended, and let go of what is open."""
+        """Forget a VM that has ended, and close its session and pidfd."""
         self.revise()
         if self.vms.pop(vm.key, None) is not None:
             self._places.give(vm.owner)
-            self._told.give(vm.owner, self._told_by.pop(vm.key, 0))
+            self._descriptions.give(vm.owner, self._description_bytes.pop(vm.key, 0))
         keys = self.pids.get(vm.pid, set())
         keys.discard(vm.key)
         if not keys:
             self.pids.pop(vm.pid, None)
         vm.close()
 
-    def chosen(self, word: str) -> Watched:
-        """The VM of this key, name or PID. Raises InputError that lists what there is."""
-        exact = self.vms.get(word)
+    def chosen(self, name: str) -> Watched:
+        """Return the VM with this key, name or PID. Raises InputError, which lists the VMs."""
+        exact = self.vms.get(name)
         if exact is not None:
             return exact
-        matching = [vm for vm in self if word in (vm.name, str(vm.pid))]
-        matching = matching or [vm for vm in self if is_given(vm.vmm.description, word)]
+        matching = [vm for vm in self if name in (vm.name, str(vm.pid))]
+        matching = matching or [vm for vm in self if is_given(vm.vmm.description, name)]
         if len(matching) == 1:
             return matching[0]
         what = "several VMs are" if matching else "no VM is"
@@ -334,18 +338,19 @@ class Fleet:
             ", ".join(escape_for_terminal(vm.key, 60) for vm in (matching or list(self))[:20])
             or "none"
         )
-        raise InputError(f"{what} called {escape_for_terminal(word, 80)!r}; give one of: {names}")
+        raise InputError(f"{what} called {escape_for_terminal(name, 80)!r}; give one of: {names}")
 
     def revise(self) -> None:
-        """Note that a status of the fleet which was made before is too old to show."""
+        """Make every earlier status of the fleet too old to show."""
         self.revision += 1
 
     def next_action_id(self) -> int:
+        """Return the id for a new action; ids count from 1."""
         self._last_action_id += 1
         return self._last_action_id
 
     def record(self, action: ManagerAction) -> None:
-        """Keep an action, or what came of it: the same `id` again replaces it."""
+        """Keep an action; one with a known `id` replaces the earlier one, to add its result."""
         self.revise()
         for index, kept in enumerate(self.actions):
             if kept.id == action.id:

@@ -1,4 +1,4 @@
-"""Answers for the guests whose port the daemon holds: `giveback.guest.via_daemon` asks here."""
+"""Serve reports of guests whose port the daemon holds; `giveback.guest.via_daemon` is the client."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _BUSY_S = 0.5
 
 @contextlib.asynccontextmanager
 async def proxying(fleet: Fleet, path: Path) -> AsyncIterator[None]:
-    """Answer at `path` while the block runs; for root and the daemon's own user (mode 0600).
+    """Serve at `path` while the block runs, for root and the daemon's own user (mode 0600).
 
-    Raises InputError where the socket cannot be made.
+    Raises InputError if the socket cannot be created.
     """
-    gate, few = asyncio.Semaphore(_CLIENTS), asyncio.Semaphore(_PAGES_AT_ONCE)
+    clients, few = asyncio.Semaphore(_CLIENTS), asyncio.Semaphore(_PAGES_AT_ONCE)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with gate:
+        async with clients:
             with contextlib.suppress(OSError, TimeoutError, ValueError):
                 async with asyncio.timeout(_CLIENT_S):
                     asked = parse_object(await reader.readline())
@@ -69,7 +69,7 @@ def _listener(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         with short_path(str(path)) as reachable:
-            # The lock is one of the state folder: two daemons may share this one by mistake.
+            # The daemon's lock protects the state folder only: two daemons may share this one by mistake.
             remove_stale(reachable)
             listener.bind(reachable)
         path.chmod(0o600)
@@ -83,10 +83,10 @@ def _listener(path: Path) -> socket.socket:
 
 
 async def _answer(fleet: Fleet, pid: object, by_cgroup: bool) -> bytes:
-    """The agent's last report, a fresh one where it comes at once; `null` for a VM that is not known.
+    """Return the agent's last report as JSON, a new one if it comes in time; `null` for an unknown VM.
 
-    `held`: its port is the daemon's, so that nobody else need try it. `moved_bytes`: by how much
-    resident memory has moved since the report; null where that was not watched.
+    `held`: the daemon has the port, so that the client need not try it. `moved_bytes`: the change of
+    resident memory since the report, without sign; null if no sample is that old.
     """
     vm = _found(fleet, pid)
     if vm is None:
@@ -104,7 +104,7 @@ async def _answer(fleet: Fleet, pid: object, by_cgroup: bool) -> bytes:
 
 
 async def _unless_gone(answer: Coroutine[Any, Any, bytes], reader: asyncio.StreamReader) -> bytes:
-    """Await an answer that may take long. Raises ConnectionError once its client has gone."""
+    """Await an answer that may take long. Raises ConnectionError once the client has gone."""
     made, gone = asyncio.ensure_future(answer), asyncio.ensure_future(reader.read(1))
     try:
         await asyncio.wait((made, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -117,16 +117,16 @@ async def _unless_gone(answer: Coroutine[Any, Any, bytes], reader: asyncio.Strea
 
 
 async def _pages(fleet: Fleet, pid: object) -> bytes:
-    """What the agent says of each page: its report with `pages`, or an `error` and when to ask again."""
+    """Return the agent's report with `pages` as JSON, or an `error` and when to ask again."""
     vm = _found(fleet, pid)
     if vm is None:
         return b"null"
     session = vm.channel.session
     pages = None if session is None else session.ask_pages()
     if session is None:
-        said: dict[str, object] = {"error": "no agent answers there", "again_s": None}
+        said: dict[str, object] = {"error": "no agent answers", "again_s": None}
     elif pages is None:
-        said = {"error": "another program asks for them just now", "again_s": _BUSY_S}
+        said = {"error": "another program is asking for its pages", "again_s": _BUSY_S}
     else:
         said = await pages.wait()
     return json.dumps({**said, "name": vm.name}).encode()

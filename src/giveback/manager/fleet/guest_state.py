@@ -1,4 +1,4 @@
-"""What the guest says of its memory, and whether its agent answers.
+"""One guest's last memory report, and whether its agent answers.
 
 Only the methods here assign the fields: tests/unit/manager/test_state_owners.py.
 """
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from giveback.accounting.usage import GuestSnapshot
 
 _EVASIONS = 2
-"""An agent that starts, or is asked too often, may say so this often in a row: then it must answer."""
+"""The most messages in a row without usable numbers, such as a greeting or a refusal, that do not count as
+missed answers."""
 
 
 class GuestState:
-    """A guest's last memory report, and how its agent answers."""
+    """A guest's last memory report, and the state of its agent."""
 
     __slots__ = (
         "due_s",
@@ -40,71 +41,71 @@ class GuestState:
         self.report: GuestSnapshot = NO_GUEST
         self.reported_at_s: float | None = None
         self.line = b""
-        """The agent's last report as it came, for clients that ask via the daemon."""
+        """The agent's last report as received, for clients that ask through the daemon."""
         self.line_at_s = 0.0
-        """When it came: a later report may be another source's."""
+        """The time of `line`; `report` may be newer, from another source."""
         self.due_s = 0.0
         self.had_agent = False
         self.missed = 0
-        """Answers that did not come, in a row."""
+        """Missed answers in a row."""
         self.evasions = 0
-        """How often its agent said something else since it last answered."""
+        """Messages without usable numbers since the last answer."""
         self.step = ""
-        """What the agent does now, in its own words."""
+        """The agent's current step, in its own text."""
         self.step_at_s: float | None = None
 
     @property
     def given_at_s(self) -> float | None:
-        """When the guest gave its report; a balloon's may have been old when it came."""
+        """The time of the report's numbers; balloon statistics may have been old when they came."""
         return (
             None if self.reported_at_s is None else self.reported_at_s - (self.report.age_s or 0.0)
         )
 
     def hear(self) -> None:
-        """Note that its agent has sent something that was expected, but no numbers."""
+        """Record that an agent has sent an expected message."""
         self.had_agent = True
 
     def greet(self, now_s: float) -> None:
-        """Note that its agent says that it has started, which takes back what it was asked.
+        """Record that the agent says that it has started: an earlier question to it is lost.
 
-        It is asked at once. One that greets again and again has not answered.
+        It is asked again at once. Repeated greetings count as missed answers.
         """
         if not self.evasions:
             self.hurry(now_s)
         self.evade()
 
     def answer(self) -> None:
-        """Note that its agent has told its memory, in numbers that can be."""
+        """Record that the agent has sent its memory, in plausible numbers."""
         self.missed, self.evasions, self.had_agent = 0, 0, True
 
     def evade(self) -> None:
-        """Note that its agent has answered, but without numbers that can be: now and then it may."""
+        """Record that the agent has answered without plausible numbers; twice in a row is accepted."""
         self.had_agent = True
         self.evasions += 1
         if self.evasions > _EVASIONS:
             self.missed += 1
 
     def take_step(self, text: str, now_s: float) -> None:
-        """Note what its agent does now."""
+        """Store the agent's current step."""
         self.step, self.step_at_s = text, now_s
 
     def take_line(self, line: bytes, now_s: float) -> None:
-        """Keep a report as its agent sent it."""
+        """Store a report as its agent sent it."""
         self.line, self.line_at_s = line, now_s
 
     def take_report(self, report: GuestSnapshot, now_s: float) -> None:
-        """Take a new report, from whichever source."""
+        """Store a new report, from any source."""
         self.report, self.reported_at_s = report, now_s
 
     def connect(self) -> None:
-        """Begin again with a new session: its agent is asked at once.
+        """Make its agent be asked at once, after a new session was opened.
 
-        What it missed before still counts: who hangs up and comes back has not answered.
+        Missed answers still count: an agent that reconnects has not answered.
         """
         self.due_s = 0.0
 
     def miss(self, now_s: float) -> None:
-        """Note that an answer did not come in its time: the next question waits."""
+        """Record that an answer did not come in time, and delay the next question."""
         self.missed += 1
         self.due_s = now_s + schedule.silent_wait_s(self.missed)
 
@@ -113,11 +114,11 @@ class GuestState:
         self.due_s = at_s
 
     def hurry(self, at_s: float) -> None:
-        """Ask its agent at this time, unless it is to be asked sooner."""
+        """Ask its agent at this time, unless it is due sooner."""
         self.due_s = min(self.due_s, at_s)
 
     def aged(self, now_s: float) -> tuple[GuestSnapshot, float]:
-        """Return the report with its age of now, and when it passes the next limit of age."""
+        """Return the report with its present age, and the time when it passes the next age limit."""
         if self.reported_at_s is None:
             return self.report, math.inf
         age_s = (self.report.age_s or 0.0) + now_s - self.reported_at_s

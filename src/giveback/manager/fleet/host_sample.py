@@ -1,4 +1,4 @@
-"""What a VM costs the host, sampled often at little cost: the record, and the reader of its sums.
+"""One VM's memory on the host, sampled often at little cost: the record, and the reader of its sums.
 
 Only the methods here assign the fields: tests/unit/manager/test_state_owners.py.
 """
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 _STATUS_LIMIT_BYTES = 8 << 10
 _HISTORY = 64
-"""A minute's samples, also where they are taken every second."""
+"""The samples of one minute, if they are taken every second."""
 _WATCHED_S = 10.0
-"""A sample this near to a moment tells of it."""
+"""A sample at most this far from a time stands for that time."""
 _PROCESS_AGAIN_S = 1.0
-"""Between two samples of its CPU time: rates of a shorter span are noise."""
+"""Seconds between two samples of its CPU time: rates over shorter spans are noise."""
 _LINE = re.compile(rb"^(VmHWM|VmRSS|VmPTE|VmSwap|HugetlbPages):[ \t]+(\d{1,15}) kB$", re.MULTILINE)
 
 
 class HostSample:
-    """The last sums of a VM's process, its last mappings, and the usage that both give."""
+    """The last sums of a VM's process, its last mappings, and the usage computed from both."""
 
     __slots__ = (
         "activity",
@@ -60,20 +60,20 @@ class HostSample:
         self.counts: Counts | None = None
         self.mappings: Mappings | None = None
         self.usage: HostSnapshot | None = None
-        """The mappings, brought to the sums of now; None until the mappings were read."""
+        """The mappings, updated to the present sums; None until the mappings were read."""
         self.bound: tuple[BoundBlock, ...] = ()
-        """Where each block of RAM is among the mappings."""
+        """The mapping of each block of RAM."""
         self.sampled_at_s: float | None = None
         self.history: deque[tuple[float, int]] = deque(maxlen=_HISTORY)
-        """When it was sampled, and what the process held then."""
+        """Times of samples, each with the resident bytes of the process."""
         self.due_s = now_s
         self.process: ProcessSample | None = None
         self.process_at_s: float | None = None
         self.activity: Activity = UNKNOWN
-        """What the VMM does, of its last two samples."""
+        """The VMM's CPU and swap rates, from its last two samples."""
         self.reading = False
         self.unreadable = ""
-        """Why the mappings cannot be read; "" where they can."""
+        """Why the mappings cannot be read; "" if they can."""
         self.unreadable_until_s = 0.0
 
     def sample_at(self, at_s: float) -> None:
@@ -81,11 +81,11 @@ class HostSample:
         self.due_s = at_s
 
     def hurry(self, at_s: float) -> None:
-        """Sample at this time, unless it is to be sampled sooner."""
+        """Sample at this time, unless it is due sooner."""
         self.due_s = min(self.due_s, at_s)
 
     def take(self, counts: Counts, now_s: float, ram_bytes: int) -> bool:
-        """Take the sums of a sample; return whether the usage is another now."""
+        """Store the sums of a sample; return whether the usage changed."""
         self.sampled_at_s = now_s
         self.history.append((now_s, counts.resident_bytes))
         is_new = counts != self.counts
@@ -96,7 +96,7 @@ class HostSample:
         return True
 
     def moved_since(self, at_s: float) -> int | None:
-        """Return by how much resident memory has moved since then; None where it was not watched."""
+        """Return the change of resident memory since then, without sign; None if no sample is near."""
         if self.counts is None:
             return None
         near = min(self.history, key=lambda sample: abs(sample[0] - at_s), default=None)
@@ -106,7 +106,7 @@ class HostSample:
         return max(abs(self.counts.resident_bytes - held) for held in since)
 
     def recount(self, counts: Counts, ram_bytes: int) -> bool:
-        """Take sums that were read between two samples; return whether they differ."""
+        """Store sums that were read between two samples; return whether they differ."""
         if counts == self.counts:
             return False
         self.counts = counts
@@ -115,54 +115,54 @@ class HostSample:
         return True
 
     def held_bytes(self, counts: Counts, ram_bytes: int) -> int:
-        """Return what the process holds by these sums; what is shared counts for its part."""
+        """Return the bytes that the host would have again without the process, by these sums."""
         return held_bytes(self.mappings, counts, ram_bytes)
 
     def needs_process(self, now_s: float) -> bool:
-        """Return whether the process is to be sampled now: the last sample is old enough for a rate."""
+        """Return whether to sample the process now: the last sample is old enough for a rate."""
         return self.process_at_s is None or now_s >= self.process_at_s + _PROCESS_AGAIN_S
 
     def activity_at(self, now_s: float) -> Activity:
-        """Return what the VMM does; its uptime is that of now."""
+        """Return the VMM's activity, with its present uptime."""
         uptime_s = self.activity.uptime_s
         if uptime_s is None or self.process_at_s is None:
             return self.activity
         return replace(self.activity, uptime_s=uptime_s + max(0.0, now_s - self.process_at_s))
 
     def take_process(self, sample: ProcessSample | None, now_s: float) -> None:
-        """Take a sample of the VMM's process; None where it cannot be read."""
+        """Store a sample of the VMM's process; None if it cannot be read."""
         self.process_at_s = now_s
         self.activity = activity_of(sample, self.process)
         self.process = sample
 
     def needs_mappings(self, counts: Counts, now_s: float) -> bool:
-        """Return whether the mappings are to be read now: the sums tell too little."""
+        """Return whether to read the mappings now, because the sums changed much or are old."""
         is_due = must_read_mappings(self.mappings, counts, now_s)
         return is_due and not self.reading and now_s >= self.unreadable_until_s
 
     def begin_reading(self) -> None:
-        """Note that the mappings are being read."""
+        """Record that the mappings are being read."""
         self.reading = True
 
     def end_reading(self) -> None:
-        """Note that they are no longer being read, whatever came of it."""
+        """Record that the mappings are no longer being read, with or without success."""
         self.reading = False
 
     def take_mappings(
         self, mappings: Mappings, bound: tuple[BoundBlock, ...], ram_bytes: int
     ) -> None:
-        """Take mappings that were read. The sums may be newer than they are."""
+        """Store mappings that were read; the sums may be newer."""
         self.unreadable, self.bound, self.mappings = "", bound, mappings
         self.usage = carried(mappings, self.counts or mappings.counts, ram_bytes)
 
     def refuse_mappings(self, why: str, now_s: float) -> None:
-        """Note why the mappings could not be read; they are tried again later."""
+        """Store why the mappings could not be read; the next attempt is after a minute."""
         self.unreadable = why
         self.unreadable_until_s = now_s + schedule.UNREADABLE_AGAIN_S
 
 
 def parse_counts(text: bytes) -> Counts | None:
-    """`/proc/PID/status`; None where it has no VmRSS: a process that has ended, or a kernel thread."""
+    """Parse `/proc/PID/status`; None without VmRSS: a process that has ended, or a kernel thread."""
     found = {name: int(kib) << 10 for name, kib in _LINE.findall(text)}
     if b"VmRSS" not in found:
         return None
@@ -176,7 +176,7 @@ def parse_counts(text: bytes) -> Counts | None:
 
 
 def read_counts(root: str, pid: int) -> Counts | None:
-    """The sums of a process, or None where it has gone."""
+    """Read the sums of a process; None if it has ended."""
     try:
         fd = os.open(under(root, f"/proc/{pid}/status"), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

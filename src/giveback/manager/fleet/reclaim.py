@@ -1,4 +1,4 @@
-"""Frees memory now, for a program that is about to start: guests that give most for the least go first."""
+"""Run `giveback reclaim`: free memory now, from the guests that return most at least cost."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 
 
 _AFTERWARDS_S = 5.0
-"""A fifth of it guests have for a report once all has come, or the time is over."""
+"""At the end, guests have a fifth of this to send a new report (`reclaim_plan.answers_until_s`)."""
 
-_LEFT = "a manual urgency took the place of the request"
+_LEFT = "a manual urgency replaced the request"
 
 
 @dataclass(slots=True)
 class _Count:
-    """What the processes held before, when each was asked first, and what was asked in all."""
+    """Resident bytes by VM, at the begin and at each VM's first ask, and the bytes expected of each."""
 
     before: dict[str, int]
     at_first_ask: dict[str, int] = field(default_factory=dict)
     expected: dict[str, int] = field(default_factory=dict)
     left: dict[str, tuple[int, Asked]] = field(default_factory=dict)
-    """What a process held, and its last ask, when a manual urgency took the place of `reclaim`'s."""
+    """Resident bytes and last ask of each VM at the time when a manual urgency replaced `reclaim`'s."""
 
     def came(self, key: str, now: dict[str, int]) -> int:
-        """What a VM that was asked has returned since; 0 where it grew."""
+        """Return the bytes that a VM has returned since its first ask; 0 if it grew."""
         if key not in self.at_first_ask:
             return 0
         until = self.left[key][0] if key in self.left else now.get(key, 0)
@@ -51,7 +51,10 @@ class _Count:
         return sum(self.came(key, now) for key in self.at_first_ask)
 
     def by_themselves(self, now: dict[str, int]) -> int:
-        """What came without an ask: from VMs that were not asked, before they were, or manually since."""
+        """Return the bytes that came without an ask of `reclaim`.
+
+        They are from VMs that were not asked, or not yet, and from those with a manual urgency since.
+        """
         later = {key: self.at_first_ask.get(key, now.get(key, 0)) for key in self.before}
         manually = sum(max(0, held - now.get(key, 0)) for key, (held, _) in self.left.items())
         return manually + sum(max(0, held - later[key]) for key, held in self.before.items())
@@ -61,7 +64,7 @@ class _Count:
 
 
 class ReclaimOperation:
-    """Frees memory on request, one request at a time; a cancelled one asks for nothing more."""
+    """Frees memory on request, one request at a time. A cancelled request asks no more guests."""
 
     def __init__(
         self, fleet: Fleet, arbitration: Arbitration, root: str, recent: Callable[[], float]
@@ -73,13 +76,14 @@ class ReclaimOperation:
         self._turn = asyncio.Lock()
         self._count: _Count | None = None
 
-    async def run(self, goal_bytes: int, within_s: float, words: Sequence[str]) -> ReclaimResult:
+    async def run(self, goal_bytes: int, within_s: float, names: Sequence[str]) -> ReclaimResult:
         """Ask for `goal_bytes` within `within_s`, or for the most that can come.
 
-        Returns at once where no VM can be asked. Raises InputError for what cannot be asked for.
+        Returns at once if no VM can be asked. Raises InputError for an unknown VM, a goal or a time that
+        is out of range.
         """
-        named = self._checked(goal_bytes, within_s, words)
-        # Its time runs from here, also while another request is served.
+        named = self._checked(goal_bytes, within_s, names)
+        # The time runs from here, also while another request is served.
         started_s = self._now_s()
         async with self._turn:
             vms = named or list(self._fleet)
@@ -88,8 +92,8 @@ class ReclaimOperation:
             count = _Count(self._resident(list(self._fleet)))
             available = self._available_bytes()
             if not most:
-                parts = tuple(self._refused(vm) for vm in vms)
-                return ReclaimResult(goal_bytes, 0, self._now_s() - started_s, parts)
+                refused = tuple(self._refused(vm) for vm in vms)
+                return ReclaimResult(goal_bytes, 0, self._now_s() - started_s, refused)
             action = self._arbitration.begin_reclaim(goal_bytes, vms)
             asked: dict[str, Asked] = {}
             self._count = count
@@ -101,14 +105,14 @@ class ReclaimOperation:
                 came = count.came_in_all(after)
                 self._arbitration.end_reclaim(action, came)
             took_s = self._now_s() - started_s
-            # What is said of them from here on is to rest on what they are now.
+            # The reasons below must rest on the guests' present state.
             await self._refresh([vm for vm in vms if vm.key in asked], _AFTERWARDS_S)
-            told = [self._part(vm, count, after, asked.get(vm.key)) for vm in vms]
+            parts = [self._part(vm, count, after, asked.get(vm.key)) for vm in vms]
             return ReclaimResult(
                 goal_bytes=goal_bytes,
                 returned_bytes=came,
                 took_s=took_s,
-                parts=tuple(part for part in told if part.expected_bytes or words),
+                parts=tuple(part for part in parts if part.expected_bytes or names),
                 most_bytes=most,
                 others_returned_bytes=count.by_themselves(after),
                 grown_bytes=count.grown(after),
@@ -117,7 +121,7 @@ class ReclaimOperation:
             )
 
     def leave(self, vm: Watched) -> None:
-        """Ask nothing more of a VM that is to be sent a manual urgency: what comes now is due to that."""
+        """Stop asking a VM that gets a manual urgency: bytes that come from now on are due to that."""
         count, ask = self._count, vm.request.reclaim
         if count is None or ask is None or vm.key not in count.at_first_ask:
             return
@@ -126,12 +130,12 @@ class ReclaimOperation:
         vm.request.end_reclaim()
         self._arbitration.supersede(vm, resident_bytes, _LEFT)
 
-    async def plan(self, goal_bytes: int, within_s: float, words: Sequence[str]) -> ReclaimResult:
-        """Return what `run` would ask first of which VM, and at what cost. Asks for no memory.
+    async def plan(self, goal_bytes: int, within_s: float, names: Sequence[str]) -> ReclaimResult:
+        """Return the asks with which `run` would begin, and their cost. Asks for no memory.
 
         Raises InputError as `run` does.
         """
-        named = self._checked(goal_bytes, within_s, words)
+        named = self._checked(goal_bytes, within_s, names)
         vms, started_s = named or list(self._fleet), self._now_s()
         await self._refresh(vms, within_s)
         views = self._views(vms)
@@ -148,18 +152,18 @@ class ReclaimOperation:
             dry_run=True,
         )
 
-    def _checked(self, goal_bytes: int, within_s: float, words: Sequence[str]) -> list[Watched]:
-        """Return the VMs that are named. Raises InputError."""
+    def _checked(self, goal_bytes: int, within_s: float, names: Sequence[str]) -> list[Watched]:
+        """Return the VMs with these names. Raises InputError."""
         if goal_bytes <= 0:
             raise InputError(f"{goal_bytes} bytes: nothing to free; ask for more than 0")
         if not 0 < within_s <= reclaim_plan.WITHIN_LIMIT_S:
             raise InputError(
-                f"within {within_s:g} s: from a moment to {reclaim_plan.WITHIN_LIMIT_S:.0f} s"
+                f"within {within_s:g} s: give more than 0 and at most {reclaim_plan.WITHIN_LIMIT_S:.0f} s"
             )
-        return [self._fleet.chosen(word) for word in words]
+        return [self._fleet.chosen(name) for name in names]
 
     async def _refresh(self, vms: Sequence[Watched], within_s: float) -> None:
-        """Ask guests whose reports are old; wait a little for their answers."""
+        """Ask the guests whose reports are old, and wait for their answers for a short time."""
         asked_at_s = self._now_s()
         until_s = reclaim_plan.answers_until_s(asked_at_s, within_s)
         old = [
@@ -200,7 +204,7 @@ class ReclaimOperation:
             await asyncio.sleep(min(reclaim_plan.STEP_S, deadline_s - now_s))
 
     def _is_left_alone(self, vms: Sequence[Watched], count: _Count) -> bool:
-        """Whether manual urgencies have taken all VMs that could be asked."""
+        """Return whether manual urgencies hold for all VMs that could be asked."""
         if not count.left or any(vm.request.reclaim is not None for vm in vms):
             return False
         return not reclaim_plan.most_bytes(self._views(vms))
@@ -237,18 +241,18 @@ class ReclaimOperation:
                 self._arbitration.send_urgency(vm, now_s)
 
     def _end(self, vms: Sequence[Watched]) -> dict[str, Asked]:
-        """Let the arbiter's urgency hold again, at once; return what was asked last of each VM."""
+        """Make the arbiter's urgency hold again, at once; return the last ask of each VM."""
         asked = {vm.key: vm.request.reclaim for vm in vms if vm.request.reclaim is not None}
         for vm in vms:
             if vm.key in asked:
                 vm.request.end_reclaim()
-                # Also where the urgency stays: the goal is no more.
+                # Sent even if the urgency stays the same, because the goal has ended.
                 vm.channel.forget_sent()
                 self._arbitration.send_urgency(vm, self._now_s())
         return asked
 
     def _views(self, vms: Sequence[Watched]) -> dict[str, GuestView]:
-        """The VMs by key, as `asks_of_reclaim` takes them: what the arbiter asked does not matter."""
+        """Return the VMs' views by key, for `asks_of_reclaim`: asks of the arbiter are left out."""
         now_s = self._now_s()
         return sane(
             [
@@ -265,7 +269,7 @@ class ReclaimOperation:
         return None if host is None else host.available_bytes
 
     def _resident(self, vms: Sequence[Watched]) -> dict[str, int]:
-        """What each process holds now, by the host's own count; one that has ended holds nothing."""
+        """Return the resident bytes of each process now, by the host's own count; 0 if it has ended."""
         found = {}
         for vm in vms:
             counts = read_counts(self._root, vm.pid)
@@ -274,7 +278,7 @@ class ReclaimOperation:
                 vm.changed()
         return found
 
-    # Words.
+    # Texts.
 
     def _part(
         self, vm: Watched, count: _Count, after: dict[str, int], ask: Asked | None
@@ -301,8 +305,8 @@ class ReclaimOperation:
     def _planned(self, vm: Watched, ask: Ask | None, views: dict[str, GuestView]) -> Returned:
         if ask is None:
             gives = vm.key in views and can_give_bytes(views[vm.key])
-            words = "not asked: others give enough for less" if gives else self._why_not_asked(vm)
-            return Returned(vm.key, 0, 0, words)
+            enough = "not asked: other VMs return enough at less cost"
+            return Returned(vm.key, 0, 0, enough if gives else self._why_not_asked(vm))
         how = cost_of(ask) if vm.hears else "by a device (balloon or virtio-mem)"
         return Returned(vm.key, ask.goal_bytes, 0, how, ask.urgency)
 
@@ -314,12 +318,12 @@ class ReclaimOperation:
         if settings.ignore:
             return "not asked: its settings say ignore"
         if not vm.hears and not settings.may_fall_back:
-            return "not asked: no agent answers there, and no fallback is allowed"
+            return "not asked: no agent answers, and its settings allow no fallback"
         barred = rules.barred(
             vm.vmm.description, vm.vmm.state, although_reports=settings.although_reports
         )
         if not vm.hears and barred:
-            return f"not asked: no agent answers there, and {barred}"
+            return f"not asked: no agent answers, and {barred}"
         manual = vm.request.manual(self._now_s())
         if manual == 0:
             return "not asked: a manual urgency of 0 protects its cache"
@@ -327,9 +331,9 @@ class ReclaimOperation:
             left_s = vm.request.manual_until_s - self._now_s()
             return f"not asked: a manual urgency of {manual} holds for {left_s:.0f} s more"
         if view.pressed:
-            return "not asked: the guest is short of memory itself"
+            return "not asked: the guest itself is short of memory"
         if not view.fresh:
             return "not asked: its numbers are too old, or contradict each other"
         if not can_give_bytes(view):
-            return "not asked: it has nothing to give above its floors that is worth a pass"
-        return "not asked: others give more for less"
+            return "not asked: it holds too little above its floors to be worth a pass"
+        return "not asked: other VMs return more at less cost"

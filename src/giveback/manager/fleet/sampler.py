@@ -1,4 +1,4 @@
-"""Samples each VM when it is due: the host's side, the guest's, rarely the VMM's."""
+"""Sample each VM when it is due: the host's side, the guest's side, rarely the VMM."""
 
 from __future__ import annotations
 
@@ -34,15 +34,16 @@ if TYPE_CHECKING:
 _VMM_TIMEOUT_S = 2.0
 _VMM_AT_ONCE = 8
 _READ_AT_ONCE = 32
-"""Whose mappings wait for the reader: a few of each owner's, so that none waits for all of another's."""
+"""The most VMs whose mappings wait for the reader. One owner may have half of them, so that others do not
+wait behind all VMs of one owner."""
 _SAMPLES_AT_ONCE = 200
 _MAPPINGS_AT_ONCE = 2
-"""A reader is left for new processes while the kernel walks large mappings."""
+"""One reader stays free for new processes while the kernel walks large mappings."""
 _MAPPINGS_LIMITS = Limits(wall_s=30.0, cpu_s=20.0)
 
 
 class Sampler:
-    """Samples the fleet. `step` is to be called a few times a second."""
+    """Samples the fleet. Call `step` a few times a second."""
 
     def __init__(
         self,
@@ -60,10 +61,10 @@ class Sampler:
         self._tasks: set[asyncio.Task[None]] = set()
         self._inspecting = Budget(_VMM_AT_ONCE, _VMM_AT_ONCE // 2)
         self._reading = Budget(_READ_AT_ONCE, _READ_AT_ONCE // 2)
-        self._log = structlog.get_logger("giveback.looking")
+        self._log = structlog.get_logger("giveback.sampling")
 
     def step(self, now_s: float) -> None:
-        """Sample the VMs that are due; where there are too many, as many of each owner's."""
+        """Sample the VMs that are due; if there are too many, the owners take turns."""
         decision = self._arbitration.decision
         due = [vm for vm in self._fleet if vm.host.due_s <= now_s]
         if len(due) > _SAMPLES_AT_ONCE:
@@ -73,7 +74,7 @@ class Sampler:
             self.sample(vm, now_s, decision)
 
     def sample(self, vm: Watched, now_s: float, decision: Decision | None) -> None:
-        """Sample the host's side now; the guest's, the VMM's and a fallback where they are due."""
+        """Sample the host's side now; ask guest and VMM, and step a fallback, if they are due."""
         is_needed = decision is not None and decision.urgency > 0
         part = schedule.spread(_chance())
         falls_back = self._falls_back(vm)
@@ -92,7 +93,7 @@ class Sampler:
         self._fall_back(vm)
 
     async def close(self) -> None:
-        """End what is under way, without waiting for its results."""
+        """Cancel all reads and questions under way."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -100,7 +101,7 @@ class Sampler:
     # The host's side.
 
     def count(self, vm: Watched) -> None:
-        """Read the sums beside a report that has just come: both are of one moment."""
+        """Read the host's sums when a report has just come, so that both are of one time."""
         self._count(vm, asyncio.get_running_loop().time())
 
     def _count(self, vm: Watched, now_s: float) -> None:
@@ -136,7 +137,7 @@ class Sampler:
     async def _mappings_of(
         self, vm: Watched
     ) -> tuple[HostSnapshot, tuple[BoundBlock, ...], Counts, float]:
-        """The mappings, the sums of that moment, and what it took. Raises VmError."""
+        """Return the mappings, the sums at that time, and the seconds it took. Raises VmError."""
         before = host_sample.read_counts(self._root, vm.pid)
         snapshot, bound, took_s = await read_host(
             self._readers, vm.vmm.description, vm.vmm.state, self._root, _MAPPINGS_LIMITS
@@ -158,7 +159,7 @@ class Sampler:
             if guest.had_agent:
                 vm.vmm.hurry(now_s)
             vm.changed()
-        # Since its report, not since the last sample: others read the sums, too, and many steps add up.
+        # Counted since its report, not since the last sample: small changes between samples add up.
         if vm.moved_bytes > schedule.GUEST_MOVED_BYTES and not guest.missed:
             guest.hurry(now_s)
         if now_s >= guest.due_s and session.ask(now_s):
@@ -181,7 +182,7 @@ class Sampler:
         if self._fleet.vms.get(vm.key) is not vm:
             return
         if not self._fleet.charge(vm, (vm.vmm.description, state)):
-            state = VmState(problems=("what its VMM tells is too much to be kept",))
+            state = VmState(problems=("the answer of its VMM is too large to keep",))
         now_s = asyncio.get_running_loop().time()
         if state.problems and vm.vmm.should_answer:
             vm.errors.add("the VMM does not answer")
@@ -189,7 +190,7 @@ class Sampler:
             vm.host.hurry(now_s)
         statistics = vm.vmm.state.statistics
         if statistics is not None and not vm.hears:
-            # The guest's side by the balloon, where no agent tells it.
+            # Without an agent, balloon statistics are the guest's side.
             report = from_balloon(statistics, time.time())
             if report.source is not GuestSource.NONE:
                 vm.guest.take_report(report, now_s)
@@ -199,7 +200,7 @@ class Sampler:
     # The fallback.
 
     def _falls_back(self, vm: Watched) -> bool:
-        """Whether a device has taken from it, or is to take now."""
+        """Return whether a device holds memory of the VM, or is to take some now."""
         if self._fallbacks is None or not vm.settings.may_fall_back:
             return False
         return (vm.request.device_bytes > 0 and not vm.hears) or self._fallbacks.holds(

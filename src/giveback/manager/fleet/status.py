@@ -1,4 +1,4 @@
-"""What the daemon shows of itself: made from what it knows, touching no VM."""
+"""Make the daemon's status from what it knows, without touching a VM."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _TEXT_LIMIT = 300
 
 
 def condition_of(vm: Watched) -> tuple[VmCondition, str]:
-    """How a VM stands with the manager, the worst first, and why in words."""
+    """Return the worst condition that holds for a VM, and the reason in words."""
     channel, guest = vm.channel, vm.guest
     if vm.settings.ignore:
-        return VmCondition.IGNORED, "left alone, as its settings say"
+        return VmCondition.IGNORED, "ignored by its settings"
     if vm.host.unreadable:
         return VmCondition.UNREADABLE, vm.host.unreadable
     if channel.hostile_at_s is not None:
         return VmCondition.HOSTILE, (
-            f"cut off: {channel.why_closed or 'flood'}; its own numbers are shown only"
+            f"disconnected: {channel.why_closed or 'flood'}; its numbers are shown, but not acted upon"
         )
     if vm.vmm.state.running is False:
         return VmCondition.PAUSED, "the VMM says that the guest does not run"
@@ -46,7 +46,7 @@ def condition_of(vm: Watched) -> tuple[VmCondition, str]:
         )
     if guest.had_agent and (schedule.is_silent(guest.missed) or channel.session is None):
         why = channel.why_closed or f"no answer {guest.missed} times in a row"
-        return VmCondition.SILENT, f"its agent has fallen silent: {why}"
+        return VmCondition.SILENT, f"its agent no longer answers: {why}"
     if not guest.had_agent:
         return VmCondition.NO_AGENT, _why_no_agent(vm)
     if is_short(vm.request.trust):
@@ -72,9 +72,9 @@ def _why_no_agent(vm: Watched) -> str:
 def status_of(
     vm: Watched, now_s: float, leased_bytes: int = 0, host_bytes: int | None = None
 ) -> VmStatus:
-    """One VM as every surface shows it; what does not change with time is made once.
+    """Return one VM's status. The part that does not change with time is made once, and kept.
 
-    `host_bytes`: the host's RAM; None where it is not known.
+    `host_bytes`: the host's RAM; None if unknown.
     """
     made = vm.status_at(now_s, _made)
     channel, sampled_at_s = vm.channel, vm.host.sampled_at_s
@@ -140,22 +140,22 @@ def _made(vm: Watched, seen: Observation) -> VmStatus:
 
 
 def problems_of(errors: Mapping[str, int], recorded: tuple[str, ...]) -> tuple[str, ...]:
-    """What the operator is to know of the manager itself."""
+    """Return the problems of the manager itself, as lines for the operator."""
     words = [escape_for_terminal(text, _TEXT_LIMIT) for text in recorded]
     if errors.get("internal error"):
-        words.append("the daemon met an error of its own; its log has it")
+        words.append("the daemon had an internal error: see its log")
     return tuple(words)
 
 
 def vm_problems(vms: Iterable[VmStatus]) -> tuple[str, ...]:
-    """Return what is wrong with each VM: how it stands, what is not known of it, what keeps its memory."""
+    """Return the problems of all VMs, one line each: conditions, unknown numbers, reasons of shortfalls."""
     lines = []
     for vm in vms:
         if vm.condition is VmCondition.IGNORED:
             continue
         said = [vm.condition_text] if vm.condition is not VmCondition.OK else []
         if vm.unknown not in ("", NO_NUMBERS) and vm.condition is not VmCondition.CONTRADICTS:
-            said.append(f"use and residue are not known: {vm.unknown}")
+            said.append(f"use and residue are unknown: {vm.unknown}")
         lines += [
             f"{escape_for_terminal(vm.name, 40)}: {escape_for_terminal(text, _TEXT_LIMIT)}"
             for text in (*said, *vm.doctor)

@@ -1,4 +1,4 @@
-"""Sends each guest its urgency after a decision, and verifies what the guest promised."""
+"""Send each guest its urgency after a decision, and verify how much it returned."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NAMED_LIMIT = 4
 
 
 class Arbitration:
-    """The last decision, and what follows from it: asks, urgencies, verdicts."""
+    """The last decision, and its effects: asks, urgencies, verdicts."""
 
     def __init__(self, fleet: Fleet, recorder: HistoryRecorder, root: str = "/") -> None:
         self.host: HostView | None = None
@@ -49,7 +49,7 @@ class Arbitration:
         self._log = structlog.get_logger("giveback.asking")
 
     def sample_host(self) -> HostView | None:
-        """Return the host's memory now; what was sampled last where it cannot be read."""
+        """Return the host's memory now, or the last sample if it cannot be read; None before the first."""
         if self.host is None:
             return None
         try:
@@ -58,11 +58,11 @@ class Arbitration:
             return self.host
 
     def forget_samples(self) -> None:
-        """What stands for the host is another thing now: no trend leads from one to the other."""
+        """Forget the samples, because another cgroup stands for the host now: no trend joins the two."""
         self._state = replace(self._state, samples=(), swap_in=None)
 
     def decide(self, host: HostView, settings: ArbiterSettings, now_s: float) -> Decision:
-        """Decide by this look at the host, and notify every guest that is to hear something new."""
+        """Decide by this sample of the host, and send every guest its urgency if it changed."""
         before = self.decision
         self.host = host
         views = [vm.view_at(now_s) for vm in self._fleet]
@@ -95,19 +95,19 @@ class Arbitration:
         return decision
 
     def _hurry(self, now_s: float) -> None:
-        """The host has just become short: what is known of each VM is refreshed within seconds."""
+        """Sample every VM within seconds, because the host has just become short of memory."""
         for index, vm in enumerate(self._fleet):
             soon_s = now_s + schedule.hurried_wait_s(index)
             vm.host.hurry(soon_s)
             vm.guest.hurry(soon_s)
 
     def urgency_for(self, vm: Watched, now_s: float) -> int | None:
-        """Return what the guest is to hear now; None while nothing is known of the host yet."""
+        """Return the urgency to send to the guest now; None before the first decision."""
         decision = None if vm.settings.ignore else self.decision
         return urgency_for(decision, vm.view_at(now_s), vm.request, self._state, now_s)
 
     def send_urgency(self, vm: Watched, now_s: float) -> bool:
-        """Send or renew a guest's urgency; False where it needed none, or could not take it."""
+        """Send or renew a guest's urgency; return False if that was not needed, or not possible."""
         channel, request = vm.channel, vm.request
         if channel.session is None or not channel.session.is_open:
             return False
@@ -128,7 +128,7 @@ class Arbitration:
         return True
 
     def expect(self, vm: Watched, kind: ActionKind, ask: Ask, now_s: float) -> None:
-        """Note what a VM is asked for, with what its process holds now; it is judged later."""
+        """Record an ask with the resident bytes of the VM's process now, to judge it later."""
         counts = read_counts(self._root, vm.pid)
         if counts is None or ask.goal_bytes <= 0:
             return
@@ -152,7 +152,7 @@ class Arbitration:
         self._record(action)
 
     def begin_reclaim(self, goal_bytes: int, vms: Sequence[Watched]) -> ManagerAction:
-        """Record a `reclaim` as one action with its goal; of one VM where it asks one alone."""
+        """Record a `reclaim` as one action with its goal; it names the VM if there is only one."""
         names = ", ".join(escape_for_terminal(vm.key, 60) for vm in vms[:_NAMED_LIMIT])
         more = f" and {len(vms) - _NAMED_LIMIT} more" if len(vms) > _NAMED_LIMIT else ""
         action = ManagerAction(
@@ -168,7 +168,7 @@ class Arbitration:
         return action
 
     def end_reclaim(self, action: ManagerAction, came_bytes: int) -> None:
-        """Record what came of a `reclaim`: from the VMs that it asked, while it ran."""
+        """Record the result of a `reclaim`: the bytes from the VMs that it asked, while it ran."""
         reached = is_reached(came_bytes, action.expected_bytes)
         words = (
             "" if reached else f"{size(came_bytes)} of {size(action.expected_bytes)} came in time"
@@ -181,7 +181,7 @@ class Arbitration:
         resident_bytes: int,
         why: str = "asked again before its time was over",
     ) -> None:
-        """Close what the VM was asked for before: what comes from now on counts for the next."""
+        """Close the VM's open promise: bytes that come from now on count for the next."""
         closed = vm.request.supersede(resident_bytes)
         if closed is not None:
             action, came_bytes = closed
@@ -189,7 +189,7 @@ class Arbitration:
             self._record(replace(action, measured_bytes=max(0, came_bytes), verdict=words))
 
     def take_done(self, vm: Watched, action: ManagerAction, now_s: float) -> None:
-        """Record what a fallback has done to a VM, and judge it later; steps as one."""
+        """Record an action of a fallback, to judge it later; steps in a row are one action."""
         taking = action.kind in (ActionKind.BALLOON, ActionKind.VIRTIO_MEM)
         whole = vm.request.expect_step(action, now_s) if taking else None
         if whole is not None:
@@ -201,13 +201,13 @@ class Arbitration:
             vm.request.expect(numbered, vm.held_bytes(counts), now_s)
 
     def keep(self, action: ManagerAction) -> ManagerAction:
-        """Record what a fallback has done, under the next number."""
+        """Record an action of a fallback under the next id."""
         numbered = replace(action, id=self._fleet.next_action_id())
         self._record(numbered)
         return numbered
 
     def check(self, vm: Watched, now_s: float) -> None:
-        """Judge what the VM promised, where that can be judged now."""
+        """Judge the VM's open promise, if it can be judged now."""
         request, counts = vm.request, vm.host.counts
         due = None if counts is None else request.due(vm.held_bytes(counts), now_s)
         if counts is None or due is None:
@@ -236,14 +236,14 @@ class Arbitration:
         self._record(replace(action, measured_bytes=max(0, measured_bytes), verdict=words))
 
     def keeps(self, vm: Watched, now_s: float) -> tuple[Finding, ...]:
-        """Return what keeps this VM's memory on the host, as `giveback doctor` finds it."""
+        """Return the findings of `giveback doctor` that keep this VM's memory on the host."""
         found = findings(vm.observation(now_s), read_facts(vm.pid, self._root))
         return tuple(f for f in found if f.severity is not Severity.BLINDS)
 
     def shortfall(
         self, vm: Watched, urgency: int, asked_at_s: float, found: Sequence[Finding]
     ) -> Shortfall:
-        """Return why the VM returned less than it was asked for at this time and urgency."""
+        """Return why the VM returned less than an ask of this time and urgency."""
         guest = vm.guest
         report = guest.report
         answer = AgentAnswer(

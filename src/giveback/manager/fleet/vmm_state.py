@@ -1,4 +1,4 @@
-"""What the VMM says of one VM, and when it is asked again.
+"""The VMM's last answer about one VM, and the time of the next question.
 
 Only the methods here assign the fields: tests/unit/manager/test_state_owners.py.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class VmmState:
-    """A VM's description, its VMM's last answer, and when that came."""
+    """A VM's description, its VMM's last answer, and the times of that and of the next question."""
 
     __slots__ = (
         "agent_channel",
@@ -39,7 +39,7 @@ class VmmState:
         self.backoff = Backoff(*schedule.MONITOR_S)
 
     def describe(self, description: VmDescription) -> None:
-        """Take what is known of the VM now; its channel is the first that leads to our agent."""
+        """Store a new description of the VM; its agent channel is the first that may lead to our agent."""
         self.description = description
         ours = (c for c in description.channels if c.kind is not ChannelKind.QEMU_GUEST_AGENT)
         self.agent_channel: Channel | None = next(ours, None)
@@ -47,26 +47,26 @@ class VmmState:
 
     @property
     def should_answer(self) -> bool:
-        """Whether a silent VMM is an error: a QEMU without a monitor cannot answer."""
+        """Whether a missing answer is an error: a QEMU without a monitor cannot answer."""
         return bool(self.description.control) or self.description.backend != "qemu"
 
     def hurry(self, at_s: float) -> None:
-        """Ask at this time, unless it is to be asked sooner."""
+        """Ask at this time, unless it is due sooner."""
         self.due_s = min(self.due_s, at_s)
 
     def begin_inspection(self, due_s: float) -> None:
-        """Note that it is being asked; the next time is `due_s`."""
+        """Record that the VMM is being asked; the next time is `due_s`."""
         self.inspecting, self.due_s = True, due_s
 
     def end_inspection(self) -> None:
-        """Note that it is no longer being asked, whatever came of it."""
+        """Record that the VMM is no longer being asked, with or without success."""
         self.inspecting = False
 
     def take(self, state: VmState, now_s: float, chance: float) -> bool:
-        """Take an answer, or that there was none; return whether the VM is described differently."""
+        """Store an answer or a failure; return whether the VM's description changed."""
         self.inspected_at_s = now_s
         if state.problems:
-            # Its last answer still tells more than nothing.
+            # Its last answer is still better than none.
             state = replace(self.state, problems=state.problems)
             self.due_s = now_s + self.backoff.wait_s(chance)
         else:

@@ -90,8 +90,8 @@ def test_one_user_takes_at_most_three_quarters_of_the_places() -> None:
     assert fleet.add(of_user(32, 0))
     assert not fleet.add(of_user(33, 0))
     assert fleet.problems == (
-        "14 VMs of uid 1000 are not watched: it has too many, or they tell too much",
-        "1 VMs of uid 0 are not watched: it has too many, or they tell too much",
+        "14 VMs of uid 1000 are not watched: there are too many, or their command lines are too long",
+        "1 VMs of uid 0 are not watched: there are too many, or their command lines are too long",
     )
     fleet.forget_refused({33})
     assert [text.split(" are")[0] for text in fleet.problems] == ["1 VMs of uid 0"]
@@ -162,7 +162,7 @@ def test_how_a_vm_stands_the_worst_first() -> None:
     vm.host.unreadable = "no right"
     assert condition_of(vm) == (VmCondition.UNREADABLE, "no right")
     vm.settings = VmSettings(ignore=True)
-    assert condition_of(vm) == (VmCondition.IGNORED, "left alone, as its settings say")
+    assert condition_of(vm) == (VmCondition.IGNORED, "ignored by its settings")
     vm.request.doctor = ("it may be busy",)
     assert vm_problems([status_of(vm, 0.0)]) == ()
     short = watched()
