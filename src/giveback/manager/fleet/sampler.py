@@ -61,7 +61,7 @@ class Sampler:
         self._tasks: set[asyncio.Task[None]] = set()
         self._inspecting = Budget(_VMM_AT_ONCE, _VMM_AT_ONCE // 2)
         self._reading = Budget(_READ_AT_ONCE, _READ_AT_ONCE // 2)
-        self._log = structlog.get_logger("giveback.sampling")
+        self._log = structlog.get_logger("giveback.manager.fleet.sampler")
 
     def step(self, now_s: float) -> None:
         """Sample the VMs that are due; if there are too many, the owners take turns."""
