@@ -41,7 +41,6 @@ NOT_YET = (
     "src/giveback/manager/logs.py",
     "src/giveback/manager/model.py",
     "src/giveback/manager/systemd_unit.py",
-    "src/giveback/vmm",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "SECURITY.md",

@@ -1,1 +1,1 @@
-"""One file per hypervisor: recognise its VMs, and ask it about one."""
+"""One file per hypervisor: recognise its VMs, and ask it for the state of one."""

@@ -1,4 +1,4 @@
-"""Cloud Hypervisor: HTTP over a unix socket.
+"""The Cloud Hypervisor backend: HTTP over a unix socket.
 
 Source: vmm/src/api/openapi/cloud-hypervisor.yaml of cloud-hypervisor/cloud-hypervisor (commit
 00f68228812d), docs/memory.md, docs/balloon.md; resize() in vmm/src/vm.rs (what hotplug changes).
@@ -36,29 +36,31 @@ _DEFAULT_RAM_BYTES = 512 << 20
 _HUGE_BYTES = 2 << 20
 _BASE = "/api/v1"
 _PAYLOADS = {"kernel", "firmware", "initramfs", "igvm"}
-"""Options that make a VM at the start; without one it is made through the API, or restored."""
+"""Options that create a VM at the start; without one it is created through the API, or restored."""
 
 
 class CloudHypervisorBackend(HttpBackend):
-    """Finds cloud-hypervisor processes and asks their API."""
+    """The backend that recognises cloud-hypervisor processes and asks their API."""
 
     name = "cloud-hypervisor"
     _vmm_of = staticmethod(vmm_of)
     without_socket = "without --api-socket"
 
-    def _describe(self, process: Process, ours: Callable[[str], str]) -> VmDescription:
-        return describe(process, ours)
+    def _describe(self, process: Process, host_path: Callable[[str], str]) -> VmDescription:
+        return describe(process, host_path)
 
-    async def _ask(self, session: VmmApi, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
-        return await _inspect(session, vm, ours)
+    async def _ask(
+        self, session: VmmApi, vm: VmDescription, host_path: Callable[[str], str]
+    ) -> VmState:
+        return await _inspect(session, vm, host_path)
 
 
-async def _inspect(session: VmmApi, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
+async def _inspect(session: VmmApi, vm: VmDescription, host_path: Callable[[str], str]) -> VmState:
     info = await session.get(f"{_BASE}/vm.info")
     config = answers.node(info, "config")
     if not config:
         return VmState(problems=("no VM has been created in this process yet",))
-    described = from_config(vm, config, ours)
+    described = from_config(vm, config, host_path)
     stats = None
     if described.capabilities.balloon is Answer.YES:
         stats = await session.get(f"{_BASE}/vm.balloon-stats")
@@ -76,7 +78,7 @@ async def _inspect(session: VmmApi, vm: VmDescription, ours: Callable[[str], str
 
 
 def parse_statistics(answer: object) -> BalloonStatistics | None:
-    """`vm.balloon-stats`, which newer versions have: `last_update` is in milliseconds."""
+    """Parse `vm.balloon-stats` of newer versions, whose `last_update` is in milliseconds."""
     stats = answers.node(answer, "stats")
     if not isinstance(answer, dict) or "stats" not in answer:
         return None
@@ -92,8 +94,8 @@ def parse_statistics(answer: object) -> BalloonStatistics | None:
     )
 
 
-def describe(process: Process, ours: Callable[[str], str]) -> VmDescription:
-    """The VM as the command line has it; of one created through the API it says nothing."""
+def describe(process: Process, host_path: Callable[[str], str]) -> VmDescription:
+    """Describe the VM by its command line, which does not describe one created through the API."""
     options = _options(process.argv[1:])
     socket = options.get("api-socket", [{}])[0].get("path", "")
     made_here = options.keys() & {"memory", "memory-zone", *_PAYLOADS} and "restore" not in options
@@ -103,14 +105,16 @@ def describe(process: Process, ours: Callable[[str], str]) -> VmDescription:
         pid=process.pid,
         ram_bytes=0,
         ram_blocks=(),
-        control=ours(socket) if socket else "",
-        unread=() if made_here else ("the VM was made through the API, which has not told of it",),
+        control=host_path(socket) if socket else "",
+        unread=()
+        if made_here
+        else ("the VM was created through the API, which has not described it",),
     )
-    return _from_options(bare, options, ours) if made_here else bare
+    return _from_options(bare, options, host_path) if made_here else bare
 
 
 def _from_options(
-    vm: VmDescription, options: dict[str, list[dict[str, str]]], ours: Callable[[str], str]
+    vm: VmDescription, options: dict[str, list[dict[str, str]]], host_path: Callable[[str], str]
 ) -> VmDescription:
     memory = options.get("memory", [{}])[0]
     zones = options.get("memory-zone", [])
@@ -137,14 +141,14 @@ def _from_options(
             virtio_mem=any(block.hotplug for block in blocks),
         ),
         channels=tuple(
-            _channel(v.get("socket", ""), ours, vm.pid) for v in options.get("vsock", [])
+            _channel(v.get("socket", ""), host_path, vm.pid) for v in options.get("vsock", [])
         ),
         blockers=tuple(_blockers(options)),
     )
 
 
 def _options(words: tuple[str, ...]) -> dict[str, list[dict[str, str]]]:
-    """Options by name; each may be given several values, and `--name=value` is taken too."""
+    """Return the values of each option by its name; an option may have several, or be `--name=value`."""
     implied = {"api-socket": "path", "memory": "size"}
     found: dict[str, list[dict[str, str]]] = {}
     current = ""
@@ -196,8 +200,8 @@ def _capabilities(
     )
 
 
-def _channel(path: str, ours: Callable[[str], str], pid: int) -> Channel:
-    return Channel(ChannelKind.HYBRID_VSOCK, path=ours(path), pid=pid)
+def _channel(path: str, host_path: Callable[[str], str], pid: int) -> Channel:
+    return Channel(ChannelKind.HYBRID_VSOCK, path=host_path(path), pid=pid)
 
 
 def _blockers(options: dict[str, list[dict[str, str]]]) -> list[str]:
@@ -210,9 +214,9 @@ def _blockers(options: dict[str, list[dict[str, str]]]) -> list[str]:
 
 
 def from_config(
-    vm: VmDescription, config: dict[str, object], ours: Callable[[str], str]
+    vm: VmDescription, config: dict[str, object], host_path: Callable[[str], str]
 ) -> VmDescription:
-    """The VM as `vm.info` has it: right also for one that was created through the API."""
+    """Describe the VM by `vm.info`, which is right also for one created through the API."""
     memory = answers.node(config, "memory")
     zones = answers.nodes(memory, "zones")
     is_virtio = memory.get("hotplug_method") == "VirtioMem"
@@ -238,7 +242,7 @@ def from_config(
             vsock=bool(vsock),
             virtio_mem=any(block.hotplug for block in blocks),
         ),
-        channels=(_channel(vsock, ours, vm.pid),) if vsock else (),
+        channels=(_channel(vsock, host_path, vm.pid),) if vsock else (),
         blockers=tuple(f"{name}: pins all of guest memory" for name in pinning) or vm.blockers,
         unread=(),
     )
@@ -246,7 +250,7 @@ def from_config(
 
 def _json_blocks(name: str, memory: dict[str, object], *, is_virtio: bool) -> tuple[RamBlock, ...]:
     text = {key: "on" if value is True else str(value) for key, value in memory.items()}
-    # With ACPI hotplug, `size` is what there is now; plugged RAM lies in mappings of its own.
+    # With ACPI hotplug, `size` includes plugged RAM, which lies in separate mappings.
     size_bytes = (answers.size(memory, "size") or 0) + (0 if is_virtio else _plugged_bytes(memory))
     block = replace(_block(name, text), size_bytes=size_bytes)
     return _with_region(block, answers.size(memory, "hotplug_size") or 0, is_virtio=is_virtio)
@@ -257,7 +261,7 @@ def _plugged_bytes(memory: dict[str, object]) -> int:
 
 
 def _with_region(block: RamBlock, region_bytes: int, *, is_virtio: bool) -> tuple[RamBlock, ...]:
-    """The block, and the region of its virtio-mem device, which is mapped whole from the start."""
+    """Return the block and the region of its virtio-mem device, which is mapped whole from the start."""
     if not region_bytes:
         return (block,)
     if not is_virtio:

@@ -1,4 +1,4 @@
-"""Firecracker: HTTP over a unix socket; what the VM has is told by its API, or by its --config-file.
+"""The Firecracker backend: HTTP over a unix socket. Its API, or its --config-file, describes the VM.
 
 Source: src/firecracker/swagger/firecracker.yaml of firecracker-microvm/firecracker (commit
 004d935399ba), docs/ballooning.md. Never run here against the real program: it needs KVM.
@@ -38,14 +38,14 @@ _CONFIG_LIMIT_BYTES = 1 << 20
 
 
 class FirecrackerBackend(HttpBackend):
-    """Finds firecracker processes and asks their API."""
+    """The backend that recognises firecracker processes and asks their API."""
 
     name = "firecracker"
     _vmm_of = staticmethod(vmm_of)
     without_socket = "with --no-api"
 
-    def _describe(self, process: Process, ours: Callable[[str], str]) -> VmDescription:
-        vm = describe(process, ours)
+    def _describe(self, process: Process, host_path: Callable[[str], str]) -> VmDescription:
+        vm = describe(process, host_path)
         file = _words(process).get("--config-file")
         if file is None:
             return vm
@@ -53,19 +53,23 @@ class FirecrackerBackend(HttpBackend):
         config = config_of(data)
         if config is None:
             return replace(vm, unread=(f"--config-file {file} cannot be read",))
-        return from_config(vm, config, ours)
+        return from_config(vm, config, host_path)
 
-    async def _ask(self, session: VmmApi, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
-        return await _inspect(session, vm, ours)
+    async def _ask(
+        self, session: VmmApi, vm: VmDescription, host_path: Callable[[str], str]
+    ) -> VmState:
+        return await _inspect(session, vm, host_path)
 
 
-async def _inspect(session: VmmApi, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
+async def _inspect(session: VmmApi, vm: VmDescription, host_path: Callable[[str], str]) -> VmState:
     instance = answers.node(await session.get("/"))
     config = answers.node(await session.get("/vm/config"))
     hotplug = None
     if answers.node(config, "memory-hotplug"):
         hotplug = answers.node(await session.get("/hotplug/memory"))
-    described = from_config(vm, config, ours, answers.mib(hotplug or {}, "plugged_size_mib") or 0)
+    described = from_config(
+        vm, config, host_path, answers.mib(hotplug or {}, "plugged_size_mib") or 0
+    )
     stats = None
     if described.capabilities.statistics is Answer.YES:
         stats = answers.node(await session.get("/balloon/statistics"))
@@ -82,9 +86,9 @@ async def _inspect(session: VmmApi, vm: VmDescription, ours: Callable[[str], str
 
 
 def parse_statistics(stats: dict[str, object]) -> BalloonStatistics:
-    """`/balloon/statistics`. It carries no time: these are the last ones, however old.
+    """Parse `/balloon/statistics`. It has no time: these are the last numbers, of unknown age.
 
-    A guest that never answered has given none of the optional numbers; then the time is 0.
+    If the optional numbers are absent, the guest has never answered, and `updated_s` is 0.
     """
     total = answers.size(stats, "total_memory")
     return BalloonStatistics(
@@ -98,8 +102,8 @@ def parse_statistics(stats: dict[str, object]) -> BalloonStatistics:
     )
 
 
-def describe(process: Process, ours: Callable[[str], str]) -> VmDescription:
-    """What the command line tells: a name and a socket. The memory is its file's or its API's to tell."""
+def describe(process: Process, host_path: Callable[[str], str]) -> VmDescription:
+    """Describe the VM by its command line: a name and a socket. Only its file or its API has the memory."""
     words = _words(process)
     socket = "" if "--no-api" in process.argv else words.get("--api-sock", _DEFAULT_SOCKET)
     named = words.get("--id") or given_name(process)
@@ -109,20 +113,20 @@ def describe(process: Process, ours: Callable[[str], str]) -> VmDescription:
         pid=process.pid,
         ram_bytes=0,
         ram_blocks=(),
-        control=ours(socket) if socket else "",
-        unread=("the VM was made through the API, which has not told of it",),
+        control=host_path(socket) if socket else "",
+        unread=("the VM was created through the API, which has not described it",),
     )
 
 
 def _words(process: Process) -> dict[str, str]:
-    """Options that take a value, as `--name value` or `--name=value`; jailer's come before the VM's."""
+    """Return options with a value, as `--name value` or `--name=value`; later ones override jailer's."""
     words = dict(zip(process.argv, process.argv[1:], strict=False))
     joined = dict(w.split("=", 1) for w in process.argv if w.startswith("--") and "=" in w)
     return words | joined
 
 
 def config_of(data: bytes | None) -> dict[str, object] | None:
-    """What --config-file holds, in the form of `/vm/config`; None for what is no such file."""
+    """Parse a --config-file, which has the form of `/vm/config`; None if it is malformed."""
     try:
         found = json.loads(data or b"")
     except (ValueError, RecursionError):
@@ -131,9 +135,12 @@ def config_of(data: bytes | None) -> dict[str, object] | None:
 
 
 def from_config(
-    vm: VmDescription, config: dict[str, object], ours: Callable[[str], str], plugged_bytes: int = 0
+    vm: VmDescription,
+    config: dict[str, object],
+    host_path: Callable[[str], str],
+    plugged_bytes: int = 0,
 ) -> VmDescription:
-    """The VM as `/vm/config` has it, or the file that it was started with."""
+    """Describe the VM by `/vm/config`, or by the --config-file that it was started with."""
     machine = answers.node(config, "machine-config")
     base = answers.mib(machine, "mem_size_mib") or 0
     if config and "mem_size_mib" not in machine:
@@ -166,7 +173,7 @@ def from_config(
             agent_channel=Answer.of(bool(vsock)),
         ),
         channels=(
-            (Channel(ChannelKind.HYBRID_VSOCK, path=ours(vsock), pid=vm.pid),) if vsock else ()
+            (Channel(ChannelKind.HYBRID_VSOCK, path=host_path(vsock), pid=vm.pid),) if vsock else ()
         ),
         unread=() if base else vm.unread,
     )

@@ -1,7 +1,7 @@
-"""libvirt: its domains are QEMU processes whose monitor libvirt holds, so libvirt is asked instead.
+"""The libvirt backend: libvirt holds the monitor of its domains' QEMU processes, so libvirt is asked.
 
-Needs the extra `giveback[libvirt]`. libvirt's calls block, so they run in a worker thread; a libvirtd
-that hangs costs its VM the timeout and the process one thread. Source: libvirt.org/formatdomain.html
+Needs the extra `giveback[libvirt]`. libvirt's calls block, so they run in a worker thread. A libvirtd that
+hangs costs its VM the timeout, and this process one thread. Source: libvirt.org/formatdomain.html
 (memballoon), virDomainMemoryStats, virDomainQemuMonitorCommand.
 """
 
@@ -48,7 +48,7 @@ _RANGES_LIMIT = 256
 
 
 def available() -> bool:
-    """Whether libvirt-python is installed."""
+    """Tell whether libvirt-python is installed."""
     try:
         import libvirt  # noqa: F401, PLC0415
     except ImportError:
@@ -57,7 +57,7 @@ def available() -> bool:
 
 
 class LibvirtBackend:
-    """QEMU processes that libvirt started, asked through libvirt."""
+    """The backend for QEMU processes that libvirt started; it asks libvirt about them."""
 
     name = "libvirt"
     layout_taints = True
@@ -68,11 +68,11 @@ class LibvirtBackend:
         self._uri = uri
 
     def recognise(self, process: Process) -> VmDescription | None:
-        """A QEMU whose monitor libvirt holds; `control` is its session's URI, '' for the system's."""
+        """Recognise a QEMU whose monitor libvirt holds. `control` is the URI of its session, or ''."""
         if not any(_MONITOR in word for word in process.argv):
             return None
         vm = self._qemu.recognise(process)
-        # Another monitor is ours to use; old libvirts have theirs at a path of their own.
+        # If there is another monitor, QMP is used instead. Old versions of libvirt show their own's path.
         if vm is None or (vm.control and not vm.control.endswith("/monitor.sock")):
             return None
         session = "" if self._uri else session_uri(self._root, process)
@@ -81,9 +81,10 @@ class LibvirtBackend:
     async def inspect(
         self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
     ) -> VmState:
+        """Implement `Backend`."""
         if not available():
             return VmState(problems=("libvirt holds the monitor: pip install giveback[libvirt]",))
-        # A command to the monitor marks the domain as tainted: only where nothing else tells.
+        # A monitor command marks the domain as tainted: use it only if the layout is not known otherwise.
         ask = layout and not layouts.assumed(vm)
         try:
             uri = self._uri or vm.control or URI
@@ -93,7 +94,10 @@ class LibvirtBackend:
 
 
 async def in_thread(work: Callable[[], T], timeout_s: float, name: str) -> T:
-    """Run blocking `work` in a thread that nothing waits for at the end of the program."""
+    """Run blocking `work` in a daemon thread and return its result.
+
+    Raises VmError of `work`, or if it takes more than `timeout_s`.
+    """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -111,7 +115,7 @@ async def in_thread(work: Callable[[], T], timeout_s: float, name: str) -> T:
         return await asyncio.wait_for(done, timeout_s)
     except TimeoutError as error:
         raise VmError(
-            f"libvirt gave no answer on {escape_for_terminal(name)} in {timeout_s:g} s"
+            f"libvirt did not answer about {escape_for_terminal(name)} in {timeout_s:g} s"
         ) from error
 
 
@@ -125,29 +129,30 @@ def _settle(
     try:
         loop.call_soon_threadsafe(once)
     except RuntimeError:
-        # The loop has ended: nobody waits any more.
+        # The loop has ended: no task waits any more.
         return
 
 
 def connect(uri: str, *, write: bool) -> Any:  # noqa: ANN401
-    """A connection of libvirt-python's, for the caller to close. Raises VmError."""
+    """Return a connection of libvirt-python, which the caller closes. Raises VmError."""
     import libvirt  # noqa: PLC0415
 
-    libvirt.registerErrorHandler(lambda *_: None, None)  # it would print to stderr by itself
+    libvirt.registerErrorHandler(lambda *_: None, None)  # the default prints to stderr
     try:
         return libvirt.open(uri) if write else libvirt.openReadOnly(uri)
     except libvirt.libvirtError as error:
         raise VmError(
-            f"{uri}: {escape_for_terminal(str(error), 200)}; is libvirtd running, and may you use it?"
+            f"{uri}: {escape_for_terminal(str(error), 200)}; is libvirtd running, and do you have permission?"
         ) from error
 
 
 def with_domain(
     uri: str, name: str, pid: int | None, work: Callable[[Any], T], *, write: bool
 ) -> T:
-    """Do `work` with a domain of libvirt-python's, which the process `pid` runs; None: the user named it.
+    """Return the result of `work` on libvirt-python's domain of this name, which process `pid` must run.
 
-    Raises VmError with libvirt's words, and where the domain is not that process's.
+    `pid` is None if the user named the domain. Raises VmError with libvirt's message, or if the process
+    does not run the domain.
     """
     import libvirt  # noqa: PLC0415
 
@@ -157,8 +162,8 @@ def with_domain(
             domain = connection.lookupByName(name)
             if pid is not None and not runs_domain(pid, domain.ID(), uri):
                 raise VmError(
-                    f"process {pid} calls itself libvirt's {escape_for_terminal(name)} and is not: it does "
-                    "not have that domain's monitor"
+                    f"process {pid} claims to be libvirt's domain {escape_for_terminal(name)}, but does not "
+                    "have its monitor"
                 )
             return work(domain)
         except libvirt.libvirtError as error:
@@ -171,16 +176,16 @@ def with_domain(
 
 def _state(uri: str, vm: VmDescription, *, layout: bool) -> VmState:
     return with_domain(
-        uri, domain_of(vm), vm.pid, lambda domain: _look(domain, vm, layout=layout), write=layout
+        uri, domain_of(vm), vm.pid, lambda domain: _read(domain, vm, layout=layout), write=layout
     )
 
 
 def domain_of(vm: VmDescription) -> str:
-    """What libvirt calls the VM."""
+    """Return libvirt's name of the VM."""
     return vm.domain or vm.name
 
 
-def _look(domain: Any, vm: VmDescription, *, layout: bool) -> VmState:  # noqa: ANN401
+def _read(domain: Any, vm: VmDescription, *, layout: bool) -> VmState:  # noqa: ANN401
     import libvirt  # noqa: PLC0415
 
     ranges, addresses = _layout(domain) if layout else ((), {})
@@ -198,7 +203,7 @@ def _look(domain: Any, vm: VmDescription, *, layout: bool) -> VmState:  # noqa: 
 
 
 def _layout(domain: Any) -> tuple[tuple[GuestRange, ...], dict[str, int]]:  # noqa: ANN401
-    """Where guest addresses lie, by QEMU's monitor through libvirt; nothing where it refuses."""
+    """Return the layout and the blocks' addresses by QEMU's monitor through libvirt; empty if refused."""
     import libvirt  # noqa: PLC0415
 
     libvirt_qemu = importlib.import_module("libvirt_qemu")
@@ -224,9 +229,9 @@ def _layout(domain: Any) -> tuple[tuple[GuestRange, ...], dict[str, int]]:  # no
 def state_from(
     vm: VmDescription, stats: dict[str, object], *, running: bool, balloon: Memballoon
 ) -> VmState:
-    """What `virDomainMemoryStats` (KiB; -1 or absent where the guest gives none) says. Pure."""
+    """Return the state from `virDomainMemoryStats`: KiB, -1 or absent if the guest sent no number. Pure."""
     actual = _kib(stats, "actual")
-    # The command line has more than the XML where the domain adds options of its own (qemu:commandline).
+    # A domain may add options of its own (qemu:commandline), which only the command line shows.
     started = vm.capabilities
     capabilities = replace(
         started,
@@ -260,7 +265,7 @@ def _kib(stats: dict[str, object], name: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Memballoon:
-    """A domain's <memballoon> as its XML has it."""
+    """The <memballoon> in a domain's XML."""
 
     present: bool
     reporting: bool
@@ -268,7 +273,7 @@ class Memballoon:
 
 
 def parse_memballoon(xml: str) -> Memballoon:
-    """Read <memballoon> from a domain's XML. Raises VmError for what is no XML, or too long."""
+    """Parse <memballoon> in a domain's XML. Raises VmError if it is not XML, or too long."""
     element = parse_xml(xml).find("./devices/memballoon")
     if element is None or element.get("model") == "none":
         return Memballoon(present=False, reporting=False, period_s=0)
@@ -282,7 +287,7 @@ def parse_memballoon(xml: str) -> Memballoon:
 
 
 def parse_agent_port(xml: str) -> str:
-    """The socket of the agent's port, also of one that was plugged in later; ''. Raises VmError."""
+    """Return the path of the agent's port, also if it was plugged in later; '' if none. Raises VmError."""
     for channel in parse_xml(xml).findall("./devices/channel[@type='unix']"):
         target, source = channel.find("./target"), channel.find("./source")
         if target is not None and source is not None and target.get("name") == AGENT_PORT:
@@ -291,7 +296,7 @@ def parse_agent_port(xml: str) -> str:
 
 
 def closed_ports(xml: str) -> frozenset[str]:
-    """The sockets of channels that nothing in the guest has opened. Raises VmError."""
+    """Return the sockets of channels that no program in the guest has opened. Raises VmError."""
     found = set()
     for channel in parse_xml(xml).findall("./devices/channel[@type='unix']"):
         target, source = channel.find("./target"), channel.find("./source")
@@ -301,10 +306,10 @@ def closed_ports(xml: str) -> frozenset[str]:
 
 
 def with_plugged_memory(vm: VmDescription, xml: str) -> VmDescription:
-    """The VM with memory that was plugged in after its start, as its XML has it. Raises VmError.
+    """Add the memory in the XML that was plugged in after the VM's start. Raises VmError.
 
-    QEMU's backend of a device is called `mem` and the device's alias: qemuBuildMemoryDeviceStr() in
-    libvirt's src/qemu/qemu_command.c.
+    The name of a device's QEMU backend is `mem` followed by the device's alias: qemuBuildMemoryDeviceStr()
+    in libvirt's src/qemu/qemu_command.c.
     """
     names = {block.name for block in vm.ram_blocks}
     for element in parse_xml(xml).findall("./devices/memory"):
@@ -322,7 +327,7 @@ def with_plugged_memory(vm: VmDescription, xml: str) -> VmDescription:
 
 
 def _xml_bytes(element: ET.Element, path: str) -> int:
-    """A size in bytes, 0 where there is none. libvirt itself writes KiB."""
+    """Return a size in bytes, or 0. libvirt itself always writes KiB."""
     found = element.find(path)
     if found is None or found.text is None or found.get("unit", "KiB") != "KiB":
         return 0
@@ -331,9 +336,9 @@ def _xml_bytes(element: ET.Element, path: str) -> int:
 
 
 def changed_xml(xml: str, *, reporting: bool | None = None, period_s: int | None = None) -> str:
-    """A domain's XML with <memballoon> changed, everything else as it was.
+    """Return a domain's XML with a changed <memballoon>; all else stays as it is.
 
-    Raises InputError where the domain has no virtio memballoon to change, VmError for no XML.
+    Raises InputError if the domain has no virtio memballoon, and VmError if the text is not XML.
     """
     from xml.etree import ElementTree as ET  # noqa: PLC0415
 
@@ -353,7 +358,7 @@ def changed_xml(xml: str, *, reporting: bool | None = None, period_s: int | None
 
 
 def difference(before: str, after: str, name: str) -> str:
-    """What `changed_xml` would change, as a unified diff; formatting alone is no difference."""
+    """Return the change made by `changed_xml` as a unified diff, without differences of formatting."""
     import difflib  # noqa: PLC0415
     from xml.etree import ElementTree as ET  # noqa: PLC0415
 
@@ -365,7 +370,7 @@ def difference(before: str, after: str, name: str) -> str:
 
 
 def persistent_xml(name: str, pid: int | None, uri: str = URI) -> str:
-    """The XML that the domain's next start uses. Raises VmError."""
+    """Return the XML for the domain's next start. Raises VmError."""
     import libvirt  # noqa: PLC0415
 
     def read(domain: Any) -> str:  # noqa: ANN401
@@ -375,7 +380,7 @@ def persistent_xml(name: str, pid: int | None, uri: str = URI) -> str:
 
 
 def define(xml: str, uri: str = URI) -> None:
-    """Make `xml` what the domain's next start uses. Raises VmError."""
+    """Set the XML for the domain's next start. Raises VmError."""
     import libvirt  # noqa: PLC0415
 
     connection = connect(uri, write=True)

@@ -1,8 +1,8 @@
-"""Whether a process is the QEMU of a domain: a command line may name any domain of any libvirtd.
+"""Verify that a process is the QEMU of a domain: a command line may name any domain of any libvirtd.
 
-libvirt binds a domain's monitor itself, in a folder of its own with the domain's ID in its name, and hands
-QEMU the socket. Only the system's libvirtd can make such a folder below a `libvirt` that is root's, and only
-the user's own below one that is that user's. Source: qemuDomainSetPrivatePaths(), qemuMonitorOpen() and
+libvirt itself binds the socket of a domain's monitor, in a folder with the domain's ID in its name, and
+passes it to QEMU. Below a `libvirt` folder of root only the system's libvirtd can create such a folder, and
+below a user's only that user. Source: qemuDomainSetPrivatePaths(), qemuMonitorOpen() and
 virDomainDefGetShortName() of libvirt.
 """
 
@@ -33,9 +33,9 @@ _SESSION = "qemu:///session"
 
 @contextlib.contextmanager
 def reachable_uri(uri: str, pid: int | None) -> Iterator[str]:
-    """The URI, and while the context lasts a session's socket cannot be swapped for another user's.
+    """Yield a URI of which a session's socket cannot be replaced by another user's within the context.
 
-    Raises VmError for a socket that is not the user's own.
+    Raises VmError if the session's socket does not belong to the user of process `pid`.
     """
     path = parse_qs(urlsplit(uri).query).get("socket", [""])[0]
     if pid is None or not uri.startswith(_SESSION) or not path:
@@ -50,7 +50,7 @@ def reachable_uri(uri: str, pid: int | None) -> Iterator[str]:
         status = os.fstat(place)
         if not stat.S_ISSOCK(status.st_mode) or status.st_uid != read_uid("/", pid):
             raise VmError(
-                f"{escape_for_terminal(path)}: not a socket of the user whose domain process {pid} is"
+                f"{escape_for_terminal(path)}: not a socket of the user who runs process {pid}"
             )
         yield f"{_SESSION}?socket=/proc/self/fd/{place}"
     finally:
@@ -58,7 +58,10 @@ def reachable_uri(uri: str, pid: int | None) -> Iterator[str]:
 
 
 def runs_domain(pid: int, domain_id: int, uri: str) -> bool:
-    """Whether the process has the monitor of the domain with this ID. Raises VmError where it hides."""
+    """Tell whether the process has the monitor of the domain with this ID.
+
+    Raises VmError if its descriptors cannot be read.
+    """
     owner = read_uid("/", pid) if uri.startswith(_SESSION) else 0
     try:
         listening = owned.listening(pid)
@@ -78,5 +81,6 @@ def _is_monitor(name: bytes, file: sock_diag.FileId, domain_id: int, owner: int 
         found, folder = os.stat(name), os.stat(match[1])  # noqa: PTH116  # bytes
     except (OSError, ValueError):
         return False
-    # Device numbers of some file systems differ inside the kernel; the folder is not a stranger's.
+    # Compare inodes only: device numbers of some file systems differ inside the kernel. The folder's owner
+    # excludes a stranger's file system.
     return sock_diag.FileId.of(found).inode == file.inode and folder.st_uid == owner

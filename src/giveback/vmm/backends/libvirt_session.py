@@ -1,6 +1,6 @@
-"""Which libvirtd holds a domain: the system's, or that of the user whose session it runs in.
+"""Find the libvirtd that holds a domain: the system's, or that of a user's session.
 
-A session's domains keep their files below the user's own configuration (`…/libvirt/qemu/lib/domain-1-a`), the
+A session's domains have their files below the user's configuration (`…/libvirt/qemu/lib/domain-1-a`), the
 system's below /var/lib/libvirt/qemu. Source: virQEMUDriverConfigNew() in libvirt's src/qemu/qemu_conf.c;
 virGetUserRuntimeDirectory() (XDG_RUNTIME_DIR, else ~/.cache) for the sockets.
 """
@@ -21,14 +21,14 @@ SYSTEM_URI = "qemu:///system"
 SESSION_URI = "qemu:///session"
 _OF_SESSION = "/libvirt/qemu/lib/domain-"
 _SOCKETS = ("virtqemud-sock", "libvirt-sock")
-"""Of the daemon that is for QEMU alone, which newer libvirts have, and of the one for all."""
+"""Sockets of the daemon for QEMU alone, in newer versions of libvirt, and of the one for all drivers."""
 _TABLE_LIMIT_BYTES = 32 << 20
 _ACCEPTING = b"00010000"
 """__SO_ACCEPTCON in the flags of /proc/net/unix."""
 
 
 def session_uri(root: str, process: Process) -> str:
-    """Return the URI of the session that the domain is in; '' for a domain of the system's libvirtd."""
+    """Return the URI of the domain's session; '' for a domain of the system's libvirtd."""
     if not any(_OF_SESSION in word for word in process.argv):
         return ""
     try:
@@ -44,7 +44,7 @@ def session_uri(root: str, process: Process) -> str:
 
 
 def _socket(root: str, owner: int) -> str:
-    """A libvirtd's socket of this user that listens, wherever its runtime directory is; ''."""
+    """Return the path of a listening libvirtd socket of this user, in any runtime folder; '' if none."""
     found: dict[str, str] = {}
     for path in _listening(root):
         folder, _, name = path.rpartition("/")

@@ -1,4 +1,4 @@
-"""Any process, by --pid: the host's side only, for VMMs that we do not know."""
+"""Any process given by --pid: the host's side only, for VMMs that giveback does not know."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ _LEAST_RAM_BYTES = 16 * MIB
 
 
 class ProcessBackend:
-    """One process of which nothing is known but its mappings."""
+    """The backend for a process of which only the mappings are known."""
 
     name = "process"
     layout_taints = False
 
     def recognise(self, process: Process) -> VmDescription | None:
-        """Never of its own accord: only `describe` with a PID that the user gave."""
+        """Return None: a process is described only if the user gives its PID."""
         del process
         return None
 
     async def inspect(
         self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
     ) -> VmState:
+        """Implement `Backend`: there is nothing to ask."""
         del vm, layout, timeout_s
-        return VmState(problems=("an unknown VMM: only the host's side can be told",))
+        return VmState(problems=("an unknown VMM: only the host's side is known",))
 
     def describe(self, pid: int, ram_bytes: int | None = None, root: str = "/") -> VmDescription:
-        """The process as a VM of `ram_bytes`, or of as much as its largest mapping.
+        """Describe the process as a VM of `ram_bytes`; if None, of the size of its largest mapping.
 
-        Raises InputError where there is no such process or it maps nothing that could be RAM, and
-        VmError where it may not be read.
+        Raises InputError if there is no such process or none of its mappings can be RAM, and VmError if
+        its mappings cannot be read.
         """
         process = read_process(root, pid)
         if process is None:
@@ -47,7 +48,7 @@ class ProcessBackend:
         block = ram_block(mappings, ram_bytes)
         if block is None:
             raise InputError(
-                f"process {pid} maps nothing of {size(ram_bytes or _LEAST_RAM_BYTES)} or more that "
+                f"process {pid} has no mapping of {size(ram_bytes or _LEAST_RAM_BYTES)} or more that "
                 "could be guest RAM; is it the VMM's own process?"
             )
         no = Answer.NO
@@ -58,16 +59,18 @@ class ProcessBackend:
             ram_bytes=block.size_bytes,
             ram_blocks=(block,),
             capabilities=Capabilities(agent_channel=no, statistics=no),
-            notes=() if ram_bytes else ("RAM is taken to be the largest mapping; --ram says it",),
+            notes=()
+            if ram_bytes
+            else ("the largest mapping is assumed to be RAM; --ram gives its size",),
         )
 
 
 def ram_block(mappings: Sequence[smaps.Mapping], ram_bytes: int | None) -> RamBlock | None:
-    """The block that guest RAM is taken to be, or None."""
+    """Return the block that is assumed to be guest RAM, or None."""
     found = groups(mappings)
     exact = [run for run in found if run.size_bytes == ram_bytes]
     if ram_bytes is not None and not exact:
-        # Perhaps in pieces around a hole: the binding looks for those.
+        # RAM may lie in pieces around a hole: `giveback.vmm.mapping.bind` searches for those.
         return RamBlock("ram", ram_bytes)
     largest = max(exact or found, key=lambda run: run.size_bytes, default=None)
     if largest is None or (ram_bytes is None and largest.size_bytes < _LEAST_RAM_BYTES):

@@ -1,8 +1,8 @@
-"""Which VMM a process runs, by the name of its program: /proc/PID/exe says it, argv[0] is any text. Pure.
+"""Recognise a VMM by the name of its program: by /proc/PID/exe, because argv[0] may be any text. Pure.
 
-Vendors put suffixes to the names (qemu-system-x86_64-spice, cloud-hypervisor-v50-static), distributions
-prefixes of wrappers (.qemu-system-x86_64-wrapped). A name is not enough where helpers are called alike
-(firecracker-containerd, cloud-hypervisor-remote): a suffix that is not known needs the VMM's own options.
+Vendors add suffixes to the names (qemu-system-x86_64-spice, cloud-hypervisor-v50-static), and distributions
+prefixes of wrappers (.qemu-system-x86_64-wrapped). Helpers have similar names (firecracker-containerd,
+cloud-hypervisor-remote): a name with an unknown suffix counts only together with the VMM's own options.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ _SUFFIXES = re.compile(
     re.ASCII,
 )
 _CUT = "cloud-hypervisor"[:15]
-"""What /proc/PID/comm has of it."""
+"""The name as /proc/PID/comm cuts it."""
 _NAME_LIMIT = 255
-"""NAME_MAX: no file is called longer. argv[0] is any text, and a pattern may take its square of time."""
+"""NAME_MAX: no file has a longer name. A pattern may need time quadratic in the length of argv[0]."""
 _LOADERS = ("ld-linux", "ld-musl", "ld.so", "ld64.so")
 _LOADER_WORDS = 8
-"""Its own options come first: --library-path, --argv0, --preload."""
+"""The words that are searched for the program: the loader's options (--library-path, --argv0) precede it."""
 _OPTIONS = {
     "cloud-hypervisor": ("--api-socket", "--kernel", "--firmware", "--memory", "--restore"),
     "firecracker": ("--api-sock", "--no-api", "--config-file"),
 }
-"""By VMM: options that it takes and its helpers do not."""
+"""For each VMM, options that it has and its helpers do not have."""
 
 
 def vmm_of(process: Process) -> str:
-    """Return `qemu`, `cloud-hypervisor`, `firecracker`, or '' for a process that is no VMM.
+    """Return `qemu`, `cloud-hypervisor`, `firecracker`, or '' if the process is not a VMM.
 
-    The file that runs decides; argv[0] is any text, and counts only where that file is not known. A dynamic
-    loader that was started by its name runs the first file among its words.
+    The executable file decides; argv[0] may be any text, and counts only if the file is not known. A
+    dynamic loader that was started by name runs the first file among its arguments.
     """
     found = _kind(process.executable or process.program, process.argv)
     if found or not process.executable.startswith(_LOADERS):
@@ -76,6 +76,6 @@ def _has_any(argv: tuple[str, ...], options: tuple[str, ...]) -> bool:
 
 
 def given_name(process: Process) -> str:
-    """A VM's name out of an argv[0] such as `microvm@web`, which is no program's name; else ''."""
+    """Return the VM's name in an argv[0] such as `microvm@web`, which is not a program's name; else ''."""
     unit, at, name = process.program.rpartition("@")
     return name if at and unit and name and not _kind(process.program, process.argv) else ""

@@ -1,4 +1,4 @@
-"""QEMU: a VM is a process, known from its command line and asked through its QMP socket."""
+"""The QEMU backend: a VM is a process, described by its command line and asked over its QMP socket."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _HOST_ADDRESS = re.compile(r"Host virtual address for 0x[0-9a-f]{1,16} .* is 0x(
 _RANGES_LIMIT = 256
 POLLING = "guest-stats-polling-interval"
 _FEATURE = re.compile(r"VIRTIO_BALLOON_F_(\w+)")
-# query-migrate-capabilities that stop or undo discards while they are on.
+# Capabilities in query-migrate-capabilities that prevent or undo discards while they are on.
 _KEEPING = {
     "postcopy-ram": "postcopy migration",
     "background-snapshot": "background snapshot",
@@ -44,7 +44,7 @@ _KEEPING = {
 
 
 class QemuBackend:
-    """Finds QEMU processes and asks them over QMP."""
+    """The backend that recognises QEMU processes and asks them over QMP."""
 
     name = "qemu"
     layout_taints = False
@@ -53,15 +53,17 @@ class QemuBackend:
         self._root = root
 
     def recognise(self, process: Process) -> VmDescription | None:
+        """Implement `Backend`."""
         arguments = self.arguments(process)
         if arguments is None:
             return None
         return qemu_args.describe(process, partial(own_path, self._root, process.pid), arguments)
 
     def arguments(self, process: Process) -> Arguments | None:
-        """What a QEMU was started with, its -readconfig files included; None for another process.
+        """Return the options that a QEMU was started with, including its -readconfig files.
 
-        None for a device model of Xen, too: its guest's RAM is Xen's, and nothing here returns it.
+        None for another program, and for a device model of Xen: its guest's RAM belongs to Xen and cannot
+        be returned from here.
         """
         if vmm_of(process) != self.name:
             return None
@@ -77,10 +79,11 @@ class QemuBackend:
     async def inspect(
         self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
     ) -> VmState:
+        """Implement `Backend`."""
         if not vm.control:
-            why = "QEMU was started without a QMP socket that we may use"
+            why = "QEMU was started without a QMP socket that giveback can use"
             return VmState(problems=(why, *vm.unread))
-        # qemu.qmp takes 60 ms to import: `giveback --help` does not pay for it.
+        # qemu.qmp takes 60 ms to import: `giveback --help` does not need it.
         from giveback.vmm.clients.qmp import monitor  # noqa: PLC0415
 
         try:
@@ -101,7 +104,7 @@ class QemuBackend:
             return VmState(problems=(str(error), *vm.unread))
 
     def _with_late_port(self, vm: VmDescription, chardevs: object) -> VmDescription:
-        """The VM with an agent's port that its command line does not show, where it has one."""
+        """Add an agent's port that was plugged in later, which the command line does not show."""
         if any(channel.kind is ChannelKind.VIRTIO_SERIAL for channel in vm.channels):
             return vm
         path = qemu_shape.plugged_socket(chardevs)
@@ -109,14 +112,14 @@ class QemuBackend:
 
 
 def with_port(vm: VmDescription, path: str) -> VmDescription:
-    """The VM with its agent's port at this socket, before its other ways in."""
+    """Return the VM with its agent's port at this socket, before its other channels."""
     channel = Channel(ChannelKind.VIRTIO_SERIAL, path=path, pid=vm.pid)
     capabilities = replace(vm.capabilities, agent_channel=Answer.YES)
     return replace(vm, channels=(channel, *vm.channels), capabilities=capabilities)
 
 
 async def _with_late_memory(session: Monitor, vm: VmDescription, ram: int | None) -> VmDescription:
-    """The VM with memory that its command line does not show, where it has more than that."""
+    """Add memory that was plugged in later, if the VM has more than its command line shows."""
     if ram is None or ram <= vm.ram_bytes:
         return vm
     devices = await session.ask("query-memory-devices")
@@ -125,7 +128,7 @@ async def _with_late_memory(session: Monitor, vm: VmDescription, ram: int | None
 
 
 def _with_default_block(vm: VmDescription, state: VmState) -> VmState:
-    """RAM that -m made is `pc.ram`, `microvm.ram`, … to QEMU and DEFAULT_BLOCK to us."""
+    """Rename the RAM created by -m from QEMU's name (`pc.ram`, `microvm.ram`, …) to DEFAULT_BLOCK."""
     if all(block.name != qemu_args.DEFAULT_BLOCK for block in vm.ram_blocks):
         return state
     given = {block.name for block in vm.ram_blocks}
@@ -171,7 +174,7 @@ async def _inspect(session: Monitor, device: str | None, *, layout: bool) -> VmS
 
 
 async def balloon_path(session: Monitor) -> str | None:
-    """The balloon device's QOM path, whether or not it was given an id."""
+    """Return the balloon device's QOM path, with or without an id of its own; None if there is none."""
     return qemu_shape.balloon_of(await qemu_shape.devices(session))
 
 
@@ -184,7 +187,7 @@ async def _virtio_status(session: Monitor, device: str) -> object:
 
 
 async def _host_addresses(session: Monitor, ranges: tuple[GuestRange, ...]) -> dict[str, int]:
-    """Where each block lies in QEMU's address space, by one address of it."""
+    """Return each block's start in QEMU's address space, from the address of one of its pages."""
     addresses: dict[str, int] = {}
     for place in ranges[:_RANGES_LIMIT]:
         if place.block not in addresses:
@@ -196,7 +199,7 @@ async def _host_addresses(session: Monitor, ranges: tuple[GuestRange, ...]) -> d
 
 
 def ram_bytes(summary: object) -> int | None:
-    """`query-memory-size-summary`: base memory and what is plugged (DIMMs, virtio-mem)."""
+    """Return base memory plus plugged memory (DIMMs, virtio-mem) of `query-memory-size-summary`, in bytes."""
     if not isinstance(summary, dict):
         return None
     base, plugged = amount(summary.get("base-memory")), amount(summary.get("plugged-memory", 0))
@@ -204,13 +207,13 @@ def ram_bytes(summary: object) -> int | None:
 
 
 def balloon_bytes(answer: object, ram: int | None) -> int | None:
-    """`query-balloon` says what the guest keeps; what it gave is the rest of RAM."""
+    """Return the size of the balloon in bytes: RAM minus what `query-balloon` says the guest keeps."""
     actual = amount(answer.get("actual")) if isinstance(answer, dict) else None
     return None if actual is None or ram is None else max(0, ram - actual)
 
 
 def parse_statistics(answer: object) -> BalloonStatistics | None:
-    """`guest-stats`; a value the guest does not give is all ones, and None here."""
+    """Parse `guest-stats`; a value that the guest did not send is all ones there, and None here."""
     if not isinstance(answer, dict) or not isinstance(answer.get("stats"), dict):
         return None
     stats: dict[str, object] = answer["stats"]
@@ -226,7 +229,7 @@ def parse_statistics(answer: object) -> BalloonStatistics | None:
 
 
 def guest_features(answer: object) -> frozenset[str] | None:
-    """The balloon features that the driver took; empty before one came, None unknown."""
+    """Return the balloon features that the driver accepted; empty if there is no driver yet, None unknown."""
     features = answer.get("guest-features") if isinstance(answer, dict) else None
     listed = features.get("dev-features") if isinstance(features, dict) else None
     if not isinstance(listed, list):
@@ -236,12 +239,12 @@ def guest_features(answer: object) -> frozenset[str] | None:
 
 
 def reporting(features: frozenset[str] | None) -> Answer:
-    """Whether the guest's driver took free page reporting."""
+    """Return whether the guest's driver accepted free page reporting."""
     return Answer.of(None if features is None else "REPORTING" in features)
 
 
 def capability_blockers(answer: object) -> tuple[str, ...]:
-    """Migration capabilities that are on and make QEMU keep reported pages."""
+    """Return the reasons in active migration capabilities why QEMU discards no reported pages."""
     entries = answer if isinstance(answer, list) else []
     on = {
         answers.text(entry, "capability")
@@ -249,14 +252,14 @@ def capability_blockers(answer: object) -> tuple[str, ...]:
         if isinstance(entry, dict) and entry.get("state") is True
     }
     return tuple(
-        f"{what} is enabled: QEMU keeps reported pages while it runs"
+        f"{what} is enabled: QEMU discards no reported pages during it"
         for capability, what in _KEEPING.items()
         if capability in on
     )
 
 
 def parse_layout(text: str) -> tuple[GuestRange, ...]:
-    """Where guest addresses lie, from `info mtree -f`: the RAM of the address space `memory`.
+    """Parse `info mtree -f` into the layout of guest RAM: the RAM of the address space `memory`.
 
     Ranges that continue each other are joined: QEMU splits them at 640 KiB and 1 MiB.
     """
@@ -285,6 +288,6 @@ def _continues(first: GuestRange, second: GuestRange) -> bool:
 
 
 def parse_host_address(text: str) -> int | None:
-    """`gpa2hva`: where QEMU has a guest address, or None where it does not say."""
+    """Parse the answer of `gpa2hva` into the address in QEMU's address space; None if it has none."""
     match = _HOST_ADDRESS.match(text)
     return int(match.group(1), 16) if match else None

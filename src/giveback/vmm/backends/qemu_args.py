@@ -1,7 +1,7 @@
-"""QEMU's command line, understood as far as memory goes. Pure: words in, a description out.
+"""Describe a VM by QEMU's command line, as far as memory is concerned. Pure.
 
-What a command line does not say is unknown where a part of the configuration could not be read (a
--readconfig file), and QEMU's default where all of it was. Source: QEMU docs/system/invocation, qapi/qom.json
+An option that is not on the command line has QEMU's default; if a part of the configuration could not be
+read (a -readconfig file), it is unknown. Source: QEMU docs/system/invocation, qapi/qom.json
 (memory-backend-*), qemu_resolve_machine_memdev() and set_memory_options() in system/vl.c.
 """
 
@@ -41,20 +41,20 @@ if TYPE_CHECKING:
 
 _DEFAULT_RAM_BYTES = 128 * MIB
 _DEFAULTED = re.compile(r"|pc(-.*)?|q35|isapc|microvm|virt(-.*)?|s390-ccw-virtio(-.*)?")
-"""Machine types whose RAM is _DEFAULT_RAM_BYTES where nothing says otherwise."""
+"""Machine types whose RAM is _DEFAULT_RAM_BYTES if no option gives its size."""
 _RAM_ALIGNMENT_BYTES = 8192
 _CHANNELS_LIMIT = 16
 _BLOCKERS_LIMIT = 16
 _DRIVER_LIMIT = 64
 DEFAULT_BLOCK = "ram"
-"""Our name for the RAM that -m makes where no backend was named."""
+"""Our name for the RAM that -m creates if no memory backend is given."""
 _CONFIDENTIAL = {"sev-guest", "sev-snp-guest", "tdx-guest", "s390-pv-guest", "arm-rme-guest"}
 
 
 def is_xen(arguments: Arguments) -> bool:
-    """True for a device model of Xen: its guest's RAM is Xen's, and not in this process.
+    """Tell whether this is a device model of Xen: its guest's RAM belongs to Xen and is not in this process.
 
-    KVM with Xen's interface (-accel kvm,xen-version=…) is none.
+    KVM with Xen's interface (-accel kvm,xen-version=…) is not.
     """
     machine = arguments.merged("machine")
     accels = [a.get("accel", "") for a in arguments.all("accel")] or [machine.get("accel", "")]
@@ -69,9 +69,9 @@ def is_xen(arguments: Arguments) -> bool:
 def describe(
     process: Process, own_path: Callable[[str], str], arguments: Arguments | None = None
 ) -> VmDescription:
-    """The VM that a QEMU process runs. `own_path` turns a path of its own into one of ours.
+    """Describe the VM that a QEMU process runs. `own_path` converts the process's paths to the host's.
 
-    `arguments` is its command line where that was parsed already, with the files that it names.
+    `arguments` is its parsed command line with the files that it names; None to parse it here.
     """
     arguments = parse(process.argv[1:]) if arguments is None else arguments
     machine = arguments.merged("machine")
@@ -98,19 +98,19 @@ def describe(
 
 
 def _machine(machine: Options) -> str:
-    """The machine's type, and the one option that moves its RAM."""
+    """Return the machine's type, with the one option that moves its RAM."""
     hole = machine.get("max-ram-below-4g")
     return machine.get("type", "") + (f",max-ram-below-4g={hole}" if hole else "")
 
 
 def _base_ram_bytes(arguments: Arguments, machine: Options) -> int:
-    """What -m, -machine memory.size= or a backend says, else the machine's default; 0: not known."""
+    """Return the size of -m, -machine memory.size= or a backend, else the machine's default; 0 if unknown."""
     found: int | None = None
     named = False
     for group, settings in arguments.options:
         text = settings.get({"memory": "size", "machine": "memory.size"}.get(group, ""), "")
         if text:
-            # `-m` alone counts in MiB.
+            # Only `-m` has MiB as its default unit.
             found = answers.written(text, default_unit="m" if group == "memory" else "b")
             named = True
     if found:
@@ -126,7 +126,7 @@ def _base_ram_bytes(arguments: Arguments, machine: Options) -> int:
 
 
 def _virtio_mem_bytes(arguments: Arguments) -> int:
-    """What the command line asks of virtio-mem devices; QMP tells what is plugged now."""
+    """Return the requested size of virtio-mem devices; only QMP tells what is plugged at present."""
     return sum(
         answers.written(device.get("requested-size", "0")) or 0
         for device in arguments.all("device")
@@ -143,7 +143,7 @@ def _devices_memory(arguments: Arguments, driver: str) -> set[str]:
 
 
 def _blocks(arguments: Arguments, machine: Options) -> tuple[RamBlock, ...]:
-    """The memory backends that serve as RAM: not those of an NVDIMM or of shared-memory devices."""
+    """Return the memory backends that are RAM, without those of NVDIMMs and shared-memory devices."""
     hotplug = _devices_memory(arguments, "virtio-mem")
     base = {machine.get("memory-backend", "")} | {
         numa.get("memdev", "") for numa in arguments.all("numa")
@@ -163,7 +163,7 @@ def _blocks(arguments: Arguments, machine: Options) -> tuple[RamBlock, ...]:
 
 def _default_block(arguments: Arguments, size_bytes: int, *, prealloc: bool) -> RamBlock:
     path = arguments.merged("mem-path").get("value", "")
-    # A file that was not read may name a backend.
+    # A file that could not be read may name a backend.
     backing = Backing.UNKNOWN if arguments.unread else Backing.ANONYMOUS
     return RamBlock(
         DEFAULT_BLOCK, size_bytes, Backing.FILE if path else backing, path, prealloc=prealloc
@@ -189,7 +189,7 @@ def _block(thing: Options, *, hotplug: bool, prealloc: bool) -> RamBlock:
 
 
 def _capabilities(arguments: Arguments) -> Capabilities:
-    """What the devices offer; what is not there may be in a file that could not be read."""
+    """Return the features of the devices; a missing one is unknown if a file could not be read."""
     drivers = [device.get("driver", "") for device in arguments.all("device")]
     balloons = [d for d in arguments.all("device") if is_balloon(d.get("driver", ""))]
     reports = any(is_on(d.get("free-page-reporting", "off")) for d in balloons)
@@ -200,7 +200,7 @@ def _capabilities(arguments: Arguments) -> Capabilities:
         return Answer.of(seen or (None if arguments.unread else False))
 
     return Capabilities(
-        # A device that is seen may be changed by a file, too: [global].
+        # A file's [global] section may change the properties of a device on the command line, too.
         reports_pages=answer(seen=reports),
         balloon=answer(seen=bool(balloons)),
         deflate_on_oom=any(is_on(d.get("deflate-on-oom", "off")) for d in balloons),
@@ -211,7 +211,7 @@ def _capabilities(arguments: Arguments) -> Capabilities:
 
 
 def is_balloon(driver: str) -> bool:
-    """True for every spelling of the balloon device, whatever bus it is on."""
+    """Tell whether it is the balloon device, in any spelling and on any bus."""
     return driver.startswith("virtio-balloon")
 
 
@@ -222,7 +222,7 @@ def _channels(arguments: Arguments, own_path: Callable[[str], str], pid: int) ->
         if device.get("driver") == "virtserialport" and device.get("name") in kinds:
             address = listening_address(chardevs.get(device.get("chardev", ""), {}))
             if _is_socket(address):
-                yield Channel(kinds[device["name"]], path=_ours(address, own_path), pid=pid)
+                yield Channel(kinds[device["name"]], path=_host_address(address, own_path), pid=pid)
         elif device.get("driver", "").startswith("vhost-vsock"):
             cid = device.get("guest-cid", "")
             if cid.isascii() and cid.isdigit() and len(cid) <= 10:
@@ -230,27 +230,27 @@ def _channels(arguments: Arguments, own_path: Callable[[str], str], pid: int) ->
 
 
 def _is_socket(address: str) -> bool:
-    """Whether it is a unix socket's: a path, or `@name`. TCP's has a colon and no slash."""
+    """Tell whether it is a unix socket's address: a path, or `@name`. TCP's has a colon and no slash."""
     return bool(address) and (address[0] == "@" or "/" in address or ":" not in address)
 
 
-def _ours(address: str, own_path: Callable[[str], str]) -> str:
-    """An address as it is reached from here: an abstract name and TCP are alike everywhere."""
+def _host_address(address: str, own_path: Callable[[str], str]) -> str:
+    """Convert a path for use from the host; abstract names and TCP addresses stay as they are."""
     return own_path(address) if _is_socket(address) and address[0] != "@" else address
 
 
 def control_of(arguments: Arguments, own_path: Callable[[str], str]) -> str:
-    """The first QMP socket that listens: a path of ours, `@name`, or `host:port`; '' where none does."""
+    """Return the address of the first listening QMP socket: a path, `@name` or `host:port`; '' if none."""
     chardevs = arguments.by_id("chardev")
     for monitor in arguments.all("mon"):
         address = listening_address(chardevs.get(monitor.get("chardev", ""), {}))
         if monitor.get("mode") == "control" and address:
-            return _ours(address, own_path)
+            return _host_address(address, own_path)
     return ""
 
 
 def _blockers(arguments: Arguments, machine: Options) -> Iterator[str]:
-    """Why QEMU would silently keep pages that the guest reports (its ram_block_discard_disable)."""
+    """Yield why QEMU would silently not discard pages that the guest reports (ram_block_discard_disable)."""
     for device in arguments.all("device"):
         driver = device.get("driver", "")
         if driver.startswith(("vfio-", "vhost-vdpa")):
@@ -271,4 +271,4 @@ def _blockers(arguments: Arguments, machine: Options) -> Iterator[str]:
 
 def _notes(arguments: Arguments) -> Iterator[str]:
     if any(is_handed_over(chardev) for chardev in arguments.all("chardev")):
-        yield "a socket was handed over as a descriptor: libvirt or another manager holds it"
+        yield "QEMU inherited a socket as a descriptor: libvirt or another manager holds it"

@@ -1,6 +1,7 @@
-"""The grammar of QEMU's command line and of its -readconfig files. Pure: words in, options out.
+"""Parse QEMU's command line and its -readconfig files into options. Pure.
 
-A word is an option by its whole name, with one dash or two. Source: lookup_opt(), qemu_set_option() and
+An option is a whole name after one dash or two; names cannot be abbreviated. Source: lookup_opt(),
+qemu_set_option() and
 qemu_global_option() in system/vl.c, get_opt_name_value() in util/qemu-option.c, qemu_config_foreach() in
 util/qemu-config.c, qemu_chr_parse_compat() in chardev/char.c, qapi_bool_parse() in qapi/qapi-util.c.
 """
@@ -17,17 +18,17 @@ if TYPE_CHECKING:
 
 Options = dict[str, str]
 CONFIG_LIMIT_BYTES = 1 << 20
-"""The longest -readconfig file that is read; Incus' are below 20 KiB."""
+"""The longest -readconfig file that is read; those of Incus are below 20 KiB."""
 _CONFIGS_LIMIT = 16
-"""Files that one command line may name: each may be as long as CONFIG_LIMIT_BYTES."""
+"""Limit of the files that are read for one command line, each of up to CONFIG_LIMIT_BYTES."""
 _SECTIONS_LIMIT = 4096
 _PATH_LIMIT = 4096
-"""PATH_MAX: no file has a longer path, and a socket's is shorter by far."""
+"""PATH_MAX: no file has a longer path; a socket's path is much shorter."""
 _JSON_DEPTH_LIMIT = 8
 _JSON_NAME_LIMIT = 256
-"""A longer dotted name is no option; the names inside an object would each repeat it."""
+"""No option has a longer dotted name; each name inside a nested object repeats its prefix."""
 
-# Options that take no value; every other one takes the next word, whatever that is.
+# Options without a value; every other option takes the next word, whatever it is.
 _FLAGS = frozenset(
     {
         "h", "help", "version", "snapshot", "no-fd-bootchk", "no-acpi", "no-hpet", "nodefaults",
@@ -41,7 +42,7 @@ _FLAGS = frozenset(
         "show-cursor", "audio-help", "tdf", "xen-create",
     }
 )  # fmt: skip
-# Option -> its group, and the name of the group's first, nameless property.
+# Option -> its group, and the name that the group's first property has if it is given without a name.
 _GROUPS = {
     "m": ("memory", "size"), "machine": ("machine", "type"), "M": ("machine", "type"),
     "name": ("name", "guest"), "object": ("object", "qom-type"), "device": ("device", "driver"),
@@ -55,37 +56,39 @@ _INHERITED = frozenset(
         "chardev",
     }
 )  # fmt: skip
-"""What is read of a device, so that -global may set it: every device of a type gets a copy."""
+"""The device properties that -global can set and that are read here; each device gets its own copy."""
 _SECTION = re.compile(r'\[([^\s"\]]+)(?:\s+"([^"]*)")?\]')
 _SETTING = re.compile(r'\s*(\S+)\s*=\s*"([^"]*)"')
 
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """The options that matter, in order, each as (group, its properties).
+    """The relevant options in order, each as (group, properties).
 
-    `unread` says which parts of the configuration, that may have more of them, could not be read.
+    `unread` names the parts of the configuration that could not be read, and may have more options.
     """
 
     options: tuple[tuple[str, Options], ...]
     unread: tuple[str, ...] = ()
 
     def all(self, group: str) -> Iterator[Options]:
+        """Return the properties of each option of this group, in order."""
         return (properties for name, properties in self.options if name == group)
 
     def merged(self, group: str) -> Options:
-        """All uses of an option put together, as QEMU does for -machine and -m: the last one wins."""
+        """Merge all uses of an option, as QEMU does for -machine and -m: the last value wins."""
         result: Options = {}
         for properties in self.all(group):
             result.update(properties)
         return result
 
     def by_id(self, group: str) -> dict[str, Options]:
+        """Return the options of this group by their `id`."""
         return {properties.get("id", ""): properties for properties in self.all(group)}
 
 
 class _Given(list[tuple[str, Options]]):
-    """Options in order, each found again by its group and id: -set may come as often as they."""
+    """Options in order, with an index by group and id, because -set may occur as often as they."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +100,7 @@ class _Given(list[tuple[str, Options]]):
             self._by_id.setdefault((group, settings.get("id")), settings)
 
     def change(self, text: str) -> None:
-        """`-set group.id.name=value` changes an option that has been given; ids are unique."""
+        """Apply `-set group.id.name=value` to an option that was given before; ids are unique."""
         match = re.match(r"([^.]{1,63})\.([^.]{1,63})\.([^=]{1,63})=", text)
         settings = self._by_id.get((match[1], match[2])) if match else None
         if match and settings is not None:
@@ -107,9 +110,9 @@ class _Given(list[tuple[str, Options]]):
 def parse(
     words: tuple[str, ...], read_config: Callable[[str], str | None] = lambda _: None
 ) -> Arguments:
-    """Read a command line (without argv[0]). Options that say nothing of memory are passed over.
+    """Parse a command line without its argv[0]. Options that do not concern memory are ignored.
 
-    `read_config` gives a -readconfig file's text, or None where that cannot be had.
+    `read_config` returns a -readconfig file's text, or None if it cannot be read.
     """
     found = _Given()
     unread: dict[str, None] = {}
@@ -137,7 +140,7 @@ def parse(
 
 
 def _options(option: str, value: str, number: int) -> Iterable[tuple[str, Options]]:
-    """What one option with its value amounts to; nothing where it says nothing of memory."""
+    """Return the options that one option with its value stands for; none if it does not concern memory."""
     if option == "global":
         return [("global", global_of(value))]
     if option in ("qmp", "qmp-pretty"):
@@ -153,10 +156,10 @@ def _options(option: str, value: str, number: int) -> Iterable[tuple[str, Option
 
 
 def properties(text: str, implied: str) -> Options:
-    """`size=2G,slots=4` or QEMU's JSON form as a dict; JSON's nested objects have dotted names.
+    """Parse `size=2G,slots=4` or QEMU's JSON form into a dict; nested JSON objects get dotted names.
 
-    The first part without `=` is the value of `implied`; where there is no such name, and for later
-    parts, `name` is on and `noname` is off. Of a name that comes again the last value counts.
+    A first part without `=` is the value of `implied`. If `implied` is empty, and for later parts, `name`
+    means on and `noname` means off. If a name is repeated, its last value counts.
     """
     if text.startswith("{"):
         return _from_json(text)
@@ -173,7 +176,7 @@ def properties(text: str, implied: str) -> Options:
 
 
 def _split(text: str) -> Iterator[str]:
-    """Split at commas; a doubled comma is one that is meant."""
+    """Split at commas; a doubled comma stands for a literal one."""
     return (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
 
 
@@ -202,14 +205,15 @@ def _plain(value: object) -> str:
 
 
 def is_on(value: str) -> bool:
-    """QEMU's words for true."""
+    """Tell whether the value is one of QEMU's spellings of true."""
     return value in ("on", "yes", "true", "y")
 
 
 def config_sections(text: str | None) -> list[tuple[str, Options]] | None:
-    """The sections of a -readconfig file, in order, each with its id as `id`; None for none such.
+    """Parse a -readconfig file into its sections in order, each with its id as `id`; None if malformed.
 
-    What QEMU would refuse is refused: it does not run with such a file, so that this is another one.
+    A file that QEMU would refuse is refused: QEMU cannot have been started with it, so the file has
+    changed since.
     """
     if text is None or len(text) > CONFIG_LIMIT_BYTES:
         return None
@@ -231,7 +235,7 @@ def config_sections(text: str | None) -> list[tuple[str, Options]] | None:
 
 
 def global_of(text: str) -> Options:
-    """`driver.property=value`, or the long form with these three names."""
+    """Parse -global: `driver.property=value`, or the long form with these three names."""
     short = re.match(r"([^.=]{1,63})\.([^=]{1,63})=", text)
     if short:
         value = text[short.end() :]
@@ -240,7 +244,7 @@ def global_of(text: str) -> Options:
 
 
 def _monitor(text: str, number: int) -> list[tuple[str, Options]]:
-    """-qmp as the -chardev and -mon that QEMU makes of it."""
+    """Return the -chardev and -mon that -qmp stands for."""
     if text.startswith("chardev:"):
         return [("mon", {"chardev": text.removeprefix("chardev:"), "mode": "control"})]
     label = f"compat_monitor-{number}"
@@ -249,7 +253,7 @@ def _monitor(text: str, number: int) -> list[tuple[str, Options]]:
 
 
 def compat_chardev(text: str) -> Options:
-    """A character device in its old form, such as `unix:/run/q,server=on`; its options as -chardev's."""
+    """Parse a character device's old form, such as `unix:/run/q,server=on`, into options of -chardev."""
     kind, _, rest = text.removeprefix("mon:").partition(":")
     if kind == "unix":
         return {"backend": "socket", **properties(rest, "path")}
@@ -257,15 +261,15 @@ def compat_chardev(text: str) -> Options:
     if kind == "tcp" and tcp:
         more = properties(rest[tcp.end() :], "")
         return {"backend": "socket", "host": tcp[1].strip("[]"), "port": tcp[2], **more}
-    # stdio, pty, vc, telnet:, file:, … : nothing that speaks plain QMP at a socket.
+    # stdio, pty, vc, telnet:, file:, …: none of them is a socket with plain QMP.
     return {"backend": kind}
 
 
 def listening_address(chardev: Options) -> str:
-    """Where this character device listens: a path, `@name` (abstract), `host:port`, or ''.
+    """Return the address at which this character device listens: a path, `@name` (abstract), `host:port`.
 
-    A path is as QEMU was given it, or after `./` where it could be taken for one of the others. A socket
-    that was handed over as a descriptor has none.
+    A path is unchanged, or gets `./` in front if it could be mistaken for another form. The result is ''
+    if it does not listen, uses TLS, or is a descriptor that QEMU inherited.
     """
     get = _first(chardev)
     backend = get("backend", "backend.type")
@@ -290,12 +294,12 @@ def _first(options: Options) -> Callable[..., str]:
 
 
 def is_handed_over(chardev: Options) -> bool:
-    """Whether it is a socket that QEMU got from its parent, ready made."""
+    """Tell whether it is a socket that QEMU inherited from its parent."""
     return chardev.get("backend") == "socket" and "fd" in chardev
 
 
 def _with_globals(found: list[tuple[str, Options]]) -> Iterator[tuple[str, Options]]:
-    """Every -device with what -global sets of its type: below its own properties, the last one wins."""
+    """Apply -global to every -device of its type: a device's own properties win, then the last -global."""
     defaults: dict[str, Options] = {}
     for group, settings in found:
         if group == "global" and settings.get("property") in _INHERITED:
@@ -312,9 +316,9 @@ def _with_globals(found: list[tuple[str, Options]]) -> Iterator[tuple[str, Optio
 
 
 def _types(driver: str) -> tuple[str, ...]:
-    """The QOM types whose defaults a device takes, the weakest first.
+    """Return the QOM types whose defaults apply to a device, the weakest first.
 
-    A virtio device on a bus has the device proper inside, whose properties it passes on; the names
+    A virtio device on a bus contains the transport-independent device, and forwards its properties. Names
     without a bus are aliases (qdev_alias_table in system/qdev-monitor.c).
     """
     match = re.fullmatch(

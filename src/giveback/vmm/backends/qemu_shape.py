@@ -1,4 +1,4 @@
-"""What a QEMU is made of, by its monitor: it beats a command line, which others may have changed.
+"""Describe a VM's devices and memory by QEMU's monitor, which overrides the command line: a VM may change.
 
 Source: qapi/machine.json (query-memdev, query-memory-devices), qapi/char.json (query-chardev), qapi/qom.json;
 properties of virtio-balloon-device in hw/virtio/virtio-balloon.c, which each transport passes on.
@@ -42,14 +42,14 @@ _PORTS = {
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device that the VM has: its type and its QOM path."""
+    """A device of the VM: its type and its QOM path."""
 
     kind: str
     path: str
 
 
 async def devices(session: Monitor) -> tuple[Device, ...] | None:
-    """The devices that were given at the start or plugged in; None where the monitor does not say."""
+    """Return the devices configured at the start or plugged in; None if the monitor does not tell."""
     found: list[Device] = []
     for parent in _PARENTS:
         children = await session.ask("qom-list", path=parent)
@@ -64,14 +64,14 @@ async def devices(session: Monitor) -> tuple[Device, ...] | None:
 
 
 def balloon_of(listed: Sequence[Device] | None) -> str | None:
-    """The balloon's QOM path, whether or not it was given an id; None where there is none."""
+    """Return the balloon's QOM path, with or without an id of its own; None if there is none."""
     return next((d.path for d in listed or () if d.kind.startswith(_BALLOON)), None)
 
 
 async def with_balloon(
     session: Monitor, vm: VmDescription, listed: Sequence[Device] | None, negotiated: Answer
 ) -> VmDescription:
-    """The VM with the balloon that it has, and what that offers: -global, -set and files are in it."""
+    """Update the VM's balloon and its features; -global, -set and -readconfig files are then included."""
     if listed is None:
         return vm
     path = balloon_of(listed)
@@ -81,7 +81,7 @@ async def with_balloon(
         reports = await session.ask("qom-get", path=path, property="free-page-reporting")
         deflates = await session.ask("qom-get", path=path, property="deflate-on-oom")
     before = vm.capabilities
-    # QEMU before 5.1 has no such property.
+    # QEMU before 5.1 does not have this property.
     offered = Answer.of(reports) if isinstance(reports, bool) else before.reports_pages
     if path is None:
         offered = Answer.NO
@@ -105,7 +105,7 @@ async def with_unread(
     listed: Sequence[Device] | None,
     own_path: Callable[[str], str],
 ) -> VmDescription:
-    """The VM with all that a part of its configuration says which could not be read, if there is one."""
+    """Fill in by the monitor what a part of the configuration describes that could not be read, if any."""
     if not vm.unread or listed is None:
         return vm
     summary = await session.ask("query-memory-size-summary")
@@ -120,8 +120,8 @@ async def with_unread(
     ours = any(channel.kind is not ChannelKind.QEMU_GUEST_AGENT for channel in channels)
     plugged_bytes = amount(answers.node(summary).get("plugged-memory", 0)) or 0
     kind = await session.ask("qom-get", path="/machine", property="type")
-    told = await session.ask("query-name")
-    name = answers.text(answers.node(told), "name", _NAME_LIMIT)
+    answer = await session.ask("query-name")
+    name = answers.text(answers.node(answer), "name", _NAME_LIMIT)
     return replace(
         vm,
         name=name + vm.suffix if name and vm.name == f"pid-{vm.pid}{vm.suffix}" else vm.name,
@@ -139,7 +139,7 @@ async def with_unread(
 
 
 def base_blocks(backends: object, plugged: object, base_bytes: int) -> tuple[RamBlock, ...]:
-    """The blocks of `query-memdev` that are the VM's base memory; one of our own where none fits."""
+    """Return the blocks of `query-memdev` that are base memory; DEFAULT_BLOCK if their sizes do not fit."""
     hotplugged = {block.name for block in plugged_blocks(plugged, backends, ())}
     found = []
     for backend in (backends if isinstance(backends, list) else ())[:_CHILDREN_LIMIT]:
@@ -159,7 +159,7 @@ def base_blocks(backends: object, plugged: object, base_bytes: int) -> tuple[Ram
 def plugged_blocks(
     listed: object, backends: object, known: Sequence[RamBlock]
 ) -> tuple[RamBlock, ...]:
-    """The blocks of DIMMs and virtio-mem devices in `query-memory-devices` that are not `known`."""
+    """Return the blocks of DIMMs and virtio-mem devices in `query-memory-devices` that are not `known`."""
     shares = {
         answers.text(backend, "id"): answers.truth(backend, "share")
         for backend in (backends if isinstance(backends, list) else ())
@@ -183,7 +183,7 @@ def plugged_blocks(
 async def _channels(
     session: Monitor, listed: Sequence[Device], own_path: Callable[[str], str], pid: int
 ) -> tuple[Channel, ...]:
-    """The ways into the guest that its devices make."""
+    """Return the channels into the guest that its devices provide."""
     sockets = chardev_sockets(await session.ask("query-chardev"))
     found = []
     for device in listed:
@@ -202,7 +202,7 @@ async def _channels(
 
 
 def chardev_sockets(answer: object) -> dict[str, str]:
-    """By label, the unix sockets on which `query-chardev`'s devices listen, as QEMU sees them."""
+    """Return by label the unix sockets at which devices of `query-chardev` listen, as QEMU sees them."""
     found = {}
     for entry in (answer if isinstance(answer, list) else ())[:_CHILDREN_LIMIT]:
         words = answers.text(answers.node(entry), "filename", _PATH_LIMIT)
@@ -213,12 +213,12 @@ def chardev_sockets(answer: object) -> dict[str, str]:
 
 
 def closed_sockets(answer: object) -> tuple[str, ...]:
-    """The sockets of `query-chardev` whose other end nothing in the guest has opened (since QEMU 2.1)."""
+    """Return the sockets of `query-chardev` that no program in the guest has opened (since QEMU 2.1)."""
     entries = (answer if isinstance(answer, list) else ())[:_CHILDREN_LIMIT]
     closed = [e for e in entries if answers.node(e).get("frontend-open") is False]
     return tuple(chardev_sockets(closed).values())
 
 
 def plugged_socket(answer: object) -> str:
-    """The unix socket that `query-chardev` names for PLUGGED_CHARDEV; ''."""
+    """Return the path of the unix socket in `query-chardev` for PLUGGED_CHARDEV, or ''."""
     return chardev_sockets(answer).get(PLUGGED_CHARDEV, "")

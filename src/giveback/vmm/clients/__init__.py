@@ -1,1 +1,1 @@
-"""The protocols that VMMs speak, and reading their answers without trust."""
+"""Clients of VMMs' protocols; their answers are parsed as untrusted input."""

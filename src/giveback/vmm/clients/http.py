@@ -1,6 +1,6 @@
-"""HTTP over a unix socket, bounded in time and bytes: Cloud Hypervisor and Firecracker.
+"""HTTP over a unix socket, bounded in time and bytes, for Cloud Hypervisor and Firecracker.
 
-Firecracker serves few connections at once: one is opened per VM and closed after the last one.
+Firecracker serves few connections at once: a session opens one connection and closes it at its end.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 ANSWER_LIMIT_BYTES = 1 << 20
 _SESSION_BYTES = 24 << 20
-"""The most memory that the answers of one session take, with all that is made of them."""
+"""Limit of the memory for the answers of one session and the objects parsed from them."""
 _MEMORY = Budget(in_all=128 << 20, each=64 << 20)
-"""Of all open sessions, and of all with one user's VMMs."""
+"""The same for all open sessions, and for all sessions with the VMMs of one user."""
 _OK = 200
 _REFUSED = 400
 
 
 class VmmApi:
-    """An open connection to a VMM's HTTP API."""
+    """An open session with a VMM's HTTP API."""
 
     def __init__(self, pool: httpcore2.AsyncConnectionPool, path: str, account: Account) -> None:
         self._pool = pool
@@ -49,10 +49,10 @@ class VmmApi:
         self._account = account
 
     async def get(self, resource: str) -> object:
-        """The JSON of a 200 answer; None for any other status (no such device, not booted).
+        """Return the JSON of a 200 answer; None for any other status (no such device, not booted).
 
-        Raises VmError for an answer that is longer than ANSWER_LIMIT_BYTES, takes too much memory, or is
-        no JSON.
+        Raises VmError if the answer is longer than ANSWER_LIMIT_BYTES, needs too much memory, or is not
+        JSON.
         """
         status, body = await self._exchange("GET", resource)
         if status != _OK:
@@ -61,10 +61,10 @@ class VmmApi:
         try:
             return bounded_json.parse(body, ANSWER_LIMIT_BYTES)
         except ValueError as error:
-            raise VmError(f"{self._path}: {resource} answers what is {error}") from error
+            raise VmError(f"{self._path}: the answer to {resource} is {error}") from error
 
     async def send(self, method: str, resource: str, body: dict[str, object]) -> None:
-        """Change something. Raises VmError with the VMM's words where it refuses."""
+        """Send a request that changes something. Raises VmError with the VMM's message if it refuses."""
         status, answer = await self._exchange(method, resource, body)
         if status >= _REFUSED:
             words = escape_for_terminal(answer[:300].decode("utf-8", "replace"))
@@ -83,23 +83,26 @@ class VmmApi:
             async for chunk in response.aiter_stream():
                 answer += chunk
                 if len(answer) > ANSWER_LIMIT_BYTES:
-                    raise VmError(f"{self._path}: {resource} answers more than a MiB; not read on")
+                    raise VmError(
+                        f"{self._path}: the answer to {resource} is longer than "
+                        f"{ANSWER_LIMIT_BYTES >> 20} MiB; not read"
+                    )
         return response.status, bytes(answer)
 
     def _pay(self, amount_bytes: int, resource: str) -> None:
         if self._account.taken + amount_bytes > _SESSION_BYTES or not self._account.take(
             amount_bytes
         ):
-            raise VmError(f"{self._path}: {resource} answers what takes too much memory")
+            raise VmError(f"{self._path}: the answer to {resource} needs too much memory")
 
 
 @contextlib.asynccontextmanager
 async def api(path: str, pid: int, timeout_s: float) -> AsyncIterator[VmmApi]:
-    """Talk to the API at a unix socket's path, for at most `timeout_s` in all.
+    """Open a session with the API at a unix socket's path, for at most `timeout_s` in all.
 
-    The process `pid` must listen there itself. Raises VmError.
+    The process `pid` itself must listen there. Raises VmError if it does not answer.
     """
-    # Slow to import: `giveback --help` does not pay for it.
+    # Slow to import: `giveback --help` does not need it.
     import httpcore2  # noqa: PLC0415
 
     from giveback.vmm.clients.http_connection import OwnedSockets  # noqa: PLC0415
@@ -124,33 +127,37 @@ _GENERIC = frozenset(
         "sockets", "tmp", "user", "var", "vc", "vm", "vmm", "vms",
     }
 )  # fmt: skip
-"""What sockets and their directories are called that tell no two VMs apart."""
+"""Usual names of sockets and folders, which do not distinguish VMs."""
 
 
 def name_of_socket(path: str) -> str:
-    """The nearest to a name that an API socket's path has: /run/vc/vm/ID/clh-api.sock is ID's. ''."""
+    """Return the last part of an API socket's path that distinguishes VMs; '' if there is none.
+
+    For /run/vc/vm/ID/clh-api.sock it is ID.
+    """
     place = re.sub(r"^/run/user/\d+/", "/", path)
     stems = [part.removesuffix(".sock").removesuffix(".socket") for part in place.split("/")]
     return next((stem for stem in reversed(stems) if stem not in _GENERIC), "")
 
 
 class HttpBackend:
-    """A VMM whose every VM is a process with an HTTP API: what its backends have in common."""
+    """The common part of backends whose VMs are processes with an HTTP API each."""
 
     name: str
     layout_taints = False
     without_socket: str
-    """How a VM was started that has no API, for the user."""
+    """The option that starts a VM without an API, as shown to the user."""
 
     def __init__(self, root: str = "/") -> None:
         self._root = root
 
     @staticmethod
     def _vmm_of(process: Process) -> str:
-        """Which VMM the process runs."""
+        """Return the name of the VMM that the process runs, or ''."""
         raise NotImplementedError
 
     def recognise(self, process: Process) -> VmDescription | None:
+        """Implement `Backend`."""
         if self._vmm_of(process) != self.name:
             return None
         vm = self._describe(process, partial(own_path, self._root, process.pid))
@@ -159,9 +166,10 @@ class HttpBackend:
     async def inspect(
         self, vm: VmDescription, *, layout: bool = False, timeout_s: float = 2.0
     ) -> VmState:
+        """Implement `Backend`."""
         del layout
         if not vm.control:
-            why = f"started {self.without_socket}: there is nothing to ask"
+            why = f"the VM was started {self.without_socket}: it has no API to ask"
             return VmState(problems=(why, *vm.unread))
         try:
             async with api(vm.control, vm.pid, timeout_s) as session:
@@ -169,9 +177,11 @@ class HttpBackend:
         except VmError as error:
             return VmState(problems=(str(error), *vm.unread))
 
-    def _describe(self, process: Process, ours: Callable[[str], str]) -> VmDescription:
-        """What the command line tells; `ours` makes its paths ours."""
+    def _describe(self, process: Process, host_path: Callable[[str], str]) -> VmDescription:
+        """Describe the VM by its command line; `host_path` converts the process's paths to the host's."""
         raise NotImplementedError
 
-    async def _ask(self, session: VmmApi, vm: VmDescription, ours: Callable[[str], str]) -> VmState:
+    async def _ask(
+        self, session: VmmApi, vm: VmDescription, host_path: Callable[[str], str]
+    ) -> VmState:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""HTTP over sockets that `owned.connect` has connected: httpcore would open a stranger's path itself."""
+"""HTTP over sockets connected by `owned.connect`: httpcore itself would open any path of a stranger."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class OwnedSockets(httpcore2.AsyncNetworkBackend):
-    """Connects to the HTTP API of one process, whatever host a URL names."""
+    """A network backend that connects to the HTTP API of one process, whatever host the URL has."""
 
     def __init__(self, path: str, pid: int) -> None:
         self._path = path
@@ -29,7 +29,7 @@ class OwnedSockets(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[object] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        """Return a stream of the process's own socket. Raises VmError where it does not listen there."""
+        """Return a stream to the process's own socket. Raises VmError if it does not listen there."""
         del host, port, timeout, local_address, socket_options
         connection = await owned.connect(self._path, self._pid)
         try:
@@ -40,7 +40,7 @@ class OwnedSockets(httpcore2.AsyncNetworkBackend):
 
 
 class _Stream(httpcore2.AsyncNetworkStream):
-    """An asyncio stream behind httpcore's interface, whose `timeout` is left to the caller's own."""
+    """An asyncio stream with httpcore's interface. `timeout` is ignored: the caller has its own."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -64,8 +64,8 @@ class _Stream(httpcore2.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> httpcore2.AsyncNetworkStream:
-        raise NotImplementedError("the APIs of VMMs speak no TLS")
+        raise NotImplementedError("the APIs of VMMs do not use TLS")
 
     def get_extra_info(self, info: str) -> object:
-        # "is_readable" asks whether an idle connection was closed by the other side.
+        # "is_readable" asks whether the peer has closed an idle connection.
         return self._reader.at_eof() if info == "is_readable" else None

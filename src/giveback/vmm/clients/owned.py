@@ -1,14 +1,14 @@
-"""Connect to the sockets of a VM's own process, and to no others.
+"""Connect to sockets of a VM's own process, and to no others.
 
-A command line is any text: a stranger's may name the monitor of another user's VM, or a database. So
-before a connection is made, the socket that listens at an address must be among the descriptors of the
-process that named it. The file is opened within that process's root and connected to by its descriptor,
-so nothing can be put in its place meanwhile: a file is bound to one socket at most, for ever.
+A command line may have any text: a stranger's may name the monitor of another user's VM, or a database.
+So before a connection is made, the socket that listens at an address must be among the descriptors of
+the process that names it. The file is opened within that process's root, and connected to by its
+descriptor, so that it cannot be replaced in between: a socket's file is bound once, to one socket.
 
-The kernel lists the sockets of our network namespace. Where the VM has another, or a file system whose
-device numbers differ inside the kernel (btrfs), the file must belong to the process's user, and the
-connection must have been accepted by the process itself before a byte is written. SO_PEERCRED would not
-do: it tells who called listen(), and libvirt hands QEMU sockets that it has opened itself.
+The kernel lists the sockets of our network namespace. If the VM has another namespace, or a file system
+whose device numbers differ inside the kernel (btrfs), the file must belong to the process's user, and the
+process itself must have accepted the connection before a byte is written. SO_PEERCRED is not sufficient:
+it identifies the process that called listen(), and libvirt passes QEMU sockets that it opened itself.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from giveback.host.sockets.sock_diag import TcpListener, UnixSocket
 
 SOCKETS_LIMIT = 1024
-"""Sockets of one process that are read; a VMM listens at some of its first ones."""
+"""The number of sockets of one process that are read; a VMM's listening sockets are among its first."""
 _VSOCK_DEVICE = "/dev/vhost-vsock"
 _ACCEPTED_POLLS = 50
 _AGAIN_S = 0.02
@@ -44,11 +44,11 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared with
 
 
 async def connect(address: str, pid: int) -> socket.socket:
-    """Return a connected, non-blocking socket of the process `pid`, for the caller to close.
+    """Return a non-blocking socket that is connected to the process `pid`; the caller closes it.
 
-    `address` is a path (as `own_path` makes it, or as the process sees it), `@name` or `host:port`. A reader
-    process connects to a path: it may lead to a stranger's file system that never answers. Raises VmError
-    where the process does not listen there, with what to do.
+    `address` is a path (from `own_path`, or as the process sees it), `@name` or `host:port`. A reader
+    process connects to a path, which may lead to a stranger's file system that never answers. Raises
+    VmError with the remedy if the process does not listen there.
     """
     try:
         if address.startswith("@"):
@@ -64,9 +64,9 @@ async def connect(address: str, pid: int) -> socket.socket:
 
 
 def check_vsock(cid: int, pid: int) -> None:
-    """Raise VmError unless the process has the kernel's vsock device, without which no guest has a CID.
+    """Raise VmError unless the process has the kernel's vsock device open, which a guest's CID needs.
 
-    Which CID it has set the kernel does not tell.
+    The kernel does not tell which CID the process has set.
     """
     try:
         has_device = descriptors.has_file("/", pid, _VSOCK_DEVICE)
@@ -74,24 +74,24 @@ def check_vsock(cid: int, pid: int) -> None:
         raise VmError(f"vsock {cid}: {reason(error)}") from error
     if not has_device:
         raise VmError(
-            f"vsock {cid}: process {pid} does not have {_VSOCK_DEVICE} open: no guest of its own is there"
+            f"vsock {cid}: process {pid} does not have {_VSOCK_DEVICE} open: the CID is not its guest's"
         )
 
 
 async def _connect_path(address: str, pid: int) -> tuple[socket.socket, bool]:
-    """Let a reader process connect; return the socket, and whether the process was shown to listen there."""
+    """Let a reader process connect; return the socket, and whether the process is proven to listen there."""
     found = await pool.shared().call(connect_to_file, address, pid, pid=pid, limits=SHORT)
     match found:
         case (socket.socket() as connection, bool(is_proven)):
             connection.setblocking(False)
             return connection, is_proven
-    raise VmError(f"{escape_for_terminal(address)}: its reader brought no connection")
+    raise VmError(f"{escape_for_terminal(address)}: its reader returned no connection")
 
 
 async def file_of(address: str, pid: int) -> FileId | None:
-    """Return the file that a socket's path names within the process's root; None where that is not known.
+    """Return the identity of the file at a socket's path within the process's root; None if unknown.
 
-    A reader process opens it: as for `connect`, the path may lead to a file system that never answers.
+    A reader process opens it: as in `connect`, the path may lead to a file system that never answers.
     """
     try:
         found = await pool.shared().call(unix_sockets.file_of, address, pid=pid, limits=SHORT)
@@ -101,19 +101,16 @@ async def file_of(address: str, pid: int) -> FileId | None:
 
 
 async def is_queued(address: str, pid: int) -> bool:
-    """Whether a client of the socket at `address` waits behind another one that is served.
-
-    False where it cannot be told.
-    """
+    """Tell whether a client of the socket at `address` waits while another is served; False if unknown."""
     file = await file_of(address, pid)
     return file is not None and unix_sockets.read().has_waiting(file)
 
 
 def connect_to_file(address: str, pid: int) -> tuple[socket.socket, bool]:
-    """Connect to a socket's file; what a reader process does, since any step of it may hang.
+    """Connect to a socket's file. Runs in a reader process, because any step of it may hang.
 
-    Returns the connected socket, and whether the process was shown to listen there; else the caller waits
-    until the process itself has accepted, and writes nothing before. Raises VmError.
+    Returns the connected socket, and whether the process is proven to listen there. If it is not, the
+    caller must wait until the process itself has accepted, and write nothing before. Raises VmError.
     """
     try:
         place = _pin(address, pid)
@@ -127,24 +124,24 @@ def connect_to_file(address: str, pid: int) -> tuple[socket.socket, bool]:
 
 
 def _pin(address: str, pid: int) -> int:
-    """An O_PATH descriptor of the socket's file, within the process's root. Raises VmError, OSError."""
+    """Open the socket's file with O_PATH within the process's root. Raises VmError, OSError."""
     owner, path = own_root.named_by(address) or (pid, address)
     if owner != pid:
-        raise VmError(f"{escape_for_terminal(address)}: a path of another process than {pid}")
+        raise VmError(f"{escape_for_terminal(address)}: a path of a process other than {pid}")
     try:
         place = own_root.open_within("/", pid, path)
     except ValueError as error:
-        raise VmError(f"{escape_for_terminal(address)}: no socket can be called so") from error
+        raise VmError(f"{escape_for_terminal(address)}: not a valid file name") from error
     if not stat.S_ISSOCK(os.fstat(place).st_mode):
         os.close(place)
-        raise VmError(f"{escape_for_terminal(address)}: no socket is there")
+        raise VmError(f"{escape_for_terminal(address)}: this file is not a socket")
     return place
 
 
 def _is_proven(address: str, place: int, pid: int) -> bool:
-    """True where the process listens at this file; False where only a connection can show it.
+    """Return True if the process listens at this file, and False if only a connection can prove it.
 
-    Raises VmError where it does not, OSError where its descriptors cannot be read.
+    Raises VmError if it does not listen there, and OSError if its descriptors cannot be read.
     """
     status = os.fstat(place)
     file = FileId.of(status)
@@ -163,13 +160,13 @@ def _is_proven(address: str, place: int, pid: int) -> bool:
 
 def _not_its_own(address: str, pid: int) -> VmError:
     return VmError(
-        f"{escape_for_terminal(address)}: process {pid} does not listen there, and nothing is sent to a "
-        "socket that is not the VM's own; was its socket deleted, or moved?"
+        f"{escape_for_terminal(address)}: process {pid} does not listen there, and giveback uses only the "
+        "VM's own sockets; was its socket deleted or moved?"
     )
 
 
 def listening(pid: int) -> Iterator[UnixSocket]:
-    """Yield the unix sockets of our network namespace at which the process listens.
+    """Return the unix sockets of our network namespace at which the process listens.
 
     Raises VmError, OSError.
     """
@@ -184,7 +181,7 @@ def _is_in_our_network(pid: int) -> bool:
 
 
 async def _wait_until_accepted(address: str, connection: socket.socket, pid: int) -> None:
-    """Wait until the process itself has the other end. Closes the connection and raises VmError if not."""
+    """Wait until the process itself has the other end; else close the connection and raise VmError."""
     own = os.fstat(connection.fileno()).st_ino
     try:
         for _ in range(_ACCEPTED_POLLS):
@@ -203,13 +200,13 @@ async def _wait_until_accepted(address: str, connection: socket.socket, pid: int
 
 
 def _connect_abstract(address: str, pid: int) -> socket.socket:
-    """`@name`: with the length that it has, or filled up with NULs as QEMU's tight=off is."""
+    """Connect to `@name`: either its plain length, or padded with NULs as by QEMU's tight=off."""
     name = b"\0" + os.fsencode(address[1:])
     own = [one for one in listening(pid) if one.name == name or one.name == name.ljust(108, b"\0")]
     if not own:
         raise _not_its_own(address, pid)
     connection = connected(own[0].name)
-    # Unlike a file, a name can be bound again: that it was the process's all the time is checked after.
+    # Unlike a file, a name can be bound again: check afterwards that it was the process's all the time.
     if own[0].inode not in {one.inode for one in listening(pid)}:
         connection.close()
         raise _not_its_own(address, pid)
@@ -217,10 +214,10 @@ def _connect_abstract(address: str, pid: int) -> socket.socket:
 
 
 async def _connect_tcp(address: str, pid: int) -> socket.socket:
-    """`host:port`, where the process listens: no name is resolved, and no other host is reached."""
+    """Connect to the port of `host:port`, if the process listens at it, without resolving the host."""
     port = address.rpartition(":")[2]
     if not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 1 << 16):
-        raise VmError(f"{escape_for_terminal(address)}: neither a socket's path nor host:port")
+        raise VmError(f"{escape_for_terminal(address)}: neither a path nor host:port")
     own = _tcp_listener(int(port), pid)
     if own is None:
         raise _not_its_own(address, pid)
@@ -239,7 +236,7 @@ async def _connect_tcp(address: str, pid: int) -> socket.socket:
 
 
 def _tcp_listener(port: int, pid: int) -> TcpListener | None:
-    """The socket at which the process listens at this port; None for no such. Raises VmError, OSError."""
+    """Return the process's listening socket of this TCP port, or None. Raises VmError, OSError."""
     for listener in sock_diag.tcp_listeners():
         if listener.port == port and descriptors.has_socket("/", pid, listener.inode):
             return listener

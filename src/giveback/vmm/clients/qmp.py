@@ -1,7 +1,7 @@
-"""A QMP conversation that is bounded in time and bytes, whatever answers at the other end.
+"""QMP sessions that are bounded in time and bytes, whatever program answers.
 
-QEMU's monitor serves one client at a time: a second one is let into the queue and hears nothing
-until the first leaves, so silence most often means that libvirt or another manager is connected.
+QEMU's monitor serves one client at a time. A second one is queued and receives nothing until the first
+leaves: if no answer comes, libvirt or another manager is usually connected.
 """
 
 from __future__ import annotations
@@ -25,47 +25,47 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 LINE_LIMIT_BYTES = bounded_json.BYTES_LIMIT
-"""The longest answer that is taken."""
+"""The longest accepted answer."""
 _BUFFER_BYTES = 3 * LINE_LIMIT_BYTES
-"""What a session may hold unread: asyncio stops reading at twice the limit, with what comes at once."""
+"""Unread bytes that a session may buffer: asyncio stops reading at twice the limit, plus one read."""
 _SESSION_BYTES = 32 << 20
-"""The most memory that the answers of one session take, with all that is made of them."""
+"""Limit of the memory for the answers of one session and the objects parsed from them."""
 _MEMORY_OF_A_USER_BYTES = 96 << 20
 _MEMORY = Budget(in_all=2 * _MEMORY_OF_A_USER_BYTES, each=_MEMORY_OF_A_USER_BYTES)
-"""Of all open sessions, and of all with one user's monitors."""
+"""The same for all open sessions, and for all sessions with the monitors of one user."""
 _READ_LIMIT_BYTES = 16 << 20
-"""In one session, with events that are dropped: it lasts for a few seconds."""
+"""Limit of the bytes read in one session, dropped events included; a session lasts a few seconds."""
 _LINES_LIMIT = 1 << 16
 _LINES_A_TURN = 128
-"""After so many lines other sessions have their turn: reading what has come already does not wait."""
+"""Lines after which other tasks get a turn: reading buffered lines never yields by itself."""
 _GOODBYE_S = 1.0
 _HELD_AFTER_S = 1.0
-"""A monitor whose queue we are still in after this is another program's, and not only for some questions."""
+"""If we are still queued after this, another program holds the monitor for longer than a few requests."""
 
 
 _EVENT = re.compile(rb'\s*\{\s*"(?:timestamp|event)"\s*:')
 _OUR_ID = b"__qmp#"
-"""How qemu.qmp numbers what it asks; QEMU answers with the same number."""
+"""The prefix of qemu.qmp's request ids; QEMU's answer repeats the id."""
 _ERROR = re.compile(rb'\s*\{\s*"error"\s*:')
 
 
 class _TooMuchError(QMPError):
-    """What answers sends more than a monitor has to say."""
+    """The peer sent more than any monitor needs to."""
 
 
 class _Client(QMPClient):
-    """Bounded, and without qemu.qmp's debug log, for which it formats every message, asked for or not.
+    """A client with limits, and without qemu.qmp's debug log, which formats every message even if unused.
 
-    What is no answer to a question of ours (an event, above all) is dropped before it is parsed: qemu.qmp
-    would keep each event for a listener. Reads `-qmp-pretty`, too, whose messages take many lines: the
-    last one is a brace alone.
+    A message that does not answer our request, such as an event, is dropped before it is parsed: qemu.qmp
+    would queue each event for a listener. It also reads `-qmp-pretty`, whose messages have many lines: the
+    last one is a single brace.
     """
 
     def __init__(self) -> None:
         super().__init__(readbuflen=LINE_LIMIT_BYTES)
         self.account: Account | None = None
         self.too_much = ""
-        """Why the session was ended, in words; "" where it was not for too much."""
+        """The exceeded limit that ended the session; "" if none was."""
         self._read_bytes = self._lines = 0
 
     async def _do_recv(self) -> Message:
@@ -79,19 +79,19 @@ class _Client(QMPClient):
             except ValueError as error:
                 self._refuse(f"an answer is {error}")
             if not isinstance(said, dict):
-                self._refuse("an answer is no JSON object")
+                self._refuse("an answer is not a JSON object")
             if self._is_expected(said):
                 return Message(said, eager=False)
 
     def _may_be_answer(self, text: bytes) -> bool:
-        """Whether it greets, or answers what we asked: told by the line itself, without parsing it."""
+        """Tell, without parsing it, whether the line may be the greeting or an answer to our request."""
         if self.runstate is not Runstate.RUNNING:
-            # The greeting, and the answer to `qmp_capabilities`, which has no number.
+            # The greeting, and the answer to `qmp_capabilities`, which has no id.
             return bool(text.strip()) and _EVENT.match(text) is None
         return _OUR_ID in text or _ERROR.match(text) is not None
 
     def _is_expected(self, said: dict[str, object]) -> bool:
-        """Whether somebody waits for it; qemu.qmp would log each that nobody does."""
+        """Tell whether a request waits for it; qemu.qmp would log each message without a request."""
         if "event" in said:
             return False
         if self.runstate is not Runstate.RUNNING or "id" not in said:
@@ -121,7 +121,7 @@ class _Client(QMPClient):
         try:
             line = await super()._readline()
         except ValueError:
-            # asyncio's StreamReader, of a line that passes its limit.
+            # From asyncio's StreamReader, for a line longer than its limit.
             self._refuse(f"a message is longer than {LINE_LIMIT_BYTES >> 10} KiB")
         self._read_bytes += len(line)
         if self._read_bytes > _READ_LIMIT_BYTES:
@@ -133,9 +133,9 @@ class _Client(QMPClient):
         if account is None:
             return
         if account.taken + amount_bytes > _SESSION_BYTES:
-            self._refuse("its answers take too much memory")
+            self._refuse("its answers need too much memory")
         if not account.take(amount_bytes):
-            self._refuse("the answers of all monitors take too much memory at once")
+            self._refuse("the answers of all monitors together need too much memory")
 
     def _refuse(self, why: str) -> NoReturn:
         self.too_much = why
@@ -149,21 +149,21 @@ class _Client(QMPClient):
 
 
 class Monitor:
-    """An open QMP session: `ask` one question at a time."""
+    """An open QMP session; it takes one request at a time."""
 
     def __init__(self, client: QMPClient, address: str = "") -> None:
         self._client = client
         self._address = address
 
     async def ask(self, command: str, **arguments: object) -> object:
-        """The answer to a command, or None where this QEMU knows no such thing or refuses it."""
+        """Return the answer to a query; None if this QEMU does not have the command, or refuses it."""
         try:
             return await self._client.execute(command, arguments or None)
         except ExecuteError:
             return None
 
     async def execute(self, command: str, **arguments: object) -> object:
-        """Carry a command out. Raises VmError with QEMU's words where it refuses."""
+        """Execute a command and return its answer. Raises VmError with QEMU's message if it refuses."""
         try:
             return await self._client.execute(command, arguments or None)
         except ExecuteError as error:
@@ -171,7 +171,7 @@ class Monitor:
             raise VmError(f"{self._address}: QEMU refuses {command}: {words}") from error
 
     async def ask_human(self, line: str) -> str:
-        """The text that a human-monitor command prints, or ''."""
+        """Return the text that a human-monitor command prints, or ''."""
         answer = await self.ask("human-monitor-command", **{"command-line": line})
         return answer.replace("\r\n", "\n") if isinstance(answer, str) else ""
 
@@ -180,8 +180,7 @@ class Monitor:
 async def monitor(address: str, pid: int, timeout_s: float) -> AsyncIterator[Monitor]:
     """Open a session at a unix socket's path, `@name` or `host:port`, for at most `timeout_s` in all.
 
-    The process `pid` must listen there itself. Raises VmError, whose text says what is wrong with the
-    socket and what to do.
+    The process `pid` itself must listen there. Raises VmError that says what is wrong and what to do.
     """
     client = _Client()
     try:
@@ -193,10 +192,10 @@ async def monitor(address: str, pid: int, timeout_s: float) -> AsyncIterator[Mon
     except ConnectError as error:
         raise VmError(f"{address}: {client.too_much or _cause(error)}") from error
     except QMPError as error:
-        why = client.too_much or f"what answers is no QMP: {str(error)[:200]}"
+        why = client.too_much or f"the answer is not QMP: {str(error)[:200]}"
         raise VmError(f"{address}: {why}") from error
     except EOFError as error:
-        raise VmError(f"{address}: QEMU hung up; it may have ended") from error
+        raise VmError(f"{address}: QEMU closed the connection; it may have ended") from error
     except OSError as error:
         raise VmError(f"{address}: {reason(error)}") from error
     finally:
@@ -214,11 +213,11 @@ def _silent(address: str, waited_s: float) -> str:
 
 
 async def _connect_unless_held(client: _Client, address: str, pid: int) -> None:
-    """Connect; where another client is served and we wait behind it, give up early. Raises VmError."""
+    """Connect; give up early if we are queued behind another client. Raises VmError."""
     client.account = Account(_MEMORY, owner_of(read_uid("/", pid)))
     if not client.account.take(_BUFFER_BYTES):
         raise VmError(
-            f"{address}: too many monitors of this user are asked at once; tried again later"
+            f"{address}: too many monitors of this user are asked at once; try again later"
         )
     connection = await owned.connect(address, pid)
     connecting = asyncio.ensure_future(_greet(client, connection))
@@ -238,7 +237,7 @@ async def _greet(client: QMPClient, connection: socket.socket) -> None:
     try:
         await client.connect(connection)
     except AssertionError as error:
-        # qemu.qmp takes it for granted that who has greeted is still there.
+        # qemu.qmp asserts that the peer is still connected after its greeting.
         raise EOFError from error
 
 
@@ -246,5 +245,5 @@ def _cause(error: ConnectError) -> str:
     if isinstance(error.exc, OSError):
         return reason(error.exc)
     if isinstance(error.exc, EOFError):
-        return "QEMU hung up; it may have ended"
-    return f"what answers is no QMP: {str(error.exc)[:200]}"
+        return "QEMU closed the connection; it may have ended"
+    return f"the answer is not QMP: {str(error.exc)[:200]}"

@@ -1,4 +1,4 @@
-"""Unix sockets of any path length, opened without waiting."""
+"""Unix sockets with paths of any length, connected without blocking."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SUN_PATH_BYTES = 107
 
 
 def connect_unix(path: str) -> socket.socket:
-    """Return a connected, non-blocking stream socket. Raises VmError that says what to do.
+    """Return a connected, non-blocking stream socket. Raises VmError with the remedy.
 
-    A path longer than the kernel's 107 bytes is reached through its directory's descriptor.
+    A path longer than the kernel's 107 bytes is reached through its folder's descriptor.
     """
     try:
         with short_path(path) as reachable:
@@ -29,14 +29,14 @@ def connect_unix(path: str) -> socket.socket:
     except OSError as error:
         raise VmError(f"{path}: {reason(error)}") from error
     except ValueError as error:
-        # It may hold a NUL, or a surrogate that no file name can have.
-        raise VmError(f"{escape_for_terminal(path)}: no socket can be called so") from error
+        # The path has a NUL, or a surrogate that a file name cannot have.
+        raise VmError(f"{escape_for_terminal(path)}: not a valid file name") from error
 
 
 def connected(path: str | bytes) -> socket.socket:
-    """Return a non-blocking stream socket that is connected to a path, or to an abstract name in bytes.
+    """Return a non-blocking stream socket connected to a path, or to an abstract name given as bytes.
 
-    Raises OSError, and ValueError for text that is not a file name.
+    Raises OSError, and ValueError if the text is not a valid file name.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     connection.setblocking(False)
@@ -50,9 +50,9 @@ def connected(path: str | bytes) -> socket.socket:
 
 @contextlib.contextmanager
 def short_path(path: str) -> Iterator[str]:
-    """`path`, or while the context lasts a shorter way to it.
+    """Yield `path`, or a shorter path to the same file that is valid within the context.
 
-    Raises OSError, and ValueError for text that is no file name at all.
+    Raises OSError, and ValueError if the text is not a valid file name.
     """
     if len(os.fsencode(path)) <= _SUN_PATH_BYTES:
         yield path
@@ -66,26 +66,29 @@ def short_path(path: str) -> Iterator[str]:
 
 
 def reason(error: OSError) -> str:
-    """What is wrong with a socket, and what to do about it."""
+    """Return the text of an error: what is wrong with a socket, and what to do about it."""
     if isinstance(error, PermissionError):
-        return "no right to open it; run as root or as the VM's own user"
+        return "no permission to open it; run as root or as the VM's own user"
     if isinstance(error, (FileNotFoundError, ProcessLookupError)):
         return "no such socket; was it deleted, or has the VM ended?"
     if isinstance(error, ConnectionRefusedError):
-        return "nobody listens there any more"
+        return "no program listens there any more"
     if isinstance(error, BlockingIOError):
-        return "its queue of waiting clients is full; another program holds it"
+        return "its queue of waiting clients is full: another program holds it"
     return error.strerror or str(error)
 
 
 def remove_stale(path: str) -> None:
-    """Raises InputError for a socket that answers, or something that is no socket; OSError."""
+    """Delete a socket's file that no process listens at.
+
+    Raises InputError if a process answers or the file is not a socket, and OSError.
+    """
     try:
         found = Path(path).lstat()
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise InputError(f"{path}: there is a file that is no socket; move it away")
+        raise InputError(f"{path}: this file is not a socket; move it away")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
@@ -94,7 +97,7 @@ def remove_stale(path: str) -> None:
             Path(path).unlink(missing_ok=True)
             return
         except (BlockingIOError, TimeoutError):
-            pass  # A queue that is full is a living one's.
+            pass  # Only a live listener has a full queue.
     raise InputError(
-        f"{path}: another daemon answers here; stop it, or name a socket in another folder"
+        f"{path}: another daemon answers here; stop it, or choose a socket in another folder"
     )

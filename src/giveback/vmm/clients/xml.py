@@ -1,8 +1,8 @@
-"""Foreign XML, read without trust: everything that XML 1.0 allows but a document type.
+"""Parse untrusted XML: all of XML 1.0 except a document type.
 
-Only a document type can declare entities, hence expand or fetch something. expat itself says when one
-begins, so that CDATA, comments, `<!` in text and processing instructions are none. Source: Python's
-xml.parsers.expat, "XML vulnerabilities"; libvirt.org/formatdomain.html (metadata is free XML).
+Only a document type can declare entities, which expand or fetch something. expat itself reports the start
+of one, so that CDATA, comments, `<!` in text and processing instructions are not mistaken for it. Source:
+Python's xml.parsers.expat, "XML vulnerabilities"; libvirt.org/formatdomain.html (metadata is free XML).
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from xml.parsers.expat import XMLParserType
 
 LIMIT_BYTES = 4 << 20
-"""libvirt's own limit of a text that it sends (REMOTE_STRING_MAX)."""
+"""libvirt's own limit for a text that it sends (REMOTE_STRING_MAX)."""
 DEPTH_LIMIT = 200
-"""Levels of elements; libvirt's own have about eight."""
+"""Limit of nested elements; libvirt's own XML has about eight levels."""
 
 
 class _RefusedError(Exception):
-    """What is well-formed, and is not read."""
+    """The document is well-formed XML but not allowed here."""
 
 
 def parse(text: str, what: str = "libvirt's XML") -> ET.Element:
-    """Return the root of a document. Names stay as they are written, prefixes and all.
+    """Return the root element of a document. Names keep their prefixes as written.
 
-    Comments and processing instructions below the root are kept, so that what is changed and written
-    again has them. Raises VmError that says what `what` is not: XML, short enough, without a DTD.
+    Comments and processing instructions below the root are kept, so that they survive a change of the
+    document. Raises VmError, which calls the document `what`, if it is not XML, too long, or has a DTD.
     """
     from xml.parsers import expat  # noqa: PLC0415
 
     data = text.encode("utf-8", "surrogatepass")
     if len(data) > LIMIT_BYTES:
         raise VmError(f"{what} is longer than {LIMIT_BYTES >> 20} MiB; not read")
-    # The text is decoded already: an encoding in its declaration counts for nothing.
+    # The text is decoded already: an encoding in its declaration is ignored.
     parser = expat.ParserCreate("utf-8")
     parser.buffer_text = True
     builder = _Builder(parser)
@@ -50,7 +50,7 @@ def parse(text: str, what: str = "libvirt's XML") -> ET.Element:
 
 
 class _Builder:
-    """Joins a parser to a TreeBuilder, and refuses what may not be."""
+    """A connection of a parser to a TreeBuilder, which refuses what is not allowed."""
 
     def __init__(self, parser: XMLParserType) -> None:
         from xml.etree import ElementTree as ET  # noqa: PLC0415

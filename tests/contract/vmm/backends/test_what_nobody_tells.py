@@ -46,7 +46,7 @@ def test_kata_s_cloud_hypervisor(tmp_path: Path, capsys: pytest.CaptureFixture[s
     for vm in seen.values():
         assert vm["ram_bytes"] is None
         assert vm["reporting"] == "?"
-        assert any("made through the API" in p for p in vm["problems"])  # type: ignore[attr-defined]
+        assert any("created through the API" in p for p in vm["problems"])  # type: ignore[attr-defined]
     (line,) = (line for line in table.splitlines() if pods[0][:20] in line and "cloud-" in line)
     assert " ? " in line
     assert "no balloon device" not in json.dumps(found)

@@ -42,7 +42,7 @@ def test_what_is_small_is_read_as_it_is_and_no_element_is_missed(
     try:
         expected = json.loads(text)
     except ValueError:
-        with pytest.raises(ValueError, match=r"^no JSON$"):
+        with pytest.raises(ValueError, match=r"^not JSON$"):
             parse(text)
     else:
         assert parse(text) == expected
@@ -53,7 +53,7 @@ def test_garbage_is_a_value_or_one_kind_of_error(text: bytes) -> None:
     try:
         parse(text)
     except ValueError as error:
-        assert str(error) == "no JSON"  # noqa: PT017  # whether it is one depends on the bytes
+        assert str(error) == "not JSON"  # noqa: PT017  # whether it is one depends on the bytes
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,10 @@ def test_garbage_is_a_value_or_one_kind_of_error(text: bytes) -> None:
             b"[" * (DEPTH_LIMIT + 1) + b"]" * (DEPTH_LIMIT + 1),
             f"nested more than {DEPTH_LIMIT} deep",
         ),
-        (b"[" * DEPTH_LIMIT + b"1]" + b"]" * DEPTH_LIMIT, "no JSON"),
-        (b"9" * 5000, "no JSON"),
-        (b'"\xff"', "no JSON"),
-        (b"", "no JSON"),
+        (b"[" * DEPTH_LIMIT + b"1]" + b"]" * DEPTH_LIMIT, "not JSON"),
+        (b"9" * 5000, "not JSON"),
+        (b'"\xff"', "not JSON"),
+        (b"", "not JSON"),
     ],
 )
 def test_what_is_too_much_is_refused(text: bytes, words: str) -> None:
