@@ -213,6 +213,8 @@ class VmStatus:
     doctor: tuple[str, ...] = ()
     uid: int | None = None
     """Of the user that the VMM runs as. Names are looked up by who shows them: that may take long."""
+    label: str = ""
+    """Whose use of memory it counts as, from the settings; "" where they set none."""
     host_percent: float | None = None
     """Resident RAM, of the host's RAM."""
     cpu_percent: float | None = None

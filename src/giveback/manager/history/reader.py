@@ -160,12 +160,17 @@ def _actions(
 
 
 def _vms_seen(connection: sqlite3.Connection, from_s: int, to_s: int) -> tuple[HistoryVm, ...]:
+    there = schema.columns_of(connection, "vm")
+    whose = ", ".join(name if name in there else f"NULL AS {name}" for name in ("uid", "label"))
     rows = connection.execute(
-        "SELECT key, name, backend, first_s, last_s FROM vm WHERE last_s >= ? AND first_s < ? "
-        "ORDER BY last_s DESC, key LIMIT ?",
+        f"SELECT key, name, backend, first_s, last_s, {whose} FROM vm "  # noqa: S608
+        "WHERE last_s >= ? AND first_s < ? ORDER BY last_s DESC, key LIMIT ?",
         (from_s, to_s, VMS),
     )
-    return tuple(HistoryVm(*row) for row in rows)
+    return tuple(
+        HistoryVm(key, name, backend, first_s, last_s, uid, label or "")
+        for key, name, backend, first_s, last_s, uid, label in rows
+    )
 
 
 def _thinned(rows: Sequence[Row]) -> tuple[Row, ...]:

@@ -251,9 +251,19 @@ class _Writer:
             number = self._ids.get(vm.key)
             if number is None:
                 row = connection.execute(
-                    "INSERT INTO vm (key, name, backend, first_s, last_s) VALUES (?, ?, ?, ?, ?) "
-                    "ON CONFLICT (key) DO UPDATE SET last_s = excluded.last_s RETURNING id",
-                    (_text(vm.key), _text(vm.name), _text(vm.backend), at_s, at_s),
+                    "INSERT INTO vm (key, name, backend, first_s, last_s, uid, label) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
+                    "last_s = excluded.last_s, uid = excluded.uid, label = excluded.label "
+                    "RETURNING id",
+                    (
+                        _text(vm.key),
+                        _text(vm.name),
+                        _text(vm.backend),
+                        at_s,
+                        at_s,
+                        _int(vm.uid),
+                        _text(vm.label),
+                    ),
                 ).fetchone()
                 number = int(row[0])
             known[vm.key] = number
@@ -339,6 +349,7 @@ def _vm_row(vm: VmStatus) -> tuple[object, ...]:
         _int(vm.charged_bytes),
         _int(vm.swap_bytes),
         None if vm.cpu_percent is None else round(vm.cpu_percent, 1),
+        _int(vm.needed_bytes),
     )
 
 

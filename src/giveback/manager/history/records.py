@@ -55,6 +55,8 @@ class HistorySample:
     charged_bytes: int | None = None
     swap_bytes: int | None = None
     cpu_percent: float | None = None
+    needed_most_bytes: int | None = None
+    """The largest of the samples that the row stands for; None in rows of an older daemon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,9 @@ class HistoryVm:
     backend: str
     first_s: int
     last_s: int
+    uid: int | None = None
+    """Of the user that the VMM ran as; None where it is unknown."""
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ _LEAST, _MOST, _LAST = "min", "max", "last"
 _HOW = {
     "available_least_bytes": _LEAST,
     "resident_most_bytes": _MOST,
+    "needed_most_bytes": _MOST,
     "urgency": _MOST,
     "deficit_bytes": _MOST,
     "swap_in_bytes": _MOST,

@@ -18,8 +18,8 @@ from urllib.parse import quote
 from giveback.manager.history.records import HOST_COLUMNS, REAL_COLUMNS, VM_COLUMNS
 from giveback_kernel.errors import GivebackError
 
-VERSION = 2
-"""1 had fewer columns of a VM: they are added when it is written next, and unknown until then."""
+VERSION = 3
+"""1 and 2 had fewer columns of a VM: the next write adds them, and their old rows have NULL there."""
 _APPLICATION_ID = 0x67627868
 _BUSY_S = 2.0
 SET_ASIDE_KEPT = 2
@@ -60,7 +60,8 @@ def _statements() -> list[str]:
     made = [
         "CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID",
         """CREATE TABLE vm (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, name TEXT NOT NULL,
-        backend TEXT NOT NULL, first_s INTEGER NOT NULL, last_s INTEGER NOT NULL) STRICT""",
+        backend TEXT NOT NULL, first_s INTEGER NOT NULL, last_s INTEGER NOT NULL,
+        uid INTEGER, label TEXT) STRICT""",
         "CREATE INDEX vm_name ON vm (name)",
         "CREATE INDEX vm_last ON vm (last_s)",
         """CREATE TABLE action (run INTEGER NOT NULL, id INTEGER NOT NULL, wall_s REAL NOT NULL,
@@ -121,6 +122,12 @@ def _additions(connection: sqlite3.Connection) -> list[str]:
         for tier in TIERS
         for name in VM_COLUMNS
         if name not in columns_of(connection, tier.vm)
+    ]
+    known = columns_of(connection, "vm")
+    added += [
+        f"ALTER TABLE vm ADD COLUMN {name} {kind}"
+        for name, kind in (("uid", "INTEGER"), ("label", "TEXT"))
+        if name not in known
     ]
     return [*added, f"PRAGMA user_version = {VERSION}"]
 

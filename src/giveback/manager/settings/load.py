@@ -35,6 +35,8 @@ from giveback_kernel.files import open_regular
 FILE_LIMIT_BYTES = 1 << 20
 HISTORY_LEAST_BYTES = 8 << 20
 HORIZON_MOST_S = 600.0
+LABEL_LIMIT_CHARS = 64
+CURRENCY_LIMIT_CHARS = 8
 API_NAME = "api.sock"
 SYSTEM_PATH = Path("/etc/giveback/giveback.toml")
 SYSTEM_RUNTIME = Path(via_daemon.SYSTEM_FOLDER)
@@ -58,6 +60,16 @@ def _large_enough(limit_bytes: int) -> None:
         raise ValueError("at least 8M")
 
 
+def _short_enough(label: str) -> None:
+    if len(label) > LABEL_LIMIT_CHARS or not label.isprintable():
+        raise ValueError(f"a text of at most {LABEL_LIMIT_CHARS} printable characters")
+
+
+def _is_currency(text: str) -> None:
+    if len(text) > CURRENCY_LIMIT_CHARS or not text.isprintable():
+        raise ValueError(f'at most {CURRENCY_LIMIT_CHARS} printable characters, such as "EUR"')
+
+
 def _taken_by(check: Callable[[Any], object]) -> AfterValidator:
     """Return a validator: a value stays as it is where `check`, which a start uses, takes it.
 
@@ -78,6 +90,7 @@ _Size = Annotated[int, BeforeValidator(size_of)]
 _Seconds = Annotated[float, BeforeValidator(span_of)]
 _Mark = Annotated[MemoryMark, BeforeValidator(mark_of)]
 _Absolute = Annotated[Path, BeforeValidator(_path_of)]
+_Label = Annotated[str, _taken_by(_short_enough)]
 _Who = Annotated[str, _taken_by(lambda word: access_rules.access([word]))]
 
 
@@ -108,11 +121,22 @@ class VmSettings:
     virtio_mem: bool = False
     although_reports: bool = False
     ignore: bool = False
+    label: str = ""
+    """Whose use of memory `giveback usage` counts it as, such as a team."""
 
     @property
     def may_fall_back(self) -> bool:
         """Whether a device may take memory from this VM."""
         return (self.balloon or self.virtio_mem) and not self.ignore
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSettings:
+    """`[usage]`: what memory costs, for `giveback usage`."""
+
+    price_per_gib_hour: float | None = None
+    """None: no money is shown."""
+    currency: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +158,7 @@ class DaemonSettings:
     readers: tuple[str, ...] = ()
     access: access_rules.ApiAccess = field(default_factory=access_rules.ApiAccess)
     log_level: str = "info"
+    usage: UsageSettings = UsageSettings()
     vms: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """By pattern, in the order of the file: the fields of VmSettings that it sets."""
     source: str = "defaults"
@@ -215,6 +240,15 @@ class _AccessTable:
 
 
 @dataclass(frozen=True, slots=True)
+class _UsageTable:
+    __pydantic_config__ = _STRICT
+    price_per_gib_hour: (
+        Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False, strict=True)] | None
+    ) = None
+    currency: Annotated[str, _taken_by(_is_currency)] = ""
+
+
+@dataclass(frozen=True, slots=True)
 class _VmTable:
     __pydantic_config__ = _STRICT
     floor: _Size | None = None
@@ -223,6 +257,7 @@ class _VmTable:
     virtio_mem: StrictBool | None = None
     although_reports: StrictBool | None = None
     ignore: StrictBool | None = None
+    label: _Label | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +267,7 @@ class _File:
     daemon: _DaemonTable = _DaemonTable()
     history: _HistoryTable = _HistoryTable()
     access: _AccessTable = _AccessTable()
+    usage: _UsageTable = _UsageTable()
     vm: dict[str, _VmTable] = field(default_factory=dict)
 
 
@@ -315,6 +351,7 @@ def _effective(
         readers=file.access.read,
         access=access_rules.access(file.access.write, file.access.read),
         log_level=daemon.log_level,
+        usage=UsageSettings(file.usage.price_per_gib_hour, file.usage.currency),
         vms={pattern: _vm_fields(table) for pattern, table in file.vm.items()},
         source=source,
     )

@@ -343,6 +343,7 @@ def test_every_setting_has_its_row_and_its_example() -> None:
         "daemon": load._DaemonTable,
         "history": load._HistoryTable,
         "access": load._AccessTable,
+        "usage": load._UsageTable,
         "vm": load._VmTable,
     }.items():
         for spec in fields(model):
@@ -350,7 +351,7 @@ def test_every_setting_has_its_row_and_its_example() -> None:
             assert f"| `{key}` |" in table, key
             assert re.search(rf"(?m)^#?{spec.name} = ", example), key
     rows = re.findall(r"(?m)^\| `([a-z]+\.\S+)` \|", table)
-    assert len(rows) == len(set(rows)) == 22
+    assert len(rows) == len(set(rows)) == 25
     assert os.access(EXAMPLE, os.R_OK)
 
 
