@@ -56,6 +56,8 @@ ROOMS = {
         "giveback.manager.settings",
         "giveback.manager.systemd_unit",
         "giveback.manager.history",
+        "giveback.manager.history.usage",
+        "giveback.reporters.usage",
         "giveback.manager.http",
         "giveback.manager.devices",
         "giveback.manager.decide",

@@ -1,0 +1,82 @@
+"""What VMs used over days, by VM and owner, and the RAM that would have sufficed for each.
+
+Read from the history that the daemon writes; it must be readable. A label for a VM, and a price for
+a GiB hour, come from the settings: docs/usage.md.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from giveback.arguments import span_of
+from giveback.commands import _daemon, _output, _table
+from giveback.errors import InputError, file_error
+
+if TYPE_CHECKING:
+    import argparse
+
+    from giveback.manager.history.usage.totals import UsageReport
+
+HELP = "what VMs used over days, what it cost, and the RAM that would have sufficed"
+
+SINCE_S = 30 * 86400.0
+_SPAN_LEAST_S, _SPAN_MOST_S = 900.0, 90 * 86400.0
+
+
+def prepare_parser(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "--since",
+        type=lambda text: span_of(text, "--since", _SPAN_LEAST_S, _SPAN_MOST_S),
+        default=SINCE_S,
+        metavar="TIME",
+        help="how far back: 12h, 7d, up to 90d (30d)",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON document")
+    form.add_argument("--csv", action="store_true", help="comma-separated values, one line a VM")
+    form.add_argument("--html", type=Path, metavar="FILE", help="write one HTML page")
+    parser.add_argument("--file", type=Path, metavar="PATH", help="the history's file")
+    parser.add_argument(
+        "--settings",
+        type=Path,
+        metavar="FILE",
+        help="the daemon's settings, which name the history",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read the history and show the report. Raises InputError and HistoryError."""
+    from giveback.reporters.usage import data, page, tables  # noqa: PLC0415
+
+    report = _report(args)
+    users = _table.owners(vm.uid for vm in report.vms)
+    if args.json:
+        _output.print_json(data.document(report, users))
+    elif args.csv:
+        print(data.as_csv(report, users), end="")
+    elif args.html:
+        try:
+            args.html.write_text(page.page(report, users), encoding="utf-8")
+        except OSError as error:
+            raise file_error(str(args.html), error, "--html writes the page there") from error
+        print(args.html)
+    else:
+        print(tables.text(report, users, _output.width()))
+    return 0
+
+
+def _report(args: argparse.Namespace) -> UsageReport:
+    from giveback.manager.history.usage.report import read_usage  # noqa: PLC0415
+    from giveback.manager.settings.load import load  # noqa: PLC0415
+
+    settings = load(args.settings)
+    path = args.file or _daemon.history_path(args)
+    if path is None:
+        raise InputError("the settings keep no history: set keep = true in their [history]")
+    to_s = int(time.time()) + 1
+    return read_usage(
+        str(path), to_s - int(args.since), to_s, settings.arbiter.short, settings.usage
+    )

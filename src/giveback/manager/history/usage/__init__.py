@@ -1,0 +1,1 @@
+"""What VMs used over days, from the history, and the RAM that would have sufficed for each."""
