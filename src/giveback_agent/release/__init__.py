@@ -1,1 +1,1 @@
-"""The steps of a release pass, and what they read and write."""
+"""The steps of a release pass, with the kernel files that they read and write."""

@@ -1,4 +1,4 @@
-"""What this kernel lets this process do: tried, never guessed by version."""
+"""Find out which kernel interfaces this process can use: by trying, never by the kernel's version."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ _UNKNOWN = "?"
 
 
 def probe(root: str, swap: bool = False) -> KernelCapabilities:
-    """Find out what can be done in the guest under `root`; never raises, changes nothing.
+    """Probe the kernel interfaces of the guest under `root`. Never raises, changes nothing.
 
-    `swap`: programs may be swapped out, as the settings say.
-
-    In a child: what probes is imported where it is used, never by the service.
+    `swap`: the settings allow swapping out. It runs in a child process, so that the service does not hold
+    the modules that it imports.
     """
     output = child.in_child(lambda: _encoded(_probe_here(root, swap)), PROBE_TIMEOUT_S).output
     words = output.decode("ascii", "replace").split()
-    # Without a process to be had, in this one.
+    # If no child could be started or it failed: in this process.
     return (
         _decoded(words)
         if len(words) == len(KernelCapabilities._fields)

@@ -1,6 +1,6 @@
-"""Take one frozen snapshot of the guest: everything a decision may rest on.
+"""Take a snapshot of the guest, the input of a decision.
 
-Taking one reads four small files. The costly ones, vmstat and zoneinfo, are read on request only.
+It reads four small files. The expensive ones, vmstat and zoneinfo, are read on request only.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class Totals:
-    """CPU times and memory totals, /proc/stat and /proc/meminfo, each read once until `forget`.
+    """CPU times and memory totals of /proc/stat and /proc/meminfo, each read once until `forget`.
 
-    In a cgroup namespace the file lists are the namespace's own: no reclaim reaches the others.
+    In a cgroup namespace the file lists are those of the namespace: reclaim does not reach the others.
     """
 
     def __init__(self, root: str) -> None:
@@ -33,7 +33,7 @@ class Totals:
         self._meminfo: MemInfo | None = None
 
     def forget(self) -> None:
-        """Read both files again when they are next asked for."""
+        """Forget both, so that the next call of each method reads its file again."""
         self._cpustat = self._meminfo = None
 
     def cpustat(self) -> CpuStat:
@@ -60,13 +60,11 @@ def take(
 ) -> Snapshot:
     """Take a snapshot of the guest under `root` at `monotonic_s` (the caller's clock, seconds).
 
-    `pageblock_order`: the caller's, from page_reporting.read_pageblock_order(); it counts where no
-    report order is set. Without it, it is derived from the huge page size.
-    `report_order`: judge by this order whatever is set now; for an agent that has lowered it for a
-    while and means the kernel's own.
-    `totals`: what was read of stat and meminfo already is not read again.
+    `pageblock_order`: from page_reporting.read_pageblock_order(), used if no report order is set; by
+    default it is derived from the huge page size. `report_order`: use this order instead of the present
+    one, for an agent that has lowered it. `totals`: stat and meminfo that were read already.
 
-    Raises KernelFileError where meminfo or stat fails; whatever else fails is None.
+    Raises KernelFileError if meminfo or stat fails. Fields of other files that fail are None.
     """
     totals = totals or Totals(root)
     memory, cpus = totals.meminfo(), totals.cpustat()
@@ -98,7 +96,7 @@ def take(
 
 
 def _namespace_top(root: str) -> str:
-    """The folder of this cgroup namespace's top cgroup; "" outside of one."""
+    """Return the folder of this cgroup namespace's top cgroup; "" outside of a namespace."""
     try:
         mounts = cgroup.read_cgroup(root)
     except KernelFileError:
@@ -130,7 +128,7 @@ def _parameter(root: str) -> int | None:
 
 
 def _pageblock_order(root: str, memory: MemInfo, buddy: BuddyInfo | None) -> int | None:
-    """Derive it from the huge page size; a kernel without huge pages takes its largest block."""
+    """Derive the page block order from the huge page size, or from the largest block without huge pages."""
     if buddy is None:
         return None
     return huge_pages.pageblock_order(

@@ -1,11 +1,11 @@
-"""Free what lingers on per-CPU lists, where it is free in the guest and resident on the host.
+"""Drain the per-CPU lists (pcp): their pages are free in the guest but resident on the host.
 
-What a program frees goes to lists of its CPU, up to a zone's low watermark in all (55 MiB in a 2 GiB
-guest): not in MemFree, not in the free lists, never reported, never shrunk by an idle kernel. Setting
-`vm.percpu_pagelist_high_fraction` (since 5.14) high makes the lists short, and the next pages freed on
-each CPU take the rest with them (free_unref_page_commit() in mm/page_alloc.c). It is put back at once:
-the lists are short for milliseconds, and the kernel's own value is on record under /run meanwhile, so
-that a kill at any point is repaired by the next start. docs/deep-report.md has the figures.
+Pages that a program frees go to lists of its CPU, together up to a zone's low watermark (55 MiB in a 2 GiB
+guest). They are neither in MemFree nor in the free lists, are never reported, and an idle kernel never
+shrinks the lists. A high `vm.percpu_pagelist_high_fraction` (since 5.14) makes the lists short: the next
+pages freed on each CPU then also free the rest of its list (free_unref_page_commit() in mm/page_alloc.c).
+The setting is restored at once, after some milliseconds. The kernel's own value is on record under /run
+meanwhile, so that the next start repairs it after a kill at any point. docs/deep-report.md has the figures.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from giveback_kernel.fields import number
 PATH = "/proc/sys/vm/percpu_pagelist_high_fraction"
 SAVED = SavedValue("percpu-fraction", "the fraction")
 STATE_PATH = SAVED.record_path
-# No zone has so many pages: the least that the kernel allows, four batches, is left on a list. As no
-# hand would choose it, it is also how a fraction of ours is recognised.
+# More than the pages of any zone, so that each list keeps the least that the kernel allows, four batches. A
+# user would never set this value, so it also identifies a fraction that was set here.
 SHORTEST = 1 << 30
 _FRACTION_LIMIT = 1 << 31
-# Freed on each CPU: each page takes up to three batches of 63 along.
+# Freed on each CPU: each of these pages frees up to three batches of 63 others.
 FREED_BYTES = 1 << 20
 TIMEOUT_S = 10.0
 
@@ -36,27 +36,27 @@ def is_permitted(root: str = "/") -> bool:
 
 
 def drain(root: str = "/") -> str:
-    """Empty the lists of every CPU this process may run on; returns why not, or "". Blocks for milliseconds.
+    """Drain the lists of every CPU this process may run on; return why it failed, or "".
 
-    Raises KernelFileError where the setting cannot be read, written or put back, and AgentError where
-    the kernel's own value cannot be kept: nothing is changed then.
+    Blocks for milliseconds. Raises KernelFileError if the setting cannot be read, written or restored.
+    Raises AgentError, and changes nothing, if the kernel's own value cannot be recorded.
     """
     repair(root)
     original = _read(root)
     SAVED.save(root, Saved(original))
     try:
         files.write(root, PATH, f"{SHORTEST}\n")
-        # In a child: what it imports and touches is gone with it.
+        # In a child process: its imports and its touched memory are gone when it ends.
         return child.in_child(_free_on_each_cpu, TIMEOUT_S).reason
     finally:
         repair(root)
 
 
 def repair(root: str = "/") -> int | None:
-    """Put the fraction on record back; returns it, or None where there was nothing to put back.
+    """Restore the fraction on record; return it, or None if there was nothing to restore.
 
-    A fraction that another hand has set since is left alone; the kernel's default is set where the
-    record is nonsense. Raises KernelFileError; the record is kept then.
+    A fraction that another process has set since is left alone. If the record is invalid the kernel's
+    default is set. Raises KernelFileError; the record is then kept.
     """
     done = SAVED.restore(
         root,

@@ -1,9 +1,9 @@
-"""For a pass, let the kernel report free blocks at once instead of every 2 s.
+"""Shorten the kernel's delay between reporting cycles from 2 s to 0.1 s for the time of a pass.
 
-Linux 7.3 has `page_reporting_delay_ms` beside the report order: the time from a freed block to a cycle of
-reporting, and between two cycles. A pass at 2000 ms has half of its memory back after 6.3 s, at 100 ms after
-4.7 s. Left low it slows allocation, so it is put back as the report order is: the kernel's own value is in
-a file under /run before anything is changed, and a kill at any point is repaired by the next start.
+Linux 7.3 has the parameter `page_reporting_delay_ms` beside the report order: the time from a freed block to
+a reporting cycle, and between two cycles. In a pass at 2000 ms half of the memory is back after 6.3 s, at
+100 ms after 4.7 s. A short delay slows allocation, so it is restored like the report order: the kernel's own
+value is in a file under /run before it is changed, and the next start repairs it after a kill at any point.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from giveback_kernel.fields import number
 
 PATH = "/sys/module/page_reporting/parameters/page_reporting_delay_ms"
 PASS_DELAY_MS = 100
-# PAGE_REPORTING_DELAY in mm/page_reporting.c: what is set where the record is nonsense.
+# PAGE_REPORTING_DELAY in mm/page_reporting.c: restored if the record is invalid.
 KERNEL_DELAY_MS = 2000
 SAVED = SavedValue("report-delay", "the delay", record_limit_bytes=16)
 STATE_PATH = SAVED.record_path
@@ -30,10 +30,10 @@ def is_settable(root: str) -> bool:
 
 
 def lower(root: str) -> bool:
-    """Lower the delay for a pass, the kernel's own kept first; False where there is nothing to lower.
+    """Record the kernel's own delay and set a shorter one; return False if there is nothing to lower.
 
-    Raises KernelFileError where a file fails, AgentError where the state cannot be kept: nothing is
-    changed then.
+    Raises KernelFileError if a file fails. Raises AgentError, and changes nothing, if the delay cannot be
+    recorded.
     """
     if not is_settable(root):
         return False
@@ -47,10 +47,10 @@ def lower(root: str) -> bool:
 
 
 def restore(root: str) -> int | None:
-    """Put the kernel's own delay back; returns it, or None where there was nothing to put back.
+    """Restore the kernel's own delay; return it, or None if there was nothing to restore.
 
-    A delay that another hand has set meanwhile is left alone. Raises KernelFileError; the record is
-    kept then, so try again.
+    A delay that another process has set meanwhile is left alone. Raises KernelFileError; the record is
+    then kept, so try again.
     """
     done = SAVED.restore(
         root,

@@ -1,10 +1,10 @@
-"""Deep report: for a while, let the kernel report free blocks of every size.
+"""The deep report: for a while, the kernel reports free blocks of every size.
 
-The order goes to the lowest allowed at once: every list is drained at the same time, so that one step
-takes as long as the first of many (docs/deep-report.md). `Hold` says when it is over. `lower`, `restore`
-and `repair` change the kernel's `page_reporting_order` so that a kill at any point is repaired by the
-next start: the kernel's own value is in a file under /run before anything is changed, and stays there
-until it is back.
+The order is set to the lowest allowed one directly. All free lists are then reported at the same time, so
+that it takes as long as the first of several steps would (docs/deep-report.md). policy/report_hold.py decides
+when it is over. `lower`, `restore` and `repair` change the kernel's `page_reporting_order`. The kernel's own
+value is in a file under /run before it is changed and until it is restored, so that the next start repairs it
+after a kill at any point.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ INTERRUPTS_LIMIT_BYTES = 8 << 20
 
 
 class Repaired(Record):
-    """What `repair` found and did: `order` is what it set, None where it set nothing."""
+    """The result of `repair`: whether a record was `found`, and the `order` that was set, None if none."""
 
     found: bool
     order: int | None = None
@@ -33,16 +33,16 @@ class Repaired(Record):
 
 
 def lower(root: str, order: int) -> int:
-    """Set a lower report order, the kernel's own kept first; returns the kernel's own.
+    """Record the kernel's own report order, set a lower one, and return the kernel's own.
 
-    It may be called again while lowered. Raises KernelFileError, and AgentError where the state
-    cannot be kept: nothing is changed then.
+    It may be called again while the order is lowered. Raises KernelFileError. Raises AgentError, and
+    changes nothing, if the order cannot be recorded.
     """
     kept, why = _kept(root)
     if why:
         repair(root)
     current = _read_settable(root)
-    # Another hand may have raised it since; then theirs is the one to come back to.
+    # Another process may have raised the order since; then that is the one to restore.
     original = current if kept is None else max(kept, current)
     if not 0 <= order <= original:
         raise KernelFileError(page_reporting.ORDER_PATH, f"{order} is not below {original}")
@@ -53,17 +53,17 @@ def lower(root: str, order: int) -> int:
 
 
 def restore(root: str) -> int | None:
-    """Put the kernel's own order back; returns it, or None where nothing was lowered.
+    """Restore the kernel's own order; return it, or None if it was not lowered.
 
-    Raises KernelFileError where it could not be written; the state is kept, so try again.
+    Raises KernelFileError if it cannot be written; the record is kept, so try again.
     """
     return repair(root).order
 
 
 def repair(root: str) -> Repaired:
-    """Undo what is on record, by this process or a killed one. Raises KernelFileError as `restore`.
+    """Restore the order that this process or a killed one has recorded. Raises as `restore` does.
 
-    The order is only ever raised: one that another hand has raised since is left alone.
+    This only ever raises the order: one that another process has raised since is left alone.
     """
     why = ""
 
@@ -91,14 +91,14 @@ def _read_settable(root: str) -> int:
     current = page_reporting.read_order(root)
     path = files.under(root, page_reporting.ORDER_PATH)
     if current is None:
-        raise KernelFileError(path, "is not there: the report order is fixed")
+        raise KernelFileError(path, "does not exist: the report order is fixed")
     if not 0 <= current <= _most_order(root):
-        raise KernelFileError(path, f"{current} is no block's order: nothing is reported")
+        raise KernelFileError(path, f"no free block has the order {current}: nothing is reported")
     return current
 
 
 def _kept(root: str) -> tuple[int | None, str]:
-    """Return the order on record, or None and why it is not to be trusted ("" where none is kept)."""
+    """Return the order on record, or None and why the record is invalid ("" if there is none)."""
     if not SAVED.is_saved(root):
         return None, ""
     try:
@@ -115,7 +115,7 @@ def _most_order(root: str) -> int:
 
 
 def _default_order(root: str) -> int | None:
-    """Return the order drivers ask for, where that is known: the page block's, with 4 KiB pages."""
+    """Return the order that drivers request, if known: the page block order, with pages of 4 KiB."""
     if os.sysconf("SC_PAGE_SIZE") != 4096:
         return None
     try:
@@ -125,10 +125,10 @@ def _default_order(root: str) -> int | None:
 
 
 def read_reports(root: str = "/") -> int | None:
-    """Count the reports that the kernel has made since boot; None where that is not seen.
+    """Count the reports that the kernel has made since boot; None if they cannot be seen.
 
-    A virtio balloon interrupts once per answered report. Only the difference of two counts means
-    anything: on some hosts the interrupt is shared by the balloon's other queues.
+    A virtio balloon interrupts once per answered report. Use only differences of two counts: on some
+    hosts the balloon's other queues share the interrupt.
     """
     names = [b.name.encode() for b in page_reporting.read_balloons(root) if b.reporting and b.bound]
     if not names:
@@ -140,7 +140,7 @@ def read_reports(root: str = "/") -> int | None:
 
 
 def parse_reports(data: bytes, names: list[bytes]) -> int | None:
-    """Sum the interrupts of these balloons from the text of /proc/interrupts; None where none is."""
+    """Sum the interrupts of the balloons `names` in the text of /proc/interrupts; None if none is listed."""
     total = None
     for line in data.split(b"\n")[:-1]:
         words = line.split()
@@ -155,5 +155,5 @@ def parse_reports(data: bytes, names: list[bytes]) -> int | None:
 
 
 def _is_reporting(action: bytes, balloon: bytes) -> bool:
-    """The balloon's own line: one interrupt for all (INTx), one for all queues, or one per queue."""
+    """Tell whether a line is the balloon's: one interrupt for all (INTx), for all queues, or per queue."""
     return action in (balloon, balloon + b"-virtqueues", balloon + b"-reporting_vq")

@@ -1,6 +1,6 @@
-"""How each step of a release pass is executed: kernel writes, in pieces small enough to stop between.
+"""Execute the steps of a release pass: writes to kernel files, in parts between which a step can stop.
 
-`EXECUTE` holds one function for each type of step in policy/actions.py.
+`EXECUTE` has one function for each type of step in policy/actions.py.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 32 << 20
 ENDED_MOST_BYTES = 1 << 50
 ENDED_TIMEOUT_S = 10.0
-NUDGE_TIMEOUT_S = 10.0
-# Folders on a disk where a scratch file may be made: systemd's own for the service, then its usual place.
+CHILD_TIMEOUT_S = 10.0
+# Folders on a disk for the scratch file: systemd's own for the service first.
 SCRATCH_FOLDERS = ("/var/lib/giveback", "/var/tmp", "/var/lib")
 
 
 def take_cold(
     root: str, amount_bytes: int, how: int, settings: AgentSettings, with_ended: bool = True
 ) -> None:
-    """Reclaim cold cache by the best method there is now; warm cache stays. `how`: as in ReclaimCold."""
+    """Reclaim cold cache by the best available method; warm cache stays. `how`: as in ReclaimCold."""
     from giveback_agent.release.cache import cold_cache, eviction_plan
     from giveback_kernel import swaps
 
@@ -55,7 +55,7 @@ def take_cold(
         exclude=settings.exclude,
     )
     if with_ended and not result.untrained_bytes:
-        # Nobody reads it again from where it was: the floor and the amount are for live cgroups.
+        # Ended cgroups do not read their cache again: floor and amount are for live cgroups.
         _take_ended(root, method, settings.exclude)
 
 
@@ -78,19 +78,19 @@ def _take_ended(root: str, method: str, exclude: tuple[str, ...]) -> None:
 
 
 def take_cold_anon(root: str, amount_bytes: int, exclude: tuple[str, ...]) -> None:
-    """Swap anonymous memory out that nobody has touched for a while."""
+    """Swap out anonymous memory that was not touched for a while."""
     from giveback_agent.policy.cold_anon import PERIOD_S
     from giveback_agent.release.cache import cold_anon
 
-    # The service's own clock is a little late or early: a generation may be that much younger.
+    # The service is not exactly on time, so a generation may be a little younger than the period.
     cold_anon.reclaim_cold_anon(root, amount_bytes, PERIOD_S * 0.9, exclude)
 
 
 def ended_bytes(root: str, method: str) -> int:
-    """Measure the cache of ended cgroups, in bytes; 0 where it cannot be told, or not be reached.
+    """Measure the cache of ended cgroups in bytes; 0 if it is unknown or out of reach.
 
-    `method`: how this kernel's cold cache is taken (cold_cache.probe). In a child, as the kernel's list of
-    generations may be long: what it takes is gone with it.
+    `method`: from cold_cache.probe. It runs in a child process, as the kernel's list of generations may
+    be long: its memory is gone when the child ends.
     """
 
     def ask() -> bytes:
@@ -108,7 +108,7 @@ def ended_bytes(root: str, method: str) -> int:
 
 
 def write_kernel_log(root: str, line: str) -> None:
-    """Write a line to the kernel log, where users of WSL look for it; lost where that is not possible."""
+    """Write a line to the kernel log, where users of WSL expect it; drop it if that is not possible."""
 
     def write() -> bytes:
         from giveback_kernel import kmsg
@@ -116,11 +116,11 @@ def write_kernel_log(root: str, line: str) -> None:
         kmsg.write_line(root, line)
         return b""
 
-    child.in_child(write, NUDGE_TIMEOUT_S)
+    child.in_child(write, CHILD_TIMEOUT_S)
 
 
 def scratch_folder(root: str, state_directory: str | None) -> str | None:
-    """Find a folder that can be written and is on a disk; None where there is none."""
+    """Find a folder on a disk that can be written; None if there is none."""
     candidates = [state_directory] if state_directory else []
     candidates += [files.under(root, path) for path in SCRATCH_FOLDERS]
     for path in candidates:
@@ -130,7 +130,7 @@ def scratch_folder(root: str, state_directory: str | None) -> str | None:
 
 
 def is_in_memory(root: str, path: str) -> bool:
-    """Tell whether the file system that is seen at a folder is tmpfs or the like."""
+    """Tell whether the file system at a folder is tmpfs or similar."""
     from giveback_kernel import mounts
 
     try:
@@ -142,7 +142,7 @@ def is_in_memory(root: str, path: str) -> bool:
 
 
 def lower_order(root: str, order: int) -> str:
-    """Lower the report order; returns why not, or "" where it was done."""
+    """Lower the report order; return why it failed, or ""."""
     try:
         report_order.lower(root, order)
     except GivebackError as error:
@@ -151,9 +151,9 @@ def lower_order(root: str, order: int) -> str:
 
 
 def start_reporting(root: str) -> str:
-    """Make the kernel start a pass of reporting; returns why not, or "" where it does.
+    """Make the kernel start a reporting cycle; return why it failed, or "".
 
-    In a child, though it takes a millisecond: what it imports is gone with it.
+    It takes a millisecond, but runs in a child process, so that its imports are gone when it ends.
     """
 
     def ask() -> bytes:
@@ -164,12 +164,12 @@ def start_reporting(root: str) -> str:
         except (KernelFileError, OSError) as error:
             return str(error).encode()
 
-    outcome = child.in_child(ask, NUDGE_TIMEOUT_S)
+    outcome = child.in_child(ask, CHILD_TIMEOUT_S)
     return outcome.reason or outcome.output.decode("utf-8", "replace")
 
 
 def drain_lists(root: str) -> str:
-    """Empty the per-CPU lists; returns why not, or "" where it was done."""
+    """Drain the per-CPU lists; return why it failed, or ""."""
     try:
         return percpu_lists.drain(root)
     except GivebackError as error:
@@ -177,7 +177,7 @@ def drain_lists(root: str) -> str:
 
 
 def compact(root: str, nodes: tuple[int, ...]) -> None:
-    """Compact these NUMA nodes, or all memory where none is named or they cannot be had alone."""
+    """Compact these NUMA nodes; all memory if none is given or single nodes cannot be compacted."""
     from giveback_kernel import compaction
 
     if not nodes or not all(compaction.node_is_available(root, node) for node in nodes):
@@ -195,15 +195,15 @@ def drop_slab(root: str) -> None:
 
 
 def drop_caches(root: str, what: int, exclude: tuple[str, ...] = ()) -> None:
-    """Drop all clean page cache (1), all reclaimable slab (2) or both (3). Raises KernelFileError.
+    """Drop all clean page cache (1), all reclaimable slab (2) or both (3).
 
-    So it does where a cgroup is excluded, whose cache would go, too.
+    Raises KernelFileError, also if a cgroup is excluded whose cache would be dropped.
     """
     from giveback_kernel import reclaim
 
     if exclude and what != reclaim.DROP_SLAB:
         path = files.under(root, reclaim.DROP_CACHES_PATH)
-        raise KernelFileError(path, "giveback.exclude is set, and all cache would be dropped")
+        raise KernelFileError(path, "not used: giveback.exclude is set, and this drops all cache")
     reclaim.drop_caches(root, what)
 
 
@@ -214,12 +214,12 @@ def reclaim_in_chunks(
     may_drop: bool = False,
     exclude: tuple[str, ...] = (),
 ) -> None:
-    """Reclaim at most `amount_bytes`, from files alone unless `swap`. Stops when the kernel has no more.
+    """Reclaim at most `amount_bytes`, only of files unless `swap`. Stops when the kernel finds no more.
 
-    A kernel without memory.reclaim is asked by memory.high, where it may not swap or is allowed to.
-    A kernel before 6.11 takes no `swappiness=` and chooses for itself. Where it could choose to swap
-    programs out, and may not, the whole cache is dropped instead if it `may`: the last means.
-    Where a cgroup is excluded each other one is asked by itself.
+    On a kernel without memory.reclaim, memory.high is used if there is no swap or `swap` allows its use.
+    A kernel before 6.11 takes no `swappiness=`. If it could swap programs out although `swap` is False,
+    the whole cache is dropped instead if `may_drop`, else nothing is done. With `exclude`, each
+    remaining cgroup is reclaimed from separately.
     """
     from giveback_kernel import reclaim, swaps
 
@@ -244,7 +244,7 @@ def reclaim_in_chunks(
 
 
 def _reclaim_paths(root: str, exclude: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the files to ask for reclaim: the root's alone, or those of all leaves that are not excluded."""
+    """Return the memory.reclaim files to write: the root's, or with `exclude` those of all other leaves."""
     from giveback_agent.release.cache import cold_cache
     from giveback_kernel import reclaim
 
@@ -277,8 +277,8 @@ EXECUTE: dict[type[ReleaseStep], Execute] = {
 
 
 def execute(step: ReleaseStep, root: str, settings: AgentSettings) -> str:
-    """Do `step`; returns why it was refused, or "" where it was done.
+    """Execute `step`; return why it was refused, or "" if it was done.
 
-    A WorkerStep blocks, and raises KernelFileError or OSError where it fails; the others never raise.
+    A WorkerStep blocks and raises KernelFileError or OSError if it fails. The others never raise.
     """
     return EXECUTE[type(step)](step, root, settings) or ""

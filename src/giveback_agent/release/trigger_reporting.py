@@ -1,12 +1,12 @@
-"""Make the kernel start a pass of page reporting, at the least cost.
+"""Make the kernel start a reporting cycle, at the least cost.
 
-A pass is queued only when a free block merges to the report order or above (page_reporting_notify_free
-in mm/page_reporting.h). What a program frees goes to per-CPU lists instead, tens of MiB of it, and
-from there in single pages. Blocks above PAGE_ALLOC_COSTLY_ORDER that are not of the huge page's size
-bypass these lists (pcp_allowed_order in mm/page_alloc.c), and one system call allocates and frees such
-a block: a read of a sysctl, for which the kernel takes a buffer as large as the caller's
-(proc_sys_call_handler in fs/proc/proc_sysctl.c, kvzalloc since 5.11). It needs no right and leaves no
-trace; docs/deep-report.md has the figures.
+The kernel queues a cycle only if a free block merges to the report order or above
+(page_reporting_notify_free in mm/page_reporting.h). Memory that a program frees goes to per-CPU lists
+first, tens of MiB of it, and leaves them in single pages. Blocks above PAGE_ALLOC_COSTLY_ORDER that are not
+of the huge page's size bypass these lists (pcp_allowed_order in mm/page_alloc.c). One system call allocates
+and frees such a block: a read of a sysctl, for which the kernel allocates a buffer as large as the caller's
+(proc_sys_call_handler in fs/proc/proc_sysctl.c, kvzalloc since 5.11). It needs no privilege and has no side
+effect. docs/deep-report.md has the figures.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SYSCTL_PATH = "/proc/sys/kernel/ostype"
 # PAGE_ALLOC_COSTLY_ORDER: up to it, freed blocks stay on per-CPU lists.
 PCP_MOST_ORDER = 3
-# PAGE_REPORTING_CAPACITY: a zone is left out unless it has so many blocks above its low watermark.
+# PAGE_REPORTING_CAPACITY: the kernel skips a zone with fewer blocks than this above its low watermark.
 CAPACITY_BLOCKS = 32
 MOST_OF_FREE_DIVISOR = 32
 
@@ -44,7 +44,7 @@ class TriggerPlan(Record):
 
 
 class Triggered(Record):
-    """What a nudge did. `done`: a block of `order` was freed, and a pass starts within 2 s."""
+    """The result of `trigger`. `done`: a block of `order` was freed, and a cycle starts within 2 s."""
 
     done: bool
     order: int | None = None
@@ -53,18 +53,18 @@ class Triggered(Record):
 
 
 def block_order(report_order: int, thp_order: int) -> int:
-    """Return the least order that is reported at `report_order` and bypasses the per-CPU lists."""
+    """Return the lowest order that is reported at `report_order` and bypasses the per-CPU lists."""
     order = max(report_order, PCP_MOST_ORDER + 1)
     return order + 1 if order == thp_order else order
 
 
 def plan(report_order: int, thp_order: int, buddy: BuddyInfo, zones: ZoneInfo) -> TriggerPlan:
-    """Decide which block to pass, or refuse: where no pass would come of it, or memory is short."""
+    """Choose the block to pass through the allocator; refuse if no cycle would start or memory is short."""
     order = block_order(report_order, thp_order)
     if order > buddyinfo.max_order(buddy):
         return TriggerPlan(None, refused=f"no block above report order {report_order} exists here")
     block_pages = 1 << order
-    # The allocator turns to a small DMA zone last of all.
+    # The allocator uses a small DMA zone only after all others.
     smallest = sum([zone.managed_pages for zone in zones.zones]) // 16
     spare = [
         zone
@@ -87,14 +87,14 @@ def plan(report_order: int, thp_order: int, buddy: BuddyInfo, zones: ZoneInfo) -
 
 
 def _is_reported(zone: Zone, report_order: int, block_pages: int) -> bool:
-    """The kernel's own condition for a zone (page_reporting_process_zone), with the block taken out."""
+    """Tell whether the kernel reports this zone (page_reporting_process_zone) without the block."""
     return zone.free_pages - block_pages > zone.low_pages + (CAPACITY_BLOCKS << report_order)
 
 
 def trigger(root: str = "/") -> Triggered:
-    """Start a pass of reporting at the present report order. Blocks for milliseconds.
+    """Start a reporting cycle at the present report order. Blocks for milliseconds.
 
-    Raises KernelFileError where the kernel's files cannot be read, OSError where memory is refused.
+    Raises KernelFileError if a kernel file cannot be read, and OSError if the buffer is not allocated.
     """
     buddy = read_buddyinfo(root)
     hugepagesize = read_meminfo(root).hugepagesize_bytes
@@ -106,7 +106,7 @@ def trigger(root: str = "/") -> Triggered:
     chosen = plan(report_order, thp_order, buddy, read_zoneinfo(root))
     if chosen.order is None:
         return Triggered(False, refused=chosen.refused)
-    # One byte is added by the kernel, so that half a block is the least that takes a whole one.
+    # The kernel adds one byte, so that a read of half a block allocates a whole one.
     _read_sysctl(root, chosen.block_bytes // 2)
     return Triggered(True, chosen.order, chosen.block_bytes)
 
@@ -114,7 +114,7 @@ def trigger(root: str = "/") -> Triggered:
 def _read_sysctl(root: str, size_bytes: int) -> None:
     buffer = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:
-        # Only the first page is touched: it must not become a huge one.
+        # Only the first page is touched: it must not become a huge page.
         _without_huge_pages(buffer)
         path = files.under(root, SYSCTL_PATH)
         try:
@@ -133,5 +133,5 @@ def _without_huge_pages(buffer: mmap.mmap) -> None:
     try:
         buffer.madvise(mmap.MADV_NOHUGEPAGE)
     except OSError:
-        # A kernel without transparent huge pages has none to avoid.
+        # A kernel without transparent huge pages needs no advice.
         return

@@ -1,10 +1,10 @@
-"""The service's share of the CPUs: what is left over, and while the host starves a fair one.
+"""The CPU weight of the service's cgroup: the lowest, and the default one while the urgency is 3.
 
-SCHED_IDLE ranks within a cgroup; between cgroups weights count, and the unit has the least. In a guest
-whose CPUs are all taken by other cgroups a step would then get a hundredth of a CPU while the host
-swaps that guest out. So for as long as that lasts the service's own cgroup has the weight of any
-other. The weight it had is on record under /run meanwhile, so that a kill at any point is repaired by
-the next start. A cgroup that holds anybody else's process is left alone: its share is not ours.
+SCHED_IDLE has an effect only within a cgroup. Between cgroups cpu.weight decides, and the unit has the lowest
+one. In a guest whose other cgroups use all CPUs, a step would get 1/100 of a CPU while the host swaps out
+that guest. So during urgency 3 the service's cgroup has the default weight. Its own weight is on record under
+/run meanwhile, so that the next start repairs it after a kill at any point. A cgroup with a process that is
+not the service's is left alone.
 
 Source: Documentation/admin-guide/cgroup-v2.rst (cpu.weight: 1 to 10000, 100 unless set).
 """
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 SAVED = SavedValue("cpu-weight", "the weight", file_name="cpu.weight", record_limit_bytes=8192)
 STATE_PATH = SAVED.record_path
-# The kernel's default: that of a cgroup that nobody has ranked.
+# The kernel's default weight.
 FAIR = 100
 _WEIGHT_LIMIT = 10_001
 _PROCS_LIMIT_BYTES = 4096
 _OWN_CGROUP_LIMIT_BYTES = 8192
 
 
-class Share:
-    """The share of this service. No method raises; `press` returns what went wrong, or ""."""
+class CpuWeight:
+    """The CPU weight of this service. No method raises; they return what went wrong, or ""."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -39,17 +39,17 @@ class Share:
         self.pressing = False
 
     def press(self, pressing: bool, pids: Collection[int]) -> str:
-        """Take a fair share, or go back to what is left over. `pids` are the service's own processes."""
+        """Set the default weight if `pressing`, else the unit's own. `pids`: the service's own processes."""
         if pressing != self.pressing:
             self.pressing = pressing
             become_normal_class() if pressing else become_idle_class()
             if pressing:
                 return self._raise(pids)
-        # Where that failed, it is tried at every look.
+        # If restoring failed, every tick tries again.
         return self.give_back() if self._raised and not pressing else ""
 
     def give_back(self) -> str:
-        """Put the weight back."""
+        """Restore the weight."""
         try:
             restore(self._root)
         except KernelFileError as error:
@@ -58,20 +58,21 @@ class Share:
         return ""
 
     def _raise(self, pids: Collection[int]) -> str:
-        # First: a failure between the writes must be put right, too.
+        # Set first: a failure between the writes must be repaired as well.
         self._raised = True
         try:
             raise_weight(self._root, pids)
         except GivebackError as error:
-            return f"{error}: no more than the unit's share of the CPUs"
+            return f"{error}: the service keeps its low CPU weight"
         return ""
 
 
 def raise_weight(root: str, pids: Collection[int]) -> bool:
-    """Give this process's cgroup a fair weight; False where it has one, or is not its own alone.
+    """Set the default weight for this process's cgroup; return whether it was changed.
 
-    Raises KernelFileError where a file fails, AgentError where the weight cannot be kept: nothing is
-    changed then.
+    It is not changed if it is high enough, or if the cgroup holds a process that is not in `pids`. Raises
+    KernelFileError if a file fails. Raises AgentError, and changes nothing, if the weight cannot be
+    recorded.
     """
     restore(root)
     folder = _own_folder(root)
@@ -90,10 +91,10 @@ def raise_weight(root: str, pids: Collection[int]) -> bool:
 
 
 def restore(root: str) -> int | None:
-    """Put the weight on record back; returns it, or None where there was nothing to put back.
+    """Restore the weight on record; return it, or None if there was nothing to restore.
 
-    A cgroup that is gone took its weight along, and one that another hand has set since is left
-    alone. Raises KernelFileError; the record is kept then.
+    Nothing is restored if the cgroup has vanished, or if another process has set its weight since.
+    Raises KernelFileError; the record is then kept.
     """
     done = SAVED.restore(
         root,
@@ -110,7 +111,7 @@ def _weight(root: str, path: str) -> int:
 
 
 def _own_folder(root: str) -> str | None:
-    """The folder of this process's cgroup, but for the top one, which is everybody's."""
+    """Return the folder of this process's cgroup; None for the root, which other processes share."""
     mounts = cgroup.read_cgroup(root)
     if mounts.v2_mount is None or mounts.v2_root != "/":
         return None
@@ -121,7 +122,7 @@ def _own_folder(root: str) -> str | None:
 
 
 def _kept(root: str) -> Saved | None:
-    """What is on record; None where it is nonsense: nothing is written for that."""
+    """Return the recorded weight; None if the record is invalid, so that nothing is written for it."""
     try:
         saved = SAVED.load(root, FAIR)
     except KernelFileError:

@@ -1,9 +1,10 @@
-"""Notice that cgroups have ended, without waking up to see whether.
+"""Notice that cgroups have ended, without a periodic wake-up.
 
-The number of dying cgroups, in the root's cgroup.stat, rises with each end and falls when their last page has
-gone. Reading it costs a system call, but a wake-up costs a quiet guest ten times as much. So the kernel is
-asked for a signal (dnotify, fcntl(2): F_NOTIFY) when a folder below a cgroup is removed. It is given for
-each cgroup that has children, up to a limit; the count, read at each sample too, finds what those miss.
+The number of dying cgroups, in the root's cgroup.stat, rises when a cgroup ends and falls when its last
+page is freed. Reading it costs one system call, but a wake-up costs a quiet guest ten times as much. So the
+kernel is asked for a signal (dnotify, fcntl(2): F_NOTIFY) when a folder below a cgroup is removed. This is
+requested for each cgroup with children, up to a limit. The count, which is also read at each sample, shows
+those that the signals miss.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from giveback_agent.runtime import signals
 from giveback_kernel import cgroup, cgroup_stat, files
 from giveback_kernel.errors import KernelFileError
 
-# Where the kernel gives no signal, or has been asked for none: so often the count is read.
+# Without signals, the count is read this often.
 PERIOD_S = 5.0
-# The pages of a cgroup are counted as an ended one's once the kernel has taken it down, a moment later.
+# The kernel takes down an ended cgroup a moment later; only then do its pages count as an ended one's.
 SETTLE_S = 1.0
-# Folders that are watched, each with a descriptor, and entries that are looked at to find them.
+# The most watched folders, each with a descriptor, and the most entries read to find them.
 WATCHED_LIMIT = 128
 ENTRIES_LIMIT = 4096
-# New cgroups are looked at for children no more often than this.
+# New cgroups are searched for children no more often than this.
 SCAN_PERIOD_S = 30.0
 # A folder without folders in it has two links, "." and its own name.
 _LEAF_LINKS = 2
@@ -33,7 +34,7 @@ _END_SIGNAL = bytes([signals.SIGIO])
 
 
 class EndWatch:
-    """`rose` is set by `poll` when cgroups have ended, until whoever looks after it resets it."""
+    """A watch for ended cgroups. `poll` sets `rose` when some have ended; the caller resets it."""
 
     def __init__(self, root: str) -> None:
         self.rose = False
@@ -52,17 +53,17 @@ class EndWatch:
                 path = files.under(root, f"{mount.rstrip('/')}/{cgroup_stat.STAT}")
                 self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except (KernelFileError, OSError):
-            # No cgroup v2: no cgroup's pages outlive it in a way that could be undone.
+            # Without cgroup v2, pages of ended cgroups cannot be reclaimed by this agent.
             return
         self.poll()
 
     @property
     def needs_polling(self) -> bool:
-        """Whether the count must be read every PERIOD_S, as no signal tells of an end."""
+        """Whether the count must be read every PERIOD_S, as the kernel sends no signals."""
         return self._fd >= 0 and not self._signals
 
     def poll(self) -> bool:
-        """Read the count; returns `rose`. Never raises."""
+        """Read the count and return `rose`. Never raises."""
         if self._fd < 0:
             return False
         try:
@@ -81,8 +82,8 @@ class EndWatch:
     def wait(self, waited_for: list[int], wake_fd: int, period_s: float) -> None:
         """Wait until a descriptor is readable, a cgroup has ended, or `period_s` are over.
 
-        `wake_fd` has the numbers of the signals that came. An end that leaves no dying cgroup behind
-        sends a signal, too, but is nothing to look after.
+        `wake_fd` delivers the numbers of received signals. The signal of a cgroup that left no dying
+        cgroup behind does not end the wait.
         """
         end_s = time.monotonic() + period_s
         while True:
@@ -98,10 +99,10 @@ class EndWatch:
                 return
 
     def ask_for_signals(self, now_s: float) -> None:
-        """Let the kernel send SIGIO, which must be handled, at each end below the cgroups that there are.
+        """Ask the kernel for SIGIO, which must be handled, when a cgroup below an existing one ends.
 
-        To be called again at each sample: it looks for cgroups with children where there are more cgroups
-        than at the last time. Never raises.
+        Call it at each sample: it searches for new cgroups with children if there are more cgroups than
+        at the last search. Never raises.
         """
         first = not self._scan_s
         if self._fd < 0 or not (first or self._descendants > self._scanned):
@@ -116,7 +117,7 @@ class EndWatch:
         self._signals = self._scan()
 
     def _scan(self) -> bool:
-        """Watch each cgroup that has children; returns whether the root is among them."""
+        """Watch each cgroup that has children; return whether the root is among them."""
         left, waiting = ENTRIES_LIMIT, [self._folder]
         while waiting and left > 0 and len(self._watched) < WATCHED_LIMIT:
             folder = waiting.pop(0)
@@ -138,7 +139,7 @@ class EndWatch:
         return self._folder in self._watched
 
     def close(self) -> None:
-        """Close all files: the kernel sends no signal any more."""
+        """Close all files: the kernel then sends no more signals."""
         for fd in self._watched.values():
             os.close(fd)
         self._watched = {}
@@ -149,7 +150,7 @@ class EndWatch:
 
 
 def _ask(folder: str) -> int:
-    """Ask for a signal when an entry of `folder` is removed; returns the descriptor that holds it, or -1."""
+    """Ask for a signal when an entry of `folder` is removed; return the descriptor for it, or -1."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:

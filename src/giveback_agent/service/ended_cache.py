@@ -1,4 +1,4 @@
-"""How much cache ended cgroups have left: measured once after an end, and not pursued for ever."""
+"""Measure, once after cgroups have ended, how much cache they left; forget it after a while."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.policy.cache_goal import EndedRegret
 
-# A service that is started again and again ends as often: it is looked after no more often.
+# A service that restarts all the time causes no more frequent measurements than this.
 PERIOD_S = 10.0
 # At most 1 % of a CPU for measuring.
 COST_TIMES = 100
@@ -21,7 +21,10 @@ WANTED_S = 120.0
 
 
 class EndedCache:
-    """`watch` notices the ends; `left_bytes` is what was last measured, 0 once a step takes it."""
+    """The cache of ended cgroups: `left_bytes` at the last measurement, 0 after a step for it.
+
+    `watch` notices that cgroups have ended.
+    """
 
     def __init__(self, root: str) -> None:
         self.watch = EndWatch(root)
@@ -30,14 +33,14 @@ class EndedCache:
         self._next_s = self._seen_s = 0.0
 
     def begin(self, cold_method: str) -> None:
-        """Have the root's own cache remembered before anything ends: by sums it cannot be told later."""
+        """Record the root's own cache before any cgroup ends: later it cannot be separated from theirs."""
         if cold_method == LISTS:
             steps.ended_bytes(self._root, cold_method)
 
     def measure(self, now_s: float, may_measure: bool, cold_method: str) -> bool:
-        """Measure what cgroups that have ended left, if any has; returns whether that is worth a step.
+        """Measure the cache of ended cgroups if some have ended; return whether it is worth a step.
 
-        `cold_method`: how this kernel's cold cache is taken.
+        `cold_method`: from cold_cache.probe.
         """
         self.watch.poll()
         self.watch.ask_for_signals(now_s)
@@ -50,12 +53,12 @@ class EndedCache:
         self.watch.rose, self._seen_s = False, 0.0
         began_s = time.monotonic()
         self.left_bytes = steps.ended_bytes(self._root, cold_method)
-        # With 10,000 cgroups this takes a second: rarer then.
+        # With 10,000 cgroups this takes a second: then it is measured less often.
         took_s = time.monotonic() - began_s
         self._next_s = now_s + max(PERIOD_S, COST_TIMES * took_s)
         return self.left_bytes >= thresholds.LEAST_STEP_BYTES
 
     def is_wanted(self, now_s: float, regret: EndedRegret) -> bool:
-        """Tell whether a step could begin for what was measured: soon after the end, or a regret's wait."""
+        """Tell whether a step may begin for the measured cache: for WANTED_S after it may be reclaimed."""
         is_new = now_s < max(self._next_s, regret.until_s) + WANTED_S
         return is_new and regret.may_take(now_s) and self.left_bytes >= thresholds.LEAST_STEP_BYTES

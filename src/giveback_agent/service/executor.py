@@ -1,7 +1,7 @@
-"""Do what a policy has decided, one step at a time: at once, or in a worker that can be abandoned.
+"""Execute the steps of a policy, one at a time: directly, or in a worker that can be abandoned.
 
-The service and `release` share it. Every failure is an outcome or a word to `refused`, never an
-exception: a step that fails must not end the agent.
+The service and `release` use it. Every failure is an outcome or a call of `refused`, never an exception: a
+step that fails must not end the agent.
 """
 
 from __future__ import annotations
@@ -24,18 +24,17 @@ if TYPE_CHECKING:
     from giveback_agent.settings.table import AgentSettings
 
 
-# For a killed worker to end, where the agent itself is to end.
+# How long an agent that ends waits for a killed worker to end.
 ENDING_WAIT_S = 2.0
 
 
 class Executor:
-    """The steps that wait, the one that runs, and what came of the last.
+    """The queued steps, the running one, and the outcome of the last.
 
-    `say` gets lines for the journal, `refused` a step and why it could not be done. `lowered`
-    tells whether the report order may be lowered by us: it is true before the kernel's file is written,
-    so that whatever interrupts, `restore` puts the order back. `hurried` is the same of the kernel's delay
-    before it reports. `cpu_s` and `user_s` are those of all
-    workers that have ended.
+    `say` gets lines for the journal, `refused` a step and the reason why it could not be done. `lowered`:
+    this process has lowered the report order, or may have. It is set before the kernel's file is written,
+    so that `restore` restores the order after any interruption. `hurried` is the same for the report
+    delay. `cpu_s` and `user_s` are the CPU seconds of all workers that have ended.
     """
 
     def __init__(
@@ -59,15 +58,15 @@ class Executor:
         self._lost: list[Worker] = []
 
     def next_step(self) -> ReleaseStep | None:
-        """Take the next step from the queue, if none runs and no outcome is to be accounted for."""
+        """Take the next step from the queue; None if one runs, or an outcome is not accounted yet."""
         if not self.queue or self.worker is not None or self.outcome is not None:
             return None
         return self.queue.pop(0)
 
     def start(self, step: ReleaseStep, now_s: float, pressing: bool = False) -> None:
-        """Begin a step. It leaves a `worker`, an `outcome`, or neither where nothing is to be waited for.
+        """Begin a step. It sets `worker`, or `outcome`, or neither if there is nothing to wait for.
 
-        `pressing`: a worker stays in this process's scheduling class instead of SCHED_IDLE.
+        `pressing`: a worker keeps this process's scheduling class instead of SCHED_IDLE.
         """
         if self._settings.dry_run:
             self.outcome = StepOutcome(step.kind, True)
@@ -77,7 +76,7 @@ class Executor:
             self._do_at_once(step, now_s)
 
     def reap(self, now_s: float) -> None:
-        """Turn a worker that has ended into an outcome; end one that had its time."""
+        """Turn a worker that has ended into an outcome; kill one that is over its deadline."""
         self._lost = [one for one in self._lost if one.poll() is None]
         worker = self.worker
         if worker is None:
@@ -85,12 +84,14 @@ class Executor:
         code = worker.poll()
         if code is None:
             if worker.overdue(now_s) and not worker.abandoned:
-                self._say(f"{worker.kind} took over {worker.deadline_s:.0f} s: given up")
+                self._say(f"{worker.kind} took over {worker.deadline_s:.0f} s: abandoned")
                 worker.abandon()
             if not worker.is_lost(now_s):
                 return
-            # Stuck in the kernel (a sync of a dead network drive): whenever it ends, go on without it.
-            self._say(f"{worker.kind}, pid {worker.pid}, cannot be killed: left behind")
+            # Stuck in the kernel (a sync of a dead network drive): continue without it.
+            self._say(
+                f"{worker.kind}: its process {worker.pid} cannot be killed, as the kernel does not return"
+            )
             self._lost.append(worker)
             code = FAILED
         self.cpu_s += worker.cpu_s
@@ -103,9 +104,9 @@ class Executor:
         self.restore_limits()
 
     def restore_limits(self) -> None:
-        """Put memory.low and memory.high of cgroups back, where a worker was killed before it could.
+        """Restore memory.low and memory.high of cgroups if a worker was killed before it did.
 
-        A worker that is being killed is waited for, or it could still set what is restored here.
+        It first waits for a worker that is being killed, which could otherwise still set a limit.
         """
         if self.worker is not None and self.worker.abandoned:
             self.worker.wait(ENDING_WAIT_S)
@@ -116,26 +117,26 @@ class Executor:
             self._say(f"{error}: memory limits of some cgroups are still changed")
 
     def abandon(self) -> None:
-        """Kill the step that runs, and forget those that wait."""
+        """Kill the running step and drop the queued ones."""
         if self.worker is not None:
             self.worker.abandon()
         self.queue.clear()
 
     def hurry(self) -> None:
-        """Let the kernel report without its delay, until `restore`; where it cannot, nothing changes."""
+        """Lower the report delay until `restore`; do nothing if the kernel has no such parameter."""
         if self.hurried or self._settings.dry_run:
             return
-        # First, as for the order: whatever interrupts, it is put back.
+        # Set first, as for the order: the delay is restored after any interruption.
         self.hurried = True
         try:
             self.hurried = report_delay.lower(self._root)
         except GivebackError as error:
-            self._say(f"{error}: the kernel keeps its delay before it reports")
+            self._say(f"{error}: the report delay is not lowered, memory is reported more slowly")
 
     def restore(self) -> int | None:
-        """Put the report order and delay back; returns the order, or None where it was not lowered.
+        """Restore the report order and delay; return the order, or None if it was not lowered.
 
-        Raises KernelFileError where one could not be written: `lowered` or `hurried` stays, so try again.
+        Raises KernelFileError if one cannot be written; `lowered` or `hurried` stays set, so try again.
         """
         order = None
         if self.lowered:
@@ -148,7 +149,7 @@ class Executor:
 
     def _do_at_once(self, step: ReleaseStep, now_s: float) -> None:
         if isinstance(step, LowerOrder):
-            # Before the kernel's file is written: whatever interrupts, `restore` puts the order back.
+            # Set before the kernel's file is written: `restore` then works after any interruption.
             self.lowered = True
             self.hurry()
         refused = steps.execute(step, self._root, self._settings)
@@ -158,7 +159,7 @@ class Executor:
                 self._log.deep_order = step.order
         if refused:
             if isinstance(step, TriggerReporting):
-                # Then the pass's line must not say that the small pieces were reported.
+                # The pass's log line must then not claim that small free blocks were reported.
                 self._log.deep_order = None
             self._refused(step, refused)
         if step.has_outcome:
@@ -167,7 +168,7 @@ class Executor:
 
     def _fork(self, step: WorkerStep, now_s: float, pressing: bool) -> None:
         if any(lost.kind == step.kind for lost in self._lost):
-            # It would be stuck just there.
+            # Another one would get stuck at the same point.
             self.outcome = StepOutcome(step.kind, False)
             return
 
@@ -177,5 +178,5 @@ class Executor:
         try:
             self.worker = Worker(step.kind, do, now_s, step.deadline_s, pressing=pressing)
         except (OSError, ValueError) as error:
-            self._say(f"{step.kind}: no worker: {error}")
+            self._say(f"{step.kind}: no worker process could be started: {error}")
             self.outcome = StepOutcome(step.kind, False)

@@ -1,4 +1,4 @@
-"""What the host has asked of this guest: an urgency on a lease, and perhaps an amount."""
+"""The host's request to this guest: an urgency with a lease, and an amount if it sent one."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from giveback_agent.release.observe import Totals
 
-# Told by a signal alone, with nothing written, the host starves for so long.
+# SIGUSR1 without a written urgency means urgency 3 for this long.
 SIGNAL_LEASE_S = 60.0
-# Who set it in the guest itself: `giveback-agent urgency`, or SIGUSR1 with nothing written.
+# Set in the guest itself: by `giveback-agent urgency`, or by SIGUSR1 without a written urgency.
 BY_COMMAND, BY_SIGNAL = "command", "signal"
 
 
 class HostNeed:
-    """A host that falls silent needs nothing: `lease` is the urgency, and until when it holds.
+    """The host's need. `lease` is the urgency and the time until which it holds (monotonic seconds).
 
-    `by` names who set it: a word of the host's, `command` or `signal` in the guest, "" where nobody has.
-    `kept_cache_bytes` stays, as the host named an amount that is less than the cache; 0: it named none.
+    Without a new message from the host the lease ends, and the urgency is 1 again. `by` names who set
+    it: the host's own word for it, `command` or `signal` in the guest, "" without a lease.
+    `kept_cache_bytes` of cache stay if the host asked for an amount smaller than the cache; 0: it did not.
     """
 
     def __init__(self, root: str) -> None:
@@ -43,7 +44,7 @@ class HostNeed:
         return {"urgency": urgency, "urgency_by": self.by, "urgency_until_s": until_s}
 
     def read_written(self, now_s: float) -> None:
-        """Take what was written into the run directory, as SIGUSR1 asks for."""
+        """Read the urgency from the run directory, after SIGUSR1."""
         self.kept_cache_bytes = 0
         starving = (URGENCY_STARVING, now_s + SIGNAL_LEASE_S)
         written = run_dir.read_urgency(self._root, now_s)
@@ -52,7 +53,7 @@ class HostNeed:
     def hear(
         self, urgency: int, until_s: float, goal_bytes: int | None, totals: Totals, by: str = "host"
     ) -> None:
-        """Take what the host said. Of the cache as it is now, all but `goal_bytes` is kept for the guest."""
+        """Set the urgency that the host sent. Of the present cache, all above `goal_bytes` is kept."""
         self.lease, self.by, self.kept_cache_bytes = (urgency, until_s), by, 0
         if goal_bytes is None:
             return

@@ -1,6 +1,6 @@
-"""The service: look, decide, act, verify, say; until it is told to stop.
+"""The service: sample, decide, act, verify and log, until a signal stops it.
 
-Everything here that can fail is expected to fail: a failed read or write is an outcome, never the end.
+Every read and write here may fail. A failure is logged, and never ends the service.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
     from giveback_agent.settings.table import AgentSettings
 
 MIB = 1 << 20
-# It reads the kernel log: 0.1 s of CPU at most, and only in a guest that reports nothing.
+# A probe reads the kernel log: at most 0.1 s of CPU, and only in a guest without page reporting.
 PROBE_PERIOD_S = 600.0
 
 
 class Service:
-    """One agent in one guest. `say` gets lines for the journal."""
+    """The agent's service in a guest. `say` gets lines for the journal."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Service:
         self._own_cpu_s = self._own_cpu()
         self._stop = False
         self._ended = EndedCache(root)
-        self._share = cpu_weight.Share(root)
+        self._cpu_weight = cpu_weight.CpuWeight(root)
         self._pace = polling.Pace()
         self._need = HostNeed(root)
         self._before: Snapshot | None = None
@@ -92,18 +92,18 @@ class Service:
         os.set_blocking(self._wake_write, False)
 
     def run(self) -> int:
-        """Serve until SIGTERM, SIGINT or SIGHUP; returns the exit code. What was changed is restored."""
+        """Serve until SIGTERM, SIGINT or SIGHUP; return the exit code. Changed settings are restored."""
         become_idle_class()
         signals.set_wakeup_fd(self._wake_write)
         for number in (signals.SIGTERM, signals.SIGINT):
             signals.signal(number, self._on_stop)
-        # The terminal it was started from by hand is closed; under nohup that is no reason.
+        # SIGHUP: the terminal of a manual start was closed. Under nohup it is ignored.
         if signals.getsignal(signals.SIGHUP) != signals.SIG_IGN:
             signals.signal(signals.SIGHUP, self._on_stop)
         signals.signal(signals.SIGUSR1, self._on_urgency)
-        # A worker that ends wakes the service: the next step need not wait for the next look.
+        # A worker that ends wakes the service, so that the next step does not wait for the next tick.
         signals.signal(signals.SIGCHLD, lambda _number, _frame: None)
-        # So does a cgroup that ends.
+        # A cgroup that ends wakes it too.
         signals.signal(signals.SIGIO, lambda _number, _frame: None)
         self._ended.watch.ask_for_signals(time.monotonic())
         self._ended.begin(self._can.cold_method)
@@ -122,29 +122,29 @@ class Service:
         why_not = why_not_reported(self._can.reporting, self._settings.page_reporting)
         if why_not:
             self._journal(
-                f"{why_not}: nothing is compacted or reported; see `giveback-agent doctor`"
+                f"{why_not}: no memory is compacted or reported; see `giveback-agent doctor`"
             )
         self._publish()
 
     def _repair(self) -> None:
-        """Put right what an agent before this one left changed when it was killed."""
+        """Restore the settings that an earlier agent left changed when it was killed."""
         from giveback_agent.service.repair import repair_all
 
-        self._share.give_back()
+        self._cpu_weight.give_back()
         done = repair_all(self._root)
         for line in done.restored:
             self._journal(f"{line} restored after a killed agent")
         for line in done.failed:
             self._complain(line)
         if done.order is not None:
-            # What was probed is the order that the killed agent had set.
+            # The first probe saw the order that the killed agent had set.
             self._can = probe(self._root, self._settings.swap)
 
     def _close(self) -> None:
         self._steps.abandon()
         self._steps.restore_limits()
         self._restore("the agent stops")
-        self._share.give_back()
+        self._cpu_weight.give_back()
         self._publish(running=False)
         self._link.close()
         self._ended.watch.close()
@@ -154,7 +154,7 @@ class Service:
         self._stop = True
 
     def _on_urgency(self, number: int, frame: object) -> None:
-        """SIGUSR1: read what the host's need is."""
+        """Handle SIGUSR1: read the host's urgency."""
         del number, frame
         self._need.read_written(time.monotonic())
         self._pace = polling.Pace()
@@ -166,7 +166,7 @@ class Service:
         self._ended.watch.wait(waited_for, self._wake_read, period_s)
 
     def _hear(self, now_s: float) -> None:
-        """Take what the host says."""
+        """Handle the messages from the host."""
         for message in self._link.receive(now_s):
             if isinstance(message, UrgencyMessage):
                 until_s = now_s + message.lease_s
@@ -176,10 +176,10 @@ class Service:
                 self._pace = polling.Pace()
 
     def _press(self, pressing: bool) -> None:
-        """While the host starves, do not wait until the work leaves a CPU to us."""
+        """At urgency 3 (`pressing`), compete with the workload for CPU instead of waiting for idle CPU."""
         children = (self._steps.worker and self._steps.worker.pid, self._link.answering_pid)
         pressing = pressing and self._settings.mode == "adaptive" and not self._settings.dry_run
-        refused = self._share.press(pressing, (os.getpid(), *[pid for pid in children if pid]))
+        refused = self._cpu_weight.press(pressing, (os.getpid(), *[pid for pid in children if pid]))
         if refused:
             self._complain(refused)
 
@@ -193,12 +193,12 @@ class Service:
         if acts or self._ended.watch.rose:
             return polling.PASS_PERIOD_S
         if self._settings.mode != "adaptive":
-            # WSL's own period. More often, and our looks alone would be its 0.5 % on a slow CPU.
+            # WSL's own period. With a shorter one, polling alone would use its 0.5 % of a slow CPU.
             return polling.QUIET_PERIOD_S
         return polling.period_s(self._pace, self._activity)
 
     def _tick(self) -> None:
-        """One look at the guest, and what follows from it."""
+        """Sample the guest once and act on it."""
         now_s = time.monotonic()
         ours = self._steps.worker is not None or self._in_pass()
         self._steps.reap(now_s)
@@ -212,43 +212,43 @@ class Service:
             self._last_error = ""
         except KernelFileError as error:
             self._complain(str(error))
-            # Unseen, work may be back: the order must not stay lowered for it.
+            # The workload may be back unnoticed: the order must not stay lowered.
             self._restore("the guest cannot be seen")
         changed = self._steps.lowered or self._steps.hurried
         if changed and not self._in_pass() and not self._state.in_short_report:
-            self._restore("once more")
+            self._restore("tried again")
         self._start_next(now_s)
         self._probe_again(now_s)
         self._publish_changes(now_s)
 
     def _complain(self, text: str) -> None:
-        """Say what went wrong, once until it is well again."""
+        """Log a failure once; again only after it was over."""
         if text != self._last_error:
             self._last_error = text
             self._journal(f"{text}")
 
     def _sample(self, now_s: float, ours: bool) -> None:
-        """Judge how busy the guest is. `ours`: a step or a pass goes on, so stalls are ours, too.
+        """Judge how busy the guest is. `ours`: a step or a pass is under way, which also causes stalls.
 
-        System time is where the kernel works for us: it reports at a low order, or writes for a sync. A
-        worker's own is known.
+        Then only user time counts as the workload's: the kernel's system time may be for the agent, as it
+        reports at a low order or writes for a sync. CPU time of a worker itself is known.
         """
         self._totals.forget()
         if self._activity.at_s and 0 <= now_s - self._activity.at_s < idleness.SHORTEST_INTERVAL_S:
-            # Too soon to be judged again, so nothing is read for it.
+            # The interval would be too short to judge, so nothing is read.
             return
         own = self._own_cpu()
-        # In a pass only user time counts as work, so only ours of it is taken out.
+        # In a pass only user time counts, so only the agent's user time is subtracted.
         used_s = own[ours] - self._own_cpu_s[ours]
         stalls = idleness.Stalls()
         cpustat = self._totals.cpustat()
         self._is_quiet = idleness.is_quiet(self._activity, cpustat, used_s, TICKS_PER_S)
-        # Asking where it stalls costs a guest without spare CPU something: not unless it must give.
+        # Reading PSI costs CPU time, which a guest without spare CPU pays only at urgency 3.
         working = (
             not idleness.has_spare_cpu(self._activity.busy_percent)
             and self._activity.at_s is not None
         )
-        if not (ours or self._is_quiet) and (not working or self._share.pressing):
+        if not (ours or self._is_quiet) and (not working or self._cpu_weight.pressing):
             stalls = self._stalls()
         before = self._activity
         self._activity = idleness.judge(
@@ -264,7 +264,7 @@ class Service:
         return idleness.stalls_of(memory, io)
 
     def _own_cpu(self) -> tuple[float, float]:
-        """CPU seconds of the agent and all it started: user and system, and user alone."""
+        """Return the CPU seconds of the agent and all that it started: in total, and user time alone."""
         used, link = os.times(), self._link
         total_s = used.user + used.system + self._steps.cpu_s + link.answer_cpu_s
         user_s = used.user + self._steps.user_s + link.answer_user_s
@@ -275,19 +275,22 @@ class Service:
         return total_s, user_s
 
     def _has_ended_cache(self, now_s: float) -> bool:
-        """Whether a pass could begin for the cache of ended cgroups."""
+        """Tell whether a pass could begin for the cache of ended cgroups."""
         wanted = self._need.urgency(now_s) > URGENCY_NONE and self._can.cold_method != NO_METHOD
         return wanted and self._ended.is_wanted(now_s, self._state.ended_regret)
 
     def _measure_ended(self, now_s: float) -> None:
-        """Cgroups have ended: find out how much cache they left, and decide at once where it is much."""
+        """Measure the cache of cgroups that have ended; decide at once if it is worth a step."""
         may_measure = self._settings.mode == "adaptive" and self._steps.worker is None
         may_measure = may_measure and not self._in_pass()
         if self._ended.measure(now_s, may_measure, self._can.cold_method):
             self._pace = polling.Pace()
 
     def _is_decision_due(self, now_s: float) -> bool:
-        """A full picture is dear: none while the guest works, few while it is quiet."""
+        """Tell whether to take a full snapshot and decide.
+
+        A full snapshot is expensive: none is taken while the guest is busy, and few while it is quiet.
+        """
         if self._steps.worker is not None or self._steps.outcome is not None:
             return True
         if self._has_ended_cache(now_s) and not self._in_pass():
@@ -306,7 +309,7 @@ class Service:
             resting = idle and adaptive.must_rest(self._state, self._activity, now_s)
             working = not idle and not self._state.is_step_due(self._activity, now_s)
             if resting or working or polling.is_settling(self._activity):
-                # Nothing may be done yet, whatever a picture would show: nor is the quick look used up.
+                # No step may begin yet, whatever a snapshot would show, so this poll does not count.
                 self._pace = polling.held_up(self._pace, self._activity)
                 return False
             if not idle:
@@ -315,7 +318,7 @@ class Service:
         return polling.is_turn(self._pace, self._activity) or self._has_moved()
 
     def _has_moved(self) -> bool:
-        """Whether much has changed since the last full picture. In a quiet guest nothing can have."""
+        """Tell whether memory has changed much since the last snapshot; it cannot in a quiet guest."""
         if self._is_quiet and self._last is not None:
             return False
         last, now = self._last, self._totals.meminfo()
@@ -323,7 +326,7 @@ class Service:
         return last is None or polling.has_moved(last.meminfo, now, least_bytes)
 
     def _may_wait(self, now_s: float) -> bool:
-        """While the order is lowered, all is calm and nobody needs more, the kernel's own pace will do."""
+        """Tell whether the poll of a lowered order can wait: the guest is idle and the urgency unchanged."""
         current, last = self._state.current, self._last
         if current is None or current.hold is None or last is None:
             return False
@@ -366,11 +369,11 @@ class Service:
             self._do(action, snapshot)
 
     def _actions(self, seen: GuestObservation) -> tuple[Action, ...]:
-        """Ask the policy of the mode that is set."""
+        """Return the actions of the policy for the mode in the settings."""
         if self._settings.mode == "adaptive":
             actions, self._state = adaptive.decide(seen, self._state, self._settings, self._can)
             return actions
-        # 20 KiB that hardly any guest needs.
+        # Imported here: 20 KiB that few guests need.
         from giveback_agent.policy import wsl_modes
 
         state = self._wsl_state or wsl_modes.WslState()
@@ -395,7 +398,7 @@ class Service:
             self._restore(action.why)
 
     def _start_next(self, now_s: float) -> None:
-        """Start the next queued steps, until one of them is to be waited for."""
+        """Start the queued steps in order, up to one that must be waited for."""
         while (step := self._steps.next_step()) is not None:
             what = step.words()
             seen = status_file.seen(
@@ -406,7 +409,7 @@ class Service:
             self._before = self._last
             if step.takes_ended:
                 self._ended.left_bytes = 0
-            self._steps.start(step, now_s, self._share.pressing)
+            self._steps.start(step, now_s, self._cpu_weight.pressing)
 
     def _journal(self, text: str) -> None:
         self._say(f"giveback-agent: {text}")
@@ -420,7 +423,7 @@ class Service:
         step = self._passes.note(self._steps.outcome, self._before, now)
         self._before = None
         self._journal(
-            f"{step.kind} {step.end}: gained {step.freed_bytes // MIB} MiB "
+            f"{step.kind} {step.end}: {step.freed_bytes // MIB} MiB freed "
             f"in {step.took_s:.1f} s, {step.cpu_s:.2f} s of CPU"
         )
 
@@ -429,13 +432,13 @@ class Service:
         if record is not None:
             line = pass_log.words(record, self._classic_line)
             if self._settings.dry_run:
-                line += ", dry run: nothing was done"
+                line += ", dry run: nothing was changed"
             steps.write_kernel_log(self._root, line)
             self._say(line)
             self._publish()
 
     def _probe_again(self, now_s: float) -> None:
-        """A balloon may come late: its module loaded after us, or plugged in while the guest runs."""
+        """Probe again without page reporting: a balloon's module may be loaded late, or be hot-plugged."""
         if self._can.reporting or now_s < self._next_probe_s or self._in_pass():
             return
         self._next_probe_s = now_s + PROBE_PERIOD_S
@@ -456,7 +459,10 @@ class Service:
         self._link.send(event="step", step=step, text=text)
 
     def _promise(self) -> dict[str, object]:
-        """What the host is told of the cache. Called in an answer's process: it may import and read much."""
+        """Return the fields about the cache for the host.
+
+        It runs in the process of an answer, so its imports and reads do not stay in the service.
+        """
         from giveback_agent.release.cache import cold_survey
 
         memory = Totals(self._root).meminfo()
@@ -472,7 +478,7 @@ class Service:
             self._publish()
 
     def _publish(self, running: bool = True) -> None:
-        """Write what `status` shows. A full /run is no reason to stop."""
+        """Write the status file. A full /run does not stop the service."""
         now_s = time.monotonic()
         need = self._need.fields(now_s)
         self._published.note(need, status_file.slow_changes(self._state, self._activity), now_s)

@@ -1,4 +1,4 @@
-"""What a pass did: each step's gain by what the guest shows before and after it, and the log's words."""
+"""The record of a pass: bytes freed by each step, from snapshots before and after it, and its log line."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ WSL_LINE = "WSL2: Performing memory compaction"
 # The same for a pass that compacted nothing.
 PASS_LINE = "giveback: giving memory back"
 FAILED = "failed"
-# Steps whose gain is cache and slab. What is free after a sync is not of its making.
+# Steps that free cache and slab. Memory that is free after a sync was not freed by it.
 FREEING = (ReclaimCold.kind, ReclaimEnded.kind, Reclaim.kind, DropCaches.kind, ReclaimSlab.kind)
 
 
 class StepRecord(Record):
-    """One finished step; `freed_bytes` are freed bytes, for a compaction bytes made contiguous.
+    """A finished step. `freed_bytes`: bytes freed, or made contiguous by a compaction.
 
-    Never negative: what the guest took meanwhile is its own affair.
+    It is never negative, although the guest may have allocated memory meanwhile.
     """
 
     kind: str
@@ -42,11 +42,11 @@ class StepRecord(Record):
 
 
 class PassRecord(Record):
-    """One finished pass: what its steps have done, and the free memory in small blocks before and after.
+    """A finished pass: the bytes freed by its steps, and free memory in small blocks before and after.
 
-    The kernel log, `status` and its JSON all say these amounts. `freed_bytes` are cache and slab,
-    `from_lists_bytes` came from per-CPU lists. `small_reported`: what is in small blocks at the end was
-    reported, too; then nothing is trapped in them.
+    The kernel log, `status` and its JSON all show these amounts. `freed_bytes` are cache and slab,
+    `from_lists_bytes` came from per-CPU lists. `small_reported`: memory in small blocks at the end was
+    reported as well, so that none of it is trapped.
     """
 
     started_s: float
@@ -69,10 +69,11 @@ class PassRecord(Record):
 
 
 class PassLog:
-    """The pass that goes on, and the last ones that ended.
+    """The pass under way and the last finished ones.
 
     `small_reported_bytes` are free in small blocks and were reported by a pass: the host has them back,
-    though the free lists do not tell them from what is trapped.
+    but the free lists do not distinguish them from trapped memory. `small_steps` and `small_bytes` count
+    the steps outside of passes.
     """
 
     def __init__(self) -> None:
@@ -86,27 +87,27 @@ class PassLog:
         self.small_reported_bytes = 0
 
     def start(self, begin: Snapshot, why: str) -> None:
-        """A pass begins."""
+        """Begin a pass at the snapshot `begin`."""
         self.begin, self.why, self.steps, self.deep_order = begin, why, [], None
 
     def note(self, outcome: StepOutcome, before: Snapshot, after: Snapshot) -> StepRecord:
-        """Account a step that has just ended; outside of a pass only their number and gain are kept."""
+        """Account a step that has just ended; outside of a pass only the totals are kept."""
         if outcome.kind == Compact.kind:
-            gain = (before.trapped_bytes or 0) - (after.trapped_bytes or 0)
+            freed = (before.trapped_bytes or 0) - (after.trapped_bytes or 0)
         else:
-            gain = before.meminfo.non_free_bytes - after.meminfo.non_free_bytes
-        gain = max(0, gain)
-        end = "given up" if outcome.abandoned else "done" if outcome.ok else FAILED
-        step = StepRecord(outcome.kind, gain, outcome.took_s, outcome.cpu_s, end)
+            freed = before.meminfo.non_free_bytes - after.meminfo.non_free_bytes
+        freed = max(0, freed)
+        end = "abandoned" if outcome.abandoned else "done" if outcome.ok else FAILED
+        step = StepRecord(outcome.kind, freed, outcome.took_s, outcome.cpu_s, end)
         if self.begin is not None:
             self.steps.append(step)
         else:
             self.small_steps += 1
-            self.small_bytes += gain
+            self.small_bytes += freed
         return step
 
     def finish(self, after: Snapshot, end: str) -> PassRecord | None:
-        """The pass is over: return its record, or None where none had begun."""
+        """End the pass and return its record; None if none had begun."""
         begin = self.begin
         if begin is None:
             return None
@@ -126,24 +127,27 @@ class PassLog:
 
 
 def _freed_by(steps: tuple[StepRecord, ...], kinds: tuple[str, ...]) -> int:
-    """The bytes that steps of some kinds gained together."""
+    """Return the bytes that steps of some kinds freed together."""
     return sum([step.freed_bytes for step in steps if step.kind in kinds])
 
 
 def compacted(record: PassRecord) -> bool:
-    """Whether memory was compacted in a pass, if only for a while."""
+    """Tell whether memory was compacted in a pass, completely or in part."""
     return any(step.kind == Compact.kind and step.end != FAILED for step in record.steps)
 
 
 def words(record: PassRecord, classic: str) -> str:
-    """The pass in one line of the kernel log: `classic`, which users grep for, where it compacted."""
-    gains = f"{record.freed_bytes // MIB} MiB of cache and slab freed"
+    """Describe the pass in one line of the kernel log.
+
+    It begins with `classic`, a line that users grep for, if the pass compacted memory.
+    """
+    freed = f"{record.freed_bytes // MIB} MiB of cache and slab freed"
     if record.from_lists_bytes >= MIB:
-        gains += f", {record.from_lists_bytes // MIB} MiB taken from per-CPU lists"
+        freed += f", {record.from_lists_bytes // MIB} MiB taken from per-CPU lists"
     title = PASS_LINE
     if compacted(record):
         title = classic
-        gains += f", {record.contiguous_bytes // MIB} MiB made contiguous"
-    rest = "in small pieces reported, too" if record.small_reported else "left in small pieces"
-    text = f"{title}: {gains}, {record.small_after_bytes // MIB} MiB {rest}, {record.took_s:.0f} s"
+        freed += f", {record.contiguous_bytes // MIB} MiB made contiguous"
+    rest = "in small blocks also reported" if record.small_reported else "left in small free blocks"
+    text = f"{title}: {freed}, {record.small_after_bytes // MIB} MiB {rest}, {record.took_s:.0f} s"
     return text if record.end == "done" else f"{text}, stopped: {record.end}"

@@ -1,4 +1,4 @@
-"""Put back all that a killed agent left changed in the kernel: for the next start, and for `repair`."""
+"""Restore every kernel setting that a killed agent left changed: at the next start, and for `repair`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Repairs(Record):
-    """What was restored and what could not be, in words, and the report order that was set, if any."""
+    """Texts about what was restored and what failed, and the report order that was set (None: none)."""
 
     restored: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
@@ -22,7 +22,7 @@ class Repairs(Record):
 
 
 def repair_all(root: str) -> Repairs:
-    """Undo each change that is on record. Never raises: the record of what fails is kept."""
+    """Undo each change that is on record. Never raises; the record of a failure is kept."""
     order: int | None = None
     restored: list[str] = []
     failed: list[str] = []

@@ -1,4 +1,4 @@
-"""The service's status file, and what it says of the guest and of its passes."""
+"""The service's status file: its fields about the guest and about passes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from giveback_agent.settings.table import AgentSettings
 
 MIB = 1 << 20
-# A host may change its mind, and a guest its level, at every sample: what is published follows no faster.
+# The host's urgency and the guest's level may change at every sample; the file is written no more often.
 URGENCY_PUBLISH_S = 1.0
 LEVEL_PUBLISH_S = 30.0
 JUDGED_GRAIN_BYTES = 16 * MIB
@@ -25,7 +25,7 @@ STATUS_PATH = run_dir.FOLDER + "/status.json"
 
 
 class Published:
-    """What was last published, and when: what changes all the time is not followed at every sample."""
+    """The last published values and their time, so that frequent changes are not written at once."""
 
     def __init__(self, now_s: float) -> None:
         self._urgent: object = None
@@ -33,18 +33,18 @@ class Published:
         self.at_s = now_s
 
     def is_due(self, urgent: object, slow: object, now_s: float) -> bool:
-        """Tell whether to publish again: what is `urgent` or `slow` has changed, and its time has come."""
+        """Tell whether to publish: `urgent` or `slow` values changed, and their period is over."""
         since_s = now_s - self.at_s
         is_urgent = urgent != self._urgent and since_s >= URGENCY_PUBLISH_S
         return is_urgent or (slow != self._slow and since_s >= LEVEL_PUBLISH_S)
 
     def note(self, urgent: object, slow: object, now_s: float) -> None:
-        """Note what is being published."""
+        """Record the values that are published now."""
         self._urgent, self._slow, self.at_s = urgent, slow, now_s
 
 
 def slow_changes(state: PolicyState, activity: Activity) -> tuple[object, ...]:
-    """Return what `status` shows and no event tells."""
+    """Return the values of `status` whose changes cause no event."""
     busy, judged = state.busy, state.judged
     return (
         activity.level,
@@ -55,7 +55,7 @@ def slow_changes(state: PolicyState, activity: Activity) -> tuple[object, ...]:
 
 
 def seen(now: Snapshot | None, busy_percent: float, urgency: int) -> str:
-    """Return in words the snapshot that caused a step."""
+    """Describe, for the log line of a step, the snapshot that caused it."""
     if now is None:
         return ""
     memory = now.meminfo
@@ -67,7 +67,7 @@ def seen(now: Snapshot | None, busy_percent: float, urgency: int) -> str:
 
 
 def log_fields(log: PassLog) -> dict[str, object]:
-    """What `status` shows of the passes and of the small steps between them."""
+    """Return the fields about passes and about the small steps between them."""
     return {
         "passes": log.count,
         "slack_steps": log.small_steps,
@@ -80,9 +80,9 @@ def log_fields(log: PassLog) -> dict[str, object]:
 def terms_fields(
     settings: AgentSettings, cold_method: str, state: PolicyState
 ) -> dict[str, object]:
-    """Return what decides how much of the cache a pass would take: `cold_survey.terms_of` reads it.
+    """Return the fields that limit a pass, which `cold_survey.terms_of` reads.
 
-    `judged` is None where a host that wants cold cache gets it, however lately it was judged.
+    `judged` is None if the next pass would reclaim cold cache however recently it was judged.
     """
     judged = state.judged
     if judged is not None and state.after_pass_urgency < URGENCY_ALONE:
@@ -98,9 +98,9 @@ def terms_fields(
 
 
 def busy_fields(state: BusySteps | None, activity: Activity) -> dict[str, object]:
-    """Return why a guest at work waits, its next step and when that is due, and what the steps freed.
+    """Return the fields about small steps: why the next waits, which it is, when, and the bytes freed.
 
-    `next_s` are monotonic seconds, None where the guest is idle: then a pass comes, not a step.
+    `next_s` is in monotonic seconds; None if the guest is idle, as a pass comes then.
     """
     waits = next_step = ""
     next_s: float | None = None
@@ -128,5 +128,5 @@ def _as_dict(record: PassRecord) -> dict[str, object]:
 
 
 def write_status(root: str, status: dict[str, object]) -> bool:
-    """Publish what the agent sees and did, for `status`; False where it could not be written."""
+    """Write the status file; return whether it could be written."""
     return run_dir.write_file(root, STATUS_PATH, encode(status) + "\n")

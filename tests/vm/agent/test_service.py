@@ -127,7 +127,9 @@ def test_one_moment_is_told_alike_everywhere(guest: AgentGuest, first: dict[str,
     last = first["published again"]["last_passes"][-1]
     freed_mib, small_mib = last["freed_bytes"] // MIB, last["small_after_bytes"] // MIB
     log = [line for line in guest.sh("dmesg").splitlines() if "giveback: " in line]
-    rest = "in small pieces reported, too" if last["small_reported"] else "left in small pieces"
+    rest = (
+        "in small blocks also reported" if last["small_reported"] else "left in small free blocks"
+    )
     assert any(
         f": {freed_mib} MiB of cache and slab freed" in line and f"{small_mib} MiB {rest}" in line
         for line in log
@@ -184,7 +186,7 @@ def test_a_kill_at_any_step_is_repaired_by_the_next_start(guest: AgentGuest) -> 
 
 @pytest.fixture
 def fragments(guest: AgentGuest) -> Iterator[None]:
-    """Memory that is free in small pieces."""
+    """Memory that is free in small blocks."""
     with guest.running("python3", "-c", HOLD) as held:
         held.wait_until_it_says("held")
         yield
@@ -272,7 +274,12 @@ def test_release_deep_tells_each_gain_and_ctrl_c_restores(guest: AgentGuest) -> 
     assert "Traceback" not in "\n".join(release.lines)
     done = guest.agent("release", "--deep")
     assert done.code == 0, done.text
-    for words in ("MiB made contiguous", "report order 9 -> 0", "in small pieces", CLASSIC_LINE):
+    for words in (
+        "MiB made contiguous",
+        "report order 9 -> 0",
+        "in small free blocks",
+        CLASSIC_LINE,
+    ):
         assert words in done.text
     assert is_as_found(guest)
     print(*release.lines, *done.lines, sep="\n")

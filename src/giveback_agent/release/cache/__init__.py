@@ -1,1 +1,1 @@
-"""Which cache and memory can be taken, and taking it."""
+"""Find the cache and cold memory that can be reclaimed, and reclaim it."""

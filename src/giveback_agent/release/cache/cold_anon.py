@@ -1,16 +1,17 @@
-"""Swap out anonymous memory that nobody has touched for a while: of cold pages only, by the multi-gen LRU.
+"""Swap out anonymous memory that was not touched for a while, by the generations of the multi-gen LRU.
 
-A generation is opened by aging, which looks at each page's accessed bit: pages in use move to the new one.
-So a page in the third-youngest generation, or an older one, was not touched since the second-youngest was
-opened. Eviction looks once more, and keeps what was touched meanwhile. On an idle guest nobody else ages:
-each call evicts what is cold by now, and opens a generation for the next call.
+Aging opens a generation: it reads each page's accessed bit and moves pages in use to the new generation. So
+a page in the third-youngest generation, or an older one, was not touched since the second-youngest was
+opened. Eviction reads the bit once more and keeps pages that were touched meanwhile. An idle guest does not
+age its lists by itself: each call here evicts the pages that are cold by now and opens a generation for the
+next call.
 
-`memory.reclaim` with `swappiness=max` would do without debugfs. But it ages by itself as often as it needs
-pages, in one go: then what is in use looks as cold as the rest.
+`memory.reclaim` with `swappiness=max` would work without debugfs. But it ages as often as it needs pages, all
+in one call, and then pages in use look as cold as the others.
 
-Aging moves cached files on, too. Files kept by cold_cache.py come up for eviction after two such calls
-instead of hours, and stay where they were read again since.
-Source: lru_gen_seq_write() and run_eviction() in mm/vmscan.c; docs/cold-anon.md has what was measured.
+Aging also moves cached files. Files kept by cold_cache.py come up for eviction after two such calls instead
+of after hours, and are kept if they were read again since. Source: lru_gen_seq_write() and run_eviction()
+in mm/vmscan.c. docs/cold-anon.md has the measurements.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ COLD_LEAST_BYTES = MIB
 WRITE_BYTES = 32 * MIB
 LISTS_LIMIT = 64
 WRITES_LIMIT = 256
-# zram that takes more than this part of what it holds gains too little.
+# zram that occupies more than this part of the data in it saves too little.
 ZRAM_MOST_PERCENT = 60
 ZRAM_JUDGED_BYTES = 16 * MIB
 
 
 class ColdAnonResult(Record):
-    """Bytes swapped out, bytes that zram took for them, lists aged, and why nothing was done, if so."""
+    """Bytes swapped out, bytes that zram occupies for them, lists aged, and why nothing was done ("")."""
 
     swapped_bytes: int = 0
     zram_bytes: int = 0
@@ -52,7 +53,7 @@ class ColdAnonResult(Record):
 
 
 def probe(root: str, generations: bool) -> bool:
-    """Tell whether cold anonymous memory can be told apart here, and has somewhere to go; reads only."""
+    """Tell whether cold anonymous memory can be recognised here and there is swap. Reads only."""
     try:
         return generations and bool(swaps.read_swaps(root).areas)
     except KernelFileError:
@@ -66,9 +67,9 @@ def reclaim_cold_anon(
     exclude: tuple[str, ...] = (),
     wanted: Callable[[], bool] = lambda: True,
 ) -> ColdAnonResult:
-    """Swap at most `max_bytes` out that were not touched for `cold_after_s`, then age.
+    """Swap out at most `max_bytes` that were not touched for `cold_after_s`, then age the lists.
 
-    It blocks, and never raises. `exclude`: patterns of cgroups to leave alone.
+    Blocks; never raises. `exclude`: patterns of cgroups to leave alone.
     """
     try:
         refused = why_not(root)
@@ -89,13 +90,14 @@ def reclaim_cold_anon(
 
 
 def why_not(root: str) -> str:
-    """Return why swapping out gains nothing here, or ""; raises KernelFileError.
+    """Return why swapping out would not free memory here; "" if it would. Raises KernelFileError.
 
-    Judged by the area that the kernel takes next, that of the highest priority with room.
+    The reason is that of the swap area that the kernel uses next: the one of the highest priority with
+    free space.
     """
     areas = [a for a in swaps.read_swaps(root).areas if a.size_bytes - a.used_bytes > WRITE_BYTES]
     if not areas:
-        return "no swap has room"
+        return "no swap area has free space"
     area = max(areas, key=lambda one: one.priority)
     if not area.is_zram:
         return ""
@@ -138,7 +140,7 @@ def _evict(
     page_bytes: int,
     wanted: Callable[[], bool],
 ) -> int:
-    """Evict what is cold of one list; returns the bytes that the kernel was asked for."""
+    """Evict the cold pages of one list; return the bytes that were requested."""
     most = min(cold_pages(one, cold_after_s), left_bytes // page_bytes)
     if most * page_bytes < COLD_LEAST_BYTES:
         return 0
@@ -158,7 +160,7 @@ def _evict(
 
 
 def _age(root: str, one: NodeGenerations, cold_after_s: float) -> bool:
-    """Open a new generation, unless the youngest is not old enough yet."""
+    """Open a new generation if the youngest is old enough; return whether it was opened."""
     if not one.generations or one.generations[-1].age_ms < cold_after_s * 1000:
         return False
     try:

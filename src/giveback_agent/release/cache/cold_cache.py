@@ -1,27 +1,27 @@
-"""Return cold page cache and keep the working set, page for page.
+"""Reclaim cold page cache and keep the working set, page for page.
 
-The kernel knows which cached pages were read once and which were read again; asked the wrong way it
-takes both. What is asked here, and why, is measured in docs/cold-cache.md. In short:
+The kernel knows which cached pages were read once and which were read again, but a plain request reclaims
+both. docs/cold-cache.md has the measurements behind the three methods:
 
-- Two lists (the classic LRU, and the multi-gen LRU where debugfs is closed): `memory.reclaim` of each
-  leaf cgroup, only while its inactive list is longer than its active one: below that the kernel
-  refills it from the active list, and the working set goes (all of it, on 6.1).
-- The multi-gen LRU: pages read through file descriptors stay in the generation they were born in, in
-  the order of their birth. What was read again is told apart by its tier only when it comes up for
-  eviction: a protected page moves to the next generation. Protection of pages read 2 to 4 times
-  begins after 64 refaults of such pages (MIN_LRU_BATCH in mm/vmscan.c): `train` makes these with a
-  scratch file. Then the third-youngest generation is evicted all but a remainder: as long as a page
-  is left there the kernel puts new cache into it, and never what was kept. So the third-youngest
-  serves as the inactive list, the second-youngest as the active one, and later passes find only
-  new cache to take. Dirty pages cannot be taken: they move to the second-youngest, too. So nothing is
-  taken while much of it is dirty, or the generation would be closed by what it cannot give. Where
-  it was closed all the same (the work has deleted the remainder), the new cache lies among the kept:
-  a new generation is opened by aging, at once where the caller finds that worth it (act.REOPEN).
+- Two lists (the classic LRU, or the multi-gen LRU if debugfs is closed): `memory.reclaim` of each leaf
+  cgroup, only while its inactive list is longer than its active one. Below that the kernel refills the
+  inactive list from the active one, and the working set is lost (all of it, on 6.1).
+- The multi-gen LRU: pages read through file descriptors stay in the generation in which they were created,
+  in that order. Pages that were read again have a higher tier, which counts only when they come up for
+  eviction: a protected page moves to the next generation. Protection of pages read 2 to 4 times begins
+  after 64 refaults of such pages (MIN_LRU_BATCH in mm/vmscan.c); `train` causes these with a scratch file.
+  Then the third-youngest generation is evicted except for a remainder. While a page is left there, the
+  kernel puts new cache into it, apart from the kept cache. So the third-youngest generation serves as the
+  inactive list and the second-youngest as the active one, and later passes find only new cache there.
+  Dirty pages cannot be evicted; they would move to the second-youngest too and leave the generation empty.
+  So nothing is evicted while much of it is dirty. If the generation is empty nevertheless (the workload
+  deleted the remainder), new cache is among the kept. Then aging opens a new generation: after some hours,
+  or at once if the caller asks for it (act.REOPEN).
 - A kernel without `memory.reclaim` (before 5.19): memory.high of each leaf is lowered for a moment
-  (memory_high), within the same bound as with two lists.
+  (memory_high.py), within the same bound as with two lists.
 
-Only the last changes a setting, which is on record meanwhile. Everything blocks, so it belongs in a
-worker that can be abandoned.
+Only the last method changes a setting; its original value is on record meanwhile. Everything here blocks, so
+it belongs in a worker that can be abandoned.
 """
 
 from __future__ import annotations
@@ -67,24 +67,24 @@ if TYPE_CHECKING:
     from giveback_kernel.lru_gen_scan import LruScan
 
 MIB = 1 << 20
-# So many times the active list the inactive one must be for a kernel that might swap.
+# A kernel that might swap is asked only if the inactive list is this many times the active one.
 TRIM_TIMES_ACTIVE = 2
-# Steps halve what is left, and stop here: the rest is not worth the calls.
+# Each step halves the rest; a smaller rest is not worth the calls.
 LIST_REST_BYTES = 4 * MIB
 STEPS_LIMIT = 4096
-# A longer lru_gen (250 cgroups) is read once: the kernel's part of that grows with the square.
+# A longer lru_gen file (250 cgroups) is read only once: the kernel's cost of reads grows with the square.
 LONG_BYTES = 64 << 10
-# There a step for less is not worth it.
+# With so many cgroups, a smaller step is not worth it.
 LEAST_STEP_PAGES = 128
-# MEMCG_CHARGE_BATCH: so far behind the sums in memory.numa_stat may be.
+# MEMCG_CHARGE_BATCH: memory.numa_stat may be this far behind.
 BEHIND_PAGES_PER_CPU = 64
 
 
 class ColdResult(Record):
-    """What a pass did: bytes asked for, bytes the kernel says it took (pgsteal_file), writes made.
+    """The result of a cold step: bytes asked for, bytes reclaimed (pgsteal_file), number of writes.
 
-    `untrained_bytes` were left because pages read again could not have been protected there.
-    `training_refaults` are ours: whoever counts refaults after a pass subtracts them.
+    `untrained_bytes` were left because training failed, so that pages read again were not protected.
+    `training_refaults` were caused by the training; subtract them when counting refaults after a pass.
     """
 
     asked_bytes: int = 0
@@ -95,17 +95,17 @@ class ColdResult(Record):
 
 
 def probe(root: str = "/", swap: bool = False) -> str:
-    """Tell which method this kernel and this user's rights allow; reads only.
+    """Return the method that this kernel and this user's rights allow. Reads only.
 
-    GENERATIONS, LISTS, LIMITS (memory.high of cgroups, where there is no swap or `swap` may be used), or
-    NO_METHOD: there the whole cache or nothing can be dropped, by the caller.
+    GENERATIONS, LISTS, LIMITS (memory.high of cgroups, if there is no swap or `swap` allows its use), or
+    NO_METHOD: then the caller can drop the whole cache or nothing.
     """
     may_ask = os.access(files.under(root, lru_gen.PATH), os.R_OK | os.W_OK)
     if may_ask and _generations_on(root) and cgroup_namespace.place_here(root) is not None:
         return GENERATIONS
     if reclaimable_cgroups(root):
         return LISTS
-    # A kernel that could be asked for less, but refuses, is not asked by a back door.
+    # If memory.reclaim exists but may not be written, its restriction is not circumvented by memory.high.
     can_limit = reclaim.root_reclaim_path(root) is None and memory_high.cgroups(root)
     return LIMITS if can_limit and (swap or not swaps.may_swap(root)) else NO_METHOD
 
@@ -117,7 +117,7 @@ def scan_targets(
     exclude: tuple[str, ...] = (),
     stale_after_s: float = STALE_AFTER_S,
 ) -> LruScan:
-    """Return the lists of lru_gen below the cgroup `place` from which most may be evicted.
+    """Return the lists of lru_gen below the cgroup `place` with the most evictable pages.
 
     Raises KernelFileError.
     """
@@ -132,11 +132,11 @@ def scan_targets(
 
 
 def list_step_bytes(lists: FileLists, budget_bytes: int) -> int:
-    """Return how much `memory.reclaim` may take next so that the active list is left alone; 0 ends.
+    """Return the bytes that `memory.reclaim` may take next without touching the active list; 0: no more.
 
-    Where the inactive list is the smaller one the kernel refills it from the active one (in
-    inactive_is_low(), mm/vmscan.c, lists below 1 GiB): what is clean above that, by halves, because
-    it takes up to 1.8 times of what is asked (measured on 6.1).
+    If the inactive list is the shorter one, the kernel refills it from the active list (lists below
+    1 GiB: inactive_is_low(), mm/vmscan.c). So a step takes half of the clean pages above that length:
+    the kernel reclaims up to 1.8 times the amount asked for (measured on 6.1).
     """
     clean = lists.inactive_bytes - lists.dirty_bytes - lists.writeback_bytes
     over = min(clean, lists.inactive_bytes - lists.active_bytes)
@@ -156,15 +156,15 @@ def reclaim_cold(
     may_swap: bool = False,
     exclude: tuple[str, ...] = (),
 ) -> ColdResult:
-    """Take at most about `max_bytes` of cold cache by `method` (from `probe`); blocks; never raises.
+    """Reclaim at most about `max_bytes` of cold cache by `method` (from `probe`). Blocks; never raises.
 
-    `wanted` is asked before each write and ends the pass by False. `scratch_dir` is a folder on a
-    disk (not tmpfs) for the training; where training fails the multi-gen lists are left alone,
-    unless `untrained`: then pages read fewer than five times go with the cold ones. `may_swap`: where
-    a kernel before 6.11 cannot be told to leave the memory of programs alone, ask it all the same;
-    else only as long as it is known to do so. `exclude`: patterns of cgroups to leave alone.
+    `wanted` is called before each write; False ends the step. `scratch_dir` is a folder on a disk (not
+    tmpfs) for the training. If training fails, the multi-gen lists are left alone unless `untrained`:
+    then pages read fewer than five times are reclaimed like cold ones. `may_swap`: also use a kernel
+    before 6.11 that takes no `swappiness=`; otherwise it is used only while it reclaims file pages alone.
+    `exclude`: patterns of cgroups to leave alone.
 
-    Dirty pages cannot be taken: sync first.
+    Dirty pages cannot be reclaimed: sync first.
     """
     if max_bytes <= 0:
         return ColdResult()
@@ -176,7 +176,7 @@ def reclaim_cold(
         is_complete = job.run(stale_after_s)
         result = job.result()
         if not is_complete and job.left_pages > 0 and wanted():
-            # There are too many cgroups to read all their generations: the rest by their lists.
+            # There are too many cgroups to read all generations: reclaim the rest by their lists.
             rest = job.left_pages * page_bytes
             result = _sum(result, _from_lists(root, rest, scratch_dir, wanted, may_swap, exclude))
     elif method == LISTS:
@@ -214,7 +214,7 @@ class _Generations:
         self.read_once: dict[tuple[int, int], NodeGenerations] = {}
 
     def run(self, stale_after_s: float) -> bool:
-        """Take from the lists that are worth most; returns whether all of them were looked at."""
+        """Evict from the lists with the most evictable pages; return whether all lists were read."""
         self.place = cgroup_namespace.place_here(self.root)
         if self.place is None:
             return False
@@ -294,20 +294,20 @@ class _Generations:
                 return
 
     def _leaf_of(self, target: EvictionTarget) -> str | None:
-        """The target's folder, whose files tell its size; None where they include other cgroups."""
+        """Return the target's folder; None if its files include the pages of other cgroups."""
         mount = self.mount
         folder = f"{mount}{target.memcg_path}".rstrip("/")
         is_leaf = mount and folder != mount and not memcg.children(self.root, folder)
         return folder if is_leaf else None
 
     def _resized(self, target: EvictionTarget, folder: str) -> NodeGenerations | None:
-        """The list as it was read, with the size that the cgroup's own file tells now."""
+        """Return the list as it was read, with its present size from the cgroup's own file."""
         one = self.read_once.get((target.memcg_id, target.node))
         try:
             size = memcg.inactive_file_bytes(self.root, folder, target.node)
         except KernelFileError:
             return None
-        # By so much the kernel's sum may be too high.
+        # The kernel's sum may be too high by this much.
         behind = BEHIND_PAGES_PER_CPU * (os.cpu_count() or 1)
         inactive = max(0, size // self.page_bytes - behind)
         if one is None:
@@ -315,7 +315,7 @@ class _Generations:
         return replace(one, generations=lru_gen.shrunk(one, target.up_to, inactive))
 
     def _unprotected_pages(self, target: EvictionTarget) -> int:
-        """What is beyond memory.min and memory.low, which lru_gen does not look at."""
+        """Return the pages above memory.min and memory.low, which eviction by lru_gen ignores."""
         mount = self.mount
         if mount is None:
             return self.left_pages
@@ -323,7 +323,7 @@ class _Generations:
         return memcg.unprotected_bytes(self.root, mount, folder) // self.page_bytes
 
     def _is_dirty(self, pages: int) -> bool:
-        """Whether much of so many pages may be dirty; all that is dirty may be among them."""
+        """Tell whether many of `pages` may be dirty; all dirty pages may be among them."""
         try:
             memory = read_meminfo(self.root)
         except KernelFileError:
@@ -331,7 +331,7 @@ class _Generations:
         return is_largely_dirty(memory, pages * self.page_bytes)
 
     def _list_of(self, target: EvictionTarget) -> NodeGenerations | None:
-        """Read lru_gen as far as this list."""
+        """Read lru_gen up to this list and return it; None if it is not there."""
         try:
             read = lru_gen_scan.pieces(self.root)
             return lru_gen_scan.find(read, target.memcg_id, target.node)
@@ -390,10 +390,10 @@ def _from_lists(
 
 
 def leaves_programs_alone(lists: FileLists) -> bool:
-    """Tell whether a kernel that takes no `swappiness=` would take file pages only, and not swap.
+    """Tell whether a kernel that takes no `swappiness=` would reclaim only file pages, and not swap.
 
-    With plenty of inactive file pages it takes these alone (cache_trim_mode in mm/vmscan.c); near the
-    balance of the lists it looks at anonymous memory, too (docs/cold-cache.md).
+    With many inactive file pages it reclaims only these (cache_trim_mode in mm/vmscan.c). With lists of
+    similar length it also scans anonymous memory (docs/cold-cache.md).
     """
     return lists.inactive_bytes >= TRIM_TIMES_ACTIVE * lists.active_bytes
 
@@ -406,13 +406,17 @@ def _swapped_out_pages(root: str) -> int:
 
 
 def lists_of(root: str, folder: str) -> FileLists:
-    """Read a cgroup's file lists; the top's own where it tells none. Raises KernelFileError."""
+    """Read a cgroup's file lists; those of the whole guest if `folder` is a mount without memory.stat.
+
+    Raises KernelFileError.
+    """
     try:
         return memcg.read_file_lists(root, folder)
     except KernelFileError:
         if folder != cgroup.find_v2_mount(root):
             raise
-        memory = read_meminfo(root)  # a cgroup namespace's or an old kernel's root has no stat
+        # The root of a cgroup namespace or of an old kernel has no memory.stat.
+        memory = read_meminfo(root)
     return FileLists(
         memory.active_file_bytes,
         memory.inactive_file_bytes,
@@ -422,7 +426,7 @@ def lists_of(root: str, folder: str) -> FileLists:
 
 
 def reclaimable_cgroups(root: str, exclude: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """List the folders to ask: the leaves, or the top where that is all there is."""
+    """List the folders whose memory.reclaim may be written: the leaves, or the mount if it has none."""
     top = reclaim.root_reclaim_path(root)
     if top is None or not reclaim.is_permitted(root, top):
         return ()

@@ -1,8 +1,8 @@
-"""How much cold cache a pass would take now. It asks nothing of the kernel, it only reads.
+"""Measure how much cold cache a pass would reclaim now. Reads only.
 
-The kernel's totals call more cold than a pass finds: what excluded cgroups hold, what a list must keep, a
-hundred lists with little each. So the lists are read that a pass would read. `status`, `picture` and the
-answers to the host all say this number, and the host promises no more.
+By the kernel's totals more cache is cold than a pass can find: they include excluded cgroups, the part that
+each list must keep, and many lists with little each. So this reads the same lists as a pass. `status`,
+`picture` and the answers to the host all report this number, and the host promises no more to its users.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
     from giveback_kernel.meminfo import MemInfo
 
-# A host may ask every few seconds: of more cgroups than this the kernel's totals must do.
+# A host may ask every few seconds: with more cgroups than this the kernel's totals are used instead.
 CGROUPS_LIMIT = 256
 CPU_LIMIT_S = 0.1
 
 
 class CacheTerms(Record):
-    """What bounds a pass besides the kernel: the method, both floors in bytes, and what is left alone.
+    """The limits of a pass: its method, both floors in bytes, and the patterns of excluded cgroups.
 
-    `is_judged`: the last cold step has judged all cache that there is; a pass takes none again so soon.
+    `is_judged`: the last cold step has judged all present cache, so that a pass takes none again so soon.
     """
 
     method: str = NO_METHOD
@@ -42,7 +42,7 @@ class CacheTerms(Record):
 
 
 def terms_of(said: dict[str, Any], now_s: float, memory: MemInfo) -> CacheTerms:
-    """Return the terms that an agent's status names (status_file.terms_fields); nonsense is passed over."""
+    """Return the terms in an agent's status (status_file.terms_fields); invalid values are ignored."""
     exclude, method = said.get("exclude"), said.get("cold_method")
     patterns = exclude if isinstance(exclude, (list, tuple)) else ()
     return CacheTerms(
@@ -55,16 +55,16 @@ def terms_of(said: dict[str, Any], now_s: float, memory: MemInfo) -> CacheTerms:
 
 
 def terms_alone(root: str) -> CacheTerms:
-    """Return the terms where no agent runs: an agent of root's would go by the defaults."""
+    """Return the terms if no agent runs: those of an agent with default settings, run by root."""
     method = cold_cache.probe(root)
     if method == NO_METHOD and os.geteuid() != 0:
-        # This user may not ask the kernel, but an agent may: its totals tell the most.
+        # An agent run by root may use the kernel's interface, though this user may not.
         method = GENERATIONS
     return CacheTerms(method, AgentSettings().cache_floor_bytes)
 
 
 def amount(said: object, key: str) -> int:
-    """Return an amount of a status; 0 where it is not there, or is nonsense."""
+    """Return an amount from a status; 0 if it is missing or invalid."""
     value = said.get(key) if isinstance(said, dict) else None
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
@@ -78,7 +78,7 @@ def _is_judged(judged: object, now_s: float, memory: MemInfo) -> bool:
 
 
 def promise(root: str, terms: CacheTerms, memory: MemInfo) -> dict[str, object]:
-    """Return what the host is told of the cache: what a pass would take, and both floors, in bytes."""
+    """Return the fields that the host gets: the cache that a pass would take, and both floors, in bytes."""
     return {
         "would_take_bytes": would_take_bytes(root, terms, memory),
         "cache_floor_bytes": terms.cache_floor_bytes,
@@ -87,9 +87,9 @@ def promise(root: str, terms: CacheTerms, memory: MemInfo) -> dict[str, object]:
 
 
 def would_take_bytes(root: str, terms: CacheTerms, memory: MemInfo) -> int:
-    """Return the cache that a pass would take now at urgency 1, at most, in bytes.
+    """Return the most bytes of cache that a pass would reclaim now at urgency 1.
 
-    A pass begins by writing what is dirty, so dirty pages count.
+    Dirty pages count, as a pass begins with a sync.
     """
     if terms.is_judged:
         return 0
@@ -106,7 +106,7 @@ def would_take_bytes(root: str, terms: CacheTerms, memory: MemInfo) -> int:
 
 
 def found_bytes(root: str, method: str, exclude: tuple[str, ...] = ()) -> int | None:
-    """Return the cold cache in the lists that a cold step would ask; None where they are too many to read."""
+    """Return the bytes of cold cache in the lists of a cold step; None if there are too many to read."""
     if method == GENERATIONS:
         return _in_generations(root, exclude)
     if method == LISTS:
@@ -116,7 +116,7 @@ def found_bytes(root: str, method: str, exclude: tuple[str, ...] = ()) -> int | 
 
 def _by_totals(memory: MemInfo, method: str) -> int:
     inactive = memory.inactive_file_bytes
-    # Below the active list the kernel refills the inactive one from it: cold_cache.list_step_bytes.
+    # An inactive list shorter than the active one is refilled from it: see cold_cache.list_step_bytes.
     return inactive if method == GENERATIONS else max(0, inactive - memory.active_file_bytes)
 
 

@@ -1,18 +1,20 @@
-"""Return the page cache of cgroups that have ended: containers, services, sessions.
+"""Reclaim the page cache of ended cgroups: containers, services, sessions.
 
-Before Linux 7.0 the pages of a removed cgroup stay charged to it. Requests to lru_gen cannot name it (its
-number is freed when it ends), and no `memory.reclaim` of a live leaf reaches it: only reclaim from the
-root does, which would take from live cgroups, too. What keeps those whole (measured, docs/ended-cgroups.md):
+Before Linux 7.0 the pages of a removed cgroup stay charged to it. Requests to lru_gen cannot name it, as its
+id is freed when it ends, and `memory.reclaim` of a live leaf does not reach it. Only reclaim from the root
+does, which would also reclaim from live cgroups. These are protected as follows (measured in
+docs/ended-cgroups.md):
 
-- The multi-gen LRU lists an ended cgroup under the number 0, with its pages. Where it ended below a live
-  cgroup, that one is asked, with `memory.low` of all live leaves raised: nothing of theirs goes. What ended
-  directly below the root comes after, from there, where protection does not hold: live cgroups are trained
-  before (lru_gen_training). Of what was read once some goes: 14 of 40 MiB while 320 MiB of an ended one did.
-- Two lists: `memory.low` protects the live cgroups meanwhile (live_protection). How much the ended ones
-  hold follows from sums: all file pages, less those of the live leaves, less the root's own. The last no
-  file tells. The least that was ever left over stands for it.
+- The multi-gen LRU lists an ended cgroup with the id 0 and its pages. If it ended below a live cgroup, that
+  one is asked to reclaim, with `memory.low` of all live leaves raised: they lose nothing. Cgroups that ended
+  directly below the root are reclaimed afterwards, from the root. Protection has no effect there, so live
+  cgroups are trained first (lru_gen_training.py). Some of the pages that were read once are lost: 14 of
+  40 MiB while 320 MiB of an ended cgroup were reclaimed.
+- Two lists: `memory.low` protects the live cgroups meanwhile (live_protection.py). The amount that ended
+  cgroups hold is a difference: all file pages, minus those of live leaves, minus the root's own. No kernel
+  file has the last; the least difference ever seen stands for it.
 
-No more is asked for than the ended cgroups hold, and a step that takes from live ones is the last.
+No more is requested than the ended cgroups hold, and no step follows one that reclaimed from live cgroups.
 """
 
 from __future__ import annotations
@@ -35,31 +37,31 @@ if TYPE_CHECKING:
     from giveback_kernel.lru_gen import NodeGenerations
 
 MIB = 1 << 20
-# One write. The fewer there are, the less the kernel takes from live cgroups meanwhile.
+# One write. Fewer writes take less from live cgroups.
 STEP_BYTES = 128 * MIB
 # Live cgroups with less cache than this are not worth a scratch file; the largest are trained.
 TRAINED_LEAST_BYTES = 2 * MIB
 TRAINED_LISTS = 32
-# Below this the sums' own noise is as large.
+# A smaller amount is within the error of the sums.
 LEAST_BYTES = 4 * MIB
 STEPS_LIMIT = 512
-# A step after which live cgroups have lost more than this part of what it asked for is the last.
+# A step is the last if live cgroups lost more than 1/4 of its amount,
 LOSS_DIVISOR = 4
-# So is a step that took less than this part of it from the ended ones.
+# or if ended ones lost less than 1/4 of it.
 POOR_DIVISOR = 4
-# The least cache that was ever on no live leaf's lists, since boot: the root cgroup's own.
+# The least cache outside of live leaves since boot: taken as the root cgroup's own.
 ROOT_OWN_PATH = run_dir.FOLDER + "/root-cache"
 
 
 class CacheShares(Record):
-    """File cache in bytes: of ended cgroups, and of live ones with the root's own."""
+    """File cache in bytes: of ended cgroups, and of live ones including the root's own."""
 
     ended_bytes: int
     live_bytes: int
 
 
 class EndedResult(Record):
-    """What came of it: the ended cgroups' bytes before and after, what was asked for, writes made."""
+    """The result: cache of ended cgroups before and after, bytes asked for, number of writes."""
 
     before_bytes: int = 0
     after_bytes: int = 0
@@ -69,7 +71,7 @@ class EndedResult(Record):
 
 
 class Taken(Record):
-    """What some steps did: the cache after the last of them, what they asked for, writes made."""
+    """The result of some steps: the cache after the last of them, bytes asked for, number of writes."""
 
     now: CacheShares
     asked_bytes: int = 0
@@ -85,10 +87,10 @@ class Taken(Record):
 
 
 def read_shares(root: str, generations: bool, node: int | None = None) -> CacheShares | None:
-    """Tell the file cache of ended cgroups from that of live ones; None where that cannot be told.
+    """Measure the file cache of ended cgroups and of live ones; None if they cannot be distinguished.
 
-    `generations`: the multi-gen LRU is in use and its file may be read. `node`: only what ended cgroups
-    hold on that NUMA node.
+    `generations`: the multi-gen LRU is in use and its file may be read. `node`: count the cache of ended
+    cgroups on that NUMA node only.
     """
     try:
         mounts = cgroup.read_cgroup(root)
@@ -109,10 +111,10 @@ def reclaim_ended(
     wanted: Callable[[], bool] = lambda: True,
     exclude: tuple[str, ...] = (),
 ) -> EndedResult:
-    """Reclaim at most about `max_bytes` of ended cgroups' cache; blocks; never raises.
+    """Reclaim at most about `max_bytes` of cache of ended cgroups. Blocks; never raises.
 
-    `scratch_dir` is a folder on a disk, for the training. `wanted` is asked before each write and ends
-    it by False. `exclude`: patterns of cgroups that nothing may be taken from, nor trained in.
+    `scratch_dir` is a folder on a disk, for the training. `wanted` is called before each write; False
+    ends the run. `exclude`: patterns of cgroups to leave alone.
     """
     mount, path = cgroup.find_v2_mount(root), reclaim.root_reclaim_path(root)
     shares = read_shares(root, generations)
@@ -120,7 +122,7 @@ def reclaim_ended(
         return EndedResult()
     if path is None and generations:
         if exclude:
-            # A node's reclaim takes from all alike: there is nothing that would keep the excluded whole.
+            # A node's reclaim takes from all cgroups: the excluded ones could not be protected.
             return EndedResult(shares.ended_bytes, shares.ended_bytes)
         return _from_nodes(root, max_bytes, shares, wanted)
     if mount is None or path is None:
@@ -145,12 +147,12 @@ def _restore_protection(root: str) -> None:
     try:
         live_protection.restore(root)
     except KernelFileError:
-        # The record stays: whoever forked this process restores from it.
+        # The record stays: the parent of this process restores from it.
         pass
 
 
 def _holds_cache(root: str, mount: str, exclude: tuple[str, ...]) -> bool:
-    """Tell whether an excluded cgroup has cache that a reclaim from the root could take."""
+    """Tell whether excluded cgroups have cache that a reclaim from the root could take."""
     top = mount.rstrip("/")
     excluded = [f for f in memcg.leaves(root, mount) if is_excluded(f[len(top) :], exclude)]
     return sum([memcg.file_bytes_of(root, folder) for folder in excluded]) >= LEAST_BYTES
@@ -161,8 +163,8 @@ def _by_parents(
 ) -> Taken:
     """Reclaim from the live cgroups above the ended ones, with `memory.low` of all live leaves raised.
 
-    On the multi-gen LRU memory.low does not hold against a reclaim from the root, but against one of any
-    other cgroup it does (docs/ended-cgroups.md). So what ended directly below the root stays.
+    With the multi-gen LRU, memory.low protects against a reclaim from any cgroup but the root
+    (docs/ended-cgroups.md). So the cache of cgroups that ended directly below the root stays.
     """
     try:
         parents = [one for one in _ended_by_parent(root, mount) if one[1] >= LEAST_BYTES]
@@ -176,7 +178,7 @@ def _by_parents(
             most_bytes = min(max_bytes, taken.asked_bytes + ended_bytes)
             taken = _steps(root, True, f"{folder}/memory.reclaim", most_bytes, taken, wanted)
     except GivebackError as error:
-        # Without protection none of these may be asked.
+        # Without protection no request may be made to these.
         taken = replace(taken, refused=str(error))
     finally:
         _restore_protection(root)
@@ -184,14 +186,14 @@ def _by_parents(
 
 
 def _ended_by_parent(root: str, mount: str) -> list[tuple[str, int]]:
-    """List the nearest live cgroups above ended ones, without the root, and the bytes these left."""
+    """List the nearest live ancestors of ended cgroups, without the root, and the bytes below each."""
     where = cgroup_namespace.place_here(root)
     if where is None:
         return []
     top = mount.rstrip("/")
     found: dict[str, int] = {}
     for one in lru_gen_scan.scan(lru_gen_scan.pieces(root), _ended_pages, within=where).lists:
-        # A live cgroup at its own path is another one, started since.
+        # If a live cgroup has the path of the ended one, it is another one, started since.
         folder = (top + one.memcg_path).rpartition("/")[0]
         while folder != top and not files.exists(root, f"{folder}/memory.reclaim"):
             folder = folder.rpartition("/")[0]
@@ -204,10 +206,10 @@ def _ended_by_parent(root: str, mount: str) -> list[tuple[str, int]]:
 def _from_nodes(
     root: str, max_bytes: int, shares: CacheShares, wanted: Callable[[], bool]
 ) -> EndedResult:
-    """Ask each NUMA node: `nodeN/reclaim` needs no cgroup2 (Linux 6.17 and later).
+    """Reclaim on each NUMA node by `nodeN/reclaim`, which needs no cgroup v2 (Linux 6.17 and later).
 
-    Where the memory controller is on cgroup v1 no live cgroup can be trained. The kernel still visits
-    ended cgroups first, and the first step that takes from live ones is the last.
+    With the memory controller on cgroup v1 live cgroups cannot be trained. The kernel still visits ended
+    cgroups first, and no step follows one that reclaimed from live cgroups.
     """
     asked = steps = 0
     for path in reclaim.node_reclaim_paths(root):
@@ -243,15 +245,15 @@ def _ended_pages(one: NodeGenerations) -> int:
 
 
 def _total_bytes(root: str, mounts: CgroupMounts) -> int:
-    """File cache in reach: of this cgroup namespace, or of all. Raises KernelFileError."""
+    """Return the file cache of this cgroup namespace, or of the guest. Raises KernelFileError."""
     if not mounts.is_part or mounts.v2_mount is None:
         return read_meminfo(root).file_bytes
-    # Hierarchical: what ended below is in it.
+    # memory.stat is recursive: it includes the ended cgroups below.
     return memcg.read_file_lists(root, mounts.v2_mount.rstrip("/")).file_bytes
 
 
 def _ended_listed(root: str, node: int | None) -> int | None:
-    """Sum the file pages of the listed cgroups that have ended, on one node or all; None: not told."""
+    """Sum the file pages of ended cgroups in lru_gen, in bytes, on one node or all; None if unknown."""
     where = cgroup_namespace.place_here(root)
     if where is None:
         return None
@@ -269,7 +271,7 @@ def _steps(
     wanted: Callable[[], bool],
     node: int | None = None,
 ) -> Taken:
-    """Go on from `taken` until `max_bytes` were asked for in all, or a step is the last."""
+    """Continue from `taken` until `max_bytes` were asked for in total, or a step was the last."""
     now, asked, steps = taken.now, taken.asked_bytes, taken.steps
     while now.ended_bytes >= LEAST_BYTES and asked < max_bytes and steps < STEPS_LIMIT and wanted():
         step_bytes = min(STEP_BYTES, now.ended_bytes, max_bytes - asked)
@@ -293,11 +295,11 @@ def _ended_by_sums(root: str, mounts: CgroupMounts, total_bytes: int) -> int | N
     unlisted = total_bytes
     leaves = memcg.all_leaves(root, mount)
     if leaves is None:
-        # What was not looked at would count as ended.
+        # There are too many leaves to read: the cache of the others would count as ended.
         return None
     for leaf in leaves:
         if leaf != mount:
-            # One that ends just now has none: its pages are then among those that are looked for.
+            # A cgroup that ends just now reads as 0: its pages then correctly count as ended.
             unlisted -= memcg.file_bytes_of(root, leaf)
     unlisted = max(0, unlisted)
     own = _root_own_bytes(root)

@@ -1,4 +1,4 @@
-"""What to evict from the generations of the multi-gen LRU. Pure."""
+"""Choose the generations of the multi-gen LRU to evict. Pure."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ if TYPE_CHECKING:
     from giveback_kernel.lru_gen import LruGen, NodeGenerations
     from giveback_kernel.lru_gen_scan import LruScan
 
-# One write: work that comes back waits for at most this much reclaim.
+# One write: a returning workload waits for at most this much reclaim.
 STEP_LIMIT_BYTES = 64 * MIB
 LISTS_LIMIT = 64
-# A list with less than this to take is not worth a scratch file.
+# A list with fewer evictable bytes is not worth a scratch file.
 TRAINING_WORTH_BYTES = 8 * MIB
-# Left in the third-youngest generation to keep it open for new cache.
+# This remainder of the third-youngest generation keeps it open for new cache.
 OPEN_BYTES = 2 * MIB
-# Kept pages come up for eviction again only after this long: what was not read twice since goes.
+# Kept pages come up for eviction again only after this long; those not read twice since are evicted.
 STALE_AFTER_S = 4 * 3600.0
 
 
 class EvictionTarget(Record):
-    """One memory cgroup on one node: evict generations up to `up_to`, whose file pages are `pages`.
+    """One memory cgroup on one node, whose generations up to `up_to` are to be evicted: `pages` file pages.
 
-    `leave_pages` keep the last of these generations open. `age_first`: a new generation must be
-    opened before anything there may be evicted.
+    `leave_pages` remain to keep the last of these generations open. `age_first`: a new generation must
+    be opened before anything of this list may be evicted.
     """
 
     memcg_id: int
@@ -41,7 +41,7 @@ class EvictionTarget(Record):
 def plan(
     lru: LruGen | LruScan, max_pages: int, page_bytes: int, stale_after_s: float = STALE_AFTER_S
 ) -> tuple[EvictionTarget, ...]:
-    """Choose what to evict from the generations: the largest first, at most about `max_pages`."""
+    """Choose the lists to evict from: the largest first, at most about `max_pages` together."""
     targets = [
         target
         for one in lru.lists
@@ -60,13 +60,14 @@ def plan(
 
 
 def target_of(one: NodeGenerations, page_bytes: int, stale_after_s: float) -> EvictionTarget | None:
-    """Choose the generation to evict of one list, or None where nothing there is worth it.
+    """Choose the generation of one list to evict; None if none is worth it.
 
-    The third-youngest, all but a remainder. Where an older one has more than a remainder, that one
-    alone, whole: what is kept of it moves one up with its history cleared, and must not come up for
-    eviction in the same pass. Where nothing is that old, but the youngest generation itself is
-    older than `stale_after_s`, a new one is opened: the second-youngest then becomes the third. A cgroup
-    that has ended has no number to ask by, and cannot be trained: see ended_cgroups.
+    Usually that is the third-youngest, except for a remainder. If an older one has more than a
+    remainder, only that one is evicted, completely: its kept pages move to the next generation with their
+    history cleared, and must not come up for eviction in the same pass. If no generation is that old,
+    but the youngest is older than `stale_after_s`, a new one is opened, so that the second-youngest
+    becomes the third. An ended cgroup has no id to name in a request and cannot be trained: see
+    ended_cgroups.py.
     """
     if one.has_ended:
         return None
@@ -78,7 +79,7 @@ def target_of(one: NodeGenerations, page_bytes: int, stale_after_s: float) -> Ev
                 one.memcg_id, one.memcg_path, one.node, generation.number, generation.file_pages
             )
     if evictable:
-        # Remainders of older generations go along.
+        # Remainders of older generations are evicted along with it.
         pages = sum([generation.file_pages for generation in evictable]) - leave
         if pages > leave:
             number = evictable[-1].number
@@ -98,9 +99,9 @@ def target_of(one: NodeGenerations, page_bytes: int, stale_after_s: float) -> Ev
 def eviction_pages(
     one: NodeGenerations, target: EvictionTarget, budget_pages: int, page_bytes: int
 ) -> int:
-    """Return how many pages the next write may take; 0 ends the target.
+    """Return how many pages the next write may evict; 0: the target is done.
 
-    At most half of what is there: pages that are kept leave the generation too, uncounted.
+    At most half of the pages that are there: kept pages leave the generation as well, but are not counted.
     """
     there = sum([g.file_pages for g in one.generations if g.number <= target.up_to])
     over = there - target.leave_pages

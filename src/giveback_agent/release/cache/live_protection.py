@@ -1,12 +1,13 @@
-"""Protect the memory of live cgroups for the moment of a reclaim from the root: `memory.low`.
+"""Protect the memory of live cgroups by `memory.low` for the time of a reclaim.
 
-Reclaim passes over a cgroup below its `memory.low`. A cgroup's protection is bounded by its parent's, and
-what a parent has beyond its children's claims is shared among all its children, dying ones too
-(memory_recursiveprot, which systemd mounts with). So each live leaf gets a `memory.low` of what it holds,
-and each of its ancestors exactly the sum of those below it: a dying cgroup inherits nothing.
+Reclaim skips a cgroup whose usage is below its `memory.low`. A cgroup's protection is limited by its
+parent's. The part of a parent's protection that its children do not claim is distributed among all
+children, dying ones too (memory_recursiveprot, which systemd mounts with). So each live leaf gets its usage
+as `memory.low`, and each ancestor exactly the sum of the leaves below it: a dying cgroup inherits no
+protection.
 
-The originals are on record under /run before the first is changed, and `restore` puts them back, after a
-SIGKILL too. A value that somebody else has set meanwhile is left alone.
+The original values are on record under /run before the first is changed, and `restore` writes them back, also
+after a SIGKILL. A value that was set by another process meanwhile is left alone.
 Source: Documentation/admin-guide/cgroup-v2.rst (memory.low), effective_protection() in mm/page_counter.c.
 """
 
@@ -27,7 +28,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 def plan(root: str, mount: str) -> tuple[Changed, ...]:
     """Choose the values for every live cgroup with cache, parents before children.
 
-    A cgroup that already has more protection keeps it, and its ancestors get room for it.
+    A cgroup that already has more protection keeps it.
     """
     mount = mount.rstrip("/")
     wanted: dict[str, int] = {}
@@ -51,23 +52,23 @@ def plan(root: str, mount: str) -> tuple[Changed, ...]:
 
 
 def protect(root: str, mount: str) -> None:
-    """Set the planned values. Raises KernelFileError or AgentError where they cannot be kept on record.
+    """Set the planned values. Raises KernelFileError or AgentError if they cannot be recorded first.
 
-    A cgroup that vanishes meanwhile, or refuses, is passed over.
+    A cgroup that vanishes meanwhile, or refuses the value, is skipped.
     """
     LOW.change(root, plan(root, mount))
 
 
 def restore(root: str) -> int | None:
-    """Put every memory.low on record back; returns how many, or None where there was no record.
+    """Restore every memory.low on record; return their number, or None without a record.
 
-    Raises KernelFileError; the record is kept then.
+    Raises KernelFileError; the record is then kept.
     """
     return LOW.restore(root)
 
 
 def _held_bytes(root: str, folder: str) -> int:
-    """File cache of a cgroup, in whole pages; 0 where it has vanished."""
+    """Return the memory usage of a cgroup in bytes, rounded up to pages; 0 if it has little file cache."""
     try:
         lists = memcg.read_file_lists(root, folder)
         current = int(files.read(root, f"{folder}/memory.current", 64))

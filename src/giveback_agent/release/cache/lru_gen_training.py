@@ -1,13 +1,13 @@
-"""Train the multi-gen LRU: pages read twice through a file descriptor are read again.
+"""Train the multi-gen LRU, by refaults of a scratch file, to protect pages that were read more than once.
 
-The eviction protects a tier of pages once at least MIN_LRU_BATCH (64) of its pages were seen to
-refault, by a controller per memory cgroup and node (get_tier_idx() in mm/vmscan.c). On a guest that
-was never short of memory nothing was evicted, so nothing refaulted, and pages that are read again
-and again go with the rest. A scratch file makes the evidence: read twice, paged out through a
-mapping (which leaves the shadow entries that a refault is recognised by), read again.
+Eviction protects a tier of pages after at least MIN_LRU_BATCH (64) of its pages refaulted. A controller per
+memory cgroup and node counts them (get_tier_idx() in mm/vmscan.c). In a guest that was never short of memory
+nothing was evicted and nothing refaulted, so pages that are read repeatedly would be evicted with the rest.
+A scratch file causes the refaults: it is read twice, paged out through a mapping (which leaves the shadow
+entries by which the kernel recognises a refault), and read again.
 
-Measured on Linux 6.12: 2 MiB written and read, about 0.1 s of CPU under TCG. Half of the evidence is
-forgotten with each generation that ends: it is renewed before each pass.
+Measured on Linux 6.12: 2 MiB written and read, about 0.1 s of CPU under TCG. The kernel forgets half of the
+refaults with each generation that ends, so this is repeated before each pass.
 """
 
 from __future__ import annotations
@@ -20,22 +20,21 @@ from giveback_kernel.errors import KernelFileError
 from giveback_kernel.vmstat import read_vmstat
 
 SCRATCH_PAGES = 512
-# 64 are needed; half is forgotten with each of up to two generations that end before the pass does.
+# 64 are needed. The kernel forgets half with each of up to two generations that end during the pass.
 ENOUGH_REFAULTS = SCRATCH_PAGES // 2
 MADV_PAGEOUT = 21
 PR_SET_PDEATHSIG = 1
-# 0.1 s of CPU is needed, at SCHED_IDLE beside whatever else runs.
+# Training needs 0.1 s of CPU, but at SCHED_IDLE it waits for other processes.
 TIMEOUT_S = 10.0
 
 
 def train(root: str, memcg_path: str, scratch_dir: str) -> int:
-    """Make refaults of pages read twice in the cgroup `memcg_path`; return how many there were.
+    """Cause refaults of pages read twice in the cgroup `memcg_path`; return their number.
 
-    The path is the one below this process's cgroup mount.
-
-    A child joins the cgroup for it, as cached pages belong to their first reader's. The scratch file has
-    no name, and is gone with the child. 0 where anything failed, where the cgroup is frozen, or after
-    TIMEOUT_S; never raises.
+    The path is relative to this process's cgroup mount. A child process joins the cgroup, as cached
+    pages are charged to the cgroup of their first reader. The scratch file has no name and is removed
+    with the child. Returns 0 after any failure, if the cgroup is frozen, or after TIMEOUT_S. Never
+    raises.
     """
     folder, home, mount = None, None, None
     try:
@@ -56,13 +55,14 @@ def train(root: str, memcg_path: str, scratch_dir: str) -> int:
             files.write(root, f"{folder}/cgroup.procs", "0")
         return str(_refaults_of_scratch(root, scratch_dir)).encode()
 
-    # Frozen after the look, it holds the child, until that is killed: a fatal signal ends a frozen process.
+    # A cgroup frozen since the check holds the child until it is killed: a fatal signal ends a frozen
+    # process.
     output = child.in_child(work, TIMEOUT_S).output
     return int(output) if output.isdigit() and len(output) < 20 else 0
 
 
 def _is_frozen(root: str, folder: str) -> bool:
-    """Tell whether the cgroup, or one above it, is frozen or about to be; False where it is not told.
+    """Tell whether the cgroup or one above it is frozen or about to be; False if that is unknown.
 
     Source: Documentation/admin-guide/cgroup-v2.rst (cgroup.freeze, `frozen` of cgroup.events).
     """
@@ -75,7 +75,7 @@ def _is_frozen(root: str, folder: str) -> bool:
 
 
 def _die_with_parent() -> None:
-    """Have this child killed when the worker is: it may be frozen, with no process left to time it out."""
+    """Let the kernel kill this child with the worker: a frozen child would have no process to end it."""
     try:
         import ctypes
 
@@ -93,7 +93,7 @@ def _refaults_of_scratch(root: str, scratch_dir: str) -> int:
         for _ in range(SCRATCH_PAGES):
             os.write(fd, bytes(page_bytes))
         os.fsync(fd)
-        # The kernel counts no second read at one position of one open file: open it anew each time.
+        # The kernel does not count a second read at the same position of one open file: open it again.
         for _ in range(2):
             _read_whole(fd, page_bytes)
         with mmap.mmap(fd, SCRATCH_PAGES * page_bytes) as mapping:

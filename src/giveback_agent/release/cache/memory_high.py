@@ -1,19 +1,21 @@
-"""Return cold page cache on a kernel without `memory.reclaim`: lower a cgroup's memory.high for a moment.
+"""Reclaim cold page cache on a kernel without `memory.reclaim`: lower a cgroup's memory.high for a moment.
 
-Writing a memory.high below what a cgroup holds reclaims the difference before the write returns
-(memory_high_write() in mm/memcontrol.c). It is put back at once. What a step must not do:
+Writing a memory.high below the usage of a cgroup reclaims the difference before the write returns
+(memory_high_write() in mm/memcontrol.c). The original value is restored at once. A step must avoid three
+kinds of harm:
 
-- *Slow the cgroup's own processes.* A task that charges memory meanwhile sleeps by the square of the
-  excess: 64 s * (excess / high)^2 for each 32 pages, not at all below 10 ms (calculate_high_delay(),
-  same file). So a step is at most a 128th of what the cgroup holds: 4 ms, and no sleep.
-- *Take the working set.* The kernel refills the inactive list from the active one where that is the
-  longer one: a step ends before that, as in cold_cache. A cgroup whose pages refault, or whose active list
-  shrinks, is left alone. What memory.min or memory.low protects stays.
-- *Swap.* No word tells this kernel not to: the caller asks only where there is no swap, or it may be used.
+- *Slowing the cgroup's own processes.* A task that charges memory meanwhile sleeps in proportion to the
+  square of the excess: 64 s * (excess / high)^2 for each 32 pages, and not at all below 10 ms
+  (calculate_high_delay(), same file). So a step is at most 1/128 of the usage: 4 ms, which is below 10 ms.
+- *Taking the working set.* The kernel refills the inactive list from the active one if that is longer. A
+  step ends before that, as in cold_cache.py. A cgroup is left alone if its pages refault or its active list
+  shrinks. Memory protected by memory.min or memory.low stays.
+- *Swapping.* This kernel has no option against it. The caller uses this method only without swap, or if
+  swap may be used.
 
-What cgroups that have ended left below a live one is reached by lowering the live one's memory.high,
-while memory.low protects the live leaves (live_protection). The root cgroup has no memory.high: its own
-pages, and those of ended cgroups directly below it, are out of reach.
+The cache of ended cgroups below a live one is reached by lowering the live one's memory.high, while
+memory.low protects the live leaves (live_protection.py). The root cgroup has no memory.high: its own pages,
+and those of ended cgroups directly below it, are out of reach.
 """
 
 from __future__ import annotations
@@ -43,24 +45,24 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 STEP_DIVISOR = 128
 STEP_LEAST_BYTES = 256 << 10
 STEP_MOST_BYTES = 16 * MIB
-# A list with less than this to take is not worth the calls.
+# A smaller reclaimable rest of a list is not worth the calls.
 REST_BYTES = 2 * MIB
-# A step after which the cgroup holds nearly what it held (memory.min, dirty pages) is the last there.
+# A step that freed less than 1/4 of its amount (memory.min, dirty pages) is the last in that cgroup.
 POOR_DIVISOR = 4
-# A cgroup whose pages come back while others are taken needs what it has.
+# A cgroup with more refaults than this during the steps needs its cache.
 REFAULTS_LIMIT = 64
-# One cgroup must not take the time of all others, and the run must end before its worker is killed.
+# One cgroup must not use the time of all others, and the run must end before its worker is killed.
 CGROUP_S = 8.0
 RUN_S = 20.0
 # A step of plain reclaim is killed after 20 s.
 WARM_RUN_S = 15.0
 STEPS_LIMIT = 8192
-# Less than this of ended cgroups is the noise of the sums.
+# Less cache of ended cgroups than this is within the error of the sums.
 ENDED_LEAST_BYTES = 4 * MIB
 
 
 class HighResult(Record):
-    """What a run did: bytes asked for, steps made, and why it was cut short ("" where it was not)."""
+    """The result of a run: bytes asked for, steps made, and why it was cut short ("" if it was not)."""
 
     asked_bytes: int = 0
     steps: int = 0
@@ -68,9 +70,9 @@ class HighResult(Record):
 
 
 class Ended(Record):
-    """A live cgroup below which others have ended: its folder, and the bytes they left.
+    """A live cgroup below which others have ended: its folder, and the bytes that they left.
 
-    `is_empty`: it has no process itself, so that nobody is slowed.
+    `is_empty`: it has no process itself, so that no process is slowed.
     """
 
     folder: str
@@ -79,7 +81,7 @@ class Ended(Record):
 
 
 def cgroups(root: str, exclude: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """List the leaf cgroups whose memory.high may be written, less those that match `exclude`."""
+    """List the leaf cgroups whose memory.high may be written, without those that match `exclude`."""
     mount = cgroup.find_v2_mount(root)
     if mount is None:
         return ()
@@ -93,16 +95,16 @@ def cgroups(root: str, exclude: tuple[str, ...] = ()) -> tuple[str, ...]:
 
 
 def cold_bytes(lists: FileLists, nodes: int = 1) -> int:
-    """Return what may be taken of a cgroup so that its active list is left alone."""
+    """Return the bytes that may be reclaimed from a cgroup without touching its active list."""
     clean = lists.inactive_bytes - lists.dirty_bytes - lists.writeback_bytes
     return max(0, min(clean, lists.inactive_bytes - kept_bytes(lists.active_bytes, nodes)))
 
 
 def kept_bytes(active_bytes: int, nodes: int) -> int:
-    """Return how long the inactive list must stay so that the kernel does not refill it.
+    """Return the least length of the inactive list, in bytes, at which the kernel does not refill it.
 
-    As long as the active one in lists below 1 GiB, on each NUMA node, and a smaller part of longer ones:
-    inactive_is_low() in mm/vmscan.c, by the length that the lists would then have.
+    For lists below 1 GiB on each NUMA node that is the length of the active list; for longer ones it is
+    a smaller part of it. Source: inactive_is_low() in mm/vmscan.c, with the lengths after the reclaim.
     """
     ratio = math.isqrt(10 * (2 * active_bytes // nodes >> 30)) or 1
     while ratio > 1:
@@ -114,9 +116,9 @@ def kept_bytes(active_bytes: int, nodes: int) -> int:
 
 
 def step_bytes(wanted_bytes: int, held_bytes: int, is_empty: bool = False) -> int:
-    """Return the next step towards `wanted_bytes` in a cgroup that holds `held_bytes`, in whole pages."""
-    share = STEP_MOST_BYTES if is_empty else held_bytes // STEP_DIVISOR
-    most = max(STEP_LEAST_BYTES, min(STEP_MOST_BYTES, share))
+    """Return the bytes of the next step towards `wanted_bytes` in a cgroup of `held_bytes`; whole pages."""
+    harmless = STEP_MOST_BYTES if is_empty else held_bytes // STEP_DIVISOR
+    most = max(STEP_LEAST_BYTES, min(STEP_MOST_BYTES, harmless))
     return max(0, min(wanted_bytes, most, held_bytes - PAGE_BYTES)) // PAGE_BYTES * PAGE_BYTES
 
 
@@ -126,10 +128,10 @@ def reclaim_cold(
     wanted: Callable[[], bool] = lambda: True,
     exclude: tuple[str, ...] = (),
 ) -> HighResult:
-    """Take at most about `max_bytes` of cold cache, most from where there is most; never raises.
+    """Reclaim at most about `max_bytes` of cold cache, from the largest lists first. Never raises.
 
-    `exclude`: patterns of cgroups to leave alone. `wanted` is asked before each step
-    and ends the run by False. Dirty pages cannot be taken: sync first.
+    `exclude`: patterns of cgroups to leave alone. `wanted` is called before each step; False ends the
+    run. Dirty pages cannot be reclaimed: sync first.
     """
     job = _Steps(root, max_bytes, wanted)
     nodes = max(1, len(compaction.nodes(root)))
@@ -145,9 +147,10 @@ def reclaim_cold(
 
 
 def reclaim_warm(root: str, max_bytes: int, exclude: tuple[str, ...] = ()) -> HighResult:
-    """Take about `max_bytes` of cache, warm too, most from where there is most; never raises.
+    """Reclaim about `max_bytes` of cache, warm cache too, from the largest lists first. Never raises.
 
-    For a host in need alone: what is used is taken, too. `exclude`: patterns of cgroups to leave alone.
+    Only for a host in need: cache in use is reclaimed as well. `exclude`: patterns of cgroups to leave
+    alone.
     """
     job = _Steps(root, max_bytes, lambda: True, WARM_RUN_S)
     clean = {folder: _clean_bytes(_lists(root, folder)) for folder in cgroups(root, exclude)}
@@ -166,10 +169,11 @@ def _clean_bytes(lists: FileLists) -> int:
 
 
 def find_ended(root: str, exclude: tuple[str, ...] = ()) -> tuple[Ended, ...]:
-    """Find the live cgroups below which others have ended with enough cache, most first.
+    """Find the live cgroups below which ended ones left enough cache, the largest amount first.
 
-    A leaf without a process (a slice that has lost its last service) has ended, too: nobody would miss
-    its cache. Of more cgroups than memcg.CGROUPS_LIMIT the sums would miss live ones: then there is none.
+    A leaf without a process (a slice that has lost its last service) counts as ended: no process uses
+    its cache. Returns none if there are more cgroups than memcg.CGROUPS_LIMIT, as the sums would then
+    miss live ones.
     """
     mount = cgroup.find_v2_mount(root)
     if mount is None or _stat(root, mount).descendants > memcg.CGROUPS_LIMIT:
@@ -192,7 +196,7 @@ def find_ended(root: str, exclude: tuple[str, ...] = ()) -> tuple[Ended, ...]:
 
 
 def _left_below(root: str, folder: str) -> int:
-    """Return what no live leaf has of a cgroup's file cache: memory.stat includes all that is below."""
+    """Return the bytes of a cgroup's file cache that belong to no live leaf (memory.stat is recursive)."""
     leaves = [leaf for leaf in memcg.leaves(root, folder) if leaf != folder]
     return memcg.file_bytes_of(root, folder) - sum(
         [memcg.file_bytes_of(root, leaf) for leaf in leaves]
@@ -205,9 +209,9 @@ def reclaim_ended(
     wanted: Callable[[], bool] = lambda: True,
     exclude: tuple[str, ...] = (),
 ) -> HighResult:
-    """Take at most about `max_bytes` of what ended cgroups left below live ones; never raises.
+    """Reclaim at most about `max_bytes` of the cache that ended cgroups left below live ones.
 
-    `exclude`: patterns of live cgroups to leave alone, though they have no process.
+    Never raises. `exclude`: patterns of live cgroups to leave alone even if they have no process.
     """
     job = _Steps(root, max_bytes, wanted)
     ended = find_ended(root, exclude)
@@ -232,7 +236,7 @@ def reclaim_ended(
 
 
 class _Steps:
-    """The steps of one run. GivebackError from a step means that a limit could not be put back."""
+    """The steps of one run. A step raises GivebackError if a limit could not be restored."""
 
     def __init__(
         self, root: str, max_bytes: int, wanted: Callable[[], bool], run_s: float | None = None
@@ -253,7 +257,7 @@ class _Steps:
                 return
             unprotected = memcg.unprotected_bytes(self._root, self._mount, folder)
             cold = min(cold_bytes(last, nodes), unprotected)
-            # By halves near the balance: a step takes up to 1.7 times of what it asks.
+            # Half of it: a step reclaims up to 1.7 times its amount, which must not reach the active list.
             if cold <= REST_BYTES or not self._step(folder, (cold + 1) // 2, is_empty=False):
                 return
             last = _lists(self._root, folder)
@@ -274,12 +278,12 @@ class _Steps:
                 return
             after = _left_below(self._root, one.folder)
             if after >= left:
-                # What went was of live cgroups.
+                # The step reclaimed only cache of live cgroups.
                 return
             left = after
 
     def _step(self, folder: str, amount_bytes: int, is_empty: bool) -> bool:
-        """Make one step; False where it is the last there."""
+        """Take one step; return whether another one in this cgroup is worth it."""
         held = _held_bytes(self._root, folder)
         amount = step_bytes(min(amount_bytes, self._left_bytes), held, is_empty)
         if amount <= 0 or self.steps >= STEPS_LIMIT or not self._wanted():
@@ -288,16 +292,16 @@ class _Steps:
             return False
         self.steps += 1
         self.asked_bytes += amount
-        # The kernel takes up to 1.8 times of what is asked: what went counts.
-        went = held - _held_bytes(self._root, folder)
-        self._left_bytes -= max(amount, went)
-        return went >= amount // POOR_DIVISOR
+        # The kernel reclaims up to 1.8 times the amount: the actual decrease counts.
+        freed = held - _held_bytes(self._root, folder)
+        self._left_bytes -= max(amount, freed)
+        return freed >= amount // POOR_DIVISOR
 
 
 def _lower_for_a_moment(root: str, folder: str, to_bytes: int) -> bool:
-    """Set memory.high, which reclaims, and put it back; False where nothing was set.
+    """Set memory.high, which reclaims, and restore it; return whether it was set.
 
-    A limit of the cgroup's own that is at work already is left alone.
+    A cgroup whose own limit is already that low is left alone.
     """
     ours = to_bytes // PAGE_BYTES * PAGE_BYTES
     original = HIGH.read(root, _high(folder))
@@ -314,7 +318,7 @@ def _high(folder: str) -> str:
 
 
 def _held_bytes(root: str, folder: str) -> int:
-    """Return what a cgroup holds; 0 where it has vanished."""
+    """Return the memory usage of a cgroup in bytes; 0 if it has vanished."""
     try:
         token = files.read(root, f"{folder}/memory.current", 64).strip()
     except KernelFileError:
@@ -326,7 +330,7 @@ def _lists(root: str, folder: str) -> FileLists:
     try:
         return memcg.read_file_lists(root, folder)
     except KernelFileError:
-        # It has vanished: nothing is left to take.
+        # It has vanished: nothing is left to reclaim.
         return memcg.FileLists(0, 0)
 
 

@@ -53,7 +53,7 @@ def test_a_service_has_a_fair_share_while_the_host_starves_and_no_longer(tmp_pat
     run_dir.make_folder(root)
     service = Service(root, AgentSettings(), lambda _: None)
     service._press(True)
-    assert (weight(root), service._share.pressing) == (cpu_weight.FAIR, True)
+    assert (weight(root), service._cpu_weight.pressing) == (cpu_weight.FAIR, True)
     service._press(True)
     assert state_of(root).read_text() == f"1 {WEIGHT}\n"
     service._press(False)
@@ -111,11 +111,11 @@ def test_a_cgroup_that_is_gone_is_forgotten(tmp_path: Path) -> None:
 def test_a_weight_that_cannot_be_kept_or_set_is_told_and_nothing_is_changed(tmp_path: Path) -> None:
     root = guest(tmp_path)
     (tmp_path / "run").write_text("not a folder")
-    service_share = cpu_weight.Share(root)
-    assert "no more than the unit's share" in service_share.press(True, (ME,))
+    own_weight = cpu_weight.CpuWeight(root)
+    assert "keeps its low CPU weight" in own_weight.press(True, (ME,))
     assert weight(root) == 1
     (tmp_path / "run").unlink()
-    assert service_share.press(False, (ME,)) == ""
+    assert own_weight.press(False, (ME,)) == ""
 
 
 @given(st.binary(max_size=40))

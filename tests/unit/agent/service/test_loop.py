@@ -385,7 +385,7 @@ def test_a_step_is_told_to_the_host_and_to_the_journal(
 
 
 def record_of(*kinds_and_ends: tuple[str, str]) -> pass_log.PassRecord:
-    """Return the record of a pass in which each of these steps gained 5 MiB."""
+    """Return the record of a pass in which each of these steps freed 5 MiB."""
     log = pass_log.PassLog()
     log.start(snapshot(0.0), "idle")
     for kind, end in kinds_and_ends:
@@ -474,7 +474,7 @@ def test_a_dry_run_says_that_nothing_was_done(guest: Path) -> None:
     service = Service(str(guest), AgentSettings(dry_run=True), said.append)
     service._do(act.BeginPass("idle"), _snapshot(service))
     service._do(act.EndPass("done"), _snapshot(service))
-    assert said[-1].endswith("dry run: nothing was done")
+    assert said[-1].endswith("dry run: nothing was changed")
 
 
 def test_without_swappiness_and_with_swap_the_cache_is_dropped_and_nothing_swapped(

@@ -71,8 +71,8 @@ def test_live_lists_with_enough_memory_are_looked_at_the_largest_first() -> None
 @pytest.mark.parametrize(
     ("swaps", "mm_stat", "words"),
     [
-        (HEADING, b"", "no swap has room"),
-        (HEADING + b"/swap file 1048576 1048000 -2\n", b"", "no swap has room"),
+        (HEADING, b"", "no swap area has free space"),
+        (HEADING + b"/swap file 1048576 1048000 -2\n", b"", "no swap area has free space"),
         (HEADING + b"/swap file 1048576 0 -2\n", b"", ""),
         (SWAPS, b"0 0 0 0 0 0 0 0 0\n", ""),
         (SWAPS, b"104857600 20000000 30000000 0 0 0 0 0 0\n", ""),
@@ -85,7 +85,7 @@ def test_live_lists_with_enough_memory_are_looked_at_the_largest_first() -> None
         ),
     ],
 )
-def test_a_swap_without_room_or_a_zram_that_compresses_too_little_gains_nothing(
+def test_a_full_swap_or_a_zram_that_compresses_too_little_gains_nothing(
     tmp_path: Path, swaps: bytes, mm_stat: bytes, words: str
 ) -> None:
     root = plant(tmp_path, {"/proc/swaps": swaps, "/sys/block/zram0/mm_stat": mm_stat})
