@@ -67,7 +67,10 @@ _DESCRIPTORS_OF_A_VM = 2
 
 
 class Daemon:
-    """Implements `model.Manager`. `run` is its life; `stop` ends it in order."""
+    """Implements `model.Manager`. `run` is its life; `stop` ends it in order.
+
+    `acts` False: it watches only, and sends no guest anything.
+    """
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class Daemon:
         fallbacks: Fallbacks | None = None,
         root: str = "/",
         backends: Sequence[Backend] | None = None,
+        acts: bool = True,
     ) -> None:
         self.settings = settings
         self.started_wall_s = time.time()
@@ -86,7 +90,7 @@ class Daemon:
         self._root = root
         self._readers = shared()
         self._finder = discovery.Finder(root, backends)
-        self._arbitration = Arbitration(self.fleet, self._recorder, root)
+        self._arbitration = Arbitration(self.fleet, self._recorder, root, acts=acts)
         self._arbitration.cgroup = settings.cgroup
         self._sampler = Sampler(self.fleet, self._arbitration, fallbacks, root)
         self._connections = Connections(self.fleet)
@@ -144,6 +148,7 @@ class Daemon:
     ) -> ReclaimResult:
         if dry_run:
             return await self._reclaim.plan(goal_bytes, within_s, vms)
+        self._refuse_unless_acting()
         result = await self._reclaim.run(goal_bytes, within_s, vms)
         self._log.info(
             "reclaimed",
@@ -156,6 +161,7 @@ class Daemon:
     async def set_urgency(self, vm: str, urgency: int, lease_s: float) -> None:
         if urgency not in URGENCIES or not 0 < lease_s <= LEASE_MOST_S:
             raise InputError(f"urgency {urgency} for {lease_s:g} s: 0 to 3, for at most an hour")
+        self._refuse_unless_acting()
         chosen = self.fleet.chosen(vm)
         if not chosen.hears:
             why = condition_of(chosen)[1]
@@ -169,6 +175,12 @@ class Daemon:
         if not self._arbitration.send_urgency(chosen, now_s):
             raise VmError(
                 f"{escape_for_terminal(chosen.key)}: the guest does not read what it is told"
+            )
+
+    def _refuse_unless_acting(self) -> None:
+        if not self._arbitration.acts:
+            raise InputError(
+                "this daemon only watches: run `giveback daemon` or `giveback web` as root"
             )
 
     # Its life.

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -21,6 +22,9 @@ from giveback.manager.devices.fallback import Fallbacks
 from giveback.manager.fleet.guest_proxy import proxying
 from giveback.manager.history.recorder import History
 from giveback.manager.http.server import Endpoint, serving
+from giveback.manager.http.web.pages import WebPages
+from giveback.manager.http.web.sessions import FILE_NAME as SESSIONS_NAME
+from giveback.manager.http.web.sessions import Sessions
 from giveback.manager.settings.load import API_NAME, load, runtime_folder
 from giveback.vmm.clients.sockets import remove_stale, short_path
 from giveback_kernel import private_lock, process_start
@@ -28,9 +32,10 @@ from giveback_kernel.errors import KernelFileError
 from giveback_kernel.files import read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from giveback.manager.http.server import Serving
     from giveback.manager.model import HistoryRecorder
     from giveback.manager.settings.load import DaemonSettings
 
@@ -41,6 +46,7 @@ _ONLY_AT_START = {
     "socket_group": "daemon.socket_group",
     "state": "daemon.state",
     "metrics_listen": "daemon.metrics_listen",
+    "web_listen": "daemon.web_listen",
     "history_limit_bytes": "history.limit",
 }
 
@@ -199,21 +205,41 @@ def _answers(path: Path) -> bool:
     return True
 
 
-async def manage(settings: DaemonSettings, path: Path | None, root: str = "/") -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """How a command runs the daemon in its own process: `giveback web`."""
+
+    acts: bool = True
+    """False: it only watches, and sends no guest anything."""
+    ready: Callable[[Sessions, Serving], None] = lambda _sessions, _surfaces: None
+    """Called once all is served."""
+
+
+async def manage(
+    settings: DaemonSettings,
+    path: Path | None,
+    root: str = "/",
+    embedding: Embedding | None = None,
+) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises InputError where it cannot begin.
 
     `path` is where SIGHUP reads the settings again; None: the default place.
     """
+    embedded = embedding or Embedding()
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(settings.state))
         make_folder_of(settings.socket)
         recorder = _recorder(settings, stack)
         fallbacks = Fallbacks(settings.state, root=root)
-        daemon = Daemon(settings, recorder=recorder, fallbacks=fallbacks, root=root)
+        daemon = Daemon(
+            settings, recorder=recorder, fallbacks=fallbacks, root=root, acts=embedded.acts
+        )
+        sessions = Sessions(settings.state / SESSIONS_NAME)
+        pages = WebPages(daemon, sessions, acts=embedded.acts)
         loop = asyncio.get_running_loop()
         lent = proxying(daemon.fleet, settings.socket.parent / via_daemon.NAME)
         stack.enter_context(known_place(settings.socket, runtime_folder()))
-        async with serving(daemon, _endpoint(settings)) as surfaces, lent:
+        async with serving(daemon, _endpoint(settings), pages) as surfaces, lent:
 
             def reload() -> None:
                 notify_reloading()
@@ -231,12 +257,17 @@ async def manage(settings: DaemonSettings, path: Path | None, root: str = "/") -
             period_s = watchdog_s(os.environ, os.getpid())
             watchdog = None if period_s is None else loop.create_task(keep_watchdog(period_s))
             try:
-                await daemon.run(lambda: notify(READY="1", STATUS="looking after the VMs"))
+                await daemon.run(lambda: _ready(embedded, sessions, surfaces))
             finally:
                 if watchdog is not None:
                     watchdog.cancel()
                 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                     loop.remove_signal_handler(number)
+
+
+def _ready(embedded: Embedding, sessions: Sessions, surfaces: Serving) -> None:
+    notify(READY="1", STATUS="looking after the VMs")
+    embedded.ready(sessions, surfaces)
 
 
 def take_settings(daemon: Daemon, path: Path | None, root: str = "/") -> bool:
@@ -273,5 +304,6 @@ def _endpoint(settings: DaemonSettings) -> Endpoint:
         socket_group=settings.socket_group,
         access=settings.access,
         metrics_listen=settings.metrics_listen,
+        web_listen=settings.web_listen,
         history_path="" if settings.history is None else str(settings.history),
     )

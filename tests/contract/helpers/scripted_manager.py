@@ -18,6 +18,8 @@ from manager_samples import action, status, vm_status
 
 from giveback.errors import InputError
 from giveback.manager.http.server import Endpoint, Serving, serving
+from giveback.manager.http.web.pages import WebPages
+from giveback.manager.http.web.sessions import Sessions
 from giveback.manager.model import ReclaimResult, Returned
 from giveback_kernel.errors import GivebackError
 
@@ -85,9 +87,12 @@ class ScriptedManager:
 class Daemon:
     """The served manager, and the loop it is served on."""
 
-    def __init__(self, manager: ScriptedManager, endpoint: Endpoint) -> None:
+    def __init__(
+        self, manager: ScriptedManager, endpoint: Endpoint, sessions_path: Path | None = None
+    ) -> None:
         self.manager = manager
         self.endpoint = endpoint
+        self.sessions = Sessions(sessions_path)
         self.serving: Serving | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
@@ -104,7 +109,8 @@ class Daemon:
     async def _serve(self) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         try:
-            async with serving(self.manager, self.endpoint) as self.serving:
+            pages = WebPages(self.manager, self.sessions)
+            async with serving(self.manager, self.endpoint, pages) as self.serving:
                 self._up.set()
                 await self._end.wait()
         except GivebackError as error:
@@ -125,9 +131,13 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def running(endpoint: Endpoint, manager: ScriptedManager | None = None) -> Iterator[Daemon]:
+def running(
+    endpoint: Endpoint,
+    manager: ScriptedManager | None = None,
+    sessions_path: Path | None = None,
+) -> Iterator[Daemon]:
     """A daemon's surfaces, up while the block runs."""
-    daemon = Daemon(manager or ScriptedManager(), endpoint)
+    daemon = Daemon(manager or ScriptedManager(), endpoint, sessions_path)
     daemon.start()
     try:
         yield daemon

@@ -59,6 +59,7 @@ ROOMS = {
         "giveback.manager.history.usage",
         "giveback.reporters.usage",
         "giveback.manager.http",
+        "giveback.manager.http.web",
         "giveback.manager.devices",
         "giveback.manager.decide",
         "giveback.manager.fleet",

@@ -34,7 +34,7 @@ FILE_NAME = re.compile(r"`([a-z_]\w*\.py)`")
 OTHER_NAMES = re.compile(
     r"giveback(?:_\w+)?\.(?:"
     r"__file__|commands\.probe|mood|\w+_(?:s|bytes|ratio|min)|"
-    r"agent|conf|toml|asking|daemon|looking|settings|sock|py|egg|db|io|service|"
+    r"agent|conf|toml|asking|daemon|looking|settings|sock|web|py|egg|db|io|service|"
     r"mode|swap|exclude|dryRun|pageReporting|idle\w*|cacheFloor|lowestReportOrder|dry|page|cache|lowest)\b"
 )
 

@@ -127,6 +127,34 @@ def tcp_listeners() -> tuple[TcpListener, ...]:
     return tuple(found)
 
 
+def tcp_owner(client: tuple[str, int], server: tuple[str, int]) -> int:
+    """Return the uid whose TCP socket is connected from `client` to `server`; -1 where it is nobody's.
+
+    A socket that its process has closed already is nobody's: the kernel tells root's uid of such.
+    Raises VmError where the kernel tells of no TCP socket at all.
+    """
+    addresses = [ipaddress.ip_address(host.partition("%")[0]) for host, _ in (client, server)]
+    family = socket.AF_INET6 if addresses[0].version == 6 else socket.AF_INET
+    source, target = (address.packed.ljust(16, b"\0") for address in addresses)
+    asked = _INET_REQUEST.pack(
+        family, socket.IPPROTO_TCP, 0, 0, 1 << ESTABLISHED, socket.htons(client[1]),
+        socket.htons(server[1]), source, target, 0, _NO_COOKIE, _NO_COOKIE,
+    )  # fmt: skip
+    with _netlink() as netlink:
+        try:
+            bodies = list(_list(netlink, asked, dump=False))
+        except _NoSuchSocketError:
+            return -1
+    return next((parse_tcp_owner(b) for b in bodies if len(b) >= _INET_MESSAGE.size), -1)
+
+
+def parse_tcp_owner(body: bytes) -> int:
+    """Parse the uid of struct inet_diag_msg; -1 where the socket is no connected one."""
+    fields = _INET_MESSAGE.unpack_from(body)
+    state, uid, inode = fields[1], fields[-2], fields[-1]
+    return int(uid) if state == ESTABLISHED and inode else -1
+
+
 def parse_unix(body: bytes) -> UnixSocket:
     """Parse struct unix_diag_msg and its attributes; `body` has 16 bytes or more."""
     _, _, state, _, inode, _, _ = _UNIX_MESSAGE.unpack_from(body)

@@ -37,7 +37,11 @@ _NAMED_LIMIT = 4
 class Arbitration:
     """The last decision, and its effects: asks, urgencies, verdicts."""
 
-    def __init__(self, fleet: Fleet, recorder: HistoryRecorder, root: str = "/") -> None:
+    def __init__(
+        self, fleet: Fleet, recorder: HistoryRecorder, root: str = "/", *, acts: bool = True
+    ) -> None:
+        self.acts = acts
+        """False: guests are watched, and neither asked for memory nor sent an urgency."""
         self.host: HostView | None = None
         self.decision: Decision | None = None
         self.cgroup: str | None = None
@@ -65,7 +69,7 @@ class Arbitration:
         """Decide by this sample of the host, and send every guest its urgency if it changed."""
         before = self.decision
         self.host = host
-        views = [vm.view_at(now_s) for vm in self._fleet]
+        views = [vm.view_at(now_s) for vm in self._fleet] if self.acts else []
         asked = {vm.key: vm.request.arbiter for vm in self._fleet if vm.request.arbiter}
         decision, self._state, asked_now = decide(host, views, asked, self._state, settings)
         self.decision = decision
@@ -109,7 +113,7 @@ class Arbitration:
     def send_urgency(self, vm: Watched, now_s: float) -> bool:
         """Send or renew a guest's urgency; return False if that was not needed, or not possible."""
         channel, request = vm.channel, vm.request
-        if channel.session is None or not channel.session.is_open:
+        if not self.acts or channel.session is None or not channel.session.is_open:
             return False
         urgency = self.urgency_for(vm, now_s)
         if urgency is None:

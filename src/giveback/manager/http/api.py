@@ -109,9 +109,14 @@ class Api:
         self._reclaims = asyncio.Semaphore(RECLAIMS_AT_ONCE)
         self._histories = asyncio.Semaphore(HISTORIES_AT_ONCE)
 
-    def app(self) -> ASGIApp:
-        """The application behind the unix socket."""
-        return _application([self._route(one) for one in openapi.RESOURCES])
+    @property
+    def has_history(self) -> bool:
+        """Whether /v1/history has something to tell."""
+        return bool(self._history_path)
+
+    def app(self, more: Sequence[Route] = ()) -> ASGIApp:
+        """The application behind the unix socket, with the web page's own resources."""
+        return _application([*(self._route(one) for one in openapi.RESOURCES), *more])
 
     def metrics_app(self) -> ASGIApp:
         """What a TCP port offers: /metrics alone."""
@@ -126,17 +131,17 @@ class Api:
     async def status(self, request: Request) -> Response:
         """All of it."""
         del request
-        return _streamed(await self.picture.encoded(), "application/json")
+        return streamed(await self.picture.encoded(), "application/json")
 
     async def vms(self, request: Request) -> Response:
         """The VMs alone."""
         del request
         vms = Vms(self.picture.status().vms)
-        return _streamed(await asyncio.to_thread(encoded, vms), "application/json")
+        return streamed(await asyncio.to_thread(encoded, vms), "application/json")
 
     async def vm(self, request: Request) -> Response:
         """One VM, by key or name."""
-        return _json(_vm_called(self.picture.status(), request.path_params["key"]))
+        return json_of(vm_called(self.picture.status(), request.path_params["key"]))
 
     async def history(self, request: Request) -> Response:
         """The host's past, or one VM's."""
@@ -153,7 +158,7 @@ class Api:
                 body = await asyncio.to_thread(encoded, found)
         except HistoryError as error:
             raise ProblemError(503, "No history", str(error)) from error
-        return _streamed(body, "application/json")
+        return streamed(body, "application/json")
 
     async def events(self, request: Request) -> Response:
         """What changes, as it does."""
@@ -175,7 +180,7 @@ class Api:
             body, media_type = await asyncio.to_thread(
                 metrics.rendered, self._registry, request.headers.get("accept", "")
             )
-        return _streamed(body, media_type)
+        return streamed(body, media_type)
 
     def _for_scrape(self) -> DaemonStatus:
         """In the rendering thread: the picture that the loop took."""
@@ -186,19 +191,19 @@ class Api:
     async def openapi(self, request: Request) -> Response:
         """What all this is."""
         del request
-        return _json(openapi.description())
+        return json_of(openapi.description())
 
     async def reclaim(self, request: Request) -> Response:
         """Free memory now. Answers when enough has come, or the time is over."""
-        wanted = checked(ReclaimBody, await _body(request))
-        keys = [_vm_called(self.picture.status(), vm).key for vm in wanted.vms]
+        wanted = checked(ReclaimBody, await body_of(request))
+        keys = [vm_called(self.picture.status(), vm).key for vm in wanted.vms]
         if self._reclaims.locked():
             raise ProblemError(
                 503, "Busy", f"{RECLAIMS_AT_ONCE} reclaims run already; try again soon"
             )
         async with self._reclaims:
             result = await self._while_wanted(request, self._reclaim(wanted, keys))
-        return _json(reclaimed(result))
+        return json_of(reclaimed(result))
 
     def _reclaim(
         self, wanted: ReclaimBody, keys: Sequence[str]
@@ -209,12 +214,12 @@ class Api:
 
     async def urgency(self, request: Request) -> Response:
         """Tell one guest an urgency by hand."""
-        wanted = checked(UrgencyBody, await _body(request))
-        vm = _vm_called(self.picture.status(), request.path_params["key"])
+        wanted = checked(UrgencyBody, await body_of(request))
+        vm = vm_called(self.picture.status(), request.path_params["key"])
         await self._while_wanted(
             request, self._manager.set_urgency(vm.key, wanted.urgency, wanted.lease_s)
         )
-        return _json(UrgencySet(vm.key, wanted.urgency, wanted.lease_s))
+        return json_of(UrgencySet(vm.key, wanted.urgency, wanted.lease_s))
 
     async def _while_wanted(
         self, request: Request, work: Coroutine[object, object, Result]
@@ -237,7 +242,7 @@ class Api:
                 await asyncio.wait((task, *ends))
 
 
-def _vm_called(status: DaemonStatus, word: str) -> VmStatus:
+def vm_called(status: DaemonStatus, word: str) -> VmStatus:
     """By key, else by a name or pid that one VM alone has."""
     for vm in status.vms:
         if vm.key == word:
@@ -263,7 +268,7 @@ async def _leaves(request: Request) -> None:
         pass
 
 
-async def _body(request: Request) -> object:
+async def body_of(request: Request) -> object:
     """The request's JSON, bounded in size and time."""
     data = b""
     try:
@@ -282,11 +287,11 @@ async def _body(request: Request) -> object:
         raise ProblemError(400, "No JSON", "the body is no JSON; see /openapi.json") from error
 
 
-def _json(value: object) -> Response:
+def json_of(value: object) -> Response:
     return Response(encoded(value), media_type="application/json")
 
 
-def _streamed(body: bytes, media_type: str) -> Response:
+def streamed(body: bytes, media_type: str) -> Response:
     """Sent in pieces: a client that reads slowly holds one piece, not a copy of all."""
 
     async def pieces() -> AsyncIterator[memoryview]:

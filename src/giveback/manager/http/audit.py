@@ -58,13 +58,15 @@ class Entry:
         self._began_s = time.monotonic()
         self._body = self._answer = b""
         self._status = 0
+        # Tokens, cookies and keys of browsers pass there, which no log is to have.
+        self._limit_bytes = 0 if scope["path"].startswith("/web/") else TEXT_LIMIT_BYTES
 
     def receiving(self, receive: Receive) -> Receive:
         """Keep the beginning of what the client sends."""
 
         async def kept() -> Message:
             message = await receive()
-            self._body += message.get("body", b"")[: TEXT_LIMIT_BYTES - len(self._body)]
+            self._body += message.get("body", b"")[: self._limit_bytes - len(self._body)]
             return message
 
         return kept
@@ -75,7 +77,7 @@ class Entry:
         async def kept(message: Message) -> None:
             self._status = message.get("status", self._status)
             part = message.get("body", b"")
-            self._answer += bytes(part[: TEXT_LIMIT_BYTES - len(self._answer)])
+            self._answer += bytes(part[: self._limit_bytes - len(self._answer)])
             await send(message)
 
         return kept

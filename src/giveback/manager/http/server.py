@@ -20,9 +20,11 @@ import uvicorn
 from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from giveback.errors import InputError, file_error
+from giveback.errors import InputError, VmError, file_error
+from giveback.host.sockets import sock_diag
 from giveback.manager.http.api import Api, ProblemError
 from giveback.manager.http.audit import Audit, Entry
+from giveback.manager.http.callers import Caller
 from giveback.manager.settings.access import ApiAccess, ApiPeer, Level, group_id, peer_of
 from giveback.manager.settings.values import loopback_of
 from giveback.vmm.clients.sockets import remove_stale
@@ -35,11 +37,14 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from uvicorn.server import ServerState
 
+    from giveback.manager.http.callers import Pages
     from giveback.manager.model import Manager
 
 CONNECTIONS = 64
 CONNECTIONS_OF_READERS = 48
 """Counted apart, as are each user's that are not heard yet: root gets in whatever readers do."""
+CONNECTIONS_OF_BROWSERS = 256
+"""With a session, at the page's port: a browser has one stream, and now and then a few questions."""
 HEAD_S = 10.0
 """From a connection's start, or the end of an answer, to the whole head of a request."""
 SEND_S = 20.0
@@ -65,6 +70,8 @@ class Endpoint:
     access: ApiAccess = field(default_factory=ApiAccess)
     metrics_listen: str = ""
     """`127.0.0.1:9835`: /metrics alone over TCP, read-only, for a Prometheus that knows no sockets."""
+    web_listen: str = ""
+    """`127.0.0.1:9836`: the web page and the API over TCP, for browsers that have logged in."""
     history_path: str = ""
     """The file that /v1/history reads; "" where no history is kept."""
 
@@ -75,11 +82,22 @@ class Serving:
 
     access: ApiAccess
     metrics_address: tuple[str, int] | None = None
+    web_address: tuple[str, int] | None = None
+    guards: list[Guard] = field(default_factory=list)
+
+    def end_session(self, number: str) -> None:
+        """Close all connections of a session that was revoked."""
+        for guard in self.guards:
+            for connection in list(guard.connections):
+                if connection.caller.session == number:
+                    connection.abort()
 
 
 @contextlib.asynccontextmanager
-async def serving(manager: Manager, endpoint: Endpoint) -> AsyncIterator[Serving]:
-    """Serve the API and /metrics on this loop while the block runs. Takes no signals.
+async def serving(
+    manager: Manager, endpoint: Endpoint, pages: Pages | None = None
+) -> AsyncIterator[Serving]:
+    """Serve the API, /metrics and the page on this loop while the block runs. Takes no signals.
 
     Raises InputError where the socket is a live daemon's, or cannot be made.
     """
@@ -88,21 +106,34 @@ async def serving(manager: Manager, endpoint: Endpoint) -> AsyncIterator[Serving
     shown = Serving(endpoint.access)
     async with contextlib.AsyncExitStack() as stack:
         unix = stack.enter_context(unix_listener(endpoint))
-        guarded = Guard(api.app(), shown, endpoint.socket_path)
+        app = api.app(() if pages is None else pages.routes(api, shown))
+        guarded = Guard(app, shown, endpoint.socket_path, pages)
+        shown.guards.append(guarded)
         await stack.enter_async_context(_running(guarded, unix, stop))
+        if endpoint.web_listen and pages is not None:
+            tcp = stack.enter_context(_tcp_listener(endpoint.web_listen, "web_listen"))
+            shown.web_address = tcp.getsockname()[:2]
+            browsers = BrowserGuard(app, shown, f"port {shown.web_address[1]}", pages)
+            shown.guards.append(browsers)
+            await stack.enter_async_context(_running(browsers, tcp, stop))
         if endpoint.metrics_listen:
-            tcp = stack.enter_context(contextlib.closing(_tcp_listener(endpoint.metrics_listen)))
+            tcp = stack.enter_context(_tcp_listener(endpoint.metrics_listen, "metrics_listen"))
             shown.metrics_address = tcp.getsockname()[:2]
             open_to_all = Guard(api.metrics_app(), None)
             await stack.enter_async_context(_running(open_to_all, tcp, stop))
-        feeding = asyncio.create_task(api.feed.run(), name="feed")
+        tasks = [asyncio.create_task(api.feed.run(), name="feed")]
+        if pages is not None:
+            tasks.append(asyncio.create_task(pages.run(), name="pages"))
         try:
             yield shown
         finally:
             stop.set()
             api.feed.end()
-            feeding.cancel()
-            await asyncio.wait((feeding,))
+            if pages is not None:
+                pages.end()
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
 
 class _Server(uvicorn.Server):
@@ -179,17 +210,23 @@ class _Connection(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, {**app_state, "connection": self}, _loop)
-        self._all = cast("Guard", config.app).connections
+        self._guard = cast("Guard", config.app)
+        self._all = self._guard.connections
         self._answering = 0
         self._silence: asyncio.TimerHandle | None = None
         self.peer = _UNKNOWN
+        self.owner: int | None = -1
+        self.caller = Caller(_UNKNOWN, Level.NOTHING)
+        """Of the request that came last."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
         self.abort = self.transport.abort
         self.peer = _peer(transport)
+        self.owner = self._guard.owner(transport, self.peer)
+        self.caller = Caller(self.peer, self._guard.level(self.peer))
         self._all.add(self)
-        if sum(other.peer.uid == self.peer.uid for other in self._all) > 2 * CONNECTIONS:
+        if sum(other.owner == self.owner for other in self._all) > self._guard.of_one_user_most:
             self.abort()
         self._await_head()
 
@@ -231,15 +268,33 @@ def _peer(transport: asyncio.BaseTransport) -> ApiPeer:
 class Guard:
     """Before any resource: may this peer do that, is there room for it, and does it read?
 
-    `rules` is None for what everyone who can connect may read.
+    `rules` is None for what everyone who can connect may read. `pages` knows browsers.
     """
 
-    def __init__(self, app: ASGIApp, rules: Serving | None, socket_path: str = "") -> None:
+    of_one_user_most = 2 * CONNECTIONS
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        rules: Serving | None,
+        place: str = "",
+        pages: Pages | None = None,
+    ) -> None:
         self._app = app
         self._rules = rules
-        self._socket_path = socket_path
+        self._place = place
+        self._pages = pages
         self._audit = Audit()
         self.connections: set[_Connection] = set()
+
+    def owner(self, transport: asyncio.BaseTransport, peer: ApiPeer) -> int | None:
+        """Return the user whose connection this is, for its bound and its sessions."""
+        del transport
+        return peer.uid
+
+    def level(self, peer: ApiPeer) -> Level:
+        """Return what a peer may do that is no browser."""
+        return Level.READ if self._rules is None else self._rules.access.level(peer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -248,6 +303,8 @@ class Guard:
         connection: _Connection = scope["state"]["connection"]
 
         async def bounded(message: Message) -> None:
+            if self._pages is not None and message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *self._pages.headers]}
             try:
                 async with asyncio.timeout(SEND_S):
                     await send(message)
@@ -255,9 +312,9 @@ class Guard:
                 connection.abort()
                 raise ConnectionAbortedError("the client does not read") from None
 
-        problem = self._problem(scope, connection.peer)
+        problem = self._problem(scope, connection)
         answer = self._app if problem is None else problem.response()
-        entry = None if _reads(scope) else Entry(scope, connection.peer, self._socket_path)
+        entry = None if _reads(scope) else Entry(scope, connection.caller.peer, self._place)
         try:
             with connection.answering():
                 if entry is None:
@@ -272,30 +329,82 @@ class Guard:
             if entry is not None:
                 self._audit.write(entry)
 
-    def _problem(self, scope: Scope, peer: ApiPeer) -> ProblemError | None:
-        level = self._level(peer)
-        if level < (Level.READ if _reads(scope) else Level.WRITE):
-            return _forbidden(peer, level)
-        most = CONNECTIONS if level is Level.WRITE else CONNECTIONS_OF_READERS
-        if sum(self._level(other.peer) == level for other in self.connections) > most:
+    def _problem(self, scope: Scope, connection: _Connection) -> ProblemError | None:
+        found = None if self._pages is None else self._pages.caller(scope, connection)
+        if isinstance(found, ProblemError):
+            return found
+        caller = found or Caller(connection.peer, self.level(connection.peer))
+        connection.caller = caller
+        needed = None if self._pages is None else self._pages.needs(scope)
+        if needed is None:
+            needed = Level.READ if _reads(scope) else Level.WRITE
+        if caller.level < needed:
+            return _forbidden(caller)
+        most = self._most(caller.level)
+        if caller.level and sum(self._counts(caller, other) for other in self.connections) > most:
             return ProblemError(503, "Too many clients", f"{most} are connected; try again soon")
         return None
 
-    def _level(self, peer: ApiPeer) -> Level:
-        return Level.READ if self._rules is None else self._rules.access.level(peer)
+    def _most(self, level: Level) -> int:
+        return CONNECTIONS if level is Level.WRITE else CONNECTIONS_OF_READERS
+
+    def _counts(self, caller: Caller, other: _Connection) -> bool:
+        """Whether another connection takes the room that this caller needs."""
+        return self.level(other.peer) == caller.level
+
+
+class BrowserGuard(Guard):
+    """The page's port: what connects is nobody until its session is known."""
+
+    of_one_user_most = 2 * CONNECTIONS_OF_BROWSERS
+
+    def __init__(self, app: ASGIApp, rules: Serving, place: str, pages: Pages) -> None:
+        super().__init__(app, rules, place, pages)
+        try:
+            sock_diag.tcp_listeners()
+        except VmError:
+            # Without tcp_diag: the session's two secrets alone say whose browser it is.
+            self._can_tell = False
+        else:
+            self._can_tell = True
+
+    def owner(self, transport: asyncio.BaseTransport, peer: ApiPeer) -> int | None:
+        """Return whose connection it is by the kernel's own list; None where that cannot be asked."""
+        del peer
+        server, client = (transport.get_extra_info(name) for name in ("sockname", "peername"))
+        if not self._can_tell or not client:
+            return None if client else -1
+        try:
+            return sock_diag.tcp_owner(client[:2], server[:2])
+        except VmError:
+            return -1
+
+    def level(self, peer: ApiPeer) -> Level:
+        """Nothing without a session."""
+        del peer
+        return Level.NOTHING
+
+    def _most(self, level: Level) -> int:
+        del level
+        return CONNECTIONS_OF_BROWSERS
+
+    def _counts(self, caller: Caller, other: _Connection) -> bool:
+        del caller
+        return bool(other.caller.session)
 
 
 def _reads(scope: Scope) -> bool:
     return scope["method"] in ("GET", "HEAD")
 
 
-def _forbidden(peer: ApiPeer, level: Level) -> ProblemError:
-    if peer.uid < 0:
+def _forbidden(caller: Caller) -> ProblemError:
+    uid, level = caller.peer.uid, caller.level
+    if uid < 0:
         return ProblemError(403, "Forbidden", "who connects is not known: use the unix socket")
     if level is Level.READ:
-        words = f"uid {peer.uid} may only read: add it to `writers` in the settings, or use sudo"
+        words = f"uid {uid} may only read: add it to `writers` in the settings, or use sudo"
     else:
-        words = f"uid {peer.uid} may do nothing: add it to `readers` in the settings, or use sudo"
+        words = f"uid {uid} may do nothing: add it to `readers` in the settings, or use sudo"
     return ProblemError(403, "Forbidden", words)
 
 
@@ -360,17 +469,17 @@ def _bound(path: str, mode: int, group: int) -> socket.socket:
     return listener
 
 
-def _tcp_listener(address: str) -> socket.socket:
-    """A loopback port. Raises InputError for any other address: VMs' names are in the metrics.
+def _tcp_listener(address: str, setting: str) -> socket.socket:
+    """A loopback port. Raises InputError for any other address: VMs' names are told there.
 
     HostFaultError for what may pass.
     """
     try:
         ip, number = loopback_of(address)
     except ValueError as error:
-        raise InputError(f"metrics_listen: {error}") from error
+        raise InputError(f"{setting}: {error}") from error
     family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
     try:
         return socket.create_server((str(ip), number), family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise file_error(f"metrics_listen {address!r}", error, "name another port") from error
+        raise file_error(f"{setting} {address!r}", error, "name another port") from error

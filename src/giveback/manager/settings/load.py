@@ -154,6 +154,8 @@ class DaemonSettings:
     """The control group that stands for the host; None: the host itself."""
     socket_group: str = ""
     metrics_listen: str = ""
+    web_listen: str = ""
+    """`127.0.0.1:9836`: where browsers find the web page; "" where only the unix socket has it."""
     writers: tuple[str, ...] = ()
     readers: tuple[str, ...] = ()
     access: access_rules.ApiAccess = field(default_factory=access_rules.ApiAccess)
@@ -221,6 +223,7 @@ class _DaemonTable:
     socket_group: Annotated[str, _taken_by(lambda name: name and access_rules.group_id(name))] = ""
     state: _Absolute | None = None
     metrics_listen: Annotated[str, _taken_by(lambda address: address and loopback_of(address))] = ""
+    web_listen: Annotated[str, _taken_by(lambda address: address and loopback_of(address))] = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -347,6 +350,7 @@ def _effective(
         cgroup=None if host.cgroup is None else str(host.cgroup),
         socket_group=daemon.socket_group,
         metrics_listen=daemon.metrics_listen,
+        web_listen=daemon.web_listen,
         writers=file.access.write,
         readers=file.access.read,
         access=access_rules.access(file.access.write, file.access.read),

@@ -1,0 +1,40 @@
+// Who is logged in, and out with them.
+
+import { get, post } from "./api.js";
+import { h, replace } from "./dom.js";
+import { clock } from "./format.js";
+
+export class SessionsView {
+  constructor({ me }) {
+    this.me = me;
+    this.list = h("div");
+    this.element = h("div", { class: "view" },
+      h("h1", { tabindex: "-1" }, "Sessions"),
+      h("p", { class: "quiet" }, `You are ${me.user}${me.may_write ? "" : ", and may only read"}. giveback ${me.version}.`),
+      h("section", { class: "card" }, this.list));
+  }
+
+  async show() {
+    try {
+      const { sessions } = await get("/web/sessions");
+      replace(this.list, h("table", { class: "plain" },
+        h("thead", {}, h("tr", {}, ["since", "browser", "rights of", "connects as", ""].map((one) => h("th", { scope: "col" }, one)))),
+        h("tbody", {}, sessions.map((one) => h("tr", {},
+          h("td", {}, clock(one.made_wall_s, true)), h("td", {}, one.agent),
+          h("td", {}, `uid ${one.uid}${one.read_only ? ", read only" : ""}`), h("td", {}, `uid ${one.browser_uid}`),
+          h("td", {}, h("button", { class: "small", "data-revoke": one.id, onclick: () => this.revoke(one.id) }, "Log out")))))));
+    } catch (error) {
+      replace(this.list, h("p", { class: "warn" }, error.message));
+    }
+  }
+
+  async revoke(id) {
+    try { await post("/web/revoke", { id }); } catch { /* It is gone already. */ }
+    await this.show();
+  }
+
+  turn() {}
+  caughtUp() { this.show(); }
+  repaint() {}
+  destroy() {}
+}
