@@ -12,6 +12,7 @@ import errno
 import functools
 import os
 import re
+from typing import Self
 
 from giveback.errors import VmError
 from giveback_kernel.files import under
@@ -21,6 +22,37 @@ _OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_IN_ROOT = 0x10
 _OWN_VIEW = re.compile(r".*?/proc/(\d{1,10})/(?:root(/.*)|cwd/([^/].*))", re.DOTALL | re.ASCII)
+
+
+class PinnedFile:
+    """An O_PATH descriptor of a file: what is put in the file's place afterwards changes nothing."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def path(self) -> str:
+        """A path that leads to the file itself, in this process only."""
+        return f"/proc/self/fd/{self._fd}"
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def detach(self) -> int:
+        """Return the descriptor, which the caller closes from now on."""
+        fd, self._fd = self._fd, -1
+        return fd
+
+    def close(self) -> None:
+        """Close the descriptor; once more does nothing."""
+        if self._fd >= 0:
+            os.close(self.detach())
 
 
 class _OpenHow(ctypes.Structure):

@@ -14,6 +14,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from giveback.host.own_root import PinnedFile
 from giveback.host.readers import frames, plain
 from giveback_kernel.errors import GivebackError
 
@@ -91,9 +92,14 @@ def _answer(connection: socket.socket, request: bytes) -> None:
         body: object
         try:
             result = work(*arguments)
-            if isinstance(result, tuple) and result and isinstance(result[0], socket.socket):
-                fd, result = result[0].detach(), result[1]
-            body = [0, plain.pack(result)]
+            kind = 0
+            if isinstance(result, tuple) and result:
+                match result[0]:
+                    case socket.socket() as connected:
+                        fd, result = connected.detach(), result[1]
+                    case PinnedFile() as pinned:
+                        kind, fd, result = 3, pinned.detach(), result[1]
+            body = [kind, plain.pack(result)]
         except GivebackError as error:
             body = [1, str(error)[:4096]]
         except MemoryError:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from giveback.errors import VmError
+from giveback.host import own_root
 from giveback.host.process_sample import read_process_sample
 from giveback.host.readers import frames, plain, starter
 from giveback.host.readers.blame import HUNG_LIMIT, Blame, Culprit
@@ -35,7 +36,7 @@ _START_S = 10.0
 _ITEMS_AT_ONCE = 512
 _SLOW_S = 1.0
 """An item that took longer than this, when who asked gave up, counts as slow."""
-_OK, _REFUSED, _DEFECT = range(3)
+_OK, _REFUSED, _DEFECT, _PINNED = range(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,8 @@ class Readers:
     ) -> object:
         """Run a module's function in a reader; return what it returned, as plain values.
 
-        A function may return a tuple of a socket and a value: the same socket comes back with the value.
+        A function may return a tuple of a socket or a PinnedFile and a value: the same one comes back with
+        the value, for the caller to close.
 
         `pid` is the process that is read. Raises VmError with the function's own words, or that the process
         is not read any more.
@@ -340,18 +342,17 @@ def _name(function: Callable[..., object]) -> str:
 
 
 def _result(body: bytes, fd: int) -> object:
-    """What a reader answered. Raises ValueError where it is no answer."""
-    connection = socket.socket(fileno=fd) if fd >= 0 else None
-    try:
+    """What a reader answered. Raises ValueError where it is no answer, OSError for a socket that is none."""
+    with own_root.PinnedFile(fd) as sent:
         kind, value = _parsed(body)
-    except ValueError:
-        if connection is not None:
-            connection.close()
-        raise
-    if kind == _OK:
-        return value if connection is None else (connection, value)
-    if connection is not None:
-        connection.close()
+        if kind == _OK and fd < 0:
+            return value
+        if kind == _OK:
+            connection = socket.socket(fileno=fd)
+            sent.detach()
+            return connection, value
+        if kind == _PINNED and fd >= 0:
+            return own_root.PinnedFile(sent.detach()), value
     return VmError(str(value) if kind == _REFUSED else f"cannot be read: {value}")
 
 
@@ -361,7 +362,7 @@ def _parsed(body: bytes) -> tuple[int, object]:
     if (
         not isinstance(answer, list)
         or len(answer) != 2
-        or answer[0] not in (_OK, _REFUSED, _DEFECT)
+        or answer[0] not in (_OK, _REFUSED, _DEFECT, _PINNED)
     ):
         raise ValueError("its answer has neither a result nor an error")
     return answer[0], answer[1]

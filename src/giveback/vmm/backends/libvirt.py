@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from giveback.errors import InputError, VmError
 from giveback.vmm import layout as layouts
-from giveback.vmm.backends.libvirt_domain import reachable_uri, runs_domain
+from giveback.vmm.backends.libvirt_domain import Claim, claim
 from giveback.vmm.backends.libvirt_session import SYSTEM_URI, session_uri
 from giveback.vmm.backends.qemu import QemuBackend, parse_host_address, parse_layout, with_port
 from giveback.vmm.base import (
@@ -45,6 +45,7 @@ _MONITOR = "id=charmonitor"
 _TEXT_LIMIT_CHARS = 1 << 20
 _KIB = 1024
 _RANGES_LIMIT = 256
+_CONFIGURATION_S = 30.0
 
 
 def available() -> bool:
@@ -88,7 +89,10 @@ class LibvirtBackend:
         ask = layout and not layouts.assumed(vm)
         try:
             uri = self._uri or vm.control or URI
-            return await in_thread(lambda: _state(uri, vm, layout=ask), timeout_s, vm.name)
+            return await with_domain(
+                uri, domain_of(vm), vm.pid, lambda domain: _read(domain, vm, layout=ask),
+                write=ask, timeout_s=timeout_s,
+            )  # fmt: skip
         except VmError as error:
             return VmState(problems=(str(error),))
 
@@ -146,21 +150,30 @@ def connect(uri: str, *, write: bool) -> Any:  # noqa: ANN401
         ) from error
 
 
-def with_domain(
-    uri: str, name: str, pid: int | None, work: Callable[[Any], T], *, write: bool
-) -> T:
+async def with_domain(
+    uri: str, name: str, pid: int | None, work: Callable[[Any], T], *, write: bool, timeout_s: float
+) -> T:  # fmt: skip
     """Return the result of `work` on libvirt-python's domain of this name, which process `pid` must run.
 
-    `pid` is None if the user named the domain. Raises VmError with libvirt's message, or if the process
-    does not run the domain.
+    `pid` is None if the user named the domain. `timeout_s` limits libvirt's answers. Raises VmError with
+    libvirt's message, if the process does not run the domain, or if libvirt does not answer in time.
     """
+    claimed = await claim(uri, pid)
+    return await in_thread(
+        lambda: _with_domain(claimed, name, pid, work, write=write), timeout_s, name
+    )
+
+
+def _with_domain(
+    claimed: Claim, name: str, pid: int | None, work: Callable[[Any], T], *, write: bool
+) -> T:
     import libvirt  # noqa: PLC0415
 
-    with reachable_uri(uri, pid) as reachable:
-        connection = connect(reachable, write=write)
+    try:
+        connection = connect(claimed.uri, write=write)
         try:
             domain = connection.lookupByName(name)
-            if pid is not None and not runs_domain(pid, domain.ID(), uri):
+            if claimed.ids is not None and domain.ID() not in claimed.ids:
                 raise VmError(
                     f"process {pid} claims to be libvirt's domain {escape_for_terminal(name)}, but does not "
                     "have its monitor"
@@ -172,12 +185,8 @@ def with_domain(
             ) from error
         finally:
             connection.close()
-
-
-def _state(uri: str, vm: VmDescription, *, layout: bool) -> VmState:
-    return with_domain(
-        uri, domain_of(vm), vm.pid, lambda domain: _read(domain, vm, layout=layout), write=layout
-    )
+    finally:
+        claimed.close()
 
 
 def domain_of(vm: VmDescription) -> str:
@@ -370,13 +379,14 @@ def difference(before: str, after: str, name: str) -> str:
 
 
 def persistent_xml(name: str, pid: int | None, uri: str = URI) -> str:
-    """Return the XML for the domain's next start. Raises VmError."""
+    """Return the XML for the domain's next start. For a command: it runs an event loop. Raises VmError."""
     import libvirt  # noqa: PLC0415
 
     def read(domain: Any) -> str:  # noqa: ANN401
         return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
 
-    return with_domain(uri, name, pid, read, write=False)
+    work = with_domain(uri, name, pid, read, write=False, timeout_s=_CONFIGURATION_S)
+    return asyncio.run(work)
 
 
 def define(xml: str, uri: str = URI) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from giveback.errors import VmError
-from giveback.vmm.backends.libvirt import available, in_thread, parse_memballoon, with_domain
+from giveback.vmm.backends.libvirt import available, parse_memballoon, with_domain
 from giveback.vmm.base import amount
 from giveback.vmm.clients.xml import parse as parse_xml
 from giveback.vmm.control.devices import TIMEOUT_S, BalloonSize, Devices, VirtioMem
@@ -75,10 +75,8 @@ class LibvirtControl:
     async def _do(self, work: Callable[[Any], T], *, write: bool = True) -> T:
         if not available():
             raise VmError("libvirt holds the monitor: pip install giveback[libvirt]")
-        return await in_thread(
-            lambda: with_domain(self._uri, self._name, self._pid, work, write=write),
-            TIMEOUT_S,
-            self._name,
+        return await with_domain(
+            self._uri, self._name, self._pid, work, write=write, timeout_s=TIMEOUT_S
         )
 
 
