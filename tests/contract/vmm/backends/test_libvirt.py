@@ -167,7 +167,7 @@ def test_a_stranger_that_names_a_domain_is_not_that_domain(
         with stranger(folder / "log", words, uid=NOBODY, listen=(monitor,)) as fake:
             claimed = replace(domain, pid=fake.pid)
             state = asyncio.run(LibvirtBackend(uri=daemon.uri).inspect(claimed, timeout_s=10))
-            assert "does not have that domain's monitor" in state.problems[0]
+            assert "does not have its monitor" in state.problems[0]
             control = control_of(claimed, daemon.uri)
             with pytest.raises(VmError, match="claims to be libvirt's domain"):
                 asyncio.run(control.set_balloon(32 * MIB))
