@@ -21,6 +21,8 @@ ENVIRONMENT = {
 @functools.cache
 def _folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="giveback-python-"))
+    # Other users run what is in it.
+    folder.chmod(0o755)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 

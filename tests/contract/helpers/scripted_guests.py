@@ -29,7 +29,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 DEADLINE_S = 60.0
 
-_PROGRAM = r"""
+PROGRAM = r"""
 import base64, ctypes, json, mmap, os, select, socket, sys, time, zlib
 spec = json.loads(sys.argv[1])
 size, held = spec["ram_mib"] << 20, spec["held_mib"] << 20
@@ -262,7 +262,7 @@ class Host:
             words += ["-chardev", f"socket,id=c,path={port},server=on,wait=off"]
             words += ["-device", "virtserialport,chardev=c,name=org.giveback.agent.0"]
         child = subprocess.Popen(
-            ["/opt/qemu-system-x86_64", "-S", "-c", _PROGRAM, json.dumps(spec), *words],
+            ["/opt/qemu-system-x86_64", "-S", "-c", PROGRAM, json.dumps(spec), *words],
             executable=python_named("qemu-system-x86_64"),
             stdout=subprocess.PIPE,
             env=ENVIRONMENT,

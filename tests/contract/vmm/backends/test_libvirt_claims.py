@@ -58,7 +58,7 @@ def domain_folder(folder: Path, domain_id: int, uid: int) -> Path:
 def test_the_monitors_of_a_process_say_which_domains_it_is(folder: Path) -> None:
     monitor = domain_folder(folder, 7, VICTIM) / "monitor.sock"
     with stranger(folder / "log", ["qemu-kvm"], uid=VICTIM, listen=(str(monitor),)) as vm:
-        assert claimed("qemu:///session", vm.pid) == {7}
+        assert claimed("qemu:///session", vm.pid) == frozenset({7})
         assert claimed("qemu:///system", vm.pid) == frozenset(), "its libvirt is not root's"
     with stranger(folder / "log", ["qemu-kvm"], uid=MALLORY) as other:
         assert claimed("qemu:///session", other.pid) == frozenset()
