@@ -1,6 +1,6 @@
-"""What the API answers: the types that are not the manager's own, and all of them to JSON and back.
+"""The API's answers: the types that are not the manager's own, and JSON of all of them.
 
-Every field by its name, amounts in bytes, unknown is null.
+Fields keep their names; amounts are bytes; an unknown value is null.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from giveback.manager.model import ReclaimResult, VmStatus
 
 
 def plain(value: object) -> object:
-    """Return a value as JSON has it; numbers that are none are null."""
+    """Return a value as JSON's types; numbers that are not finite are null."""
     return to_jsonable_python(value, inf_nan_mode="null")
 
 
 def encoded(value: object) -> bytes:
-    """Return a value's JSON. Text that is no UTF-8 is made some; numbers that are none are null."""
+    """Return a value's JSON in UTF-8. Invalid characters are replaced; non-finite numbers are null."""
     text = json.dumps(plain(value), separators=(",", ":"), ensure_ascii=False)
-    # Names come from the command lines of others.
+    # Names come from command lines of other users, and may hold surrogates.
     return text.encode("utf-8", "replace")
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A refusal (RFC 9457). `detail` says what is wrong, and what to do."""
+    """A refusal as a problem document (RFC 9457). `detail` says what is wrong, and what to do."""
 
     type: str
     title: str
@@ -49,7 +49,7 @@ class Vms:
 
 @dataclass(frozen=True, slots=True)
 class UrgencySet:
-    """What one guest was told."""
+    """The urgency that was set for one guest, and its lease in seconds."""
 
     key: str
     urgency: int
@@ -65,7 +65,7 @@ Reclaimed = make_dataclass(
 
 
 def reclaimed(result: ReclaimResult) -> object:
-    """Return what is sent of a result: its fields, and whether the goal was reached."""
+    """Return a result as it is sent: with `reached`, which tells whether the goal was reached."""
     return Reclaimed(
         **{field.name: getattr(result, field.name) for field in fields(result)},
         reached=result.reached,
@@ -74,7 +74,8 @@ def reclaimed(result: ReclaimResult) -> object:
 
 @functools.cache
 def adapter_of(kind: Any) -> TypeAdapter[Any]:  # noqa: ANN401
-    """Return an answer's adapter. The manager's data names these two for its type checker only."""
+    """Return the pydantic adapter of a type of answer."""
+    # The manager's data imports these two types for the type checker only.
     made = TypeAdapter(kind)
     made.rebuild(_types_namespace={"HostView": HostView, "Mapping": Mapping})
     return made

@@ -1,7 +1,7 @@
-"""Who asked for what over the API, and what came of it: one line in the log for each request that acts.
+"""Log each API request that acts, in one line: its user, its body, and its result.
 
-The peer is the kernel's word (SO_PEERCRED, as it connected). How much a peer can have written is bounded:
-each value by the log's own limits, the lines by a rate for each user; what is left out is counted.
+The kernel names the peer (SO_PEERCRED, at the time it connected). A peer cannot fill the log: the log's own
+limits bound each value, and a rate for each user bounds the lines. Omitted lines are counted.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ LOGGER = "giveback.manager.http.audit"
 TEXT_LIMIT_BYTES = 400
 LINES_A_SECOND, LINES_BURST = 0.5, 30.0
 USERS_MOST = 256
-"""Users whose rate is remembered; the one that asked least lately is forgotten."""
+"""The most users whose rate is remembered; the least recent one is forgotten."""
 
 
 class Audit:
-    """Writes the lines, so many for each user."""
+    """Writes the lines, within a rate for each user."""
 
     def __init__(self) -> None:
         self._users: OrderedDict[int, Bucket] = OrderedDict()
         self._left_out = 0
 
     def write(self, entry: Entry) -> None:
-        """Write what was asked, or count it where its user has asked for too much."""
+        """Write a line for the request, or count it if its user has exceeded the rate."""
         now_s = time.monotonic()
         bucket = self._users.pop(entry.peer.uid, None) or Bucket(LINES_A_SECOND, LINES_BURST)
         self._users[entry.peer.uid] = bucket
@@ -49,7 +49,7 @@ class Audit:
 
 
 class Entry:
-    """One request, read and answered through `receive` and `send`."""
+    """One request; `receiving` and `sending` wrap its ASGI callables to record it."""
 
     def __init__(self, scope: Scope, peer: ApiPeer, socket_path: str) -> None:
         self.peer = peer
@@ -62,7 +62,7 @@ class Entry:
         self._limit_bytes = 0 if scope["path"].startswith("/web/") else TEXT_LIMIT_BYTES
 
     def receiving(self, receive: Receive) -> Receive:
-        """Keep the beginning of what the client sends."""
+        """Return `receive`, which now also records the beginning of the request's body."""
 
         async def kept() -> Message:
             message = await receive()
@@ -72,7 +72,7 @@ class Entry:
         return kept
 
     def sending(self, send: Send) -> Send:
-        """Keep the code and the beginning of what the client is sent."""
+        """Return `send`, which now also records the status and the beginning of the answer."""
 
         async def kept(message: Message) -> None:
             self._status = message.get("status", self._status)
@@ -83,7 +83,7 @@ class Entry:
         return kept
 
     def values(self, now_s: float) -> dict[str, object]:
-        """The line's values; `status` is 0 where the client left before it was answered."""
+        """Return the line's values; `status` is 0 if the client disconnected before the answer."""
         return {
             "uid": self.peer.uid,
             "pid": self.peer.pid,

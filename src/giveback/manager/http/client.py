@@ -1,4 +1,4 @@
-"""Talks to the running daemon over its unix socket: what `status`, `history` and `reclaim` use."""
+"""The client of the running daemon over its unix socket, for `status`, `history` and `reclaim`."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ NO_DAEMON = 3
 
 
 class NoDaemonError(GivebackError):
-    """Nobody answers at the socket."""
+    """No daemon answers at the socket."""
 
     exit_code = NO_DAEMON
 
 
 class RefusedError(GivebackError):
-    """The daemon answers, and refuses; its words say what to do."""
+    """The daemon refused the request; the message says what to do."""
 
     def __init__(self, status: int, words: str) -> None:
         super().__init__(words)
@@ -44,32 +44,38 @@ class RefusedError(GivebackError):
 
 
 class Client:
-    """One question at a time; raises NoDaemonError, RefusedError, InputError (what was asked is wrong)."""
+    """A client that sends one request at a time.
+
+    Its methods raise NoDaemonError, RefusedError, or InputError if the request is wrong.
+    """
 
     def __init__(self, socket_path: str, timeout_s: float = TIMEOUT_S) -> None:
         self._path = socket_path
         self._timeout_s = timeout_s
 
     def status(self) -> DaemonStatus:
-        """All that the daemon knows now."""
+        """Return all that the daemon knows now."""
         return self._asked(DaemonStatus, "GET", "/v1/status")
 
     def history(self, from_s: int, to_s: int, vm: str | None = None) -> HistorySpan:
-        """What `giveback.manager.history.reader.read` returns."""
+        """Return the records between two wall times, as `giveback.manager.history.reader.read` does."""
         query = {"from": str(from_s), "to": str(to_s), **({"vm": vm} if vm else {})}
         return self._asked(HistorySpan, "GET", f"/v1/history?{urlencode(query)}")
 
     def reclaim(
         self, goal_bytes: int, within_s: float, vms: Sequence[str] = (), *, dry_run: bool = False
     ) -> ReclaimResult:
-        """What came; returns when it is reached, or the time is over. `dry_run`: what would be asked."""
+        """Free memory, and return the result once the goal is reached or the time is over.
+
+        `dry_run`: return at once what would be asked of which VM.
+        """
         body: dict[str, object] = {
             "goal_bytes": goal_bytes, "within_s": within_s, "vms": list(vms), "dry_run": dry_run,
         }  # fmt: skip
         return self._asked(ReclaimResult, "POST", "/v1/reclaim", body, within_s)
 
     def set_urgency(self, vm: str, urgency: int, lease_s: float) -> UrgencySet:
-        """By name or key."""
+        """Set the urgency of the VM with this name or key for `lease_s` seconds."""
         body = {"urgency": urgency, "lease_s": lease_s}
         return self._asked(UrgencySet, "POST", f"/v1/vms/{quote(vm, safe='')}/urgency", body)
 
@@ -94,8 +100,8 @@ class Client:
             found: Answer = adapter_of(cast("Hashable", kind)).validate_json(data)
         except ValidationError as error:
             raise NoDaemonError(
-                f"{self._path}: what answers is no giveback daemon of this version: "
-                "restart it if giveback was upgraded"
+                f"{self._path}: the answer is not one of a giveback daemon of this version: "
+                "restart the daemon if giveback was upgraded"
             ) from error
         return found
 
@@ -106,7 +112,7 @@ class Client:
         try:
             with (
                 short_path(self._path) as reachable,
-                # Plain HTTP: reading the host's certificates takes 30 ms or more.
+                # verify=False: plain HTTP needs no certificates, and reading them takes 30 ms or more.
                 httpx2.Client(
                     transport=httpx2.HTTPTransport(uds=reachable, verify=False), timeout=timeout_s
                 ) as client,
@@ -122,12 +128,17 @@ class Client:
             ) from error
         except httpx2.HTTPError as error:
             words = escape_for_terminal(str(error), 200)
-            raise NoDaemonError(f"{self._path}: the daemon broke off: {words}") from error
+            raise NoDaemonError(
+                f"{self._path}: the daemon closed the connection: {words}"
+            ) from error
         except OSError as error:
             raise _no_daemon(self._path, error) from error
 
     def _reach(self, timeout_s: float) -> None:
-        """That somebody listens, and why not otherwise: httpx2 hides the reason and leaks the socket."""
+        """Connect once, to learn whether a daemon listens. Raises NoDaemonError or RefusedError.
+
+        httpx2 alone would hide the reason, and leak the socket.
+        """
         try:
             with (
                 short_path(self._path) as reachable,
@@ -145,7 +156,7 @@ def _read(response: httpx2.Response, path: str) -> bytes:
         parts.append(part)
         length += len(part)
         if length > ANSWER_LIMIT_BYTES:
-            raise RefusedError(0, f"{path}: answers more than {ANSWER_LIMIT_BYTES >> 20} MiB")
+            raise RefusedError(0, f"{path}: the answer exceeds {ANSWER_LIMIT_BYTES >> 20} MiB")
     return b"".join(parts)
 
 
@@ -153,7 +164,7 @@ def _no_daemon(path: str, error: OSError) -> GivebackError:
     if isinstance(error, PermissionError):
         return RefusedError(
             403,
-            f"{path}: permission denied; use sudo, or have yourself added to the socket's group",
+            f"{path}: permission denied; use sudo, or add your user to the socket's group",
         )
     why = os.strerror(error.errno) if error.errno else str(error)
     return NoDaemonError(

@@ -1,8 +1,7 @@
-"""What changes, to whoever listens: server-sent events, bounded for each listener.
+"""Send changes of the manager's status to listeners as server-sent events, bounded for each listener.
 
-One task looks at the manager's picture, once a second while somebody listens, and tells what is
-new. A listener that does not read is told that it missed something, once it reads again; nobody
-waits for it.
+One task polls the status, once a second while there are listeners, and sends what changed. A listener that
+does not read delays no other. Once it reads again, it gets the number of events that it missed.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ if TYPE_CHECKING:
 
     from giveback.manager.model import DaemonStatus, ManagerAction, VmStatus
 
-LOOK_S = 1.0
+POLL_S = 1.0
 QUIET_S = 5.0
-"""Between looks while nobody listens: actions are counted all the same."""
+"""Seconds between two polls without listeners: actions are counted for /metrics then as well."""
 WAITING = 256
 KEEP_ALIVE_S = 15.0
 EVENTS = ("status", "vm", "gone", "action", "missed")
 
 
 def event(name: str, value: object) -> bytes:
-    """One event as it goes over the wire. JSON has no line ends in it."""
+    """Return one event in its wire format. The JSON contains no line ends."""
     return b"event: " + name.encode() + b"\ndata: " + encoded(value) + b"\n\n"
 
 
 def summary(status: DaemonStatus) -> dict[str, object]:
-    """The picture without its VMs and actions, which have events of their own."""
+    """Return the status without its VMs and actions, which have events of their own."""
     return {
         "wall_s": status.wall_s,
         "host": status.host,
@@ -46,7 +45,7 @@ def summary(status: DaemonStatus) -> dict[str, object]:
 
 
 def changes(before: DaemonStatus | None, now: DaemonStatus) -> Iterator[tuple[str, object]]:
-    """What happened between two pictures: each event's name and data. Pure."""
+    """Yield the events between two statuses: each one's name and data. Pure."""
     yield "status", summary(now)
     known = {vm.key: vm for vm in before.vms} if before else {}
     for vm in now.vms:
@@ -60,7 +59,7 @@ def changes(before: DaemonStatus | None, now: DaemonStatus) -> Iterator[tuple[st
 
 
 def _mark(vm: VmStatus) -> tuple[object, ...]:
-    """What of a VM is worth an event; its amounts change all the time."""
+    """Return the fields whose change is worth an event; a VM's amounts change all the time."""
     return (vm.condition, vm.condition_text, vm.urgency, vm.balloon_lease_bytes)
 
 
@@ -72,14 +71,14 @@ def _is_new(old: ManagerAction | None, action: ManagerAction) -> bool:
 
 
 class FeedListener:
-    """One that listens: its events wait here, at most WAITING of them."""
+    """One listener's queue of events, at most WAITING of them."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(WAITING)
         self._missed = 0
 
     def put(self, data: bytes | None) -> None:
-        """Never waits; None ends it, whatever is in the way."""
+        """Add an event without waiting, or count it as missed; None ends the stream in any case."""
         try:
             self._queue.put_nowait(data)
         except asyncio.QueueFull:
@@ -89,7 +88,7 @@ class FeedListener:
                 self._queue.put_nowait(None)
 
     async def events(self) -> AsyncIterator[bytes]:
-        """What to send, until the feed ends; a comment where all is quiet."""
+        """Yield the events to send until the feed ends, and a comment after 15 s without one."""
         while True:
             try:
                 async with asyncio.timeout(KEEP_ALIVE_S):
@@ -105,7 +104,7 @@ class FeedListener:
 
 
 class Feed:
-    """Looks at the picture and tells the listeners; `saw` hears of each new picture as well."""
+    """Polls the status, and sends its changes to the listeners; `saw` is called with each new status."""
 
     def __init__(
         self, take: Callable[[], DaemonStatus], saw: Callable[[DaemonStatus], None]
@@ -119,7 +118,7 @@ class Feed:
 
     @contextlib.contextmanager
     def listener(self) -> Iterator[FeedListener]:
-        """Listen while the block runs; the first events are the picture as it is."""
+        """Yield a listener that gets events while the block runs; the first is the present status."""
         one = FeedListener()
         if self._last is not None:
             one.put(event("status", summary(self._last)))
@@ -133,32 +132,32 @@ class Feed:
             self._listeners.discard(one)
 
     async def run(self) -> None:
-        """Until it is cancelled: look, and tell."""
+        """Poll until this task is cancelled."""
         while True:
-            self.look()
+            self.poll()
             if self._listeners:
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(POLL_S)
                 continue
             self._wanted.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(QUIET_S):
                     await self._wanted.wait()
 
-    def look(self) -> None:
-        """Tell what is new since the last look."""
+    def poll(self) -> None:
+        """Send what changed since the last poll."""
         now = self._take()
         if now is self._last:
             return
         self._saw(now)
         if self._listeners:
-            told = [event(name, value) for name, value in changes(self._last, now)]
+            events = [event(name, value) for name, value in changes(self._last, now)]
             for one in self._listeners:
-                for data in told:
+                for data in events:
                     one.put(data)
         self._last = now
 
     def end(self) -> None:
-        """Every listener's stream ends, so that the server can."""
+        """End every listener's stream, so that the server can stop."""
         self._ended = True
         for one in self._listeners:
             one.put(None)

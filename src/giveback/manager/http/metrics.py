@@ -1,7 +1,7 @@
-"""/metrics: the manager's latest picture as Prometheus reads it. No VM is touched for it.
+"""/metrics: the manager's latest status in Prometheus's format. Rendering it touches no VM.
 
-One collector makes all from one `DaemonStatus`; what is not in it any more is not shown any more.
-Label values are bounded in number and length whatever a VM calls itself.
+One collector makes all metrics from one `DaemonStatus`, so those of an ended VM disappear with it. Label
+values are bounded in number and length, whatever the VMs' names are.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ KINDS_SHOWN = 32
 ROWS = frozenset(key.name.lower() for key in Key)
 _SEEN_ACTIONS = 20_000
 UNLISTED = "unlisted"
-"""The kind of an action that was done and dropped from the picture between two looks."""
+"""The kind of an action that came and was dropped from the status between two polls."""
 _ABOUT = ("history", "settings")
 
 
 class ActionCounts:
-    """Actions counted as they pass: the picture holds only the last ones. Threads may share it."""
+    """Counts of actions, kept because the status has only the last ones. Threads may share it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -52,13 +52,13 @@ class ActionCounts:
         self.returned_bytes: collections.Counter[str] = collections.Counter()
 
     def saw(self, actions: Iterable[ManagerAction]) -> None:
-        """Count what is new, and what is verified since it was seen first."""
+        """Count the actions that are new, and those that were verified since the last call."""
         with self.lock:
             self._saw(actions)
 
     def _saw(self, actions: Iterable[ManagerAction]) -> None:
         actions = tuple(actions)
-        # Ids are given one after the other: what was dropped from the list between two looks shows.
+        # Ids are consecutive, so those that are missing were dropped from the list between two polls.
         highest = max((action.id for action in actions), default=0)
         if highest > self._highest:
             listed = sum(action.id > self._highest for action in actions)
@@ -79,7 +79,7 @@ class ActionCounts:
 
 
 class StatusCollector(Collector):
-    """All metrics of one picture; `take()` is called once for each scrape."""
+    """The collector of all metrics of one status; `take()` is called once for each scrape."""
 
     def __init__(
         self,
@@ -92,16 +92,16 @@ class StatusCollector(Collector):
         self._monotonic = monotonic
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: asked for at registration, when there may be no picture yet."""
+        """Return nothing: at registration there may be no status yet."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics of now."""
+        """Yield the present metrics."""
         status = self._take()
         yield _gauge("giveback_info", "The version that runs.", {"version": __version__}, 1)
         yield _plain("giveback_start_time_seconds", "When the daemon started, Unix time.",
                      status.started_wall_s)  # fmt: skip
-        yield _plain("giveback_status_time_seconds", "When the daemon last looked, Unix time.",
+        yield _plain("giveback_status_time_seconds", "When this status was made, Unix time.",
                      status.wall_s)  # fmt: skip
         yield from self._host(status)
         yield from _own(status)
@@ -115,18 +115,18 @@ class StatusCollector(Collector):
         if host is not None:
             age_s = max(0.0, self._monotonic() - host.at_s)
             for name, words, value in (
-                ("look_age_seconds", "Since the host was looked at.", age_s),
-                ("memory_total_bytes", "The host's memory.", host.total_bytes),
+                ("look_age_seconds", "Age of the last sample of the host.", age_s),
+                ("memory_total_bytes", "MemTotal of the host.", host.total_bytes),
                 ("memory_available_bytes", "MemAvailable of the host.", host.available_bytes),
                 ("swap_free_bytes", "Free swap of the host.", host.swap_free_bytes),
             ):
                 yield _plain(f"giveback_host_{name}", words, value)
             yield _counter(
-                "giveback_host_swap_in_bytes", "Read back from the host's swap.", host.swap_in_bytes
+                "giveback_host_swap_in_bytes", "Read from the host's swap.", host.swap_in_bytes
             )
             pressure = GaugeMetricFamily(
                 "giveback_host_memory_pressure_ratio",
-                "Share of the last 10 s in which tasks waited for memory (PSI).",
+                "Part of the last 10 s in which tasks waited for memory (PSI avg10).",
                 labels=["kind"],
             )
             for kind, percent in (
@@ -138,18 +138,18 @@ class StatusCollector(Collector):
         if decision is not None:
             yield _plain("giveback_host_urgency", "How badly the host needs memory, 0 to 3.",
                          decision.urgency)  # fmt: skip
-            yield _plain("giveback_host_deficit_bytes", "What the host lacks.",
+            yield _plain("giveback_host_deficit_bytes", "Memory that the host lacks.",
                          decision.deficit_bytes)  # fmt: skip
-            yield _plain("giveback_host_look_interval_seconds", "Until the next look at the host.",
+            yield _plain("giveback_host_look_interval_seconds", "Time to the next sample of the host.",
                          decision.look_again_s)  # fmt: skip
             if decision.trouble_in_s is not None:
                 yield _plain("giveback_host_trouble_seconds",
-                             "Forecast until memory is gone; absent where none is running out.",
+                             "Forecast time until memory runs out; absent if it does not.",
                              decision.trouble_in_s)  # fmt: skip
 
 
 def registry_of(take: Callable[[], DaemonStatus], counts: ActionCounts) -> CollectorRegistry:
-    """A registry of our own, with the process's CPU, memory and files as well."""
+    """Return a registry with our metrics, and CPU, memory and open files of this process."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(StatusCollector(take, counts))
     ProcessCollector(registry=registry)
@@ -160,8 +160,11 @@ _RENDERING = threading.Lock()
 
 
 def rendered(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """The text and its media type, as the scraper accepts it. One at a time: it takes memory."""
-    # Parts of it come back in the answer's own header.
+    """Return the text and its media type, as the scraper accepts it. One call at a time runs.
+
+    A text of many VMs takes much memory, so threads wait for each other.
+    """
+    # The library copies parts of it into the answer's own header.
     is_clean = accept.isascii() and accept.isprintable()
     with _RENDERING:
         for header in (accept[:1000] if is_clean else "", ""):
@@ -169,7 +172,7 @@ def rendered(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
                 encode, media_type = choose_encoder(header)
                 return encode(registry), media_type
             except (ValueError, LookupError, TypeError):
-                # The library takes a header of nonsense apart without looking, here and when it encodes.
+                # The library parses an invalid header without checks, here and when it encodes.
                 if not header:
                     raise
     raise AssertionError
@@ -200,19 +203,17 @@ def _own(status: DaemonStatus) -> Iterator[Metric]:
     problems.add_metric(["other"], others)
     problems.add_metric(["vm"], len(status.vm_problems))
     yield problems
-    yield _plain("giveback_leases", "Balloons and the like that are to be let go of.",
+    yield _plain("giveback_leases", "Leases of balloons and virtio-mem devices.",
                  len(status.leases))  # fmt: skip
     leased = sum(max(0, lease.before_bytes - lease.target_bytes) for lease in status.leases)
-    yield _plain("giveback_leased_bytes", "Taken from guests by devices.", leased)
+    yield _plain("giveback_leased_bytes", "Memory taken from guests by devices.", leased)
     errors = CounterMetricFamily(
         "giveback_errors", "The daemon's own errors, by what failed.", labels=["kind"]
     )
     for kind, count in itertools.islice(status.errors.items(), KINDS_SHOWN):
         errors.add_metric([_label(kind)], count)
     yield errors
-    conditions = GaugeMetricFamily(
-        "giveback_vms", "VMs by how they stand with the manager.", labels=["condition"]
-    )
+    conditions = GaugeMetricFamily("giveback_vms", "VMs by condition.", labels=["condition"])
     found = collections.Counter(str(vm.condition) for vm in status.vms)
     for condition in VmCondition:
         conditions.add_metric([str(condition)], found[str(condition)])
@@ -220,21 +221,21 @@ def _own(status: DaemonStatus) -> Iterator[Metric]:
 
 
 def _actions(counts: ActionCounts) -> Iterator[Metric]:
-    done = CounterMetricFamily("giveback_actions", "What was done to VMs.", labels=["kind"])
+    done = CounterMetricFamily("giveback_actions", "Actions on VMs.", labels=["kind"])
     for kind, count in counts.done.items():
         done.add_metric([kind], count)
     yield done
     verified = CounterMetricFamily(
         "giveback_actions_verified",
-        "Actions whose effect was measured: delivered, or short of what was expected.",
+        "Actions whose effect was measured: delivered, or fewer bytes than expected (short).",
         labels=["kind", "verdict"],
     )
     for (kind, verdict), count in counts.verified.items():
         verified.add_metric([kind, verdict], count)
     yield verified
     for name, words, amounts in (
-        ("expected", "What verified actions were to return.", counts.expected_bytes),
-        ("returned", "What they returned, by the host's own count.", counts.returned_bytes),
+        ("expected", "Bytes expected of verified actions.", counts.expected_bytes),
+        ("returned", "Bytes that they returned, by the host's own count.", counts.returned_bytes),
     ):
         family = CounterMetricFamily(f"giveback_actions_{name}_bytes", words, labels=["kind"])
         for kind, amount in amounts.items():
@@ -244,78 +245,78 @@ def _actions(counts: ActionCounts) -> Iterator[Metric]:
 
 _VM_GAUGES: tuple[tuple[str, str, Callable[[VmStatus], float | None]], ...] = (
     ("ram_bytes", "The VM's RAM.", lambda vm: vm.ram_bytes),
-    ("resident_bytes", "Of its RAM, what the host holds.", lambda vm: vm.resident_bytes),
-    ("needed_bytes", "Of that, what the guest uses.", lambda vm: vm.needed_bytes),
-    ("residue_bytes", "Of its RAM, what is held but unused.", lambda vm: vm.residue_bytes),
+    ("resident_bytes", "Guest RAM that the host holds.", lambda vm: vm.resident_bytes),
+    ("needed_bytes", "Resident RAM that the guest uses.", lambda vm: vm.needed_bytes),
+    ("residue_bytes", "Free in the guest, still held by the host.", lambda vm: vm.residue_bytes),
     ("in_use_bytes", "What the guest needs without clean cache.", lambda vm: vm.in_use_bytes),
     ("cache_bytes", "Clean page cache that the host holds.", lambda vm: vm.cache_bytes),
-    ("returned_bytes", "Held once, free and held no more.", lambda vm: vm.returned_bytes),
-    ("returnable_bytes", "Residue, and cache that could go.", lambda vm: vm.returnable_bytes),
-    ("cold_bytes", "Of that, cache that goes at urgency 1.", lambda vm: vm.cold_bytes),
-    ("warm_bytes", "Of that, cache that goes at urgency 2 and 3.", lambda vm: vm.warm_bytes),
+    ("returned_bytes", "Held once, now free and no longer held.", lambda vm: vm.returned_bytes),
+    ("returnable_bytes", "Residue and reclaimable cache.", lambda vm: vm.returnable_bytes),
+    ("cold_bytes", "Cache that is returned at urgency 1.", lambda vm: vm.cold_bytes),
+    ("warm_bytes", "Cache that is returned at urgency 2 and 3 only.", lambda vm: vm.warm_bytes),
     ("own_bytes", "The VMM's own memory and page tables.", lambda vm: vm.own_bytes),
-    ("charged_bytes", "All that the VM costs the host.", lambda vm: vm.charged_bytes),
-    ("swapped_bytes", "What of the VMM is swapped out.", lambda vm: vm.swap_bytes),
+    ("charged_bytes", "All memory that the VM costs the host.", lambda vm: vm.charged_bytes),
+    ("swapped_bytes", "Memory of the VMM that is swapped out.", lambda vm: vm.swap_bytes),
     (
         "swap_in_bytes_per_second",
-        "How much less is swapped out than at the sample before; absent after one sample.",
+        "Decrease of swapped-out memory since the last sample; absent after one sample.",
         lambda vm: vm.swap_in_bytes_per_s,
     ),
     (
         "swap_out_bytes_per_second",
-        "How much more is swapped out than at the sample before; absent after one sample.",
+        "Increase of swapped-out memory since the last sample; absent after one sample.",
         lambda vm: vm.swap_out_bytes_per_s,
     ),
     (
         "cpu_ratio",
-        "CPU that the VMM uses, of one CPU, between the last two samples.",
+        "CPU time of the VMM between the last two samples, as a part of one CPU.",
         lambda vm: None if vm.cpu_percent is None else vm.cpu_percent / 100,
     ),
     (
         "host_ratio",
-        "Resident guest RAM, of the host's RAM.",
+        "Resident guest RAM, as a part of the host's RAM.",
         lambda vm: None if vm.host_percent is None else vm.host_percent / 100,
     ),
-    ("uptime_seconds", "Since the VMM was started.", lambda vm: vm.uptime_s),
+    ("uptime_seconds", "Time since the VMM was started.", lambda vm: vm.uptime_s),
     (
         "cache_floor_bytes",
-        "Cache that its agent leaves it in any case.",
+        "Cache that its agent never takes.",
         lambda vm: vm.cache_floor_bytes,
     ),
     (
         "learned_floor_bytes",
-        "Cold-looking cache that its agent keeps at urgency 1.",
+        "Cold cache that its agent keeps at urgency 1, because of refaults.",
         lambda vm: vm.learned_floor_bytes,
     ),
-    ("unknown", "1 where use and residue are not known.", lambda vm: bool(vm.unknown)),
-    ("urgency", "What the guest was last told, 0 to 3.", lambda vm: vm.urgency),
-    ("lease_seconds", "Until the urgency it was told expires.", lambda vm: vm.lease_left_s),
+    ("unknown", "1 if use and residue are unknown.", lambda vm: bool(vm.unknown)),
+    ("urgency", "The last urgency sent to the guest, 0 to 3.", lambda vm: vm.urgency),
+    ("lease_seconds", "Time until that urgency expires.", lambda vm: vm.lease_left_s),
     (
         "reliability_ratio",
-        "Share of what was promised that came back; absent until judged.",
+        "Part of the expected bytes that came back; absent until a request was judged.",
         lambda vm: vm.reliability,
     ),
-    ("balloon_lease_bytes", "Taken by its balloon.", lambda vm: vm.balloon_lease_bytes),
-    ("sample_age_seconds", "Since the VM was last looked at.", lambda vm: vm.sampled_age_s),
+    ("balloon_lease_bytes", "Memory taken by its balloon.", lambda vm: vm.balloon_lease_bytes),
+    ("sample_age_seconds", "Age of the VM's last sample.", lambda vm: vm.sampled_age_s),
 )
 
 
 def _vms(status: DaemonStatus) -> Iterator[Metric]:
     labelled = list(zip(labels_of(status.vms[:VMS_SHOWN]), status.vms, strict=False))
-    yield _plain("giveback_vms_not_shown", "VMs beyond what /metrics shows.",
+    yield _plain("giveback_vms_not_shown", "VMs beyond the most that /metrics shows.",
                  len(status.vms) - len(labelled))  # fmt: skip
     info = GaugeMetricFamily(
-        "giveback_vm_info", "Which VM is behind the label.",
+        "giveback_vm_info", "The VM with this label.",
         labels=["vm", "backend", "pid", "guest_source", "reporting"],
     )  # fmt: skip
     condition = GaugeMetricFamily(
-        "giveback_vm_condition", "1 for how the VM stands now.", labels=["vm", "condition"]
+        "giveback_vm_condition", "1 for the VM's present condition.", labels=["vm", "condition"]
     )
     ledger = GaugeMetricFamily(
         "giveback_vm_ledger_bytes", "The host's charge by ledger row.", labels=["vm", "row"]
     )
     errors = CounterMetricFamily(
-        "giveback_vm_errors", "What went wrong with a VM, by what.", labels=["vm", "kind"]
+        "giveback_vm_errors", "A VM's errors, by what failed.", labels=["vm", "kind"]
     )
     for label, vm in labelled:
         source = _label(vm.guest_source, 32)
@@ -338,7 +339,7 @@ def _vms(status: DaemonStatus) -> Iterator[Metric]:
 
 
 def labels_of(vms: Iterable[VmStatus]) -> list[str]:
-    """Each VM's label: its name made safe, with its pid where several have the same."""
+    """Return each VM's label: its escaped name, with its pid if several VMs have the name."""
     listed = list(vms)
     names = [_label(vm.name) or f"pid {vm.pid}" for vm in listed]
     often = collections.Counter(names)
@@ -347,7 +348,7 @@ def labels_of(vms: Iterable[VmStatus]) -> list[str]:
     for name, vm in zip(names, listed, strict=True):
         label = name if often[name] == 1 else f"{name} (pid {vm.pid})"
         taken[label] += 1
-        # One process may be listed twice by a backend's fault: a scrape must not fail for it.
+        # A faulty backend may list one process twice; the scrape must not fail because of that.
         labels.append(label if taken[label] == 1 else f"{label} #{taken[label]}")
     return labels
 

@@ -1,4 +1,4 @@
-"""The API's resources, and their description as OpenAPI 3.1, made of the types that are sent."""
+"""The API's resources, and their OpenAPI 3.1 description, made from the types that are sent."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _POST_REFUSALS = (400, 404, 408, 409, 413, 502)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
-    """One thing that may be asked: a method of `Api`, by its name."""
+    """One resource: a path, and the method of `api.Api` with this name that answers it."""
 
     path: str
     name: str
     summary: str
     answer: Any
-    """A type; or, of what is no JSON, its description."""
+    """A type; or a description, if the answer is not JSON."""
     body: type | None = None
     query: type | None = None
     refusals: tuple[int, ...] = ()
@@ -40,13 +40,13 @@ class Resource:
 
     @property
     def method(self) -> str:
-        """GET, or POST for what has a body."""
+        """GET, or POST if there is a body."""
         return "POST" if self.body else "GET"
 
 
 RESOURCES = (
     Resource(
-        path="/v1/status", name="status", summary="All that is known now",
+        path="/v1/status", name="status", summary="The daemon's whole status",
         answer=model.DaemonStatus,
     ),
     Resource(path="/v1/vms", name="vms", summary="The VMs", answer=answers.Vms),
@@ -60,22 +60,22 @@ RESOURCES = (
         answer=model.VmStatus, refusals=(404, 409),
     ),
     Resource(
-        path="/v1/history", name="history", summary="The past",
+        path="/v1/history", name="history", summary="Recorded history of the host, or of one VM",
         query=requests.HistoryQuery, answer=HistorySpan, refusals=(400, 404),
     ),
     Resource(
         path="/v1/events", name="events",
-        summary="What changes, as it does (server-sent events)",
+        summary="Changes as they happen (server-sent events)",
         answer="Events status, vm, gone, action, missed; each event's data is one JSON object.",
         media_type="text/event-stream",
     ),
     Resource(
         path="/v1/reclaim", name="reclaim",
-        summary="Free memory now; answers when enough has come, or the time is over",
+        summary="Free memory now; the answer comes once enough was freed, or the time is over",
         body=requests.ReclaimBody, answer=answers.Reclaimed, refusals=_POST_REFUSALS,
     ),
     Resource(
-        path="/metrics", name="metrics", summary="For Prometheus",
+        path="/metrics", name="metrics", summary="Metrics for Prometheus",
         answer="Prometheus's text format.", media_type="text/plain",
     ),
     Resource(
@@ -86,21 +86,21 @@ _KEY = {
     "name": "key",
     "in": "path",
     "required": True,
-    "description": "A VM's key, percent-encoded; or its name or pid where one VM alone has it.",
+    "description": "A VM's key, percent-encoded; or its name or pid, if no other VM has the same.",
     "schema": {"type": "string"},
 }
 
 
 class _Exact(GenerateJsonSchema):
-    """Nothing but what is described is sent; and of an answer, all that is described."""
+    """Schemas without additional properties; in answers all properties are required."""
 
     def field_title_should_be_set(self, schema: object) -> bool:
-        """No titles: they would repeat the names."""
+        """Return False: titles would repeat the names."""
         del schema
         return False
 
     def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
-        """Answers are sent whole, whatever has a default."""
+        """Return the schema of a dataclass; answers always have all fields, with or without default."""
         made = super().dataclass_schema(schema)
         whole = {"required": list(made["properties"])} if self.mode == "serialization" else {}
         return made | whole | {"additionalProperties": False}
@@ -111,7 +111,7 @@ def schemas_of(
 ) -> tuple[dict[str, JsonSchemaValue], JsonSchemaValue]:
     """Return each type's schema by its key, and the components that they refer to.
 
-    Raises PydanticUserError for a type that no JSON has.
+    Raises PydanticUserError for a type that JSON cannot express.
     """
     inputs = [(key, mode, answers.adapter_of(kind)) for key, (kind, mode) in types.items()]
     found, whole = TypeAdapter.json_schemas(
@@ -151,7 +151,7 @@ def _parameters(query: type) -> list[dict[str, Any]]:
             "name": name,
             "in": "query",
             "description": schema.pop("description"),
-            # A default of nothing stands for what is not asked.
+            # An empty default means that the parameter was not given; it is left out.
             "schema": {w: value for w, value in schema.items() if value or w != "default"},
         }
         for name, schema in properties.items()
@@ -177,9 +177,9 @@ def description() -> dict[str, Any]:
         "info": {
             "title": "giveback's host manager",
             "version": __version__,
-            "summary": "Gives VMs' unused memory back to their host, and says where every byte is.",
-            "description": "Over a unix socket. Who connects decides what is allowed: readers may "
-            "GET, writers and root may POST. Amounts are bytes, null is unknown.",
+            "summary": "Returns VMs' unused memory to their host, and shows where every byte is.",
+            "description": "Over a unix socket. The client's user decides what is allowed: readers may "
+            "GET, writers and root may also POST. Amounts are bytes; null is unknown.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "http://localhost", "description": "The unix socket's host name."}],

@@ -1,4 +1,4 @@
-"""What a client may ask, checked by its types: every field that is wrong is named. Pure."""
+"""The API's requests, checked by their types; an error names every wrong field. Pure."""
 
 from __future__ import annotations
 
@@ -51,25 +51,25 @@ _Second = Annotated[int, Field(gt=0, lt=10**12)]
 
 @dataclass(frozen=True, slots=True)
 class ReclaimBody:
-    """POST /v1/reclaim."""
+    """The body of POST /v1/reclaim."""
 
     __pydantic_config__ = _STRICT
     goal_bytes: Annotated[int, _Whole, Field(ge=GOAL_LEAST_BYTES, le=GOAL_MOST_BYTES)]
-    """Less than a MiB is a number whose unit was forgotten."""
+    """At least 1 MiB: a smaller number most likely lacks its unit."""
     within_s: Annotated[float, _Seconds, Field(le=WITHIN_MOST_S)] = WITHIN_S
     vms: Annotated[
         tuple[str, ...],
-        Field(max_length=VMS_MOST, description="Names or keys; none is all."),
+        Field(max_length=VMS_MOST, description="Names or keys; an empty list means all VMs."),
         AfterValidator(lambda vms: tuple(dict.fromkeys(vms))),
     ] = ()
     dry_run: Annotated[
-        bool, Field(strict=True, description="Only say who would give what, at what cost.")
+        bool, Field(strict=True, description="Only report which VMs would be asked for how much.")
     ] = False
 
 
 @dataclass(frozen=True, slots=True)
 class UrgencyBody:
-    """POST /v1/vms/KEY/urgency."""
+    """The body of POST /v1/vms/KEY/urgency."""
 
     __pydantic_config__ = _STRICT
     urgency: Annotated[int, _Whole, Field(ge=URGENCIES[0], le=URGENCIES[-1])]
@@ -78,22 +78,22 @@ class UrgencyBody:
 
 @dataclass(frozen=True, slots=True)
 class HistoryQuery:
-    """GET /v1/history, as the URL has it."""
+    """The query of GET /v1/history, as it is in the URL."""
 
     __pydantic_config__ = _STRICT
     since: Annotated[
         float,
         BeforeValidator(_span_of, json_schema_input_type=str),
-        Field(description="How far back: 90s, 15m, 2h, 7d; two hours without it."),
+        Field(description="How far back: 90s, 15m, 2h, 7d; by default two hours."),
     ] = SINCE_S
     from_: Annotated[_Second, Field(alias="from", description="Unix time, instead of `since`.")] = 0
-    to: Annotated[_Second, Field(description="Unix time; now without it.")] = 0
+    to: Annotated[_Second, Field(description="Unix time; by default now.")] = 0
     vm: Annotated[str, Field(description="A VM's name or key: its rows are in `samples`.")] = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TimeSpan:
-    """What GET /v1/history asks for, in wall seconds."""
+    """The span of a GET /v1/history, in Unix seconds, and its VM."""
 
     from_s: int
     to_s: int
@@ -104,11 +104,11 @@ class TimeSpan:
         """Return the span of `since=2h`, or of `from=` and `to=` in Unix time. Raises InputError."""
         asked = checked(HistoryQuery, query)
         if "since" in query and "from" in query:
-            raise InputError("since, from: one of the two")
+            raise InputError("since, from: give one of the two")
         to_s = asked.to or int(now_s) + 1
         from_s = asked.from_ or to_s - int(asked.since)
         if not 0 < to_s - from_s <= SPAN_MOST_S:
-            raise InputError("from, to: the end after the start, and at most 366 days between")
+            raise InputError("from, to: `to` must be after `from`, by at most 366 days")
         return TimeSpan(from_s, to_s, asked.vm or None)
 
 
@@ -118,7 +118,7 @@ _ADAPTERS: dict[type, TypeAdapter[Any]] = {
 
 
 def checked(model: type[T], said: object) -> T:
-    """Return one of the above, made of a JSON value or a query. Raises InputError."""
+    """Return one of the requests above, made from a JSON value or a query. Raises InputError."""
     try:
         found: T = _ADAPTERS[model].validate_python(said)
     except ValidationError as error:

@@ -657,6 +657,6 @@ def test_the_client_tells_a_stranger_from_a_daemon(tmp_path: Path, body: bytes) 
         listener.listen()
         stranger = threading.Thread(target=answer)
         stranger.start()
-        with pytest.raises(NoDaemonError, match="what answers is no giveback daemon"):
+        with pytest.raises(NoDaemonError, match="not one of a giveback daemon"):
             Client(path).status()
         stranger.join()
