@@ -6,10 +6,10 @@ from giveback_kernel.errors import GivebackError
 
 
 class AgentError(GivebackError):
-    """The agent cannot do what it is there for; its text names the file and what to do."""
+    """The agent cannot do its task. The text names the file and says what to do."""
 
 
 class UsageError(AgentError):
-    """The user asked for something that cannot be: exit code 2."""
+    """The user's input is not valid: exit code 2."""
 
     exit_code = 2

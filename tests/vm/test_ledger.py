@@ -32,13 +32,13 @@ PICTURE = """
 import sys, time
 sys.path.insert(0, "/run/giveback-agent.pyz")
 from giveback_agent.host_link import link
-from giveback_agent.commands.picture import picture
+from giveback_agent.commands.picture import memory_report
 from giveback_kernel import kpageflags
 started = time.process_time()
 for _ in kpageflags.read_chunks("/"):
     pass
 took_s = time.process_time() - started
-text = link.encode(picture("/", pages=True))
+text = link.encode(memory_report("/", pages=True))
 print(took_s)
 for at in range(0, len(text), 4000):
     print(text[at : at + 4000])
@@ -92,7 +92,7 @@ async def look(lab: Lab) -> Seen:
         backend = QemuBackend()
         described = backend.recognise(process)
         assert described is not None
-        lines = await picture_lines(vm)
+        lines = await report_lines(vm)
         said = json.loads("".join(lines[1:]))
         guest = from_agent(said, GuestSource.FILE)
         found = await observe(backend, described, layout=True, timeout_s=10, guest=guest)
@@ -100,7 +100,7 @@ async def look(lab: Lab) -> Seen:
         return found, exact, float(lines[0]), allocated_bytes(found), outside(found, said)
 
 
-async def picture_lines(vm: LabVm) -> list[str]:
+async def report_lines(vm: LabVm) -> list[str]:
     """What the picture's program says until its end; it goes on with its memory in place."""
     lines: list[str] = []
     told = asyncio.Event()

@@ -1,1 +1,1 @@
-"""The guest's memory by service and container, and which of them the agent leaves alone."""
+"""The guest's memory by service and container, and the cgroups that the agent leaves alone."""

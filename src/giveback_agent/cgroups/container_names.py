@@ -1,8 +1,8 @@
-"""What people call a container, from the files that its engine keeps in the guest.
+"""The names of containers, from the files that container engines keep in the guest.
 
-Only files of root's are read, as regular files, up to a limit: a user's own containers keep their short id.
-Whatever is wrong with a file, its containers have no name. Sources: containers/storage (containers.json),
-moby daemon/container (config.v2.json), kubelet (/var/log/containers).
+Only regular files of root are read, up to a limit: containers of other users keep their short id. If a file
+is invalid, its containers have no name. Sources: containers/storage (containers.json), moby
+daemon/container (config.v2.json), kubelet (/var/log/containers).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ID_CHARS = 64
 
 
 def names(root: str, ids: frozenset[str]) -> dict[str, str]:
-    """Return the names of those containers among `ids` (64 hex digits) that have one here; never raises."""
+    """Return the known names of the containers `ids` (64 hex digits), by id. Never raises."""
     if not ids:
         return {}
     found = _of_pods(root, ids)
@@ -35,15 +35,15 @@ def names(root: str, ids: frozenset[str]) -> dict[str, str]:
         for one in _entries(_json(root, path)):
             _keep(found, ids, one.get("id"), _first(one.get("names")))
     for number in sorted(ids - found.keys())[:NAMES_LIMIT]:
-        said = _json(root, f"{DOCKER_FOLDER}/{number}/config.v2.json")
-        if isinstance(said, dict):
-            name = said.get("Name")
+        config = _json(root, f"{DOCKER_FOLDER}/{number}/config.v2.json")
+        if isinstance(config, dict):
+            name = config.get("Name")
             _keep(found, ids, number, name.lstrip("/") if isinstance(name, str) else None)
     return found
 
 
 def _of_pods(root: str, ids: frozenset[str]) -> dict[str, str]:
-    """Names of Kubernetes' containers: `<pod>_<namespace>_<container>-<id>.log`."""
+    """Return the names of Kubernetes containers, from files `<pod>_<namespace>_<container>-<id>.log`."""
     found: dict[str, str] = {}
     try:
         with os.scandir(files.under(root, PODS_FOLDER)) as entries:
@@ -63,8 +63,8 @@ def _keep(found: dict[str, str], ids: frozenset[str], number: object, name: obje
         found.setdefault(number, name[:NAME_LIMIT_CHARS])
 
 
-def _entries(said: object) -> list[dict[str, object]]:
-    listed = said[:NAMES_LIMIT] if isinstance(said, list) else []
+def _entries(value: object) -> list[dict[str, object]]:
+    listed = value[:NAMES_LIMIT] if isinstance(value, list) else []
     return [one for one in listed if isinstance(one, dict)]
 
 
@@ -73,7 +73,7 @@ def _first(value: object) -> object:
 
 
 def _json(root: str, path: str) -> object:
-    """Return a file's JSON, if the file is root's (or our own), regular and not too long; else None."""
+    """Return a file's JSON; None unless it is a regular file of root or this user within the size limit."""
     import json
 
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK

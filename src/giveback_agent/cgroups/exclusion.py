@@ -1,8 +1,8 @@
-"""Which cgroups the agent takes nothing from: the setting `giveback.exclude`. Pure.
+"""The setting `giveback.exclude`: patterns of cgroups whose memory the agent does not reclaim. Pure.
 
-A pattern without a slash names a unit anywhere: `postgresql.service`, `libpod-*`. One with a slash is a path
-from the root cgroup: `machine.slice/libpod-*`. `*` stands for any characters of one name, `?` for one. All
-below an excluded cgroup is excluded, too.
+A pattern without a slash matches a unit's name anywhere: `postgresql.service`, `libpod-*`. One with a slash
+is a path from the root cgroup: `machine.slice/libpod-*`. `*` matches any characters within one name, `?`
+one character. Cgroups below an excluded one are excluded as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PATTERN_LIMIT_CHARS = 200
 
 
 def parse_patterns(text: str) -> tuple[str, ...] | None:
-    """Return the patterns of a setting's value, between commas; None where one of them is not a pattern."""
+    """Parse the comma-separated patterns of the setting; return None if one of them is not valid."""
     patterns = [part.strip() for part in text.split(",")]
     patterns = [part for part in patterns if part]
     if len(patterns) > PATTERNS_LIMIT or not all(_is_pattern(part) for part in patterns):
@@ -25,7 +25,7 @@ def parse_patterns(text: str) -> tuple[str, ...] | None:
 
 
 def is_excluded(path: str, patterns: Iterable[str]) -> bool:
-    """Tell whether the cgroup at `path`, from the root cgroup (`/system.slice/x.service`), is excluded."""
+    """Tell whether the cgroup at `path` (from the root: `/system.slice/x.service`) is excluded."""
     names = _names_of(path)
     return any(_matches(names, pattern) for pattern in patterns)
 
@@ -37,7 +37,7 @@ def kept(folders: Sequence[str], mount: str, patterns: Sequence[str]) -> tuple[s
 
 
 def _is_pattern(text: str) -> bool:
-    """Refuse what would match the root, or could never match a name."""
+    """Tell whether a pattern is valid: it does not match the root, and can match a name."""
     names = _names_of(text)
     is_whole = bool(names) and "" not in names and not {".", ".."} & set(names)
     return is_whole and len(text) <= PATTERN_LIMIT_CHARS and text.isprintable()
@@ -56,7 +56,7 @@ def _matches(names: list[str], pattern: str) -> bool:
 
 
 def matches_name(name: str, pattern: str) -> bool:
-    """Tell whether one name matches a pattern of `*` and `?`; in time of their lengths' product at most."""
+    """Tell whether a name matches a pattern of `*` and `?`, in time of at most the product of the lengths."""
     at = there = 0
     star, resume = -1, 0
     while at < len(name):

@@ -1,6 +1,6 @@
-"""Which service or container a cgroup is, by its path. Pure.
+"""The service or container to which a cgroup belongs, by its path. Pure.
 
-The paths are systemd's and the container engines' own conventions:
+The paths are the conventions of systemd and of container engines:
 
     /system.slice/ssh.service                                   a service
     /machine.slice/libpod-<64 hex digits>.scope/container       podman
@@ -10,7 +10,7 @@ The paths are systemd's and the container engines' own conventions:
     /machine.slice/systemd-nspawn@web.service                   systemd-nspawn
     /user.slice/user-1000.slice/user@1000.service/app.slice/x   a user's service
 
-A cgroup's path is a stranger's text: whoever may make a cgroup chooses its name.
+A cgroup's path is untrusted text: each user that may make a cgroup chooses its name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CGROUP = "cgroup"
 SHORT_ID_CHARS = 12
 _ID_CHARS = 64
 _HEX = frozenset("0123456789abcdef")
-# Prefix of a scope's (or folder's) name -> the engine that makes such.
+# Prefix of a scope's (or folder's) name -> the engine that uses it.
 _ENGINES = {
     "libpod": "podman",
     "libpod-payload": "podman",
@@ -34,16 +34,16 @@ _ENGINES = {
     "containerd": "containerd",
     "crio": "cri-o",
 }
-# What watches over a container, in a cgroup of its own.
+# Monitors of containers have cgroups of their own.
 _MONITORS = ("libpod-conmon-", "crio-conmon-")
 _UNITS = (".service", ".scope", ".socket", ".mount", ".swap")
 
 
 class Unit(Record):
-    """The service or container that a cgroup belongs to.
+    """The service or container to which a cgroup belongs.
 
-    `path` is the cgroup of the unit itself. `name` is a systemd unit's name, an LXC container's, or for other
-    containers the short id. `engine` and `id` are "" where it is not a container with an id.
+    `path` is the cgroup of the unit itself. `name` is the name of the systemd unit or LXC container; for
+    other containers it has the short id. `engine` and `id` are "" unless it is a container with an id.
     """
 
     path: str
@@ -54,7 +54,7 @@ class Unit(Record):
 
 
 def unit_of(path: str) -> Unit | None:
-    """Return the topmost service or container on `path`; None where it has none, as a slice."""
+    """Return the topmost service or container on `path`; None if it has none, like a slice."""
     parts = [part for part in path.split("/") if part]
     for at, part in enumerate(parts):
         here = "/" + "/".join(parts[: at + 1])
@@ -72,12 +72,12 @@ def is_user_manager(part: str) -> bool:
 
 
 def folder_name(path: str) -> str:
-    """Name a cgroup that is neither service nor container, by the end of its path."""
+    """Return a name for a cgroup that is neither service nor container: the end of its path."""
     return unit_name(path.rstrip("/").rpartition("/")[2]) or "the root cgroup"
 
 
 def unit_name(part: str) -> str:
-    """Return a unit's name as systemd would show it, with a monitor's long id cut short."""
+    """Return a unit's name as systemd shows it, with the long id of a monitor shortened."""
     for prefix in _MONITORS:
         middle = part[len(prefix) :].partition(".")[0]
         if part.startswith(prefix) and _is_id(middle):
@@ -114,7 +114,7 @@ def _is_id(text: str) -> bool:
 
 
 def unescaped(name: str) -> str:
-    """Undo systemd's `\\x2d` of characters that a unit's name may not have (systemd.unit(5))."""
+    r"""Decode systemd's escapes (`\x2d`) of characters that a unit's name may not have (systemd.unit(5))."""
     head, *rest = name.split("\\x")
     out = [head]
     for part in rest:

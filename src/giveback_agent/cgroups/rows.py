@@ -1,7 +1,7 @@
-"""The guest's memory as rows that do not overlap: one for each service and container, and what is left. Pure.
+"""The guest's memory as rows that do not overlap: one for each service and container, and the rest. Pure.
 
-A live cgroup's memory.stat includes all below it. So what a slice has beyond its children is its own: mostly
-what ended ones left behind.
+A live cgroup's memory.stat is recursive. So memory of a slice that its children do not have is its own:
+mostly cache that ended children left behind.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ OTHERS = "others"
 ROWS_LIMIT = 20
 NAME_LIMIT_CHARS = 48
 PATH_LIMIT_CHARS = 100
-# Of the host's line, which also holds meminfo and buddyinfo.
+# In a line to the host that also holds meminfo and buddyinfo.
 LINES_LIMIT_CHARS = 10 << 10
 
 
 class CgroupRow(Record):
-    """Memory of one unit. `kind`: service, container, slice (what it holds itself), cgroup, ended or others.
+    """The memory of one unit.
 
-    `path` is the unit's cgroup, "" for a sum of several. `usage` is in bytes, and in no other row.
+    `kind`: service, container, slice (without its children), cgroup, ended or others. `path` is the
+    unit's cgroup, "" for a sum of several. `usage` is in bytes; no other row counts them.
     """
 
     kind: str
@@ -41,8 +42,8 @@ class CgroupRow(Record):
 class InnerCgroup(Record):
     """A cgroup that was split into its children.
 
-    `rest`: what none of them has. `ended`: how many cgroups directly below it have ended and still hold
-    pages; None where that is not known. `is_whole`: all its children were read.
+    `rest`: its memory without that of the children. `ended`: the number of cgroups directly below it that
+    have ended and still hold pages; None if unknown. `is_whole`: all its children were read.
     """
 
     rest: MemcgUsage
@@ -51,7 +52,7 @@ class InnerCgroup(Record):
 
 
 class EndedPages(Record):
-    """What an ended cgroup left: `anon_bytes` (shared memory is among it) and `file_bytes`."""
+    """Memory that an ended cgroup left: `anon_bytes` (including shared memory) and `file_bytes`."""
 
     path: str
     anon_bytes: int
@@ -68,7 +69,7 @@ def unit_row(path: str, usage: MemcgUsage) -> CgroupRow:
 
 
 def shown_name(unit: Unit) -> str:
-    """Return a unit's name, with its user where it is not the system's."""
+    """Return a unit's name, with its user unless it is a system unit."""
     for part in unit.path.split("/"):
         if names.is_user_manager(part):
             return f"{unit.name} (user {part[len('user@') : -len('.service')]})"
@@ -80,10 +81,10 @@ def joined(
     inner: Mapping[str, InnerCgroup],
     ended: Iterable[EndedPages] | None,
 ) -> list[CgroupRow]:
-    """Return live rows, those of ended cgroups, and what split cgroups hold themselves.
+    """Return the rows of live units, of ended cgroups, and of split cgroups without their children.
 
-    `ended` is what the kernel lists of ended cgroups, each by its path; None where it does not: then all
-    that a slice has beyond its children, while some of them have ended, counts as theirs.
+    `ended` is the kernel's list of ended cgroups by path. None: the kernel has no such list; then all
+    memory of a slice with ended children that its live children do not have counts as theirs.
     """
     rows = list(live)
     rest = {path: one.rest for path, one in inner.items()}
@@ -97,14 +98,14 @@ def joined(
 def _by_path(
     ended: Iterable[EndedPages], rows: list[CgroupRow], rest: dict[str, MemcgUsage]
 ) -> list[CgroupRow]:
-    """Take each ended cgroup's pages out of the row that they are counted in."""
+    """Move each ended cgroup's pages from the row that counts them to a row of their own."""
     found: dict[str, CgroupRow] = {}
     places = {row.path: at for at, row in enumerate(rows)}
     for one in ended:
         wanted = MemcgUsage(one.anon_bytes, one.file_bytes, one.file_bytes, one.anon_bytes)
         taken = MemcgUsage()
         for path in _above(one.path):
-            # A service that was started again has the path of the one that ended.
+            # A restarted service has the path of the ended one.
             if path in rest:
                 part = _part_of(rest[path], _still(wanted, taken))
                 rest[path] = without(rest[path], part)
@@ -121,13 +122,13 @@ def _by_path(
 
 
 def _above(path: str) -> list[str]:
-    """Return the path and each above it, the deepest first, the root last."""
+    """Return the path and its ancestors, the deepest first, the root last."""
     parts = [part for part in path.split("/") if part]
     return ["/" + "/".join(parts[:depth]) for depth in range(len(parts), -1, -1)]
 
 
 def _still(wanted: MemcgUsage, taken: MemcgUsage) -> MemcgUsage:
-    """Return what is still to be found; the anonymous list holds shared memory, too."""
+    """Return the memory that is still to be found; the anonymous list also holds shared memory."""
     anon = max(0, wanted.anon_bytes - taken.anon_bytes - taken.shared_bytes)
     cache = max(0, wanted.cache_bytes - taken.cache_bytes)
     return MemcgUsage(anon, cache, cache, anon)
@@ -151,7 +152,7 @@ def _sum_up(found: dict[str, CgroupRow], path: str, usage: MemcgUsage) -> None:
 def _by_remainder(inner: Mapping[str, InnerCgroup], rest: dict[str, MemcgUsage]) -> list[CgroupRow]:
     found = []
     for path, one in inner.items():
-        # The root cgroup has processes and files of its own: what is theirs cannot be told.
+        # The root cgroup has processes and files of its own, whose memory cannot be separated.
         if path != "/" and one.ended and one.is_whole:
             usage = replace(one.rest, kernel_bytes=0)
             rest[path] = MemcgUsage(kernel_bytes=one.rest.kernel_bytes)
@@ -163,9 +164,9 @@ def _by_remainder(inner: Mapping[str, InnerCgroup], rest: dict[str, MemcgUsage])
 def largest(
     rows: Iterable[CgroupRow], total: MemcgUsage, limit: int = ROWS_LIMIT
 ) -> tuple[CgroupRow, ...]:
-    """Return at most `limit` rows, the largest first; the others are summed up in the last one or two.
+    """Return at most `limit` rows, the largest first; the last one or two sum up the others.
 
-    Together they are never more than `total`: what was read a moment apart may sum to more.
+    The rows together never exceed `total`, although files read at different moments may add up to more.
     """
     ranked = sorted(
         [row for row in rows if row.usage.held_bytes], key=lambda r: (-r.usage.held_bytes, r.path)
@@ -194,9 +195,9 @@ def _sum(kind: str, rows: list[CgroupRow]) -> CgroupRow:
 
 
 def as_lines(rows: Iterable[CgroupRow]) -> list[str]:
-    """Return rows as the host reads them: kind, five amounts in bytes, name and path, between tabs.
+    """Return rows as text for the host: kind, five amounts in bytes, name and path, separated by tabs.
 
-    Strange names may make them too long for the line that they go into: then the smallest are left out.
+    The smallest rows are left out if unusual names make the text too long for its line.
     """
     lines: list[str] = []
     chars = 0
@@ -205,7 +206,7 @@ def as_lines(rows: Iterable[CgroupRow]) -> list[str]:
         name = escape_for_terminal(row.name, NAME_LIMIT_CHARS)
         path = escape_for_terminal(row.path, PATH_LIMIT_CHARS)
         line = "\t".join([row.kind, *amounts, name, path])
-        # A character outside of ASCII takes up to twelve in JSON.
+        # A character outside of ASCII takes up to 12 characters in JSON.
         chars += sum([1 if " " <= c <= "~" else 12 for c in line])
         if chars > LINES_LIMIT_CHARS:
             break

@@ -1,8 +1,8 @@
-"""Read which service and container has which of the guest's memory: when somebody asks, in bounded time.
+"""Read the memory of each service and container, on request and in bounded time.
 
-The largest cgroups are split first. Where time or reads run out, the rest stays unsplit and is still counted.
-Before Linux 7.0 the pages of ended cgroups stay charged to them. The multi-gen LRU's file names each of them;
-without it, what a slice has beyond its children is theirs.
+The largest cgroups are split first. When the time or the number of reads is used up, the rest is counted
+without being split. Before Linux 7.0 the pages of ended cgroups stay charged to them. The multi-gen LRU's
+file lists each of them. Without it, memory of a slice that its children do not have counts as theirs.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ BUDGET_S = 1.0
 
 
 class Survey(Record):
-    """The rows, the largest first, and what they are part of.
+    """The rows, the largest first, and their total.
 
-    `cgroups` counts the units that were found. `is_whole`: nothing was left unsplit for want of time. `why`
-    says why there are no rows, and is "" where there are.
+    `cgroups` is the number of units found. `is_whole`: no cgroup was left unsplit for lack of time. `why`
+    is the reason if there are no rows, else "".
     """
 
     rows: tuple[CgroupRow, ...] = ()
@@ -49,7 +49,7 @@ def survey(
     clock: Callable[[], float] = time.monotonic,
     budget_s: float = BUDGET_S,
 ) -> Survey:
-    """Read the memory of each service and container under `root`, at most `limit` rows; never raises."""
+    """Read the memory of each service and container under `root`: at most `limit` rows. Never raises."""
     try:
         mount = cgroup.read_cgroup(root).v2_mount
         total = total_usage(root)
@@ -67,7 +67,7 @@ def survey(
 
 
 def total_usage(root: str) -> MemcgUsage:
-    """Return the whole guest's memory in use, as a cgroup's. Raises KernelFileError."""
+    """Return the memory in use of the whole guest, as for a cgroup. Raises KernelFileError."""
     memory = read_meminfo(root)
     cache = max(0, memory.cached_bytes + memory.buffers_bytes - memory.shmem_bytes)
     cold = max(0, memory.inactive_file_bytes - memory.dirty_bytes - memory.writeback_bytes)
@@ -77,7 +77,7 @@ def total_usage(root: str) -> MemcgUsage:
 
 
 def ended_pages(root: str) -> list[EndedPages] | None:
-    """List what ended cgroups left, by path; None where the kernel or this user's rights do not tell."""
+    """List the memory of ended cgroups; None if the kernel or this user's rights do not provide it."""
     try:
         lru = lru_gen.read_lru_gen(root)
     except KernelFileError:
@@ -93,7 +93,7 @@ def ended_pages(root: str) -> list[EndedPages] | None:
 
 
 def _named(root: str, found: list[CgroupRow]) -> list[CgroupRow]:
-    """Give containers the names that people gave them, where root's files have these."""
+    """Replace the ids of containers by their names, if files of root have them."""
     units = [names.unit_of(row.path) for row in found]
     known = container_names.names(root, frozenset([u.id for u in units if u is not None and u.id]))
     named = []
@@ -107,7 +107,7 @@ def _named(root: str, found: list[CgroupRow]) -> list[CgroupRow]:
 
 
 class _Walk:
-    """A walk down the cgroup tree, the largest first."""
+    """A walk down the cgroup tree, the largest cgroup first."""
 
     def __init__(self, root: str, mount: str, clock: Callable[[], float], budget_s: float) -> None:
         self.live: list[CgroupRow] = []
@@ -141,7 +141,7 @@ class _Walk:
             self.inner[path] = InnerCgroup(rest, ended, is_whole)
 
     def _children(self, path: str) -> tuple[dict[str, MemcgUsage], bool]:
-        """Read the children of a cgroup; False where not all of them were."""
+        """Read the children of a cgroup, and tell whether all of them were read."""
         found: dict[str, MemcgUsage] = {}
         try:
             with os.scandir(files.under(self._root, self._folder(path)) or "/") as entries:
@@ -160,12 +160,12 @@ class _Walk:
             try:
                 found[child] = memcg_usage.read_usage(self._root, self._folder(child))
             except KernelFileError:
-                # It has ended just now, or has no memory controller: its memory is its parent's.
+                # It has just ended, or has no memory controller: its memory counts as its parent's.
                 continue
         return found, is_all
 
     def _ended(self, path: str, children: dict[str, MemcgUsage]) -> int | None:
-        """Count the ended cgroups directly below one; None where that cannot be told."""
+        """Count the ended cgroups directly below one; None if that is unknown."""
         below = self._dying(path)
         if not below:
             return below

@@ -1,4 +1,4 @@
-"""The rows of services and containers as text, 80 columns wide, and as a document."""
+"""The rows of services and containers as text of 80 columns, and as a JSON document."""
 
 from __future__ import annotations
 
@@ -18,21 +18,19 @@ _HEADINGS = ("anon", "cache", "cold", "shared", "kernel")
 
 
 def lines(survey: Survey) -> list[str]:
-    """Return a heading and one line for each row, in MiB; what is cold is part of the cache."""
+    """Return a heading and one line for each row, in MiB. "cold" is part of "cache"."""
     if survey.why:
         return [f"services  not known: {escape_for_terminal(survey.why)}"]
     heading = f"services  {survey.cgroups}, in MiB"
     out = [f"{heading:<{_NAME_CHARS}}" + "".join([f"{word:>7}" for word in _HEADINGS])]
     out += [_line(row) for row in survey.rows]
     if not survey.is_whole:
-        out.append(
-            "          some were not looked into for want of time: they are in their slice's row"
-        )
+        out.append("          some were not read for lack of time: their slice's row includes them")
     return out
 
 
 def words(row: CgroupRow) -> str:
-    """Name a row."""
+    """Return the name of a row."""
     name = escape_for_terminal(row.name, rows.NAME_LIMIT_CHARS)
     if row.kind == rows.ENDED:
         return f"left by ended {name}"
@@ -48,7 +46,7 @@ def _line(row: CgroupRow) -> str:
 
 
 def document(survey: Survey) -> dict[str, object]:
-    """Return the rows for `--json`; all amounts are bytes."""
+    """Return the rows for `--json`. All amounts are in bytes."""
     return {
         "rows": [
             {"kind": row.kind, "name": row.name, "cgroup": row.path, **as_dict(row.usage)}

@@ -1,1 +1,1 @@
-"""One file per command."""
+"""The commands of `giveback-agent`, one file each."""

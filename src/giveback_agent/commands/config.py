@@ -25,7 +25,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the settings. A warning does not make it fail: the agent runs with what is shown."""
+    """Print the settings. Return 0 even with warnings: the agent would run with these settings."""
     host = load.detect_wsl(args.root)
     loaded = load.load(args.root, args.set or [], host)
     if args.json:
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def to_json(loaded: Loaded, host: WslHost | None) -> dict[str, Any]:
-    """The same as the text, with the values' own types: sizes in bytes, windows in seconds."""
+    """Return the settings as a document: sizes in bytes, times in seconds."""
     return {
         "settings": {
             row.keys[0]: {
@@ -54,7 +54,7 @@ def to_json(loaded: Loaded, host: WslHost | None) -> dict[str, Any]:
 
 
 def to_text(loaded: Loaded, host: WslHost | None) -> str:
-    """Lay the settings out in columns, then the files looked at, then the warnings."""
+    """Return the settings in columns, then the files that were read, then the warnings."""
     rows = [
         (
             row.keys[0],

@@ -1,6 +1,7 @@
-"""Check every precondition of giving memory back: verdict, evidence, and what to do.
+"""Check every precondition for returning memory: verdict, evidence, and what to do.
 
-Changes nothing. Runs as any user, and says which right is missing. Exit code 1 if anything is bad.
+Changes nothing. Any user may run it; it names the rights that are missing. Exit code 1 if a check is bad.
+docs/agent.md explains the findings.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from giveback_agent.doctor.checks import Check
     from giveback_agent.doctor.facts import Facts
 
-HELP = "check every precondition: verdict, evidence, remedy"
+HELP = "check every precondition: verdict, evidence, and what to do"
 
 WIDTH_MOST = 110
 WIDTH_LEAST = 40
@@ -37,7 +38,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the verdicts; 0 if none is bad."""
+    """Print the verdicts; return 1 if one is bad, else 0."""
     found = facts.gather(args.root, args.set or [])
     verdicts = checks.judge(found)
     if args.json:
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def to_json(found: Facts, verdicts: Sequence[Check]) -> dict[str, Any]:
-    """The same as the text; `evidence` and `remedy` as they are, for a program to read."""
+    """Return the verdicts as a document, with `evidence` and `remedy` unshortened."""
     return {
         "kernel": found.release,
         "root": found.is_root,
@@ -61,24 +62,24 @@ def to_json(found: Facts, verdicts: Sequence[Check]) -> dict[str, Any]:
 
 
 def count(verdicts: Sequence[Check]) -> dict[str, int]:
-    """How many of each verdict."""
+    """Count the checks of each verdict."""
     return {v: sum(check.verdict == v for check in verdicts) for v in checks.VERDICTS}
 
 
 def to_text(found: Facts, verdicts: Sequence[Check], width: int, colour: bool) -> str:
-    """Lay the verdicts out in columns, the remedy below what needs one, the sum last."""
+    """Return the verdicts in columns, each with its remedy below it, and the summary last."""
     import textwrap
 
     name_width = max(len(check.name) for check in verdicts)
     indent = " " * (VERDICT_WIDTH + name_width + 4)
     if width - len(indent) < WIDTH_LEAST:
         indent = " " * 4
-    room = max(WIDTH_LEAST, width - len(indent))
+    columns = max(WIDTH_LEAST, width - len(indent))
     lines = []
     for check in verdicts:
         evidence = textwrap.wrap(
             _short(check.evidence),
-            room,
+            columns,
             break_on_hyphens=False,
         ) or [""]
         head = _painted(f"{check.verdict:{VERDICT_WIDTH}}", check.verdict, colour)
@@ -90,7 +91,7 @@ def to_text(found: Facts, verdicts: Sequence[Check], width: int, colour: bool) -
         if check.remedy:
             remedy = textwrap.wrap(
                 f"-> {escape_for_terminal(check.remedy, SHOWN_LIMIT_CHARS, '...')}",
-                room,
+                columns,
                 subsequent_indent="   ",
                 break_on_hyphens=False,
             )
@@ -103,9 +104,11 @@ def _summary(found: Facts, verdicts: Sequence[Check]) -> str:
     where = f"Linux {_short(found.release)}{', WSL 2' if found.wsl else ''}"
     bad = [check.name for check in verdicts if check.verdict == checks.BAD]
     if bad:
-        return f"{counts}. Memory cannot go back to the host: {', '.join(bad)}. ({where})"
+        return (
+            f"{counts}. Memory cannot go back to the host because of: {', '.join(bad)}. ({where})"
+        )
     unsure = any(c.name == "page reporting" and c.verdict == checks.UNKNOWN for c in verdicts)
-    end = "Whether free memory goes back is not known" if unsure else "Free memory goes back"
+    end = "Unknown whether free memory goes back to the host" if unsure else "Free memory goes back"
     return f"{counts}. {end}. ({where})"
 
 

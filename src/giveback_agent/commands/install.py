@@ -1,7 +1,7 @@
-"""Install the agent below a prefix and have systemd start it, now and at every boot.
+"""Install the agent below a prefix, and let systemd start it now and at every boot.
 
-Where systemd is not the init, the command is installed and the way to start it is printed. Files
-that this command did not write are never replaced.
+Without systemd, the command is installed and the way to start it is printed. Files that this command did not
+write are never replaced.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
         "--prefix", default=install_files.PREFIX, help="where to install (default: %(default)s)"
     )
     parser.add_argument(
-        "--no-service", action="store_true", help="the command only: no unit, nothing is started"
+        "--no-service", action="store_true", help="only the command: install no unit, start nothing"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Install, or show what would be. Raises AgentError, before anything is written if it can."""
+    """Install, or with --dry-run print the files. Raises AgentError, before writing if possible."""
     root, where = args.root, install_files.layout(args.prefix)
     init = init_system.find(root)
     service = init == init_system.SYSTEMD and not args.no_service
@@ -63,24 +63,28 @@ def _start(root: str) -> None:
     while (pid := run_dir.running_pid(root)) is None and time.monotonic() < deadline_s:
         time.sleep(0.1)
     if pid is None:
-        print(f"started, and not running yet: see journalctl -u {systemd_unit.NAME}")
+        print(f"started, but not running yet: see journalctl -u {systemd_unit.NAME}")
     else:
         print(f"running, pid {pid}; see giveback-agent status")
 
 
 def _preview(root: str, where: Layout, items: Sequence[Item], service: bool) -> list[str]:
-    """Every file, the readable ones whole, and every command."""
+    """Return every file, text files with their content, and every command to run."""
     taken = install_files.conflicts(root, items, install_files.read_manifest(root, where))
     lines = []
     for item in items:
-        note = "   REFUSED: there already, and not ours" if item.path in taken else ""
+        note = (
+            "   REFUSED: exists already, and giveback did not install it"
+            if item.path in taken
+            else ""
+        )
         if item.target:
             lines.append(f"{item.path} -> {item.target}{note}")
             continue
         lines.append(f"{item.path}  {item.mode:04o}  {len(item.data)} bytes{note}")
         if item.path in (where.launcher, systemd_unit.UNIT_PATH):
             lines += [f"    {line}".rstrip() for line in item.data.decode().splitlines()]
-    lines.append(f"{where.manifest}  0644  the list of these, for uninstall")
+    lines.append(f"{where.manifest}  0644  the list of these files, for uninstall")
     if service and init_system.is_live(root):
         lines += [f"run: {' '.join(command)}" for command in init_system.start_commands()]
     return lines

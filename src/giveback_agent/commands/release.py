@@ -1,8 +1,8 @@
-"""One release pass now, in the foreground: each step with what it gained.
+"""Run one release pass now, in the foreground, and print what each step freed.
 
-The policy's own pass, as in an idle guest: cold cache, then slab, then compaction; with --deep the
-report order is lowered for as long as the kernel needs to report what is left in small pieces. Ctrl-C
-ends it at once and restores the order.
+It is the pass of an idle guest: cold cache, slab, compaction. With --deep the report order is lowered until
+the kernel has reported the memory in small free blocks too. Ctrl-C ends the pass at once and restores the
+order.
 """
 
 from __future__ import annotations
@@ -40,37 +40,37 @@ if TYPE_CHECKING:
     from giveback_agent.policy.observation import KernelCapabilities, Snapshot
     from giveback_agent.settings.table import AgentSettings
 
-HELP = "one pass now, in the foreground, each step with its gain"
+HELP = "run one release pass now, and print what each step freed"
 POLL_S = 0.1
 HOLD_POLL_S = 0.5
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
-    """How far the pass goes."""
+    """Add this command's options."""
     parser.add_argument(
-        "--deep", action="store_true", help="report what is free in small pieces, too (30 s more)"
+        "--deep", action="store_true", help="also report small free blocks (takes 30 s more)"
     )
     parser.add_argument(
         "--urgency", type=int, choices=range(4), default=URGENCY_ALONE, metavar="0..3",
-        help="0: keep all cache; 1: take the cold (default); 3: take all above the floor",
+        help="0: keep all cache; 1: reclaim cold cache (default); 2: half of it; 3: all above the floor",
     )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the pass; returns 0 when all its steps went well, else 1."""
+    """Run the pass; return 0 if all its steps succeeded, else 1."""
     wsl = load.detect_wsl(args.root)
     loaded = load.load(args.root, args.set, wsl)
     if run_dir.running_pid(args.root) is None:
         lock: int | None = run_dir.hold_lock(args.root)
-        # Before the order is probed: a killed agent may have left its own.
+        # Before the order is probed: a killed agent may have left it lowered.
         restore(args.root)
     else:
-        # The service goes on: a pass beside it is harmless but for the order, which is one's alone.
+        # The service goes on. A pass beside it is harmless, except that only one may change the order.
         lock = None
         if args.deep:
             raise AgentError(
                 f"a giveback-agent runs (pid {run_dir.running_pid(args.root)}) and does deep reports itself: "
-                "leave out --deep, or stop it"
+                "leave out --deep, or stop the agent"
             )
     try:
         return _run_pass(args, loaded.settings, wsl is not None)
@@ -80,13 +80,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_pass(args: argparse.Namespace, settings: AgentSettings, under_wsl: bool) -> int:
-    """Run the pass that was asked for; returns the exit code."""
+    """Run the requested pass; return the exit code."""
     found = probe(args.root, settings.swap)
     chosen, can = asked_for(args.deep, settings, found)
     for line in left_out(args.deep, chosen, can):
         print(line)
     classic_line = WSL_LINE if under_wsl else CLASSIC_LINE
-    # `timeout`, a closed terminal, a shutdown: they end the pass as Ctrl-C does, the order restored.
+    # `timeout`, a closed terminal or a shutdown end the pass like Ctrl-C, and the order is restored.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
@@ -96,7 +96,11 @@ def _run_pass(args: argparse.Namespace, settings: AgentSettings, under_wsl: bool
 def asked_for(
     deep: bool, chosen: AgentSettings, can: KernelCapabilities
 ) -> tuple[AgentSettings, KernelCapabilities]:
-    """What the policy is to go by. Not known to report is no reason not to compact in a manual pass."""
+    """Return the settings and capabilities for this pass.
+
+    A manual pass compacts even if it is unknown whether free pages are reported. Without `deep` the
+    report order is not lowered.
+    """
     if can.reporting is None:
         can = replace(can, reporting=True)
     if not deep and can.order is not None:
@@ -105,17 +109,17 @@ def asked_for(
 
 
 def left_out(deep: bool, chosen: AgentSettings, can: KernelCapabilities) -> list[str]:
-    """Each step that cannot be done here, and why."""
+    """Describe each step that cannot be done here, and why."""
     out = []
     if not can.reclaim and not can.drop_caches and can.cold_method == NO_METHOD:
         out.append("cache        cannot be reclaimed by this user: run as root")
     why_not = why_not_reported(can.reporting, chosen.page_reporting)
     if why_not:
-        why = f"{why_not}, so that it would return nothing"
+        why = f"{why_not}, so that it would return no memory"
     elif chosen.idle_threshold == 0:
         why = "the settings forbid it (idleThreshold)"
     else:
-        why = "" if can.compaction else "it cannot be started by this user: run as root"
+        why = "" if can.compaction else "this user may not start it: run as root"
     if why:
         out.append(f"compact      left out: {why}")
     if deep and (why_not or not can.order_settable):
@@ -125,7 +129,7 @@ def left_out(deep: bool, chosen: AgentSettings, can: KernelCapabilities) -> list
 
 
 class Foreground:
-    """A pass that the user watches."""
+    """A pass in the foreground, which prints its steps."""
 
     def __init__(
         self, root: str, chosen: AgentSettings, can: KernelCapabilities, classic_line: str
@@ -140,7 +144,7 @@ class Foreground:
         self._steps = Executor(root, chosen, self._log, print, self._refused)
 
     def run(self, urgency: int) -> int:
-        """Go through the policy's pass and say what came of each step; returns the exit code."""
+        """Run the policy's pass and print the outcome of each step; return the exit code."""
         begin = self._sample()
         self._log.start(begin, "manual")
         seen = self._seen(begin, urgency, None)
@@ -168,7 +172,7 @@ class Foreground:
             return
         line = words(record, self._classic_line)
         if self._settings.dry_run:
-            line += ", dry run: nothing was done"
+            line += ", dry run: nothing was changed"
         from giveback_kernel import kmsg
 
         kmsg.write_line(self._root, line)
@@ -182,14 +186,14 @@ class Foreground:
             raise AgentError(f"{error}: is /proc mounted?") from error
 
     def _seen(self, now: Snapshot, urgency: int, outcome: StepOutcome | None) -> GuestObservation:
-        """What the policy is told: whoever asks for a pass wants it whatever else runs."""
+        """Return the observation for the policy: an idle guest, as the user wants the pass in any case."""
         idle = idleness.Activity(at_s=now.monotonic_s, level=idleness.IDLE, busy_percent=0.0)
         lowered = self._steps.lowered
         reports = report_order.read_reports(self._root) if lowered else None
         return GuestObservation(now, idle, urgency, None, outcome, lowered, reports)
 
     def _do_all(self, actions: tuple[Action, ...]) -> StepOutcome | None:
-        """Do what was decided: at most one step of it takes long, and has an outcome."""
+        """Do the actions; return the outcome of the step among them that has one."""
         outcome = None
         for action in actions:
             if isinstance(action, EndPass):
@@ -211,7 +215,7 @@ class Foreground:
         before = self._sample()
         outcome = self._wait(step)
         freed_bytes = self._log.note(outcome, before, self._sample()).freed_bytes
-        end = "" if outcome.ok else " (given up)" if outcome.abandoned else " (failed)"
+        end = "" if outcome.ok else " (abandoned)" if outcome.abandoned else " (failed)"
         self._failed = self._failed or not outcome.ok
         print(
             f"{step.kind:12} {freed_bytes // MIB} MiB {step.freed_words} "
@@ -221,7 +225,7 @@ class Foreground:
         return outcome
 
     def _wait(self, step: ReleaseStep) -> StepOutcome:
-        """Do a step to its end; Ctrl-C abandons it."""
+        """Run a step to its end; Ctrl-C abandons it."""
         self._steps.start(step, time.monotonic())
         try:
             while self._steps.outcome is None:
@@ -234,7 +238,7 @@ class Foreground:
         return outcome
 
     def _lower(self, step: LowerOrder) -> None:
-        """Lower the report order; it is put back whatever happens."""
+        """Lower the report order; `run` restores it in any case."""
         words_of_it = f"report order {self._can.order} -> {step.order}"
         if self._settings.dry_run:
             print(f"deep         (dry run) {words_of_it}")
@@ -242,10 +246,10 @@ class Foreground:
         trapped_mib = (self._sample().trapped_bytes or 0) // MIB
         self._steps.start(step, time.monotonic())
         if self._steps.lowered:
-            print(f"deep         {words_of_it}: {trapped_mib} MiB are in small pieces", flush=True)
+            print(f"deep         {words_of_it}: {trapped_mib} MiB in small free blocks", flush=True)
 
     def _refused(self, step: ReleaseStep, why: str) -> None:
-        """Say what could not be done. The pass goes on with its other steps."""
+        """Print a step that could not be done. The pass continues with its other steps."""
         what = step.refusal_words(why) if step.is_optional else f"failed: {why}"
         self._failed = self._failed or not step.is_optional
         print(f"{step.label or step.kind:12} {what}")

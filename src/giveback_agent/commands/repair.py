@@ -1,7 +1,8 @@
-"""Put back what a killed agent left changed in the kernel: the report order, the per-CPU lists' length,
-the service's share of the CPUs.
+"""Restore the kernel settings that a killed agent left changed.
 
-The next start of the agent does the same; this is for a service that will not start again.
+These are the report order and delay, the length of the per-CPU lists, memory limits of cgroups, and the CPU
+weight of the service. The next start of the agent does the same; this is for an agent that will not start
+again.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-HELP = "put back what a killed agent left changed"
+HELP = "restore the kernel settings that a killed agent left changed"
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
-    """`repair` has no options."""
+    """Add this command's options: it has none."""
     del parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Repair, unless an agent runs: its changes are its own."""
+    """Repair, unless an agent runs: it needs its changes and restores them itself."""
     pid = run_dir.running_pid(args.root)
     if pid is not None:
-        print(f"an agent runs, pid {pid}: nothing to repair")
+        print(f"an agent runs (pid {pid}): nothing to repair")
         return 0
     restored = restore(args.root)
     print("\n".join([f"restored: {what}" for what in restored]) or "nothing to repair")
@@ -34,9 +35,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def restore(root: str) -> list[str]:
-    """Restore what a killed agent left changed; returns what that was, in words.
+    """Restore the settings that a killed agent left changed; return a text for each.
 
-    Raises AgentError where it could not be done: the record is then kept.
+    Raises AgentError if one cannot be restored; its record is then kept.
     """
     done = repair.repair_all(root)
     if done.failed:

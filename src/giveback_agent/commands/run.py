@@ -1,4 +1,4 @@
-"""Run the service: watch the guest and give memory back when it is idle, until stopped."""
+"""Run the service: sample the guest, and return memory to the host when it is idle, until stopped."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-HELP = "the service: give memory back whenever the guest is idle"
+HELP = "run the service: return memory to the host whenever the guest is idle"
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
-    """`run` has no options of its own: settings are in files or `--set`."""
+    """Add this command's options: it has none, as settings are in files or in --set."""
     del parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the service with parsed arguments."""
+    """Run the service with parsed arguments; return its exit code."""
     return run_service(args.root, args.set)
 
 
 def run_service(root: str, overrides: list[str]) -> int:
-    """Run the service under `root`; returns its exit code. Raises UsageError for a bad override."""
+    """Run the service under `root`; return its exit code. Raises UsageError for a bad override."""
     from giveback_agent.runtime import reexec, run_dir
     from giveback_agent.settings import load
 
     lock = run_dir.hold_lock(root)
     if root == "/":
         words = [word for override in overrides for word in ("--set", override)]
-        # The lock ends with this process image and is taken again by what it becomes.
-        reexec.anew(root, [*words, "run"])
+        # The lock ends with this process image; the new image takes it again.
+        reexec.replace_process(root, [*words, "run"])
     try:
         # Before the service lowers its priority: under WSL this asks Windows, within a time limit.
         wsl = load.detect_wsl(root)
@@ -45,7 +45,7 @@ def run_service(root: str, overrides: list[str]) -> int:
 
 
 def say(line: str) -> None:
-    """Print one line for the journal; a closed stderr is no reason to end."""
+    """Print one line for the journal. A closed stderr is ignored."""
     if sys.stderr is None:  # closed before the start
         return
     try:

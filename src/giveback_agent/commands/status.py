@@ -1,4 +1,4 @@
-"""Show what the agent sees, what it did, and what came of it."""
+"""Show this guest's memory, the agent's state, and what its last passes freed."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from giveback_kernel.meminfo import MemInfo
     from giveback_kernel.page_reporting import ReportingState
 
-# More of them would fill the screen.
+# More excluded patterns would fill the screen.
 PATTERNS_SHOWN = 8
 RUNNING = "running"
-# Who may have set the urgency: the host names itself, the guest's own are in service/host_need.py.
+# The setters of an urgency: those of the host name themselves, the guest's are in service/host_need.py.
 SETTERS = {
     "host": "the host",
     "reclaim": "`giveback reclaim` on the host",
@@ -41,16 +41,18 @@ SETTERS = {
     "command": "`giveback-agent urgency`",
     "signal": "SIGUSR1",
 }
-HELP = "what the agent sees, what it did, and what came of it"
+# The levels of the idleness detector (policy/activity/idleness.py) in words.
+LEVELS = {"busy": "busy", "slack": "busy, with spare CPU", "idle": "idle"}
+HELP = "show this guest's memory, the agent's state, and its last passes"
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
-    """`--json` for programs."""
-    parser.add_argument("--json", action="store_true", help="for programs")
+    """Add this command's options."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the status; returns 0 where an agent runs, 3 where none does (as `systemctl status`)."""
+    """Print the status; return 0 if an agent runs, else 3 (as `systemctl status` does)."""
     import json
 
     try:
@@ -83,14 +85,14 @@ def run(args: argparse.Namespace) -> int:
         }
         print(json.dumps(report, indent=1))
     else:
-        shares = table.lines(survey.survey(args.root))
+        cgroups = table.lines(survey.survey(args.root))
         shown = lines(pid, now, said, windows, reporting, cold_bytes, service)
-        print("\n".join([*shown, *shares]))
+        print("\n".join([*shown, *cgroups]))
     return 0 if pid is not None else 3
 
 
 def read_status(root: str) -> dict[str, Any] | None:
-    """What the agent last wrote, or None where there is nothing, or nothing that can be read."""
+    """Read the agent's status file; return None if it does not exist or is not valid."""
     import json
 
     try:
@@ -101,14 +103,14 @@ def read_status(root: str) -> dict[str, Any] | None:
 
 
 def terms(root: str, said: dict[str, Any] | None, memory: MemInfo) -> CacheTerms:
-    """Return what decides how much a pass would take. `said`: the running agent's status."""
+    """Return the limits of a pass. `said`: the status of the running agent, None without one."""
     if said is None:
         return cold_survey.terms_alone(root)
     return cold_survey.terms_of(said, time.monotonic(), memory)
 
 
 def summary(now: Snapshot, said: dict[str, Any] | None = None) -> dict[str, object]:
-    """The guest's memory by what could become of it, in bytes. `said`: the running agent's status."""
+    """Return the guest's memory by use, in bytes. `said`: the status of the running agent."""
     memory = now.meminfo
     return {
         "mem_total_bytes": memory.mem_total_bytes,
@@ -130,7 +132,7 @@ def summary(now: Snapshot, said: dict[str, Any] | None = None) -> dict[str, obje
 
 
 def trapped_bytes(now: Snapshot, said: dict[str, Any] | None) -> int:
-    """Return what is free in small blocks and was not reported by a pass of the agent's, at most."""
+    """Return the bytes in small free blocks that no pass has reported; an upper limit."""
     reported = cold_survey.amount(said, "small_reported_bytes")
     return max(0, (now.trapped_bytes or 0) - reported)
 
@@ -144,12 +146,15 @@ def lines(
     cold_bytes: int = 0,
     service: ServiceState = service_state.NOT_INSTALLED,
 ) -> list[str]:
-    """The status in words. `cold_bytes`: what a pass would take of the cache. `service`: where none runs."""
+    """Return the lines of the status.
+
+    `cold_bytes`: the cache that a pass would reclaim. `service`: its state if no agent runs.
+    """
     memory = now.meminfo
     out = [f"agent     {f'runs, pid {pid}' if pid else service.words}"]
     if said is not None and pid is not None:
         out.append(
-            f"          mode {said.get('mode')}, guest is {said.get('level')}, {_urgency_words(said)}"
+            f"          mode {said.get('mode')}, guest is {_level_words(said)}, {_urgency_words(said)}"
         )
         out += _excluded_lines(said.get("exclude"))
     used, free = memory.non_free_bytes // MIB, memory.mem_free_bytes // MIB
@@ -164,8 +169,13 @@ def lines(
     return out + _busy_lines(alive) + _pass_lines(said)
 
 
+def _level_words(said: dict[str, Any]) -> str:
+    level = str(said.get("level"))
+    return LEVELS.get(level, escape_for_terminal(level, 40))
+
+
 def _urgency_words(said: dict[str, Any]) -> str:
-    """Return the urgency, who set it, and for how long it still holds."""
+    """Describe the urgency: its value, who set it, and for how long it still holds."""
     by, until_s = said.get("urgency_by"), said.get("urgency_until_s")
     words = f"urgency {said.get('urgency')}"
     if not isinstance(by, str) or not by or not isinstance(until_s, (int, float)):
@@ -178,71 +188,71 @@ def _urgency_words(said: dict[str, Any]) -> str:
 
 def _cache_words(now: Snapshot, said: dict[str, Any] | None, cold_bytes: int) -> str:
     cache_mib, cold_mib = now.cache_bytes // MIB, cold_bytes // MIB
-    words = f"{cache_mib} MiB, {cold_mib} of it not used lately: a pass takes that at most"
+    words = f"{cache_mib} MiB, {cold_mib} of it not used lately: a pass reclaims at most that"
     learned = cold_survey.amount(said, "learned_floor_bytes")
     if learned:
-        words += f"; {learned // MIB} MiB more look so, but were read again"
+        words += f"; {learned // MIB} MiB more seem unused, but similar pages were read again"
     floor = cold_survey.amount(said, "cache_floor_bytes")
-    return f"{words}; {floor // MIB} MiB stay in any case" if floor else words
+    return f"{words}; {floor // MIB} MiB always stay (cacheFloor)" if floor else words
 
 
 def _busy_lines(said: dict[str, Any] | None) -> list[str]:
-    """Why a guest at work waits, and its next step; nothing in an idle one."""
+    """Describe the next small step in a busy guest, and why it waits; nothing in an idle guest."""
     busy = said.get("busy") if said else None
     if not isinstance(busy, dict) or not isinstance(busy.get("next_s"), (int, float)):
         return []
     in_s = max(0.0, busy["next_s"] - time.monotonic())
-    due = f"next {busy.get('next') or 'step'} in {in_s:.0f} s at the earliest"
-    waits = f"; it waits: {busy['waits']}" if busy.get("waits") else ""
+    due = f"next step: {busy.get('next') or 'not chosen yet'}, in {in_s:.0f} s at the earliest"
+    waits = f"; why not sooner: {busy['waits']}" if busy.get("waits") else ""
     freed_mib = cold_survey.amount(busy, "freed_bytes") // MIB
     return [
-        f"at work   {due}{waits}",
-        f"          {busy.get('steps')} steps so far: {freed_mib} MiB returned",
+        f"busy      {due}{waits}",
+        f"          {busy.get('steps')} small steps so far: {freed_mib} MiB returned",
     ]
 
 
 def _excluded_lines(exclude: object) -> list[str]:
-    """What the agent takes nothing from."""
+    """Return the line about excluded cgroups."""
     if not isinstance(exclude, list) or not exclude:
         return []
     patterns = ", ".join([escape_for_terminal(str(one), 40) for one in exclude[:PATTERNS_SHOWN]])
     more = f" and {len(exclude) - PATTERNS_SHOWN} more" if len(exclude) > PATTERNS_SHOWN else ""
-    return [f"          takes nothing from {patterns}{more}"]
+    return [f"          excluded from reclaim: {patterns}{more}"]
 
 
 def _free_words(now: Snapshot, reporting: ReportingState, said: dict[str, Any] | None) -> str:
-    """What of the free memory goes back to the host; a number that is not known is not told."""
+    """Describe which free memory goes back to the host, without numbers that are not known."""
     why_not = why_not_reported(reporting.active)
     if reporting.active is False:
         return f"none of it is reported to the host: {why_not} ({reporting.evidence})"
     if now.reportable_bytes is None or now.trapped_bytes is None:
-        return "in blocks that this user may not see"
+        return "this user may not read the sizes of free blocks: run this as root"
     order = now.report_order
     words = f"{now.reportable_bytes // MIB} MiB in reported blocks (order {order} and above), "
+    words += f"{now.trapped_bytes // MIB} MiB in small free blocks"
     trapped = trapped_bytes(now, said)
-    if trapped == now.trapped_bytes:
-        words += f"{trapped // MIB} MiB trapped below"
-    else:
-        words += f"{now.trapped_bytes // MIB} MiB in smaller ones: all but {trapped // MIB} MiB reported, too"
+    if trapped != now.trapped_bytes:
+        words += f" (all but {trapped // MIB} MiB of them reported by a pass)"
     return f"{words}; {why_not}" if why_not else words
 
 
 def _pass_lines(said: dict[str, Any] | None) -> list[str]:
-    """The last passes. The file is the agent's own, but a status must not die of it."""
+    """Describe the last passes. Invalid values in the status file must not end the command."""
     recent = said.get("last_passes") if said else None
-    steps, gained = (said.get(n) if said else 0 for n in ("slack_steps", "slack_bytes"))
+    steps, freed = (said.get(n) if said else 0 for n in ("slack_steps", "slack_bytes"))
     small = []
-    if isinstance(steps, int) and isinstance(gained, int) and steps:
-        small = [f"between   {steps} small steps in a guest at work: {gained // MIB} MiB freed"]
+    if isinstance(steps, int) and isinstance(freed, int) and steps:
+        small = [f"between   {steps} small steps in the busy guest: {freed // MIB} MiB freed"]
     if not isinstance(recent, list) or not recent:
         return ["passes    none yet", *small]
     out = [*small, f"passes    {said.get('passes') if said else 0} in all; the last:"]
     for one in recent[-3:]:
         try:
-            freed = one["freed_bytes"] // MIB
+            freed_mib = one["freed_bytes"] // MIB
             ago_s = time.monotonic() - one["started_s"]
             out.append(
-                f"          {ago_s:.0f} s ago, {one['took_s']:.0f} s long, {one['end']}: {freed} MiB freed, "
+                f"          {ago_s:.0f} s ago, {one['took_s']:.0f} s long, {one['end']}: "
+                f"{freed_mib} MiB freed, "
                 f"{one['small_after_bytes'] // MIB} MiB {_small_words(one)}, {one['cpu_s']:.1f} s of CPU"
             )
         except (KeyError, TypeError):
@@ -251,14 +261,16 @@ def _pass_lines(said: dict[str, Any] | None) -> list[str]:
 
 
 def _small_words(one: dict[str, Any]) -> str:
-    """What a pass has left in small free blocks: in the words of the kernel log."""
+    """Describe the memory in small free blocks after a pass, in the words of the kernel log."""
     return (
-        "in small pieces reported, too" if one["small_reported"] is True else "left in small pieces"
+        "in small blocks also reported"
+        if one["small_reported"] is True
+        else "left in small free blocks"
     )
 
 
 def _windows(root: str, reporting: ReportingState) -> str | None:
-    """Under WSL 2: what Windows says its VM holds, and whether reporting is missing; else None."""
+    """Describe, under WSL 2, the VM's memory by Windows' count and a lack of reporting; else None."""
     host = load.detect_wsl(root)
     if host is None:
         return None
@@ -267,7 +279,7 @@ def _windows(root: str, reporting: ReportingState) -> str | None:
     advice = windows_view.missing_advice(host, reporting)
     side = windows_view.windows_side(root, host)
     if side.process is None:
-        told = f"its VM's memory is not known: {side.reason}"
+        memory = f"the VM's memory on Windows is not known: {side.reason}"
     else:
-        told = f"{side.process.name} holds {side.process.working_set_bytes // MIB} MiB"
-    return f"{told}; {advice}" if advice else told
+        memory = f"{side.process.name} holds {side.process.working_set_bytes // MIB} MiB"
+    return f"{memory}; {advice}" if advice else memory

@@ -1,6 +1,6 @@
-"""Stop the service, leave the kernel as it was found, and remove what `install` wrote.
+"""Stop the service, restore the kernel's settings, and remove the files that `install` wrote.
 
-Settings (/etc/giveback.conf) are kept, and so is an installed file that was changed since.
+The settings in /etc/giveback.conf are kept, and so are installed files that were changed since.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
     from giveback_agent.install.files import Layout, Manifest
 
-HELP = "stop the service and remove what install wrote"
+HELP = "stop the service and remove the files that install wrote"
 STOP_WAIT_S = 60.0
 STATE_FOLDERS = ("/var/lib/giveback", run_dir.FOLDER)
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
-    parser.add_argument("--dry-run", action="store_true", help="show what would go, remove nothing")
+    parser.add_argument("--dry-run", action="store_true", help="show the files, remove none")
     parser.add_argument(
         "--prefix",
         default=install_files.PREFIX,
@@ -41,15 +41,18 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Uninstall, or show what would be. Raises AgentError where nothing is installed."""
+    """Uninstall, or with --dry-run print the files. Raises AgentError if nothing is installed."""
     root, where = args.root, install_files.layout(args.prefix)
     manifest = install_files.read_manifest(root, where)
     if manifest is None:
-        raise AgentError(f"{where.manifest}: not there: nothing is installed below {where.prefix}")
+        raise AgentError(
+            f"{where.manifest} does not exist: no agent is installed below {where.prefix}; "
+            "give the --prefix of `install`"
+        )
     if args.dry_run:
         for mark, path in manifest.entries:
             same = install_files.mark_of(root, path) == mark
-            print(f"remove {path}" if same else f"keep {path}: changed, or gone, since")
+            print(f"remove {path}" if same else f"keep {path}: changed or removed since")
         return 0
     _stop(root, where, manifest)
     kept = install_files.remove_all(root, where, manifest)
@@ -58,14 +61,14 @@ def run(args: argparse.Namespace) -> int:
         init_system.run(("systemctl", "daemon-reload"))
     print(f"removed: {where.launcher}, {where.folder} ({len(manifest.entries) - len(kept)} files)")
     for path in kept:
-        print(f"kept: {path}: changed since it was installed; remove it by hand")
+        print(f"kept: {path}: changed since it was installed; remove it yourself if you want")
     if files.exists(root, load.CONF_PATH):
         print(f"kept: {load.CONF_PATH}: your settings")
     return 0
 
 
 def _stop(root: str, where: Layout, manifest: Manifest) -> None:
-    """Stop our agent, by whom it was started, and repair what it may have left."""
+    """Stop the installed agent, by systemd if that started it, and restore the kernel's settings."""
     ours = any(path == systemd_unit.UNIT_PATH for _, path in manifest.entries)
     if ours and init_system.is_live(root) and init_system.find(root) == init_system.SYSTEMD:
         init_system.run(init_system.stop_command())
@@ -97,13 +100,13 @@ def _end(root: str, pid: int) -> None:
     while run_dir.running_pid(root) == pid:
         if time.monotonic() > deadline_s:
             raise AgentError(
-                f"pid {pid} has not ended within {STOP_WAIT_S:.0f} s: nothing is removed"
+                f"pid {pid} has not ended within {STOP_WAIT_S:.0f} s: no file was removed"
             )
         time.sleep(0.1)
 
 
 def _remove_state(root: str) -> None:
-    """Remove what the agent kept for itself; what does not go is no harm."""
+    """Remove the agent's state folders; failures are harmless and ignored."""
     if run_dir.running_pid(root) is not None:
         return
     for folder in STATE_FOLDERS:

@@ -1,7 +1,8 @@
-"""Tell the running agent how badly the host needs memory, for a limited time.
+"""Set how badly the host needs memory, for a limited time.
 
-0: the host has plenty, keep caches; 1: as if nobody had said anything; 2: tight; 3: starving, give
-back everything cold now. A host manager sends the same; it ends by itself when the time is over.
+0: the host has plenty, so keep caches. 1: the default, without a host manager. 2: the host is short of
+memory. 3: the host is out of memory, so return everything above the cache floor now, even while the guest
+is busy. A host manager sends the same values. After the time the urgency is 1 again.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-HELP = "say how badly the host needs memory (0 to 3)"
+HELP = "set how badly the host needs memory (0 to 3), for a limited time"
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
-    """The urgency, and for how long."""
+    """Add this command's options."""
     parser.add_argument("urgency", type=int, choices=range(4), metavar="0..3")
     parser.add_argument(
         "--for",
@@ -34,7 +35,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the urgency and wake the agent."""
+    """Write the urgency and wake the running agent."""
     if not 0 < args.for_s <= run_dir.URGENCY_MOST_S:
         raise UsageError(
             f"--for {args.for_s}: must be more than 0 and at most {run_dir.URGENCY_MOST_S:.0f} s"
@@ -43,12 +44,12 @@ def run(args: argparse.Namespace) -> int:
     if pid is None:
         raise AgentError("no giveback-agent runs in this guest: start it with `giveback-agent run`")
     if not run_dir.write_urgency(args.root, args.urgency, time.monotonic() + args.for_s):
-        raise AgentError(f"{run_dir.URGENCY_PATH}: cannot be written: run this as root")
+        raise AgentError(f"{run_dir.URGENCY_PATH} cannot be written: run this as root")
     try:
         os.kill(pid, signal.SIGUSR1)
     except PermissionError as error:
         raise AgentError(
-            f"pid {pid}: may not be signalled by this user: run this as root"
+            f"this user may not signal the agent (pid {pid}): run this as root"
         ) from error
     print(f"urgency {args.urgency} for {args.for_s:.0f} s")
     return 0

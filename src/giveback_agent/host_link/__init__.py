@@ -1,1 +1,1 @@
-"""The virtio-serial link to the host."""
+"""The link to the host over virtio-serial or vsock."""

@@ -1,7 +1,7 @@
-"""Answers that take work, made and written by a forked child of the service.
+"""Answers to the host, made and written by a forked child of the service.
 
-The child may import and allocate what the service must not. Every line goes out whole before the
-next, and what the host does not take in time is given up.
+The child may import modules and allocate memory that the service must not hold. Each line is written
+completely before the next. If the host does not read in time, the answer is abandoned.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import select
 import time
 
 from giveback_agent.host_link import json_lines
-from giveback_agent.host_link.memory_event import picture
+from giveback_agent.host_link.memory_event import memory_report
 from giveback_kernel.errors import GivebackError
 
 TYPE_CHECKING = False
@@ -34,8 +34,8 @@ def answer(
 ) -> None:
     """Write the answer to `ask` (`memory` or `pages`) on `fd`, until `until_s` of the monotonic clock.
 
-    `promise` returns what the agent's settings and experience add to the kernel's numbers.
-    Raises OSError where the host takes no more of it.
+    `promise` returns fields to add: how much cache a pass would reclaim, and the floors. Raises OSError if
+    the host does not read any more.
     """
     for message in messages(root, ask, number, cgroups, promise):
         line = json_lines.line_of(message)
@@ -51,20 +51,20 @@ def messages(
     cgroups: bool = False,
     promise: Callable[[], dict[str, object]] = dict,
 ) -> Iterator[dict[str, object]]:
-    """The messages of an answer: `memory`, for `pages` then its parts; or one `error`."""
+    """Yield the messages of an answer: `memory`, for `pages` also its parts; or one `error`."""
     try:
-        said = {**picture(root, pages=ask == "pages", cgroups=cgroups), **promise()}
+        report = {**memory_report(root, pages=ask == "pages", cgroups=cgroups), **promise()}
     except GivebackError as error:
         yield _error(ask, number, str(error)[:400])
         return
-    pages = str(said.pop("pages", ""))
+    pages = str(report.pop("pages", ""))
     if len(pages) > PAGES_LIMIT_BYTES:
         text = f"the runs of its pages take more than {PAGES_LIMIT_BYTES} bytes"
         yield _error(ask, number, text)
         return
-    if len(str(said["buddyinfo"])) > _BUDDYINFO_LIMIT_BYTES:
-        said["buddyinfo"] = ""
-    yield {**said, "id": number}
+    if len(str(report["buddyinfo"])) > _BUDDYINFO_LIMIT_BYTES:
+        report["buddyinfo"] = ""
+    yield {**report, "id": number}
     if ask == "pages":
         parts = [pages[at : at + _PART_BYTES] for at in range(0, len(pages), _PART_BYTES)]
         for part, text in enumerate(parts):
@@ -76,14 +76,17 @@ def _error(ask: str, number: object, text: str) -> dict[str, object]:
 
 
 def write(fd: int, data: bytes, until_s: float) -> None:
-    """Write all of `data`, waiting for room. Raises OSError where there is no room in time, or no host."""
+    """Write all of `data`, waiting until the host reads.
+
+    Raises OSError if the host does not read in time, or is gone.
+    """
     waiting = select.poll()
     waiting.register(fd, select.POLLOUT)
     while data:
         left_s = until_s - time.monotonic()
         ready = waiting.poll(max(0.0, left_s) * 1000)
         if not ready or ready[0][1] & (select.POLLHUP | select.POLLERR):
-            raise OSError("the host does not take the answer")
+            raise OSError("the host does not read the answer")
         try:
             data = data[os.write(fd, data) :]
         except BlockingIOError:

@@ -1,7 +1,7 @@
 """Lines between agent and host: one flat JSON object each, written and read without `json`.
 
-Importing `json` costs the service a megabyte. What the agent reads is flat (text, numbers, true,
-false, null) and short; whatever else comes is no message. docs/protocol.md lists the messages.
+Importing `json` costs the service 1 MB. The agent reads only short flat objects of strings, numbers, true,
+false and null; anything else is not a message. docs/protocol.md lists the messages.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     Scalar = Union[str, int, float, bool, None]
 
 VERSION = 1
-"""Of the protocol. A reader passes over keys it does not know; what means otherwise is a new version."""
+"""Version of the protocol. Readers ignore unknown keys; a key with a new meaning needs a new version."""
 REQUEST_LIMIT_BYTES = 4096
 """The longest line that the agent reads."""
 LINE_LIMIT_BYTES = 32 << 10
-"""The longest line that it writes: Linux's virtio_console takes so much in one piece, or nothing."""
+"""The longest line that it writes: Linux's virtio_console takes this much in one write, or nothing."""
 _FIELDS_LIMIT = 32
 _DIGITS_LIMIT = 18
-# A double's shortest text has up to 17 digits, and below 0.001 zeros before them.
+# The shortest text of a double has up to 17 digits, below 0.001 after some zeros.
 _FRACTION_LIMIT = 24
 _SPACE = " \t\r\n"
 _ESCAPES = {
@@ -29,7 +29,7 @@ _ESCAPES = {
 
 
 class _NoMessageError(Exception):
-    """What was read is no flat JSON object; never leaves this module."""
+    """The text is not a flat JSON object. It never leaves this module."""
 
 
 def quote(text: str) -> str:
@@ -50,7 +50,7 @@ def quote(text: str) -> str:
 
 
 def encode(value: object) -> str:
-    """Return a JSON text of None, bools, numbers, strings, dicts and lists; anything else as a string."""
+    """Return the JSON text of None, bools, numbers, strings, dicts and lists; other values as a string."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -67,16 +67,16 @@ def encode(value: object) -> str:
 
 
 def line_of(message: dict[str, object]) -> bytes:
-    """Return a message of this protocol as its line; b"" where it would be too long to send."""
+    """Return the line of a message; b"" if it would be too long to send."""
     line = encode({"v": VERSION, **message}).encode("ascii") + b"\n"
     return line if len(line) <= LINE_LIMIT_BYTES else b""
 
 
 def parse(line: bytes) -> dict[str, Scalar] | None:
-    """Return a line's flat object, or None for anything else, whatever it is. Never raises.
+    """Return the flat object in a line, or None for anything else. Never raises.
 
-    As `json.loads`, but numbers are finite and have at most 18 digits, 24 after the point, and there are at
-    most 32 keys.
+    It reads what `json.loads` does, but numbers are finite and have at most 18 digits, 24 after the point,
+    and there are at most 32 keys.
     """
     if len(line) > REQUEST_LIMIT_BYTES:
         return None
@@ -111,7 +111,7 @@ def _skip(text: str, at: int) -> int:
 
 
 def _expect(text: str, at: int, mark: str) -> int:
-    """Step over `mark` and the space around it."""
+    """Return the position after `mark` and the space around it."""
     at = _skip(text, at)
     if text[at : at + 1] != mark:
         raise _NoMessageError
@@ -119,7 +119,7 @@ def _expect(text: str, at: int, mark: str) -> int:
 
 
 def _scalar(text: str, at: int) -> tuple[Scalar, int]:
-    """Read a value at `at`; returns it and where the next thing starts."""
+    """Read the value at `at`; return it and the position after it."""
     if text[at : at + 1] == '"':
         return _string(text, at)
     end = at
@@ -185,8 +185,8 @@ def _escaped(text: str, at: int) -> tuple[str, int]:
 
 
 def _append(out: list[str], character: str) -> None:
-    """Append an escaped character; the second half of a pair is joined to the first."""
-    # `out` marks an escaped first half by holding it alone: text that is UTF-8 has no such halves.
+    """Append an escaped character; join the second half of a surrogate pair to the first."""
+    # A lone first half in `out` is always an escaped one: text that is UTF-8 has no such halves.
     if out and "\ud800" <= out[-1] <= "\udbff" and "\udc00" <= character <= "\udfff":
         first = ord(out.pop()) - 0xD800
         character = chr(0x10000 + (first << 10) + ord(character) - 0xDC00)

@@ -1,8 +1,8 @@
-"""The agent's way to the host: what it does is told, what the host asks is answered.
+"""The agent's link to the host: it sends events and answers requests.
 
-Over the virtio-serial port `org.giveback.agent.0`, else over vsock port 26466. A host that does not
-listen, or no way at all, is normal: words are then lost and nothing waits. docs/protocol.md has the
-messages.
+It uses the virtio-serial port `org.giveback.agent.0`, else vsock port 26466. A host that does not listen,
+or no channel at all, is normal: events are then dropped, and the agent never waits. docs/protocol.md has
+the messages.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ PORTS = "/sys/class/virtio-ports"
 VSOCK_PATH = "/dev/vsock"
 VSOCK_PORT = 26466
 DEADLINES_S = {"memory": 15.0, "pages": 120.0}
-"""What may be asked, and how long the answer may take before its process is killed."""
-ANSWER_SHARE = 10
-"""Answers take at most a tenth of a CPU: after one, none like it is made for nine times its CPU time."""
+"""The requests that are answered, and how long an answer may take before its process is killed."""
+ANSWER_CPU_DIVISOR = 10
+"""Answers use at most 1/10 of a CPU: after one, the next of its kind waits nine times its CPU time."""
 DELAYS = {"memory": ("memory", "pages"), "pages": ("pages",)}
-"""Which asks wait after an answer. `pages` costs as much as hundreds of `memory`: the host, which needs
-those to decide what to ask of this guest, gets them meanwhile. `pages` waits for both, so both together
-take a tenth of a CPU and at most one answer to `pages` more."""
+"""The kinds of requests that wait after an answer. `pages` costs as much as hundreds of `memory`. The host
+needs `memory` for its decisions, so that does not wait for `pages`. `pages` waits for both: together they
+use 1/10 of a CPU, plus at most one answer to `pages`."""
 REOPEN_S = 10.0
 FLOOD_PAUSE_S = 1.0
 LEASE_MOST_S = 86_400.0
@@ -46,9 +46,9 @@ _PEERS_LIMIT = 4
 
 
 class UrgencyMessage(Record):
-    """The host says how badly it needs memory (0 to 3), for `lease_s` seconds from now.
+    """The host's urgency (0 to 3), which holds for `lease_s` seconds from now.
 
-    `goal_bytes` is all that it wants; None: as much as the urgency gives. `by` names who there set it.
+    `goal_bytes` is the amount that it wants; None: no limit. `by` names who set it on the host.
     """
 
     urgency: int
@@ -58,11 +58,11 @@ class UrgencyMessage(Record):
 
 
 class Link:
-    """All ways to the host. No method raises or waits.
+    """All channels to the host. No method raises or waits.
 
-    `answer_cpu_s` is the CPU time of the answers so far, `answer_user_s` their user time: the agent's own.
-    `promise`, which the service sets, is called in the process that makes an answer: what it returns
-    goes out with it.
+    `answer_cpu_s` is the total CPU time of answers in seconds and `answer_user_s` their user time; both
+    count as the agent's own. The service sets `promise`: it is called in the process of an answer, and
+    its fields are added to the answer.
     """
 
     def __init__(self, root: str) -> None:
@@ -80,25 +80,25 @@ class Link:
         self._open()
 
     def fileno(self) -> int:
-        """What to wait on for words from the host; -1 where there is no way to it (yet)."""
+        """Return the descriptor to wait on for messages from the host; -1 if there is no channel yet."""
         return -1 if self._epoll is None else self._epoll.fileno()
 
     @property
     def answering_pid(self) -> int | None:
-        """The process that makes an answer now."""
+        """The id of the process that makes an answer now, or None."""
         return None if self._worker is None else self._worker.pid
 
     def send(self, **message: object) -> bool:
-        """Send one event; False where no host took it."""
+        """Send one event; return whether a host took it."""
         line = json_lines.line_of(message)
         taken = [peer.send(line) for peer in self._peers]
         return True in taken
 
     def receive(self, now_s: float) -> list[Record]:
-        """Hear the host: its requests are answered, what else it says is returned.
+        """Handle messages from the host: answer its requests, and return the other messages.
 
-        To be called when `fileno` is readable, and at every look: an answer's process is then seen
-        to end, and a port that came late is opened.
+        Call it when `fileno` is readable, and at every tick: it also notices the end of an answer's
+        process, and opens a port that appeared late.
         """
         if self._epoll is not None:
             self._epoll.poll(0)
@@ -120,7 +120,7 @@ class Link:
         return found
 
     def close(self) -> None:
-        """Let go of every way."""
+        """Close every channel."""
         if self._worker is not None:
             self._worker.abandon()
         for peer in list(self._peers):
@@ -139,13 +139,13 @@ class Link:
                 flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
                 self._add(HostPeer(os.open(device, flags), lasting=True))
             except OSError:
-                # Another agent may be letting go of it just now: tried again.
+                # Another agent may be about to close it: tried again later.
                 return
         elif files.exists(self._root, VSOCK_PATH):
             self._listen()
 
     def _listen(self) -> None:
-        """Listen on vsock. `socket` would bring enums of a megabyte: what it is made of does."""
+        """Listen on vsock. `_socket` is used because `socket` imports enums that take 1 MB."""
         try:
             import _socket
 
@@ -160,7 +160,7 @@ class Link:
         self._register(listener.fileno())
 
     def _take_callers(self) -> None:
-        """Take in whoever called over vsock, if it is the host: any guest process may call too."""
+        """Accept vsock connections from the host only; any guest process can connect as well."""
         while self._accept is not None:
             try:
                 fd, address = self._accept()
@@ -183,18 +183,18 @@ class Link:
         )
 
     def _register(self, fd: int) -> None:
-        # Edge-triggered: a virtio-serial port without a host is at its end, hence readable, all the
-        # time. An edge comes when a host connects or writes, and only then.
+        # Edge-triggered: a virtio-serial port without a host is at end of file, hence always readable. An
+        # edge comes only when a host connects or writes.
         try:
             if self._epoll is None:
                 self._epoll = select.epoll()
             self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
         except OSError:
-            # A plain file, in tests, or no descriptor left: it is read at every look instead.
+            # A regular file, in tests, or no descriptor is left: it is read at every tick instead.
             return
 
     def _watch(self, peer: HostPeer, now_s: float) -> None:
-        """Drop a peer that has gone; do not listen to a flooding one for a second."""
+        """Drop a closed peer; ignore a flooding one for FLOOD_PAUSE_S."""
         if peer.gone:
             self._drop(peer)
         elif peer.is_flooding:
@@ -219,20 +219,20 @@ class Link:
         peer.close()
 
     def _hear(self, peer: HostPeer, line: bytes, now_s: float) -> Record | None:
-        """Understand one line; a request is seen to at once."""
-        said = json_lines.parse(line)
-        if said is None:
+        """Handle one line: begin the answer of a request, or return another message."""
+        fields = json_lines.parse(line)
+        if fields is None:
             return None
-        ask, number = said.get("ask"), said.get("id")
-        if said.get("v", json_lines.VERSION) != json_lines.VERSION:
+        ask, number = fields.get("ask"), fields.get("id")
+        if fields.get("v", json_lines.VERSION) != json_lines.VERSION:
             text = f"this agent speaks version {json_lines.VERSION} only"
             peer.send(
                 json_lines.line_of({"event": "error", "ask": ask, "id": number, "text": text})
             )
         elif isinstance(ask, str):
-            self._answer(peer, ask, number, now_s, said.get("cgroups") is True)
-        elif "urgency" in said:
-            urgency = _urgency(said)
+            self._answer(peer, ask, number, now_s, fields.get("cgroups") is True)
+        elif "urgency" in fields:
+            urgency = _urgency(fields)
             if urgency is not None and number is not None:
                 taken = {"urgency": urgency.urgency, "lease_s": urgency.lease_s}
                 peer.send(json_lines.line_of({"event": "urgency", "id": number, **taken}))
@@ -242,9 +242,9 @@ class Link:
     def _answer(
         self, peer: HostPeer, ask: str, number: Scalar, now_s: float, cgroups: bool
     ) -> None:
-        """Start the answer in a process of its own, or say why not."""
+        """Start the answer in a process of its own, or send the reason why not."""
         if ask not in DEADLINES_S:
-            _refuse(peer, ask, number, "not known; known are " + ", ".join(DEADLINES_S))
+            _refuse(peer, ask, number, "unknown request; known: " + ", ".join(DEADLINES_S))
         elif self._worker is not None:
             _refuse(peer, ask, number, "another answer is being made", 0.2)
         elif now_s < self._next_answer_s[ask]:
@@ -273,7 +273,7 @@ class Link:
         self._asked = (peer, ask, number)
 
     def _reap(self, now_s: float) -> None:
-        """See to an answer that has ended, or takes too long."""
+        """Account an answer that has ended; kill one that takes too long."""
         worker = self._worker
         if worker is None or self._asked is None:
             return
@@ -288,7 +288,7 @@ class Link:
         self.answer_user_s += worker.user_s
         for kind in DELAYS[ask]:
             from_s = max(now_s, self._next_answer_s[kind])
-            self._next_answer_s[kind] = from_s + worker.cpu_s * (ANSWER_SHARE - 1)
+            self._next_answer_s[kind] = from_s + worker.cpu_s * (ANSWER_CPU_DIVISOR - 1)
         peer.held = False
         if code != DONE:
             peer.end_line()
@@ -305,25 +305,25 @@ def _refuse(
     peer.send(json_lines.line_of(message))
 
 
-def _urgency(said: dict[str, Scalar]) -> UrgencyMessage | None:
-    """The host's need, or None where it is none that there is: nonsense changes nothing."""
-    urgency, lease_s = said.get("urgency"), said.get("lease_s")
+def _urgency(fields: dict[str, Scalar]) -> UrgencyMessage | None:
+    """Return the urgency message, or None if a field is invalid: it then changes nothing."""
+    urgency, lease_s = fields.get("urgency"), fields.get("lease_s")
     if isinstance(urgency, bool) or not isinstance(urgency, int) or not 0 <= urgency <= 3:
         return None
     if isinstance(lease_s, bool) or not isinstance(lease_s, (int, float)):
         return None
-    goal = said.get("goal_bytes")
+    goal = fields.get("goal_bytes")
     if isinstance(goal, bool) or not isinstance(goal, int) or goal < 0:
         goal = None
     if not 0 < lease_s <= LEASE_MOST_S:
         return None
-    by = said.get("by")
+    by = fields.get("by")
     is_word = isinstance(by, str) and by.isascii() and by.isalpha() and len(by) <= BY_LIMIT
     return UrgencyMessage(urgency, float(lease_s), goal, str(by) if is_word else "host")
 
 
 def find_port(root: str) -> str | None:
-    """The device of the agent's virtio-serial port, or None where the VM has none."""
+    """Return the device of the agent's virtio-serial port; None if the VM has none."""
     try:
         names = os.listdir(files.under(root, PORTS))
     except OSError:

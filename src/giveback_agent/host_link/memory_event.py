@@ -1,4 +1,4 @@
-"""The guest's memory as the host's ledger reads it: kernel files as they are, and what they leave out."""
+"""The memory report for the host's ledger: kernel files as they are, and counters that these lack."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from giveback_kernel.errors import KernelFileError
 TYPE_CHECKING = False
 
 
-def picture(root: str, *, pages: bool = False, cgroups: bool = False) -> dict[str, object]:
-    """Return the `memory` event: kernel files' text as it is, for the host to parse.
+def memory_report(root: str, *, pages: bool = False, cgroups: bool = False) -> dict[str, object]:
+    """Return the `memory` event: the text of kernel files as it is, for the host to parse.
 
-    `cgroups`: also which service and container has what, in at most a second.
-    Raises KernelFileError where meminfo, or with `pages` the page flags, cannot be read.
+    `cgroups`: also the memory of each service and container, which takes at most one second.
+    Raises KernelFileError if meminfo, or with `pages` the page flags, cannot be read.
     """
     runs = _compressed_runs(root) if pages else None
     state = page_reporting.probe(root)
-    said: dict[str, object] = {
+    report: dict[str, object] = {
         "event": "memory",
         "page_bytes": os.sysconf("SC_PAGE_SIZE"),
         "reporting": state.active,
@@ -32,10 +32,10 @@ def picture(root: str, *, pages: bool = False, cgroups: bool = False) -> dict[st
     if cgroups:
         from giveback_agent.cgroups import rows, survey
 
-        said["cgroups"] = rows.as_lines(survey.survey(root).rows)
+        report["cgroups"] = rows.as_lines(survey.survey(root).rows)
     if runs is not None:
-        said["pages"] = runs
-    return said
+        report["pages"] = runs
+    return report
 
 
 def _buddyinfo(root: str) -> str:
@@ -46,7 +46,7 @@ def _buddyinfo(root: str) -> str:
 
 
 def _pcp_bytes(root: str) -> int | None:
-    """What is free on per-CPU lists: MemFree leaves it out, and no other counter has it."""
+    """Return the free bytes on per-CPU lists, which neither MemFree nor another counter includes."""
     try:
         return zoneinfo.pcp_pages(zoneinfo.read_zoneinfo(root)) * os.sysconf("SC_PAGE_SIZE")
     except KernelFileError:
@@ -54,7 +54,7 @@ def _pcp_bytes(root: str) -> int | None:
 
 
 def _compressed_swap_bytes(root: str) -> int | None:
-    """What zram and zswap keep in zsmalloc's pages (nr_zspages); None where it is not counted."""
+    """Return the bytes of zram and zswap in zsmalloc's pages (nr_zspages); None if not counted."""
     try:
         text = files.read(root, vmstat.PATH)
     except KernelFileError:

@@ -1,7 +1,7 @@
-"""One open way to the host: bounded lines in, whole lines out, and nothing ever waits.
+"""One open channel to the host: bounded lines in, whole lines out, without waiting.
 
-The host may be absent, slow, flooding or writing rubbish; none of it may block the agent or make it
-large.
+The host may be absent or slow, may send too much or send invalid data. None of that may block the agent or
+increase its memory.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import select
 from giveback_agent.host_link.json_lines import REQUEST_LIMIT_BYTES
 
 READ_LIMIT_BYTES = 16 << 10
-"""Read at a time; a host that sent more is heard again a second later."""
+"""The most bytes read at a time; after more, the host is ignored for a second."""
 LINES_LIMIT = 64
 HELD_LIMIT = 32
-"""Events kept while an answer is being written; the oldest go first."""
+"""The most events kept while an answer is being written; the oldest are dropped first."""
 
 
 class HostPeer:
-    """A file descriptor that is spoken over. `lasting`: its end is only the host's client leaving.
+    """A file descriptor to the host. `lasting`: end of file means only that the host's client left.
 
-    `held` is True while another process writes an answer here: what is sent waits until it is done.
+    `held` is True while another process writes an answer here: lines to send wait until it is done.
     """
 
     def __init__(self, fd: int, lasting: bool) -> None:
@@ -37,7 +37,7 @@ class HostPeer:
         self._queue: list[bytes] = []
 
     def receive(self) -> list[bytes]:
-        """The whole lines that have come, without their ends; over-long ones are passed over."""
+        """Return the complete lines received, without line ends; lines that are too long are dropped."""
         data = self._read()
         if self._dropping:
             _, end, data = data.partition(b"\n")
@@ -65,7 +65,7 @@ class HostPeer:
                 self.gone = True
                 return b"".join(chunks)
             if not chunk:
-                # virtio-serial without a host: what a client before left unfinished is void.
+                # virtio-serial without a host: drop the unfinished line of an earlier client.
                 self.gone = not self._lasting
                 self._partial, self._dropping = b"", False
                 return b"".join(chunks)
@@ -75,7 +75,7 @@ class HostPeer:
         return b"".join(chunks)
 
     def send(self, line: bytes) -> bool:
-        """Send a line if it can go now; while an answer is written it is kept. False: it is lost."""
+        """Send a line now, or keep it while an answer is being written; return False if it is dropped."""
         if not line or self.gone:
             return False
         if self.held:
@@ -84,7 +84,7 @@ class HostPeer:
         return self.flush() and self._write(line)
 
     def flush(self) -> bool:
-        """Send what is left over; True where nothing is any more."""
+        """Send the lines that are left over; return whether none is left now."""
         if self.held or self.gone:
             return False
         if self._rest:
@@ -99,7 +99,7 @@ class HostPeer:
         return not self._rest
 
     def has_room(self) -> bool:
-        """Whether the host takes what is sent; what is left over is sent first."""
+        """Tell whether the host reads: lines that are left over are sent first."""
         if not self.flush():
             return False
         waiting = select.poll()
@@ -122,7 +122,7 @@ class HostPeer:
         return True
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the descriptor."""
         self.gone = True
         try:
             os.close(self.fd)

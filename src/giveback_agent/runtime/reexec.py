@@ -41,7 +41,7 @@ def zip_archive() -> str | None:
     return None
 
 
-def anew(root: str, words: list[str]) -> None:
+def replace_process(root: str, words: list[str]) -> None:
     """Replace this process by a smaller one; returns where that is done, or not possible."""
     if os.environ.get(MARK) or not sys.executable:
         return

@@ -46,10 +46,10 @@ WATCHED = ("system.slice/cold.service", "machine.slice")
 COST = """
 import resource, sys, time
 sys.path.insert(0, "/run/giveback-agent.pyz")
-from giveback_agent.host_link.memory_event import picture
+from giveback_agent.host_link.memory_event import memory_report
 for cgroups in (False, True, False, True):
     before = time.process_time()
-    picture("/", cgroups=cgroups)
+    memory_report("/", cgroups=cgroups)
     print(cgroups, round(time.process_time() - before, 3))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "KiB")
 """

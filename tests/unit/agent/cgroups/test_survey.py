@@ -10,7 +10,7 @@ import pytest
 from agent_kernel_samples import GUEST, plant
 
 from giveback_agent.cgroups import container_names, rows, survey, table
-from giveback_agent.host_link.memory_event import picture
+from giveback_agent.host_link.memory_event import memory_report
 from giveback_kernel.memcg_usage import MemcgUsage
 
 MIB = 1 << 20
@@ -147,8 +147,8 @@ def test_no_file_of_an_engine_makes_it_wait_or_fail(kind: str, tmp_path: Path) -
 
 def test_the_host_gets_rows_only_where_it_asks(tmp_path: Path) -> None:
     root = tree(tmp_path, GUESTS)
-    assert "cgroups" not in picture(root)
-    lines = picture(root, cgroups=True)["cgroups"]
+    assert "cgroups" not in memory_report(root)
+    lines = memory_report(root, cgroups=True)["cgroups"]
     assert isinstance(lines, list)
     assert any(line.startswith("container\t") for line in lines)
     assert len(lines[0].split("\t")) == 3 + len(MemcgUsage._fields)

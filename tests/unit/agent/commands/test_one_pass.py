@@ -87,12 +87,12 @@ def test_small_blocks_that_were_reported_are_not_called_trapped() -> None:
     log, _, _ = a_pass([(act.ReclaimCold, 800, 300)], True, "done")
     now, said = snapshot(9.0, free=820, trapped=320), published(log)
     text = "\n".join(status.lines(7, now, said, None, ACTIVE))
-    assert "320 MiB in smaller ones: all but 20 MiB reported, too" in text
+    assert "320 MiB in small free blocks (all but 20 MiB of them reported by a pass)" in text
     assert "trapped" not in text
     found = status.summary(now, said)
     assert (found["small_free_bytes"], found["trapped_bytes"]) == (320 * MIB, 20 * MIB)
     # An agent that does not run any more reports nothing: what it said does not count.
-    assert "320 MiB trapped below" in "\n".join(status.lines(None, now, said, None, ACTIVE))
+    assert "320 MiB in small free blocks" in "\n".join(status.lines(None, now, said, None, ACTIVE))
     # A pass that was cut short has reported none that is known of.
     log, _, _ = a_pass([(act.ReclaimCold, 800, 300)], True, "the guest got busy")
     assert status.summary(now, published(log))["trapped_bytes"] == 320 * MIB

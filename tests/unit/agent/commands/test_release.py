@@ -87,7 +87,7 @@ def test_a_dry_run_writes_nothing(root: str, capsys: pytest.CaptureFixture[str])
     assert run(root, deep=True, chosen=AgentSettings(dry_run=True)) == 0
     told = capsys.readouterr().out
     assert "(dry run) report order 9 -> 0" in told
-    assert "nothing was done" in told
+    assert "nothing was changed" in told
     assert Path(root + COMPACT_PATH).read_text() == ""
     assert order(root) == 9
 

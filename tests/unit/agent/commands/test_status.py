@@ -22,9 +22,13 @@ from giveback_kernel.record import replace
 @pytest.mark.parametrize(
     ("active", "told", "words"),
     [
-        (True, True, "500 MiB in reported blocks (order 9 and above), 300 MiB trapped below"),
+        (
+            True,
+            True,
+            "500 MiB in reported blocks (order 9 and above), 300 MiB in small free blocks",
+        ),
         (False, True, "not active in this guest (no balloon)"),
-        (True, False, "in blocks that this user may not see"),
+        (True, False, "this user may not read the sizes of free blocks: run this as root"),
         (None, True, "whether free page reporting is active in this guest"),
     ],
 )
@@ -51,7 +55,7 @@ def test_what_no_pass_of_reporting_followed_is_not_said_to_be_reported(
         service._do(action, now)
     service._start_next(1.0)
     service._do(act.EndPass("done"), now)
-    assert "MiB left in small pieces" in said[-1]
+    assert "MiB left in small free blocks" in said[-1]
     service._close()
 
 
@@ -64,16 +68,17 @@ def _said(**busy: object) -> dict[str, object]:
 
 
 def test_a_guest_at_work_is_told_why_it_waits_and_what_comes_next() -> None:
-    said = _said(waits="the last cost 2.00 s for 8 MiB", next="32 MiB of cold cache")
+    said = _said(waits="the last step cost 2.00 s for 8 MiB", next="32 MiB of cold cache")
     text = "\n".join(status.lines(7, snapshot(1.0), said, None, ReportingState(True, "", 9, True)))
     assert (
-        "next 32 MiB of cold cache in 0 s at the earliest; it waits: the last cost 2.00 s" in text
+        "next step: 32 MiB of cold cache, in 0 s at the earliest; why not sooner: the last step cost"
+        in text
     )
-    assert "4 steps so far: 90 MiB returned" in text
+    assert "4 small steps so far: 90 MiB returned" in text
     idle = status.lines(
         7, snapshot(1.0), _said(next_s=None), None, ReportingState(True, "", 9, True)
     )
-    assert not [line for line in idle if line.startswith("at work")]
+    assert not [line for line in idle if line.startswith("busy")]
 
 
 def test_the_cold_cache_is_told_with_what_is_kept_of_it() -> None:
@@ -82,7 +87,10 @@ def test_the_cold_cache_is_told_with_what_is_kept_of_it() -> None:
         status.lines(7, now, _said(), None, ReportingState(True, "", 9, True), 500 << 20)
     )
     assert "500 of it not used lately" in text
-    assert "100 MiB more look so, but were read again; 64 MiB stay in any case" in text
+    assert (
+        "100 MiB more seem unused, but similar pages were read again; 64 MiB always stay (cacheFloor)"
+        in text
+    )
 
 
 @pytest.mark.parametrize("busy", [None, 7, [], {"next_s": "soon"}, {"next_s": 1.0, "steps": None}])
@@ -98,7 +106,7 @@ def test_what_is_excluded_is_shown_and_nothing_that_repaints_the_screen() -> Non
     state = ReportingState(True, "", 9, True)
     many = [f"x{n}.service" for n in range(status.PATTERNS_SHOWN + 3)]
     for exclude, words in (
-        (["db.service", "a\x1b[2J"], "takes nothing from db.service, a\\x1b[2J"),
+        (["db.service", "a\x1b[2J"], "excluded from reclaim: db.service, a\\x1b[2J"),
         (many, "x7.service and 3 more"),
     ):
         lines = status.lines(1, snapshot(1.0), {"exclude": exclude}, None, state)
@@ -107,7 +115,7 @@ def test_what_is_excluded_is_shown_and_nothing_that_repaints_the_screen() -> Non
     nothings: tuple[object, ...] = ([], None, "text", 7)
     for nothing in nothings:
         lines = status.lines(1, snapshot(1.0), {"exclude": nothing}, None, state)
-        assert not any("takes nothing" in line for line in lines)
+        assert not any("excluded from" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -129,4 +137,4 @@ def test_who_set_the_urgency_is_told_and_for_how_long(
     until_s = None if left_s is None else time.monotonic() + left_s
     said = {**_said(), "urgency_by": by, "urgency_until_s": until_s}
     lines = status.lines(7, snapshot(1.0), said, None, ReportingState(True, "", 9, True))
-    assert f"          mode adaptive, guest is slack, {words}" in lines
+    assert f"          mode adaptive, guest is busy, with spare CPU, {words}" in lines

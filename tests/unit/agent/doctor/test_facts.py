@@ -83,7 +83,7 @@ def test_exit_code_says_whether_anything_is_bad(
     write(root, ORDER_PATH, "-1\n")
     (root / "sys/bus/virtio/devices/virtio0/device").write_text("0x0001\n")
     assert main(["--root", str(root), "doctor"]) == 1
-    assert "Memory cannot go back to the host: page reporting" in capsys.readouterr().out
+    assert "Memory cannot go back to the host because of: page reporting" in capsys.readouterr().out
 
 
 def test_json_names_every_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -235,7 +235,7 @@ def test_one_answer_at_a_time_and_not_too_often(host: Host) -> None:
     host.look()
     (refused,) = host.lines()
     assert refused["text"] == "asked too often"
-    host.now_s += host.link.answer_cpu_s * link.ANSWER_SHARE
+    host.now_s += host.link.answer_cpu_s * link.ANSWER_CPU_DIVISOR
     host.say(b'{"ask":"pages","id":4}\n')
     assert host.wait(event("memory"))[-1]["id"] == 4
 
@@ -297,7 +297,7 @@ def test_a_flood_of_both_asks_takes_a_tenth_of_a_cpu(
         for ask in asks:
             answer_within(host, ask)
         host.now_s += 5.0
-    most_s = (host.now_s - started_s) / link.ANSWER_SHARE
+    most_s = (host.now_s - started_s) / link.ANSWER_CPU_DIVISOR
     assert 0.8 * most_s <= host.link.answer_cpu_s <= most_s + costs_s["pages"] + costs_s["memory"]
 
 

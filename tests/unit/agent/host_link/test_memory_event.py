@@ -12,7 +12,7 @@ from agent_kernel_samples import GUEST, plant
 from giveback.accounting.ledger import Key, join
 from giveback.accounting.usage import GuestSource, HostSnapshot
 from giveback.guest.protocol import from_agent
-from giveback_agent.host_link.memory_event import picture
+from giveback_agent.host_link.memory_event import memory_report
 from giveback_kernel import kpageflags, zoneinfo
 from giveback_kernel.errors import KernelFileError
 
@@ -23,7 +23,7 @@ def test_free_pages_on_per_cpu_lists_are_told_and_become_a_row(tmp_path: Path) -
     root = plant(tmp_path, GUEST)
     pages = zoneinfo.pcp_pages(zoneinfo.parse(GUEST["/proc/zoneinfo"]))
     assert pages > 0
-    said = picture(root)
+    said = memory_report(root)
     assert said["pcp_bytes"] == pages * 4096
     guest = from_agent(said, GuestSource.AGENT)
     ledger = join(HostSnapshot(32 << 30), guest, 32 << 30)
@@ -32,15 +32,17 @@ def test_free_pages_on_per_cpu_lists_are_told_and_become_a_row(tmp_path: Path) -
 
 def test_a_guest_without_the_finer_files_is_told_all_the_same(tmp_path: Path) -> None:
     few = {path: GUEST[path] for path in ("/proc/meminfo", "/proc/stat")}
-    said = picture(plant(tmp_path, few))
+    said = memory_report(plant(tmp_path, few))
     assert (said["pcp_bytes"], said["compressed_swap_bytes"], said["buddyinfo"]) == (None, None, "")
     assert from_agent(said, GuestSource.AGENT).total_bytes
     with pytest.raises(KernelFileError):
-        picture(str(tmp_path / "none"))
+        memory_report(str(tmp_path / "none"))
 
 
 def test_compressed_swap_is_what_zsmalloc_holds(tmp_path: Path) -> None:
-    said = picture(plant(tmp_path, GUEST | {"/proc/vmstat": b"nr_free_pages 1\nnr_zspages 256\n"}))
+    said = memory_report(
+        plant(tmp_path, GUEST | {"/proc/vmstat": b"nr_free_pages 1\nnr_zspages 256\n"})
+    )
     assert said["compressed_swap_bytes"] == MIB
 
 
@@ -51,7 +53,7 @@ def test_vmalloc_has_the_kernel_stacks_in_it(tmp_path: Path) -> None:
     amounts = []
     for meminfo in (without, told):
         root = plant(tmp_path, GUEST | {"/proc/meminfo": meminfo})
-        amounts.append(from_agent(picture(root), GuestSource.AGENT).kernel_bytes or 0)
+        amounts.append(from_agent(memory_report(root), GuestSource.AGENT).kernel_bytes or 0)
     stacks = next(int(li.split()[1]) for li in lines if li.startswith(b"KernelStack"))
     assert amounts[1] - amounts[0] == 65 * MIB - (stacks << 10)
 
@@ -59,7 +61,7 @@ def test_vmalloc_has_the_kernel_stacks_in_it(tmp_path: Path) -> None:
 def test_runs_are_packed_a_chunk_at_a_time(tmp_path: Path) -> None:
     free = (1 << 10).to_bytes(8, "little")
     root = plant(tmp_path, {**GUEST, "/proc/kpageflags": free * 70_000})
-    text = picture(root, pages=True)["pages"]
+    text = memory_report(root, pages=True)["pages"]
     assert isinstance(text, str)
     assert zlib.decompress(base64.b64decode(text)) == b"F65536F4464"
     chunks = list(kpageflags.read_chunks(root))
