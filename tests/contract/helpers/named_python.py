@@ -18,6 +18,10 @@ ENVIRONMENT = {
 """Python finds its library by where it lies, which is not its own place here."""
 
 
+STAND_IN = "vmm-stand-in"
+"""A name that is no VMM's: its process is a VM only on the host that shows it as one."""
+
+
 @functools.cache
 def _folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="giveback-python-"))

@@ -2,7 +2,7 @@
 
 Each serves one client of its agent's port at a time, as QEMU does, and frees real memory when it is
 told that the host needs it. `Host` is a root on which nothing but these guests runs, and whose
-memory is as short as the test says.
+memory is as short as the test says. Nobody else on the machine takes them for VMs, and connects.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from named_python import ENVIRONMENT, python_named
+from named_python import ENVIRONMENT, STAND_IN, python_named
 from scripted_vmm import descriptors_of
 
 from giveback.manager.settings.load import DaemonSettings, from_bytes
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 GIB = 1 << 30
 DEADLINE_S = 60.0
+QEMU = "/opt/qemu-system-x86_64"
 
 PROGRAM = r"""
 import base64, ctypes, json, mmap, os, select, socket, sys, time, zlib
@@ -223,11 +225,22 @@ class Host:
         return from_bytes(text.encode(), "test")
 
     def show(self, pid: int) -> None:
-        """Let the daemon see this process."""
-        (self.root / f"proc/{pid}").symlink_to(f"/proc/{pid}")
+        """Let the daemon see this process, as one that runs QEMU."""
+        real, making = Path(f"/proc/{pid}"), self.root / f"proc/.{pid}"
+        making.mkdir()
+        for entry in real.iterdir():
+            if entry.name in ("cwd", "root"):
+                (making / entry.name).symlink_to(entry.readlink())
+            elif entry.name != "exe":
+                (making / entry.name).symlink_to(entry)
+        (making / "exe").symlink_to(QEMU)
+        making.rename(self.root / f"proc/{pid}")
 
     def hide(self, pid: int) -> None:
-        (self.root / f"proc/{pid}").unlink(missing_ok=True)
+        shown, hidden = self.root / f"proc/{pid}", self.root / f"proc/.{pid}"
+        with contextlib.suppress(FileNotFoundError):
+            shown.rename(hidden)
+            shutil.rmtree(hidden)
 
     @contextlib.contextmanager
     def guest(
@@ -262,8 +275,8 @@ class Host:
             words += ["-chardev", f"socket,id=c,path={port},server=on,wait=off"]
             words += ["-device", "virtserialport,chardev=c,name=org.giveback.agent.0"]
         child = subprocess.Popen(
-            ["/opt/qemu-system-x86_64", "-S", "-c", PROGRAM, json.dumps(spec), *words],
-            executable=python_named("qemu-system-x86_64"),
+            [QEMU, "-S", "-c", PROGRAM, json.dumps(spec), *words],
+            executable=python_named(STAND_IN),
             stdout=subprocess.PIPE,
             env=ENVIRONMENT,
             # Nothing is sent to a monitor that is not among its own descriptors.

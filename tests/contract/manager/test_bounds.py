@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from manager_process import Manager
-from named_python import ENVIRONMENT, python_named
+from named_python import ENVIRONMENT, STAND_IN, python_named
 from scripted_guests import Host
 from scripted_vmm import descriptors_of, listening
 from scripted_vms import Monitor
@@ -123,7 +123,7 @@ def crowd(host: Host, count: int, monitor: str = "") -> Iterator[None]:
             "64M",
             *words,
         ],
-        executable=python_named("qemu-system-x86_64"),
+        executable=python_named(STAND_IN),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=ENVIRONMENT,

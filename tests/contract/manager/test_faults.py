@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from manager_process import resident_bytes
-from named_python import program_named
+from named_python import STAND_IN, program_named
 from scripted_guests import MIB, Host, descriptors, until
 from scripted_vmm import listening
 from scripted_vms import Monitor
@@ -301,7 +301,7 @@ def test_a_hundred_vms_a_second_come_and_go(host: Host) -> None:
         words += ["-device", "virtserialport,chardev=c,name=org.giveback.agent.0"]
         command = ["/opt/qemu-system-x86_64", *words]
         child = subprocess.Popen(
-            command, executable=program_named("qemu-kvm", "/bin/sh"), stdin=subprocess.PIPE
+            command, executable=program_named(STAND_IN, "/bin/sh"), stdin=subprocess.PIPE
         )
         host.show(child.pid)
         return child

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import stuck_fuse
 from manager_process import Manager, resident_bytes
-from named_python import ENVIRONMENT, python_named
+from named_python import ENVIRONMENT, STAND_IN, python_named
 from scripted_guests import MIB, Host
 
 from giveback.host.readers.child import MEMORY_BYTES
@@ -41,7 +41,7 @@ def stranger(host: Host, name: str, *words: str, program: str = "pass") -> Itera
     command = ["qemu-system-x86_64", "-S", "-c", program + _WAIT, *words, "-name", name]
     with subprocess.Popen(
         command,
-        executable=python_named("qemu-system-x86_64"),
+        executable=python_named(STAND_IN),
         stdout=subprocess.PIPE,
         env=ENVIRONMENT,
     ) as child:
