@@ -264,7 +264,7 @@ def test_a_guest_that_promises_and_does_not_deliver_is_shown_with_the_reason(
 def test_a_clock_that_is_set_changes_no_decision(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arbiter, "_LOOK_CALM_S", (0.2, 0.5))
+    monkeypatch.setattr(arbiter, "_SAMPLE_CALM_S", (0.2, 0.5))
 
     async def scene() -> None:
         with host.guest("web") as guest:
