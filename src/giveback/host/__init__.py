@@ -1,1 +1,1 @@
-"""Host kernel interfaces: pure parsers, thin readers that take a root path."""
+"""The host's kernel interfaces: pure parsers, and thin readers that take a root path."""

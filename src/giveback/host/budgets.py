@@ -1,6 +1,6 @@
-"""One amount that many share: a limit in all, and one for each owner, so that no owner takes it all. Pure.
+"""Budgets shared by many: a limit in all, and one for each owner, so that no owner exhausts it. Pure.
 
-An owner is a uid, or anything else that is the same for all that belongs to one stranger.
+An owner is a uid, or any other value that identifies all that belongs to one stranger.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _RANGE_BITS = 16
 
 
 def owner_of(uid: int | None) -> Hashable:
-    """Return to whom a uid belongs: users above 65535 come in ranges of 65536, one user's each.
+    """Return the owner of a uid: uids above 65535 are grouped in ranges of 65536, each of one owner.
 
-    Whoever has a range of subordinate uids (subuid(5)) may run a process as each of them.
+    A user with a range of subordinate uids (subuid(5)) can run processes as each of them.
     """
     if uid is None or uid < _ONE_USERS_BELOW:
         return uid
@@ -26,7 +26,7 @@ def owner_of(uid: int | None) -> Hashable:
 
 
 class Budget:
-    """So much in all, and so much for each owner: `take` says whether there is that much left."""
+    """A limited amount, `in_all` for all owners together and `each` for one owner."""
 
     __slots__ = ("_each", "_in_all", "_taken", "_taken_in_all")
 
@@ -37,7 +37,7 @@ class Budget:
         self._taken_in_all = 0
 
     def take(self, owner: Hashable, amount: int = 1) -> bool:
-        """Take `amount`; False where it is more than there is, and then nothing is taken."""
+        """Take `amount` and return True; take nothing and return False if less is left."""
         taken = self._taken.get(owner, 0) + amount
         if taken > self._each or self._taken_in_all + amount > self._in_all:
             return False
@@ -46,7 +46,7 @@ class Budget:
         return True
 
     def give(self, owner: Hashable, amount: int = 1) -> None:
-        """Give back what was taken. Raises ValueError where it is more than that."""
+        """Give back `amount`. Raises ValueError if the owner has taken less."""
         left = self._taken.get(owner, 0) - amount
         if left < 0:
             raise ValueError(f"{owner!r} gives back {-left} more than it has taken")
@@ -57,17 +57,17 @@ class Budget:
             self._taken.pop(owner, None)
 
     def taken(self, owner: Hashable) -> int:
-        """Return what this owner has taken."""
+        """Return the amount that this owner has taken."""
         return self._taken.get(owner, 0)
 
     @property
     def taken_in_all(self) -> int:
-        """Return what all owners have taken."""
+        """The amount that all owners together have taken."""
         return self._taken_in_all
 
     @contextlib.contextmanager
     def account(self, owner: Hashable) -> Iterator[Account]:
-        """Take for one owner by and by; all is given back at the end."""
+        """Yield an account of one owner; all that it takes is given back at the end of the context."""
         account = Account(self, owner)
         try:
             yield account
@@ -76,7 +76,7 @@ class Budget:
 
 
 class Account:
-    """What one session has taken of a budget: given back as a whole."""
+    """The amount that one session has taken of a budget; it is given back as a whole."""
 
     __slots__ = ("_budget", "_owner", "taken")
 
@@ -86,13 +86,13 @@ class Account:
         self.taken = 0
 
     def take(self, amount: int) -> bool:
-        """Take more; False where the budget has not so much left."""
+        """Take more and return True; return False if less is left in the budget."""
         if not self._budget.take(self._owner, amount):
             return False
         self.taken += amount
         return True
 
     def close(self) -> None:
-        """Give all of it back."""
+        """Give back all that was taken."""
         self._budget.give(self._owner, self.taken)
         self.taken = 0

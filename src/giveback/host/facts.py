@@ -1,4 +1,4 @@
-"""Settings of the host that keep guest memory or fill it again. Readers take a root."""
+"""Read the host's settings that keep guest memory, or make it resident again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ THP = "/sys/kernel/mm/transparent_hugepage"
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """Settings of the host that keep or refill guest memory; None where they cannot be read."""
+    """Settings of the host that keep or refill guest memory; None if a setting cannot be read."""
 
     thp_enabled: str | None = None
     shmem_thp: str | None = None
@@ -23,7 +23,7 @@ class HostFacts:
 
 
 def read_facts(pid: int | None, root: str = "/") -> HostFacts:
-    """The facts of this host, and of the control group of process `pid`. Never raises."""
+    """Read the settings of this host, and of the cgroup of process `pid` if given. Never raises."""
     return HostFacts(
         thp_enabled=chosen(_read(root, f"{THP}/enabled")),
         shmem_thp=chosen(_read(root, f"{THP}/shmem_enabled")),
@@ -34,7 +34,7 @@ def read_facts(pid: int | None, root: str = "/") -> HostFacts:
 
 
 def chosen(text: bytes) -> str | None:
-    """The word in brackets: `always [madvise] never`."""
+    """Return the word in brackets, as in `always [madvise] never`, or None."""
     match = re.search(rb"\[(\w+)\]", text)
     return match.group(1).decode() if match else None
 
@@ -45,9 +45,9 @@ def _number(text: bytes) -> int | None:
 
 
 def _swap_accounted(root: str, pid: int) -> bool | None:
-    """Whether the process's cgroup (version 2) counts swap; None where there is no such group.
+    """Tell whether the process's cgroup (version 2) accounts swap; None if it has no such cgroup.
 
-    A path with `..` lies outside of this process's cgroup namespace: its folder is not seen.
+    A path with `..` is outside this process's cgroup namespace: its folder is not visible.
     """
     mount = cgroup.v2_mount_or_usual(root)
     for line in _read(root, f"/proc/{pid}/cgroup").splitlines():

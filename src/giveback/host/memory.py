@@ -1,13 +1,13 @@
-"""One look at the host's memory, or at the control group that stands for a small host.
+"""Sample the host's memory, or that of a cgroup which stands for a small host.
 
-`MemAvailable` is the kernel's estimate (Documentation/filesystems/proc.rst). It leaves out the ZFS
-ARC, which shrinks when memory is short, though late: a host with a large ARC looks shorter than it
-is. Huge pages of the pool are neither available nor part of the total here: a VM on hugetlb gives
-its memory back to the pool, and no process can take it from there.
+`MemAvailable` is the kernel's estimate (Documentation/filesystems/proc.rst). It does not include the ZFS
+ARC, which shrinks late when memory is short: a host with a large ARC appears to have less than it does.
+Pages of the hugetlb pool are neither available nor part of the total here: a VM on hugetlb returns its
+memory to the pool, where no other process can use it.
 
-Of a control group, what its limit leaves is available, and the cache in it as far as the kernel
-would give that up at once. The tightest of its own limit and those above it counts, and the host's
-own memory. Version 2: Documentation/admin-guide/cgroup-v2.rst; 1: cgroup-v1/memory.rst.
+In a cgroup, available memory is what its limit leaves, plus the cache in it that the kernel would drop at
+once. The tightest of its own limit, the limits above it and the host's own memory counts.
+Version 2: Documentation/admin-guide/cgroup-v2.rst; version 1: cgroup-v1/memory.rst.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NO_LIMIT_BYTES = 1 << 57
 
 @dataclass(frozen=True, slots=True)
 class ControlGroup:
-    """A control group's memory: its limit (None: none of its own), its use, and what of it is cache."""
+    """A cgroup's memory: its limit (None if it has none of its own), its use, and its memory.stat."""
 
     limit_bytes: int | None
     used_bytes: int
@@ -47,30 +47,30 @@ class ControlGroup:
 
     @property
     def available_bytes(self) -> int | None:
-        """What can be had before the limit stops it; None without a limit.
+        """Memory that can be allocated before the limit is reached; None without a limit.
 
-        As in `MemAvailable`, half of what is in use (active cache, slab) is not counted on.
+        As in `MemAvailable`, only half of the active cache and of the reclaimable slab counts.
         """
         if self.limit_bytes is None:
             return None
         stat = self.stat
         busy = stat.get("file_dirty", 0) + stat.get("file_writeback", 0)
         cache = stat.get("inactive_file", 0) + stat.get("active_file", 0) // 2
-        given_up = max(0, cache - busy) + stat.get("slab_reclaimable", 0) // 2
-        room = max(0, self.limit_bytes - self.used_bytes)
-        return min(self.limit_bytes, room + min(given_up, self.used_bytes))
+        reclaimable = max(0, cache - busy) + stat.get("slab_reclaimable", 0) // 2
+        unused = max(0, self.limit_bytes - self.used_bytes)
+        return min(self.limit_bytes, unused + min(reclaimable, self.used_bytes))
 
 
 def read_host_view(root: str = "/", cgroup: str | None = None, *, now_s: float) -> HostView:
-    """One look. `cgroup` is a folder of cgroup version 2 or 1, as the host names it.
+    """Sample the host. `cgroup` is the path of a cgroup's folder, of version 2 or 1, on the host.
 
-    Without one, the limit of the container that this process runs in counts, where there is one.
-    Raises VmError that names the file, InputError for a folder that is no control group.
+    If it is None, the limit of the container in which this process runs counts, if any. Raises VmError
+    that names the unreadable file, and InputError if the folder is not a cgroup with a memory controller.
     """
     try:
         host = _read_machine(root, now_s)
         if cgroup is None:
-            # Only the root of a container has limits: the machine's own root group has no such file.
+            # Only a container's root cgroup has limits: the machine's own root cgroup lacks this file.
             mount = group_mount.v2_mount_or_usual(root)
             inside = files.exists(root, f"{mount}/memory.max")
             return _of_group(root, mount, host) if inside else host
@@ -91,7 +91,7 @@ def _read_machine(root: str, now_s: float) -> HostView:
         psi_memory_full_avg10=_full(stalls),
         swap_in_bytes=swapped_in * PAGE_BYTES,
         swap_free_bytes=memory.swap_free_bytes,
-        # Other counters that leak do not make what is available doubtful.
+        # Implausible other counters do not make MemAvailable doubtful.
         remarks=memory.remarks if any("MemAvailable" in r for r in memory.remarks) else (),
     )
 
@@ -105,14 +105,14 @@ def _full(stalls: Pressure | None) -> float | None:
 
 
 def _checked(root: str, cgroup: str) -> str:
-    """The folder without a slash at its end. Raises InputError where it has no memory controller."""
+    """Return the folder without a final slash. Raises InputError if it has no memory controller."""
     folder = cgroup.rstrip("/")
     if _is_v2(root, folder) or files.exists(root, f"{folder}/memory.usage_in_bytes"):
         return folder
     if not files.exists(root, folder):
-        raise InputError(f"{cgroup}: there is no such control group")
+        raise InputError(f"{cgroup}: there is no such cgroup")
     raise InputError(
-        f"{cgroup}: no memory.current in it: no control group, the root one, or one without the "
+        f"{cgroup}: it has no memory.current: it is not a cgroup, or is the root cgroup, or lacks the "
         "memory controller (its parent's cgroup.subtree_control needs +memory)"
     )
 
@@ -122,7 +122,7 @@ def _is_v2(root: str, folder: str) -> bool:
 
 
 def _of_group(root: str, folder: str, host: HostView) -> HostView:
-    """The host as processes of this group have it: the tightest of its limits and the host itself."""
+    """Return the memory for processes of this cgroup: the tightest of its limits and the host's memory."""
     read = _read_v2 if _is_v2(root, folder) else _read_v1
     total, available = host.total_bytes, host.available_bytes
     swap_free = host.swap_free_bytes
@@ -148,7 +148,7 @@ def _of_group(root: str, folder: str, host: HostView) -> HostView:
 
 
 def _levels(root: str, folder: str) -> list[str]:
-    """The group and those above it, as far as they have a memory controller that says anything."""
+    """Return the folders of the cgroup and of those above it that have a memory controller."""
     name = "memory.current" if _is_v2(root, folder) else "memory.usage_in_bytes"
     levels = [folder]
     while len(levels) < _LEVELS_LIMIT:
@@ -160,7 +160,7 @@ def _levels(root: str, folder: str) -> list[str]:
 
 
 def _read_v2(root: str, folder: str) -> tuple[ControlGroup, int | None]:
-    """The group, and how much swap its own limit leaves."""
+    """Read a cgroup of version 2; return it, and the swap in bytes that its own limit leaves."""
     limits = [_amount(root, f"{folder}/{name}") for name in ("memory.max", "memory.high")]
     used = _amount(root, f"{folder}/memory.current")
     if used is None:
@@ -182,6 +182,7 @@ _V1_NAMES = {
 
 
 def _read_v1(root: str, folder: str) -> tuple[ControlGroup, int | None]:
+    """Read a cgroup of version 1; the limit of memory and swap together stands for that of swap."""
     limit = _amount(root, f"{folder}/memory.limit_in_bytes")
     used = _amount(root, f"{folder}/memory.usage_in_bytes")
     if used is None:
@@ -197,7 +198,7 @@ def _read_v1(root: str, folder: str) -> tuple[ControlGroup, int | None]:
 
 
 def parse_stat(text: bytes) -> dict[str, int]:
-    """memory.stat: bytes, and counts of pages or events; lines that are no number are left out."""
+    """Parse memory.stat: bytes, and counts of pages or events; lines without a number are left out."""
     stat = {}
     for line in text.splitlines():
         name, _, token = line.partition(b" ")
@@ -207,13 +208,13 @@ def parse_stat(text: bytes) -> dict[str, int]:
 
 
 def _swapped_in(stat: Mapping[str, int], otherwise_bytes: int) -> int:
-    """The group's own count where its kernel has one (pages); older ones count what came back."""
+    """Return the cgroup's own count of swapped-in pages in bytes; older kernels count refaults instead."""
     pages = stat.get("pswpin", stat.get("workingset_refault_anon"))
     return otherwise_bytes if pages is None else pages * PAGE_BYTES
 
 
 def _group_pressure(root: str, folder: str) -> Pressure | None:
-    """None where PSI is off, or kept for the host only (version 1)."""
+    """Return the cgroup's memory pressure; None if PSI is off, or for the host only (version 1)."""
     path = f"{folder}/memory.pressure"
     try:
         return pressure.parse(files.read(root, path), path)
@@ -224,7 +225,7 @@ def _group_pressure(root: str, folder: str) -> Pressure | None:
 
 
 def _amount(root: str, path: str) -> int | None:
-    """A limit or a use in bytes; None for `max`, and for version 1's number that means the same."""
+    """Read a limit or a use in bytes; None for `max`, and for version 1's number that means the same."""
     token = files.read(root, path, 4096).strip()
     if token == b"max":
         return None
@@ -235,13 +236,13 @@ def _amount(root: str, path: str) -> int | None:
 
 
 def _optional_amount(root: str, path: str) -> int | None:
-    """The same of a file that not every kernel has."""
+    """Read an amount as `_amount` does; None if the kernel does not have the file."""
     return _amount(root, path) if files.exists(root, path) else None
 
 
 @dataclass(frozen=True, slots=True)
 class HostView:
-    """One look at the host, or at the cgroup that stands for it."""
+    """A sample of the host, or of the cgroup that stands for it."""
 
     at_s: float
     total_bytes: int
@@ -249,7 +250,7 @@ class HostView:
     psi_memory_some_avg10: float | None = None
     psi_memory_full_avg10: float | None = None
     swap_in_bytes: int = 0
-    """Since boot: the arbiter makes a rate of two looks."""
+    """Since boot: the arbiter derives a rate from two samples."""
     swap_free_bytes: int = 0
     remarks: tuple[str, ...] = ()
-    """Which of the kernel's numbers cannot be, and what stands in their place: then stalls decide."""
+    """Which numbers of the kernel are impossible, and what replaces them. The arbiter then goes by stalls."""

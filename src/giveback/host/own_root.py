@@ -1,7 +1,7 @@
-"""Open what a process names, within that process's root and never out of it.
+"""Open a path as another process sees it, within that process's root and never outside.
 
-A path that a stranger wrote may lead anywhere: an absolute symbolic link below /proc/PID/root is followed
-from *our* root. openat2() resolves all of it as the process itself would, in one call.
+A path from a stranger may lead anywhere: an absolute symbolic link below /proc/PID/root is followed from
+*our* root. openat2() resolves the whole path as the process itself would, in one call.
 Source: openat2(2), RESOLVE_IN_ROOT and RESOLVE_NO_MAGICLINKS; Linux 5.6.
 """
 
@@ -18,7 +18,7 @@ from giveback.errors import VmError
 from giveback_kernel.files import under
 
 _OPENAT2 = 437
-"""The same on every architecture that Linux has gained a table of system calls for, but alpha."""
+"""The number of openat2, the same on all architectures except alpha."""
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_IN_ROOT = 0x10
 _OWN_VIEW = re.compile(r".*?/proc/(\d{1,10})/(?:root(/.*)|cwd/([^/].*))", re.DOTALL | re.ASCII)
@@ -64,9 +64,9 @@ class _OpenHow(ctypes.Structure):
 
 
 def named_by(address: str) -> tuple[int, str] | None:
-    """Return whose path it is (a PID) and the path as that process sees it; None for a path of no one's.
+    """Return the PID in a path from `procs.own_path` and the path as that process sees it; else None.
 
-    The opposite of `procs.own_path`.
+    This is the inverse of `procs.own_path`.
     """
     match = _OWN_VIEW.fullmatch(address)
     return None if match is None else (int(match[1]), match[2] or match[3])
@@ -75,8 +75,9 @@ def named_by(address: str) -> tuple[int, str] | None:
 def open_within(root: str, pid: int, path: str) -> int:
     """Return an O_PATH descriptor of `path` as the process `pid` sees it; the caller closes it.
 
-    It pins the file: what is swapped afterwards changes nothing. Raises OSError where there is no such
-    file or we may not look, ValueError for text that is not a path, VmError where the kernel lacks openat2.
+    The descriptor pins the file: a later replacement of the path has no effect. Raises OSError if there is
+    no such file or access is denied, ValueError if the text is not a path, and VmError if the kernel lacks
+    openat2.
     """
     if "\0" in path:
         raise ValueError("a path with a NUL")
@@ -90,7 +91,7 @@ def open_within(root: str, pid: int, path: str) -> int:
 
 
 def _working_folder(root: str, pid: int) -> str:
-    """The working folder by its path below the process's root; the kernel tells both from ours."""
+    """Return the working folder below the process's root; the kernel shows both relative to our root."""
     top = os.readlink(under(root, f"/proc/{pid}/root"))  # noqa: PTH115
     folder = os.readlink(under(root, f"/proc/{pid}/cwd"))  # noqa: PTH115
     return folder if top == "/" else folder.removeprefix(top)

@@ -1,6 +1,6 @@
-"""/proc/PID/pagemap: which pages of a mapping are in memory, in swap, or nowhere.
+"""Read /proc/PID/pagemap: which pages of a mapping are in memory, in swap, or absent.
 
-PAGEMAP_SCAN where the kernel has it (one answer per run of like pages), else 8 bytes a page.
+Uses PAGEMAP_SCAN if the kernel has it (one answer for each run of equal pages), else 8 bytes per page.
 Source: Linux Documentation/admin-guide/mm/pagemap.rst, include/uapi/linux/fs.h (PAGEMAP_SCAN,
 commit 52526ca7fdb9, "fs/proc/task_mmu: implement IOCTL to get and optionally clear info about
 PTEs").
@@ -21,7 +21,7 @@ from giveback_kernel.files import under
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 ABSENT, PRESENT, SWAPPED = 0, 1, 2
-"""The states of a page in the arrays that this module returns."""
+"""States of a page in the arrays of this module."""
 
 _BIT_SWAPPED = 62
 _BIT_PRESENT = 63
@@ -32,7 +32,7 @@ _CATEGORY_PRESENT = 1 << 3
 _CATEGORY_SWAPPED = 1 << 4
 _REGIONS = 1 << 15
 _LEAST_PAGES_PER_REGION = 8
-"""Below this a scan is slower than 8 bytes a page (measured: 29 against 131 GiB of RAM/s)."""
+"""With shorter regions a scan is slower than 8 bytes per page (measured: 29 against 131 GiB of RAM/s)."""
 
 States = npt.NDArray[np.uint8]
 
@@ -60,7 +60,7 @@ PAGEMAP_SCAN = 3 << 30 | ctypes.sizeof(_PmScanArg) << 16 | ord("f") << 8 | 16
 
 
 def states_from_entries(entries: bytes) -> States:
-    """Raw pagemap entries (8 bytes a page, native order) to states; a partial last one is lost."""
+    """Convert raw pagemap entries (8 bytes per page, native order) to states; drop a partial last one."""
     words = np.frombuffer(entries, dtype="u8", count=len(entries) // 8)
     present = (words >> np.uint64(_BIT_PRESENT)).astype(np.uint8)
     swapped = ((words >> np.uint64(_BIT_SWAPPED)) & np.uint64(1)).astype(np.uint8)
@@ -68,11 +68,11 @@ def states_from_entries(entries: bytes) -> States:
 
 
 def read_states(pid: int, start: int, end: int, root: str = "/", *, scan: bool = True) -> States:
-    """The state of each page in [start, end) of the process's address space.
+    """Return the state of each page in [start, end) of the process's address space, one element per page.
 
-    `scan=False` keeps to the slow interface. Raises VmError where the process has gone or the right
-    to read it is missing. In a shared mapping a page that only another process has touched, and one
-    that is swapped out, both read as absent: pagemap shows page tables, not the file.
+    `scan=False` uses the slow interface. In a shared mapping, a page that only another process has
+    touched, and one in swap, both read as absent: pagemap shows page tables, not the file. Raises VmError
+    if the process has ended or may not be read.
     """
     path = under(root, f"/proc/{pid}/pagemap")
     try:
@@ -92,7 +92,7 @@ def read_states(pid: int, start: int, end: int, root: str = "/", *, scan: bool =
 
 
 def _scan(fd: int, start: int, end: int) -> States | None:
-    """By PAGEMAP_SCAN, or None where the kernel has none."""
+    """Read the states by PAGEMAP_SCAN; None if the kernel does not have it."""
     states: States = np.zeros((end - start) // PAGE_BYTES, dtype=np.uint8)
     regions = np.empty(_REGIONS, dtype=_REGION)
     wanted = _CATEGORY_PRESENT | _CATEGORY_SWAPPED
@@ -148,5 +148,5 @@ def _vm_error(path: str, pid: int, error: OSError) -> VmError:
     if error.errno in (errno.ENOENT, errno.ESRCH):
         return VmError(f"{path}: process {pid} has ended")
     if error.errno in (errno.EACCES, errno.EPERM):
-        return VmError(f"{path}: no right to read it; run as root or with CAP_SYS_PTRACE")
+        return VmError(f"{path}: no permission to read it; run as root or with CAP_SYS_PTRACE")
     return VmError(f"{path}: {error.strerror}")

@@ -1,4 +1,4 @@
-"""Whose a process is, and what it has used: `/proc/PID/stat` and `/proc/PID/status`.
+"""Sample a process: its owner, CPU time and swap, from `/proc/PID/stat` and `/proc/PID/status`.
 
 Source: Linux fs/proc/array.c (do_task_stat, task_state), proc_pid_stat(5).
 """
@@ -15,27 +15,27 @@ from giveback_kernel.errors import KernelFileError
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _LIMIT_BYTES = 64 << 10
 _STATE_FIELD = 3
-"""The first field behind the name, as proc_pid_stat(5) counts; the name may hold any byte but NUL."""
+"""The first field after the name, as proc_pid_stat(5) counts; the name may have any byte but NUL."""
 _UTIME, _STIME, _START_TIME = 14 - _STATE_FIELD, 15 - _STATE_FIELD, 22 - _STATE_FIELD
 _DIGITS_LIMIT = 19
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessSample:
-    """One process at one moment; times are seconds since the host's boot."""
+    """A process at one moment; times are seconds since the host's boot."""
 
     at_s: float
     started_s: float
     cpu_s: float
-    """In user and kernel mode together, of all its threads, since it was started."""
+    """CPU time of all threads in user and kernel mode since the start."""
     uid: int | None
-    """The effective user's; None where it is not told."""
+    """The effective uid; None if unknown."""
     swap_bytes: int | None
-    """VmSwap: anonymous memory of it that is swapped out; shared memory is not in it."""
+    """VmSwap: anonymous memory in swap, without shared memory; None if unknown."""
 
 
 def read_process_sample(root: str, pid: int) -> ProcessSample | None:
-    """Sample one process; None where it has gone, or hides from us."""
+    """Sample one process; None if it has ended or may not be read."""
     try:
         stat = files.read(root, f"/proc/{pid}/stat", _LIMIT_BYTES)
         status = files.read(root, f"/proc/{pid}/status", _LIMIT_BYTES)
@@ -45,7 +45,7 @@ def read_process_sample(root: str, pid: int) -> ProcessSample | None:
 
 
 def parse_process(stat: bytes, status: bytes, at_s: float) -> ProcessSample | None:
-    """Parse both files, read at `at_s` after boot; None where `stat` is not that of a process."""
+    """Parse both files, which were read at `at_s` since boot; None if `stat` is malformed."""
     fields = stat.rpartition(b")")[2].split()
     if len(fields) <= _START_TIME:
         return None
@@ -69,7 +69,7 @@ def _lines(status: bytes) -> dict[bytes, list[bytes]]:
     found: dict[bytes, list[bytes]] = {}
     for line in status.split(b"\n"):
         name, colon, rest = line.partition(b":")
-        # The first counts: a process names itself in the first line, and no newline stands in it.
+        # The first line of a name counts: the process's own name is in the first line, without newlines.
         if colon and name not in found:
             found[name] = rest.split()
     return found

@@ -1,6 +1,6 @@
-"""Processes of the host, by their command line and the program that they run.
+"""Read the host's processes: their command lines and the programs that they run.
 
-Processes vanish while they are read; one that does is left out, never an error.
+A process may end while it is read; it is then left out, and no error is raised.
 Source: Linux Documentation/filesystems/proc.rst.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 COMMAND_LINE_LIMIT_BYTES = 256 << 10
-"""A command line longer than this is cut; QEMU's under libvirt are below 20 KiB."""
+"""A longer command line is cut; those of QEMU under libvirt are below 20 KiB."""
 TOO_LONG = (
     f"its command line is too long: only the first {COMMAND_LINE_LIMIT_BYTES >> 10} KiB are read"
 )
@@ -30,17 +30,17 @@ TOO_LONG = (
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process as its command line tells it. `argv` is empty for kernel threads.
+    """A process with its command line. `argv` is empty for kernel threads; argv[0] may be any text.
 
-    `exe` is the path of what it runs, or the 15 bytes of its name that everybody may see where that is
-    another user's; '' for none. argv[0] is any text.
+    `exe` is the path of its executable; for another user's process only the 15 bytes of its name that
+    every user may read; '' if there is none.
     """
 
     pid: int
     argv: tuple[str, ...]
     exe: str = ""
     cut: bool = False
-    """Whether its command line is longer than COMMAND_LINE_LIMIT_BYTES; the whole words before are here."""
+    """Whether the command line is longer than COMMAND_LINE_LIMIT_BYTES; `argv` has the complete words."""
 
     @property
     def program(self) -> str:
@@ -49,12 +49,12 @@ class Process:
 
     @property
     def executable(self) -> str:
-        """The name of the file that runs, or ''. An update deletes the file and leaves the process."""
+        """The name of the executable file, or ''. An update may delete the file of a running process."""
         return self.exe.removesuffix(" (deleted)").rsplit("/", 1)[-1]
 
 
 def parse_cmdline(text: bytes) -> tuple[str, ...]:
-    """Split `/proc/PID/cmdline`; bytes that are no UTF-8 survive as surrogates."""
+    """Split `/proc/PID/cmdline`; bytes that are not UTF-8 become surrogates."""
     if not text:
         return ()
     words = text.removesuffix(b"\0").split(b"\0")
@@ -62,13 +62,13 @@ def parse_cmdline(text: bytes) -> tuple[str, ...]:
 
 
 def read_process(root: str, pid: int) -> Process | None:
-    """One process, or None where it has gone or hides from us."""
+    """Read one process; None if it has ended or may not be read."""
     text = _read_bounded(under(root, f"/proc/{pid}/cmdline"), COMMAND_LINE_LIMIT_BYTES + 1)
     if text is None:
         return None
     is_cut = len(text) > COMMAND_LINE_LIMIT_BYTES
     if is_cut:
-        # Half a word may say something else than the whole.
+        # Drop an incomplete last word: a part of it may have another meaning.
         text = text[:COMMAND_LINE_LIMIT_BYTES]
         text = text[: text.rfind(b"\0") + 1] or text
     return Process(pid, parse_cmdline(text), _exe(root, pid), is_cut)
@@ -86,7 +86,7 @@ def _exe(root: str, pid: int) -> str:
 
 
 def pids(root: str = "/") -> list[int]:
-    """Every process's PID, in order. Raises VmError where /proc cannot be listed."""
+    """Return the PIDs of all processes, sorted. Raises VmError if /proc cannot be listed."""
     try:
         with os.scandir(under(root, "/proc")) as entries:
             names = [entry.name for entry in entries]
@@ -96,7 +96,7 @@ def pids(root: str = "/") -> list[int]:
 
 
 def processes(root: str = "/") -> Iterator[Process]:
-    """Every process with a command line, in order of PID."""
+    """Yield every process that has a command line, ordered by PID."""
     for pid in pids(root):
         process = read_process(root, pid)
         if process is not None and process.argv:
@@ -104,16 +104,16 @@ def processes(root: str = "/") -> Iterator[Process]:
 
 
 def status_bytes(root: str, pid: int) -> dict[str, int]:
-    """The `kB` lines of `/proc/PID/status` in bytes (VmHWM, VmRSS, VmPTE, …); {} if it has gone.
+    """Return the `kB` lines of `/proc/PID/status` in bytes (VmHWM, VmRSS, VmPTE, …); {} if it has ended.
 
-    Readable without any right over the process: what can still be shown when smaps cannot.
+    Every user may read this file, also if smaps may not be read.
     """
     text = _read_bounded(under(root, f"/proc/{pid}/status"), 64 << 10)
     return {} if text is None else parse_status(text)
 
 
 def parse_status(text: bytes) -> dict[str, int]:
-    """The sizes in `/proc/PID/status`, in bytes; lines that are no size are left out."""
+    """Parse the sizes in `/proc/PID/status` into bytes; other lines are left out."""
     sizes = {}
     for line in text.splitlines():
         words = line.split()
@@ -123,43 +123,43 @@ def parse_status(text: bytes) -> dict[str, int]:
 
 
 def is_stopped(root: str, pid: int) -> bool:
-    """Whether the process was stopped (SIGSTOP), so that nothing of it answers. Source: proc_pid_stat(5)."""
+    """Tell whether the process is stopped (SIGSTOP), so that it answers nothing. Source: proc_pid_stat(5)."""
     stat = _read_bounded(under(root, f"/proc/{pid}/stat"), 4096) or b""
     return stat.rpartition(b")")[2].split()[:1] == [b"T"]
 
 
 def start_ticks(root: str, pid: int) -> int | None:
-    """When the process started, in clock ticks since boot: tells a reused PID. None if gone."""
+    """Return the process's start in clock ticks since boot, which detects a reused PID; None if it ended."""
     text = _read_bounded(under(root, f"/proc/{pid}/stat"), 4096)
     return None if text is None else parse_start_ticks(text)
 
 
 def own_path(root: str, pid: int, path: str) -> str:
-    """`path` as the process sees it, reachable from here: its root and its working directory.
+    """Convert a path as the process sees it to one that the host can use, by its root or working folder.
 
-    A VMM in a container or a chroot names its sockets in its own view of the file system.
+    A VMM in a container or a chroot has paths of its own view of the file system.
     """
     base = f"/proc/{pid}/root" if path.startswith("/") else f"/proc/{pid}/cwd/"
     return under(root, base) + path
 
 
 _PLACE = os.O_PATH | os.O_CLOEXEC
-_OURS = ("/dev/", "/proc/")
-"""Places that lead to something of whoever opens them: /dev/stdin, /proc/self/fd/3, /proc/thread-self."""
+_OF_THE_OPENER = ("/dev/", "/proc/")
+"""Folders with files whose meaning depends on the opener: /dev/stdin, /proc/self/fd/3, /proc/thread-self."""
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,6})|/dev/(stdin)", re.ASCII)
 
 
 def read_own_file(root: str, pid: int, path: str, limit_bytes: int) -> bytes | None:
-    """A file that the process was given by `path`, as it sees it; None where it cannot be read whole.
+    """Read a file that the process has on its command line as `path`; None if it cannot be read whole.
 
-    The path is a stranger's: it leads nowhere out of the process's root, and nothing but a regular file is
-    opened, for a device or a pipe may act. One that was handed over as a descriptor is read where the
-    process still has it.
+    A stranger may control the path: it cannot leave the process's root, and only a regular file is
+    opened, because opening a device or a pipe may have effects. A file that was passed as a descriptor is
+    read if the process still has it open.
     """
-    handed = _DESCRIPTOR.fullmatch(path)
-    if handed:
-        open_it = partial(os.open, under(root, f"/proc/{pid}/fd/{handed[1] or 0}"), _PLACE)
-    elif path.startswith(_OURS) or "\0" in path:
+    inherited = _DESCRIPTOR.fullmatch(path)
+    if inherited:
+        open_it = partial(os.open, under(root, f"/proc/{pid}/fd/{inherited[1] or 0}"), _PLACE)
+    elif path.startswith(_OF_THE_OPENER) or "\0" in path:
         return None
     else:
         open_it = partial(open_within, root, pid, path)

@@ -1,4 +1,4 @@
-"""/proc/PID/smaps and smaps_rollup: what each mapping of a process costs the host.
+"""Read /proc/PID/smaps: the host's charge for each mapping of a process.
 
 Source: Linux Documentation/filesystems/proc.rst, fs/proc/task_mmu.c. `Rss` leaves hugetlb pages
 out: they are counted in `Shared_Hugetlb` and `Private_Hugetlb`, and `resident_bytes` adds them.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SMAPS_LIMIT_BYTES = 64 << 20
 """65,530 mappings (the kernel's default limit) of about 900 bytes each."""
 MAPPINGS_LIMIT = 4096
-"""Large mappings that are looked at: a VM has some dozens, any process as many as it likes."""
+"""Limit of large mappings: a VM has some dozens, and a stranger's process any number."""
 _PIECE_BYTES = 1 << 20
 
 _HEADER = re.compile(
@@ -34,25 +34,25 @@ _THP = re.compile(rb"^THPeligible: +([01])$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a mapping, or several added up, costs. Bytes, as the kernel rounds them (to KiB)."""
+    """The charge for one or several mappings, in bytes; the kernel counts in KiB."""
 
     rss_bytes: int = 0
     pss_bytes: int = 0
     swap_bytes: int = 0
     hugetlb_bytes: int = 0
     huge_bytes: int = 0
-    """AnonHugePages + ShmemPmdMapped + FilePmdMapped: the part that is mapped by huge pages."""
+    """AnonHugePages + ShmemPmdMapped + FilePmdMapped: the part mapped by huge pages."""
     locked_bytes: int = 0
     ksm_bytes: int = 0
 
     @property
     def resident_bytes(self) -> int:
-        """Rss and hugetlb pages."""
+        """Rss plus hugetlb pages."""
         return self.rss_bytes + self.hugetlb_bytes
 
     @property
     def shared_bytes(self) -> int:
-        """The part of Rss that other mappings share, so that it is charged to several."""
+        """The part of Rss that is charged to other mappings: Rss minus Pss."""
         return max(0, self.rss_bytes - self.pss_bytes)
 
     def __add__(self, other: Usage) -> Usage:
@@ -68,7 +68,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """One mapping. `offset_bytes` is into the file; `name` is '' for anonymous memory."""
+    """A mapping. `offset_bytes` is its offset in the file; `name` is '' for anonymous memory."""
 
     start: int
     end: int
@@ -80,17 +80,18 @@ class Mapping:
     usage: Usage = Usage()
     kernel_page_bytes: int = 4096
     thp_eligible: bool | None = None
-    """Whether it may be made of transparent huge pages; None where the kernel does not say."""
+    """Whether the kernel may use transparent huge pages for it; None if the kernel does not tell."""
 
     @property
     def size_bytes(self) -> int:
+        """Size of its address range."""
         return self.end - self.start
 
 
 def parse_smaps(text: bytes) -> tuple[Mapping, ...]:
-    """Every mapping of `/proc/PID/smaps` (or, without usage, of `/proc/PID/maps`).
+    """Parse every mapping of `/proc/PID/smaps`; or of `/proc/PID/maps`, without usage.
 
-    What is no mapping is passed over: a truncated file gives the mappings that are whole.
+    Other lines are ignored: a truncated file gives the complete mappings.
     """
     headers = list(_HEADER.finditer(text))
     mappings = []
@@ -142,10 +143,10 @@ _SUMMED = re.compile(
 
 
 def total(text: bytes) -> Usage:
-    """The sum over all mappings of `/proc/PID/smaps`, without building them.
+    """Sum up all mappings of `/proc/PID/smaps` without making records of them.
 
-    Ten times cheaper than `parse_smaps`: a QEMU process has 300 mappings, a host many of those, and
-    most lines say 0.
+    This is ten times cheaper than `parse_smaps`: a QEMU process has 300 mappings, a host many processes,
+    and most lines are 0.
     """
     sizes: dict[bytes, int] = {}
     for name, kib in _SUMMED.findall(text):
@@ -154,9 +155,9 @@ def total(text: bytes) -> Usage:
 
 
 def parse_maps(text: bytes, at_least_bytes: int = 0) -> tuple[Mapping, ...]:
-    """The mappings of `/proc/PID/maps`, or of smaps at less cost: usage stays zero.
+    """Parse the mappings of `/proc/PID/maps`, or those of smaps at less cost; usage stays zero.
 
-    Those smaller than `at_least_bytes` are left out.
+    Mappings smaller than `at_least_bytes` are left out.
     """
     return tuple(_mapping(header, b"") for header in _headers_of(text, at_least_bytes))
 
@@ -175,7 +176,7 @@ _LARGE = re.compile(rb"\nSize: +[1-9]\d{3,} kB")
 
 
 def _large_headers(text: bytes) -> Iterator[re.Match[bytes]]:
-    """The headers of mappings of 1000 KiB and more, found by the line below: most are smaller."""
+    """Yield the headers of mappings of at least 1000 KiB, found by their Size line: most are smaller."""
     for size in _LARGE.finditer(text):
         header = _HEADER.match(text, text.rfind(b"\n", 0, size.start()) + 1)
         if header is not None:
@@ -183,7 +184,7 @@ def _large_headers(text: bytes) -> Iterator[re.Match[bytes]]:
 
 
 def add(usages: Iterable[Usage]) -> Usage:
-    """The sum of usages."""
+    """Return the sum of usages."""
     result = Usage()
     for usage in usages:
         result = result + usage
@@ -191,9 +192,9 @@ def add(usages: Iterable[Usage]) -> Usage:
 
 
 def scan(pieces: Iterable[bytes], at_least_bytes: int) -> tuple[Usage, tuple[Mapping, ...]]:
-    """Return the sum over all mappings, and those of `at_least_bytes` with their own usage.
+    """Return the sum over all mappings, and the mappings of at least `at_least_bytes` with their usage.
 
-    Each piece holds whole mappings, and only what is large of them is kept. Raises VmError for more than
+    Each piece has whole mappings; only the large ones are kept. Raises VmError if there are more than
     MAPPINGS_LIMIT large ones.
     """
     sizes: dict[bytes, int] = {}
@@ -208,16 +209,16 @@ def scan(pieces: Iterable[bytes], at_least_bytes: int) -> tuple[Usage, tuple[Map
             if len(large) > MAPPINGS_LIMIT:
                 raise VmError(
                     f"the process has more than {MAPPINGS_LIMIT} mappings of {at_least_bytes >> 10} KiB "
-                    "and more; which of them are RAM is not looked for"
+                    "or more, too many to find guest RAM among them"
                 )
     return _usage(sizes), tuple(large)
 
 
 def pieces_of(root: str, pid: int) -> Iterator[bytes]:
-    """`/proc/PID/smaps` in pieces of about a MiB, each of whole mappings.
+    """Yield `/proc/PID/smaps` in pieces of about one MiB, each of whole mappings.
 
-    Raises VmError where the process has gone, where the right to read it is missing (which one is
-    said), or where it is longer than SMAPS_LIMIT_BYTES.
+    Raises VmError if the process has ended, if the permission to read it is missing (the message names
+    it), or if the file is longer than SMAPS_LIMIT_BYTES.
     """
     path = under(root, f"/proc/{pid}/smaps")
     left = b""
@@ -244,7 +245,7 @@ def pieces_of(root: str, pid: int) -> Iterator[bytes]:
 
 
 def _last_header(text: bytes) -> int:
-    """Where the last mapping begins; 0 where none does."""
+    """Return the offset at which the last mapping begins, or 0."""
     end = len(text)
     while (line := text.rfind(b"\n", 0, end)) >= 0:
         if _HEADER.match(text, line + 1):
@@ -254,15 +255,15 @@ def _last_header(text: bytes) -> int:
 
 
 def read_smaps(root: str, pid: int) -> bytes:
-    """`/proc/PID/smaps` whole. Raises VmError as `pieces_of` does."""
+    """Read all of `/proc/PID/smaps`. Raises VmError as `pieces_of` does."""
     return b"".join(pieces_of(root, pid))
 
 
 def resident_of_mapping(pid: int, name: str, root: str = "/") -> Usage:
-    """The usage of all mappings called `name` (a path, or `memfd:` and its name), added up.
+    """Return the summed usage of all mappings named `name` (a path, or `memfd:` and its name).
 
-    For sampling every second: one pass over smaps, and only the named mappings are parsed.
-    Raises VmError where none is called so.
+    Suitable for sampling every second: it parses only the named mappings, in one pass over smaps.
+    Raises VmError if no mapping has the name.
     """
     wanted = os.fsencode(name)
     names = (wanted, wanted + b" (deleted)", b"/" + wanted + b" (deleted)")
@@ -275,7 +276,7 @@ def resident_of_mapping(pid: int, name: str, root: str = "/") -> Usage:
                 found.append(_mapping(header, piece[header.end() : end]).usage)
     if not found:
         raise VmError(
-            f"process {pid} maps nothing called {name}; /proc/{pid}/maps lists what it maps"
+            f"process {pid} has no mapping named {name}; /proc/{pid}/maps lists its mappings"
         )
     return add(found)
 
@@ -284,5 +285,5 @@ def _reason(error: OSError, pid: int) -> str:
     if error.errno in (errno.ENOENT, errno.ESRCH):
         return f"process {pid} has ended"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return "no right to read it; run as root or with CAP_SYS_PTRACE"
+        return "no permission to read it; run as root or with CAP_SYS_PTRACE"
     return error.strerror or str(error)

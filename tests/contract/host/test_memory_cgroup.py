@@ -34,7 +34,7 @@ def group() -> Iterator[Path]:
     try:
         folder.mkdir()
     except OSError as error:
-        pytest.skip(f"no control group can be made here: {error}")
+        pytest.skip(f"no cgroup can be made here: {error}")
     try:
         if not limit.exists():
             pytest.skip("the memory controller is not enabled for groups of the root")

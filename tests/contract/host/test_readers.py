@@ -115,7 +115,7 @@ def test_a_reader_has_limits_and_nothing_of_its_parent_s(readers: Readers, tmp_p
 
 @pytest.mark.parametrize(
     ("function", "arguments", "why"),
-    [(burn, (), "used more than it may"), (end, (), "ended"), (shout, (4 << 20,), "too long")],
+    [(burn, (), "exceeded its limits"), (end, (), "ended"), (shout, (4 << 20,), "too long")],
     ids=["processor", "death", "answer"],
 )
 def test_a_reader_that_goes_too_far_costs_one_call(
@@ -210,14 +210,14 @@ def test_processes_that_hang_their_readers_are_skipped_and_the_others_found(
         assert isinstance(seen, tuple)
         assert seen[1].name == "fine"
         found = find(hanging[0], fine)
-        assert "gave no answer in 3 s" in str(found[0])
+        assert "did not answer in 3 s" in str(found[0])
         assert isinstance(found[1], tuple)
         # It is known by now: nothing is waited for.
         assert "not read any more" in str(find(hanging[0])[0])
         assert readers.problems == (
             f"process {hanging[0]} of user 0 made its reader hang; it is not read any more",
         )
-        assert "gave no answer" in str(find(slow)[0])
+        assert "did not answer" in str(find(slow)[0])
         found = find(*hanging[1:], fine)
         assert isinstance(found[-1], tuple), "who was read before is read whatever its user does"
         assert f"{HUNG_PER_USER} readers hang at processes of its user" in str(found[-2])

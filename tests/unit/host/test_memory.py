@@ -200,7 +200,7 @@ def test_version_1(tree: Tree) -> None:
 
 
 def test_a_folder_that_is_no_group_is_an_error_that_says_what_to_do(tree: Tree) -> None:
-    with pytest.raises(InputError, match="/nowhere: there is no such control group"):
+    with pytest.raises(InputError, match="/nowhere: there is no such cgroup"):
         tree.view("/nowhere")
     tree.put(f"{GROUP}/cgroup.procs", "")
     with pytest.raises(InputError, match="needs \\+memory"):

@@ -121,7 +121,7 @@ def test_a_real_mapping_is_sampled_by_its_name(tmp_path: Path) -> None:
     with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as memory:
         assert memory[4096] == 0
         assert 4096 <= smaps.resident_of_mapping(os.getpid(), str(file)).rss_bytes <= 1 << 20
-    with pytest.raises(VmError, match="nothing called"):
+    with pytest.raises(VmError, match="no mapping named"):
         smaps.resident_of_mapping(os.getpid(), "no such mapping")
 
 

@@ -59,7 +59,7 @@ def test_a_host_that_cannot_be_read_is_refused(daemon: Daemon, tmp_path: Path) -
     assert daemon.settings.cgroup is None
     assert daemon.settings.arbiter.calm_for_s != 9
     (problem,) = daemon.status().problems
-    assert "there is no such control group" in problem
+    assert "there is no such cgroup" in problem
 
 
 def test_each_fault_of_refused_settings_is_a_problem_of_its_own(

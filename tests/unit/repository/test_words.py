@@ -26,7 +26,6 @@ NOT_YET = (
     "src/giveback_agent/runtime",
     "src/giveback_agent/settings",
     "src/giveback_agent/wsl",
-    "src/giveback/host",
     "src/giveback/manager/devices",
     "src/giveback/manager/history",
     "src/giveback/manager/http/api.py",

@@ -1,1 +1,1 @@
-"""What a stranger can make hang is read by child processes, which are limited and can be abandoned."""
+"""Child processes that read whatever a stranger can make hang: they have limits and can be abandoned."""

@@ -1,9 +1,9 @@
-"""Which processes are not read any more, because a reader hung or died while it read them. Pure.
+"""Record the processes at which a reader hung or died, and decide which are not read again. Pure.
 
-A reader that ignores SIGKILL waits for something that its victim controls (a page behind FUSE, say); it
-costs memory until that ends. So few are risked for one user and few in all, and a process that did it is
-not read again. One that was only slow - the host swaps, or its command line is on a slow disk - has
-more than one chance.
+A reader that ignores SIGKILL waits for something that the process controls (a page behind FUSE, say), and
+costs memory until the wait ends. So only a few readers are risked for one user and in all, and such a
+process is not read again. A process that was only slow (the host swaps, or its command line is on a slow
+disk) gets more than one chance.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from dataclasses import dataclass, field
 from giveback.host.budgets import owner_of
 
 HUNG_PER_USER = 3
-"""Readers that one user's processes may cost; then those that were never read are not begun with."""
+"""If this many readers hang at one user's processes, those that were never read are refused."""
 HUNG_OF_STRANGERS = 12
-"""Readers that processes which were never read may cost in all: a user can have many uids."""
+"""If this many readers hang in all, no process that was never read is read: a user can have many uids."""
 HUNG_OF_OWNER = 8
-"""Readers that one user's processes may cost, those that were read before among them."""
+"""If this many readers hang at one user's processes, none of them is read."""
 HUNG_LIMIT = 48
-"""Readers that may hang in all. Then none is started in their place; what is left goes on."""
+"""If this many readers hang in all, no new one is started; the remaining ones continue."""
 _CHANCES = 3
 _AGAIN_S = 30.0
 _SELDOM_S = 3600.0
-"""After _CHANCES. Not never: a host that swapped on three days of a year has lost no VM."""
+"""The wait after _CHANCES failures. It is finite: swapping on three days of a year must not lose a VM."""
 _KNOWN_LIMIT = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Culprit:
-    """A process as it was when it was read: a PID alone may be another's by now."""
+    """The identity of a process when it was read: its PID alone may be reused."""
 
     pid: int
     started_s: float
@@ -42,67 +42,67 @@ class _Record:
     culprit: Culprit
     failures: int = 0
     again_s: float = 0.0
-    """When it may be read again; infinite: never."""
+    """Monotonic time from which it may be read again; infinite: never."""
 
 
 @dataclass(slots=True)
 class Blame:
-    """What is held against which process."""
+    """The failures of reading, by process."""
 
     _records: dict[int, _Record] = field(default_factory=dict)
     _hung: dict[int, Culprit] = field(default_factory=dict)
-    """By the reader's PID, while it hangs."""
+    """The process by the PID of the reader that hangs at it."""
     _answered: dict[int, set[str]] = field(default_factory=dict)
-    """By PID, the functions that have read it."""
+    """The functions that have read a process, by its PID."""
 
     @property
     def suspects(self) -> frozenset[int]:
-        """PIDs that something is held against."""
+        """PIDs of processes with a recorded failure."""
         return frozenset(self._records)
 
     @property
     def hung(self) -> int:
-        """Readers that hang now."""
+        """Number of readers that hang at present."""
         return len(self._hung)
 
     @property
     def is_strict(self) -> bool:
-        """Whether it matters whose a process is: a user, or all together, have used up their readers."""
+        """Whether so many readers hang that a process's owner must be checked before each read."""
         return len(self._hung) >= HUNG_PER_USER
 
     def answered(self, pid: int, function: str = "") -> None:
-        """Note that a function could read a process."""
+        """Record that a function has read a process."""
         if len(self._answered) >= _KNOWN_LIMIT:
             self._answered.clear()
         self._answered.setdefault(pid, set()).add(function)
 
     def slow(self, culprit: Culprit, now_s: float) -> None:
-        """Note that a reader had to be killed, or died, and that it is gone."""
+        """Record that a reader had to be killed or died, and has ended."""
         record = self._record(culprit)
         record.failures += 1
         wait_s = _AGAIN_S if record.failures < _CHANCES else _SELDOM_S
         record.again_s = max(record.again_s, now_s + wait_s)
 
     def hangs(self, reader: int, culprit: Culprit) -> None:
-        """Note that a reader cannot even be killed: this process is never read again."""
+        """Record that a reader cannot be killed: the process is never read again."""
         self._record(culprit).again_s = float("inf")
         self._hung[reader] = culprit
 
     def ended(self, reader: int) -> None:
-        """Note that a reader that hung has ended."""
+        """Record that a hung reader has ended."""
         self._hung.pop(reader, None)
 
     def forget(self, pid: int) -> None:
-        """Note that the process has ended: whoever has its PID next is another one."""
+        """Forget a process that has ended: its PID may be reused by another."""
         self._records.pop(pid, None)
         self._answered.pop(pid, None)
 
     def refusal(self, process: Culprit, now_s: float, function: str = "") -> str:
-        """Why a function is not to read this process now; "" where it may."""
+        """Return why a function must not read this process now, or "" if it may."""
         pid, uid = process.pid, process.uid
         record = self._records.get(pid)
         if record is not None and record.culprit.started_s != process.started_s:
-            # Another process has its PID now.
+            # The PID was reused by another process.
             self.forget(pid)
             record = None
         if record is not None and now_s < record.again_s:
@@ -124,7 +124,7 @@ class Blame:
         return ""
 
     def problems(self) -> tuple[str, ...]:
-        """What an operator has to know: which processes are not read any more."""
+        """Return messages for the operator: the processes that are not read any more."""
         return tuple(
             f"process {pid} of user {record.culprit.uid} made its reader hang; it is "
             + ("not read any more" if record.again_s == float("inf") else "read once an hour")

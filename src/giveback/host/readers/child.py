@@ -1,4 +1,4 @@
-"""A reader process: it has limits, no descriptors but its socket, and runs the functions that it is asked to.
+"""A reader process: it has limits and only one descriptor, its socket, and runs the requested functions.
 
 It is forked from the starter, which has no threads, and never returns.
 """
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MEMORY_BYTES = 256 << 20
-"""How much more address space a reader may have than it is born with."""
+"""Address space that a reader may use in addition to that at its start."""
 _OPEN_FILES = 256
 _FILES_OF_ANYONE = 1 << 20
 _OOM_SCORE = b"300"
-"""The kernel ends a reader before what asked it."""
+"""With this score the OOM killer ends a reader before the process that uses it."""
 
 
 def isolate(name: str, keep: socket.socket) -> None:
-    """Make this process, just forked, one of its own: no descriptors, handlers or words of its parent's.
+    """Detach this newly forked process from its parent: close descriptors, reset signal handlers and name.
 
-    A pipe that an abandoned process still had would never come to its end for who reads it.
+    If an abandoned reader kept a pipe's writing end open, the pipe's reader would never see its end.
     """
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGHUP):
-        # Of a terminal, and meant for the command: this process ends with its socket.
+        # A terminal sends these for the command; this process ends when its socket does.
         signal.signal(number, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
@@ -51,7 +51,7 @@ def isolate(name: str, keep: socket.socket) -> None:
 
 
 def serve(connection: socket.socket) -> NoReturn:
-    """Answer until the socket is closed. Never returns."""
+    """Answer requests until the socket is closed. Never returns."""
     try:
         isolate("giveback-reader", connection)
         _limit()
@@ -67,7 +67,7 @@ def serve(connection: socket.socket) -> NoReturn:
 
 
 def _limit() -> None:
-    """Limit what this process may use; what cannot be limited here still has its time limited outside."""
+    """Limit this process's resources. Even if a limit cannot be set, the pool outside limits its time."""
     pages = int(_read("/proc/self/statm").split()[0])
     address_space = pages * resource.getpagesize() + MEMORY_BYTES
     for kind, value in (
@@ -82,7 +82,7 @@ def _limit() -> None:
 
 
 def _answer(connection: socket.socket, request: bytes) -> None:
-    """Do what is asked, item by item, and answer each at once: who asks sees which one hangs."""
+    """Run the request item by item and answer each at once, so that the pool knows at which one it hangs."""
     asked: Any = plain.decode(request)
     name, cpu_s, items = asked
     work = _function(name)
@@ -104,7 +104,7 @@ def _answer(connection: socket.socket, request: bytes) -> None:
             body = [1, str(error)[:4096]]
         except MemoryError:
             body = [1, f"needs more than {MEMORY_BYTES >> 20} MiB to be read"]
-        except Exception as error:  # noqa: BLE001 - told to who asked, which shows it
+        except Exception as error:  # noqa: BLE001 - sent to the pool, which reports it
             body = [2, f"{type(error).__name__}: {error}"[:4096]]
         _send(connection, body, fd)
 
@@ -126,7 +126,7 @@ def _function(name: str) -> Callable[..., object]:
 
 
 def _limit_cpu(more_s: float) -> None:
-    """The kernel counts all of a process's life, in whole seconds."""
+    """Limit the CPU time of the next item: RLIMIT_CPU counts since the process's start, in whole seconds."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = math.ceil(used.ru_utime + used.ru_stime + more_s)
     with contextlib.suppress(OSError, ValueError):

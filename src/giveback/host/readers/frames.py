@@ -1,4 +1,4 @@
-"""Messages between a reader process and who asks it: a length, then that many bytes, perhaps a descriptor."""
+"""Messages between a reader process and its pool: a length, then that many bytes, perhaps a descriptor."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import socket
 import struct
 
 FRAME_LIMIT_BYTES = 2 << 20
-"""The largest answer: a command line of 256 KiB whose every byte is written as six characters fits."""
+"""Limit of a message: a command line of 256 KiB fits even if JSON writes each byte as six characters."""
 _LENGTH = struct.Struct("!I")
 _CHUNK_BYTES = 1 << 16
 
 
 def framed(body: bytes) -> bytes:
-    """Return the body behind its length. Raises ValueError where it is too long."""
+    """Return the length followed by the body. Raises ValueError if the body is too long."""
     if len(body) > FRAME_LIMIT_BYTES:
         raise ValueError(f"an answer of {len(body)} bytes is too long")
     return _LENGTH.pack(len(body)) + body
 
 
 def send(connection: socket.socket, body: bytes, fd: int = -1) -> None:
-    """Send one message, and a descriptor with it. For a socket that blocks."""
+    """Send one message, with a descriptor if `fd` is not negative, over a blocking socket."""
     data = framed(body)
     if fd < 0:
         connection.sendall(data)
@@ -30,16 +30,16 @@ def send(connection: socket.socket, body: bytes, fd: int = -1) -> None:
 
 
 class Incoming:
-    """What has come so far of messages."""
+    """A buffer of received bytes and descriptors, from which whole messages are taken."""
 
     def __init__(self) -> None:
         self._data = bytearray()
         self._fds: list[int] = []
 
     def receive(self, connection: socket.socket) -> bool:
-        """Take what is there; return whether more may come. Raises BlockingIOError where nothing is there.
+        """Receive available bytes; return False if the peer has closed its end.
 
-        Raises ValueError for a message that is too long.
+        Raises BlockingIOError if nothing is available, and ValueError if a message is too long.
         """
         try:
             data, fds, _, _ = socket.recv_fds(connection, _CHUNK_BYTES, 1)
@@ -48,11 +48,11 @@ class Incoming:
         self._fds += fds
         self._data += data
         if len(self._fds) > 1 or self._length() > FRAME_LIMIT_BYTES:
-            raise ValueError("a message that is too long")
+            raise ValueError("its message is too long")
         return bool(data)
 
     def take(self) -> tuple[bytes, int] | None:
-        """Return the next message and its descriptor (-1: none), or None where it is not whole yet."""
+        """Return the next message and its descriptor (-1 if none), or None if it is not complete yet."""
         end = _LENGTH.size + self._length()
         if len(self._data) < _LENGTH.size or len(self._data) < end:
             return None
@@ -61,7 +61,7 @@ class Incoming:
         return body, self._fds.pop() if self._fds else -1
 
     def close(self) -> None:
-        """Close what came and was not taken."""
+        """Close the received descriptors that were not taken."""
         while self._fds:
             os.close(self._fds.pop())
 

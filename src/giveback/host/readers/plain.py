@@ -1,8 +1,8 @@
-"""Records as plain values and back: what a reader process answers is rebuilt field by field, by its type.
+"""Convert records to plain values and back: a reader's answer is rebuilt field by field by its type.
 
-Not pickle: a reader has handled a stranger's bytes, and unpickling runs what the bytes say. JSON makes
-nothing but plain values, its parser is C, its size is known before it is parsed; the fields are then
-checked against the record's own annotations, as no parser does.
+pickle is not used, because a reader has handled a stranger's bytes and unpickling may run code. JSON yields
+only plain values, its parser is in C, and its size is known before parsing. The fields are then checked
+against the record's own annotations.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 _WHOLE_LIMIT = 1 << 64
-"""No address, size or time of a host is larger."""
+"""Upper bound of a plausible number: no address, size or time of a host is larger."""
 
 
 def pack(value: object) -> object:
-    """Return a record, a tuple of records, …, as what JSON can say. Raises TypeError for anything else."""
+    """Convert a record, a tuple of records, …, to values of JSON. Raises TypeError for other types."""
     if isinstance(value, Enum):
         return value.value
     if value is None or isinstance(value, str | int | float):
@@ -36,18 +36,18 @@ def pack(value: object) -> object:
 
 
 def unpack(kind: type[T], value: object) -> T:
-    """Return the `kind` that `pack` made `value` of. Raises ValueError where it is none."""
+    """Rebuild an instance of `kind` from the result of `pack`. Raises ValueError if a value does not fit."""
     result: T = _unpacked(kind, value)
     return result
 
 
 def encode(value: object) -> bytes:
-    """Return plain values as bytes; bytes of a command line that are no UTF-8 survive as surrogates."""
+    """Encode plain values as bytes; surrogates, which stand for bytes that are not UTF-8, are kept."""
     return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
 def decode(text: bytes) -> object:
-    """Return the plain values that these bytes are. Raises ValueError where they are none."""
+    """Decode bytes to plain values. Raises ValueError if they are malformed."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -72,13 +72,13 @@ def _unpacked(kind: Any, value: object) -> Any:  # noqa: ANN401
 
 
 def _single(kind: Any, value: object) -> Any:  # noqa: ANN401
-    """Return a value that has no parts. bool is no int here, and a whole number is a float."""
+    """Check a value without parts. A bool does not count as an int; an int is converted to a float field."""
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not (type(None) if kind is None else kind):
         raise ValueError(f"{str(value)[:80]!r} is not {getattr(kind, '__name__', kind)}")
     if isinstance(value, int) and abs(value) > _WHOLE_LIMIT:
-        raise ValueError("a number that is too large")
+        raise ValueError("a number is too large")
     return value
 
 
@@ -88,7 +88,7 @@ def _one_of(kinds: tuple[Any, ...], value: object) -> Any:  # noqa: ANN401
             return _unpacked(kind, value)
         except ValueError:
             continue
-    raise ValueError(f"{str(value)[:80]!r} is none of the types that it may have")
+    raise ValueError(f"{str(value)[:80]!r} has none of the allowed types")
 
 
 def _several(origin: Any, kinds: tuple[Any, ...], value: object) -> Any:  # noqa: ANN401

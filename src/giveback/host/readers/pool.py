@@ -1,12 +1,12 @@
-"""Readers: a few child processes that read for us what a stranger controls, each call limited.
+"""The pool of readers: a few child processes that read whatever a stranger controls, each call limited.
 
-A stranger's command line may lie behind a FUSE page that is never read, its socket in a folder that never
-answers; a call into either may hang where not even SIGKILL ends it. A reader that takes too long is
-killed; one that ignores that is abandoned - nothing ever waits for it - and another is started.
-`blame.py` keeps who did it.
+A stranger's command line may lie on a FUSE page that is never served, or its socket in a folder that never
+answers. A call into either may hang so that not even SIGKILL ends it. A reader that takes too long is
+killed. One that survives is abandoned: nothing waits for it, and another is started. `blame.py` records
+the process at which it hung.
 
-A reader answers one message for each item, so that it is known at which one it hangs. Nothing here is bound
-to an event loop: a command may run several, one after another.
+A reader sends one answer for each item, so that the pool knows at which one it hangs. The pool is not bound
+to an event loop: a command may run several loops, one after another.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ if TYPE_CHECKING:
 
 _SIZE = 3
 _KILLED_S = 0.5
-"""How long a reader that is killed may take to end; one that waits for FUSE does not."""
+"""How long a killed reader may take to end; one that waits for FUSE never does."""
 _START_S = 10.0
 _ITEMS_AT_ONCE = 512
 _SLOW_S = 1.0
-"""An item that took longer than this, when who asked gave up, counts as slow."""
+"""If the caller cancels a call, its item counts as slow if it took longer than this."""
 _OK, _REFUSED, _DEFECT, _PINNED = range(4)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one item may take: seconds by the clock, and of a CPU."""
+    """Limits of one item: seconds of wall-clock time, and of CPU time."""
 
     wall_s: float
     cpu_s: float
 
 
 SHORT = Limits(wall_s=3.0, cpu_s=2.0)
-"""For a command line, or a connection to a socket."""
+"""The limits for a command line, or a connection to a socket."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What a reader is to do once: the process that is to blame if it hangs, and the arguments."""
+    """One unit of work for a reader: the arguments, and the process to blame if it hangs."""
 
     pid: int
     arguments: tuple[object, ...]
 
 
 class _Hung(Exception):  # noqa: N818
-    """A reader gave no answer in time, or ended."""
+    """A reader did not answer in time, or ended."""
 
 
 @dataclass(slots=True)
@@ -75,9 +75,9 @@ class _Reader:
 
 
 class Readers:
-    """The pool. At most _SIZE readers work at a time, each started when there is work for it.
+    """The pool. At most _SIZE readers work at a time; each is started when it is needed.
 
-    Call `start` before the program has threads; else it is done by the first call.
+    Call `start` before the program has threads; otherwise the first call does it.
     """
 
     def __init__(self) -> None:
@@ -88,28 +88,26 @@ class Readers:
         self._hanging: list[_Reader] = []
         self._ending: set[asyncio.Task[None]] = set()
         self._judged: dict[int, asyncio.Event] = {}
-        """By PID, processes whose reader was just killed: other calls wait until it has ended, or hangs."""
+        """By PID, processes whose reader was just killed: other calls wait until the result is known."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._free = asyncio.Semaphore(_SIZE)
         self._starting = asyncio.Lock()
 
     def start(self) -> None:
-        """Fork what forks the readers. Raises VmError where the system refuses."""
+        """Fork the starter, which forks the readers. Raises VmError if the system refuses."""
         if self._starter is None:
             try:
                 self._starter, self._starter_pid = starter.start()
             except OSError as error:
-                raise VmError(
-                    f"no process to read with can be started: {error.strerror}"
-                ) from error
+                raise VmError(f"no reader process can be started: {error.strerror}") from error
 
     def close(self) -> None:
-        """End every reader that can be ended, and wait for none."""
+        """End every reader that can be ended, without waiting for any."""
         for reader in self._idle + self._hanging:
             reader.close()
         self._idle, self._hanging = [], []
         if self._starter is not None:
-            # It reads nothing that could hang, and ends when its socket does.
+            # The starter reads nothing that could hang, and ends when its socket is closed.
             self._starter.close()
             self._starter = None
             with contextlib.suppress(ChildProcessError):
@@ -118,13 +116,13 @@ class Readers:
     async def call(
         self, function: Callable[..., object], *arguments: object, pid: int, limits: Limits
     ) -> object:
-        """Run a module's function in a reader; return what it returned, as plain values.
+        """Run a module's function in a reader and return its result as plain values.
 
-        A function may return a tuple of a socket or a PinnedFile and a value: the same one comes back with
-        the value, for the caller to close.
+        A function may return a tuple of a socket or a PinnedFile and a value: the same object is then
+        returned with the value, and the caller closes it.
 
-        `pid` is the process that is read. Raises VmError with the function's own words, or that the process
-        is not read any more.
+        `pid` is the process that is read. Raises VmError with the function's own message, or if the reader
+        hangs or the process is not read any more.
         """
         (result,) = await self.each(function, [Item(pid, arguments)], limits)
         if isinstance(result, VmError):
@@ -134,7 +132,7 @@ class Readers:
     async def each(
         self, function: Callable[..., object], items: Sequence[Item], limits: Limits
     ) -> list[object]:
-        """Run a module's function for each item; a VmError stands where one could not be read."""
+        """Run a module's function for each item; return the results, with a VmError for each failed item."""
         self._use_loop()
         self._sweep()
         results: list[object] = []
@@ -156,15 +154,15 @@ class Readers:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What an operator has to know of processes that hang their readers."""
+        """Messages for the operator about processes that make their readers hang."""
         return self.blame.problems()
 
     def forget(self, pid: int) -> None:
-        """Note that a process has ended."""
+        """Forget the failures of a process that has ended."""
         self.blame.forget(pid)
 
     def keep(self, pids: Container[int]) -> None:
-        """Forget every process but these: the others have ended."""
+        """Forget the failures of all processes except these: the others have ended."""
         for pid in self.blame.suspects:
             if pid not in pids:
                 self.blame.forget(pid)
@@ -172,7 +170,7 @@ class Readers:
     # One batch.
 
     def _batch(self, items: Sequence[Item], first: int) -> Sequence[Item]:
-        """The items from `first` that can be given to a reader at once: none that may be refused by then."""
+        """Return the items from `first` for one request: none that may have to be refused in the meantime."""
         if self.blame.is_strict:
             return items[first : first + 1]
         suspects = self.blame.suspects | self._judged.keys()
@@ -188,7 +186,7 @@ class Readers:
         limits: Limits,
         results: list[object],
     ) -> None:
-        """Add a result for each item. Raises _Hung at the one that the reader does not answer to."""
+        """Add a result for each item. Raises _Hung for the item that the reader does not answer."""
         reader = await self._reader()
         begun_s = time.clock_gettime(time.CLOCK_BOOTTIME)
         name = _name(function)
@@ -205,14 +203,14 @@ class Readers:
                 done += 1
                 self.blame.answered(item.pid, name)
         except TimeoutError as error:
-            why = f"gave no answer in {limits.wall_s:g} s"
+            why = f"did not answer in {limits.wall_s:g} s"
             raise await self._give_up(reader, batch[done].pid, begun_s, why) from error
         except (OSError, ValueError, EOFError) as error:
-            why = f"ended: {error}" if str(error) else "ended: it used more than it may"
+            why = f"ended: {error}" if str(error) else "ended: it exceeded its limits"
             raise await self._give_up(reader, batch[done].pid, begun_s, why) from error
         except BaseException:
-            # Cancelled: what it answers now would be taken for the answer to another question. Who asked
-            # may have had less patience than `limits`, so the process is to blame all the same.
+            # Cancelled: a late answer would be mistaken for that to another request, so the reader is ended.
+            # The caller's own timeout may be shorter than `limits`, so the process is blamed all the same.
             now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
             end = self._end(reader, batch[done].pid, begun_s, is_slow=now_s - begun_s > _SLOW_S)
             ending = asyncio.get_running_loop().create_task(end)
@@ -222,14 +220,14 @@ class Readers:
         self._idle.append(reader)
 
     async def _give_up(self, reader: _Reader, pid: int, begun_s: float, why: str) -> _Hung:
-        """End a reader that hangs or has died; return what to say of it."""
+        """End a reader that hangs or has died; return the error to raise."""
         await self._end(reader, pid, begun_s, is_slow=True)
         return _Hung(f"process {pid} cannot be read: its reader {why}")
 
     async def _end(self, reader: _Reader, pid: int, begun_s: float, *, is_slow: bool) -> None:
-        """Kill a reader, and remember who was read, if that process is still the same.
+        """Kill a reader, and record the process that it read, if that process is still the same.
 
-        `is_slow`: whether that counts against the process where the reader can be killed.
+        `is_slow`: whether it counts as a failure of the process if the reader can be killed.
         """
         self._kill(reader)
         self._hanging.append(reader)
@@ -270,39 +268,39 @@ class Readers:
     # The readers.
 
     async def _reader(self) -> _Reader:
-        """A reader that is free. Raises VmError where none can be started."""
+        """Return a free reader. Raises VmError if none can be started."""
         while self._idle:
             reader = self._idle.pop()
             if not _has_ended(reader):
                 return reader
             reader.close()
         if len(self._hanging) >= HUNG_LIMIT:
-            raise VmError(f"{len(self._hanging)} readers hang: no other one is started")
+            raise VmError(f"{len(self._hanging)} readers hang: no further one is started")
         async with self._starting:
             return await self._started()
 
     async def _started(self) -> _Reader:
         self.start()
-        told = self._starter
-        assert told is not None  # noqa: S101
+        connection = self._starter
+        assert connection is not None  # noqa: S101
         try:
             async with asyncio.timeout(_START_S):
-                told.send(starter.NEW)
-                await _readable(told)
-            text, fds, _, _ = socket.recv_fds(told, 64, 1)
+                connection.send(starter.NEW)
+                await _readable(connection)
+            text, fds, _, _ = socket.recv_fds(connection, 64, 1)
         except (OSError, TimeoutError) as error:
             self._starter_lost()
             raise VmError(f"no reader can be started: {error}") from error
         if not fds:
             if not text:
                 self._starter_lost()
-            raise VmError("no reader can be started: the system has no process left for it")
-        connection = socket.socket(fileno=fds[0])
-        connection.setblocking(False)
-        return _Reader(int(text), connection)
+            raise VmError("no reader can be started: the system's limit of processes is reached")
+        to_reader = socket.socket(fileno=fds[0])
+        to_reader.setblocking(False)
+        return _Reader(int(text), to_reader)
 
     def _starter_lost(self) -> None:
-        """Something ended it, or an answer of it would come too late: the next call forks another."""
+        """Drop a starter that has ended or whose answer would be late: the next call forks another."""
         if self._starter is not None:
             self._starter.close()
             self._starter = None
@@ -315,7 +313,7 @@ class Readers:
                 self._starter.send(starter.KILL + b"%d" % reader.pid)
 
     def _sweep(self) -> None:
-        """Forget the readers that hung and have ended since."""
+        """Forget the hung readers that have ended since."""
         for reader in self._hanging[:]:
             if _has_ended(reader):
                 self._hanging.remove(reader)
@@ -323,7 +321,7 @@ class Readers:
                 reader.close()
 
     def _use_loop(self) -> None:
-        """Locks belong to the loop that waits at them: one that has ended has left none behind."""
+        """Make new locks if the event loop has changed: a lock belongs to the loop that waits at it."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop = loop
@@ -333,7 +331,7 @@ class Readers:
 
 @functools.cache
 def shared() -> Readers:
-    """The pool of this program; a reader is started when there is work for one more."""
+    """Return the pool of this program."""
     return Readers()
 
 
@@ -342,7 +340,10 @@ def _name(function: Callable[..., object]) -> str:
 
 
 def _result(body: bytes, fd: int) -> object:
-    """What a reader answered. Raises ValueError where it is no answer, OSError for a socket that is none."""
+    """Return a reader's result, or its error as a VmError.
+
+    Raises ValueError if the answer is malformed, and OSError if the descriptor is not a socket's.
+    """
     with own_root.PinnedFile(fd) as sent:
         kind, value = _parsed(body)
         if kind == _OK and fd < 0:
@@ -357,7 +358,7 @@ def _result(body: bytes, fd: int) -> object:
 
 
 def _parsed(body: bytes) -> tuple[int, object]:
-    """Return an answer's kind and value. Raises ValueError where it is not an answer."""
+    """Return an answer's kind and value. Raises ValueError if it is malformed."""
     answer = plain.decode(body)
     if (
         not isinstance(answer, list)
@@ -369,7 +370,7 @@ def _parsed(body: bytes) -> tuple[int, object]:
 
 
 async def _next(reader: _Reader) -> tuple[bytes, int]:
-    """The reader's next message. Raises EOFError at its end, ValueError for one that is too long."""
+    """Return the reader's next message. Raises EOFError if it has ended, ValueError if it is too long."""
     while (message := reader.incoming.take()) is None:
         try:
             if not reader.incoming.receive(reader.connection):
@@ -390,7 +391,7 @@ async def _readable(connection: socket.socket) -> None:
 
 
 async def _ends(reader: _Reader, within_s: float) -> bool:
-    """Whether the reader ends in this time; what it still says is passed over."""
+    """Return whether the reader ends within this time; its late answers are ignored."""
     try:
         async with asyncio.timeout(within_s):
             while not _has_ended(reader):

@@ -1,7 +1,7 @@
-"""The process that forks readers: it reads nothing of a stranger's, so that it can always be told to.
+"""The process that forks readers. It reads nothing that a stranger controls, so that it always responds.
 
-It is forked before its parent has threads, connections or much memory, and is the readers' parent: who asks
-for a reader neither waits for one that hangs nor forks with threads of its own.
+It is forked before its parent has threads, connections or much memory. It is the readers' parent process, so
+that the program neither waits for a reader that hangs nor forks while it has threads.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _run(connection: socket.socket) -> NoReturn:
                 _new(connection, readers)
             elif message.startswith(KILL):
                 pid = int(message.removeprefix(KILL))
-                # A reader that was reaped is none any more, and its PID may be another's.
+                # The PID of a reader that was reaped may be reused by another process.
                 if pid in readers:
                     os.kill(pid, signal.SIGKILL)
     finally:
@@ -56,7 +56,7 @@ def _run(connection: socket.socket) -> NoReturn:
 
 
 def _end(readers: set[int]) -> None:
-    """Kill every reader; one that hangs is left to the system's init."""
+    """Kill every reader; one that hangs is left to the init process."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     for pid in readers:
         with contextlib.suppress(OSError):
@@ -67,7 +67,7 @@ def _end(readers: set[int]) -> None:
 
 
 def _new(connection: socket.socket, readers: set[int]) -> None:
-    """Fork a reader and answer with its PID and the socket to it; with -1 where that fails."""
+    """Fork a reader and answer with its PID and the socket to it; answer -1 if the fork fails."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, its:
         try:

@@ -1,1 +1,1 @@
-"""Sockets by the kernel's own list and by descriptors: whose they are, never by their names."""
+"""Find the owners of sockets by the kernel's own list and by descriptors, never by their names."""

@@ -1,7 +1,7 @@
-"""The kernel's own list of sockets of this network namespace, over netlink: numbers, no text.
+"""Query the kernel's list of sockets of this network namespace over netlink: as numbers, not text.
 
-Names with newlines forge lines of /proc/net/unix, and two containers may have sockets of one name. Here a
-unix socket is its inode, and the file that it is bound to a device and an inode.
+A name with newlines forges lines of /proc/net/unix, and two containers may have sockets of the same name.
+Here an inode identifies a unix socket, and a device and an inode identify the file that it is bound to.
 Source: sock_diag(7); Linux net/unix/diag.c, net/ipv4/inet_diag.c, include/uapi/linux/unix_diag.h.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 ESTABLISHED, LISTENING = 1, 10
-"""TCP_ESTABLISHED and TCP_LISTEN, which unix sockets have, too."""
+"""TCP_ESTABLISHED and TCP_LISTEN, which apply to unix sockets, too."""
 _SOCK_DIAG = 4
 _BY_FAMILY = 20
 _ERROR, _DONE = 2, 3
@@ -42,34 +42,34 @@ _TIMEOUT_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class FileId:
-    """A file as the list has it: 32 bits of its inode, and its file system's device."""
+    """The identity of a file in the kernel's list: 32 bits of its inode, and its file system's device."""
 
     device: int
     inode: int
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileId:
-        """The file that was asked for its status."""
+        """Return the identity of a file from its stat result."""
         device = os.major(status.st_dev) << 20 | os.minor(status.st_dev)
         return cls(device, status.st_ino & 0xFFFFFFFF)
 
 
 @dataclass(frozen=True, slots=True)
 class UnixSocket:
-    """One unix socket. `waiting` is how many connections a listener has not accepted yet."""
+    """A unix socket. `waiting` is the number of connections that a listener has not accepted yet."""
 
     inode: int
     state: int
     file: FileId | None = None
     name: bytes = b""
-    """As it was bound; begins with a NUL in the abstract namespace."""
+    """The name as bound; it begins with a NUL in the abstract namespace."""
     peer_inode: int = 0
     waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class TcpListener:
-    """A TCP socket that listens at `address` (any: 0.0.0.0 or ::)."""
+    """A TCP socket that listens at `address`; 0.0.0.0 or :: stand for all addresses."""
 
     inode: int
     address: str
@@ -77,23 +77,23 @@ class TcpListener:
 
 
 def bound_sockets() -> tuple[UnixSocket, ...]:
-    """Every unix socket that listens or is connected. Raises VmError where the kernel lists none."""
+    """Return all listening and connected unix sockets. Raises VmError if the kernel cannot list them."""
     asked = _unix_request(1 << LISTENING | 1 << ESTABLISHED, 0, _SHOW_VFS | _SHOW_QUEUE)
     with _netlink() as netlink:
         return tuple(parse_unix(body) for body in _list(netlink, asked) if len(body) >= 16)
 
 
 def listening_sockets() -> tuple[UnixSocket, ...]:
-    """Every unix socket that listens. Raises VmError where the kernel lists none."""
+    """Return every unix socket that listens. Raises VmError if the kernel cannot list them."""
     asked = _unix_request(1 << LISTENING, 0, _SHOW_NAME | _SHOW_VFS)
     with _netlink() as netlink:
         return tuple(parse_unix(body) for body in _list(netlink, asked) if len(body) >= 16)
 
 
 def unix_sockets_of(inodes: Iterable[int]) -> Iterator[UnixSocket]:
-    """Yield those of these sockets that are unix sockets of this network namespace. Raises VmError.
+    """Yield those of the sockets that are unix sockets of this network namespace. Raises VmError.
 
-    Each is asked for when it is wanted: a VMM listens at some of its first ones.
+    Each is queried only when the caller asks for the next: a VMM's listening sockets are among its first.
     """
     with _netlink() as netlink:
         for inode in inodes:
@@ -106,15 +106,15 @@ def unix_sockets_of(inodes: Iterable[int]) -> Iterator[UnixSocket]:
 
 
 def peer_inode(inode: int) -> int:
-    """The inode of the socket that this connected one leads to; 0 while its server has not accepted it.
+    """Return the inode of a connected socket's peer; 0 while its server has not accepted it.
 
-    Raises VmError.
+    Raises VmError if the kernel cannot be asked.
     """
     return next((one.peer_inode for one in unix_sockets_of((inode,))), 0)
 
 
 def tcp_listeners() -> tuple[TcpListener, ...]:
-    """Every TCP socket that listens, of both families. Raises VmError where the kernel lists none."""
+    """Return every listening TCP socket of both families. Raises VmError if the kernel cannot list them."""
     found: list[TcpListener] = []
     with _netlink() as netlink:
         for family in (socket.AF_INET, socket.AF_INET6):
@@ -156,7 +156,7 @@ def parse_tcp_owner(body: bytes) -> int:
 
 
 def parse_unix(body: bytes) -> UnixSocket:
-    """Parse struct unix_diag_msg and its attributes; `body` has 16 bytes or more."""
+    """Parse struct unix_diag_msg and its attributes; `body` must have at least 16 bytes."""
     _, _, state, _, inode, _, _ = _UNIX_MESSAGE.unpack_from(body)
     file, name, peer, waiting = None, b"", 0, 0
     for kind, value in _attributes(body[_UNIX_MESSAGE.size :]):
@@ -196,7 +196,7 @@ class _NoSuchSocketError(VmError):
 
 @contextlib.contextmanager
 def _netlink() -> Iterator[socket.socket]:
-    """A netlink socket for questions. Raises VmError for what goes wrong while the context lasts."""
+    """Yield a netlink socket for requests; an OSError within the context becomes a VmError."""
     try:
         with socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _SOCK_DIAG
@@ -213,7 +213,7 @@ def _unix_request(states: int, inode: int, show: int) -> bytes:
 
 
 def _list(netlink: socket.socket, asked: bytes, *, dump: bool = True) -> Iterator[bytes]:
-    """The bodies of the answer to one request. Raises VmError, OSError."""
+    """Yield the bodies of the answer to one request. Raises VmError, OSError."""
     flags = _REQUEST | (_DUMP if dump else 0)
     netlink.send(_HEADER.pack(_HEADER.size + len(asked), _BY_FAMILY, flags, 1, 0) + asked)
     left = _LIST_LIMIT_BYTES
@@ -243,7 +243,7 @@ def _raise_refusal(body: bytes, *, dump: bool) -> None:
 
 
 def parse_messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The types and bodies of the netlink messages in one datagram."""
+    """Yield the types and bodies of the netlink messages in one datagram."""
     place = 0
     while place + _HEADER.size <= len(data):
         length, kind, *_ = _HEADER.unpack_from(data, place)

@@ -1,6 +1,7 @@
-"""Who waits at which socket: QEMU serves one client of a port, the next ones wait without a word.
+"""Find the sockets at which clients wait: QEMU serves one client of a port, and others wait silently.
 
-A connection has the file of the socket that it was made at; a listener tells how many it has not accepted.
+In the kernel's list, a connection has the file of the socket at which it was made, and a listener the number
+of connections that it has not accepted.
 Source: unix_stream_connect() and sk_diag_fill() in Linux net/unix.
 """
 
@@ -21,22 +22,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Queues:
-    """Sockets that serve somebody, and those where somebody waits, by the files that they are bound to."""
+    """The files of sockets that serve a client, and of those at which a client waits."""
 
     served: frozenset[FileId] = frozenset()
     waited_for: frozenset[FileId] = frozenset()
 
     def serves(self, file: FileId | None) -> bool:
-        """Whether somebody is served there."""
+        """Tell whether a client is served at the socket of this file."""
         return file in self.served
 
     def has_waiting(self, file: FileId | None) -> bool:
-        """Whether one is served there and another waits."""
+        """Tell whether one client is served at the socket of this file, and another waits."""
         return file in self.served and file in self.waited_for
 
 
 def queues_of(sockets: Iterable[sock_diag.UnixSocket]) -> Queues:
-    """Sort a list of sockets."""
+    """Sort sockets into those that serve a client and those at which one waits."""
     served: set[FileId] = set()
     waited_for: set[FileId] = set()
     for one in sockets:
@@ -48,7 +49,7 @@ def queues_of(sockets: Iterable[sock_diag.UnixSocket]) -> Queues:
 
 
 def read() -> Queues:
-    """The queues of this network namespace now; none where they cannot be read."""
+    """Return the queues of this network namespace; empty ones if the kernel cannot list its sockets."""
     try:
         return queues_of(sock_diag.bound_sockets())
     except VmError:
@@ -56,9 +57,9 @@ def read() -> Queues:
 
 
 def file_of(address: str) -> FileId | None:
-    """The file that a socket's address names, within its process's root; None where there is none.
+    """Return the identity of a socket's file within its process's root; None if there is none.
 
-    The path may lead to a file system that never answers: the daemon has a reader process do this.
+    The path may lead to a file system that never answers: the daemon runs this in a reader process.
     """
     named = own_root.named_by(address)
     try:
