@@ -128,10 +128,10 @@ def tcp_listeners() -> tuple[TcpListener, ...]:
 
 
 def tcp_owner(client: tuple[str, int], server: tuple[str, int]) -> int:
-    """Return the uid whose TCP socket is connected from `client` to `server`; -1 where it is nobody's.
+    """Return the uid of the owner of the TCP socket that is connected from `client` to `server`.
 
-    A socket that its process has closed already is nobody's: the kernel tells root's uid of such.
-    Raises VmError where the kernel tells of no TCP socket at all.
+    Both are pairs of host and port. The result is -1 if there is no such socket, or if its process has
+    already closed it: the kernel then reports root's uid. Raises VmError if the kernel cannot be asked.
     """
     addresses = [ipaddress.ip_address(host.partition("%")[0]) for host, _ in (client, server)]
     family = socket.AF_INET6 if addresses[0].version == 6 else socket.AF_INET
@@ -149,7 +149,7 @@ def tcp_owner(client: tuple[str, int], server: tuple[str, int]) -> int:
 
 
 def parse_tcp_owner(body: bytes) -> int:
-    """Parse the uid of struct inet_diag_msg; -1 where the socket is no connected one."""
+    """Parse the uid in struct inet_diag_msg; -1 if the socket is not connected."""
     fields = _INET_MESSAGE.unpack_from(body)
     state, uid, inode = fields[1], fields[-2], fields[-1]
     return int(uid) if state == ESTABLISHED and inode else -1
