@@ -25,7 +25,7 @@ _OWN_VIEW = re.compile(r".*?/proc/(\d{1,10})/(?:root(/.*)|cwd/([^/].*))", re.DOT
 
 
 class PinnedFile:
-    """An O_PATH descriptor of a file: what is put in the file's place afterwards changes nothing."""
+    """An O_PATH descriptor of a file: a later replacement of the file's path has no effect on it."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -38,10 +38,11 @@ class PinnedFile:
 
     @property
     def path(self) -> str:
-        """A path that leads to the file itself, in this process only."""
+        """A path to the file itself, valid in this process only."""
         return f"/proc/self/fd/{self._fd}"
 
     def fileno(self) -> int:
+        """Return the descriptor, which stays open."""
         return self._fd
 
     def detach(self) -> int:
@@ -50,7 +51,7 @@ class PinnedFile:
         return fd
 
     def close(self) -> None:
-        """Close the descriptor; once more does nothing."""
+        """Close the descriptor; a second call has no effect."""
         if self._fd >= 0:
             os.close(self.detach())
 

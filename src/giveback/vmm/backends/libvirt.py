@@ -379,7 +379,10 @@ def difference(before: str, after: str, name: str) -> str:
 
 
 def persistent_xml(name: str, pid: int | None, uri: str = URI) -> str:
-    """Return the XML for the domain's next start. For a command: it runs an event loop. Raises VmError."""
+    """Return the XML for the domain's next start. Raises VmError.
+
+    For commands only: it runs an event loop.
+    """
     import libvirt  # noqa: PLC0415
 
     def read(domain: Any) -> str:  # noqa: ANN401

@@ -35,7 +35,7 @@ _FDINFO_LIMIT_BYTES = 4096
 
 @dataclass(slots=True)
 class Claim:
-    """The domains that a process was shown to run. Close it after libvirt has answered."""
+    """The domains that a process is proven to run. Close it after libvirt has answered."""
 
     uri: str
     """libvirt's URI. A session's socket in it cannot be replaced while the claim is open."""
@@ -52,8 +52,8 @@ class Claim:
 async def claim(uri: str, pid: int | None) -> Claim:
     """Return the domains that the process `pid` runs at this URI; `pid` is None if the user named the domain.
 
-    A reader process follows the paths: each may lead to a stranger's file system that never answers. Raises
-    VmError if the session's socket does not belong to the user of the process, or if nothing can be read.
+    A reader process opens the paths: each may lead to a stranger's file system that never answers. Raises
+    VmError if the session's socket does not belong to the user of the process, or if it cannot be read.
     """
     if pid is None:
         return Claim(uri)
@@ -68,13 +68,15 @@ async def claim(uri: str, pid: int | None) -> Claim:
     except ValueError as error:
         if pinned is not None:
             pinned.close()
-        raise VmError(f"process {pid}: its reader answered no IDs of domains: {error}") from error
+        raise VmError(
+            f"process {pid}: its reader sent malformed IDs of domains: {error}"
+        ) from error
 
 
 def read_claim(uri: str, pid: int) -> tuple[PinnedFile, tuple[int, ...]] | tuple[int, ...]:
     """Return the session's socket, if the URI names one, and the IDs of the domains that a process runs.
 
-    A reader process calls this. Raises VmError.
+    Runs in a reader process. Raises VmError.
     """
     is_session = uri.startswith(_SESSION)
     owner = read_uid("/", pid) if is_session else 0
@@ -100,9 +102,9 @@ def _pinned(path: str, pid: int, owner: int | None) -> PinnedFile:
         if not stat.S_ISSOCK(status.st_mode) or status.st_uid != owner:
             raise VmError(f"{shown}: not a socket of the user who runs process {pid}")
         if _is_on_fuse(place.fileno()):
-            # libvirt connects in a thread of ours, which nothing could end.
+            # libvirt connects in one of our threads, which could not be ended if it hung.
             raise VmError(
-                f"{shown}: it is on FUSE, where any user's program answers: not connected to"
+                f"{shown}: not connected, because it is on FUSE, where any user's program may answer"
             )
     except BaseException:
         place.close()

@@ -107,7 +107,7 @@ def test_the_command_shows_first(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert process.pid
     with running(tmp_path, "-m", "64M", "-name", name, "-monitor", "none") as process:
         assert main(["enable", name, "--agent-port", "--port-socket", "/" + "x" * 200]) == 2
-        assert "longer than" in capsys.readouterr().err
+        assert "too long for a socket's path" in capsys.readouterr().err
         assert process.pid
 
 
