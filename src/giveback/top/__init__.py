@@ -1,0 +1,1 @@
+"""`giveback top`: every VM as needed, cache, trapped and returned memory, live and replayed."""
