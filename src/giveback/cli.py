@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 GROUP = "giveback.commands"
 LAB_COMMANDS = ("demo", "bench", "cache")
 GROUPS = {
-    "See where memory is": ("ps", "explain", "doctor", "status", "history", "usage", "web"),
+    "See where memory is": ("ps", "top", "explain", "doctor", "status", "history", "usage", "web"),
     "Get memory back": ("reclaim", "enable", "zipapp"),
     "Run the service": ("daemon",),
     "Try and measure": LAB_COMMANDS,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
-from giveback.zipapps import agent_zipapp
+from giveback.guest.zipapps import agent_zipapp
 
 if TYPE_CHECKING:
     import argparse

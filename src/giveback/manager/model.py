@@ -117,6 +117,8 @@ class ManagerAction(RecordedAction):
     """One thing that this daemon did, and what came of it once that is known."""
 
     kind: ActionKind
+    took_s: float | None = None
+    """From the action to its verdict; None until verified."""
 
 
 @dataclass(frozen=True, slots=True)

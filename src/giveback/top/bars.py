@@ -20,7 +20,7 @@ Segments = list[tuple[str, str]]
 PARTS = ("needed", "cache", "trapped", "returned")
 GLYPHS = {
     "needed": "█", "cache": "▓", "trapped": "▒", "returned": "░",
-    "held": "▞", "others": "▤", "free": "·", "rest": "·",
+    "held": "▞", "others": "=", "free": "·", "rest": "·",
 }  # fmt: skip
 """`held`: resident, and the guest does not say for what. `rest`: never touched, or not plugged."""
 STYLES = {
@@ -96,16 +96,22 @@ def host_bar(host: TopHost, vms: Sequence[TopVm], cells: int) -> Segments:
 
 
 def sparkline(values: Sequence[float | None], most: float, cells: int) -> str:
-    """Return `cells` characters for the last values, the newest at the right; a dot is unknown."""
+    """Return `cells` characters for all values, the newest at the right; a dot is unknown.
+
+    Where there are more values than cells, each cell has the largest of its values.
+    """
     if cells <= 0:
         return ""
-    shown = list(values)[-cells:]
+    count = len(values)
     marks = []
-    for value in shown:
-        if value is None or most <= 0:
+    for at in range(min(cells, count)):
+        start = at if count <= cells else at * count // cells
+        end = at + 1 if count <= cells else (at + 1) * count // cells
+        known = [value for value in values[start:end] if value is not None]
+        if not known or most <= 0:
             marks.append(HOLE)
         else:
-            step = round(min(1.0, max(0.0, value / most)) * (len(BLOCKS) - 1))
+            step = round(min(1.0, max(0.0, max(known) / most)) * (len(BLOCKS) - 1))
             marks.append(BLOCKS[max(1, step)])
     return "".join(marks).rjust(cells)
 

@@ -73,7 +73,7 @@ def matches(vm: TopVm, words: str) -> bool:
     text = f"{vm.name}\n{vm.owner}\n{vm.condition}\n{vm.backend}\n{vm.key}".lower()
     for word in words.lower().split():
         is_without = word.startswith("-") and len(word) > 1
-        if (word[1:] in text if is_without else word not in text):
+        if word[1:] in text if is_without else word not in text:
             return False
     return True
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from giveback.top.model import TopVm
+    from giveback.top.model import TopSnapshot, TopVm
 
 STEP_S = 5.0
 POINTS = 48
@@ -42,10 +42,19 @@ class LastValues:
             there[vm.key] = values
         self._values = there
 
-    def fill(self, key: str, values: Sequence[float | None]) -> None:
-        """Put values of before the first one in front of a VM's, oldest first; POINTS are kept."""
-        now = self._values.get(key, ())
-        self._values[key] = deque([*values, *now], maxlen=POINTS)
+    def prefill(self, snapshots: Sequence[TopSnapshot], step_s: float) -> None:
+        """Put values of before the first one in front: one snapshot every `step_s`, oldest first."""
+        times = max(1, round(step_s / STEP_S))
+        for at, one in enumerate(snapshots):
+            for vm in one.vms:
+                values = self._values.setdefault(vm.key, deque([None], maxlen=POINTS))
+                ago = (len(snapshots) - at) * times
+                before: list[float | None] = [None] * (POINTS - len(values)) + list(values)
+                for offset in range(times):
+                    place = POINTS - 1 - ago + offset
+                    if 0 <= place < POINTS and before[place] is None:
+                        before[place] = vm.resident_bytes
+                self._values[vm.key] = deque(before, maxlen=POINTS)
 
     def of(self, key: str) -> tuple[float | None, ...]:
         """Return a VM's values, oldest first."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from giveback import zipapps
+from giveback.guest import zipapps
 from giveback_lab.images.cpio import PROGRAM_MODE, ArchiveEntry, archive
 from giveback_lab.images.modules import ordered_modules
 from giveback_lab.packages.cache import building, cache_root, content_key, keep_newest, locked

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from giveback.errors import VmError
 from giveback.guest.protocol import parse_object
-from giveback.zipapps import agent_zipapp, lab_guest_zipapp
+from giveback.guest.zipapps import agent_zipapp, lab_guest_zipapp
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_lab.bench.run.measure import bench_in_guest, parse_guest_sample, used
 from giveback_lab.images.debian_files import WITHOUT_AGENT

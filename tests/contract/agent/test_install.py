@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from peers import systemd_analyze
 
-from giveback.zipapps import agent_zipapp
+from giveback.guest.zipapps import agent_zipapp
 from giveback_agent.__main__ import main
 from giveback_agent.errors import AgentError, UsageError
 from giveback_agent.install import files as install_files

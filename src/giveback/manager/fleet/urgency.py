@@ -261,6 +261,8 @@ class Arbitration:
         return shortfall_of(urgency, answer, found)
 
     def _record(self, action: ManagerAction) -> None:
+        if action.measured_bytes is not None and action.took_s is None:
+            action = replace(action, took_s=max(0.0, time.time() - action.wall_s))
         self._fleet.record(action)
         self._recorder.action(action)
         self._log.info(

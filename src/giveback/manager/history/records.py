@@ -87,6 +87,18 @@ class HistorySpan:
     vms: tuple[HistoryVm, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class HistoryFrame:
+    """All VMs at one moment, or over one step from then on; `actions` are of the time before it."""
+
+    at_s: int
+    step_s: int
+    host: HistoryHost | None
+    samples: tuple[HistorySample, ...]
+    vms: tuple[HistoryVm, ...]
+    actions: tuple[RecordedAction, ...]
+
+
 HOST_COLUMNS = tuple(field.name for field in fields(HistoryHost))[1:]
 VM_COLUMNS = tuple(field.name for field in fields(HistorySample))[2:]
 REAL_COLUMNS = ("psi_some", "psi_full", "cpu_percent")

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from giveback.zipapps import agent_zipapp
+from giveback.guest.zipapps import agent_zipapp
 from giveback_kernel import __version__
 from giveback_lab.bench import strategies
 from giveback_lab.packages.cache import content_key

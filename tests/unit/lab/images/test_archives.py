@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback import zipapps
 from giveback.errors import InputError
+from giveback.guest import zipapps
 from giveback_lab.images import cpio, modules
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giveback import zipapps
 from giveback.errors import InputError
+from giveback.guest import zipapps
 from giveback_agent.settings import load
 from giveback_lab.bench.strategies import PARTS, STRATEGIES, damon, named
 from giveback_lab.bench.strategies.proxmox import free_bytes
