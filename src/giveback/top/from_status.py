@@ -52,7 +52,7 @@ def _vm(vm: VmStatus, action: ManagerAction | None, owners: Mapping[int, str]) -
         name=escape_for_terminal(vm.name, NAME_LIMIT),
         pid=vm.pid,
         backend=escape_for_terminal(vm.backend, 20),
-        owner=owner_of(vm.uid, owners),
+        owner=owner_of(vm.uid, owners, vm.label),
         ram_bytes=vm.ram_bytes or None,
         resident_bytes=vm.resident_bytes,
         parts=parts_of(vm.in_use_bytes, vm.cache_bytes, vm.residue_bytes, vm.returned_bytes),
@@ -75,9 +75,10 @@ def _labelled(rows: Mapping[str, int]) -> dict[str, int]:
     return {_LABELS.get(name, escape_for_terminal(name, 40)): value for name, value in rows.items()}
 
 
-def owner_of(uid: int | None, owners: Mapping[int, str]) -> str:
-    """Return a user's name, or number where the host has no name; "" if unknown."""
-    return "" if uid is None else escape_for_terminal(owners.get(uid, str(uid)), 32)
+def owner_of(uid: int | None, owners: Mapping[int, str], label: str = "") -> str:
+    """Return whose a VM is: its label from the settings, its user's name, or number; "" if unknown."""
+    name = "" if uid is None else owners.get(uid, str(uid))
+    return escape_for_terminal(label or name, 32)
 
 
 def parts_of(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import bisect
 import time
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from giveback.top.from_status import NAME_LIMIT, parts_of, verdict_of
+from giveback.top.from_status import NAME_LIMIT, owner_of, parts_of, verdict_of
 from giveback.top.model import TopHost, TopSnapshot, TopVm
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from giveback.manager.history.records import HistoryFrame, HistorySample, HistoryVm
     from giveback.manager.model import RecordedAction
@@ -64,14 +65,19 @@ def scrubber(scrub: Scrub, width: int) -> str:
     return start + "─" * place + "●" + "─" * (cells - 1 - place) + end
 
 
-def snapshot_at(frame: HistoryFrame) -> TopSnapshot:
-    """Return the snapshot of one moment; each VM has the last request that was made until then."""
+def snapshot_at(
+    frame: HistoryFrame, owners: Mapping[int, str] = MappingProxyType({})
+) -> TopSnapshot:
+    """Return the snapshot of one moment; each VM has the last request that was made until then.
+
+    `owners` names the users of VMMs.
+    """
     names = {vm.key: vm for vm in frame.vms}
     last: dict[str, RecordedAction] = {}
     for action in sorted(frame.actions, key=lambda one: one.wall_s):
         if action.wall_s <= frame.at_s + frame.step_s:
             last[action.vm] = action
-    vms = tuple(_vm(sample, names.get(sample.key), last) for sample in frame.samples)
+    vms = tuple(_vm(sample, names.get(sample.key), last, owners) for sample in frame.samples)
     host = None
     row = frame.host
     if row is not None and row.total_bytes:
@@ -87,7 +93,12 @@ def snapshot_at(frame: HistoryFrame) -> TopSnapshot:
     return TopSnapshot(float(frame.at_s), host, vms)
 
 
-def _vm(sample: HistorySample, known: HistoryVm | None, last: dict[str, RecordedAction]) -> TopVm:
+def _vm(
+    sample: HistorySample,
+    known: HistoryVm | None,
+    last: dict[str, RecordedAction],
+    owners: Mapping[int, str],
+) -> TopVm:
     name = sample.key if known is None else known.name
     action = last.get(sample.key) or last.get(name)
     in_use = sample.in_use_bytes
@@ -100,6 +111,7 @@ def _vm(sample: HistorySample, known: HistoryVm | None, last: dict[str, Recorded
         name=escape_for_terminal(name, NAME_LIMIT),
         pid=int(pid) if pid.isdecimal() and pid.isascii() and len(pid) < 12 else 0,
         backend="" if known is None else escape_for_terminal(known.backend, 20),
+        owner="" if known is None else owner_of(known.uid, owners, known.label),
         ram_bytes=sample.ram_bytes,
         resident_bytes=sample.resident_bytes,
         parts=parts_of(in_use, sample.cache_bytes, sample.residue_bytes, sample.returned_bytes),

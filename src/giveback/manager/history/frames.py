@@ -83,13 +83,15 @@ def _vms(
     there = schema.columns_of(connection, tier.vm)
     # A file that an older daemon wrote lacks some.
     columns = ", ".join(f"v.{name}" if name in there else "NULL" for name in VM_COLUMNS)
+    known = schema.columns_of(connection, "vm")
+    whose = ", ".join(f"vm.{name}" if name in known else "NULL" for name in ("uid", "label"))
     rows = connection.execute(
-        f"SELECT vm.key, vm.name, vm.backend, vm.first_s, vm.last_s, v.at_s, {columns} "  # noqa: S608
+        f"SELECT vm.key, vm.name, vm.backend, vm.first_s, vm.last_s, {whose}, v.at_s, {columns} "  # noqa: S608
         f"FROM {tier.vm} v JOIN vm ON vm.id = v.vm WHERE v.at_s = ? ORDER BY vm.key LIMIT ?",
         (at_s, reader.VMS),
     ).fetchall()
-    samples = tuple(HistorySample(row[0], *row[5:]) for row in rows)
-    return samples, tuple(HistoryVm(*row[:5]) for row in rows)
+    samples = tuple(HistorySample(row[0], *row[7:]) for row in rows)
+    return samples, tuple(HistoryVm(*row[:6], row[6] or "") for row in rows)
 
 
 def _actions(connection: sqlite3.Connection, at_s: int, step_s: int) -> tuple[RecordedAction, ...]:

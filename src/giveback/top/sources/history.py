@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from giveback.manager.history import frames
 from giveback.manager.history.schema import TIERS
 from giveback.top.replay import Scrub, snapshot_at
+from giveback.top.sources.host import names_of
 
 if TYPE_CHECKING:
     from giveback.top.model import TopSnapshot
@@ -22,6 +23,7 @@ class HistoryReplay:
 
     def __init__(self, path: str, since_s: float) -> None:
         self._path, self._since_s = path, since_s
+        self._owners: dict[int, str] = {}
 
     def begin(self) -> Scrub:
         """Return the moments of the file, the newest first shown.
@@ -36,8 +38,10 @@ class HistoryReplay:
         """Return the snapshots of the last seconds by today's clock, oldest first, one every STEP_S."""
         now_s = int(time.time())
         times = frames.moments(self._path, now_s - last_s, now_s + 1)
-        return [snapshot_at(frames.frame(self._path, at_s)) for at_s in times]
+        return [self.snapshot(at_s) for at_s in times]
 
     def snapshot(self, wall_s: int) -> TopSnapshot:
         """Return the snapshot of one moment."""
-        return snapshot_at(frames.frame(self._path, wall_s))
+        frame = frames.frame(self._path, wall_s)
+        self._owners |= names_of((vm.uid for vm in frame.vms), self._owners)
+        return snapshot_at(frame, self._owners)

@@ -59,15 +59,18 @@ def _vm(at: int, trend: float = 1.0) -> TopVm:
     )  # fmt: skip
 
 
+def _trend(at: int, step: int) -> float:
+    return 0.55 + 0.5 * abs(math.sin(step / (4 + at % 5) + at))
+
+
 class Past(HistoryReplay):
     """A past in which each VM grew and gave back in a way of its own."""
 
     def recent(self, last_s: int) -> list[TopSnapshot]:
-        steps = last_s // 10
         return [
-            snapshot(*(_vm(at, 0.55 + 0.5 * abs(math.sin(step / (4 + at % 5) + at))) for at in range(len(VMS))))
-            for step in range(steps)
-        ]  # fmt: skip
+            snapshot(*(_vm(at, _trend(at, step)) for at in range(len(VMS))))
+            for step in range(last_s // 10)
+        ]
 
 
 def _no_history() -> HistoryReplay:
