@@ -49,7 +49,8 @@ class LastValues:
             for vm in one.vms:
                 values = self._values.setdefault(vm.key, deque([None], maxlen=POINTS))
                 ago = (len(snapshots) - at) * times
-                before: list[float | None] = [None] * (POINTS - len(values)) + list(values)
+                unknown = POINTS - len(values)
+                before: list[float | None] = [*(None for _ in range(unknown)), *values]
                 for offset in range(times):
                     place = POINTS - 1 - ago + offset
                     if 0 <= place < POINTS and before[place] is None:

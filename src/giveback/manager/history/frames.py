@@ -91,7 +91,10 @@ def _vms(
         (at_s, reader.VMS),
     ).fetchall()
     samples = tuple(HistorySample(row[0], *row[7:]) for row in rows)
-    return samples, tuple(HistoryVm(*row[:6], row[6] or "") for row in rows)
+    return samples, tuple(
+        HistoryVm(key, name, backend, first_s, last_s, uid, label or "")
+        for key, name, backend, first_s, last_s, uid, label, *_ in rows
+    )
 
 
 def _actions(connection: sqlite3.Connection, at_s: int, step_s: int) -> tuple[RecordedAction, ...]:
