@@ -2,8 +2,8 @@
 
 A reader that ignores SIGKILL waits for something that the process controls (a page behind FUSE, say), and
 costs memory until the wait ends. So only a few readers are risked for one user and in all, and such a
-process is not read again. A process that was only slow (the host swaps, or its command line is on a slow
-disk) gets more than one chance.
+process is not read while the wait lasts. A process that was only slow (the host swaps, or its command line
+is on a slow disk) gets more than one chance.
 """
 
 from __future__ import annotations
@@ -84,13 +84,19 @@ class Blame:
         record.again_s = max(record.again_s, now_s + wait_s)
 
     def hangs(self, reader: int, culprit: Culprit) -> None:
-        """Record that a reader cannot be killed: the process is never read again."""
+        """Record that a reader does not end by SIGKILL: the process is not read until it has ended."""
         self._record(culprit).again_s = float("inf")
         self._hung[reader] = culprit
 
-    def ended(self, reader: int) -> None:
-        """Record that a hung reader has ended."""
-        self._hung.pop(reader, None)
+    def ended(self, reader: int, now_s: float) -> None:
+        """Record that a hung reader has ended: the process may only have been slow, as on a busy host."""
+        culprit = self._hung.pop(reader, None)
+        if culprit is None or culprit in self._hung.values():
+            return
+        record = self._records.get(culprit.pid)
+        if record is not None and record.culprit.started_s == culprit.started_s:
+            record.again_s = 0.0
+            self.slow(culprit, now_s)
 
     def forget(self, pid: int) -> None:
         """Forget a process that has ended: its PID may be reused by another."""

@@ -317,7 +317,7 @@ class Readers:
         for reader in self._hanging[:]:
             if _has_ended(reader):
                 self._hanging.remove(reader)
-                self.blame.ended(reader.pid)
+                self.blame.ended(reader.pid, time.monotonic())
                 reader.close()
 
     def _use_loop(self) -> None:
