@@ -111,10 +111,11 @@ def _browser_uid() -> int:
 async def _forwarding(client: WebClient, args: argparse.Namespace) -> None:
     """Lead a port to the daemon's socket until Ctrl-C. Raises InputError where it cannot be had."""
     from giveback.manager.http.web.forward import Forwarder  # noqa: PLC0415
+    from giveback.vmm.clients.sockets import each_closed  # noqa: PLC0415
 
     port = _free_port(args.port)
     forwarder = Forwarder(_daemon.find(args)[0])
-    server = await asyncio.start_server(forwarder.serve, "127.0.0.1", port)
+    server = await asyncio.start_server(each_closed(forwarder.serve), "127.0.0.1", port)
     # To the daemon these connections are this process's.
     token = await asyncio.to_thread(client.token, os.geteuid(), read_only=args.read_only)
     async with server:

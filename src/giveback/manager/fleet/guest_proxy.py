@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from giveback.errors import InputError, file_error
 from giveback.guest.protocol import parse_object
-from giveback.vmm.clients.sockets import remove_stale, short_path
+from giveback.vmm.clients.sockets import each_closed, remove_stale, short_path
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -51,7 +51,6 @@ async def proxying(fleet: Fleet, path: Path) -> AsyncIterator[None]:
                 async with asyncio.timeout(_CLIENT_S):
                     writer.write(answer + b"\n")
                     await writer.drain()
-            writer.close()
 
     async def pages_of(pid: object) -> bytes:
         async with few:
@@ -59,9 +58,12 @@ async def proxying(fleet: Fleet, path: Path) -> AsyncIterator[None]:
 
     listener = _listener(path)
     try:
-        async with await asyncio.start_unix_server(serve, sock=listener, limit=_ASK_LIMIT_BYTES):
+        async with await asyncio.start_unix_server(
+            each_closed(serve), sock=listener, limit=_ASK_LIMIT_BYTES
+        ):
             yield
     finally:
+        listener.close()
         path.unlink(missing_ok=True)  # noqa: ASYNC240  # a folder in memory
 
 

@@ -64,9 +64,19 @@ class _Client(QMPClient):
     def __init__(self) -> None:
         super().__init__(readbuflen=LINE_LIMIT_BYTES)
         self.account: Account | None = None
+        self.connection: socket.socket | None = None
+        """The connected socket, closed by `abandon`. A cancelled `connect` may not have used it yet."""
         self.too_much = ""
         """The exceeded limit that ended the session; "" if none was."""
         self._read_bytes = self._lines = 0
+
+    def abandon(self) -> None:
+        """Close the connection now, whatever `disconnect` has done. Call it again without effect."""
+        writer = self._writer
+        if writer is not None:
+            writer.transport.abort()
+        if self.connection is not None:
+            self.connection.close()
 
     async def _do_recv(self) -> Message:
         while True:
@@ -199,10 +209,14 @@ async def monitor(address: str, pid: int, timeout_s: float) -> AsyncIterator[Mon
     except OSError as error:
         raise VmError(f"{address}: {reason(error)}") from error
     finally:
-        with contextlib.suppress(QMPError, EOFError, OSError, TimeoutError):
-            await asyncio.wait_for(client.disconnect(), _GOODBYE_S)
-        if client.account is not None:
-            client.account.close()
+        try:
+            with contextlib.suppress(QMPError, EOFError, OSError, TimeoutError):
+                await asyncio.wait_for(client.disconnect(), _GOODBYE_S)
+        finally:
+            # Also if this task is cancelled again, or the time is over.
+            client.abandon()
+            if client.account is not None:
+                client.account.close()
 
 
 def _silent(address: str, waited_s: float) -> str:
@@ -219,8 +233,8 @@ async def _connect_unless_held(client: _Client, address: str, pid: int) -> None:
         raise VmError(
             f"{address}: too many monitors of this user are asked at once; try again later"
         )
-    connection = await owned.connect(address, pid)
-    connecting = asyncio.ensure_future(_greet(client, connection))
+    client.connection = await owned.connect(address, pid)
+    connecting = asyncio.ensure_future(_greet(client, client.connection))
     try:
         done, _ = await asyncio.wait({connecting}, timeout=_HELD_AFTER_S)
         if not done and await owned.is_queued(address, pid):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -13,7 +14,7 @@ from giveback.errors import InputError, VmError
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
 _SUN_PATH_BYTES = 107
 
@@ -101,3 +102,32 @@ def remove_stale(path: str) -> None:
     raise InputError(
         f"{path}: another daemon answers here; stop it, or choose a socket in another folder"
     )
+
+
+def each_closed(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]],
+) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
+    """Return a callback for asyncio's servers that runs `serve` for each client, then closes the connection.
+
+    A `serve` that is given to the server itself may be cancelled before it begins, and closes nothing then.
+    """
+    tasks: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(serve(reader, writer))
+        tasks.add(task)
+
+        def end(ended: asyncio.Task[None]) -> None:
+            tasks.discard(ended)
+            if not ended.cancelled() and ended.exception() is None:
+                # What was written is still sent.
+                writer.close()
+                return
+            writer.transport.abort()
+            if not ended.cancelled():
+                why = {"message": "a client could not be served", "exception": ended.exception()}
+                asyncio.get_running_loop().call_exception_handler(why)
+
+        task.add_done_callback(end)
+
+    return accept

@@ -30,7 +30,7 @@ def test_what_a_dead_daemon_left_is_replaced_and_a_live_ones_is_not(tmp_path: Pa
 
     async def scene() -> None:
         async with proxying(Fleet(), path):
-            with pytest.raises(InputError, match="name a socket in another folder"):
+            with pytest.raises(InputError, match="choose a socket in another folder"):
                 async with proxying(Fleet(), path):
                     pass
             reader, writer = await asyncio.open_unix_connection(str(path))

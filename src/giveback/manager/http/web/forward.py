@@ -22,7 +22,10 @@ class Forwarder:
         self._clients = 0
 
     async def serve(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-        """Pass bytes both ways until one side ends; at once where too many clients are there."""
+        """Pass bytes both ways until one side ends; at once where too many clients are there.
+
+        The caller closes the client's connection (`each_closed`).
+        """
         self._clients += 1
         try:
             if self._clients <= CONNECTIONS:
@@ -31,7 +34,6 @@ class Forwarder:
             return  # The daemon is gone, or the browser: the page says so, and tries again.
         finally:
             self._clients -= 1
-            back.close()
 
     async def _pass(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         with short_path(self._path) as reachable:
