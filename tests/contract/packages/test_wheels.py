@@ -76,6 +76,18 @@ def test_a_host_without_the_lab_has_every_command_but_the_labs(dist: Path, tmp_p
     assert call(python, "-I", str(written), "--version").stdout.startswith("giveback-agent ")
 
 
+def test_the_hosts_wheel_has_the_page_and_the_licence_of_what_it_brings(dist: Path) -> None:
+    (wheel,) = dist.glob("giveback-*.whl")
+    folder = "giveback/manager/http/web/static/"
+    with zipfile.ZipFile(wheel) as archive:
+        there = {
+            name.removeprefix(folder) for name in archive.namelist() if name.startswith(folder)
+        }
+    page = ROOT / "src" / folder
+    assert there == {str(path.relative_to(page)) for path in page.rglob("*") if path.is_file()}
+    assert {"index.html", "app/main.js", "vendor/uPlot.esm.js", "vendor/LICENSE"} <= there
+
+
 def test_the_lab_brings_its_commands(dist: Path, tmp_path: Path) -> None:
     programs = environment(tmp_path / "lab", dist, "giveback-lab")
     giveback, python = str(programs / "giveback"), str(programs / "python")

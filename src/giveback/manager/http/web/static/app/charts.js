@@ -77,7 +77,7 @@ export class Chart {
       height: HEIGHT,
       legend: { show: false },
       cursor: { y: false, points: { show: false }, drag: { x: true, y: false, setScale: false } },
-      scales: { x: { time: true, range: () => this.extent() }, y: { range: (_, __, most) => [0, Math.max(this.most?.() ?? 0, most || 0, 1) * 1.04] } },
+      scales: { x: { time: true, range: () => this.extent() }, y: { range: (_, __, most) => [0, Math.max(this.most?.() ?? 0, most || 0, 1) * (this.bandsOf ? 1.1 : 1.06)] } },
       axes: [
         { ...axis, size: 30, values: times },
         { ...axis, size: 72, values: (_, ticks) => ticks.map((tick) => size(tick)), incrs: incrementsOfBytes() },
@@ -149,7 +149,11 @@ export class Chart {
       const left = plot.valToPos(this.points[i].t, "x", true);
       const right = plot.valToPos((this.points[end + 1] ?? this.points[end]).t, "x", true);
       ctx.fillStyle = css(`--urgency-${urgency}`);
-      ctx.fillRect(Math.max(left, bbox.left), bbox.top, Math.max(2, Math.min(right, bbox.left + bbox.width) - left), bbox.height);
+      const from = Math.max(left, bbox.left), width = Math.max(2, Math.min(right, bbox.left + bbox.width) - from);
+      ctx.fillRect(from, bbox.top, width, bbox.height);
+      // Where little is available the areas cover the band: its head stays in sight.
+      ctx.fillStyle = css(`--urgency-${urgency}-head`);
+      ctx.fillRect(from, bbox.top, width, 6 * devicePixelRatio);
       i = end;
     }
     ctx.restore();
@@ -161,6 +165,8 @@ export class Chart {
     const scale = devicePixelRatio;
     ctx.save();
     ctx.lineWidth = 1.5 * scale;
+    ctx.setLineDash([]);
+    const top = bbox.top + 2 * scale;
     for (const action of this.markers()) {
       const x = plot.valToPos(action.wall_s, "x", true);
       if (x < bbox.left || x > bbox.left + bbox.width) continue;
@@ -168,14 +174,14 @@ export class Chart {
       const color = css(good ? "--good" : action.measured_bytes === null ? "--quiet" : "--bad");
       ctx.strokeStyle = ctx.fillStyle = color;
       ctx.beginPath();
-      ctx.moveTo(x - 5 * scale, bbox.top);
-      ctx.lineTo(x + 5 * scale, bbox.top);
-      ctx.lineTo(x, bbox.top + 9 * scale);
+      ctx.moveTo(x - 5 * scale, top);
+      ctx.lineTo(x + 5 * scale, top);
+      ctx.lineTo(x, top + 9 * scale);
       ctx.closePath();
       if (good) ctx.fill(); else { ctx.fillStyle = css("--surface"); ctx.fill(); ctx.stroke(); }
       ctx.globalAlpha = 0.45;
       ctx.beginPath();
-      ctx.moveTo(x, bbox.top + 9 * scale);
+      ctx.moveTo(x, top + 9 * scale);
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
       ctx.globalAlpha = 1;

@@ -34,6 +34,11 @@ export function verdict(action) {
   return `${asked}, got ${size(action.measured_bytes)}${action.verdict ? `: ${action.verdict}` : ""}`;
 }
 
+export function brief(action) {
+  if (!action) return "";
+  return action.measured_bytes === null ? `? of ${size(action.expected_bytes)}` : `${size(action.measured_bytes)} of ${size(action.expected_bytes)}`;
+}
+
 export const URGENCY = ["0: keep caches", "1: cold cache", "2: warm cache too", "3: all that can go"];
 
 // The four parts of a VM's RAM, and what is left of it; null where the guest's side is not known.

@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { Chart } from "./charts.js";
 import { h, replace, setText } from "./dom.js";
 import { buttons } from "./export.js";
-import { URGENCY, ago, clock, size, verdict } from "./format.js";
+import { PARTS as OF_VM, URGENCY, ago, clock, size, verdict } from "./format.js";
 import { rangePicker } from "./ranges.js";
 import { VmTable } from "./table.js";
 
@@ -49,6 +49,7 @@ export class HostView {
         this.chart.element),
       h("section", { class: "card" },
         h("div", { class: "bar-row" }, h("h2", {}, "VMs"), this.count, this.filter,
+          h("span", { class: "legend" }, OF_VM.map(([name, label, title]) => h("span", { class: "item", title }, h("span", { class: `swatch part ${name}` }), label))),
           buttons("vms", { rows: () => this.table.shown.map(flat), document: () => this.table.shown })),
         this.table.element),
       h("section", { class: "card" }, h("h2", {}, "Latest actions"), this.recent));

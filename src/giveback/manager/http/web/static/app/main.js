@@ -28,7 +28,7 @@ function header() {
     setText(themeButton, `theme: ${theme()}`);
     applyTheme();
   } }, `theme: ${theme()}`);
-  const dot = h("span", { class: "dot", id: "dot" });
+  const dot = h("span", { class: "dot", id: "dot", "aria-hidden": "true" });
   const state = h("span", { id: "state", class: "quiet" });
   replace(document.getElementById("top"),
     h("a", { class: "brand", href: "#/" }, h("span", { class: "logo", "aria-hidden": "true" }, h("i"), h("i"), h("i")), "giveback"),

@@ -1,14 +1,14 @@
 // The table of VMs: only the rows in sight are elements, and of these only what has changed is touched.
 
 import { h, setText } from "./dom.js";
-import { PARTS, partsOf, size, verdict } from "./format.js";
+import { PARTS, brief, partsOf, size, verdict } from "./format.js";
 
 const ROW_PX = 36, BEYOND = 8;
 
 const amount = (name, label, title) => ({ name, label, title, kind: "number", of: (row) => row[name], text: (row) => size(row[name]) });
 export const COLUMNS = [
   { name: "name", label: "name", kind: "text", of: (row) => row.name, text: (row) => row.name },
-  { name: "parts", label: "needed · cache · trapped · returned", title: "of the VM's RAM", kind: "number", of: (row) => row.ram_bytes, bar: true },
+  { name: "parts", label: "RAM in its parts", title: "needed, cache, trapped, returned", kind: "number", of: (row) => row.ram_bytes, bar: true },
   { name: "condition", label: "condition", kind: "text", of: (row) => row.condition, text: (row) => row.condition, wide: true },
   amount("resident_bytes", "resident", "guest RAM that occupies host memory"),
   amount("in_use_bytes", "needed", PARTS[0][2]),
@@ -20,7 +20,7 @@ export const COLUMNS = [
   { name: "owner", label: "owner", kind: "text", of: (row) => row.owner, text: (row) => row.owner, wide: true },
   { name: "cpu_percent", label: "CPU", title: "per cent of one CPU", kind: "number", of: (row) => row.cpu_percent, text: (row) => (row.cpu_percent === null ? "?" : `${Math.round(row.cpu_percent)} %`), wide: true },
   { name: "urgency", label: "urgency", kind: "number", of: (row) => row.urgency, text: (row) => (row.urgency === null ? "" : String(row.urgency)), wide: true },
-  { name: "last", label: "last verdict", kind: "text", of: (row, last) => verdict(last), text: (row, last) => verdict(last), wide: true },
+  { name: "last", label: "last: got of asked", title: "of the last action, by the host's own count", kind: "number", of: (row, last) => last?.measured_bytes ?? null, text: (row, last) => brief(last), full: (row, last) => verdict(last), wide: true },
 ];
 
 export class VmTable {
@@ -94,6 +94,7 @@ export class VmTable {
     }
     this.space.style.height = `${this.shown.length * ROW_PX}px`;
     this.space.setAttribute("aria-rowcount", String(this.shown.length));
+    this.empty.hidden = this.shown.length > 0;
     setText(this.empty, this.shown.length ? "" : words.length ? "No VM matches the filter." : "No VM runs on this host.");
     this.draw();
   }
@@ -162,7 +163,8 @@ export class VmTable {
       } else {
         const text = column.text(row, last);
         setText(cell, text);
-        if (column.wide) cell.title = column.name === "condition" ? row.condition_text : text;
+        if (column.wide) cell.title = column.name === "condition" ? row.condition_text : column.full?.(row, last) ?? text;
+        if (column.name === "last") cell.dataset.state = last?.verdict ? "bad" : "plain";
         if (column.name === "condition") cell.dataset.state = row.condition === "ok" ? "good" : row.condition === "ignored" || row.condition === "no agent" ? "plain" : "bad";
       }
     });
