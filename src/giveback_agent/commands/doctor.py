@@ -67,7 +67,7 @@ def count(verdicts: Sequence[Check]) -> dict[str, int]:
 
 
 def to_text(found: Facts, verdicts: Sequence[Check], width: int, colour: bool) -> str:
-    """Return the verdicts in columns, each with its remedy below it, and the summary last."""
+    """Return the verdicts in columns, each with its remedy and page below it, and the summary last."""
     import textwrap
 
     name_width = max(len(check.name) for check in verdicts)
@@ -96,6 +96,8 @@ def to_text(found: Facts, verdicts: Sequence[Check], width: int, colour: bool) -
                 break_on_hyphens=False,
             )
             lines += [indent + line for line in remedy]
+        if check.more:
+            lines.append(f"{indent}   see {check.more}")
     return "\n".join([*lines, "", _summary(found, verdicts)])
 
 

@@ -52,7 +52,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--urgency", type=int, choices=range(4), default=URGENCY_ALONE, metavar="0..3",
-        help="0: keep all cache; 1: reclaim cold cache (default); 2: half of it; 3: all above the floor",
+        help="0: keep all cache; 1: reclaim cold cache (default); 2: half of all; 3: all above the floor",
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""Everything `doctor` judges, read once. What cannot be read is None, or an errno, never an error.
+"""The facts that `doctor` judges, read once. A fact that cannot be read is None or an errno, never an error.
 
-Nothing is changed: files are opened for writing and closed again; the one thing written is a
-request to reclaim 0 bytes, which the kernel parses and then has nothing to do for.
+Nothing is changed: files are opened for writing and closed again. The only write is a request to reclaim
+0 bytes, which the kernel parses and which has no effect.
 """
 
 from __future__ import annotations
@@ -64,34 +64,34 @@ SYSCTLS = (
 
 
 class Access(Record):
-    """Whether a file could be opened: `errno` is 0 where it could."""
+    """The result of opening a file: `errno` is 0 if it succeeded."""
 
     path: str
     errno: int
 
     @property
     def ok(self) -> bool:
-        """It could be opened."""
+        """Whether the file could be opened."""
         return self.errno == 0
 
     @property
     def absent(self) -> bool:
-        """There is no such file."""
+        """Whether the file does not exist."""
         return self.errno in (errno.ENOENT, errno.ENOTDIR)
 
     @property
     def denied(self) -> bool:
-        """It is there, and this process may not."""
+        """Whether the file exists, but this process may not open it."""
         return self.errno in (errno.EACCES, errno.EPERM)
 
     @property
     def reason(self) -> str:
-        """The errno in words."""
+        """The text of the errno."""
         return os.strerror(self.errno) if self.errno else ""
 
 
 class MemoryFacts(Record):
-    """`low_watermark_bytes`: below it kswapd runs. `below_low`: a zone that matters is now."""
+    """Memory counters. `low_watermark_bytes`: below it kswapd runs. `below_low`: a relevant zone is below."""
 
     info: MemInfo
     low_watermark_bytes: int | None = None
@@ -99,7 +99,7 @@ class MemoryFacts(Record):
 
 
 class Thp(Record):
-    """Transparent huge pages. None where the kernel has none or does not say."""
+    """The settings of transparent huge pages; None if the kernel does not have them."""
 
     enabled: str | None = None
     khugepaged_defrag: int | None = None
@@ -107,9 +107,10 @@ class Thp(Record):
 
 
 class Facts(Record):
-    """The guest and this process's rights in it, as `doctor` found them.
+    """The guest and this process's rights in it.
 
-    `limited_cgroups`: where there is no memory.reclaim, the cgroups whose memory.high may be written.
+    `limited_cgroups`: the number of cgroups whose memory.high may be written, on a kernel without
+    memory.reclaim.
     """
 
     is_root: bool
@@ -144,14 +145,14 @@ class Facts(Record):
     stale_pid: bool
     installed: bool
     loaded: Loaded
-    rivals: tuple[str, ...]
+    other_reclaimers: tuple[str, ...]
     cold_discard: ColdDiscard | None
     cgroup_place: str | None = ""
     is_starting: bool = False
 
 
 def gather(root: str, overrides: list[str]) -> Facts:
-    """Read all of it under `root`. Raises UsageError for a bad override, and nothing else."""
+    """Read all facts under `root`. Raises UsageError for a bad override, and no other error."""
     wsl = load.detect_wsl(root)
     loaded = load.load(root, overrides, wsl)
     path = reclaim.root_reclaim_path(root)
@@ -191,7 +192,7 @@ def gather(root: str, overrides: list[str]) -> Facts:
         stale_pid=pid is None and bool(_text(root, run_dir.PID_PATH)),
         installed=files.exists(root, MANIFEST_PATH),
         loaded=loaded,
-        rivals=other_reclaimers.find(root, wsl),
+        other_reclaimers=other_reclaimers.find(root, wsl),
         cold_discard=_cold_discard(root) if wsl is not None else None,
         cgroup_place=cgroup_namespace.place_here(root),
         is_starting=pid is None and service_state.read(root).state == service_state.STARTING,
@@ -199,7 +200,7 @@ def gather(root: str, overrides: list[str]) -> Facts:
 
 
 def try_open(root: str, path: str) -> Access:
-    """Open a kernel file for writing and close it again: nothing changes."""
+    """Open a kernel file for writing and close it again, which changes nothing."""
     try:
         fd = os.open(files.under(root, path), os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -209,7 +210,7 @@ def try_open(root: str, path: str) -> Access:
 
 
 def try_read(root: str, path: str) -> Access:
-    """Read a file whole and keep only whether it went: PSI that is off fails at the read."""
+    """Read a file and return only whether that succeeded: PSI that is off fails at the read."""
     try:
         files.read(root, path)
     except KernelFileError as error:
@@ -218,11 +219,11 @@ def try_read(root: str, path: str) -> Access:
 
 
 def probe_swappiness(root: str, path: str | None) -> Access | None:
-    """Ask to reclaim 0 bytes with `swappiness=`; None without a reclaim file.
+    """Write a request to reclaim 0 bytes with `swappiness=`; return None without a reclaim file.
 
-    Where the word is known the loop that reclaims is not entered, and the write succeeds; where it
-    is not, the kernel stops at parsing with EINVAL (memory_reclaim() in mm/memcontrol.c, later
-    user_proactive_reclaim() in mm/vmscan.c; the word is of commit 68cd9050d871, Linux 6.11).
+    If the kernel knows `swappiness=`, it does not enter the reclaim loop and the write succeeds. If not,
+    parsing fails with EINVAL. Source: memory_reclaim() in mm/memcontrol.c, later
+    user_proactive_reclaim() in mm/vmscan.c; commit 68cd9050d871, Linux 6.11.
     """
     if path is None:
         return None

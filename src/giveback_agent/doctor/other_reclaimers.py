@@ -1,6 +1,7 @@
-"""Who else in this guest takes memory back: two at once pay twice and undo each other's floors.
+"""Find other programs in this guest that reclaim memory.
 
-Looked for where they are known to be; what this user may not read is not found.
+Two at the same time cost CPU time twice, and one takes the cache that the other keeps. They are searched
+for in known places; files that this user may not read are skipped.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from giveback_agent.wsl.detect import WslHost
 
-# What people write into timers to get WSL's or a VM's memory back.
+# Words in timers and scripts that return memory of WSL or a VM.
 WORDS = (b"drop_caches", b"compact_memory", b"memory.reclaim")
 FOLDERS = (
     "/etc/cron.d",
@@ -37,7 +38,7 @@ PROCESSES_LIMIT = 32768
 
 
 def find(root: str, wsl: WslHost | None) -> tuple[str, ...]:
-    """Name every rival found under `root`, with what says so. Never raises."""
+    """Describe every other reclaimer found under `root`, with the evidence. Never raises."""
     found = [*_timers(root), *_modules(root), *_programs(root)]
     if wsl is not None:
         found += _wsl_reclaim(root, wsl)
@@ -82,7 +83,7 @@ def _programs(root: str) -> Iterator[str]:
 
 
 def _wsl_reclaim(root: str, wsl: WslHost) -> Iterator[str]:
-    """WSL's own thread works unless .wslconfig says `autoMemoryReclaim=disabled`."""
+    """Yield WSL's own reclaim, which runs unless .wslconfig has `autoMemoryReclaim=disabled`."""
     from giveback_agent.wsl.detect import find_wslconfig
 
     found = find_wslconfig(root, wsl)
@@ -91,8 +92,8 @@ def _wsl_reclaim(root: str, wsl: WslHost) -> Iterator[str]:
     mode = wslconfig.parse_enum(values[0], ("Disabled", "DropCache", "Gradual")) if values else None
     if mode == "Disabled":
         return
-    said = f"{found.path} says {mode}" if mode else "its default is DropCache"
-    yield f"WSL's own autoMemoryReclaim ({said})"
+    evidence = f"{found.path} says {mode}" if mode else "its default is DropCache"
+    yield f"WSL's own autoMemoryReclaim ({evidence})"
 
 
 def _listed(root: str, folder: str, limit: int = ENTRIES_LIMIT) -> list[str]:

@@ -1,7 +1,7 @@
-"""Run what may hang where it can be abandoned: in a child, for a bounded time, with bounded output.
+"""Run code that may hang in a child process that can be abandoned, with bounded time and output.
 
-A Windows program started through interop, or a file on a mounted Windows drive, answers only as
-long as the Windows side does. `subprocess` would do, at the cost of importing it into a service.
+A Windows program started through interop, or a file on a mounted Windows drive, hangs when the Windows side
+does. `subprocess` could do the same, but would stay imported in the service.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIGKILL = 9  # the signal module imports enum
 
 
 class Outcome(Record):
-    """What a child said. `reason` says what went wrong and is empty where nothing did."""
+    """The output of a child, and the `reason` of a failure ("" if it succeeded)."""
 
     output: bytes
     reason: str = ""
@@ -36,7 +36,7 @@ def run(
     timeout_s: float,
     environ: Mapping[str, str] | None = None,
 ) -> Outcome:
-    """Run the first of `candidates` (paths of one program) that can be executed; stdout is kept."""
+    """Run the first of `candidates` (paths of one program) that can be executed; return its stdout."""
 
     def execute() -> bytes:
         for path in candidates:
@@ -52,9 +52,9 @@ def run(
 def in_child(
     work: Callable[[], bytes], timeout_s: float, limit_bytes: int = OUTPUT_LIMIT_BYTES
 ) -> Outcome:
-    """Fork, and return what `work` returns in the child, or writes to its standard output.
+    """Fork; return the result of `work` in the child, and what it wrote to its standard output before.
 
-    After `timeout_s` the child and all it started are killed, and left behind if even that hangs.
+    After `timeout_s` the child and its processes are killed, and not waited for if even that hangs.
     """
     deadline_s = time.monotonic() + timeout_s
     try:
@@ -93,7 +93,7 @@ def _be_child(work: Callable[[], bytes], writer: int) -> NoReturn:
         os.dup2(null, 0)
         os.dup2(writer, 1)
         os.dup2(null, 2)
-        # A child that has to be abandoned must not keep a lock of ours held.
+        # An abandoned child must not hold a lock of this process.
         os.closerange(3, 1024)
         rest = work()
         while rest:
@@ -122,11 +122,11 @@ def _drain(reader: int, deadline_s: float, limit_bytes: int) -> tuple[bytes, str
 
 
 def _wait(pid: int, deadline_s: float) -> str:
-    """Reap the child and say how it failed, if it did."""
+    """Reap the child and return the reason of its failure, or ""."""
     while True:
         try:
             reaped, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:  # whoever ignores SIGCHLD has it reaped by the kernel
+        except ChildProcessError:  # if SIGCHLD is ignored, the kernel reaps the child
             return ""
         if reaped:
             code = os.waitstatus_to_exitcode(status)

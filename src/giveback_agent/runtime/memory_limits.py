@@ -1,7 +1,7 @@
-"""The limits of cgroups that are changed for a while: memory.low and memory.high, each with its record.
+"""The memory limits of cgroups that steps change for a while: memory.low and memory.high, with their records.
 
-A worker that was killed leaves them changed: `restore` is what its parent, the next start and `repair`
-do. It is cheap where nothing is on record.
+A worker that was killed leaves them changed. Its parent, the next start and `repair` call `restore`, which is
+cheap without a record.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ HIGH = SavedValues("memory-high", "memory.high")
 
 
 def restore(root: str) -> int | None:
-    """Put each limit on record back; returns how many files, or None where there was no record.
+    """Restore each limit on record; return the number of files, or None without a record.
 
-    Raises KernelFileError where one could not be put back: its record is kept, so try again.
+    Raises KernelFileError if one cannot be restored; its record is kept, so try again.
     """
-    # A high that is too low slows its cgroup, a low that is too high slows nobody.
+    # memory.high first: one that is too low slows its cgroup, a memory.low that is too high slows none.
     highs = HIGH.restore(root)
     lows = LOW.restore(root)
     return None if highs is None and lows is None else (highs or 0) + (lows or 0)

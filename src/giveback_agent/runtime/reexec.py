@@ -1,9 +1,9 @@
-"""How the service starts small: from compiled files, without `site`, without huge pages of its own.
+"""Start the service with little memory: from compiled files, without `site`, without huge pages.
 
-Run from the zip, every module is compiled at each start and the compiler's memory is never given
-back: 6.8 MiB private dirty, against 3.6 from compiled files (CPython 3.11). And where transparent
-huge pages are always on, a heap of 1 MiB takes 2. So `run` puts its compiled modules into a folder
-under /run, 0.4 MiB, refuses huge pages, and starts anew: both outlast exec, what it took does not.
+Run from the zip, every module is compiled at each start, and Python keeps the compiler's memory: 6.8 MiB
+private dirty, against 3.6 MiB from compiled files (CPython 3.11). With transparent huge pages always on, a
+heap of 1 MiB takes 2 MiB. So `run` writes its compiled modules to a folder under /run (0.4 MiB), disables
+huge pages for itself, and executes itself again: both persist over exec, the memory used for them does not.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from giveback_kernel import files
 FOLDER = run_dir.FOLDER + "/lib"
 # The interpreter's options: isolated, no .pyc beside the modules, no site.
 OPTIONS = "-IBS"
-# Set for the process that has started anew, so that it does so once.
+# Set in the environment of the second process, so that it does not do so again.
 MARK = "GIVEBACK_AGENT_STARTED"
 PR_SET_THP_DISABLE = 41
-# A file, not the folder: to run a folder the interpreter imports runpy, 2.5 MiB with what it needs.
+# A file, not the folder: for a folder the interpreter imports runpy, 2.5 MiB with its dependencies.
 LAUNCHER = "launch.py"
 LAUNCHER_TEXT = """import sys
 sys.path.insert(0, {folder!r})
@@ -30,7 +30,7 @@ sys.exit(main())
 
 
 def zip_archive() -> str | None:
-    """The archive that this code runs from, or None where it runs from files."""
+    """Return the archive that this code runs from, or None if it runs from files."""
     here = os.path.abspath(__file__)
     if os.path.exists(here):
         return None
@@ -42,7 +42,7 @@ def zip_archive() -> str | None:
 
 
 def replace_process(root: str, words: list[str]) -> None:
-    """Replace this process by a smaller one; returns where that is done, or not possible."""
+    """Replace this process by a smaller one. Return if that was done before, or is not possible."""
     if os.environ.get(MARK) or not sys.executable:
         return
     archive = zip_archive()
@@ -70,7 +70,7 @@ def _own_command() -> list[str]:
 
 
 def _refuse_huge_pages() -> None:
-    """prctl(PR_SET_THP_DISABLE): inherited through exec. No harm where it cannot be done."""
+    """Disable transparent huge pages by prctl(PR_SET_THP_DISABLE), which persists over exec."""
     try:
         import ctypes
 
@@ -80,7 +80,7 @@ def _refuse_huge_pages() -> None:
 
 
 def _unpack(archive: str, folder: str) -> bool:
-    """Compile into `folder` in a child, whose memory ends with it; False where it failed."""
+    """Compile into `folder` in a child process, whose memory ends with it; return whether it worked."""
     try:
         child = os.fork()
     except OSError:
@@ -97,9 +97,9 @@ def _unpack(archive: str, folder: str) -> bool:
 
 
 def compile_into(archive: str, folder: str) -> None:
-    """Write every module of the archive as a compiled file; what was there before goes.
+    """Write every module of the archive as a compiled file, replacing the folder.
 
-    Sets this process's umask: root runs what is in there, so nobody else may write it.
+    Sets this process's umask: root runs these files, so no other user may write them.
     """
     import marshal
     import shutil
@@ -113,7 +113,7 @@ def compile_into(archive: str, folder: str) -> None:
         for name in packed.namelist():
             if not name.endswith(".py") or name.startswith("/") or ".." in name.split("/"):
                 continue
-            # Without docstrings, which a service holds in memory and never shows.
+            # Without docstrings, which the service would hold in memory.
             code = compile(packed.read(name), name, "exec", dont_inherit=True, optimize=2)
             target = f"{scratch}/{name}c"
             os.makedirs(os.path.dirname(target), exist_ok=True)

@@ -1,7 +1,7 @@
-"""The agent's own files under /run/giveback: one agent per guest, its status, its urgency.
+"""The agent's files under /run/giveback: the lock of the one agent per guest, its status, its urgency.
 
-They live under /run because what they speak of ends with the kernel. The locks are files that nobody but
-root can open: agent.pid is for all to read, and who can open a file can lock it.
+They are under /run because their contents are not valid after a reboot. Only root can open the lock files:
+every user who can open a file can lock it, and agent.pid is readable for all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ URGENCY_MOST_S = 86_400.0
 
 
 class AlreadyRunningError(AgentError):
-    """Another agent serves this guest; `pid` is its process id, or None where it is not told."""
+    """Another agent runs in this guest; `pid` is its process id, or None if it is not known."""
 
     def __init__(self, pid: int | None) -> None:
         who = f"pid {pid}" if pid else "its pid is not known"
@@ -33,7 +33,7 @@ class AlreadyRunningError(AgentError):
 
 
 def make_folder(root: str) -> None:
-    """Make /run/giveback. Raises AgentError that says which right is missing."""
+    """Make /run/giveback. Raises AgentError that names the missing right."""
     folder = files.under(root, FOLDER)
     try:
         os.makedirs(folder, mode=0o755, exist_ok=True)
@@ -44,10 +44,10 @@ def make_folder(root: str) -> None:
 
 
 def hold_lock(root: str) -> int:
-    """Become this guest's only agent; returns the file that holds the lock until it is closed.
+    """Become this guest's only agent; return the descriptor that holds the lock until it is closed.
 
-    The lock is the kernel's: it ends with the process, however that ends. Raises AlreadyRunningError, and
-    AgentError where the file cannot be made.
+    The kernel releases the lock when the process ends, however that ends. Raises AlreadyRunningError, and
+    AgentError if a file cannot be made.
     """
     make_folder(root)
     path = files.under(root, LOCK_PATH)
@@ -64,7 +64,7 @@ def hold_lock(root: str) -> int:
 
 
 def release_lock(root: str, fd: int) -> None:
-    """Stop being this guest's agent: the pid file goes, so that it means a crash where it is left."""
+    """Release the lock and remove the pid file: a pid file that is left over then means a crash."""
     try:
         remove_file(root, PID_PATH)
     except KernelFileError:
@@ -74,16 +74,16 @@ def release_lock(root: str, fd: int) -> None:
 
 
 def lock_records(root: str) -> int | None:
-    """Lock the records under /run/giveback; None where another process has the lock.
+    """Lock the records under /run/giveback; return the lock's descriptor, or None if it is taken.
 
-    The lock ends when what is returned is closed, or with the process. Raises KernelFileError where the
-    lock's file cannot be made.
+    The lock ends when the descriptor is closed, or with the process. Raises KernelFileError if the lock
+    file cannot be made.
     """
     return private_lock.take(files.under(root, RECORDS_LOCK_PATH))
 
 
 def running_pid(root: str) -> int | None:
-    """The pid of the agent that runs, or None: a pid counts only with the start time of its process."""
+    """Return the pid of the running agent, or None. A pid counts only with its process's start time."""
     try:
         return process_start.running(files.read(root, PID_PATH, process_start.TEXT_LIMIT_BYTES))
     except KernelFileError:
@@ -91,7 +91,7 @@ def running_pid(root: str) -> int | None:
 
 
 def write_file(root: str, path: str, text: str) -> bool:
-    """Replace a file in one step; False where it could not be written. Never raises."""
+    """Replace a file atomically; return whether it could be written. Never raises."""
     full = files.under(root, path)
     scratch = f"{full}.new"
     try:
@@ -101,7 +101,7 @@ def write_file(root: str, path: str, text: str) -> bool:
             0o644,
         )
         try:
-            # A cgroup's name may be any bytes. A full file system takes a part of the text.
+            # A cgroup's name may be any bytes. A full file system writes only a part of the text.
             data = text.encode("utf-8", "surrogateescape")
             if os.write(fd, data) != len(data):
                 return False
@@ -114,7 +114,7 @@ def write_file(root: str, path: str, text: str) -> bool:
 
 
 def remove_file(root: str, path: str) -> None:
-    """Remove what was kept at `path`; nothing where it is gone. Raises KernelFileError."""
+    """Remove the file at `path`, if it exists. Raises KernelFileError."""
     full = files.under(root, path)
     try:
         os.unlink(full)
@@ -125,12 +125,12 @@ def remove_file(root: str, path: str) -> None:
 
 
 def write_urgency(root: str, urgency: int, until_monotonic_s: float) -> bool:
-    """Say how badly the host needs memory, until a moment of the guest's monotonic clock."""
+    """Write the urgency, which holds until `until_monotonic_s`; return whether that worked."""
     return write_file(root, URGENCY_PATH, f"{urgency} {until_monotonic_s:.3f}\n")
 
 
 def read_urgency(root: str, now_monotonic_s: float) -> tuple[int, float] | None:
-    """The urgency that counts now and until when; None where none is set, or it is over or nonsense."""
+    """Return the urgency and until when it holds; None if none is set, it is over, or it is not valid."""
     try:
         words = files.read(root, URGENCY_PATH, 256).split()
         urgency, until_s = int(words[0]), float(words[1])

@@ -1,13 +1,13 @@
-"""Kernel values that are changed for a while and put back, also after a SIGKILL at any point.
+"""Kernel values that are changed for a while and restored, also after a SIGKILL at any point.
 
-The order of writes is the guarantee: the originals go to a record under /run before the kernel is
-changed, and the record is removed only after the originals are back. The next start finds the
-record and restores. A value that somebody else has set meanwhile is left alone.
+The order of writes guarantees it: the original values are written to a record under /run before the kernel's
+are changed, and the record is removed only after they are restored. The next start finds the record and
+restores. A value that another process has set meanwhile is left alone.
 
-`SavedValue` is one value at a time, with the caller's own rule of what is ours. `SavedValues` is one
-kind of value of many cgroups at once, each with the value that we set.
+`SavedValue` is one value at a time; the caller decides whether the present value was set by this agent.
+`SavedValues` is one kind of value of many cgroups at once, each recorded with the value that was set.
 
-Records live under /run because the kernel's values end with the kernel, too.
+Records are under /run because the kernel's values do not survive a reboot either.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ RECORD_LIMIT_BYTES = 1 << 20
 
 
 class Saved(Record):
-    """One original: the value, and of which file it is ("" where the kind of value has only one)."""
+    """An original value and its file ("" if there is only one file of this kind)."""
 
     value: int
     path: str = ""
 
 
 class Restored(Record):
-    """What `restore` found and did: `saved` is what it put back, None where it put nothing back."""
+    """The result of `restore`: whether a record was `found`, and the value restored, None if none."""
 
     found: bool
     saved: Saved | None = None
 
 
 class Changed(Record):
-    """One file of many: what it held, what we set (both as the kernel writes them), and its path."""
+    """One file: its original value, the value set by the agent (both as the kernel writes them), its path."""
 
     original: str
     ours: str
@@ -51,7 +51,7 @@ class Changed(Record):
 
 
 class _Record:
-    """A file under /run that is there while kernel values are changed."""
+    """A file under /run that exists while kernel values are changed."""
 
     def __init__(self, record_name: str, record_limit_bytes: int, file_name: str) -> None:
         self.record_path = f"{run_dir.FOLDER}/{record_name}"
@@ -59,14 +59,16 @@ class _Record:
         self._file_name = file_name
 
     def is_saved(self, root: str) -> bool:
-        """Tell whether there is a record, whatever is in it."""
+        """Tell whether there is a record, valid or not."""
         return os.path.lexists(files.under(root, self.record_path))
 
     def _put(self, root: str, lines: str) -> None:
         run_dir.make_folder(root)
         if not run_dir.write_file(root, self.record_path, lines):
             path = files.under(root, self.record_path)
-            raise KernelFileError(path, "cannot be written: a crash could not be repaired")
+            raise KernelFileError(
+                path, "cannot be written, so a crash could not be repaired: is /run full?"
+            )
 
     def _is_well_formed(self, path: str) -> bool:
         return path.startswith("/") and path.endswith(f"/{self._file_name}") and "/../" not in path
@@ -75,8 +77,8 @@ class _Record:
 class SavedValue(_Record):
     """A kind of kernel value with its record.
 
-    `file_name` is set for values of which a system has many, one per folder: the record then says
-    which file it was, and only a file of that name is ever written.
+    `file_name` is set if the system has many such files, one per folder: the record then has the path of
+    the file, and only a file of that name is ever written.
     """
 
     def __init__(
@@ -86,17 +88,17 @@ class SavedValue(_Record):
         self._what = what
 
     def save(self, root: str, saved: Saved) -> None:
-        """Put the original on record. Raises KernelFileError or AgentError: then change nothing."""
+        """Record the original value. Raises KernelFileError or AgentError: then change nothing."""
         line = f"{saved.value} {saved.path}" if self._file_name else f"{saved.value}"
         self._put(root, f"{line}\n")
 
     def load(self, root: str, limit: int) -> Saved:
-        """Read the record of a value below `limit`. Raises KernelFileError for nonsense."""
+        """Read the record of a value below `limit`. Raises KernelFileError if it is not valid."""
         data = files.read(root, self.record_path, self._record_limit_bytes)
         word, _, path = data.rstrip(b"\n").partition(b" ") if self._file_name else (data, b"", b"")
         saved = Saved(number(self.record_path, self._what, word.strip(), limit), text(path))
         if self._file_name and not self._is_well_formed(saved.path):
-            raise KernelFileError(self.record_path, f"names no {self._file_name}")
+            raise KernelFileError(self.record_path, f"does not name a file {self._file_name}")
         return saved
 
     def restore(
@@ -106,11 +108,11 @@ class SavedValue(_Record):
         is_ours: Callable[[Saved], bool],
         write: Callable[[Saved], None],
     ) -> Restored:
-        """Undo the change on record, by this process or a killed one.
+        """Undo the change that this process or a killed one has recorded.
 
-        `load` reads the record, and gives the value to set, or None, where it is nonsense. `is_ours`
-        tells whether the kernel still has our value. Raises KernelFileError; the record is then kept,
-        so try again.
+        `load` returns the value to restore: the recorded one, or for an invalid record a default or None.
+        `is_ours` tells whether the kernel still has the agent's value. Raises KernelFileError; the record
+        is then kept, so try again.
         """
         if not self.is_saved(root):
             return Restored(False)
@@ -123,14 +125,14 @@ class SavedValue(_Record):
 
 
 class _RecordsLock:
-    """This process's lock on the records, for as long as one of its own needs it."""
+    """The lock on the records, held while this process has one that needs it."""
 
     def __init__(self) -> None:
         self._fd: int | None = None
         self._records: set[str] = set()
 
     def take(self, root: str, record: str) -> bool:
-        """Take the lock for a record; False where another process has it. Raises KernelFileError."""
+        """Take the lock for a record; return False if another process has it. Raises KernelFileError."""
         if self._fd is None:
             self._fd = run_dir.lock_records(root)
         if self._fd is None:
@@ -152,15 +154,15 @@ _LOCK = _RecordsLock()
 class SavedValues(_Record):
     """One kind of memory limit, `file_name`, of many cgroups: an amount or `max` in each file.
 
-    A manual pass may run beside the service. From `change` to `restore` a process holds a lock, which
-    ends with it: a record is one process's alone, and nobody restores what a live process has set.
+    A manual pass may run beside the service. So from `change` to `restore` a process holds a lock, which
+    ends with the process: no other process restores the values of a live one.
     """
 
     def __init__(self, record_name: str, file_name: str) -> None:
         super().__init__(record_name, RECORD_LIMIT_BYTES, file_name)
 
     def read(self, root: str, path: str) -> str | None:
-        """Read the value in the file at `path`; None where it has vanished, or holds no value."""
+        """Read the value in the file at `path`; None if it has vanished, or its value is not a limit."""
         try:
             first = files.read(root, path, 64).partition(b"\n")[0]
         except KernelFileError:
@@ -169,11 +171,11 @@ class SavedValues(_Record):
         return token if _is_limit(token) else None
 
     def change(self, root: str, changes: tuple[Changed, ...]) -> int:
-        """Put all originals on record, then set our values in this order; returns how many were set.
+        """Record all original values, then set the new ones in this order; return how many were set.
 
-        What is on record already is restored first. A cgroup that has vanished or refuses is passed over.
-        Raises KernelFileError or AgentError, with nothing changed, where the record cannot be kept, would
-        be longer than RECORD_LIMIT_BYTES, or is another process's.
+        An existing record is restored first. A cgroup that has vanished, or refuses the value, is skipped.
+        Raises KernelFileError or AgentError, and changes nothing, if the record cannot be written, would
+        be longer than RECORD_LIMIT_BYTES, or belongs to another process.
         """
         if not changes:
             return 0
@@ -181,7 +183,7 @@ class SavedValues(_Record):
         lines = "".join([f"{c.original} {c.ours} {c.path}\n" for c in changes])
         if len(lines.encode("utf-8", "surrogateescape")) > RECORD_LIMIT_BYTES:
             path = files.under(root, self.record_path)
-            raise KernelFileError(path, f"{len(changes)} cgroups are too many to keep on record")
+            raise KernelFileError(path, f"{len(changes)} cgroups are too many to record")
         run_dir.make_folder(root)
         if not _LOCK.take(root, self.record_path):
             raise KernelFileError(files.under(root, self.record_path), "another process uses it")
@@ -189,12 +191,12 @@ class SavedValues(_Record):
         return sum([_write_limit(root, change.path, change.ours) for change in changes])
 
     def restore(self, root: str) -> int | None:
-        """Undo every change on record; returns how many files, or None where there was no record.
+        """Undo every change on record; return the number of files, or None without a record.
 
-        The last file is restored first. A value that is not ours is left alone, and so is a line that
-        is nonsense or names another file. Nothing is done where another live process made the changes.
-        Raises KernelFileError where a file that still holds our value refuses its original, or the record
-        cannot be removed: the record is kept, so try again.
+        The last file is restored first. A value that was not set by this agent is left alone, and an
+        invalid line is ignored. Nothing is done if another live process made the changes. Raises
+        KernelFileError if a file refuses its original value, or the record cannot be removed; the record
+        is then kept, so try again.
         """
         try:
             if self.is_saved(root) and _LOCK.take(root, self.record_path):
@@ -213,7 +215,9 @@ class SavedValues(_Record):
             elif self.read(root, change.path) == change.ours:
                 refused = change.path
         if refused:
-            raise KernelFileError(files.under(root, refused), "refuses the value it had")
+            raise KernelFileError(
+                files.under(root, refused), "the kernel refuses its original value"
+            )
         run_dir.remove_file(root, self.record_path)
         return count
 

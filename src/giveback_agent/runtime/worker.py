@@ -1,8 +1,8 @@
-"""Run one kernel write where it can be abandoned: a forked child at SCHED_IDLE.
+"""Run a kernel write that can be abandoned, in a forked child at SCHED_IDLE.
 
-A writer of `compact_memory` or `memory.reclaim` pays for the work in its own context and may be away
-for minutes. In a child it uses idle CPU only, and the service goes on watching; a child that takes
-too long, or is no longer wanted, is killed (both kernel paths end at a fatal signal).
+A write to `compact_memory` or `memory.reclaim` does its work in the context of the writer and may take
+minutes. In a child it uses idle CPU only, and the service continues. A child that takes too long, or is no
+longer wanted, is killed (both kernel paths end at a fatal signal).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ FAILED = 1
 CRASHED = 2
 CLOSED_BELOW = 1024
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-# A killed process that is still there after this long waits for something in the kernel.
+# A killed process that still exists after this long is blocked in the kernel.
 KILLED_WAIT_S = 10.0
 
 
 def become_idle_class() -> bool:
-    """Put this process under SCHED_IDLE: it then runs only when nothing else wants the CPU."""
+    """Set SCHED_IDLE for this process, so that it uses only idle CPU; return whether that worked."""
     try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     except OSError:
@@ -39,9 +39,9 @@ def become_idle_class() -> bool:
 
 
 def become_normal_class() -> bool:
-    """Leave SCHED_IDLE: a host that starves cannot wait until a busy guest has nothing else to do.
+    """Leave SCHED_IDLE: at urgency 3 the host cannot wait for idle CPU. Return whether that worked.
 
-    Needs RLIMIT_NICE of 20 or CAP_SYS_NICE (sched_setscheduler(2)); False where it is refused.
+    It needs an RLIMIT_NICE of 20 or CAP_SYS_NICE (sched_setscheduler(2)).
     """
     try:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
@@ -51,7 +51,7 @@ def become_normal_class() -> bool:
 
 
 class Worker:
-    """One forked step. `poll` until it says how it ended, or `abandon` it."""
+    """A step in a forked child. Call `poll` until it returns an exit code, or `abandon` it."""
 
     def __init__(
         self,
@@ -62,11 +62,10 @@ class Worker:
         kept_fd: int = -1,
         pressing: bool = False,
     ) -> None:
-        """Fork and run `step` in the child, which has no file of ours but `kept_fd`.
+        """Fork and run `step` in the child, which keeps no open file of the parent except `kept_fd`.
 
-        `pressing`: it stays in the class of its parent instead of SCHED_IDLE.
-
-        Raises OSError where the kernel refuses a process.
+        `pressing`: the child keeps its parent's scheduling class instead of SCHED_IDLE. Raises OSError if
+        the kernel refuses to fork.
         """
         self.kind = kind
         self.started_s = started_s
@@ -84,7 +83,7 @@ class Worker:
             for number in (signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGUSR1):
                 signals.signal(number, signals.SIG_DFL)
             signals.set_wakeup_fd(-1)
-            # A worker that hangs in the kernel must not hold the agent's lock after the agent's end.
+            # A worker that hangs in the kernel must not hold the agent's lock after the agent has ended.
             os.closerange(3, max(3, kept_fd))
             os.closerange(max(3, kept_fd + 1), CLOSED_BELOW)
             if not pressing:
@@ -97,7 +96,7 @@ class Worker:
             os._exit(code)
 
     def poll(self) -> int | None:
-        """None while it runs; then its exit code, or minus the signal that ended it."""
+        """Return None while it runs, then its exit code, or minus the number of the signal that ended it."""
         try:
             pid, status, usage = os.wait4(self.pid, os.WNOHANG)
         except ChildProcessError:
@@ -111,21 +110,21 @@ class Worker:
         return os.WEXITSTATUS(status)
 
     def wait(self, most_s: float) -> None:
-        """Wait at most `most_s` for its end, which reaps it: `poll` has no exit code to tell afterwards."""
+        """Wait at most `most_s` for its end and reap it: `poll` does not return its exit code afterwards."""
         until_s = time.monotonic() + most_s
         while self.poll() is None and time.monotonic() < until_s:
             time.sleep(0.005)
 
     def overdue(self, now_s: float) -> bool:
-        """True once it has had its time."""
+        """Tell whether it is over its deadline."""
         return now_s - self.started_s > self.deadline_s
 
     def is_lost(self, now_s: float) -> bool:
-        """True where it was killed and has not ended long after its time."""
+        """Tell whether it was killed, but has not ended KILLED_WAIT_S after its deadline."""
         return self.abandoned and now_s - self.started_s > self.deadline_s + KILLED_WAIT_S
 
     def abandon(self) -> None:
-        """Kill it; it ends at the kernel's next check for a fatal signal, and `poll` then says so."""
+        """Kill it. It ends at the kernel's next check for a fatal signal; `poll` then returns its end."""
         self.abandoned = True
         try:
             os.kill(self.pid, signals.SIGKILL)
@@ -134,7 +133,7 @@ class Worker:
 
 
 def cpu_s_of(root: str, pid: int) -> tuple[float, float]:
-    """User and system CPU seconds of a running worker, from its stat file; 0 where it has ended."""
+    """Return the user and system CPU seconds of a running worker, from its stat file; 0 if it has ended."""
     try:
         with open(root.rstrip("/") + f"/proc/{pid}/stat", "rb") as file:
             words = file.read(4096).rpartition(b")")[2].split()

@@ -56,7 +56,7 @@ def test_facts_of_a_guest(tmp_path: Path) -> None:
     assert found.thp == facts.Thp("madvise", None, 511)
     assert found.sysctls == {"extfrag_threshold": 500}
     assert found.psi.absent
-    assert found.rivals == ()
+    assert found.other_reclaimers == ()
 
 
 def test_only_a_request_for_nothing_is_written(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_json_names_every_check(tmp_path: Path, capsys: pytest.CaptureFixture[st
     said = json.loads(capsys.readouterr().out)
     assert said["kernel"] == "6.12.9"
     assert sum(said["summary"].values()) == len(said["checks"])
-    assert set(said["checks"][0]) == {"name", "verdict", "evidence", "remedy"}
+    assert set(said["checks"][0]) == {"name", "verdict", "evidence", "remedy", "more"}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop its rights to be somebody else")
@@ -157,7 +157,7 @@ def test_lines_fit_the_terminal() -> None:
         ("/proc/77/comm", "senpai\n", "senpai runs (pid 77)"),
     ],
 )
-def test_rivals(tmp_path: Path, path: str, text: str, found: str) -> None:
+def test_other_reclaimers(tmp_path: Path, path: str, text: str, found: str) -> None:
     write(tmp_path, path, text)
     said = other_reclaimers.find(str(tmp_path), None)
     assert len(said) == bool(found)
@@ -203,7 +203,7 @@ def test_a_distribution_of_wsl_in_its_namespace_is_warned(tmp_path: Path) -> Non
     assert found.cgroup_place == "/wsl-user/distro-27"
     said = next(check for check in checks.judge(found) if check.name == "cgroup")
     assert said.verdict == checks.WARN
-    assert "here is /wsl-user/distro-27" in said.evidence
+    assert "root is /wsl-user/distro-27" in said.evidence
     write(tmp_path, "/sys/kernel/debug/lru_gen", "")
     said = next(c for c in checks.judge(facts.gather(str(tmp_path), [])) if c.name == "cgroup")
-    assert "cannot be told" in said.evidence
+    assert "not yet recognised" in said.evidence
