@@ -1,10 +1,10 @@
-"""What `install` puts on disk, and the list of it that `uninstall` goes by.
+"""The files that `install` writes, and the manifest by which `uninstall` removes them.
 
-The package is unpacked and compiled once: run from its zip archive, Python compiles it at every
-start, which the service was measured to pay for with 1.2 MiB of private memory.
+The package is unpacked and compiled once. Run from its zip archive, Python would compile it at every start,
+which costs the service 1.2 MiB of private memory (measured).
 
-The manifest names every file with its hash, before the first of them is written. So an interrupted
-install can be repeated or removed, and a file that is not ours is neither replaced nor deleted.
+The manifest names every file with its hash, and is written before them. So an interrupted install can be
+repeated or removed, and a file of another origin is neither replaced nor deleted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PATH_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012
 
 
 class Item(Record):
-    """One file to install: its bytes and mode, or, of a symbolic link, its `target`."""
+    """A file to install: its bytes and mode, or the `target` of a symbolic link."""
 
     path: str
     data: bytes = b""
@@ -44,49 +44,49 @@ class Item(Record):
 
     @property
     def mark(self) -> str:
-        """What the manifest knows it by: `file HASH` or `link TARGET`."""
+        """Its entry in the manifest: `file HASH` or `link TARGET`."""
         return f"link {self.target}" if self.target else f"file {_sha256(self.data)}"
 
 
 class Layout(Record):
-    """Where things go below a prefix."""
+    """The paths of an install below a prefix."""
 
     prefix: str
 
     @property
     def folder(self) -> str:
-        """The folder that is ours alone."""
+        """The folder of the package."""
         return f"{self.prefix}/lib/giveback"
 
     @property
     def launcher(self) -> str:
-        """The command."""
+        """The path of the command."""
         return f"{self.prefix}/bin/giveback-agent"
 
     @property
     def manifest(self) -> str:
-        """The list of what was installed."""
+        """The path of the manifest."""
         return f"{self.folder}/manifest"
 
 
 class Manifest(Record):
-    """What an install wrote: (mark, path) of files and links, and the folders it made, outer first."""
+    """The list of an install: (mark, path) of files and links, and its new folders, the outer ones first."""
 
     entries: tuple[tuple[str, str], ...] = ()
     folders: tuple[str, ...] = ()
 
 
 def layout(prefix: str) -> Layout:
-    """Check a prefix. Raises UsageError for one that a unit or a `#!` line could not hold."""
+    """Return the paths below `prefix`. Raises UsageError if a unit or a `#!` line cannot hold it."""
     if not prefix.startswith("/") or not set(prefix) <= _PATH_CHARS or "/../" in prefix + "/":
         raise UsageError(f"--prefix {prefix!r}: must be a full path of letters, digits and /._+-")
     return Layout(prefix.rstrip("/"))
 
 
 def interpreter(service: bool) -> str:
-    """The Python that runs what is installed: this one, outside of any virtual environment.
+    """Return the Python for the installed command: this one, outside of any virtual environment.
 
-    Raises AgentError where it cannot serve.
+    Raises AgentError if it cannot be used.
     """
     python = str(getattr(sys, "_base_executable", "") or sys.executable)
     if not python.startswith("/") or not set(python) <= _PATH_CHARS:
@@ -111,7 +111,7 @@ def plan(where: Layout, python: str, service: bool) -> tuple[Item, ...]:
 
 
 def _launcher(where: Layout, python: str) -> bytes:
-    # -I: nothing from the environment or the current folder; -S: no site; -B: no files we don't list.
+    # -I: ignore the environment and the current folder; -S: no site; -B: write no files that are not listed.
     return (
         f"#!{python} -IBS\n"
         f"# giveback-agent {__version__}; `giveback-agent uninstall` removes it.\n"
@@ -154,7 +154,7 @@ def _compiled(scratch: str, path: str, source: bytes) -> bytes:
     plain, compiled = f"{scratch}/source", f"{scratch}/compiled"
     with open(plain, "wb") as file:
         file.write(source)
-    # Without the source's time in it, the same source always gives the same file.
+    # It does not include the time of the source, so the same source always gives the same file.
     mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
     # Only a command shows its docstring, as its description; the service would hold all others in memory.
     optimize = 0 if "/commands/" in path else 2
@@ -166,7 +166,7 @@ def _compiled(scratch: str, path: str, source: bytes) -> bytes:
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """Read a manifest. What is no line of one is skipped: it then counts as not ours."""
+    """Parse a manifest. Invalid lines are skipped; their files count as not installed by giveback."""
     entries, folders = [], []
     for line in data.decode("utf-8", "replace").splitlines():
         kind, _, rest = line.partition(" ")
@@ -181,21 +181,21 @@ def parse_manifest(data: bytes) -> Manifest:
 
 
 def format_manifest(manifest: Manifest) -> bytes:
-    """Write a manifest, one line for each file, link and folder."""
+    """Format a manifest: one line for each file, link and folder."""
     lines = [f"{mark} {path}" for mark, path in manifest.entries]
     lines += [f"folder - {path}" for path in manifest.folders]
     return "".join(line + "\n" for line in lines).encode()
 
 
 def read_manifest(root: str, where: Layout) -> Manifest | None:
-    """Read what is installed below a prefix; None where nothing is. Raises KernelFileError."""
+    """Read the manifest below a prefix; None if nothing is installed there. Raises KernelFileError."""
     if not files.exists(root, where.manifest):
         return None
     return parse_manifest(files.read(root, where.manifest, MANIFEST_LIMIT_BYTES))
 
 
 def conflicts(root: str, items: Iterable[Item], installed: Manifest | None) -> tuple[str, ...]:
-    """Name the paths of `items` where something is that no install wrote."""
+    """Return the paths of `items` at which there is a file that no install wrote."""
     ours = set(installed.entries) if installed else set()
     found = []
     for item in items:
@@ -206,7 +206,7 @@ def conflicts(root: str, items: Iterable[Item], installed: Manifest | None) -> t
 
 
 def mark_of(root: str, path: str) -> str | None:
-    """Return what is at `path` as a manifest writes it; None for nothing, `other` for a folder etc."""
+    """Return the mark of the file at `path`; None if there is none, `other` for a folder or similar."""
     full = files.under(root, path)
     try:
         if os.path.islink(full):
@@ -220,10 +220,10 @@ def mark_of(root: str, path: str) -> str | None:
 
 
 def write_all(root: str, where: Layout, items: Sequence[Item]) -> None:
-    """Install `items` over what an earlier install left, if any.
+    """Install `items`, replacing the files of an earlier install.
 
-    Raises AgentError, before anything is written, where a file is in the way that is not ours; and
-    where a write fails: what was written until then is in the manifest.
+    Raises AgentError, before anything is written, if a file of another origin is in the way. Raises it
+    also if a write fails; the files written until then are in the manifest.
     """
     old = read_manifest(root, where)
     in_the_way = conflicts(root, items, old)
@@ -249,9 +249,9 @@ def write_all(root: str, where: Layout, items: Sequence[Item]) -> None:
 
 
 def remove_all(root: str, where: Layout, manifest: Manifest) -> tuple[str, ...]:
-    """Remove what the manifest names and is unchanged; return what was changed since, and is kept.
+    """Remove the unchanged files of the manifest; return the changed ones, which are kept.
 
-    Raises AgentError where a removal fails.
+    Raises AgentError if a removal fails.
     """
     try:
         kept = remove_entries(root, manifest.entries)
@@ -264,7 +264,7 @@ def remove_all(root: str, where: Layout, manifest: Manifest) -> tuple[str, ...]:
 
 
 def remove_entries(root: str, entries: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """Remove files that still are what the manifest says; return the paths of those that are not.
+    """Remove files that still match the manifest; return the paths of those that do not.
 
     Raises OSError.
     """
@@ -285,7 +285,7 @@ def _remove_folders(root: str, folder: str) -> None:
     try:
         os.rmdir(files.under(root, folder))
     except OSError:
-        # Not empty: another program's files are in it by now.
+        # Not empty: it has files of another program.
         return
 
 
@@ -301,7 +301,7 @@ def _missing_folders(root: str, paths: Iterable[str]) -> list[str]:
 
 
 def _write(root: str, item: Item) -> None:
-    """Put one file in place in one step. Raises OSError."""
+    """Write one file atomically. Raises OSError."""
     full = files.under(root, item.path)
     scratch = f"{full}.giveback-new"
     if os.path.lexists(scratch):

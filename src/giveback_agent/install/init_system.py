@@ -1,4 +1,4 @@
-"""Which init system starts services here, and systemd's own commands."""
+"""Recognise the init system of the guest, and run systemd's commands."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ _SYSTEMD_BINARIES: tuple[str, ...] = ("/usr/lib/systemd/systemd", "/lib/systemd/
 
 
 def find(root: str) -> str:
-    """Name the init system of the guest under `root`: systemd, wsl, openrc, runit, sysvinit or "".
+    """Return the init system of the guest under `root`: systemd, wsl, openrc, runit, sysvinit or "".
 
-    Of a running guest systemd says that it runs; of an image under another root, its program counts.
+    systemd is recognised in a running guest by its /run folder, in an image under another root by its
+    program.
     """
     marks = _SYSTEMD_RUNS if is_live(root) else _SYSTEMD_BINARIES
     if any(files.exists(root, mark) for mark in marks):
@@ -37,22 +38,22 @@ def find(root: str) -> str:
 
 
 def is_live(root: str) -> bool:
-    """Tell whether `root` is this running system, and not an image or a test's folder."""
+    """Tell whether `root` is this running system, not an image or a test's folder."""
     return root in ("", "/")
 
 
 def start_commands() -> tuple[tuple[str, ...], ...]:
-    """What makes systemd start a newly written unit, and restart one that runs."""
+    """Return the commands that start a new unit, or restart a running one."""
     return ("systemctl", "daemon-reload"), ("systemctl", "restart", systemd_unit.NAME)
 
 
 def stop_command() -> tuple[str, ...]:
-    """What makes systemd stop the service; the agent then restores the kernel."""
+    """Return the command that stops the service; the agent then restores the kernel's settings."""
     return "systemctl", "stop", systemd_unit.NAME
 
 
 def run(command: tuple[str, ...]) -> None:
-    """Run one of these commands. Raises AgentError with what it printed."""
+    """Run one of these commands. Raises AgentError with its output."""
     line = " ".join(command)
     try:
         done = subprocess.run(
@@ -61,5 +62,5 @@ def run(command: tuple[str, ...]) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise AgentError(f"{line}: {error}") from error
     if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split())[:400]
-        raise AgentError(f"{line}: {said or f'exit status {done.returncode}'}")
+        output = " ".join((done.stderr or done.stdout).split())[:400]
+        raise AgentError(f"{line}: {output or f'exit status {done.returncode}'}")

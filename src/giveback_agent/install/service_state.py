@@ -1,4 +1,4 @@
-"""How the installed service stands where no agent holds the lock: starting, failed, or stopped."""
+"""The state of the installed service while no agent holds the lock: starting, failed, or stopped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _JOURNAL = f"see journalctl -u {systemd_unit.NAME}"
 
 
 class ServiceState(Record):
-    """The `state`, and its `words`, with what to do."""
+    """The `state`, and its description in `words` with what to do."""
 
     state: str
     words: str
@@ -24,13 +24,13 @@ NOT_INSTALLED = ServiceState(STOPPED, "does not run (start: giveback-agent run)"
 
 
 def parse(text: str) -> ServiceState:
-    """Return the state by what `systemctl show -p ActiveState,SubState` printed.
+    """Parse the output of `systemctl show -p ActiveState,SubState`.
 
-    A service that systemd calls active and that holds no lock yet is starting: on a slow machine Python alone
+    A service that is active for systemd, but holds no lock yet, is starting: on a slow machine Python alone
     takes seconds.
     """
-    said = dict([line.split("=", 1) for line in text.splitlines() if "=" in line])
-    active, sub = said.get("ActiveState", ""), said.get("SubState", "")
+    fields = dict([line.split("=", 1) for line in text.splitlines() if "=" in line])
+    active, sub = fields.get("ActiveState", ""), fields.get("SubState", "")
     if active == "activating" and sub == "auto-restart":
         return ServiceState(FAILED, f"has failed, and systemd starts it again: {_JOURNAL}")
     if active in ("active", "activating", "reloading"):
@@ -41,7 +41,7 @@ def parse(text: str) -> ServiceState:
 
 
 def read(root: str) -> ServiceState:
-    """Ask systemd, where the service is one of its; another init is not asked."""
+    """Ask systemd for the state if the unit is installed; other init systems are not asked."""
     is_unit = files.exists(root, systemd_unit.UNIT_PATH)
     if not (
         is_unit and init_system.is_live(root) and init_system.find(root) == init_system.SYSTEMD

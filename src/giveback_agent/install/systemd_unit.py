@@ -1,21 +1,21 @@
-"""The service as systemd, and other inits, are told of it. Pure text.
+"""The systemd unit of the service, and instructions for other init systems. Pure text.
 
-Every line that could be expected and is missing has its reason here:
+The reasons for missing and unusual lines of the unit:
 
-- The kernel's tunables, cgroups and log are what the agent writes: ProtectKernelTunables,
-  ProtectControlGroups, ProtectKernelLogs and PrivateDevices would take them away.
-- User= is root because root owns these files. It needs no capability for them: every write was
-  tried with an empty set. *Reading* /dev/kmsg does, where kernel.dmesg_restrict is 1; and so do the
-  cgroups below user@.service and of rootless containers, which belong to their user: without
-  CAP_DAC_OVERRIDE the cold cache of all that runs there would stay.
-- SCHED_IDLE alone is not enough. It ranks tasks within one cgroup; between cgroups only weights
-  count, and the agent's would have an equal share with all of user.slice. Measured on one CPU: half
-  of it against a busy program in a sibling cgroup, under 1 % with CPUWeight=1. Hence Slice=-.slice
-  (a sibling of everything) and the least weight there is; at urgency 3 the service raises it itself
-  (`share`), which needs the cgroup to be its own. Not cpu.idle: kernels before 5.15 lack
-  it, and the agent has to get some CPU to stop when work comes back.
-- MemoryMax is far above what a step takes; OOMPolicy keeps the service when a worker dies.
-- AF_UNIX and AF_VSOCK are the host's way in, and WSL's interop.
+- The agent writes the kernel's tunables, cgroups and log, which ProtectKernelTunables,
+  ProtectControlGroups, ProtectKernelLogs and PrivateDevices would forbid.
+- User= is root because root owns these files. Writing them needs no capability: every write was
+  tried with an empty set. *Reading* /dev/kmsg needs CAP_SYSLOG if kernel.dmesg_restrict is 1. The
+  cgroups below user@.service and of rootless containers belong to their user: without
+  CAP_DAC_OVERRIDE their cold cache would stay.
+- SCHED_IDLE is not enough. It has an effect only within a cgroup. Between cgroups only weights
+  count, and the agent's would equal that of user.slice. Measured on one CPU, against a busy program
+  in a sibling cgroup: the agent got half of it, and under 1 % with CPUWeight=1. Hence Slice=-.slice
+  (a sibling of everything) and the lowest weight; at urgency 3 the service raises the weight itself
+  (service/cpu_weight.py), which needs a cgroup of its own. Not cpu.idle: kernels before 5.15 lack
+  it, and the agent needs some CPU to stop when the workload comes back.
+- MemoryMax is far above the memory of a step; OOMPolicy keeps the service when a worker is killed.
+- AF_UNIX and AF_VSOCK are the channel from the host, and WSL's interop.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ Restart=on-failure
 RestartSec=10
 RestartPreventExitStatus=2
 RuntimeDirectory=giveback
-# Another agent, started by hand, may have its lock and its records there when this one refuses.
+# Another agent, started manually, may have its lock and its records there when this one refuses.
 RuntimeDirectoryPreserve=yes
 StateDirectory=giveback
 UMask=0022
 
-# Its work must not be felt: idle CPU and disk only, against every other cgroup.
+# It must not slow other programs: only idle CPU and disk, against every other cgroup.
 Slice=-.slice
 CPUSchedulingPolicy=idle
 CPUWeight=1
-# Lets it leave SCHED_IDLE, no further than nice 0, while the host starves (urgency 3).
+# Lets it leave SCHED_IDLE, up to nice 0, at urgency 3.
 LimitNICE=+0
 IOSchedulingClass=idle
 MemoryMax=160M
@@ -86,7 +86,7 @@ WantedBy=multi-user.target
 """
 
 _OPENRC = """\
-OpenRC starts what is in /etc/init.d. As root:
+OpenRC starts the services in /etc/init.d. As root:
 
 cat > /etc/init.d/giveback-agent <<'END'
 #!/sbin/openrc-run
@@ -105,7 +105,7 @@ rc-service giveback-agent start
 """
 
 _RUNIT = """\
-runit starts what is in its service folder. As root:
+runit starts the services in its service folder. As root:
 
 mkdir -p /etc/sv/giveback-agent
 cat > /etc/sv/giveback-agent/run <<'END'
@@ -118,17 +118,17 @@ ln -s /etc/sv/giveback-agent /var/service/   # Debian: /etc/service/
 """
 
 _SYSVINIT = """\
-sysvinit: let init itself keep it running. As root:
+With sysvinit, init itself keeps it running. As root:
 
 echo 'gb:2345:respawn:{launcher} run' >> /etc/inittab
 telinit q
 """
 
 _WSL = """\
-WSL without systemd: one of the two in /etc/wsl.conf, then `wsl --shutdown` in Windows.
+WSL without systemd: put one of these two into /etc/wsl.conf, then run `wsl --shutdown` in Windows.
 
 [boot]
-systemd=true      # then run `giveback-agent install` once more
+systemd=true      # then run `giveback-agent install` again
 
 [boot]
 command={launcher} run
@@ -149,5 +149,5 @@ def unit(launcher: str) -> str:
 
 
 def hint(init: str, launcher: str) -> str:
-    """Return what to do where the init is not systemd: `openrc`, `runit`, `sysvinit`, `wsl` or any."""
+    """Return the instructions for another init system: `openrc`, `runit`, `sysvinit`, `wsl` or any."""
     return _HINTS.get(init, _NONE).format(launcher=launcher)

@@ -1,1 +1,1 @@
-"""The agent's settings."""
+"""The agent's settings: their table, and the files and options that set them."""

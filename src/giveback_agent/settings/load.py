@@ -1,8 +1,8 @@
-"""The agent's settings: one table of what there is, and the layers an effective value comes from.
+"""Load the agent's settings from their layers.
 
-From low to high: default, `.wslconfig` (under WSL 2), `/etc/giveback.conf` (the same syntax), the
-command line. A bad value in a file is a warning, and the layer below counts; on the command line it
-is an error. `docs/settings.md` is the table for users: a test holds the two together.
+From lowest to highest: default, `.wslconfig` (under WSL 2), `/etc/giveback.conf` (the same syntax), the
+command line. An invalid value in a file causes a warning, and the layer below counts; on the command line
+it is an error. docs/settings.md is the table for users; a test compares it with the code.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ DEFAULT = "default"
 COMMAND_LINE = "command line"
 
 
-# Since WSL 1.1.7, with `Unknown key` in WSL's own warnings (microsoft/WSL#9899).
+# WSL 1.1.7 and later warn of an `Unknown key` (microsoft/WSL#9899).
 DROPPED_BY_WSL = ("wsl2.pagereporting", "wsl2.idlethreshold")
 
 
 class Loaded(Record):
-    """Effective settings; per field where its value came from; every warning; the files looked at.
+    """The effective settings, the source of each field's value, every warning, and the files read.
 
-    A source is `default`, `FILE:LINE` or `command line`. `files` are (path, state) pairs.
+    A source is `default`, `FILE:LINE` or `command line`. `files` has (path, state) pairs.
     """
 
     settings: AgentSettings
@@ -47,9 +47,9 @@ class Loaded(Record):
 
 
 def load(root: str, overrides: Sequence[str], wsl: WslHost | None = None) -> Loaded:
-    """Read every layer. `overrides` are the command line's `section.key=value`, the last counts.
+    """Read every layer. `overrides` are the command line's `section.key=value`; the last one counts.
 
-    Never raises for what is in a file. Raises UsageError for a bad override, and names it.
+    Raises UsageError for an invalid override, which it names. Contents of a file never raise an error.
     """
     settings = AgentSettings()
     sources = dict.fromkeys(AgentSettings._fields, DEFAULT)
@@ -70,7 +70,7 @@ def load(root: str, overrides: Sequence[str], wsl: WslHost | None = None) -> Loa
 
 
 def detect_wsl(root: str) -> WslHost | None:
-    """`wsl.detect`, imported only where something hints at WSL: 150 KiB saved everywhere else."""
+    """Detect WSL 2. The detection is imported only if there is a sign of WSL: 150 KiB saved elsewhere."""
     try:
         release = files.read(root, "/proc/sys/kernel/osrelease", 4096)
     except KernelFileError:
@@ -84,14 +84,14 @@ def detect_wsl(root: str) -> WslHost | None:
 
 
 def parse_value(setting: Setting, key: str, text: str) -> object:
-    """Read a value of `setting`, written under `key`; None if it is not one, or out of range."""
+    """Parse a value of `setting`, written under `key`; None if it is not valid or out of range."""
     if setting.kind == "bool":
         return wslconfig.parse_bool(text)
     if setting.kind == "enum":
         choice = wslconfig.parse_enum(text, choices(key))
         return None if choice is None else choice.lower()
     if setting.kind == "patterns":
-        # Few have such a setting: only they pay for its rules.
+        # Few guests have this setting. The others do not pay for the import.
         from giveback_agent.cgroups.exclusion import parse_patterns
 
         return () if text.strip().lower() == NOTHING else parse_patterns(text)
@@ -100,7 +100,7 @@ def parse_value(setting: Setting, key: str, text: str) -> object:
 
 
 def complaint(setting: Setting, key: str, text: str, where: str) -> str:
-    """Say what is wrong with a value, in WSL's words; `where` is ` in FILE:LINE` or the like."""
+    """Describe an invalid value in WSL's words; `where` is ` in FILE:LINE` or similar."""
     value = wslconfig.quoted_value(text)
     if setting.kind == "enum":
         valid = ", ".join(choices(key))
@@ -114,16 +114,16 @@ def complaint(setting: Setting, key: str, text: str, where: str) -> str:
             f"Invalid patterns '{value}' for key '{key}'{where} (Valid values: up to 32 names or paths of "
             "cgroups, such as postgresql.service, machine.slice/libpod-*)"
         )
-    said = f"Invalid integer value '{value}' for key '{key}'{where}"
+    words = f"Invalid integer value '{value}' for key '{key}'{where}"
     if wslconfig.parse_int(text) is None:
-        return said
-    return f"{said} (Valid values: {setting.low} to {setting.high})"
+        return words
+    return f"{words} (Valid values: {setting.low} to {setting.high})"
 
 
 def _read_files(
     root: str, wsl: WslHost | None
 ) -> Iterable[tuple[str, str, bytes | None, Sequence[str]]]:
-    """Each file there may be, lowest first: (path, state, bytes or None, warnings)."""
+    """Yield each possible file, the lowest layer first: (path, state, bytes or None, warnings)."""
     if wsl is not None:
         from giveback_agent.wsl.detect import find_wslconfig
 
@@ -147,7 +147,7 @@ def _apply(
     sources: dict[str, str],
     warnings: list[str],
 ) -> AgentSettings:
-    """Put one file's entries over `settings`, and note sources and warnings."""
+    """Apply one file's entries to `settings`; add their sources and warnings."""
     known, unknown = [], []
     for entry in entries:
         row = _ROWS.get(entry.name.lower())
@@ -175,7 +175,7 @@ def _apply(
 
 
 def _override(override: str) -> tuple[Setting, object]:
-    """Read one `section.key=value`; [giveback] may be left out. Raises UsageError."""
+    """Parse one `section.key=value`; `giveback.` may be left out. Raises UsageError."""
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals:

@@ -1,4 +1,4 @@
-"""The agent's settings: one row each, with its keys, its kind and why it exists."""
+"""The table of the agent's settings: the keys, the kind and the reason of each."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from giveback_kernel.units import WSL_SIZE_MAX_BYTES, format_wsl_size
 TYPE_CHECKING = False
 
 MODES = ("adaptive", "disabled", "dropcache", "gradual")
-# A list of patterns that is empty.
+# The word for an empty list of patterns.
 NOTHING = "none"
 WSL_MODES = ("Disabled", "DropCache", "Gradual")
 
 
 class AgentSettings(Record):
-    """What the agent goes by. Each field is explained at its `Setting` in `TABLE`."""
+    """The effective settings. `TABLE` explains each field."""
 
     mode: str = "adaptive"
     idle_busy_percent: int = 20
@@ -30,10 +30,10 @@ class AgentSettings(Record):
 
 
 class Setting(Record):
-    """One row of the table: a field of `AgentSettings`, the keys that set it, and why it exists.
+    """A row of the table: a field of `AgentSettings`, the keys that set it, and the reason for it.
 
-    `keys` are full names; of two in one file the first counts. `kind` is "enum", "bool", "int", "size" or
-    "patterns". `low` and `high` bound a number or size, both inclusive.
+    `keys` are full names; if one file has two of them, the first counts. `kind` is "enum", "bool", "int",
+    "size" or "patterns". `low` and `high` are the inclusive bounds of a number or size.
     """
 
     field: str
@@ -49,14 +49,15 @@ TABLE = (
         "mode",
         ("giveback.mode", "experimental.autoMemoryReclaim"),
         "enum",
-        "What is given back, and by whose rules: ours, or WSL's three under their own names.",
+        "The rules by which memory is returned: giveback's own (`adaptive`), or WSL's modes by their"
+        " own names.",
     ),
     Setting(
         "idle_busy_percent",
         ("giveback.idleBusyPercent",),
         "int",
-        "Up to this share of all CPUs' time counts as idle, unless something stalls. An open editor"
-        " keeps a machine at 5 to 10 % busy: WSL's 0.5 % is never reached there.",
+        "The guest counts as idle up to this percentage of all CPUs' time, unless tasks stall. An open"
+        " editor keeps a machine at 5 to 10 % busy: WSL's 0.5 % is never met there.",
         low=1,
         high=100,
     ),
@@ -64,8 +65,8 @@ TABLE = (
         "idle_window_s",
         ("giveback.idleWindow",),
         "int",
-        "Seconds of idleness before a whole pass: short, so that memory is back soon; longer where"
-        " work comes in bursts.",
+        "Seconds of idleness before a release pass. A short time returns memory sooner; set a longer"
+        " one if the workload comes in bursts.",
         low=1,
         high=86400,
     ),
@@ -73,26 +74,26 @@ TABLE = (
         "cache_floor_bytes",
         ("giveback.cacheFloor",),
         "size",
-        "Page cache that is never taken, however cold: the programs and libraries in use. (Where a"
-        " kernel can only drop all of it, that is done at urgency 3 alone, if the host names no"
-        " amount, and by WSL's modes.) Half of WSL's own floor: what was read again is kept anyway."
-        " The floor that is learned is never below it.",
+        "Page cache that is never reclaimed, however cold: the programs and libraries in use. (A kernel"
+        " that can only drop the whole cache does so only at urgency 3, if the host names no amount, and"
+        " in WSL's modes.) It is half of WSL's own floor, as cache that was read again is kept anyway."
+        " The learned floor is never below it.",
         high=WSL_SIZE_MAX_BYTES,
     ),
     Setting(
         "lowest_report_order",
         ("giveback.lowestReportOrder",),
         "int",
-        "How far a deep report may lower page_reporting_order, in powers of two of a page. With the"
-        " kernel's own order (9 on x86) the order is left alone.",
+        "The lowest page_reporting_order that a deep report may set, as a power of two of pages. With"
+        " the kernel's own order (9 on x86) there is no deep report.",
         high=15,
     ),
     Setting(
         "swap",
         ("giveback.swap",),
         "bool",
-        "Whether memory of programs may be reclaimed, too, where there is swap or zram: its way"
-        " back is slower than that of cache.",
+        "Whether memory of programs may also be reclaimed, if there is swap or zram. Programs get it"
+        " back more slowly than cache.",
     ),
     Setting(
         "dry_run",
@@ -104,28 +105,28 @@ TABLE = (
         "page_reporting",
         ("giveback.pageReporting", "wsl2.pageReporting"),
         "bool",
-        "With false, all that only serves free page reporting is left out: compaction, deep report"
-        " and every write to the report order. Cache is still released by the mode.",
+        "With false, steps that only serve free page reporting are left out: compaction, deep report"
+        " and every write to the report order. Cache is still reclaimed as the mode says.",
     ),
     Setting(
         "idle_threshold",
         ("giveback.idleThreshold", "wsl2.idleThreshold"),
         "int",
-        "0 turns compaction off. Any other value changes nothing: what WSL's modes call idle is"
-        " below one tick per CPU and second already, and adaptive has its own measure.",
+        "0 turns compaction off. Other values have no effect: WSL's modes already count a guest as idle"
+        " only below one tick per CPU and second, and adaptive has its own threshold.",
     ),
     Setting(
         "exclude",
         ("giveback.exclude",),
         "patterns",
-        "Cgroups that nothing is taken from, nor trained in: services and containers whose latency counts"
-        " more than their memory. What has ended is nobody's, and is taken all the same.",
+        "Cgroups that are neither reclaimed from nor trained: services and containers whose latency is"
+        " more important than their memory. Cache of ended cgroups is reclaimed even if they match.",
     ),
 )
 
 
 def format_value(setting: Setting, value: object) -> str:
-    """Write a value as a file would hold it."""
+    """Format a value as in a settings file."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
@@ -136,5 +137,5 @@ def format_value(setting: Setting, value: object) -> str:
 
 
 def choices(key: str) -> tuple[str, ...]:
-    """The words an enum key takes: WSL's key takes only what WSL takes."""
+    """Return the values of an enum key: WSL's key takes only WSL's own values."""
     return MODES if key.lower().startswith("giveback.") else WSL_MODES

@@ -1,6 +1,6 @@
-"""What to say of keys the agent does not read: misplaced, misspelt, or not known at all.
+"""Warnings about keys that the agent does not read: misplaced, misspelt, or unknown.
 
-Imported only when a file holds such a key: the tables here are no load for a service without one.
+It is imported only if a file has such a key, so that other services do not hold its tables in memory.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NAME_LIMIT_CHARS = 64
 
 
 def advise(entries: Iterable[ConfigEntry], path: str) -> list[tuple[int, str]]:
-    """For each entry that is neither ours nor WSL's own: its line, and what is wrong with it."""
+    """Return the line and a warning for each entry that is neither giveback's nor WSL's own."""
     ours = [key for setting in TABLE for key in setting.keys]
     theirs = [f"{section}.{key}" for section, keys in WSL_KEYS.items() for key in keys.split()]
     real = {key.lower() for key in theirs}
@@ -65,7 +65,7 @@ def _advice(entry: ConfigEntry, where: str, names: list[str]) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The one of `names` that is a slip of the fingers away from `name`; "" if none is."""
+    """Return the one of `names` that differs from `name` by a typing error; "" if none does."""
     name = name.lower()
     if len(name) > _NAME_LIMIT_CHARS:
         return ""
@@ -79,7 +79,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def distance(one: str, other: str) -> int:
-    """The edits (insert, delete, replace a character) that turn `one` into `other`."""
+    """Count the edits (insert, delete, replace a character) that turn `one` into `other`."""
     row = list(range(len(other) + 1))
     for i, char in enumerate(one, 1):
         diagonal, row[0] = row[0], i

@@ -1,1 +1,1 @@
-"""WSL 2: detection, `.wslconfig`, what Windows shows."""
+"""WSL 2: its detection, `.wslconfig`, and the VM as Windows shows it."""

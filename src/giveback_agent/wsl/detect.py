@@ -1,7 +1,7 @@
-"""WSL 2: is this it, and where is the user's `.wslconfig`. What more there is to see: `wslview`.
+"""Detect WSL 2, and find the user's `.wslconfig`. windows_view.py has the rest.
 
-Nothing here has run on a real Windows machine: `docs/wsl.md` says what each fact rests on. All that
-touches the Windows side is bounded in time and output and may fail; then the reason is returned.
+Nothing here has run on a real Windows machine: docs/wsl.md has the source of each fact. Every access to the
+Windows side is bounded in time and output. It may fail; then the reason is returned.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ NOT_PROFILES = frozenset(("all users", "default", "default user", "public"))
 
 
 class Drive(Record):
-    """A Windows drive, by its upper-case letter, and where it is mounted in the guest."""
+    """A Windows drive: its upper-case letter, and its mount point in the guest."""
 
     letter: str
     mount: str
 
 
 class WslHost(Record):
-    """That this is WSL 2, what says so, and what is needed to reach Windows from here.
+    """A guest that is WSL 2, with the evidence, and what is needed to reach Windows from it.
 
-    `custom_kernel` is true where the kernel does not call itself Microsoft's.
+    `custom_kernel`: the kernel's release does not name Microsoft.
     """
 
     release: str
@@ -49,7 +49,7 @@ class WslHost(Record):
 
 
 class ConfigFile(Record):
-    """Which `.wslconfig` counts: its guest path, `how` it was found (or why not), its bytes."""
+    """The effective `.wslconfig`: its path in the guest, `how` it was found (or why not), its bytes."""
 
     path: str | None
     how: str
@@ -60,7 +60,7 @@ class ConfigFile(Record):
 def detect(root: str = "/", environ: Mapping[str, str] | None = None) -> WslHost | None:
     """Recognise WSL 2 by its files and environment; None for WSL 1 and everything else.
 
-    Starts nothing and touches no Windows drive, so it is safe at any service's start.
+    It starts no program and reads no Windows drive, so that it is safe when a service starts.
     """
     if environ is None:
         environ = os.environ if root in ("", "/") else {}
@@ -87,10 +87,10 @@ def detect(root: str = "/", environ: Mapping[str, str] | None = None) -> WslHost
 
 
 def recognise(release: str, marks: Sequence[str], buses: Sequence[str]) -> tuple[str, ...]:
-    """Decide from a kernel release, signs of interop and signs of Hyper-V; empty if not WSL 2.
+    """Return the evidence for WSL 2 from kernel release, signs of interop and of Hyper-V; else empty.
 
-    WSL 1 has interop, too, but translates system calls: it calls itself `...-Microsoft` and has no
-    VMBus. An ordinary Hyper-V guest has the VMBus and no interop. A custom kernel has any name.
+    WSL 1 also has interop, but translates system calls: its release is `...-Microsoft`, and it has no
+    VMBus. An ordinary Hyper-V guest has the VMBus, but no interop. A custom kernel may have any name.
     """
     if "-Microsoft" in release and not buses:
         return ()
@@ -102,10 +102,10 @@ def recognise(release: str, marks: Sequence[str], buses: Sequence[str]) -> tuple
 
 
 def drives_of(table: tuple[Mount, ...], automount_root: str = "/mnt/") -> tuple[Drive, ...]:
-    r"""The Windows drives among the mounts that can be seen, C first; whole drives before parts of one.
+    r"""Find the Windows drives among the visible mounts, C first; whole drives before parts of one.
 
-    Seen in the wild: `C:\134 /mnt/c 9p ...aname=drvfs;path=C:\;...`, the same with the source
-    `drvfs`, and `drvfsC0 /mnt/c virtiofs ...`, which names its drive only in a tag.
+    Known forms: `C:\134 /mnt/c 9p ...aname=drvfs;path=C:\;...`, the same with the source `drvfs`, and
+    `drvfsC0 /mnt/c virtiofs ...`, which names its drive only in a tag.
     """
     drives: dict[str, Drive] = {}
     seen = mounts.visible(table, ("9p", "virtiofs", "drvfs"))
@@ -124,7 +124,7 @@ def drives_of(table: tuple[Mount, ...], automount_root: str = "/mnt/") -> tuple[
 
 
 def to_guest_path(windows_path: str, drives: Sequence[Drive]) -> str | None:
-    r"""Where `C:\Users\me` is in the guest; None for a share, or a drive that is not mounted."""
+    r"""Return the guest's path of `C:\Users\me`; None for a share, or a drive that is not mounted."""
     for drive in drives:
         if windows_path[:2].upper() == drive.letter + ":" and windows_path[2:3] in ("\\", "/"):
             parts = [p for p in windows_path[3:].replace("\\", "/").split("/") if p]
@@ -137,8 +137,8 @@ def to_guest_path(windows_path: str, drives: Sequence[Drive]) -> str | None:
 def find_wslconfig(root: str, host: WslHost, timeout_s: float = ANSWER_TIMEOUT_S) -> ConfigFile:
     """Find and read the `.wslconfig` of the Windows user whose VM this is.
 
-    By evidence, best first: the profile interop names; the one in PATH; the only one on the mounted
-    drives (Windows hides other users' from an ordinary user). Of several, none is guessed.
+    The best evidence counts: the profile that interop names; the one in PATH; the only one on the mounted
+    drives (Windows hides those of other users from an ordinary user). Of several, none is chosen.
     """
     profile = _interop_profile(root, host, timeout_s)
     if profile:
@@ -177,9 +177,9 @@ def find_wslconfig(root: str, host: WslHost, timeout_s: float = ANSWER_TIMEOUT_S
 def ask(
     root: str, host: WslHost, program: str, arguments: Sequence[str], timeout_s: float
 ) -> child.Outcome:
-    """Run a Windows program of System32 through interop, and return what it prints.
+    """Run a Windows program of System32 through interop, and return its output.
 
-    `program` is relative to System32; its bare name is also looked for in the PATH of `detect`.
+    `program` is relative to System32; its name alone is also searched for in the PATH of `detect`.
     """
     folders = [f"{d.mount.rstrip('/')}/Windows/System32/{program}" for d in host.drives]
     folders += [f"{p.rstrip('/')}/{program.rpartition('/')[2]}" for p in host.path]
@@ -191,15 +191,15 @@ def ask(
 
 
 def windows_text(data: bytes) -> str:
-    """Decode what a Windows program printed: UTF-16 where it holds NULs (`cmd /u`), else UTF-8."""
+    """Decode the output of a Windows program: UTF-16 if it has NULs (`cmd /u`), else UTF-8."""
     return data.decode("utf-16-le" if b"\0" in data else "utf-8", "replace").lstrip("\ufeff")
 
 
 def _interop_profile(root: str, host: WslHost, timeout_s: float) -> str:
-    """The guest path of %USERPROFILE%; "" if interop gives none.
+    """Return the guest's path of %USERPROFILE%; "" if interop does not answer.
 
-    /u because a user's name may not be of the console's code page; /d leaves out AutoRun commands.
-    Its complaint about a UNC working directory goes before the answer, so the last path counts.
+    /u: the console's code page may lack characters of a user's name. /d: no AutoRun commands. A warning
+    about a UNC working directory comes before the answer, so the last path counts.
     """
     echo = ("/d", "/u", "/c", "echo", "%USERPROFILE%")
     asked = ask(root, host, "cmd.exe", echo, timeout_s)
@@ -218,7 +218,7 @@ def _interop_profile(root: str, host: WslHost, timeout_s: float) -> str:
 
 
 def _path_profile(host: WslHost) -> str:
-    """The one user's profile that PATH entries lie in; "" if there are none, or several."""
+    """Return the user's profile in which PATH entries lie; "" if there is none, or several."""
     found = set()
     for drive in host.drives:
         users = drive.mount.rstrip("/") + "/Users/"
@@ -244,7 +244,7 @@ def _read_wslconfig(root: str, profile: str, how: str, timeout_s: float) -> Conf
 
 
 def _read_answer(root: str, profile: str, path: str) -> bytes:
-    """In the child: `+` and the file, `-` without a file, `0` without a profile, or `!` and why."""
+    """Return, in the child, `+` and the file, `-` without a file, `0` without a profile, or `!` and why."""
     try:
         return b"+" + files.read(root, path, wslconfig.FILE_LIMIT_BYTES)
     except KernelFileError as error:
@@ -255,7 +255,7 @@ def _read_answer(root: str, profile: str, path: str) -> bytes:
 
 
 def _scan(root: str, drives: Sequence[Drive]) -> bytes:
-    """In the child: the profiles on the drives that hold a readable `.wslconfig`, NUL between."""
+    """Return, in the child, the profiles with a readable `.wslconfig`, separated by NUL."""
     found = []
     for drive in drives:
         users = f"{drive.mount.rstrip('/')}/Users"
@@ -272,7 +272,7 @@ def _scan(root: str, drives: Sequence[Drive]) -> bytes:
 
 
 def _automount_root(root: str) -> str:
-    """Where WSL mounts drives: `root` in [automount] of /etc/wsl.conf, /mnt/ unless set."""
+    """Return where WSL mounts drives: `root` in [automount] of /etc/wsl.conf, /mnt/ by default."""
     entries, _ = wslconfig.parse(_bytes(root, "/etc/wsl.conf"), "/etc/wsl.conf")
     for entry in entries:
         if entry.name.lower() == "automount.root" and entry.value.startswith("/"):
@@ -281,7 +281,7 @@ def _automount_root(root: str) -> str:
 
 
 def _interop_socket(root: str, environ: Mapping[str, str]) -> str:
-    """The socket interop goes through: WSL_INTEROP's, init's for what systemd starts, or any."""
+    """Return the socket for interop: that of WSL_INTEROP, else init's (for systemd's services), else any."""
     named = environ.get("WSL_INTEROP", "")
     if named and files.exists(root, named):
         return named

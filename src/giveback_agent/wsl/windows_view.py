@@ -1,6 +1,6 @@
 """WSL 2, for commands: the cold discard hint of Hyper-V, and the VM as Windows sees it.
 
-Nothing here has run on a real Windows machine: `docs/wsl.md` says what each fact rests on.
+Nothing here has run on a real Windows machine: docs/wsl.md has the source of each fact.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ PAGE_ORDERS_LIMIT = 64
 
 
 class ColdDiscard(Record):
-    """What hv_balloon said at boot and since of its cold memory discard hint.
+    """The state of hv_balloon's cold memory discard hint, from its messages in the kernel log.
 
-    `enabled` None: its messages are gone from the kernel log, or it may not be read (`unread`).
-    `order` is the report order it named, None where it named none (before 6.2). `failure` is the
-    last message of a failure, empty if there is none.
+    `enabled` None: the messages are gone from the log, or it may not be read (`unread`). `order` is the
+    report order in the message; None before Linux 6.2. `failure` is the last message of a failure, or "".
     """
 
     enabled: bool | None
@@ -35,7 +34,7 @@ class ColdDiscard(Record):
 
 
 class WindowsProcess(Record):
-    """A process Windows lists. The working set is not Task Manager's default, private column."""
+    """A process in Windows' list. The working set is not the column that Task Manager shows by default."""
 
     name: str
     pid: int
@@ -43,7 +42,7 @@ class WindowsProcess(Record):
 
 
 class WindowsSide(Record):
-    """The VM as Windows sees it; `process` is None where that is not known, `reason` says why."""
+    """The VM as Windows shows it; `process` is None if that is not known, for this `reason`."""
 
     process: WindowsProcess | None
     reason: str = ""
@@ -55,11 +54,11 @@ def cold_discard(root: str) -> ColdDiscard:
 
 
 def judge_boot_log(log: kmsg.KernelLog) -> ColdDiscard:
-    """Decide from hv_balloon's own messages.
+    """Parse hv_balloon's messages about its cold memory discard hint.
 
-    Source: drivers/hv/hv_balloon.c: `Cold memory discard hint enabled`, since 6.2 `... with
-    order N`; `Failed to enable cold memory discard: E`; `Cold memory discard hypercall failed with
-    status S` where the host refused a report.
+    Source: drivers/hv/hv_balloon.c: `Cold memory discard hint enabled`, since 6.2 `... with order N`;
+    `Failed to enable cold memory discard: E`; `Cold memory discard hypercall failed with status S` if the
+    host refused a report.
     """
     enabled, order, failure = False, None, ""
     for message in log.messages:
@@ -75,12 +74,12 @@ def judge_boot_log(log: kmsg.KernelLog) -> ColdDiscard:
 
 
 def missing_advice(host: detect.WslHost, state: ReportingState) -> str | None:
-    """What to tell the user where the kernel does not report free pages; None where it does."""
+    """Return the advice for a kernel that does not report free pages; None if it does."""
     if state.active is not False:
         return None
     whose = "This custom kernel" if host.custom_kernel else "This kernel"
     return (
-        f"{whose} ({host.release}) does not report free pages to Windows: WSL compacts for nothing "
+        f"{whose} ({host.release}) does not report free pages to Windows: WSL's compaction has no effect "
         f"here (microsoft/WSL#5695). Evidence: {state.evidence}. Remove wsl2.kernel from "
         ".wslconfig, or build it with CONFIG_PAGE_REPORTING=y and CONFIG_HYPERV_BALLOON=y"
     )
@@ -115,7 +114,7 @@ _GET_PROCESS = (
 
 
 def parse_tasklist(data: bytes) -> tuple[WindowsProcess, ...]:
-    """The vmmem processes of `tasklist /fo csv /nh`, whatever separates the thousands."""
+    """Parse the vmmem processes of `tasklist /fo csv /nh`, with any separator of thousands."""
     found = []
     for line in data.decode("latin-1").splitlines():
         fields = line.strip().strip('"').split('","')
@@ -129,7 +128,7 @@ def parse_tasklist(data: bytes) -> tuple[WindowsProcess, ...]:
 
 
 def parse_get_process(data: bytes) -> tuple[WindowsProcess, ...]:
-    """The lines `PID BYTES NAME` that our PowerShell command prints."""
+    """Parse the lines `PID BYTES NAME` of the PowerShell command `_GET_PROCESS`."""
     found = []
     for line in detect.windows_text(data).splitlines():
         fields = line.split()
@@ -143,19 +142,21 @@ def parse_get_process(data: bytes) -> tuple[WindowsProcess, ...]:
 
 
 def choose_process(processes: Sequence[WindowsProcess]) -> WindowsSide:
-    """Pick WSL's VM: `vmmemWSL`, or a lone `vmmem` (older Windows gives every VM that name)."""
+    """Choose WSL's VM: `vmmemWSL`, or the only `vmmem` (older Windows gives every VM that name)."""
     own = [p for p in processes if p.name.lower() == "vmmemwsl"]
     candidates = own or [p for p in processes if p.name.lower() == "vmmem"]
     if len(candidates) == 1:
         return WindowsSide(candidates[0])
     if not candidates:
-        return WindowsSide(None, "Windows lists no vmmem process to this user")
+        return WindowsSide(None, "Windows shows this user no vmmem process")
     names = ", ".join(f"{p.name} (pid {p.pid})" for p in candidates[:4])
-    return WindowsSide(None, f"Windows runs several VMs and does not say which is this: {names}")
+    return WindowsSide(
+        None, f"Windows runs several VMs, and it is unknown which is this one: {names}"
+    )
 
 
 def _number(text: str, limit: int) -> int | None:
-    """An unsigned decimal below `limit`, in ASCII digits; None for anything else."""
+    """Parse an unsigned decimal below `limit` in ASCII digits; None for anything else."""
     if not text.isascii() or not text.isdigit() or len(text) > 20:
         return None
     return int(text) if int(text) < limit else None

@@ -1,12 +1,11 @@
-"""The syntax of `.wslconfig`, by WSL's own rules; `/etc/giveback.conf` is written in the same.
+"""The syntax of `.wslconfig` by WSL's own rules, which `/etc/giveback.conf` also uses.
 
 Source: microsoft/WSL `src/shared/configfile/configfile.cpp` (syntax, warnings) and
-`src/shared/inc/stringshared.h` (`ParseBool`; its sizes are in `giveback_kernel.units`). What differs,
-all of it in the direction of refusing: a size or number that does not fit is refused, not wrapped; so
-is a negative size; a file longer than `FILE_LIMIT_BYTES` is cut; what is shown of a bad value is cut
-and escaped.
+`src/shared/inc/stringshared.h` (`ParseBool`; its sizes are in `giveback_kernel.units`). It is stricter than
+WSL: a size or number that does not fit is refused, not wrapped; so is a negative size. A file longer than
+`FILE_LIMIT_BYTES` is cut, and an invalid value is shortened and escaped in a warning.
 
-Nothing here raises on any input: a bad line is a warning with its file and line, and is skipped.
+Nothing here raises on any input: an invalid line causes a warning with its file and line, and is skipped.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# A settings file is a few hundred bytes; nobody's hand wrote this much.
+# A settings file has a few hundred bytes; no user writes this much.
 FILE_LIMIT_BYTES = 64 << 10
 WARNING_LIMIT = 50
 SHOWN_LIMIT_CHARS = 80
@@ -34,10 +33,10 @@ _ESCAPES = {"\\": "\\", '"': '"', "b": "\b", "n": "\n", "t": "\t"}
 
 
 class ConfigEntry(Record):
-    """One `key = value` line: names as written, the value without its quotes, escapes and comment.
+    """A `key = value` line: names as written, the value without quotes, escapes and comment.
 
-    `section` is empty before the first header. `line` is where the value ends, which is the line
-    WSL names, too, when a value is continued.
+    `section` is empty before the first header. `line` is the line where the value ends, as in WSL's own
+    warnings if a value is continued.
     """
 
     section: str
@@ -47,15 +46,15 @@ class ConfigEntry(Record):
 
     @property
     def name(self) -> str:
-        """The key in full, as written: `wsl2.memory`, or `memory` outside of any section."""
+        """The full key as written: `wsl2.memory`, or `memory` outside of any section."""
         return f"{self.section}.{self.key}" if self.section else self.key
 
 
 def parse(data: bytes, filename: str) -> tuple[tuple[ConfigEntry, ...], tuple[str, ...]]:
-    """Read a settings file's bytes: the entries that count, in order, and every warning.
+    """Parse the bytes of a settings file; return the effective entries in order, and every warning.
 
-    Of entries with the same name (in any case) the first counts, even if its value is bad.
-    `filename` only appears in the warnings.
+    Of entries with the same name (in any case) the first counts, even if its value is invalid.
+    `filename` is used only in the warnings.
     """
     text, notes = _decode(data, filename)
     scanner = _Scanner(text, filename)
@@ -68,14 +67,14 @@ def parse(data: bytes, filename: str) -> tuple[tuple[ConfigEntry, ...], tuple[st
 
 
 def quoted_value(text: str) -> str:
-    """Make text from a file safe and short enough for a log line or a terminal."""
+    """Escape and shorten text from a file for a log line or a terminal."""
     return escape_for_terminal(text.split("\0", 1)[0], SHOWN_LIMIT_CHARS, "...")
 
 
 def _decode(data: bytes, filename: str) -> tuple[str, list[str]]:
-    """The text as the Windows C library's `rt,ccs=UTF-8` gives it: byte-order marks and CR LF gone.
+    """Decode as the Windows C library does with `rt,ccs=UTF-8`: without byte-order mark, CR LF as LF.
 
-    WSL refuses big-endian UTF-16; it is read here, for no editor writes it by mistake.
+    WSL refuses big-endian UTF-16; it is read here, as no editor writes it by mistake.
     """
     notes = []
     cut = len(data) > FILE_LIMIT_BYTES
@@ -107,7 +106,7 @@ def _decode(data: bytes, filename: str) -> tuple[str, list[str]]:
 
 
 class _Scanner:
-    """One walk over the text, with WSL's idea of where a line ends and what invalidates it."""
+    """A scan of the text, with WSL's rules of where a line ends and what makes it invalid."""
 
     def __init__(self, text: str, filename: str) -> None:
         self.text = text
@@ -124,7 +123,7 @@ class _Scanner:
             if char == "":
                 return
             if char == "\r":
-                self.at += 1  # alone, it neither is nor counts as a line
+                self.at += 1  # a lone CR is not counted as a line
             elif char in "\n#":
                 self._next_line()
             elif char == "[":
@@ -138,7 +137,7 @@ class _Scanner:
         return self.text[self.at : self.at + 1]
 
     def _skip_hspace(self) -> str:
-        """Go to the next character that is neither space nor tab, and return it; "" at the end."""
+        """Advance to the next character that is neither space nor tab, and return it; "" at the end."""
         while self.text[self.at : self.at + 1] in (" ", "\t"):
             self.at += 1
         return self._char()
@@ -155,7 +154,7 @@ class _Scanner:
         self.line += 1
 
     def _end_of_line(self) -> None:
-        """Leave a good line. A lone CR ends it as well as LF does; a comment needs the LF."""
+        """Go to the line after a valid one. A lone CR ends a line like LF; a comment ends at LF only."""
         if self._char() == "\r":
             self.at += 1
             self.line += 1
@@ -172,8 +171,8 @@ class _Scanner:
             self._invalid("Invalid section name")
             return
         name = self._name()
-        # After a broken header WSL goes on with the new name cut or filled up to the old one's
-        # length: what follows is then mostly nobody's, and must be nobody's here, too.
+        # After a broken header WSL goes on with the new name, cut or padded to the length of the old one: the
+        # keys that follow then belong to no real section, and must not do so here either.
         broken = name.ljust(len(self.section), "\0")[: len(self.section)]
         if self._char() != "]":
             self.section = broken
@@ -201,7 +200,7 @@ class _Scanner:
         self._end_of_line()
 
     def _value(self) -> str | None:
-        """The value that starts here, `at` left on what ended it; None if the line is invalid."""
+        """Parse the value that starts at `at`, up to the character that ends it; None if it is invalid."""
         value: list[str] = []
         kept = 0  # the length without trailing spaces that are not quoted
         in_quote = False
@@ -241,14 +240,14 @@ class _Scanner:
 
 
 def parse_bool(value: str) -> bool | None:
-    """1, 0, true or false, in any case; None for anything else."""
+    """Parse 1, 0, true or false in any case; None for anything else."""
     return {"1": True, "true": True, "0": False, "false": False}.get(value.lower())
 
 
 def parse_int(value: str) -> int | None:
-    """A number as C's `strtol` with base 0 reads it: 0x for hex, 0 for octal. None if it is none.
+    """Parse an integer as C's `strtol` with base 0: 0x for hex, 0 for octal. None if it is not valid.
 
-    Of 32 bits; more is refused (WSL, on Windows, takes it for the largest).
+    It must fit in 32 bits (WSL, on Windows, takes a larger one as the largest).
     """
     text = value.lstrip(_C_SPACE)
     sign = -1 if text.startswith("-") else 1
@@ -267,7 +266,7 @@ def parse_int(value: str) -> int | None:
 
 
 def parse_enum(value: str, choices: Sequence[str]) -> str | None:
-    """The one of `choices` that `value` spells in any case; None if none does."""
+    """Return the one of `choices` that equals `value` in any case; None if none does."""
     for choice in choices:
         if choice.lower() == value.lower():
             return choice

@@ -115,7 +115,7 @@ def loaded(warnings: tuple[str, ...] = (), **changes: object) -> Loaded:
             "page reporting",
             {"reporting": not_active(), "wsl": WSL},
             BAD,
-            "WSL compacts for nothing",
+            "WSL's compaction has no effect",
         ),
         ("page reporting", {"reporting": replace(not_active(), active=None)}, UNKNOWN, "reboot"),
         ("report order", {"order_access": Access("/order", ENOENT)}, WARN, "no deep report"),

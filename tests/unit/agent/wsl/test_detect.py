@@ -469,7 +469,7 @@ def test_a_custom_kernel_without_reporting_is_said_to_compact_for_nothing(
     advice = missing_advice(windows.host(), page_reporting.probe(str(windows.root)))
     assert advice is not None
     assert advice.startswith("This custom kernel (5.7.11-WSL2-custom) does not report free pages")
-    assert "WSL compacts for nothing" in advice
+    assert "WSL's compaction has no effect" in advice
 
 
 def test_a_log_that_lost_its_beginning_proves_nothing(windows: FakeWindows) -> None:
