@@ -190,7 +190,7 @@ def join_pages(
     notes: tuple[str, ...] = ()
     if not seen.state.layout:
         way, fit = fitting(ways, ranges, frames, states)
-        notes = (f"guest addresses are assumed by {seen.vm.backend}'s published layout: {fit}",)
+        notes = (f"guest addresses are assumed from {seen.vm.backend}'s published layout: {fit}",)
     used = arranged(way, ranges, frames, UNKNOWN)
     joined = join_states(used, states, arranged(way, ranges, orders(frames), -1))
     since: tuple[tuple[float, int], ...] = ()
@@ -206,8 +206,8 @@ def _unknown_layout(seen: Observation) -> str:
         return f"{name}: no RAM block was found in the VMM's address space"
     machine = escape_for_terminal(seen.vm.machine) or "not given"
     return (
-        f"{name}: where guest addresses lie is not known: the VMM ({seen.vm.backend}, machine type "
-        f"{machine}) did not tell, and no layout that we know fits the RAM that was found"
+        f"{name}: the place of guest addresses is not known: the VMM ({seen.vm.backend}, machine type "
+        f"{machine}) did not tell its layout, and no known layout fits the RAM that was found"
     )
 
 
@@ -257,11 +257,13 @@ def fitting(
     share, best = min(misfits)
     if share > _MISFIT_LIMIT and len(ways) > 1:
         raise VmError(
-            f"no order of the RAM's parts fits: at best {share:.0%} of what the guest has written to "
-            "would not be resident"
+            f"no possible layout of the RAM fits: even in the best one {share:.0%} of the memory that the "
+            "guest has written would not be resident"
         )
-    others = "".join(f"; {other:.1%} in another order" for other, n in misfits if n != best)
-    return ways[best], f"{share:.1%} of what the guest has written to is then not resident{others}"
+    others = "".join(f"; {other:.1%} in another layout" for other, n in misfits if n != best)
+    return ways[
+        best
+    ], f"{share:.1%} of the memory that the guest has written is not resident{others}"
 
 
 Mask = npt.NDArray[np.bool_]

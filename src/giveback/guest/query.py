@@ -57,7 +57,7 @@ async def read_guest(
     """Return the snapshot of the best source; its problems say why better sources failed. Never raises.
 
     `by_cgroup` asks an agent also for memory by service and container. An agent that was asked shortly
-    before says when it will answer again: that time is waited, but at most `patience_s`.
+    before says when it will answer again: this waits until then, but at most `patience_s`.
     """
     agent_is_there = False
     problems: list[str] = []

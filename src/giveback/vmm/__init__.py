@@ -1,1 +1,1 @@
-"""Hypervisors: what is known of a VM (base, mapping, layout), and how it is found (find)."""
+"""Hypervisors: descriptions of VMs (base, mapping, layout), and the search for them (find)."""

@@ -125,7 +125,7 @@ def test_ram_that_is_not_found(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (one["resident_bytes"], one["needed_bytes"], one["residue_bytes"]) == (None, None, None)
     (line,) = (line for line in table.splitlines() if line.startswith("mute "))
     assert "≤" in line
-    assert "guest RAM and the VMM's own: which is which is not known" in text
+    assert "guest RAM and the VMM's own memory, not told apart" in text
     assert "= guest RAM, resident" not in text
 
 
@@ -201,7 +201,7 @@ def test_exact_asks_the_agent(
     assert exact["resident_bytes"] == 48 * MIB
     assert exact["residue_bytes"] == 32 * MIB
     assert exact["free_resident_since"] == []
-    assert "assumed by qemu's published layout: 0.0%" in exact["notes"][0]
+    assert "assumed from qemu's published layout: 0.0%" in exact["notes"][0]
 
 
 def test_exact_asks_the_vmm_once(
@@ -268,7 +268,7 @@ def test_exact_of_cloud_hypervisor_around_the_hole(
     assert exact["ram_bytes"] == 4 << 30
     assert used == {"anonymous": 10 * MIB, "free": 3 * MIB}
     assert exact["residue_bytes"] == 3 * MIB
-    assert "assumed by cloud-hypervisor's published layout: 0.0%" in exact["notes"][0]
+    assert "assumed from cloud-hypervisor's published layout: 0.0%" in exact["notes"][0]
     assert sum(row["host_bytes"] for row in found["rows"]) == found["charged_bytes"]
 
 
@@ -290,7 +290,7 @@ def test_exact_of_firecracker(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert main(["explain", "small", "--exact", "--json"]) == 0
     exact = json.loads(capsys.readouterr().out)["exact"]
     assert (exact["resident_bytes"], exact["residue_bytes"]) == (48 * MIB, 32 * MIB)
-    assert "note: guest addresses are assumed by firecracker's published layout" in text
+    assert "note: guest addresses are assumed from firecracker's published layout" in text
 
 
 def test_exact_again_and_again_shows_ages(tmp_path: Path) -> None:

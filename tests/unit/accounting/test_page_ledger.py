@@ -177,7 +177,7 @@ def test_of_two_ways_that_one_is_taken_which_fits(
 def test_where_no_way_fits_none_is_taken() -> None:
     frames = np.full(400, kpageflags.ANON, dtype=np.uint8)
     states = np.full(400, ABSENT, dtype=np.uint8)
-    with pytest.raises(VmError, match="no order of the RAM's parts fits"):
+    with pytest.raises(VmError, match="no possible layout of the RAM fits"):
         page_ledger.fitting((BELOW, ABOVE), [(0, LOW + HIGH)], frames, states)
 
 

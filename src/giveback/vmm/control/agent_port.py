@@ -56,7 +56,7 @@ class PortStep:
 
 @dataclass(frozen=True, slots=True)
 class PortPlan:
-    """What will be done to a VM. `socket` is the path as its VMM sees it; '' where libvirt chooses."""
+    """The steps for a VM. `socket` is the port's path as the VMM sees it; '' if libvirt chooses it."""
 
     vm: VmDescription
     steps: tuple[PortStep, ...]
