@@ -1,4 +1,4 @@
-"""Guests that send too much together rest for a moment, and are read on then: nothing is lost."""
+"""Guests that together send too much are not read for a moment, and lose nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STEPS = 100
 
 
 class Heard:
-    """Implements `session.Owner`."""
+    """An implementation of `session.Owner`."""
 
     def __init__(self) -> None:
         self.events: list[protocol.Event] = []
@@ -39,7 +39,7 @@ class Heard:
         self.why.append(why)
 
 
-def test_who_sends_too_much_with_others_rests_and_loses_nothing(
+def test_guests_that_together_send_too_much_are_paused_and_lose_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "_REST_S", 0.05)

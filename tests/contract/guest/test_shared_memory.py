@@ -1,4 +1,4 @@
-"""Memory that one process maps many times is memory once: a real memfd, by the kernel's own count."""
+"""Memory that a process maps many times counts once: a real memfd, by the kernel's own count."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from giveback.vmm.base import Backing, RamBlock
 MIB = 1 << 20
 TIMES, EACH_MIB = 64, 8
 
-# Maps one memfd again and again, each behind the last, where nothing else lies; touches all of it.
+# Map one memfd many times, each mapping after the last at unused addresses; touch all of it.
 _PROGRAM = """
 import ctypes, os, sys
 times, each = int(sys.argv[1]), int(sys.argv[2]) << 20
@@ -34,7 +34,7 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def mapped_many_times() -> Iterator[int]:
-    """A process that says that it is a VM of TIMES * EACH_MIB, and holds EACH_MIB."""
+    """A process that claims to be a VM of TIMES * EACH_MIB, and holds EACH_MIB."""
     child = subprocess.Popen(
         [
             "/opt/qemu-system-x86_64", "-S", "-c", _PROGRAM, str(TIMES), str(EACH_MIB),
@@ -56,7 +56,7 @@ def mapped_many_times() -> Iterator[int]:
         child.wait()
 
 
-def test_one_memfd_that_is_mapped_64_times_is_held_once() -> None:
+def test_a_memfd_that_is_mapped_64_times_is_held_once() -> None:
     with mapped_many_times() as pid:
         ram_bytes = TIMES * EACH_MIB * MIB
         blocks = tuple(

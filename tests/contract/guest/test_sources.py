@@ -1,4 +1,4 @@
-"""The guest's side: the agent's dialects, the real qemu-ga, and what falls back to what."""
+"""Sources of the guest's side: channels to the agent, the real qemu-ga, and the order of fallbacks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def told(*channels: Channel, statistics: BalloonStatistics | None = None) -> Gue
 
 
 class Hybrid(Agent):
-    """Cloud Hypervisor's and Firecracker's vsock: CONNECT first."""
+    """A vsock socket as of Cloud Hypervisor and Firecracker: the client sends CONNECT first."""
 
     answer = b"OK 1073741824\n"
 
@@ -67,14 +67,14 @@ def test_the_agent_over_hybrid_vsock(tmp_path: Path) -> None:
         assert "no program in the guest listens" in told(channel).problems[0]
 
 
-def test_vsock_that_is_not_there_is_said() -> None:
+def test_the_error_says_that_no_guest_has_the_cid() -> None:
     guest = told(Channel(ChannelKind.VSOCK, cid=4_000_000_000))
     assert guest.source is GuestSource.NONE
     assert "vsock 4000000000" in guest.problems[0]
 
 
-def test_a_client_that_waits_behind_another_is_told_why(tmp_path: Path) -> None:
-    """QEMU serves one client of a port and lets the next one connect, and wait."""
+def test_a_client_that_waits_behind_another_gets_the_reason(tmp_path: Path) -> None:
+    """QEMU serves one client of a port; a second one can connect, and waits."""
     path = tmp_path / "a"
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as other:
         server.bind(str(path))
@@ -110,12 +110,12 @@ def test_a_port_is_left_to_a_daemon_that_does_not_answer_in_time(
     assert "daemon may hold the agent's port, and does not answer in time" in guest.problems[0]
     path.unlink(missing_ok=True)
     with listening(path, Agent):
-        # One that has gone and left its socket holds nothing.
+        # A daemon that has ended and left its socket behind does not hold the port.
         assert told(channel).source is GuestSource.AGENT
 
 
 class Busy(Agent):
-    """An agent that was asked shortly before: it says when it answers again, as often as it is asked."""
+    """An agent that was asked shortly before: it refuses each request, and says when it answers again."""
 
     refusals = 1_000
     again_s = 5.0
@@ -134,7 +134,7 @@ class BusyForAMoment(Busy):
     again_s = 0.3
 
 
-def test_an_agent_that_answers_again_later_is_there_and_waited_for_by_who_has_the_patience(
+def test_a_busy_agent_counts_as_running_and_is_waited_for_within_the_patience(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "a"
@@ -158,7 +158,7 @@ class Silent(socketserver.StreamRequestHandler):
             pass
 
 
-def test_an_agent_that_does_not_answer_is_not_waited_for_as_long_as_its_pages_take(
+def test_an_agent_that_does_not_answer_does_not_get_the_long_time_for_pages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("giveback.guest.query.ALIVE_TIMEOUT_S", 0.2)
@@ -210,7 +210,7 @@ class DeafGuestAgent(socketserver.StreamRequestHandler):
     ("agent", "words"),
     [(LyingGuestAgent, "is not base64"), (DeafGuestAgent, "no answer to guest-sync")],
 )
-def test_a_guest_agent_that_lies_is_that_vm_s_fault(
+def test_a_lying_guest_agent_is_a_problem_of_its_vm(
     tmp_path: Path, agent: type[socketserver.BaseRequestHandler], words: str
 ) -> None:
     path = tmp_path / "qga"
@@ -221,7 +221,7 @@ def test_a_guest_agent_that_lies_is_that_vm_s_fault(
 
 
 @pytest.mark.parametrize("path", ["/no\0such", "/" + "d" * 200 + "/no\0such", "/s\ud800"])
-def test_a_socket_that_no_file_can_be_called_is_that_vm_s_fault(path: str) -> None:
+def test_an_invalid_socket_name_is_a_problem_of_its_vm(path: str) -> None:
     guest = told(Channel(ChannelKind.HYBRID_VSOCK, path=path, pid=os.getpid()))
     assert guest.source is GuestSource.NONE
     assert guest.problems
@@ -229,7 +229,7 @@ def test_a_socket_that_no_file_can_be_called_is_that_vm_s_fault(path: str) -> No
 
 @pytest.fixture
 def guest_agent(tmp_path: Path) -> Iterator[Channel]:
-    """The real qemu-ga, in this machine instead of in a guest."""
+    """The real qemu-ga, which runs on this machine instead of in a guest."""
     program = peer("qemu-guest-agent", "qemu-ga")
     path = tmp_path / "qga"
     child = subprocess.Popen(
@@ -258,5 +258,5 @@ def test_the_real_qemu_guest_agent(guest_agent: Channel) -> None:
     assert guest.total_bytes is not None
     assert abs(guest.total_bytes - total) < 64 * MIB
     assert guest.free_by_order
-    # Read twice: the first conversation left nothing behind.
+    # Read twice: the first session left no unread bytes behind.
     assert told(guest_agent).problems == ()

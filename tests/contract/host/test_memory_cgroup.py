@@ -1,4 +1,4 @@
-"""A real control group, with a real process in it, seen as a small host."""
+"""A real cgroup with a real process in it, seen as a small host."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def group() -> Iterator[Path]:
-    """A group of its own of the version that has the memory controller here."""
+    """A new cgroup, of the version that has the memory controller here."""
     version_1 = (V1 / "memory.limit_in_bytes").exists()
     folder = (V1 if version_1 else V2) / f"giveback-test-{time.monotonic_ns()}"
     limit = folder / ("memory.limit_in_bytes" if version_1 else "memory.max")
@@ -46,13 +46,13 @@ def group() -> Iterator[Path]:
             try:
                 folder.rmdir()
             except OSError:
-                # The process that was in it may not be reaped by the kernel yet.
+                # The kernel may not have reaped its process yet.
                 if time.monotonic() > deadline_s:
                     raise
                 time.sleep(0.02)
 
 
-def test_what_a_process_holds_is_missing_from_what_is_available(group: Path) -> None:
+def test_memory_of_a_process_is_not_available(group: Path) -> None:
     before = read_host_view(cgroup=str(group), now_s=0.0)
     assert before.total_bytes == LIMIT
     assert before.available_bytes > LIMIT - 16 * MIB
@@ -69,7 +69,7 @@ def test_what_a_process_holds_is_missing_from_what_is_available(group: Path) -> 
     assert process.returncode == 0
 
 
-def test_a_group_below_sees_the_limit_above(group: Path) -> None:
+def test_a_cgroup_has_the_limit_of_its_parent(group: Path) -> None:
     inner = group / "inner"
     controllers = group / "cgroup.subtree_control"
     if controllers.exists():

@@ -1,4 +1,4 @@
-"""Reader processes, for real: limited, ended, hung where no signal ends them, and what that leaves."""
+"""Real reader processes: their limits, their ends, and hangs that no signal ends."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ask(readers: Readers, function: object, *arguments: object, limits: Limits =
     return asyncio.run(asked())
 
 
-# What readers are asked for: they find these by name in this module.
+# The functions that readers run: they find them by name in this module.
 
 
 def echo(value: object) -> object:
@@ -90,18 +90,20 @@ def listener(path: str) -> tuple[socket.socket, str]:
     return connection, "connected"
 
 
-def test_values_come_back_and_errors_keep_their_words(readers: Readers) -> None:
+def test_results_are_returned_and_errors_keep_their_messages(readers: Readers) -> None:
     value = [1, None, True, "\udcff\0é", {"a": [2.5]}]
     assert ask(readers, echo, value) == value
     with pytest.raises(VmError, match=r"^it has ended$"):
         ask(readers, refuse, "it has ended")
     with pytest.raises(VmError, match="ZeroDivisionError: a defect"):
         ask(readers, fail)
-    # None of them cost a reader or anybody's right to be read.
+    # None of them ended a reader or is recorded as a failure.
     assert readers.blame.suspects == frozenset()
 
 
-def test_a_reader_has_limits_and_nothing_of_its_parent_s(readers: Readers, tmp_path: Path) -> None:
+def test_a_reader_has_limits_and_no_descriptor_of_its_parent(
+    readers: Readers, tmp_path: Path
+) -> None:
     with (tmp_path / "secret").open("w"):
         pid, names, address_space = ask(readers, who)
     assert pid != ME
@@ -118,7 +120,7 @@ def test_a_reader_has_limits_and_nothing_of_its_parent_s(readers: Readers, tmp_p
     [(burn, (), "exceeded its limits"), (end, (), "ended"), (shout, (4 << 20,), "too long")],
     ids=["processor", "death", "answer"],
 )
-def test_a_reader_that_goes_too_far_costs_one_call(
+def test_a_reader_that_exceeds_its_limits_costs_one_call(
     readers: Readers, function: object, arguments: tuple[object, ...], why: str
 ) -> None:
     with pytest.raises(VmError, match=why):
@@ -127,7 +129,7 @@ def test_a_reader_that_goes_too_far_costs_one_call(
     assert ask(readers, echo, 1) == 1
 
 
-def test_a_descriptor_is_handed_over(readers: Readers, tmp_path: Path) -> None:
+def test_a_descriptor_is_passed_back(readers: Readers, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "s"))
         server.listen()
@@ -142,7 +144,7 @@ def test_a_descriptor_is_handed_over(readers: Readers, tmp_path: Path) -> None:
             assert taken.recv(10) == b"hello"
 
 
-def test_calls_side_by_side_and_one_that_is_given_up(readers: Readers) -> None:
+def test_concurrent_calls_and_a_cancelled_one(readers: Readers) -> None:
     async def work() -> None:
         calls = (readers.call(echo, n, pid=ME, limits=PATIENT) for n in range(20))
         assert await asyncio.gather(*calls) == list(range(20))
@@ -151,7 +153,7 @@ def test_calls_side_by_side_and_one_that_is_given_up(readers: Readers) -> None:
         burning.cancel()
         with pytest.raises(asyncio.CancelledError):
             await burning
-        # Its answer would be taken for this one's.
+        # A late answer would be mistaken for the answer to this call.
         assert await readers.call(echo, 7, pid=ME, limits=PATIENT) == 7
 
     asyncio.run(work())
@@ -159,7 +161,7 @@ def test_calls_side_by_side_and_one_that_is_given_up(readers: Readers) -> None:
     assert readers.blame.suspects == frozenset()
 
 
-def test_another_is_started_where_the_starter_was_killed(readers: Readers) -> None:
+def test_a_killed_starter_is_replaced(readers: Readers) -> None:
     assert ask(readers, echo, 1) == 1
     os.kill(readers._starter_pid, 9)
     with contextlib.suppress(VmError):
@@ -170,7 +172,7 @@ def test_another_is_started_where_the_starter_was_killed(readers: Readers) -> No
     assert ask(readers, echo, 3) == 3
 
 
-def test_nothing_is_left_after_the_pool(readers: Readers) -> None:
+def test_no_process_is_left_after_the_pool_was_closed(readers: Readers) -> None:
     pids = [ask(readers, who)[0], readers._starter_pid]
     readers.close()
     deadline_s = time.monotonic() + 30
@@ -180,7 +182,7 @@ def test_nothing_is_left_after_the_pool(readers: Readers) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """A zombie is init's to bury."""
+    """Tell whether the process runs; a zombie that init has not reaped yet does not."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
             return file.read().rpartition(b")")[2].split()[0] != b"Z"
@@ -192,7 +194,7 @@ def is_running(pid: int) -> bool:
 def test_processes_that_hang_their_readers_are_skipped_and_the_others_found(
     readers: Readers, tmp_path: Path
 ) -> None:
-    """The file that a command line names is on a file system that never answers: SIGKILL is ignored there."""
+    """A command line names a file on a file system that never answers: SIGKILL does not end such a wait."""
     with stuck_fuse.mounted(tmp_path / "stuck") as stuck, contextlib.ExitStack() as stack:
         hanging = [
             stack.enter_context(process("qemu-system-x86_64", "-readconfig", f"{stuck}/hang")).pid
@@ -212,7 +214,7 @@ def test_processes_that_hang_their_readers_are_skipped_and_the_others_found(
         found = find(hanging[0], fine)
         assert "did not answer in 3 s" in str(found[0])
         assert isinstance(found[1], tuple)
-        # It is known by now: nothing is waited for.
+        # The process is known by now: it is not waited for.
         assert "not read any more" in str(find(hanging[0])[0])
         assert readers.problems == (
             f"process {hanging[0]} of user 0 made its reader hang; it is not read any more",
@@ -222,7 +224,7 @@ def test_processes_that_hang_their_readers_are_skipped_and_the_others_found(
         assert isinstance(found[-1], tuple), "who was read before is read whatever its user does"
         assert f"{HUNG_PER_USER} readers hang at processes of its user" in str(found[-2])
         assert readers.blame.hung == HUNG_PER_USER
-    # The file system has gone: readers that waited for it end, and this user's are read again.
+    # The file system is unmounted: readers that waited for it end, and this user's processes are read again.
     deadline_s = time.monotonic() + 30
     while readers.blame.hung:
         assert time.monotonic() < deadline_s

@@ -1,4 +1,4 @@
-"""A root process on a host of strangers: what a command line names is only believed of its own process."""
+"""A root process on a host with strangers: a command line is trusted only about its own process's sockets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GUEST_AGENT = ["-device", "virtserialport,chardev=g,name=org.qemu.guest_agent.0"
 
 
 def qemu(name: str, monitor: str, agent: str = "", guest_agent: str = "") -> list[str]:
-    """The command line of a QEMU with these sockets."""
+    """Return the command line of a QEMU with these sockets."""
     words = [QEMU, "-m", "64M", "-name", name, "-qmp", f"{monitor},server=on,wait=off"]
     if agent:
         words += ["-chardev", f"socket,id=c,path={agent},server=on,wait=off", *PORT]
@@ -51,19 +51,19 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def victim(folder: Path) -> Iterator[Stranger]:
-    """Another user's process, whose sockets only that user may open. It is no VM's."""
+    """A process of another user, whose sockets only that user may open. It is not a VMM."""
     listen = (f"{folder}/q", f"{folder}/a", "@giveback-victim", "tcp")
     with stranger(folder / "victim.log", ["database"], uid=VICTIM, listen=listen) as found:
         yield found
 
 
 def mallorys(name: str) -> str:
-    """What root calls a VM of another user's."""
+    """Return root's name of a VM of the user MALLORY."""
     return f"{name}@uid{MALLORY}"
 
 
 def shown(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
-    """What root's `giveback ps` says of each VM."""
+    """Return the rows of root's `giveback ps` by name."""
     capsys.readouterr()
     assert main(["ps", "--json"]) == 0
     return {vm["name"]: vm for vm in json.loads(capsys.readouterr().out)}
@@ -72,7 +72,7 @@ def shown(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
 def test_nothing_is_sent_to_a_socket_that_a_stranger_names(
     folder: Path, victim: Stranger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Another user's monitor, agent's port, TCP service, abstract socket, by every VMM's command line."""
+    """A stranger names another user's monitor, port, TCP service and abstract socket, for each VMM."""
     (folder / "link").symlink_to(folder / "q")
     (folder / "hard").hardlink_to(folder / "q")
     assert not connected_to(victim.port)
@@ -91,7 +91,7 @@ def test_nothing_is_sent_to_a_socket_that_a_stranger_names(
                "--vsock", f"cid=3,socket={folder}/a"],
     }  # fmt: skip
     with ExitStack() as stack:
-        # One of its own beside: having a socket proves nothing of others.
+        # It also has a socket of its own, which proves nothing about others.
         for name, words in fakes.items():
             own = (f"{folder}/own-{name}", "tcp")
             log = folder / f"{name}.log"
@@ -105,7 +105,7 @@ def test_nothing_is_sent_to_a_socket_that_a_stranger_names(
     assert "does not have /dev/vhost-vsock open" in str(seen[mallorys("vsock")]["problems"])
 
 
-def test_no_link_leads_out_of_a_stranger_s_root(
+def test_no_symbolic_link_leads_out_of_a_strangers_root(
     folder: Path, victim: Stranger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "jail").mkdir()
@@ -120,10 +120,10 @@ def test_no_link_leads_out_of_a_stranger_s_root(
     assert all("no such socket" in str(seen[mallorys(name)]["problems"]) for name in ("one", "two"))
 
 
-def test_two_containers_with_one_path_are_two(
+def test_two_containers_with_the_same_path_are_distinguished(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each in a root of its own, one of them in a network namespace of its own, too."""
+    """Each has a root of its own, and one of them a network namespace of its own."""
     with ExitStack() as stack:
         both = []
         for name in ("one", "two"):
@@ -142,10 +142,10 @@ def test_two_containers_with_one_path_are_two(
         assert not any("/q" in str(problem) for problem in seen[name]["problems"]), name  # type: ignore[attr-defined]
 
 
-def test_a_network_namespace_of_one_s_own_opens_no_other_s_socket(
+def test_a_separate_network_namespace_gives_no_access_to_others_sockets(
     folder: Path, victim: Stranger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its sockets are not in our list, so that alone refuses nothing."""
+    """Sockets of another namespace are not in our list, so that the list alone cannot refuse them."""
     with (
         stranger(folder / "v", ["other"], uid=VICTIM, listen=(f"{folder}/far",), own_network=True)
         as far,
@@ -163,7 +163,7 @@ def test_a_network_namespace_of_one_s_own_opens_no_other_s_socket(
 
 
 def test_a_name_belongs_to_its_owner(folder: Path) -> None:
-    """A second db-1 has neither the first one's settings nor its place, whoever came first."""
+    """A second db-1 gets neither the settings nor the place of the first, whichever started first."""
     words = qemu("db-1", f"unix:{folder}/q")
     settings = from_bytes(b'[vm."db-1"]\nignore = true\n[vm."db-*"]\nweight = 2\n', "test")
     with (
@@ -184,8 +184,10 @@ def test_a_name_belongs_to_its_owner(folder: Path) -> None:
     assert settings.for_vm(names[fake.pid]).weight == 2, "a pattern speaks of any user's"
 
 
-def test_a_lease_is_of_the_process_that_has_the_monitor(folder: Path, victim: Stranger) -> None:
-    """A fake's moves no other's balloon; one whose VM lives is given back, whatever it is called now."""
+def test_a_lease_belongs_to_the_process_that_has_the_monitor(
+    folder: Path, victim: Stranger
+) -> None:
+    """A fake's lease moves no other VM's balloon; a live VM's lease is given back even if it was renamed."""
     monitor = f"{folder}/q"
 
     def kept(pid: int, name: str) -> Fallbacks:
@@ -214,7 +216,7 @@ def test_a_lease_is_of_the_process_that_has_the_monitor(folder: Path, victim: St
     assert '"execute":"balloon","arguments":{"value":67108864}' in victim.heard
 
 
-def test_a_name_in_argv0_makes_no_vm() -> None:
+def test_a_name_in_argv0_does_not_make_a_vm() -> None:
     with subprocess.Popen(["/opt/qemu-system-x86_64", "60"], executable="/bin/sleep") as child:
         try:
             assert all(vm.pid != child.pid for _, vm in find())
@@ -222,7 +224,7 @@ def test_a_name_in_argv0_makes_no_vm() -> None:
             child.kill()
 
 
-def test_one_s_own_sockets_are_reached_whatever_they_are(
+def test_a_vms_own_sockets_of_every_kind_are_reached(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = (f"{folder}/q", "@giveback-own", "tcp")

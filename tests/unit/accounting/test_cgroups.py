@@ -1,4 +1,4 @@
-"""What a guest says of its services and containers: bounded, safe to print, never more than it has."""
+"""A guest's rows of services and containers: bounded, safe to print, at most its total memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def row(kind: str, name: str, anon: int = 0, cache: int = 0, cold: int = 0) -> G
         max_size=20,
     )
 )
-def test_what_the_agent_writes_is_what_the_host_reads(sent: list[agent_rows.CgroupRow]) -> None:
+def test_the_host_parses_the_rows_that_the_agent_writes(sent: list[agent_rows.CgroupRow]) -> None:
     got = parse(agent_rows.as_lines(sent), 1 << 50)
     assert [(one.kind, one.name, one.path) for one in got] == [
         (o.kind, o.name, o.path) for o in sent
@@ -81,7 +81,7 @@ def test_a_guest_that_lies_is_bounded(said: object) -> None:
     assert all(line.isprintable() and len(line) <= 80 for line in text.splitlines())
 
 
-def test_a_name_is_cut_and_a_line_of_another_form_is_left_out() -> None:
+def test_a_name_is_cut_and_a_malformed_line_is_left_out() -> None:
     long = "\t".join(["service", *"12121", "x" * 1000, "/x"])
     assert len(parse([long], TOTAL)[0].name) == NAME_LIMIT_CHARS
     for bad in ("", "service", long + "\tmore", long.replace("service", "thing"), "x" * 5000, 7):
@@ -104,13 +104,13 @@ def test_the_agents_rows_come_with_its_memory() -> None:
     said: dict[str, object] = {"meminfo": meminfo, "cgroups": [line]}
     guest = protocol.from_agent(said, GuestSource.AGENT)
     assert [one.name for one in guest.cgroups] == ["podman web"]
-    # A guest whose numbers are not believed has no rows either.
+    # A guest whose numbers are refused has no rows either.
     assert protocol.from_agent({**said, "meminfo": ""}, GuestSource.AGENT).cgroups == ()
     assert b'"cgroups":true' in protocol.ask("memory", 1, by_cgroup=True)
     assert b"cgroups" not in protocol.ask("memory", 1)
 
 
-def test_what_would_bring_it_back_names_the_container() -> None:
+def test_a_remedy_names_the_container() -> None:
     rows = (
         row("container", "podman web", anon=20, cache=60, cold=50),
         row("ended", "past.service", cache=40),
@@ -128,7 +128,7 @@ def test_what_would_bring_it_back_names_the_container() -> None:
     assert programs(rows, 100 * MIB) == (("db.service", 300 * MIB),)
     seen = observation(guest=replace(GUEST, cgroups=rows))
     said = {one.what: one for one in remedies(seen)}
-    # The ledger's own 100 MiB of anonymous memory bound it.
+    # The bytes are at most the ledger's own 100 MiB of anonymous memory.
     assert said["stop or restart db.service in the guest"].expected_bytes == 100 * MIB
     text = explanation.text(seen)
     assert "      50 MiB: podman web: cold" in text
@@ -138,8 +138,8 @@ def test_what_would_bring_it_back_names_the_container() -> None:
     assert [one["name"] for one in guest["cgroups"]] == [one.name for one in rows]
 
 
-def test_what_has_ended_is_told_where_the_agent_would_take_nothing() -> None:
-    """An agent whose mode is disabled tells the host so; whose cache it is does not change."""
+def test_cache_of_ended_units_is_named_if_the_agent_takes_nothing() -> None:
+    """An agent whose mode is disabled says so; the owner of the cache is the same."""
     rows = (row("ended", "past.service", cache=40),)
     guest = replace(GUEST, cgroups=rows, would_take_bytes=0)
     text = explanation.text(observation(guest=guest))

@@ -1,4 +1,4 @@
-"""The ledger adds up to the byte, whatever either side says."""
+"""The ledger adds up to the byte, whatever numbers either side sends."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ GUESTS = st.builds(
 
 
 @given(HOSTS, GUESTS, AMOUNT, AMOUNT, st.booleans(), st.none() | st.booleans(), st.booleans())
-def test_rows_sum_exactly_whatever_is_said(
+def test_rows_sum_exactly_for_any_numbers(
     host: HostSnapshot,
     guest: GuestSnapshot,
     ram_bytes: int,
@@ -124,7 +124,7 @@ def a_guest(**changes: object) -> GuestSnapshot:
     return GuestSnapshot(**(base | changes))  # type: ignore[arg-type]
 
 
-def test_a_usual_vm() -> None:
+def test_the_rows_of_a_usual_vm() -> None:
     host = HostSnapshot(1148 * MIB, peak_resident_bytes=1748 * MIB, own_resident_bytes=100 * MIB)
     ledger = join(host, a_guest(), 2 * GIB)
     rows = {row.key: (row.ram_bytes // MIB, row.host_bytes // MIB) for row in ledger.rows}
@@ -142,29 +142,29 @@ def test_a_usual_vm() -> None:
 @pytest.mark.parametrize(
     ("reporting", "key"), [(False, Key.FREE_UNREPORTED), (None, Key.FREE_UNSPLIT)]
 )
-def test_without_reporting_nothing_waits(reporting: bool | None, key: Key) -> None:
+def test_without_reporting_no_memory_waits_to_be_reported(reporting: bool | None, key: Key) -> None:
     ledger = join(HostSnapshot(1148 * MIB), a_guest(reporting=reporting), 2 * GIB)
     assert ledger.host(*RESIDUE) == ledger.host(key) == 300 * MIB
 
 
 @pytest.mark.parametrize("said", [None, True])
-def test_a_guest_cannot_report_to_a_vmm_that_takes_none(said: bool | None) -> None:
+def test_a_guest_cannot_report_to_a_vmm_that_accepts_no_reports(said: bool | None) -> None:
     guest = a_guest(reporting=said)
     ledger = join(HostSnapshot(1148 * MIB), guest, 2 * GIB, reporting=False)
     assert ledger.host(Key.FREE_UNREPORTED) == 300 * MIB
 
 
-def test_what_a_vmm_keeps_does_not_wait_to_be_reported() -> None:
+def test_memory_that_the_vmm_does_not_discard_does_not_wait_to_be_reported() -> None:
     ledger = join(HostSnapshot(1148 * MIB), a_guest(), 2 * GIB, reporting=True, kept=True)
     assert ledger.host(*RESIDUE) == ledger.host(Key.FREE_KEPT) == 300 * MIB
 
 
-def test_what_the_host_swapped_out_did_not_come_back() -> None:
+def test_memory_in_the_hosts_swap_does_not_count_as_returned() -> None:
     host = HostSnapshot(1148 * MIB, ram_swap_bytes=350 * MIB, peak_resident_bytes=1748 * MIB)
     assert join(host, a_guest(), 2 * GIB).ram(Key.FREE_RETURNED) == 250 * MIB
 
 
-def test_ram_that_is_not_found_is_not_taken_for_the_vmm_s_own() -> None:
+def test_ram_that_is_not_found_is_not_counted_as_the_vmms_own() -> None:
     host = HostSnapshot(
         8 * MIB, own_resident_bytes=700 * MIB, own_swap_bytes=MIB, page_tables_bytes=MIB,
         placed=False,
@@ -179,7 +179,7 @@ def test_ram_that_is_not_found_is_not_taken_for_the_vmm_s_own() -> None:
     assert ledger.ram(Key.UNPLACED) == GIB
 
 
-def test_a_guest_that_counts_more_than_there_is_is_told_so() -> None:
+def test_a_guest_that_counts_more_than_its_ram_contradicts() -> None:
     ledger = join(HostSnapshot(GIB), a_guest(), GIB)
     assert any("counts 876 MiB more than the VM has RAM" in note for note in ledger.notes)
     assert join(HostSnapshot(GIB), a_guest(), 2 * GIB).notes == ()
@@ -189,7 +189,7 @@ def test_used_memory_that_is_not_resident_is_a_row_of_ram_alone() -> None:
     ledger = join(HostSnapshot(500 * MIB, ram_swap_bytes=348 * MIB), a_guest(), 2 * GIB)
     assert ledger.ram(Key.NOT_RESIDENT) == 348 * MIB
     assert ledger.host(Key.NOT_RESIDENT) == 0
-    # The kernel's reserve first, then what is in no counter, the kernel's own and clean cache.
+    # Reduced in this order: the kernel's reserve, memory in no counter, kernel memory, clean cache.
     assert [ledger.host(key) // MIB for key in (Key.RESERVED, Key.KERNEL)] == [0, 0]
     assert ledger.host(Key.CACHE_CLEAN) == 100 * MIB
     assert ledger.host(Key.ANON) == 300 * MIB
@@ -197,19 +197,19 @@ def test_used_memory_that_is_not_resident_is_a_row_of_ram_alone() -> None:
     assert ledger.residue_bytes == 0
 
 
-def test_a_guest_that_counts_twice_is_not_calculated_with() -> None:
+def test_a_guest_that_counts_memory_twice_is_not_joined() -> None:
     ledger = join(HostSnapshot(GIB), a_guest(anon_bytes=5 * GIB), 2 * GIB)
     assert ledger.unknown is not None
     assert ledger.unknown.kind is UnknownKind.CONTRADICTION
     assert "of its memory twice" in ledger.unknown.why
     assert (ledger.residue_bytes, ledger.in_use_bytes, ledger.cache_bytes) == (None, None, None)
-    # Counters that overlap a little are cut to what there is.
+    # Counters that overlap a little are reduced to the guest's total.
     little = join(HostSnapshot(GIB), a_guest(anon_bytes=390 * MIB), 2 * GIB)
     assert little.unknown is None
     assert little.ram(Key.UNATTRIBUTED) == 0
 
 
-def test_balloon_statistics_of_another_vm_are_not_calculated_with() -> None:
+def test_balloon_statistics_of_another_vm_are_not_joined() -> None:
     """Case 12 of the field: statistics of 8 GiB on a VM of 256 MiB."""
     stats = BalloonStatistics(1000.0, 8 * GIB, 4 * GIB, None, GIB)
     ledger = join(HostSnapshot(200 * MIB), from_balloon(stats, 1001.0), 256 * MIB)
@@ -226,7 +226,7 @@ def test_balloon_statistics_of_another_vm_are_not_calculated_with() -> None:
         (1.0, 129 * MIB, False), (None, 129 * MIB, False),
     ],
 )  # fmt: skip
-def test_numbers_of_before_the_last_large_change_are_not_joined(
+def test_numbers_from_before_the_last_large_change_are_not_joined(
     age_s: float | None, moved: int | None, is_known: bool
 ) -> None:
     guest = a_guest(age_s=age_s, moved_bytes=moved)
@@ -238,7 +238,7 @@ def test_numbers_of_before_the_last_large_change_are_not_joined(
         assert any(ledger.unknown.why in note for note in ledger.notes)
 
 
-def test_more_resident_than_there_is_ram_is_not_taken_for_ram() -> None:
+def test_resident_memory_beyond_the_size_of_ram_is_not_counted_as_ram() -> None:
     ledger = join(HostSnapshot(3 * GIB), a_guest(), 2 * GIB)
     assert ledger.unknown is not None
     assert ledger.unknown.kind is UnknownKind.UNPLACED
@@ -259,7 +259,7 @@ def test_ballooned_pages_in_and_out_of_the_total() -> None:
     assert outside.ram(*NEEDED) == inside.ram(*NEEDED)
 
 
-def test_without_a_guest_the_host_s_side_is_told() -> None:
+def test_without_a_guest_the_ledger_has_the_hosts_side() -> None:
     for guest in (NO_GUEST, a_guest(age_s=61.0)):
         ledger = join(HostSnapshot(GIB), guest, 2 * GIB)
         assert ledger.residue_bytes is None
@@ -276,7 +276,7 @@ def test_balloon_statistics_give_the_residue_without_names() -> None:
     assert {row.basis for row in ledger.rows if row.key in NEEDED} == {Basis.GUEST}
 
 
-def test_statistics_that_never_came() -> None:
+def test_balloon_statistics_that_were_never_sent() -> None:
     guest = from_balloon(BalloonStatistics(0.0), 1000.0)
     assert guest.total_bytes is None
     assert "never" in guest.problems[0]
@@ -294,13 +294,13 @@ def test_lies_are_refused_with_their_number(lie: dict[str, object]) -> None:
 
 
 @given(st.binary(max_size=300), st.none() | st.binary(max_size=300))
-def test_any_bytes_make_a_picture(meminfo: bytes, buddyinfo: bytes | None) -> None:
+def test_any_bytes_make_a_snapshot(meminfo: bytes, buddyinfo: bytes | None) -> None:
     guest = from_kernel_files(meminfo, buddyinfo, GuestSource.GUEST_AGENT)
     ledger = join(HostSnapshot(GIB), guest, 2 * GIB)
     assert sum(row.ram_bytes for row in ledger.rows) == 2 * GIB
 
 
-def test_a_guest_s_leaking_counter_is_estimated_and_said() -> None:
+def test_a_leaking_counter_of_the_guest_is_estimated_and_noted() -> None:
     # oracle/oracle-linux#218
     names = "Active(anon) Inactive(anon) Active(file) SwapTotal SwapFree Dirty Writeback Mapped"
     kib = dict.fromkeys([*names.split(), "Buffers", "Shmem", "SReclaimable", "SUnreclaim"], 0)
@@ -316,7 +316,7 @@ def test_a_guest_s_leaking_counter_is_estimated_and_said() -> None:
     ]
 
 
-def test_this_machine_s_own_files_make_a_picture() -> None:
+def test_this_machines_own_files_make_a_snapshot() -> None:
     with open("/proc/meminfo", "rb") as memory, open("/proc/buddyinfo", "rb") as buddy:  # noqa: PTH123
         guest = from_kernel_files(memory.read(), buddy.read(), GuestSource.FILE)
     assert guest.problems == ()

@@ -1,4 +1,4 @@
-"""Ages of free pages: only what was seen at every look."""
+"""Ages of free pages: they count only pages that were free and resident in every sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def mask(*held: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     return np.array(held, dtype=bool)
 
 
-def test_a_page_grows_old_only_while_it_is_held() -> None:
+def test_a_page_ages_only_while_it_is_free_and_resident() -> None:
     ages = Ages()
     assert ages.add_sample(mask(1, 1, 0), 0.0, PAGE) == ()
     assert ages.add_sample(mask(1, 1, 1), 10.0, PAGE) == ((0.0, 3 * PAGE), (10.0, 2 * PAGE))
@@ -25,11 +25,11 @@ def test_a_page_grows_old_only_while_it_is_held() -> None:
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=2, max_size=6))
-def test_the_amounts_fall_with_age_and_begin_with_all(looks: list[list[bool]]) -> None:
+def test_the_amounts_fall_with_age_and_begin_with_all(samples: list[list[bool]]) -> None:
     ages = Ages()
-    for now_s, held in enumerate(looks):
+    for now_s, held in enumerate(samples):
         found = ages.add_sample(np.array(held), float(now_s), PAGE)
     amounts = [amount for _, amount in found]
     assert amounts == sorted(amounts, reverse=True)
     assert [age for age, _ in found] == sorted(age for age, _ in found)
-    assert (amounts[0] if amounts else 0) == sum(looks[-1]) * PAGE
+    assert (amounts[0] if amounts else 0) == sum(samples[-1]) * PAGE

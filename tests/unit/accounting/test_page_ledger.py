@@ -54,7 +54,7 @@ def test_flags_have_a_class(bits: tuple[int, ...], letter: str) -> None:
     assert chr(kpageflags.classify(sum(1 << bit for bit in bits))) == letter
 
 
-# Where several of these are on one page, which one counts is never asked: that does not occur.
+# No page has several of these flags, so that their precedence is not tested.
 UPPER = [1 << 20, 1 << 23, 1 << 17, 1 << 26]
 
 
@@ -70,13 +70,13 @@ def test_columns_classify_as_single_pages_do(
 
 
 @given(LETTERS)
-def test_runs_go_there_and_back(letters: bytes) -> None:
+def test_runs_decode_to_the_encoded_pages(letters: bytes) -> None:
     sent = packed(kpageflags.encode(kpageflags.runs(letters)))
     assert page_ledger.decode(sent, 1000).tobytes() == letters
     assert page_ledger.decode(sent, 7).tobytes() == letters[:7]
 
 
-def test_chunks_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = array("Q", [1 << 10] * 5 + [1 << 12] * 4 + [0])
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/kpageflags").write_bytes(flags.tobytes() + b"\0\0\0")
@@ -96,7 +96,7 @@ def test_chunks_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     "lie", ["", "no base64!", packed(b"F5 A3"), packed(b"F"), packed(b"5F"), packed(b"F-5"),
             packed(b"F5A3")[:-8], base64.b64encode(b"F5A3").decode()],
 )  # fmt: skip
-def test_what_is_no_runs_is_refused(lie: str) -> None:
+def test_text_that_is_not_runs_is_refused(lie: str) -> None:
     with pytest.raises(InputError):
         page_ledger.decode(lie, 100)
 
@@ -107,20 +107,20 @@ def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
         page_ledger.decode(packed(b"F1A1" * 100_000), 100)
 
 
-def test_absurd_counts_fill_no_memory() -> None:
+def test_huge_counts_do_not_fill_memory() -> None:
     sent = packed(b"F999999999999" * 1000)
     assert len(page_ledger.decode(sent, 50)) == 50
 
 
 @pytest.mark.parametrize("limit", [3 * 4096, 500_000])
-def test_runs_that_are_unpacked_in_pieces_go_there_and_back(limit: int) -> None:
+def test_runs_that_are_unpacked_in_pieces_decode_to_the_encoded_pages(limit: int) -> None:
     letters = b"FFFFFFFFFFFAAM" * 30_000
     sent = packed(kpageflags.encode(kpageflags.runs(letters)))
     assert page_ledger.decode(sent, limit).tobytes() == letters[:limit]
 
 
-def test_tiny_runs_fill_no_memory() -> None:
-    """A guest of 50 pages cannot make us look at tens of millions of runs."""
+def test_tiny_runs_do_not_fill_memory() -> None:
+    """A guest of 50 pages cannot make us decode tens of millions of runs."""
     sent = packed(b"F1A1" * 8_000_000)
     tracemalloc.start()
     try:
@@ -132,13 +132,13 @@ def test_tiny_runs_fill_no_memory() -> None:
 
 
 @pytest.mark.parametrize("lie", [b"F0A3", b"F1" + b"9" * 500_000])
-def test_runs_of_nothing_or_without_end_are_refused(lie: bytes) -> None:
+def test_empty_and_endless_runs_are_refused(lie: bytes) -> None:
     with pytest.raises(InputError, match="not runs"):
         page_ledger.decode(packed(lie), 100)
 
 
-def test_a_block_is_as_large_as_its_guest_addresses_make_it() -> None:
-    """The hole below 1 MiB moves what lies behind it: 8 pages on, a block of 16 is one no more."""
+def test_the_order_of_a_block_follows_from_guest_addresses() -> None:
+    """The hole below 1 MiB shifts later pages: shifted by 8 pages, a block of 16 is not aligned."""
     frames = np.full(64, kpageflags.ANON, dtype=np.uint8)
     frames[32:48] = kpageflags.FREE
     way = (
@@ -159,7 +159,7 @@ ABOVE = (Placement(0, 0, LOW), Placement(LOW, LOW, HIGH))
 
 
 @given(st.integers(0, 399), st.integers(1, 400), st.sampled_from([BELOW, ABOVE]))
-def test_of_two_ways_that_one_is_taken_which_fits(
+def test_the_layout_that_fits_is_chosen(
     start: int, count: int, true: tuple[Placement, ...]
 ) -> None:
     frames = np.full(400, kpageflags.FREE, dtype=np.uint8)
@@ -174,14 +174,14 @@ def test_of_two_ways_that_one_is_taken_which_fits(
     assert fit.startswith("0.0% ")
 
 
-def test_where_no_way_fits_none_is_taken() -> None:
+def test_no_layout_is_chosen_if_none_fits() -> None:
     frames = np.full(400, kpageflags.ANON, dtype=np.uint8)
     states = np.full(400, ABSENT, dtype=np.uint8)
     with pytest.raises(VmError, match="no possible layout of the RAM fits"):
         page_ledger.fitting((BELOW, ABOVE), [(0, LOW + HIGH)], frames, states)
 
 
-def test_orders_are_those_of_aligned_blocks() -> None:
+def test_orders_are_of_aligned_blocks() -> None:
     classes = np.full(64, kpageflags.ANON, dtype=np.uint8)
     classes[3] = classes[8:16] = classes[32:] = kpageflags.FREE
     classes[17:20] = kpageflags.FREE

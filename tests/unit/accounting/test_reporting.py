@@ -58,7 +58,7 @@ def test_an_unset_order_is_the_page_block_order_else_the_largest(parameter: int 
 
 
 @given(ANSWERS, ANSWERS, ANSWERS, SAID)
-def test_the_ledger_and_the_word_agree(
+def test_the_ledger_and_the_column_agree(
     balloon: Answer, offered: Answer, negotiated: Answer, said: bool | None
 ) -> None:
     vm = VmDescription("qemu", "one", 1, 64 * MIB, (), Capabilities(offered, balloon))

@@ -1,4 +1,4 @@
-"""What could come back: disjoint, within what is resident, and the same wherever it is promised."""
+"""Returnable memory: three disjoint parts within resident memory, equal wherever they are shown."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from giveback.accounting.usage import NO_GUEST, GuestSnapshot, HostSnapshot
 MAYBE = st.none() | st.integers(0, 1 << 31)
 
 
-def test_residue_and_cache_beyond_the_floor() -> None:
+def test_residue_and_cache_above_the_floor() -> None:
     found = returnable_of(observation())
-    # Clean cache of 150 less the floor of 64, of which 100 look cold: all of it goes at urgency 1.
+    # Clean cache of 150 minus the floor of 64 is less than the cold 100: all of it goes at urgency 1.
     assert found == Returnable(350 * MIB, 150 * MIB - AGENT_FLOOR_BYTES, 0)
     assert found.total_bytes == 436 * MIB
 
 
-def test_what_the_agent_has_learned_to_keep_is_warm() -> None:
+def test_cache_below_the_learned_floor_is_warm() -> None:
     found = returnable_of(observation(guest=replace(GUEST, learned_floor_bytes=60 * MIB)))
     assert found == Returnable(350 * MIB, 40 * MIB, 46 * MIB)
 
@@ -38,7 +38,7 @@ def test_what_the_agent_has_learned_to_keep_is_warm() -> None:
         (GUEST, None),
     ],
 )
-def test_nothing_is_promised_of_a_vm_whose_sides_are_not_known(
+def test_a_vm_with_an_unknown_side_has_no_returnable_memory(
     guest: GuestSnapshot, host: HostSnapshot | None
 ) -> None:
     assert returnable_of(observation(guest=guest, host=host)) is None
@@ -52,7 +52,7 @@ def test_nothing_is_promised_of_a_vm_whose_sides_are_not_known(
     ),
     st.integers(0, 1 << 30),
 )  # fmt: skip
-def test_the_parts_lie_within_what_is_resident(guest: GuestSnapshot, resident_bytes: int) -> None:
+def test_the_parts_lie_within_resident_memory(guest: GuestSnapshot, resident_bytes: int) -> None:
     seen = observation(guest=guest, host=HostSnapshot(resident_bytes))
     found = returnable_of(seen)
     if found is not None:
@@ -64,7 +64,7 @@ def test_the_parts_lie_within_what_is_resident(guest: GuestSnapshot, resident_by
         assert offered in ([], [found.cold_bytes])
 
 
-def test_memory_that_is_mapped_many_times_is_promised_once() -> None:
+def test_memory_that_is_mapped_many_times_counts_once() -> None:
     whole = returnable_of(observation())
     host = observation().host
     assert whole is not None

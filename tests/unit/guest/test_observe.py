@@ -1,4 +1,4 @@
-"""An agent that is asked often does not answer each time: its last answer is used while it still holds."""
+"""A busy agent does not answer each time: its last answer is used while it is not outdated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_last_answer_is_used_with_its_age(clock: list[float]) -> None:
     assert again.ledger.residue_bytes == 350 * MIB
 
 
-def test_not_after_a_large_change_nor_too_long_after(clock: list[float]) -> None:
+def test_the_last_answer_is_not_used_after_a_large_change_nor_too_late(clock: list[float]) -> None:
     last: dict[int, tuple[Observation, float]] = {}
     observe.recalled(observation(), last)
     smaller = replace(HOST, ram_resident_bytes=HOST.ram_resident_bytes - 100 * MIB)
@@ -44,13 +44,13 @@ def test_not_after_a_large_change_nor_too_long_after(clock: list[float]) -> None
         assert why in found.unknown.why
 
 
-def test_nobody_elses_answer_is_used(clock: list[float]) -> None:
+def test_another_vms_answer_is_not_used(clock: list[float]) -> None:
     last: dict[int, tuple[Observation, float]] = {}
     observe.recalled(observation(), last)
     for other in (
         observation("two", guest=BUSY),
         observation(pid=2, guest=BUSY),
-        # No agent is there any more.
+        # The agent has ended.
         observation(guest=NO_GUEST),
         observation(guest=replace(GUEST, source=GuestSource.BALLOON)),
         observation(host=None, guest=BUSY),

@@ -1,4 +1,4 @@
-"""An answer with pages over a lasting connection: whole, in order, bounded; its connection lasts."""
+"""An answer with pages over a lasting connection: complete, in order, bounded; the connection stays."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Scene:
         self.session.connection_made(self.wire)
 
     def asked(self) -> int:
-        """The number of the last question."""
+        """The id of the last request."""
         return int(json.loads(self.wire.sent.splitlines()[-1])["id"])
 
     def says(self, **message: object) -> None:
@@ -54,11 +54,11 @@ def run(scene: Callable[[Scene], object]) -> None:
     asyncio.run(go())
 
 
-def test_more_than_a_guest_may_send_unasked_is_taken_whole() -> None:
+def test_a_requested_answer_may_exceed_the_rate_limits() -> None:
     async def scene(of: Scene) -> None:
         pages = of.session.ask_pages()
         assert pages is not None
-        # One question at a time: the agent makes one answer at a time.
+        # One request at a time: the agent makes one answer at a time.
         assert of.session.ask_pages() is None
         assert not of.session.ask(0.0)
         parts = [f"{at:04}" * 500 for at in range(1500)]
@@ -66,7 +66,7 @@ def test_more_than_a_guest_may_send_unasked_is_taken_whole() -> None:
         said = await pages.wait()
         assert said["pages"] == "".join(parts)
         assert said["meminfo"] == "m"
-        # The report is news to the daemon, too; the pages are not.
+        # The daemon takes the report, too, but not the pages.
         assert len(of.owner.events) == 1
         assert of.owner.ends == of.owner.wrongs == []
         assert of.session.ask(0.0)
@@ -74,7 +74,7 @@ def test_more_than_a_guest_may_send_unasked_is_taken_whole() -> None:
     run(scene)
 
 
-def test_who_waits_no_more_leaves_the_rest_to_be_passed_over() -> None:
+def test_the_rest_of_a_cancelled_answer_is_ignored() -> None:
     async def scene(of: Scene) -> None:
         pages = of.session.ask_pages()
         assert pages is not None
@@ -93,7 +93,7 @@ def test_who_waits_no_more_leaves_the_rest_to_be_passed_over() -> None:
 @pytest.mark.parametrize(
     "order", [[1], [0, 0], [0, 2], [0, 1, 2, 2]], ids=["no first", "twice", "a gap", "one more"]
 )
-def test_parts_that_do_not_follow_each_other_are_no_answer(order: list[int]) -> None:
+def test_parts_out_of_order_are_refused(order: list[int]) -> None:
     async def scene(of: Scene) -> None:
         pages = of.session.ask_pages()
         assert pages is not None
@@ -108,7 +108,7 @@ def test_parts_that_do_not_follow_each_other_are_no_answer(order: list[int]) -> 
     run(scene)
 
 
-def test_a_guest_that_sends_more_than_pages_are_is_cut_off() -> None:
+def test_a_guest_that_sends_more_than_an_answer_is_disconnected() -> None:
     async def scene(of: Scene) -> None:
         pages = of.session.ask_pages()
         assert pages is not None
@@ -122,7 +122,7 @@ def test_a_guest_that_sends_more_than_pages_are_is_cut_off() -> None:
 
 
 @pytest.mark.parametrize("end", ["closed", "hello", "refused", "late"])
-def test_an_answer_that_does_not_come_says_why(end: str) -> None:
+def test_a_missing_answer_has_a_reason(end: str) -> None:
     async def scene(of: Scene) -> None:
         pages = of.session.ask_pages()
         assert pages is not None

@@ -1,4 +1,4 @@
-"""One reader of the agent's protocol: what the agent writes is read, and nothing else is."""
+"""The one parser of the agent's protocol accepts all that the agent writes, and nothing else."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_agent_reads_each_request(what: str, level: int, lease_s: float) -> 
 
 
 @given(st.text(max_size=300), st.text(max_size=300))
-def test_what_the_agent_writes_is_read(step: str, text: str) -> None:
+def test_the_agents_events_are_parsed(step: str, text: str) -> None:
     event = protocol.parse(json_lines.line_of({"event": "step", "step": step, "text": text}))
     assert isinstance(event, protocol.StepEvent)
     assert event.text.isprintable()
@@ -67,13 +67,13 @@ def test_parts_of_pages() -> None:
 
 
 @pytest.mark.parametrize("key", ["step", "text"])
-def test_a_step_whose_words_are_no_text_is_none(key: str) -> None:
+def test_a_step_whose_text_is_not_text_is_refused(key: str) -> None:
     assert protocol.parse(line(event="step", **{key: 5})) is None
     assert protocol.parse(line(event="step")) == protocol.StepEvent("")
 
 
 @given(st.dictionaries(st.text(max_size=9), PLAIN | st.lists(PLAIN, max_size=3), max_size=5))
-def test_unknown_keys_are_passed_over_and_only_flat_messages_are_read(
+def test_unknown_keys_are_ignored_and_nested_messages_refused(
     more: dict[str, object],
 ) -> None:
     said = {**more, "event": "hello", "agent": "0.1"}
@@ -83,7 +83,7 @@ def test_unknown_keys_are_passed_over_and_only_flat_messages_are_read(
         assert protocol.parse(nested.encode()) is None
 
 
-def test_a_line_of_the_agents_longest_is_read_and_a_longer_one_is_not() -> None:
+def test_the_agents_longest_line_is_parsed_and_a_longer_one_refused() -> None:
     short = line(event="memory", id=1, meminfo="")
     longest = line(event="memory", id=1, meminfo="x" * (protocol.LINE_LIMIT_BYTES - len(short)))
     assert len(longest) == protocol.LINE_LIMIT_BYTES
@@ -97,7 +97,7 @@ def test_a_greeting_is_short() -> None:
         assert not protocol.is_greeted(wrong)
 
 
-def test_a_session_takes_no_pages_for_the_answer_that_is_out() -> None:
+def test_a_session_does_not_accept_pages_as_the_answer_to_memory() -> None:
     async def converse() -> tuple[Owner, bool, bool]:
         owner, wire, buffer = Owner(), Wire(), memoryview(bytearray(4096))
         session = Session(owner, buffer, greets=False)
@@ -121,8 +121,8 @@ def test_a_session_takes_no_pages_for_the_answer_that_is_out() -> None:
     assert [type(event) for event in owner.events] == [protocol.MemoryReport]
 
 
-def test_the_protocol_is_known_in_one_module() -> None:
-    """Whoever reads the agent's lines or names a key of them elsewhere has begun a second client."""
+def test_only_one_module_knows_the_protocol() -> None:
+    """Another module that parses the agent's lines, or uses a key of them, would be a second client."""
     keys = {"retry_s", "meminfo", "buddyinfo", "pcp_bytes", "compressed_swap_bytes"}
     knowing = set()
     for path in HOSTS_AND_LABS:

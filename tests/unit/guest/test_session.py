@@ -1,4 +1,4 @@
-"""What a guest says is understood, bounded and rate-limited, whatever it is."""
+"""Events of a guest are parsed, bounded and rate-limited, whatever it sends."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_no_line_does_harm(line: bytes) -> None:
         assert event.retry_s is None or 0 <= event.retry_s <= 60
 
 
-def test_each_event_is_understood() -> None:
+def test_each_event_is_parsed() -> None:
     def of(**said: object) -> protocol.Event | None:
         return protocol.parse(json.dumps({"v": 1, **said}).encode())
 
@@ -48,7 +48,7 @@ def test_each_event_is_understood() -> None:
     memory = of(event="memory", id=7, meminfo="x")
     assert isinstance(memory, protocol.MemoryReport)
     assert memory.id == 7
-    # Its objects take much more than its line: they are not to be kept.
+    # Parsed objects need much more memory than the line: the line is kept.
     assert json.loads(memory.line) == memory.said
     for wrong in ({"id": True}, {"id": -1}, {"id": 10**18}, {"id": "7"}, {}):
         assert of(event="memory", **wrong) is None
@@ -58,7 +58,7 @@ def test_each_event_is_understood() -> None:
 
 
 @given(st.lists(st.binary(max_size=30), max_size=30), st.integers(1, 20))
-def test_lines_are_cut_alike_however_they_come(parts: list[bytes], limit: int) -> None:
+def test_lines_are_split_alike_however_they_arrive(parts: list[bytes], limit: int) -> None:
     lines = LineSplitter(limit)
     got: list[bytes] = []
     for part in parts:
@@ -70,7 +70,7 @@ def test_lines_are_cut_alike_however_they_come(parts: list[bytes], limit: int) -
     assert got == b"".join(parts).split(b"\n")[:-1]
 
 
-def test_a_line_that_never_ends_keeps_no_memory() -> None:
+def test_an_endless_line_does_not_fill_memory() -> None:
     lines = LineSplitter(1000)
     assert lines.feed(b"x" * 1000) == []
     assert lines.feed(b"x") is None
@@ -87,18 +87,18 @@ def test_a_bucket_gives_no_more_than_its_rate_and_burst(steps: list[tuple[float,
     assert taken <= 20.0 + 5.0 * now_s + 1e-6
 
 
-def test_the_guests_of_one_owner_share_one_pace() -> None:
+def test_the_guests_of_one_owner_share_a_rate() -> None:
     pace = Pace(10, 1000, burst_s=2.0)
     assert all(pace.take(1, 10, 0.0) for _ in range(20))
     assert not pace.take(1, 10, 0.0)
     assert pace.take(1, 10, 0.2)
-    # Bytes count where the lines are few, and after a while all is there again.
+    # Bytes count even if the lines are few; after a while the whole burst is available again.
     assert pace.take(1, 1500, 100.0)
     assert not pace.take(1, 1500, 100.0)
     assert pace.take(20, 500, 200.0)
 
 
-def test_a_clock_that_goes_back_gives_nothing() -> None:
+def test_a_clock_that_goes_backwards_gives_no_tokens() -> None:
     bucket = Bucket(1.0, 1.0)
     assert bucket.take(1, 100.0)
     assert not bucket.take(1, 50.0)
@@ -106,7 +106,7 @@ def test_a_clock_that_goes_back_gives_nothing() -> None:
 
 
 @given(st.lists(st.floats(0, 0.999), min_size=1, max_size=40))
-def test_waits_grow_to_their_bound_and_start_again(chances: list[float]) -> None:
+def test_waits_grow_to_their_limit_and_start_again(chances: list[float]) -> None:
     backoff = Backoff(1.0, 30.0)
     for number, chance in enumerate(chances):
         middle_s = min(30.0, 2.0**number)

@@ -1,4 +1,4 @@
-"""A budget that many share: no owner takes it all, and all of it comes back."""
+"""A shared budget: no owner exhausts it, and all that was taken can be given back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STEPS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 20), st.booleans())
 
 
 @given(STEPS, st.integers(0, 60), st.integers(0, 30))
-def test_no_limit_is_passed_and_what_is_given_back_can_be_taken_again(
+def test_no_limit_is_exceeded_and_returned_amounts_can_be_taken_again(
     steps: list[tuple[int, int, bool]], in_all: int, each: int
 ) -> None:
     budget, held = Budget(in_all, each), dict.fromkeys(range(5), 0)
@@ -29,7 +29,7 @@ def test_no_limit_is_passed_and_what_is_given_back_can_be_taken_again(
         assert budget.taken_in_all == sum(held.values())
 
 
-def test_more_than_was_taken_is_not_given_back() -> None:
+def test_more_than_was_taken_cannot_be_given_back() -> None:
     budget = Budget(10, 5)
     assert budget.take("a", 3)
     with pytest.raises(ValueError, match="1 more than it has taken"):
@@ -37,7 +37,7 @@ def test_more_than_was_taken_is_not_given_back() -> None:
     assert budget.taken("a") == 3
 
 
-def test_an_account_gives_back_all_of_it_also_after_an_error() -> None:
+def test_an_account_gives_back_all_that_it_took_also_after_an_error() -> None:
     budget = Budget(10, 5)
 
     def session() -> None:

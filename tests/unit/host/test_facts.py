@@ -1,4 +1,4 @@
-"""Settings of the host: the control group of a process is looked for where cgroup v2 is seen."""
+"""Settings of the host: the cgroup of a process is found at the visible mount of cgroup v2."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ HYBRID = (
     [
         (b"0::/vms.slice/a\n", "/sys/fs/cgroup/vms.slice/a", True),
         (b"0::/\n", "/sys/fs/cgroup", None),
-        # Outside of our own cgroup namespace: another folder of that name may exist.
+        # Outside our own cgroup namespace: another folder of this name may exist.
         (b"0::/../vms.slice/a\n", "/sys/fs/vms.slice/a", None),
     ],
 )
-def test_whether_a_processs_group_counts_swap(
+def test_swap_accounting_of_a_processs_cgroup(
     tmp_path: Path, told: bytes, folder: str, expected: bool | None
 ) -> None:
     files = {f"{folder}/memory.current": b"1\n", f"{folder}/memory.swap.current": b"0\n"}
@@ -35,7 +35,7 @@ def test_whether_a_processs_group_counts_swap(
     assert read_facts(7, root).swap_accounted is expected
 
 
-def test_the_mount_that_is_seen_counts(tmp_path: Path) -> None:
+def test_the_visible_mount_counts(tmp_path: Path) -> None:
     group = "/sys/fs/cgroup/unified/vms.slice"
     root = plant(
         tmp_path,

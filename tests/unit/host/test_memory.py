@@ -1,4 +1,4 @@
-"""The host's memory at a moment, and a control group's that stands for a small host."""
+"""A sample of the host's memory, or of a cgroup that stands for a small host."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GROUP = "/sys/fs/cgroup/vms.slice"
 
 
 class Tree:
-    """A machine's files in a folder."""
+    """The kernel files of a machine in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,7 +68,7 @@ def tree(tmp_path: Path) -> Tree:
     return Tree(tmp_path)
 
 
-def test_the_machine_itself(tree: Tree) -> None:
+def test_the_machines_own_memory(tree: Tree) -> None:
     assert tree.view() == HostView(
         at_s=3.0,
         total_bytes=15 * GIB,
@@ -80,7 +80,7 @@ def test_the_machine_itself(tree: Tree) -> None:
     )
 
 
-def test_impossible_numbers_are_replaced_and_said(tree: Tree) -> None:
+def test_impossible_numbers_are_replaced_and_noted(tree: Tree) -> None:
     # oracle/oracle-linux#218
     for old, new in (
         ("MemTotal:       16777216", "MemTotal:       32500000"),
@@ -103,7 +103,7 @@ def test_a_kernel_without_psi(tree: Tree) -> None:
     assert tree.view().psi_memory_some_avg10 is None
 
 
-def test_this_machine() -> None:
+def test_the_files_of_this_machine_are_read() -> None:
     here = read_host_view(now_s=0.0)
     assert 0 < here.available_bytes <= here.total_bytes
 
@@ -116,7 +116,7 @@ file_dirty {10 * MIB}
 """
 
 
-def test_in_a_container_the_mount_that_is_seen_has_the_limit(tree: Tree) -> None:
+def test_in_a_container_the_visible_mount_has_the_limit(tree: Tree) -> None:
     tree.group("/sys/fs/cgroup", GIB, 100 * MIB)
     assert tree.view().total_bytes == GIB
     tree.put(
@@ -130,7 +130,7 @@ def test_in_a_container_the_mount_that_is_seen_has_the_limit(tree: Tree) -> None
     assert tree.view().total_bytes == 2 * GIB
 
 
-def test_a_group_with_a_limit_stands_for_the_host(tree: Tree) -> None:
+def test_a_cgroup_with_a_limit_stands_for_the_host(tree: Tree) -> None:
     tree.group(GROUP, GIB, 800 * MIB, STAT, pressure=PSI.format("9.00", "4.00"))
     found = tree.view(GROUP + "/")
     assert found.total_bytes == GIB
@@ -154,7 +154,7 @@ def test_the_tightest_limit_above_counts(tree: Tree) -> None:
     assert (found.total_bytes, found.available_bytes) == (150 * MIB, MIB)
 
 
-def test_the_machine_counts_where_it_has_less(tree: Tree) -> None:
+def test_the_machines_memory_counts_if_it_is_less(tree: Tree) -> None:
     tree.group(GROUP, 64 * GIB, GIB)
     found = tree.view(GROUP)
     assert (found.total_bytes, found.available_bytes) == (15 * GIB, 8 * GIB)
@@ -162,7 +162,7 @@ def test_the_machine_counts_where_it_has_less(tree: Tree) -> None:
     assert tree.view(GROUP).available_bytes == 8 * GIB
 
 
-def test_a_groups_own_swap(tree: Tree) -> None:
+def test_the_swap_of_a_cgroup(tree: Tree) -> None:
     swap = {"swap_max": f"{GIB}\n", "swap_current": f"{300 * MIB}\n"}
     tree.group(GROUP, GIB, 0, "pswpin 7\nworkingset_refault_anon 9\n", **swap)
     found = tree.view(GROUP)
@@ -199,7 +199,7 @@ def test_version_1(tree: Tree) -> None:
     assert found.psi_memory_some_avg10 == 1.5
 
 
-def test_a_folder_that_is_no_group_is_an_error_that_says_what_to_do(tree: Tree) -> None:
+def test_a_folder_that_is_not_a_cgroup_is_an_error_with_a_remedy(tree: Tree) -> None:
     with pytest.raises(InputError, match="/nowhere: there is no such cgroup"):
         tree.view("/nowhere")
     tree.put(f"{GROUP}/cgroup.procs", "")
@@ -233,7 +233,7 @@ def test_a_missing_file_is_named(tree: Tree) -> None:
 
 @settings(deadline=None)
 @given(st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.binary(max_size=100))
-def test_available_lies_within_the_limit_whatever_the_kernel_says(
+def test_available_memory_is_within_the_limit_for_any_numbers(
     limit: int, used: int, stat: bytes
 ) -> None:
     parsed = parse_stat(stat + b"\ninactive_file 99999999999999\nfile_dirty 5\n")

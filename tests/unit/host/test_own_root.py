@@ -1,4 +1,4 @@
-"""A path of a process's, within its root and never out of it."""
+"""A path of a process is opened within its root and never outside."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="chroot needs root")
 
 @contextmanager
 def jailed(jail: Path) -> Iterator[int]:
-    """A process whose root is `jail`, and whose working folder is `work` in it."""
+    """A process whose root is the folder `jail`, and whose working folder is `work` in it."""
     program = (
         "import os, sys; os.chroot(sys.argv[1]); os.chdir('/work'); print(flush=True); input()"
     )
@@ -44,7 +44,7 @@ def contents(pid: int, path: str) -> bytes:
 
 
 @needs_root
-def test_no_link_leads_out_of_the_root(tmp_path: Path) -> None:
+def test_no_symbolic_link_leads_out_of_the_root(tmp_path: Path) -> None:
     jail = tmp_path / "jail"
     (jail / "work").mkdir(parents=True)
     (tmp_path / "secret").write_bytes(b"outside")
@@ -62,7 +62,7 @@ def test_no_link_leads_out_of_the_root(tmp_path: Path) -> None:
         assert procs.read_own_file("/", pid, "../../secret", 100) == b"inside"
 
 
-def test_no_link_of_the_kernel_s_is_followed(tmp_path: Path) -> None:
+def test_no_magic_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "own").symlink_to(f"/proc/{os.getpid()}/root/etc")
     for path in (f"{tmp_path}/own", f"/proc/{os.getpid()}/exe"):
         with pytest.raises(OSError, match="symbolic links"):
@@ -77,12 +77,12 @@ def test_an_address_names_its_process(path: str) -> None:
     assert own_root.named_by(procs.own_path("/tmp/fake", 7, path)) == (7, path)
 
 
-def test_an_address_of_no_one() -> None:
+def test_an_address_without_a_process() -> None:
     assert own_root.named_by("/run/q.sock") is None
     assert own_root.named_by("/proc/self/root/x") is None
 
 
-def test_whose_a_process_is() -> None:
+def test_the_uids_of_a_process() -> None:
     uids = os.getresuid()
     assert owners.read_uids("/", os.getpid())[:3] == uids
     assert owners.read_uids("/", 4_194_305) == ()

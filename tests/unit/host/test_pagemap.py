@@ -1,4 +1,4 @@
-"""pagemap: both interfaces agree with each other and with what was touched."""
+"""pagemap: both interfaces agree with each other and with the pages that were touched."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def memory() -> Iterator[tuple[mmap.mmap, int]]:
     """Anonymous private memory of small pages, and its address."""
     with mmap.mmap(-1, SIZE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
         area.madvise(mmap.MADV_NOHUGEPAGE)
-        # The mapping list may change while it is read; the address does not.
+        # The list of mappings may change while it is read; the address of this one does not.
         yield area, ctypes.addressof(ctypes.c_char.from_buffer(area))
 
 
@@ -44,7 +44,7 @@ def test_touched_pages_are_present(memory: tuple[mmap.mmap, int], stride: int, s
     assert np.array_equal(states, expected)
 
 
-def test_full_answers_are_continued(
+def test_a_scan_goes_on_after_a_full_answer(
     memory: tuple[mmap.mmap, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     area, start = memory
@@ -69,6 +69,6 @@ def test_entries_decode(entries: list[int], rest: bytes) -> None:
     assert pagemap.states_from_entries(raw).tolist() == expected
 
 
-def test_a_process_that_is_gone_is_said() -> None:
+def test_the_error_says_that_a_process_has_ended() -> None:
     with pytest.raises(VmError, match="has ended"):
         pagemap.read_states(4_194_305, 0, 4096)

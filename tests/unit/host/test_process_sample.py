@@ -1,4 +1,4 @@
-"""Whose a process is and what it has used: the parsers, and this very process."""
+"""The owner, CPU time and swap of a process: the parsers, and this process itself."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ STAT = b"4711 (qemu) (x) S 1 4711 4711 0 -1 4194560 90000 0 12 0 %d %d 0 0 20 0 
 STATUS = b"Name:\tqemu\nUid:\t1000\t107\t107\t107\nVmRSS:\t  512 kB\nVmSwap:\t      64 kB\n"
 
 
-def test_a_process() -> None:
+def test_both_files_are_parsed() -> None:
     assert parse_process(STAT, STATUS, 160.0) == ProcessSample(160.0, 100.0, 7.0, 107, 64 << 10)
 
 
-def test_what_is_missing_is_not_known() -> None:
+def test_missing_lines_are_unknown() -> None:
     found = parse_process(STAT, b"", 160.0)
     assert found is not None
     assert (found.uid, found.swap_bytes) == (None, None)
@@ -36,7 +36,7 @@ def test_what_is_missing_is_not_known() -> None:
     assert parse_process(STAT.replace(b"%d" % (5 * TICKS_PER_S), b"-1", 1), STATUS, 1.0) is None
 
 
-def test_a_name_like_a_line_is_no_line() -> None:
+def test_a_process_name_cannot_forge_a_line() -> None:
     named = STATUS.replace(b"Name:\tqemu", b"Name:\tUid:\t0\t0")
     found = parse_process(STAT, named, 1.0)
     assert found is not None
@@ -44,12 +44,12 @@ def test_a_name_like_a_line_is_no_line() -> None:
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300))
-def test_no_text_does_harm(stat: bytes, status: bytes) -> None:
+def test_any_text_is_parsed_or_refused(stat: bytes, status: bytes) -> None:
     for found in (parse_process(stat, status, 1.0), parse_process(STAT, status, 1.0)):
         assert found is None or found.cpu_s >= 0
 
 
-def test_this_process(tmp_path: Path) -> None:
+def test_this_process_is_sampled(tmp_path: Path) -> None:
     one = read_process_sample("/", os.getpid())
     two = read_process_sample("/", os.getpid())
     assert one is not None

@@ -31,7 +31,7 @@ def test_processes_come_in_order_and_kernel_threads_do_not(tmp_path: Path) -> No
     assert found[1].argv[1:] == ("-m", "2G")
 
 
-def test_bytes_that_are_no_utf8_survive(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
     fake(tmp_path, 5, b"/bin/\xff\0\0x\0")
     (process,) = procs.processes(str(tmp_path))
     assert os.fsencode(process.argv[0]) == b"/bin/\xff"
@@ -45,7 +45,7 @@ def test_a_long_command_line_is_cut(tmp_path: Path) -> None:
     assert process.cut
 
 
-def test_half_a_word_of_a_long_command_line_is_left_out(tmp_path: Path) -> None:
+def test_the_incomplete_last_word_of_a_cut_command_line_is_left_out(tmp_path: Path) -> None:
     words = [b"-name", b"guest=" + b"a" * (procs.COMMAND_LINE_LIMIT_BYTES - 20), b"-m", b"2000000G"]
     fake(tmp_path, 5, b"qemu-system-x86_64\0" + b"\0".join(words) + b"\0")
     fake(tmp_path, 6, b"qemu-system-x86_64\0-m\x002G\0")
@@ -56,12 +56,12 @@ def test_half_a_word_of_a_long_command_line_is_left_out(tmp_path: Path) -> None:
     assert short.argv[1:] == ("-m", "2G")
 
 
-def test_no_procfs_is_said(tmp_path: Path) -> None:
+def test_the_error_says_that_procfs_is_missing(tmp_path: Path) -> None:
     with pytest.raises(VmError, match="procfs"):
         list(procs.processes(str(tmp_path)))
 
 
-def test_this_process() -> None:
+def test_this_process_is_read() -> None:
     process = procs.read_process("/", os.getpid())
     assert process is not None
     assert process.argv[0] == sys.orig_argv[0]
@@ -72,12 +72,12 @@ def test_this_process() -> None:
     assert procs.start_ticks("/", 4_194_305) is None
 
 
-def test_paths_are_the_process_s_own() -> None:
+def test_a_path_is_converted_by_the_processs_root_or_working_folder() -> None:
     assert procs.own_path("/", 7, "/run/q.sock") == "/proc/7/root/run/q.sock"
     assert procs.own_path("/", 7, "q.sock") == "/proc/7/cwd/q.sock"
 
 
-def test_what_runs(tmp_path: Path) -> None:
+def test_the_executable_of_a_process(tmp_path: Path) -> None:
     place = tmp_path / "proc/7"
     place.mkdir(parents=True)
     (place / "cmdline").write_bytes(b"web\0")
@@ -90,7 +90,7 @@ def test_what_runs(tmp_path: Path) -> None:
     assert (process.program, process.executable) == ("web", "qemu-kvm")
 
 
-def test_a_file_of_a_process_is_a_regular_one_and_bounded(tmp_path: Path) -> None:
+def test_only_a_regular_file_of_bounded_size_is_read(tmp_path: Path) -> None:
     root, pid = "/", os.getpid()
     (tmp_path / "a").write_bytes(b"12345")
     os.mkfifo(tmp_path / "fifo")
@@ -108,10 +108,10 @@ def test_a_file_of_a_process_is_a_regular_one_and_bounded(tmp_path: Path) -> Non
         assert procs.read_own_file(root, pid, path, 5) is None
 
 
-def test_a_process_that_was_stopped_is_told_from_one_that_sleeps(tmp_path: Path) -> None:
+def test_a_stopped_process_is_distinguished_from_a_sleeping_one(tmp_path: Path) -> None:
     for pid, state, stopped in ((1, b"S", False), (2, b"T", True), (3, b"t", False)):
         (tmp_path / f"proc/{pid}").mkdir(parents=True)
-        # The name may hold anything.
+        # The name may have any character.
         (tmp_path / f"proc/{pid}/stat").write_bytes(b"%d (a) T (b) %b 1 1" % (pid, state))
         assert procs.is_stopped(str(tmp_path), pid) is stopped
     assert not procs.is_stopped(str(tmp_path), 4)

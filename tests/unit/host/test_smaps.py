@@ -83,7 +83,7 @@ def test_pieces_are_of_whole_mappings(piece_bytes: int, count: int) -> None:
     assert smaps.scan(pieces, 1 << 20)[1] == smaps.parse_smaps(text)
 
 
-def test_more_large_mappings_than_a_vm_has_are_said(tmp_path: Path) -> None:
+def test_too_many_large_mappings_are_an_error(tmp_path: Path) -> None:
     count = smaps.MAPPINGS_LIMIT + 1
     text = b"".join(b"%08x-%08x%b" % (n << 20, n + 1 << 20, LINES) for n in range(count))
     with pytest.raises(VmError, match="more than 4096 mappings of 1024 KiB"):
@@ -100,7 +100,7 @@ def test_anything_parses(noise: bytes) -> None:
 
 
 @given(st.integers(min_value=0, max_value=len(ENTRY)))
-def test_a_cut_file_gives_what_is_whole(length: int) -> None:
+def test_a_truncated_file_gives_the_complete_mappings(length: int) -> None:
     whole = smaps.parse_smaps(ENTRY.encode())
     for mapping, expected in zip(smaps.parse_smaps(ENTRY.encode()[:length]), whole, strict=False):
         assert mapping.start == expected.start
@@ -125,14 +125,12 @@ def test_a_real_mapping_is_sampled_by_its_name(tmp_path: Path) -> None:
         smaps.resident_of_mapping(os.getpid(), "no such mapping")
 
 
-def test_a_process_that_is_gone_is_said() -> None:
+def test_the_error_says_that_a_process_has_ended() -> None:
     with pytest.raises(VmError, match="has ended"):
         smaps.read_smaps("/", 4_194_305)
 
 
-def test_a_file_without_end_is_not_read_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_endless_file_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "proc/7").mkdir(parents=True)
     (tmp_path / "proc/7/smaps").write_bytes(b"x" * 4096)
     monkeypatch.setattr(smaps, "SMAPS_LIMIT_BYTES", 1024)

@@ -1,4 +1,4 @@
-"""A VM is chosen by what an operator calls it, and whoever calls none is told what there is."""
+"""A VM is chosen by its name, key or PID; an error lists the VMs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ WEB, DB = (
 
 
 @pytest.mark.parametrize("word", ["web 1", "7", "qemu:web%201:7"])
-def test_a_name_a_pid_and_the_key_that_every_output_shows_call_a_vm(word: str) -> None:
+def test_a_name_a_pid_and_a_key_select_a_vm(word: str) -> None:
     assert key_of(WEB[1]) == "qemu:web%201:7"
     assert choose((WEB, DB), word) is WEB
 
 
-def test_no_word_calls_the_only_vm() -> None:
+def test_no_name_selects_the_only_vm() -> None:
     assert choose((DB,), "") is DB
     with pytest.raises(InputError, match=r"^several VMs run on this host; give a name, a key or a"):
         choose((WEB, DB), "")
@@ -29,7 +29,7 @@ def test_no_word_calls_the_only_vm() -> None:
         choose((), "")
 
 
-def test_a_word_that_calls_none_or_several_is_told_with_all_there_are() -> None:
+def test_the_error_for_no_match_or_several_lists_all_vms() -> None:
     with pytest.raises(InputError, match=r"no VM is called 'x'; .* of: 'web 1' \(pid 7\), 'db'"):
         choose((WEB, DB), "x")
     with pytest.raises(InputError, match="several VMs are called 'db'"):

@@ -1,4 +1,4 @@
-"""Guest addresses by machine type, where no monitor tells them."""
+"""Guest addresses by machine type, if no monitor tells them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_hole_below_4_gib(machine: str, gib: float, low_gib: int) -> None:
 
 
 @given(st.sampled_from(["pc", "q35", "virt-9.0", ""]), st.integers(1, 900 * 1024))
-def test_all_of_ram_is_somewhere_and_nothing_twice(machine: str, mib: int) -> None:
+def test_all_of_ram_is_placed_exactly_once(machine: str, mib: int) -> None:
     size = mib << 20
     ranges = assumed(vm(machine, size))
     assert sum(r.size_bytes for r in ranges) == size
@@ -44,7 +44,7 @@ def test_all_of_ram_is_somewhere_and_nothing_twice(machine: str, mib: int) -> No
 
 
 @pytest.mark.parametrize("machine", ["microvm", "pc,max-ram-below-4g=1G", "pseries", "xenfv"])
-def test_what_is_not_known_is_not_assumed(machine: str) -> None:
+def test_no_layout_is_assumed_for_an_unknown_configuration(machine: str) -> None:
     assert assumed(vm(machine, GIB)) == ()
     assert placements(vm(machine, GIB), VmState(), bound((10, 11)), "x86_64") == ()
     two = replace(vm("pc", 2 * GIB), ram_blocks=(RamBlock("a", GIB), RamBlock("b", GIB)))
@@ -52,7 +52,7 @@ def test_what_is_not_known_is_not_assumed(machine: str) -> None:
     assert assumed(vm("pc", 2000 * GIB)) == ()
 
 
-def test_what_qemu_told_is_taken_before_what_is_assumed() -> None:
+def test_qemus_own_layout_is_preferred_to_the_assumed_one() -> None:
     told = VmState(layout=(GuestRange(0, 5, "ram", 0),))
     blocks = bound((10, 11))
     assert placements(vm("pc", GIB), told, blocks, "x86_64") == ((Placement(0, 10 * GIB, 5),),)
@@ -62,7 +62,7 @@ def test_what_qemu_told_is_taken_before_what_is_assumed() -> None:
 
 
 def bound(*ranges: tuple[float, float], **changes: object) -> tuple[BoundBlock, ...]:
-    """A block that lies at these (start, end), in GiB."""
+    """A block at these ranges (start, end), in GiB."""
     places = tuple((int(start * GIB), int(end * GIB)) for start, end in ranges)
     size_bytes = sum(end - start for start, end in places)
     block = replace(RamBlock("ram", size_bytes), **changes)  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ def bound(*ranges: tuple[float, float], **changes: object) -> tuple[BoundBlock, 
 def ways(
     backend: str, blocks: tuple[BoundBlock, ...], machine: str = "x86_64"
 ) -> list[list[float]]:
-    """Each way as guest start, host start, size, ...: in GiB."""
+    """Each possible placement as guest start, host start, size, … in GiB."""
     vm = VmDescription(backend, "one", 1, 0, tuple(b.block for b in blocks))
     found = placements(vm, VmState(), blocks, machine)
     return [
@@ -81,11 +81,11 @@ def ways(
 
 
 @pytest.mark.parametrize("backend", ["cloud-hypervisor", "firecracker"])
-def test_ram_below_the_hole_lies_from_0_on(backend: str) -> None:
+def test_ram_below_the_hole_begins_at_0(backend: str) -> None:
     assert ways(backend, bound((10, 12.5))) == [[0, 10, 2.5]]
 
 
-def test_parts_around_the_hole_are_told_by_their_sizes() -> None:
+def test_parts_around_the_hole_are_distinguished_by_their_sizes() -> None:
     assert ways("cloud-hypervisor", bound((10, 11), (20, 23))) == [[0, 20, 3, 4, 10, 1]]
     assert ways("firecracker", bound((10, 13), (20, 21))) == [[0, 10, 3, 4, 20, 1]]
     old = bound((10, 13.25), (20, 20.75))
@@ -93,7 +93,7 @@ def test_parts_around_the_hole_are_told_by_their_sizes() -> None:
     assert ways("cloud-hypervisor", old) == []
 
 
-def test_parts_that_became_one_mapping_may_lie_either_way() -> None:
+def test_parts_in_one_mapping_have_two_possible_orders() -> None:
     assert ways("cloud-hypervisor", bound((10, 14))) == [
         [0, 10, 3, 4, 13, 1],
         [0, 11, 3, 4, 10, 1],
@@ -102,12 +102,12 @@ def test_parts_that_became_one_mapping_may_lie_either_way() -> None:
     assert len(ways("cloud-hypervisor", bound((10, 13), (20, 23)))) == 2
 
 
-def test_firecracker_s_second_hole() -> None:
+def test_firecrackers_second_hole() -> None:
     (way,) = ways("firecracker", bound((1000, 1003), (2000, 2252), (3000, 3010)))
     assert way == [0, 1000, 3, 4, 2000, 252, 512, 3000, 10]
 
 
-def test_a_layout_that_is_not_published_is_not_made_up() -> None:
+def test_no_layout_is_invented_if_none_is_published() -> None:
     assert ways("cloud-hypervisor", bound((10, 12)), "aarch64") == []
     assert ways("process", bound((10, 12))) == []
     assert ways("cloud-hypervisor", bound((10, 12), grows=True)) == []
@@ -117,7 +117,7 @@ def test_a_layout_that_is_not_published_is_not_made_up() -> None:
     assert ways("firecracker", (*bound((10, 12)), *plugged)) == [[0, 10, 2]]
 
 
-def test_what_the_vmm_told_is_taken_for_its_ram_alone() -> None:
+def test_the_vmms_layout_is_used_for_ram_blocks_only() -> None:
     told = VmState(
         layout=(
             GuestRange(0, GIB, "ram", 0),

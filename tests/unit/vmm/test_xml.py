@@ -1,4 +1,4 @@
-"""Foreign XML: all of it is read but a document type, whatever is written in it."""
+"""Untrusted XML: everything is parsed except a document type."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HEADS = ["", "<?xml version='1.0'?>", "<?xml version='1.0' encoding='UTF-16'?>\n
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("metadata", METADATA.values(), ids=list(METADATA))
-def test_every_reader_takes_legal_xml(metadata: str, head: str) -> None:
+def test_every_parser_accepts_legal_xml(metadata: str, head: str) -> None:
     text = f"{head}<domain><metadata>{metadata}</metadata>{DEVICES}</domain>\n<!-- end -->"
     assert parse_memballoon(text).reporting
     assert parse_memballoon(text).period_s == 5
@@ -54,11 +54,11 @@ def test_every_reader_takes_legal_xml(metadata: str, head: str) -> None:
     assert with_plugged_memory(vm, text) == vm
     changed = changed_xml(text, reporting=False, period_s=7)
     assert not parse_memballoon(changed).reporting
-    # Nothing else is another: names with their prefixes, text, comments.
+    # All else is unchanged: names with their prefixes, text, comments.
     assert difference(text, changed_xml(changed, reporting=True, period_s=5), "a") == ""
 
 
-def test_ports_that_nobody_opened() -> None:
+def test_ports_that_no_program_opened() -> None:
     text = DEVICES.replace("agent.0'/>", "agent.0' state='disconnected'/>")
     assert closed_ports(f"<domain>{text}</domain>") == {"/run/&/a"}
     assert closed_ports(f"<domain>{text.replace('dis', '')}</domain>") == frozenset()
@@ -83,18 +83,18 @@ def test_ports_that_nobody_opened() -> None:
         ("<a>\0</a>", "does not parse"),
     ],
 )  # fmt: skip
-def test_what_is_refused_and_why(text: str, why: str) -> None:
+def test_documents_that_are_refused_and_why(text: str, why: str) -> None:
     with pytest.raises(VmError, match=why):
         xml.parse(text)
 
 
-def test_the_deepest_is_read_and_written_again() -> None:
+def test_the_deepest_allowed_document_is_parsed_and_written() -> None:
     text = "<a>" * 200 + "</a>" * 200
     assert ET.tostring(xml.parse(text), encoding="unicode").count("<a") == 200
 
 
 @given(st.text(string.printable + "<!DOCTYPE[]CDATA>&-"))
-def test_any_text_is_xml_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         xml.parse(f"<a>{text}</a>")
     except VmError:

@@ -1,4 +1,4 @@
-"""One suite for all backends: what each must do whatever VMM it is for, and whatever answers it."""
+"""One suite for all backends: requirements for every VMM, whatever program answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TIMEOUT_S = 0.5
 
 @dataclass(frozen=True)
 class Case:
-    """A backend, and the command line of one of its VMs with a control socket at `path`."""
+    """A backend, and the command line of a VM with a control socket at `path`."""
 
     backend: Backend
     program: str
@@ -77,7 +77,7 @@ def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]
         yield Running(case, found, vm, path)
 
 
-def test_its_own_vm_is_recognised_and_no_other(running: Running) -> None:
+def test_a_backend_recognises_only_its_own_vms(running: Running) -> None:
     assert (running.vm.name, running.vm.pid) == ("one", running.process.pid)
     assert running.vm.backend == running.case.backend.name
     for case in CASES.values():
@@ -99,9 +99,7 @@ def test_its_own_vm_is_recognised_and_no_other(running: Running) -> None:
         ("cloud-hypervisor-remote", None),
     ],
 )
-def test_a_program_is_known_by_the_name_that_it_is_released_as(
-    program: str, kind: str | None
-) -> None:
+def test_a_program_is_recognised_by_its_release_name(program: str, kind: str | None) -> None:
     found = [b.recognise(Process(1, (f"/opt/{program}", "--id", "a"))) for b in find.backends()]
     assert [vm.backend for vm in found if vm is not None] == ([kind] if kind else [])
 
@@ -114,11 +112,11 @@ def test_its_ram_is_located(running: Running) -> None:
     assert smaps.add(mapping.usage for mapping in inside).rss_bytes == 4 * MIB
 
 
-def test_a_socket_that_is_not_there(running: Running) -> None:
+def test_a_socket_that_does_not_exist(running: Running) -> None:
     assert "no such socket" in problem(running)
 
 
-def test_a_socket_that_nobody_listens_at(running: Running) -> None:
+def test_a_socket_without_a_listener(running: Running) -> None:
     with listening(running.path, socketserver.BaseRequestHandler):
         pass
     assert "no program listens" in problem(running)
@@ -157,7 +155,7 @@ class _FloodsEvents(socketserver.BaseRequestHandler):
 
 
 class _Drips(socketserver.BaseRequestHandler):
-    """One byte at a time: each read succeeds, and the answer never ends."""
+    """A server that sends one byte at a time: each read succeeds, and the answer never ends."""
 
     def handle(self) -> None:
         self.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
@@ -183,7 +181,7 @@ class _DeepJson(_Garbage):
 
 
 class _WrongTypes(socketserver.BaseRequestHandler):
-    """Answers every question with a number, a list, or text where an object belongs."""
+    """A server that answers each request with a number, a list or text instead of an object."""
 
     def handle(self) -> None:
         self.request.sendall(b'{"QMP": {"version": {}, "capabilities": []}}\r\n')
@@ -197,7 +195,7 @@ HOSTILE += [_DeepJson, _WrongTypes]
 
 
 @pytest.mark.parametrize("handler", HOSTILE, ids=lambda handler: handler.__name__)
-def test_whatever_answers_it_ends_and_is_that_vm_s_fault(
+def test_any_answer_is_bounded_and_a_problem_of_its_vm(
     running: Running, handler: type[socketserver.BaseRequestHandler]
 ) -> None:
     with listening(running.path, handler):
@@ -211,7 +209,7 @@ def test_whatever_answers_it_ends_and_is_that_vm_s_fault(
         assert handler is _WrongTypes
 
 
-def test_those_that_hang_are_waited_for_side_by_side(running: Running) -> None:
+def test_vms_that_hang_are_waited_for_concurrently(running: Running) -> None:
     together, met = threading.Barrier(5), threading.Event()
 
     class Meets(_Hangs):
@@ -241,8 +239,8 @@ def test_those_that_hang_are_waited_for_side_by_side(running: Running) -> None:
     ],
     ids=range(7),
 )
-def test_an_impossible_address_is_that_vm_s_fault(words: tuple[str, ...]) -> None:
-    """Anybody on the host may start a program of such a name."""
+def test_an_impossible_address_is_a_problem_of_its_vm(words: tuple[str, ...]) -> None:
+    """Any user of the host may start a program of such a name."""
     (vm,) = (
         vm for b in find.backends() if (vm := b.recognise(Process(os.getpid(), words))) is not None
     )
@@ -258,7 +256,7 @@ def test_a_vm_that_has_ended(tmp_path: Path) -> None:
         assert asyncio.run(case.backend.inspect(vm)).problems
 
 
-def test_a_pid_that_is_no_vm() -> None:
+def test_a_pid_that_is_not_a_vm() -> None:
     with pytest.raises(InputError, match="no process"):
         ProcessBackend().describe(4_194_305)
     with process("sleepy") as found:

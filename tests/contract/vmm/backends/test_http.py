@@ -1,4 +1,4 @@
-"""Cloud Hypervisor and Firecracker: their APIs as published, every exchange validated."""
+"""Cloud Hypervisor and Firecracker: every exchange is validated against their published APIs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_cloud_hypervisor_zones_around_the_hole(tmp_path: Path) -> None:
 
 
 def test_cloud_hypervisor_with_virtio_mem(tmp_path: Path) -> None:
-    """The region is mapped whole; without it, what is plugged would be the VMM's own memory."""
+    """The region is mapped whole; without its block, plugged memory would count as the VMM's own."""
     path = tmp_path / "s"
     memory = {
         "size": 64 * MIB,
@@ -100,8 +100,8 @@ def test_cloud_hypervisor_with_virtio_mem(tmp_path: Path) -> None:
         assert resident_bytes(state.description) == 12 * MIB
 
 
-def test_cloud_hypervisor_that_may_get_more_memory_by_acpi(tmp_path: Path) -> None:
-    """`size` grows with what is plugged, wherever that lies."""
+def test_cloud_hypervisor_with_acpi_hotplug(tmp_path: Path) -> None:
+    """`size` includes plugged memory, wherever that lies."""
     path = tmp_path / "s"
     memory = {"size": 64 * MIB, "hotplug_method": "Acpi", "hotplug_size": 96 * MIB}
     config = {"payload": {}, "memory": memory}

@@ -1,4 +1,4 @@
-"""libvirt, the real one: an unprivileged libvirtd of its own, with a paused TCG guest."""
+"""The real libvirt: a separate unprivileged libvirtd with a paused TCG guest."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_domain_is_found_and_its_ram_located(domain: VmDescription) -> None:
 
 
 def test_a_domain_of_a_session_is_asked_there(domain: VmDescription, daemon: Daemon) -> None:
-    """Nobody says where: the daemon's socket is found by the owner of the process."""
+    """The libvirtd's socket is not given: it is found by the owner of the process."""
     ((backend, found),) = [(b, vm) for b, vm in find.find() if vm.pid == domain.pid]
     assert found.control == daemon.uri
     state = asyncio.run(backend.inspect(found, timeout_s=10))
@@ -91,17 +91,15 @@ def test_a_domain_is_asked(domain: VmDescription, daemon: Daemon) -> None:
     assert state.description.capabilities.reports_pages is Answer.NO
 
 
-def test_the_layout_that_is_assumed_is_the_one_that_qemu_tells(
-    domain: VmDescription, daemon: Daemon
-) -> None:
+def test_the_assumed_layout_is_qemus_own(domain: VmDescription, daemon: Daemon) -> None:
     assumed = layouts.assumed(domain)
     (mtree,) = assumed
     assert (mtree.guest_start, mtree.size_bytes) == (0, 64 * MIB)
-    # A machine type that is not known: then QEMU is asked, through libvirt.
+    # For an unknown machine type QEMU is asked through libvirt.
     strange = replace(domain, machine="strange")
     state = asyncio.run(LibvirtBackend(uri=daemon.uri).inspect(strange, layout=True, timeout_s=10))
     assert state.problems == ()
-    # QEMU hides some of RAM below 1 MiB until the firmware has run.
+    # QEMU hides some RAM below 1 MiB until the firmware has run.
     told = {(place.guest_start, place.block_offset) for place in state.layout}
     assert all(start == offset for start, offset in told)
     assert max(p.guest_start + p.size_bytes for p in state.layout) == 64 * MIB
@@ -132,7 +130,7 @@ def test_reporting_is_turned_on_and_off_again(
     assert main([*words, "--off", "--period", "0", "--yes"]) == 0
 
 
-def test_a_domain_that_is_not_there(
+def test_a_domain_that_does_not_exist(
     domain: VmDescription, daemon: Daemon, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["enable", "no such", "--connect", daemon.uri]) == 2
@@ -140,10 +138,10 @@ def test_a_domain_that_is_not_there(
     assert domain.pid
 
 
-def test_a_stranger_that_names_a_domain_is_not_that_domain(
+def test_a_stranger_that_names_a_domain_is_not_taken_for_it(
     domain: VmDescription, daemon: Daemon
 ) -> None:
-    """Nor one that names a socket of another user as its own libvirtd's."""
+    """Nor is a stranger that names another user's socket as that of its own libvirtd."""
     with open_folder() as folder:
         words = ["/opt/qemu-kvm", "-m", "64M", "-name", f"guest={domain.name}"]
         words += ["-chardev", "socket,id=charmonitor,fd=3,server=on,wait=off"]
@@ -162,7 +160,7 @@ def test_a_stranger_that_names_a_domain_is_not_that_domain(
             os.mkdir(folder_of)  # noqa: PTH102
             os.chown(folder_of, 0, 0)
             os.chmod(folder_of, 0o777)  # noqa: PTH101, S103  # as a stranger may have it
-        # The same user as the domain's, with a monitor of that name: the folder is not that user's libvirt.
+        # The domain's own user has a socket of the monitor's name, but its folder is not that of a libvirt.
         monitor = f"{place}/monitor.sock"
         with stranger(folder / "log", words, uid=NOBODY, listen=(monitor,)) as fake:
             claimed = replace(domain, pid=fake.pid)
@@ -173,7 +171,7 @@ def test_a_stranger_that_names_a_domain_is_not_that_domain(
                 asyncio.run(control.set_balloon(32 * MIB))
 
 
-def test_no_libvirtd_is_said(domain: VmDescription, tmp_path: Path) -> None:
+def test_the_error_says_that_libvirtd_is_missing(domain: VmDescription, tmp_path: Path) -> None:
     backend = LibvirtBackend(uri=f"qemu:///session?socket={tmp_path}/none")
     state = asyncio.run(backend.inspect(domain, timeout_s=10))
     assert "is libvirtd running" in state.problems[0]

@@ -1,4 +1,4 @@
-"""What a process says of libvirt is looked at by a reader: neither loop nor thread waits for its paths."""
+"""A reader process checks claims about libvirt: neither event loop nor thread waits for the paths."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ on_fuse = pytest.mark.skipif(not stuck_fuse.usable(), reason="needs root and /de
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    # A pool of its own: what hangs here is not held against other tests' users.
+    # A new pool: processes that hang here are not recorded against the users of other tests.
     pool.shared().close()
     pool.shared.cache_clear()
     with open_folder() as found:
@@ -47,7 +47,7 @@ def claimed(uri: str, pid: int) -> frozenset[int] | None:
 
 
 def domain_folder(folder: Path, domain_id: int, uid: int) -> Path:
-    """A libvirt's folders as `uid` has them, for the monitor of one domain."""
+    """Make libvirt's folders of the user `uid` for the monitor of one domain; return the innermost."""
     place = folder / f"libvirt/qemu/lib/domain-{domain_id}-one"
     place.mkdir(parents=True)
     for one in (place, *list(place.parents)[:3]):
@@ -55,7 +55,7 @@ def domain_folder(folder: Path, domain_id: int, uid: int) -> Path:
     return place
 
 
-def test_the_monitors_of_a_process_say_which_domains_it_is(folder: Path) -> None:
+def test_the_monitors_of_a_process_identify_its_domains(folder: Path) -> None:
     monitor = domain_folder(folder, 7, VICTIM) / "monitor.sock"
     with stranger(folder / "log", ["qemu-kvm"], uid=VICTIM, listen=(str(monitor),)) as vm:
         assert claimed("qemu:///session", vm.pid) == frozenset({7})
@@ -64,7 +64,7 @@ def test_the_monitors_of_a_process_say_which_domains_it_is(folder: Path) -> None
         assert claimed("qemu:///session", other.pid) == frozenset()
 
 
-def test_a_session_s_socket_is_pinned(folder: Path) -> None:
+def test_a_sessions_socket_is_pinned(folder: Path) -> None:
     place = folder / "virtqemud-sock"
 
     with stranger(folder / "log", ["qemu-kvm"], uid=VICTIM, listen=(str(place),)) as vm:
@@ -83,7 +83,7 @@ def test_a_monitor_whose_path_never_answers_costs_a_reader(folder: Path) -> None
     for one in (folder / "top", folder / "top/hang"):
         one.chmod(0o755)
     with stranger(folder / "log", ["qemu-kvm"], uid=VICTIM, listen=(str(monitor),)) as vm:
-        # What is mounted over it later is where its name leads.
+        # The name leads to the file system that is mounted over the folder later.
         (folder / "top").rename(folder / "before")
         with (
             stuck_fuse.mounted(folder / "top"),
@@ -93,7 +93,7 @@ def test_a_monitor_whose_path_never_answers_costs_a_reader(folder: Path) -> None
 
 
 @on_fuse
-def test_a_session_s_socket_whose_path_never_answers_costs_a_reader(folder: Path) -> None:
+def test_a_sessions_socket_whose_path_never_answers_costs_a_reader(folder: Path) -> None:
     with (
         stuck_fuse.mounted(folder / "stuck") as stuck,
         stranger(folder / "log", ["qemu-kvm"], uid=VICTIM) as vm,

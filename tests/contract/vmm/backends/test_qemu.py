@@ -1,4 +1,4 @@
-"""QEMU, the real one: paused VMs, found, described, their RAM located, their monitor asked."""
+"""The real QEMU: paused VMs are found and described, their RAM is located, their monitor asked."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def located(vm: VmDescription, *, ask: bool) -> tuple[BoundBlock, ...]:
 
 
 @pytest.mark.parametrize("shape", list(SHAPES))
-def test_ram_is_found_whatever_it_is_made_of(shape: str, tmp_path: Path) -> None:
+def test_ram_of_every_backing_is_found(shape: str, tmp_path: Path) -> None:
     with running(tmp_path, *SHAPES[shape]) as process:
         vm = described(process)
         assert vm.ram_bytes == 192 * MIB
         assert vm.block_bytes == 192 * MIB
         told = located(vm, ask=True)
         guessed = located(vm, ask=False)
-        # What we find unasked is what QEMU says, wherever we claim to be sure.
+        # A place found without the monitor, and marked as sure, is the one that QEMU tells.
         for exact, guess in zip(told, guessed, strict=True):
             assert sum(end - start for start, end in guess.ranges) == guess.block.size_bytes
             assert exact.ranges == guess.ranges or not guess.sure
@@ -99,7 +99,7 @@ def test_the_hole_below_four_gib(machine: str, ram_gib: int, ranges: int, tmp_pa
 
 @pytest.fixture
 def huge_pages() -> Iterator[None]:
-    """32 free huge pages of 2 MiB: root has the kernel make what is missing, for the test's time."""
+    """32 free huge pages of 2 MiB; as root, the kernel adds missing ones for the duration of the test."""
     pool = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
     free = int((pool / "free_hugepages").read_text())
     before = int((pool / "nr_hugepages").read_text())
@@ -160,8 +160,8 @@ def test_everything_on_the_command_line(tmp_path: Path) -> None:
         assert state.blockers == ()
 
 
-def test_a_port_that_nobody_in_the_guest_opened_is_not_waited_for(tmp_path: Path) -> None:
-    """The socket takes connections, whoever is behind it; QEMU knows that nobody is."""
+def test_a_port_that_no_program_in_the_guest_opened_is_not_waited_for(tmp_path: Path) -> None:
+    """The socket accepts connections in any case; QEMU knows that no program has opened the port."""
     words = [
         "-m", "64M", "-device", "virtio-serial-pci",
         "-chardev", f"socket,id=c0,path={tmp_path}/agent,server=on,wait=off",
@@ -177,7 +177,7 @@ def test_a_port_that_nobody_in_the_guest_opened_is_not_waited_for(tmp_path: Path
 
 
 def test_memory_that_was_plugged_in_later(tmp_path: Path) -> None:
-    """The command line does not show it; without it, its pages would be the VMM's own memory."""
+    """The command line does not show it; without its block, its pages would count as the VMM's own."""
 
     async def plug() -> None:
         async with monitor(str(tmp_path / "qmp"), vm.pid, 10) as session:
@@ -218,13 +218,13 @@ def test_a_balloon_without_an_id_and_a_vm_without_a_balloon(tmp_path: Path) -> N
             assert vm.capabilities.reports_pages is Answer.NO
 
 
-def test_a_running_vm_is_found_among_the_host_s_processes(tmp_path: Path) -> None:
+def test_a_running_vm_is_found_among_the_hosts_processes(tmp_path: Path) -> None:
     with running(tmp_path, "-m", "64M", "-name", f"found-{os.getpid()}") as process:
         assert [vm.pid for _, vm in find() if vm.name == f"found-{os.getpid()}"] == [process.pid]
     assert [vm for _, vm in find() if vm.name == f"found-{os.getpid()}"] == []
 
 
-def test_a_monitor_that_is_held_is_said(tmp_path: Path) -> None:
+def test_the_error_says_that_another_program_holds_the_monitor(tmp_path: Path) -> None:
     with running(tmp_path, "-m", "64M") as process, socket.socket(socket.AF_UNIX) as holder:
         holder.connect(str(tmp_path / "qmp"))
         assert b"QMP" in holder.recv(4096)
@@ -236,7 +236,7 @@ def test_a_monitor_that_is_held_is_not_waited_for(tmp_path: Path) -> None:
     with running(tmp_path, "-m", "64M") as process, socket.socket(socket.AF_UNIX) as holder:
         holder.connect(str(tmp_path / "qmp"))
         assert b"QMP" in holder.recv(4096)
-        # Under the test's own limit of time: the monitor stays held.
+        # This is shorter than the test's own time limit: the monitor stays held.
         state = asyncio.run(QemuBackend().inspect(described(process), timeout_s=3600))
         assert "another program" in state.problems[0]
 
@@ -253,7 +253,7 @@ def test_a_monitor_under_a_long_path(tmp_path: Path) -> None:
         assert state.problems == ()
 
 
-def test_a_vm_that_ends_half_way(tmp_path: Path) -> None:
+def test_a_vm_that_ends_during_the_session(tmp_path: Path) -> None:
     with ExitStack() as stack:
         process = stack.enter_context(running(tmp_path, "-m", "64M"))
         vm = described(process)

@@ -1,4 +1,4 @@
-"""One VM in every spelling that QEMU takes: each is found, described alike, and its monitor answers."""
+"""One VM in every spelling that QEMU accepts: each is found and described alike, and its monitor answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MIB = 1 << 20
 
 
 def chosen_qemu(program: str) -> Emulator:
-    """The QEMU that the lab runs (`lab`), or the one that is `installed`: often an older one."""
+    """Return the QEMU of the lab (`lab`), or the installed one (`installed`), which is often older."""
     if program == "lab":
         return emulator()
     path = shutil.which("qemu-system-x86_64")
@@ -191,7 +191,7 @@ value = "on"
 
 @pytest.mark.parametrize("program", ["installed", "lab"])
 @pytest.mark.parametrize("case", REPORTING, ids=list(REPORTING))
-def test_reporting_wherever_it_is_set(case: str, program: str, tmp_path: Path) -> None:
+def test_reporting_is_found_wherever_it_is_set(case: str, program: str, tmp_path: Path) -> None:
     words, offered = REPORTING[case]
     (tmp_path / "conf").write_text(CONFIG)
     machine = [] if "-M" in words else ["-M", "q35"]
@@ -199,7 +199,7 @@ def test_reporting_wherever_it_is_set(case: str, program: str, tmp_path: Path) -
         vm = QemuBackend().recognise(process)
         assert vm is not None
         seen = asyncio.run(observe(QemuBackend(), vm, timeout_s=10))
-    # The command line alone tells it, and the monitor says the same.
+    # The command line alone tells it, and the monitor agrees.
     assert (vm.capabilities.balloon, vm.capabilities.reports_pages) == (
         Answer.YES,
         Answer.of(offered),
@@ -208,8 +208,8 @@ def test_reporting_wherever_it_is_set(case: str, program: str, tmp_path: Path) -
     assert seen.vm.capabilities.reports_pages is Answer.of(offered)
 
 
-def test_what_the_monitor_says_beats_the_command_line(tmp_path: Path) -> None:
-    """A balloon that was plugged in later, as management tools do."""
+def test_the_monitor_overrides_the_command_line(tmp_path: Path) -> None:
+    """Management tools may plug in a balloon later."""
 
     async def plug() -> None:
         async with monitor(str(tmp_path / "q"), process.pid, 10) as session:
@@ -307,8 +307,8 @@ def test_a_config_file_is_read(program: str, tmp_path: Path) -> None:
     assert seen.host.placed
 
 
-def test_a_config_file_that_has_gone(tmp_path: Path) -> None:
-    """Nothing is said that is not known; where a monitor is, it tells all of it."""
+def test_a_config_file_that_was_deleted(tmp_path: Path) -> None:
+    """Unknown settings are marked as unknown; a monitor, if there is one, tells all of them."""
     config = INCUS.replace("{dir}", str(tmp_path))
     (tmp_path / "conf").write_text(config)
     with started(tmp_path, ["-name", "v1", "-readconfig", "{dir}/conf"]) as process:
@@ -340,8 +340,8 @@ def test_a_config_file_that_has_gone(tmp_path: Path) -> None:
     assert told.host.placed
 
 
-def test_a_monitor_tells_what_no_file_does(tmp_path: Path) -> None:
-    """The whole VM is in a file that is gone, but for the monitor."""
+def test_a_monitor_replaces_a_deleted_config_file(tmp_path: Path) -> None:
+    """All of the VM except its monitor was configured in a file that was deleted."""
     config = INCUS.replace("{dir}", str(tmp_path)).partition('[chardev "monitor"]')[0]
     (tmp_path / "conf").write_text(config)
     with started(tmp_path, ["-readconfig", "{dir}/conf", *QMP]) as process:
@@ -384,7 +384,7 @@ def test_ram_from_a_backend_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("program", ["installed", "lab"])
-def test_which_options_take_a_value_is_as_qemu_helps(program: str) -> None:
+def test_options_with_a_value_agree_with_qemus_help(program: str) -> None:
     chosen = chosen_qemu(program)
     text = subprocess.run(
         [chosen.program, "-help"], capture_output=True, text=True, check=True,

@@ -1,4 +1,4 @@
-"""What a monitor sends that is no monitor: it ends soon, in words, and nothing of it is kept."""
+"""A server that abuses QMP: the session ends soon with a reason, and nothing received is kept."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Answer = Callable[[str, "Peer"], None]
 
 
 class Peer(socketserver.StreamRequestHandler):
-    """A monitor whose answer to the first question is the test's."""
+    """A monitor whose answer to the first request is given by the test."""
 
     answer: Answer
 
     def handle(self) -> None:
         with contextlib.suppress(OSError):
             self.wfile.write(GREETING)
-            # Questions come without an end of line, each once the last one was answered.
+            # Requests have no end of line; each comes after the last one was answered.
             self.request.recv(1 << 16)
             self.wfile.write(EVENT + b'{"return": {}}\r\n')
             while asked := self.request.recv(1 << 16):
@@ -101,7 +101,7 @@ def peer(folder: Path, answer: Answer) -> Iterator[str]:
         (pretty, "a message is longer than 1024 KiB"),
     ],
 )
-def test_too_much_ends_the_session_in_words_while_others_go_on(
+def test_an_exceeded_limit_ends_the_session_with_a_reason_while_other_tasks_run(
     tmp_path: Path, answer: Answer, words: str
 ) -> None:
     longest_s = 0.0
@@ -124,12 +124,12 @@ def test_too_much_ends_the_session_in_words_while_others_go_on(
 
     with peer(tmp_path, answer) as path:
         asyncio.run(scene(path))
-    # A machine that is busy otherwise makes any limit on time fail: this one is far from both.
+    # A busy machine delays tasks, too: this limit is far above that, and far below a hang.
     assert longest_s < 5
     assert qmp._MEMORY.taken_in_all == 0
 
 
-def test_events_between_are_dropped_and_answers_are_read(tmp_path: Path) -> None:
+def test_events_are_dropped_and_answers_are_read(tmp_path: Path) -> None:
     def answer(number: str, peer: Peer) -> None:
         said = {"return": {"running": True, "event": "no event"}, "id": number}
         peer.wfile.write(EVENT * 3000 + b"\r\n" + json.dumps(said).encode() + b"\r\n" + EVENT)

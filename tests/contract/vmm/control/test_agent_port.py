@@ -1,4 +1,4 @@
-"""The agent's port, plugged into real QEMUs of every kind of machine, and into a real libvirt domain."""
+"""The agent's port is plugged into real QEMUs of several machine types."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPARE = ["-device", "pcie-root-port,id=spare,chassis=9"]
 
 
 def plugged(vm: VmDescription) -> VmDescription:
-    """The VM as it is found afterwards, by its monitor: its command line does not tell."""
+    """The VM as its monitor describes it afterwards: its command line does not show the port."""
     state = asyncio.run(QemuBackend().inspect(vm, timeout_s=10))
     assert state.problems == ()
     assert state.description is not None
@@ -60,14 +60,14 @@ def test_a_port_is_plugged_in_and_found(
         assert found.channels == (channel,)
         assert found.channels[0].kind is ChannelKind.VIRTIO_SERIAL
         assert found.capabilities.agent_channel is Answer.YES
-        # With nobody connected, too.
+        # Also if no client is connected.
         assert plugged(vm).channels == (channel,)
         for again in (vm, found):
             with pytest.raises(InputError, match="already"):
                 asyncio.run(agent_port.plan(again))
 
 
-def test_where_there_is_no_place_for_it(tmp_path: Path) -> None:
+def test_a_machine_without_a_free_bus_is_refused(tmp_path: Path) -> None:
     for machine, why in (("q35", "root port"), ("microvm", "without PCI")):
         directory = tmp_path / machine
         directory.mkdir()
@@ -78,14 +78,14 @@ def test_where_there_is_no_place_for_it(tmp_path: Path) -> None:
             asyncio.run(agent_port.plan(described(process)))
 
 
-def test_what_fails_half_way_is_undone(tmp_path: Path) -> None:
+def test_a_plan_that_fails_half_way_is_undone(tmp_path: Path) -> None:
     taken = ["-device", "ich9-intel-hda,id=giveback-agent"]
     with running(tmp_path, "-m", "64M", *BUS, *taken, machine="pc") as process:
         vm = described(process)
         planned = asyncio.run(agent_port.plan(vm))
         with pytest.raises(VmError, match=r"refuses device_add.*giveback-agent"):
             asyncio.run(agent_port.carry_out(planned))
-        # The socket's device is gone again: the plan is the same.
+        # The socket's chardev was removed again: the plan is the same.
         assert asyncio.run(agent_port.plan(vm)) == planned
 
 
@@ -111,7 +111,7 @@ def test_the_command_shows_first(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert process.pid
 
 
-def test_a_relative_monitor_s_socket_is_beside_it(tmp_path: Path) -> None:
+def test_the_port_of_a_vm_with_a_relative_monitor_path_is_beside_it(tmp_path: Path) -> None:
     command = [
         *program_words(),
         "-S",

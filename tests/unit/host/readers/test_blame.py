@@ -1,4 +1,4 @@
-"""Who made a reader hang is not read again, costs no other its reading, and few readers in all."""
+"""A process that made a reader hang is not read again, costs few readers, and delays no other process."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def test_a_slow_process_has_three_chances() -> None:
     assert blame.refusal(process(7), DAY_S) == ""
 
 
-def test_one_that_hung_is_not_read_again_because_it_was_slow_too() -> None:
+def test_a_process_that_hung_is_not_read_again_if_it_was_also_slow() -> None:
     blame = Blame()
     blame.hangs(900, process(7))
     blame.slow(process(7), 0.0)
     assert blame.refusal(process(7), DAY_S)
 
 
-def test_what_one_function_could_read_counts_for_that_function_and_within_limits() -> None:
+def test_a_successful_read_counts_for_its_function_only_and_within_limits() -> None:
     blame = Blame()
     blame.answered(50, "command line")
     for number in range(HUNG_PER_USER):
@@ -94,14 +94,14 @@ def test_what_one_function_could_read_counts_for_that_function_and_within_limits
     assert blame.refusal(process(8, ALICE), 0.0, "command line") == ""
 
 
-def test_a_user_costs_few_readers_and_others_are_read_all_the_same() -> None:
+def test_one_user_costs_few_readers_and_other_users_processes_are_read() -> None:
     blame = Blame()
     blame.answered(50)
     for number in range(HUNG_PER_USER):
         assert blame.refusal(process(100 + number), 0.0) == ""
         blame.hangs(900 + number, process(100 + number))
     assert "of its user 1000" in blame.refusal(process(7), 0.0)
-    # A VM that was read before goes on being read, whoever else its user runs.
+    # A VM that was read before is still read, whatever other processes its user runs.
     assert blame.refusal(process(50), 0.0) == ""
     assert blame.refusal(process(8, ALICE), 0.0) == ""
     blame.ended(900, 0.0)
@@ -119,7 +119,7 @@ def test_many_users_cost_few_readers_in_all() -> None:
     assert HUNG_OF_STRANGERS < HUNG_LIMIT
 
 
-def test_what_has_ended_is_forgotten() -> None:
+def test_processes_that_ended_are_forgotten() -> None:
     blame = Blame()
     blame.slow(process(7), 0.0)
     assert blame.suspects == {7}

@@ -1,4 +1,4 @@
-"""Records become plain values and records again; whatever else comes is refused, never believed."""
+"""Records are converted to plain values and back; any other value is refused."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class Numbers:
 
 
 @given(VMS)
-def test_a_vm_is_the_same_again(vm: VmDescription) -> None:
+def test_a_vm_survives_the_conversion(vm: VmDescription) -> None:
     assert unpack(VmDescription, decode(encode(pack(vm)))) == vm
 
 
 @given(PLAIN)
-def test_what_is_no_vm_is_refused(value: object) -> None:
+def test_values_that_are_not_a_vm_are_refused(value: object) -> None:
     with pytest.raises(ValueError, match=r"not|none|values"):
         unpack(VmDescription, value)
 
@@ -85,11 +85,11 @@ def test_a_field_of_another_type_is_refused(value: object) -> None:
         unpack(Numbers, value)
 
 
-def test_a_whole_number_is_a_float_too() -> None:
+def test_a_whole_number_is_accepted_as_a_float() -> None:
     assert unpack(Numbers, [1, 2, [[3, 4]]]) == Numbers(1, 2.0, ((3, 4),))
 
 
-def test_nothing_but_plain_values_is_packed() -> None:
+def test_only_records_and_plain_values_are_packed() -> None:
     with pytest.raises(TypeError, match="object has no plain form"):
         pack((object(),))
     with pytest.raises(ValueError, match="deep"):

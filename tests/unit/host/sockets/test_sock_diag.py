@@ -1,4 +1,4 @@
-"""The kernel's list of sockets, and whose they are."""
+"""The kernel's list of sockets, and their owners."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def inode(of: socket.socket) -> int:
     return os.fstat(of.fileno()).st_ino
 
 
-def test_a_listener_is_its_inode_and_its_file(tmp_path: Path) -> None:
+def test_a_listener_has_an_inode_and_a_file(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with closing(socket.socket(socket.AF_UNIX)) as server:
         server.bind(str(path))
@@ -41,7 +41,7 @@ def test_a_listener_is_its_inode_and_its_file(tmp_path: Path) -> None:
         assert not descriptors.has_file("/", os.getpid(), f"{path.with_name('file')}")
 
 
-def test_a_connection_has_a_peer_once_it_is_accepted(tmp_path: Path) -> None:
+def test_a_connection_has_a_peer_after_it_was_accepted(tmp_path: Path) -> None:
     with (
         closing(socket.socket(socket.AF_UNIX)) as server,
         closing(socket.socket(socket.AF_UNIX)) as client,
@@ -64,7 +64,7 @@ def test_tcp_listeners_of_both_families() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_no_answer_does_harm(data: bytes) -> None:
+def test_any_answer_is_parsed(data: bytes) -> None:
     for _, body in sock_diag.parse_messages(data):
         assert len(body) <= len(data)
     sock_diag.parse_unix(bytes(16) + data)

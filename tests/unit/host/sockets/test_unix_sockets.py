@@ -1,4 +1,4 @@
-"""Who waits at which socket, by the kernel's own list."""
+"""Sockets at which clients are served or wait, by the kernel's own list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 A, B, C = FileId(8, 1), FileId(8, 2), FileId(9, 1)
 
 
-def test_who_is_served_and_who_waits() -> None:
+def test_served_and_waiting_clients() -> None:
     found = unix_sockets.queues_of(
         (
             UnixSocket(100, LISTENING, A, waiting=1),
@@ -30,12 +30,12 @@ def test_who_is_served_and_who_waits() -> None:
     assert found.serves(B)
     assert not found.has_waiting(B)
     assert not found.serves(C)
-    assert not found.has_waiting(C), "not taken yet, but nobody is served before"
+    assert not found.has_waiting(C), "not accepted yet, but no other client is served"
     assert not found.serves(None)
 
 
-def test_two_sockets_of_one_name_have_queues_of_their_own(tmp_path: Path) -> None:
-    """As two containers have them; a name with a newline forges no line, either."""
+def test_two_sockets_of_the_same_name_have_separate_queues(tmp_path: Path) -> None:
+    """Two containers may have such sockets. A name with a newline forges no line, either."""
     names = (tmp_path / "a", tmp_path / "b")
     servers, clients = [], []
     try:

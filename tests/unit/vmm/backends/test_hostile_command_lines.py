@@ -1,4 +1,4 @@
-"""A command line is any user's text: what it costs to read grows with its length, never with its square."""
+"""Any user controls a command line: the cost of parsing is linear in its length, never quadratic."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_twice_the_words_of_another_vmm_take_twice_the_work(
     ],
     ids=["suffix", "parts", "versions", "dots"],
 )
-def test_no_pattern_is_tried_on_what_no_file_can_be_called(name: str) -> None:
+def test_no_pattern_is_tried_on_a_name_that_no_file_can_have(name: str) -> None:
     """The first of these took 20 s of a core: two parts of the pattern share the underscore."""
     assert vmm_of(Process(7, (name,))) == ""
     assert vmm_of(Process(7, (name,), exe="/usr/bin/qemu-system-x86_64")) == "qemu"
@@ -119,7 +119,7 @@ def test_few_configuration_files_are_read() -> None:
     assert len(arguments.unread) == 16
 
 
-def test_a_configuration_file_of_sections_alone_is_none_of_qemus() -> None:
+def test_a_configuration_file_with_too_many_sections_is_refused() -> None:
     assert qemu(["-readconfig", "/f"], "[a]\n" * 100_000).unread == (
         "-readconfig /f cannot be read",
     )
@@ -128,7 +128,7 @@ def test_a_configuration_file_of_sections_alone_is_none_of_qemus() -> None:
 @pytest.mark.parametrize(
     "argv0", ["qemu-system-x86_64", "cloud-hypervisor", "firecracker"], ids=str
 )
-def test_a_command_line_that_was_cut_is_said(argv0: str) -> None:
+def test_a_cut_command_line_is_noted(argv0: str) -> None:
     process = Process(7, (argv0, "-m", "1G"), cut=True)
     backends = (QemuBackend(), CloudHypervisorBackend(), FirecrackerBackend())
     (vm,) = (vm for backend in backends if (vm := backend.recognise(process)) is not None)

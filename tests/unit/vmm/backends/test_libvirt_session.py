@@ -1,4 +1,4 @@
-"""Which libvirtd a domain belongs to, on a fake /proc."""
+"""The libvirtd of a domain, on a fake /proc."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def host(root: Path, *paths: str, flags: str = "00010000") -> str:
         (("/a b/libvirt/libvirt-sock",), "/a%20b/libvirt/libvirt-sock"),
     ],
 )
-def test_the_socket_of_the_user_s_daemon(
+def test_the_socket_of_the_users_daemon(
     paths: tuple[str, ...], chosen: str, tmp_path: Path
 ) -> None:
     assert session_uri(host(tmp_path, *paths), SESSION) == f"qemu:///session?socket={chosen}"
 
 
-def test_nothing_else_is_taken_for_it(tmp_path: Path) -> None:
+def test_other_sockets_are_not_mistaken_for_it(tmp_path: Path) -> None:
     root = host(
         tmp_path, "/a/libvirt/libvirt-sock-ro", "/a/other/libvirt-sock", "/tmp/libvirt-sock"
     )
@@ -64,7 +64,7 @@ def test_nothing_else_is_taken_for_it(tmp_path: Path) -> None:
     assert session_uri("/nonexistent", SESSION) == "qemu:///session"
 
 
-def test_another_user_s_daemon_is_not_asked(tmp_path: Path) -> None:
+def test_another_users_daemon_is_not_asked(tmp_path: Path) -> None:
     root = host(tmp_path, "/a/libvirt/libvirt-sock")
     if os.geteuid():
         pytest.skip("only root may give a file to another user")
@@ -72,14 +72,14 @@ def test_another_user_s_daemon_is_not_asked(tmp_path: Path) -> None:
     assert session_uri(root, SESSION) == "qemu:///session"
 
 
-def test_a_domain_is_libvirt_s_whoever_s_it_is() -> None:
+def test_a_domain_of_any_user_belongs_to_libvirt() -> None:
     for process, control in ((SESSION, "qemu:///session"), (SYSTEM, "")):
         vm = LibvirtBackend("/nonexistent").recognise(process)
         assert vm is not None
         assert (vm.backend, vm.control) == ("libvirt", control)
 
 
-def test_old_libvirts_have_their_monitor_at_a_path(tmp_path: Path) -> None:
+def test_old_versions_of_libvirt_show_the_monitors_path(tmp_path: Path) -> None:
     words = list(SYSTEM.argv)
     own = "socket,id=charmonitor,path=/var/lib/libvirt/qemu/domain-1-a/monitor.sock,server,nowait"
     old = Process(7, tuple(own if word == FD else word for word in words))

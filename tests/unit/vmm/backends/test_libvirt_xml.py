@@ -1,4 +1,4 @@
-"""A domain's memballoon, read and changed; nothing else of the XML is touched."""
+"""A domain's memballoon is parsed and changed; the rest of the XML stays as it is."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ XML = """<domain><name>a</name><devices><disk/><memballoon model="virtio">\
 VM = VmDescription("libvirt", "a", 1, 1 << 30, ())
 
 
-def test_what_the_xml_says() -> None:
+def test_the_memballoon_is_parsed() -> None:
     assert parse_memballoon(XML) == Memballoon(present=True, reporting=False, period_s=0)
     changed = changed_xml(XML, reporting=True, period_s=7)
     assert parse_memballoon(changed) == Memballoon(present=True, reporting=True, period_s=7)
@@ -36,14 +36,14 @@ def test_what_the_xml_says() -> None:
 
 
 @given(st.booleans(), st.integers(0, 3600))
-def test_there_and_back_is_no_difference(reporting: bool, period_s: int) -> None:
+def test_a_change_and_its_reversal_leave_no_difference(reporting: bool, period_s: int) -> None:
     changed = changed_xml(XML, reporting=reporting, period_s=period_s)
     again = changed_xml(changed, reporting=reporting, period_s=period_s)
     assert difference(changed, again, "a") == ""
     assert difference(XML, changed, "a").startswith("--- a now")
 
 
-def test_a_domain_without_a_balloon_is_not_given_one() -> None:
+def test_no_balloon_is_added_to_a_domain_without_one() -> None:
     with pytest.raises(InputError, match="add one first"):
         changed_xml("<domain><devices/></domain>", reporting=True)
 
@@ -51,7 +51,7 @@ def test_a_domain_without_a_balloon_is_not_given_one() -> None:
 @pytest.mark.parametrize(
     "bad", ["", "<a>", "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", "x" * (2 << 20)]
 )
-def test_what_is_no_xml_is_refused(bad: str) -> None:
+def test_text_that_is_not_xml_is_refused(bad: str) -> None:
     with pytest.raises(VmError):
         parse_memballoon(bad)
 
@@ -66,7 +66,7 @@ def test_any_statistics_make_a_state(stats: dict[str, object]) -> None:
     assert state.description.capabilities.reports_pages is Answer.YES
 
 
-def test_what_a_domain_adds_to_the_command_line_counts() -> None:
+def test_options_that_a_domain_adds_to_the_command_line_count() -> None:
     """<qemu:arg value='-global'/><qemu:arg value='virtio-balloon-pci.free-page-reporting=on'/>."""
     balloon = Memballoon(present=True, reporting=False, period_s=0)
     for offered in Answer:
@@ -88,7 +88,7 @@ DEVICES = """<domain><devices>
 <memory model="dimm"/></devices></domain>"""
 
 
-def test_memory_that_was_plugged_in_is_in_the_xml() -> None:
+def test_plugged_memory_is_found_in_the_xml() -> None:
     started = replace(VM, ram_blocks=(RamBlock("pc.ram", 1 << 30), RamBlock("memdimm0", 1 << 20)))
     found = with_plugged_memory(started, DEVICES)
     assert [(b.name, b.size_bytes >> 20, b.hotplug) for b in found.ram_blocks[2:]] == [
@@ -99,7 +99,7 @@ def test_memory_that_was_plugged_in_is_in_the_xml() -> None:
     assert with_plugged_memory(VM, XML) == VM
 
 
-def test_a_call_that_hangs_is_left_behind() -> None:
+def test_a_call_that_hangs_is_abandoned() -> None:
     release = threading.Event()
 
     def hang() -> VmState:

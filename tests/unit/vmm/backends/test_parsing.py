@@ -96,7 +96,7 @@ def test_properties(text: str, found: dict[str, str]) -> None:
         (["-overcommit", "mem-lock=on"], "locked"),
     ],
 )
-def test_what_keeps_reported_pages(words: list[str], blocker: str) -> None:
+def test_options_that_prevent_the_discard_of_reported_pages(words: list[str], blocker: str) -> None:
     (found,) = describe(Process(7, ("qemu-kvm", *words)), str).blockers
     assert blocker in found
 
@@ -141,7 +141,7 @@ ENTRIES = st.lists(st.dictionaries(st.sampled_from(NAMES), JSON | st.just("dimm"
 @given(JSON | ENTRIES)
 @example([{"capability": [], "state": True}])
 @example([{"id": {}}])
-def test_any_answer_is_taken(answer: object) -> None:
+def test_any_answer_is_parsed(answer: object) -> None:
     qemu_shape.plugged_blocks(answer, answer, ())
     qemu_shape.plugged_socket(answer)
     qemu_shape.closed_sockets(answer)
@@ -165,13 +165,13 @@ def test_base_memory_by_the_monitor() -> None:
         RamBlock("a", GIB, Backing.UNKNOWN, shared=True),
         RamBlock("b", 2 * GIB, Backing.UNKNOWN, prealloc=True),
     )
-    # Of an NVDIMM's or a shared-memory device's: then which is RAM is not told.
+    # Blocks of an NVDIMM or a shared-memory device are listed, too: then it is unknown which are RAM.
     assert qemu_shape.base_blocks(backends, plugged, GIB) == (
         RamBlock("ram", GIB, Backing.UNKNOWN),
     )
 
 
-def test_sockets_that_the_guest_has_opened() -> None:
+def test_sockets_that_the_guest_has_not_opened() -> None:
     chardevs = [
         {"label": "a", "frontend-open": False, "filename": "disconnected:unix:/a,server=on"},
         {"label": "b", "frontend-open": True, "filename": "unix:/b,server=on"},
@@ -197,7 +197,7 @@ def test_blocks_that_were_plugged_in() -> None:
 
 
 @given(st.text(string.printable, max_size=300))
-def test_any_monitor_text_is_taken(text: str) -> None:
+def test_any_monitor_text_is_parsed(text: str) -> None:
     qemu.parse_layout(text)
     qemu.parse_layout('FlatView #0\n AS "memory"\n' + text)
     qemu.parse_host_address(text)
@@ -229,7 +229,7 @@ BLOCKS = st.lists(
 
 
 @given(BLOCKS, MAPPINGS)
-def test_no_place_is_given_twice(blocks: list[RamBlock], mappings: list[Mapping]) -> None:
+def test_no_range_is_assigned_twice(blocks: list[RamBlock], mappings: list[Mapping]) -> None:
     bound = bind(blocks, mappings)
     assert [b.block for b in bound] == blocks
     for found in bound:
@@ -248,8 +248,8 @@ def test_a_block_in_two_pieces() -> None:
     assert bound.ranges == ((GIB, 4 * GIB), (8 * GIB, 9 * GIB))
 
 
-def test_a_region_of_which_a_part_is_plugged() -> None:
-    """Firecracker takes all rights from what of its region is not plugged."""
+def test_a_partly_plugged_region() -> None:
+    """Firecracker removes all permissions from the unplugged part of its region."""
     region = [
         Mapping(GIB, GIB + GIB // 4, "rw-p", 0, "00:00", 0, ""),
         Mapping(GIB + GIB // 4, 2 * GIB, "---p", 0, "00:00", 0, ""),
@@ -262,7 +262,7 @@ def test_a_region_of_which_a_part_is_plugged() -> None:
     assert bind([RamBlock("ram", GIB)], region)[0].ranges == ()
 
 
-def test_the_kernel_s_merging_is_seen_through() -> None:
+def test_a_block_that_the_kernel_merged_with_other_memory_is_found() -> None:
     merged = Mapping(GIB - 2 * MIB, 2 * GIB, "rw-p", 0, "00:00", 0, "")
     (bound,) = bind([RamBlock("ram", GIB)], [merged])
     assert bound.ranges == ((GIB, 2 * GIB),)

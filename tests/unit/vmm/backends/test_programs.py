@@ -1,4 +1,4 @@
-"""Which VMM runs: by /proc/PID/exe, whatever argv[0] says, with vendors' prefixes and suffixes."""
+"""VMMs are recognised by /proc/PID/exe, whatever argv[0] is, with vendors' prefixes and suffixes."""
 
 from __future__ import annotations
 
@@ -40,28 +40,28 @@ EVERY = {
 
 @pytest.mark.parametrize(("name", "kind"), EVERY.items())
 @pytest.mark.parametrize("deleted", ["", " (deleted)"])
-def test_the_file_that_runs_tells(name: str, kind: str, deleted: str) -> None:
+def test_the_executable_file_decides(name: str, kind: str, deleted: str) -> None:
     exe = f"/nix/store/abc-x/bin/{name}{deleted}"
     assert vmm_of(Process(7, ("microvm@web", "--id", "a"), exe)) == kind
     assert vmm_of(Process(7, (f"/usr/libexec/{name}", "--id", "a"))) == kind
 
 
 @pytest.mark.parametrize("option", ["--api-sock", "--config-file=/a", "--no-api"])
-def test_a_suffix_that_is_not_known_needs_the_options(option: str) -> None:
+def test_an_unknown_suffix_needs_the_vmms_options(option: str) -> None:
     assert vmm_of(Process(7, ("firecracker-acme", option))) == "firecracker"
     assert vmm_of(Process(7, ("firecracker-acme", "--port", "1"))) == ""
     assert vmm_of(Process(7, ("cloud-hypervisor-acme", "--api-socket", "/a"))) == "cloud-hypervisor"
     assert vmm_of(Process(7, ("cloud-hypervisor-remote", "--api-socket", "/a"))) == ""
 
 
-def test_another_user_s_process_shows_the_begin_of_its_name() -> None:
+def test_a_cut_name_of_another_users_process_is_recognised() -> None:
     for name, kind in (("qemu-system-x86", "qemu"), (".qemu-system-x8", "qemu"),
                        ("cloud-hyperviso", "cloud-hypervisor"), ("firecracker", "firecracker"),
                        ("qemu-img", ""), ("kworker/0:1", "")):  # fmt: skip
         assert vmm_of(Process(7, ("microvm@web",), name)) == kind
 
 
-def test_a_program_that_its_loader_was_told_to_run() -> None:
+def test_a_program_that_a_dynamic_loader_runs() -> None:
     exe = "/lib64/ld-linux-x86-64.so.2"
     words = (exe, "--library-path", "/opt/lib", "/opt/bin/qemu-system-x86_64", "-m", "1G")
     assert vmm_of(Process(7, words, exe)) == "qemu"
@@ -70,7 +70,7 @@ def test_a_program_that_its_loader_was_told_to_run() -> None:
     assert describe(Process(7, words, exe), str).ram_bytes == 1 << 30
 
 
-def test_what_runs_beats_what_it_calls_itself() -> None:
+def test_the_executable_overrides_argv0() -> None:
     assert vmm_of(Process(7, ("firecracker",), "/usr/bin/qemu-system-x86_64")) == "qemu"
     for name in (*QEMUS, *CLOUDS, *CRACKERS):
         assert vmm_of(Process(7, (name, "-m", "1G"), "/usr/bin/sleep")) == ""
@@ -86,12 +86,12 @@ def test_a_name_in_argv0(word: str, name: str) -> None:
 
 
 @given(st.text(max_size=200), st.text(max_size=200))
-def test_any_name_is_taken(exe: str, argv0: str) -> None:
+def test_any_name_is_parsed(exe: str, argv0: str) -> None:
     vmm_of(Process(7, (argv0,), exe))
     given_name(Process(7, (argv0,), exe))
 
 
-def test_a_name_that_is_made_to_match_slowly() -> None:
+def test_a_name_that_is_made_to_match_slowly_is_refused() -> None:
     for name in ("firecracker" + "-1" * 100_000 + "!", "qemu" + "-a" * 100_000 + "!",
                  "." * 100_000, "qemu-system-" + "x-" * 100_000 + "!"):  # fmt: skip
         assert vmm_of(Process(7, (name,))) == ""

@@ -1,4 +1,4 @@
-"""QEMU's grammar: options written from a model are read back as it, and each public case as it is."""
+"""QEMU's grammar: options written from a model parse back to it; so do known cases from the field."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def written(model: dict[str, str]) -> str:
 
 
 @given(MODELS)
-def test_options_are_read_as_they_were_written(model: dict[str, str]) -> None:
+def test_options_parse_to_the_model_they_were_written_from(model: dict[str, str]) -> None:
     assert properties(written(model), "type") == (model or {"type": ""})
 
 
@@ -57,7 +57,7 @@ def test_the_first_value_needs_no_name(model: dict[str, str], first: str) -> Non
 
 
 @given(st.dictionaries(KEYS, st.booleans() | st.integers() | VALUES, max_size=5))
-def test_json_is_read_as_it_was_written(model: dict[str, object]) -> None:
+def test_json_parses_to_the_model_it_was_written_from(model: dict[str, object]) -> None:
     words = {True: "on", False: "off"}
     found = properties(json.dumps(model), "driver")
     assert found == {
@@ -81,7 +81,7 @@ def test_json_is_read_as_it_was_written(model: dict[str, object]) -> None:
         max_size=5,
     )
 )  # fmt: skip
-def test_a_config_file_is_read_as_it_was_written(
+def test_a_config_file_parses_to_the_model_it_was_written_from(
     model: list[tuple[str, str | None, dict[str, str]]],
 ) -> None:
     text = "# QEMU configuration\n\n"
@@ -95,7 +95,7 @@ def test_a_config_file_is_read_as_it_was_written(
 
 
 @given(st.text(string.printable, max_size=80))
-def test_any_text_is_taken(text: str) -> None:
+def test_any_text_is_parsed(text: str) -> None:
     config_sections(text)
     global_of(text)
     listening_address(compat_chardev(text))
@@ -107,7 +107,7 @@ def test_any_text_is_taken(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["no section", "memory]", "[memory]\nsize = 2048M", "  [x", 'a = "b"', "[memory]\n!"]
 )
-def test_what_is_no_config_file(text: str) -> None:
+def test_text_that_is_not_a_config_file_is_refused(text: str) -> None:
     assert config_sections(text) is None
     assert vm_of(["-readconfig", "x"], text).ram_bytes == 0
 
@@ -175,7 +175,7 @@ def test_monitors_of_several_options(words: list[str]) -> None:
               ["-qmp", "chardev:none"], ["-mon", "c,mode=control"],
               ["-chardev", "pty,id=c", "-mon", "c,mode=control"]],
 )  # fmt: skip
-def test_what_is_no_monitor_for_us(words: list[str]) -> None:
+def test_monitors_that_cannot_be_used(words: list[str]) -> None:
     assert vm_of(words).control == ""
 
 
@@ -209,7 +209,7 @@ def test_ram(words: list[str], ram_bytes: int) -> None:
     assert vm.ram_bytes == vm.block_bytes == ram_bytes
 
 
-def test_silence_is_no_knowledge() -> None:
+def test_missing_options_of_an_unread_file_are_unknown() -> None:
     vm = vm_of(["-S", "-name", "v1", "-nodefaults", "-readconfig", "/run/incus/v1/qemu.conf"])
     capabilities = vm.capabilities
     assert {capabilities.balloon, capabilities.reports_pages, capabilities.statistics,
@@ -259,7 +259,7 @@ def test_a_device_model_of_xen(words: list[str]) -> None:
         ["-device", "xen-platform", "-accel", "kvm"],
     ],
 )
-def test_what_only_looks_like_xen(words: list[str]) -> None:
+def test_a_mention_of_xen_does_not_make_a_device_model_of_xen(words: list[str]) -> None:
     assert not is_xen(parse(tuple(words)))
 
 

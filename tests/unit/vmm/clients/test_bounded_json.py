@@ -1,4 +1,4 @@
-"""Foreign JSON: what is parsed is small, and what is refused is said in words of ours."""
+"""Untrusted JSON: only small values are parsed, and refusals do not quote the text."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def count(value: object) -> int:
 
 
 @given(VALUES, st.booleans())
-def test_what_is_small_is_read_as_it_is_and_no_element_is_missed(
-    value: object, plain: bool
-) -> None:
+def test_small_values_are_parsed_and_every_element_is_counted(value: object, plain: bool) -> None:
     text = json.dumps(value, ensure_ascii=plain).encode("utf-8", "surrogatepass")
     assert elements_of(text) >= count(value)
     try:
@@ -73,12 +71,12 @@ def test_garbage_is_a_value_or_one_kind_of_error(text: bytes) -> None:
         (b"", "not JSON"),
     ],
 )
-def test_what_is_too_much_is_refused(text: bytes, words: str) -> None:
+def test_values_beyond_a_limit_are_refused(text: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=f"^{words}$"):
         parse(text)
 
 
-def test_as_deep_as_the_limit_is_read() -> None:
+def test_a_value_as_deep_as_the_limit_is_parsed() -> None:
     assert parse(b"[" * DEPTH_LIMIT + b"1" + b"]" * DEPTH_LIMIT)
 
 

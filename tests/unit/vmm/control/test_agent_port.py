@@ -1,4 +1,4 @@
-"""`giveback enable`: options that would do nothing are refused."""
+"""`giveback enable` refuses options that would have no effect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from giveback.cli import main
         (("--port-socket", "/run/port"), "it needs --agent-port"),
     ],
 )
-def test_options_that_would_do_nothing_are_refused(
+def test_options_without_an_effect_are_refused(
     words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["enable", "web", *words]) == 2

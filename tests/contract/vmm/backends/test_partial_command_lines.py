@@ -1,4 +1,4 @@
-"""VMs whose command line is not all of their configuration: unknown, or read elsewhere; and no VM of ours."""
+"""Command lines that do not have all of the configuration, which is then unknown or read elsewhere."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def documents(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str,
     return found
 
 
-def test_kata_s_cloud_hypervisor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """kata-containers#10018: the VM is made through an API that does not answer."""
+def test_katas_cloud_hypervisor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """kata-containers#10018: the VM is created through an API that does not answer."""
     pods = ["4f1c" + "0" * 60, "93ab" + "1" * 60]
     words = [["--api-socket", f"{tmp_path}/vc/vm/{pod}/clh-api.sock", "-v"] for pod in pods]
     with (
@@ -65,7 +65,7 @@ def test_kata_s_cloud_hypervisor(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--memory", "size=1G", "--api-socket", "/a"], 1 << 30),
     ],
 )
-def test_cloud_hypervisor_s_ram(words: list[str], ram_bytes: int) -> None:
+def test_the_ram_of_cloud_hypervisor(words: list[str], ram_bytes: int) -> None:
     vm = CloudHypervisorBackend().recognise(Process(7, ("cloud-hypervisor", *words)))
     assert vm is not None
     assert vm.ram_bytes == vm.block_bytes == ram_bytes
@@ -88,11 +88,11 @@ def test_cloud_hypervisor_s_ram(words: list[str], ram_bytes: int) -> None:
         ("", ""),
     ],
 )
-def test_the_name_that_a_socket_gives(path: str, name: str) -> None:
+def test_a_vms_name_from_its_socket(path: str, name: str) -> None:
     assert name_of_socket(path) == name
 
 
-def test_a_name_of_a_unit_and_none_at_all() -> None:
+def test_a_vms_name_from_a_unit_and_a_vm_without_a_name() -> None:
     backend = CloudHypervisorBackend()
     unit = Process(7, ("microvm@web", "--api-socket", "fd=3"), "/bin/cloud-hypervisor")
     for process_, name in ((unit, "web"), (Process(7, ("cloud-hypervisor",)), "pid-7")):
@@ -116,7 +116,7 @@ CONFIG = {
 
 
 @pytest.mark.parametrize("form", [["--config-file", "{}"], ["--config-file={}"]])
-def test_firecracker_s_file(
+def test_firecrackers_config_file(
     form: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "vm.json").write_text(json.dumps(CONFIG))
@@ -133,7 +133,9 @@ def test_firecracker_s_file(
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{", "x" * (2 << 20)])
-def test_a_file_of_firecracker_s_that_cannot_be_read(content: str | None, tmp_path: Path) -> None:
+def test_a_config_file_of_firecracker_that_cannot_be_read(
+    content: str | None, tmp_path: Path
+) -> None:
     path = tmp_path / "vm.json"
     if content is not None:
         path.write_text(content)
@@ -146,7 +148,7 @@ def test_a_file_of_firecracker_s_that_cannot_be_read(content: str | None, tmp_pa
     assert vm.capabilities.balloon is Answer.UNKNOWN
 
 
-def test_a_file_without_a_size_has_firecracker_s_default(tmp_path: Path) -> None:
+def test_a_config_file_without_a_size_has_firecrackers_default(tmp_path: Path) -> None:
     (tmp_path / "vm.json").write_text('{"boot-source": {}}')
     with process("firecracker", "--no-api", "--config-file", f"{tmp_path}/vm.json") as found:
         vm = FirecrackerBackend().recognise(found)
@@ -162,7 +164,7 @@ def test_a_file_without_a_size_has_firecracker_s_default(tmp_path: Path) -> None
         ["-M", "pc,accel=xen", "-m", "4080"],
     ],
 )
-def test_xen_s_device_models_are_no_vms(
+def test_device_models_of_xen_are_not_vms(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with process("/usr/lib/xen/bin/qemu-system-i386", *words) as found:
