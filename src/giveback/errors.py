@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 
 from giveback_kernel.errors import GivebackError, KernelFileError
 
@@ -14,8 +15,25 @@ class InputError(GivebackError):
     exit_code = 2
 
 
+_OWN_VIEW = re.compile(r"/proc/\d{1,10}/(?:root(?=/)|cwd/)", re.ASCII)
+
+
+def by_its_own_names(text: str) -> str:
+    """Return the text with each path as its process names it: `/run/q.sock` for `/proc/7/root/run/q.sock`.
+
+    The longer form is how we reach it; a user knows the one on the VM's command line.
+    """
+    return _OWN_VIEW.sub("", text)
+
+
 class VmError(GivebackError):
-    """A VM did not do what was requested: it ended, panicked, hung or refused."""
+    """A VM did not do what was requested: it ended, panicked, hung or refused.
+
+    Its text has the VM's paths as the VMM names them.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(by_its_own_names(text))
 
 
 class HostFaultError(GivebackError):

@@ -29,6 +29,10 @@ _MILLISECONDS = {
     "w": 7 * 86_400_000,
 }
 
+_SPAN_UNITS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
+_SPAN_LIMIT_S = 3.2e13
+_ROUND_FROM = 10
+
 WSL_SIZE_MAX_BYTES = (1 << 64) - 1
 WSL_SIZE_UNITS = {
     "": 1,
@@ -123,6 +127,24 @@ def format_span(seconds: float) -> str:
         if milliseconds and milliseconds % _MILLISECONDS[unit] == 0:
             return f"{milliseconds // _MILLISECONDS[unit]}{unit}"
     return f"{milliseconds}ms"
+
+
+def span(seconds: float) -> str:
+    """Return a span of time for people: `3 d 4 h`, `27 min`, `2 min 5 s`, `12 s`, `0.4 s`.
+
+    What does not matter in a span of that length is cut off; a negative one is 0, and one beyond a
+    million years, or not a number, `?`.
+    """
+    if not seconds < _SPAN_LIMIT_S:
+        return "?"
+    whole, tenths = max(0, int(seconds)), round(seconds, 1)
+    if 0 < tenths < 10 and tenths % 1:
+        return f"{tenths:.1f} s"
+    for unit_s, unit, small_s, small in _SPAN_UNITS:
+        if whole >= unit_s:
+            rest = whole % unit_s // small_s if whole < _ROUND_FROM * unit_s else 0
+            return f"{whole // unit_s} {unit}" + (f" {rest} {small}" if rest else "")
+    return f"{whole} s"
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from giveback.accounting.cgroups import cold_parts, ended_bytes, ended_parts, programs
 from giveback.accounting.ledger import Key
 from giveback.accounting.next_steps import (
+    find_holder,
     install_agent,
     start_options,
     turn_reporting_on,
@@ -17,9 +18,9 @@ from giveback.accounting.next_steps import (
 from giveback.accounting.reporting import Reporting, reporting_of
 from giveback.accounting.returnable import returnable_of
 from giveback.accounting.usage import STALE_S, GuestSnapshot, GuestSource
-from giveback.vmm.base import Answer, Backing
+from giveback.vmm.base import MONITOR_SILENT, Answer, Backing
 from giveback_kernel.escaping import escape_for_terminal
-from giveback_kernel.units import size
+from giveback_kernel.units import size, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -279,7 +280,16 @@ def _sight(seen: Observation) -> Iterator[Finding]:
             start_options(seen.vm) if not seen.vm.control else (),
         )
     for problem in seen.problems:
-        if problem not in seen.vm.unread:
+        if MONITOR_SILENT in problem and problem not in seen.vm.unread:
+            yield Finding(
+                Severity.BLINDS,
+                "QEMU's monitor does not answer: another program is connected to it, or QEMU does not run",
+                escape_for_terminal(problem, 300),
+                "see which of the two it is, and end that; or give giveback a monitor of its own",
+                find_holder(seen.vm),
+                "docs/hypervisors.md",
+            )
+        elif problem not in seen.vm.unread:
             without = seen.vm.backend == "qemu" and not seen.vm.control
             yield Finding(
                 Severity.BLINDS,
@@ -315,7 +325,7 @@ def _numbers(seen: Observation) -> Iterator[Finding]:
     elif statistics is not None and seen.state.statistics_period_s == 0 and not from_agent:
         last = "the guest has never answered"
         if age_s is not None:
-            last = f"the last answer is {age_s:.0f} s old"
+            last = f"the last answer is {span(age_s)} old"
         yield Finding(
             Severity.BLINDS,
             "statistics polling is off: the VMM does not ask the guest for its numbers",
@@ -327,7 +337,7 @@ def _numbers(seen: Observation) -> Iterator[Finding]:
         yield Finding(
             Severity.BLINDS,
             "the guest's numbers are stale: it is stuck, stopped, or no longer answers",
-            f"the numbers of the source '{seen.guest.source}' are {age_s:.0f} s old",
+            f"the numbers of the source '{seen.guest.source}' are {span(age_s)} old",
             "log in to the guest and see whether it runs; a paused VM sends no numbers",
         )
     elif (

@@ -19,7 +19,7 @@ from giveback.accounting.usage import (
     HostSnapshot,
     is_outdated,
 )
-from giveback_kernel.units import size
+from giveback_kernel.units import size, span
 
 
 class Basis(StrEnum):
@@ -233,9 +233,9 @@ def _why_not_joined(host: HostSnapshot, guest: GuestSnapshot, ram_bytes: int) ->
         )
     if guest.total_bytes is None or guest.free_bytes is None:
         return Unknown(UnknownKind.NO_NUMBERS, NO_NUMBERS)
-    age = "" if guest.age_s is None else f"{guest.age_s:.0f} s old"
+    age = "" if guest.age_s is None else f"{span(guest.age_s)} old"
     if guest.age_s is not None and guest.age_s > STALE_S:
-        return Unknown(UnknownKind.OLD, f"{guest.source}: {age}, older than {STALE_S:.0f} s")
+        return Unknown(UnknownKind.OLD, f"{guest.source}: {age}, older than {span(STALE_S)}")
     if guest.moved_bytes is not None:
         if is_outdated(guest.moved_bytes, ram_bytes):
             return Unknown(

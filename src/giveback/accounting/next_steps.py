@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from giveback.errors import by_its_own_names
 from giveback.vmm.base import AGENT_PORT, Answer
 
 if TYPE_CHECKING:
@@ -28,6 +29,22 @@ def install_agent(vm: VmDescription) -> tuple[str, ...]:
             f"giveback enable {quoted(vm)} --agent-port --yes     # the host asks it through this port"
         )
     return tuple(lines)
+
+
+def stopped(pid: int) -> str:
+    """Return what is wrong with a VMM whose process was stopped by a signal, and what continues it."""
+    return f"the VMM's process is stopped and does not answer: kill -CONT {pid} continues it"
+
+
+def find_holder(vm: VmDescription) -> tuple[str, ...]:
+    """Return the command lines that show why a monitor does not answer, and the option for a second one."""
+    path = by_its_own_names(vm.control)
+    return (
+        f"ps -o pid,stat,wchan:20,comm -p {vm.pid}     # STAT T: stopped; D: it waits for a disk",
+        f"ss -xpn | grep -F {shlex.quote(path)}     # ESTAB: a program is connected, and QEMU serves one",
+        f"kill -CONT {vm.pid}     # if STAT is T",
+        f"-qmp unix:{_stem(vm)}-qmp2.sock,server=on,wait=off     # at its next start: a monitor for giveback",
+    )
 
 
 def turn_statistics_on(vm: VmDescription) -> tuple[str, ...]:
@@ -68,7 +85,6 @@ def _of_qemu(vm: VmDescription) -> tuple[str, ...]:
     bus = "device" if vm.machine.startswith("microvm") else "pci"
     if vm.machine.startswith("s390"):
         bus = "ccw"
-    stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in vm.name) or str(vm.pid)
     found = []
     if has.balloon is Answer.NO:
         found.append(f"-device virtio-balloon-{bus},free-page-reporting=on")
@@ -76,13 +92,19 @@ def _of_qemu(vm: VmDescription) -> tuple[str, ...]:
         found.append(f"-global virtio-balloon-{bus}.free-page-reporting=on")
     if has.agent_channel is Answer.NO:
         found += [
-            f"-chardev socket,id=giveback,path=/run/{stem}-agent.sock,server=on,wait=off",
+            f"-chardev socket,id=giveback,path={_stem(vm)}-agent.sock,server=on,wait=off",
             f"-device virtio-serial-{bus}",
             f"-device virtserialport,chardev=giveback,name={AGENT_PORT}",
         ]
     if not vm.control:
-        found.append(f"-qmp unix:/run/{stem}-qmp.sock,server=on,wait=off")
+        found.append(f"-qmp unix:{_stem(vm)}-qmp.sock,server=on,wait=off")
     return tuple(found)
+
+
+def _stem(vm: VmDescription) -> str:
+    """Return where a VM's own sockets may be, without the end of the name."""
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in vm.name) or str(vm.pid)
+    return f"/run/{name}"
 
 
 def _of_cloud_hypervisor(vm: VmDescription) -> tuple[str, ...]:

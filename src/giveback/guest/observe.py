@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from giveback.accounting.ledger import Ledger, join
+from giveback.accounting.next_steps import stopped
 from giveback.accounting.observation import Observation
 from giveback.accounting.reporting import vmm_takes_reports
 from giveback.accounting.usage import NO_GUEST, GuestSnapshot, GuestSource, HostSnapshot
@@ -54,7 +55,7 @@ async def observe(
     """
     if procs.is_stopped(root, vm.pid):
         # Neither its monitor nor its guest would answer; each would cost a timeout.
-        why = f"the VMM's process is stopped and does not answer: kill -CONT {vm.pid} continues it"
+        why = stopped(vm.pid)
         return await _with_host(
             vm, VmState(running=False, problems=(why,)), guest or NO_GUEST, root
         )

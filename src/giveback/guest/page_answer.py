@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from giveback.guest import protocol
+from giveback_kernel.units import span
 
 if TYPE_CHECKING:
     from giveback.guest.protocol import AskRefused, MemoryReport, Pages, Taken
@@ -92,7 +93,10 @@ class PageAnswer:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.shield(self._whole)
         except TimeoutError:
-            return {"error": f"no pages from the guest in {timeout_s:g} s", "again_s": None}
+            return {
+                "error": f"no pages from the guest in {span(round(timeout_s))}",
+                "again_s": None,
+            }
         finally:
             self._whole.cancel()
             self._parts = []

@@ -20,6 +20,7 @@ from giveback.guest.protocol import from_agent
 from giveback.guest.via_daemon import SILENT, ask_daemon, ask_daemon_for_pages
 from giveback.vmm.base import Channel, ChannelKind, VmDescription, VmState
 from giveback_kernel.escaping import escape_for_terminal
+from giveback_kernel.units import span
 
 ALIVE_TIMEOUT_S = 3.0
 """An agent must answer something within this time; only then is it given the long time for its pages."""
@@ -194,7 +195,7 @@ async def ask_agent(
             if time.monotonic() + answer >= until_s:
                 raise AgentBusyError(
                     f"{where(channel)}: the agent was asked shortly before, and answers again in "
-                    f"{max(1.0, answer):.0f} s",
+                    f"{span(max(1.0, answer))}",
                     answer,
                 )
             await asyncio.sleep(answer)

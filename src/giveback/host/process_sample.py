@@ -32,6 +32,8 @@ class ProcessSample:
     """The effective uid; None if unknown."""
     swap_bytes: int | None
     """VmSwap: anonymous memory in swap, without shared memory; None if unknown."""
+    is_stopped: bool = False
+    """Whether it was stopped by a signal (SIGSTOP; state T): none of its threads run."""
 
 
 def read_process_sample(root: str, pid: int) -> ProcessSample | None:
@@ -62,6 +64,7 @@ def parse_process(stat: bytes, status: bytes, at_s: float) -> ProcessSample | No
         # Real, effective, saved, file system.
         uid=_number(*lines.get(b"Uid", ())[1:2]),
         swap_bytes=None if swapped_kib is None else swapped_kib << 10,
+        is_stopped=fields[0] == b"T",
     )
 
 

@@ -29,6 +29,7 @@ from giveback.manager.http.requests import LEASE_MOST_S
 from giveback.manager.model import URGENCIES, DaemonStatus
 from giveback_kernel.errors import GivebackError
 from giveback_kernel.escaping import escape_for_terminal
+from giveback_kernel.units import span
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -160,7 +161,7 @@ class Daemon:
 
     async def set_urgency(self, vm: str, urgency: int, lease_s: float) -> None:
         if urgency not in URGENCIES or not 0 < lease_s <= LEASE_MOST_S:
-            raise InputError(f"urgency {urgency} for {lease_s:g} s: 0 to 3, for at most an hour")
+            raise InputError(f"urgency {urgency} for {span(lease_s)}: 0 to 3, for at most an hour")
         self._refuse_unless_acting()
         chosen = self.fleet.chosen(vm)
         if not chosen.hears:

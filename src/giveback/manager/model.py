@@ -148,6 +148,8 @@ class VmCondition(StrEnum):
     NO_AGENT = "no agent"
     SILENT = "silent"
     PAUSED = "paused"
+    STOPPED = "stopped"
+    """The VMM's process was stopped by a signal (SIGSTOP): neither its monitor nor its guest answers."""
     BUSY_CHANNEL = "channel held by another"
     HOSTILE = "hostile"
     SHORT = "does not deliver"

@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from giveback.reporters.tables.columns import UNLIMITED, wrapped
-from giveback.reporters.tables.vm_columns import STATUS, TableView, VmRow, in_order, span, table
+from giveback.reporters.tables.vm_columns import STATUS, TableView, VmRow, in_order, table
 from giveback_kernel.escaping import escape_for_terminal
-from giveback_kernel.units import size
+from giveback_kernel.units import size, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

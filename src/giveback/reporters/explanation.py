@@ -14,7 +14,7 @@ from giveback.reporters import cgroup_table, page_table
 from giveback.reporters.charts.terminal import bar
 from giveback.reporters.tables.columns import UNLIMITED, cut, size_or_unknown, wrapped
 from giveback_kernel.escaping import escape_for_terminal
-from giveback_kernel.units import size
+from giveback_kernel.units import size, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -117,7 +117,7 @@ def _notes(seen: Observation, ledger: Ledger) -> list[str]:
 
 def _head(seen: Observation, ledger: Ledger) -> list[str]:
     where = f"pid {seen.vm.pid}, {seen.vm.backend}"
-    age = "" if not seen.guest.age_s else f", {seen.guest.age_s:.0f} s old"
+    age = "" if not seen.guest.age_s else f", {span(seen.guest.age_s)} old"
     return [
         f"{escape_for_terminal(seen.vm.name, 60)} ({where}): RAM {size_or_unknown(ledger.ram_bytes or None)}",
         f"guest's side: {seen.guest.source}{age}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from giveback_kernel.units import size
+from giveback_kernel.units import size, span
 
 if TYPE_CHECKING:
     from giveback.accounting.exact import Exact, ExactRow
@@ -18,7 +18,7 @@ def text(exact: Exact) -> str:
     lines += [f"{'of what is free, in blocks of':<52}", *(_line(r) for r in exact.free_by_order)]
     if exact.free_resident_since:
         lines.append("of what is free and resident, seen so at every look for at least")
-        lines += [f"  {f'{s:.0f} s':<62} {size(b):>7}" for s, b in exact.free_resident_since]
+        lines += [f"  {span(round(s)):<62} {size(b):>7}" for s, b in exact.free_resident_since]
     return "\n".join([*lines, *(f"note: {note}" for note in exact.notes)])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from giveback_kernel.escaping import escape_for_terminal
-from giveback_kernel.units import size
+from giveback_kernel.units import size, span
 
 if TYPE_CHECKING:
     from giveback.manager.model import ReclaimResult, Returned
@@ -62,7 +62,7 @@ def _came(result: ReclaimResult) -> list[str]:
     end = "reached" if result.reached else "not reached"
     if result.most_bytes < result.goal_bytes:
         end += f", at most {size(result.most_bytes)} could come"
-    lines = [f"{came} of {goal} from those asked in {result.took_s:.1f} s: {end}"]
+    lines = [f"{came} of {goal} from those asked in {span(round(result.took_s, 1))}: {end}"]
     others, grown = result.others_returned_bytes, result.grown_bytes
     if others:
         lines.append(f"{size(others)} came from VMs that had not been asked")

@@ -17,6 +17,7 @@ from giveback.reporters.tables.columns import UNLIMITED, wrapped
 from giveback.reporters.tables.vm_columns import PS, TableView, VmRow, in_order, table
 from giveback.vmm.base import key_of
 from giveback_kernel.escaping import escape_for_terminal
+from giveback_kernel.units import span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -157,7 +158,7 @@ def _at_most(seen: Observation) -> int | None:
 
 def _guest(seen: Observation) -> str:
     age = seen.guest.age_s
-    return f"{seen.guest.source}" + (f" {age:.0f} s" if age else "")
+    return f"{seen.guest.source}" + (f" {span(age)}" if age else "")
 
 
 def bar(seen: Observation) -> str:

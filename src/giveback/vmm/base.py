@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from giveback.host.procs import Process
 
+MONITOR_SILENT = "may hold this monitor, or QEMU is stopped"
+"""In the problem of a monitor that does not answer: so that fault is told from others."""
 AGENT_PORT = "org.giveback.agent.0"
 """Name of the virtio-serial port of the guest's agent."""
 GUEST_AGENT_PORT = "org.qemu.guest_agent.0"

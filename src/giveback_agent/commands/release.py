@@ -31,6 +31,7 @@ from giveback_agent.service.pass_log import CLASSIC_LINE, MIB, WSL_LINE, PassLog
 from giveback_agent.settings import load
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.record import replace
+from giveback_kernel.units import span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ class Foreground:
         self._failed = self._failed or not outcome.ok
         print(
             f"{step.kind:12} {freed_bytes // MIB} MiB {step.freed_words} "
-            f"in {outcome.took_s:.1f} s{end}",
+            f"in {span(round(outcome.took_s, 1))}{end}",
             flush=True,
         )
         return outcome

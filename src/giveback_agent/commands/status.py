@@ -18,6 +18,7 @@ from giveback_kernel import buddyinfo, files, page_reporting
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.record import as_dict
+from giveback_kernel.units import span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def _urgency_words(said: dict[str, Any]) -> str:
     left_s = until_s - time.monotonic()
     if left_s <= 0:
         return f"{words} (its time is over)"
-    return f"{words}, set by {SETTERS.get(by, 'the host')}, {left_s:.0f} s left"
+    return f"{words}, set by {SETTERS.get(by, 'the host')}, {span(round(left_s))} left"
 
 
 def _cache_words(now: Snapshot, said: dict[str, Any] | None, cold_bytes: int) -> str:
@@ -202,7 +203,7 @@ def _busy_lines(said: dict[str, Any] | None) -> list[str]:
     if not isinstance(busy, dict) or not isinstance(busy.get("next_s"), (int, float)):
         return []
     in_s = max(0.0, busy["next_s"] - time.monotonic())
-    due = f"next step: {busy.get('next') or 'not chosen yet'}, in {in_s:.0f} s at the earliest"
+    due = f"next step: {busy.get('next') or 'not chosen yet'}, in {span(round(in_s))} at the earliest"
     waits = f"; why not sooner: {busy['waits']}" if busy.get("waits") else ""
     freed_mib = cold_survey.amount(busy, "freed_bytes") // MIB
     return [
@@ -248,14 +249,14 @@ def _pass_lines(said: dict[str, Any] | None) -> list[str]:
     out = [*small, f"passes    {said.get('passes') if said else 0} in all; the last:"]
     for one in recent[-3:]:
         try:
-            freed_mib = one["freed_bytes"] // MIB
-            ago_s = time.monotonic() - one["started_s"]
+            freed = one["freed_bytes"] // MIB
+            ago, took = span(round(time.monotonic() - one["started_s"])), span(round(one["took_s"]))
+            cpu = span(round(one["cpu_s"], 1))
+            pieces = f"{one['small_after_bytes'] // MIB} MiB {_small_words(one)}"
             out.append(
-                f"          {ago_s:.0f} s ago, {one['took_s']:.0f} s long, {one['end']}: "
-                f"{freed_mib} MiB freed, "
-                f"{one['small_after_bytes'] // MIB} MiB {_small_words(one)}, {one['cpu_s']:.1f} s of CPU"
+                f"          {ago} ago, {took} long, {one['end']}: {freed} MiB freed, {pieces}, {cpu} of CPU"
             )
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             continue
     return out
 

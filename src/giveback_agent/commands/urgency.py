@@ -13,6 +13,7 @@ import time
 
 from giveback_agent.errors import AgentError, UsageError
 from giveback_agent.runtime import run_dir
+from giveback_kernel.units import span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the urgency and wake the running agent."""
     if not 0 < args.for_s <= run_dir.URGENCY_MOST_S:
         raise UsageError(
-            f"--for {args.for_s}: must be more than 0 and at most {run_dir.URGENCY_MOST_S:.0f} s"
+            f"--for {args.for_s}: must be more than 0 and at most {span(run_dir.URGENCY_MOST_S)}"
         )
     pid = run_dir.running_pid(args.root)
     if pid is None:
@@ -51,5 +52,5 @@ def run(args: argparse.Namespace) -> int:
         raise AgentError(
             f"this user may not signal the agent (pid {pid}): run this as root"
         ) from error
-    print(f"urgency {args.urgency} for {args.for_s:.0f} s")
+    print(f"urgency {args.urgency} for {span(args.for_s)}")
     return 0

@@ -14,6 +14,7 @@ from giveback_agent.release import report_delay, report_order, steps
 from giveback_agent.runtime import memory_limits
 from giveback_agent.runtime.worker import DONE, FAILED, Worker
 from giveback_kernel.errors import GivebackError, KernelFileError
+from giveback_kernel.units import span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Executor:
         code = worker.poll()
         if code is None:
             if worker.overdue(now_s) and not worker.abandoned:
-                self._say(f"{worker.kind} took over {worker.deadline_s:.0f} s: abandoned")
+                self._say(f"{worker.kind} took over {span(worker.deadline_s)}: abandoned")
                 worker.abandon()
             if not worker.is_lost(now_s):
                 return

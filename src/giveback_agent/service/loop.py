@@ -37,6 +37,7 @@ from giveback_agent.service.executor import Executor
 from giveback_agent.service.host_need import HostNeed
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.pressure import pressure_or_none
+from giveback_kernel.units import span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -424,7 +425,7 @@ class Service:
         self._before = None
         self._journal(
             f"{step.kind} {step.end}: {step.freed_bytes // MIB} MiB freed "
-            f"in {step.took_s:.1f} s, {step.cpu_s:.2f} s of CPU"
+            f"in {span(round(step.took_s, 1))}, {step.cpu_s:.2f} s of CPU"
         )
 
     def _end_pass(self, now: Snapshot, why: str) -> None:

@@ -12,6 +12,7 @@ from giveback_agent.policy.actions import (
     ReclaimSlab,
 )
 from giveback_kernel.record import Record
+from giveback_kernel.units import span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,5 +150,5 @@ def words(record: PassRecord, classic: str) -> str:
         title = classic
         freed += f", {record.contiguous_bytes // MIB} MiB made contiguous"
     rest = "in small blocks also reported" if record.small_reported else "left in small free blocks"
-    text = f"{title}: {freed}, {record.small_after_bytes // MIB} MiB {rest}, {record.took_s:.0f} s"
+    text = f"{title}: {freed}, {record.small_after_bytes // MIB} MiB {rest}, {span(round(record.took_s))}"
     return text if record.end == "done" else f"{text}, stopped: {record.end}"

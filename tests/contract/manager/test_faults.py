@@ -135,14 +135,19 @@ def test_replays_and_false_names_change_nothing(host: Host) -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-def test_a_frozen_guest_falls_silent_and_comes_back(host: Host) -> None:
+def test_a_stopped_vmm_is_named_with_what_continues_it_and_comes_back(host: Host) -> None:
     async def scene() -> None:
         with host.guest("web") as guest:
             async with running(host) as manager:
                 await until(lambda: is_(manager, "web", VmCondition.OK))
                 guest.freeze()
-                await until(lambda: is_(manager, "web", VmCondition.SILENT))
-                assert errors(manager, "web")["no answer from the agent"] >= 2
+                await until(lambda: is_(manager, "web", VmCondition.STOPPED))
+                web = find(manager, "web")
+                assert web is not None
+                assert f"kill -CONT {web.pid} continues it" in web.condition_text
+                assert any(web.condition_text in line for line in manager.status().vm_problems)
+                await until(lambda: errors(manager, "web").get("no answer from the agent", 0) >= 2)
+                assert is_(manager, "web", VmCondition.STOPPED)
                 guest.thaw()
                 await until(lambda: is_(manager, "web", VmCondition.OK))
 

@@ -11,6 +11,7 @@ from scripted_guests import GIB, MIB, Host, until
 
 from giveback.manager.daemon import Daemon
 from giveback.manager.model import ActionKind, VmCondition, VmStatus
+from giveback.reporters import daemon_status
 
 
 def one(daemon: Daemon, name: str) -> VmStatus:
@@ -162,7 +163,8 @@ def test_what_a_manual_urgency_brings_is_not_the_reclaims(host: Host) -> None:
                 # Nobody is left to ask: it does not wait for its time to be over.
                 result = await asyncio.wait_for(asking, 20.0)
                 assert result.returned_bytes < MIB
-                assert result.others_returned_bytes > 300 * MIB
+                # On a busy machine the guest is not yet through when it ends: what comes is not the reclaim's.
+                await until(lambda: (one(daemon, "web").resident_bytes or GIB) < 160 * MIB)
                 (part,) = result.parts
                 assert "a manual urgency replaced the request" in part.words
                 assert part.urgency == 1
@@ -191,6 +193,50 @@ def test_two_reclaims_are_two_records(host: Host) -> None:
                 # What each asked of the VM is not merged either.
                 asks = recorded.of(ActionKind.ASK)
                 assert [ask.expected_bytes for ask in asks] == [60 * MIB, 90 * MIB]
+                # Nothing is awaited any more once `reclaim` has ended, nor is it held against the VM.
+                assert all(ask.measured_bytes is not None for ask in asks)
+                assert "awaited" not in daemon_status.text(daemon.status(), 0.0)
+                assert one(daemon, "web").condition is VmCondition.OK
+
+    asyncio.run(scene())
+
+
+def test_the_record_names_the_vms_that_were_asked_and_no_others(host: Host) -> None:
+    async def scene() -> None:
+        with (
+            host.guest("web", "exact", ram_mib=512, held_mib=448, cache_mib=384),
+            host.guest("small", ram_mib=64, held_mib=32),
+            host.guest("bare", has_agent=False),
+        ):
+            async with running(host) as (daemon, recorded):
+                await known(daemon, "web", "small")
+                asking = asyncio.create_task(daemon.reclaim(60 * MIB, 20.0))
+                await until(lambda: recorded.of(ActionKind.RECLAIM))
+                (begun,) = recorded.of(ActionKind.RECLAIM)
+                assert (await asking).reached
+                (whole,) = recorded.of(ActionKind.RECLAIM)
+                assert begun.reason == whole.reason or "whichever VM" in begun.reason
+                assert whole.vm == one(daemon, "web").key
+                assert whole.reason == f"asked of {whole.vm}"
+                # Who is named and gives nothing was not asked either.
+                result = await daemon.reclaim(40 * MIB, 20.0, ["web", "small", "bare"])
+                assert result.reached
+                assert recorded.of(ActionKind.RECLAIM)[-1].reason == f"asked of {whole.vm}"
+
+    asyncio.run(scene())
+
+
+def test_a_vm_that_keeps_all_is_judged_when_the_reclaim_ends(host: Host) -> None:
+    async def scene() -> None:
+        with host.guest("web", "promises", ram_mib=512, held_mib=448, cache_mib=384):
+            async with running(host) as (daemon, recorded):
+                await known(daemon, "web")
+                result = await daemon.reclaim(100 * MIB, 12.0)
+                assert not result.reached
+                (ask,) = recorded.of(ActionKind.ASK)
+                assert ask.measured_bytes is not None
+                assert ask.verdict
+                assert one(daemon, "web").reliability is not None
 
     asyncio.run(scene())
 

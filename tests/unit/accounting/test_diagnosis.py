@@ -14,6 +14,7 @@ from giveback.accounting.usage import NO_GUEST, GuestSnapshot, GuestSource, Host
 from giveback.guest.observe import make_ledger
 from giveback.host.facts import THP, HostFacts, read_facts
 from giveback.vmm.base import (
+    MONITOR_SILENT,
     Answer,
     Backing,
     BalloonStatistics,
@@ -283,3 +284,16 @@ def test_facts_are_read_from_a_tree(tmp_path: Path) -> None:
     facts = read_facts(7, str(tmp_path))
     assert facts == HostFacts("madvise", None, 511, swap_accounted=False)
     assert read_facts(None, str(tmp_path / "none")) == HostFacts()
+
+
+def test_a_monitor_that_does_not_answer_leads_to_who_holds_it() -> None:
+    problem = f"/run/web one.sock: no answer in 2 s; another program (libvirt?) {MONITOR_SILENT}"
+    vm = replace(VM, control=f"/proc/{VM.pid}/root/run/web one.sock")
+    (found,) = [f for f in findings(seen(vm, problems=(problem,)), NO_FACTS) if "monitor" in f.what]
+    assert found.evidence == problem
+    shown, connected, continued, option = found.commands
+    assert f"-p {VM.pid} " in shown
+    # The path as the VM's command line has it, safe to paste.
+    assert "grep -F '/run/web one.sock' " in connected
+    assert continued.startswith(f"kill -CONT {VM.pid} ")
+    assert option.startswith("-qmp unix:/run/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from giveback_kernel.units import (
     parse_span,
     parse_wsl_size,
     size,
+    span,
 )
 
 FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -176,3 +178,24 @@ def test_a_size_that_does_not_fit_is_refused_not_wrapped(count: int, unit: str) 
     assert parse_wsl_size(f"{count}{unit}") == (
         expected if expected <= WSL_SIZE_MAX_BYTES else None
     )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"), (0.04, "0 s"), (0.4, "0.4 s"), (5.0, "5 s"), (9.96, "9 s"), (12.7, "12 s"),
+        (60, "1 min"), (125, "2 min 5 s"), (1653, "27 min"), (7500, "2 h 5 min"), (40_000, "11 h"),
+        (100_000, "1 d 3 h"), (1e6, "11 d"), (-5, "0 s"), (math.inf, "?"), (math.nan, "?"), (1e300, "?"),
+    ],
+)  # fmt: skip
+def test_a_span_is_written_for_people(seconds: float, text: str) -> None:
+    assert span(seconds) == text
+
+
+@given(st.floats(0, 1e12))
+def test_a_span_that_is_written_is_short_and_near(seconds: float) -> None:
+    words = span(seconds).split()
+    assert len(words) in (2, 4)
+    assert float(words[0]) < 60 or words[1] == "d"
+    back = sum(float(n) * SECONDS[unit] for n, unit in zip(words[::2], words[1::2], strict=True))
+    assert abs(back - seconds) <= max(1.0, seconds / 10)

@@ -176,7 +176,7 @@ EMPTY = status(
 
 def test_a_status_without_vms() -> None:
     text = daemon_status.text(replace(EMPTY, vms=(), problems=("\x1b",)), 101.0)
-    assert text.startswith("giveback daemon: up 1 min 41 s, settings none, 0 VMs, looked 1.0 s ago")
+    assert text.startswith("giveback daemon: up 1 min 41 s, settings none, 0 VMs, looked 1 s ago")
     assert text.endswith("no VM runs on this host\n\nproblems:\n  \\x1b")
 
 
@@ -226,7 +226,7 @@ def test_what_came_of_a_request() -> None:
     assert reclaimed.text(result).splitlines() == [
         "long      2 MiB of 1 MiB  urgency 2",
         "a         1 MiB of 1 MiB  urgency 1: \\x1b",
-        "3 MiB of 9 MiB from those asked in 1.0 s: not reached, at most 4 MiB could come",
+        "3 MiB of 9 MiB from those asked in 1 s: not reached, at most 4 MiB could come",
         "5 MiB came from VMs that had not been asked",
         "VMs grew by 6 MiB meanwhile",
         "the host has 2.0 GiB available, 1.0 GiB more than before",

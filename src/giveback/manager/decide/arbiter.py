@@ -22,7 +22,7 @@ from giveback.manager.decide.allocation import (
 from giveback.manager.decide.delivery import Asked, Belief, Deliveries, belief, closed, left_of
 from giveback.manager.decide.forecast import ForecastSample
 from giveback.manager.model import Ask, Decision, GuestView
-from giveback_kernel.units import MIB, size
+from giveback_kernel.units import MIB, size, span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,7 +102,7 @@ def decide(
     needed, why = _urgency_needed(host, marks, trouble_in_s, swap_rate, state, settings)
     state = _settle(needed, host, state, settings)
     if state.urgency > needed:
-        why += f"; urgency {state.urgency} until that has lasted {settings.calm_for_s:.0f} s"
+        why += f"; urgency {state.urgency} until that has lasted {span(settings.calm_for_s)}"
     # An urgency that is only kept until calm has lasted asks for no memory.
     deficit = _deficit(host, marks, slope, needed, settings) if needed else 0
     views = sane(guests)
@@ -251,22 +251,22 @@ def _urgency_needed(
     if available < critical:
         return 3, f"{had}: below {size(marks.critical_bytes)}"
     if soon < _SOON_S:
-        return 3, f"{had}: runs out in {soon:.1f} s"
+        return 3, f"{had}: runs out in {span(soon)}"
     stalls, why = _stalls(host, marks, swap_rate)
     if stalls == 3:
         return 3, f"{had}: {why}"
     if available < short:
         return 2, f"{had}: below {size(marks.short_bytes)}"
     if soon < settings.horizon_s / 2:
-        return 2, f"{had}: runs out in {soon:.0f} s"
+        return 2, f"{had}: runs out in {span(soon)}"
     if stalls:
         return stalls, f"{had}: {why}"
     if soon < settings.horizon_s:
-        return 1, f"{had}: runs out in {soon:.0f} s"
+        return 1, f"{had}: runs out in {span(soon)}"
     if state.urgency and available < marks.calm_bytes:
         return 1, f"{had}: still below {size(marks.calm_bytes)}"
     if trouble_in_s is not None:
-        return 0, f"{had}: enough for now, runs out in {soon:.0f} s at this rate"
+        return 0, f"{had}: enough for now, runs out in {span(soon)} at this rate"
     return 0, f"{had}: enough"
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 GRACE_S = 30.0
 """A pass of the guest's page reporting takes about 30 s: docs/deep-report.md."""
+_SHORT_PASS_S = 10.0
+"""Most passes end sooner: docs/deep-report.md."""
 _MEMORY = 0.7
 """The weight of the reliability so far, beside 0.3 for the newest promise (exponential smoothing)."""
 SHORT_BELOW = 0.5
@@ -53,6 +55,11 @@ def is_due(promise: Promise, resident_bytes: int, now_s: float) -> bool:
     """Return whether it can be judged: its time is over, or all bytes have come."""
     came = promise.before_bytes - resident_bytes
     return now_s >= promise.due_s or came >= promise.action.expected_bytes > 0
+
+
+def has_had_a_pass(promise: Promise, now_s: float) -> bool:
+    """Return whether the VM has had the time of a short pass: a shorter one says nothing about it."""
+    return now_s >= promise.at_s + _SHORT_PASS_S
 
 
 def raised(promise: Promise, goal_bytes: int, resident_bytes: int, now_s: float) -> Promise:

@@ -178,18 +178,27 @@ class ReclaimRequest:
 
     # Results.
 
-    def due(self, resident_bytes: int, now_s: float) -> tuple[ManagerAction, int] | None:
+    def due(
+        self, resident_bytes: int, now_s: float, *, is_over: bool = False
+    ) -> tuple[ManagerAction, int] | None:
         """Return the action and the bytes that came, if the promise can be judged; else None."""
         promise = self.promise
-        if promise is None or not promises.is_due(promise, resident_bytes, now_s):
+        if promise is None:
+            return None
+        if not is_over and not promises.is_due(promise, resident_bytes, now_s):
             return None
         return promise.action, promise.before_bytes - resident_bytes
 
     def judge(
-        self, resident_bytes: int, now_s: float, *, is_excused: bool = False
+        self,
+        resident_bytes: int,
+        now_s: float,
+        *,
+        is_excused: bool = False,
+        is_over: bool = False,
     ) -> tuple[ManagerAction, int] | None:
         """Judge the promise if it is `due`, close it, and return what `due` returns."""
-        due = self.due(resident_bytes, now_s)
+        due = self.due(resident_bytes, now_s, is_over=is_over)
         if due is not None:
             self.promise = None
             action, measured_bytes = due

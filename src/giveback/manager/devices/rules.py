@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from giveback.accounting.usage import GuestSource
 from giveback.vmm.base import Answer
-from giveback_kernel.units import MIB, size
+from giveback_kernel.units import MIB, size, span
 
 if TYPE_CHECKING:
     from giveback.accounting.usage import GuestSnapshot
@@ -142,10 +142,10 @@ def must_let_go(watch: Watch, held_since_s: float, now_s: float) -> str:
         return why
     moved_s = now_s - max(watch.moved_at_s or held_since_s, held_since_s)
     if moved_s > STALE_S:
-        return f"the guest's numbers have not moved for {moved_s:.0f} s"
+        return f"the guest's numbers have not moved for {span(round(moved_s))}"
     wanted_s = now_s - (held_since_s if watch.wanted_at_s is None else watch.wanted_at_s)
     if wanted_s > UNWANTED_S:
-        return f"nobody has asked for it for {wanted_s:.0f} s"
+        return f"nobody has asked for it for {span(round(wanted_s))}"
     return ""
 
 

@@ -129,11 +129,19 @@ class HostSample:
             return self.activity
         return replace(self.activity, uptime_s=uptime_s + max(0.0, now_s - self.process_at_s))
 
-    def take_process(self, sample: ProcessSample | None, now_s: float) -> None:
-        """Store a sample of the VMM's process; None if it cannot be read."""
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the VMM's process is stopped (SIGSTOP), so that nothing in its VM runs."""
+        return self.process is not None and self.process.is_stopped
+
+    def take_process(self, sample: ProcessSample | None, now_s: float) -> bool:
+        """Store a sample of the VMM's process (None if it cannot be read); return whether it was stopped or
+        continued since the last one."""
+        was_stopped = self.is_stopped
         self.process_at_s = now_s
         self.activity = activity_of(sample, self.process)
         self.process = sample
+        return self.is_stopped != was_stopped
 
     def needs_mappings(self, counts: Counts, now_s: float) -> bool:
         """Return whether to read the mappings now, because the sums changed much or are old."""

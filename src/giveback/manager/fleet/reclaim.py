@@ -14,7 +14,7 @@ from giveback.manager.decide.reclaim_plan import asks_of_reclaim, can_give_bytes
 from giveback.manager.devices import rules
 from giveback.manager.fleet.host_sample import read_counts
 from giveback.manager.model import ActionKind, ReclaimResult, Returned, is_reached
-from giveback_kernel.units import size
+from giveback_kernel.units import size, span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,6 +36,7 @@ class _Count:
 
     before: dict[str, int]
     at_first_ask: dict[str, int] = field(default_factory=dict)
+    first_at_s: dict[str, float] = field(default_factory=dict)
     expected: dict[str, int] = field(default_factory=dict)
     left: dict[str, tuple[int, Asked]] = field(default_factory=dict)
     """Resident bytes and last ask of each VM at the time when a manual urgency replaced `reclaim`'s."""
@@ -94,7 +95,7 @@ class ReclaimOperation:
             if not most:
                 refused = tuple(self._refused(vm) for vm in vms)
                 return ReclaimResult(goal_bytes, 0, self._now_s() - started_s, refused)
-            action = self._arbitration.begin_reclaim(goal_bytes, vms)
+            action = self._arbitration.begin_reclaim(goal_bytes, named)
             asked: dict[str, Asked] = {}
             self._count = count
             try:
@@ -103,7 +104,8 @@ class ReclaimOperation:
                 asked, self._count = self._end(vms), None
                 after = self._resident(list(self._fleet))
                 came = count.came_in_all(after)
-                self._arbitration.end_reclaim(action, came)
+                self._arbitration.end_reclaim(action, came, list(count.at_first_ask))
+                self._close_asks(vms, count, is_enough=is_reached(came, min(goal_bytes, most)))
             took_s = self._now_s() - started_s
             # The reasons below must rest on the guests' present state.
             await self._refresh([vm for vm in vms if vm.key in asked], _AFTERWARDS_S)
@@ -158,7 +160,7 @@ class ReclaimOperation:
             raise InputError(f"{goal_bytes} bytes: nothing to free; ask for more than 0")
         if not 0 < within_s <= reclaim_plan.WITHIN_LIMIT_S:
             raise InputError(
-                f"within {within_s:g} s: give more than 0 and at most {reclaim_plan.WITHIN_LIMIT_S:.0f} s"
+                f"within {span(within_s)}: give more than 0 and at most {span(reclaim_plan.WITHIN_LIMIT_S)}"
             )
         return [self._fleet.chosen(name) for name in names]
 
@@ -226,7 +228,7 @@ class ReclaimOperation:
                 continue
             resident_bytes = vm.held_bytes(counts)
             if ask.key not in count.at_first_ask:
-                count.at_first_ask[ask.key] = resident_bytes
+                count.at_first_ask[ask.key], count.first_at_s[ask.key] = resident_bytes, now_s
                 self._arbitration.supersede(vm, resident_bytes)
             came = count.at_first_ask[ask.key] - resident_bytes
             count.expected[ask.key] = max(0, came) + ask.goal_bytes
@@ -250,6 +252,12 @@ class ReclaimOperation:
                 vm.channel.forget_sent()
                 self._arbitration.send_urgency(vm, self._now_s())
         return asked
+
+    def _close_asks(self, vms: Sequence[Watched], count: _Count, *, is_enough: bool) -> None:
+        """Expect no more of what was asked for: what comes from now on is due to something else."""
+        for vm in vms:
+            if vm.key in count.at_first_ask and vm.key not in count.left:
+                self._arbitration.close_ask(vm, self._now_s(), is_enough=is_enough)
 
     def _views(self, vms: Sequence[Watched]) -> dict[str, GuestView]:
         """Return the VMs' views by key, for `asks_of_reclaim`: asks of the arbiter are left out."""
@@ -297,7 +305,7 @@ class ReclaimOperation:
             words = f"{size(came)} of {size(expected)}: {_LEFT}"
         else:
             found = self._arbitration.keeps(vm, self._now_s())
-            asked_at_s = vm.request.asked_at_s(ask.at_s)
+            asked_at_s = count.first_at_s.get(vm.key, ask.at_s)
             short = self._arbitration.shortfall(vm, ask.urgency, asked_at_s, found)
             words = f"{size(came)} of {size(expected)}: {short.why}"
         return Returned(vm.key, expected, came, words, urgency)
@@ -329,7 +337,7 @@ class ReclaimOperation:
             return "not asked: a manual urgency of 0 protects its cache"
         if manual is not None:
             left_s = vm.request.manual_until_s - self._now_s()
-            return f"not asked: a manual urgency of {manual} holds for {left_s:.0f} s more"
+            return f"not asked: a manual urgency of {manual} holds for {span(round(left_s))} more"
         if view.pressed:
             return "not asked: the guest itself is short of memory"
         if not view.fresh:

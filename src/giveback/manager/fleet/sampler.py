@@ -111,8 +111,11 @@ class Sampler:
             return
         if vm.host.take(counts, now_s, vm.vmm.ram_bytes):
             vm.changed()
-        if vm.host.needs_process(now_s):
-            vm.host.take_process(read_process_sample(self._root, vm.pid), now_s)
+        if vm.host.needs_process(now_s) and vm.host.take_process(
+            read_process_sample(self._root, vm.pid), now_s
+        ):
+            vm.guest.hurry(now_s)
+            vm.changed()
         needs = vm.host.needs_mappings(counts, now_s) and vm.vmm.description.ram_blocks
         if needs and self._reading.take(vm.owner):
             vm.host.begin_reading()

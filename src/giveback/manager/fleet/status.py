@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from giveback.accounting.activity import percent_of, swapped_of
 from giveback.accounting.ledger import NO_NUMBERS, OWN, UnknownKind
-from giveback.accounting.next_steps import quoted
+from giveback.accounting.next_steps import quoted, stopped
 from giveback.accounting.observation import resident_of
 from giveback.accounting.reporting import reporting_label
 from giveback.accounting.returnable import returnable_of
@@ -32,6 +32,8 @@ def condition_of(vm: Watched) -> tuple[VmCondition, str]:
         return VmCondition.IGNORED, "ignored by its settings"
     if vm.host.unreadable:
         return VmCondition.UNREADABLE, vm.host.unreadable
+    if vm.host.is_stopped:
+        return VmCondition.STOPPED, stopped(vm.pid)
     if channel.hostile_at_s is not None:
         return VmCondition.HOSTILE, (
             f"disconnected: {channel.why_closed or 'flood'}; its numbers are shown, but not acted upon"

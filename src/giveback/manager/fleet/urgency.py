@@ -155,29 +155,53 @@ class Arbitration:
         vm.changed()
         self._record(action)
 
-    def begin_reclaim(self, goal_bytes: int, vms: Sequence[Watched]) -> ManagerAction:
-        """Record a `reclaim` as one action with its goal; it names the VM if there is only one."""
-        names = ", ".join(escape_for_terminal(vm.key, 60) for vm in vms[:_NAMED_LIMIT])
-        more = f" and {len(vms) - _NAMED_LIMIT} more" if len(vms) > _NAMED_LIMIT else ""
+    def begin_reclaim(self, goal_bytes: int, named: Sequence[Watched]) -> ManagerAction:
+        """Record a `reclaim` as one action with its goal; `named`: the VMs that it may ask, () for all."""
+        keys = [vm.key for vm in named]
         action = ManagerAction(
             id=self._fleet.next_action_id(),
             wall_s=time.time(),
-            vm=vms[0].key if len(vms) == 1 else "",
+            vm=keys[0] if len(keys) == 1 else "",
             kind=ActionKind.RECLAIM,
             urgency=1,
             expected_bytes=goal_bytes,
-            reason=f"asked of {names}{more}",
+            reason=f"from {_listed(keys)}" if keys else "from whichever VM gives it for the least",
         )
         self._record(action)
         return action
 
-    def end_reclaim(self, action: ManagerAction, came_bytes: int) -> None:
-        """Record the result of a `reclaim`: the bytes from the VMs that it asked, while it ran."""
+    def end_reclaim(self, action: ManagerAction, came_bytes: int, asked: Sequence[str]) -> None:
+        """Record the result of a `reclaim`: the bytes from the VMs that it asked, by their keys, while it ran."""
         reached = is_reached(came_bytes, action.expected_bytes)
         words = (
             "" if reached else f"{size(came_bytes)} of {size(action.expected_bytes)} came in time"
         )
-        self._record(replace(action, measured_bytes=came_bytes, verdict=words))
+        self._record(
+            replace(
+                action,
+                vm=asked[0] if len(asked) == 1 else action.vm,
+                reason=f"asked of {_listed(asked)}"
+                if asked
+                else f"{action.reason}: none was asked",
+                measured_bytes=came_bytes,
+                verdict=words,
+            )
+        )
+
+    def close_ask(self, vm: Watched, now_s: float, *, is_enough: bool) -> None:
+        """Expect no more of what an ended `reclaim` asked this VM for, unless the arbiter waits for it, too.
+
+        `is_enough`: all that was wanted has come, so who was asked for more is not judged by that. Else it
+        is, if it has had the time of a pass.
+        """
+        request, counts = vm.request, vm.host.counts
+        if request.arbiter is not None or request.promise is None or counts is None:
+            return
+        self.check(
+            vm, now_s, is_over=not is_enough and promises.has_had_a_pass(request.promise, now_s)
+        )
+        why = "all that was wanted came" if is_enough else "its time was over"
+        self.supersede(vm, vm.held_bytes(counts), why)
 
     def supersede(
         self,
@@ -210,10 +234,12 @@ class Arbitration:
         self._record(numbered)
         return numbered
 
-    def check(self, vm: Watched, now_s: float) -> None:
-        """Judge the VM's open promise, if it can be judged now."""
+    def check(self, vm: Watched, now_s: float, *, is_over: bool = False) -> None:
+        """Judge the VM's open promise, if it can be judged now; `is_over`: its time is over already."""
         request, counts = vm.request, vm.host.counts
-        due = None if counts is None else request.due(vm.held_bytes(counts), now_s)
+        due = None
+        if counts is not None:
+            due = request.due(vm.held_bytes(counts), now_s, is_over=is_over)
         if counts is None or due is None:
             return
         action, measured_bytes = due
@@ -228,9 +254,8 @@ class Arbitration:
                 )
                 or (escape_for_terminal(short.why, 300),)
             )
-        request.judge(
-            vm.held_bytes(counts), now_s, is_excused=short is not None and short.is_excused
-        )
+        is_excused = short is not None and short.is_excused
+        request.judge(vm.held_bytes(counts), now_s, is_excused=is_excused, is_over=is_over)
         if short is None and not promises.is_short(request.trust):
             request.explain(())
         words = promises.verdict(
@@ -274,3 +299,9 @@ class Arbitration:
             measured_bytes=action.measured_bytes,
             verdict=action.verdict,
         )
+
+
+def _listed(keys: Sequence[str]) -> str:
+    """Return the names of VMs, the first few of them, and how many more."""
+    names = ", ".join(escape_for_terminal(key, 60) for key in keys[:_NAMED_LIMIT])
+    return f"{names} and {len(keys) - _NAMED_LIMIT} more" if len(keys) > _NAMED_LIMIT else names

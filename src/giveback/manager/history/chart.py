@@ -92,7 +92,7 @@ def actions_text(history: HistorySpan, most: int = 10) -> str:
     actions = history.actions
     lines = [
         f"{time.strftime('%m-%d %H:%M:%S', time.localtime(action.wall_s))}  "
-        f"{escape_for_terminal(action.vm or 'all VMs', 40)}  "
+        f"{escape_for_terminal(action.vm or 'host', 40)}  "
         f"{escape_for_terminal(action.kind, 20)}  {_came(action)}"
         for action in actions[-most:]
     ]

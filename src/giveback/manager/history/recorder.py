@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from giveback.manager.history import rollup, schema
 from giveback.manager.history.records import ACTION_COLUMNS, HOST_COLUMNS, VM_COLUMNS
 from giveback.manager.history.schema import TIERS, HistoryError
+from giveback_kernel.units import span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -303,9 +304,9 @@ class _Writer:
             jumped_s = (now_s - before[0]) - (monotonic_s - before[1])
             if abs(jumped_s) > CLOCK_JUMP_S:
                 self._resting_until_s = monotonic_s + CLOCK_REST_S
-                self.note(
-                    f"the clock jumped by {jumped_s:+.0f} s: {self._path} drops nothing for now"
-                )
+                way = "ahead" if jumped_s > 0 else "back"
+                jump = f"the clock jumped {way} by {span(abs(jumped_s))}"
+                self.note(f"{jump}: {self._path} drops nothing for now")
         return monotonic_s >= self._resting_until_s
 
 

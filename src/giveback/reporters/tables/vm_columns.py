@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from giveback.errors import InputError
 from giveback.reporters.tables.columns import fitted, short, width_of, wrapped
 from giveback_kernel.escaping import escape_for_terminal
-from giveback_kernel.units import size
+from giveback_kernel.units import size, span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -105,20 +105,6 @@ class TableView:
     sorted_by: Column | None = None
     """None: by what is free but still held, the most first."""
     is_reversed: bool = False
-
-
-def span(seconds: float) -> str:
-    """Return a span in two units: `3 d 4 h`, `12 min 5 s`, `0.4 s`."""
-    if seconds < 10:
-        return f"{max(0.0, seconds):.1f} s"
-    whole = int(seconds)
-    for unit_s, unit, small_s, small in (
-        (86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"),
-    ):  # fmt: skip
-        if whole >= unit_s:
-            rest = whole % unit_s // small_s
-            return f"{whole // unit_s} {unit}" + (f" {rest} {small}" if rest else "")
-    return f"{whole} s"
 
 
 def _size(value: float) -> str:

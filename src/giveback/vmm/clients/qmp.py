@@ -16,6 +16,7 @@ from qemu.qmp import ConnectError, ExecuteError, Message, QMPClient, QMPError, R
 from giveback.errors import VmError
 from giveback.host.budgets import Account, Budget, owner_of
 from giveback.host.owners import read_uid
+from giveback.vmm.base import MONITOR_SILENT
 from giveback.vmm.clients import bounded_json, owned
 from giveback.vmm.clients.sockets import reason
 from giveback_kernel.escaping import escape_for_terminal
@@ -220,10 +221,7 @@ async def monitor(address: str, pid: int, timeout_s: float) -> AsyncIterator[Mon
 
 
 def _silent(address: str, waited_s: float) -> str:
-    return (
-        f"{address}: no answer in {waited_s:g} s; another program (libvirt?) may hold this "
-        "monitor, or QEMU is stopped"
-    )
+    return f"{address}: no answer in {waited_s:g} s; another program (libvirt?) {MONITOR_SILENT}"
 
 
 async def _connect_unless_held(client: _Client, address: str, pid: int) -> None:

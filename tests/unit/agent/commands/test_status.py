@@ -123,7 +123,7 @@ def test_what_is_excluded_is_shown_and_nothing_that_repaints_the_screen() -> Non
     [
         ("reclaim", 40.4, "urgency 1, set by `giveback reclaim` on the host, 40 s left"),
         ("manual", 9.4, "urgency 1, set by an operator on the host, 9 s left"),
-        ("command", 60.4, "urgency 1, set by `giveback-agent urgency`, 60 s left"),
+        ("command", 1653.4, "urgency 1, set by `giveback-agent urgency`, 27 min left"),
         ("later", 5.4, "urgency 1, set by the host, 5 s left"),
         ("host", -1.0, "urgency 1 (its time is over)"),
         ("", 5.0, "urgency 1 (the agent's own)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given
@@ -60,3 +61,13 @@ def test_a_process_is_sampled_at_most_once_a_second_and_its_uptime_goes_on() -> 
     assert (known.uptime_s, known.cpu_percent, known.swap_out_bytes_per_s) == (12.0, 50.0, 2 * MIB)
     host.take_process(None, 4.0)
     assert host.activity_at(9.0) == UNKNOWN
+
+
+def test_a_process_that_is_stopped_or_continued_is_noticed_once() -> None:
+    host = host_sample.HostSample(0.0)
+    running = ProcessSample(at_s=100.0, started_s=90.0, cpu_s=1.0, uid=107, swap_bytes=0)
+    stopped = replace(running, is_stopped=True)
+    samples = (running, stopped, stopped, running, stopped, None)
+    changed = [host.take_process(sample, float(at)) for at, sample in enumerate(samples)]
+    assert changed == [False, True, False, True, True, True]
+    assert not host.is_stopped
