@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from giveback.accounting.ledger import Key
 from giveback.top.model import TopHost, TopSnapshot, TopVm, VmParts
 from giveback_kernel.escaping import escape_for_terminal
-from giveback_kernel.units import size
+from giveback_kernel.units import size, span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,5 +106,5 @@ def verdict_of(action: RecordedAction, took_s: float | None = None) -> str:
         return f"{asked}, waits for it"
     words = f"{asked}, got {_in_its_unit(max(0, action.measured_bytes), expected)}"
     if took_s is not None:
-        words += f" in {max(0.0, took_s):.0f} s"
+        words += f" in {span(round(took_s))}"
     return f"{words}: {escape_for_terminal(action.verdict, 80)}" if action.verdict else words

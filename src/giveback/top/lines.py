@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from giveback.reporters.tables.columns import cut, short, size_or_unknown, width_of
-from giveback.reporters.tables.vm_columns import span
 from giveback.top.bars import Segments, host_bar, sparkline, vm_bar
-from giveback_kernel.units import size
+from giveback_kernel.units import size, span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

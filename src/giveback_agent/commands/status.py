@@ -203,7 +203,9 @@ def _busy_lines(said: dict[str, Any] | None) -> list[str]:
     if not isinstance(busy, dict) or not isinstance(busy.get("next_s"), (int, float)):
         return []
     in_s = max(0.0, busy["next_s"] - time.monotonic())
-    due = f"next step: {busy.get('next') or 'not chosen yet'}, in {span(round(in_s))} at the earliest"
+    due = (
+        f"next step: {busy.get('next') or 'not chosen yet'}, in {span(round(in_s))} at the earliest"
+    )
     waits = f"; why not sooner: {busy['waits']}" if busy.get("waits") else ""
     freed_mib = cold_survey.amount(busy, "freed_bytes") // MIB
     return [

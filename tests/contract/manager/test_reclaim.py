@@ -163,7 +163,7 @@ def test_what_a_manual_urgency_brings_is_not_the_reclaims(host: Host) -> None:
                 # Nobody is left to ask: it does not wait for its time to be over.
                 result = await asyncio.wait_for(asking, 20.0)
                 assert result.returned_bytes < MIB
-                # On a busy machine the guest is not yet through when it ends: what comes is not the reclaim's.
+                # A busy guest may still be at it when the reclaim ends: what comes is not the reclaim's.
                 await until(lambda: (one(daemon, "web").resident_bytes or GIB) < 160 * MIB)
                 (part,) = result.parts
                 assert "a manual urgency replaced the request" in part.words

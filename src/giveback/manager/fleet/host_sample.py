@@ -135,8 +135,10 @@ class HostSample:
         return self.process is not None and self.process.is_stopped
 
     def take_process(self, sample: ProcessSample | None, now_s: float) -> bool:
-        """Store a sample of the VMM's process (None if it cannot be read); return whether it was stopped or
-        continued since the last one."""
+        """Store a sample of the VMM's process, None if it cannot be read.
+
+        Return whether the process was stopped or continued since the last sample.
+        """
         was_stopped = self.is_stopped
         self.process_at_s = now_s
         self.activity = activity_of(sample, self.process)

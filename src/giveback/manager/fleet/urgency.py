@@ -171,7 +171,7 @@ class Arbitration:
         return action
 
     def end_reclaim(self, action: ManagerAction, came_bytes: int, asked: Sequence[str]) -> None:
-        """Record the result of a `reclaim`: the bytes from the VMs that it asked, by their keys, while it ran."""
+        """Record the result of a `reclaim`: the bytes from the VMs `asked` (keys) while it ran."""
         reached = is_reached(came_bytes, action.expected_bytes)
         words = (
             "" if reached else f"{size(came_bytes)} of {size(action.expected_bytes)} came in time"

@@ -21,7 +21,6 @@ from textual.reactive import reactive
 from textual.widgets import Input, Static
 
 from giveback.reporters.tables.columns import cut
-from giveback.reporters.tables.vm_columns import span
 from giveback.top.bars import STYLES, legend
 from giveback.top.lines import detail_lines, head, host_lines
 from giveback.top.order import TopView, chosen, next_sort
@@ -34,6 +33,7 @@ from giveback.top.ui import help as help_text
 from giveback.top.ui.background import in_background
 from giveback.top.ui.dialogs import ReclaimScreen, TextScreen, words_of
 from giveback.top.ui.table import VmTable
+from giveback_kernel.units import span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
