@@ -38,6 +38,7 @@ class Surfaces(Protocol):
 
     access: ApiAccess
     web_address: tuple[str, int] | None
+    socket_path: str
 
     def end_session(self, number: str) -> None:
         """Close all connections of a session that was revoked."""

@@ -83,6 +83,7 @@ class Serving:
     access: ApiAccess
     metrics_address: tuple[str, int] | None = None
     web_address: tuple[str, int] | None = None
+    socket_path: str = ""
     guards: list[Guard] = field(default_factory=list)
 
     def end_session(self, number: str) -> None:
@@ -103,7 +104,7 @@ async def serving(
     """
     stop = asyncio.Event()
     api = Api(manager, endpoint.history_path, stop)
-    shown = Serving(endpoint.access)
+    shown = Serving(endpoint.access, socket_path=endpoint.socket_path)
     async with contextlib.AsyncExitStack() as stack:
         unix = stack.enter_context(unix_listener(endpoint))
         app = api.app(() if pages is None else pages.routes(api, shown))

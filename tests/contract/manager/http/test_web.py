@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from http_browser import Browser
 from scripted_manager import Daemon, ScriptedManager, running, status, vm_status
 
 from giveback.manager.http.server import Endpoint
@@ -30,57 +31,21 @@ def endpoint(folder: Path, **more: Any) -> Endpoint:  # noqa: ANN401
     return Endpoint(socket_path=str(folder / "api.sock"), web_listen="127.0.0.1:0", **more)
 
 
-class Browser:
-    """Headers as a browser sends them, and the two secrets once it has logged in."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        assert daemon.serving is not None
-        assert daemon.serving.web_address is not None
-        self.port = daemon.serving.web_address[1]
-        self.host = f"127.0.0.1:{self.port}"
-        self.cookie = self.key = ""
-
-    def ask(
-        self, method: str, path: str, body: object = None, **headers: str
-    ) -> tuple[int, dict[str, str], Any]:
-        """The code, the headers and the body; headers named "" are left out."""
-        said = {"Host": self.host, "Sec-Fetch-Site": "same-origin"}
-        if method == "POST":
-            said |= {"Origin": f"http://{self.host}", "Content-Type": "application/json"}
-        if self.cookie:
-            said |= {"Cookie": f"giveback-{self.port}={self.cookie}", "X-Giveback-Key": self.key}
-        said |= {name.replace("_", "-"): value for name, value in headers.items()}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        connection.putrequest(method, path, skip_host=True)
-        data = b"" if body is None else json.dumps(body).encode()
-        for name, value in {**said, "Content-Length": str(len(data))}.items():
-            if value:
-                connection.putheader(name, value)
-        connection.endheaders(data)
-        answer = connection.getresponse()
-        text = answer.read()
-        connection.close()
-        found = {name.lower(): value for name, value in answer.getheaders()}
-        is_json = "json" in found.get("content-type", "")
-        return answer.status, found, json.loads(text) if is_json else text.decode()
-
-    def log_in(self, token: str) -> tuple[int, dict[str, str], Any]:
-        code, headers, said = self.ask("POST", "/web/login", {"token": token})
-        if code == 200:
-            self.cookie = headers["set-cookie"].split(";")[0].partition("=")[2]
-            self.key = said["key"]
-        return code, headers, said
+def port_of(daemon: Daemon) -> int:
+    assert daemon.serving is not None
+    assert daemon.serving.web_address is not None
+    return daemon.serving.web_address[1]
 
 
 def logged_in(daemon: Daemon, peer: ApiPeer = ROOT, *, read_only: bool = False) -> Browser:
-    browser = Browser(daemon)
+    browser = Browser(port_of(daemon))
     assert browser.log_in(daemon.sessions.new_token(peer, ME, read_only=read_only))[0] == 200
     return browser
 
 
 def test_the_files_of_the_page_hold_no_data_and_carry_its_policy(tmp_path: Path) -> None:
     with running(endpoint(tmp_path)) as daemon:
-        browser = Browser(daemon)
+        browser = Browser(port_of(daemon))
         for path in (
             "/",
             "/static/app/main.js",
@@ -106,7 +71,7 @@ def test_the_files_of_the_page_hold_no_data_and_carry_its_policy(tmp_path: Path)
 
 def test_without_a_session_nothing_is_told(tmp_path: Path) -> None:
     with running(endpoint(tmp_path)) as daemon:
-        browser = Browser(daemon)
+        browser = Browser(port_of(daemon))
         for path in (
             "/v1/status",
             "/v1/events",
@@ -125,14 +90,14 @@ def test_without_a_session_nothing_is_told(tmp_path: Path) -> None:
 def test_a_token_logs_one_browser_in_once(tmp_path: Path) -> None:
     with running(endpoint(tmp_path)) as daemon:
         token = daemon.sessions.new_token(ROOT, ME, read_only=False)
-        browser = Browser(daemon)
+        browser = Browser(port_of(daemon))
         code, headers, _ = browser.log_in(token)
         assert code == 200
         cookie = headers["set-cookie"]
         assert cookie.startswith(f"giveback-{browser.port}=")
         assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
-        assert Browser(daemon).log_in(token)[0] == 401
-        assert Browser(daemon).log_in("x" * 43)[0] == 401
+        assert Browser(port_of(daemon)).log_in(token)[0] == 401
+        assert Browser(port_of(daemon)).log_in("x" * 43)[0] == 401
         code, _, me = browser.ask("GET", "/web/me")
         assert (code, me["may_write"], me["acts"]) == (200, True, True)
         assert browser.ask("GET", "/v1/status")[2]["vms"][0]["name"] == "web"
@@ -202,10 +167,10 @@ def test_a_session_is_its_users_alone(tmp_path: Path) -> None:
     with running(endpoint(tmp_path)) as daemon:
         another = ME + 1
         token = daemon.sessions.new_token(ROOT, another, read_only=False)
-        assert Browser(daemon).log_in(token)[0] == 401
+        assert Browser(port_of(daemon)).log_in(token)[0] == 401
         made = daemon.sessions.log_in(token, another, "firefox")
         assert made is not None
-        stolen = Browser(daemon)
+        stolen = Browser(port_of(daemon))
         stolen.cookie, stolen.key = made[1:]
         assert stolen.ask("GET", "/v1/status")[0] == 401
 
@@ -267,8 +232,8 @@ def test_the_unix_socket_serves_browsers_by_their_session_and_commands_by_their_
             assert said(path, head.format(host, more)) in (401, 403), (host, more)
         assert len(daemon.manager.asked) == 2
         token = WebClient(path).token(ME)
-        assert token.address == f"http://127.0.0.1:{Browser(daemon).port}"
-        assert Browser(daemon).log_in(token.token)[0] == 200
+        assert token.address == f"http://127.0.0.1:{Browser(port_of(daemon)).port}"
+        assert Browser(port_of(daemon)).log_in(token.token)[0] == 200
 
 
 def test_the_stream_tells_all_and_then_what_changes(tmp_path: Path) -> None:
@@ -335,7 +300,7 @@ def said(path: str, text: str) -> int:
 )
 def test_a_login_that_is_none_is_refused(tmp_path: Path, body: str) -> None:
     with running(endpoint(tmp_path)) as daemon:
-        browser = Browser(daemon)
+        browser = Browser(port_of(daemon))
         connection = http.client.HTTPConnection("127.0.0.1", browser.port, timeout=30)
         headers = {"Origin": f"http://{browser.host}", "Host": browser.host}
         with contextlib.closing(connection):

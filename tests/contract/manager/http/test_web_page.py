@@ -180,6 +180,19 @@ def test_a_vm_is_only_ever_text(page: Page, daemon: Daemon) -> None:
     assert browser.value("window.pwned === undefined")
 
 
+def test_a_vms_page_looks_closer_and_says_where_it_cannot(page: Page, daemon: Daemon) -> None:
+    browser = page.browser
+    gone = living_vm(0, 0.0, "gone")
+    page.manager.vms = [replace(living_vm(1, 0.0, "here"), pid=os.getpid()), gone]
+    page.go(daemon, f"#/vm/{page.manager.vms[0].key.replace('/', '%2F')}")
+    browser.until_shown("→", ".findings")
+    page.go(daemon, f"#/vm/{gone.key.replace('/', '%2F')}")
+    browser.until_shown("A closer look failed", ".stack")
+    browser.until_shown("Nothing that the daemon noticed", ".stack")
+    page.go(daemon, "#/vm/qemu%2Fnever%2F1")
+    browser.until_shown("No such VM runs now", "main")
+
+
 def test_the_policy_stops_what_would_run_all_the_same(page: Page, daemon: Daemon) -> None:
     browser = page.browser
     stopped = browser.execute_async_script(

@@ -18,10 +18,11 @@ from starlette.routing import Route
 
 from giveback.errors import InputError
 from giveback.manager.http.answers import reclaimed
-from giveback.manager.http.api import ProblemError, body_of, json_of
+from giveback.manager.http.api import ProblemError, body_of, json_of, vm_called
 from giveback.manager.http.callers import Caller
 from giveback.manager.http.requests import GOAL_LEAST_BYTES, GOAL_MOST_BYTES, WITHIN_S
 from giveback.manager.http.web import assets, headers
+from giveback.manager.http.web.details import Details
 from giveback.manager.http.web.live import Live, Owners, paced
 from giveback.manager.http.web.records import LoggedIn, WebMe, WebSession, WebSessions, WebToken
 from giveback.manager.http.web.sessions import SESSION_S, TOKEN_S
@@ -103,6 +104,7 @@ class WebPages:
         self._live = Live(manager.status)
         self._owners = Owners()
         self._plans = asyncio.Semaphore(PLANS_AT_ONCE)
+        self._details = Details()
         self._has_history = False
 
     # giveback.manager.http.callers.Pages
@@ -122,6 +124,7 @@ class WebPages:
             Route("/web/me", self._me),
             Route("/web/live", self._stream),
             Route("/web/plan", self._plan),
+            Route("/web/details/{key:path}", self._detail),
         )
 
     def needs(self, scope: Scope) -> Level | None:
@@ -243,6 +246,12 @@ class WebPages:
         async with self._plans:
             plan = await self._manager.reclaim(wanted.goal_bytes, WITHIN_S, (), dry_run=True)
         return json_of(reclaimed(plan))
+
+    async def _detail(self, request: Request) -> Response:
+        """What `explain` and `doctor` say of one VM."""
+        vm = vm_called(self._manager.status(), request.path_params["key"])
+        place = self._surfaces.socket_path if self._surfaces else ""
+        return json_of(await self._details.of(vm, place))
 
     # Sessions.
 

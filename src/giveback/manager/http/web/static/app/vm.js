@@ -38,7 +38,7 @@ export class VmView {
     this.facts = h("dl", { class: "pairs" });
     this.ledger = h("div", { class: "waterfall" });
     this.events = h("ol", { class: "events" });
-    this.details = details(key, () => this.live.rows.has(key));
+    this.details = details(key);
     const name = () => this.row()?.name ?? key;
     this.element = h("div", { class: "view" },
       h("nav", { "aria-label": "Where this is" }, h("a", { href: "#/" }, "← all VMs")),

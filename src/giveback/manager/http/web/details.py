@@ -1,0 +1,110 @@
+"""A closer look at one VM when its page is opened: `giveback explain` and `giveback doctor`, as children.
+
+The daemon itself touches no VM for a question from outside. The commands read what strangers own in ways that
+bear it, and ask the guest through the daemon; a child that hangs or says too much is ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from giveback.manager.http.api import ProblemError
+from giveback_kernel.escaping import escape_for_terminal
+
+if TYPE_CHECKING:
+    from giveback.manager.model import VmStatus
+
+AT_ONCE = 2
+WAITING_MOST = 16
+TIMEOUT_S = 30.0
+KEPT_S = 10.0
+KEPT_MOST = 64
+OUTPUT_LIMIT_BYTES = 2 << 20
+_WORDS_LIMIT = 300
+_DOCTOR_FOUND = 1
+
+
+class Details:
+    """Answers for one VM at a time each, and for a moment the same to all who ask."""
+
+    def __init__(self) -> None:
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._waiting = 0
+        self._kept: dict[str, tuple[float, dict[str, object]]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def of(self, vm: VmStatus, socket_path: str) -> dict[str, object]:
+        """Return what both commands say of this VM.
+
+        Raises ProblemError where too many are asked for, or a command fails; its words say why.
+        """
+        if self._waiting >= WAITING_MOST:
+            raise ProblemError(503, "Busy", "others look at VMs at the moment; try again soon")
+        lock = self._locks.setdefault(vm.key, asyncio.Lock())
+        self._waiting += 1
+        try:
+            async with lock:
+                kept = self._kept.get(vm.key)
+                if kept is not None and time.monotonic() - kept[0] < KEPT_S:
+                    return kept[1]
+                async with self._turns:
+                    found = await self._asked(vm, socket_path)
+                self._kept[vm.key] = time.monotonic(), found
+        finally:
+            self._waiting -= 1
+            self._tidy()
+        return found
+
+    async def _asked(self, vm: VmStatus, socket_path: str) -> dict[str, object]:
+        explained = await _told("explain", vm, socket_path)
+        doctor = await _told("doctor", vm, socket_path)
+        return {"key": vm.key, "explain": explained, "doctor": doctor}
+
+    def _tidy(self) -> None:
+        for key in list(self._kept)[: max(0, len(self._kept) - KEPT_MOST)]:
+            del self._kept[key]
+        self._locks = {key: lock for key, lock in self._locks.items() if lock.locked()}
+
+
+async def _told(command: str, vm: VmStatus, socket_path: str) -> object:
+    """Return the document of one command. Raises ProblemError."""
+    # -P: nothing is imported from the folder that this runs in.
+    words = (sys.executable, "-P", "-m", "giveback", command, "--json", "--pid", str(vm.pid))
+    child = await asyncio.create_subprocess_exec(
+        *words, "--socket", socket_path, stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd="/",
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            said, complained = await asyncio.gather(_read(child.stdout), _read(child.stderr))
+            code = await child.wait()
+    except TimeoutError as error:
+        words_s = f"`giveback {command}` of this VM took more than {TIMEOUT_S:.0f} s"
+        raise ProblemError(502, "The VM did not answer", words_s) from error
+    finally:
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await child.wait()
+    if code not in (0, _DOCTOR_FOUND if command == "doctor" else 0):
+        why = escape_for_terminal(complained.decode("utf-8", "replace").strip(), _WORDS_LIMIT)
+        raise ProblemError(502, "Not known", why or f"`giveback {command}` ended with {code}")
+    try:
+        return json.loads(said)
+    except (ValueError, RecursionError) as error:
+        raise ProblemError(502, "Not known", f"`giveback {command}` said no JSON") from error
+
+
+async def _read(stream: asyncio.StreamReader | None) -> bytes:
+    """Return what a child writes. Raises ProblemError where that is too much."""
+    data = bytearray()
+    while stream is not None and (piece := await stream.read(64 << 10)):
+        data += piece
+        if len(data) > OUTPUT_LIMIT_BYTES:
+            raise ProblemError(502, "Not known", "the command said too much")
+    return bytes(data)
