@@ -36,14 +36,12 @@ NOT_YET = (
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "SECURITY.md",
-    "docs/agent.md",
     "docs/benchmarks/full-6.12-2G",
     "docs/daemon-pressure.md",
     "docs/daemon-settings.md",
     "docs/daemon-surfaces.md",
     "docs/daemon.md",
     "docs/ledger.md",
-    "docs/settings.md",
 )
 # Each with what to write instead.
 BANNED = {
