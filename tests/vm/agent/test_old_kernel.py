@@ -299,7 +299,9 @@ async def _returned_by_the_service() -> tuple[float, int]:
             await asyncio.sleep(0.5)
             back = (most - vm.resident_bytes()) / MIB
         doctor = await vm.guest.exec("python3", GUEST_AGENT, "doctor")
-        assert "cold cache is reclaimed by memory.high (leaf cgroups: 1)" in " ".join(doctor.text.split())
+        assert "cold cache is reclaimed by memory.high (leaf cgroups: 1)" in " ".join(
+            doctor.text.split()
+        )
         count = "grep workingset_refault_file /proc/vmstat"
         before = await vm.guest.exec("sh", "-c", count)
         after = await vm.guest.exec("sh", "-c", f"cat /work/hot > /dev/null; {count}")
