@@ -1,4 +1,4 @@
-"""`giveback enable` on a plain QEMU that runs: options for its next start, and what QMP does now."""
+"""`giveback enable` on a running plain QEMU: options for its next start, and changes over QMP."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def state_of(vm: VmDescription) -> VmState:
     return asyncio.run(QemuBackend().inspect(vm, timeout_s=10))
 
 
-def test_a_plain_qemu_is_told_what_it_needs(
+def test_a_plain_qemu_gets_the_options_that_it_lacks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether or not libvirt-python is there: it is not asked for."""
+    """It makes no difference whether libvirt-python is installed: it is not needed."""
     monkeypatch.setattr(libvirt, "available", lambda: False)
     with running(tmp_path, "-m", "64M", "-name", "plain", machine="pc") as process:
         vm = described(process)
@@ -55,7 +55,7 @@ def test_a_plain_qemu_is_told_what_it_needs(
         assert main(["enable", "plain", "--off"]) == 2
 
 
-def test_a_machine_that_takes_nothing_now(
+def test_a_machine_that_accepts_no_device_now(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with running(tmp_path, "-m", "64M", machine="q35") as process:
@@ -97,7 +97,7 @@ def findings(capsys: pytest.CaptureFixture[str], pid: int, code: int) -> list[di
 def test_doctor_leads_to_commands_that_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A guest that runs (its firmware, here) without an agent, and with polling off."""
+    """The guest (here its firmware) runs without an agent, and polling is off."""
 
     async def run() -> None:
         async with monitor(str(tmp_path / "qmp"), process.pid, 10) as session:
@@ -128,13 +128,13 @@ def test_statistics_need_a_balloon(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "no balloon" in capsys.readouterr().err
 
 
-def test_a_vm_that_is_not_there(
+def test_a_vm_that_does_not_exist(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(libvirt, "available", lambda: False)
     assert main(["enable", "no such VM"]) == 2
     assert "no such VM" in capsys.readouterr().err
-    # A domain that is not started would be libvirt's; that libvirt is not there is the second half.
+    # A stopped domain would be libvirt's; the second half of the message says that libvirt is missing.
     monkeypatch.setattr(libvirt, "available", lambda: True)
 
     def fails(name: str, pid: int | None, uri: str) -> str:

@@ -1,4 +1,4 @@
-"""`giveback status`, `history` and `reclaim` as they are run; a history on a disk that is full."""
+"""The commands `giveback status`, `history` and `reclaim`; a history on a full disk."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def socket_of(daemon: Daemon) -> tuple[str, str]:
     return ("--socket", daemon.endpoint.socket_path)
 
 
-def test_status_is_words_and_a_table(daemon: Daemon) -> None:
+def test_status_is_text_and_a_table(daemon: Daemon) -> None:
     code, text, errors = giveback("status", *socket_of(daemon))
     assert (code, errors) == (0, "")
     assert "up 2 h" in text
@@ -89,7 +89,7 @@ def test_without_a_daemon_the_code_is_3_and_the_text_says_how_to_start_one(tmp_p
         assert "systemctl start giveback-daemon" in errors
 
 
-def test_reclaim_says_what_came_from_where(daemon: Daemon) -> None:
+def test_reclaim_shows_what_each_vm_returned(daemon: Daemon) -> None:
     code, text, errors = giveback(
         "reclaim", "512M", "--within", "2m", "--from", "web", "old", *socket_of(daemon)
     )
@@ -108,7 +108,7 @@ def test_reclaim_says_what_came_from_where(daemon: Daemon) -> None:
     assert (code, json.loads(text)["reached"]) == (4, False)
 
 
-def test_reclaim_says_what_can_come_before_it_waits(daemon: Daemon) -> None:
+def test_reclaim_shows_its_plan_before_it_waits(daemon: Daemon) -> None:
     daemon.manager.has_bytes = 200 * MIB
     code, text, errors = giveback("reclaim", "1G", "--dry-run", *socket_of(daemon))
     assert (code, errors, daemon.manager.asked) == (4, "", [])
@@ -145,7 +145,7 @@ def test_reclaim_says_what_can_come_before_it_waits(daemon: Daemon) -> None:
         (("history", "nope"), "VMs known: web"),
     ],
 )
-def test_bad_words_get_a_clear_message(
+def test_bad_arguments_get_a_clear_message(
     daemon: Daemon, words: tuple[str, ...], help_text: str
 ) -> None:
     code, text, errors = giveback(*words, *socket_of(daemon))
@@ -160,14 +160,14 @@ def test_history_is_a_chart_csv_json_and_pictures(daemon: Daemon, tmp_path: Path
     assert code == 0
     assert "resident: now 60 MiB, most 60 MiB" in text
     assert "qemu/web/100  ask  290 MiB of 300 MiB" in text
-    # The same from the daemon, where its own settings say where the file is.
+    # The daemon gives the same: its settings name the file.
     settings = tmp_path / "settings.toml"
     settings.write_text(
         f'[daemon]\nsocket = "{daemon.endpoint.socket_path}"\nstate = "{tmp_path}/elsewhere"\n'
     )
     elsewhere = giveback("history", "web", "--csv", "--settings", str(settings))
     assert (elsewhere[0], len(elsewhere[1].splitlines())) == (0, 61)
-    # And for who may not read the file.
+    # It also does for a user who may not read the file.
     _, rows, _ = giveback("history", "web", "--csv", *socket_of(daemon))
     assert len(rows.splitlines()) == 61
     assert giveback("history", "web", "--csv", *file)[1] == rows
@@ -233,7 +233,7 @@ print("kept")
 """
 
 
-def test_a_full_disk_is_shown_and_recording_goes_on_once_there_is_room(tmp_path: Path) -> None:
+def test_a_full_disk_is_shown_and_recording_resumes_once_it_has_space(tmp_path: Path) -> None:
     small = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
     mount = f"mount -t tmpfs -o size=3m none {tmp_path}"
     if not shutil.which("unshare") or subprocess.run([*small, mount], check=False).returncode:

@@ -49,7 +49,9 @@ def test_ps_joins_both_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert one["problems"] == []
 
 
-def test_one_bad_guest_harms_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_guest_does_not_affect_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     kinds = {"good": Agent, "liar": Liar, "endless": Endless, "garbage": Garbage}
     with ExitStack() as stack:
         for name, agent in kinds.items():
@@ -75,7 +77,7 @@ def test_ps_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_ps_with_a_process_that_claims_absurd_ram(capsys: pytest.CaptureFixture[str]) -> None:
-    """Anybody on the host may call a program qemu."""
+    """Any user of the host may name a program qemu."""
     with (
         process("/opt/qemu-kvm", "-m", "0x" + "f" * 400, "-name", "huge"),
         process("/opt/cloud-hypervisor", "--memory", "size=" + "9" * 39 + "e"),
@@ -84,7 +86,7 @@ def test_ps_with_a_process_that_claims_absurd_ram(capsys: pytest.CaptureFixture[
     assert any(line.startswith("huge ") for line in capsys.readouterr().out.splitlines())
 
 
-def test_ps_again_and_again(tmp_path: Path) -> None:
+def test_ps_with_an_interval(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "giveback", "ps", "--json", "--watch", "0.1"]
     with vm(tmp_path), subprocess.Popen(command, stdout=subprocess.PIPE) as watching:
         assert watching.stdout is not None
@@ -108,14 +110,14 @@ def test_explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["free_trapped"] + rows.get("free_waiting", 0) == 16 * MIB
     assert found["guest"]["report_order"] == 9
     assert "what would bring it back:" in text
-    # All of its cache is below the 64 MiB that an agent leaves: none of it is promised.
+    # All of its cache is below the 64 MiB that an agent leaves: none of it counts as returnable.
     assert "reclaim the guest's cold page cache" not in text
     assert "<svg" in (tmp_path / "a.svg").read_text()
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_ram_that_is_not_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A Firecracker whose API is off tells nobody how much RAM it has."""
+    """The RAM size of a Firecracker without an API is unknown."""
     with process("firecracker", "--no-api", "--id", "mute", memory="anonymous:64:48") as found:
         (one,) = (v for v in documents(capsys, "ps", "--json") if v["pid"] == found.pid)
         assert main(["ps"]) == 0
@@ -139,7 +141,7 @@ def test_explain_any_process(capsys: pytest.CaptureFixture[str]) -> None:
         assert "doctor" not in capsys.readouterr().err
 
 
-def test_explain_with_the_guest_s_side_from_a_file(
+def test_explain_with_the_guests_side_from_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "guest.json"
@@ -157,7 +159,7 @@ def test_explain_with_the_guest_s_side_from_a_file(
 
 
 class Paged(Agent):
-    """Tells its pages too: 16 MiB anonymous, the rest free."""
+    """An agent that also sends its pages: 16 MiB anonymous, the rest free."""
 
     def reply(self, asked: dict[str, object]) -> None:
         super().reply(asked)
@@ -170,7 +172,7 @@ class Paged(Agent):
 
 
 class Busy(Paged):
-    """Refuses once."""
+    """An agent that refuses the first request."""
 
     refused: ClassVar[list[object]] = []
 
@@ -241,7 +243,7 @@ class Vsock(Agent):
 
 
 class LargeVsock(Vsock):
-    """8 MiB used from address 0 on, 2 MiB from 4 GiB on, the hole between, the rest free."""
+    """An agent with 8 MiB used from address 0, 2 MiB used from 4 GiB, a hole between, the rest free."""
 
     pages = b"A2048F784384N262144A512F261632"
 
@@ -293,7 +295,7 @@ def test_exact_of_firecracker(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "note: guest addresses are assumed from firecracker's published layout" in text
 
 
-def test_exact_again_and_again_shows_ages(tmp_path: Path) -> None:
+def test_exact_with_an_interval_shows_ages(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -352,7 +354,7 @@ def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 class Tainted(ProcessBackend):
-    """Remembers whether it was asked for the layout, which would leave a mark."""
+    """A backend that records whether it was asked for the layout, which would taint the VM."""
 
     layout_taints = True
 
@@ -366,7 +368,7 @@ class Tainted(ProcessBackend):
         return await super().inspect(vm, layout=layout, timeout_s=timeout_s)
 
 
-def test_a_vmm_that_was_stopped_is_not_waited_for_nor_told_to_have_no_agent(
+def test_a_stopped_vmm_is_not_waited_for_and_does_not_count_as_without_an_agent(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with vm(tmp_path) as pid:
@@ -384,7 +386,7 @@ def test_a_vmm_that_was_stopped_is_not_waited_for_nor_told_to_have_no_agent(
     assert "install" not in told
 
 
-def test_what_ram_is_made_of_is_measured() -> None:
+def test_the_page_size_of_ram_is_measured() -> None:
     backend = ProcessBackend()
     with process("strange-vmm", memory="memfd:64:8") as found:
         seen = asyncio.run(CommandTarget(backend, backend.describe(found.pid), None).observe())
@@ -396,7 +398,7 @@ def test_what_ram_is_made_of_is_measured() -> None:
     assert ram.thp_eligible is not None
 
 
-def test_a_vm_gets_no_mark_where_addresses_are_not_needed() -> None:
+def test_a_vm_is_not_tainted_if_addresses_are_not_needed() -> None:
     backend = Tainted()
     with process("strange-vmm", memory="memfd:64:8") as found:
         described = backend.describe(found.pid)
@@ -407,7 +409,7 @@ def test_a_vm_gets_no_mark_where_addresses_are_not_needed() -> None:
     assert backend.asked == [False, False, True]
 
 
-def test_a_vm_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_vm_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "no such vm"]) == 2
     assert main(["explain", "--pid", "4194305"]) == 2
     assert "no process has the PID" in capsys.readouterr().err

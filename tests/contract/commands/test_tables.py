@@ -1,4 +1,4 @@
-"""The tables of `ps` and `status` as they are run: NAME, --columns, --sort, on real processes."""
+"""The tables of `ps` and `status` on real processes: NAME, --columns, --sort."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def test_ps_of_one_vm(vms: dict[str, int], capsys: pytest.CaptureFixture[str]) -
     assert found["swap_bytes"] == sample.swap_bytes
     assert found["own_bytes"] > 0
     assert 0 < found["host_percent"] < 100
-    # One sample tells of no rate.
+    # One sample gives no rate.
     assert found["swap_in_bytes_per_s"] is None
 
 
-def test_ps_of_a_vm_that_there_is_not(
+def test_ps_of_a_vm_that_does_not_exist(
     vms: dict[str, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["ps", "one", "non\x1be"]) == 2
@@ -81,7 +81,7 @@ def test_columns_and_order(vms: dict[str, int], capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("words", [("--columns", "name,nme"), ("--sort", "nme"), ("--sort", "-x")])
 @pytest.mark.parametrize("command", ["ps", "status"])
-def test_a_column_that_there_is_not(
+def test_a_column_that_does_not_exist(
     command: str, words: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([command, *words]) == 2
@@ -90,7 +90,7 @@ def test_a_column_that_there_is_not(
     assert "name, pid, owner, vmm, ram, resident" in said
 
 
-def test_ps_again_and_again_tells_of_the_time_between(vms: dict[str, int]) -> None:
+def test_ps_with_an_interval_shows_rates(vms: dict[str, int]) -> None:
     command = [sys.executable, "-m", "giveback", "ps", "one", "--json", "--watch", "0.2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as watching:
         assert watching.stdout is not None

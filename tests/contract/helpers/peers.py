@@ -22,22 +22,22 @@ T = TypeVar("T")
 
 
 def emulator() -> Emulator:
-    """The QEMU that the lab's VMs run on."""
+    """Return the QEMU of the lab's VMs."""
     return had("QEMU", _emulator())
 
 
 def peer(package: str, name: str, *, static: bool = False) -> Program:
-    """A program of a package of the host's distribution."""
+    """Return a program of a package of the host's distribution."""
     return had(name, _program(package, name, static))
 
 
 def environment_of(program: Program | Emulator) -> dict[str, str]:
-    """The environment that it runs in."""
+    """Return the environment for running it."""
     return {**os.environ, **program.environment}
 
 
 def systemd_analyze(*words: str) -> subprocess.CompletedProcess[str]:
-    """What systemd-analyze says; a fetched one knows the units of its own package."""
+    """Return the output of systemd-analyze; a fetched one knows the units of its own package."""
     program = peer("systemd", "systemd-analyze")
     environment = environment_of(program)
     if program.files is not None:
@@ -48,7 +48,7 @@ def systemd_analyze(*words: str) -> subprocess.CompletedProcess[str]:
 
 @functools.cache
 def _emulator() -> Emulator | InputError:
-    # A failure is kept, too: without network each try costs a while.
+    # A failure is cached, too: without network each attempt takes long.
     try:
         return find_emulator(DEFAULT_SERIES)
     except InputError as error:
@@ -64,7 +64,7 @@ def _program(package: str, name: str, static: bool) -> Program | InputError:
 
 
 def had(name: str, found: T | InputError) -> T:
-    """Return what was found; skip the test, or fail it in CI."""
+    """Return the found peer; if there is none, skip the test, or fail it in CI."""
     if not isinstance(found, InputError):
         return found
     if os.environ.get("CI"):

@@ -1,4 +1,4 @@
-"""An unprivileged libvirtd of a test's own, and paused domains in it."""
+"""A separate unprivileged libvirtd for a test, with paused domains."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Daemon:
 
 @contextlib.contextmanager
 def session_daemon() -> Iterator[Daemon]:
-    """libvirtd in session mode: a home, a run-time directory and a socket of its own."""
+    """Run libvirtd in session mode with its own home, runtime folder and socket."""
     home = Path(tempfile.mkdtemp(prefix="giveback-libvirt-"))
     (home / "config/libvirt").mkdir(parents=True)
     (home / "run").mkdir()
@@ -67,7 +67,7 @@ def session_daemon() -> Iterator[Daemon]:
 
 @contextlib.contextmanager
 def paused_domain(daemon: Daemon, xml: str, name: str) -> Iterator[VmDescription]:
-    """A paused guest, as the process that libvirt made of it."""
+    """Run a paused guest; yield its process as libvirt started it."""
     connection = libvirt.open(daemon.uri)
     made = connection.defineXML(xml.format(emulator=shutil.which("qemu-system-x86_64")))
     made.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)

@@ -1,4 +1,4 @@
-"""Real QEMUs, paused: started, waited for, described."""
+"""Start paused real QEMUs, wait for them, and describe them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def program_words() -> list[str]:
-    """The lab's QEMU and the arguments that let it find its firmware."""
+    """Return the lab's QEMU with the arguments by which it finds its firmware."""
     qemu = emulator()
     return [str(qemu.program), *qemu.arguments]
 
 
 @contextmanager
 def running(directory: Path, *words: str, machine: str = "q35") -> Iterator[Process]:
-    """A paused QEMU whose monitor listens at `directory`/qmp."""
+    """Run a paused QEMU whose monitor listens at `directory`/qmp."""
     given = [word.replace("{dir}", str(directory)) for word in words]
     typed = [] if "-M" in given else ["-M", machine]
     command = [*program_words(), "-S", "-nodefaults", "-display", "none", "-accel", "tcg", *typed]
@@ -55,11 +55,11 @@ def wait_for_socket(path: Path, qemu: subprocess.Popen[bytes], log: Path) -> Non
 
 
 def is_listening(path: Path) -> bool:
-    """A socket is there once it is bound, and takes connections somewhat later."""
+    """Wait until a socket accepts connections, which is somewhat later than its file appears."""
     accepting = "00010000"  # __SO_ACCEPTCON
     for line in Path("/proc/net/unix").read_text().splitlines():
         words = line.split()
-        # Bound by a relative path it is named by that.
+        # A socket that was bound by a relative path has that path as its name.
         names = (str(path), path.name)
         if len(words) == 8 and words[3] == accepting and words[7] in names:
             return path.exists()

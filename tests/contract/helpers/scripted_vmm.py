@@ -1,4 +1,4 @@
-"""Stand-ins for VMMs that cannot run here: real processes with real mappings, real sockets.
+"""Stand-ins for VMMs that cannot run here: real processes with real mappings and sockets.
 
 A process carries a VMM's name and command line and maps the RAM it claims; a server answers its API
 from the published description, and every exchange is checked against that description.
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 OPENAPI = Path(__file__).parent / "openapi"
 
-# Maps what is asked as `kind:total_mib:touched_mib`, says so, and stays until its input ends. Meanwhile it
-# takes the sockets that it is to have (`+path`), and closes them again (`-path`).
+# Maps memory as in `kind:total_mib:touched_mib`, reports it, and runs until its input ends. Until then it
+# accepts the sockets that it is given (`+path`), and closes them on request (`-path`).
 _PROGRAM = """
 import mmap, os, socket, sys
 kept = []
@@ -39,7 +39,7 @@ for word in sys.argv[1].split():
         os.ftruncate(fd, size)
         area = mmap.mmap(fd, size)
     else:
-        # With a page before and behind that belongs to nothing else, as QEMU maps.
+        # With an unused guard page before and after it, as QEMU maps RAM.
         whole = mmap.mmap(-1, size + 8192, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         import ctypes
         base = ctypes.addressof(ctypes.c_char.from_buffer(whole))
@@ -66,18 +66,18 @@ while True:
 """
 
 _running: list[socket.socket] = []
-"""How each scripted process is told of sockets: a VM's own are among its descriptors."""
+"""The pipe to each scripted process for passing sockets: a VM's own are among its descriptors."""
 _listening: dict[str, int] = {}
-"""The sockets that listen for scripted processes, by path."""
+"""The listening sockets of scripted processes, by path."""
 
 
 def descriptors_of(path: str) -> tuple[int, ...]:
-    """The descriptors that a process is to be started with, so that it listens at this path."""
+    """Return the descriptors with which a process must be started to listen at this path."""
     return (_listening[path],) if path in _listening else ()
 
 
 def _tell(control: socket.socket, sign: str, path: str) -> None:
-    """Give a process a socket, or take it away."""
+    """Pass a socket to a process, or make it close one."""
     descriptors = [_listening[path]] if sign == "+" else []
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         socket.send_fds(control, [f"{sign}{path}".encode()], descriptors)
@@ -86,7 +86,7 @@ def _tell(control: socket.socket, sign: str, path: str) -> None:
 
 @contextlib.contextmanager
 def process(program: str, *words: str, memory: str = "") -> Iterator[Process]:
-    """A process called `program` with these arguments and this memory, which has all `listening` sockets."""
+    """Run a process named `program` with these arguments, this memory and all `listening` sockets."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [program, "-S", "-c", _PROGRAM, memory, *words]
     child = subprocess.Popen(
@@ -116,9 +116,9 @@ def process(program: str, *words: str, memory: str = "") -> Iterator[Process]:
 
 
 class Api:
-    """What a scripted VMM answers: resource -> (status, body). `seen` are the requests it got.
+    """The answers of a scripted VMM by resource, as (status, body). `seen` are the received requests.
 
-    What changes something is `PATCH resource`, answered with 204 unless told otherwise, and in `sent`.
+    Requests that change something are `PATCH resource`; answered with 204 by default; `sent` has their bodies.
     """
 
     def __init__(self, vmm: str, answers: dict[str, tuple[int, Any]]) -> None:
@@ -156,7 +156,7 @@ class Api:
 
 @contextlib.contextmanager
 def serving(path: Path, api: Api) -> Iterator[Api]:
-    """Answer HTTP at a unix socket; every exchange must be as described."""
+    """Serve HTTP at a unix socket; every exchange is validated against the published description."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -195,7 +195,7 @@ def serving(path: Path, api: Api) -> Iterator[Api]:
 def listening(
     path: Path, handler: type[socketserver.BaseRequestHandler] | Callable[..., Any]
 ) -> Iterator[None]:
-    """A threaded server at a unix socket of every scripted process, gone again at the end."""
+    """Run a threaded server at a unix socket of every scripted process within the context."""
 
     class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         daemon_threads = True

@@ -1,4 +1,4 @@
-"""VMs of real processes with scripted guests and monitors, as the host's commands meet them."""
+"""VMs for the host's commands: real processes with scripted guests and monitors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ BUDDYINFO = "Node 0, zone   Normal   1024  1024  256  64  8  4  2  1  1  1  3\n"
 
 
 class Agent(socketserver.StreamRequestHandler):
-    """A guest's agent, as far as the ledger asks it; first it says something that nobody asked."""
+    """A guest's agent that answers the ledger's requests; it first sends an unrequested event."""
 
     said: ClassVar[dict[str, object]] = {
         "event": "memory", "page_bytes": 4096, "reporting": True, "report_order": 9,
@@ -86,7 +86,7 @@ class Garbage(Agent):
 
 
 class Monitor(socketserver.StreamRequestHandler):
-    """As much of QMP as a VM with a balloon whose driver took reporting."""
+    """A QMP monitor of a VM with a balloon whose driver accepted reporting."""
 
     answers: ClassVar[dict[str, object]] = {
         "query-status": {"running": True},
@@ -109,7 +109,7 @@ class Monitor(socketserver.StreamRequestHandler):
 
 
 class BareMonitor(Monitor):
-    """Of a VM without a balloon."""
+    """A QMP monitor of a VM without a balloon."""
 
     answers = Monitor.answers | {"query-balloon": None, "qom-list": []}
 
@@ -118,7 +118,7 @@ class BareMonitor(Monitor):
 def vm(
     directory: Path, name: str = "one", agent: type[Agent] = Agent, *, balloon: bool = True
 ) -> Iterator[int]:
-    """A VM of 64 MiB, 48 of them resident, whose guest uses 32 (reserved ones included)."""
+    """Run a VM of 64 MiB, of which 48 MiB are resident and the guest uses 32 MiB (including reserved)."""
     words = ["-m", "64M", "-name", name, "-qmp", f"unix:{directory}/{name}.q,server=on,wait=off"]
     words += ["-chardev", f"socket,id=c,path={directory}/{name}.a,server=on,wait=off"]
     words += ["-device", "virtserialport,chardev=c,name=org.giveback.agent.0"]

@@ -1,4 +1,4 @@
-"""A real process of another user, which locks all that it can open."""
+"""A real process of another user that locks every file it can open."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def public_folder() -> Iterator[Path]:
-    """A folder that other users reach; pytest's own are its user's alone, again at each of its starts."""
+    """Make a folder that other users can reach; pytest makes its own folders private at each start."""
     with tempfile.TemporaryDirectory(prefix="giveback-test-", ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -48,7 +48,7 @@ def public_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locking(*folders: Path) -> Iterator[list[str]]:
-    """Have another user hold flock(2) on each file and folder below these; yields their paths."""
+    """Have another user hold flock(2) on each file and folder below these; yield their paths."""
     command = [sys.executable, "-I", "-c", _LOCKS, *map(str, folders)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

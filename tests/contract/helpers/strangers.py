@@ -1,4 +1,4 @@
-"""Processes of other users, with command lines of their choice: VMs, and strangers that call themselves so.
+"""Processes of other users with arbitrary command lines: VMs, and strangers that claim to be VMs.
 
 Each is a real process of its own uid, perhaps in a root and a network namespace of its own. A socket that
 it listens at answers QMP, and every connection and byte that arrives is on record.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VICTIM, MALLORY = 64001, 21002
-"""A service's user, and one who may log in; neither owns anything on this host."""
+"""The uid of a service and that of a user who may log in; neither owns files on this host."""
 
 _PROGRAM = r"""
 import ctypes, json, os, selectors, socket, sys
@@ -84,7 +84,7 @@ while True:
 
 @dataclass(frozen=True)
 class Stranger:
-    """A process, and what came in at its sockets. `port` is that of its TCP socket, 0 for none."""
+    """A process and the data received at its sockets. `port` is that of its TCP socket, or 0."""
 
     pid: int
     port: int
@@ -92,9 +92,9 @@ class Stranger:
 
     @property
     def heard(self) -> str:
-        """Every connection and byte that arrived from this process or its readers, one a line.
+        """The connections and bytes received from this process or its readers, one per line.
 
-        Others on this host may run a giveback, too. TCP does not tell: see `connected_to`.
+        Other programs on this host may run giveback, too. TCP does not show the peer: see `connected_to`.
         """
         ours = _ourselves()
         lines = self.log.read_text().splitlines(keepends=True)
@@ -103,7 +103,7 @@ class Stranger:
 
 
 def _ourselves() -> set[int]:
-    """The PIDs of this process and of all below it: readers connect for it, and live as long as it does."""
+    """Return the PIDs of this process and its descendants: its readers connect for it while it runs."""
     parents = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -119,7 +119,7 @@ def _ourselves() -> set[int]:
 
 
 _connected: list[object] = []
-"""Every address that this process connected a socket to while `connected_to` was watched."""
+"""Addresses to which this process has connected a socket since the first call of `connected_to`."""
 
 
 def _hook(event: str, arguments: tuple[object, ...]) -> None:
@@ -133,14 +133,14 @@ def _watch() -> None:
 
 
 def connected_to(port: int) -> bool:
-    """Whether this process has connected to a TCP port since the first call."""
+    """Tell whether this process has connected to a TCP port since the first call."""
     _watch()
     return any(isinstance(address, tuple) and address[1] == port for address in _connected)
 
 
 @contextlib.contextmanager
 def open_folder() -> Iterator[Path]:
-    """A folder that every user may write to and look into, unlike pytest's."""
+    """Make a folder that, unlike pytest's, every user may read and write."""
     with tempfile.TemporaryDirectory(prefix="giveback-strangers-") as name:
         Path(name).chmod(0o777)
         yield Path(name)
@@ -151,7 +151,7 @@ def stranger(
     log: Path, words: list[str], *, uid: int, listen: tuple[str, ...] = (), jail: str = "",
     own_network: bool = False,
 ) -> Iterator[Stranger]:  # fmt: skip
-    """A process of `uid` with this command line, which listens at these paths, `@names` or "tcp"."""
+    """Run a process of `uid` with this command line, which listens at these paths, `@names` or "tcp"."""
     log.touch()
     spec = {"uid": uid, "listen": listen, "jail": jail, "own_network": own_network}
     spec["log"] = str(log)
@@ -172,5 +172,5 @@ def stranger(
 
 
 def needs_root() -> bool:
-    """Whether this user can be none of the others."""
+    """Tell whether this user cannot become other users: only root can."""
     return os.geteuid() != 0

@@ -1,4 +1,4 @@
-"""A file system in /dev/fuse that never answers when it is asked for a file's bytes or the name `hang`.
+"""A FUSE file system that never answers requests for a file's bytes or for the name `hang`.
 
 Who asks for the name ignores SIGKILL until the file system's connection is closed; who reads a file can be
 killed. Needs root. Source: include/uapi/linux/fuse.h; request_wait_answer() in fs/fuse/dev.c.
@@ -36,13 +36,13 @@ _MNT_DETACH = 2
 
 
 def usable() -> bool:
-    """Whether a FUSE file system can be mounted here."""
+    """Tell whether a FUSE file system can be mounted here."""
     return os.geteuid() == 0 and os.access("/dev/fuse", os.R_OK | os.W_OK)
 
 
 @contextlib.contextmanager
 def mounted(folder: Path) -> Iterator[Path]:
-    """Mount it at `folder`; every name in it but `hang` is a file of a page."""
+    """Mount it at `folder`; every name in it except `hang` is a file of one page."""
     folder.mkdir()
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
@@ -54,7 +54,7 @@ def mounted(folder: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        # Aborts what waits: `umount -f`.
+        # A forced unmount (`umount -f`) aborts pending requests.
         _LIBC.umount2(os.fsencode(folder), 1 | _MNT_DETACH)
         server.join(10)
         os.close(device)

@@ -1,4 +1,4 @@
-"""The three wheels: each installs into an empty environment from dist/, and does its work there."""
+"""The three wheels: each installs from dist/ into an empty environment, and works there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 UV = next((str(p) for p in (ROOT / ".tools/bin/uv",) if p.exists()), None) or shutil.which("uv")
 pytestmark = pytest.mark.skipif(UV is None, reason="uv is not there: `./run` installs it")
-# Imports every module of what is installed, so that none needs what another distribution brings.
+# Import every installed module: none may need a module of another distribution.
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 for top in sys.argv[1:]:
@@ -25,7 +25,7 @@ for top in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wheels built from the source archives, as an installer that has no wheel would build them."""
+    """Wheels built from the source archives, as an installer without a wheel would build them."""
     folder = tmp_path_factory.mktemp("dist")
     for package in ("agent", "host", "lab"):
         call(str(UV), "build", "-q", str(ROOT / "packages" / package), "--out-dir", str(folder))
@@ -39,7 +39,7 @@ def call(*command: str, code: int = 0) -> subprocess.CompletedProcess[str]:
 
 
 def environment(folder: Path, dist: Path, name: str, *options: str) -> Path:
-    """An empty environment with one distribution, and what that requires."""
+    """An empty environment with one distribution and its requirements."""
     call(str(UV), "venv", "-q", "--python", sys.executable, str(folder))
     install = ("pip", "install", "-q", "--python", str(folder), "--find-links", str(dist))
     call(str(UV), *install, *options, name)
@@ -58,7 +58,9 @@ def test_the_agent_installs_alone_and_runs(dist: Path, tmp_path: Path) -> None:
     call(python, "-I", "-c", IMPORT_ALL, "giveback_agent", "giveback_kernel")
 
 
-def test_a_host_without_the_lab_has_every_command_but_the_labs(dist: Path, tmp_path: Path) -> None:
+def test_a_host_without_the_lab_has_all_commands_except_the_labs(
+    dist: Path, tmp_path: Path
+) -> None:
     programs = environment(tmp_path / "host", dist, "giveback")
     giveback, python = str(programs / "giveback"), str(programs / "python")
     call(python, "-I", "-c", IMPORT_ALL, "giveback")

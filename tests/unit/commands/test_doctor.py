@@ -1,4 +1,4 @@
-"""doctor under WSL 2: each key without effect is a finding."""
+"""doctor under WSL 2: each key without an effect is a finding."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def wsl(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_keys_that_do_nothing_are_found(wsl: Path) -> None:
+def test_keys_without_an_effect_are_found(wsl: Path) -> None:
     found = machine_findings(str(wsl))
     assert found is not None
     evidence = " | ".join(finding.evidence for finding in found)
@@ -38,7 +38,7 @@ def test_keys_that_do_nothing_are_found(wsl: Path) -> None:
     assert "memory'" not in evidence
 
 
-def test_a_guest_that_is_no_wsl_has_no_such_findings(tmp_path: Path) -> None:
+def test_a_machine_without_wsl_has_no_such_findings(tmp_path: Path) -> None:
     assert machine_findings(str(tmp_path)) is None
 
 

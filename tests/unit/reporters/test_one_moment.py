@@ -1,4 +1,4 @@
-"""One moment, all outputs: each fact has one source, none is negative, none is more than RAM."""
+"""All outputs of one moment agree: each fact has one source, is not negative and at most RAM."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NEGATIVE = re.compile(r"(?<![\w/.])-\d")
 
 
 def shown(seen: Observation) -> VmStatus:
-    """The VM as the daemon shows it, which has sampled just this."""
+    """The VM's status as of a daemon that has taken this one sample."""
     found = Found(key_of(seen.vm), QemuBackend(), seen.vm, 1, -1)
     vm = Watched(found, VmSettings(), 0.0)
     vm.vmm.state = seen.state
@@ -65,7 +65,7 @@ def scraped(vm: VmStatus) -> dict[str, float]:
 
 
 def outputs(seen: Observation) -> tuple[dict[str, dict[str, Any]], str]:
-    """Each output's own document, and all texts."""
+    """The document of each output, and all texts."""
     vm = shown(seen)
     status = json.loads(encoded(daemon_of(vm)))
     row = dict(zip(VM_COLUMNS, _vm_row(vm), strict=True))
@@ -88,7 +88,7 @@ def test_a_fact_is_the_same_in_every_output() -> None:
     samples = scraped(shown(seen))
     for fact in FACTS:
         assert samples[f'giveback_vm_{fact}{{vm="one"}}'] == made["status"][fact]
-    # What would bring cache back is no part of what is in use.
+    # Returnable cache is not part of memory in use.
     assert f"= in use {size(made['ps']['in_use_bytes'])}" in re.sub(r" +", " ", text)
     assert shown(seen).reliability is None
     assert not any("reliability" in name for name in samples)
@@ -104,10 +104,10 @@ BOOT_TIME = replace(GUEST, source=GuestSource.BALLOON, age_s=55.0, moved_bytes=6
     ("guest", "why"),
     [(OTHERS_STATISTICS, "more than the VM has RAM"), (BOOT_TIME, "has moved by 600 MiB since")],
 )
-def test_what_is_not_known_is_so_in_every_output_with_one_line_why(
+def test_unknown_amounts_are_unknown_in_every_output_with_one_reason(
     guest: GuestSnapshot, why: str, tmp_path: Path
 ) -> None:
-    # The daemon's own sample has moved by so much.
+    # Resident memory has changed by this since the daemon's report.
     seen = observation(guest=guest)
     vm = shown(seen) if guest.moved_bytes is None else replace(shown(seen), unknown=why)
     if guest.moved_bytes is None:
@@ -169,7 +169,7 @@ GUESTS = st.builds(
 
 
 def amounts(document: Any, name: str = "") -> list[tuple[str, int]]:  # noqa: ANN401
-    """Every number of bytes in a document, with its name."""
+    """Yield every number of bytes in a document with its name."""
     if isinstance(document, dict):
         rows = name in ("rows", "ram_rows")
         found = []
@@ -201,6 +201,6 @@ def test_no_output_shows_a_negative_amount_or_more_than_ram(
         assert value >= 0, line
 
 
-def test_asdict_of_a_status_is_what_is_sent() -> None:
+def test_the_api_sends_the_fields_of_a_status() -> None:
     vm = shown(observation())
     assert json.loads(encoded(vm)).keys() == asdict(vm).keys()

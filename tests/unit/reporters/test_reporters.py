@@ -1,4 +1,4 @@
-"""Reporters: one record in, text and a document out, whatever the names in it are."""
+"""Reporters: a record becomes text and a document, whatever the names in it are."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MODULES = sorted((*FOLDER.glob("*.py"), *FOLDER.glob("tables/*.py")))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=[path.stem for path in MODULES])
-def test_a_reporter_reaches_neither_the_world_nor_a_command(path: Path) -> None:
+def test_a_reporter_imports_neither_io_nor_commands(path: Path) -> None:
     world = {"asyncio", "os", "socket", "subprocess", "sys", "time"}
     imported = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
@@ -61,16 +61,16 @@ def test_a_reporter_reaches_neither_the_world_nor_a_command(path: Path) -> None:
             imported.add(str(node.module))
     assert not imported & world
     beyond = ("giveback.commands", "giveback.guest", "giveback.host", "giveback.manager")
-    # What the daemon knows, as data: it is what these show.
+    # The daemon's data, which these reporters show.
     data = {"giveback.manager.model"}
     assert not any(name.startswith(beyond) for name in imported - data)
 
 
 @given(st.lists(st.lists(st.text(max_size=9), min_size=3, max_size=3), min_size=1, max_size=6))
-def test_every_row_is_a_line_with_all_its_cells(rows: Sequence[Sequence[str]]) -> None:
+def test_each_row_is_a_line_with_all_its_cells(rows: Sequence[Sequence[str]]) -> None:
     lines = columns.aligned(rows, right={1})
     assert len(lines) == len(rows)
-    # As a terminal shows them: a Chinese letter takes two cells.
+    # A Chinese letter takes two cells of a terminal.
     widths = [max(columns.width_of(row[i]) for row in rows) for i in range(3)]
     for line, row in zip(lines, rows, strict=True):
         spaces = [" " * (widths[i] - columns.width_of(row[i])) for i in range(2)]
@@ -83,13 +83,13 @@ def test_rows_of_different_lengths_are_refused() -> None:
 
 
 @given(st.lists(st.text(max_size=80), max_size=5))
-def test_each_vm_is_one_line_whatever_it_is_called(names: list[str]) -> None:
+def test_each_vm_is_one_line_whatever_its_name(names: list[str]) -> None:
     seen = [observation(name, pid) for pid, name in enumerate(names, 1)]
     lines = vm_table.text(seen).split("\n")
     if not names:
         return
     legend = next(at for at, line in enumerate(lines) if line.startswith("FREE HELD:"))
-    # The head, the VMs, and their sum where there are several.
+    # The head, the VMs, and their sum if there are several.
     assert legend == 1 + len(names) + (len(names) > 1)
     assert all(line.isprintable() for line in lines)
     assert sorted(str(one["name"]) for one in vm_table.documents(seen)) == sorted(names)
@@ -120,7 +120,7 @@ def test_the_vm_with_the_most_residue_comes_first_and_an_unknown_one_last() -> N
     assert residues == [350 * MIB, 76 * MIB, None, None]
     most, _, barred = vm_table.text(seen).splitlines()[1:4]
     assert "▒" in most
-    # Nothing bounds what is not known at all.
+    # An unknown amount has no bound.
     assert " ? " in barred
     assert "≤" not in barred
 
@@ -142,7 +142,7 @@ def test_an_explanation_is_of_one_observation() -> None:
     assert sum(row["host_bytes"] for row in found["rows"]) == found["charged_bytes"]
 
 
-def test_what_could_not_be_read_explains_nothing() -> None:
+def test_an_unread_vm_has_no_explanation() -> None:
     seen = observation(host=None)
     assert explanation.text(seen) == ""
     assert explanation.document(seen) == {}
@@ -180,7 +180,7 @@ def test_a_status_without_vms() -> None:
     assert text.endswith("no VM runs on this host\n\nproblems:\n  \\x1b")
 
 
-def test_a_status_tells_who_set_which_urgency_and_for_how_long() -> None:
+def test_a_status_shows_the_origin_and_the_rest_of_each_urgency() -> None:
     vms = (
         vm_status("web", 1, urgency=2, urgency_by="manual", urgency_left_s=43.0),
         vm_status("db", 2, urgency=1, urgency_by="reclaim", urgency_left_s=12.0),
@@ -197,7 +197,7 @@ def test_a_status_tells_who_set_which_urgency_and_for_how_long() -> None:
 
 
 @given(st.text(max_size=50), st.integers(0, 3))
-def test_a_status_is_printable_whatever_a_vm_is_called(name: str, urgency: int) -> None:
+def test_a_status_is_printable_whatever_a_vms_name(name: str, urgency: int) -> None:
     vm = vm_status(
         name, key=name, ram_bytes=GIB, resident_bytes=None, needed_bytes=MIB, residue_bytes=MIB,
         urgency=urgency, condition=VmCondition.SILENT, condition_text=name, doctor=(name,),
@@ -220,7 +220,7 @@ def test_a_status_is_printable_whatever_a_vm_is_called(name: str, urgency: int) 
     assert sum("ask: 1 MiB of 2 MiB" in line for line in lines) == 1
 
 
-def test_what_came_of_a_request() -> None:
+def test_the_result_of_a_request() -> None:
     parts = (Returned("a", MIB, MIB, "\x1b", 1), Returned("long", MIB, 2 * MIB, "", 2))
     result = ReclaimResult(9 * MIB, 3 * MIB, 1.0, parts, 4 * MIB, 5 * MIB, 6 * MIB, GIB, 2 * GIB)
     assert reclaimed.text(result).splitlines() == [
@@ -235,7 +235,7 @@ def test_what_came_of_a_request() -> None:
     assert "1.0 GiB less than before" in reclaimed.text(less)
 
 
-def test_a_plan_says_what_each_would_give_at_what_cost() -> None:
+def test_a_plan_shows_the_amount_and_cost_of_each_vm() -> None:
     parts = (Returned("a", 0, 0, "not asked: no agent"), Returned("b", MIB, 0, "1 MiB cold", 1))
     plan = ReclaimResult(9 * MIB, 0, 0.1, parts, MIB, dry_run=True)
     assert reclaimed.text(plan).splitlines() == [

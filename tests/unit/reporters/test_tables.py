@@ -1,4 +1,4 @@
-"""Tables of VMs: no line is wider than the terminal, whatever the names; columns as they are chosen."""
+"""Tables of VMs: no line is wider than the terminal, whatever the names; columns can be chosen."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def view(columns: str = "", sort: str = "", known: tuple[Column, ...] = PS) -> T
 
 
 @given(st.text(max_size=60), st.integers(1, 70))
-def test_what_is_cut_fits_and_what_fits_is_not_cut(text: str, width: int) -> None:
+def test_text_is_cut_only_if_it_does_not_fit(text: str, width: int) -> None:
     found = short(text, width)
     assert width_of(found) <= width
     assert found.isprintable()
@@ -51,7 +51,7 @@ def test_what_is_cut_fits_and_what_fits_is_not_cut(text: str, width: int) -> Non
         assert found == text
 
 
-def test_a_terminal_gives_two_cells_to_a_chinese_letter_and_none_to_an_accent() -> None:
+def test_a_chinese_letter_has_two_cells_and_an_accent_none() -> None:
     assert width_of("虚拟机") == 6
     assert width_of("e\u0301") == 1
     assert cut("虚拟机", 5) == "虚拟…"
@@ -92,7 +92,7 @@ def test_no_line_of_explain_but_those_to_paste_is_wider_than_the_terminal(
             assert pasted or width_of(line) <= width, line
 
 
-def test_explain_promises_what_the_table_shows() -> None:
+def test_explain_and_the_table_show_the_same_returnable_memory() -> None:
     text = explanation.text(observation(), 80)
     returnable = "returnable: 436 MiB (350 MiB free but still held, 86 MiB cold cache, 0 KiB warm"
     assert returnable in " ".join(text.split())
@@ -116,7 +116,7 @@ def test_no_line_of_status_is_wider_than_the_terminal(names: list[str], width: i
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
-def test_a_long_or_wide_name_costs_no_column(width: int) -> None:
+def test_a_long_or_wide_name_does_not_remove_a_column(width: int) -> None:
     def head(name: str) -> str:
         return vm_table.text([observation(name), observation("b", 2)], width).split("\n")[0]
 
@@ -129,7 +129,7 @@ def test_the_columns_stay_aligned_below_wide_names() -> None:
     assert ends == {width_of(lines[0][: lines[0].index("VMM")])}
 
 
-def test_ps_shows_whose_a_vm_is_and_what_it_does() -> None:
+def test_ps_shows_the_owner_and_the_activity_of_a_vm() -> None:
     host = vm_table.HostSide(16 * GIB, {1: FULL}, {0: "root"})
     seen = [observation("a", 1), observation("b", 2)]
     head, one, two, total, *_ = vm_table.text(
@@ -148,7 +148,7 @@ def test_ps_shows_whose_a_vm_is_and_what_it_does() -> None:
     assert document["host_percent"] == pytest.approx(100 * 774 / 16384)
     assert document["swap_in_bytes_per_s"] == MIB
     assert vm_table.documents(seen, host)[1]["cpu_percent"] is None
-    # A user without a name, such as a container's.
+    # A uid without a name, such as a container's.
     unnamed = vm_table.HostSide(None, {1: replace(FULL, uid=100123)})
     assert vm_table.documents(seen, unnamed)[0]["owner"] == "100123"
 
@@ -185,7 +185,7 @@ def test_columns_without_sums_have_no_total() -> None:
     assert "total" not in text
 
 
-def test_trouble_that_is_far_away_is_said_once() -> None:
+def test_a_distant_shortage_is_not_called_trouble() -> None:
     calm = Decision(0, 0, 1653.0, (), "22 GiB of 24: enough for now, runs out in 28 min", 10.0)
     assert "trouble" not in daemon_status.text(status(decision=calm), 1e9)
     assert "trouble in 27 min" in daemon_status.text(status(decision=replace(calm, urgency=1)), 1e9)
@@ -224,7 +224,7 @@ def test_sorting_loses_none_and_puts_the_unknown_last(found: list[tuple[int | No
             assert all(row.ram_bytes is None for row in ordered[len(known) :])
 
 
-def test_a_column_that_there_is_not_is_told_with_all_there_are() -> None:
+def test_the_error_for_an_unknown_column_lists_all_columns() -> None:
     with pytest.raises(
         InputError, match=r"--columns: .* 'nme'; there are: name, pid, owner.*, bar"
     ):
@@ -245,7 +245,7 @@ def test_any_word_is_a_column_or_an_error(text: str) -> None:
             assert parse(text, PS)
 
 
-def test_every_column_is_called_by_one_word_and_by_its_head() -> None:
+def test_every_column_has_a_one_word_name_and_its_head_as_names() -> None:
     for known in (PS, STATUS):
         assert len({column.word for column in known}) == len(known)
         for column in known:
@@ -281,5 +281,5 @@ def test_vms_are_chosen_by_name_key_or_pid() -> None:
         _table.named([], ["a"], words_of)
 
 
-def test_owners_have_names_where_the_system_knows_them() -> None:
+def test_owners_have_names_if_the_system_knows_them() -> None:
     assert _table.owners([0, None, 0, 4_000_000_000, 1 << 80]) == {0: "root"}

@@ -46,5 +46,5 @@ def test_a_file_that_cannot_be_written_is_named(kind: str, tmp_path: Path) -> No
         write_picture(figure(), tmp_path / "nowhere" / "a", kind, "")
 
 
-def test_what_the_font_lacks_is_a_question_mark() -> None:
+def test_a_letter_that_the_font_lacks_is_a_question_mark() -> None:
     assert drawable("a \u00e4 \u00d7 \u2212 \u5b57 \U0001f600") == "a \u00e4 \u00d7 \u2212 ? ?"

@@ -1,4 +1,4 @@
-"""Block characters: whatever the values, the rows have the size that was asked for."""
+"""Block characters: the rows have the requested size, whatever the values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VALUES = st.floats(-1e12, 1e12)
     st.integers(0, 20),
     st.sampled_from([BLOCKS, ASCII_BLOCKS]),
 )
-def test_an_area_has_its_size_and_nothing_but_blocks(
+def test_an_area_has_its_size_and_only_block_characters(
     values: list[float | None], most: float, height: int, blocks: str
 ) -> None:
     rows = area(values, most, height, blocks)
@@ -46,7 +46,7 @@ def test_an_area_of_known_values() -> None:
     assert area([0, 1, 50, 75, 100, None], 100, 2) == ["   ▄█ ", " ▁███·"]
 
 
-def test_a_bar_never_is_longer_than_its_place() -> None:
+def test_a_bar_is_never_longer_than_its_place() -> None:
     assert bar(3, 4, 8) == "██████"
     assert bar(9, 4, 8) == "████████"
     assert bar(-1, 4, 8) == bar(1, 0, 8) == ""
@@ -73,7 +73,7 @@ def test_a_steep_rise_is_one_upright_stroke() -> None:
     st.lists(st.tuples(st.floats(0, 1000), st.none() | st.floats(0, 1e9)), max_size=50),
     st.integers(1, 80),
 )
-def test_columns_hold_the_greatest_of_their_values(
+def test_columns_have_the_greatest_of_their_values(
     points: list[tuple[float, float | None]], columns: int
 ) -> None:
     found = binned(sorted(points, key=lambda point: point[0]), 0, 1000, columns)
@@ -82,7 +82,7 @@ def test_columns_hold_the_greatest_of_their_values(
     assert max((v for v in found if v is not None), default=None) == max(known, default=None)
 
 
-def test_a_long_silence_is_a_hole_and_a_short_one_is_not() -> None:
+def test_only_a_long_time_without_values_is_a_gap() -> None:
     points = [(t, 5.0) for t in (*range(10), *range(50, 60))]
     found = binned(points, 0, 60, 60)
     assert found[5] == found[55] == 5.0
