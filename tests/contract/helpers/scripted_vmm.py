@@ -118,7 +118,7 @@ def process(program: str, *words: str, memory: str = "") -> Iterator[Process]:
 class Api:
     """The answers of a scripted VMM by resource, as (status, body). `seen` are the received requests.
 
-    Requests that change something are `PATCH resource`; answered with 204 by default; `sent` has their bodies.
+    Requests that change something are `PATCH resource`, answered with 204 by default; `sent` has them.
     """
 
     def __init__(self, vmm: str, answers: dict[str, tuple[int, Any]]) -> None:
