@@ -1,1 +1,1 @@
-"""`giveback daemon`: memory back when the host needs it."""
+"""`giveback daemon`, the host manager: it returns VMs' memory when the host needs it."""

@@ -1,6 +1,7 @@
-"""The manager: finds VMs, looks at them, decides, tells, checks. One event loop, nothing waits.
+"""The manager: it finds and samples VMs, decides, sends urgencies, and verifies the results.
 
-All times that decide anything are monotonic: a clock that is set changes no decision.
+It is one event loop in which nothing blocks. All times that affect decisions are monotonic, so that setting
+the clock changes no decision.
 """
 
 from __future__ import annotations
@@ -41,36 +42,38 @@ if TYPE_CHECKING:
 
 TICK_S = 0.25
 SCAN_S = 1.0
-PEEK_S = 0.5
-"""How often the host is looked at; whether that is news decides if all is weighed anew."""
+HOST_S = 0.5
+"""Seconds between two samples of the host. A new decision is made only if a sample calls for it."""
 CONNECT_S = 1.0
 RECORD_S = 10.0
 RECOVER_S = 10.0
-PICTURE_S = 2.0
-"""A picture of a thousand VMs takes some milliseconds: as often as that one is made at most."""
+STATUS_S = 2.0
+"""Seconds for which a status is reused if nothing important changed: one of 1,000 VMs takes some ms."""
 
 
 class NoRecorder:
-    """Keeps no history."""
+    """A `model.HistoryRecorder` that records nothing."""
 
     problems: tuple[str, ...] = ()
 
     def status(self, status: DaemonStatus) -> None:
+        """Do nothing."""
         del status
 
     def action(self, action: object) -> None:
+        """Do nothing."""
         del action
 
 
 _DESCRIPTORS_KEPT = 256
-"""For the API's clients, the history, the readers' pipes, and monitors that are asked."""
+"""Descriptors for the API's clients, the history, the readers' pipes, and VMMs' monitors."""
 _DESCRIPTORS_OF_A_VM = 2
 
 
 class Daemon:
-    """Implements `model.Manager`. `run` is its life; `stop` ends it in order.
+    """The manager; it implements `model.Manager`. `run` runs it until `stop`.
 
-    `acts` False: it watches only, and sends no guest anything.
+    `acts` False: it only samples, and sends nothing to guests.
     """
 
     def __init__(
@@ -97,25 +100,26 @@ class Daemon:
         self._connections = Connections(self.fleet)
         self._reclaim = ReclaimOperation(self.fleet, self._arbitration, root, self._now_s)
         self._stopping = asyncio.Event()
-        self._told: tuple[str, ...] = ()
+        self._logged: tuple[str, ...] = ()
         self._is_decision_due = False
         self._reload_problems: tuple[str, ...] = ()
-        self._picture: DaemonStatus | None = None
-        self._pictured: object = None
-        self._picture_until_s = 0.0
+        self._last_status: DaemonStatus | None = None
+        self._last_mark: object = None
+        self._last_until_s = 0.0
         self._log = structlog.get_logger("giveback.daemon")
 
     # model.Manager
 
     def status(self) -> DaemonStatus:
-        """The picture of now, or one of a moment ago in which nothing of weight has changed."""
+        """Return the present status, or one of at most 2 s ago if nothing important has changed."""
         now_s = self._now_s()
         mark = (self.fleet.revision, self._reload_problems, self._arbitration.decision)
-        if self._picture is not None and mark == self._pictured and now_s < self._picture_until_s:
-            return self._picture
-        self._picture, self._pictured = self._status(now_s), mark
-        self._picture_until_s = now_s + PICTURE_S
-        return self._picture
+        last = self._last_status
+        if last is not None and mark == self._last_mark and now_s < self._last_until_s:
+            return last
+        self._last_status, self._last_mark = self._status(now_s), mark
+        self._last_until_s = now_s + STATUS_S
+        return self._last_status
 
     def _status(self, now_s: float) -> DaemonStatus:
         leases = self._fallbacks.leases() if self._fallbacks else ()
@@ -147,6 +151,7 @@ class Daemon:
     async def reclaim(
         self, goal_bytes: int, within_s: float, vms: Sequence[str] = (), *, dry_run: bool = False
     ) -> ReclaimResult:
+        """Free memory now, or only plan it, as `model.Manager.reclaim`."""
         if dry_run:
             return await self._reclaim.plan(goal_bytes, within_s, vms)
         self._refuse_unless_acting()
@@ -160,22 +165,21 @@ class Daemon:
         return result
 
     async def set_urgency(self, vm: str, urgency: int, lease_s: float) -> None:
+        """Send one guest a manual urgency, as `model.Manager.set_urgency`."""
         if urgency not in URGENCIES or not 0 < lease_s <= LEASE_MOST_S:
-            raise InputError(f"urgency {urgency} for {span(lease_s)}: 0 to 3, for at most an hour")
+            raise InputError(f"urgency {urgency} for {span(lease_s)}: give 0 to 3, and at most an hour")
         self._refuse_unless_acting()
         chosen = self.fleet.chosen(vm)
         if not chosen.hears:
             why = condition_of(chosen)[1]
-            raise VmError(
-                f"{escape_for_terminal(chosen.key)}: no agent is connected that answers; {why}"
-            )
+            raise VmError(f"{escape_for_terminal(chosen.key)}: no agent answers: {why}")
         now_s = self._now_s()
         self._reclaim.leave(chosen)
         chosen.request.set_manual(urgency, now_s + lease_s)
         chosen.channel.forget_sent()
         if not self._arbitration.send_urgency(chosen, now_s):
             raise VmError(
-                f"{escape_for_terminal(chosen.key)}: the guest does not read what it is told"
+                f"{escape_for_terminal(chosen.key)}: the guest does not read what it is sent"
             )
 
     def _refuse_unless_acting(self) -> None:
@@ -184,36 +188,39 @@ class Daemon:
                 "this daemon only watches: run `giveback daemon` or `giveback web` as root"
             )
 
-    # Its life.
+    # Start, reload, stop.
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        """Manage until `stop`; then let go of everything. `ready` is called after the first look."""
+        """Manage the VMs until `stop`; then release all leases and close all sessions.
+
+        `ready` is called after the first sample of the host.
+        """
         self.fleet.limit(_vms_limit())
-        # What a monitor does is counted and shown per VM; qemu.qmp would log each failure as well.
+        # Failures of monitors are counted and shown per VM; qemu.qmp would log each one as well.
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
         await self._recover()
-        with contextlib.suppress(VmError):  # It is tried again at once, and then counted.
+        with contextlib.suppress(VmError):  # `_scan` tries again at once, and counts a failure.
             await self.discover()
-        self._look_at_host(force=True)
+        self._sample_host(force=True)
         ready()
         async with asyncio.TaskGroup() as group:
             for name, work in (
                 ("discovery", self._every(SCAN_S, self._scan)),
                 ("connections", self._every(CONNECT_S, self._connect)),
-                ("looking", self._every(TICK_S, self._look)),
-                ("host", self._every(PEEK_S, self._peek)),
+                ("sampling", self._every(TICK_S, self._sample_vms)),
+                ("host", self._every(HOST_S, self._decide_if_due)),
                 ("record", self._every(RECORD_S, self._record)),
                 ("recovery", self._every(RECOVER_S, self._recover)),
             ):
                 group.create_task(work, name=name)
-        await self._let_go()
+        await self._shut_down()
 
     def stop(self) -> None:
-        """End `run` in order."""
+        """Make `run` end in order."""
         self._stopping.set()
 
     def reload(self, settings: DaemonSettings) -> None:
-        """Take other settings: all of them, at once."""
+        """Apply new settings, all at once."""
         if settings.cgroup != self.settings.cgroup:
             self._arbitration.forget_samples()
             self._arbitration.cgroup = settings.cgroup
@@ -222,27 +229,27 @@ class Daemon:
         for vm in self.fleet:
             vm.use(settings.for_vm(vm.name))
             vm.host.hurry(self._now_s())
-        # What they make of the host is to be seen at the next look, in half a second.
+        # The new settings decide at the next sample of the host, within half a second.
         self._is_decision_due = True
 
     def reload_failed(self, why: str) -> None:
-        """Show that a reload was refused, each fault in a line: the settings of before hold."""
+        """Show why a reload was refused, one error per line; the old settings stay in effect."""
         first, *more = why.splitlines()
         self._reload_problems = (
-            f"settings not reloaded, those of before hold: {first}",
+            f"settings not reloaded, the old ones stay in effect: {first}",
             *(f"settings: {line.strip()}" for line in more),
         )
         self.fleet.errors.add("settings refused")
 
     async def discover(self) -> None:
-        """Look for new VMs once. Raises VmError where no process can be read."""
+        """Find new VMs once. Raises VmError if no process can be read."""
         known = self.fleet.pids
         found = await self._finder.scan(known.__contains__)
         self.fleet.forget_refused(self._finder.present)
         now_s, added = self._now_s(), list[Watched]()
         for one in found:
             vm = Watched(one, self.settings.for_vm(one.vm.name), now_s)
-            vm.on(hello=self._say_again, report=self._sampler.count)
+            vm.on(hello=self._send_again, report=self._sampler.count)
             if not self.fleet.add(vm):
                 self.fleet.errors.add("too many VMs of one user")
                 continue
@@ -252,17 +259,17 @@ class Daemon:
         if added:
             self._log.info("found", vms=len(added), first=added[0].key, all=len(self.fleet.vms))
 
-    # What is done again and again.
+    # Periodic tasks.
 
     async def _every(self, period_s: float, work: Callable[[], Awaitable[None]]) -> None:
-        """Do it until the end. What fails is counted and shown; the rest of the daemon goes on."""
+        """Call `work` periodically until `stop`. A failure is counted and logged, and ends nothing."""
         while not self._stopping.is_set():
             (failure,) = await asyncio.gather(work(), return_exceptions=True)
             if isinstance(failure, (GivebackError, OSError)):
                 self.fleet.errors.add("host cannot be read")
                 self._log.warning("failed", why=str(failure))
             elif failure is not None:
-                # A defect of ours must not leave guests alone with a stale word.
+                # A fault of giveback must not leave guests with an urgency that is out of date.
                 self.fleet.errors.add("internal error")
                 self._log.error("internal error", exc_info=failure)
             with contextlib.suppress(TimeoutError):
@@ -274,19 +281,19 @@ class Daemon:
                 self._vanished(vm)
         await self.discover()
         for problem in self._readers.problems:
-            if problem not in self._told:
+            if problem not in self._logged:
                 self._log.warning("not read", why=problem)
-        self._told = self._readers.problems
+        self._logged = self._readers.problems
 
     async def _connect(self) -> None:
         self._connections.step(self._now_s())
 
-    async def _look(self) -> None:
+    async def _sample_vms(self) -> None:
         self._sampler.step(self._now_s())
 
-    async def _peek(self) -> None:
+    async def _decide_if_due(self) -> None:
         is_due, self._is_decision_due = self._is_decision_due, False
-        self._look_at_host(force=is_due)
+        self._sample_host(force=is_due)
 
     async def _record(self) -> None:
         self._recorder.status(self.status())
@@ -297,15 +304,15 @@ class Daemon:
         for action in await self._fallbacks.recover():
             self._arbitration.keep(action)
 
-    def _look_at_host(self, *, force: bool) -> None:
+    def _sample_host(self, *, force: bool) -> None:
         now_s = self._now_s()
         host = read_host_view(self._root, self.settings.cgroup, now_s=now_s)
         before = self._arbitration.host
         if force or schedule.is_decision_due(self._arbitration.decision, before, host):
             self._arbitration.decide(host, self.settings.arbiter, now_s)
 
-    def _say_again(self, vm: Watched) -> None:
-        """An agent has just opened its port: what it was told before, it no longer knows."""
+    def _send_again(self, vm: Watched) -> None:
+        """Send the urgency to an agent that has just started: it does not have the earlier one."""
         self._arbitration.send_urgency(vm, self._now_s())
 
     def _vanished(self, vm: Watched) -> None:
@@ -315,15 +322,15 @@ class Daemon:
         self.fleet.remove(vm)
         self._log.debug("gone", vm=vm.key)
 
-    async def _let_go(self) -> None:
-        """The last word: no lease outlives the manager by more than a moment, no balloon stays."""
+    async def _shut_down(self) -> None:
+        """Release all balloons and virtio-mem, and end all urgencies within a second."""
         if self._fallbacks is not None:
             for action in await self._fallbacks.release_all(10.0):
                 self._arbitration.keep(action)
         for vm in self.fleet:
             if vm.channel.session is not None and vm.channel.sent_urgency is not None:
                 vm.channel.session.send_urgency(1, schedule.GOODBYE_LEASE_S)
-        # One turn of the loop sends what fits into the sockets; nobody is waited for.
+        # One turn of the loop sends what fits into the sockets' buffers; no guest is waited for.
         await asyncio.sleep(0)
         await self._sampler.close()
         await self._connections.close()
@@ -344,9 +351,10 @@ class Daemon:
 
 
 def _vms_limit() -> int:
-    """Take as many descriptors as the system allows; return how many VMs they are for.
+    """Raise the limit of open files to the hard limit; return the most VMs that it allows.
 
-    A VM takes two: its process's and its agent's. Some stay free for the API and all else.
+    A VM needs two descriptors: of its process and of its agent's channel. Some are kept for the API and
+    everything else.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:

@@ -1,4 +1,4 @@
-"""From `giveback daemon` to its end: one at a time, told to systemd, reloaded whole or not at all."""
+"""Run `giveback daemon` from start to end: its lock, its servers, systemd's notifications, its reloads."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ _ONLY_AT_START = {
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the daemon's lock in its state folder, which is made where it is missing.
+    """Hold the daemon's lock in its state folder, which is created if it is missing.
 
-    Raises InputError that names the PID of the daemon that holds it, or what is wrong with the folder;
-    HostFaultError for what may pass. The kernel releases the lock when its holder ends, however it ends.
+    Raises InputError, which names the PID of the daemon that holds it, or the problem of the folder;
+    HostFaultError if a later attempt may succeed. The kernel releases the lock when its holder ends.
     """
     path = folder / LOCK_NAME
     try:
@@ -70,7 +70,7 @@ def locked(folder: Path) -> Iterator[None]:
             "a folder of its own by daemon.state"
         )
     try:
-        # A full disk keeps only the number from whoever asks: the lock holds without it.
+        # On a full disk only the PID is missing; the lock holds all the same.
         with contextlib.suppress(OSError):
             os.ftruncate(fd, 0)
             os.pwrite(fd, process_start.identity().encode(), 0)
@@ -80,23 +80,23 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _holder(path: Path) -> str:
-    """The pid of the daemon that holds the lock, if it is told."""
+    """Return the PID of the daemon that holds the lock, or "unknown"."""
     try:
         text = read("/", str(path), process_start.TEXT_LIMIT_BYTES)
     except KernelFileError:
         text = b""
-    return str(process_start.running(text) or "not known")
+    return str(process_start.running(text) or "unknown")
 
 
 def make_folder_of(socket_path: Path) -> None:
-    """The socket's folder where it is missing; the unit's is systemd's.
+    """Create the socket's folder if it is missing; systemd creates that of its unit.
 
-    Raises InputError, or HostFaultError for what may pass.
+    Raises InputError, or HostFaultError if a later attempt may succeed.
     """
     folder = socket_path.parent
     try:
         folder.mkdir()
-        # Who may connect is said by the socket's own mode and group.
+        # The socket's own mode and group decide who may connect.
         folder.chmod(0o755)
     except FileExistsError:
         return
@@ -105,7 +105,7 @@ def make_folder_of(socket_path: Path) -> None:
 
 
 def notify(**state: str) -> None:
-    """Tell systemd, where it listens (sd_notify(3)): `notify(READY="1", STATUS="…")`."""
+    """Notify systemd, if it listens: `notify(READY="1", STATUS="…")`. Source: sd_notify(3)."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address[:1] not in ("/", "@"):
         return
@@ -116,12 +116,12 @@ def notify(**state: str) -> None:
 
 
 def notify_reloading() -> None:
-    """Between this and READY=1 the settings are read anew; systemd wants to know since when."""
+    """Notify systemd that a reload begins now; READY=1 ends it. Source: sd_notify(3)."""
     notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
 
 
 def watchdog_s(environment: Mapping[str, str], pid: int) -> float | None:
-    """Return how often systemd wants to hear of this process, by half; None: not at all.
+    """Return half of systemd's watchdog period in seconds; None if it expects no notifications.
 
     Source: sd_watchdog_enabled(3).
     """
@@ -134,30 +134,30 @@ def watchdog_s(environment: Mapping[str, str], pid: int) -> float | None:
 
 
 async def keep_watchdog(period_s: float) -> None:
-    """Tell systemd again and again that the event loop goes round; else it restarts the daemon."""
+    """Notify systemd periodically that the event loop runs; otherwise systemd restarts the daemon."""
     while True:
         notify(WATCHDOG="1")
         await asyncio.sleep(period_s)
 
 
 def fixed(before: DaemonSettings, after: DaemonSettings) -> list[str]:
-    """What of the settings has changed, and can only at a start. Pure."""
+    """Return the keys of changed settings that take effect only at a start. Pure."""
     changed = [
         key for name, key in _ONLY_AT_START.items() if getattr(before, name) != getattr(after, name)
     ]
     if (before.history is None) != (after.history is None):
         changed.append("history.keep")
     elif before.history != after.history and "daemon.state" not in changed:
-        # In another state folder the history has another path without being named.
+        # A change of the state folder changes the history's default path as well.
         changed.append("history.path")
     return changed
 
 
 @contextlib.contextmanager
 def known_place(socket_path: Path, folder: Path) -> Iterator[None]:
-    """Lead from the place where every command looks to sockets that the settings put elsewhere.
+    """Link the default paths of the sockets to the sockets, if the settings put these elsewhere.
 
-    `folder` is that place. Links of a daemon that runs are left alone: its own commands find it there.
+    Every command expects the sockets in `folder`. Links of another daemon that runs are kept.
     """
     targets = {
         folder / API_NAME: socket_path,
@@ -175,7 +175,7 @@ def known_place(socket_path: Path, folder: Path) -> Iterator[None]:
                 remove_stale(str(link))
             link.symlink_to(target)
         except InputError:
-            continue  # Another daemon answers there itself.
+            continue  # Another daemon answers at the default path.
         except OSError as error:
             structlog.get_logger("giveback.daemon").info(
                 "commands need --socket", why=f"{link}: {error.strerror}"
@@ -192,7 +192,7 @@ def known_place(socket_path: Path, folder: Path) -> Iterator[None]:
 
 
 def _answers(path: Path) -> bool:
-    """Whether a daemon listens there."""
+    """Return whether a daemon listens at a path."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
@@ -207,12 +207,12 @@ def _answers(path: Path) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedding:
-    """How a command runs the daemon in its own process: `giveback web`."""
+    """Options of a command that runs the daemon in its own process: `giveback web`."""
 
     acts: bool = True
-    """False: it only watches, and sends no guest anything."""
+    """False: it only samples, and sends nothing to guests."""
     ready: Callable[[Sessions, Serving], None] = lambda _sessions, _surfaces: None
-    """Called once all is served."""
+    """The function to call once all servers run."""
 
 
 async def manage(
@@ -221,9 +221,9 @@ async def manage(
     root: str = "/",
     embedding: Embedding | None = None,
 ) -> None:
-    """Run the daemon until SIGTERM or SIGINT. Raises InputError where it cannot begin.
+    """Run the daemon until SIGTERM or SIGINT. Raises InputError if it cannot start.
 
-    `path` is where SIGHUP reads the settings again; None: the default place.
+    SIGHUP reads the settings again from `path`; None: from the default path.
     """
     embedded = embedding or Embedding()
     with contextlib.ExitStack() as stack:
@@ -237,9 +237,9 @@ async def manage(
         sessions = Sessions(settings.state / SESSIONS_NAME)
         pages = WebPages(daemon, sessions, acts=embedded.acts)
         loop = asyncio.get_running_loop()
-        lent = proxying(daemon.fleet, settings.socket.parent / via_daemon.NAME)
+        proxy = proxying(daemon.fleet, settings.socket.parent / via_daemon.NAME)
         stack.enter_context(known_place(settings.socket, runtime_folder()))
-        async with serving(daemon, _endpoint(settings), pages) as surfaces, lent:
+        async with serving(daemon, _endpoint(settings), pages) as surfaces, proxy:
 
             def reload() -> None:
                 notify_reloading()
@@ -266,19 +266,22 @@ async def manage(
 
 
 def _ready(embedded: Embedding, sessions: Sessions, surfaces: Serving) -> None:
-    notify(READY="1", STATUS="looking after the VMs")
+    notify(READY="1", STATUS="managing the VMs")
     embedded.ready(sessions, surfaces)
 
 
 def take_settings(daemon: Daemon, path: Path | None, root: str = "/") -> bool:
-    """Read the settings again; all of them count from now on, or none, and then it is shown why."""
+    """Read the settings again and apply all of them; on any error apply none, and show the error.
+
+    Return whether they were applied.
+    """
     log = structlog.get_logger("giveback.settings")
     try:
         settings = load(path)
         changed = fixed(daemon.settings, settings)
         if changed:
             raise InputError(f"{settings.source}: only a restart changes {', '.join(changed)}")
-        # A folder that is no control group would leave the manager without a host to look at.
+        # Without a valid control group the manager could not sample the host.
         read_host_view(root, settings.cgroup, now_s=0.0)
     except (InputError, VmError) as error:
         daemon.reload_failed(str(error))

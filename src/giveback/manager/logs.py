@@ -1,8 +1,8 @@
 """Structured logs: JSON lines for a journal or a file, coloured text for a terminal.
 
-Every line has `time`, `level` and `event`; what is of one VM has `vm`. Text of others (guests, file
-names, VMMs) is one line, bounded, without escapes. The standard library's loggers, which uvicorn and
-qemu.qmp use, go the same way.
+Every line has `time`, `level` and `event`; lines about one VM have `vm`. Text from outside (guests, file
+names, VMMs) is escaped, and limited in length to one line. Loggers of the standard library, which uvicorn and
+qemu.qmp use, are formatted alike.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ ITEMS_LIMIT = 50
 _DEPTH_LIMIT = 4
 _AUDIT = "giveback.manager.http.audit"
 LIBRARY_LINES_A_MINUTE = 10
-"""Of each library, at most: what a stranger sends can make them write a traceback a request."""
+"""The most lines of one library per minute: a client can make it write a traceback for each request."""
 _FIRST = ("time", "level", "event", "vm")
 _QUIET = ("asyncio", "uvicorn", "qemu", "httpx2", "httpcore2", "hpack")
-"""Others' words are for us, not for who runs the daemon; their errors are for both."""
+"""Libraries of which only errors are logged: their other lines help developers, but not operators."""
 
 
 def set_up(stream: TextIO | None = None, level: str = "info") -> None:
-    """Structured logs to `stream` (stderr): JSON lines where it is no terminal.
+    """Write structured logs to `stream` (None: stderr); JSON lines if it is not a terminal.
 
-    Then `structlog.get_logger().bind(vm=key).info("event", bytes=…)`. May be called again.
+    Then use `structlog.get_logger().bind(vm=key).info("event", bytes=…)`. It may be called again.
     """
     out = sys.stderr if stream is None else stream
     shared: list[Processor] = [
@@ -68,23 +68,23 @@ def set_up(stream: TextIO | None = None, level: str = "info") -> None:
     handler.addFilter(_LibraryLimit())
     root.handlers[:] = [handler]
     set_level(level)
-    # A log that cannot be written must not end what is logged about.
+    # A failure to write the log must not end the operation that is logged.
     logging.raiseExceptions = False
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Who asked for what is kept at every level.
+    # The audit of API requests is logged at every level.
     logging.getLogger(_AUDIT).setLevel(logging.INFO)
 
 
 class _LibraryLimit(logging.Filter):
-    """Lets so many lines a minute of each library through, and none of ours is left out."""
+    """A filter that limits each library to LIBRARY_LINES_A_MINUTE, and giveback's own lines not at all."""
 
     def __init__(self) -> None:
         super().__init__()
         self._minutes: dict[str, tuple[int, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a line is to be written."""
+        """Return whether to write a line."""
         library = record.name.partition(".")[0]
         if library not in _QUIET:
             return True
@@ -96,7 +96,7 @@ class _LibraryLimit(logging.Filter):
 
 
 def set_level(level: str) -> None:
-    """How much is said from now on."""
+    """Set the lowest level that is logged from now on."""
     logging.getLogger().setLevel(level.upper())
 
 
@@ -107,14 +107,14 @@ def _ending(out: TextIO) -> list[Processor]:
 
 
 def _ordered(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """The stable keys first, the others by name."""
+    """Return the event with its fixed keys first and the others sorted by name."""
     del logger, method
     rest = sorted(event.keys() - set(_FIRST))
     return {key: event[key] for key in (*_FIRST, *rest) if key in event}
 
 
 def made_safe(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Every value: one line, bounded, without escapes; numbers and truth as they are."""
+    """Escape and shorten every value of an event to one line; numbers and booleans stay as they are."""
     del logger, method
     for key, value in list(event.items()):
         if key.startswith("_"):

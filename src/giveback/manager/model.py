@@ -1,4 +1,4 @@
-"""The manager's data: what is known, what is decided, what came of it. No behaviour.
+"""The manager's data: status, decisions, actions and their results. No behaviour.
 
 `now_s` and `…_at_s` are `time.monotonic()` unless the name says `wall`. All amounts are bytes.
 """
@@ -15,27 +15,28 @@ if TYPE_CHECKING:
     from giveback.host.memory import HostView
 
 URGENCIES = (0, 1, 2, 3)
-"""0: memory is plenty, keep caches. 1: a guest's own policy. 2: warm cache too. 3: all that can go."""
+"""0: keep caches, the host has enough memory. 1: the guest's own policy. 2: warm cache as well. 3: all that
+can be returned."""
 NEAR_DIVISOR = 256
-"""So small a part of what was wanted may be missing."""
+"""A goal counts as reached if at most this part (1/256) of it is missing."""
 
 
 class UrgencyBy(StrEnum):
-    """Who set a guest's urgency."""
+    """The source of a guest's urgency."""
 
     HOST = "host"
-    """The arbiter, by the state of the host."""
+    """The arbiter, which decides by the host's memory."""
     RECLAIM = "reclaim"
     MANUAL = "manual"
 
 
 @dataclass(frozen=True, slots=True)
 class GuestView:
-    """What the arbiter may know of a VM: measured on the host, or a guest's word, bounded by it.
+    """The arbiter's view of a VM: measured on the host, or sent by the guest and limited by that.
 
-    `trapped_bytes` (residue), `cold_bytes` and `warm_bytes` are disjoint and add up to at most
-    resident - needed; the last may not be taken without refaults. `fresh` is False where the
-    guest's side is too old to act upon. `reliability`: 1 where all that was promised came back.
+    `trapped_bytes` (residue), `cold_bytes` and `warm_bytes` are disjoint and add up to at most resident -
+    needed; taking `warm_bytes` causes refaults. `fresh` is False if the guest's numbers are too old to act
+    upon. `reliability` is 1 if all bytes that were asked for came back.
     """
 
     key: str
@@ -48,18 +49,18 @@ class GuestView:
     fresh: bool = True
     hears_urgency: bool = True
     pressed: bool = False
-    """The guest itself is short of memory: it is asked for nothing."""
+    """The guest itself is short of memory, so it is not asked."""
     reliability: float = 1.0
     proven_bytes: int = 0
-    """What it returned when it was last asked, by the host's own count: for so much it is believed."""
+    """The bytes that it returned before, by the host's own count; up to these its claims are believed."""
     asked_at_s: float | None = None
     may_press: bool = True
-    """False where a manual urgency holds: `reclaim` does not ask it, whose urgency would not be sent."""
+    """False while a manual urgency holds: `reclaim`'s urgency would not be sent, so it does not ask."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One guest is to be told this urgency, and is expected to return so many bytes."""
+    """A request to one guest: the urgency to send, and the bytes that it is expected to return."""
 
     key: str
     urgency: int
@@ -69,7 +70,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the arbiter wants now. `trouble_in_s` is None where nothing is running out."""
+    """The arbiter's decision. `trouble_in_s`: seconds until memory runs out; None if it does not."""
 
     urgency: int
     deficit_bytes: int
@@ -77,13 +78,13 @@ class Decision:
     asks: tuple[Ask, ...]
     reason: str
     look_again_s: float
-    """How soon the host should be looked at again: need sets the rate."""
+    """Seconds until the next decision is due: shorter, the more the host needs memory."""
     calm_urgency: int = 0
-    """What a guest hears that nothing is asked of; alone its agent would act as at 1."""
+    """The urgency for guests that are not asked; without a manager an agent acts as at 1."""
 
 
 class ActionKind(StrEnum):
-    """What the manager did to a VM."""
+    """The kinds of actions of the manager on a VM."""
 
     ASK = "ask"
     BALLOON = "balloon"
@@ -94,9 +95,9 @@ class ActionKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RecordedAction:
-    """One thing that was done, and what came of it once that is known, as the history keeps it.
+    """One action and, once it is verified, its result, as the history keeps it.
 
-    `kind` is any text: a daemon of another version may have written it.
+    `kind` may be any text, because a daemon of another version may have written it.
     """
 
     id: int
@@ -107,14 +108,14 @@ class RecordedAction:
     expected_bytes: int
     reason: str
     measured_bytes: int | None = None
-    """None until verified: resident before less resident after, by the host's own count."""
+    """Resident bytes before minus resident bytes after, by the host's own count; None until verified."""
     verdict: str = ""
-    """Why it came short, in words; "" where it did not."""
+    """Why too few bytes came, in words; "" if enough came."""
 
 
 @dataclass(frozen=True, slots=True)
 class ManagerAction(RecordedAction):
-    """One thing that this daemon did, and what came of it once that is known."""
+    """One action of this daemon and, once it is verified, its result."""
 
     kind: ActionKind
     took_s: float | None = None
@@ -123,26 +124,26 @@ class ManagerAction(RecordedAction):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Memory taken from a guest by a device, to be let go of whatever happens. Written to disk."""
+    """Memory taken from a guest by a device. It is written to disk, so that it is released in any case."""
 
     vm: str
     pid: int
     start_ticks: int
-    """/proc/PID/stat's start time: a pid is not a VM for ever."""
+    """The start time in /proc/PID/stat: the PID may belong to another process later."""
     device: ActionKind
     control: str
     before_bytes: int
     target_bytes: int
-    """What the guest keeps (balloon), or is to have plugged (virtio-mem): before, and since."""
+    """The memory of the guest (balloon), or the requested size (virtio-mem): before the lease, and now."""
     wall_s: float
     device_id: str = ""
-    """Which of the VM's devices of that kind, where it may have several."""
+    """The device's id, if the VM may have several of this kind."""
     most_bytes: int = 0
-    """What the guest could have without its balloon, then; 0: not known. More may be plugged in."""
+    """The guest's memory without its balloon when the lease began; 0 if unknown. More may be plugged in."""
 
 
 class VmCondition(StrEnum):
-    """How a VM stands with the manager."""
+    """The condition of a VM, as the manager sees it."""
 
     OK = "ok"
     NO_AGENT = "no agent"
@@ -156,7 +157,7 @@ class VmCondition(StrEnum):
     UNREADABLE = "unreadable"
     CONTRADICTS = "numbers contradict"
     IGNORED = "ignored"
-    """Left alone by its settings, so that whether it keeps promises is not judged."""
+    """Its settings say to ignore it, so it is not judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,66 +176,66 @@ class VmStatus:
     needed_bytes: int | None
     residue_bytes: int | None
     rows: Mapping[str, int] = field(default_factory=dict)
-    """The host's charge for each ledger row that it holds, by `ledger.Key`'s name in lower case."""
+    """The host's charge for each ledger row, by `ledger.Key`'s name in lower case."""
     ram_rows: Mapping[str, int] = field(default_factory=dict)
-    """The part of the VM's RAM of each ledger row that has one, by the same names."""
+    """The part of the VM's RAM in each ledger row that has one, by the same names."""
     unknown: str = ""
-    """Why residue and needed are not known, in one line; "" where they are."""
+    """Why residue and needed are unknown, in one line; "" if they are known."""
     in_use_bytes: int | None = None
     """Needed without clean page cache."""
     cache_bytes: int | None = None
     """Clean page cache that the host holds."""
     returned_bytes: int | None = None
-    """Free memory that the host held once and holds no more."""
+    """Free memory that the host held once and holds no longer."""
     own_bytes: int | None = None
     """The VMM's own memory, and its page tables."""
     charged_bytes: int | None = None
-    """All that the host charges for the VM."""
+    """All memory that the host charges for the VM."""
     reporting: str = ""
-    """How far free page reporting has come: on, offered, not taken, off, no device, blocked or ?."""
+    """The state of free page reporting: on, offered, not taken, off, no device, blocked or ?."""
     guest_source: str = ""
     sampled_age_s: float | None = None
     urgency: int | None = None
     urgency_by: str | None = None
-    """Who set it: `host` (the arbiter), `reclaim` or `manual`."""
+    """The source of the urgency: `host` (the arbiter), `reclaim` or `manual`."""
     urgency_left_s: float | None = None
-    """How long a manual urgency or `reclaim`'s still holds; None for the arbiter's, which has no end."""
+    """Seconds until a manual urgency or `reclaim`'s ends; None for the arbiter's, which has no end."""
     lease_left_s: float | None = None
     reliability: float | None = None
-    """The part of what it promised that came back; None until something was judged."""
+    """The part of the bytes asked for that came back; None until a request was judged."""
     cache_floor_bytes: int | None = None
-    """Cache that its agent leaves it in any case; None: it does not tell."""
+    """Cache that its agent never takes; None if the agent does not report it."""
     learned_floor_bytes: int | None = None
-    """Cache that its agent keeps at urgency 1, because it was read again; None: it does not tell."""
+    """Cache that its agent keeps at urgency 1, because of refaults; None if it does not report it."""
     returnable_bytes: int | None = None
-    """What could come back in all: residue, cold and warm. Whether it can be asked is its condition."""
+    """Residue, cold and warm cache together. Its condition says whether it can be asked."""
     cold_bytes: int | None = None
     warm_bytes: int | None = None
-    """Cache beyond the agent's floor: what goes at urgency 1, and what goes only at 2 and 3."""
+    """Cache above the agent's floor: cold cache is returned at urgency 1, warm cache only at 2 and 3."""
     balloon_lease_bytes: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
-    """How often what went wrong, by a bounded set of words."""
+    """Counts of errors, by a bounded set of kinds."""
     doctor: tuple[str, ...] = ()
     uid: int | None = None
-    """Of the user that the VMM runs as. Names are looked up by who shows them: that may take long."""
+    """The VMM's user. Surfaces resolve the name themselves, because that may take long."""
     label: str = ""
-    """Whose use of memory it counts as, from the settings; "" where they set none."""
+    """The owner of its use of memory, from the settings; "" if they name none."""
     host_percent: float | None = None
-    """Resident RAM, of the host's RAM."""
+    """Resident RAM in per cent of the host's RAM."""
     cpu_percent: float | None = None
-    """Of one CPU, since the sample before; of one sample alone, since the VMM was started."""
+    """CPU time since the last sample, in per cent of one CPU; after one sample, since the VMM's start."""
     uptime_s: float | None = None
     swap_bytes: int | None = None
-    """What of the VMM is swapped out, its guest's RAM included."""
+    """Memory of the VMM that is swapped out, guest RAM included."""
     swap_in_bytes_per_s: float | None = None
     swap_out_bytes_per_s: float | None = None
-    """By how much less or more of its anonymous memory is swapped out than at the sample before; None
-    until there are two."""
+    """The decrease and the increase of its swapped-out anonymous memory since the last sample; None until
+    there are two."""
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """All that the manager knows, at one moment: what every surface is made from."""
+    """All that the manager knows at one time. API, metrics, history and tables are made from it."""
 
     wall_s: float
     started_wall_s: float
@@ -242,89 +243,91 @@ class DaemonStatus:
     decision: Decision | None
     vms: tuple[VmStatus, ...]
     actions: tuple[ManagerAction, ...]
-    """The last ones, newest last; bounded."""
+    """The last actions, newest last; their number is bounded."""
     leases: tuple[Lease, ...]
     errors: Mapping[str, int]
-    """The manager's own (history, settings, sockets), by a bounded set of words."""
+    """Counts of the manager's own errors (history, settings, sockets), by a bounded set of kinds."""
     problems: tuple[str, ...]
-    """The manager's own."""
+    """The manager's own problems."""
     settings_source: str
     vm_problems: tuple[str, ...] = ()
-    """What is wrong with which VM, and why, as every surface lists it."""
+    """The problems of VMs, with their causes, one line each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """What one VM was asked for by a `reclaim`, and what it returned from then on."""
+    """The bytes that a `reclaim` asked of one VM, and those that it returned from then on."""
 
     vm: str
     expected_bytes: int
     returned_bytes: int
     words: str
-    """Why it was not asked, or came short, or would give what at which cost; "" otherwise."""
+    """Why it was not asked or returned too little; or, in a dry run, what it would return at what cost."""
     urgency: int | None = None
-    """The last urgency that it was asked with; None where it was not asked."""
+    """The urgency of the last ask; None if it was not asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReclaimResult:
-    """What came of `giveback reclaim`; of a dry run, what would be asked of which VM first."""
+    """The result of `giveback reclaim`; of a dry run, the first asks of each VM."""
 
     goal_bytes: int
     returned_bytes: int
-    """By the VMs that were asked, each from the moment that it was asked."""
+    """Bytes returned by the VMs that were asked, each since its first ask."""
     took_s: float
     parts: tuple[Returned, ...]
     most_bytes: int = 0
-    """The most that could come from the VMs that can be asked: 0 where none can."""
+    """The most that could come from the VMs that can be asked; 0 if none can."""
     others_returned_bytes: int = 0
-    """What other VMs returned by themselves meanwhile."""
+    """Bytes that came in this time without an ask of `reclaim`."""
     grown_bytes: int = 0
-    """By how much VMs grew meanwhile, whether they were asked or not."""
+    """Bytes by which VMs grew in this time, asked or not."""
     available_before_bytes: int | None = None
     available_after_bytes: int | None = None
-    """What the host had available before and after; None where it was not sampled."""
+    """The host's available memory before and after; None if it was not sampled."""
     dry_run: bool = False
 
     @property
     def reached(self) -> bool:
-        """Whether it came, but for so little that resident memory moves by itself."""
+        """Whether the goal was reached, apart from an amount by which resident memory varies anyway."""
         return is_reached(self.returned_bytes, self.goal_bytes)
 
 
 def is_reached(came_bytes: int, goal_bytes: int) -> bool:
-    """Tell whether as good as all of a goal came: a few pages come and go by themselves."""
+    """Return whether at most 1/256 of a goal is missing: resident memory varies by a few pages anyway."""
     return came_bytes >= goal_bytes - goal_bytes // NEAR_DIVISOR
 
 
 class Manager(Protocol):
-    """What the surfaces (API, metrics) may ask of the running manager."""
+    """The interface of the running manager for the API and the metrics."""
 
     def status(self) -> DaemonStatus:
-        """The latest picture; never touches a VM."""
+        """Return the present status; no VM is touched for it."""
         ...
 
     async def reclaim(
         self, goal_bytes: int, within_s: float, vms: Sequence[str] = (), *, dry_run: bool = False
     ) -> ReclaimResult:
-        """Free memory now, or only plan it. Raises InputError for a VM that does not exist."""
+        """Free memory now, or only plan it. Raises InputError for an unknown VM or a wrong goal."""
         ...
 
     async def set_urgency(self, vm: str, urgency: int, lease_s: float) -> None:
-        """Tell one guest an urgency by hand. Raises InputError, VmError."""
+        """Send one guest a manual urgency for `lease_s` seconds. Raises InputError, VmError."""
         ...
 
 
 class HistoryRecorder(Protocol):
-    """What keeps the past. No method raises, none waits for a disk for long."""
+    """The interface of the history. No method raises, or waits for a disk for long."""
 
-    def status(self, status: DaemonStatus) -> None: ...
+    def status(self, status: DaemonStatus) -> None:
+        """Record a status."""
+        ...
 
     def action(self, action: ManagerAction) -> None:
-        """A new action, or the same one again once it is verified (same `id`)."""
+        """Record a new action, or one that is verified now (same `id`)."""
         ...
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What keeps it from recording, such as a full disk."""
+        """Why recording fails, such as a full disk."""
         ...

@@ -1,23 +1,23 @@
-"""The daemon as systemd is told of it. Pure text; what each line costs or needs is said here.
+"""The daemon's systemd unit as text, and the reasons for its lines. Pure.
 
-- CAP_SYS_PTRACE: /proc/PID/smaps and /proc/PID/root of VMMs that run as other users.
-- CAP_DAC_OVERRIDE: to connect to a socket is to write to it, and QMP's belong to those users.
-- CAP_CHOWN: the socket's group, where settings name one.
-- ProtectHome=read-only and no PrivateTmp: QMP sockets lie in /tmp, /home and /run/user, too. A
-  socket on a file system that is read-only can be connected to all the same.
-- ProcSubset and ProtectProc stay open: it is other processes that are looked at.
-- AF_NETLINK: the kernel's own list of sockets (sock_diag), by which a VM's process is known to listen at
-  what it names. CAP_SYS_PTRACE serves this, too: /proc/PID/fd of other users. CAP_SYS_ADMIN is not needed: no
-  other network namespace is entered.
-- AF_VSOCK is the agents' channel, AF_INET is /metrics on loopback; no other address is let through.
-- TasksMax: up to 48 readers may hang at strangers' processes; libvirt's calls have threads.
-- OOMScoreAdjust: when the host is out of memory it is this process that still gets some back.
-- nss-user-lookup.target: settings name users and groups, and those of a directory service come later; a
-  name that is unknown ends the daemon with code 2, after which it is not started again.
+- CAP_SYS_PTRACE: to read /proc/PID/smaps and /proc/PID/root of VMMs that run as other users.
+- CAP_DAC_OVERRIDE: connecting to a socket needs write permission, and QMP sockets belong to those users.
+- CAP_CHOWN: to set the socket's group, if the settings name one.
+- ProtectHome=read-only and no PrivateTmp: QMP sockets may be in /tmp, /home and /run/user. A socket on a
+  read-only file system can be connected to all the same.
+- ProcSubset and ProtectProc are not set, because the daemon reads other processes.
+- AF_NETLINK: the kernel's own list of sockets (sock_diag) shows whether a VM's process listens at a socket
+  that it names. CAP_SYS_PTRACE is needed for this as well: /proc/PID/fd of other users. CAP_SYS_ADMIN is
+  not needed, because no other network namespace is entered.
+- AF_VSOCK is the agents' channel, AF_INET is for /metrics on loopback; no other address is allowed.
+- TasksMax: up to 48 readers may hang at other users' processes, and calls of libvirt use threads.
+- OOMScoreAdjust: if the host is out of memory, this process must survive to free some.
+- nss-user-lookup.target: settings name users and groups, and those of a directory service come later. An
+  unknown name ends the daemon with code 2, after which it is not started again.
 - StartLimitIntervalSec=0: a full or read-only disk may stay so for longer than five starts.
-- WatchdogSec: the event loop says that it goes round; if it waits for what never comes, systemd ends
-  the daemon and starts another. NotifyAccess=main: none of its reader processes can say it.
-- TimeoutStopSec: balloons are deflated before it ends.
+- WatchdogSec: the event loop notifies systemd that it runs. If it blocks, systemd restarts the daemon.
+  NotifyAccess=main: its reader processes cannot send this notification.
+- TimeoutStopSec: balloons are deflated before the daemon ends.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PATH_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012
 
 _UNIT = """\
 [Unit]
-Description=Gives VMs' unused memory back to this host when it needs it
+Description=giveback: returns VMs' unused memory to this host
 After=libvirtd.service virtqemud.service nss-user-lookup.target
 StartLimitIntervalSec=0
 
@@ -90,14 +90,14 @@ WantedBy=multi-user.target
 
 
 def unit_text(program: str, *, loopback: bool = True) -> str:
-    """The systemd unit that runs `program daemon`; `program` is giveback's full path.
+    """Return the systemd unit that runs `program daemon`; `program` is giveback's full path.
 
-    `loopback`: whether /metrics may be served on a loopback port. Raises InputError for a path that
-    a unit cannot hold.
+    `loopback`: whether /metrics may be served on a loopback port. Raises InputError for a path that a unit
+    cannot contain.
     """
     if not program.startswith("/") or not set(program) <= _PATH_CHARS:
         raise InputError(
-            f"{program!r}: no path that a unit can hold; install giveback where the path has "
+            f"{program!r}: a unit cannot contain this path; install giveback at a path of "
             "letters, digits and /._+-@ only"
         )
     return _UNIT.format(

@@ -53,7 +53,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     for look in range(60):
         shown = vm_status("web", 100, resident_bytes=(look + 1) * MIB)
         history.status(status(shown, wall_s=now_s - 600 + look * 10))
-        while history._looks:
+        while history._statuses:
             time.sleep(0.001)
     history.action(action(1, wall_s=now_s - 30))
     history.close()
@@ -192,7 +192,7 @@ kept = history.History(str(folder / "history.db"), 64 << 20)
 def until(done):
     deadline_s = time.monotonic() + 30
     while not done():
-        assert time.monotonic() < deadline_s, (kept.problems, len(kept._looks))
+        assert time.monotonic() < deadline_s, (kept.problems, len(kept._statuses))
         time.sleep(0.005)
 look = 0
 def look_once():
@@ -201,7 +201,7 @@ def look_once():
     shown = [vm_status(f"vm{i}", i) for i in range(200)]
     kept.status(status(*shown, wall_s=1_800_000_000.0 + look * 10))
 look_once()
-until(lambda: not kept._looks)
+until(lambda: not kept._statuses)
 filler = (folder / "filler").open("wb")
 try:
     while True:
@@ -211,7 +211,7 @@ except OSError:
     pass
 while not kept.problems:
     look_once()
-    until(lambda: kept.problems or not kept._looks)
+    until(lambda: kept.problems or not kept._statuses)
 assert "disk is full" in kept.problems[0], kept.problems
 for _ in range(50):
     look_once()
@@ -222,7 +222,7 @@ try:
 except OSError:
     pass
 look_once()
-until(lambda: not kept._looks and not any("disk is full" in problem for problem in kept.problems))
+until(lambda: not kept._statuses and not any("disk is full" in problem for problem in kept.problems))
 kept.close()
 import sqlite3
 connection = sqlite3.connect(folder / "history.db")

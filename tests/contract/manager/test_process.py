@@ -89,7 +89,7 @@ def test_settings_are_reloaded_whole_or_not_at_all(host: Host) -> None:
             daemon.send_signal(signal.SIGHUP)
             manager.until(lambda: (manager.status() or {})["problems"])
             (problem,) = (manager.status() or {})["problems"]
-            assert "those of before hold" in problem
+            assert "the old ones stay in effect" in problem
             manager.write_settings("")
             daemon.send_signal(signal.SIGHUP)
             manager.until(lambda: not (manager.status() or {})["problems"])

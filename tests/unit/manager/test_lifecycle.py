@@ -76,10 +76,10 @@ def test_each_fault_of_refused_settings_is_a_problem_of_its_own(
 
 
 def test_new_settings_are_decided_by_at_the_next_look(daemon: Daemon, tmp_path: Path) -> None:
-    asyncio.run(daemon._peek())
+    asyncio.run(daemon._decide_if_due())
     assert daemon.status().decision.calm_urgency == 0  # type: ignore[union-attr]
     daemon.reload(settings_of(tmp_path, '[host]\non_calm = "cold"\n'))
-    asyncio.run(daemon._peek())
+    asyncio.run(daemon._decide_if_due())
     assert daemon.status().decision.calm_urgency == 1  # type: ignore[union-attr]
 
 

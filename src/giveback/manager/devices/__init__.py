@@ -1,1 +1,1 @@
-"""Memory taken by a device, with a lease that gives it back."""
+"""Memory taken from guests by a balloon or virtio-mem, under a lease that returns it."""

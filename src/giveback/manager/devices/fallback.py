@@ -1,8 +1,8 @@
-"""Fallbacks for guests that cannot report: memory taken by a device, under a lease on disk.
+"""Take memory by a device from guests that cannot report free pages, under a lease on disk.
 
-Every inflation is written to disk before the device is told, and what a killed manager left is let go
-of at the next start. Taken only where the settings ask for it, in small steps, from guests whose own
-numbers are fresh; let go of at once where the guest runs short. docs/fallbacks.md has the rules.
+Each lease is written to disk before the device is set. The next start releases leases that a killed manager
+left. Memory is taken only if the settings ask for it, in small steps, from guests whose own numbers are
+fresh. It is released at once if the guest runs short. docs/fallbacks.md has the rules.
 """
 
 from __future__ import annotations
@@ -35,40 +35,51 @@ if TYPE_CHECKING:
     from giveback.vmm.control.devices import Control, Devices
 
 RETRY_S = 5.0
-"""A device that could not be told is told again so much later."""
+"""Seconds until a device that could not be set is set again."""
 FORGET_S = 300.0
 _AT_ONCE = 32
-_SLACK_BYTES = 16 * MIB
+_TOLERANCE_BYTES = 16 * MIB
 _PAGES_BYTES = 1 * MIB
-"""The balloon's granule here: whole MiB suit every VMM."""
+"""The balloon's granule here: every VMM accepts whole MiB."""
 
 
 class Wanted(Protocol):
-    """What of a VM's settings matters here: `settings.VmSettings` has it."""
+    """The settings of a VM that this module uses; `settings.load.VmSettings` implements it."""
 
     @property
-    def floor_bytes(self) -> int: ...
+    def floor_bytes(self) -> int:
+        """The VM is not taken below this."""
+        ...
+
     @property
-    def balloon(self) -> bool: ...
+    def balloon(self) -> bool:
+        """Whether its balloon may be used."""
+        ...
+
     @property
-    def virtio_mem(self) -> bool: ...
+    def virtio_mem(self) -> bool:
+        """Whether its virtio-mem devices may be used."""
+        ...
+
     @property
-    def although_reports(self) -> bool: ...
+    def although_reports(self) -> bool:
+        """Whether devices may be used even if the guest reports free pages."""
+        ...
 
 
 @dataclass(slots=True)
 class _Held:
-    """A lease that is on disk. `letting_go` is why it must go, until the device was told."""
+    """A lease that is on disk. `why_release` is why it must be released; "" if it need not."""
 
     lease: Lease
     since_s: float
-    letting_go: str = ""
+    why_release: str = ""
     tried_at_s: float | None = None
 
 
 @dataclass(slots=True)
 class _Vm:
-    """What is remembered of a VM that the settings ask this for."""
+    """The state of one VM from which the settings allow devices to take."""
 
     seen_at_s: float
     watch: rules.Watch = field(default_factory=rules.Watch)
@@ -76,13 +87,13 @@ class _Vm:
     polls: bool = False
     polled_at_s: float | None = None
     settled_at_s: float | None = None
-    """The last step that it was seen to have given, or was let off."""
+    """The time of the last step whose result was checked."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """The device to take from: what it was told to leave the guest, and what it leaves it now."""
+    """The device to use: its target for the guest (`now_bytes`), and what the guest has (`reached_bytes`)."""
 
     device: ActionKind
     device_id: str
@@ -93,7 +104,7 @@ class _Choice:
 
 
 class Fallbacks:
-    """All leases of one manager. No method raises VmError; `problems` says what went wrong."""
+    """All leases of one manager. No method raises VmError; `problems` has the failures."""
 
     def __init__(
         self,
@@ -104,9 +115,9 @@ class Fallbacks:
         clock: Callable[[], float] = time.monotonic,
         next_id: Callable[[], int] | None = None,
     ) -> None:
-        """`state_folder` is made where it is missing; the leases are files in it.
+        """Keep the leases as files in `state_folder`, which is created if it is missing.
 
-        `next_id` numbers the actions: give the manager's own. They carry urgency 0.
+        `next_id` numbers the actions; pass the manager's own. The actions have urgency 0.
         """
         self._root = root
         self._uri = libvirt_uri
@@ -122,20 +133,23 @@ class Fallbacks:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What stands now: a monitor held by another, a lease that cannot be let go of, …"""
+        """The present problems, such as a lease that cannot be released because another has the monitor."""
         return (*self._unreadable, *(vm.problem for vm in self._vms.values() if vm.problem))
 
     def leases(self) -> tuple[Lease, ...]:
-        """What is held now, of VMs that run."""
+        """Return the leases of VMs that run."""
         return tuple(held.lease for held in self._held.values() if self._lives(held.lease))
 
     def holds(self, vm: VmDescription) -> bool:
-        """Whether something is held of this VM: it is then to be looked at often."""
+        """Return whether there is a lease of this VM: then it must be sampled often."""
         return bool(self._of(key_of(vm)))
 
     async def recover(self) -> tuple[ManagerAction, ...]:
-        """Deflate what a killed manager left. Call at the start, before anything else, and every
-        ten seconds or so: what a held monitor kept from being let go of is tried again."""
+        """Release leases that a killed manager left, and retry releases that failed.
+
+        Call it at the start, before anything else, and then about every ten seconds. A release fails while
+        another program has the VM's monitor.
+        """
         if not self._is_loaded:
             self._is_loaded = True
             found, self._unreadable = await asyncio.to_thread(self._store.load)
@@ -146,26 +160,26 @@ class Fallbacks:
         self._prune(now_s)
         for held in self._held.values():
             unseen_s = now_s - max(self._vm(held.lease.vm).seen_at_s, held.since_s)
-            if not held.letting_go and unseen_s > rules.STALE_S:
-                held.letting_go = "nobody looks after the VM any more"
+            if not held.why_release and unseen_s > rules.STALE_S:
+                held.why_release = "the VM is no longer sampled"
         done: list[ManagerAction] = []
-        await self._let_go_of_all(done)
+        await self._release_due(done)
         return tuple(done)
 
     async def release_all(self, deadline_s: float) -> tuple[ManagerAction, ...]:
-        """Let go of everything, side by side, within `deadline_s`; what could not be stays on disk.
+        """Release all leases concurrently within `deadline_s` seconds; those that fail stay on disk.
 
-        Nothing is taken from now on. A step that is under way ends first, and what it took goes, too.
+        Nothing is taken from now on. A step under way ends first, and its memory is released too.
         """
         self._is_ending = True
         done: list[ManagerAction] = []
-        gate = asyncio.Semaphore(_AT_ONCE)
+        few = asyncio.Semaphore(_AT_ONCE)
 
         async def one(key: str) -> None:
-            async with gate, self._vm(key).lock:
+            async with few, self._vm(key).lock:
                 for held in self._of(key):
-                    held.letting_go = held.letting_go or "the manager ends"
-                    action = await self._let_go(held, held.letting_go)
+                    held.why_release = held.why_release or "the manager stops"
+                    action = await self._release(held, held.why_release)
                     if action is not None:
                         done.append(action)
 
@@ -175,13 +189,13 @@ class Fallbacks:
                 await asyncio.gather(*map(one, keys))
         return tuple(done)
 
-    async def _let_go_of_all(self, done: list[ManagerAction]) -> None:
-        """Every lease that is due, side by side; `done` grows as they are."""
-        gate = asyncio.Semaphore(_AT_ONCE)
+    async def _release_due(self, done: list[ManagerAction]) -> None:
+        """Release every lease that is due, concurrently; append each action to `done`."""
+        few = asyncio.Semaphore(_AT_ONCE)
 
         async def one(held: _Held) -> None:
-            async with gate, self._vm(held.lease.vm).lock:
-                action = await self._let_go(held, held.letting_go)
+            async with few, self._vm(held.lease.vm).lock:
+                action = await self._release(held, held.why_release)
             if action is not None:
                 done.append(action)
 
@@ -191,11 +205,11 @@ class Fallbacks:
     async def ease(
         self, vm: VmDescription, state: VmState, guest: GuestSnapshot, settings: Wanted
     ) -> ManagerAction | None:
-        """Let go at once where the guest runs short, froze, or nothing asks any more.
+        """Release the VM's leases if the guest runs short, its numbers froze, or no request needs them.
 
-        To be called at every sample of a VM that has a lease or that the settings ask this for: the
-        first time, it also turns balloon statistics on, which must have moved before anything is
-        taken. A lease that this is not called for is let go of by `recover`.
+        Call it at every sample of a VM that has a lease, or from which the settings allow devices to take.
+        The first call also enables balloon statistics: they must change before anything is taken. If it is
+        not called for a VM, `recover` releases that VM's leases.
         """
         key = key_of(vm)
         known = self._vm(key)
@@ -217,9 +231,10 @@ class Fallbacks:
         goal_bytes: int,
         settings: Wanted,
     ) -> ManagerAction | None:
-        """Take one small step towards `goal_bytes` more, where the rules allow it; None: nothing
-        was taken. Eases first. With a goal of 0 what is held is kept; a lease that is not stepped
-        for a while is let go of.
+        """Take one small step towards `goal_bytes` more, if the rules allow it.
+
+        Return the action; None if nothing was taken. It does what `ease` does first. A goal of 0 keeps the
+        leases; a lease without calls for 120 s is released.
         """
         if not (settings.balloon or settings.virtio_mem):
             return await self.ease(vm, state, guest, settings)
@@ -233,7 +248,7 @@ class Fallbacks:
             try:
                 await self._ask_for_statistics(vm, known)
                 known.watch = rules.wanted(known.watch, self._clock())
-                if any(held.letting_go for held in self._of(key)):
+                if any(held.why_release for held in self._of(key)):
                     return None
                 if goal_bytes <= 0 and not self._should_have_given(key, known):
                     return None
@@ -243,7 +258,7 @@ class Fallbacks:
                 return None
 
     def _should_have_given(self, key: str, known: _Vm) -> bool:
-        """Whether the guest has had its time for the last step: true once for each."""
+        """Return whether the guest has had its time for the last step; True once for each step."""
         stepped_at_s = known.watch.stepped_at_s
         if not self._of(key) or stepped_at_s == known.settled_at_s:
             return False
@@ -253,7 +268,7 @@ class Fallbacks:
         return True
 
     async def _ask_for_statistics(self, vm: VmDescription, known: _Vm) -> None:
-        """Before there is need: without them nothing is taken. Tried again where it failed."""
+        """Enable balloon statistics, without which nothing is taken; retry after RETRY_S if that failed."""
         now_s = self._clock()
         recently = known.polled_at_s is not None and now_s - known.polled_at_s < RETRY_S
         if known.polls or recently:
@@ -279,10 +294,10 @@ class Fallbacks:
             return None
         held = self._find(key_of(vm), choice)
         if held is not None and choice.device is ActionKind.BALLOON:
-            # No VMM tells what its balloon was told.
-            told = min(held.lease.target_bytes, choice.now_bytes)
-            choice = replace(choice, now_bytes=told)
-        if choice.reached_bytes > choice.now_bytes + _SLACK_BYTES:
+            # No VMM reports its balloon's target.
+            target_bytes = min(held.lease.target_bytes, choice.now_bytes)
+            choice = replace(choice, now_bytes=target_bytes)
+        if choice.reached_bytes > choice.now_bytes + _TOLERANCE_BYTES:
             return None if held is None else await self._give_up(known, control, held, choice)
         is_balloon = choice.device is ActionKind.BALLOON
         taken = rules.step_bytes(
@@ -300,7 +315,7 @@ class Fallbacks:
     async def _take(
         self, vm: VmDescription, known: _Vm, control: Control, choice: _Choice, taken_bytes: int
     ) -> ManagerAction | None:
-        """Write the lease, then tell the device. Raises GivebackError; the lease is then let go of."""
+        """Write the lease, then set the device. Raises GivebackError; the lease is then released."""
         ticks = start_ticks(self._root, vm.pid)
         if ticks is None or self._is_ending:
             return None
@@ -323,10 +338,11 @@ class Fallbacks:
             held = self._held[file_name(lease)] = _Held(lease, self._clock())
         held.lease = lease
         try:
-            await _tell(control, lease, target)
+            await _set_device(control, lease, target)
         except VmError as error:
-            # Perhaps it was heard, perhaps not.
-            held.letting_go, held.tried_at_s = f"the device did not answer ({error})", self._clock()
+            # The device may have been set all the same.
+            held.why_release = f"the device did not answer ({error})"
+            held.tried_at_s = self._clock()
             raise
         known.watch = rules.stepped(known.watch, self._clock())
         before = size(lease.before_bytes)
@@ -336,19 +352,18 @@ class Fallbacks:
     async def _give_up(
         self, known: _Vm, control: Control, held: _Held, choice: _Choice
     ) -> ManagerAction | None:
-        """Where the guest will not give what it was told to, ask for no more than it gave."""
+        """Raise the target to what the guest kept, if it does not return what the last step asked for."""
         if not rules.is_stuck(known.watch, self._clock()):
             return None
         lease = replace(held.lease, target_bytes=min(choice.reached_bytes, held.lease.before_bytes))
-        # To the device first: the lease may well say more than is held, never less.
-        await _tell(control, lease, lease.target_bytes)
+        # The device first: a lease may record more memory than is held, but never less.
+        await _set_device(control, lease, lease.target_bytes)
         held.lease = lease
         await asyncio.to_thread(self._store.put, lease)
         now_s = self._clock()
         known.watch = replace(rules.stepped(known.watch, now_s), pressed_at_s=now_s)
-        reason = (
-            f"{lease.device.value}: the guest keeps {size(choice.reached_bytes)}: asked no more"
-        )
+        kept = size(choice.reached_bytes)
+        reason = f"{lease.device.value}: the guest keeps {kept}, so its target is raised to that"
         return self._action(lease.vm, ActionKind.DEFLATE, 0, reason)
 
     async def _ease(
@@ -359,14 +374,17 @@ class Fallbacks:
         known.watch = rules.noted(known.watch, numbers, now_s)
         action = None
         for held in self._of(key):
-            if not held.letting_go:
-                held.letting_go = rules.must_let_go(known.watch, held.since_s, now_s)
+            if not held.why_release:
+                held.why_release = rules.must_release(known.watch, held.since_s, now_s)
             if self._is_due(held):
-                action = await self._let_go(held, held.letting_go) or action
+                action = await self._release(held, held.why_release) or action
         return action
 
-    async def _let_go(self, held: _Held, why: str) -> ManagerAction | None:
-        """Give back what a lease holds, then forget it. What fails is tried again, and is a problem."""
+    async def _release(self, held: _Held, why: str) -> ManagerAction | None:
+        """Return a lease's memory to the guest, then forget the lease.
+
+        A failure becomes a problem, and is retried.
+        """
         lease = held.lease
         if self._held.get(file_name(lease)) is not held:
             return None
@@ -375,7 +393,7 @@ class Fallbacks:
         try:
             if self._lives(lease):
                 control = control_at(lease.control, lease.pid)
-                await _tell(control, lease, await _all_of(control, lease))
+                await _set_device(control, lease, await _all_of(control, lease))
             await asyncio.to_thread(self._store.drop, lease)
         except GivebackError as error:
             if self._lives(lease):
@@ -400,14 +418,14 @@ class Fallbacks:
         )
 
     def _lives(self, lease: Lease) -> bool:
-        """Whether the VM that it was taken from still runs: a pid is not a VM for ever."""
+        """Return whether the lease's VM still runs: its PID may be another process's by now."""
         return start_ticks(self._root, lease.pid) == lease.start_ticks
 
     def _is_due(self, held: _Held) -> bool:
         if not self._lives(held.lease):
             return True
         waited = held.tried_at_s is None or self._clock() - held.tried_at_s >= RETRY_S
-        return bool(held.letting_go) and waited
+        return bool(held.why_release) and waited
 
     def _of(self, key: str) -> list[_Held]:
         return [held for held in self._held.values() if held.lease.vm == key]
@@ -419,7 +437,7 @@ class Fallbacks:
         return self._vms.setdefault(key, _Vm(self._clock()))
 
     def _prune(self, now_s: float) -> None:
-        """Forget VMs that nobody has shown us for long and of which nothing is held."""
+        """Forget VMs without a lease that were not sampled for FORGET_S."""
         if now_s - self._pruned_at_s < FORGET_S / 5:
             return
         self._pruned_at_s = now_s
@@ -430,7 +448,7 @@ class Fallbacks:
 
 
 def _choice(devices: Devices, settings: Wanted, least_bytes: int) -> _Choice | None:
-    """virtio-mem first: what it unplugs, the guest cannot want back on its own."""
+    """Return the device to use; virtio-mem first, because a guest cannot take back what it unplugged."""
     if settings.virtio_mem:
         for device in devices.virtio_mem:
             if device.requested_bytes >= max(least_bytes, device.block_bytes):
@@ -453,7 +471,7 @@ def _is_of(lease: Lease, choice: _Choice) -> bool:
 
 
 async def _all_of(control: Control, lease: Lease) -> int:
-    """What the guest had before, and what was plugged in since: a balloon is told the sum."""
+    """Return the bytes that the guest had before the lease, plus memory that was plugged in since."""
     if not lease.most_bytes:
         return lease.before_bytes
     balloon = (await control.devices()).balloon
@@ -461,7 +479,7 @@ async def _all_of(control: Control, lease: Lease) -> int:
     return lease.before_bytes + max(0, plugged)
 
 
-async def _tell(control: Control, lease: Lease, value_bytes: int) -> None:
+async def _set_device(control: Control, lease: Lease, value_bytes: int) -> None:
     if lease.device is ActionKind.BALLOON:
         await control.set_balloon(value_bytes)
     else:

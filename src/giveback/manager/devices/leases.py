@@ -1,7 +1,7 @@
-"""Leases on disk: one file for each VM and device, there before the device is told.
+"""Leases on disk: one file for each VM and device, written before the device is set.
 
-A file is complete or not there: written aside, synced, renamed, its folder synced. The process id and
-its start time are in the file's name and in the file, and the boot they belong to.
+A file is complete or does not exist: it is written under another name, synced and renamed, and its folder is
+synced. Its name and its content have the process id and the start time; its content has the boot as well.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 class LeaseError(GivebackError):
-    """A lease cannot be kept on disk: nothing may be taken then."""
+    """A lease cannot be written to disk, so that no memory may be taken."""
 
 
 class LeaseStore:
-    """The folder of leases. Every method may wait for the disk: call it from a thread."""
+    """The folder of leases. Every method may wait for the disk; call it from a thread."""
 
     def __init__(self, folder: Path, root: str = "/") -> None:
         self._folder = folder
         self._boot = _read_boot(root)
 
     def load(self) -> tuple[tuple[Lease, ...], tuple[str, ...]]:
-        """All leases of this boot, and what is wrong with files that hold none.
+        """Return all leases of this boot, and the problems of files that cannot be read.
 
-        Files of an earlier boot, whose VMs are gone, and half-written ones are removed.
+        Files of an earlier boot, whose VMs have ended, and half-written ones are removed.
         """
         leases, problems = [], []
         try:
@@ -50,7 +50,7 @@ class LeaseStore:
         except FileNotFoundError:
             return (), ()
         except OSError as error:
-            return (), (f"{self._folder}: {error.strerror}: leases of before are not known",)
+            return (), (f"{self._folder}: {error.strerror}: earlier leases are unknown",)
         for name in names:
             path = self._folder / name
             if name.endswith(_ASIDE):
@@ -61,9 +61,9 @@ class LeaseStore:
                     boot, lease = _parse(_read(path))
                 except (OSError, ValueError, RecursionError) as error:
                     problems.append(
-                        f"{path}: not read ({escape_for_terminal(str(error))}): "
-                        "if the VM whose process id is in "
-                        "its name runs, give it its memory back by hand, then remove the file"
+                        f"{path}: cannot be read ({escape_for_terminal(str(error))}): "
+                        "its name begins with a VM's process id; if that VM runs, return its memory "
+                        "manually, then remove the file"
                     )
                     continue
                 if boot == self._boot:
@@ -75,7 +75,7 @@ class LeaseStore:
         return tuple(leases), tuple(problems)
 
     def put(self, lease: Lease) -> None:
-        """Keep a lease, or what it has become. On return it is on the disk. Raises LeaseError."""
+        """Write a new or changed lease. On return it is on the disk. Raises LeaseError."""
         text = json.dumps({"version": VERSION, "boot": self._boot, **asdict(lease)}).encode()
         path = self._folder / file_name(lease)
         aside = path.with_name(path.name + _ASIDE)
@@ -108,16 +108,16 @@ class LeaseStore:
             ) from error
 
     def drop(self, lease: Lease) -> None:
-        """Forget a lease that was let go of; one that is not there is no error. Raises LeaseError."""
+        """Delete a lease that was released; a missing one is not an error. Raises LeaseError."""
         path = self._folder / file_name(lease)
         try:
             path.unlink(missing_ok=True)
             self._sync_folder()
         except OSError as error:
-            raise LeaseError(f"{path}: {error.strerror}: the lease stays on record") from error
+            raise LeaseError(f"{path}: {error.strerror}: the lease stays on disk") from error
 
     def _renamed(self, path: Path, lease: Lease) -> None:
-        """Under the name that `drop` looks for: version 0.1 named no device."""
+        """Rename a file of version 0.1, whose name has no device, to the name that `drop` expects."""
         if path.name != file_name(lease):
             with contextlib.suppress(OSError):
                 path.rename(self._folder / file_name(lease))
@@ -133,7 +133,10 @@ class LeaseStore:
 
 
 def file_name(lease: Lease) -> str:
-    """One for each device of a VM. No foreign text is in it: neither a VM's name nor a device's."""
+    """Return the file name of a lease, one for each device of a VM.
+
+    It contains no text from outside: neither a VM's name nor a device's.
+    """
     kind = lease.device.value
     if lease.device_id:
         kind += (
@@ -166,37 +169,37 @@ def _read_boot(root: str) -> str:
 
 
 def _parse(text: bytes) -> tuple[str, Lease]:
-    """The boot and the lease of a file. Raises ValueError."""
+    """Return the boot and the lease of a file. Raises ValueError."""
     said = json.loads(text)
     if not isinstance(said, dict) or said.get("version") != VERSION:
-        raise ValueError("no lease of a version that is known")
+        raise ValueError("not a lease of a known version")
 
     def whole(name: str) -> int:
         value = amount(said.get(name))
         if value is None:
-            raise ValueError(f"{name} is no amount")
+            raise ValueError(f"{name} is not an amount")
         return value
 
-    def words(name: str) -> str:
+    def text_of(name: str) -> str:
         value = said.get(name)
         if not isinstance(value, str):
-            raise ValueError(f"{name} is no text")  # one error for a bad file
+            raise ValueError(f"{name} is not text")  # one error for a bad file
         return value
 
-    device = ActionKind(words("device"))
+    device = ActionKind(text_of("device"))
     wall_s = said.get("wall_s")
     if device not in _DEVICES or isinstance(wall_s, bool) or not isinstance(wall_s, (int, float)):
-        raise ValueError("device or wall_s is none")
+        raise ValueError("device or wall_s is missing")
     lease = Lease(
-        vm=words("vm"),
+        vm=text_of("vm"),
         pid=whole("pid"),
         start_ticks=whole("start_ticks"),
         device=device,
-        control=words("control"),
+        control=text_of("control"),
         before_bytes=whole("before_bytes"),
         target_bytes=whole("target_bytes"),
         wall_s=float(wall_s),
-        device_id=words("device_id"),
+        device_id=text_of("device_id"),
         most_bytes=whole("most_bytes") if "most_bytes" in said else 0,
     )
-    return words("boot"), lease
+    return text_of("boot"), lease

@@ -1,8 +1,8 @@
-"""When a device may take memory from a guest, how much, and when it must let go. Pure.
+"""Decide when a device may take memory from a guest, how much, and when it must release it. Pure.
 
-The target is what the guest needs and a headroom: needs are its total less what it says is available.
-A guest that is stuck freezes its numbers silently (QEMU asks again only once it was answered), so that
-only numbers that have moved count; by which clock they are stamped does not matter.
+The guest keeps what it needs plus a headroom. It needs its total minus what it says is available. The
+numbers of a stuck guest freeze without an error (QEMU asks again only once it was answered). So only numbers
+that have changed count; the clock of their stamps does not matter.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from giveback.accounting.usage import GuestSnapshot
     from giveback.vmm.base import VmDescription, VmState
 
-# At most so much a step: a guest that is asked for more at once stalls while it finds it.
+# The most of one step: a guest that is asked for more at once stalls while it reclaims it.
 STEP_MOST_BYTES = 256 * MIB
 STEP_PART = 16
 STEP_LEAST_BYTES = 8 * MIB
-# What must stay available: below it, memory is given back at once.
+# The memory that must stay available: below it, memory is released at once.
 HEADROOM_LEAST_BYTES = 64 * MIB
 HEADROOM_PART = 8
-# How much more must be left by a step, so that the next breath of the guest does not undo it.
+# A step must leave this factor of the headroom, so that small changes in the guest do not undo it.
 MARGIN = 1.5
 FRESH_S = 20.0
 STALE_S = 45.0
-"""Numbers that have not moved for so long: what is held is let go of."""
+"""Leases are released once the guest's numbers have not changed for this long."""
 UNWANTED_S = 120.0
-"""Nobody asked for so long: what is held is let go of."""
+"""Leases are released once no request has needed them for this long."""
 CALM_AFTER_PRESSURE_S = 60.0
 STUCK_S = 30.0
-"""A guest that has not given what it was told to in so long will not."""
-# A guest that swaps in or faults so much is short of memory, whatever it says is available.
+"""A guest that has not returned a step's memory after this long will not return it."""
+# A guest with these rates is short of memory, whatever it says is available.
 SWAP_IN_BYTES_PER_S = 1 * MIB
 MAJOR_FAULTS_PER_S = 100.0
 _STAMP_MOVED_S = 0.5
@@ -43,7 +43,7 @@ _STAMP_MOVED_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """The guest's word at one of its updates; `stamp_s` tells two updates apart."""
+    """The guest's own numbers at one of its updates; `stamp_s` differs between two updates."""
 
     stamp_s: float
     total_bytes: int
@@ -54,11 +54,11 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What is remembered of a guest between looks. Times are monotonic. Begin with `Watch()`."""
+    """The state of one guest between two samples. Times are monotonic. Begin with `Watch()`."""
 
     numbers: Numbers | None = None
     moved_at_s: float | None = None
-    """When its numbers moved last; None: they have not yet."""
+    """The time of the last change of its numbers; None before the first."""
     swap_in_bytes_per_s: float = 0.0
     major_faults_per_s: float = 0.0
     pressed_at_s: float | None = None
@@ -68,7 +68,7 @@ class Watch:
 
 
 def numbers_of(state: VmState, guest: GuestSnapshot, now_s: float, wall_s: float) -> Numbers | None:
-    """The guest's word: balloon statistics where they are new, else its agent's."""
+    """Return the guest's numbers: its balloon statistics if they are fresh, else its agent's."""
     said = state.statistics
     by_balloon = None
     if said is not None and said.updated_s and said.available_bytes is not None:
@@ -91,12 +91,12 @@ def numbers_of(state: VmState, guest: GuestSnapshot, now_s: float, wall_s: float
 
 
 def noted(watch: Watch, numbers: Numbers | None, now_s: float) -> Watch:
-    """The watch after another look at the guest's numbers."""
+    """Return the watch after a sample of the guest's numbers."""
     before = watch.numbers
     if numbers is None:
         return watch
     if before is None:
-        # The first may be of any age: only the second shows that the guest still answers.
+        # The first may be of any age; only a second one shows that the guest still answers.
         return replace(watch, numbers=numbers)
     elapsed_s = abs(numbers.stamp_s - before.stamp_s)
     if elapsed_s < _STAMP_MOVED_S:
@@ -116,12 +116,12 @@ def _rate(before: int | None, now: int | None, elapsed_s: float) -> float:
 
 
 def headroom_bytes(total_bytes: int) -> int:
-    """What must stay available in a guest of this size."""
+    """Return the memory that must stay available in a guest of this size."""
     return max(HEADROOM_LEAST_BYTES, total_bytes // HEADROOM_PART)
 
 
 def pressed(watch: Watch) -> str:
-    """Why the guest is short of memory, in words; '' where it is not."""
+    """Return why the guest is short of memory, in words; "" if it is not."""
     numbers = watch.numbers
     if numbers is None:
         return ""
@@ -129,31 +129,31 @@ def pressed(watch: Watch) -> str:
     if numbers.available_bytes < least:
         return f"the guest has {size(numbers.available_bytes)} available, below {size(least)}"
     if watch.swap_in_bytes_per_s > SWAP_IN_BYTES_PER_S:
-        return f"the guest swaps in {size(int(watch.swap_in_bytes_per_s))} a second"
+        return f"the guest swaps in {size(int(watch.swap_in_bytes_per_s))} per second"
     if watch.major_faults_per_s > MAJOR_FAULTS_PER_S:
-        return f"the guest has {watch.major_faults_per_s:.0f} major faults a second"
+        return f"the guest has {watch.major_faults_per_s:.0f} major faults per second"
     return ""
 
 
-def must_let_go(watch: Watch, held_since_s: float, now_s: float) -> str:
-    """Why what is held must be let go of now, in words; '' where it need not."""
+def must_release(watch: Watch, held_since_s: float, now_s: float) -> str:
+    """Return why a lease must be released now, in words; "" if it need not."""
     why = pressed(watch)
     if why:
         return why
     moved_s = now_s - max(watch.moved_at_s or held_since_s, held_since_s)
     if moved_s > STALE_S:
-        return f"the guest's numbers have not moved for {span(round(moved_s))}"
+        return f"the guest's numbers have not changed for {span(round(moved_s))}"
     wanted_s = now_s - (held_since_s if watch.wanted_at_s is None else watch.wanted_at_s)
     if wanted_s > UNWANTED_S:
-        return f"nobody has asked for it for {span(round(wanted_s))}"
+        return f"no request has needed it for {span(round(wanted_s))}"
     return ""
 
 
 def barred(vm: VmDescription, state: VmState, *, although_reports: bool = False) -> str:
-    """Why nothing is to be taken from this VM by a device, in words; '' where it may be."""
+    """Return why no device may take memory from this VM, in words; "" if one may."""
     blockers = (*vm.blockers, *state.blockers)
     if blockers:
-        return f"the VMM keeps what a guest returns: {blockers[0]}"
+        return f"its VMM keeps memory that a guest returns: {blockers[0]}"
     if state.running is False:
         return "it is paused"
     if state.reporting_negotiated is Answer.YES and not although_reports:
@@ -162,17 +162,17 @@ def barred(vm: VmDescription, state: VmState, *, although_reports: bool = False)
 
 
 def not_yet(watch: Watch, now_s: float) -> str:
-    """Why no step may be taken now, in words; '' where one may."""
+    """Return why no step may be taken now, in words; "" if one may."""
     if watch.numbers is None or watch.moved_at_s is None:
-        return "the guest's numbers have not moved yet"
+        return "the guest's numbers have not changed yet"
     if now_s - watch.moved_at_s > FRESH_S:
         return "the guest's numbers are old"
     if watch.stepped_stamp_s is not None and (
         abs(watch.numbers.stamp_s - watch.stepped_stamp_s) < _STAMP_MOVED_S
     ):
-        return "the guest has not said yet what the last step has done to it"
+        return "the guest has sent no numbers since the last step"
     if watch.pressed_at_s is not None and now_s - watch.pressed_at_s < CALM_AFTER_PRESSURE_S:
-        return "the guest was short of memory a moment ago"
+        return "the guest was short of memory in the last minute"
     return ""
 
 
@@ -185,12 +185,12 @@ def step_bytes(
     most_bytes: int,
     granule_bytes: int,
 ) -> int:
-    """How much to take now: 0, or a multiple of `granule_bytes`, STEP_LEAST_BYTES at least.
+    """Return the bytes to take now: 0, or a multiple of `granule_bytes` of at least STEP_LEAST_BYTES.
 
-    `size_bytes` is what the guest has now, `most_bytes` what the device can take at all.
+    `size_bytes` is what the guest has now; `most_bytes` is the most that the device can take.
     """
     keep = int(headroom_bytes(numbers.total_bytes) * MARGIN)
-    room = min(
+    most = min(
         goal_bytes,
         STEP_MOST_BYTES,
         size_bytes // STEP_PART,
@@ -198,21 +198,21 @@ def step_bytes(
         size_bytes - floor_bytes,
         most_bytes,
     )
-    step = room // granule_bytes * granule_bytes
+    step = most // granule_bytes * granule_bytes
     return step if step >= max(STEP_LEAST_BYTES, granule_bytes) else 0
 
 
 def stepped(watch: Watch, now_s: float) -> Watch:
-    """The watch after a step: the next one waits for what the guest says of this one."""
+    """Return the watch after a step: the next step waits for new numbers of the guest."""
     stamp_s = None if watch.numbers is None else watch.numbers.stamp_s
     return replace(watch, stepped_at_s=now_s, stepped_stamp_s=stamp_s)
 
 
 def wanted(watch: Watch, now_s: float) -> Watch:
-    """The watch after somebody asked for memory."""
+    """Return the watch after a request for memory."""
     return replace(watch, wanted_at_s=now_s)
 
 
 def is_stuck(watch: Watch, now_s: float) -> bool:
-    """Whether a guest that has not given what it was told to will not."""
+    """Return whether the last step is so old that the guest will not return what is missing of it."""
     return watch.stepped_at_s is not None and now_s - watch.stepped_at_s > STUCK_S

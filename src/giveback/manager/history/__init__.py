@@ -1,1 +1,1 @@
-"""What was: recorded, rolled up, read, drawn."""
+"""The manager's history: recorded, rolled up, read and drawn."""

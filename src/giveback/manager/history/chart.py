@@ -1,4 +1,4 @@
-"""The history as a chart of characters, as a table and as CSV. Pure."""
+"""Render the history as a chart of characters, as a table and as CSV. Pure."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ _LEAST_WIDTH = 10
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One curve: its name, and a point in time with a value or None for each row."""
+    """One curve: its name, and for each row a time and a value (None: unknown)."""
 
     name: str
     points: tuple[tuple[int, int | None], ...]
 
     @property
     def most(self) -> int:
+        """The largest value; 0 if all are unknown."""
         return max((value for _, value in self.points if value is not None), default=0)
 
 
 def lines_of(history: HistorySpan) -> tuple[Line, ...]:
-    """The curves of a history: of the VM if one was asked for, else of the host."""
+    """Return the curves of a history: of the VM if one is named, else of the host."""
     rows: Sequence[HistoryHost | HistorySample]
     if history.vm is None:
         rows, columns = history.host, ("available_bytes", "resident_bytes", "residue_bytes")
@@ -52,7 +53,7 @@ def lines_of(history: HistorySpan) -> tuple[Line, ...]:
 
 
 def chart(history: HistorySpan, width: int = 78, height: int = 6) -> str:
-    """Each curve as an area of blocks over one axis of time."""
+    """Return each curve as an area of block characters, over one time axis."""
     lines = lines_of(history)
     if not lines:
         return "nothing was recorded in that time"
@@ -65,7 +66,7 @@ def chart(history: HistorySpan, width: int = 78, height: int = 6) -> str:
 
 
 def _extent(from_s: int, lines: Sequence[Line]) -> tuple[int, int]:
-    """What was asked for, or what there is of it."""
+    """Return begin and end of the records within the requested span, in Unix seconds."""
     times = [at_s for line in lines for at_s, _ in line.points]
     return max(from_s, min(times)), max(times) + 1
 
@@ -88,7 +89,7 @@ def _clock(at_s: int, span_s: int) -> str:
 
 
 def actions_text(history: HistorySpan, most: int = 10) -> str:
-    """The last things that were done."""
+    """Return the last actions, one line each."""
     actions = history.actions
     lines = [
         f"{time.strftime('%m-%d %H:%M:%S', time.localtime(action.wall_s))}  "
@@ -104,14 +105,14 @@ def actions_text(history: HistorySpan, most: int = 10) -> str:
 def _came(action: RecordedAction) -> str:
     measured = action.measured_bytes
     if not action.expected_bytes:
-        return escape_for_terminal(action.reason, 120)  # A deflation: nothing was to come.
+        return escape_for_terminal(action.reason, 120)  # A deflation returns nothing to the host.
     came = size_or_unknown(measured)
     why = escape_for_terminal(action.verdict or action.reason, 120)
     return f"{came} of {size(action.expected_bytes)}" + (f"  {why}" if why else "")
 
 
 def as_csv(history: HistorySpan) -> str:
-    """A row for each look, of the VM or of the host; the columns' names first."""
+    """Return a line for each record of the VM or of the host, after a line with the column names."""
     rows: Sequence[HistoryHost | HistorySample]
     rows = history.host if history.vm is None else history.samples
     out = io.StringIO()
@@ -123,7 +124,7 @@ def as_csv(history: HistorySpan) -> str:
 
 
 def _cell_text(value: object) -> object:
-    """A VM's name must not be a spreadsheet's formula."""
+    """Return the value; text that a spreadsheet would take as a formula gets a leading quote."""
     if not isinstance(value, str):
         return value
     safe = escape_for_terminal(value, 300)

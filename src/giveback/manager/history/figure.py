@@ -1,4 +1,4 @@
-"""The history as a PNG or SVG file, painted with matplotlib, which takes a second to import."""
+"""Draw the history as a PNG or SVG file with matplotlib, which takes a second to import."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COLOURS = ("#0B6E99", "#C65D00", "#6B7280")
 
 
 def write(history: HistorySpan, path: Path, kind: str) -> None:
-    """Write a `png` or `svg`. Raises InputError where there is nothing to show, or it fails."""
+    """Write a `png` or `svg` file. Raises InputError if there is nothing to draw, or writing fails."""
     lines = lines_of(history)
     if not lines:
         raise InputError("nothing was recorded in that time: no picture is written")
@@ -44,6 +44,6 @@ def write(history: HistorySpan, path: Path, kind: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper left")
     name = "the host and its VMs" if history.vm is None else escape_for_terminal(history.vm, 60)
-    # A name with $ in it is no formula.
+    # A `$` in a name must not begin a formula.
     axes.set_title(drawable(name), loc="left", parse_math=False)
     write_picture(figure, path, kind, name)

@@ -1,4 +1,4 @@
-"""The history, read: the finest rows there are for a span, and what was done in it. Read-only."""
+"""Read the history, read-only: the finest records of a span of time, and its actions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     Row = TypeVar("Row")
 
 POINTS = 1500
-"""Of one series, at most: 3 h by 10 s, 24 h by the minute, 15 d by 15 min; then fewer."""
+"""The most points of one series: 3 h of 10 s each, 24 h of minutes, 15 d of 15 min; longer spans are
+thinned."""
 ACTIONS = 1000
 VMS = 5000
 
@@ -38,7 +39,7 @@ VMS = 5000
 def read(path: str, from_s: int, to_s: int, vm: str | None = None) -> HistorySpan:
     """Return the history of the host, or of one VM by name or key, from `from_s` to `to_s`.
 
-    Raises HistoryError where the file cannot be read, InputError for a VM that it does not know.
+    The times are Unix seconds. Raises HistoryError if the file cannot be read, InputError for an unknown VM.
     """
     if to_s <= from_s:
         raise InputError(f"history from {from_s} to {to_s}: the end must be after the start")
@@ -70,7 +71,7 @@ def _span(connection: sqlite3.Connection, from_s: int, to_s: int, vm: str | None
 def _vms_called(
     connection: sqlite3.Connection, vm: str, from_s: int, to_s: int
 ) -> list[tuple[int, str]]:
-    """The VMs of this key or name: each one's number in the file, and its key."""
+    """Return number and key of each VM with this key or name. Raises InputError if there is none."""
     rows: list[tuple[int, str]] = connection.execute(
         "SELECT id, key FROM vm WHERE (key = ?1 OR name = ?1) AND last_s >= ?2 "
         "AND first_s < ?3 ORDER BY first_s LIMIT 50",
@@ -86,10 +87,10 @@ def _vms_called(
 
 
 def _spans(connection: sqlite3.Connection, from_s: int, to_s: int) -> list[tuple[Tier, int, int]]:
-    """Which tier serves which part, oldest part first; parts do not overlap.
+    """Return the tier for each part of the span, oldest part first; parts do not overlap.
 
-    The finest whose rows for the span are not too many; before its oldest row a coarser one, after
-    its last a finer one, whose rows were not rolled up yet.
+    The main tier is the finest that has at most POINTS rows for the span. A coarser tier serves the time
+    before its oldest row; a finer one the time after its last row, which is not rolled up yet.
     """
     wanted = next((t for t in TIERS if (to_s - from_s) // t.step_s <= POINTS), TIERS[-1])
     at = TIERS.index(wanted)
@@ -97,7 +98,7 @@ def _spans(connection: sqlite3.Connection, from_s: int, to_s: int) -> list[tuple
     end_s = to_s
     for tier in TIERS[at:]:
         oldest, _ = _extent(connection, tier)
-        # A coarse row that finer ones tell of, too, would stand before where they begin.
+        # A coarse row that overlaps finer rows is left out: it would begin before them.
         until_s = end_s - tier.step_s + 1 if spans else end_s
         if oldest is not None and oldest < until_s:
             spans.insert(0, (tier, max(oldest, from_s), until_s))
@@ -135,9 +136,9 @@ def _vm_rows(
 ) -> list[HistorySample]:
     number, key = vm
     there = schema.columns_of(connection, tier.vm)
-    # A file that an older daemon wrote lacks some.
+    # A file that an older daemon wrote lacks some columns.
     columns = ", ".join(f"v.{name}" if name in there else "NULL" for name in VM_COLUMNS)
-    # CROSS JOIN fixes the order: each look's time, then this VM's one row of it.
+    # CROSS JOIN fixes the order of the join: each record's time, then this VM's one row of that time.
     rows = connection.execute(
         f"SELECT v.at_s, {columns} FROM {tier.host} h CROSS JOIN {tier.vm} v "  # noqa: S608
         "ON v.at_s = h.at_s AND v.vm = ? WHERE h.at_s >= ? AND h.at_s < ? ORDER BY h.at_s",
@@ -174,7 +175,7 @@ def _vms_seen(connection: sqlite3.Connection, from_s: int, to_s: int) -> tuple[H
 
 
 def _thinned(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Every n-th row, the last one always: a picture has no more points than that."""
+    """Return at most about POINTS rows: every n-th, and always the last."""
     if len(rows) <= POINTS:
         return tuple(rows)
     every = -(-len(rows) // POINTS)

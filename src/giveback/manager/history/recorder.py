@@ -1,7 +1,7 @@
-"""The past, in an SQLite file of bounded size: a `Recorder` that never makes the manager wait.
+"""Record the manager's status in an SQLite file of bounded size, without making the manager wait.
 
-One thread writes. What it is given waits in memory, bounded too: a disk that stalls or is full
-costs history, and nothing else. A damaged file is set aside under a name that says so.
+One thread writes. Records wait in memory, which is bounded as well: a stalled or full disk loses records,
+and has no other effect. A damaged file is renamed, and a new one begun.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LEAST_BYTES = 4 << 20
 WAITING_VMS = 20_000
-"""Of looks that wait for the disk: with 1,000 VMs, 200 s of them."""
+"""The most VM records that wait for the disk: with 1,000 VMs, 200 s of records."""
 WAITING_ACTIONS = 10_000
 TEXT_LIMIT_CHARS = 300
 RETRY_S, RETRY_MOST_S = 2.0, 60.0
@@ -50,15 +50,15 @@ _ACTION_INSERT = _insert("action", ("run", *ACTION_COLUMNS))
 
 
 class History:
-    """A `Recorder` in the file `path`, which takes at most `limit_bytes` with all that belongs to it.
+    """A `model.HistoryRecorder` in the file `path`. Call `close` at the end.
 
-    Less than LEAST_BYTES counts as that. Call `close` at the end.
+    The file and its log take at most `limit_bytes`, or LEAST_BYTES if that is more.
     """
 
     def __init__(self, path: str, limit_bytes: int) -> None:
         self.path = path
         self.limit_bytes = max(limit_bytes, LEAST_BYTES)
-        self._looks: deque[DaemonStatus] = deque()
+        self._statuses: deque[DaemonStatus] = deque()
         self._actions: OrderedDict[int, ManagerAction] = OrderedDict()
         self._last_step: int | None = None
         self._problem = ""
@@ -71,21 +71,21 @@ class History:
         self._thread.start()
 
     def status(self, status: DaemonStatus) -> None:
-        """Keep what is known now; more often than every 10 s is ignored."""
+        """Record a status; only the first in each 10 s is recorded."""
         step = int(status.wall_s) // _STEP_S
         if step == self._last_step:
             return
         self._last_step = step
         with self._changed:
-            self._looks.append(status)
-            waiting = sum(len(look.vms) for look in self._looks)
-            while len(self._looks) > 1 and (waiting > WAITING_VMS or len(self._looks) > 360):
-                waiting -= len(self._looks.popleft().vms)
+            self._statuses.append(status)
+            waiting = sum(len(status.vms) for status in self._statuses)
+            while len(self._statuses) > 1 and (waiting > WAITING_VMS or len(self._statuses) > 360):
+                waiting -= len(self._statuses.popleft().vms)
                 self._lost += 1
             self._changed.notify()
 
     def action(self, action: ManagerAction) -> None:
-        """Keep an action, or what came of it (same `id`)."""
+        """Record an action; a known `id` adds the result to the earlier one."""
         with self._changed:
             self._actions[action.id] = action
             while len(self._actions) > WAITING_ACTIONS:
@@ -94,13 +94,13 @@ class History:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What keeps it from recording, and what was lost."""
+        """Why recording fails now, and what was lost in the last hour."""
         since_s = time.monotonic() - NOTE_S
         noted = tuple(text for at_s, text in self._noted if at_s >= since_s)
         return (*((self._problem,) if self._problem else ()), *noted)
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Write what waits, if the disk takes it in time, and end the thread."""
+        """Write the waiting records, if the disk takes them in time, and end the thread."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -110,14 +110,14 @@ class History:
         retry_s = RETRY_S
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._looks or self._actions or self._closing)
-                looks, actions = list(self._looks), list(self._actions.values())
+                self._changed.wait_for(lambda: self._statuses or self._actions or self._closing)
+                statuses, actions = list(self._statuses), list(self._actions.values())
                 closing = self._closing
-            failed = self._write(looks, actions) if looks or actions else ""
+            failed = self._write(statuses, actions) if statuses or actions else ""
             if failed:
                 self._problem = self._failure(failed)
             else:
-                self._forget(looks, actions)
+                self._forget(statuses, actions)
                 self._problem, retry_s = "", RETRY_S
             if closing:
                 self._writer.close()
@@ -128,22 +128,22 @@ class History:
                 retry_s = min(RETRY_MOST_S, retry_s * 2)
 
     def _failure(self, failed: str) -> str:
-        lost = f"; {self._lost} looks lost" if self._lost else ""
-        return f"history {self.path}: {failed}; tried again{lost}"
+        lost = f"; {self._lost} samples lost" if self._lost else ""
+        return f"history {self.path}: {failed}; giveback tries again{lost}"
 
-    def _write(self, looks: list[DaemonStatus], actions: list[ManagerAction]) -> str:
-        """Why it failed; "" where all is written."""
+    def _write(self, statuses: list[DaemonStatus], actions: list[ManagerAction]) -> str:
+        """Write the records. Return why that failed; "" if it did not."""
         try:
-            self._writer.write(looks, actions)
+            self._writer.write(statuses, actions)
         except (sqlite3.Error, UnicodeDecodeError) as error:
             return self._after(error)
         except OSError as error:
             self._writer.close()
             return schema.words(error)
         except (OverflowError, ValueError, TypeError) as error:
-            # What cannot be written at any time must not be tried for ever.
+            # A record that can never be written must not be tried forever.
             self._writer.close()
-            self._writer.note(f"history {self.path}: a look was left out: {str(error)[:200]}")
+            self._writer.note(f"history {self.path}: a sample was left out: {str(error)[:200]}")
         except HistoryError as error:
             self._writer.close()
             return str(error).removeprefix(f"{self.path}: ")
@@ -158,22 +158,24 @@ class History:
             aside = schema.set_aside(self.path)
         except OSError as failed:
             return f"damaged, and cannot be set aside: {schema.words(failed)}"
-        self._writer.note(f"history {self.path}: was damaged and is now {aside}; a new one is kept")
+        self._writer.note(
+            f"history {self.path}: was damaged, and renamed to {aside}; a new one is begun"
+        )
         return "damaged; a new one is begun"
 
-    def _forget(self, looks: list[DaemonStatus], actions: list[ManagerAction]) -> None:
-        """What is written waits no longer; what changed meanwhile does."""
+    def _forget(self, statuses: list[DaemonStatus], actions: list[ManagerAction]) -> None:
+        """Drop written records from the queue; an action that changed since then stays."""
         with self._changed:
-            for look in looks:
-                if self._looks and self._looks[0] is look:
-                    self._looks.popleft()
+            for status in statuses:
+                if self._statuses and self._statuses[0] is status:
+                    self._statuses.popleft()
             for action in actions:
                 if self._actions.get(action.id) is action:
                     del self._actions[action.id]
 
 
 class _Writer:
-    """The writing thread's own: the connection and what it remembers of the file."""
+    """The state of the writing thread: the connection, and what it remembers of the file."""
 
     def __init__(self, path: str, limit_bytes: int) -> None:
         self._path = path
@@ -188,26 +190,29 @@ class _Writer:
         self.notes: deque[tuple[float, str]] = deque(maxlen=4)
 
     def note(self, text: str) -> None:
-        """Say it for NOTE_S: it is over, and yet to be known."""
+        """Show a problem for NOTE_S, although it is over."""
         self.notes.append((time.monotonic(), text))
 
     def close(self) -> None:
-        """Let go of the file; the next write opens it again."""
+        """Close the file; the next write opens it again."""
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
         self._connection, self._ids = None, {}
 
-    def write(self, looks: Iterable[DaemonStatus], actions: Iterable[ManagerAction]) -> None:
-        """All of it, and what is due of tidying. Raises sqlite3.Error, OSError, HistoryError."""
+    def write(self, statuses: Iterable[DaemonStatus], actions: Iterable[ManagerAction]) -> None:
+        """Write the records, and tidy the file if that is due.
+
+        Raises sqlite3.Error, OSError, HistoryError.
+        """
         connection = self._connection or self._open()
         self._keep_log_small(connection)
         latest: DaemonStatus | None = None
-        # An explicit BEGIN: with isolation_level=None `with connection` only ends a transaction.
+        # An explicit BEGIN, because with isolation_level=None `with connection` begins no transaction.
         connection.execute("BEGIN IMMEDIATE")
         with connection:
-            for latest in looks:
-                self._write_look(connection, latest)
+            for latest in statuses:
+                self._write_status(connection, latest)
             connection.executemany(_ACTION_INSERT, [self._action_row(a) for a in actions])
         if latest is not None:
             self._tidy(connection, int(latest.wall_s))
@@ -226,18 +231,18 @@ class _Writer:
         return connection
 
     def _keep_log_small(self, connection: sqlite3.Connection) -> None:
-        """A reader that stopped in the middle keeps the log from being emptied: do not add to it."""
+        """Empty the write-ahead log if it is large. Raises HistoryError if a stalled reader prevents that."""
         log = self._path + "-wal"
         if schema.size_of(log) < self._reserve_bytes:
             return
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         if schema.size_of(log) >= self._reserve_bytes:
             raise HistoryError(
-                "a program that reads it stands still, so that its log cannot be emptied; end it "
-                f"(fuser {self._path})"
+                "a program that reads the file stands still, so its log cannot be emptied; end that "
+                f"program (fuser {self._path})"
             )
 
-    def _write_look(self, connection: sqlite3.Connection, status: DaemonStatus) -> None:
+    def _write_status(self, connection: sqlite3.Connection, status: DaemonStatus) -> None:
         at_s = int(status.wall_s) // _STEP_S * _STEP_S
         connection.execute(_HOST_INSERT, (at_s, *_host_row(status)))
         ids = self._vm_ids(connection, status.vms, at_s)
@@ -246,7 +251,7 @@ class _Writer:
     def _vm_ids(
         self, connection: sqlite3.Connection, vms: tuple[VmStatus, ...], at_s: int
     ) -> dict[str, int]:
-        """Each VM's number; those that are gone are forgotten here, not in the file."""
+        """Return each VM's number in the file; remember the numbers of these VMs only."""
         known: dict[str, int] = {}
         for vm in vms:
             number = self._ids.get(vm.key)
@@ -282,7 +287,7 @@ class _Writer:
         )  # fmt: skip
 
     def _tidy(self, connection: sqlite3.Connection, now_s: int) -> None:
-        """Roll up, and drop what is too old or too much, once a minute."""
+        """Once a minute, roll up records, and drop those that are too old or too many."""
         clock_is_sound = self._watch_clock(now_s)
         if rollup.used_bytes(connection) > self._budget_bytes * 9 // 10:
             rollup.shrink(connection, self._budget_bytes * 8 // 10, now_s)
@@ -297,7 +302,10 @@ class _Writer:
             rollup.give_back(connection)
 
     def _watch_clock(self, now_s: int) -> bool:
-        """Whether the wall clock goes as the monotonic one: a wrong time must not drop the past."""
+        """Return whether the wall clock is in step with the monotonic clock.
+
+        After a jump it is not trusted for CLOCK_REST_S: a wrong time must not drop good records.
+        """
         monotonic_s = time.monotonic()
         before, self._clocks = self._clocks, (float(now_s), monotonic_s)
         if before is not None:
@@ -306,7 +314,7 @@ class _Writer:
                 self._resting_until_s = monotonic_s + CLOCK_REST_S
                 way = "ahead" if jumped_s > 0 else "back"
                 jump = f"the clock jumped {way} by {span(abs(jumped_s))}"
-                self.note(f"{jump}: {self._path} drops nothing for now")
+                self.note(f"{jump}: {self._path} keeps its old records for now")
         return monotonic_s >= self._resting_until_s
 
 
@@ -355,10 +363,10 @@ def _vm_row(vm: VmStatus) -> tuple[object, ...]:
 
 
 def _int(value: int | None) -> int | None:
-    """What SQLite takes: 64 bits. A guest may say more."""
+    """Return the value limited to SQLite's 64 bits; a guest may send more."""
     return None if value is None else max(-(1 << 63), min(value, (1 << 63) - 1))
 
 
 def _text(text: str) -> str:
-    """Bounded, and without what UTF-8 has no bytes for."""
+    """Return the text, shortened, with characters replaced that UTF-8 cannot encode."""
     return text[:TEXT_LIMIT_CHARS].encode("utf-8", "replace").decode()

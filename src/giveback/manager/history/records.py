@@ -1,6 +1,7 @@
-"""What the history holds, as the reader returns it, the API sends it and a chart shows it.
+"""The history's records: the reader returns them, the API sends them, a chart shows them.
 
-The fields of a row are the columns of its table. All times are wall seconds, None is unknown.
+The fields of a record are the columns of its table. All times are Unix seconds; None is unknown. `looks` is
+the number of samples behind a record.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from giveback.manager.model import RecordedAction
 
 @dataclass(frozen=True, slots=True)
 class HistoryHost:
-    """The host at one time, or over one step from then on."""
+    """The host at one time, or during one step that begins then."""
 
     at_s: int
     looks: int | None = None
@@ -33,7 +34,7 @@ class HistoryHost:
 
 @dataclass(frozen=True, slots=True)
 class HistorySample:
-    """One VM at one time, or over one step from then on."""
+    """One VM at one time, or during one step that begins then."""
 
     key: str
     at_s: int
@@ -61,7 +62,7 @@ class HistorySample:
 
 @dataclass(frozen=True, slots=True)
 class HistoryVm:
-    """A VM that was seen, and when first and last."""
+    """A VM in the history, with the times of its first and last record."""
 
     key: str
     name: str
@@ -75,7 +76,7 @@ class HistoryVm:
 
 @dataclass(frozen=True, slots=True)
 class HistorySpan:
-    """The past of the host, or of the VM named: `samples` are of that VM only."""
+    """The history of a span of time: the host's records, and `samples` of the VM that was named."""
 
     from_s: int
     to_s: int
@@ -102,5 +103,5 @@ class HistoryFrame:
 HOST_COLUMNS = tuple(field.name for field in fields(HistoryHost))[1:]
 VM_COLUMNS = tuple(field.name for field in fields(HistorySample))[2:]
 REAL_COLUMNS = ("psi_some", "psi_full", "cpu_percent")
-"""Those that are no whole numbers."""
+"""The columns that are not whole numbers."""
 ACTION_COLUMNS = tuple(field.name for field in fields(RecordedAction))

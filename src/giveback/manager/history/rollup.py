@@ -1,6 +1,6 @@
-"""Fine rows into coarse ones, and the oldest dropped so that the file keeps to its size.
+"""Roll fine rows up into coarse ones, and drop the oldest so that the file stays within its limit.
 
-Every function takes an open history; none waits, none knows of threads. Raises sqlite3.Error.
+Every function takes an open history and raises sqlite3.Error. None waits, none uses threads.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from giveback.manager.history.schema import Tier
 
 DROP_ROWS = 20_000
-"""At once: a transaction's pages are all in the write-ahead log."""
+"""Rows deleted in one transaction, whose pages are all in the write-ahead log."""
 FUTURE_S = 60
 ACTIONS_KEPT = 100_000
 _VACUUM_PAGES = 2_000
 _LEAST, _MOST, _LAST = "min", "max", "last"
-# How rows become one; what is not named here is averaged by the looks behind it.
+# How a column of several rows becomes one value. Other columns are averaged, weighted by `looks`.
 _HOW = {
     "available_least_bytes": _LEAST,
     "resident_most_bytes": _MOST,
@@ -36,7 +36,7 @@ _HOW = {
 
 
 def roll_up(connection: sqlite3.Connection, now_s: int) -> None:
-    """Make the coarse rows of every span that has ended by `now_s`. May be repeated at will."""
+    """Make the coarse rows of every step that has ended by `now_s`. Repeating it changes nothing."""
     for fine, coarse in itertools.pairwise(TIERS):
         end_s = now_s // coarse.step_s * coarse.step_s
         start_s = _done(connection, coarse, fine, end_s)
@@ -52,7 +52,10 @@ def roll_up(connection: sqlite3.Connection, now_s: int) -> None:
 
 
 def _done(connection: sqlite3.Connection, coarse: Tier, fine: Tier, end_s: int) -> int:
-    """Up to when the coarse rows are made. After a clock that was set back: an hour is made again."""
+    """Return the time up to which coarse rows exist.
+
+    If the clock was set back, return an hour before `end_s` at the earliest, so that an hour is made again.
+    """
     done = meta(connection, _marker(coarse))
     if done is None or done > end_s + coarse.step_s:
         (oldest,) = connection.execute(f"SELECT min(at_s) FROM {fine.host}").fetchone()  # noqa: S608
@@ -92,7 +95,7 @@ def _aggregate(name: str) -> str:
 
 
 def drop_future(connection: sqlite3.Connection, now_s: int) -> None:
-    """Rows of a clock that was ahead: the same times come again."""
+    """Delete rows of a clock that was ahead: the same times will come again."""
     for tier in TIERS:
         for table in (tier.host, tier.vm):
             connection.execute(
@@ -102,7 +105,7 @@ def drop_future(connection: sqlite3.Connection, now_s: int) -> None:
 
 
 def drop_old(connection: sqlite3.Connection, now_s: int) -> None:
-    """What is older than its tier keeps; the finer rows of it were rolled up before."""
+    """Delete rows that are older than their tier keeps; finer rows were rolled up before."""
     for tier in TIERS:
         _drop_before(connection, tier, now_s - tier.keep_s)
     connection.execute("DELETE FROM action WHERE wall_s < ?", (now_s - TIERS[-1].keep_s,))
@@ -115,7 +118,7 @@ def drop_old(connection: sqlite3.Connection, now_s: int) -> None:
 
 
 def _drop_before(connection: sqlite3.Connection, tier: Tier, before_s: int) -> None:
-    """In slices, so that the write-ahead log stays small."""
+    """Delete a tier's rows before a time, in slices, so that the write-ahead log stays small."""
     while True:
         row = connection.execute(
             f"SELECT at_s FROM {tier.vm} WHERE at_s < ? ORDER BY at_s LIMIT 1 OFFSET {DROP_ROWS}",  # noqa: S608
@@ -135,7 +138,7 @@ def _delete(connection: sqlite3.Connection, tier: Tier, before_s: int) -> None:
 
 
 def forget_vms(connection: sqlite3.Connection) -> None:
-    """Names of VMs that no row is left of."""
+    """Delete the names of VMs without rows."""
     oldest = [
         connection.execute(f"SELECT min(at_s) FROM {tier.host}").fetchone()[0]  # noqa: S608
         for tier in TIERS
@@ -146,10 +149,10 @@ def forget_vms(connection: sqlite3.Connection) -> None:
 
 
 def shrink(connection: sqlite3.Connection, budget_bytes: int, now_s: int) -> bool:
-    """Drop the oldest rows until the file fits; False where nothing is left to drop.
+    """Drop the oldest rows until the file fits; return False if nothing is left to drop.
 
-    Of the tiers the one goes first that holds most of what it may: a small limit so shortens all
-    of them alike, instead of losing the long view for the fine one.
+    The tier that is nearest to its own limit of time loses rows first. So a small file shortens all tiers
+    alike, instead of losing the long-term one for the fine one.
     """
     while used_bytes(connection) > budget_bytes:
         tier = max(TIERS, key=lambda tier: _fullness(connection, tier, now_s))
@@ -180,12 +183,12 @@ def _oldest(connection: sqlite3.Connection, tier: Tier) -> int | None:
 
 
 def give_back(connection: sqlite3.Connection) -> None:
-    """Free pages back to the file system, some at a time."""
+    """Return free pages to the file system, some at a time."""
     connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:
-    """What the rows take in the file, without its free pages."""
+    """Return the size of the file without its free pages, in bytes."""
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     free = connection.execute("PRAGMA freelist_count").fetchone()[0]
     size = connection.execute("PRAGMA page_size").fetchone()[0]
@@ -193,11 +196,11 @@ def used_bytes(connection: sqlite3.Connection) -> int:
 
 
 def meta(connection: sqlite3.Connection, name: str) -> int | None:
-    """A number that the history keeps of itself."""
+    """Return a number from the table `meta`; None if it is not there."""
     row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
     return None if row is None else int(row[0])
 
 
 def set_meta(connection: sqlite3.Connection, name: str, value: int) -> None:
-    """Keep a number."""
+    """Store a number in the table `meta`."""
     connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))

@@ -1,7 +1,7 @@
 """The history's file: its tables, how it is opened, and how a damaged one is set aside.
 
-Rows are kept in order of time, then VM: a look at 1,000 VMs is one run of pages, and the oldest
-rows go in one run. A VM's rows are found by the looks' times, which the host's table has.
+Rows are ordered by time, then VM. So one sample of 1,000 VMs is one run of pages, and the oldest rows are
+deleted as one run. A VM's rows are found by the samples' times, which are in the host's table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from giveback.manager.history.records import HOST_COLUMNS, REAL_COLUMNS, VM_COLU
 from giveback_kernel.errors import GivebackError
 
 VERSION = 3
-"""1 and 2 had fewer columns of a VM: the next write adds them, and their old rows have NULL there."""
+"""Versions 1 and 2 had fewer columns of a VM: the next write adds them, with NULL in the old rows."""
 _APPLICATION_ID = 0x67627868
 _BUSY_S = 2.0
 SET_ASIDE_KEPT = 2
@@ -28,28 +28,30 @@ _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """One grain of the history: a row every `step_s`, for at most `keep_s`."""
+    """One resolution of the history: a row every `step_s`, kept for at most `keep_s`."""
 
     step_s: int
     keep_s: int
 
     @property
     def host(self) -> str:
+        """The name of its table of the host."""
         return f"host_{self.step_s}"
 
     @property
     def vm(self) -> str:
+        """The name of its table of VMs."""
         return f"vm_{self.step_s}"
 
 
 TIERS = (Tier(10, 3 * 3600), Tier(60, 36 * 3600), Tier(900, 90 * 86400))
-"""Finest first; each is made of the one before."""
+"""All resolutions, finest first; each is made from the one before."""
 
 _TYPES = {**dict.fromkeys(REAL_COLUMNS, "REAL"), "condition": "TEXT"}
 
 
 class HistoryError(GivebackError):
-    """The history's file cannot be used; the text says why and what to do."""
+    """The history's file cannot be used; the message says why, and what to do."""
 
 
 def _columns(names: tuple[str, ...]) -> str:
@@ -82,8 +84,11 @@ def _statements() -> list[str]:
 
 
 def open_for_writing(path: str) -> sqlite3.Connection:
-    """The history at `path`, made where there is none. Raises sqlite3.Error, OSError, HistoryError."""
-    # Not for others: which VMs there are, and what they do, is not everybody's business.
+    """Open the history at `path` for writing; create it if it does not exist.
+
+    Raises sqlite3.Error, OSError, HistoryError.
+    """
+    # Mode 0640: other users must not read which VMs exist, and what they do.
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -101,7 +106,7 @@ def open_for_writing(path: str) -> sqlite3.Connection:
 
 def _prepare(connection: sqlite3.Connection, path: str) -> None:
     _check_version(connection, path)
-    # Has no effect, and needs none, where there are tables already.
+    # This takes effect only in a new file; an existing one has it already.
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL").fetchall()
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -116,7 +121,7 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
 
 
 def _additions(connection: sqlite3.Connection) -> list[str]:
-    """Return what makes a file of an older version one of this."""
+    """Return the statements that convert a file of an older version to this one."""
     added = [
         f"ALTER TABLE {tier.vm} ADD COLUMN {_columns((name,))}"
         for tier in TIERS
@@ -148,11 +153,11 @@ def _check_version(connection: sqlite3.Connection, path: str) -> None:
         )
     tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if version == 0 and tables:
-        raise HistoryError(f"{path}: a database of something else; name another file")
+        raise HistoryError(f"{path}: another program's database; name another file")
 
 
 def open_for_reading(path: str) -> sqlite3.Connection:
-    """The history at `path`, read-only, also while it is written. Raises HistoryError."""
+    """Open the history at `path` read-only, also while a daemon writes it. Raises HistoryError."""
     if not Path(path).exists():
         raise HistoryError(f"{path}: there is no history yet; `giveback daemon` writes it")
     if not Path(path).is_file():
@@ -161,7 +166,8 @@ def open_for_reading(path: str) -> sqlite3.Connection:
         try:
             return _open_read_only(path, "mode=ro")
         except sqlite3.OperationalError as error:
-            # No writer, and no right to make the -shm file that WAL needs: then nothing changes it.
+            # No writer runs, and this user may not create the -shm file that WAL needs: the file is
+            # constant.
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN or has_wal(path):
                 raise
             return _open_read_only(path, "mode=ro&immutable=1")
@@ -182,12 +188,12 @@ def _open_read_only(path: str, how: str) -> sqlite3.Connection:
 
 
 def has_wal(path: str) -> bool:
-    """Whether something waits in the write-ahead log."""
+    """Return whether the write-ahead log has content."""
     return size_of(path + "-wal") > 0
 
 
 def size_of(path: str) -> int:
-    """A file's length; 0 where there is none."""
+    """Return a file's length in bytes; 0 if it does not exist."""
     try:
         return Path(path).stat().st_size
     except OSError:
@@ -195,9 +201,9 @@ def size_of(path: str) -> int:
 
 
 def is_damaged(error: sqlite3.Error | UnicodeDecodeError) -> bool:
-    """Whether the file itself is broken, so that no retry helps.
+    """Return whether the file itself is broken, so that no retry helps.
 
-    UnicodeDecodeError is Python's for SQLite's own words about it, with bytes of the file in them.
+    Python raises UnicodeDecodeError if SQLite's message about it contains bytes of the file.
     """
     return (
         isinstance(error, UnicodeDecodeError)
@@ -206,19 +212,19 @@ def is_damaged(error: sqlite3.Error | UnicodeDecodeError) -> bool:
 
 
 _WORDS = {
-    sqlite3.SQLITE_FULL: "the disk is full; make room on it",
-    sqlite3.SQLITE_READONLY: "may not be written; look at its owner and the file system",
-    sqlite3.SQLITE_CANTOPEN: "cannot be opened; look at the folder and its owner",
+    sqlite3.SQLITE_FULL: "the disk is full; free space on it",
+    sqlite3.SQLITE_READONLY: "cannot be written; check its owner and the file system",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened; check the folder and its owner",
     sqlite3.SQLITE_IOERR: "the disk fails, or is full",
-    sqlite3.SQLITE_BUSY: "held by another program",
-    sqlite3.SQLITE_LOCKED: "held by another program",
+    sqlite3.SQLITE_BUSY: "locked by another program",
+    sqlite3.SQLITE_LOCKED: "locked by another program",
     sqlite3.SQLITE_CORRUPT: "damaged",
-    sqlite3.SQLITE_NOTADB: "no database",
+    sqlite3.SQLITE_NOTADB: "not a database",
 }
 
 
 def words(error: sqlite3.Error | OSError | UnicodeDecodeError) -> str:
-    """What went wrong, and what to do."""
+    """Return in words what went wrong, and what to do."""
     if isinstance(error, OSError):
         return os.strerror(error.errno or 0)
     if isinstance(error, UnicodeDecodeError):
@@ -228,9 +234,9 @@ def words(error: sqlite3.Error | OSError | UnicodeDecodeError) -> str:
 
 
 def set_aside(path: str) -> str:
-    """Rename a damaged file, its log with it, to `PATH.damaged-TIME`; the last few are kept.
+    """Rename a damaged file and its log to `PATH.damaged-TIME`, and return that name. Raises OSError.
 
-    Raises OSError.
+    The last SET_ASIDE_KEPT such files are kept.
     """
     now_ns = time.time_ns()
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now_ns // 10**9))
@@ -246,7 +252,7 @@ def set_aside(path: str) -> str:
 
 
 def damaged_files(path: str) -> list[str]:
-    """What was set aside, oldest first."""
+    """Return the paths of files that were set aside, oldest first."""
     folder, start = Path(path).parent, Path(path).name + ".damaged-"
     names = [str(found) for found in folder.iterdir() if found.name.startswith(start)]
     return sorted(name for name in names if not name.endswith(("-wal", "-shm")))

@@ -1,1 +1,1 @@
-"""The daemon's settings file, read and checked."""
+"""The daemon's settings file: read, checked, and merged for each VM."""

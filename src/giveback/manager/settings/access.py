@@ -1,6 +1,6 @@
-"""Who is at the other end of a unix socket, and what that one may do. The kernel's word, not the peer's.
+"""Identify the peer of a unix socket by the kernel, not by its own claim, and decide what it may do.
 
-Source: unix(7), SO_PEERCRED and SO_PEERGROUPS (Linux 4.13): what the peer was when it connected.
+Source: unix(7), SO_PEERCRED and SO_PEERGROUPS (Linux 4.13): the peer's ids at the time it connected.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _GETSOCKOPT_LIMIT_BYTES = 1024
 
 
 class Level(IntEnum):
-    """What a peer may do; each includes the one before."""
+    """The rights of a peer; each level includes the one before."""
 
     NOTHING = 0
     READ = 1
@@ -36,7 +36,7 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ApiPeer:
-    """The process that connected; -1 where it is not known (TCP)."""
+    """The process that connected; its ids are -1 if unknown (TCP)."""
 
     pid: int
     uid: int
@@ -45,7 +45,7 @@ class ApiPeer:
 
 @dataclass(frozen=True, slots=True)
 class ApiAccess:
-    """Root and `own_uid` may write, so may the writers; readers may read; others nothing. Pure."""
+    """The rules of access: root, `own_uid` and writers may write, readers may read, others nothing."""
 
     own_uid: int = field(default_factory=os.geteuid)
     writer_uids: frozenset[int] = frozenset()
@@ -54,7 +54,7 @@ class ApiAccess:
     reader_gids: frozenset[int] = frozenset()
 
     def level(self, peer: ApiPeer) -> Level:
-        """What this peer may do."""
+        """Return the rights of this peer. Pure."""
         if peer.uid < 0:
             return Level.NOTHING
         if peer.uid in {0, self.own_uid} | self.writer_uids or peer.gids & self.writer_gids:
@@ -65,9 +65,9 @@ class ApiAccess:
 
 
 def access(writers: Iterable[str] = (), readers: Iterable[str] = ()) -> ApiAccess:
-    """Rules from settings: each word is a user or, with `@` before it, a group; numbers may be.
+    """Return the rules of access for these users and groups.
 
-    Raises InputError for a user or group that there is not.
+    Each entry is a user or, after `@`, a group; by name or by number. Raises InputError for an unknown one.
     """
     write, read = [_resolved(w) for w in writers], [_resolved(r) for r in readers]
     return ApiAccess(
@@ -79,7 +79,7 @@ def access(writers: Iterable[str] = (), readers: Iterable[str] = ()) -> ApiAcces
 
 
 def group_id(name: str) -> int:
-    """A group's number. Raises InputError where there is no such group."""
+    """Return a group's number. Raises InputError if the group does not exist."""
     number = _number(name)
     if number is not None:
         return number
@@ -88,32 +88,32 @@ def group_id(name: str) -> int:
     except (KeyError, ValueError) as error:
         shown = escape_for_terminal(name, 40)
         raise InputError(
-            f"group {shown!r}: there is none; make it (groupadd -r {shown}) or name another"
+            f"group {shown!r} does not exist; create it (groupadd -r {shown}) or name another"
         ) from error
 
 
-def _resolved(word: str) -> tuple[bool, int]:
-    if word.startswith("@"):
-        return True, group_id(word[1:])
-    number = _number(word)
+def _resolved(name: str) -> tuple[bool, int]:
+    if name.startswith("@"):
+        return True, group_id(name[1:])
+    number = _number(name)
     if number is not None:
         return False, number
     try:
-        return False, pwd.getpwnam(word).pw_uid
+        return False, pwd.getpwnam(name).pw_uid
     except (KeyError, ValueError) as error:
-        shown = escape_for_terminal(word, 40)
-        raise InputError(f"user {shown!r}: there is none; a group is written @{shown}") from error
+        shown = escape_for_terminal(name, 40)
+        raise InputError(f"user {shown!r} does not exist; write a group as @{shown}") from error
 
 
-def _number(word: str) -> int | None:
-    """The user or group of a number; None for a name, or more than the kernel has."""
-    if not (word.isascii() and word.isdigit() and len(word) <= _DIGITS_LIMIT):
+def _number(text: str) -> int | None:
+    """Return the id if the text is a number within the kernel's limit, else None."""
+    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS_LIMIT):
         return None
-    return int(word) if int(word) < _NO_ID else None
+    return int(text) if int(text) < _NO_ID else None
 
 
 def peer_of(connection: socket.socket) -> ApiPeer:
-    """Who connected. Raises OSError where the kernel does not say."""
+    """Return the peer of a connection. Raises OSError if the kernel does not name it."""
     packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, gid = struct.unpack("3i", packed)
     return ApiPeer(pid, uid, frozenset({gid} | _groups(connection, uid, gid)))
@@ -123,7 +123,7 @@ def _groups(connection: socket.socket, uid: int, gid: int) -> set[int]:
     try:
         packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GETSOCKOPT_LIMIT_BYTES)
     except OSError:
-        # An old kernel, or more groups than fit: those that the user has by the system's files.
+        # An old kernel, or more groups than fit: use the groups of the system's group database.
         return _listed_groups(uid, gid)
     return set(struct.unpack(f"{len(packed) // 4}I", packed))
 

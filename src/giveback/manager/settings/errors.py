@@ -1,4 +1,4 @@
-"""What is wrong in a settings file or a request: each fault with its full key and what is allowed."""
+"""Describe errors of a settings file or a request: each with its full key, and what is allowed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _IN_WORDS = "in_words"
 
 
 def refused(source: str, wrong: Sequence[str]) -> InputError:
-    """The error for a file in which all of `wrong` was found."""
+    """Return the error for a file with these errors in it; at most 50 are listed."""
     more = [f"and {len(wrong) - _SHOWN_FAULTS} more"] if len(wrong) > _SHOWN_FAULTS else []
     listed = [*wrong[:_SHOWN_FAULTS], *more]
     if len(listed) == 1:
@@ -35,17 +35,17 @@ def refused(source: str, wrong: Sequence[str]) -> InputError:
 
 
 def in_words(words: str, *inner: str) -> PydanticCustomError:
-    """Return what a validator raises where `words` say all; `inner`: the key below what it checks."""
+    """Return the error for a validator whose message is `words`; `inner`: the key below its own."""
     return PydanticCustomError(_IN_WORDS, "{words}", {"words": words, "inner": inner})
 
 
 def lines_of(error: ValidationError, model: type) -> list[str]:
-    """Each of pydantic's findings as a line."""
+    """Return each of pydantic's findings as a line."""
     return [line_of(detail, model) for detail in error.errors(include_url=False)]
 
 
 def key_path(parts: Sequence[str | int]) -> str:
-    """The key as TOML writes it: `vm."ci-*".floor`, `access.read[1]`."""
+    """Return the key as TOML writes it: `vm."ci-*".floor`, `access.read[1]`."""
     words: list[str] = []
     for part in parts:
         if isinstance(part, int):
@@ -57,7 +57,10 @@ def key_path(parts: Sequence[str | int]) -> str:
 
 
 def line_of(detail: ErrorDetails, model: type, called: str = "setting") -> str:
-    """Return one finding in words: what is wrong, and what is allowed. `called`: what a key is."""
+    """Return one finding as a line: what is wrong, and what is allowed.
+
+    `called`: the word for a key, such as "setting".
+    """
     location, context = detail["loc"], detail.get("ctx", {})
     if not location:
         return "the body: must be a JSON object"
@@ -103,13 +106,13 @@ def _as_given(value: object) -> str:
 
 
 def _nearest(location: Sequence[str | int], model: type) -> str:
-    """`; did you mean …`, where a key of the same table is near; else what there is."""
+    """Return `; did you mean …?` if a key of the same table is similar; else a list of its keys."""
     table: Any = model
     for part in location[:-1]:
         inner = get_type_hints(table).get(str(part), table)
         arguments = [a for a in get_args(inner) if is_dataclass(a)]
         table = arguments[-1] if arguments else inner
-    # A name that Python itself takes has `_` after it.
+    # A field whose name is a Python keyword ends in `_`.
     names = [spec.name.rstrip("_") for spec in fields(table)]
     close = difflib.get_close_matches(str(location[-1]), names, 1)
     return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(names)}"

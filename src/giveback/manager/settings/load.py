@@ -1,8 +1,7 @@
-"""The manager's settings: one TOML file, all of it checked before any of it counts.
+"""The manager's settings: one TOML file, checked completely before any of it takes effect.
 
-docs/daemon-settings.md says what each is for. Sizes, spans and marks carry their units; a key
-that is not known is an error, because a typing error in `floor` would otherwise take memory from a
-VM that was to keep it.
+docs/daemon-settings.md describes each setting. Sizes, spans and marks have units. An unknown key is an
+error: otherwise a misspelt `floor` would take memory from a VM that should keep it.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def _path_of(value: object) -> Path:
 
 def _soon_enough(horizon_s: float) -> None:
     if horizon_s > HORIZON_MOST_S:
-        raise ValueError('at most "10m": 30 s of looks do not tell of later')
+        raise ValueError('at most "10m": the forecast rests on 30 s of samples')
 
 
 def _large_enough(limit_bytes: int) -> None:
@@ -71,9 +70,9 @@ def _is_currency(text: str) -> None:
 
 
 def _taken_by(check: Callable[[Any], object]) -> AfterValidator:
-    """Return a validator: a value stays as it is where `check`, which a start uses, takes it.
+    """Return a validator that accepts a value, unchanged, if `check` accepts it.
 
-    Its own words are the error's where it does not.
+    `check` is the function that the daemon calls with the value at its start. Its message is the error's.
     """
 
     def taken(value: object) -> object:
@@ -94,26 +93,26 @@ _Label = Annotated[str, _taken_by(_short_enough)]
 _Who = Annotated[str, _taken_by(lambda word: access_rules.access([word]))]
 
 
-# Below the lower bound a host has no time to react; above the upper one memory would lie idle.
+# Below the lower bound a host has no time to react; above the upper bound memory would stay unused.
 _SHORT = MemoryMark(fraction=0.10, least_bytes=128 << 20, most_bytes=16 << 30)
 _CALM = MemoryMark(fraction=0.15, least_bytes=192 << 20, most_bytes=24 << 30)
 
 
 @dataclass(frozen=True, slots=True)
 class ArbiterSettings:
-    """`[host]` without its cgroup: when the host is short of memory, and when it is well again."""
+    """`[host]` without its cgroup: when the host is short of memory, and when it has enough again."""
 
     short: MemoryMark = _SHORT
     calm: MemoryMark = _CALM
     horizon_s: float = 30.0
     calm_for_s: float = 30.0
     on_calm: Literal["keep", "cold"] = "keep"
-    """On a calm host guests keep their caches (urgency 0), or return cold ones when idle (1)."""
+    """On a host with enough memory, guests keep their caches (urgency 0) or return cold cache (1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class VmSettings:
-    """What holds for one VM."""
+    """The settings that hold for one VM."""
 
     floor_bytes: int = 0
     weight: float = 1.0
@@ -122,7 +121,7 @@ class VmSettings:
     although_reports: bool = False
     ignore: bool = False
     label: str = ""
-    """Whose use of memory `giveback usage` counts it as, such as a team."""
+    """The owner, such as a team, to whom `giveback usage` counts the VM's memory."""
 
     @property
     def may_fall_back(self) -> bool:
@@ -135,19 +134,19 @@ class UsageSettings:
     """`[usage]`: what memory costs, for `giveback usage`."""
 
     price_per_gib_hour: float | None = None
-    """None: no money is shown."""
+    """None: no cost is shown."""
     currency: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonSettings:
-    """All settings, as they are in effect. `DaemonSettings.for_vm(name)` says what holds for one VM."""
+    """All settings in effect. `DaemonSettings.for_vm(name)` returns those of one VM."""
 
     socket: Path
     state: Path
-    """The folder of the leases and, unless named elsewhere, of the history."""
+    """The folder of the leases and, by default, of the history."""
     history: Path | None
-    """None where no history is to be kept."""
+    """The history's file; None if no history is kept."""
     history_limit_bytes: int = 256 << 20
     arbiter: ArbiterSettings = ArbiterSettings()
     cgroup: str | None = None
@@ -155,19 +154,19 @@ class DaemonSettings:
     socket_group: str = ""
     metrics_listen: str = ""
     web_listen: str = ""
-    """`127.0.0.1:9836`: where browsers find the web page; "" where only the unix socket has it."""
+    """`127.0.0.1:9836`: the address of the web page for browsers; "" for the unix socket only."""
     writers: tuple[str, ...] = ()
     readers: tuple[str, ...] = ()
     access: access_rules.ApiAccess = field(default_factory=access_rules.ApiAccess)
     log_level: str = "info"
     usage: UsageSettings = UsageSettings()
     vms: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    """By pattern, in the order of the file: the fields of VmSettings that it sets."""
+    """For each pattern, in the order of the file, the fields of VmSettings that it sets."""
     source: str = "defaults"
     """The file, or `defaults`."""
 
     def for_vm(self, name: str) -> VmSettings:
-        """What holds for the VM of this name: each key from the most specific pattern that sets it."""
+        """Return the settings of a VM: each key comes from the most specific pattern that sets it."""
         found = [pattern for pattern in self.vms if vm_patterns.matches(pattern, name)]
         merged = VmSettings()
         for pattern in sorted(found, key=vm_patterns.specificity):
@@ -189,13 +188,16 @@ class _HostTable:
     on_calm: Literal["keep", "cold"] = _ARBITER.on_calm
 
     def __post_init__(self) -> None:
-        """Two percentages or two sizes can be compared; a mix only on the host that it meets."""
+        """Check that `calm` is above `short`, if both are percentages or both are sizes.
+
+        A percentage and a size can be compared on the host only.
+        """
         if words := _why_calm_is_too_low(self.short, self.calm):
             raise errors.in_words(words, "calm")
 
 
 def _why_calm_is_too_low(short: MemoryMark, calm: MemoryMark) -> str:
-    """Return what is wrong with the two marks; "" where nothing is, or it cannot be told."""
+    """Return what is wrong with the two marks; "" if nothing is, or they cannot be compared."""
     if short.fraction is not None and calm.fraction is not None:
         too_low = calm.fraction <= short.fraction
     else:
@@ -205,7 +207,7 @@ def _why_calm_is_too_low(short: MemoryMark, calm: MemoryMark) -> str:
 
 
 def _lines_of_marks(table: Mapping[str, Any]) -> list[str]:
-    """Return what pydantic does not come to where another key of [host] is wrong as well."""
+    """Return the error of the marks, which pydantic skips if another key of [host] is wrong."""
     host = table.get("host")
     try:
         said = host if isinstance(host, dict) else {}
@@ -278,7 +280,7 @@ _ADAPTER = TypeAdapter(_File)
 
 
 def default_path(environ: Mapping[str, str] = os.environ, uid: int | None = None) -> Path:
-    """Where the settings are where none is named: of the system for root, else the user's own."""
+    """Return the default path of the settings: the system's for root, else the user's own."""
     if _is_root(uid):
         return SYSTEM_PATH
     return _xdg(environ, "XDG_CONFIG_HOME", ".config") / "giveback" / "giveback.toml"
@@ -290,9 +292,9 @@ def load(
     environ: Mapping[str, str] = os.environ,
     uid: int | None = None,
 ) -> DaemonSettings:
-    """Read the settings from `path`, which must exist; with None from the default place, if it does.
+    """Read the settings from `path`, which must exist. None: from the default path, if it exists.
 
-    Raises InputError that names the file and lists everything that is wrong in it, by full key.
+    Raises InputError, which names the file and lists all its errors by full key.
     """
     chosen = default_path(environ, uid) if path is None else path
     try:
@@ -303,7 +305,7 @@ def load(
             return from_bytes(b"", "defaults", environ=environ, uid=uid)
         raise InputError(f"{chosen}: there is no such settings file") from error
     except (OSError, KernelFileError) as error:
-        raise file_error(str(chosen), error, "these are the settings") from error
+        raise file_error(str(chosen), error, "this is the settings file") from error
     return from_bytes(data, str(chosen), environ=environ, uid=uid)
 
 
@@ -314,17 +316,19 @@ def from_bytes(
     environ: Mapping[str, str] = os.environ,
     uid: int | None = None,
 ) -> DaemonSettings:
-    """The settings in a file's bytes. Raises InputError as `load` does."""
+    """Return the settings in a file's bytes. Raises InputError as `load` does."""
     if len(data) > FILE_LIMIT_BYTES:
-        raise InputError(f"{source}: longer than {FILE_LIMIT_BYTES} bytes; are these settings?")
+        raise InputError(
+            f"{source}: longer than {FILE_LIMIT_BYTES} bytes; is this a settings file?"
+        )
     try:
         table = tomllib.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise InputError(f"{source}: byte {error.start} is no UTF-8, which TOML is") from error
+        raise InputError(f"{source}: not valid TOML: byte {error.start} is not UTF-8") from error
     except RecursionError as error:
         raise InputError(f"{source}: not valid TOML: nested too deeply") from error
     except ValueError as error:
-        # Also Python's own, for a number of more digits than it reads (4,300).
+        # Also Python's own error for a number of more than 4,300 digits.
         raise InputError(f"{source}: not valid TOML: {error}") from error
     try:
         file = _ADAPTER.validate_python(table)
@@ -338,7 +342,7 @@ def from_bytes(
 def _effective(
     file: _File, source: str, environ: Mapping[str, str], uid: int | None
 ) -> DaemonSettings:
-    """The settings with the defaults in."""
+    """Return the settings with the defaults filled in."""
     host, daemon, history = file.host, file.daemon, file.history
     state = daemon.state or _state_folder(environ, uid)
     return DaemonSettings(
@@ -375,7 +379,7 @@ def _is_root(uid: int | None) -> bool:
 
 
 def runtime_folder(environ: Mapping[str, str] = os.environ, uid: int | None = None) -> Path:
-    """systemd's own for the unit; else the system's for root, and the user's for others."""
+    """Return the folder of the sockets: systemd's for its unit, else the system's (root) or the user's."""
     if given := _first_folder(environ, "RUNTIME_DIRECTORY"):
         return given
     if _is_root(uid):
@@ -394,13 +398,13 @@ def _state_folder(environ: Mapping[str, str], uid: int | None) -> Path:
 
 
 def _first_folder(environ: Mapping[str, str], name: str) -> Path | None:
-    """systemd.exec(5): several folders are separated by colons."""
+    """Return the first folder of a variable; systemd.exec(5) separates several by colons."""
     first = environ.get(name, "").split(":")[0]
     return Path(first) if first.startswith("/") else None
 
 
 def _xdg(environ: Mapping[str, str], name: str, below_home: str) -> Path:
-    """The XDG base directories: a relative path is to be ignored."""
+    """Return an XDG base directory; its specification says to ignore a relative path."""
     given = environ.get(name, "")
     if given.startswith("/"):
         return Path(given)

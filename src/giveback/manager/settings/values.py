@@ -1,6 +1,6 @@
-"""Settings that are text: sizes and spans in bounds, marks (a part of memory or a size), addresses.
+"""Parse settings that are text: sizes and spans, marks (a part of memory or a size), addresses. Pure.
 
-Pure. What is wrong raises ValueError with what is allowed: pydantic names the setting.
+A wrong value raises ValueError, whose message says what is allowed; pydantic adds the setting's name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class MemoryMark:
     most_bytes: int = SIZE_LIMIT_BYTES
 
     def of(self, total_bytes: int) -> int:
-        """The mark on a host of this size. At most a half of it, whatever was set."""
+        """Return the mark on a host of this size, in bytes; at most half of the size."""
         if self.fraction is None:
             wanted = self.least_bytes
         else:
@@ -56,12 +56,12 @@ def span_of(value: object) -> float:
 
 
 def _has_unit(value: object) -> TypeGuard[str]:
-    """Return whether a setting is text that ends in a unit: a bare number could be of any."""
+    """Return whether a setting is text that ends in a unit; a bare number could be of any unit."""
     return isinstance(value, str) and value.strip()[-1:].isalpha()
 
 
 def mark_of(value: object) -> MemoryMark:
-    """`"10%"` of memory, within bounds of its own kind, or a size as it is."""
+    """Return the mark of `"10%"` (of memory, at least 64 MiB), or of a size such as `"8G"`."""
     match = _PERCENT.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is not None and 0 < float(match[1]) <= 50:
         return MemoryMark(fraction=float(match[1]) / 100, least_bytes=64 << 20)
@@ -76,7 +76,7 @@ def mark_of(value: object) -> MemoryMark:
 
 
 def loopback_of(text: str) -> tuple[IPv4Address | IPv6Address, int]:
-    """`"127.0.0.1:9835"`, `"[::1]:9835"`: an address that this host alone reaches, and a port."""
+    """Return a loopback address and a port, from `"127.0.0.1:9835"` or `"[::1]:9835"`."""
     host, _, port = text.rpartition(":")
     try:
         address = ip_address(host.strip("[]"))
@@ -85,10 +85,11 @@ def loopback_of(text: str) -> tuple[IPv4Address | IPv6Address, int]:
         number = -1
     if not 0 <= number < 1 << 16:
         raise ValueError(
-            f'{escape_for_terminal(text, 80)!r} is not ADDRESS:PORT, as "127.0.0.1:9835"'
+            f'{escape_for_terminal(text, 80)!r} is not ADDRESS:PORT, such as "127.0.0.1:9835"'
         )
     if not address.is_loopback:
         raise ValueError(
-            f"{escape_for_terminal(text, 80)!r}: only loopback; put a proxy that asks who comes before it"
+            f"{escape_for_terminal(text, 80)!r}: only loopback addresses; for other hosts, put a proxy "
+            "with authentication in front"
         )
     return address, number

@@ -1,4 +1,4 @@
-"""Which `[vm."PATTERN"]` tables speak of a VM, and which of them has the last word. Pure."""
+"""Match `[vm."PATTERN"]` tables with a VM's name, and order them by how specific they are. Pure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ _WILD = "*?["
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a VM's name is meant: `*`, `?` and `[…]` as in a shell, case counts."""
+    """Return whether a VM's name matches: `*`, `?` and `[…]` as in a shell, case-sensitive."""
     return fnmatch.fnmatchcase(name, pattern)
 
 
 def specificity(pattern: str) -> tuple[bool, int, int]:
-    """The larger, the more specific: a plain name, then more literal characters, then fewer `*`.
+    """Return a sort key; larger is more specific: a plain name, then more literal characters, then fewer `*`.
 
-    `[abc]` is one character of a few, so it says more than `?` does; neither is literal.
+    `[abc]` and `?` do not count as literal characters.
     """
     literal = stars = 0
     index = 0

@@ -108,7 +108,7 @@ def test_a_balloon_is_inflated_in_steps_and_deflated(tmp_path: Path) -> None:
         driven.clock.now_s += 26
         settled = await driven.step(731)
         assert settled is not None
-        assert "asked no more" in settled.reason
+        assert "its target is raised" in settled.reason
         assert told(tmp_path) == [RAM - 64 * MIB, RAM]
         eased = await driven.step(20)
         assert eased is not None

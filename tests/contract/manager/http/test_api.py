@@ -294,7 +294,7 @@ def test_a_dead_daemons_socket_is_replaced_and_a_live_ones_refused(tmp_path: Pat
     for bad, words in (
         (endpoint(tmp_path / "none"), "No such file"),
         (Endpoint(socket_path="/" + "x" * 200), "107"),
-        (endpoint(tmp_path, socket_group="no-such-group"), "there is none"),
+        (endpoint(tmp_path, socket_group="no-such-group"), "does not exist"),
         (endpoint(tmp_path / ".." / tmp_path.name, metrics_listen="0.0.0.0:0"), "only loopback"),
         (endpoint(tmp_path, metrics_listen="localhost"), "is not ADDRESS:PORT"),
     ):

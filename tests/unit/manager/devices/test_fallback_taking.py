@@ -123,7 +123,7 @@ def test_a_guest_that_does_not_give_is_let_off_though_no_more_is_wanted(
         control.balloon = BalloonSize(1024 * MIB, 1024 * MIB)
         done = [await driven.step(goal_mib=0) for _ in range(10)]
         assert [action.reason for action in done if action] == [
-            "balloon: the guest keeps 1.0 GiB: asked no more"
+            "balloon: the guest keeps 1.0 GiB, so its target is raised to that"
         ]
 
     asyncio.run(scene())

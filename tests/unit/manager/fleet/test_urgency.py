@@ -32,7 +32,7 @@ from giveback.vmm.base import Answer, Capabilities, VmDescription, VmState
 MIB = 1 << 20
 STEP = ManagerAction(1, 0.0, "web", ActionKind.BALLOON, 0, 64 * MIB, "balloon: 960 MiB left")
 DEFLATED = ManagerAction(
-    1, 0.0, "qemu:web:1", ActionKind.DEFLATE, 0, 0, "given back: the manager ends"
+    1, 0.0, "qemu:web:1", ActionKind.DEFLATE, 0, 0, "given back: the manager stops"
 )
 
 
@@ -293,14 +293,14 @@ def test_what_is_given_back_at_start_and_end_is_recorded() -> None:
     asyncio.run(live())
     assert [action.reason for action in recorded.actions] == [
         "given back: the manager that took it has ended",
-        "given back: the manager ends",
+        "given back: the manager stops",
     ]
     assert [action.id for action in recorded.actions] == [1, 2]
     assert list(daemon.fleet.actions) == recorded.actions
 
 
 def test_a_deflation_waits_for_nothing() -> None:
-    assert daemon_status.verdict(DEFLATED) == "deflate: given back: the manager ends"
+    assert daemon_status.verdict(DEFLATED) == "deflate: given back: the manager stops"
     history = HistorySpan(0, 10, 10, None, (), (), (DEFLATED,), ())
     shown = chart.actions_text(history)
-    assert shown.endswith("deflate  given back: the manager ends")
+    assert shown.endswith("deflate  given back: the manager stops")

@@ -33,7 +33,7 @@ DEADLINE_S = 20.0
 def settle(history: History, *, well: bool = True) -> None:
     """Until all that waits is written, or, of a history that cannot, until it says so."""
     deadline_s = time.monotonic() + DEADLINE_S
-    while (history._looks or history._actions) if well else not history.problems:
+    while (history._statuses or history._actions) if well else not history.problems:
         assert time.monotonic() < deadline_s, history.problems
         time.sleep(0.002)
 
@@ -168,7 +168,7 @@ def test_a_reader_that_stands_still_cannot_make_it_grow(tmp_path: Path) -> None:
                 history.status(status(*shown, wall_s=float(START_S + look * 10)))
                 look += 1
                 deadline_s = time.monotonic() + DEADLINE_S
-                while history._looks and not history.problems:
+                while history._statuses and not history.problems:
                     assert time.monotonic() < deadline_s
                     time.sleep(0.002)
             assert "stands still" in history.problems[0]
@@ -221,7 +221,7 @@ def test_somebody_elses_database_is_left_alone(tmp_path: Path) -> None:
     with recording(path) as history:
         history.status(status(wall_s=float(START_S)))
         settle(history, well=False)
-        assert "something else" in history.problems[0]
+        assert "another program" in history.problems[0]
     assert path.read_bytes() == before
 
 
@@ -246,8 +246,8 @@ def test_what_waits_for_a_disk_is_bounded(tmp_path: Path) -> None:
         for look in range(100):
             history.status(status(*vms, wall_s=float(START_S + look * 10)))
             history.action(action(look))
-        assert len(history._looks) <= 20
-        assert history._looks[-1].wall_s == START_S + 990
+        assert len(history._statuses) <= 20
+        assert history._statuses[-1].wall_s == START_S + 990
         assert len(history._actions) == 100
 
 
@@ -320,7 +320,7 @@ def test_a_vm_that_is_not_known_is_named_with_those_that_are(tmp_path: Path) -> 
     with pytest.raises(HistoryError, match="no history yet"):
         history_reader.read(str(tmp_path / "none"), 1, 2)
     (tmp_path / "bad").write_bytes(b"x" * 4096)
-    with pytest.raises(HistoryError, match="no database"):
+    with pytest.raises(HistoryError, match="not a database"):
         history_reader.read(str(tmp_path / "bad"), 1, 2)
 
 

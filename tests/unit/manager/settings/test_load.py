@@ -221,13 +221,19 @@ def test_any_text_is_a_pattern(pattern: str, name: str) -> None:
         ('[daemon]\nmetrics_listen = "a:70000"', "is not ADDRESS:PORT"),
         ('[daemon]\nmetrics_listen = "localhost:9835"', "is not ADDRESS:PORT"),
         ('[daemon]\nmetrics_listen = "0.0.0.0:9835"', "'0.0.0.0:9835': only loopback"),
-        ('[daemon]\nsocket_group = "no-such-x"', "daemon.socket_group: group 'no-such-x': there"),
+        (
+            '[daemon]\nsocket_group = "no-such-x"',
+            "daemon.socket_group: group 'no-such-x' does not exist",
+        ),
         ('[history]\nlimit = "1M"', "history.limit: at least 8M"),
         ('[access]\nread = "a"', "access.read: must be a list of text"),
         ("[access]\nread = [3]", "access.read[0]: must be text, not 3"),
-        ('[access]\nwrite = ["no-such-user-x"]', "access.write[0]: user 'no-such-user-x': there"),
-        ('[access]\nwrite = [""]', "access.write[0]: user '': there"),
-        ('[access]\nread = ["root", "@{x}"]', "access.read[1]: group '{x}': there"),
+        (
+            '[access]\nwrite = ["no-such-user-x"]',
+            "access.write[0]: user 'no-such-user-x' does not exist",
+        ),
+        ('[access]\nwrite = [""]', "access.write[0]: user '' does not exist"),
+        ('[access]\nread = ["root", "@{x}"]', "access.read[1]: group '{x}' does not exist"),
         ("[host", "a.toml: not valid TOML: "),
         ("a = 1\na = 2", "a.toml: not valid TOML: "),
     ],
@@ -256,7 +262,7 @@ def test_what_a_start_would_refuse_is_said_with_the_rest() -> None:
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="byte 4 is no UTF-8"):
+    with pytest.raises(InputError, match="byte 4 is not UTF-8"):
         load.from_bytes(b"a = \xff", "f")
     with pytest.raises(InputError, match="longer than"):
         load.from_bytes(b"#" * (load.FILE_LIMIT_BYTES + 1), "f")

@@ -118,7 +118,7 @@ def growth_of(days: Sequence[int]) -> Growth | None:
 
 
 def _headroom_bytes(days: Sequence[int], most: int) -> int:
-    """A tenth, or by how much the highest day exceeds the second: the next record may do so again."""
+    """Return a tenth, or the excess of the highest day over the second: a new record may repeat it."""
     second = sorted(days)[-2] if len(days) > 1 else most
     return round(min(max(HEADROOM * most, most - second), RECORD_MOST * most))
 

@@ -119,7 +119,7 @@ def test_what_the_daemon_records_is_counted_before_it_is_rolled_up(tmp_path: Pat
 
 def settle(history: History) -> None:
     deadline_s = time.monotonic() + 30
-    while history._looks:
+    while history._statuses:
         assert time.monotonic() < deadline_s, history.problems
         time.sleep(0.002)
 
