@@ -167,7 +167,9 @@ class Daemon:
     async def set_urgency(self, vm: str, urgency: int, lease_s: float) -> None:
         """Send one guest a manual urgency, as `model.Manager.set_urgency`."""
         if urgency not in URGENCIES or not 0 < lease_s <= LEASE_MOST_S:
-            raise InputError(f"urgency {urgency} for {span(lease_s)}: give 0 to 3, and at most an hour")
+            raise InputError(
+                f"urgency {urgency} for {span(lease_s)}: give 0 to 3, and at most an hour"
+            )
         self._refuse_unless_acting()
         chosen = self.fleet.chosen(vm)
         if not chosen.hears:
