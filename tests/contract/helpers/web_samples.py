@@ -71,7 +71,7 @@ def living_status(at_s: float, vms: int = len(NAMES)) -> DaemonStatus:
             found[7], condition=VmCondition.NO_AGENT, condition_text="no agent answers in the guest",
             in_use_bytes=None, needed_bytes=None, cache_bytes=None, residue_bytes=None,
             returned_bytes=None, returnable_bytes=None, cold_bytes=None, warm_bytes=None,
-            unknown="the guest tells no numbers", urgency=None, urgency_by=None,
+            unknown="the guest sends no numbers", urgency=None, urgency_by=None,
             rows={"guest_silent": found[7].resident_bytes or 0, "vmm": 45 * MIB}, ram_rows={},
         )  # fmt: skip
     resident = sum(vm.resident_bytes or 0 for vm in found)

@@ -47,7 +47,7 @@ def test_a_status_becomes_a_snapshot() -> None:
     assert (web.name, web.owner) == ("we\\x1b[2Jb\\n", "root")
     assert web.parts == VmParts(400 * MIB, 200 * MIB, 100 * MIB, MIB)
     assert web.verdict == "asked 300 MiB, got 290 in 9 s"
-    assert web.rows == {"free, resident: trapped in small blocks": 7, "anonymous": 9}
+    assert web.rows == {"free, resident: in small free blocks": 7, "anonymous": 9}
     assert web.ram_rows == {"ballooned or unplugged": 5}
     assert (db.parts, db.unknown, db.owner) == (None, "no numbers", "")
     assert shown.host is not None

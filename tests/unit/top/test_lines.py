@@ -92,8 +92,8 @@ def test_a_vm_says_its_parts_in_numbers() -> None:
     first, second = lines.detail_lines(top_vm(), 200)
     assert "needed 500 MiB, cache 300 MiB, trapped 200 MiB (50 MiB in small blocks)" in first
     assert second == "ok: idle; urgency 1; asked 512 MiB, got 498 in 9 s"
-    unknown = top_vm(parts=None, unknown="the guest tells no numbers")
-    assert "not known: the guest tells no numbers" in lines.detail_lines(unknown, 200)[0]
+    unknown = top_vm(parts=None, unknown="the guest sends no numbers")
+    assert "not known: the guest sends no numbers" in lines.detail_lines(unknown, 200)[0]
 
 
 def test_what_a_status_knows_of_a_vm() -> None:

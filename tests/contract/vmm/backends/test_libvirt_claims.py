@@ -87,7 +87,7 @@ def test_a_monitor_whose_path_never_answers_costs_a_reader(folder: Path) -> None
         (folder / "top").rename(folder / "before")
         with (
             stuck_fuse.mounted(folder / "top"),
-            pytest.raises(VmError, match="reader gave no answer"),
+            pytest.raises(VmError, match="reader did not answer"),
         ):
             claimed("qemu:///session", vm.pid)
 
@@ -98,6 +98,6 @@ def test_a_sessions_socket_whose_path_never_answers_costs_a_reader(folder: Path)
         stuck_fuse.mounted(folder / "stuck") as stuck,
         stranger(folder / "log", ["qemu-kvm"], uid=VICTIM) as vm,
     ):
-        with pytest.raises(VmError, match="reader gave no answer"):
+        with pytest.raises(VmError, match="reader did not answer"):
             claimed(f"qemu:///session?socket={stuck}/hang", vm.pid)
         assert not [one for one in threading.enumerate() if one.name.startswith("libvirt")]

@@ -55,7 +55,7 @@ def _vm(at: int, trend: float = 1.0) -> TopVm:
         condition_text="compacts memory" if at == 0 else "",
         small_blocks_bytes=None if made is None else made.trapped_bytes * 6 // 10,
         returnable_bytes=None if made is None else made.trapped_bytes + made.cache_bytes // 2,
-        unknown="the guest tells no numbers" if made is None else "",
+        unknown="the guest sends no numbers" if made is None else "",
     )  # fmt: skip
 
 
