@@ -117,6 +117,7 @@ def _openat2(folder: int, path: bytes) -> int:
     number = ctypes.get_errno()
     if number == errno.ENOSYS:
         raise VmError(
-            "this kernel cannot open a path within another process's root: openat2 needs Linux 5.6"
+            "a path within another process's root cannot be opened: openat2 needs Linux 5.6, and a systemd "
+            "unit without RestrictSUIDSGID (`giveback daemon --print-unit`)"
         )
     raise OSError(number, os.strerror(number))

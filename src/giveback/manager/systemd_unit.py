@@ -9,6 +9,9 @@
 - AF_NETLINK: the kernel's own list of sockets (sock_diag) shows whether a VM's process listens at a socket
   that it names. CAP_SYS_PTRACE is needed for this as well: /proc/PID/fd of other users. CAP_SYS_ADMIN is
   not needed, because no other network namespace is entered.
+- RestrictSUIDSGID is not set: it makes openat2(2) fail, because a system call filter cannot read its
+  arguments. Without openat2 no socket's path can be resolved within its VM's root. ProtectSystem=strict
+  leaves the daemon only its own folders to write to.
 - AF_VSOCK is the agents' channel, AF_INET is for /metrics on loopback; no other address is allowed.
 - TasksMax: up to 48 readers may hang at other users' processes, and calls of libvirt use threads.
 - OOMScoreAdjust: if the host is out of memory, this process must survive to free some.
@@ -73,7 +76,6 @@ RestrictAddressFamilies=AF_UNIX AF_VSOCK AF_NETLINK{families}
 IPAddressDeny=any
 {allowed}RestrictNamespaces=yes
 RestrictRealtime=yes
-RestrictSUIDSGID=yes
 LockPersonality=yes
 MemoryDenyWriteExecute=yes
 KeyringMode=private
