@@ -29,10 +29,6 @@ NOT_YET = (
     "CHANGELOG.md",
     "SECURITY.md",
     "docs/benchmarks/full-6.12-2G",
-    "docs/daemon-pressure.md",
-    "docs/daemon-settings.md",
-    "docs/daemon-surfaces.md",
-    "docs/daemon.md",
     "docs/ledger.md",
 )
 # Each with what to write instead.
