@@ -158,8 +158,10 @@ def lines(
             f"          mode {said.get('mode')}, guest is {_level_words(said)}, {_urgency_words(said)}"
         )
         out += _excluded_lines(said.get("exclude"))
-    used, free = memory.non_free_bytes // MIB, memory.mem_free_bytes // MIB
-    out.append(f"memory    {memory.mem_total_bytes // MIB} MiB: {used} in use, {free} free")
+    # As on the host, "in use" leaves out the cache.
+    in_use, cache = (memory.non_free_bytes - now.cache_bytes) // MIB, now.cache_bytes // MIB
+    total, free = memory.mem_total_bytes // MIB, memory.mem_free_bytes // MIB
+    out.append(f"memory    {total} MiB: {max(0, in_use)} in use, {cache} cache, {free} free")
     out += [f"          {remark}" for remark in memory.remarks]
     alive = said if pid is not None else None
     out.append(f"free      {_free_words(now, reporting, alive)}")

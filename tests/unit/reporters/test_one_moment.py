@@ -9,24 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from all_outputs import daemon_of, outputs, scraped, shown
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from observations import GIB, GUEST, HOST, MIB, observation
 
-from giveback.accounting.observation import Observation
 from giveback.accounting.usage import GuestSnapshot, GuestSource, HostSnapshot
-from giveback.manager.fleet.discovery import Found
-from giveback.manager.fleet.fleet import Watched
-from giveback.manager.fleet.status import status_of, vm_problems
 from giveback.manager.history.recorder import _vm_row
 from giveback.manager.history.records import VM_COLUMNS
-from giveback.manager.http import metrics
 from giveback.manager.http.answers import encoded
-from giveback.manager.model import DaemonStatus, VmCondition, VmStatus
-from giveback.manager.settings.load import VmSettings
+from giveback.manager.model import VmCondition
 from giveback.reporters import daemon_status, explanation, vm_table
-from giveback.vmm.backends.qemu import QemuBackend
-from giveback.vmm.base import key_of
 from giveback_kernel.units import size
 
 AMOUNT = st.integers(0, 4 * GIB)
@@ -36,43 +29,6 @@ FACTS = (
     "returnable_bytes",
 )
 NEGATIVE = re.compile(r"(?<![\w/.])-\d")
-
-
-def shown(seen: Observation) -> VmStatus:
-    """The VM's status as of a daemon that has taken this one sample."""
-    found = Found(key_of(seen.vm), QemuBackend(), seen.vm, 1, -1)
-    vm = Watched(found, VmSettings(), 0.0)
-    vm.vmm.state = seen.state
-    vm.host.usage, vm.guest.report = seen.host, seen.guest
-    return status_of(vm, 0.0)
-
-
-def daemon_of(vm: VmStatus) -> DaemonStatus:
-    return DaemonStatus(
-        1.0, 0.0, None, None, (vm,), (), (), {}, (), "test", vm_problems=vm_problems((vm,))
-    )
-
-
-def scraped(vm: VmStatus) -> dict[str, float]:
-    registry = metrics.registry_of(lambda: daemon_of(vm), metrics.ActionCounts())
-    text = metrics.rendered(registry, "")[0].decode()
-    found = {}
-    for line in text.splitlines():
-        if line.startswith("giveback_vm_") and "{" in line:
-            name, _, value = line.rpartition(" ")
-            found[name] = float(value)
-    return found
-
-
-def outputs(seen: Observation) -> tuple[dict[str, dict[str, Any]], str]:
-    """The document of each output, and all texts."""
-    vm = shown(seen)
-    status = json.loads(encoded(daemon_of(vm)))
-    row = dict(zip(VM_COLUMNS, _vm_row(vm), strict=True))
-    ps, explained = vm_table.documents([seen])[0], explanation.document(seen)
-    texts = [vm_table.text([seen]), explanation.text(seen), daemon_status.text(daemon_of(vm), 2.0)]
-    made = {"ps": ps, "explain": explained, "status": status["vms"][0], "history": row}
-    return made, "\n".join(texts)
 
 
 def test_a_fact_is_the_same_in_every_output() -> None:
