@@ -71,6 +71,7 @@ TESTS = (
     "tests/contract/trust",
     "tests/contract/vmm",
     "tests/unit/accounting",
+    "tests/unit/agent",
     "tests/unit/commands",
     "tests/unit/fuzz",
     "tests/unit/guest",
@@ -80,6 +81,7 @@ TESTS = (
     "tests/unit/lab_guest",
     "tests/unit/reporters",
     "tests/unit/vmm",
+    "tests/vm/agent",
     "tests/vm/lab",
 )
 MODULES = [

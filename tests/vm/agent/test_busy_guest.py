@@ -1,7 +1,7 @@
-"""A guest that is never idle gives back nearly what an idle one does, and its work does not feel it.
+"""A guest that is never idle returns nearly as much as an idle one, and its workload is not slowed.
 
-`GIVEBACK_PAIRS=10 pytest -s tests/vm/agent/test_busy_guest.py -k pairs` measures interleaved pairs, the agent
-at work and stopped in turn, and prints the ratios with their 95 % interval.
+`GIVEBACK_PAIRS=10 pytest -s tests/vm/agent/test_busy_guest.py -k pairs` measures interleaved pairs, with the
+agent running and stopped in turn, and prints the ratios with their 95 % interval.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ PERCENT = int(os.environ.get("GIVEBACK_BUSY_PERCENT", "50"))
 PAIRS = int(os.environ.get("GIVEBACK_PAIRS", "0"))
 IDLE_S, BUSY_S, SEGMENT_S = 60.0, 300.0, 15.0
 WANTED_PART = 0.7
-# Each cold step makes so many refaults of its own, in the lists that it trains (lru_gen_training.py).
+# Each cold step causes this many refaults itself, in the lists that it trains (lru_gen_training.py).
 TRAINING_PAGES = 1024
-# Two-sided, 95 %, of so many pairs less one.
+# Two-sided, 95 %, by the number of pairs (degrees of freedom: one less).
 STUDENT_T = {4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262, 12: 2.201, 15: 2.145, 20: 2.093}
 
 
@@ -47,7 +47,7 @@ async def lab_vm(name: str) -> LabVm:
 async def returned(
     percent: int, seconds: float, enough_bytes: int
 ) -> tuple[int, Served | None, Any]:
-    """Bytes back on the host within so many seconds; ends as soon as there are `enough_bytes`."""
+    """Return the bytes back on the host after `seconds`, or as soon as there are `enough_bytes`."""
     async with await lab_vm(f"busy-{percent}") as vm:
         await steady_load.prepare(vm, COLD_MIB, TRAPPED_MIB, HOT_MIB)
         work = asyncio.create_task(steady_load.serve(vm, percent, seconds)) if percent else None
@@ -59,7 +59,7 @@ async def returned(
             await asyncio.sleep(1.0)
             most = max(most, before - vm.resident_bytes())
         read = ("cat", "/run/giveback/status.json")
-        # The work goes on for a while, and a pass follows it.
+        # The workload runs for a while, and a pass follows it.
         passes = json.loads((await vm.guest.exec(*read)).text)["passes"]
         served = await work if work is not None else None
         said = json.loads((await vm.guest.exec(*read)).text)

@@ -39,7 +39,7 @@ def said(lab: Lab, accel: Accel) -> Said:
 
 
 async def conversation(lab_vm: LabVm) -> Said:
-    """All that is tried with one guest; the tests look at what came of it."""
+    """Do everything with one guest; the tests check the results."""
     async with lab_vm as vm:
         found: Said = {}
         await vm.qmp.disconnect()
@@ -59,7 +59,7 @@ async def conversation(lab_vm: LabVm) -> Said:
         found["hello"] = await event(held, "hello")
         held.close()
         found["restarted"] = await until(agent_answers)
-        # A client that leaves in the midst of a line, and one in the midst of an answer.
+        # A client that leaves in the middle of a line, and one in the middle of an answer.
         for words in (b'{"ask": "mem', b'\n{"ask": "pages", "id": 1}\n'):
             leaving = connected(str(vm.agent_socket))
             leaving.sendall(words)
@@ -88,7 +88,7 @@ def agent_answers(document: Document) -> bool:
 
 
 async def until(wanted: Callable[[Document], bool]) -> Document:
-    """Ask until it is so: whoever else looks at this host's VMs holds the port now and then."""
+    """Ask until it is so: another program that samples this host's VMs holds the port now and then."""
     deadline = time.monotonic() + DEADLINE_S
     while True:
         document = await explained()
@@ -98,7 +98,7 @@ async def until(wanted: Callable[[Document], bool]) -> Document:
 
 
 async def settled(vm: LabVm) -> None:
-    """Wait until the agent's first pass is over: the host holds the same for five seconds."""
+    """Wait until the agent's first pass is over: resident memory is unchanged for five seconds."""
     same, before = 0, -1
     deadline = time.monotonic() + DEADLINE_S
     while same < 5:
@@ -110,7 +110,7 @@ async def settled(vm: LabVm) -> None:
 
 
 async def switches_of(vm: LabVm, pid: int, seconds: int) -> int:
-    """How often the agent gave up the CPU by itself in so many seconds of the guest."""
+    """Count the agent's voluntary context switches in this many seconds of the guest."""
     program = (
         "import sys,time\n"
         "def n(): return int(open('/proc/%s/status' % sys.argv[1]).read()"
@@ -128,7 +128,7 @@ def connected(path: str) -> socket.socket:
 
 
 async def event(end: socket.socket, name: str) -> Document:
-    """The next event of this name that the agent sends."""
+    """Return the next event of this name that the agent sends."""
     end.setblocking(False)
     loop = asyncio.get_running_loop()
     data = b""
@@ -160,7 +160,7 @@ def test_the_agent_answers_and_the_rows_add_up(said: Said) -> None:
 
 
 def test_exact_and_sampled_agree_within_one_percent(said: Said) -> None:
-    """But for pages on per-CPU lists, which are taken for resident and after a deep report are not."""
+    """Except for pages on per-CPU lists: they count as resident, but are not after a deep report."""
     document = said["exact"]
     exact = document["exact"]
     assert isinstance(exact, dict)

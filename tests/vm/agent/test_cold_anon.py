@@ -1,4 +1,4 @@
-"""Memory that a process touched once comes back to the host by way of swap; what is in use stays."""
+"""Memory that a process touched once goes back to the host through swap; memory in use stays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.timeout(1200), MATRIX]
 DEADLINE_S = 600
 MIB = 1 << 20
 IDLE_MIB, HOT_MIB, SWAP_MIB = 300, 100, 512
-# An emulated second is short: a round over what is hot must fit several times.
+# An emulated second is short: several rounds over the hot memory must fit.
 COLD_AFTER_S = 20
 
 PROGRAM = """
@@ -144,7 +144,7 @@ async def in_guest(swap: str, exclude: tuple[str, ...]) -> dict[str, Any]:
             await vm.guest.kill(pid, signal.SIGUSR1)
             after = await line("after")
             least = vm.resident_bytes()
-            # Reporting goes on by itself, a part of the free lists every two seconds.
+            # Reporting continues by itself, with a part of the free lists every two seconds.
             for _ in range(60):
                 await asyncio.sleep(1)
                 least = min(least, vm.resident_bytes())

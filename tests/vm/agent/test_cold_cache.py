@@ -1,4 +1,4 @@
-"""Cold cache goes and the working set stays, counted page by page in a real guest."""
+"""Cold cache is reclaimed and the working set stays, counted page by page in a real guest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deep report in a real guest: what comes back is measured on the host, and a kill is repaired."""
+"""Deep report in a real guest: the returned memory is measured on the host, and a kill is repaired."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from giveback_lab.vms.vm import LabVm, VmSpec
 
 MIB = 1 << 20
 RAM_BYTES = 1 << 30
-# What the report queue cannot reach: the kernel's per-zone threshold, and a pass's own rounding.
+# Memory that reporting cannot reach: the kernel's per-zone threshold, and rounding in a cycle.
 RESIDUE_BYTES = 16 * MIB
 DRAIN_DEADLINE_S = 120
 
@@ -73,7 +73,7 @@ STATE, ORIGINAL = percpu_lists.STATE_PATH, 0
 until_it_ends(lambda: percpu_lists.drain("/"), lambda: percpu_lists._read("/"), percpu_lists.repair)
 """
 )
-# 48 MiB free in pieces of 64 KiB: the kernel keeps most of it on its lists, for good.
+# 48 MiB free in blocks of 64 KiB: the kernel keeps most of it on its lists permanently.
 LISTS = """
 import mmap, os, time
 from giveback_kernel.zoneinfo import pcp_pages, read_zoneinfo

@@ -1,4 +1,4 @@
-"""Cache of a cgroup that has ended goes, that of live ones stays: counted page by page in real guests."""
+"""Cache of an ended cgroup is reclaimed, that of live ones stays: counted page by page in real guests."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_the_cache_of_an_ended_cgroup_goes_and_that_of_live_ones_stays(
 
 @pytest.mark.parametrize("ending", ["live.slice/ended.scope", "ended.slice/ended.scope"])
 def test_what_is_excluded_keeps_all_of_its_cache(ending: str) -> None:
-    """What ended below the root stays then: nothing protects from a reclaim there (multi-gen LRU)."""
+    """Cache of cgroups that ended below the root then stays: it has no protection there (multi-gen LRU)."""
     said = asyncio.run(in_guest("6.12", ending, ("live.slice/app",)))
     print(said["text"])
     before, after = said["before"], said["after"]
@@ -155,7 +155,7 @@ rmdir $C/ended.slice/one $C/ended.slice
 
 
 def test_the_service_returns_it_to_the_host_by_itself() -> None:
-    """The agent is told of nothing: it notices the end, and what it takes leaves the host's memory."""
+    """The agent notices the end by itself, and the reclaimed cache leaves the host's memory."""
     back = asyncio.run(_returned_by_the_service())
     assert back >= 0.95
 
@@ -181,7 +181,7 @@ async def _returned_by_the_service() -> float:
         return back
 
 
-# The same work starts again as soon as its cache has been taken, and reads the same file.
+# The same workload starts again as soon as its cache was reclaimed, and reads the same file.
 RESTARTS = """
 import json, time
 C, FILE, MIB = "/sys/fs/cgroup", "/work/again", 150
@@ -225,7 +225,7 @@ def test_work_that_starts_again_and_reads_the_same_keeps_its_cache_for_longer() 
     print(f"taken {first_s} s after the first end, {second_s} s after the second")
     assert first_s is not None
     assert second_s is not None
-    # The wait runs from the first take on; the work ran meanwhile.
+    # The wait begins at the first reclaim; the workload ran meanwhile.
     assert first_s < FIRST_WAIT_S / 2 < second_s
 
 

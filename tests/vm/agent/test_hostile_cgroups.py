@@ -1,4 +1,4 @@
-"""Cgroups that do not play along, in a real guest: frozen, protected, without cache, vanishing."""
+"""Difficult cgroups in a real guest: frozen, protected, without cache, vanishing."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_frozen_cgroup_holds_nothing_up_and_the_others_give_their_cold_cache()
     assert trained["frozen"]["refaults"] == 0
     for name in ("plain", "min", "bare"):
         assert trained[name]["refaults"] > 200, said["text"]
-    # Emulated and beside others: what counts is that the deadline ends it.
+    # The guest is emulated on a busy machine: only the deadline matters.
     assert said["joined"]["refaults"] == 0
     assert 2 <= said["joined"]["took_s"] < 20
     assert said["members"]
@@ -130,5 +130,5 @@ def test_a_frozen_cgroup_holds_nothing_up_and_the_others_give_their_cold_cache()
     assert said["code"] == 0
     assert said["before"]["plain"] >= 30
     assert said["after"]["plain"] <= 8, said["text"]
-    # lru_gen does not look at memory.min: the agent does.
+    # lru_gen ignores memory.min; the agent does not.
     assert said["after"]["min"] == said["before"]["min"], said["text"]

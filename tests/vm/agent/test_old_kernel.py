@@ -1,4 +1,4 @@
-"""A kernel without memory.reclaim gives cold cache back by memory.high: counted inside and by the host."""
+"""A kernel without memory.reclaim returns cold cache by memory.high: counted in the guest and by the host."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def lows():
     return [text(f"{folder}/memory.low").strip() for folder in (f"{C}/lab.slice", APP, OTHER)]
 
 def records():
-    # A kill may leave the half-written next record beside it, which nobody reads.
+    # A kill may leave the half-written next record beside it, which no process reads.
     names = os.listdir("/run/giveback") if os.path.isdir("/run/giveback") else []
     return sorted(name for name in names if not name.endswith((".new", ".lock")))
 """
@@ -115,7 +115,7 @@ finally:
     for pid in live: os.kill(pid, 9)
 """
 
-# A worker in the same cgroup charges 2 MiB for each request. Rounds without steps and with take turns.
+# A worker in the same cgroup charges 2 MiB for each request. Rounds with and without steps alternate.
 STALLS = """
 make(cold=256)
 become_idle_class()  # as a worker's steps are made
@@ -221,10 +221,10 @@ def test_cold_cache_and_that_of_ended_cgroups_goes_and_hot_files_stay() -> None:
         assert after[cold] <= before[cold] * 0.4, said["text"]
     assert after["ended"] >= before["ended"] * 0.95
     assert ended["ended"] <= 4
-    # What went with it of live cgroups, and of what cannot be reached.
+    # Cache of live cgroups that was lost with it, and cache that cannot be reached.
     assert ended["cold"] >= after["cold"] - 2
     assert ended["roots"] == before["roots"]
-    # A host in need gets warm cache too, and about what it wants.
+    # A host in need gets warm cache too, about the amount that it wants.
     warm = sum(ended[name] - said["after_warm"][name] for name in ended)
     assert 20 <= warm <= 28, said["text"]
     assert (said["highs"], said["lows"], said["records"]) == (["max"] * 3, ["0"] * 3, [])

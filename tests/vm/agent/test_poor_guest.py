@@ -1,4 +1,4 @@
-"""The agent in a guest that lacks all it would like: page reporting, PSI, cgroup v2, debugfs."""
+"""The agent in a guest without page reporting, PSI, cgroup v2 and debugfs."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ LOOKS = 4
 
 @pytest.fixture(scope="module")
 def poor(lab: Lab, accel: Accel) -> Iterator[AgentGuest]:
-    """A guest that lacks it all: page reporting, PSI, cgroup v2, debugfs."""
+    """A guest without page reporting, PSI, cgroup v2 and debugfs."""
     spec = VmSpec("poor", RAM_BYTES, 1, accel.name, reporting=False, kernel_arguments="psi=0")
     with agent_guest(spec, lab, accel) as booted:
         booted.sh("umount /sys/fs/cgroup; umount /sys/kernel/debug")
-        # cgroup v1 alone, where the kernel still has it.
+        # Only cgroup v1, if the kernel still has it.
         booted.exec("mount", "-t", "cgroup", "-o", "memory", "cgroup", "/sys/fs/cgroup")
         yield booted
 

@@ -1,4 +1,4 @@
-"""Linux 7.3 reports without its delay during a pass: sooner back by the host's count, and restored."""
+"""Linux 7.3 reports without its delay during a pass: memory is back sooner, and the delay is restored."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def a_pass(vm: LabVm) -> Course:
     until_s, begun_s = time.monotonic() + DEADLINE_S, 0.0
     while not any(line.startswith("giveback: ") for line in lines):
         assert time.monotonic() < until_s, lines
-        # What comes before does not depend on the delay, and takes as long as the machine likes.
+        # The steps before do not depend on the delay, and take an unknown time.
         if any(line.startswith("drain") for line in lines) and not begun_s:
             begun_s = time.monotonic()
         if begun_s:

@@ -1,8 +1,8 @@
-"""The agent in real guests: what the kernel's files and the host say of what it did.
+"""The agent in real guests: its effects by the kernel's files and by the host's count.
 
-Each test has a service of its own and can be run alone. While a pass goes on, a guest is looked at from
-outside only: by the host, the stream of samples, and the service's own lines. A program that is started in
-it is work, and on a slow machine enough of it to end the pass.
+Each test has a service of its own and can be run alone. During a pass the guest is only observed from
+outside: by the host, the stream of samples, and the service's own lines. A program started in the guest
+makes it busy, which ends the pass on a slow machine.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ LOOKS = 4
 
 @pytest.fixture(scope="module")
 def guest(lab: Lab, accel: Accel) -> Iterator[AgentGuest]:
-    """A guest with page reporting after its work, and nothing else to do."""
+    """A guest with page reporting, idle after its workload."""
     with agent_guest(VmSpec("agent", RAM_BYTES, 1, accel.name), lab, accel) as booted:
         booted.work(SCALE)
         yield booted
@@ -59,7 +59,7 @@ def guest(lab: Lab, accel: Accel) -> Iterator[AgentGuest]:
 
 @pytest.fixture(scope="module")
 def first(guest: AgentGuest) -> dict[str, Any]:
-    """The first pass of the service, as a user starts it; and, once it is over, all that is asked of it."""
+    """Run the first pass of the service, started like a user does, and then all commands."""
     found: dict[str, Any] = {"before": guest.vm.resident_bytes()}
     residue_bytes = guest.residue_bytes()
     with guest.service(packed=True) as agent:
@@ -76,8 +76,8 @@ def first(guest: AgentGuest) -> dict[str, Any]:
         found["picture"] = guest.agent("picture")
         found["published again"] = guest.status()
         for command in ("status", "doctor", "config"):
-            found[f"nobody's {command}"] = guest.agent_as_nobody(command)
-        found["nobody's urgency"] = guest.agent_as_nobody("urgency", "3")
+            found[f"user's {command}"] = guest.agent_as_nobody(command)
+        found["user's urgency"] = guest.agent_as_nobody("urgency", "3")
     found["stopped"] = guest.agent("status")
     print(
         f"residue {residue_bytes // MIB} -> {found['residue'] // MIB} MiB, "
@@ -94,20 +94,20 @@ def is_as_found(guest: AgentGuest) -> bool:
     return guest.order() == 9 and not guest.has_state()
 
 
-def test_an_idle_guest_keeps_little_for_nothing(guest: AgentGuest, first: dict[str, Any]) -> None:
+def test_an_idle_guest_has_little_residue(guest: AgentGuest, first: dict[str, Any]) -> None:
     assert first["residue"] < RESIDUE_BYTES
     assert any("lower the report order to 0" in line for line in first["lines"])
     assert is_as_found(guest)
 
 
-def test_a_pass_is_told_to_the_kernel_log_and_to_status(
+def test_a_pass_is_written_to_the_kernel_log_and_to_status(
     guest: AgentGuest, first: dict[str, Any]
 ) -> None:
     assert CLASSIC_LINE in guest.sh("dmesg")
     published = first["published"]
     assert published["pid"] == first["pid"]
     assert published["passes"] == len(published["last_passes"]) >= 1
-    # Where the machine is slow, a pass may have been cut short by the guest's own start, and begun again.
+    # On a slow machine, the guest's own start may have stopped a pass, which then began again.
     kinds = [step["kind"] for one in published["last_passes"] for step in one["steps"]]
     assert list(dict.fromkeys(kinds)) == ["sync", "reclaim cold", "drain", "compact"]
     assert "done" in [one["end"] for one in published["last_passes"]]
@@ -123,7 +123,7 @@ def test_a_pass_is_told_to_the_kernel_log_and_to_status(
 
 
 def test_one_moment_is_told_alike_everywhere(guest: AgentGuest, first: dict[str, Any]) -> None:
-    """Of the last pass, and of what the next would take: the kernel log, `status`, its JSON, the host's."""
+    """About the last pass and the next amount: the kernel log, `status`, its JSON, the host's report."""
     last = first["published again"]["last_passes"][-1]
     freed_mib, small_mib = last["freed_bytes"] // MIB, last["small_after_bytes"] // MIB
     log = [line for line in guest.sh("dmesg").splitlines() if "giveback: " in line]
@@ -137,7 +137,7 @@ def test_one_moment_is_told_alike_everywhere(guest: AgentGuest, first: dict[str,
     shown = json.loads(first["json"].text)["guest"]
     if first["published again"]["passes"] == first["published"]["passes"]:
         assert f"{freed_mib} MiB freed, {small_mib} MiB {rest}" in first["status"].text
-        # Of what is free in small blocks the host has back what the pass has reported.
+        # The host has back the memory in small blocks that the pass has reported.
         assert shown["trapped_bytes"] < 16 * MIB + shown["small_free_bytes"] // 4
     picture = json.loads(first["picture"].text)
     # Two samples of a guest that runs two commands meanwhile.
@@ -152,18 +152,18 @@ def test_a_stopped_service_is_told(first: dict[str, Any]) -> None:
 
 
 def test_without_rights_all_is_shown_and_what_is_missing_is_said(first: dict[str, Any]) -> None:
-    assert first["nobody's status"].code == 0
-    assert f"runs, pid {first['pid']}" in first["nobody's status"].text
-    assert "not root" in first["nobody's doctor"].text
-    assert "Traceback" not in first["nobody's doctor"].text
-    assert first["nobody's config"].code == 0
-    assert "giveback.mode" in first["nobody's config"].text
-    assert first["nobody's urgency"].code == 1
-    assert "run this as root" in first["nobody's urgency"].text
+    assert first["user's status"].code == 0
+    assert f"runs, pid {first['pid']}" in first["user's status"].text
+    assert "not root" in first["user's doctor"].text
+    assert "Traceback" not in first["user's doctor"].text
+    assert first["user's config"].code == 0
+    assert "giveback.mode" in first["user's config"].text
+    assert first["user's urgency"].code == 1
+    assert "run this as root" in first["user's urgency"].text
 
 
 def test_a_second_service_refuses_with_the_firsts_pid(first: dict[str, Any]) -> None:
-    # Not 2: what holds the lock may be a manual pass, and systemd is to try again.
+    # Not 2: a manual pass may hold the lock, and systemd is to try again.
     assert first["second"].code == 1
     assert f"pid {first['pid']}" in first["second"].text
 
@@ -186,7 +186,7 @@ def test_a_kill_at_any_step_is_repaired_by_the_next_start(guest: AgentGuest) -> 
 
 @pytest.fixture
 def fragments(guest: AgentGuest) -> Iterator[None]:
-    """Memory that is free in small blocks."""
+    """Memory in small free blocks."""
     with guest.running("python3", "-c", HOLD) as held:
         held.wait_until_it_says("held")
         yield
@@ -233,18 +233,18 @@ def test_disabled_does_nothing(guest: AgentGuest) -> None:
 
 
 def wait_for_urgency(guest: AgentGuest, urgency: int) -> None:
-    """Tell the service, and wait until its status says that it knows."""
+    """Set the urgency, and wait until the service's status shows it."""
     assert guest.agent("urgency", str(urgency), "--for", "3600").code == 0
     guest.wait(lambda: guest.status()["urgency"] == urgency, f"urgency {urgency} in the status")
 
 
-def test_a_starving_host_gets_the_cache_and_one_with_plenty_does_not(guest: AgentGuest) -> None:
+def test_urgency_3_takes_the_cache_and_urgency_0_does_not(guest: AgentGuest) -> None:
     guest.warm_file("warm", 120)
     with guest.running("python3", "-c", BURN) as work:
         work.wait_until_it_says("ready")
         work.signal(signal.SIGUSR1)
         with guest.service(*SOON) as agent:
-            # Nothing is done until the guest's own work ends.
+            # Nothing is done until the guest's own workload ends.
             before_bytes = guest.cache_bytes()
             wait_for_urgency(guest, 0)
             work.end(signal.SIGKILL)
@@ -264,7 +264,7 @@ def test_a_starving_host_gets_the_cache_and_one_with_plenty_does_not(guest: Agen
 
 
 @pytest.mark.usefixtures("fragments")
-def test_release_deep_tells_each_gain_and_ctrl_c_restores(guest: AgentGuest) -> None:
+def test_release_deep_prints_each_step_and_ctrl_c_restores(guest: AgentGuest) -> None:
     guest.cold_file("cold", 100)
     guest.unpack()
     release = guest.spawn(*UNPACKED, "release", "--deep")

@@ -1,4 +1,4 @@
-"""Patterns of cgroups that nothing is taken from."""
+"""Patterns of cgroups that are excluded from reclaim."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which service or container a cgroup's path tells of."""
+"""The service or container of a cgroup, by its path."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_what_only_holds_others_is_no_unit(path: str) -> None:
     assert unit_of(path) is None
 
 
-def test_a_name_that_is_nearly_a_containers_is_none() -> None:
+def test_a_name_that_is_nearly_a_containers_is_not_one() -> None:
     for name in (f"libpod-{ID[1:]}.scope", f"libpod-{ID[1:]}g.scope", f"other-{ID}.scope"):
         found = unit_of(f"/machine.slice/{name}")
         assert found is not None

@@ -1,4 +1,4 @@
-"""Rows of services and containers: they do not overlap, and never sum to more than there is."""
+"""Rows of services and containers: they do not overlap, and never add up to more than the total."""
 
 from __future__ import annotations
 

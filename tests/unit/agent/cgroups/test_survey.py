@@ -19,7 +19,7 @@ MOUNTS = b"30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,memory_recursivep
 
 
 def stat(anon: int = 0, file: int = 0) -> bytes:
-    """A memory.stat of so many MiB; its cache is cold."""
+    """Return a memory.stat with these MiB; its cache is cold."""
     return f"anon {anon * MIB}\nfile {file * MIB}\nkernel 0\ninactive_file {file * MIB}\n".encode()
 
 
@@ -79,7 +79,7 @@ def test_time_bounds_the_walk_and_what_is_not_split_is_still_counted(tmp_path: P
     assert not found.is_whole
     total = survey.total_usage(str(tmp_path))
     assert sum(row.usage.anon_bytes for row in found.rows) == total.anon_bytes
-    assert "for want of time" in table.lines(found)[-1]
+    assert "for lack of time" in table.lines(found)[-1]
     assert not [row for row in found.rows if row.kind == rows.ENDED]
 
 

@@ -1,4 +1,4 @@
-"""All that is said of one pass, in the guest, agrees: the kernel log, the journal, `status` and its JSON."""
+"""All texts about one pass in the guest agree: the kernel log, the journal, `status` and its JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STEPS = st.lists(st.tuples(KINDS, SIZES, SIZES), max_size=6)
 
 
 def published(log: pass_log.PassLog) -> dict[str, Any]:
-    """What `status` reads of it."""
+    """Return the log as `status` reads it."""
     said = json.loads(encode({**status_file.log_fields(log), "mode": "adaptive"}))
     assert isinstance(said, dict)
     return said
@@ -35,7 +35,7 @@ def published(log: pass_log.PassLog) -> dict[str, Any]:
 def a_pass(
     steps: list[tuple[type[act.ReleaseStep], int, int]], deep: bool, end: str
 ) -> tuple[pass_log.PassLog, list[pass_log.StepRecord], pass_log.PassRecord]:
-    """A pass in which free memory and small blocks are as each step says, in MiB."""
+    """Run a pass with this free memory and these small blocks after each step, in MiB."""
     log, now = pass_log.PassLog(), snapshot(1.0)
     log.start(now, "idle")
     told = []
@@ -65,7 +65,7 @@ def test_every_output_says_the_same_of_a_pass(
     assert freed is not None
     assert freed_again is not None
     assert int(freed[1]) == int(freed_again[1]) == document["freed_bytes"] // MIB
-    # What the journal said of each step adds up to it, whatever the guest took meanwhile.
+    # The journal's lines of the steps add up to it, even if the guest allocated memory meanwhile.
     freeing = [one.freed_bytes for one in journal if one.kind in pass_log.FREEING]
     assert document["freed_bytes"] == sum(freeing)
     assert all(one.freed_bytes >= 0 for one in journal)
@@ -76,7 +76,7 @@ def test_every_output_says_the_same_of_a_pass(
 
 
 def test_a_guest_that_takes_memory_meanwhile_does_not_make_it_negative() -> None:
-    """-156 MiB in `status`, and 9 MiB in the kernel log: of one pass."""
+    """One pass was once -156 MiB in `status` and 9 MiB in the kernel log."""
     log, _, record = a_pass([(act.ReclaimCold, 809, 300), (act.Sync, 644, 300)], False, "done")
     assert "9 MiB of cache and slab freed" in pass_log.words(record, pass_log.CLASSIC_LINE)
     text = "\n".join(status.lines(7, snapshot(9.0), published(log), None, ACTIVE))
@@ -91,9 +91,9 @@ def test_small_blocks_that_were_reported_are_not_called_trapped() -> None:
     assert "trapped" not in text
     found = status.summary(now, said)
     assert (found["small_free_bytes"], found["trapped_bytes"]) == (320 * MIB, 20 * MIB)
-    # An agent that does not run any more reports nothing: what it said does not count.
+    # An agent that no longer runs reports nothing: its status does not count.
     assert "320 MiB in small free blocks" in "\n".join(status.lines(None, now, said, None, ACTIVE))
-    # A pass that was cut short has reported none that is known of.
+    # It is unknown what a stopped pass has reported: none counts.
     log, _, _ = a_pass([(act.ReclaimCold, 800, 300)], True, "the guest got busy")
     assert status.summary(now, published(log))["trapped_bytes"] == 320 * MIB
 

@@ -1,4 +1,4 @@
-"""`release` on a fake root: the policy's own pass, told step by step, and the order put back."""
+"""`release` on a fake root: the policy's pass, printed step by step, and the order restored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from giveback_kernel.errors import KernelFileError
 from giveback_kernel.page_reporting import ORDER_PATH
 from giveback_kernel.record import replace
 
-# Compaction and the order, which a fake root can have: the cache's writes are tested in real guests.
+# Compaction and the order, which a fake root can have. The writes for cache are tested in real guests.
 CAN = replace(ABLE, reclaim=False, drop_caches=False, cold_method="none", drain=False)
 
 
@@ -70,7 +70,7 @@ def test_without_deep_the_order_is_not_touched(
     assert "report order" not in capsys.readouterr().out
 
 
-def test_per_cpu_lists_are_told_of_and_a_failure_is_no_end(
+def test_draining_is_printed_and_its_failure_does_not_end_the_pass(
     root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     able = replace(CAN, drain=True)

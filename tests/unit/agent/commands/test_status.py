@@ -1,4 +1,4 @@
-"""What `status` says, and what a pass's line claims: never more than is known."""
+"""The texts of `status` and of a pass's log line: never more than is known."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_cold_cache_is_told_with_what_is_kept_of_it() -> None:
 
 
 @pytest.mark.parametrize("busy", [None, 7, [], {"next_s": "soon"}, {"next_s": 1.0, "steps": None}])
-def test_nonsense_in_the_status_file_is_survived(busy: object) -> None:
+def test_an_invalid_status_file_is_survived(busy: object) -> None:
     said = {**_said(), "busy": busy, "learned_floor_bytes": "much", "cache_floor_bytes": -1}
     assert status.lines(7, snapshot(1.0), said, None, ReportingState(True, "", 9, True))
     judged = {"at_s": busy, "cache_bytes": busy}

@@ -1,4 +1,4 @@
-"""Verdicts from facts: each precondition good, bad and unseen; and no facts that break one."""
+"""Verdicts from facts: each precondition good, bad and unknown; and no facts break a check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`doctor`: facts from a tree of real files, and what is printed of them."""
+"""`doctor`: facts from a tree of real files, and their output."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_other_reclaimers(tmp_path: Path, path: str, text: str, found: str) -> N
         ("[experimental]\nautoMemoryReclaim=true\n", "its default is DropCache"),
     ],
 )
-def test_wsl_own_reclaim_is_a_rival(tmp_path: Path, text: str | None, expected: str) -> None:
+def test_wsls_own_reclaim_is_found(tmp_path: Path, text: str | None, expected: str) -> None:
     write(tmp_path, "/proc/mounts", "C:\\134 /mnt/c 9p rw,aname=drvfs;path=C:\\ 0 0\n")
     (tmp_path / "mnt/c/Users/me").mkdir(parents=True)
     if text is not None:
@@ -189,7 +189,7 @@ def test_wsl_own_reclaim_is_a_rival(tmp_path: Path, text: str | None, expected: 
 
 
 def test_a_distribution_of_wsl_in_its_namespace_is_warned(tmp_path: Path) -> None:
-    # microsoft/WSL#41512: with isolateDistroCgroup doctor said that all was well.
+    # microsoft/WSL#41512: with isolateDistroCgroup doctor once found nothing wrong.
     top = "/sys/fs/cgroup"
     write(tmp_path, "/proc/self/mountinfo", f"30 1 0:26 / {top} rw - cgroup2 cgroup2 rw\n")
     write(tmp_path, f"{top}/cgroup.type", "domain\n")

@@ -1,4 +1,4 @@
-"""The agent's own JSON: what it writes is JSON, and it reads as `json` does or not at all."""
+"""The agent's own JSON: it writes valid JSON, and reads a text as `json` does or refuses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The agent's way to the host: heard in any pieces, answered by another process, never in the way."""
+"""The agent's link to the host: messages in any pieces, answers by another process, and no blocking."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Host:
         self.heard += self.link.receive(self.now_s)
 
     def wait(self, wanted: Callable[[dict[str, object]], bool]) -> list[dict[str, object]]:
-        """All lines up to the one that is wanted."""
+        """Return all lines up to the wanted one."""
         found: list[dict[str, object]] = []
         deadline = time.monotonic() + 30
         while not any(wanted(line) for line in found):
@@ -139,7 +139,7 @@ def test_a_line_that_is_too_long_is_passed_over(host: Host) -> None:
         b'{"v":2,"urgency":1,"lease_s":1}',
     ],
 )  # fmt: skip
-def test_an_urgency_that_is_none_changes_nothing(host: Host, said: bytes) -> None:
+def test_an_invalid_urgency_changes_nothing(host: Host, said: bytes) -> None:
     host.say(said + b"\n")
     host.look()
     assert host.heard == []
@@ -149,7 +149,7 @@ def test_an_urgency_that_is_none_changes_nothing(host: Host, said: bytes) -> Non
     ("said", "goal_bytes"),
     [(b"60", 60), (b"0", 0), (b"-1", None), (b"true", None), (b'"9"', None), (b"1.5", None)],
 )
-def test_a_goal_comes_with_an_urgency_or_is_none(
+def test_a_goal_comes_with_an_urgency_or_is_ignored(
     host: Host, said: bytes, goal_bytes: int | None
 ) -> None:
     host.say(b'{"urgency":2,"lease_s":60,"goal_bytes":%s}\n' % said)
@@ -225,7 +225,7 @@ def test_one_answer_at_a_time_and_not_too_often(host: Host) -> None:
     while host.link.answering_pid is not None:
         assert time.monotonic() < deadline
         host.look()
-    # Said when the answer before it is out: their lines do not mix.
+    # Sent after the answer before it: their lines do not mix.
     (refused,) = host.lines()
     assert [line["event"] for line in lines] == ["hello", "memory", "pages"]
     assert refused["id"] == 2
@@ -241,7 +241,7 @@ def test_one_answer_at_a_time_and_not_too_often(host: Host) -> None:
 
 
 def answer_within(host: Host, ask: bytes) -> list[object]:
-    """Ask, wait for the end of what is made; return the events that came."""
+    """Send a request and wait for the end of its answer; return the events received."""
     host.say(b'{"ask":"%s","id":9}\n' % ask)
     host.look()
     deadline = time.monotonic() + 30
@@ -390,7 +390,7 @@ def _peek_all(host: Host) -> list[dict[str, object]]:
     return [line for line in host.lines() if line["event"] != "hello"]
 
 
-def test_a_peer_that_hangs_up_is_let_go(host: Host) -> None:
+def test_a_peer_that_hangs_up_is_closed(host: Host) -> None:
     host.end.close()
     host.look()
     assert host.link.send(event="step") is False
@@ -398,7 +398,7 @@ def test_a_peer_that_hangs_up_is_let_go(host: Host) -> None:
 
 
 def test_a_port_at_its_end_is_not_readable_for_ever(tmp_path: Path) -> None:
-    """As virtio-serial without a host: reading gives nothing, and it is readable all the time."""
+    """Like virtio-serial without a host: always readable, and always at end of file."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     os.close(writing)
@@ -412,7 +412,7 @@ def test_a_port_at_its_end_is_not_readable_for_ever(tmp_path: Path) -> None:
 
 
 def test_over_vsock_only_the_host_is_heard_and_four_clients_at_most(tmp_path: Path) -> None:
-    """Any process of the guest may call, too, as CID 1: the accepting end is all that tells."""
+    """Any process of the guest may also connect, as CID 1: only the accepted address shows that."""
     plant(tmp_path, GUEST)
     channel = Link(str(tmp_path))
     ends: list[socket.socket] = []
@@ -430,7 +430,7 @@ def test_over_vsock_only_the_host_is_heard_and_four_clients_at_most(tmp_path: Pa
 
     channel._accept = accept
     channel.receive(1.0)
-    # Those who were let go see the end; those who stay were greeted.
+    # Dropped clients see the end; the others were greeted.
     heard = [end.recv(1000) for end in ends]
     greeted = [b"hello" in data for data in heard]
     assert greeted == [False, True, True, False, True, True, True]

@@ -1,4 +1,4 @@
-"""What the agent tells of a guest's memory: kernel files as they are, and what they leave out."""
+"""The memory report of a guest: kernel files as they are, and counters that these lack."""
 
 from __future__ import annotations
 

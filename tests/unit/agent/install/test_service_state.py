@@ -1,4 +1,4 @@
-"""How the service stands before it holds its lock."""
+"""The state of the service before it holds its lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The adaptive policy against guests that do what they please."""
+"""The adaptive policy, with simulated guests."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ CAN = st.builds(
 
 @dataclass
 class Guest:
-    """A guest that obeys actions more or less, driven step by step."""
+    """A guest that executes actions with or without success, driven step by step."""
 
     can: KernelCapabilities = ABLE
     settings: AgentSettings = SETTINGS
@@ -66,12 +66,12 @@ class Guest:
     def tick(
         self, now_s: float, level: str, urgency: int = 1, works: bool = True, done: bool = True
     ) -> None:
-        """One look: the running worker ends if `done`, having achieved something if `works`."""
+        """Decide once: the running worker ends if `done`, with success if `works`."""
         if self.running is not None and done:
             self._obey(self.running, works)
             self.outcome = StepOutcome(self.running.kind, works)
             self.running = None
-        # In a pass the service takes no detail.
+        # In a pass the service takes snapshots without detail.
         pcp = None if self.state.in_pass else self.pcp
         now = snapshot(now_s, self.free, self.cache, self.trapped, pcp=pcp)
         seen = observation(
@@ -90,14 +90,14 @@ class Guest:
         self.start_next()
 
     def start_next(self) -> None:
-        """Start what is queued, if nothing runs; lowering the order takes no time."""
+        """Start the queued steps if none runs; lowering the order takes no time."""
         while self.running is None and self.queue:
             self.running = self.queue.pop(0)
             if isinstance(self.running, act.LowerOrder):
                 self.lowered, self.running = True, None
 
     def take(self, actions: tuple[Action, ...]) -> None:
-        """What was decided."""
+        """Return the kinds of the decided actions."""
         for action in actions:
             self._take(action)
 
@@ -152,7 +152,7 @@ def test_a_pass_goes_cache_compact_deep_and_restores() -> None:
 
 
 @given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 3), CAN)
-def test_a_pass_by_hand_leaves_out_no_step_for_gaining_little(
+def test_a_manual_pass_leaves_out_no_step_that_frees_little(
     cache: int, trapped: int, urgency: int, can: KernelCapabilities
 ) -> None:
     guest = Guest(can=can, cache=cache, trapped=trapped)
@@ -172,7 +172,7 @@ def test_a_pass_by_hand_leaves_out_no_step_for_gaining_little(
     assert not guest.lowered
 
 
-def test_a_pass_by_hand_is_refused_where_the_guest_is_short_of_memory() -> None:
+def test_a_manual_pass_is_refused_if_the_guest_is_short_of_memory() -> None:
     now = snapshot(1.0, available=50)
     actions, state = adaptive.begin_manually(observation(now), SETTINGS, ABLE)
     assert [(type(a), a.why) for a in actions] == [(act.EndPass, "the guest is short of memory")]
@@ -185,21 +185,21 @@ def test_a_quiet_guest_is_left_alone_after_its_pass() -> None:
 
 
 @given(st.integers(0, 64), st.integers(0, 64), CAN, st.booleans())
-def test_what_lingers_on_per_cpu_lists_begins_one_pass_where_it_can_be_freed(
+def test_memory_on_per_cpu_lists_begins_one_pass_if_it_can_be_drained(
     pcp: int, trapped: int, can: KernelCapabilities, drains: bool
 ) -> None:
-    """48 MiB once stayed there for good: free, but in no free list and so not counted."""
+    """48 MiB once stayed there permanently: free, but in no free list and so not counted."""
     guest = run_idle(Guest(can=can, cache=0, trapped=trapped, pcp=pcp, drains=drains))
     stuck_bytes = (trapped + (pcp if can.drain else 0)) * MIB
     worth_it = can.reporting and stuck_bytes >= thresholds.least_bytes(snapshot(0.0).meminfo)
     assert guest.kinds().count(act.BeginPass) == int(bool(worth_it))
     if act.DrainLists in guest.kinds() and drains and can.order_settable:
         assert guest.pcp == 0
-        # All that was freed is there to be reported in small pieces.
+        # All drained memory can be reported in small blocks.
         assert (act.LowerOrder in guest.kinds()) == (guest.trapped * MIB >= 8 * MIB)
 
 
-def test_lists_that_fill_again_are_emptied_again() -> None:
+def test_lists_that_fill_again_are_drained_again() -> None:
     guest = run_idle(Guest(cache=0, trapped=0, pcp=40))
     guest.pcp = 30
     for second in range(300, 400):
@@ -208,8 +208,8 @@ def test_lists_that_fill_again_are_emptied_again() -> None:
     assert guest.pcp == 0
 
 
-def test_lists_that_fill_with_trapped_memory_are_emptied_too() -> None:
-    """What `make clean` used and freed was on the lists: for 100 s it was held against what they took."""
+def test_lists_that_fill_with_trapped_memory_are_drained_too() -> None:
+    """Memory that `make clean` freed was on the lists, and offset a decrease of trapped memory for 100 s."""
     guest = run_idle(Guest(cache=0, trapped=60, pcp=10))
     trapped = guest.trapped
     guest.pcp, guest.trapped = 34, trapped - 30
@@ -220,14 +220,14 @@ def test_lists_that_fill_with_trapped_memory_are_emptied_too() -> None:
 
 
 def test_what_was_in_use_and_is_stuck_now_begins_a_pass() -> None:
-    """After drop_caches 55 MiB more were free: for 40 s too little of it was trapped anew."""
+    """After drop_caches 55 MiB more were free: for 40 s too little of it counted as newly trapped."""
     last = snapshot(0.0, 800, 64, 90, pcp=18)
     now = snapshot(100.0, 855, 9, 100, pcp=18)
     assert thresholds.newly_stuck_bytes(now, last, ABLE) == 55 * MIB
     state = PolicyState(after_pass=last, rest_until_s=10.0)
     actions, _ = adaptive.decide(observation(now), state, SETTINGS, ABLE)
     assert isinstance(actions[0], act.BeginPass)
-    # What has merged into large blocks is reported by the kernel itself.
+    # Memory that has merged into large blocks is reported by the kernel itself.
     assert thresholds.newly_stuck_bytes(snapshot(100.0, 855, 9, 5, pcp=2), last, ABLE) == 7 * MIB
 
 
@@ -242,7 +242,7 @@ def test_a_burst_makes_reported_memory_stale_sooner_than_a_little_work_all_the_t
     assert bool(actions) is begins
 
 
-def test_the_lists_are_emptied_before_and_after_compaction() -> None:
+def test_the_lists_are_drained_before_and_after_compaction() -> None:
     kinds = run_idle(Guest(cache=0)).kinds()
     at = kinds.index(act.Compact)
     assert kinds[at - 1 : at + 3] == [act.DrainLists, act.Compact, act.DrainLists, act.LowerOrder]
@@ -258,7 +258,7 @@ def test_the_floor_of_the_settings_is_never_touched() -> None:
     CAN,
     st.booleans(),
 )
-def test_whatever_happens_one_worker_at_a_time_and_the_order_is_restored(
+def test_always_one_worker_at_a_time_and_the_order_is_restored(
     course: list[tuple[str, int, bool, bool]], can: KernelCapabilities, reporting: bool
 ) -> None:
     guest = Guest(can=can, settings=replace(SETTINGS, page_reporting=reporting))
@@ -329,15 +329,15 @@ def test_need_that_grows_within_a_pass_is_met_after_it() -> None:
     assert act.Reclaim in asked
 
 
-def test_a_guest_that_stalls_for_memory_gives_nothing_however_the_host_starves() -> None:
+def test_a_guest_that_stalls_for_memory_returns_none_at_urgency_3() -> None:
     seen = observation(snapshot(100.0), level=idleness.BUSY, urgency=URGENCY_STARVING)
     assert adaptive.decide(seen, PolicyState(), AgentSettings(), ABLE)[0]
     seen = replace(seen, activity=replace(seen.activity, short_of_memory=True))
     assert not adaptive.decide(seen, PolicyState(), AgentSettings(), ABLE)[0]
 
 
-def test_the_whole_cache_is_dropped_only_while_the_host_starves() -> None:
-    """As on a kernel before 5.19: half of the warm cache is asked for, and all or none can be had."""
+def test_the_whole_cache_is_dropped_only_at_urgency_3() -> None:
+    """On a kernel before 5.19 only the whole cache can be dropped; at urgency 2 half of it is wanted."""
     can = replace(ABLE, reclaim=False, cold_method="none")
     for urgency, dropped in ((URGENCY_TIGHT, False), (URGENCY_STARVING, True)):
         state, kinds = PolicyState(), []
@@ -348,7 +348,7 @@ def test_the_whole_cache_is_dropped_only_while_the_host_starves() -> None:
         assert (act.DropCaches in kinds) is dropped
 
 
-def test_a_busy_guest_gives_only_while_the_host_starves() -> None:
+def test_a_busy_guest_begins_a_pass_only_at_urgency_3() -> None:
     guest = Guest()
     for urgency in (0, 1, 2):
         for second in range(60):
@@ -386,7 +386,7 @@ def test_work_coming_back_stops_the_pass_at_once() -> None:
     assert guest.running is None
 
 
-def test_compaction_that_gains_nothing_is_tried_later_and_later() -> None:
+def test_compaction_that_frees_nothing_is_tried_later_and_later() -> None:
     begun = Compacting(before_bytes=300 * MIB)
     state = PolicyState(compaction=begun)
     waits = []
@@ -403,7 +403,7 @@ def test_compaction_that_gains_nothing_is_tried_later_and_later() -> None:
 def _floor_after(
     taken_pages: int, came_back_pages: int, quiet_s: float = 0.0
 ) -> tuple[FloorState, FloorState]:
-    """The floor after a step that took so much and refaults after it; and again after a quiet time."""
+    """Return the floor after a step and its refaults, and again after a quiet time."""
     state, course = PolicyState(), [
         (0.0, 0, 0, None, None),
         (1.0, 1000, 500, act.ReclaimCold.kind, None),
@@ -440,8 +440,8 @@ def test_no_more_is_kept_on_suspicion_than_was_taken_and_came_back(
         assert raised.learned_bytes == min(came_back_pages * 4096, 1024 * MIB)
 
 
-def test_what_the_kernel_evicts_for_itself_teaches_nothing() -> None:
-    """A burst of a workload that is larger than its memory once blocked each request of the host's."""
+def test_the_floor_learns_nothing_from_evictions_by_the_kernel() -> None:
+    """A burst of a workload that is larger than its memory once blocked each request of the host."""
     state = PolicyState()
     for second in range(60):
         now = snapshot(float(second), refaults=20_000 * second)
@@ -520,15 +520,15 @@ def test_new_cache_among_the_kept_is_taken_where_it_is_much_more(
 
 
 @pytest.mark.parametrize(("dirty", "taken"), [(0, True), (100, False)])
-def test_slack_takes_nothing_while_much_is_dirty(dirty: int, taken: bool) -> None:
+def test_small_steps_take_nothing_while_much_is_dirty(dirty: int, taken: bool) -> None:
     now = _lists(snapshot(100.0, 800, 400, 0), 20, 380, dirty)
     seen = observation(now, idleness.SPARE, 1, None, None, False)
     actions, _ = adaptive.decide(seen, PolicyState(), SETTINGS, ABLE)
     assert bool(actions) == taken
 
 
-def test_the_refaults_of_teaching_do_not_raise_the_floor() -> None:
-    """Each small step teaches three lists: 1536 refaults of ours while it runs, none of the work's."""
+def test_refaults_by_training_do_not_raise_the_floor() -> None:
+    """Each small step trains three lists: 1536 refaults by the agent while it runs, none by the workload."""
     state, refaults = PolicyState(), 0
     for second in range(100):
         running = act.ReclaimCold.kind if second % 10 == 1 else None
@@ -562,7 +562,7 @@ def test_only_the_numa_nodes_that_are_worth_it_are_compacted() -> None:
 def test_work_that_ends_with_its_files_dirty_is_answered_at_once(
     cache: int, dirty: int, begins: bool
 ) -> None:
-    """Else its cache stays until a look after the kernel's own writing, half a minute later."""
+    """Otherwise its cache stays until a poll after the kernel's own writeback, half a minute later."""
     last = _lists(snapshot(0.0, 800, 64, 0), 64, 0)
     now = _lists(snapshot(100.0, 800, 64 + cache, 0), 64, cache, dirty)
     state = PolicyState(after_pass=last, rest_until_s=10.0)
@@ -577,7 +577,7 @@ def test_work_that_ends_with_its_files_dirty_is_answered_at_once(
 def test_what_the_last_cold_step_kept_is_asked_for_again_only_with_new_cache_or_much_later(
     cache_mib: int, at_s: float, urgency: int, asks: bool
 ) -> None:
-    """Its history is gone with that step: in the next pass, begun for trapped memory, it would go, too."""
+    """That step cleared its history: the next pass, begun for trapped memory, would reclaim it as cold."""
     kept = cache_goal.JudgedCache(100.0, 300 * MIB)
     last = snapshot(110.0, 1500, cache_mib, 20)
     state = PolicyState(after_pass=last, rest_until_s=120.0, judged=kept)
@@ -599,7 +599,7 @@ def test_what_ended_cgroups_left_is_no_new_cache() -> None:
 
 @pytest.mark.parametrize("wanted_mib", [60, 600])
 def test_what_a_small_request_has_left_is_there_for_the_next(wanted_mib: int) -> None:
-    """Of 600 MiB the host wants 60: the other 540 were not looked at, and are no cache that was judged."""
+    """Of 600 MiB the host wants 60: the other 540 were not judged."""
     before = snapshot(100.0, cache=600, trapped=0)
     seen = replace(observation(before), kept_cache_bytes=(600 - wanted_mib) * MIB)
     _, state = adaptive.decide(seen, PolicyState(), SETTINGS, ABLE)
@@ -610,7 +610,7 @@ def test_what_a_small_request_has_left_is_there_for_the_next(wanted_mib: int) ->
     state = replace(state, current=replace(state.current, steps=()))
     actions, state = adaptive.decide(observation(left, outcome=taken), state, SETTINGS, ABLE)
     assert isinstance(actions[-1], act.EndPass)
-    # The same amount is wanted once more.
+    # The same amount is wanted again.
     again = replace(observation(replace(left, monotonic_s=130.0)), kept_cache_bytes=20 * MIB)
     actions, _ = adaptive.decide(again, state, SETTINGS, ABLE)
     assert any(isinstance(action, act.BeginPass) for action in actions) == (wanted_mib == 60)

@@ -1,4 +1,4 @@
-"""What the adaptive policy does about memory that is free in small pieces."""
+"""The adaptive policy and memory in small free blocks."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_what_small_pieces_can_be_reported_is_compacted_once_and_if_it_is_much(
 def test_work_that_leaves_most_of_the_cpu_idle_gets_the_order_back_all_the_same(
     levels: tuple[str, ...], anon: int, urgency: int, by_hand: bool, end: str | None
 ) -> None:
-    """Hogs that mostly fault pages in once ran with a lowered order for a minute."""
+    """A workload that mostly faults pages in once ran with a lowered order for a minute."""
     hold = Hold.begin(100.0, 0, USED_BYTES + 300 * MIB)
     state = PolicyState(current=Pass(urgency, by_hand, hold=hold))
     ends = []
@@ -126,7 +126,7 @@ def test_a_compaction_that_was_given_up_leaves_nothing_known() -> None:
 
 
 def test_what_could_not_be_reported_is_compacted() -> None:
-    """The order could not be lowered: the pass ends, and nothing of it has gone to the host."""
+    """If the order could not be lowered, the pass ends, and no memory has gone to the host."""
     state = PolicyState(current=Pass(hold=Hold.begin(0.0, 0, USED_BYTES)))
     _, state = adaptive.decide(observation(snapshot(60.0)), state, SETTINGS, ABLE)
     assert not state.in_pass
@@ -144,7 +144,7 @@ def test_what_only_compaction_returns_is_compacted_as_before() -> None:
 
 
 def test_after_a_hold_cut_short_the_rest_is_reported_once_the_guest_is_quiet() -> None:
-    """400 MiB had been reported, were used and freed by work, and are trapped and resident again."""
+    """400 MiB had been reported, were used and freed by a workload, and are trapped and resident again."""
     last = snapshot(0.0, cache=0, trapped=400)
     hold = Hold.begin(100.0, 0, last.used_bytes)
     state = PolicyState(current=Pass(hold=hold), after_pass=last, after_pass_work_cpu_s=0.0)
@@ -153,7 +153,7 @@ def test_after_a_hold_cut_short_the_rest_is_reported_once_the_guest_is_quiet() -
     seen = replace(observation(grown, lowered=True, work_cpu_s=10.0), reports=1)
     actions, state = adaptive.decide(seen, state, SETTINGS, ABLE)
     assert actions[-1].why == "the guest got busy"
-    # It has only waited for the kernel: no longer rest than after a whole pass.
+    # It has only waited for the kernel: the rest is no longer than after a complete pass.
     assert state.rest_until_s == 102.0 + adaptive.REST_S
     begun = []
     for second in range(103, 200):
@@ -172,7 +172,7 @@ def test_a_pass_whose_steps_were_cut_short_rests_longer() -> None:
     assert state.rest_until_s == 102.0 + adaptive.CUT_SHORT_REST_S > 102.0 + adaptive.REST_S
 
 
-def test_one_stirring_look_seen_twice_is_one() -> None:
+def test_one_busy_sample_that_is_seen_twice_counts_once() -> None:
     state = PolicyState(current=Pass(hold=Hold.begin(100.0, 0, USED_BYTES)))
     seen = replace(observation(snapshot(101.0), idleness.SPARE, lowered=True), reports=1)
     for now_s, judged_s, in_pass in (

@@ -1,4 +1,4 @@
-"""Steps in a guest that is never idle: bounded, paid for, and the order always restored."""
+"""Steps in a guest that is never idle: bounded, paced by their cost, and the order always restored."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BLOCKS = (20_000, 20_000, 15_000, 8000, 4000, 1000, 500, 200, 80, 20, 30)
 
 @dataclass
 class Busy:
-    """A guest with so much work all the time, which obeys and can be made to pay."""
+    """A guest that is always equally busy; its steps succeed, and their cost can be set."""
 
     percent: float = 50.0
     can: KernelCapabilities = ABLE
@@ -120,7 +120,7 @@ class Busy:
 
 
 @pytest.mark.parametrize("percent", [30.0, 50.0, 70.0])
-def test_a_guest_at_work_gives_its_cold_cache_within_five_minutes(percent: float) -> None:
+def test_a_busy_guest_returns_its_cold_cache_within_five_minutes(percent: float) -> None:
     busy = Busy(percent).run(300)
     assert busy.cold <= 400 * 0.1
     assert len(busy.times(act.LowerOrder)) >= 10
@@ -190,7 +190,7 @@ def test_the_pause_grows_with_the_cost(
     assert (dear.why != "") == (dear.pause_s > pause_s or dear.next_s > 60.0 + pause_s) or dear.why
 
 
-def test_dear_steps_come_later_and_later_and_get_smaller() -> None:
+def test_costly_steps_come_later_and_later_and_get_smaller() -> None:
     busy = Busy(can=replace(ABLE, reporting=False), cost_s=4.5, cold=2000).run(2400)
     times = busy.times(act.ReclaimCold)
     pauses = [b - a for a, b in pairwise(times)]
@@ -203,7 +203,7 @@ def test_dear_steps_come_later_and_later_and_get_smaller() -> None:
 
 @pytest.mark.parametrize("cost_s", [0.05, 0.5, 2.0, 20.0])
 def test_the_steps_together_cost_no_more_than_a_small_part_of_the_cpus(cost_s: float) -> None:
-    """On a slow machine each step costs more: they come less often, whatever they free."""
+    """On a slow machine each step costs more: they come less often, however much they free."""
     busy = Busy(can=replace(ABLE, reporting=False), cost_s=cost_s, cold=20_000).run(600)
     most_s = 600 * 2 * busy_steps.MOST_COST_PERCENT / 100
     longest_s = 600 / busy_steps.PAUSE_MOST_S * cost_s
@@ -324,7 +324,7 @@ def test_status_says_why_a_busy_guest_waits(change: dict[str, float], words: str
 
 @pytest.mark.parametrize(("calm_s", "begins"), [(5.0, False), (20.0, True)])
 def test_a_short_pause_of_a_guest_at_work_begins_no_pass(calm_s: float, begins: bool) -> None:
-    """Its compaction once took 5 s of CPU in the midst of the work that had paused for 3 s."""
+    """Its compaction once took 5 s of CPU from a workload that had only paused for 3 s."""
     busy = Busy().run(60)
     while busy.state.in_short_report or busy.running is not None:
         busy.tick()

@@ -1,4 +1,4 @@
-"""A take from ended cgroups that is regretted puts the next off."""
+"""A regretted reclaim of ended cgroups' cache delays the next."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def at(now_s: float, refaults: int = 0, read_mib: int = 0, cache: int = 200) -> 
 def round_(
     state: EndedRegret, now_s: float, refaults: int, read_mib: int, grown: int
 ) -> EndedRegret:
-    """A take of 100 MiB, and what came of it."""
+    """A reclaim of 100 MiB, and the counters after it."""
     state = cache_goal.took_ended(state, now_s, 100 * MIB)
     state = cache_goal.learn_regret(state, at(now_s + 1))
     state = cache_goal.learn_regret(state, at(now_s + 30, refaults, read_mib, 200 + grown))

@@ -1,4 +1,4 @@
-"""When cold memory of programs is swapped out: by settings, by what comes back, within the swap's room."""
+"""When cold memory of programs is swapped out: by settings, by swap-ins, within the free swap."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ALLOWED = AgentSettings(swap=True)
 
 
 def guest(now_s: float, swapped_in: int = 0, swapped_out: int = 0, room: int = 1024) -> Snapshot:
-    """A guest whose swap counters are these, in MiB, with so much room in swap."""
+    """A guest with these swap counters and this much free swap, in MiB."""
     now = snapshot(now_s, cache=0, trapped=0)
     vmstat = VmStat(
         0, workingset_refault_file=0, pswpin=swapped_in * PAGES, pswpout=swapped_out * PAGES

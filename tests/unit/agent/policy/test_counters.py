@@ -23,12 +23,12 @@ def test_stall_times_that_went_back_are_no_stall() -> None:
     before = looked(Activity(), 0.0, (0, 0), Stalls(5_000_000, 5_000_000))
     after = looked(before, 20.0, (10, 4000), Stalls(1_000, 1_000))
     assert (after.level, after.short_of_memory) == (idleness.IDLE, False)
-    # From there on it is counted again.
+    # Counting continues from there.
     stalled = looked(after, 40.0, (20, 8000), Stalls(19_000_000, 1_000))
     assert (stalled.level, stalled.short_of_memory) == (idleness.BUSY, True)
 
 
-def test_cpu_times_that_went_back_begin_anew() -> None:
+def test_cpu_times_that_ran_backwards_start_again() -> None:
     before = looked(Activity(), 0.0, (5000, 5000), Stalls())
     idle = looked(before, 20.0, (5010, 9000), Stalls())
     again = looked(idle, 40.0, (10, 100), Stalls())

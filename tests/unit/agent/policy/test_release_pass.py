@@ -1,4 +1,4 @@
-"""A pass as a plan: what it takes up, what it leaves out, and that it comes to an end."""
+"""A pass as a plan: the steps it has, the steps it leaves out, and that it ends."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_no_more_cache_is_taken_than_the_host_wants(seen: Tick, wanted: int, man
     cache_bytes = seen.now.cache_bytes
     kept_bytes = max(0, cache_bytes - wanted * MIB)
     bound = replace(seen, seen=replace(seen.seen, kept_cache_bytes=kept_bytes))
-    # All of it alone can be dropped: then none is.
+    # Only the whole cache can be dropped: then none is.
     only_drops = not seen.can.reclaim and seen.can.cold_method == "none"
     expected = min(cache_goal.goal_bytes(seen), cache_bytes - kept_bytes)
     assert cache_goal.goal_bytes(bound) == (
@@ -88,14 +88,14 @@ def test_no_more_cache_is_taken_than_the_host_wants(seen: Tick, wanted: int, man
     )
     assert cache_goal.goal_after_sync_bytes(bound) <= min(wanted * MIB, cache_bytes)
     assert release_pass.plan(bound, manual).goal_bytes <= wanted * MIB
-    # What has gone counts: the rest of the cache is what stays.
+    # Reclaimed bytes count: the rest of the cache stays.
     gone = replace(seen.now, cache_bytes=kept_bytes, cold_cache_bytes=kept_bytes)
     assert cache_goal.goal_bytes(replace(bound, seen=replace(bound.seen, snapshot=gone))) == 0
 
 
 @given(TICKS)
 def test_a_pass_begins_where_something_is_dirty_only_with_writing_it(seen: Tick) -> None:
-    """What can be taken once all is written is never less than what can be taken now."""
+    """The goal after a sync is never less than the goal now."""
     after_bytes = cache_goal.goal_after_sync_bytes(seen)
     assert 0 <= cache_goal.goal_bytes(seen) <= after_bytes
     assert (act.Sync in release_pass.plan(seen).steps) == (after_bytes > 0)
@@ -119,11 +119,11 @@ def test_plain_reclaim_goes_in_bounded_steps_until_its_goal() -> None:
         (540, "limits", act.Reclaim),
         (540, "none", None),
         (0, "limits", act.DropCaches),
-        # What would stay is not worth a pass: all of it is wanted.
+        # The cache that would stay is not worth a pass: all of it is wanted.
         (10, "none", act.DropCaches),
     ],
 )
-def test_a_starving_host_that_names_an_amount_does_not_have_all_cache_dropped(
+def test_at_urgency_3_with_an_amount_not_all_cache_is_dropped(
     kept_mib: int, method: str, takes: type[act.ReleaseStep] | None
 ) -> None:
     seen = tick(urgency=3, can=replace(ABLE, reclaim=False, cold_method=method))

@@ -61,7 +61,7 @@ def test_work_of_a_whole_window_starts_a_new_idle_period() -> None:
     assert [kind for _, kind, _ in done].count(act.DropCaches) == 2
 
 
-def test_gradual_takes_a_step_each_look_and_compacts_after_each() -> None:
+def test_gradual_takes_a_step_at_each_poll_and_compacts_after_each() -> None:
     done = run(GRADUAL, QUIET * 15)
     amounts = [amount for _, kind, amount in done if kind == act.Reclaim]
     assert amounts == [256 * MIB] * 3
@@ -96,7 +96,7 @@ def test_only_a_full_window_can_be_idle(window: list[Interval]) -> None:
         assert busy * 200 <= busy + sum(i.idle_ticks for i in window)
 
 
-def test_counters_that_run_backwards_start_the_window_anew() -> None:
+def test_counters_that_run_backwards_start_the_window_again() -> None:
     state = WslState()
     for look in range(14):
         state = wsl_modes.track(state, look * 10.0, cpu(0, look * 2000))

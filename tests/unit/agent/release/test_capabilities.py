@@ -1,4 +1,4 @@
-"""What was probed in a child arrives as it was."""
+"""The capabilities that a child probed arrive unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One picture of the guest."""
+"""A snapshot of the guest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REQUIRED = ("/proc/meminfo", "/proc/stat")
 OPTIONAL = sorted(set(GUEST) - set(REQUIRED))
 
 
-def test_a_whole_picture(tmp_path: Path) -> None:
+def test_a_full_snapshot(tmp_path: Path) -> None:
     taken = observe.take(plant(tmp_path, GUEST), 12.5, detail=True)
     assert taken.monotonic_s == 12.5
     assert None not in [getattr(taken, name) for name in taken._fields]
@@ -37,7 +37,7 @@ def test_a_whole_picture(tmp_path: Path) -> None:
     assert taken.pcp_bytes is not None
 
 
-def test_the_dear_files_are_read_on_request_only(tmp_path: Path) -> None:
+def test_the_expensive_files_are_read_on_request_only(tmp_path: Path) -> None:
     taken = observe.take(plant(tmp_path, GUEST), 0.0)
     assert (taken.vmstat, taken.below_low_watermark, taken.pcp_bytes) == (None, None, None)
     assert taken.trapped_bytes is not None
@@ -45,7 +45,7 @@ def test_the_dear_files_are_read_on_request_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", REQUIRED)
 @pytest.mark.parametrize("content", [None, b"", b"nonsense\n"])
-def test_without_these_there_is_no_picture(
+def test_without_these_files_there_is_no_snapshot(
     tmp_path: Path, path: str, content: bytes | None
 ) -> None:
     files = {name: data for name, data in GUEST.items() if name != path}
@@ -75,7 +75,7 @@ LOST_WITH = {
     "/proc/buddyinfo": {"buddy", "reportable_bytes", "trapped_bytes", "pcp_bytes"},
     "/proc/zoneinfo": {"below_low_watermark", "pcp_bytes"},
     "/proc/vmstat": {"vmstat"},
-    # Pressure is the gate's own matter.
+    # The idleness detector reads pressure itself.
     "/proc/pressure/cpu": set(),
     "/proc/pressure/memory": set(),
     "/proc/pressure/io": set(),
@@ -113,7 +113,7 @@ def test_without_huge_pages_the_largest_block_is_the_page_block(tmp_path: Path) 
 
 
 def test_in_a_cgroup_namespace_only_its_own_cache_is_a_goal(tmp_path: Path) -> None:
-    # A distribution of WSL: the others' cache is out of reach, however much it is.
+    # A distribution of WSL: the cache of other ones is out of reach.
     top = "/sys/fs/cgroup"
     stat = b"active_file 9000000\ninactive_file 50000000\nfile_dirty 4096\nfile_writeback 0\n"
     files = {
@@ -141,7 +141,7 @@ def test_huge_pages_of_one_gib_are_no_page_blocks(tmp_path: Path) -> None:
 
 @settings(deadline=None)
 @given(st.sampled_from(range(1, len(GUEST["/proc/meminfo"]))))
-def test_a_cut_meminfo_gives_no_picture_or_a_true_one(
+def test_a_truncated_meminfo_gives_no_snapshot_or_a_true_one(
     tmp_path_factory: pytest.TempPathFactory, end: int
 ) -> None:
     folder = tmp_path_factory.mktemp("guest")

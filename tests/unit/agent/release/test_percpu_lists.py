@@ -1,4 +1,4 @@
-"""Per-CPU lists: emptied by a setting that is put back whatever happens."""
+"""Per-CPU lists: drained by a setting that is always restored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def guest(folder: Path, fraction: bytes = b"0\n") -> str:
 
 
 def fraction(root: str) -> int:
-    """As a kernel would show it, where a fake file keeps the tail of a longer word."""
+    """Return the value as a kernel would show it: a fake file keeps the end of a longer value."""
     return int(Path(root + percpu_lists.PATH).read_text().split()[0])
 
 
@@ -65,7 +65,7 @@ def test_a_child_that_fails_is_told_and_the_fraction_put_back(
     assert fraction(root) == 0
 
 
-def test_a_fraction_that_another_hand_has_set_is_left_alone(tmp_path: Path) -> None:
+def test_a_fraction_that_another_process_has_set_is_left_alone(tmp_path: Path) -> None:
     root = guest(tmp_path, b"16\n")
     state_of(root).parent.mkdir(parents=True)
     state_of(root).write_text("0\n")
@@ -92,7 +92,7 @@ def test_a_kernel_without_the_setting(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=40))
 @settings(deadline=None, max_examples=200)
-def test_nonsense_in_the_state_becomes_the_kernels_default(data: bytes) -> None:
+def test_an_invalid_record_becomes_the_kernels_default(data: bytes) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:

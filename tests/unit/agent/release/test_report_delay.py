@@ -1,4 +1,4 @@
-"""The kernel's delay before it reports is low for a pass only, and comes back whatever happens."""
+"""The report delay is low during a pass only, and always restored."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_delay_that_is_low_already_is_left_alone(tmp_path: Path, delay: bytes)
     assert not state_of(root).exists()
 
 
-def test_a_delay_that_another_hand_has_set_meanwhile_is_theirs(tmp_path: Path) -> None:
+def test_a_delay_that_another_process_has_set_meanwhile_is_left_alone(tmp_path: Path) -> None:
     root = guest(tmp_path)
     report_delay.lower(root)
     Path(root + report_delay.PATH).write_text("500\n")
@@ -80,7 +80,7 @@ def test_nonsense_is_not_lowered(tmp_path: Path, delay: bytes) -> None:
 
 @given(st.binary(max_size=40))
 @settings(deadline=None, max_examples=50)
-def test_nonsense_in_the_record_never_becomes_the_delay(data: bytes) -> None:
+def test_an_invalid_record_never_becomes_the_delay(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = guest(Path(folder), b"100\n")
         state_of(root).parent.mkdir(parents=True)

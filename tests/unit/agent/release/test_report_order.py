@@ -1,4 +1,4 @@
-"""Deep report: what is decided, and that the order comes back whatever happens."""
+"""The deep report: its decisions, and that the order is always restored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_lowered_order_is_held_while_the_kernel_reports() -> None:
     hold = Hold.begin(100.0, 7)
     assert hold.poll(110.0, 8) == Hold(100.0, 8, 110.0)
     assert Hold(100.0, 8, 110.0).poll(114.0, 8) == Hold(100.0, 8, 110.0)
-    # The first report comes 2 s after the nudge: silence before it means nothing.
+    # The first report comes 2 s after the trigger: silence before it means nothing.
     assert hold.poll(102.0, 7) == hold
 
 
@@ -33,7 +33,7 @@ def test_it_is_over_when_the_kernel_has_no_more_or_has_had_its_time() -> None:
     assert Hold(100.0, 8, 110.0).poll(115.0, 8) is None
     assert Hold.begin(100.0, None).poll(137.0, None) is not None
     assert Hold.begin(100.0, None).poll(138.0, None) is None
-    # A guest that frees memory all the time is reported of all the time.
+    # A guest that frees memory all the time causes reports all the time.
     assert Hold(100.0, 8, 210.0).poll(219.0, 9) is not None
     assert Hold(100.0, 8, 219.0).poll(220.0, 9) is None
 
@@ -56,7 +56,7 @@ def test_a_hold_ends_once_its_time_is_over_and_nothing_new_is_reported(
         hold = after
 
 
-def test_once_the_kernel_has_had_its_time_every_look_counts() -> None:
+def test_after_the_kernels_time_every_poll_counts() -> None:
     hold = Hold.begin(100.0, 0)
     assert hold.may_wait(120.0, 119.0)
     assert not hold.may_wait(120.0, 118.0)
@@ -89,7 +89,7 @@ def test_the_original_is_not_forgotten_by_a_second_agent(tmp_path: Path) -> None
     assert report_order.repair(root).order == 9
 
 
-def test_an_order_that_another_hand_has_raised_is_left_alone(tmp_path: Path) -> None:
+def test_an_order_that_another_process_has_raised_is_left_alone(tmp_path: Path) -> None:
     root = guest(tmp_path)
     report_order.lower(root, 3)
     Path(root + ORDER_PATH).write_text("10\n")
@@ -116,7 +116,7 @@ def test_a_kernel_without_the_parameter(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=40))
 @settings(deadline=None, max_examples=200)
-def test_nonsense_in_the_state_never_becomes_the_order(data: bytes) -> None:
+def test_an_invalid_record_never_becomes_the_order(data: bytes) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -129,7 +129,7 @@ def test_nonsense_in_the_state_never_becomes_the_order(data: bytes) -> None:
         assert after is not None
         assert 0 <= after <= 10
         if not data.strip().isdigit():
-            # The page block's order is what the drivers ask for.
+            # The drivers request the page block order.
             assert after == 9
             assert repaired.why
         assert not state_of(root).exists()

@@ -1,4 +1,4 @@
-"""The nudge: which block it passes through the allocator, and when it does not."""
+"""The trigger: which block it passes through the allocator, and when it passes none."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ROOMY = buddy((100,) * 11)
 @pytest.mark.parametrize(
     ("report_order", "thp_order", "order"),
     [
-        # Up to order 3, and at the huge page's order, what is freed stays on a per-CPU list.
+        # Up to order 3, and at the huge page's order, a freed block stays on a per-CPU list.
         (0, 9, 4), (3, 9, 4), (4, 9, 4), (5, 9, 5), (8, 9, 8), (9, 9, 10), (10, 9, 10),
         # arm64 with 64 KiB pages: virtio asks for order 5.
         (5, 13, 5), (13, 13, 14),
@@ -49,7 +49,7 @@ def test_the_block_bypasses_the_per_cpu_lists(
     assert trigger_reporting.block_order(report_order, thp_order) == order
 
 
-def test_a_roomy_guest_is_nudged_with_64_kib_at_order_0_and_4_mib_at_order_9() -> None:
+def test_reporting_is_triggered_by_64_kib_at_order_0_and_4_mib_at_order_9() -> None:
     assert trigger_reporting.plan(0, 9, ROOMY, zones(400_000)) == trigger_reporting.TriggerPlan(
         4, 64 << 10
     )
@@ -64,7 +64,7 @@ def test_a_roomy_guest_is_nudged_with_64_kib_at_order_0_and_4_mib_at_order_9() -
         (9, (100,) * 10 + (0,), 400_000, "no free block of order 10"),
         (0, (900, 40, 3, 1) + (0,) * 7, 400_000, "no free block of order 4"),
         (10, (100,) * 10, 400_000, "no block above report order 10"),
-        # The kernel leaves out a zone without 32 blocks above its low watermark.
+        # The kernel skips a zone without 32 blocks above its low watermark.
         (9, (100,) * 11, LOW_PAGES + (32 << 9), "near its low watermark"),
         (0, (100,) * 11, LOW_PAGES, "near its low watermark"),
     ],
@@ -125,7 +125,7 @@ def test_a_guest_without_sysctls_is_told_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["/proc/buddyinfo", "/proc/meminfo", "/proc/zoneinfo"])
-def test_a_kernel_file_of_nonsense_is_an_error_of_that_file(tmp_path: Path, name: str) -> None:
+def test_an_invalid_kernel_file_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
     root = plant(
         tmp_path, {**GUEST, trigger_reporting.SYSCTL_PATH: b"Linux\n", name: b"nonsense\n"}
     )

@@ -12,7 +12,7 @@ from giveback_agent.runtime import reexec
 
 
 @pytest.mark.parametrize("umask", [0, 0o002, 0o077])
-def test_nobody_else_may_write_unpacked_code_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+def test_no_other_user_may_write_unpacked_code_with_any_umask(tmp_path: Path, umask: int) -> None:
     archive = tmp_path / "agent.pyz"
     with zipfile.ZipFile(archive, "w") as packed:
         packed.writestr("a/b/c.py", "x = 1\n")

@@ -31,7 +31,7 @@ def test_the_second_agent_refuses_with_the_firsts_pid(tmp_path: Path) -> None:
     os.close(run_dir.hold_lock(str(tmp_path)))
 
 
-def test_a_pid_file_of_nonsense_says_nobody_runs(tmp_path: Path) -> None:
+def test_an_invalid_pid_file_means_that_no_agent_runs(tmp_path: Path) -> None:
     assert run_dir.running_pid(str(tmp_path)) is None
     run_dir.make_folder(str(tmp_path))
     (tmp_path / run_dir.PID_PATH[1:]).write_bytes(b"\xff" * 100)
@@ -70,7 +70,7 @@ def test_a_pid_counts_only_with_its_start_time(tmp_path: Path) -> None:
     os.close(lock)
 
 
-def test_all_may_read_who_runs_and_nobody_else_can_lock(tmp_path: Path) -> None:
+def test_all_users_may_read_the_pid_and_only_root_can_lock(tmp_path: Path) -> None:
     lock = run_dir.hold_lock(str(tmp_path))
     modes = {
         one.name: one.stat().st_mode & 0o777 for one in (tmp_path / run_dir.FOLDER[1:]).iterdir()

@@ -1,4 +1,4 @@
-"""A saved value: on record before anything is changed, put back by whoever comes next."""
+"""A saved value: recorded before it is changed, restored by the next process."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_file_that_refuses_its_original_keeps_the_record(
         with pytest.raises(KernelFileError, match="refuses"):
             LIMITS.restore(root)
     assert LIMITS.is_saved(root)
-    # What was put back already is not ours any more, and stays.
+    # A value that was restored already is not the agent's any more, and stays.
     assert LIMITS.restore(root) == 1
     assert [LIMITS.read(root, path) for path in paths] == ["max", "7"]
 

@@ -1,4 +1,4 @@
-"""A worker that is killed has ended before anybody restores what it changed."""
+"""A killed worker has ended before its changes are restored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from giveback_agent.runtime.worker import Worker
 
 
 def blocked() -> tuple[Worker, int]:
-    """A worker that reads what never comes, and the other end of its pipe."""
+    """A worker that reads a pipe for ever, and the other end of the pipe."""
     reader, writer = os.pipe()
 
     def read() -> None:

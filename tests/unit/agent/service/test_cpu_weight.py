@@ -1,4 +1,4 @@
-"""The share of the CPUs: fair while the host starves, and then as it was, whatever happens."""
+"""The CPU weight: the default one during urgency 3, and then restored in any case."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def guest(folder: Path, weight: bytes = b"1\n", procs: bytes = b"") -> str:
 
 
 def weight(root: str) -> int:
-    """As a kernel would show it, where a fake file keeps the tail of a longer word."""
+    """Return the value as a kernel would show it: a fake file keeps the end of a longer value."""
     return int(Path(root + WEIGHT).read_text().split()[0])
 
 
@@ -48,7 +48,7 @@ def _classes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_weight, "become_normal_class", lambda: True)
 
 
-def test_a_service_has_a_fair_share_while_the_host_starves_and_no_longer(tmp_path: Path) -> None:
+def test_a_service_has_the_default_weight_during_urgency_3_only(tmp_path: Path) -> None:
     root = guest(tmp_path)
     run_dir.make_folder(root)
     service = Service(root, AgentSettings(), lambda _: None)
@@ -63,7 +63,7 @@ def test_a_service_has_a_fair_share_while_the_host_starves_and_no_longer(tmp_pat
     assert (weight(root), state_of(root).exists()) == (1, False)
 
 
-def test_a_dry_run_presses_nobody(tmp_path: Path) -> None:
+def test_a_dry_run_keeps_its_low_weight(tmp_path: Path) -> None:
     root = guest(tmp_path)
     run_dir.make_folder(root)
     service = Service(root, AgentSettings(dry_run=True), lambda _: None)
@@ -92,7 +92,7 @@ def test_the_top_cgroup_is_everybodys(tmp_path: Path) -> None:
     assert not cpu_weight.raise_weight(root, (ME,))
 
 
-def test_a_weight_that_another_hand_has_set_is_left_alone(tmp_path: Path) -> None:
+def test_a_weight_that_another_process_has_set_is_left_alone(tmp_path: Path) -> None:
     root = guest(tmp_path)
     assert cpu_weight.raise_weight(root, (ME,))
     Path(root + WEIGHT).write_text("50\n")
@@ -119,7 +119,7 @@ def test_a_weight_that_cannot_be_kept_or_set_is_told_and_nothing_is_changed(tmp_
 
 
 @given(st.binary(max_size=40))
-def test_nonsense_on_record_is_written_nowhere(data: bytes) -> None:
+def test_an_invalid_record_is_not_restored(data: bytes) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -135,7 +135,7 @@ def test_a_kill_at_any_line_is_repaired(tmp_path: Path) -> None:
     pids = range(1, 1 << 22)
 
     def work() -> None:
-        # A child has another pid than the one that is planted.
+        # A child has another pid than the one in the fake file.
         cpu_weight.raise_weight(root, pids)
         cpu_weight.restore(root)
 

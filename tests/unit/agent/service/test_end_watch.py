@@ -1,4 +1,4 @@
-"""Ends of cgroups are noticed by one count, and what they left is measured and asked for."""
+"""Ended cgroups are noticed by one count, and their cache is measured and reclaimed."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ def test_without_cgroups_nothing_is_polled(tmp_path: Path) -> None:
 def test_the_kernel_tells_of_an_end_below_each_cgroup_with_children(
     guest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """dnotify works on any file system: a signal comes where a folder is removed, and not else."""
+    """dnotify works on any file system: a signal comes if a folder is removed, and only then."""
     mount = guest / "sys/fs/cgroup"
     (mount / "machine.slice/one.scope").mkdir(parents=True)
     (mount / "user.slice").mkdir()
-    # Not each file system counts a folder's folders in its links, as the kernel's own do.
+    # Not every file system counts subfolders as links, as the kernel's own do.
     monkeypatch.setattr(end_watch, "_links", lambda path: 2 + len([*Path(path).iterdir()]))
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
@@ -84,13 +84,13 @@ def test_the_kernel_tells_of_an_end_below_each_cgroup_with_children(
         watch.ask_for_signals(1.0)
         assert not watch.needs_polling
         (mount / "user.slice/later.scope").mkdir(parents=True)
-        assert not select.select([readable], [], [], 0)[0], "what begins is no end"
+        assert not select.select([readable], [], [], 0)[0], "a new cgroup has not ended"
         (mount / "machine.slice/one.scope").rmdir()
         count(guest, 4)
         watch.wait([readable], readable, 60.0)
         assert watch.rose
         watch.rose = False
-        # A new cgroup with children is found at a later sample, for there are more cgroups then.
+        # A new cgroup with children is found at a later sample, as there are more cgroups then.
         (mount / "cgroup.stat").write_text("nr_descendants 19\nnr_dying_descendants 4\n")
         watch.poll()
         watch.ask_for_signals(1.0 + end_watch.SCAN_PERIOD_S)

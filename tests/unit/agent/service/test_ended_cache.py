@@ -1,4 +1,4 @@
-"""What ended cgroups left is measured once after an end, and wanted for a while."""
+"""Cache of ended cgroups is measured once after an end, and wanted for a while."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[EndedCache, list[float]]:
-    """A guest in which 300 MiB are left by whatever has ended, and the measurements made."""
+    """A guest in which ended cgroups left 300 MiB, and the measurements made."""
     made: list[float] = []
 
     def measure(root: str, cold_method: str) -> int:

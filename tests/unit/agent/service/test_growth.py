@@ -26,7 +26,7 @@ STAT = "cpu  {busy} 0 0 {idle} 0 0 0 0 0 0\ncpu0 {busy} 0 0 {idle} 0 0 0 0 0 0\n
 
 
 class Clock:
-    """A clock that the test moves on: a second for each decision."""
+    """A clock that the test advances by a second for each decision."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -47,7 +47,7 @@ def open_files() -> int:
 def test_ten_thousand_decisions_leave_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    """Work comes and goes, passes begin and end; a dry run, so that no step needs a process."""
+    """The workload comes and goes, passes begin and end; a dry run, so that no step needs a process."""
     plant(tmp_path, GUEST)
     run_dir.make_folder(str(tmp_path))
     clock = Clock()
@@ -74,7 +74,7 @@ def test_ten_thousand_decisions_leave_nothing_behind(
         else:
             idle += TICKS_PER_CYCLE
         stat.write_text(STAT.format(busy=busy, idle=idle))
-        # The guest sleeps for an hour now and then: cache that was kept is looked at again.
+        # The guest sleeps for an hour now and then, so that kept cache is judged again.
         clock.now_s += 3601.0 if cycle % 400 == 0 else 1.0
         agent._tick()
     gc.collect()

@@ -1,4 +1,4 @@
-"""The service on a fake root: no file and no errno may end it, and what it changed it restores."""
+"""The service on a fake root: no file and no errno may end it, and it restores its changes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def test_it_starts_where_the_order_is_unset_and_no_block_order_is_told(guest: Pa
     assert service_of(guest)._can.order is None
 
 
-def test_no_descriptor_left_is_no_end(guest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_service_survives_a_lack_of_descriptors(
+    guest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service = service_of(guest)
 
     def refuse() -> tuple[int, int]:
@@ -100,7 +102,7 @@ def test_no_descriptor_left_is_no_end(guest: Path, monkeypatch: pytest.MonkeyPat
     assert service._steps.queue == []
 
 
-def test_a_closed_stderr_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_stderr_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     from giveback_agent.commands.run import say
 
     monkeypatch.setattr("sys.stderr", None)
@@ -223,7 +225,7 @@ def test_after_a_killed_agent_the_kernels_own_order_counts(guest: Path) -> None:
     assert service._can.order == 9
 
 
-def test_sigusr1_without_words_means_starving_for_a_minute(guest: Path) -> None:
+def test_sigusr1_without_a_written_urgency_means_urgency_3_for_a_minute(guest: Path) -> None:
     service = service_of(guest)
     service._on_urgency(signal.SIGUSR1, None)
     now_s = time.monotonic()
@@ -239,7 +241,7 @@ def test_a_goal_of_the_hosts_keeps_the_rest_of_the_cache(guest: Path) -> None:
     service._need.hear(2, 1e9, cache_bytes + 1, service._totals)
     assert service._need.kept_cache_bytes == 0
     service._need.hear(2, 1e9, 10 * MIB, service._totals)
-    # Whoever asks in the guest names no amount.
+    # A request from the guest itself has no amount.
     service._on_urgency(signal.SIGUSR1, None)
     assert service._need.kept_cache_bytes == 0
 
@@ -254,13 +256,13 @@ def test_an_urgency_that_was_written_counts_until_its_end(guest: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["disabled", "dropcache", "gradual"])
-def test_wsls_modes_look_as_seldom_as_wsl(guest: Path, mode: str) -> None:
+def test_wsls_modes_poll_as_seldom_as_wsl(guest: Path, mode: str) -> None:
     service = Service(str(guest), AgentSettings(mode=mode), lambda _: None)
     assert service._period_s() == wsl_modes.POLL_PERIOD_S
 
 
-def test_a_quiet_guest_is_pictured_at_once_where_its_memory_has_moved(guest: Path) -> None:
-    """`make clean` and `drop_caches` use little CPU: for up to a minute nothing was made of them."""
+def test_a_quiet_guest_gets_a_snapshot_at_once_if_its_memory_has_changed(guest: Path) -> None:
+    """`make clean` and `drop_caches` use little CPU, and once went unnoticed for up to a minute."""
     service = service_of(guest)
     service._decide(time.monotonic())
     assert service._last is not None
@@ -297,13 +299,13 @@ def test_cheap_files_are_read_once_per_tick(guest: Path, monkeypatch: pytest.Mon
         assert paths.count("/proc/buddyinfo") == ticks
 
 
-def test_a_busy_guest_is_only_glanced_at(guest: Path) -> None:
+def test_a_busy_guest_is_only_sampled(guest: Path) -> None:
     service = service_of(guest)
     service._activity = replace(service._activity, level=idleness.BUSY)
     assert not service._is_decision_due(0.0)
 
 
-def test_while_the_kernel_reports_a_picture_is_taken_at_its_pace_only(guest: Path) -> None:
+def test_while_the_kernel_reports_snapshots_are_taken_at_its_pace_only(guest: Path) -> None:
     service = service_of(guest)
     hold = report_hold.Hold.begin(100.0, None)
     service._state = replace(service._state, current=Pass(hold=hold))
@@ -370,7 +372,7 @@ def test_every_step_can_be_executed_and_nothing_else_can() -> None:
         (act.TriggerReporting(), "trigger", "trigger: start a reporting cycle"),
     ],
 )
-def test_a_step_is_told_to_the_host_and_to_the_journal(
+def test_a_step_is_sent_to_the_host_and_logged_in_the_journal(
     guest: Path, monkeypatch: pytest.MonkeyPatch, step: act.ReleaseStep, event: str, words: str
 ) -> None:
     said: list[str] = []
@@ -414,7 +416,7 @@ def test_what_came_from_per_cpu_lists_is_told_apart() -> None:
     assert "5 MiB of cache and slab freed, 5 MiB taken from per-CPU lists" in line
 
 
-def test_emptied_lists_have_an_outcome(guest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drained_lists_have_an_outcome(guest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     for refused in ("", "no such setting"):
         monkeypatch.setattr(steps, "drain_lists", lambda _, refused=refused: refused)
@@ -559,7 +561,7 @@ def test_a_worker_that_cannot_be_killed_does_not_end_all_work(guest: Path) -> No
 
 
 def test_looks_while_it_rests_are_not_the_quick_ones(guest: Path) -> None:
-    """A pass that work cut short is begun again when the rest is over, not a minute later."""
+    """A pass that the workload stopped begins again when the rest is over, not a minute later."""
     service = service_of(guest)
     service._activity = replace(service._activity, level=idleness.IDLE)
     service._state = replace(service._state, rest_until_s=100.0)
@@ -567,8 +569,8 @@ def test_looks_while_it_rests_are_not_the_quick_ones(guest: Path) -> None:
     assert service._is_decision_due(100.0)
 
 
-def test_a_picture_is_not_used_up_while_calm_begins_anew(guest: Path) -> None:
-    """It was taken 3 s before a pass may begin, and the next one came 30 s after that."""
+def test_a_poll_does_not_count_while_a_guest_settles_again(guest: Path) -> None:
+    """A snapshot was once taken 3 s before a pass may begin, and the next came 30 s later."""
     service = service_of(guest)
     service._pace = polling.Pace(polls=11)
     settling = replace(service._activity, level=idleness.SPARE, at_s=100.0, idle_since_s=100.0)
@@ -579,10 +581,10 @@ def test_a_picture_is_not_used_up_while_calm_begins_anew(guest: Path) -> None:
 
 
 @pytest.mark.parametrize(("busy_ticks", "looks"), [(600, 0), (0, 41)])
-def test_a_burst_between_two_long_looks_is_followed_by_quick_ones(
+def test_a_burst_between_two_distant_polls_is_followed_by_quick_ones(
     guest: Path, busy_ticks: int, looks: int
 ) -> None:
-    """10 s of work on two CPUs never are 60 % of such an interval: its cache stayed for a minute."""
+    """10 s of two CPUs are less than 60 % of such an interval: its cache once stayed for a minute."""
     service = service_of(guest)
     stat = guest / "proc/stat"
     user = 0
@@ -627,7 +629,7 @@ def test_a_short_report_of_a_guest_at_work_is_held_no_longer_than_it_may(
     assert order.read_text().strip() == "9"
 
 
-def test_status_tells_who_set_the_urgency_and_until_when(guest: Path) -> None:
+def test_status_names_the_setter_of_the_urgency_and_its_end(guest: Path) -> None:
     service = Service(str(guest), AgentSettings(), print)
     now_s = time.monotonic()
     assert service._need.fields(now_s) == {
@@ -659,7 +661,7 @@ def test_status_tells_who_set_the_urgency_and_until_when(guest: Path) -> None:
 def test_what_ended_cgroups_left_is_remembered_until_a_step_takes_it(
     guest: Path, step: act.ReleaseStep, left_bytes: int
 ) -> None:
-    """Where a take was regretted, a pass for cold cache comes before the next: it leaves theirs alone."""
+    """After a regretted reclaim of ended cgroups' cache, a pass for cold cache leaves that cache alone."""
     service = Service(str(guest), AgentSettings(dry_run=True), print)
     service._ended.left_bytes = 90 << 20
     service._steps.queue.append(step)

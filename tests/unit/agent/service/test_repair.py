@@ -30,7 +30,7 @@ OWN = f"{CGROUP}/giveback-agent.service"
 MOUNT = b"25 1 0:22 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n"
 STAT = f"active_file {MIB}\ninactive_file {40 * MIB}\n".encode()
 APPS = tuple(f"{CGROUP}/a.slice/app{n}" for n in range(3))
-# Every kernel value that the agent changes for a while, with what it is found at.
+# Every kernel value that the agent changes for a while, with its original value.
 FOUND = {
     page_reporting.ORDER_PATH: "9",
     percpu_lists.PATH: "0",
@@ -58,12 +58,12 @@ def guest(folder: Path) -> str:
 
 
 def values(root: str) -> dict[str, str]:
-    # A fake file keeps the tail of a longer word: what counts is its first line.
+    # A fake file keeps the end of a longer value: only its first line counts.
     return {path: Path(root + path).read_text().splitlines()[0] for path in FOUND}
 
 
 def change_everything(root: str) -> None:
-    """One of each kind of change, and back, as the steps of a pass make them."""
+    """Make and undo one change of each kind, as the steps of a pass do."""
     cpu_weight.raise_weight(root, ())
     live_protection.protect(root, CGROUP)
     memory_high.reclaim_cold(root, 600 << 10)
@@ -76,7 +76,7 @@ def change_everything(root: str) -> None:
 
 
 def killed_at_write(root: str, number: int, after: bool) -> bool:
-    """Do it all in a child that is killed before, or right after, its `number`-th write or removal."""
+    """Do all changes in a child that is killed before, or right after, its `number`-th write or removal."""
     pid = os.fork()
     if pid == 0:
         left = number
@@ -137,7 +137,7 @@ def test_every_kind_of_value_was_seen_changed_by_a_kill(tmp_path: Path) -> None:
 
 @given(number=st.integers(1, WRITES), which=st.sampled_from(sorted(FOUND)))
 @settings(deadline=None, max_examples=40)
-def test_what_another_hand_sets_after_the_kill_stays(
+def test_a_value_set_by_another_process_after_the_kill_stays(
     tmp_path_factory: pytest.TempPathFactory, number: int, which: str
 ) -> None:
     root = guest(tmp_path_factory.mktemp("guest"))

@@ -1,4 +1,4 @@
-"""Settings: the layers, where each value came from, and that no file can do harm."""
+"""Settings: the layers, the source of each value, and that no file can do harm."""
 
 from __future__ import annotations
 

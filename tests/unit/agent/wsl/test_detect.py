@@ -67,7 +67,7 @@ class FakeWindows:
         self.put(path, f"#!/bin/sh\n{script}\n").chmod(0o755)
 
     def answer(self, path: str, output: bytes, status: int = 0) -> None:
-        """A program that prints `output`, whatever it is asked."""
+        """Add a program that prints `output` for any arguments."""
         said = self.put(f"{path}.says", output)
         self.program(path, f"cat '{said}'; exit {status}")
 
@@ -305,7 +305,7 @@ def test_a_file_that_cannot_be_read_is_a_warning(windows: FakeWindows, kind: str
 
 def test_a_pipe_in_its_place_is_told_at_once(windows: FakeWindows) -> None:
     windows.profile("me", None)
-    os.mkfifo(windows.root / "mnt/c/Users/me/.wslconfig")  # nobody will ever write to it
+    os.mkfifo(windows.root / "mnt/c/Users/me/.wslconfig")  # no process will ever write to it
     found = windows.find()
     assert found.data is None
     assert "not a regular file" in found.warnings[0]
@@ -372,14 +372,14 @@ def test_what_a_killed_program_started_goes_with_it(tmp_path: Path) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there and is not a zombie that only waits for init to collect it."""
+    """Tell whether a process exists and is not a zombie that waits for init to reap it."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
 
 
-# What Windows sees
+# The VM as Windows shows it
 
 TASKLIST = (
     '"System Idle Process","0","Services","0","8 K"\r\n'
@@ -410,7 +410,7 @@ def test_without_interop_the_reason_is_given(windows: FakeWindows) -> None:
     assert "powershell.exe: not found" in side.reason
 
 
-def test_a_lone_vmmem_is_ours_and_several_are_nobodys() -> None:
+def test_the_only_vmmem_is_this_vm_and_of_several_none_is_chosen() -> None:
     one, two = WindowsProcess("vmmem", 1, 10), WindowsProcess("Vmmem", 2, 20)
     assert choose_process([one]).process == one
     several = choose_process([one, two])
@@ -460,7 +460,7 @@ def test_the_cold_discard_hint_and_its_order(
     assert missing_advice(windows.host(), state) is None
 
 
-def test_a_custom_kernel_without_reporting_is_said_to_compact_for_nothing(
+def test_the_advice_for_a_custom_kernel_without_reporting_names_the_missing_options(
     windows: FakeWindows,
 ) -> None:
     windows.put("proc/sys/kernel/osrelease", "5.7.11-WSL2-custom\n")

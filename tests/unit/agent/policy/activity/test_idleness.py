@@ -1,4 +1,4 @@
-"""When the agent may act."""
+"""The idleness detector: when the agent may act."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from giveback_agent.policy.activity.idleness import Activity, Stalls
 def course(
     looks: list[tuple[float, int]], own_cpu_s: float = 0.0, stall_us: int | None = None
 ) -> Activity:
-    """Looks at a guest with 2 CPUs: each (seconds since the last, busy ticks in it)."""
+    """Judge samples of a guest with 2 CPUs: each (seconds since the last, busy ticks in it)."""
     state = idleness.judge(Activity(), 0.0, cpu(0, 0), 0.0, Stalls(), 20, 3, 100)
     now_s, busy, stalls = 0.0, 0, 0
     for seconds, ticks in looks:
@@ -40,28 +40,28 @@ def test_the_agents_own_cpu_is_not_the_guests() -> None:
     assert course([(1.0, 100)] * 5, own_cpu_s=1.0).level == idleness.IDLE
 
 
-def test_stalls_of_memory_close_the_gate() -> None:
+def test_a_guest_that_stalls_for_memory_is_busy() -> None:
     assert course([(1.0, 0)] * 5, stall_us=100_000).level == idleness.BUSY
 
 
-def test_one_busy_interval_starts_the_window_anew() -> None:
+def test_one_busy_interval_starts_the_window_again() -> None:
     assert course([(1.0, 0)] * 5 + [(1.0, 200)]).level == idleness.BUSY
     assert course([(1.0, 0)] * 5 + [(1.0, 200), (1.0, 0)]).level == idleness.SPARE
 
 
-def test_work_that_has_just_begun_is_not_hidden_by_a_long_calm_interval() -> None:
-    """13 % of ten seconds may be two CPUs for the last 1.3 s: a pass began in the midst of such work."""
+def test_a_workload_that_has_just_begun_is_not_hidden_by_a_long_idle_interval() -> None:
+    """13 % of ten seconds may be two CPUs for the last 1.3 s: a pass once began in such a workload."""
     calm = [(1.0, 0)] * 5
     assert course([*calm, (10.0, 100)]).level == idleness.IDLE
     begun = course([*calm, (10.0, 260)])
     assert begun.level == idleness.SPARE
     assert not idleness.has_lasting_spare_cpu(begun)
     assert course([*calm, (10.0, 260), (1.0, 200)]).level == idleness.BUSY
-    # It was a burst, or an editor that uses as much all the time.
+    # It was a burst, or an editor that always uses that much.
     assert course([*calm, (10.0, 260), (1.0, 30), (1.0, 0), (1.0, 30)]).level == idleness.IDLE
 
 
-def test_a_clock_that_jumps_back_starts_anew() -> None:
+def test_a_clock_that_jumps_back_starts_again() -> None:
     state = course([(1.0, 0)] * 5)
     assert idleness.judge(state, 1.0, cpu(0, 0), 0.0, Stalls(), 20, 3, 100).level == idleness.BUSY
 

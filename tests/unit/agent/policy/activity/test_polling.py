@@ -1,4 +1,4 @@
-"""How often a guest is looked at."""
+"""How often a guest is sampled."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ IDLE = Activity(level=idleness.IDLE, idle_since_s=5.0)
         (IDLE, IDLE, 41, polling.QUIET_PERIOD_S),
     ],
 )
-def test_the_next_look_is_soon_where_work_seems_to_end(
+def test_the_next_poll_is_soon_if_the_workload_seems_to_end(
     before: Activity, now: Activity, polls: int, period_s: float
 ) -> None:
     assert polling.period_s(polling.after_poll(Pace(polls), before, now), now) == period_s
 
 
-def test_calm_that_comes_back_is_looked_at_anew() -> None:
+def test_a_guest_that_is_idle_again_is_polled_quickly() -> None:
     assert polling.after_poll(Pace(41), SPARE, SETTLING).polls == 0
     assert polling.after_poll(Pace(41), IDLE, IDLE).polls == 41
     assert polling.after_poll(Pace(41), IDLE, SETTLING).polls == 41
 
 
-def test_work_that_is_no_longer_calm_is_not_looked_at_as_seldom_as_a_quiet_guest() -> None:
-    """Work of 10 s that began between two polls had ended for 18 s before the next but one."""
+def test_a_guest_that_is_no_longer_idle_is_polled_more_often_than_a_quiet_one() -> None:
+    """A workload of 10 s that began between two polls had ended 18 s before the next but one."""
     assert polling.held_up(Pace(41), SPARE).polls == 0
     assert polling.held_up(Pace(41), IDLE).polls == 0  # a rest
     assert polling.held_up(Pace(41), SETTLING).polls == 41
 
 
-def test_a_quiet_guest_is_pictured_at_every_sixth_look() -> None:
+def test_a_quiet_guest_gets_a_snapshot_at_every_sixth_poll() -> None:
     looked, due = Pace(), []
     for number in range(1, 25):
         looked = polling.counted(looked)
@@ -60,7 +60,7 @@ def test_a_quiet_guest_is_pictured_at_every_sixth_look() -> None:
     assert due == [1, 2, 3, 4, 5, 6, 12, 18, 24]
 
 
-def test_a_quiet_guest_that_worked_a_little_is_pictured() -> None:
+def test_a_quiet_guest_that_was_active_for_a_second_gets_a_snapshot() -> None:
     looked = polling.after_snapshot(Pace(41), replace(IDLE, work_cpu_s=50.0))
     assert not polling.is_turn(looked, replace(IDLE, work_cpu_s=50.9))
     assert polling.is_turn(looked, replace(IDLE, work_cpu_s=51.0))

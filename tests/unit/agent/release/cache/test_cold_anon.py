@@ -1,4 +1,4 @@
-"""Which anonymous pages are cold, whose, and when swapping them out gains nothing."""
+"""Which anonymous pages of which cgroups are cold, and when swapping them out frees nothing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_two_youngest_are_never_among_it(anon_mib: list[int], after_s: float
     assert mib(cold_pages(of, after_s)) <= sum(anon_mib[:-2])
 
 
-def test_live_lists_with_enough_memory_are_looked_at_the_largest_first() -> None:
+def test_live_lists_with_enough_memory_are_chosen_the_largest_first() -> None:
     small, large, huge = one(1, 1, path="/s"), one(50, 50, path="/l"), one(90, 90, path="/h")
     dying = one(500, 500, memcg_id=0, path="/gone")
     whole = one(60, 60, memcg_id=0, path="")
@@ -77,7 +77,7 @@ def test_live_lists_with_enough_memory_are_looked_at_the_largest_first() -> None
         (SWAPS, b"0 0 0 0 0 0 0 0 0\n", ""),
         (SWAPS, b"104857600 20000000 30000000 0 0 0 0 0 0\n", ""),
         (SWAPS, b"104857600 90000000 95000000 0 0 0 0 0 0\n", "/dev/zram0 compresses too little"),
-        # Of a full zram the next area counts.
+        # If a zram is full, the next area counts.
         (
             HEADING + b"/dev/zram0 partition 1048576 1048576 100\n/swap file 1048576 0 -2\n",
             b"104857600 90000000 95000000 0 0 0 0 0 0\n",
@@ -85,7 +85,7 @@ def test_live_lists_with_enough_memory_are_looked_at_the_largest_first() -> None
         ),
     ],
 )
-def test_a_full_swap_or_a_zram_that_compresses_too_little_gains_nothing(
+def test_a_full_swap_or_a_zram_that_compresses_too_little_is_not_used(
     tmp_path: Path, swaps: bytes, mm_stat: bytes, words: str
 ) -> None:
     root = plant(tmp_path, {"/proc/swaps": swaps, "/sys/block/zram0/mm_stat": mm_stat})

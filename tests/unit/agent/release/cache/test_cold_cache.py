@@ -1,4 +1,4 @@
-"""Cold cache: the plans, and what happens where kernel files are missing or refuse."""
+"""Cold cache: the plans, and missing or refusing kernel files."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_the_active_list_is_never_the_longer_one_after_a_step(
     step = cold_cache.list_step_bytes(lists_, budget)
     assert 0 <= step <= min(budget, eviction_plan.STEP_LIMIT_BYTES)
     if step:
-        # The kernel takes up to 1.8 times of what is asked.
+        # The kernel reclaims up to 1.8 times the requested amount.
         assert inactive - 1.8 * step >= active
         assert step <= inactive - dirty - writeback
 
@@ -196,7 +196,7 @@ def test_only_leaves_are_asked_and_within_the_amount(tmp_path: Path) -> None:
     assert result == ColdResult(asked_bytes=30 << 20, steps=2)
 
 
-def test_generations_that_cannot_be_taught_are_left_alone(tmp_path: Path) -> None:
+def test_generations_that_cannot_be_trained_are_left_alone(tmp_path: Path) -> None:
     plant_cgroups(tmp_path, "")
     plant_generations(tmp_path)
     lru = (tmp_path / "sys/kernel/debug/lru_gen").read_text()
@@ -206,7 +206,7 @@ def test_generations_that_cannot_be_taught_are_left_alone(tmp_path: Path) -> Non
 
 
 def test_a_cgroup_that_has_ended_is_no_target() -> None:
-    # It was counted as untrained, for which the cache of ended cgroups was then left, too.
+    # It was once counted as untrained, and then the cache of ended cgroups was not reclaimed either.
     generations = (
         Generation(1, 9, 0, 9000), Generation(2, 9, 0, 0), Generation(3, 9, 0, 0)
     )  # fmt: skip
@@ -309,7 +309,7 @@ def test_unwanted_before_the_first_write_means_no_write(tmp_path: Path) -> None:
     assert result == ColdResult()
 
 
-def test_teaching_fails_softly_and_leaves_no_file(tmp_path: Path) -> None:
+def test_training_that_fails_returns_0_and_leaves_no_file(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     assert lru_gen_training.train(str(tmp_path), "/", str(scratch)) == 0
     scratch.mkdir()
@@ -360,7 +360,7 @@ def test_an_old_kernel_is_not_asked_where_it_could_swap_programs_out(
 
 
 def test_what_an_ended_cgroup_left_is_no_target() -> None:
-    """It has no number to ask by: counted as untrained, it would keep ended_cgroups from taking it."""
+    """It has no id to name: counted as untrained, it would keep ended_cgroups from reclaiming it."""
     ended = NodeGenerations(0, "/gone.service", 0, one(100_000, 0, 0, 0).generations)
     assert target_of(ended) is None
     assert target_of(NodeGenerations(0, "/", 0, ended.generations)) is not None
@@ -369,7 +369,7 @@ def test_what_an_ended_cgroup_left_is_no_target() -> None:
 @pytest.mark.parametrize(("protected", "written"), [("0", True), ("max", False)])
 @pytest.mark.parametrize("name", ["memory.min", "memory.low"])
 def test_what_is_protected_stays(tmp_path: Path, protected: str, written: bool, name: str) -> None:
-    """By either method: neither memory.reclaim of the cgroup itself nor lru_gen looks at it."""
+    """With both methods: memory.reclaim of the cgroup itself and lru_gen ignore it."""
     plant_cgroups(tmp_path, "", "a.slice", "a.slice/b.service")
     plant_generations(tmp_path)
     lru = tmp_path / "sys/kernel/debug/lru_gen"

@@ -1,4 +1,4 @@
-"""How much a pass would take: by the lists that it would read, and by its floors."""
+"""How much a pass would reclaim: by the lists that it would read, and by its floors."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_on_two_lists_each_cgroup_keeps_its_own_active_list(tmp_path: Path) -> N
     files[f"{MOUNT}/memory.stat"] = stat(300, 300)
     files[f"{MOUNT}/memory.reclaim"] = b""
     root = plant(tmp_path, files)
-    # By the sums of both nothing would be left to take.
+    # By the sums of both, nothing would be left to reclaim.
     assert take(root, CacheTerms(LISTS)) == 200 * MIB
 
 
@@ -111,7 +111,7 @@ def test_floors_and_what_was_judged_bound_the_promise(tmp_path: Path) -> None:
     assert take(root, CacheTerms(GENERATIONS, 64 * MIB, 100 * MIB)) == found - 100 * MIB
     judged = {"at_s": 10.0, "cache_bytes": 590 * MIB}
     said = {"cold_method": GENERATIONS, "judged": judged}
-    # A pass takes none again until there is new cache, or an hour has gone.
+    # A pass reclaims none again until there is new cache, or an hour has passed.
     assert take(root, cold_survey.terms_of(said, 100.0, NOW)) == 0
     assert take(root, cold_survey.terms_of(said, 4000.0, NOW)) == found
     grown = {**said, "judged": {**judged, "cache_bytes": 500 * MIB}}

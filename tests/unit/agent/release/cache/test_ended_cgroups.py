@@ -1,4 +1,4 @@
-"""Cache of ended cgroups: how much there is, and that live cgroups' protection is always put back."""
+"""Cache of ended cgroups: its amount, and that the protection of live cgroups is always restored."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def guest(tmp_path: Path) -> Path:
 
 
 def low(root: Path, path: str) -> int:
-    # A kernel file is written without being cut short first: what counts is its first line.
+    # A fake kernel file is not truncated by a write: only its first line counts.
     return int((root / "sys/fs/cgroup" / path / "memory.low").read_text().splitlines()[0])
 
 
@@ -85,14 +85,14 @@ def test_in_a_namespace_only_what_ended_there_counts(guest: Path) -> None:
     plant(guest, {lru_gen.PATH: text.encode()})
     shares = ended_cgroups.read_shares(str(guest), generations=True)
     assert shares == ended_cgroups.CacheShares(2560 * PAGE, 100 * MIB - 2560 * PAGE)
-    # By sums: the namespace's own total, which includes what ended in it.
+    # By sums: the namespace's own total, which includes cgroups that ended in it.
     ended_cgroups.read_shares(str(guest), generations=False)
     group(guest, "", 130)
     shares = ended_cgroups.read_shares(str(guest), generations=False)
     assert shares == ended_cgroups.CacheShares(30 * MIB, 100 * MIB)
 
 
-def test_of_more_cgroups_than_are_looked_at_nothing_is_taken_for_ended(
+def test_with_more_cgroups_than_are_read_nothing_counts_as_ended(
     guest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ended_cgroups.read_shares(str(guest), generations=False) is not None

@@ -1,4 +1,4 @@
-"""What is excluded is neither asked, trained, evicted nor swapped out, whichever way memory is taken."""
+"""Excluded cgroups are not reclaimed from, trained, evicted or swapped out, by any method."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def group(root: Path, path: str, cache_mib: int) -> None:
 
 
 def lru(*ended: str, cache_mib: int = 100) -> bytes:
-    """Three generations of each live leaf, and ended cgroups with so much."""
+    """Return three generations of each live leaf, and ended cgroups with this many bytes."""
     rows = [f" {n:10d} {(3 - n) * 100000:10d} 0 {cache_mib * 256}" for n in range(4)]
     named = [
         *((n + 2, f"/{path}") for n, path in enumerate(LEAVES)),
@@ -86,7 +86,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def asked(written: list[tuple[str, str]]) -> set[str]:
-    """The cgroups of which memory.reclaim was asked."""
+    """Return the cgroups whose memory.reclaim was written."""
     start, end = "/sys/fs/cgroup", "/memory.reclaim"
     return {path[len(start) : -len(end)] for path, _ in written if path.endswith(end)}
 
@@ -146,7 +146,7 @@ def test_what_ended_is_taken_from_its_live_slice_and_never_from_the_root(
     protected = {path for path, _ in wrote if path.endswith("memory.low")}
     assert f"/sys/fs/cgroup/{LEAVES[2]}/memory.low" in protected
     wrote.clear()
-    # Where nothing that is excluded has cache, the root is asked for the rest.
+    # If no excluded cgroup has cache, the root is asked for the rest.
     ended_cgroups.reclaim_ended(str(guest), True, 1 << 40, "/x", exclude=("other.service",))
     assert asked(wrote) == {"/machine.slice", ""}
     assert next(path for path, _ in wrote if path.endswith("memory.reclaim")).count("machine.slice")

@@ -65,7 +65,7 @@ def test_a_child_that_is_held_is_killed_in_time(
 
     monkeypatch.setattr(lru_gen_training, "_refaults_of_scratch", hang)
     monkeypatch.setattr(lru_gen_training, "TIMEOUT_S", 0.5)
-    # What is open above 3 is closed in the child: the pipe stays, at 0, where nothing is read.
+    # Descriptors above 3 are closed in the child: the pipe stays at 0, where nothing is read.
     monkeypatch.setattr(os, "closerange", lambda *_: None)
     began_s = time.monotonic()
     assert lru_gen_training.train(str(root), "/app", str(root / "scratch")) == 0
@@ -77,7 +77,7 @@ def test_a_child_that_is_held_is_killed_in_time(
 
 
 def test_this_process_joins_nothing_itself(tmp_path: Path) -> None:
-    """A worker that is killed, or hangs, is where it was: only its child is elsewhere."""
+    """A worker that is killed, or hangs, has not changed its cgroup: only its child joins another."""
     root = guest(tmp_path)
     before = Path("/proc/self/cgroup").read_text()
     lru_gen_training.train(str(root), "/app", str(root / "scratch"))

@@ -1,4 +1,4 @@
-"""Cold cache by memory.high: bounded steps, hot lists left alone, and the limit put back whatever happens."""
+"""Cold cache by memory.high: bounded steps, hot lists left alone, and the limit always restored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOUNT = "/sys/fs/cgroup"
 
 
 class OldKernel:
-    """A tree of cgroups that does what 5.10 does at a write to memory.high, `times` what was asked."""
+    """A tree of cgroups that reclaims like 5.10 at a write to memory.high: `times` the requested amount."""
 
     def __init__(self, root: Path, times: float = 1.0) -> None:
         self.root, self.times = root, times
@@ -43,7 +43,7 @@ class OldKernel:
         full.write_text(text)
 
     def add(self, path: str, active: int, inactive: int, high: str = "max", **more: int) -> str:
-        """Add a cgroup with so many MiB on its lists; returns its folder."""
+        """Add a cgroup with these MiB on its lists; return its folder."""
         folder = f"{MOUNT}/{path}".rstrip("/")
         self.lists(folder, active * MIB, inactive * MIB, more.get("refaults", 0))
         self.put(f"{folder}/memory.high", f"{high}\n")
@@ -105,7 +105,7 @@ def test_a_step_is_bounded_by_what_the_cgroup_holds(wanted: int, held: int, empt
 
 
 def is_low(active: int, inactive: int, nodes: int) -> bool:
-    """inactive_is_low() of mm/vmscan.c, each node having its share."""
+    """inactive_is_low() of mm/vmscan.c, with the lists divided equally between the nodes."""
     gib = (active + inactive) // nodes >> 30
     return inactive * (math.isqrt(10 * gib) if gib else 1) < active
 
@@ -136,7 +136,7 @@ def test_cold_cache_goes_down_to_the_active_lists_size(kernel: OldKernel, times:
     assert 40 <= inactive_mib(kernel, app) <= 43
     assert result.refused == ""
     assert kernel.high(app) == "max"
-    # The parent's limit would take from all below it: only the leaf's is lowered.
+    # The parent's limit would reclaim from all cgroups below it: only the leaf's is lowered.
     assert {path for path, _ in kernel.written} == {f"{app}/memory.high"}
     assert not memory_limits.HIGH.is_saved(str(kernel.root))
 
@@ -165,7 +165,7 @@ def test_a_cgroup_whose_pages_come_back_is_left_alone(
 
 @pytest.mark.parametrize("times", [0.0, 0.2])
 def test_a_cgroup_that_gives_nothing_has_one_step(kernel: OldKernel, times: float) -> None:
-    """memory.min, or pages that cannot be taken."""
+    """memory.min, or pages that cannot be reclaimed."""
     kernel.times = times
     kernel.add("app", 0, 200)
     assert memory_high.reclaim_cold(str(kernel.root), 1 << 40).steps == 1
