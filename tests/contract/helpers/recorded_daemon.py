@@ -38,10 +38,12 @@ class Recorded:
 
 
 @contextlib.asynccontextmanager
-async def running(host: Host, more: str = "") -> AsyncIterator[tuple[Daemon, Recorded]]:
-    """Run a daemon with the host's settings and `more` of them."""
+async def running(
+    host: Host, more: str = "", *, acts: bool = True
+) -> AsyncIterator[tuple[Daemon, Recorded]]:
+    """Run a daemon with the host's settings and `more` of them; without `acts` it only watches."""
     recorded = Recorded()
-    daemon = Daemon(host.settings(more), recorder=recorded, root=str(host.root))
+    daemon = Daemon(host.settings(more), recorder=recorded, root=str(host.root), acts=acts)
     ready = asyncio.Event()
     task = asyncio.create_task(daemon.run(ready.set))
     await ready.wait()

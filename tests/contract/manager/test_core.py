@@ -70,6 +70,25 @@ def test_a_short_host_gets_memory_and_what_came_is_checked(host: Host) -> None:
     asyncio.run(scene())
 
 
+def test_a_daemon_that_only_watches_sends_no_guest_anything(host: Host) -> None:
+    async def scene() -> None:
+        with host.guest("web", ram_mib=256, held_mib=224, cache_mib=160) as guest:
+            async with running(host, acts=False) as (daemon, recorded):
+                await until(lambda: one(daemon, "web").residue_bytes is not None)
+                host.set_available(host.total_bytes // 50)
+                await until(lambda: (d := daemon.status().decision) is not None and d.urgency > 0)
+                for asked in (daemon.reclaim(MIB, 1.0), daemon.set_urgency("web", 3, 5.0)):
+                    with pytest.raises(InputError, match="only watches"):
+                        await asked
+                plan = await daemon.reclaim(100 * MIB, 5.0, dry_run=True)
+                assert plan.most_bytes > 90 * MIB
+            # Its whole life is over, its goodbye included.
+            assert guest.heard == []
+            assert recorded.actions == []
+
+    asyncio.run(scene())
+
+
 def test_room_is_made_by_those_that_have_it(host: Host) -> None:
     async def scene() -> None:
         with (

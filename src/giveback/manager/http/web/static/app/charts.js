@@ -25,6 +25,7 @@ export class Chart {
     this.values = new Map();
     const items = [...this.parts].reverse().concat(this.lines).map((one) => {
       const value = h("span", { class: "value" });
+      value.optional = one.optional;
       this.values.set(one.name, value);
       const swatch = h("span", { class: `swatch${this.lines.includes(one) ? " line" : ""}`, "aria-hidden": "true" });
       swatch.style.background = `var(${one.color})`;
@@ -129,7 +130,10 @@ export class Chart {
   show(index) {
     const at = index === null || index === undefined ? this.points.length - 1 : index;
     const point = this.points[at];
-    for (const [name, element] of this.values) setText(element, point ? size(point[name]) : "");
+    for (const [name, element] of this.values) {
+      setText(element, point ? size(point[name]) : "");
+      if (element.optional) element.parentElement.hidden = !point?.[name];
+    }
     if (!point) { setText(this.tip, "No samples in this time yet."); return; }
     const isNow = at === this.points.length - 1;
     const step = this.points.length > 1 ? (this.points[this.points.length - 1].t - this.points[0].t) / 80 : 1;

@@ -12,7 +12,7 @@ export function details(key) {
   const findings = h("div"), remedies = h("div"), groups = h("div");
   const state = h("span", { class: "quiet" });
   const again = h("button", { class: "small", id: "look", onclick: () => load() }, "Look again");
-  const groupsCard = h("section", { class: "card", hidden: true },
+  const groupsCard = h("section", { class: "card scrolls", hidden: true },
     h("div", { class: "bar-row" }, h("h2", {}, "Services and containers in the guest"), buttons("containers", { rows: () => cgroups })), groups);
   const element = h("div", { class: "stack" },
     h("section", { class: "card" }, h("div", { class: "bar-row" }, h("h2", {}, "What keeps memory"), again, state), findings, remedies),
@@ -45,7 +45,8 @@ export function details(key) {
     const listed = doctor.flatMap((one) => one.findings ?? []);
     replace(findings, listed.length ? h("ul", { class: "findings" }, listed.map(finding)) : h("p", { class: "quiet" }, "Nothing was found that keeps memory."));
     const wanted = explain.remedies ?? [];
-    replace(remedies, wanted.length > 0 && [h("h3", {}, "What would bring it back"), h("ul", { class: "findings good" }, wanted.map(remedy))]);
+    const shown = new Set(listed.map((one) => (one.commands ?? []).join("\n")));
+    replace(remedies, wanted.length > 0 && [h("h3", {}, "What would bring it back"), h("ul", { class: "findings good" }, wanted.map((one) => remedy(one, shown)))]);
     cgroups = explain.guest?.cgroups ?? [];
     groupsCard.hidden = !cgroups.length;
     replace(groups, h("table", { class: "plain" },
@@ -69,10 +70,11 @@ function finding(one) {
     (one.commands ?? []).length > 0 && h("pre", {}, one.commands.join("\n")));
 }
 
-function remedy(one) {
+// Lines to paste stand once, at the finding that they mend.
+function remedy(one, shown) {
   const amount = one.expected_bytes === null ? "not known how much" : `${one.at_most ? "up to " : ""}${size(one.expected_bytes)}`;
   return h("li", {},
     h("p", {}, h("strong", {}, amount), ": ", one.what),
     (one.parts ?? []).length > 0 && h("p", { class: "quiet" }, one.parts.map((part) => `${part.what} ${size(part.bytes)}`).join(", ")),
-    (one.commands ?? []).length > 0 && h("pre", {}, one.commands.join("\n")));
+    (one.commands ?? []).length > 0 && !shown.has(one.commands.join("\n")) && h("pre", {}, one.commands.join("\n")));
 }

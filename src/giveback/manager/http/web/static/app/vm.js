@@ -12,7 +12,7 @@ import { waterfall } from "./waterfall.js";
 
 const AREAS = [
   ...PARTS.map(([name, label, title]) => ({ name, label, title, color: `--part-${name}` })),
-  { name: "unknown", label: "resident, use unknown", color: "--part-unknown", title: "resident, and the guest does not say for what" },
+  { name: "unknown", label: "resident, use unknown", color: "--part-unknown", optional: true, title: "resident, and the guest does not say for what" },
 ];
 const LINES = [{ name: "resident", label: "resident", color: "--text", dash: [5, 4], title: "guest RAM that occupies host memory" }];
 

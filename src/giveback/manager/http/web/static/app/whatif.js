@@ -72,6 +72,7 @@ export class WhatIfView {
     this.parts = result.parts;
     const parts = [...result.parts].sort((a, b) => b.expected_bytes - a.expected_bytes || (a.vm < b.vm ? -1 : 1));
     const shown = parts.slice(0, 200);
+    this.result.className = "scrolls";
     replace(this.result,
       h("table", { class: "plain" },
         h("thead", {}, h("tr", {}, ["VM", heading, done ? "gave" : null, "at urgency", "cost, or why not"].filter(Boolean).map((one) => h("th", { scope: "col", class: one === "VM" || one.startsWith("cost") ? null : "number" }, one)))),
