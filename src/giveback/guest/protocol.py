@@ -11,7 +11,7 @@ import json
 import math
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from giveback.accounting import cgroups
 from giveback.accounting.usage import checked, from_kernel_files
@@ -116,21 +116,28 @@ def ask(what: str, number: int, by_cgroup: bool = False) -> bytes:
     return _request({"id": number, "ask": what, **more})
 
 
+class Goal(NamedTuple):
+    """The bytes that are still wanted, and the number of the ask that they belong to."""
+
+    wanted_bytes: int
+    number: int
+
+
 def urgency(
-    level: int, lease_s: float, number: int, goal_bytes: int | None = None, by: str = ""
+    level: int, lease_s: float, number: int, goal: Goal | None = None, by: str = ""
 ) -> bytes:
     """Return the message that sets the urgency (0 to 3) for `lease_s` seconds.
 
-    `goal_bytes` limits it: an agent that knows the key takes no more cache than that. `by` names the
-    origin of the urgency, as the guest's `status` shows it.
+    `goal` limits it: an agent that knows the key takes no more cache than that. The same goal sent again
+    adds nothing to what it takes. `by` names the origin of the urgency, as the guest's `status` shows it.
     """
     message: dict[str, object] = {
         "id": number,
         "urgency": level,
         "lease_s": round(float(lease_s), 1),
     }
-    if goal_bytes is not None:
-        message["goal_bytes"] = goal_bytes
+    if goal is not None:
+        message["goal_bytes"], message["goal_number"] = goal
     if by:
         message["by"] = by
     return _request(message)

@@ -143,14 +143,14 @@ class Session(asyncio.BufferedProtocol):
         return self._pages
 
     def send_urgency(
-        self, urgency: int, lease_s: float, goal_bytes: int | None = None, by: str = ""
+        self, urgency: int, lease_s: float, goal: protocol.Goal | None = None, by: str = ""
     ) -> bool:
         """Send the urgency (0 to 3) with its lease, goal and origin; return False if it was not sent."""
         if not self._can_send():
             return False
         number = protocol.new_id()
         self._sent_urgency = (number, urgency, lease_s)
-        self._write(protocol.urgency(urgency, lease_s, number, goal_bytes, by))
+        self._write(protocol.urgency(urgency, lease_s, number, goal, by))
         return True
 
     def close(self) -> None:

@@ -48,13 +48,15 @@ _PEERS_LIMIT = 4
 class UrgencyMessage(Record):
     """The host's urgency (0 to 3), which holds for `lease_s` seconds from now.
 
-    `goal_bytes` is the amount that it wants; None: no limit. `by` names who set it on the host.
+    `goal_bytes` is the amount that it wants; None: no limit. `by` names who set it on the host. A goal that
+    is sent again, as far as it is not reached, has the `goal_number` of before; None: it is a new one.
     """
 
     urgency: int
     lease_s: float
     goal_bytes: int | None = None
     by: str = "host"
+    goal_number: int | None = None
 
 
 class Link:
@@ -312,14 +314,18 @@ def _urgency(fields: dict[str, Scalar]) -> UrgencyMessage | None:
         return None
     if isinstance(lease_s, bool) or not isinstance(lease_s, (int, float)):
         return None
-    goal = fields.get("goal_bytes")
-    if isinstance(goal, bool) or not isinstance(goal, int) or goal < 0:
-        goal = None
+    goal, number = _amount(fields.get("goal_bytes")), _amount(fields.get("goal_number"))
     if not 0 < lease_s <= LEASE_MOST_S:
         return None
     by = fields.get("by")
     is_word = isinstance(by, str) and by.isascii() and by.isalpha() and len(by) <= BY_LIMIT
-    return UrgencyMessage(urgency, float(lease_s), goal, str(by) if is_word else "host")
+    return UrgencyMessage(urgency, float(lease_s), goal, str(by) if is_word else "host", number)
+
+
+def _amount(value: Scalar) -> int | None:
+    """Return a number that may be an amount; None for any other value."""
+    is_one = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return value if is_one else None  # type: ignore[return-value]
 
 
 def find_port(root: str) -> str | None:

@@ -8,6 +8,7 @@ from giveback_kernel.errors import KernelFileError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from giveback_agent.host_link.link import UrgencyMessage
     from giveback_agent.release.observe import Totals
 
 # SIGUSR1 without a written urgency means urgency 3 for this long.
@@ -29,12 +30,13 @@ class HostNeed:
         self.lease: tuple[int, float] | None = None
         self.by = ""
         self.kept_cache_bytes = 0
+        self._goal_number: int | None = None
 
     def urgency(self, now_s: float) -> int:
         """Return the urgency that holds now."""
         if self.lease is not None and now_s < self.lease[1]:
             return self.lease[0]
-        self.lease, self.by, self.kept_cache_bytes = None, "", 0
+        self.lease, self.by, self.kept_cache_bytes, self._goal_number = None, "", 0, None
         return URGENCY_ALONE
 
     def fields(self, now_s: float) -> dict[str, object]:
@@ -45,21 +47,25 @@ class HostNeed:
 
     def read_written(self, now_s: float) -> None:
         """Read the urgency from the run directory, after SIGUSR1."""
-        self.kept_cache_bytes = 0
+        self.kept_cache_bytes, self._goal_number = 0, None
         starving = (URGENCY_STARVING, now_s + SIGNAL_LEASE_S)
         written = run_dir.read_urgency(self._root, now_s)
         self.lease, self.by = (written, BY_COMMAND) if written else (starving, BY_SIGNAL)
 
-    def hear(
-        self, urgency: int, until_s: float, goal_bytes: int | None, totals: Totals, by: str = "host"
-    ) -> None:
-        """Set the urgency that the host sent. Of the present cache, all above `goal_bytes` is kept."""
-        self.lease, self.by, self.kept_cache_bytes = (urgency, until_s), by, 0
-        if goal_bytes is None:
+    def hear(self, message: UrgencyMessage, until_s: float, totals: Totals) -> None:
+        """Set the urgency that the host sent. Of the present cache, all above its goal is kept.
+
+        A goal with the number of the one before is the same goal: what was taken since counts for it.
+        """
+        is_again = message.goal_number is not None and message.goal_number == self._goal_number
+        kept_before_bytes = self.kept_cache_bytes if is_again else 0
+        self.lease, self.by = (message.urgency, until_s), message.by
+        self.kept_cache_bytes, self._goal_number = kept_before_bytes, message.goal_number
+        if message.goal_bytes is None:
             return
         totals.forget()
         try:
             cache_bytes = totals.meminfo().file_bytes
         except KernelFileError:
             return
-        self.kept_cache_bytes = max(0, cache_bytes - goal_bytes)
+        self.kept_cache_bytes = max(kept_before_bytes, cache_bytes - message.goal_bytes)

@@ -171,9 +171,7 @@ class Service:
         for message in self._link.receive(now_s):
             if isinstance(message, UrgencyMessage):
                 until_s = now_s + message.lease_s
-                self._need.hear(
-                    message.urgency, until_s, message.goal_bytes, self._totals, message.by
-                )
+                self._need.hear(message, until_s, self._totals)
                 self._pace = polling.Pace()
 
     def _press(self, pressing: bool) -> None:

@@ -75,9 +75,14 @@ def answers(said, kind, before):
     if "urgency" in said:
         log.write(f"{said['urgency']} {said['lease_s']} {time.monotonic():.3f}\n")
         log.write(f"by {said.get('by')}\n")
-        goal = said.get("goal_bytes")
+        goal, number = said.get("goal_bytes"), said.get("goal_number")
         if goal is not None:
             log.write(f"goal {goal}\n")
+            kept = max(0, state["cache"] - goal)
+            if number is not None and number == state.get("goal"):
+                kept = max(kept, state["kept"])
+            goal, state["kept"] = state["cache"] - kept, kept
+        state["goal"] = number
         keeps = kind == "promises" or kind in ("keeps", "tells floor") and said["urgency"] < 2
         if not keeps and said["urgency"] >= 1:
             free_cache(goal if kind in ("keeps", "tells floor", "exact") and goal is not None else 1 << 60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,17 @@ from recorded_daemon import running
 from scripted_guests import GIB, MIB, Host, until
 
 from giveback.manager.daemon import Daemon
+from giveback.manager.decide import reclaim_plan
 from giveback.manager.model import ActionKind, VmCondition, VmStatus
 from giveback.reporters import daemon_status
 
 
 def one(daemon: Daemon, name: str) -> VmStatus:
     return next(vm for vm in daemon.status().vms if vm.name == name)
+
+
+def is_lent(daemon: Daemon, name: str) -> bool:
+    return daemon.fleet.chosen(name).is_port_lent
 
 
 async def known(daemon: Daemon, *names: str) -> None:
@@ -141,6 +147,30 @@ def test_what_others_return_by_themselves_is_told_apart(host: Host) -> None:
                 assert [part.vm.split(":")[1] for part in result.parts] == ["asked"]
                 assert 150 * MIB <= result.others_returned_bytes <= 170 * MIB
                 assert result.available_before_bytes == host.total_bytes // 2
+
+    asyncio.run(scene())
+
+
+def test_a_port_that_another_client_has_for_a_moment_is_waited_for(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A busy machine takes longer to come back to the port.
+    monkeypatch.setattr(reclaim_plan, "_ANSWERS_S", 30.0)
+
+    async def scene() -> None:
+        with host.guest("web", "exact", ram_mib=512, held_mib=448, cache_mib=384) as guest:
+            async with running(host) as (daemon, _):
+                await known(daemon, "web")
+                with socket.socket(socket.AF_UNIX) as other:
+                    other.connect(str(guest.port))
+                    await until(lambda: is_lent(daemon, "web"))
+                    asking = asyncio.create_task(daemon.reclaim(100 * MIB, 90.0))
+                    # It has looked at the VM by now.
+                    await asyncio.sleep(0)
+                    assert is_lent(daemon, "web")
+                result = await asking
+                assert result.reached, result
+                assert result.returned_bytes <= 108 * MIB
 
     asyncio.run(scene())
 

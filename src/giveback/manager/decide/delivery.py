@@ -43,6 +43,11 @@ class Asked:
         """Return whether its grace is not over, so that bytes may still come."""
         return 0 <= now_s - self.at_s < GRACE_S[self.urgency]
 
+    def has_left(self, again: Asked) -> bool:
+        """Return whether a later ask wants no more than what of this one may still come."""
+        came = max(0, self.resident_bytes - again.resident_bytes)
+        return self.waited_for(again.at_s) and again.goal_bytes <= self.goal_bytes - came
+
     def came_bytes(self, guest: GuestView) -> int:
         """Return how many bytes the guest has returned since it was asked; 0 if it grew."""
         return max(0, self.resident_bytes - guest.resident_bytes)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from giveback.manager.decide import promises
+from giveback.manager.decide import promises, schedule
 from giveback.manager.decide.allocation import LEAST_GOAL_BYTES, plan
 from giveback.manager.model import Ask
 from giveback_kernel.units import size
@@ -42,6 +42,14 @@ _LATE_BELOW = 0.9
 def is_report_old(reported_at_s: float | None, now_s: float) -> bool:
     """Return whether a guest is to report again before it is asked for memory."""
     return reported_at_s is None or now_s - reported_at_s > _FRESH_S
+
+
+def port_until_s(now_s: float, within_s: float) -> float:
+    """Return the time until which a port is waited for that another client has: a third of the time at most.
+
+    The daemon leaves it for `schedule.PORT_LEFT_S`; then its agent is to report.
+    """
+    return now_s + min(2 * schedule.PORT_LEFT_S + _ANSWERS_S, within_s / 3)
 
 
 def answers_until_s(now_s: float, within_s: float) -> float:

@@ -31,6 +31,7 @@ class ReclaimRequest:
         "device_at_work",
         "device_bytes",
         "doctor",
+        "goal_number",
         "is_judged",
         "manual_until_s",
         "manual_urgency",
@@ -50,6 +51,8 @@ class ReclaimRequest:
         """The time of the last ask by `reclaim`. The arbiter waits for that one as well."""
         self.reclaim_until_s = 0.0
         """The end of `reclaim`'s urgency. Until then `device_bytes` stays, even on a calm host."""
+        self.goal_number = 0
+        """Names the goal of `reclaim`: asks for the rest of it have its number, and add nothing to it."""
         self.device_bytes = 0
         """The bytes that a device may still take from a VM whose agent does not answer."""
         self.device_at_work = False
@@ -71,7 +74,13 @@ class ReclaimRequest:
         self.arbiter = asked
 
     def ask_by_reclaim(self, asked: Asked, until_s: float) -> None:
-        """Store an ask of the `reclaim` under way, whose urgency ends at `until_s`."""
+        """Store an ask of the `reclaim` under way, whose urgency ends at `until_s`.
+
+        What of the ask before may still come, and is asked for again, is the same goal.
+        """
+        if self.reclaim is None or not self.reclaim.has_left(asked):
+            # Milliseconds of the host's uptime: another daemon does not give the same number.
+            self.goal_number = int(asked.at_s * 1000)
         self.reclaim = asked
         self.reclaim_at_s, self.reclaim_until_s = asked.at_s, until_s
         self.device_bytes = asked.goal_bytes

@@ -175,11 +175,11 @@ class ChannelState:
         urgency: int,
         lease_s: float,
         now_s: float,
-        goal_bytes: int | None = None,
+        goal: protocol.Goal | None = None,
         by: str = "",
     ) -> bool:
         """Send an urgency, the bytes wanted and their source; return False if it cannot be sent."""
-        if self.session is None or not self.session.send_urgency(urgency, lease_s, goal_bytes, by):
+        if self.session is None or not self.session.send_urgency(urgency, lease_s, goal, by):
             return False
         self.sent_urgency, self.sent_until_s, self.sent_by = urgency, now_s + lease_s, by
         return True

@@ -118,6 +118,12 @@ class Watched:
         return connected and guest.had_agent and not schedule.is_silent(guest.missed)
 
     @property
+    def is_port_lent(self) -> bool:
+        """Whether another client has the port of an agent that answered before."""
+        channel = self.channel
+        return channel.session is None and channel.held_by_another and self.guest.had_agent
+
+    @property
     def moved_bytes(self) -> int:
         """The change of resident memory since the guest's report, without sign; 0 if unknown."""
         at_s = self.guest.given_at_s

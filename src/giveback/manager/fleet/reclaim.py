@@ -180,11 +180,17 @@ class ReclaimOperation:
         for vm in old:
             if vm.channel.session is not None:
                 vm.channel.session.ask(asked_at_s)
-        while self._now_s() < until_s:
-            if all(
-                (vm.guest.reported_at_s or 0.0) >= asked_at_s or vm.channel.session is None
-                for vm in old
-            ):
+        lent = [vm for vm in vms if vm.is_port_lent]
+        port_until_s = reclaim_plan.port_until_s(asked_at_s, within_s)
+
+        def is_waited_for(vm: Watched) -> bool:
+            is_there = vm.channel.session is not None or vm.is_port_lent
+            return is_there and (vm.guest.reported_at_s or 0.0) < asked_at_s
+
+        while True:
+            now_s = self._now_s()
+            waited_for = (old if now_s < until_s else []) + (lent if now_s < port_until_s else [])
+            if not any(map(is_waited_for, waited_for)):
                 return
             await asyncio.sleep(0.05)
 

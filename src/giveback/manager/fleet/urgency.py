@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from giveback.accounting.diagnosis import Severity, findings
+from giveback.guest.protocol import Goal
 from giveback.host.facts import read_facts
 from giveback.host.memory import read_host_view
 from giveback.manager.decide import promises, schedule
@@ -125,8 +126,9 @@ class Arbitration:
         if is_known and not schedule.is_to_renew(left_s, lease_s):
             return False
         resident_bytes = vm.view_at(now_s).resident_bytes
-        goal_bytes = request.goal_bytes(resident_bytes, now_s) if urgency else None
-        if not channel.send_urgency(urgency, lease_s, now_s, goal_bytes, by):
+        wanted_bytes = request.goal_bytes(resident_bytes, now_s) if urgency else None
+        goal = None if wanted_bytes is None else Goal(wanted_bytes, request.goal_number)
+        if not channel.send_urgency(urgency, lease_s, now_s, goal, by):
             return False
         vm.status_changed()
         return True

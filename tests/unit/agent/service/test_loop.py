@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from agent_guests import snapshot
 from agent_kernel_samples import BALLOON_FEATURES, GUEST, plant
 
+from giveback_agent.host_link.link import UrgencyMessage
 from giveback_agent.policy import actions as act
 from giveback_agent.policy import adaptive, busy_steps, report_hold, thresholds, wsl_modes
 from giveback_agent.policy.activity import idleness, polling
@@ -236,11 +238,11 @@ def test_sigusr1_without_a_written_urgency_means_urgency_3_for_a_minute(guest: P
 def test_a_goal_of_the_hosts_keeps_the_rest_of_the_cache(guest: Path) -> None:
     service = service_of(guest)
     cache_bytes = read_meminfo(str(guest)).file_bytes
-    service._need.hear(2, 1e9, 10 * MIB, service._totals)
+    service._need.hear(UrgencyMessage(2, 9.0, 10 * MIB), 1e9, service._totals)
     assert service._need.kept_cache_bytes == cache_bytes - 10 * MIB
-    service._need.hear(2, 1e9, cache_bytes + 1, service._totals)
+    service._need.hear(UrgencyMessage(2, 9.0, cache_bytes + 1), 1e9, service._totals)
     assert service._need.kept_cache_bytes == 0
-    service._need.hear(2, 1e9, 10 * MIB, service._totals)
+    service._need.hear(UrgencyMessage(2, 9.0, 10 * MIB), 1e9, service._totals)
     # A request from the guest itself has no amount.
     service._on_urgency(signal.SIGUSR1, None)
     assert service._need.kept_cache_bytes == 0
@@ -629,6 +631,29 @@ def test_a_short_report_of_a_guest_at_work_is_held_no_longer_than_it_may(
     assert order.read_text().strip() == "9"
 
 
+def test_a_goal_that_is_sent_again_asks_for_nothing_more(guest: Path) -> None:
+    service = service_of(guest)
+    meminfo = guest / "proc/meminfo"
+    text, cache_bytes = meminfo.read_text(), read_meminfo(str(guest)).file_bytes
+    kept_bytes = cache_bytes - 40 * MIB
+
+    def hear(goal_bytes: int, number: int | None, urgency: int = 1) -> int:
+        message = UrgencyMessage(urgency, 9.0, goal_bytes, "reclaim", number)
+        service._need.hear(message, 1e9, service._totals)
+        return service._need.kept_cache_bytes
+
+    assert hear(40 * MIB, 7) == kept_bytes
+    # 10 MiB are taken, and the host has not seen them yet.
+    files = re.compile(r"^Inactive\(file\): *([0-9]+)", re.MULTILINE)
+    meminfo.write_text(files.sub(lambda m: f"Inactive(file): {int(m[1]) - (10 << 10)}", text))
+    assert read_meminfo(str(guest)).file_bytes == cache_bytes - 10 * MIB
+    assert hear(40 * MIB, 7, urgency=2) == kept_bytes
+    # It has seen more than was taken: the guest itself needed less.
+    assert hear(5 * MIB, 7) == cache_bytes - 15 * MIB
+    assert hear(40 * MIB, 8) == kept_bytes - 10 * MIB
+    assert hear(40 * MIB, None) == kept_bytes - 10 * MIB
+
+
 def test_status_names_the_setter_of_the_urgency_and_its_end(guest: Path) -> None:
     service = Service(str(guest), AgentSettings(), print)
     now_s = time.monotonic()
@@ -636,7 +661,7 @@ def test_status_names_the_setter_of_the_urgency_and_its_end(guest: Path) -> None
         "urgency": URGENCY_ALONE, "urgency_by": "", "urgency_until_s": None,
     }  # fmt: skip
     for by in ("host", "reclaim", "manual"):
-        service._need.hear(2, now_s + 30, None, service._totals, by)
+        service._need.hear(UrgencyMessage(2, 30.0, None, by), now_s + 30, service._totals)
         assert service._need.fields(now_s) == {
             "urgency": 2, "urgency_by": by, "urgency_until_s": now_s + 30,
         }  # fmt: skip

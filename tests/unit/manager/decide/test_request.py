@@ -33,6 +33,21 @@ def test_a_reclaim_that_ends_leaves_the_arbiters_ask() -> None:
     assert request.promise is not None
 
 
+def test_the_rest_of_a_goal_that_is_asked_for_again_is_the_same_goal() -> None:
+    request = ReclaimRequest()
+    numbers = []
+    for ask in (
+        Asked(5.0, 1, 80 * MIB, 900 * MIB),
+        Asked(8.0, 2, 60 * MIB, 880 * MIB),
+        Asked(10.0, 3, 60 * MIB, 880 * MIB),
+        Asked(11.0, 3, 70 * MIB, 880 * MIB),  # More than is left: others did not give it.
+        Asked(11.0 + 5.0, 3, 70 * MIB, 880 * MIB),  # Nothing is on its way any more.
+    ):
+        request.ask_by_reclaim(ask, until_s=40.0)
+        numbers.append(request.goal_number)
+    assert numbers == [5000, 5000, 5000, 11000, 16000]
+
+
 @given(TIMES, TIMES, st.integers(0, 3))
 def test_a_manual_urgency_holds_for_its_time_only(
     until_s: float, now_s: float, urgency: int

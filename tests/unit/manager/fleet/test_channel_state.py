@@ -43,9 +43,9 @@ class Open:
         self.closed = 0
 
     def send_urgency(
-        self, urgency: int, lease_s: float, goal_bytes: int | None = None, by: str = ""
+        self, urgency: int, lease_s: float, goal: protocol.Goal | None = None, by: str = ""
     ) -> bool:
-        del urgency, lease_s, goal_bytes, by
+        del urgency, lease_s, goal, by
         return self.takes
 
     def close(self) -> None:
