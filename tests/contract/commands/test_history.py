@@ -139,7 +139,7 @@ def test_reclaim_shows_its_plan_before_it_waits(daemon: Daemon) -> None:
         (("reclaim", "1G", "--within", "2h"), "from 100ms to 1h"),
         (
             ("reclaim", "1G", "--from", "nope"),
-            "no VM of that name, key or pid; there are: qemu/web/100",
+            "no VM has this name, key or pid; the VMs are: qemu/web/100",
         ),
         (("history", "--since", "yesterday"), "write it like 90s, 15m, 2h or 7d"),
         (("history", "nope"), "VMs known: web"),

@@ -1,8 +1,7 @@
-"""The manager's HTTP API: what may be asked, by whom, and how refusals are worded. No sockets.
+"""The manager's HTTP API: its resources, and the texts of refusals. No sockets.
 
-Errors are problem documents (RFC 9457) whose `detail` says what to do. `Guard` decides by the
-peer's credentials before anything else runs, and bounds what a peer may send and how slowly it
-may read.
+Errors are problem documents (RFC 9457) whose `detail` says what to do. `server.Guard` checks the peer's
+credentials before any resource runs. It limits how much a peer may send, and how slowly it may read.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ HISTORIES_AT_ONCE = 2
 
 
 class ProblemError(GivebackError):
-    """A refusal, as the API words it."""
+    """A refusal with its HTTP status and the title of its problem document."""
 
     def __init__(self, status: int, title: str, detail: str) -> None:
         super().__init__(detail)
@@ -57,7 +56,7 @@ class ProblemError(GivebackError):
         self.title = title
 
     def response(self) -> Response:
-        """The problem document."""
+        """Return the problem document."""
         headers = {"retry-after": "1"} if self.status == 503 else {}
         return Response(
             encoded(Problem("about:blank", self.title, self.status, str(self))),
@@ -67,8 +66,8 @@ class ProblemError(GivebackError):
         )
 
 
-class Picture:
-    """The manager's status, asked for at most every STATUS_AGE_S, and made to bytes once for all."""
+class StatusCache:
+    """The manager's status, made at most every STATUS_AGE_S and encoded once for all clients."""
 
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
@@ -78,14 +77,14 @@ class Picture:
         self._making = asyncio.Lock()
 
     def status(self) -> DaemonStatus:
-        """The latest."""
+        """Return the status; it is at most STATUS_AGE_S old."""
         now_s = time.monotonic()
         if self._status is None or now_s - self._taken_s >= STATUS_AGE_S:
             self._status, self._taken_s = self._manager.status(), now_s
         return self._status
 
     async def encoded(self) -> bytes:
-        """The latest as JSON; made in a thread, as 1,000 VMs are megabytes."""
+        """Return the status as JSON. It is encoded in a thread, because 1,000 VMs are megabytes."""
         async with self._making:
             status = self.status()
             if self._bytes is None or self._bytes[0] is not status:
@@ -94,15 +93,15 @@ class Picture:
 
 
 class Api:
-    """The resources. `stop` ends what would otherwise outlast the server."""
+    """The API's resources, one method each. `stop` ends requests that would outlast the server."""
 
     def __init__(self, manager: Manager, history_path: str, stop: asyncio.Event) -> None:
         self._manager = manager
         self._history_path = history_path
         self._stop = stop
-        self.picture = Picture(manager)
+        self.latest = StatusCache(manager)
         self.counts = metrics.ActionCounts()
-        self.feed = Feed(self.picture.status, lambda status: self.counts.saw(status.actions))
+        self.feed = Feed(self.latest.status, lambda status: self.counts.saw(status.actions))
         self._scraped: DaemonStatus | None = None
         self._registry = metrics.registry_of(self._for_scrape, self.counts)
         self._scraping = asyncio.Lock()
@@ -111,43 +110,43 @@ class Api:
 
     @property
     def has_history(self) -> bool:
-        """Whether /v1/history has something to tell."""
+        """Whether this daemon keeps a history."""
         return bool(self._history_path)
 
     def app(self, more: Sequence[Route] = ()) -> ASGIApp:
-        """The application behind the unix socket, with the web page's own resources."""
+        """Return the application for the unix socket; `more` are the web page's own resources."""
         return _application([*(self._route(one) for one in openapi.RESOURCES), *more])
 
     def metrics_app(self) -> ASGIApp:
-        """What a TCP port offers: /metrics alone."""
+        """Return the application for a TCP port, which has /metrics alone."""
         offered = [one for one in openapi.RESOURCES if one.name == "metrics"]
         return _application([self._route(one) for one in offered])
 
     def _route(self, resource: openapi.Resource) -> Route:
-        # A VM's key may have slashes in it.
+        # A VM's key may contain slashes.
         path = resource.path.replace("{key}", "{key:path}")
         return Route(path, getattr(self, resource.name), methods=[resource.method])
 
     async def status(self, request: Request) -> Response:
-        """All of it."""
+        """Answer GET /v1/status: all that the daemon knows."""
         del request
-        return streamed(await self.picture.encoded(), "application/json")
+        return streamed(await self.latest.encoded(), "application/json")
 
     async def vms(self, request: Request) -> Response:
-        """The VMs alone."""
+        """Answer GET /v1/vms: the VMs alone."""
         del request
-        vms = Vms(self.picture.status().vms)
+        vms = Vms(self.latest.status().vms)
         return streamed(await asyncio.to_thread(encoded, vms), "application/json")
 
     async def vm(self, request: Request) -> Response:
-        """One VM, by key or name."""
-        return json_of(vm_called(self.picture.status(), request.path_params["key"]))
+        """Answer GET /v1/vms/KEY: one VM, by key, name or pid."""
+        return json_of(vm_called(self.latest.status(), request.path_params["key"]))
 
     async def history(self, request: Request) -> Response:
-        """The host's past, or one VM's."""
+        """Answer GET /v1/history: the host's records, and those of one VM if it is named."""
         if not self._history_path:
             raise ProblemError(
-                404, "No history", "this daemon keeps none: set history in its settings"
+                404, "No history", "this daemon keeps no history: set history in its settings"
             )
         span = TimeSpan.of(dict(request.query_params), time.time())
         try:
@@ -161,7 +160,7 @@ class Api:
         return streamed(body, "application/json")
 
     async def events(self, request: Request) -> Response:
-        """What changes, as it does."""
+        """Answer GET /v1/events: changes, as they happen (server-sent events)."""
         del request
         return StreamingResponse(
             self._events(), media_type="text/event-stream", headers={"cache-control": "no-store"}
@@ -173,9 +172,9 @@ class Api:
                 yield data
 
     async def metrics(self, request: Request) -> Response:
-        """For Prometheus."""
+        """Answer GET /metrics, for Prometheus."""
         async with self._scraping:
-            self._scraped = self.picture.status()
+            self._scraped = self.latest.status()
             self.counts.saw(self._scraped.actions)
             body, media_type = await asyncio.to_thread(
                 metrics.rendered, self._registry, request.headers.get("accept", "")
@@ -183,20 +182,20 @@ class Api:
         return streamed(body, media_type)
 
     def _for_scrape(self) -> DaemonStatus:
-        """In the rendering thread: the picture that the loop took."""
+        """Return the status that the loop took, for the thread that renders it."""
         if self._scraped is None:
-            raise RuntimeError("rendered before a picture was taken")
+            raise RuntimeError("rendered before a status was taken")
         return self._scraped
 
     async def openapi(self, request: Request) -> Response:
-        """What all this is."""
+        """Answer GET /openapi.json: the description of the API."""
         del request
         return json_of(openapi.description())
 
     async def reclaim(self, request: Request) -> Response:
-        """Free memory now. Answers when enough has come, or the time is over."""
+        """Answer POST /v1/reclaim: free memory now, until enough has come or the time is over."""
         wanted = checked(ReclaimBody, await body_of(request))
-        keys = [vm_called(self.picture.status(), vm).key for vm in wanted.vms]
+        keys = [vm_called(self.latest.status(), vm).key for vm in wanted.vms]
         if self._reclaims.locked():
             raise ProblemError(
                 503, "Busy", f"{RECLAIMS_AT_ONCE} reclaims run already; try again soon"
@@ -213,9 +212,9 @@ class Api:
         )
 
     async def urgency(self, request: Request) -> Response:
-        """Tell one guest an urgency by hand."""
+        """Answer POST /v1/vms/KEY/urgency: set one guest's urgency manually."""
         wanted = checked(UrgencyBody, await body_of(request))
-        vm = vm_called(self.picture.status(), request.path_params["key"])
+        vm = vm_called(self.latest.status(), request.path_params["key"])
         await self._while_wanted(
             request, self._manager.set_urgency(vm.key, wanted.urgency, wanted.lease_s)
         )
@@ -224,15 +223,15 @@ class Api:
     async def _while_wanted(
         self, request: Request, work: Coroutine[object, object, Result]
     ) -> Result:
-        """The work's result, unless the daemon stops or who asked for it leaves before."""
+        """Return the result of `work`. Cancel it if the daemon stops or the client disconnects."""
         task = asyncio.create_task(work)
         ends = asyncio.create_task(self._stop.wait()), asyncio.create_task(_leaves(request))
         try:
             await asyncio.wait((task, *ends), return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                # Who has left does not read it.
+                # A client that has disconnected does not read this.
                 raise ProblemError(
-                    503, "Stopping", "the daemon stops; what was asked goes no further"
+                    503, "Stopping", "the daemon is stopping; the request was cancelled"
                 )
             return task.result()
         finally:
@@ -242,34 +241,34 @@ class Api:
                 await asyncio.wait((task, *ends))
 
 
-def vm_called(status: DaemonStatus, word: str) -> VmStatus:
-    """By key, else by a name or pid that one VM alone has."""
+def vm_called(status: DaemonStatus, name: str) -> VmStatus:
+    """Return the VM with this key, or the only one with this name or pid. Raises ProblemError."""
     for vm in status.vms:
-        if vm.key == word:
+        if vm.key == name:
             return vm
-    shown = escape_for_terminal(word, 200)
-    found = [vm for vm in status.vms if word in (vm.name, str(vm.pid))]
+    shown = escape_for_terminal(name, 200)
+    found = [vm for vm in status.vms if name in (vm.name, str(vm.pid))]
     if len(found) == 1:
         return found[0]
     if found:
         keys = ", ".join(vm.key for vm in found[:10])
         raise ProblemError(
-            409, "Several VMs", f"{shown!r}: several are called so; use a key: {keys}"
+            409, "Several VMs", f"{shown!r}: several VMs have this name; use a key: {keys}"
         )
     there = ", ".join(vm.key for vm in status.vms[:20]) or "none"
     raise ProblemError(
-        404, "No such VM", f"{shown!r}: no VM of that name, key or pid; there are: {there}"
+        404, "No such VM", f"{shown!r}: no VM has this name, key or pid; the VMs are: {there}"
     )
 
 
 async def _leaves(request: Request) -> None:
-    """Returns when the client is gone; its body was read before."""
+    """Wait until the client has disconnected; its body must have been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def body_of(request: Request) -> object:
-    """The request's JSON, bounded in size and time."""
+    """Return the request's JSON. Raises ProblemError if it is too long, too slow or not JSON."""
     data = b""
     try:
         async with asyncio.timeout(BODY_WAIT_S):
@@ -277,22 +276,23 @@ async def body_of(request: Request) -> object:
                 data += chunk
                 if len(data) > BODY_LIMIT_BYTES:
                     raise ProblemError(
-                        413, "Too long", f"a body has at most {BODY_LIMIT_BYTES} bytes here"
+                        413, "Too long", f"the body may have at most {BODY_LIMIT_BYTES} bytes"
                     )
     except TimeoutError as error:
         raise ProblemError(408, "Too slow", f"the body took more than {BODY_WAIT_S:g} s") from error
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ProblemError(400, "No JSON", "the body is no JSON; see /openapi.json") from error
+        raise ProblemError(400, "Not JSON", "the body is not JSON; see /openapi.json") from error
 
 
 def json_of(value: object) -> Response:
+    """Return a value as a JSON response."""
     return Response(encoded(value), media_type="application/json")
 
 
 def streamed(body: bytes, media_type: str) -> Response:
-    """Sent in pieces: a client that reads slowly holds one piece, not a copy of all."""
+    """Return a response sent in pieces: a slow client keeps one piece in memory, not a copy of all."""
 
     async def pieces() -> AsyncIterator[memoryview]:
         view = memoryview(body)
@@ -308,7 +308,7 @@ def _application(routes: list[Route]) -> ASGIApp:
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
         GivebackError: _refused,
         HTTPException: _refused,
-        # Sent, and then raised again, so that the log has it.
+        # Answered, and then raised again, so that it is logged.
         Exception: _failed,
     }
     app = Starlette(routes=routes, exception_handlers=handlers)
@@ -317,16 +317,16 @@ def _application(routes: list[Route]) -> ASGIApp:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    """Every error that is raised on purpose, as a problem document."""
+    """Return an expected error as a problem document."""
     if isinstance(error, ProblemError):
         return error.response()
     if isinstance(error, InputError):
         return ProblemError(400, "Bad request", str(error)).response()
     if isinstance(error, VmError):
-        return ProblemError(502, "The VM did not do it", str(error)).response()
+        return ProblemError(502, "VM failed", str(error)).response()
     if isinstance(error, HTTPException):
         path = quote(request.url.path[:200])
-        words = f"{request.method} {path}: {error.detail}; /openapi.json lists what there is"
+        words = f"{request.method} {path}: {error.detail}; /openapi.json lists all resources"
         response = ProblemError(error.status_code, str(error.detail), words).response()
         response.headers.update(error.headers or {})
         return response
@@ -335,5 +335,5 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _failed(request: Request, error: Exception) -> Response:
     del request
-    words = f"{type(error).__name__}: a fault of giveback; the daemon's log has it"
+    words = f"{type(error).__name__}: an internal error of giveback; see the daemon's log"
     return ProblemError(500, "Failed", words).response()

@@ -1,4 +1,4 @@
-"""Who asks, and what that one may do: what the server and the web page say to each other. No behaviour."""
+"""The interfaces between the server and the web page: callers, their rights, the page. No behaviour."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and what that one may do. `session` is a browser's; "" for all others."""
+    """The peer of a request, and its rights. `session` is a browser's session; "" for other clients."""
 
     peer: ApiPeer
     level: Level
@@ -25,16 +25,16 @@ class Caller:
 
 
 class ClientConnection(Protocol):
-    """A client's connection, as far as who asks depends on it."""
+    """The part of a client's connection that identifies its caller."""
 
     peer: ApiPeer
-    """Who connected to the unix socket; not known for TCP."""
+    """The peer of the unix socket; unknown for TCP."""
     owner: int | None
-    """The user whose connection it is, by the kernel: -1 where it is nobody's, None where it cannot tell."""
+    """The connection's user, by the kernel; -1 if it has none, None if the kernel cannot tell."""
 
 
 class Surfaces(Protocol):
-    """The surfaces that are up, as far as the page has to do with them."""
+    """The running servers, as far as the page needs them."""
 
     access: ApiAccess
     web_address: tuple[str, int] | None
@@ -46,27 +46,27 @@ class Surfaces(Protocol):
 
 
 class Pages(Protocol):
-    """What is served to browsers, and how they are told apart."""
+    """The page for browsers, and how it identifies them."""
 
     headers: tuple[tuple[bytes, bytes], ...]
-    """Sent with every answer."""
+    """The headers of every answer."""
 
     def routes(self, api: Api, surfaces: Surfaces) -> Sequence[Route]:
         """Return the page's own resources."""
         ...
 
     def caller(self, scope: Scope, connection: ClientConnection) -> Caller | ProblemError | None:
-        """Return whose browser asks, or the refusal; None where no browser does."""
+        """Return the caller if a browser asks, or the refusal; None if another client asks."""
         ...
 
     def needs(self, scope: Scope) -> Level | None:
-        """Return what one of the page's own resources needs; None for all others."""
+        """Return the rights that one of the page's own resources needs; None for other resources."""
         ...
 
     async def run(self) -> None:
-        """Do what is done all the time, until cancelled."""
+        """Run the page's periodic work until cancelled."""
         ...
 
     def end(self) -> None:
-        """End the streams, so that the server can end."""
+        """End the streams, so that the server can stop."""
         ...

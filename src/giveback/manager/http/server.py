@@ -1,9 +1,9 @@
-"""The API and /metrics on a unix socket, and /metrics alone on a loopback port: uvicorn, tamed.
+"""Serve the API and /metrics on a unix socket, and /metrics alone on a loopback port, by uvicorn.
 
-uvicorn runs as a task of the manager's own loop: it takes no signals, has no timer, and ends when
-told. The peer's credentials are read from the socket when it connects (`giveback.manager.settings.access`).
-No client can hold up the loop: each has a time to say what it wants, a time to take an answer, and
-a bounded number of connections.
+uvicorn runs as a task of the manager's own loop. It handles no signals, has no timer, and ends when
+`stop` is set. The peer's credentials are read from the socket when it connects
+(`giveback.manager.settings.access`). No client can block the loop: the time for a request's head, the time
+to read an answer, and the number of connections are limited.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 64
 CONNECTIONS_OF_READERS = 48
-"""Counted apart, as are each user's that are not heard yet: root gets in whatever readers do."""
+"""Readers and writers are counted apart, and so are each user's connections without a request yet. So root
+can connect whatever readers do."""
 CONNECTIONS_OF_BROWSERS = 256
-"""With a session, at the page's port: a browser has one stream, and now and then a few questions."""
+"""Connections with a session at the page's port: a browser has one stream, and a few short requests."""
 HEAD_S = 10.0
-"""From a connection's start, or the end of an answer, to the whole head of a request."""
+"""Seconds from a connection's start, or from the end of an answer, to a request's complete head."""
 SEND_S = 20.0
 GRACE_S = 2
 _HEADER_LIMIT_BYTES = 32 << 10
@@ -58,27 +59,27 @@ _UNKNOWN = ApiPeer(-1, -1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where the surfaces are, and who may use them.
+    """The addresses of the API and of /metrics, and their users.
 
-    `access` is made of words in settings by `giveback.manager.settings.access.access(writers, readers)`.
+    `giveback.manager.settings.access.access(writers, readers)` makes `access` from the settings.
     """
 
     socket_path: str
     socket_mode: int = 0o660
     socket_group: str = ""
-    """"" keeps the group of who makes it."""
+    """"" keeps the daemon's own group."""
     access: ApiAccess = field(default_factory=ApiAccess)
     metrics_listen: str = ""
-    """`127.0.0.1:9835`: /metrics alone over TCP, read-only, for a Prometheus that knows no sockets."""
+    """`127.0.0.1:9835`: /metrics alone over TCP, read-only, for Prometheus, which has no unix sockets."""
     web_listen: str = ""
     """`127.0.0.1:9836`: the web page and the API over TCP, for browsers that have logged in."""
     history_path: str = ""
-    """The file that /v1/history reads; "" where no history is kept."""
+    """The file that /v1/history reads; "" if no history is kept."""
 
 
 @dataclass(slots=True)
 class Serving:
-    """Surfaces that are up. `access` may be replaced (SIGHUP) at any time."""
+    """The running servers. `access` may be replaced (SIGHUP) at any time."""
 
     access: ApiAccess
     metrics_address: tuple[str, int] | None = None
@@ -98,9 +99,9 @@ class Serving:
 async def serving(
     manager: Manager, endpoint: Endpoint, pages: Pages | None = None
 ) -> AsyncIterator[Serving]:
-    """Serve the API, /metrics and the page on this loop while the block runs. Takes no signals.
+    """Serve the API, /metrics and the page on this loop while the block runs. Handles no signals.
 
-    Raises InputError where the socket is a live daemon's, or cannot be made.
+    Raises InputError if a running daemon has the socket, or it cannot be created.
     """
     stop = asyncio.Event()
     api = Api(manager, endpoint.history_path, stop)
@@ -138,9 +139,10 @@ async def serving(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers and its ten looks a second, for which it has no options.
+    """A uvicorn server without signal handlers and without polling; uvicorn has no options for these.
 
-    The daemon has handlers of its own. Looking cost 0.17 % of a CPU; waiting for `stop` costs 0.005 %.
+    The daemon has its own handlers. Ten polls a second took 0.17 % of a CPU; waiting for `stop` takes
+    0.005 %.
     """
 
     def __init__(self, config: uvicorn.Config, stop: asyncio.Event) -> None:
@@ -149,16 +151,18 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Capture no signals."""
         yield
 
     async def main_loop(self) -> None:
+        """Wait for `stop` instead of polling."""
         await self._stop.wait()
         await self._settle()
 
     async def _settle(self) -> None:
-        """Accept nobody more, and let those begin who were accepted just now.
+        """Accept no more connections, and let those begin that were accepted just now.
 
-        asyncio's server forgets a connection, still open, that begins after its `close`.
+        asyncio's server forgets a connection that begins after its `close`, and leaves it open.
         """
         loop = asyncio.get_running_loop()
         for listener in (one for server in self.servers for one in server.sockets):
@@ -169,7 +173,7 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def _running(app: Guard, listener: socket.socket, stop: asyncio.Event) -> AsyncIterator[None]:
-    """A server on a socket that listens; ended, with its clients, when the block ends."""
+    """Run a server on a listening socket; end it and its connections when the block ends."""
     config = uvicorn.Config(
         app,
         http=_Connection,
@@ -197,10 +201,10 @@ async def _running(app: Guard, listener: socket.socket, stop: asyncio.Event) -> 
 
 
 class _Connection(H11Protocol):
-    """A client: who it is, and how long the server has waited for its next request.
+    """One client's connection, with its peer and a timer for the head of its next request.
 
-    uvicorn makes one for each client (`http=`). It has no option for either: it ends who is idle,
-    but waits for ever for a head that has begun, and no scope names the peer of a unix socket.
+    uvicorn creates one for each client (`http=`). It has options for neither: it closes an idle connection,
+    but waits forever for a head that has begun, and its scopes do not name the peer of a unix socket.
     """
 
     def __init__(
@@ -218,7 +222,7 @@ class _Connection(H11Protocol):
         self.peer = _UNKNOWN
         self.owner: int | None = -1
         self.caller = Caller(_UNKNOWN, Level.NOTHING)
-        """Of the request that came last."""
+        """The caller of the last request."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -238,14 +242,14 @@ class _Connection(H11Protocol):
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
-        """From here on the client waits for the server; after the block, the server for a head."""
+        """Stop the timer while the block answers a request; then wait for the next head."""
         self._answering += 1
         self._end_silence()
         try:
             yield
         finally:
             self._answering -= 1
-            # The next request may have begun already.
+            # If the client has pipelined a request, that one is being answered already.
             if not self._answering and not self.transport.is_closing():
                 self._await_head()
 
@@ -267,7 +271,7 @@ def _peer(transport: asyncio.BaseTransport) -> ApiPeer:
 
 
 class Guard:
-    """Before any resource: may this peer do that, is there room for it, and does it read?
+    """The application around all resources: checks rights, the number of connections, slow readers.
 
     `rules` is None for what everyone who can connect may read. `pages` knows browsers.
     """
@@ -289,16 +293,16 @@ class Guard:
         self.connections: set[_Connection] = set()
 
     def owner(self, transport: asyncio.BaseTransport, peer: ApiPeer) -> int | None:
-        """Return the user whose connection this is, for its bound and its sessions."""
+        """Return the user of a connection, for its limit and its sessions."""
         del transport
         return peer.uid
 
     def level(self, peer: ApiPeer) -> Level:
-        """Return what a peer may do that is no browser."""
+        """Return the rights of a peer that is not a browser."""
         return Level.READ if self._rules is None else self._rules.access.level(peer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Answer one request."""
         if scope["type"] != "http":
             return
         connection: _Connection = scope["state"]["connection"]
@@ -323,8 +327,8 @@ class Guard:
                 else:
                     await answer(scope, entry.receiving(receive), entry.sending(bounded))
         except (ConnectionAbortedError, ClientDisconnect, asyncio.CancelledError):
-            # uvicorn ends what has not read its answer when the daemon stops, and clients leave when
-            # they like: nothing to report.
+            # When the daemon stops, uvicorn ends connections that have not read their answer. Clients
+            # may disconnect at any time. Neither is an error to report.
             return
         finally:
             if entry is not None:
@@ -343,19 +347,20 @@ class Guard:
             return _forbidden(caller)
         most = self._most(caller.level)
         if caller.level and sum(self._counts(caller, other) for other in self.connections) > most:
-            return ProblemError(503, "Too many clients", f"{most} are connected; try again soon")
+            detail = f"{most} clients are connected; try again soon"
+            return ProblemError(503, "Too many clients", detail)
         return None
 
     def _most(self, level: Level) -> int:
         return CONNECTIONS if level is Level.WRITE else CONNECTIONS_OF_READERS
 
     def _counts(self, caller: Caller, other: _Connection) -> bool:
-        """Whether another connection takes the room that this caller needs."""
+        """Return whether another connection counts against this caller's limit."""
         return self.level(other.peer) == caller.level
 
 
 class BrowserGuard(Guard):
-    """The page's port: what connects is nobody until its session is known."""
+    """The guard of the page's port: a client has no rights until its session is known."""
 
     of_one_user_most = 2 * CONNECTIONS_OF_BROWSERS
 
@@ -370,7 +375,7 @@ class BrowserGuard(Guard):
             self._can_tell = True
 
     def owner(self, transport: asyncio.BaseTransport, peer: ApiPeer) -> int | None:
-        """Return whose connection it is by the kernel's own list; None where that cannot be asked."""
+        """Return a connection's user by the kernel's own list; None if the kernel has no such list."""
         del peer
         server, client = (transport.get_extra_info(name) for name in ("sockname", "peername"))
         if not self._can_tell or not client:
@@ -381,7 +386,7 @@ class BrowserGuard(Guard):
             return -1
 
     def level(self, peer: ApiPeer) -> Level:
-        """Nothing without a session."""
+        """Return no rights: a session gives them."""
         del peer
         return Level.NOTHING
 
@@ -401,7 +406,7 @@ def _reads(scope: Scope) -> bool:
 def _forbidden(caller: Caller) -> ProblemError:
     uid, level = caller.peer.uid, caller.level
     if uid < 0:
-        return ProblemError(403, "Forbidden", "who connects is not known: use the unix socket")
+        return ProblemError(403, "Forbidden", "the client's user is unknown: use the unix socket")
     if level is Level.READ:
         words = f"uid {uid} may only read: add it to `writers` in the settings, or use sudo"
     else:
@@ -411,9 +416,9 @@ def _forbidden(caller: Caller) -> ProblemError:
 
 @contextlib.contextmanager
 def unix_listener(endpoint: Endpoint) -> Iterator[socket.socket]:
-    """The socket, made with its mode; what a dead daemon left is replaced.
+    """Yield the listening socket, created with its mode; a dead daemon's socket is replaced.
 
-    Raises InputError, or HostFaultError for what may pass.
+    Raises InputError, or HostFaultError if a later attempt may succeed.
     """
     path = endpoint.socket_path
     if len(os.fsencode(path)) > _UNIX_PATH_LIMIT_BYTES:
@@ -432,14 +437,14 @@ def unix_listener(endpoint: Endpoint) -> Iterator[socket.socket]:
     finally:
         listener.close()
         with contextlib.suppress(OSError):
-            # Not another's: that one may have replaced it meanwhile.
+            # Another daemon may have replaced the socket since; then it stays.
             if Path(path).stat().st_ino == inode:
                 Path(path).unlink()
 
 
 @contextlib.contextmanager
 def _alone(path: str) -> Iterator[None]:
-    """Of two daemons that start at once, the second looks when the first one's socket is up."""
+    """Hold the socket's lock, so that of two daemons that start at once the second sees the first."""
     lock_path = f"{path}.lock"
     fd = private_lock.take(lock_path, _BIND_WAIT_S)
     if fd is None:
@@ -451,7 +456,10 @@ def _alone(path: str) -> Iterator[None]:
 
 
 def _bound(path: str, mode: int, group: int) -> socket.socket:
-    """Listening; before that nobody gets in, whatever the mode is. Raises OSError."""
+    """Return the listening socket. Raises OSError.
+
+    It listens only after its mode is set; before that no client can connect.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         listener.bind(path)
@@ -471,9 +479,10 @@ def _bound(path: str, mode: int, group: int) -> socket.socket:
 
 
 def _tcp_listener(address: str, setting: str) -> socket.socket:
-    """A loopback port. Raises InputError for any other address: VMs' names are told there.
+    """Return a listening loopback port.
 
-    HostFaultError for what may pass.
+    Raises InputError for any other address, because it shows VMs' names; HostFaultError if a later attempt
+    may succeed.
     """
     try:
         ip, number = loopback_of(address)

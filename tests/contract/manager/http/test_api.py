@@ -628,7 +628,7 @@ def test_the_client_says_who_is_missing_and_who_refuses(tmp_path: Path) -> None:
         assert client.set_urgency("web", 2, 5).key == "qemu/web/100"
         daemon.manager.gives_bytes = 10
         assert client.reclaim(100 << 20, 1).reached is False
-        with pytest.raises(InputError, match="no VM of that name"):
+        with pytest.raises(InputError, match="no VM has this name"):
             client.set_urgency("a/b c", 2, 5)
     (tmp_path / "deaf.sock").unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as deaf:

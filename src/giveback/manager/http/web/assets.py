@@ -1,4 +1,4 @@
-"""The page's files, read once: each with its type and a tag by which a browser knows that it has it."""
+"""The page's files, read once: each with its media type and an entity tag, so that browsers can cache it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Asset:
 
 
 def read_all(folder: Path = FOLDER) -> dict[str, Asset]:
-    """Return every file of the page by its path below the folder; {} where there is none."""
+    """Return every file of the page by its path below the folder; {} if there is none."""
     return {
         str(path.relative_to(folder)): _asset(path)
         for path in sorted(folder.rglob("*"))

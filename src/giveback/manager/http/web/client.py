@@ -1,4 +1,4 @@
-"""What `giveback web` asks the daemon, over its unix socket."""
+"""The client for `giveback web`, over the daemon's unix socket."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from giveback.manager.http.web.records import WebSessions, WebToken
 
 
 class WebClient(Client):
-    """One question at a time; raises as `Client` does."""
+    """A client that sends one request at a time; it raises as `Client` does."""
 
     def token(self, browser_uid: int, *, read_only: bool = False) -> WebToken:
-        """Return a token for one browser of this user, and where the page is."""
+        """Return a token for one browser of this user, and the page's address."""
         body = {"browser_uid": browser_uid, "read_only": read_only}
         return self._asked(WebToken, "POST", "/web/token", body)
 

@@ -1,7 +1,7 @@
-"""A closer look at one VM when its page is opened: `giveback explain` and `giveback doctor`, as children.
+"""Run `giveback explain` and `giveback doctor` as child processes for one VM, when its page is opened.
 
-The daemon itself touches no VM for a question from outside. The commands read what strangers own in ways that
-bear it, and ask the guest through the daemon; a child that hangs or says too much is ended.
+The daemon itself touches no VM because of a request. The commands read files of other users safely, and ask
+the guest through the daemon. A child that hangs or writes too much is killed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DOCTOR_FOUND = 1
 
 
 class Details:
-    """Answers for one VM at a time each, and for a moment the same to all who ask."""
+    """The results of both commands by VM; each is kept for KEPT_S, for all clients."""
 
     def __init__(self) -> None:
         self._turns = asyncio.Semaphore(AT_ONCE)
@@ -39,12 +39,12 @@ class Details:
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def of(self, vm: VmStatus, socket_path: str) -> dict[str, object]:
-        """Return what both commands say of this VM.
+        """Return the results of both commands for this VM.
 
-        Raises ProblemError where too many are asked for, or a command fails; its words say why.
+        Raises ProblemError if too many requests wait, or a command fails; its detail is the reason.
         """
         if self._waiting >= WAITING_MOST:
-            raise ProblemError(503, "Busy", "others look at VMs at the moment; try again soon")
+            raise ProblemError(503, "Busy", "too many VMs are being examined; try again soon")
         lock = self._locks.setdefault(vm.key, asyncio.Lock())
         self._waiting += 1
         try:
@@ -101,7 +101,7 @@ async def _told(command: str, vm: VmStatus, socket_path: str) -> object:
 
 
 async def _read(stream: asyncio.StreamReader | None) -> bytes:
-    """Return what a child writes. Raises ProblemError where that is too much."""
+    """Return a child's output. Raises ProblemError if it exceeds OUTPUT_LIMIT_BYTES."""
     data = bytearray()
     while stream is not None and (piece := await stream.read(64 << 10)):
         data += piece

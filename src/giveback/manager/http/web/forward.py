@@ -1,6 +1,6 @@
-"""A loopback port that leads to the daemon's unix socket, for browsers, which know no sockets.
+"""Forward a loopback port to the daemon's unix socket, because browsers cannot connect to unix sockets.
 
-It passes bytes and looks at none: the daemon asks each browser for its session, whatever it came through.
+It passes bytes without parsing them: the daemon checks each browser's session in any case.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Forwarder:
         self._clients = 0
 
     async def serve(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-        """Pass bytes both ways until one side ends; at once where too many clients are there.
+        """Pass bytes both ways until one side ends; return at once if there are too many clients.
 
         The caller closes the client's connection (`each_closed`).
         """
@@ -31,7 +31,7 @@ class Forwarder:
             if self._clients <= CONNECTIONS:
                 await self._pass(client, back)
         except OSError:
-            return  # The daemon is gone, or the browser: the page says so, and tries again.
+            return  # The daemon or the browser has gone: the page shows that, and tries again.
         finally:
             self._clients -= 1
 

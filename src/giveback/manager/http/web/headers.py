@@ -1,4 +1,4 @@
-"""Check a browser's headers: where it believes to be, where its request comes from, its cookie. Pure.
+"""Check a browser's headers: the host that it asks, the origin of its request, its cookie. Pure.
 
 Source: RFC 9110 section 7.2 (Host), RFC 6454 (Origin), RFC 6265 (Cookie); Fetch Metadata (Sec-Fetch-Site).
 """
@@ -19,7 +19,7 @@ POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-"""Nothing inline, nothing foreign, no frame around it, and no text that becomes HTML."""
+"""No inline code, nothing from other origins, no embedding in frames, and no text that becomes HTML."""
 SECURITY = (
     (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
@@ -30,12 +30,12 @@ SECURITY = (
 
 
 def decoded(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return an ASGI scope's headers by name; of a name that came twice, the last."""
+    """Return an ASGI scope's headers by name; the last one if a name came twice."""
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
 
 
 def host_and_port(host: str) -> tuple[str, str]:
-    """Split a Host header; the port is "80" where it names none."""
+    """Split a Host header; the port is "80" if it names none."""
     name, colon, port = host.rpartition(":")
     if not colon or "]" in port:
         return host, "80"
@@ -55,17 +55,17 @@ def is_loopback(host: str) -> bool:
 
 
 def may_be_rebound(host: str) -> bool:
-    """Return whether a Host header names what a public DNS can resolve, so that a stranger's page asks."""
+    """Return whether public DNS could resolve a Host header's name: then a foreign page may be asking."""
     return "." in host_and_port(host)[0] and not is_loopback(host)
 
 
 def is_browsers(headers: Mapping[str, str]) -> bool:
-    """Return whether only a browser sends such a request: no command and no curl names its origin."""
+    """Return whether a browser sent the request: giveback's commands and curl send none of these headers."""
     return any(name in headers for name in ("origin", "sec-fetch-site", "cookie", KEY_HEADER))
 
 
 def is_same_origin(headers: Mapping[str, str], *, is_read: bool) -> bool:
-    """Return whether the page that asks is this daemon's own. What acts must name its origin."""
+    """Return whether the request is from this daemon's own page. A request that acts must name its origin."""
     site = headers.get("sec-fetch-site", "same-origin")
     origin = headers.get("origin")
     if site not in ("same-origin", "none") or (origin is None and not is_read):
@@ -79,7 +79,7 @@ def cookie_name(host: str) -> str:
 
 
 def cookie_value(headers: Mapping[str, str]) -> str:
-    """Return this address's cookie; "" where there is none."""
+    """Return this address's cookie; "" if there is none."""
     wanted = cookie_name(headers.get("host", ""))
     for part in headers.get("cookie", "")[:COOKIE_LIMIT_BYTES].split(";"):
         name, _, value = part.strip().partition("=")

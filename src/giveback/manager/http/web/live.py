@@ -1,7 +1,7 @@
-"""The page's stream: all that is known at first, then what changes, every few seconds.
+"""The page's event stream: first the whole status, then its changes every two seconds.
 
-Nobody waits for a browser: each is sent the change since the last turn if it took that one, else all that is
-known. So one that slept, or that reads slowly, has caught up with its next event.
+No browser delays another. One that took the last event gets the changes since then; others get the whole
+status again. So a browser that slept, or reads slowly, is up to date with its next event.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _OWNERS_MOST = 4096
 
 
 class Owners:
-    """The names of users, each looked up once: that may ask a directory."""
+    """The names of users, each looked up once, because that may ask a directory service."""
 
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
 
     def __call__(self, uid: int) -> str:
-        """Return the user's name; the number where the host knows none."""
+        """Return the user's name; the number if the host has no name for it."""
         if uid not in self._names:
             if len(self._names) >= _OWNERS_MOST:
                 self._names.clear()
@@ -42,7 +42,7 @@ class Owners:
 
 
 class _Frame:
-    """One turn: its number, and both ways to tell of it."""
+    """One turn of the stream: its number, the changes as an event, and the whole status as an event."""
 
     def __init__(
         self, number: int, status: DaemonStatus, found: dict[str, dict[str, object]], change: bytes
@@ -54,13 +54,13 @@ class _Frame:
         self._whole = b""
 
     def whole(self) -> bytes:
-        """Return all that is known, as an event; made when it is first asked for."""
+        """Return the whole status as an event; it is made at the first call."""
         self._whole = self._whole or event("all", rows.whole(self.status, self.rows))
         return self._whole
 
 
 class Live:
-    """Looks at the picture while somebody listens, once for all."""
+    """The stream for all browsers; the status is polled only while there are any."""
 
     def __init__(self, take: Callable[[], DaemonStatus]) -> None:
         self._take = take
@@ -72,7 +72,7 @@ class Live:
         self._ended = False
 
     async def run(self) -> None:
-        """Until cancelled: look every TURN_S while there is somebody to tell."""
+        """Poll the status every TURN_S while there are browsers, until cancelled."""
         while True:
             await self._wanted.wait()
             # In a thread: a thousand VMs are a megabyte of JSON, and names may take long.
@@ -81,7 +81,7 @@ class Live:
             await asyncio.sleep(TURN_S)
             if not self._listeners:
                 self._wanted.clear()
-                # What is new since then would be the change of a long time.
+                # The next browser must not get the changes of a long time.
                 self._frame = None
 
     def end(self) -> None:
@@ -90,7 +90,7 @@ class Live:
         self._turn()
 
     async def events(self) -> AsyncIterator[bytes]:
-        """Yield what to send to one browser, until the end."""
+        """Yield the events for one browser, until `end`."""
         self._listeners += 1
         self._wanted.set()
         sent = -1

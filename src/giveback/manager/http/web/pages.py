@@ -1,8 +1,7 @@
-"""The page's resources, and which browser may use them.
+"""The page's resources, and the rights of browsers.
 
-The files of the page hold no data, so anyone who can connect may load them; all else needs a session. A
-request of a browser is never answered by the rights of its connection: through a tunnel, a page of a stranger
-could ask with them.
+The page's files contain no data, so every client may load them; all else needs a session. A browser's request
+never gets the rights of its connection: through a tunnel, a foreign page could use them.
 """
 
 from __future__ import annotations
@@ -49,17 +48,17 @@ PLANS_AT_ONCE = 4
 
 @dataclass(frozen=True, slots=True)
 class TokenBody:
-    """POST /web/token."""
+    """The body of POST /web/token."""
 
     __pydantic_config__ = _STRICT
     browser_uid: _Uid | None = None
-    """The user whose browser it is for; None: the user who asks."""
+    """The user whose browser may use it; None: the caller."""
     read_only: Annotated[bool, Field(strict=True)] = False
 
 
 @dataclass(frozen=True, slots=True)
 class LoginBody:
-    """POST /web/login."""
+    """The body of POST /web/login."""
 
     __pydantic_config__ = _STRICT
     token: _Secret
@@ -67,7 +66,7 @@ class LoginBody:
 
 @dataclass(frozen=True, slots=True)
 class RevokeBody:
-    """POST /web/revoke."""
+    """The body of POST /web/revoke."""
 
     __pydantic_config__ = _STRICT
     id: _Secret
@@ -75,7 +74,7 @@ class RevokeBody:
 
 @dataclass(frozen=True, slots=True)
 class PlanQuery:
-    """GET /web/plan: what `giveback reclaim --dry-run` would say."""
+    """The query of GET /web/plan, which is like `giveback reclaim --dry-run`."""
 
     __pydantic_config__ = _STRICT
     goal_bytes: Annotated[int, Field(ge=GOAL_LEAST_BYTES, le=GOAL_MOST_BYTES)]
@@ -91,7 +90,7 @@ _NEEDS = {
 
 
 class WebPages:
-    """Implements `giveback.manager.http.callers.Pages`. `acts` False: no browser may do more than read."""
+    """The page; it implements `giveback.manager.http.callers.Pages`. `acts` False: browsers may only read."""
 
     headers: tuple[tuple[bytes, bytes], ...] = headers.SECURITY
 
@@ -128,16 +127,16 @@ class WebPages:
         )
 
     def needs(self, scope: Scope) -> Level | None:
-        """Return what one of the page's own resources needs; None for all others."""
+        """Return the rights that one of the page's own resources needs; None for other resources."""
         path = scope["path"]
         return Level.NOTHING if path.startswith("/static/") else _NEEDS.get(path)
 
     def caller(self, scope: Scope, connection: ClientConnection) -> Caller | ProblemError | None:
-        """Return whose browser asks, or the refusal; None where no browser does."""
+        """Return the caller if a browser asks, or the refusal; None if another client asks."""
         said = headers.decoded(scope["headers"])
         host, is_tcp = said.get("host", ""), connection.peer.uid < 0
         if not headers.is_loopback(host) and (is_tcp or headers.may_be_rebound(host)):
-            words = "the Host header is no name of this machine: use http://localhost or 127.0.0.1"
+            words = "the Host header must name this machine: use http://localhost or 127.0.0.1"
             return ProblemError(403, "Forbidden", words)
         if not (is_tcp or headers.is_browsers(said)):
             return None
@@ -158,7 +157,7 @@ class WebPages:
         return Caller(found.peer, self._level(found), found.id)
 
     async def run(self) -> None:
-        """Tell the browsers what changes, until cancelled."""
+        """Send changes to the browsers, until cancelled."""
         await self._live.run()
 
     def end(self) -> None:
@@ -218,7 +217,7 @@ class WebPages:
         said = _checked(RevokeBody, await body_of(request))
         if said.id not in {one.id for one in self._seen_by(_caller(request))}:
             raise ProblemError(
-                404, "No such session", "`giveback web --sessions` lists what there is"
+                404, "No such session", "`giveback web --sessions` lists the sessions"
             )
         await self._end(said.id)
         return json_of({"ended": said.id})
@@ -239,16 +238,16 @@ class WebPages:
         )
 
     async def _plan(self, request: Request) -> Response:
-        """What a reclaim would ask of whom: asks no guest for memory, so who may read may ask it."""
+        """Plan a reclaim. It asks no guest for memory, so readers may use it."""
         wanted = _checked(PlanQuery, dict(request.query_params))
         if self._plans.locked():
-            raise ProblemError(503, "Busy", "others plan at the moment; try again soon")
+            raise ProblemError(503, "Busy", "too many plans are being made; try again soon")
         async with self._plans:
             plan = await self._manager.reclaim(wanted.goal_bytes, WITHIN_S, (), dry_run=True)
         return json_of(reclaimed(plan))
 
     async def _detail(self, request: Request) -> Response:
-        """What `explain` and `doctor` say of one VM."""
+        """Return the results of `explain` and `doctor` for one VM."""
         vm = vm_called(self._manager.status(), request.path_params["key"])
         place = self._surfaces.socket_path if self._surfaces else ""
         return json_of(await self._details.of(vm, place))
@@ -261,7 +260,7 @@ class WebPages:
         return min(level, Level.READ) if session.read_only or not self._acts else level
 
     def _seen_by(self, caller: Caller) -> list[Session]:
-        """Root sees all, others their own."""
+        """Return the sessions that the caller may see: all for root, their own for others."""
         listed = self._sessions.listed()
         return [one for one in listed if caller.peer.uid in (0, one.uid)]
 
@@ -275,7 +274,7 @@ class WebPages:
         self._sessions.revoke(number)
         await self._save()
         if self._surfaces is not None:
-            # After this answer, which may be one of those connections'.
+            # Later than this answer, which may be on one of those connections.
             asyncio.get_running_loop().call_later(0.1, self._surfaces.end_session, number)
 
     async def _save(self) -> None:
@@ -297,7 +296,7 @@ def _url(address: tuple[str, int]) -> str:
 
 
 def _checked(kind: type[Any], said: object) -> Any:  # noqa: ANN401
-    """Return a body or a query as its type. Raises InputError that names each fault."""
+    """Return a body or a query as its type. Raises InputError, which names each error."""
     try:
         return _ADAPTERS[kind].validate_python(said)
     except ValidationError as error:

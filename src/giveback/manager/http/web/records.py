@@ -1,4 +1,4 @@
-"""What the page's resources answer. No behaviour."""
+"""The answers of the page's resources. No behaviour."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ class WebToken:
     token: str
     for_s: float
     address: str
-    """Where the daemon serves the page over TCP; "" where its settings name no `web_listen`."""
+    """The page's address over TCP; "" if the settings have no `web_listen`."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedIn:
-    """The half of a session's secrets that the page itself keeps."""
+    """The secret of a session that the page itself keeps; the other one is the cookie."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True)
 class WebMe:
-    """Who has opened the page, and what it can do there."""
+    """The user of the page, and what the page can do."""
 
     user: str
     may_write: bool
     acts: bool
-    """False where the daemon only watches."""
+    """False if the daemon only watches."""
     has_history: bool
     version: str
 

@@ -1,4 +1,4 @@
-"""What the page is told of each VM, and what is new since it was told last. Pure."""
+"""Make the page's data of each VM, and their changes. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AS_THEY_ARE = (
 
 
 def _part_of(key: Key) -> str:
-    """Return which of the page's parts a ledger row belongs to."""
+    """Return the part of the page's bars to which a ledger row belongs."""
     if key is Key.CACHE_CLEAN:
         return "cache"
     if key is Key.FREE_RETURNED:
@@ -34,11 +34,11 @@ def _part_of(key: Key) -> str:
 
 
 LEDGER = tuple({"row": k.name.lower(), "label": str(k), "part": _part_of(k)} for k in Key)
-"""The ledger's rows in their order, with the words that every surface has for them."""
+"""The ledger's rows in order, with the labels that are used everywhere."""
 
 
 def row(vm: VmStatus, wall_s: float, owner_of: Callable[[int], str]) -> dict[str, object]:
-    """Return one VM as the page has it: times are absolute, so that a VM at rest stays equal."""
+    """Return the page's data of one VM. Times are absolute, so that a VM at rest stays equal."""
     return {
         **{name: getattr(vm, name) for name in _AS_THEY_ARE},
         "owner": "" if vm.uid is None else owner_of(vm.uid),
@@ -53,7 +53,7 @@ def row(vm: VmStatus, wall_s: float, owner_of: Callable[[int], str]) -> dict[str
 
 
 def host_part(status: DaemonStatus) -> dict[str, object]:
-    """Return what is not of one VM."""
+    """Return the data of the host and the daemon."""
     decision = status.decision
     return {
         **summary(status),
@@ -65,7 +65,7 @@ def host_part(status: DaemonStatus) -> dict[str, object]:
 
 
 def whole(status: DaemonStatus, rows: Mapping[str, dict[str, object]]) -> dict[str, object]:
-    """Return all that the page needs to begin, or to catch up."""
+    """Return all that the page needs to begin, or to be up to date again."""
     actions = status.actions[-ACTIONS_MOST:]
     return {
         "host": host_part(status),
@@ -81,7 +81,7 @@ def delta(
     now: DaemonStatus,
     new: Mapping[str, dict[str, object]],
 ) -> dict[str, object]:
-    """Return what has changed between two moments."""
+    """Return the changes between two statuses."""
     done: dict[int, ManagerAction] = {one.id: one for one in before.actions}
     return {
         "host": host_part(now),

@@ -1,8 +1,8 @@
-"""Who has opened the page: one-time tokens become sessions, which outlast a restart of the daemon.
+"""The page's sessions: a one-time token becomes a session, which survives a restart of the daemon.
 
-A session is a cookie that no script reads and a key that no other address of this host is sent: browsers send
-a cookie to every port of a host, so the cookie alone could be had by another user's server on this machine.
-The file has hashes only. Rights are looked up by the user who asked for the token, at every request.
+A session has two secrets: a cookie that no script can read, and a key that the page sends to this address
+only. Browsers send a cookie to every port of a host, so another user's server on this machine could get the
+cookie alone. The file has hashes only. Each request has the present rights of the user who asked for the token.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ class Session:
     key_hash: str
     uid: int
     gids: tuple[int, ...]
-    """Of the user who asked for the token: whose rights these are."""
+    """The groups of the user who asked for the token; the session has that user's rights."""
     browser_uid: int
     """The user of this host whose connections may use it."""
     read_only: bool
     made_wall_s: float
     agent: str
-    """What the browser calls itself, cut."""
+    """The browser's User-Agent, shortened."""
 
     @property
     def peer(self) -> ApiPeer:
-        """The user whose rights these are."""
+        """The user whose rights the session has."""
         return ApiPeer(-1, self.uid, frozenset(self.gids))
 
 
@@ -82,7 +82,7 @@ class Sessions:
     def new_token(self, peer: ApiPeer, browser_uid: int, *, read_only: bool) -> str:
         """Return a token that logs one browser of this user in, once, within TOKEN_S.
 
-        A user's oldest go where there are too many.
+        If a user has too many, the oldest are dropped.
         """
         now_s = self._now_s()
         self._tokens = {t: one for t, one in self._tokens.items() if one.until_s > now_s}
@@ -95,9 +95,9 @@ class Sessions:
         return token
 
     def log_in(self, token: str, owner: int | None, agent: str) -> tuple[Session, str, str] | None:
-        """Return the session of a token, its cookie and its key; None where the token is not good.
+        """Return the session of a token, its cookie and its key; None if the token is not valid.
 
-        `owner` is the user whose connection it is; None where the kernel tells of nobody's.
+        `owner` is the connection's user; None if the kernel cannot tell.
         """
         found = self._tokens.get(_hashed(token))
         if (
@@ -127,7 +127,7 @@ class Sessions:
         return made, cookie, key
 
     def find(self, cookie: str, key: str, owner: int | None) -> Session | None:
-        """Return the session of these two secrets; None where it has ended or is another user's."""
+        """Return the session of these two secrets; None if it has ended or is another user's."""
         found = self._sessions.get(_hashed(cookie))
         if found is None or not secrets.compare_digest(found.key_hash, _hashed(key)):
             return None
@@ -137,18 +137,18 @@ class Sessions:
         return found if owner in (None, found.browser_uid) else None
 
     def listed(self) -> tuple[Session, ...]:
-        """Return those that hold, the oldest first."""
+        """Return the valid sessions, oldest first."""
         return tuple(one for one in self._sessions.values() if self._holds(one))
 
     def revoke(self, number: str) -> bool:
-        """End a session; return whether there was one of this id."""
+        """End a session; return whether there was one with this id."""
         found = [one.cookie_hash for one in self._sessions.values() if one.id == number]
         for one in found:
             del self._sessions[one]
         return bool(found)
 
     def save(self) -> None:
-        """Write the sessions to the file, whole. Raises OSError."""
+        """Write all sessions to the file, atomically. Raises OSError."""
         if self._path is None:
             return
         data = json.dumps([asdict(one) for one in self.listed()]).encode()
@@ -163,7 +163,7 @@ class Sessions:
             raise
 
     def _holds(self, session: Session) -> bool:
-        # A clock that was set back makes a session look younger, but not by more than its life.
+        # If the clock was set back, a session seems younger, but at most by its lifetime.
         return abs(self._wall_s() - session.made_wall_s) < SESSION_S
 
 
@@ -171,7 +171,7 @@ _ADAPTER = TypeAdapter(tuple[Session, ...])
 
 
 def _read(path: Path) -> tuple[Session, ...]:
-    """Return the sessions in the file; none where it is missing, damaged or not this user's own."""
+    """Return the sessions in the file; none if it is missing, damaged or not this user's own."""
     try:
         with os.fdopen(open_regular(str(path)), "rb") as file:
             status = os.fstat(file.fileno())
@@ -191,5 +191,5 @@ def _drop_oldest(
 
 
 def _hashed(secret: str) -> str:
-    # 256 random bits: no salt and no slow hash would add anything.
+    # The secrets are 256 random bits, so a salt or a slow hash would add nothing.
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
