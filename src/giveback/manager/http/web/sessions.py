@@ -2,7 +2,8 @@
 
 A session has two secrets: a cookie that no script can read, and a key that the page sends to this address
 only. Browsers send a cookie to every port of a host, so another user's server on this machine could get the
-cookie alone. The file has hashes only. Each request has the present rights of the user who asked for the token.
+cookie alone. The file has hashes only. Each request has the present rights of the user who asked for the
+token.
 """
 
 from __future__ import annotations
