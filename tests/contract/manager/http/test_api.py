@@ -288,7 +288,7 @@ def test_a_dead_daemons_socket_is_replaced_and_a_live_ones_refused(tmp_path: Pat
         assert said(daemon, "GET", "/v1/vms")[0] == 200
     assert not Path(where.socket_path).exists()
     Path(where.socket_path).write_text("mine")
-    with pytest.raises(InputError, match="no socket"), running(where):
+    with pytest.raises(InputError, match="not a socket"), running(where):
         pass
     assert Path(where.socket_path).read_text() == "mine"
     for bad, words in (
