@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from giveback_agent.cgroups import survey, table
+from giveback_agent.commands import _live
 from giveback_agent.errors import AgentError
 from giveback_agent.install import service_state
 from giveback_agent.policy.observation import why_not_reported
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 # More excluded patterns would fill the screen.
 PATTERNS_SHOWN = 8
+LEAST_S, MOST_S = 0.1, 86400.0
+CLEAR = "\033[H\033[2J"
 RUNNING = "running"
 # The setters of an urgency: those of the host name themselves, the guest's are in service/host_need.py.
 SETTERS = {
@@ -50,12 +53,21 @@ HELP = "show this guest's memory, the agent's state, and its last passes"
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        nargs="?",
+        const="2",
+        help="show needed, cache, trapped and returned memory and the running pass again every SECONDS (2)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the status; return 0 if an agent runs, else 3 (as `systemctl status` does)."""
     import json
 
+    if args.watch is not None:
+        return _watch(args)
     try:
         now = take(args.root, time.monotonic(), detail=True)
     except KernelFileError as error:
@@ -90,6 +102,92 @@ def run(args: argparse.Namespace) -> int:
         shown = lines(pid, now, said, windows, reporting, cold_bytes, service)
         print("\n".join([*shown, *cgroups]))
     return 0 if pid is not None else 3
+
+
+def _watch(args: argparse.Namespace) -> int:
+    """Show the memory and the running pass until stopped; with --json one object a line."""
+    import json
+    import sys
+
+    every_s = _span_of(args.watch)
+    while True:
+        now, said, pid, reporting = _seen(args.root)
+        if args.json:
+            print(json.dumps(live_document(now, said, pid, reporting), separators=(",", ":")))
+        else:
+            if sys.stdout.isatty():
+                print(CLEAR, end="")
+            print("\n".join(live_lines(now, said, pid, reporting)))
+        sys.stdout.flush()
+        time.sleep(every_s)
+
+
+def _span_of(text: str) -> float:
+    """Return the seconds of --watch. Raises AgentError that says what is allowed."""
+    try:
+        every_s = float(text)
+    except ValueError:
+        every_s = 0.0
+    # A number that is not finite fails both comparisons.
+    if LEAST_S <= every_s <= MOST_S:
+        return every_s
+    shown = escape_for_terminal(text, 40)
+    raise AgentError(f"--watch {shown!r}: must be seconds from {LEAST_S:g} to {MOST_S:g}")
+
+
+def _seen(root: str) -> tuple[Snapshot, dict[str, Any] | None, int | None, ReportingState]:
+    """Read what --watch shows. Raises AgentError."""
+    try:
+        now = take(root, time.monotonic(), detail=True)
+    except KernelFileError as error:
+        raise AgentError(f"{error}: is /proc mounted?") from error
+    return now, read_status(root), run_dir.running_pid(root), page_reporting.probe(root)
+
+
+def live_lines(
+    now: Snapshot, said: dict[str, Any] | None, pid: int | None, reporting: ReportingState
+) -> list[str]:
+    """Return the guest's four parts, the running pass with its steps, and why the next step waits."""
+    alive = said if pid is not None else None
+    found = _parts(now, alive, reporting)
+    out = _live.parts_lines(found, now.meminfo.mem_total_bytes)
+    why_not = why_not_reported(reporting.active)
+    if why_not:
+        out.append(f"          {why_not}")
+    if alive is None:
+        return [*out, "agent     does not run"]
+    level = LEVELS.get(str(alive.get("level")), "?")
+    mode = escape_for_terminal(str(alive.get("mode")), 20)
+    out.append(f"agent     pid {pid}, mode {mode}, guest is {level}, {_urgency_words(alive)}")
+    out += _live.pass_lines(alive.get("pass"), time.monotonic())
+    return out + _busy_lines(alive) + _pass_lines(alive)
+
+
+def live_document(
+    now: Snapshot, said: dict[str, Any] | None, pid: int | None, reporting: ReportingState
+) -> dict[str, object]:
+    """Return the same as one object, in bytes."""
+    alive = said if pid is not None else None
+    needed, cache, trapped, returned = _parts(now, alive, reporting)
+    return {
+        "wall_s": time.time(),
+        "running_pid": pid,
+        "mem_total_bytes": now.meminfo.mem_total_bytes,
+        "needed_bytes": needed,
+        "cache_bytes": cache,
+        "trapped_bytes": trapped,
+        "returned_bytes": returned,
+        "pass": alive.get("pass") if alive else None,
+        "busy": alive.get("busy") if alive else None,
+        "urgency": alive.get("urgency") if alive else None,
+    }
+
+
+def _parts(
+    now: Snapshot, said: dict[str, Any] | None, reporting: ReportingState
+) -> tuple[int, int, int | None, int | None]:
+    trapped = None if now.trapped_bytes is None else trapped_bytes(now, said)
+    return _live.parts(now, trapped, reporting.active)
 
 
 def read_status(root: str) -> dict[str, Any] | None:

@@ -405,7 +405,7 @@ class Service:
             )
             self._journal(f"{what}{seen}")
             self._tell(step.mark or step.kind, what)
-            self._before = self._last
+            self._before, self._passes.doing = self._last, what
             if step.takes_ended:
                 self._ended.left_bytes = 0
             self._steps.start(step, now_s, self._cpu_weight.pressing)
@@ -430,8 +430,7 @@ class Service:
         record = self._passes.finish(now, why)
         if record is not None:
             line = pass_log.words(record, self._classic_line)
-            if self._settings.dry_run:
-                line += ", dry run: nothing was changed"
+            line += ", dry run: nothing was changed" if self._settings.dry_run else ""
             steps.write_kernel_log(self._root, line)
             self._say(line)
             self._publish()
@@ -472,15 +471,17 @@ class Service:
         return status_file.terms_fields(self._settings, self._can.cold_method, self._state)
 
     def _publish_changes(self, now_s: float) -> None:
-        slow = status_file.slow_changes(self._state, self._activity)
-        if self._published.is_due(self._need.fields(now_s), slow, now_s):
+        if self._published.is_due(*self._changes(now_s), now_s):
             self._publish()
+
+    def _changes(self, now_s: float) -> tuple[object, object]:
+        need = self._need.fields(now_s)
+        return status_file.changes(need, self._passes, self._state, self._activity)
 
     def _publish(self, running: bool = True) -> None:
         """Write the status file. A full /run does not stop the service."""
         now_s = time.monotonic()
-        need = self._need.fields(now_s)
-        self._published.note(need, status_file.slow_changes(self._state, self._activity), now_s)
+        self._published.note(*self._changes(now_s), now_s)
         status_file.write_status(
             self._root,
             {
@@ -488,7 +489,7 @@ class Service:
                 "mode": self._settings.mode,
                 "started_s": self._started_s,
                 "written_s": now_s,
-                **need,
+                **self._need.fields(now_s),
                 "level": self._activity.level,
                 **self._terms(),
                 "busy": status_file.busy_fields(self._state.busy, self._activity),

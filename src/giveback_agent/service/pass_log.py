@@ -70,7 +70,7 @@ class PassRecord(Record):
 
 
 class PassLog:
-    """The pass under way and the last finished ones.
+    """The pass under way and the last finished ones. `doing` is the step that runs now, in words.
 
     `small_reported_bytes` are free in small blocks and were reported by a pass: the host has them back,
     but the free lists do not distinguish them from trapped memory. `small_steps` and `small_bytes` count
@@ -80,6 +80,7 @@ class PassLog:
     def __init__(self) -> None:
         self.begin: Snapshot | None = None
         self.why = ""
+        self.doing = ""
         self.steps: list[StepRecord] = []
         self.deep_order: int | None = None
         self.ended: list[PassRecord] = []
@@ -98,6 +99,7 @@ class PassLog:
         else:
             freed = before.meminfo.non_free_bytes - after.meminfo.non_free_bytes
         freed = max(0, freed)
+        self.doing = ""
         end = "abandoned" if outcome.abandoned else "done" if outcome.ok else FAILED
         step = StepRecord(outcome.kind, freed, outcome.took_s, outcome.cpu_s, end)
         if self.begin is not None:

@@ -70,11 +70,32 @@ def log_fields(log: PassLog) -> dict[str, object]:
     """Return the fields about passes and about the small steps between them."""
     return {
         "passes": log.count,
+        "pass": running_fields(log),
         "slack_steps": log.small_steps,
         "slack_bytes": log.small_bytes,
         "small_reported_bytes": log.small_reported_bytes,
         "last_passes": [_as_dict(record) for record in log.ended],
     }
+
+
+def running_fields(log: PassLog) -> dict[str, object] | None:
+    """Return the pass under way with its steps so far, and the step that runs now; None between passes."""
+    if log.begin is None:
+        return None
+    return {
+        "started_s": log.begin.monotonic_s,
+        "why": log.why,
+        "doing": log.doing,
+        "steps": [{n: getattr(s, n) for n in s._fields} for s in log.steps],
+    }
+
+
+def changes(
+    need: dict[str, object], log: PassLog, state: PolicyState, activity: Activity
+) -> tuple[object, object]:
+    """Return the values that are published within URGENCY_PUBLISH_S, and those within LEVEL_PUBLISH_S."""
+    urgent = (need, log.begin is None, log.doing, len(log.steps))
+    return urgent, slow_changes(state, activity)
 
 
 def terms_fields(
