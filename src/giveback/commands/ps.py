@@ -6,6 +6,7 @@ guest's side is not known; `giveback doctor VM` says why.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from giveback.accounting.activity import activity_of
@@ -33,7 +34,11 @@ HELP = "list this host's VMs: RAM, resident, in use, cache, free but still held,
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     _table.add_arguments(parser, PS)
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="one JSON document instead of a table; with --watch one object a line",
+    )
     _output.add_watch(parser)
     parser.add_argument(
         "--timeout",
@@ -66,7 +71,13 @@ def _show(
     host = _host_side((seen.vm.pid for seen in observations), before)
     view = _table.view(args)
     if args.json:
-        _output.print_json(vm_table.documents(observations, host, view), watched=args.watch)
+        documents = vm_table.documents(observations, host, view)
+        if args.watch:
+            now_s = time.time()
+            for one in documents:
+                _output.print_json({"wall_s": now_s, **one}, watched=args.watch)
+        else:
+            _output.print_json(documents)
     else:
         text = vm_table.text(observations, _output.width(), host, view)
         _output.print_page(text, watched=args.watch)

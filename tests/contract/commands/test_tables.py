@@ -94,10 +94,11 @@ def test_ps_with_an_interval_shows_rates(vms: dict[str, int]) -> None:
     command = [sys.executable, "-m", "giveback", "ps", "one", "--json", "--watch", "0.2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as watching:
         assert watching.stdout is not None
-        (first,), (second,) = (json.loads(watching.stdout.readline()) for _ in range(2))
+        first, second = (json.loads(watching.stdout.readline()) for _ in range(2))
         watching.send_signal(signal.SIGINT)
         assert watching.wait(30) == 130
     assert first["pid"] == second["pid"] == vms["one"]
+    assert first["wall_s"] < second["wall_s"]
     assert first["swap_in_bytes_per_s"] is None
     assert second["swap_in_bytes_per_s"] == second["swap_out_bytes_per_s"] == 0
 
