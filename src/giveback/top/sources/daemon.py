@@ -33,8 +33,8 @@ EVERY_S = 1.0
 _QUIET_S = 5.0
 """Without any event the status is asked for all the same."""
 _RETRY_S = 1.0
-_BUSY_DIVISOR = 0.05
-"""The part of the time that asking and reading may take."""
+_BUSY_PART = 0.05
+"""Of a core, what asking and reading may take."""
 _CONNECT_S = 5.0
 _LINE_LIMIT_BYTES = 1 << 20
 
@@ -64,7 +64,7 @@ class DaemonSource:
             self._new.wait(_QUIET_S)
         self._ended.wait(max(0.0, self._not_before_s - time.monotonic()))
         self._new.clear()
-        began_s = time.monotonic()
+        began_s, cpu_s = time.monotonic(), time.thread_time()
         try:
             status = self._client.status()
             self._owners |= names_of((vm.uid for vm in status.vms), self._owners)
@@ -74,7 +74,9 @@ class DaemonSource:
             raise
         finally:
             now_s = time.monotonic()
-            self._not_before_s = now_s + max(EVERY_S, (now_s - began_s) / _BUSY_DIVISOR)
+            busy_s = (time.thread_time() - cpu_s) / _BUSY_PART
+            # A daemon that takes long is not asked all the time, either.
+            self._not_before_s = now_s + max(EVERY_S, busy_s, now_s - began_s)
 
     def explain(self, vm: TopVm, width: int) -> str:
         """Return what `giveback explain` prints, or if the VM cannot be asked from here, the status."""

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 RECENT_S = int(POINTS * SERIES_STEP_S)
 _RETRY_S = 1.0
 _STALE_TICK_S = 1.0
+_NOTE_S = 8.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _KEYS = "Enter explain  d doctor  r reclaim  t replay  s sort  / filter  ? help  q quit"
 
@@ -100,10 +101,10 @@ class TopApp(App[int]):
         self._failure = ""
         self._failed_s = 0.0
         self._note = ""
+        self._notes = 0
+        self._is_beginning_replay = False
         self._is_paused = False
         self._is_reading_frame = False
-        self.redraw_s = 0.0
-        """How long the last snapshot took from the source's answer until all was drawn."""
         self.set_reactive(TopApp.view, view)
 
     def compose(self) -> ComposeResult:
@@ -146,7 +147,7 @@ class TopApp(App[int]):
     # Snapshots.
 
     def _ask(self) -> None:
-        in_background(self._source.next, self._take)
+        in_background(self._source.next, self._take_next)
 
     def _take_recent(self, found: list[TopSnapshot] | Exception) -> None:
         """Begin the trends with what the history has; without one they begin now."""
@@ -154,8 +155,7 @@ class TopApp(App[int]):
             self._series.prefill(found, STEP_S)
             self._draw()
 
-    def _take(self, found: TopSnapshot | Exception) -> None:
-        began_s = time.perf_counter()
+    def _take_next(self, found: TopSnapshot | Exception) -> None:
         if not self.is_running:
             return
         if isinstance(found, Exception):
@@ -163,15 +163,19 @@ class TopApp(App[int]):
                 self._failed_s = time.monotonic()
             self._failure = words_of(found)
             self.set_timer(_RETRY_S, self._ask)
+            self._draw()
         else:
             self._failure = ""
-            self._series.take(found.vms, time.monotonic())
-            self._latest = found
-            if not self._is_paused:
-                self._live = found
+            self.take(found)
             self._ask()
+
+    def take(self, snapshot: TopSnapshot) -> None:
+        """Show a snapshot, unless the table is held by a pause."""
+        self._series.take(snapshot.vms, time.monotonic())
+        self._latest = snapshot
+        if not self._is_paused:
+            self._live = snapshot
         self._draw()
-        self.redraw_s = time.perf_counter() - began_s
 
     def _tick(self) -> None:
         if self._failure:
@@ -284,13 +288,17 @@ class TopApp(App[int]):
         self.push_screen(ReclaimScreen(self._source, vm))
 
     def _say(self, words: str) -> None:
+        """Show a note for some seconds, or until the next one."""
         self._note = words
+        self._notes += 1
+        number = self._notes
         self._draw_state()
-        self.set_timer(5.0, self._say_no_more)
+        self.set_timer(_NOTE_S, lambda: self._say_no_more(number))
 
-    def _say_no_more(self) -> None:
-        self._note = ""
-        self._draw_state()
+    def _say_no_more(self, number: int) -> None:
+        if number == self._notes:
+            self._note = ""
+            self._draw_state()
 
     # Order, filter.
 
@@ -344,6 +352,9 @@ class TopApp(App[int]):
             self.scrub, self._frame, self._history = None, None, None
             self._draw()
             return
+        if self._is_beginning_replay:
+            return
+        self._is_beginning_replay = True
         self._say("reading the history …")
         in_background(self._begin_replay, self._take_replay)
 
@@ -352,7 +363,7 @@ class TopApp(App[int]):
         return history, history.begin()
 
     def _take_replay(self, found: tuple[HistoryReplay, Scrub] | Exception) -> None:
-        self._note = ""
+        self._note, self._is_beginning_replay = "", False
         if isinstance(found, Exception):
             self._say(f"no replay: {words_of(found)}")
         elif not found[1].moments:
