@@ -191,13 +191,17 @@ def _grouped(helps: dict[str, str]) -> str:
     return "\n".join([*lines[1:], "", "`giveback COMMAND --help` says more about one."])
 
 
+_WITH_DASHES = ("--sort", "--filter")
+"""Options whose values may begin with a dash."""
+
+
 def with_values(words: Sequence[str]) -> list[str]:
     """Return the words with `--sort -COLUMN` as one: argparse takes a value with a dash for an option."""
     joined: list[str] = []
     for word in words:
-        is_value = bool(joined) and joined[-1] == "--sort" and word.startswith("-")
+        is_value = bool(joined) and joined[-1] in _WITH_DASHES and word.startswith("-")
         if is_value and not word.startswith("--"):
-            joined[-1] = f"--sort={word}"
+            joined[-1] = f"{joined[-1]}={word}"
         else:
             joined.append(word)
     return joined

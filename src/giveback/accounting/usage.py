@@ -117,6 +117,8 @@ class GuestSnapshot:
     pcp_bytes: int | None = None
     """Free pages on per-CPU lists; not part of `free_bytes`."""
     compressed_swap_bytes: int | None = None
+    stall_percent: float | None = None
+    """Of the last 10 s, how long a task of the guest waited for memory (PSI `some` avg10)."""
     hugetlb_bytes: int | None = None
     swap_total_bytes: int | None = None
     free_by_order: tuple[int, ...] = ()

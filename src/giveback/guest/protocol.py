@@ -226,9 +226,9 @@ def _reply(event: object, number: int, said: dict[str, object], line: bytes) -> 
             return Pages(number, part, of, data)
     elif event == "error":
         text = _text(said, "text", _ERROR_LIMIT) or ""
-        return AskRefused(number, text, _seconds(said, "retry_s", RETRY_LIMIT_S))
+        return AskRefused(number, text, _number(said, "retry_s", RETRY_LIMIT_S))
     elif event == "urgency":
-        level, lease_s = said.get("urgency"), _seconds(said, "lease_s", LEASE_LIMIT_S)
+        level, lease_s = said.get("urgency"), _number(said, "lease_s", LEASE_LIMIT_S)
         if isinstance(level, int) and not isinstance(level, bool) and lease_s is not None:
             return Taken(number, level, lease_s)
     return None
@@ -248,12 +248,12 @@ def _text(said: dict[str, object], key: str, limit: int = _TEXT_LIMIT) -> str | 
     return escape_for_terminal(value, limit) if isinstance(value, str) else None
 
 
-def _seconds(said: dict[str, object], key: str, most_s: float) -> float | None:
+def _number(said: dict[str, object], key: str, most: float) -> float | None:
     value = said.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     # A JSON integer may be too large for a float: compare before converting.
-    return float(value) if 0 <= value <= most_s and math.isfinite(value) else None
+    return float(value) if 0 <= value <= most and math.isfinite(value) else None
 
 
 def has_memory(said: dict[str, object]) -> bool:
@@ -283,6 +283,7 @@ def from_agent(said: dict[str, object], source: GuestSource, age_s: float = 0.0)
     guest = checked(
         replace(
             guest,
+            stall_percent=_number(said, "stall_percent", 100.0),
             would_take_bytes=answers.size(said, "would_take_bytes"),
             cache_floor_bytes=answers.size(said, "cache_floor_bytes"),
             learned_floor_bytes=answers.size(said, "learned_floor_bytes"),

@@ -231,6 +231,10 @@ class VmStatus:
     swap_out_bytes_per_s: float | None = None
     """The decrease and the increase of its swapped-out anonymous memory since the last sample; None until
     there are two."""
+    guest_stall_percent: float | None = None
+    """Of the last 10 s, how long a task of the guest waited for memory, as its agent tells (PSI some)."""
+    guest_available_percent: float | None = None
+    """What the guest has available, of its memory, by its own account."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from giveback.accounting.activity import percent_of
 from giveback.accounting.ledger import Key
 from giveback.accounting.observation import resident_of
 from giveback.accounting.returnable import returnable_of
@@ -68,6 +69,8 @@ def _vm(seen: Observation, owner: str) -> TopVm:
             else ledger.host(Key.FREE_TRAPPED)
         ),
         returnable_bytes=can_come.total_bytes if can_come else None,
+        stall_percent=seen.guest.stall_percent,
+        guest_available_percent=percent_of(seen.guest.available_bytes, seen.guest.total_bytes),
         condition=_condition(seen),
         condition_text=problems[0] if problems else "",
         unknown=escape_for_terminal(unknown, 300),

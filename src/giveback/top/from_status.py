@@ -58,6 +58,8 @@ def _vm(vm: VmStatus, action: ManagerAction | None, owners: Mapping[int, str]) -
         parts=parts_of(vm.in_use_bytes, vm.cache_bytes, vm.residue_bytes, vm.returned_bytes),
         small_blocks_bytes=None if vm.residue_bytes is None else vm.rows.get("free_trapped", 0),
         returnable_bytes=vm.returnable_bytes,
+        stall_percent=vm.guest_stall_percent,
+        guest_available_percent=vm.guest_available_percent,
         condition=escape_for_terminal(str(vm.condition), 40),
         condition_text=escape_for_terminal(vm.condition_text, _TEXT_LIMIT),
         urgency=vm.urgency,

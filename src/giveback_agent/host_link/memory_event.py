@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from giveback_agent.runtime.worker import become_idle_class
-from giveback_kernel import buddyinfo, files, meminfo, page_reporting, vmstat, zoneinfo
+from giveback_kernel import buddyinfo, files, meminfo, page_reporting, pressure, vmstat, zoneinfo
 from giveback_kernel.errors import KernelFileError
 
 TYPE_CHECKING = False
@@ -28,6 +28,7 @@ def memory_report(root: str, *, pages: bool = False, cgroups: bool = False) -> d
         "buddyinfo": _buddyinfo(root),
         "pcp_bytes": _pcp_bytes(root),
         "compressed_swap_bytes": _compressed_swap_bytes(root),
+        "stall_percent": _stall_percent(root),
     }
     if cgroups:
         from giveback_agent.cgroups import rows, survey
@@ -51,6 +52,12 @@ def _pcp_bytes(root: str) -> int | None:
         return zoneinfo.pcp_pages(zoneinfo.read_zoneinfo(root)) * os.sysconf("SC_PAGE_SIZE")
     except KernelFileError:
         return None
+
+
+def _stall_percent(root: str) -> float | None:
+    """Return for how much of the last 10 s a task waited for memory; None if the kernel does not tell."""
+    stalls = pressure.pressure_or_none("memory", root)
+    return None if stalls is None else stalls.some.avg10
 
 
 def _compressed_swap_bytes(root: str) -> int | None:

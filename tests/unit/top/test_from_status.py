@@ -40,6 +40,7 @@ def test_a_status_becomes_a_snapshot() -> None:
         "we\x1b[2Jb\n", uid=0, in_use_bytes=400 * MIB, cache_bytes=200 * MIB, returned_bytes=MIB,
         rows={"free_trapped": 7, "anon": 9}, ram_rows={"anon": 9, "balloon": 5},
     )  # fmt: skip
+    known = replace(known, guest_stall_percent=3.5, guest_available_percent=20.0)
     silent = vm_status("db", 7, residue_bytes=None, in_use_bytes=None, unknown="no numbers")
     done = action(vm=known.key, took_s=9.0)
     shown = snapshot_of(status(known, silent, actions=(action(0, known.key), done)), {0: "root"})
@@ -49,6 +50,7 @@ def test_a_status_becomes_a_snapshot() -> None:
     assert web.verdict == "asked 300 MiB, got 290 in 9 s"
     assert web.rows == {"free, resident: in small free blocks": 7, "anonymous": 9}
     assert web.ram_rows == {"ballooned or unplugged": 5}
+    assert (web.stall_percent, web.guest_available_percent) == (3.5, 20.0)
     assert (db.parts, db.unknown, db.owner) == (None, "no numbers", "")
     assert shown.host is not None
     assert shown.host.urgency == 1

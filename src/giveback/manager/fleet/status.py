@@ -133,6 +133,8 @@ def _made(vm: Watched, seen: Observation) -> VmStatus:
         reporting=reporting_label(seen.vm, seen.state, seen.guest),
         urgency=vm.channel.sent_urgency if vm.guest.had_agent else None,
         reliability=round(vm.request.trust.reliability, 3) if vm.request.is_judged else None,
+        guest_stall_percent=seen.guest.stall_percent,
+        guest_available_percent=percent_of(seen.guest.available_bytes, seen.guest.total_bytes),
         cache_floor_bytes=seen.guest.cache_floor_bytes,
         learned_floor_bytes=seen.guest.learned_floor_bytes,
         returnable_bytes=can_come.total_bytes if can_come else None,

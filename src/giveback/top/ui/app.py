@@ -314,7 +314,8 @@ class TopApp(App[int]):
         """Ask for the words that select."""
         box = self.query_one("#filter", Input)
         box.value, box.display = self.view.words, True
-        box.focus()
+        # At once: the first word may be typed already.
+        self.screen.set_focus(box)
 
     @on(Input.Changed, "#filter")
     def filter_as_typed(self, event: Input.Changed) -> None:

@@ -34,6 +34,7 @@ def test_a_guest_without_the_finer_files_is_told_all_the_same(tmp_path: Path) ->
     few = {path: GUEST[path] for path in ("/proc/meminfo", "/proc/stat")}
     said = memory_report(plant(tmp_path, few))
     assert (said["pcp_bytes"], said["compressed_swap_bytes"], said["buddyinfo"]) == (None, None, "")
+    assert said["stall_percent"] is None
     assert from_agent(said, GuestSource.AGENT).total_bytes
     with pytest.raises(KernelFileError):
         memory_report(str(tmp_path / "none"))
@@ -66,3 +67,11 @@ def test_runs_are_packed_a_chunk_at_a_time(tmp_path: Path) -> None:
     assert zlib.decompress(base64.b64decode(text)) == b"F65536F4464"
     chunks = list(kpageflags.read_chunks(root))
     assert chunks == [[(kpageflags.FREE, 65_536)], [(kpageflags.FREE, 4_464)]]
+
+
+def test_how_long_tasks_waited_for_memory_is_told(tmp_path: Path) -> None:
+    text = b"some avg10=12.34 avg60=0.00 avg300=0.00 total=5\n"
+    said = memory_report(plant(tmp_path, {**GUEST, "/proc/pressure/memory": text}))
+    assert from_agent(said, GuestSource.AGENT).stall_percent == 12.34
+    for absurd in (-1, 101, "x", None, True, 10**400, float("nan")):
+        assert from_agent(said | {"stall_percent": absurd}, GuestSource.AGENT).stall_percent is None
