@@ -68,7 +68,8 @@ class TopApp(App[int]):
         Binding("s", "sort(1)", "Sort"),
         Binding("S", "sort(-1)", "Sort back"),
         Binding("o", "reverse", "Reverse"),
-        Binding("slash", "filter", "Filter"),
+        # Before the keys that follow are given to the table: words may be typed already.
+        Binding("slash", "filter", "Filter", priority=True),
         Binding("p", "pause", "Pause"),
         Binding("escape", "step_back", "Back"),
         Binding("left", "scrub(-1)", "Earlier"),
@@ -310,11 +311,16 @@ class TopApp(App[int]):
         """Sort the other way round."""
         self.view = replace(self.view, is_reversed=not self.view.is_reversed)
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Leave a slash to what is typed into: the filter itself, and dialogs."""
+        if action == "filter":
+            return len(self.screen_stack) == 1 and not self.query_one("#filter", Input).display
+        return super().check_action(action, parameters)
+
     def action_filter(self) -> None:
         """Ask for the words that select."""
         box = self.query_one("#filter", Input)
         box.value, box.display = self.view.words, True
-        # At once: the first word may be typed already.
         self.screen.set_focus(box)
 
     @on(Input.Changed, "#filter")

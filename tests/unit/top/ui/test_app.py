@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
+from textual.events import Key
 from textual.widgets import Input, Static
 from top_samples import MIB, ScriptedSource, snapshot, top_vm, until
 
@@ -223,6 +224,15 @@ def test_sort_reverse_and_filter() -> None:
         await until(pilot, lambda: rows(app)[2] != "")
 
     run(ScriptedSource(snapshot(*vms)), script)
+
+
+def test_words_that_are_typed_at_once_are_not_lost() -> None:
+    async def script(app: TopApp, pilot: Pilot[int]) -> None:
+        for key, character in (("slash", "/"), ("b", "b"), ("slash", "/"), ("minus", "-")):
+            app.post_message(Key(key, character))
+        await until(pilot, lambda: app.query_one("#filter", Input).value == "b/-")
+
+    run(ScriptedSource(snapshot(top_vm())), script)
 
 
 def test_the_cursor_stays_on_its_vm() -> None:
