@@ -74,6 +74,7 @@ TESTS = (
     "tests/unit/kernel",
     "tests/unit/lab",
     "tests/unit/lab_guest",
+    "tests/unit/manager",
     "tests/unit/reporters",
     "tests/unit/vmm",
     "tests/vm/agent",

@@ -242,7 +242,7 @@ def test_no_lease_on_disk_nothing_taken(tmp_path: Path) -> None:
         asyncio.run(go(Driven(vm, tmp_path / "file/state", VmSettings(virtio_mem=True))))
 
 
-def test_leases_of_vms_that_are_gone_and_of_other_boots_are_let_go_of(tmp_path: Path) -> None:
+def test_leases_of_vms_that_have_ended_and_of_other_boots_are_dropped(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     store = LeaseStore(folder)
     with vm_with(tmp_path, *VIRTIO_MEM) as vm:
@@ -266,7 +266,7 @@ def test_leases_of_vms_that_are_gone_and_of_other_boots_are_let_go_of(tmp_path: 
     assert "manually" in problem
 
 
-def test_a_lease_that_nobody_looks_after_is_let_go_of(tmp_path: Path) -> None:
+def test_a_lease_of_a_vm_that_is_no_longer_sampled_is_released(tmp_path: Path) -> None:
     async def go(driven: Driven) -> None:
         await driven.inflate()
         assert await driven.manager.recover() == ()

@@ -1,4 +1,4 @@
-"""How badly the host needs memory, and who is asked for it."""
+"""The arbiter: how badly the host needs memory, and which guests are asked for it."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def test_stalls_count_where_memory_is_scarce_enough_to_be_their_cause(
 
 
 @pytest.mark.parametrize(("full", "urgency"), [(0.0, 0), (6.0, 2), (60.0, 3)])
-def test_where_the_numbers_cannot_be_stalls_decide(full: float, urgency: int) -> None:
+def test_stalls_decide_if_the_hosts_numbers_are_impossible(full: float, urgency: int) -> None:
     # oracle/oracle-linux#218: MemAvailable of 39.8 GB on a host of 32.5 GB.
     wild = replace(host_of(39 * GIB), total_bytes=31 * GIB, psi_memory_full_avg10=full)
     estimated = replace(
@@ -306,7 +306,7 @@ def test_between_the_marks_a_host_that_was_short_is_still_refilled() -> None:
     )
 
 
-def test_a_clock_that_went_back_is_begun_with_anew() -> None:
+def test_a_clock_that_went_back_starts_the_forecast_again() -> None:
     guests = [guest_of("a", cold=900)]
     _, state = look(GIB, guests, at_s=1e6)
     decision, state = look(GIB, guests, state, at_s=5.0)
@@ -381,7 +381,7 @@ def test_never_all_at_once_unless_at_the_worst() -> None:
     assert len(ask_for(10**6, 3, *guests)) == 128
 
 
-def test_nobody_is_asked_again_before_its_grace_and_what_comes_is_waited_for() -> None:
+def test_no_guest_is_asked_again_before_its_grace_is_over_and_expected_bytes_are_awaited() -> None:
     guests = [guest_of(f"{n}", cold=400) for n in range(9)]
     first, state = look(1500 * MIB, guests)
     assert goals(first)
@@ -396,7 +396,7 @@ def test_nobody_is_asked_again_before_its_grace_and_what_comes_is_waited_for() -
 def test_a_short_host_repeats_more_urgently_what_a_busy_guest_did_not_hear() -> None:
     guest, state, heard = guest_of("a", cold=400), Remembered(), []
     for second in range(12):
-        # Its agent waits for idleness at 1, and for less work at 2: nothing comes.
+        # Its agent waits for idleness at 1, and for a lighter load at 2: nothing comes.
         decision, state = look(1200 * MIB, [guest], state, at_s=float(second))
         heard.append(arbiter_urgency(decision, guest, state))
     late = int(GRACE_S[2])
@@ -452,7 +452,7 @@ def test_at_the_worst_a_guest_is_asked_for_its_warm_cache_before_the_cold_has_co
     assert look(10 * MIB, [guest], state, at_s=1.0 + grace_s)[0].asks
 
 
-def test_what_a_guest_is_told_lasts_as_long_as_its_ask_is_waited_for() -> None:
+def test_a_guest_gets_its_asks_urgency_until_the_grace_is_over() -> None:
     guests = [guest_of("a", cold=4000), guest_of("b", cold=10)]
     decision, state = look(1200 * MIB, guests)
     assert [arbiter_urgency(decision, g, state) for g in guests] == [1, 0]
@@ -523,7 +523,7 @@ def test_after_the_hog_has_gone_the_guests_keep_their_caches_again() -> None:
 def test_any_hog_is_fed_from_cold_cache_where_there_is_enough(
     count: int, hog_mib_per_s: int, wants_percent: int, data: st.DataObject
 ) -> None:
-    """Cold cache is 40 % of the host in uneven parts; the hog wants less than it and what is free."""
+    """Cold cache is 40 % of the host in uneven parts; the hog wants less than that plus free memory."""
     total = 32 * GIB
     parts = data.draw(st.lists(st.integers(1, 5), min_size=count, max_size=count))
     unit = total * 40 // 100 // MIB // sum(parts)

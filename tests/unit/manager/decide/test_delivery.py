@@ -1,4 +1,4 @@
-"""How far a claim is believed: what its VM has proven, then what all VMs have deserved."""
+"""How far a claim is believed: as far as its VM has proven it, then by the record of all VMs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPEN = st.dictionaries(
 
 
 def missed(urgency: int, goal_mib: int, came_mib: int = 0) -> Deliveries:
-    """What is known after one ask whose time is over."""
+    """Return the deliveries after one ask whose grace is over."""
     guest = guest_of("a", cold=20_000)
     ask = Asked(0.0, urgency, goal_mib * MIB, guest.resident_bytes + came_mib * MIB)
     return closed(Deliveries(open_asks={"a": ask}), {"a": ask}, {"a": guest}, GRACE_S[urgency])

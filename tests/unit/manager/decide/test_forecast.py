@@ -1,4 +1,4 @@
-"""When the host's memory runs out, from the last looks."""
+"""The forecast of when the host's memory runs out, from the last samples."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_one_jump_does_not_make_a_trend() -> None:
     assert forecast.slope_bytes_per_s(looks_of([8 * GIB] * 6 + [2 * GIB])) == 0
 
 
-def test_two_looks_are_no_trend_and_neither_is_noise() -> None:
+def test_neither_two_samples_nor_noise_are_a_trend() -> None:
     assert forecast.slope_bytes_per_s(looks_of([GIB, 0])) == 0
     falling = looks_of([GIB, GIB - 100, GIB - 200])
     assert forecast.slope_bytes_per_s(falling) < 0
@@ -41,7 +41,7 @@ def test_what_does_not_fall_never_runs_out_and_neither_does_what_falls_slowly() 
     assert forecast.seconds_until(0, GIB, -1.0) == 0
 
 
-def test_old_looks_are_let_go_of() -> None:
+def test_old_samples_are_dropped() -> None:
     looks = forecast.keep(looks_of([GIB] * 100, step_s=5.0))
     assert looks[-1].at_s - looks[0].at_s <= forecast.WINDOW_S
     assert len(forecast.keep(looks_of([GIB] * 1000, step_s=0.01))) < 100

@@ -1,4 +1,4 @@
-"""What the arbiter may know of a VM: the guest's word, cut to what the host measured."""
+"""The arbiter's view of a VM: the guest's own numbers, limited by the host's measurement."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_an_agent_that_tells_its_floors_is_asked_for_what_a_pass_would_take() ->
     found = view(seen(told))
     assert found.cold_bytes == 120 * MIB
     assert found.cold_bytes + found.warm_bytes == (1600 - 500) * MIB
-    # The rest of what looks cold is warm: it goes at urgency 2.
+    # The rest of the cold cache counts as warm: it is returned at urgency 2.
     assert view(seen(replace(told, would_take_bytes=0))).cold_bytes == 0
     # Nor is more promised than the host holds above the floor.
     boasting = replace(told, would_take_bytes=1600 * MIB)
@@ -127,7 +127,7 @@ def nothing(found: GuestView) -> bool:
     return found.trapped_bytes == found.cold_bytes == found.warm_bytes == 0
 
 
-def test_who_cannot_be_reached_is_expected_to_give_nothing() -> None:
+def test_a_vm_that_cannot_be_reached_is_expected_to_return_nothing() -> None:
     deaf = replace(seen(), vm=replace(VM, channels=()))
     assert nothing(view(deaf))
     assert not nothing(view(deaf, balloon=True))

@@ -1,4 +1,4 @@
-"""What was promised against what came: how far a guest's word is taken the next time."""
+"""Expected bytes compared with returned bytes, and how far a VM is believed the next time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def action(expected_bytes: int) -> ManagerAction:
 
 
 @given(st.lists(st.tuples(st.integers(1, 1 << 40), st.integers(-(1 << 40), 1 << 40)), max_size=50))
-def test_trust_stays_a_share(judged: list[tuple[int, int]]) -> None:
+def test_reliability_stays_between_0_and_1(judged: list[tuple[int, int]]) -> None:
     trust = Trust()
     for expected, measured in judged:
         before, trust = trust, promises.judged(trust, expected, measured)

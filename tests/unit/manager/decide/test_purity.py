@@ -1,4 +1,4 @@
-"""What decides takes times and numbers as arguments: it imports no clock, no file, no loop."""
+"""Modules of decide/ take times and numbers as arguments: they import no clock, files or event loop."""
 
 from __future__ import annotations
 

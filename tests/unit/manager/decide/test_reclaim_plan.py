@@ -1,4 +1,4 @@
-"""How `reclaim` asks the guests."""
+"""The plan by which `reclaim` asks the guests."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ def test_a_guest_that_keeps_what_it_promised_is_asked_again_more_urgently() -> N
         assert asks_of_reclaim(97 * MIB, stage, views, asked, at_s + 0.5) == ()
 
 
-def test_who_returned_nothing_is_asked_again_only_for_what_nobody_else_has() -> None:
+def test_a_guest_that_returned_nothing_is_asked_again_only_for_what_no_other_has() -> None:
     views = sane([guest_of("liar", cold=4000), guest_of("true", cold=300)])
     (first,) = asks_of_reclaim(400 * MIB, 1, views, {}, 0.0)
     assert first.key == "liar"
     asked = {"liar": Asked(0.0, 1, 400 * MIB, views["liar"].resident_bytes)}
     asks = asks_of_reclaim(400 * MIB, 2, views, asked, 10.0)
     assert [(ask.key, ask.goal_bytes // MIB) for ask in asks] == [("true", 300), ("liar", 100)]
-    # Who has returned a part of it has the rest, too.
+    # A guest that has returned a part of it probably has the rest too.
     half = replace(views["liar"], resident_bytes=views["liar"].resident_bytes - 200 * MIB)
     asks = asks_of_reclaim(200 * MIB, 2, views | {"liar": half}, asked, 10.0)
     assert [(ask.key, ask.urgency, ask.goal_bytes // MIB) for ask in asks] == [("liar", 2, 200)]

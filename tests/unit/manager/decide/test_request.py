@@ -1,4 +1,4 @@
-"""One VM's request: who asks, what is expected, what came of it."""
+"""One VM's request: its asks, the bytes expected, and the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The host's side at little cost: sums that are exact, mappings that are read when they must be."""
+"""The host's side at little cost: exact sums, and mappings that are read only if necessary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why too little came: the true reason, and whether the VM is to blame."""
+"""The reason why too few bytes came, and whether the VM is blamed for it."""
 
 from __future__ import annotations
 

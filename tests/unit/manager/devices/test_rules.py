@@ -63,7 +63,7 @@ def test_a_guest_whose_numbers_stand_still_is_never_stepped(
 
 
 @given(st.floats(0, 1e5))
-def test_what_is_held_is_let_go_of_once_the_numbers_freeze(frozen_s: float) -> None:
+def test_a_lease_is_released_once_the_guests_numbers_freeze(frozen_s: float) -> None:
     watch = rules.wanted(fresh(100), 100 + frozen_s)
     why = rules.must_release(watch, 90, 100 + frozen_s)
     assert bool(why) == (frozen_s > rules.STALE_S)
@@ -124,7 +124,7 @@ def test_a_wall_clock_that_jumps_is_only_movement() -> None:
         assert rules.must_release(rules.wanted(watch, 105), 100, 105) == ""
 
 
-def test_what_nobody_asks_for_any_more_is_let_go_of() -> None:
+def test_a_lease_that_no_request_needs_any_more_is_released() -> None:
     watch = rules.wanted(fresh(100), 100)
     for now_s in range(105, 225, 5):
         watch = rules.noted(watch, numbers(now_s), now_s)

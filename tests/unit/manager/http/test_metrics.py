@@ -1,4 +1,4 @@
-"""The metrics: one picture in, text that parses out, whatever the VMs are called."""
+"""The metrics of one status: text that can be parsed, whatever the VMs' names are."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def samples_of(now: DaemonStatus, counts: ActionCounts | None = None) -> dict[st
     return found
 
 
-def test_the_picture_is_all_there() -> None:
+def test_the_metrics_have_the_whole_status() -> None:
     found = samples_of(status())
     assert found["giveback_host_look_age_seconds"] == [2.5]
     assert found["giveback_host_memory_pressure_ratio"] == [0.015, 0.005]

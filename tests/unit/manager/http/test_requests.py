@@ -129,7 +129,9 @@ def test_a_span_that_is_refused_is_named_with_what_is_allowed(text: str) -> None
         reader_gids=st.frozensets(st.integers(0, 5)),
     ),
 )
-def test_nobody_gets_in_by_no_rule(uid: int, gids: frozenset[int], access: ApiAccess) -> None:
+def test_without_a_rule_no_user_has_rights(
+    uid: int, gids: frozenset[int], access: ApiAccess
+) -> None:
     level = access.level(ApiPeer(1, uid, gids))
     writes = uid in {0, access.own_uid} | access.writer_uids or bool(gids & access.writer_gids)
     reads = uid in access.reader_uids or bool(gids & access.reader_gids)

@@ -109,7 +109,8 @@ def test_two_weeks_tell_of_the_next_two(series: object, seed: int) -> None:
     advice = advise(hours_of(seen), RAM)
     assert advice.ram_bytes is not None
     assert sum(need > advice.ram_bytes for need in later) == 0
-    # Too much is no help either: the usual rules' 15 % on the most, and what growth takes.
+    # An advice that is too large does not help either: the limit is 15 % above the most, as in the
+    # usual rules, and growth.
     assert advice.ram_bytes <= 1.35 * max(later)
     p95 = sorted(seen)[int(0.95 * len(seen))] * 1.15
     assert sum(need > p95 for need in later) > 0
