@@ -109,6 +109,8 @@ class GuestSnapshot:
     cache_floor_bytes: int | None = None
     """Cache that the agent never takes, by its settings."""
     learned_floor_bytes: int | None = None
+    cache_in_parts: bool = True
+    """Whether the agent can reclaim a part of the cache; if not, it can only drop all of it."""
     """Cache that appears cold but that the agent keeps at urgency 1, because refaults showed its use."""
     slab_reclaimable_bytes: int | None = None
     slab_unreclaimable_bytes: int | None = None

@@ -287,6 +287,7 @@ def from_agent(said: dict[str, object], source: GuestSource, age_s: float = 0.0)
             would_take_bytes=answers.size(said, "would_take_bytes"),
             cache_floor_bytes=answers.size(said, "cache_floor_bytes"),
             learned_floor_bytes=answers.size(said, "learned_floor_bytes"),
+            cache_in_parts=said.get("cache_in_parts") is not False,
         )
     )
     if "cgroups" not in said:

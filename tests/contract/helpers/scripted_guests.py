@@ -98,6 +98,8 @@ def answers(said, kind, before):
             message["cgroups"] = ["container\t1048576\t0\t0\t0\t0\tpodman web\t/a"]
         if kind == "tells floor":
             message["learned_floor_bytes"] = state["cache"]
+        if kind == "whole only":
+            message["cache_in_parts"] = False
         if kind == "impostor":
             message |= {"vm": "victim", "name": "victim", "key": "qemu:victim:1", "pid": 1}
         if kind == "replay":

@@ -290,3 +290,21 @@ def test_a_dry_run_and_the_reclaim_ask_the_same(host: Host) -> None:
                 assert sum(first.values()) == 400 * MIB
 
     asyncio.run(scene())
+
+
+def test_a_kernel_that_can_only_drop_all_cache_is_not_asked_for_an_amount(host: Host) -> None:
+    async def scene() -> None:
+        with host.guest("old", "whole only", ram_mib=512, held_mib=448, cache_mib=420):
+            async with running(host) as (daemon, recorded):
+                await known(daemon, "old")
+                result = await daemon.reclaim(100 * MIB, 30.0)
+                assert (result.returned_bytes, result.took_s < 5) == (0, True)
+                (part,) = result.parts
+                assert "can only drop all of it" in part.words
+                assert "`giveback-agent urgency 3`" in part.words
+                assert recorded.of(ActionKind.ASK) == []
+                # A manual urgency names no amount.
+                await daemon.set_urgency("old", 3, 60)
+                await until(lambda: (one(daemon, "old").resident_bytes or GIB) < 200 * MIB)
+
+    asyncio.run(scene())

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 _AFTERWARDS_S = 5.0
 """At the end, guests have a fifth of this to send a new report (`reclaim_plan.answers_until_s`)."""
 
+_WHOLE_ONLY = (
+    "not asked for cache: its kernel can only drop all of it, not an amount; `giveback-agent urgency 3` "
+    "in the guest drops all; Linux 5.19 with cgroup v2 reclaims a part"
+)
 _LEFT = "a manual urgency replaced the request"
 
 
@@ -268,15 +272,17 @@ class ReclaimOperation:
     def _views(self, vms: Sequence[Watched]) -> dict[str, GuestView]:
         """Return the VMs' views by key, for `asks_of_reclaim`: asks of the arbiter are left out."""
         now_s = self._now_s()
-        return sane(
-            [
-                replace(
-                    vm.view_at(now_s), asked_at_s=None, may_press=vm.request.manual(now_s) is None
-                )
-                for vm in vms
-                if not vm.settings.ignore
-            ]
-        )
+        views = []
+        for vm in vms:
+            if vm.settings.ignore:
+                continue
+            may_press = vm.request.manual(now_s) is None
+            view = replace(vm.view_at(now_s), asked_at_s=None, may_press=may_press)
+            if vm.hears and not vm.guest.report.cache_in_parts:
+                # `reclaim` names an amount, and such an agent takes no cache for one.
+                view = replace(view, cold_bytes=0, warm_bytes=0)
+            views.append(view)
+        return sane(views)
 
     def _available_bytes(self) -> int | None:
         host = self._arbitration.sample_host()
@@ -348,6 +354,8 @@ class ReclaimOperation:
             return "not asked: the guest itself is short of memory"
         if not view.fresh:
             return "not asked: its numbers are too old, or contradict each other"
+        if vm.hears and not vm.guest.report.cache_in_parts:
+            return _WHOLE_ONLY
         if not can_give_bytes(view):
             return "not asked: it holds too little above its floors to be worth a pass"
         return "not asked: other VMs return more at less cost"

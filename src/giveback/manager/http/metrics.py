@@ -290,7 +290,6 @@ _VM_GAUGES: tuple[tuple[str, str, Callable[[VmStatus], float | None]], ...] = (
     ),
     ("unknown", "1 if use and residue are unknown.", lambda vm: bool(vm.unknown)),
     ("urgency", "The last urgency sent to the guest, 0 to 3.", lambda vm: vm.urgency),
-    ("lease_seconds", "Time until that urgency expires.", lambda vm: vm.lease_left_s),
     (
         "reliability_ratio",
         "Part of the expected bytes that came back; absent until a request was judged.",
@@ -318,7 +317,14 @@ def _vms(status: DaemonStatus) -> Iterator[Metric]:
     errors = CounterMetricFamily(
         "giveback_vm_errors", "A VM's errors, by what failed.", labels=["vm", "kind"]
     )
+    lease = GaugeMetricFamily(
+        "giveback_vm_lease_seconds",
+        "Time until the urgency expires; by: who set it, host, reclaim or manual.",
+        labels=["vm", "by"],
+    )
     for label, vm in labelled:
+        if vm.lease_left_s is not None:
+            lease.add_metric([label, _label(vm.urgency_by or "host", 32)], vm.lease_left_s)
         source = _label(vm.guest_source, 32)
         reporting = _label(vm.reporting, 32)
         info.add_metric([label, _label(vm.backend, 32), str(vm.pid), source, reporting], 1)
@@ -328,7 +334,7 @@ def _vms(status: DaemonStatus) -> Iterator[Metric]:
                 ledger.add_metric([label, row], amount)
         for kind, count in itertools.islice(vm.errors.items(), KINDS_SHOWN):
             errors.add_metric([label, _label(kind)], count)
-    yield from (info, condition, ledger, errors)
+    yield from (info, condition, ledger, errors, lease)
     for name, words, take in _VM_GAUGES:
         family = GaugeMetricFamily(f"giveback_vm_{name}", words, labels=["vm"])
         for label, vm in labelled:

@@ -78,8 +78,12 @@ def _is_judged(judged: object, now_s: float, memory: MemInfo) -> bool:
 
 
 def promise(root: str, terms: CacheTerms, memory: MemInfo) -> dict[str, object]:
-    """Return the fields that the host gets: the cache that a pass would take, and both floors, in bytes."""
+    """Return the fields that the host gets: the cache that a pass would take, and both floors, in bytes.
+
+    `cache_in_parts`: whether a part of the cache can be reclaimed, so that the host may name an amount.
+    """
     return {
+        "cache_in_parts": terms.method != NO_METHOD,
         "would_take_bytes": would_take_bytes(root, terms, memory),
         "cache_floor_bytes": terms.cache_floor_bytes,
         "learned_floor_bytes": terms.learned_floor_bytes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from manager_samples import action, status, vm_status
@@ -68,6 +69,15 @@ def test_what_is_not_known_is_left_out() -> None:
     for name in ("giveback_vm_needed_bytes", "giveback_vm_urgency", "giveback_vm_lease_seconds",
                  "giveback_host_urgency", "giveback_host_memory_total_bytes"):  # fmt: skip
         assert name not in found
+
+
+@pytest.mark.parametrize("by", ["host", "reclaim", "manual"])
+def test_a_lease_is_labelled_by_who_set_the_urgency(by: str) -> None:
+    vm = vm_status(urgency=2, urgency_by=by, lease_left_s=41.0)
+    text = rendered(registry_of(lambda: status(vm), ActionCounts()), "")[0].decode()
+    (line,) = [one for one in text.splitlines() if one.startswith("giveback_vm_lease_seconds{")]
+    assert f'by="{by}"' in line
+    assert line.endswith(" 41.0")
 
 
 def test_actions_are_counted_once_and_again_when_they_are_verified() -> None:

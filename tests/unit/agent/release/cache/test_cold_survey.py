@@ -129,3 +129,9 @@ def test_any_status_gives_terms(said: dict[str, object]) -> None:
     terms = cold_survey.terms_of(said, 5.0, NOW)
     assert terms.cache_floor_bytes >= 0
     assert 0 <= cold_survey.would_take_bytes("/nowhere", replace(terms, method=NO_METHOD), NOW) == 0
+
+
+@pytest.mark.parametrize("method", [GENERATIONS, LISTS, LIMITS, NO_METHOD])
+def test_the_host_is_told_whether_it_may_name_an_amount(tmp_path: Path, method: str) -> None:
+    said = cold_survey.promise(str(tmp_path), CacheTerms(method), NOW)
+    assert said["cache_in_parts"] == (method != NO_METHOD)
