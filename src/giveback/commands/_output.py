@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING
 
 from giveback.arguments import span_of
 from giveback.reporters.tables.columns import UNLIMITED
+from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from giveback.errors import VmError
+
+_SKIPPED_LINES = 10
 WATCH_HELP = "show it again every SECONDS (%(const)g)"
 LEAST_S, MOST_S = 0.1, 86400.0
 _CLEAR = "\033[H\033[2J"
@@ -61,3 +65,16 @@ def print_page(text: str, *, watched: float | None = None) -> None:
     if watched and sys.stdout.isatty():
         print(_CLEAR, end="")
     print(text)
+
+
+def not_shown(skipped: Sequence[VmError]) -> str:
+    """Return a line for each process that could not be read and may run a VM; '' if there is none."""
+    lines = [f"not shown: {escape_for_terminal(str(one), 300)}" for one in skipped[:_SKIPPED_LINES]]
+    more = len(skipped) - len(lines)
+    return "\n".join([*lines, *([f"not shown: {more} processes more"] if more else [])])
+
+
+def tell_not_shown(skipped: Sequence[VmError]) -> None:
+    """Print the same to stderr, beside a JSON document."""
+    if skipped:
+        print(f"giveback: {not_shown(skipped)}", file=sys.stderr)

@@ -16,12 +16,14 @@ from giveback.accounting.diagnosis import Finding, Severity, findings
 from giveback.commands import _daemon, _output, _target
 from giveback.guest.observe import observe_host
 from giveback.host.facts import read_facts
+from giveback.host.readers import pool
 from giveback.reporters import findings as reporter
 
 if TYPE_CHECKING:
     import argparse
 
     from giveback.accounting.observation import Observation
+    from giveback.errors import VmError
 
 _CONFIG_TIMEOUT_S = 15.0
 HELP = "why memory does not come back, with evidence and remedy"
@@ -38,16 +40,20 @@ def run(args: argparse.Namespace) -> int:
     """Show the findings; return 1 if anything keeps memory."""
     _daemon.use(args)
     everyone = args.vm is None and args.pid is None
+    skipped: list[VmError] = []
+    # Before there is a thread.
+    pool.shared().start()
     with ThreadPoolExecutor(max_workers=1) as beside:
         # The agent's command takes as long to start as the VMs take to answer.
         asked = beside.submit(machine_findings) if everyone else None
-        seen = observe_host(layout=True) if everyone else [_one(args)]
+        seen = observe_host(layout=True, skipped=skipped) if everyone else [_one(args)]
         machine = asked.result() if asked else None
     found = [(one, findings(one, read_facts(one.vm.pid))) for one in seen]
     if args.json:
         _output.print_json(reporter.documents(found, machine))
     else:
         _output.print_page(reporter.text(found, machine))
+    _output.tell_not_shown(skipped)
     return int(any(f.severity is Severity.KEEPS for _, listed in found for f in listed))
 
 

@@ -64,8 +64,11 @@ def _show(
     last: dict[int, tuple[Observation, float]],
 ) -> None:
     """Show the VMs now; the samples of their processes in `before` are replaced by the current ones."""
+    skipped: list[VmError] = []
     observations = observe_host(
-        timeout_s=args.timeout, chosen=lambda found: _table.named(found, args.names, _words_of)
+        timeout_s=args.timeout,
+        chosen=lambda found: _table.named(found, args.names, _words_of),
+        skipped=skipped,
     )
     observations = [recalled(seen, last) for seen in observations]
     host = _host_side((seen.vm.pid for seen in observations), before)
@@ -78,9 +81,11 @@ def _show(
                 _output.print_json({"wall_s": now_s, **one}, watched=args.watch)
         else:
             _output.print_json(documents)
+        _output.tell_not_shown(skipped)
     else:
         text = vm_table.text(observations, _output.width(), host, view)
-        _output.print_page(text, watched=args.watch)
+        more = _output.not_shown(skipped)
+        _output.print_page(f"{text}\n{more}" if more else text, watched=args.watch)
 
 
 def _words_of(found: tuple[Backend, VmDescription]) -> tuple[str, str, str]:

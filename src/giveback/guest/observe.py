@@ -179,7 +179,11 @@ def observe_host(
     layout: bool = False,
     timeout_s: float = 2.0,
     chosen: Callable[[Sequence[FoundVm]], Sequence[FoundVm]] = tuple,
+    skipped: list[VmError] | None = None,
 ) -> list[Observation]:
-    """Find the VMs of this host and observe those that `chosen` selects; all of them by default."""
-    vms = chosen(find(root))
+    """Find the VMs of this host and observe those that `chosen` selects; all of them by default.
+
+    Add to `skipped` why a process could not be read.
+    """
+    vms = chosen(find(root, skipped))
     return asyncio.run(observe_all(vms, root=root, layout=layout, timeout_s=timeout_s))

@@ -95,12 +95,17 @@ async def recognised(
     return found
 
 
-def find(root: str = "/") -> tuple[tuple[Backend, VmDescription], ...]:
+def find(
+    root: str = "/", skipped: list[VmError] | None = None
+) -> tuple[tuple[Backend, VmDescription], ...]:
     """Return every VM on this host with the backend that recognises it, ordered by PID.
 
-    For commands only: it runs an event loop. Raises VmError if /proc cannot be listed or read.
+    Add to `skipped` why a process could not be read, which may run a VM. For commands only: it runs an event
+    loop. Raises VmError if /proc cannot be listed or read.
     """
     found = asyncio.run(recognised(pool.shared(), pids(root), root))
+    if skipped is not None:
+        skipped += [one for one in found if isinstance(one, VmError)]
     return tuple(one for one in found if isinstance(one, tuple))
 
 

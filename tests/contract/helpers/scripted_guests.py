@@ -231,8 +231,8 @@ class Host:
         text = f'[daemon]\nsocket = "{self.folder}/api.sock"\nstate = "{self.folder}/state"\n{more}'
         return from_bytes(text.encode(), "test")
 
-    def show(self, pid: int) -> None:
-        """Let the daemon see this process, as one that runs QEMU."""
+    def show(self, pid: int, runs: str = QEMU) -> None:
+        """Let the daemon see this process, as one that runs QEMU, or another VMM."""
         real, making = Path(f"/proc/{pid}"), self.root / f"proc/.{pid}"
         making.mkdir()
         for entry in real.iterdir():
@@ -240,7 +240,7 @@ class Host:
                 (making / entry.name).symlink_to(entry.readlink())
             elif entry.name != "exe":
                 (making / entry.name).symlink_to(entry)
-        (making / "exe").symlink_to(QEMU)
+        (making / "exe").symlink_to(runs)
         making.rename(self.root / f"proc/{pid}")
 
     def hide(self, pid: int) -> None:

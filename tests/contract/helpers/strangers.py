@@ -65,7 +65,10 @@ while True:
             client.sendall(b'{"QMP": {"version": {}, "capabilities": []}}\r\n')
             wake.register(client, 1)
             continue
-        data = key.fileobj.recv(65536)
+        try:
+            data = key.fileobj.recv(65536)
+        except ConnectionResetError:
+            data = b""
         if not data:
             wake.unregister(key.fileobj)
             key.fileobj.close()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import select
 import socket
 import time
 from pathlib import Path
@@ -159,6 +160,26 @@ def test_concurrent_calls_and_a_cancelled_one(readers: Readers) -> None:
     asyncio.run(work())
     assert ask(readers, echo, 8) == 8
     assert readers.blame.suspects == frozenset()
+
+
+def test_a_reader_that_ends_while_others_are_asked_is_judged_once(readers: Readers) -> None:
+    """Other calls look for readers that have ended since; this one is still being judged."""
+
+    async def work() -> None:
+        burning = asyncio.create_task(readers.call(burn, pid=ME, limits=Limits(60.0, 60.0)))
+        await readers.call(echo, 0, pid=ME, limits=PATIENT)
+        burning.cancel()
+        while not readers._killed:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        (reader,) = readers._killed
+        (ending,) = readers._ending
+        # It ends before the loop goes on.
+        select.select([reader.connection], [], [], 60)
+        readers._sweep()
+        await ending
+        assert readers._hanging == readers._killed == []
+
+    asyncio.run(work())
 
 
 def test_a_killed_starter_is_replaced(readers: Readers) -> None:

@@ -38,16 +38,22 @@ def host(tmp_path: Path) -> Host:
 @contextlib.contextmanager
 def stranger(host: Host, name: str, *words: str, program: str = "pass") -> Iterator[int]:
     """A process of `program` that says it is a QEMU with these words."""
-    command = ["qemu-system-x86_64", "-S", "-c", program + _WAIT, *words, "-name", name]
+    with claiming(host, "qemu-system-x86_64", *words, "-name", name, program=program) as pid:
+        yield pid
+
+
+@contextlib.contextmanager
+def claiming(host: Host, vmm: str, *words: str, program: str = "pass") -> Iterator[int]:
+    """A process of `program` that says it is this VMM with these words."""
     with subprocess.Popen(
-        command,
+        [vmm, "-S", "-c", program + _WAIT, *words],
         executable=python_named(STAND_IN),
         stdout=subprocess.PIPE,
         env=ENVIRONMENT,
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
-        host.show(child.pid)
+        host.show(child.pid, f"/opt/{vmm}")
         try:
             yield child.pid
         finally:
@@ -108,6 +114,30 @@ def test_a_socket_whose_path_never_answers_stops_nothing(host: Host, tmp_path: P
         stranger(host, "monitor", "-m", "64M", "-qmp", f"unix:{stuck}/hang,server=on") as first,
         stranger(
             host, "port", "-m", "64M", "-chardev", f"socket,id=c,path={stuck}/hang,server=on", *port
+        ) as second,
+    ):
+        manager.until(lambda: len((manager.status() or {})["problems"]) == 2)
+        with host.guest("web") as guest:
+            manager.until(lambda: manager.vm("web").get("rows"))
+            manager.until(lambda: manager.vm("web").get("urgency") == 0)
+            assert set((manager.status() or {})["problems"]) == {
+                f"process {pid} of user 0 made its reader hang; it is not read any more"
+                for pid in (first, second)
+            }
+            daemon.terminate()
+            assert daemon.wait(60) == 0
+            manager.until(lambda: guest.heard[-1][1] <= 1)
+
+
+@pytest.mark.skipif(not stuck_fuse.usable(), reason="needs root and /dev/fuse")
+def test_an_http_api_whose_path_never_answers_stops_nothing(host: Host, tmp_path: Path) -> None:
+    manager = Manager(host)
+    with (
+        stuck_fuse.mounted(tmp_path / "stuck") as stuck,
+        manager.running() as daemon,
+        claiming(host, "firecracker", "--id", "fc", "--api-sock", f"{stuck}/hang") as first,
+        claiming(
+            host, "cloud-hypervisor", "--memory", "size=64M", "--api-socket", f"{stuck}/hang"
         ) as second,
     ):
         manager.until(lambda: len((manager.status() or {})["problems"]) == 2)

@@ -86,6 +86,8 @@ class Readers:
         self._starter_pid = 0
         self._idle: list[_Reader] = []
         self._hanging: list[_Reader] = []
+        self._killed: list[_Reader] = []
+        """Readers that were killed just now, until it is known whether they end or hang."""
         self._ending: set[asyncio.Task[None]] = set()
         self._judged: dict[int, asyncio.Event] = {}
         """By PID, processes whose reader was just killed: other calls wait until the result is known."""
@@ -103,9 +105,9 @@ class Readers:
 
     def close(self) -> None:
         """End every reader that can be ended, without waiting for any."""
-        for reader in self._idle + self._hanging:
+        for reader in self._idle + self._hanging + self._killed:
             reader.close()
-        self._idle, self._hanging = [], []
+        self._idle, self._hanging, self._killed = [], [], []
         if self._starter is not None:
             # The starter reads nothing that could hang, and ends when its socket is closed.
             self._starter.close()
@@ -230,12 +232,16 @@ class Readers:
         `is_slow`: whether it counts as a failure of the process if the reader can be killed.
         """
         self._kill(reader)
-        self._hanging.append(reader)
+        self._killed.append(reader)
         judged = self._judged[pid] = asyncio.Event()
+        is_gone = False
         try:
             is_gone = await _ends(reader, _KILLED_S)
-            self._blame(reader, pid, begun_s, is_slow=is_slow, is_gone=is_gone)
         finally:
+            # `close` may have emptied the list meanwhile.
+            if reader in self._killed:
+                self._killed.remove(reader)
+                self._blame(reader, pid, begun_s, is_slow=is_slow, is_gone=is_gone)
             judged.set()
             if self._judged.get(pid) is judged:
                 del self._judged[pid]
@@ -247,11 +253,11 @@ class Readers:
         is_same = sample is not None and sample.started_s <= begun_s
         culprit = Culprit(pid, sample.started_s if sample else 0.0, sample.uid if sample else None)
         if is_gone:
-            self._hanging.remove(reader)
             reader.close()
             if is_same and is_slow:
                 self.blame.slow(culprit, time.monotonic())
         else:
+            self._hanging.append(reader)
             self.blame.hangs(reader.pid, culprit)
             if not is_same:
                 self.blame.forget(pid)
@@ -274,8 +280,9 @@ class Readers:
             if not _has_ended(reader):
                 return reader
             reader.close()
-        if len(self._hanging) >= HUNG_LIMIT:
-            raise VmError(f"{len(self._hanging)} readers hang: no further one is started")
+        hanging = len(self._hanging) + len(self._killed)
+        if hanging >= HUNG_LIMIT:
+            raise VmError(f"{hanging} readers hang: no further one is started")
         async with self._starting:
             return await self._started()
 
