@@ -101,8 +101,8 @@ def test_room_is_made_by_those_that_have_it(host: Host) -> None:
                 assert result.reached, result
                 assert [part.vm.split(":")[1] for part in result.parts] == ["big"]
                 assert all(urgency == 0 for urgency, *_ in small.heard)
-                with pytest.raises(InputError, match="no VM is called 'nobody'"):
-                    await daemon.reclaim(MIB, 1.0, ["nobody"])
+                with pytest.raises(InputError, match="no VM is called 'unknown'"):
+                    await daemon.reclaim(MIB, 1.0, ["unknown"])
 
     asyncio.run(scene())
 

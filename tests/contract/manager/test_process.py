@@ -198,7 +198,7 @@ def test_ps_sees_a_guest_whose_port_the_daemon_holds(
             counted = ("channel held by another", "channel lent to another")
             return sum(errors.get(word, 0) for word in counted)
 
-        # To the daemon nobody else is there: none of these commands asked for the port. A test beside this
+        # The daemon sees no other client: none of these commands asked for the port. A test beside this
         # one may (its `ps` sees every VM of the machine); it does not do so each time.
         for _ in range(5):
             before = disturbances()

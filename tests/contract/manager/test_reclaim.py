@@ -119,7 +119,7 @@ def test_it_refuses_at_once_where_no_vm_can_be_asked(host: Host) -> None:
                 assert "no agent answers" in words["bare"]
                 assert "too little above its floors" in words["small"]
                 assert all(urgency == 0 for urgency, *_ in small.heard)
-                # What was not begun is no action.
+                # A reclaim that was not begun is not recorded.
                 assert recorded.actions == []
                 await daemon.set_urgency("small", 0, 60)
                 (part,) = (await daemon.reclaim(MIB, 5.0, ["small"])).parts
@@ -139,7 +139,7 @@ def test_what_others_return_by_themselves_is_told_apart(host: Host) -> None:
                 asking = asyncio.create_task(daemon.reclaim(100 * MIB, 9.0, ["asked"]))
                 # On a busy machine it may be at the next urgency before this is seen.
                 await until(lambda: (one(daemon, "asked").urgency or 0) >= 1)
-                # It is told by hand meanwhile: nobody asked it for the reclaim.
+                # It gets a manual urgency meanwhile; the reclaim has not asked it.
                 await daemon.set_urgency("other", 1, 30)
                 result = await asking
                 assert result.reached

@@ -60,6 +60,7 @@ TESTS = (
     "tests/contract/guest",
     "tests/contract/host",
     "tests/contract/lab",
+    "tests/contract/manager",
     "tests/contract/packages",
     "tests/contract/trust",
     "tests/contract/vmm",

@@ -128,7 +128,7 @@ def test_the_balloon_is_told(domain: VmDescription, daemon: Daemon) -> None:
     assert devices.balloon is not None
     assert devices.balloon.kept_bytes == devices.balloon.most_bytes == 1024 * MIB
     asyncio.run(control.set_balloon(960 * MIB))
-    # No driver is there to follow, and nobody tells the target: that QEMU took it is all there is.
+    # No guest driver follows, and QEMU does not report the target: only that it accepted it is known.
     with pytest.raises(Exception, match="libvirt on"):
         asyncio.run(control.set_balloon(1 << 50))
 

@@ -577,7 +577,7 @@ def test_who_leaves_wants_no_more(tmp_path: Path) -> None:
         wait_for(lambda: manager.asked, "the question")
         assert manager.given_up == 0
         one.close()
-        wait_for(lambda: manager.given_up, "that nobody waits for it")
+        wait_for(lambda: manager.given_up, "the end of a request without a client")
 
 
 def test_garbage_is_refused_and_hurts_nobody(tmp_path: Path) -> None:

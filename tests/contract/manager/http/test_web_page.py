@@ -23,7 +23,7 @@ ROOT = ApiPeer(1, 0)
 EVIL = "<img src=x onerror=window.pwned=1>\"'&<script>window.pwned=2</script>"
 IMAGES = Path(__file__).parents[4] / "docs/images"
 PICTURES = os.environ.get("GIVEBACK_WRITE_PICTURES")
-"""Set: the pictures of the README are made anew, in docs/images."""
+"""If set, the test writes the README's pictures again, to docs/images."""
 
 
 class Page:
@@ -210,7 +210,7 @@ def test_the_policy_stops_what_would_run_all_the_same(page: Page, daemon: Daemon
     assert {"types", "connect-src", "img-src"} <= set(stopped)
     assert "innerHTML" not in stopped
     assert browser.value("window.pwned === undefined")
-    # What the test itself did is no complaint about the page.
+    # Messages that the test itself caused do not count against the page.
     page.go(daemon, "#/sessions")
     browser.refresh()
 
