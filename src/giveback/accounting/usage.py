@@ -6,7 +6,7 @@ All amounts are bytes; None if the source does not give the number.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -278,6 +278,13 @@ def checked(guest: GuestSnapshot) -> GuestSnapshot:
     total, free = guest.total_bytes, guest.free_bytes
     if total is not None and free is not None and free > total:
         return _refused(guest, f"free {free} of total {total} is absurd")
+    if total == 0:
+        return _refused(guest, "a total of 0 is absurd")
+    available = guest.available_bytes
+    if total is not None and available is not None and available > total:
+        # A leaking counter makes it so (oracle/oracle-linux#218): the other numbers may be right.
+        why = f"{guest.source}: available {available} of total {total} is absurd; not believed"
+        return replace(guest, available_bytes=None, problems=(*guest.problems, why))
     return guest
 
 

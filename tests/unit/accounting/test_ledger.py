@@ -285,12 +285,21 @@ def test_balloon_statistics_that_were_never_sent() -> None:
 @pytest.mark.parametrize(
     "lie",
     [{"free_bytes": 3 << 40, "total_bytes": 1}, {"anon_bytes": -1}, {"cache_bytes": 1 << 60},
-     {"free_by_order": (1, -5)}, {"report_order": -1}, {"report_order": 99}],
+     {"free_by_order": (1, -5)}, {"report_order": -1}, {"report_order": 99},
+     {"total_bytes": 0, "free_bytes": 0}],
 )  # fmt: skip
 def test_lies_are_refused_with_their_number(lie: dict[str, object]) -> None:
     guest = checked(a_guest(**lie))
     assert guest.total_bytes is None
     assert "not believed" in guest.problems[0]
+
+
+def test_more_available_than_there_is_is_not_known_and_the_rest_is() -> None:
+    stats = BalloonStatistics(1000.0, 1900 * MIB, 1200 * MIB, 8 * GIB, 250 * MIB)
+    guest = from_balloon(stats, 1003.0)
+    assert guest.available_bytes is None
+    assert "available 8589934592 of total" in guest.problems[0]
+    assert join(HostSnapshot(1148 * MIB), guest, 2 * GIB).residue_bytes == 300 * MIB
 
 
 @given(st.binary(max_size=300), st.none() | st.binary(max_size=300))
