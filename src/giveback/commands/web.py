@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from giveback.arguments import bounded
 from giveback.commands import _daemon
 from giveback.errors import InputError
 from giveback_kernel.escaping import escape_for_terminal
@@ -43,7 +42,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--port",
-        type=lambda text: bounded(int(text), "--port", 1, 65535),
+        type=_port,
         metavar="PORT",
         help=f"the loopback port of the page ({PORT}, or another where that is taken)",
     )
@@ -53,6 +52,15 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     )
     form.add_argument("--revoke", metavar="ID", help="log one of them out")
     _daemon.add_arguments(parser)
+
+
+def _port(text: str) -> int:
+    """Return a port. Raises InputError."""
+    found = int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else 0
+    if not 0 < found < 1 << 16:
+        shown = escape_for_terminal(text, 40)
+        raise InputError(f"--port {shown!r}: must be a number from 1 to 65535")
+    return found
 
 
 def run(args: argparse.Namespace) -> int:

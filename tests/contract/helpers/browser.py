@@ -101,7 +101,7 @@ def chromium(folder: Path, *, width: int = 1400, height: int = 1000) -> Iterator
     downloads = folder / "downloads"
     downloads.mkdir(exist_ok=True)
     for word in (
-        "--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+        "--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--lang=en-US",
         "--force-device-scale-factor=1", "--hide-scrollbars", f"--window-size={width},{height}",
         f"--user-data-dir={folder / 'profile'}",
         # Root has no sandbox, and neither has a browser whose helper is not setuid.

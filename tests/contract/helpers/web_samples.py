@@ -126,9 +126,11 @@ class LivingManager(ScriptedManager):
         super().__init__(living_status(time.time()))
         self.vms = vms
         self.began_s = began_s or time.time()
+        self.back_s = 0.0
+        """By how much the host's clock was set back."""
 
     def status(self) -> DaemonStatus:
-        now_s = time.time()
+        now_s = time.time() - self.back_s
         if self.vms is not None:
             return replace(self.now, wall_s=now_s, vms=tuple(self.vms))
         return replace(living_status(now_s), actions=living_actions(self.began_s))

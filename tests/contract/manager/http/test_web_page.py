@@ -273,6 +273,24 @@ def test_it_says_that_the_daemon_is_gone_and_comes_back_with_it(page: Page) -> N
         browser.get("about:blank")
 
 
+def test_a_damaged_history_costs_the_past_alone_and_a_clock_that_is_set_back_nothing(
+    page: Page, tmp_path: Path
+) -> None:
+    browser = page.browser
+    (tmp_path / "history.db").write_bytes(b"no database" * 999)
+    damaged = replace(page.endpoint, history_path=str(tmp_path / "history.db"))
+    manager = LivingManager()
+    with running(damaged, manager, page.sessions) as served:
+        page.log_in(served)
+        browser.until_shown("db-1", ".rows")
+        browser.until_shown("latest", ".tip")
+        manager.back_s = 90000.0
+        day = time.strftime("%-m/%-d/%Y", time.localtime(time.time() - manager.back_s))
+        browser.until_shown(day, ".tip")
+        assert browser.complaints() == []
+        browser.get("about:blank")
+
+
 def test_tabs_share_one_stream_and_another_takes_over(page: Page, daemon: Daemon) -> None:
     browser = page.browser
     browser.until_shown("db-1", ".rows")

@@ -7,8 +7,8 @@ the guest through the daemon. A child that hangs or writes too much is killed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -73,38 +73,41 @@ class Details:
 
 async def _told(command: str, vm: VmStatus, socket_path: str) -> object:
     """Return the document of one command. Raises ProblemError."""
-    # -P: nothing is imported from the folder that this runs in.
-    words = (sys.executable, "-P", "-m", "giveback", command, "--json", "--pid", str(vm.pid))
-    child = await asyncio.create_subprocess_exec(
-        *words, "--socket", socket_path, stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd="/",
-    )  # fmt: skip
+    process = _started(command, vm.pid, socket_path)
     try:
-        async with asyncio.timeout(TIMEOUT_S):
-            said, complained = await asyncio.gather(_read(child.stdout), _read(child.stderr))
-            code = await child.wait()
-    except TimeoutError as error:
-        words_s = f"`giveback {command}` of this VM took more than {TIMEOUT_S:.0f} s"
-        raise ProblemError(502, "The VM did not answer", words_s) from error
+        said, complained = await asyncio.to_thread(_finished, process)
+    except subprocess.TimeoutExpired as error:
+        words = f"`giveback {command}` of this VM took more than {TIMEOUT_S:.0f} s"
+        raise ProblemError(502, "The VM did not answer", words) from error
     finally:
-        if child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
-            await child.wait()
+        # Also where the request was cancelled: the thread ends with the child.
+        process.kill()
+    code = process.returncode
     if code not in (0, _DOCTOR_FOUND if command == "doctor" else 0):
         why = escape_for_terminal(complained.decode("utf-8", "replace").strip(), _WORDS_LIMIT)
         raise ProblemError(502, "Not known", why or f"`giveback {command}` ended with {code}")
+    if len(said) > OUTPUT_LIMIT_BYTES:
+        raise ProblemError(502, "Not known", f"`giveback {command}` said too much")
     try:
         return json.loads(said)
     except (ValueError, RecursionError) as error:
         raise ProblemError(502, "Not known", f"`giveback {command}` said no JSON") from error
 
 
-async def _read(stream: asyncio.StreamReader | None) -> bytes:
-    """Return a child's output. Raises ProblemError if it exceeds OUTPUT_LIMIT_BYTES."""
-    data = bytearray()
-    while stream is not None and (piece := await stream.read(64 << 10)):
-        data += piece
-        if len(data) > OUTPUT_LIMIT_BYTES:
-            raise ProblemError(502, "Not known", "the command said too much")
-    return bytes(data)
+def _started(command: str, pid: int, socket_path: str) -> subprocess.Popen[bytes]:
+    # -P: nothing is imported from the folder that this runs in.
+    words = (sys.executable, "-P", "-m", "giveback", command, "--json", "--pid", str(pid))
+    return subprocess.Popen(
+        (*words, "--socket", socket_path), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, cwd="/",
+    )  # fmt: skip
+
+
+def _finished(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    """Return what the child writes until it ends. Kills it and raises TimeoutExpired if it takes too long."""
+    with process:
+        try:
+            return process.communicate(timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise

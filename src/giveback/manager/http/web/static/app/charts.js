@@ -46,7 +46,9 @@ export class Chart {
 
   add(point, keepS) {
     const last = this.points[this.points.length - 1];
-    if (last && point.t <= last.t) return;
+    if (last && point.t <= last.t && point.t > last.t - 30) return;
+    // The host's clock was set back: what stands after now has not happened yet.
+    while (this.points.length && this.points[this.points.length - 1].t >= point.t) this.points.pop();
     this.points.push(point);
     const first = point.t - keepS;
     let drop = 0;

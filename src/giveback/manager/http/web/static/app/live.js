@@ -17,7 +17,7 @@ export class Live extends EventTarget {
     this.state = "connecting";
     this.detail = "";
     this.leads = false;
-    this.heardAt = Date.now();
+    this.heard();
     this.number = 0;
     this.turn = 0;
     this.tries = 0;
@@ -33,6 +33,11 @@ export class Live extends EventTarget {
       (name === "visibilitychange" ? document : window).addEventListener(name, () => this.watch());
     }
   }
+
+  heard() { this.heardAt = [performance.now(), Date.now()]; }
+
+  // By both clocks: one stands while a machine sleeps, the other may be set back.
+  silentMs() { return Math.max(performance.now() - this.heardAt[0], Date.now() - this.heardAt[1]); }
 
   // With locks one tab leads; without (no browser of today) each reads for itself.
   lead(steal) {
@@ -85,7 +90,7 @@ export class Live extends EventTarget {
 
   async stream() {
     this.abort = new AbortController();
-    this.heardAt = Date.now();
+    this.heard();
     const response = await fetch("/web/live", { headers: headers(), cache: "no-store", signal: this.abort.signal });
     if (!response.ok) throw await problemOf(response);
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -93,7 +98,7 @@ export class Live extends EventTarget {
     for (;;) {
       const { value, done } = await reader.read();
       if (done) throw new Refusal(0, "the daemon has ended");
-      this.heardAt = Date.now();
+      this.heard();
       parts.push(value);
       if (!value.includes("\n\n")) continue;
       const events = parts.join("").split("\n\n");
@@ -115,7 +120,7 @@ export class Live extends EventTarget {
   }
 
   apply({ kind, data }) {
-    this.heardAt = Date.now();
+    this.heard();
     if (kind === "all") {
       this.rows = new Map(data.rows.map((row) => [row.key, row]));
       this.actions = new Map(data.actions.map((one) => [one.id, one]));
@@ -150,7 +155,7 @@ export class Live extends EventTarget {
       this.wakeOnLogin?.();
       this.wake?.();
     } else if (message.kind === "state" && !this.leads) {
-      this.heardAt = Date.now();
+      this.heard();
       this.set(message.state, message.detail);
     } else if (message.kind === "frame" && !this.leads) {
       const { frame } = message;
@@ -167,12 +172,12 @@ export class Live extends EventTarget {
 
   // Leaders find streams that have died in a sleep; others find leaders that have.
   watch() {
-    const silentMs = Date.now() - this.heardAt;
+    const silentMs = this.silentMs();
     if (this.leads) {
       if (this.state === "live" && silentMs > SILENT_MS) this.abort?.abort();
-      if (this.state === "lost" && !document.hidden && silentMs > SILENT_MS) { this.heardAt = Date.now(); this.wake?.(); }
+      if (this.state === "lost" && !document.hidden && silentMs > SILENT_MS) { this.heard(); this.wake?.(); }
     } else if (silentMs > STEAL_MS && !document.hidden) {
-      this.heardAt = Date.now();
+      this.heard();
       this.lead(true);
     } else if (silentMs > SILENT_MS) {
       this.channel.postMessage({ kind: "hello" });
