@@ -18,6 +18,7 @@ PROGRAM = """
 import json, os, signal, sys, time
 sys.path.insert(0, AGENT)
 from giveback_agent.release.cache import cold_cache, lru_gen_training
+from giveback_kernel.lru_gen import read_lru_gen
 C = "/sys/fs/cgroup"
 NAMES = ("frozen", "plain", "min", "bare")
 
@@ -54,8 +55,10 @@ def inside(name):
 
 def trained(name):
     began = time.monotonic()
-    count = lru_gen_training.train("/", f"/{name}", "/work")
-    return {"refaults": count, "took_s": time.monotonic() - began}
+    (number,) = {one.memcg_id for one in read_lru_gen("/").lists if one.memcg_path == f"/{name}"}
+    evict = lru_gen_training.by_lru_gen("/", number, 0)
+    count = lru_gen_training.train("/", f"/{name}", "/work", evict)
+    return {"refaults": count.refaults, "took_s": time.monotonic() - began}
 
 write(f"{C}/cgroup.subtree_control", "+memory")
 for name in NAMES:

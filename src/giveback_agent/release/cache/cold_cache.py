@@ -17,6 +17,8 @@ both. docs/cold-cache.md has the measurements behind the three methods:
   So nothing is evicted while much of it is dirty. If the generation is empty nevertheless (the workload
   deleted the remainder), new cache is among the kept. Then aging opens a new generation: after some hours,
   or at once if the caller asks for it (act.REOPEN).
+  This holds up to Linux 6.13; since then new cache goes to the fourth-youngest generation, and kept cache to
+  the third-youngest (eviction_plan.target_in_fourth).
 - A kernel without `memory.reclaim` (before 5.19): memory.high of each leaf is lowered for a moment
   (memory_high.py), within the same bound as with two lists.
 
@@ -37,6 +39,7 @@ from giveback_agent.release.cache.eviction_plan import (
     OPEN_BYTES,
     STALE_AFTER_S,
     STEP_LIMIT_BYTES,
+    THIRD_YOUNGEST,
     TRAINING_WORTH_BYTES,
     EvictionTarget,
     eviction_pages,
@@ -76,6 +79,8 @@ STEPS_LIMIT = 4096
 LONG_BYTES = 64 << 10
 # With so many cgroups, a smaller step is not worth it.
 LEAST_STEP_PAGES = 128
+# With these alone below it, a cgroup may hold processes.
+THREADED_CONTROLLERS = frozenset((b"cpu", b"cpuset", b"perf_event", b"pids"))
 # MEMCG_CHARGE_BATCH: memory.numa_stat may be this far behind.
 BEHIND_PAGES_PER_CPU = 64
 
@@ -186,8 +191,9 @@ def reclaim_cold(
         result = ColdResult(done.asked_bytes, 0, done.steps)
     else:
         return ColdResult()
-    taken = max(0, _stolen_pages(root) - before) * page_bytes
-    return replace(result, taken_bytes=taken)
+    # What refaulted in the training was stolen for it.
+    taken = _stolen_pages(root) - before - result.training_refaults
+    return replace(result, taken_bytes=max(0, taken) * page_bytes)
 
 
 class _Generations:
@@ -223,15 +229,31 @@ class _Generations:
             return False
         if found.read_bytes > LONG_BYTES:
             self.read_once = {(one.memcg_id, one.node): one for one in found.lists}
-        for target in plan(found, self.left_pages, self.page_bytes, stale_after_s):
+        for target in self._plan(found, stale_after_s):
             if self.left_pages <= 0 or not self.wanted():
                 return True
+            if target.age_first and not self._age(target):
+                continue
+            # Only then: training moves its pages from a younger generation to the oldest.
             if not self._train(target) and not self.untrained:
                 self.untrained_pages += target.pages
                 continue
-            if not target.age_first or self._age(target):
-                self._drain(target)
+            self._drain(target)
         return found.complete
+
+    def _plan(self, found: LruScan, stale_after_s: float) -> tuple[EvictionTarget, ...]:
+        chosen = plan(found, self.left_pages, self.page_bytes, stale_after_s)
+        if self.scratch_dir is None or not any(map(self._is_trained, chosen)):
+            return chosen
+        place = lru_gen_training.place_of_new_cache(self.root, self.scratch_dir, self.place or "")
+        if place == THIRD_YOUNGEST:
+            return chosen
+        return plan(found, self.left_pages, self.page_bytes, stale_after_s, place)
+
+    def _is_trained(self, target: EvictionTarget) -> bool:
+        """Return whether the target needs a training: it is large, and processes may read it again."""
+        large = target.pages * self.page_bytes >= TRAINING_WORTH_BYTES
+        return large and not self._may_hold_no_process(target)
 
     def result(self) -> ColdResult:
         return ColdResult(
@@ -245,11 +267,29 @@ class _Generations:
     def _train(self, target: EvictionTarget) -> bool:
         if self.scratch_dir is None:
             return False
-        if target.pages * self.page_bytes < TRAINING_WORTH_BYTES:
+        if not self._is_trained(target):
             return True
-        refaults = lru_gen_training.train(self.root, target.memcg_path, self.scratch_dir)
-        self.training_refaults += refaults
-        return refaults >= lru_gen_training.ENOUGH_REFAULTS
+        evict = lru_gen_training.by_lru_gen(self.root, target.memcg_id, target.node)
+        done = lru_gen_training.train(
+            self.root, target.memcg_path, self.scratch_dir, evict, target.node
+        )
+        self.training_refaults += done.refaults
+        return done.protects
+
+    def _may_hold_no_process(self, target: EvictionTarget) -> bool:
+        """Return whether the kernel lets no process into the target.
+
+        Then its pages are of cgroups below it that have ended, such as containers: since Linux 7.0 they
+        become the parent's. Source: cgroup-v2.rst, "No Internal Process Constraint" and "Threads".
+        """
+        folder = f"{self.mount or ''}{target.memcg_path}".rstrip("/")
+        if self.mount is None or folder == self.mount:
+            return False
+        try:
+            enabled = files.read(self.root, f"{folder}/cgroup.subtree_control", 4096)
+        except KernelFileError:
+            return False
+        return bool(set(enabled.split()) - THREADED_CONTROLLERS)
 
     def _age(self, target: EvictionTarget) -> bool:
         one = self._list_of(target)
@@ -373,7 +413,8 @@ def _from_lists(
                 break
             if first and scratch_dir is not None and _generations_on(root):
                 path = folder[len(mount) :] or "/"
-                refaults += lru_gen_training.train(root, path, scratch_dir)
+                evict = lru_gen_training.by_memory_reclaim(root, folder)
+                refaults += lru_gen_training.train(root, path, scratch_dir, evict).refaults
             first = False
             steps += 1
             asked += step_bytes

@@ -232,8 +232,9 @@ def _train_live_cgroups(root: str, scratch_dir: str | None) -> None:
         found = lru_gen_scan.scan(read, _live_pages, least, TRAINED_LISTS, where)
     except KernelFileError:
         return
-    for path in dict.fromkeys([one.memcg_path for one in found.lists]):
-        lru_gen_training.train(root, path, scratch_dir)
+    for one in found.lists:
+        evict = lru_gen_training.by_lru_gen(root, one.memcg_id, one.node)
+        lru_gen_training.train(root, one.memcg_path, scratch_dir, evict, one.node)
 
 
 def _live_pages(one: NodeGenerations) -> int:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from giveback_kernel.lru_gen import LruGen, NodeGenerations
     from giveback_kernel.lru_gen_scan import LruScan
 
+# Which generation, counted from the youngest, takes pages that are read through a file descriptor.
+THIRD_YOUNGEST, FOURTH_YOUNGEST = 3, 4
 # One write: a returning workload waits for at most this much reclaim.
 STEP_LIMIT_BYTES = 64 * MIB
 LISTS_LIMIT = 64
@@ -39,13 +41,18 @@ class EvictionTarget(Record):
 
 
 def plan(
-    lru: LruGen | LruScan, max_pages: int, page_bytes: int, stale_after_s: float = STALE_AFTER_S
+    lru: LruGen | LruScan,
+    max_pages: int,
+    page_bytes: int,
+    stale_after_s: float = STALE_AFTER_S,
+    new_cache_in: int = THIRD_YOUNGEST,
 ) -> tuple[EvictionTarget, ...]:
     """Choose the lists to evict from: the largest first, at most about `max_pages` together."""
+    choose = target_of if new_cache_in == THIRD_YOUNGEST else target_in_fourth
     targets = [
         target
         for one in lru.lists
-        for target in (target_of(one, page_bytes, stale_after_s),)
+        for target in (choose(one, page_bytes, stale_after_s),)
         if target is not None
     ]
     targets.sort(key=lambda target: -target.pages)
@@ -92,6 +99,34 @@ def target_of(one: NodeGenerations, page_bytes: int, stale_after_s: float) -> Ev
         pages = stale.file_pages - leave
         return EvictionTarget(
             one.memcg_id, one.memcg_path, one.node, stale.number, pages, leave, True
+        )
+    return None
+
+
+def target_in_fourth(
+    one: NodeGenerations, page_bytes: int, stale_after_s: float
+) -> EvictionTarget | None:
+    """Choose as target_of does, where the kernel puts new cache into the fourth-youngest generation.
+
+    Pages that are kept there move to the third-youngest (on a kernel of target_of to the
+    second-youngest) with their history cleared. They come up for eviction again after
+    `stale_after_s`, when a new generation is opened. Source: lru_gen_folio_seq() in
+    include/linux/mm_inline.h, since Linux 6.14.
+    """
+    if one.has_ended or len(one.generations) < THIRD_YOUNGEST:
+        return None
+    leave = OPEN_BYTES // page_bytes
+    kept = one.generations[-THIRD_YOUNGEST]
+    older = one.generations[:-THIRD_YOUNGEST]
+    pages = sum([generation.file_pages for generation in older]) - leave
+    if older and pages > leave:
+        number = older[-1].number
+        return EvictionTarget(one.memcg_id, one.memcg_path, one.node, number, pages, leave)
+    worth_it = kept.file_pages * page_bytes >= TRAINING_WORTH_BYTES
+    if worth_it and one.generations[-1].age_ms >= stale_after_s * 1000:
+        pages = kept.file_pages - leave
+        return EvictionTarget(
+            one.memcg_id, one.memcg_path, one.node, kept.number, pages, leave, True
         )
     return None
 

@@ -104,6 +104,56 @@ def test_what_was_kept_comes_up_again_only_when_stale() -> None:
     assert target == EvictionTarget(1, "/", 0, 2, 50000 - OPEN_PAGES, OPEN_PAGES, age_first=True)
 
 
+@given(lists(), st.booleans())
+def test_where_new_cache_goes_to_the_fourth_youngest_the_third_is_kept(
+    of: NodeGenerations, stale: bool
+) -> None:
+    target = eviction_plan.target_in_fourth(of, PAGE, 0 if stale else eviction_plan.STALE_AFTER_S)
+    if target is None:
+        return
+    numbers = [generation.number for generation in of.generations]
+    assert target.leave_pages == OPEN_PAGES
+    assert target.pages > 0
+    # The kept ones only by a new generation, after which they are the fourth-youngest.
+    assert target.up_to == numbers[-3] if target.age_first else target.up_to in numbers[:-3]
+
+
+def test_a_new_list_of_such_a_kernel_is_evicted_where_its_cache_is() -> None:
+    fresh, kept = one(9000, 0, 0, 0), one(OPEN_PAGES, 9000, 0, 0)
+    plan = eviction_plan.plan(LruGen((fresh, kept)), 1 << 40, PAGE, 4 * 3600.0, 4)
+    assert [(target.up_to, target.pages) for target in plan] == [
+        (fresh.generations[0].number, 9000 - OPEN_PAGES)
+    ]
+    (again,) = eviction_plan.plan(LruGen((kept,)), 1 << 40, PAGE, 0.0, 4)
+    assert again.age_first
+
+
+@pytest.mark.parametrize(
+    ("enabled", "goes"), [("hugetlb misc\n", True), ("", False), ("cpu pids\n", False)]
+)
+def test_a_cgroup_that_may_hold_no_process_needs_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enabled: str, goes: bool
+) -> None:
+    plant_cgroups(tmp_path, "machine.slice")
+    group = tmp_path / "sys/fs/cgroup/machine.slice"
+    (group / "cgroup.subtree_control").write_text(enabled)
+    (group / "memory.current").write_text("1000000000")
+    lru = tmp_path / "sys/kernel/debug/lru_gen"
+    lru.parent.mkdir(parents=True, exist_ok=True)
+    rows = "".join(f" {n} 90000 0 {pages}\n" for n, pages in enumerate((0, 30000, 0, 0)))
+    lru.write_text(f"memcg 7 /machine.slice\n node 0\n{rows}")
+    meminfo = tmp_path / "proc/meminfo"
+    meminfo.parent.mkdir(parents=True, exist_ok=True)
+    lines = GUEST["/proc/meminfo"].decode().splitlines()
+    clean = ["Dirty: 0 kB" if line.startswith("Dirty:") else line for line in lines]
+    meminfo.write_text("\n".join(clean) + "\n")
+    asked: list[str] = []
+    monkeypatch.setattr(lru_gen, "write_request", lambda _root, request: asked.append(request))
+    result = cold_cache.reclaim_cold(str(tmp_path), GENERATIONS, 1 << 40, str(tmp_path / "none"))
+    assert bool(asked) is goes
+    assert bool(result.untrained_bytes) is not goes
+
+
 @given(st.lists(lists(), max_size=5), PAGES)
 def test_the_plan_stops_at_the_amount(several: list[NodeGenerations], max_pages: int) -> None:
     targets = eviction_plan.plan(LruGen(tuple(several)), max_pages, PAGE)
@@ -311,9 +361,15 @@ def test_unwanted_before_the_first_write_means_no_write(tmp_path: Path) -> None:
 
 def test_training_that_fails_returns_0_and_leaves_no_file(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
-    assert lru_gen_training.train(str(tmp_path), "/", str(scratch)) == 0
+    assert (
+        lru_gen_training.train(str(tmp_path), "/", str(scratch), lambda _: None)
+        == lru_gen_training.Training()
+    )
     scratch.mkdir()
-    assert lru_gen_training.train(str(tmp_path), "/gone", str(scratch)) == 0
+    assert (
+        lru_gen_training.train(str(tmp_path), "/gone", str(scratch), lambda _: None)
+        == lru_gen_training.Training()
+    )
     assert list(scratch.iterdir()) == []
 
 

@@ -13,6 +13,7 @@ from giveback_agent.policy import cache_goal
 from giveback_agent.policy.observation import GENERATIONS, LISTS, URGENCY_STARVING, Tick
 from giveback_agent.release import steps
 from giveback_agent.release.cache import cold_cache, ended_cgroups, lru_gen_training
+from giveback_agent.release.cache.lru_gen_training import Training
 from giveback_agent.settings.table import AgentSettings
 from giveback_kernel import files
 from giveback_kernel.errors import KernelFileError
@@ -77,9 +78,9 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
 
-    def train(_root: str, path: str, _scratch: str) -> int:
+    def train(_root: str, path: str, _scratch: str, _evict: object, _node: int = 0) -> Training:
         found.append(path)
-        return 512
+        return Training(448, True)
 
     monkeypatch.setattr(lru_gen_training, "train", train)
     return found
