@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from giveback.manager.model import VmCondition
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+DASHBOARD = Path(giveback.__file__).parent / "manager/data/grafana-dashboard.json"
 RULES = Path(giveback.__file__).parent / "manager/data/prometheus-rules.yml"
 PACKAGE = "prometheus"
 _CONFIG = """\
@@ -189,3 +191,37 @@ def test_a_real_prometheus_sees_every_row_and_the_vanished_are_gone(tmp_path: Pa
         manager.say(vms=manager.now.vms[:1])
         wait_for(lambda: len(asked(server, "giveback_vm_info")) == 1, "the vanished VMs' end")
         wait_for(lambda: asked(server, 'up{job="giveback"} == 1'), "an answer to a scrape")
+
+
+def queries_of(dashboard: dict[str, Any]) -> list[tuple[str, str]]:
+    """Each panel's title with its queries, Grafana's variables replaced as "All" replaces them."""
+    found = []
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", ()):
+            query = target["expr"].replace("$instance", ".*").replace("$vm", ".*")
+            assert "$" not in query, panel["title"]
+            found.append((panel["title"], query))
+    return found
+
+
+def test_every_panel_of_the_dashboard_has_data(tmp_path: Path) -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    numbers = [panel["id"] for panel in dashboard["panels"]]
+    assert len(numbers) == len(set(numbers))
+    endpoint = Endpoint(socket_path=str(tmp_path / "s"), metrics_listen="127.0.0.1:0")
+    known = vm_status(
+        "web", 100, in_use_bytes=1 << 20, returned_bytes=1 << 20, returnable_bytes=1 << 20,
+        cold_bytes=1 << 20, warm_bytes=1 << 20, cache_floor_bytes=1 << 20, cpu_percent=1.0,
+        swap_bytes=1 << 20,
+    )  # fmt: skip
+    shown = status(known, wall_s=time.time(), actions=(action(1),), problems=("history /x: full",))
+    with (
+        running(endpoint, ScriptedManager(shown)) as daemon,
+        prometheus(tmp_path, address_of(daemon.serving)) as server,
+    ):
+        for title, query in queries_of(dashboard):
+            # A rate needs two scrapes.
+            wait_for(lambda query=query: asked(server, query), f"{title}: {query}")
+        for variable in dashboard["templating"]["list"][1:]:
+            series = variable["query"]["query"].partition("(")[2].rpartition(",")[0]
+            assert asked(server, series.replace("$instance", ".*"))
