@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
+import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
@@ -49,6 +51,7 @@ RECENT_S = int(POINTS * SERIES_STEP_S)
 _RETRY_S = 1.0
 _STALE_TICK_S = 1.0
 _NOTE_S = 8.0
+_END_S = 5.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _KEYS = "Enter explain  d doctor  r reclaim  t replay  s sort  / filter  ? help  q quit"
 
@@ -134,6 +137,10 @@ class TopApp(App[int]):
             self.action_replay()
 
     def _end_by(self, number: int) -> None:
+        # If the terminal is gone, Textual's writer has died of EIO, and its end would wait for it forever.
+        ends = threading.Timer(_END_S, os._exit, (128 + number,))
+        ends.daemon = True
+        ends.start()
         self._source.close()
         self.exit(128 + number)
 

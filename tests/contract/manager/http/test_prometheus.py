@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import subprocess
 import time
@@ -221,7 +222,7 @@ def test_every_panel_of_the_dashboard_has_data(tmp_path: Path) -> None:
     ):
         for title, query in queries_of(dashboard):
             # A rate needs two scrapes.
-            wait_for(lambda query=query: asked(server, query), f"{title}: {query}")
+            wait_for(functools.partial(asked, server, query), f"{title}: {query}")
         for variable in dashboard["templating"]["list"][1:]:
             series = variable["query"]["query"].partition("(")[2].rpartition(",")[0]
             assert asked(server, series.replace("$instance", ".*"))
