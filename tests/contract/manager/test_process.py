@@ -150,7 +150,7 @@ def test_ps_sees_a_guest_whose_port_the_daemon_holds(
         backend = QemuBackend()
         vm = backend.recognise(Process(guest.pid, tuple(guest.process.args)))  # type: ignore[arg-type]
         assert vm is not None
-        monkeypatch.setattr("giveback.guest.observe.find", lambda _root: ((backend, vm),))
+        monkeypatch.setattr("giveback.guest.observe.find", lambda *_: ((backend, vm),))
         assert main(["ps", "--json"]) == 0
         (seen,) = json.loads(capsys.readouterr().out)
         assert seen["guest"]["source"] == "agent"
@@ -175,7 +175,7 @@ def test_ps_sees_a_guest_whose_port_the_daemon_holds(
         (row,) = rows
         assert (row.name, row.anon_bytes) == ("podman web", MIB)
         assert (host.folder / via_daemon.NAME).stat().st_mode & 0o777 == 0o600
-        monkeypatch.setattr("giveback.commands._target.find", lambda: ((backend, vm),))
+        monkeypatch.setattr("giveback.commands._target.find", lambda *_: ((backend, vm),))
 
         def commands() -> None:
             for _ in range(3):

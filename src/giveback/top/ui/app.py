@@ -19,6 +19,8 @@ from rich.text import Text
 from textual import on
 from textual.app import App
 from textual.binding import Binding
+from textual.events import Resize
+from textual.geometry import Size
 from textual.reactive import reactive
 from textual.widgets import Input, Static
 
@@ -52,6 +54,8 @@ _RETRY_S = 1.0
 _STALE_TICK_S = 1.0
 _NOTE_S = 8.0
 _END_S = 5.0
+# Textual draws there.
+_STDERR = 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _KEYS = "Enter explain  d doctor  r reclaim  t replay  s sort  / filter  ? help  q quit"
 
@@ -188,6 +192,16 @@ class TopApp(App[int]):
     def _tick(self) -> None:
         if self._failure:
             self._draw_state()
+        self._follow_terminal()
+
+    def _follow_terminal(self) -> None:
+        """Take the terminal's size, if the signal of its change was lost, as it was once in a test."""
+        if self.is_headless:
+            return
+        with contextlib.suppress(OSError):
+            size = Size(*os.get_terminal_size(_STDERR))
+            if size != self.size:
+                self.post_message(Resize(size, size))
 
     @property
     def shown(self) -> TopSnapshot | None:
