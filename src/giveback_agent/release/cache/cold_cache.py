@@ -18,7 +18,7 @@ both. docs/cold-cache.md has the measurements behind the three methods:
   deleted the remainder), new cache is among the kept. Then aging opens a new generation: after some hours,
   or at once if the caller asks for it (act.REOPEN).
   This holds up to Linux 6.13; since then new cache goes to the fourth-youngest generation, and kept cache to
-  the third-youngest (eviction_plan.target_in_fourth).
+  the third-youngest (eviction_plan.target_of).
 - A kernel without `memory.reclaim` (before 5.19): memory.high of each leaf is lowered for a moment
   (memory_high.py), within the same bound as with two lists.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from giveback_kernel import lru_gen
 from giveback_kernel.record import Record
 from giveback_kernel.units import MIB
 
@@ -18,7 +17,7 @@ STEP_LIMIT_BYTES = 64 * MIB
 LISTS_LIMIT = 64
 # A list with fewer evictable bytes is not worth a scratch file.
 TRAINING_WORTH_BYTES = 8 * MIB
-# This remainder of the third-youngest generation keeps it open for new cache.
+# This remainder of the generation that takes new cache keeps it open.
 OPEN_BYTES = 2 * MIB
 # Kept pages come up for eviction again only after this long; those not read twice since are evicted.
 STALE_AFTER_S = 4 * 3600.0
@@ -48,11 +47,10 @@ def plan(
     new_cache_in: int = THIRD_YOUNGEST,
 ) -> tuple[EvictionTarget, ...]:
     """Choose the lists to evict from: the largest first, at most about `max_pages` together."""
-    choose = target_of if new_cache_in == THIRD_YOUNGEST else target_in_fourth
     targets = [
         target
         for one in lru.lists
-        for target in (choose(one, page_bytes, stale_after_s),)
+        for target in (target_of(one, page_bytes, stale_after_s, new_cache_in),)
         if target is not None
     ]
     targets.sort(key=lambda target: -target.pages)
@@ -66,20 +64,29 @@ def plan(
     return tuple(chosen)
 
 
-def target_of(one: NodeGenerations, page_bytes: int, stale_after_s: float) -> EvictionTarget | None:
+def target_of(
+    one: NodeGenerations,
+    page_bytes: int,
+    stale_after_s: float,
+    new_cache_in: int = THIRD_YOUNGEST,
+) -> EvictionTarget | None:
     """Choose the generation of one list to evict; None if none is worth it.
 
-    Usually that is the third-youngest, except for a remainder. If an older one has more than a
-    remainder, only that one is evicted, completely: its kept pages move to the next generation with their
-    history cleared, and must not come up for eviction in the same pass. If no generation is that old,
-    but the youngest is older than `stale_after_s`, a new one is opened, so that the second-youngest
-    becomes the third. An ended cgroup has no id to name in a request and cannot be trained: see
-    ended_cgroups.py.
+    Usually that is the generation that takes new cache (`new_cache_in`, counted from the youngest), except
+    for a remainder. If an older one has more than a remainder, only that one is evicted, completely: its
+    kept pages move to the next generation with their history cleared, and must not come up for eviction in
+    the same pass. If no generation is that old, but the youngest is older than `stale_after_s`, a new one is
+    opened, so that the next younger one, which has the kept pages, becomes as old. An ended cgroup has no
+    id to name in a request and cannot be trained: see ended_cgroups.py.
+
+    New cache goes to the third-youngest generation, since Linux 6.14 to the fourth-youngest. Source:
+    lru_gen_folio_seq() in include/linux/mm_inline.h.
     """
     if one.has_ended:
         return None
     leave = OPEN_BYTES // page_bytes
-    evictable = one.generations[: -lru_gen.YOUNG_GENERATIONS]
+    younger = new_cache_in - 1
+    evictable = one.generations[:-younger]
     for generation in evictable[:-1]:
         if generation.file_pages > leave:
             return EvictionTarget(
@@ -91,42 +98,14 @@ def target_of(one: NodeGenerations, page_bytes: int, stale_after_s: float) -> Ev
         if pages > leave:
             number = evictable[-1].number
             return EvictionTarget(one.memcg_id, one.memcg_path, one.node, number, pages, leave)
-    if len(one.generations) < lru_gen.YOUNG_GENERATIONS:
+    if len(one.generations) < younger:
         return None
-    stale = one.generations[-lru_gen.YOUNG_GENERATIONS]
+    stale = one.generations[-younger]
     worth_it = stale.file_pages * page_bytes >= TRAINING_WORTH_BYTES
     if worth_it and one.generations[-1].age_ms >= stale_after_s * 1000:
         pages = stale.file_pages - leave
         return EvictionTarget(
             one.memcg_id, one.memcg_path, one.node, stale.number, pages, leave, True
-        )
-    return None
-
-
-def target_in_fourth(
-    one: NodeGenerations, page_bytes: int, stale_after_s: float
-) -> EvictionTarget | None:
-    """Choose as target_of does, where the kernel puts new cache into the fourth-youngest generation.
-
-    Pages that are kept there move to the third-youngest (on a kernel of target_of to the
-    second-youngest) with their history cleared. They come up for eviction again after
-    `stale_after_s`, when a new generation is opened. Source: lru_gen_folio_seq() in
-    include/linux/mm_inline.h, since Linux 6.14.
-    """
-    if one.has_ended or len(one.generations) < THIRD_YOUNGEST:
-        return None
-    leave = OPEN_BYTES // page_bytes
-    kept = one.generations[-THIRD_YOUNGEST]
-    older = one.generations[:-THIRD_YOUNGEST]
-    pages = sum([generation.file_pages for generation in older]) - leave
-    if older and pages > leave:
-        number = older[-1].number
-        return EvictionTarget(one.memcg_id, one.memcg_path, one.node, number, pages, leave)
-    worth_it = kept.file_pages * page_bytes >= TRAINING_WORTH_BYTES
-    if worth_it and one.generations[-1].age_ms >= stale_after_s * 1000:
-        pages = kept.file_pages - leave
-        return EvictionTarget(
-            one.memcg_id, one.memcg_path, one.node, kept.number, pages, leave, True
         )
     return None
 

@@ -72,8 +72,8 @@ def train(
     The path is relative to this process's cgroup mount. `evict` evicts a number of the oldest pages
     of this cgroup (`by_lru_gen`, `by_memory_reclaim`); it may raise KernelFileError or ValueError. A
     child process joins the cgroup, as cached pages are charged to the cgroup of their first reader.
-    The scratch file has no name and is removed with the child. Returns 0 after any failure, if the
-    cgroup is frozen, or after TIMEOUT_S. Never raises.
+    The scratch file has no name and is removed with the child. Nothing counts as protected after a
+    failure, if the cgroup is frozen, or after TIMEOUT_S. Never raises.
     """
     folder, home, mount = None, None, None
     try:

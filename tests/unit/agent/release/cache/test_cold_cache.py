@@ -108,7 +108,7 @@ def test_what_was_kept_comes_up_again_only_when_stale() -> None:
 def test_where_new_cache_goes_to_the_fourth_youngest_the_third_is_kept(
     of: NodeGenerations, stale: bool
 ) -> None:
-    target = eviction_plan.target_in_fourth(of, PAGE, 0 if stale else eviction_plan.STALE_AFTER_S)
+    target = eviction_plan.target_of(of, PAGE, 0 if stale else eviction_plan.STALE_AFTER_S, 4)
     if target is None:
         return
     numbers = [generation.number for generation in of.generations]
