@@ -89,12 +89,19 @@ def _socket(named: Path | None) -> Path:
     return found if named or _is_there(found) else _either(found, _SYSTEM_RUNTIME)
 
 
-def history_path(args: argparse.Namespace) -> Path | None:
-    """Return the path of the history; None if none is kept. Raises InputError for invalid settings."""
+def history_path(args: argparse.Namespace) -> Path:
+    """Return the path of the history: of --file, else of the settings.
+
+    Raises InputError for invalid settings, and if they keep no history.
+    """
+    if args.file:
+        return Path(args.file)
     from giveback.manager.settings.load import SYSTEM_STATE, load  # noqa: PLC0415
 
     found = load(args.settings).history
-    if found is None or args.settings or found.exists():
+    if found is None:
+        raise InputError("the settings keep no history: set keep = true in their [history]")
+    if args.settings or found.exists():
         return found
     return _either(found, SYSTEM_STATE)
 

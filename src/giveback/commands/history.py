@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from giveback.arguments import span_of
 from giveback.commands import _daemon, _output
-from giveback.errors import InputError
 from giveback.manager.history import chart, reader
 from giveback.manager.history.schema import HistoryError
 from giveback.manager.http import requests
@@ -72,9 +71,7 @@ def _found(args: argparse.Namespace) -> HistorySpan:
     from_s = to_s - int(args.since)
     if args.socket and not args.file:
         return _daemon.client(args).history(from_s, to_s, args.vm)
-    path = args.file or _daemon.history_path(args)
-    if path is None:
-        raise InputError("the settings keep no history: set keep = true in their [history]")
+    path = _daemon.history_path(args)
     if not args.file and not _may_read(path):
         return _daemon.client(args).history(from_s, to_s, args.vm)
     try:

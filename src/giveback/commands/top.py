@@ -95,9 +95,7 @@ def _live(args: argparse.Namespace, source: Source, view: TopView) -> int:
     from giveback.top.ui.app import TopApp  # noqa: PLC0415
 
     def replay() -> HistoryReplay:
-        path = args.file or _daemon.history_path(args)
-        if path is None:
-            raise InputError("the settings keep no history: set keep = true in their [history]")
+        path = _daemon.history_path(args)
         return HistoryReplay(str(path), args.since)
 
     app = TopApp(source, view, replay, begins_with_replay=args.replay)

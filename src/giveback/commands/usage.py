@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from giveback.arguments import span_of
 from giveback.commands import _daemon, _output, _table
-from giveback.errors import InputError, file_error
+from giveback.errors import file_error
 
 if TYPE_CHECKING:
     import argparse
@@ -73,9 +73,7 @@ def _report(args: argparse.Namespace) -> UsageReport:
     from giveback.manager.settings.load import load  # noqa: PLC0415
 
     settings = load(args.settings)
-    path = args.file or _daemon.history_path(args)
-    if path is None:
-        raise InputError("the settings keep no history: set keep = true in their [history]")
+    path = _daemon.history_path(args)
     to_s = int(time.time()) + 1
     return read_usage(
         str(path), to_s - int(args.since), to_s, settings.arbiter.short, settings.usage
