@@ -119,11 +119,11 @@ def as_csv(history: HistorySpan) -> str:
     if rows:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(spec.name for spec in fields(rows[0]))
-        writer.writerows(map(_cell_text, astuple(row)) for row in rows)
+        writer.writerows(map(cell_text, astuple(row)) for row in rows)
     return out.getvalue()
 
 
-def _cell_text(value: object) -> object:
+def cell_text(value: object) -> object:
     """Return the value; text that a spreadsheet would take as a formula gets a leading quote."""
     if not isinstance(value, str):
         return value

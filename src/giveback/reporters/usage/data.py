@@ -7,8 +7,8 @@ import io
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from giveback.manager.history.chart import cell_text
 from giveback.reporters.usage.tables import cost_of, owner_of
-from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,16 +38,10 @@ def as_csv(report: UsageReport, users: Mapping[int, str]) -> str:
     for vm in report.vms:
         cost = cost_of(vm.amounts, report.price_per_gib_hour)
         writer.writerow((
-            *map(_cell, (vm.name, vm.backend, owner_of(vm.label, vm.uid, users), vm.label)),
+            *map(cell_text, (vm.name, vm.backend, owner_of(vm.label, vm.uid, users), vm.label)),
             vm.ram_bytes, vm.recorded_s, vm.unknown_s,
             *(round(hours, 3) for hours in asdict(vm.amounts).values()),
             *asdict(vm.needed).values(), vm.advice.ram_bytes, vm.advice.confidence,
-            _cell(vm.advice.reason), vm.more, None if cost is None else round(cost, 4),
+            cell_text(vm.advice.reason), vm.more, None if cost is None else round(cost, 4),
         ))  # fmt: skip
     return out.getvalue()
-
-
-def _cell(value: str) -> str:
-    """Return a text that no spreadsheet takes for a formula."""
-    safe = escape_for_terminal(value, 300)
-    return f"'{safe}" if safe[:1] in ("=", "+", "-", "@") else safe

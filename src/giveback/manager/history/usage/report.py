@@ -47,11 +47,7 @@ def _report(
     short: MemoryMark,
     prices: UsageSettings,
 ) -> UsageReport:
-    recorded = host_grains(connection, from_s, to_s)
-    total_bytes = next((g.total_bytes for g in reversed(recorded) if g.total_bytes), None)
-    host = host_usage(
-        recorded, from_s, to_s, None if total_bytes is None else short.of(total_bytes)
-    )
+    host = host_usage(host_grains(connection, from_s, to_s), from_s, to_s, short)
     found = (
         vm_usage(vm, grains, host.spare_bytes)
         for vm in vms_in(connection, from_s, to_s)

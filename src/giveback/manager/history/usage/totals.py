@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from giveback.manager.history.usage.advice import Advice
     from giveback.manager.history.usage.grains import Grain, HostGrain, RecordedVm
+    from giveback.manager.settings.values import MemoryMark
 
 GAPS_SHOWN = 20
 
@@ -183,17 +184,16 @@ def owners_of(vms: Iterable[VmUsage]) -> tuple[OwnerUsage, ...]:
     return tuple(sorted(found, key=lambda owner: -owner.amounts.held_gib_hours))
 
 
-def host_usage(
-    grains: Sequence[HostGrain], from_s: int, to_s: int, short_bytes: int | None
-) -> HostUsage:
-    """Return the host's side; `short_bytes` is the mark below which it counts as short."""
+def host_usage(grains: Sequence[HostGrain], from_s: int, to_s: int, short: MemoryMark) -> HostUsage:
+    """Return the host's side; `short` is the mark below which it counts as short."""
+    total_bytes = next((g.total_bytes for g in reversed(grains) if g.total_bytes), None)
     least = [g.available_least_bytes for g in grains if g.available_least_bytes is not None]
     gaps = gaps_in(grains, from_s, to_s)
     longest = sorted(sorted(gaps, key=lambda gap: gap.from_s - gap.to_s)[:GAPS_SHOWN], key=_start)
     return HostUsage(
-        total_bytes=next((g.total_bytes for g in reversed(grains) if g.total_bytes), None),
+        total_bytes=total_bytes,
         recorded_s=sum(grain.covered_s for grain in grains),
-        spare_bytes=min(least) - short_bytes if least and short_bytes is not None else None,
+        spare_bytes=min(least) - short.of(total_bytes) if least and total_bytes else None,
         gaps=tuple(longest),
         gaps_s=sum(gap.to_s - gap.from_s for gap in gaps),
     )
