@@ -103,6 +103,22 @@ def test_a_process_whose_file_never_answers_costs_one_reader(host: Host, tmp_pat
     assert manager.log.read_text().count("made its reader hang") == 1
 
 
+def only_these_are_skipped(
+    host: Host, manager: Manager, daemon: subprocess.Popen[bytes], pids: tuple[int, int]
+) -> None:
+    """See these processes skipped, a guest managed beside them, and the daemon end in order."""
+    manager.until(lambda: len((manager.status() or {})["problems"]) == 2)
+    with host.guest("web") as guest:
+        manager.until(lambda: manager.vm("web").get("rows"))
+        manager.until(lambda: manager.vm("web").get("urgency") == 0)
+        assert set((manager.status() or {})["problems"]) == {
+            f"process {pid} of user 0 made its reader hang; it is not read any more" for pid in pids
+        }
+        daemon.terminate()
+        assert daemon.wait(60) == 0
+        manager.until(lambda: guest.heard[-1][1] <= 1)
+
+
 @pytest.mark.skipif(not stuck_fuse.usable(), reason="needs root and /dev/fuse")
 def test_a_socket_whose_path_never_answers_stops_nothing(host: Host, tmp_path: Path) -> None:
     """A monitor's path is gone to by a reader process, as an agent's port is."""
@@ -116,17 +132,7 @@ def test_a_socket_whose_path_never_answers_stops_nothing(host: Host, tmp_path: P
             host, "port", "-m", "64M", "-chardev", f"socket,id=c,path={stuck}/hang,server=on", *port
         ) as second,
     ):
-        manager.until(lambda: len((manager.status() or {})["problems"]) == 2)
-        with host.guest("web") as guest:
-            manager.until(lambda: manager.vm("web").get("rows"))
-            manager.until(lambda: manager.vm("web").get("urgency") == 0)
-            assert set((manager.status() or {})["problems"]) == {
-                f"process {pid} of user 0 made its reader hang; it is not read any more"
-                for pid in (first, second)
-            }
-            daemon.terminate()
-            assert daemon.wait(60) == 0
-            manager.until(lambda: guest.heard[-1][1] <= 1)
+        only_these_are_skipped(host, manager, daemon, (first, second))
 
 
 @pytest.mark.skipif(not stuck_fuse.usable(), reason="needs root and /dev/fuse")
@@ -140,14 +146,4 @@ def test_an_http_api_whose_path_never_answers_stops_nothing(host: Host, tmp_path
             host, "cloud-hypervisor", "--memory", "size=64M", "--api-socket", f"{stuck}/hang"
         ) as second,
     ):
-        manager.until(lambda: len((manager.status() or {})["problems"]) == 2)
-        with host.guest("web") as guest:
-            manager.until(lambda: manager.vm("web").get("rows"))
-            manager.until(lambda: manager.vm("web").get("urgency") == 0)
-            assert set((manager.status() or {})["problems"]) == {
-                f"process {pid} of user 0 made its reader hang; it is not read any more"
-                for pid in (first, second)
-            }
-            daemon.terminate()
-            assert daemon.wait(60) == 0
-            manager.until(lambda: guest.heard[-1][1] <= 1)
+        only_these_are_skipped(host, manager, daemon, (first, second))

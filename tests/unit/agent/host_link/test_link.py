@@ -252,11 +252,8 @@ def answer_within(host: Host, ask: bytes) -> list[object]:
     return [line.get("text") or line["event"] for line in host.lines() if line["event"] != "hello"]
 
 
-def test_an_expensive_answer_leaves_the_cheap_ones_their_time(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After `explain --exact` the host must go on to read the guest that it is to ask for memory."""
-    costs_s = {"pages": 40.0, "memory": 0.5}
+def answers_cost(monkeypatch: pytest.MonkeyPatch, costs_s: dict[str, float]) -> None:
+    """Let each kind of answer take this much CPU time."""
     reap = Worker.poll
 
     def poll(worker: Worker) -> int | None:
@@ -265,6 +262,13 @@ def test_an_expensive_answer_leaves_the_cheap_ones_their_time(
         return code
 
     monkeypatch.setattr(Worker, "poll", poll)
+
+
+def test_an_expensive_answer_leaves_the_cheap_ones_their_time(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `explain --exact` the host must go on to read the guest that it is to ask for memory."""
+    answers_cost(monkeypatch, {"pages": 40.0, "memory": 0.5})
     assert answer_within(host, b"pages")[0] == "memory"
     assert answer_within(host, b"pages") == ["asked too often"]
     host.now_s += 1.0
@@ -284,14 +288,7 @@ def test_a_flood_of_both_asks_takes_a_tenth_of_a_cpu(
     host: Host, monkeypatch: pytest.MonkeyPatch, asks: tuple[bytes, bytes]
 ) -> None:
     costs_s = {"pages": 20.0, "memory": 2.0}
-    reap = Worker.poll
-
-    def poll(worker: Worker) -> int | None:
-        code = reap(worker)
-        worker.cpu_s = costs_s[worker.kind]
-        return code
-
-    monkeypatch.setattr(Worker, "poll", poll)
+    answers_cost(monkeypatch, costs_s)
     started_s = host.now_s
     for _ in range(120):
         for ask in asks:
