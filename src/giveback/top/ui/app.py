@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual import on
-from textual.app import App
 from textual.binding import Binding
 from textual.events import Resize
 from textual.geometry import Size
@@ -36,6 +35,7 @@ from giveback.top.status_text import explained, findings_of
 from giveback.top.ui import help as help_text
 from giveback.top.ui.background import in_background
 from giveback.top.ui.dialogs import ReclaimScreen, TextScreen, words_of
+from giveback.top.ui.keys import OrderedKeysApp
 from giveback.top.ui.table import VmTable
 from giveback_kernel.units import span
 
@@ -60,7 +60,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _KEYS = "Enter explain  d doctor  r reclaim  t replay  s sort  / filter  ? help  q quit"
 
 
-class TopApp(App[int]):
+class TopApp(OrderedKeysApp):
     """`giveback top` in a terminal. Its result is 0, or 128 + the number of the signal that ended it."""
 
     TITLE = "giveback top"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 from textual.events import Key
 from textual.widgets import Input, Static
-from top_samples import MIB, ScriptedSource, snapshot, top_vm, until
+from top_samples import DEADLINE_S, MIB, ScriptedSource, snapshot, top_vm, until
 
 from giveback.errors import InputError, VmError
 from giveback.manager.http.client import NoDaemonError
@@ -233,6 +234,48 @@ def test_words_that_are_typed_at_once_are_not_lost() -> None:
         await until(pilot, lambda: app.query_one("#filter", Input).value == "b/-")
 
     run(ScriptedSource(snapshot(top_vm())), script)
+
+
+def at_once(app: TopApp, *keys: str) -> None:
+    """Type keys without waiting for anything between them, as a pasted or a fast line is."""
+    for key in keys:
+        app.post_message(Key(key, key if len(key) == 1 else None))
+
+
+def test_keys_that_follow_at_once_go_where_the_ones_before_led() -> None:
+    source = ScriptedSource(snapshot(top_vm("web", 1), top_vm("db", 2)))
+
+    async def script(app: TopApp, pilot: Pilot[int]) -> None:
+        at_once(app, "slash", "w", "e", "b", "enter", "enter")
+        await until(pilot, lambda: isinstance(app.screen, TextScreen))
+        await until(pilot, lambda: "every byte of web" in dialog(app))
+        assert app.view.words == "web"
+        at_once(app, "escape", "d")
+        await until(pilot, lambda: "what keeps web" in dialog(app))
+        at_once(app, "escape", "escape", "slash", "d", "b", "enter", "r", "ctrl+u", "7", "M")
+        await until(pilot, lambda: isinstance(app.screen, ReclaimScreen))
+        await until(pilot, lambda: app.screen.query_one(Input).value == "7M")
+        assert app.view.words == "db"
+
+    run(source, script)
+
+
+def test_a_key_whose_handler_hangs_holds_up_no_other() -> None:
+    source = ScriptedSource(snapshot(top_vm("web", 1), top_vm("db", 2)))
+
+    async def script(app: TopApp, pilot: Pilot[int]) -> None:
+        table = app.query_one(VmTable)
+        held = asyncio.Event()
+        table.call_later(held.wait)
+        at_once(app, "down", "slash")
+        # The pilot's own pause would wait for the widget.
+        deadline_s = time.monotonic() + DEADLINE_S
+        while not app.query_one("#filter", Input).display:
+            assert time.monotonic() < deadline_s
+            await asyncio.sleep(0.02)
+        held.set()
+
+    run(source, script)
 
 
 def test_the_cursor_stays_on_its_vm() -> None:
