@@ -27,7 +27,8 @@ LINE_LIMIT_BYTES = json_lines.LINE_LIMIT_BYTES
 """The agent never writes a longer line."""
 PARTS_LIMIT = 4096
 """Parts of an answer to `ask: pages`."""
-RETRY_LIMIT_S = 60.0
+RETRY_LIMIT_S = 3_600.0
+"""The longest wait that an agent may name."""
 LEASE_LIMIT_S = 86_400.0
 _TEXT_LIMIT = 160
 _ERROR_LIMIT = 400

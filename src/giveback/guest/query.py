@@ -44,7 +44,7 @@ class AgentBusyError(VmError):
         self.again_s = again_s
 
 
-_RETRY_LEAST_S, _RETRY_LIMIT_S = 0.02, 30.0
+_RETRY_LEAST_S, _RETRY_MOST_S = 0.02, 30.0
 
 
 async def read_guest(
@@ -170,9 +170,9 @@ async def _pages_via_daemon(vm: VmDescription, timeout_s: float) -> dict[str, ob
         why, again_s = said.get("error"), said.get("again_s")
         if not isinstance(why, str):
             raise VmError(_SILENT_DAEMON if said.get(SILENT) is True else OLD_DAEMON)
-        wait_s = again_s if isinstance(again_s, int | float) else _RETRY_LIMIT_S + 1
-        if wait_s > _RETRY_LIMIT_S or time.monotonic() + wait_s > until_s:
-            raise VmError(f"giveback daemon could not get the guest's pages: {why}")
+        wait_s = again_s if isinstance(again_s, int | float) else None
+        if wait_s is None or wait_s > _RETRY_MOST_S or time.monotonic() + wait_s > until_s:
+            raise VmError(f"giveback daemon could not get the guest's pages: {why}{_when(wait_s)}")
         await asyncio.sleep(max(_RETRY_LEAST_S, wait_s))
 
 
@@ -229,6 +229,11 @@ async def _answer(stream: LineStream, ask: str, number: int) -> dict[str, object
 
 
 def _retry_s(refused: protocol.AskRefused) -> float:
-    if refused.retry_s is None or refused.retry_s > _RETRY_LIMIT_S:
-        raise VmError(f"the agent refuses: {refused.text}")
+    if refused.retry_s is None or refused.retry_s > _RETRY_MOST_S:
+        raise VmError(f"the agent refuses: {refused.text}{_when(refused.retry_s)}")
     return max(_RETRY_LEAST_S, refused.retry_s)
+
+
+def _when(again_s: float | None) -> str:
+    """Return the end of a refusal: when asking again helps, if the agent named a time."""
+    return "" if again_s is None else f"; it answers again in {span(max(1.0, again_s))}"

@@ -189,7 +189,7 @@ class Busy(Paged):
 
 class Unwilling(Agent):
     def reply(self, asked: dict[str, object]) -> None:
-        self.write({"event": "error", "id": asked["id"], "text": "no \x1b[2J"})
+        self.write({"event": "error", "id": asked["id"], "text": "no \x1b[2J", "retry_s": 240})
 
 
 @pytest.mark.parametrize("agent", [Paged, Busy])
@@ -325,7 +325,7 @@ def test_exact_says_why_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[
     with vm(tmp_path, agent=Unwilling):
         assert main(["explain", "one", "--exact"]) == 1
         said = capsys.readouterr().err
-        assert "the agent refuses: no \\x1b[2J" in said
+        assert "the agent refuses: no \\x1b[2J; it answers again in 4 min" in said
         assert "--guest FILE" in said
     file = tmp_path / "guest.json"
     file.write_text(json.dumps(Agent.said))

@@ -51,7 +51,7 @@ this many seconds."""
 PORT_LEFT_S = 2.0
 """Seconds for which the daemon leaves the agent's port to another client."""
 _QUEUED_PATIENCE_S = 3.0
-_REFUSED_S, _REFUSED_LEAST_S = 30.0, 1.0
+_REFUSED_S, _REFUSED_LEAST_S, _REFUSED_MOST_S = 30.0, 1.0, 60.0
 
 LEASE_CALM_S = 120.0
 LEASE_URGENT_S = 30.0
@@ -93,8 +93,13 @@ def silent_wait_s(missed: int) -> float:
 
 
 def refused_wait_s(retry_s: float | None) -> float:
-    """Return the seconds for which an agent that refused is not asked: `retry_s` if it gave one."""
-    return _REFUSED_S if retry_s is None else max(_REFUSED_LEAST_S, retry_s)
+    """Return the seconds for which an agent that refused is not asked: `retry_s` if it gave one.
+
+    At most a minute: a guest may not exempt itself by a long one.
+    """
+    if retry_s is None:
+        return _REFUSED_S
+    return min(_REFUSED_MOST_S, max(_REFUSED_LEAST_S, retry_s))
 
 
 def hurried_wait_s(index: int) -> float:
