@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pwd
+from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 from giveback.errors import InputError
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     Item = TypeVar("Item")
 
 _LISTED = 20
+_COMPARED = 64
+"""Characters of a name that are compared: a stranger may have given one of thousands."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, known: Sequence[Column]) -> None:
@@ -55,7 +58,7 @@ def named(
     """Return the items that the names select: all of them without names.
 
     `words_of` returns an item's key, name and PID; each of them selects it. Raises InputError for a
-    name that selects none; it lists those that exist.
+    name that selects none; it lists those that exist, the most alike first.
     """
     if not names:
         return list(items)
@@ -63,11 +66,16 @@ def named(
     missing = [name for name in names if not any(name in known for known in words)]
     if missing:
         said = ", ".join(f"'{escape_for_terminal(name, 80)}'" for name in missing[:_LISTED])
-        there = [f"{escape_for_terminal(name, 60)} (pid {pid})" for _, name, pid in words[:_LISTED]]
+        alike = sorted(words, key=lambda known: -_likeness(known[1], missing[0]))
+        there = [f"{escape_for_terminal(name, 60)} (pid {pid})" for _, name, pid in alike[:_LISTED]]
         there += [f"and {len(words) - _LISTED} more"] if len(words) > _LISTED else []
         hint = f"give a name, a key or a PID of: {', '.join(there)}" if there else "no VM runs here"
         raise InputError(f"no VM is called {said}; {hint}")
     return [item for item, known in zip(items, words, strict=True) if set(names) & set(known)]
+
+
+def _likeness(name: str, wanted: str) -> float:
+    return SequenceMatcher(None, name[:_COMPARED], wanted[:_COMPARED]).ratio()
 
 
 def owners(uids: Iterable[int | None]) -> dict[int, str]:

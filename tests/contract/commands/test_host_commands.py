@@ -39,7 +39,7 @@ def documents(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str,
 
 def test_ps_joins_both_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with vm(tmp_path):
-        (one,) = (v for v in documents(capsys, "ps", "--json") if v["name"] == "one")
+        (one,) = (v for v in documents(capsys, "ps", "--json") if v["name"] == "cmd-one")
     assert one["ram_bytes"] == 64 * MIB
     assert one["resident_bytes"] == 48 * MIB
     assert one["needed_bytes"] == 32 * MIB
@@ -66,12 +66,12 @@ def test_a_bad_guest_does_not_affect_others(
 
 def test_ps_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "evil\x1b[2J"
-    with vm(tmp_path, "one"), process("/opt/qemu-kvm", "-m", "64M", "-name", name):
+    with vm(tmp_path, "cmd-one"), process("/opt/qemu-kvm", "-m", "64M", "-name", name):
         assert main(["ps"]) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "evil\\x1b[2J" in out
-    (line,) = (line for line in out.splitlines() if line.startswith("one "))
+    (line,) = (line for line in out.splitlines() if line.startswith("cmd-one "))
     assert "16 MiB" in line
     assert "▒▒▒▒" in line
 
@@ -79,11 +79,11 @@ def test_ps_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_ps_with_a_process_that_claims_absurd_ram(capsys: pytest.CaptureFixture[str]) -> None:
     """Any user of the host may name a program qemu."""
     with (
-        process("/opt/qemu-kvm", "-m", "0x" + "f" * 400, "-name", "huge"),
+        process("/opt/qemu-kvm", "-m", "0x" + "f" * 400, "-name", "cmd-huge"),
         process("/opt/cloud-hypervisor", "--memory", "size=" + "9" * 39 + "e"),
     ):
         assert main(["ps"]) == 0
-    assert any(line.startswith("huge ") for line in capsys.readouterr().out.splitlines())
+    assert any(line.startswith("cmd-huge ") for line in capsys.readouterr().out.splitlines())
 
 
 def test_ps_with_an_interval(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_ps_with_an_interval(tmp_path: Path) -> None:
         times: set[float] = set()
         while len(times) < 2:
             seen = json.loads(watching.stdout.readline())
-            times |= {seen["wall_s"]} if seen["name"] == "one" else set()
+            times |= {seen["wall_s"]} if seen["name"] == "cmd-one" else set()
         watching.send_signal(signal.SIGINT)
         assert watching.wait(30) == 130
 
@@ -103,7 +103,7 @@ def test_explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with vm(tmp_path) as pid:
         assert main(["explain", str(pid), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
-        assert main(["explain", "one", "--svg", str(tmp_path / "a.svg"), "--png",
+        assert main(["explain", "cmd-one", "--svg", str(tmp_path / "a.svg"), "--png",
                      str(tmp_path / "a.png")]) == 0  # fmt: skip
         text = capsys.readouterr().out
     assert sum(row["host_bytes"] for row in found["rows"]) == found["charged_bytes"]
@@ -121,14 +121,14 @@ def test_explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_ram_that_is_not_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The RAM size of a Firecracker without an API is unknown."""
-    with process("firecracker", "--no-api", "--id", "mute", memory="anonymous:64:48") as found:
+    with process("firecracker", "--no-api", "--id", "cmd-mute", memory="anonymous:64:48") as found:
         (one,) = (v for v in documents(capsys, "ps", "--json") if v["pid"] == found.pid)
         assert main(["ps"]) == 0
         table = capsys.readouterr().out
-        assert main(["explain", "mute"]) == 0
+        assert main(["explain", "cmd-mute"]) == 0
         text = capsys.readouterr().out
     assert (one["resident_bytes"], one["needed_bytes"], one["residue_bytes"]) == (None, None, None)
-    (line,) = (line for line in table.splitlines() if line.startswith("mute "))
+    (line,) = (line for line in table.splitlines() if line.startswith("cmd-mute "))
     assert "≤" in line
     assert "guest RAM and the VMM's own memory, not told apart" in text
     assert "= guest RAM, resident" not in text
@@ -197,7 +197,7 @@ def test_exact_asks_the_agent(
     agent: type[Agent], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with vm(tmp_path, agent=agent):
-        assert main(["explain", "one", "--exact", "--json"]) == 0
+        assert main(["explain", "cmd-one", "--exact", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     exact = found["exact"]
     assert found["guest"]["source"] == "agent"
@@ -223,7 +223,7 @@ def test_exact_asks_the_vmm_once(
 
     monkeypatch.setattr(QemuBackend, "inspect", counted)
     with vm(tmp_path, agent=Paged):
-        assert main(["explain", "one", "--exact", "--json"]) == 0
+        assert main(["explain", "cmd-one", "--exact", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["exact"]["residue_bytes"] == 32 * MIB
     assert inspections == [True]
 
@@ -260,13 +260,13 @@ def test_exact_of_cloud_hypervisor_around_the_hole(
         "vsock": {"cid": 3, "socket": str(tmp_path / "vsock")},
     }
     answers = {"/api/v1/vm.info": (200, {"config": config, "state": "Running"})}
-    words = ["--api-socket", f"path={tmp_path}/large.sock"]
+    words = ["--api-socket", f"path={tmp_path}/cmd-large.sock"]
     with (
         process("cloud-hypervisor", *words, memory="memfd:3072:9 memfd:1024:4"),
-        serving(tmp_path / "large.sock", Api("cloud-hypervisor", answers)),
+        serving(tmp_path / "cmd-large.sock", Api("cloud-hypervisor", answers)),
         listening(tmp_path / "vsock", LargeVsock),
     ):
-        assert main(["explain", "large", "--exact", "--json"]) == 0
+        assert main(["explain", "cmd-large", "--exact", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     exact = found["exact"]
     used = {row["label"]: row["resident_bytes"] for row in exact["rows"]}
@@ -284,15 +284,15 @@ def test_exact_of_firecracker(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     }
     instance = {"app_name": "Firecracker", "id": "f", "state": "Running", "vmm_version": "1.17"}
     api = Api("firecracker", {"/": (200, instance), "/vm/config": (200, config)})
-    words = ["--id", "small", "--api-sock", str(tmp_path / "f.sock")]
+    words = ["--id", "cmd-small", "--api-sock", str(tmp_path / "f.sock")]
     with (
         process("firecracker", *words, memory="anonymous:64:48"),
         serving(tmp_path / "f.sock", api),
         listening(tmp_path / "vsock", Vsock),
     ):
-        assert main(["explain", "small", "--exact"]) == 0
+        assert main(["explain", "cmd-small", "--exact"]) == 0
         text = capsys.readouterr().out
-        assert main(["explain", "small", "--exact", "--json"]) == 0
+        assert main(["explain", "cmd-small", "--exact", "--json"]) == 0
     exact = json.loads(capsys.readouterr().out)["exact"]
     assert (exact["resident_bytes"], exact["residue_bytes"]) == (48 * MIB, 32 * MIB)
     assert "note: guest addresses are assumed from firecracker's published layout" in text
@@ -304,7 +304,7 @@ def test_exact_with_an_interval_shows_ages(tmp_path: Path) -> None:
         "-m",
         "giveback",
         "explain",
-        "one",
+        "cmd-one",
         "--exact",
         "--json",
         "--watch",
@@ -323,33 +323,33 @@ def test_exact_with_an_interval_shows_ages(tmp_path: Path) -> None:
 
 def test_exact_says_why_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with vm(tmp_path, agent=Unwilling):
-        assert main(["explain", "one", "--exact"]) == 1
+        assert main(["explain", "cmd-one", "--exact"]) == 1
         said = capsys.readouterr().err
         assert "the agent refuses: no \\x1b[2J; it answers again in 4 min" in said
         assert "--guest FILE" in said
     file = tmp_path / "guest.json"
     file.write_text(json.dumps(Agent.said))
-    with vm(tmp_path, "two"):
-        assert main(["explain", "two", "--exact", "--guest", str(file)]) == 2
-        assert main(["explain", "two", "--watch", "1", "--guest", str(file)]) == 2
+    with vm(tmp_path, "cmd-two"):
+        assert main(["explain", "cmd-two", "--exact", "--guest", str(file)]) == 2
+        assert main(["explain", "cmd-two", "--watch", "1", "--guest", str(file)]) == 2
     file.write_text(
         json.dumps(Agent.said | {"pages": base64.b64encode(zlib.compress(b"F9")).decode()})
     )
-    words = ["-m", "64M", "-name", "three", "-M", "microvm"]
+    words = ["-m", "64M", "-name", "cmd-three", "-M", "microvm"]
     with process("/opt/qemu-system-x86_64", *words, memory="anonymous:64:48"):
-        assert main(["explain", "three", "--exact", "--guest", str(file)]) == 1
+        assert main(["explain", "cmd-three", "--exact", "--guest", str(file)]) == 1
     assert "microvm" in capsys.readouterr().err
 
 
 def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with vm(tmp_path), vm(tmp_path, "two", balloon=False):
-        assert main(["doctor", "one"]) == 1
+    with vm(tmp_path), vm(tmp_path, "cmd-two", balloon=False):
+        assert main(["doctor", "cmd-one"]) == 1
         one = capsys.readouterr().out
-        assert main(["doctor", "two", "--json"]) == 1
+        assert main(["doctor", "cmd-two", "--json"]) == 1
         (two,) = json.loads(capsys.readouterr().out)
         main(["doctor"])
         everyone = capsys.readouterr().out
-    assert "two" in everyone
+    assert "cmd-two" in everyone
     assert "background snapshot is enabled" in everyone
     assert "background snapshot is enabled" in one
     assert "no balloon device" in two["findings"][0]["what"]
@@ -377,7 +377,7 @@ def test_a_stopped_vmm_is_not_waited_for_and_does_not_count_as_without_an_agent(
     with vm(tmp_path) as pid:
         os.kill(pid, signal.SIGSTOP)
         try:
-            (one,) = (v for v in documents(capsys, "ps", "--json") if v["name"] == "one")
+            (one,) = (v for v in documents(capsys, "ps", "--json") if v["name"] == "cmd-one")
             assert one["resident_bytes"] == 48 * MIB
             assert main(["doctor", str(pid)]) == 0
         finally:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-NAMES = ("one", "other")
+NAMES = ("tab-one", "tab-other")
 
 
 @pytest.fixture
@@ -41,10 +41,10 @@ def ps(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def test_ps_of_one_vm(vms: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:
-    for word in ("one", str(vms["one"]), f"qemu:one:{vms['one']}"):
+    for word in ("tab-one", str(vms["tab-one"]), f"qemu:tab-one:{vms['tab-one']}"):
         (found,) = json.loads(ps(capsys, "--json", word))
-        assert (found["name"], found["key"]) == ("one", f"qemu:one:{vms['one']}")
-    sample = read_process_sample("/", vms["one"])
+        assert (found["name"], found["key"]) == ("tab-one", f"qemu:tab-one:{vms['tab-one']}")
+    sample = read_process_sample("/", vms["tab-one"])
     assert sample is not None
     assert found["owner"] == getpass.getuser()
     assert 0 < found["uptime_s"] <= sample.at_s - sample.started_s
@@ -59,15 +59,15 @@ def test_ps_of_one_vm(vms: dict[str, int], capsys: pytest.CaptureFixture[str]) -
 def test_ps_of_a_vm_that_does_not_exist(
     vms: dict[str, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["ps", "one", "non\x1be"]) == 2
+    assert main(["ps", "tab-one", "tab-on\x1be"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "no VM is called 'non\\x1be'" in shown.err
-    assert f"one (pid {vms['one']})" in shown.err
+    assert "no VM is called 'tab-on\\x1be'" in shown.err
+    assert f"tab-one (pid {vms['tab-one']})" in shown.err
 
 
 def test_columns_and_order(vms: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["one", "other", "--columns", "owner,pid,name,swap-out"]
+    words = ["tab-one", "tab-other", "--columns", "owner,pid,name,swap-out"]
     first = ps(capsys, *words, "--sort", "pid").split("\n")
     assert first[0].split() == ["OWNER", "PID", "NAME", "SWAP", "OUT"]
     pids = [int(line.split()[1]) for line in first[1:3]]
@@ -76,7 +76,7 @@ def test_columns_and_order(vms: dict[str, int], capsys: pytest.CaptureFixture[st
     second = ps(capsys, *words, "--sort", "-pid").split("\n")
     assert [int(line.split()[1]) for line in second[1:3]] == sorted(vms.values())
     found = json.loads(ps(capsys, *NAMES, "--json", "--sort", "name"))
-    assert [one["name"] for one in found] == ["one", "other"]
+    assert [one["name"] for one in found] == ["tab-one", "tab-other"]
 
 
 @pytest.mark.parametrize("words", [("--columns", "name,nme"), ("--sort", "nme"), ("--sort", "-x")])
@@ -91,13 +91,13 @@ def test_a_column_that_does_not_exist(
 
 
 def test_ps_with_an_interval_shows_rates(vms: dict[str, int]) -> None:
-    command = [sys.executable, "-m", "giveback", "ps", "one", "--json", "--watch", "0.2"]
+    command = [sys.executable, "-m", "giveback", "ps", "tab-one", "--json", "--watch", "0.2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as watching:
         assert watching.stdout is not None
         first, second = (json.loads(watching.stdout.readline()) for _ in range(2))
         watching.send_signal(signal.SIGINT)
         assert watching.wait(30) == 130
-    assert first["pid"] == second["pid"] == vms["one"]
+    assert first["pid"] == second["pid"] == vms["tab-one"]
     assert first["wall_s"] < second["wall_s"]
     assert first["swap_in_bytes_per_s"] is None
     assert second["swap_in_bytes_per_s"] == second["swap_out_bytes_per_s"] == 0
@@ -161,4 +161,4 @@ def test_status_of_one_vm(socket_path: str, capsys: pytest.CaptureFixture[str]) 
     ]  # fmt: skip
     assert document["vms"][0]["cpu_percent"] == 12.5
     assert main(["status", "--socket", socket_path, "nobody"]) == 2
-    assert "give a name, a key or a PID of: web (pid 100), db (pid 7)" in capsys.readouterr().err
+    assert "give a name, a key or a PID of: db (pid 7), web (pid 100)" in capsys.readouterr().err

@@ -116,7 +116,7 @@ class BareMonitor(Monitor):
 
 @contextmanager
 def vm(
-    directory: Path, name: str = "one", agent: type[Agent] = Agent, *, balloon: bool = True
+    directory: Path, name: str = "cmd-one", agent: type[Agent] = Agent, *, balloon: bool = True
 ) -> Iterator[int]:
     """Run a VM of 64 MiB, of which 48 MiB are resident and the guest uses 32 MiB (including reserved)."""
     words = ["-m", "64M", "-name", name, "-qmp", f"unix:{directory}/{name}.q,server=on,wait=off"]
