@@ -70,14 +70,19 @@ def parse_size(text: str) -> int | None:
 
 
 def parse_qemu_size(text: str, default_unit: str = "b") -> int | None:
-    """Parse `2G`, `512`, `1.5g` or `0x1000` into bytes; `default_unit` is that of a bare number.
+    """Parse `2G`, `512`, `+512`, `1.5g` or `0x1000` into bytes; `default_unit` is that of a bare number.
 
-    Source: qemu_strtosz() in QEMU's util/cutils.c.
+    Source: qemu_strtosz() in QEMU's util/cutils.c; system/vl.c gives what ends in a decimal digit the unit.
     """
     word = text.strip().lower()
+    word = word[1:] if word[:1] == "+" and word[1:2].isdigit() else word
     if word.startswith("0x"):
-        digits = word[2:]
-        return int(digits, 16) if digits and set(digits) <= set("0123456789abcdef") else None
+        digits = word[2:].rstrip("kmgtp")
+        unit = word[2 + len(digits) :] or (default_unit if digits[-1:].isdecimal() else "b")
+        shift = _QEMUS_SHIFTS.get(unit)
+        if shift is None or not digits or set(digits) - set("0123456789abcdef"):
+            return None
+        return int(digits, 16) << shift
     unit = word[-1:] if word[-1:].isalpha() else ""
     shift = _QEMUS_SHIFTS.get(unit or default_unit)
     return None if shift is None else _scaled(word[: len(word) - len(unit)], 1 << shift)

@@ -101,10 +101,16 @@ def test_spans_are_written_in_the_largest_exact_unit(seconds: float, text: str) 
 @pytest.mark.parametrize(
     ("text", "value"),
     [("2G", 2 * GIB), ("512", 512), ("1.5g", 3 * GIB // 2), ("0x10", 16), ("4T", 4 << 40),
+     ("+512", 512), ("0x10k", 16 << 10), ("++1", None), ("0x", None), ("0xk", None), ("0x1e", 30),
      ("", None), ("G", None), ("-1", None), ("1e3", None), ("٣", None), ("1.", None)],
 )  # fmt: skip
 def test_sizes_of_qemu(text: str, value: int | None) -> None:
     assert parse_qemu_size(text) == value
+
+
+def test_a_hexadecimal_size_of_memory_is_in_mib_if_it_ends_in_a_decimal_digit() -> None:
+    assert parse_qemu_size("0x800", "m") == 2 * GIB
+    assert parse_qemu_size("0x80f", "m") == 0x80F
 
 
 # --- as WSL reads them
