@@ -75,9 +75,8 @@ if TYPE_CHECKING:
 
     Decision = tuple[tuple[Action, ...], "PolicyState"]
 
-# For AT_WORK_S after a small step, idleness of less than PAUSE_S is not the end of the workload.
+# For AT_WORK_S after a small step, a short idleness may be a pause of the workload (idleness.only_pauses).
 AT_WORK_S = 60.0
-PAUSE_S = 15.0
 # Between two steps for ended cgroups outside of a pass.
 ENDED_PERIOD_S = 10.0
 # After a complete pass, the next begins no sooner than this.
@@ -381,10 +380,10 @@ def must_rest(state: PolicyState, activity: Activity, now_s: float) -> bool:
 
 def _only_pauses(state: PolicyState, activity: Activity, now_s: float) -> bool:
     """Tell whether the guest was busy a moment ago: a short pause is not the end of its workload."""
-    ended_s, idle_s = None if state.busy is None else state.busy.ended_s, activity.idle_since_s
-    if ended_s is None or idle_s is None or now_s - ended_s > AT_WORK_S:
+    ended_s = None if state.busy is None else state.busy.ended_s
+    if ended_s is None or now_s - ended_s > AT_WORK_S:
         return False
-    return now_s - idle_s < PAUSE_S
+    return idleness.only_pauses(activity, now_s)
 
 
 def _is_idle_enough(seen: GuestObservation, state: PolicyState) -> bool:

@@ -33,6 +33,10 @@ IO_STALL_PERCENT = 15.0
 LONG_WINDOWS = 2
 # This many CPU seconds in an interval change too little memory for a pass to be worth it.
 QUIET_WORK_S = 0.03
+# The end of the workload, whatever it was: idle for this long. A shorter pause may be one of its own.
+PAUSE_S = 15.0
+# A pause of less than 1/10 of the time that the workload has taken so far is one of its own.
+PAUSE_DIVISOR = 10
 # No step if tasks stall for memory for this part of the time. senpai aims at 0.1 %.
 TARGET_STALL_PERCENT = 0.5
 # CPU times of an interval shorter than this are noise: one tick is 10 ms.
@@ -56,6 +60,7 @@ class Activity(Record):
 
     `idle_since_s`: since when each interval was below the idle threshold and without a stall; None if the
     last was not. `spare_since_s`: the same for spare CPU. `level` is IDLE once that has lasted a window.
+    `work_since_s`: when the workload began, with all its pauses below PAUSE_S; None if it has ended.
     `work_cpu_s` adds up the CPU seconds of the workload. `memory_stall_percent` is the part of the last
     interval in which some task stalled for memory; `short_of_memory`: it was over MEMORY_STALL_PERCENT.
     """
@@ -70,6 +75,7 @@ class Activity(Record):
     work_cpu_s: float = 0.0
     short_of_memory: bool = False
     memory_stall_percent: float = 0.0
+    work_since_s: float | None = None
 
 
 def stalls_of(memory: Pressure | None, io: Pressure | None) -> Stalls:
@@ -130,8 +136,24 @@ def judge(
     stall_percent = _percent(state.stalls.memory_us, stalls.memory_us, interval_s)
     return Activity(
         now_s, cpustat, stalls, idle_since, spare_since, level, percent, state.work_cpu_s + work_s,
-        stall_percent > MEMORY_STALL_PERCENT, stall_percent,
+        stall_percent > MEMORY_STALL_PERCENT, stall_percent, _work_since(state, now_s, idle_since),
     )  # fmt: skip
+
+
+def _work_since(before: Activity, now_s: float, idle_since_s: float | None) -> float | None:
+    if idle_since_s is None:
+        return before.at_s if before.work_since_s is None else before.work_since_s
+    return before.work_since_s if now_s - idle_since_s < PAUSE_S else None
+
+
+def only_pauses(state: Activity, now_s: float) -> bool:
+    """Tell whether this idleness may be a pause of the workload, not its end: it is short beside the work."""
+    if state.idle_since_s is None:
+        return False
+    pause_s = PAUSE_S
+    if state.work_since_s is not None:
+        pause_s = min(PAUSE_S, (state.idle_since_s - state.work_since_s) / PAUSE_DIVISOR)
+    return now_s - state.idle_since_s < pause_s
 
 
 def is_quiet(state: Activity, cpustat: CpuStat, own_cpu_s: float, ticks_per_s: int) -> bool:

@@ -322,13 +322,25 @@ def test_status_says_why_a_busy_guest_waits(change: dict[str, float], words: str
     assert not later.is_step_due(activity, 100.0)
 
 
-@pytest.mark.parametrize(("calm_s", "begins"), [(5.0, False), (20.0, True)])
-def test_a_short_pause_of_a_guest_at_work_begins_no_pass(calm_s: float, begins: bool) -> None:
+@pytest.mark.parametrize(
+    ("work_s", "calm_s", "begins"),
+    [
+        (120.0, 5.0, False),
+        (600.0, 14.0, False),
+        (600.0, 16.0, True),
+        (20.0, 3.0, True),
+        (None, 5.0, False),
+    ],
+)
+def test_a_pause_that_is_short_beside_the_work_begins_no_pass(
+    work_s: float | None, calm_s: float, begins: bool
+) -> None:
     """Its compaction once took 5 s of CPU from a workload that had only paused for 3 s."""
     busy = Busy().run(60)
     while busy.state.in_short_report or busy.running is not None:
         busy.tick()
     seen = observation(snapshot(busy.now_s + calm_s, cache=600, trapped=300))
-    seen = replace(seen, activity=replace(seen.activity, idle_since_s=busy.now_s))
-    actions, _ = adaptive.decide(seen, busy.state, SETTINGS, ABLE)
+    since_s = None if work_s is None else busy.now_s - work_s
+    activity = replace(seen.activity, idle_since_s=busy.now_s, work_since_s=since_s)
+    actions, _ = adaptive.decide(replace(seen, activity=activity), busy.state, SETTINGS, ABLE)
     assert any(isinstance(action, act.BeginPass) for action in actions) is begins

@@ -61,6 +61,26 @@ def test_a_workload_that_has_just_begun_is_not_hidden_by_a_long_idle_interval() 
     assert course([*calm, (10.0, 260), (1.0, 30), (1.0, 0), (1.0, 30)]).level == idleness.IDLE
 
 
+def test_the_work_goes_on_through_pauses_and_ends_with_a_long_one() -> None:
+    work = [(1.0, 150)] * 40
+    state = course([*work, *[(1.0, 0)] * 3])
+    assert (state.work_since_s, state.idle_since_s) == (0.0, 40.0)
+    assert idleness.only_pauses(state, 43.0)
+    assert not idleness.only_pauses(state, 44.0)
+    again = course([*work, *[(1.0, 0)] * 10, *work])
+    assert again.work_since_s == 0.0
+    assert not idleness.only_pauses(again, 90.0)
+    assert course([*work, *[(1.0, 0)] * 15]).work_since_s is None
+    anew = course([*work, *[(1.0, 0)] * 15, (1.0, 150)])
+    assert anew.work_since_s == 55.0
+
+
+def test_a_pause_is_never_longer_than_its_limit() -> None:
+    state = course([(1.0, 150)] * 1000 + [(1.0, 0)] * 14)
+    assert idleness.only_pauses(state, 1014.0)
+    assert not idleness.only_pauses(state, 1015.0)
+
+
 def test_a_clock_that_jumps_back_starts_again() -> None:
     state = course([(1.0, 0)] * 5)
     assert idleness.judge(state, 1.0, cpu(0, 0), 0.0, Stalls(), 20, 3, 100).level == idleness.BUSY
