@@ -128,10 +128,12 @@ def _from_options(
             is_virtio=is_virtio,
         )
     )
+    plugged = (answers.written(part.get("hotplugged_size", "0")) or 0 for part in zones or [memory])
     balloon = options.get("balloon", [None])[0]
     return replace(
         vm,
-        ram_bytes=sum(block.size_bytes for block in blocks if not block.hotplug),
+        ram_bytes=sum(block.size_bytes for block in blocks if not block.hotplug)
+        + (sum(plugged) if is_virtio else 0),
         ram_blocks=blocks,
         capabilities=_capabilities(
             balloon is not None,

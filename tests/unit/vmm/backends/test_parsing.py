@@ -138,6 +138,14 @@ NAMES = [
 ENTRIES = st.lists(st.dictionaries(st.sampled_from(NAMES), JSON | st.just("dimm")), max_size=3)
 
 
+def test_memory_that_virtio_mem_has_plugged_at_the_start_is_ram() -> None:
+    memory = "size=1G,hotplug_method=virtio-mem,hotplug_size=4G,hotplugged_size=1G"
+    words = ("cloud-hypervisor", "--kernel", "k", "--memory", memory)
+    vm = CloudHypervisorBackend().recognise(Process(7, words))
+    assert vm is not None
+    assert vm.ram_bytes == 2 << 30
+
+
 @given(JSON | ENTRIES)
 @example([{"capability": [], "state": True}])
 @example([{"id": {}}])
