@@ -46,6 +46,9 @@ CONNECTIONS_OF_READERS = 48
 can connect whatever readers do."""
 CONNECTIONS_OF_BROWSERS = 256
 """Connections with a session at the page's port: a browser has one stream, and a few short requests."""
+CONNECTIONS_OF_ALL = 1024
+"""Connections at one address of all users but root: one user's containers may have 65,536 uids, and the
+daemon needs its descriptors for VMs."""
 HEAD_S = 10.0
 """Seconds from a connection's start, or from the end of an answer, to a request's complete head."""
 SEND_S = 20.0
@@ -231,7 +234,9 @@ class _Connection(H11Protocol):
         self.owner = self._guard.owner(transport, self.peer)
         self.caller = Caller(self.peer, self._guard.level(self.peer))
         self._all.add(self)
-        if sum(other.owner == self.owner for other in self._all) > self._guard.of_one_user_most:
+        of_owner = sum(other.owner == self.owner for other in self._all)
+        of_all = sum(other.owner != 0 for other in self._all)
+        if of_owner > self._guard.of_one_user_most or (self.owner and of_all > CONNECTIONS_OF_ALL):
             self.abort()
         self._await_head()
 

@@ -537,6 +537,25 @@ def test_readers_who_take_all_they_can_do_not_lock_root_out(tmp_path: Path) -> N
             one.close()
 
 
+@as_root
+def test_many_users_together_leave_room_for_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One user may have 65,536 uids: those of a container's user namespace."""
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    monkeypatch.setattr(server, "CONNECTIONS_OF_ALL", 40)
+    with running(endpoint(tmp_path, socket_mode=0o666)) as daemon:
+        path = daemon.endpoint.socket_path
+        held = [connect_as(path, NOBODY + at // 20) for at in range(60)]
+        wait_for(lambda: sum(map(_is_cut, held)) == 20, "the refusal of what is too much")
+        with connect(path) as root:
+            root.sendall(b"GET /v1/vms HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert answer_of(root)[0] == 200
+        for one in held:
+            one.close()
+
+
 def test_reclaims_are_bounded_and_the_rest_is_told_when_to_try_again(tmp_path: Path) -> None:
     manager = ScriptedManager()
     manager.holds.clear()
