@@ -68,3 +68,12 @@ def test_a_killed_daemon_starts_whatever_another_user_has_locked(
     found = came_of_it["locks"]
     assert found["held"] > 0
     assert found["restarts"] == 1
+
+
+def test_a_daemon_that_stands_still_is_replaced_though_its_reader_ignores_every_signal(
+    came_of_it: dict[str, Any],
+) -> None:
+    found = came_of_it["stuck"]
+    assert found["watchdog"]
+    assert found["waited"] == [], "systemd waited in vain for a process that cannot end"
+    assert found["restarts"] == 1

@@ -21,6 +21,9 @@
 - WatchdogSec: the event loop notifies systemd that it runs. If it blocks, systemd restarts the daemon.
   NotifyAccess=main: its reader processes cannot send this notification.
 - TimeoutStopSec: balloons are deflated before the daemon ends.
+- KillMode=process: readers end when the daemon does, as their socket is closed then. One that hangs at a
+  stranger's file system ignores SIGKILL, and systemd would wait for it twice TimeoutStopSec before it
+  starts another daemon.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ Restart=on-failure
 RestartSec=2
 RestartPreventExitStatus=2
 TimeoutStopSec=90
-KillMode=mixed
+KillMode=process
 StateDirectory=giveback-daemon
 StateDirectoryMode=0750
 RuntimeDirectory=giveback-daemon

@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+import stuck_fuse
 from named_python import ENVIRONMENT, python_named
 from strangers import MALLORY, VICTIM, Stranger, stranger
 
@@ -332,7 +334,30 @@ def locks(_: Path) -> dict[str, Any]:
     return {"held": held, "restarts": restarts()}
 
 
-ATTACKS = (installed, api, sockets, floods, locks)
+def stuck(folder: Path) -> dict[str, Any]:
+    """A reader hangs where no signal reaches it, and the loop stands still: systemd starts another."""
+    dropin = Path(f"/etc/systemd/system/{UNIT}.d/soon.conf")
+    dropin.parent.mkdir()
+    dropin.write_text("[Service]\nWatchdogSec=10\n")
+    sh("systemctl", "daemon-reload")
+    sh("systemctl", "restart", UNIT)
+    sh("modprobe", "fuse")
+    with stuck_fuse.mounted(folder / "stuck") as mount:
+        words = ["-readconfig", f"{mount}/hang"]
+        with process("stuck", words, uid=MALLORY, program=READY):
+            until(lambda: "made its reader hang" in str(status().get("problems")), "a hung reader")
+            before = main_pid()
+            os.kill(before, signal.SIGSTOP)
+            until(lambda: vm("web").get("rows") and main_pid() not in (0, before), "another daemon")
+            journal = sh("journalctl", "-b", "-u", UNIT, "--no-pager")
+    return {
+        "watchdog": "Watchdog timeout" in journal,
+        "waited": [line for line in journal.splitlines() if "timed out" in line],
+        "restarts": restarts(),
+    }
+
+
+ATTACKS = (installed, api, sockets, floods, locks, stuck)
 
 
 def main() -> int:

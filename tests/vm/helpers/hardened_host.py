@@ -30,7 +30,7 @@ PLACE = "/opt/giveback"
 PROGRAM = f"{PLACE}/tests/attacks.py"
 PYTHON = "3.13"
 """Debian trixie's."""
-HELPERS = ("strangers.py", "named_python.py")
+HELPERS = ("strangers.py", "named_python.py", "stuck_fuse.py")
 MIB = 1 << 20
 DEADLINE_S = 1500.0
 # Compiled Python is kept on the work disk, as it would be where giveback is installed.
