@@ -14,7 +14,8 @@ from giveback.errors import InputError
 from giveback.manager.devices import leases
 from giveback.manager.history import reader, schema
 from giveback.manager.history.schema import HistoryError
-from giveback.manager.http import metrics, requests
+from giveback.manager.http import requests
+from giveback.manager.http.metrics import prometheus
 from giveback.manager.settings import load
 
 _TOML = b"""\
@@ -74,7 +75,7 @@ def _request(data: bytes) -> object:
 
 
 def _accept(data: bytes) -> object:
-    return metrics.rendered(CollectorRegistry(), data.decode("latin-1"))
+    return prometheus.rendered(CollectorRegistry(), data.decode("latin-1"))
 
 
 @cache

@@ -73,7 +73,7 @@ _DESCRIPTORS_OF_A_VM = 2
 class Daemon:
     """The manager; it implements `model.Manager`. `run` runs it until `stop`.
 
-    `acts` False: it only samples, and sends nothing to guests.
+    `acts` False: it only samples, and sends nothing to guests. `other_problems` are shown with its own.
     """
 
     def __init__(
@@ -85,12 +85,14 @@ class Daemon:
         root: str = "/",
         backends: Sequence[Backend] | None = None,
         acts: bool = True,
+        other_problems: Callable[[], tuple[str, ...]] = lambda: (),
     ) -> None:
         self.settings = settings
         self.started_wall_s = time.time()
         self.fleet = Fleet()
         self._recorder: HistoryRecorder = NoRecorder() if recorder is None else recorder
         self._fallbacks = fallbacks
+        self._other_problems = other_problems
         self._root = root
         self._readers = shared()
         self._finder = discovery.Finder(root, backends)
@@ -346,6 +348,7 @@ class Daemon:
         if self._fallbacks is not None:
             words += self._fallbacks.problems
         words += self._reload_problems
+        words += self._other_problems()
         return problems_of(self.fleet.errors.counts, tuple(words))
 
     def _now_s(self) -> float:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from giveback.manager.http.metrics.otlp import OtlpExport
     from giveback.manager.http.server import Serving
     from giveback.manager.model import HistoryRecorder
     from giveback.manager.settings.load import DaemonSettings
@@ -47,6 +48,7 @@ _ONLY_AT_START = {
     "state": "daemon.state",
     "metrics_listen": "daemon.metrics_listen",
     "web_listen": "daemon.web_listen",
+    "otlp": "daemon.otlp",
     "history_limit_bytes": "history.limit",
 }
 
@@ -231,15 +233,17 @@ async def manage(
         make_folder_of(settings.socket)
         recorder = _recorder(settings, stack)
         fallbacks = Fallbacks(settings.state, root=root)
+        otlp = _otlp(settings)
         daemon = Daemon(
-            settings, recorder=recorder, fallbacks=fallbacks, root=root, acts=embedded.acts
-        )
+            settings, recorder=recorder, fallbacks=fallbacks, root=root, acts=embedded.acts,
+            other_problems=(lambda: ()) if otlp is None else lambda: otlp.problems,
+        )  # fmt: skip
         sessions = Sessions(settings.state / SESSIONS_NAME)
         pages = WebPages(daemon, sessions, acts=embedded.acts)
         loop = asyncio.get_running_loop()
         proxy = proxying(daemon.fleet, settings.socket.parent / via_daemon.NAME)
         stack.enter_context(known_place(settings.socket, runtime_folder()))
-        async with serving(daemon, _endpoint(settings), pages) as surfaces, proxy:
+        async with serving(daemon, _endpoint(settings, otlp), pages) as surfaces, proxy:
 
             def reload() -> None:
                 notify_reloading()
@@ -301,7 +305,16 @@ def _recorder(settings: DaemonSettings, stack: contextlib.ExitStack) -> HistoryR
     return history
 
 
-def _endpoint(settings: DaemonSettings) -> Endpoint:
+def _otlp(settings: DaemonSettings) -> OtlpExport | None:
+    if not settings.otlp:
+        return None
+    # Imported here: a daemon without a collector is spared its memory.
+    from giveback.manager.http.metrics.otlp import OtlpExport  # noqa: PLC0415
+
+    return OtlpExport(settings.otlp)
+
+
+def _endpoint(settings: DaemonSettings, otlp: OtlpExport | None = None) -> Endpoint:
     return Endpoint(
         socket_path=str(settings.socket),
         socket_group=settings.socket_group,
@@ -309,4 +322,5 @@ def _endpoint(settings: DaemonSettings) -> Endpoint:
         metrics_listen=settings.metrics_listen,
         web_listen=settings.web_listen,
         history_path="" if settings.history is None else str(settings.history),
+        otlp=otlp,
     )

@@ -11,8 +11,8 @@ from giveback.manager.fleet.fleet import Watched
 from giveback.manager.fleet.status import status_of, vm_problems
 from giveback.manager.history.recorder import _vm_row
 from giveback.manager.history.records import VM_COLUMNS
-from giveback.manager.http import metrics
 from giveback.manager.http.answers import encoded
+from giveback.manager.http.metrics import prometheus
 from giveback.manager.model import DaemonStatus, VmStatus
 from giveback.manager.settings.load import VmSettings
 from giveback.reporters import daemon_status, explanation, vm_table
@@ -36,8 +36,8 @@ def daemon_of(vm: VmStatus) -> DaemonStatus:
 
 
 def scraped(vm: VmStatus) -> dict[str, float]:
-    registry = metrics.registry_of(lambda: daemon_of(vm), metrics.ActionCounts())
-    text = metrics.rendered(registry, "")[0].decode()
+    registry = prometheus.registry_of(lambda: daemon_of(vm), prometheus.ActionCounts())
+    text = prometheus.rendered(registry, "")[0].decode()
     found = {}
     for line in text.splitlines():
         if line.startswith("giveback_vm_") and "{" in line:

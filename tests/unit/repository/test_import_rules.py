@@ -57,6 +57,7 @@ ROOMS = {
         "giveback.manager.history",
         "giveback.manager.history.usage",
         "giveback.reporters.usage",
+        "giveback.manager.http.metrics",
         "giveback.manager.http",
         "giveback.manager.http.web",
         "giveback.manager.devices",

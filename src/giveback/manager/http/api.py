@@ -21,9 +21,10 @@ from starlette.routing import Route
 from giveback.errors import InputError, VmError
 from giveback.manager.history import reader
 from giveback.manager.history.schema import HistoryError
-from giveback.manager.http import metrics, openapi
+from giveback.manager.http import openapi
 from giveback.manager.http.answers import Problem, UrgencySet, Vms, encoded, reclaimed
 from giveback.manager.http.feed import Feed
+from giveback.manager.http.metrics import prometheus
 from giveback.manager.http.requests import ReclaimBody, TimeSpan, UrgencyBody, checked
 from giveback_kernel.errors import GivebackError
 from giveback_kernel.escaping import escape_for_terminal
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
     from typing import TypeVar
 
+    from prometheus_client.core import Metric as Family
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
@@ -100,10 +102,10 @@ class Api:
         self._history_path = history_path
         self._stop = stop
         self.latest = StatusCache(manager)
-        self.counts = metrics.ActionCounts()
+        self.counts = prometheus.ActionCounts()
         self.feed = Feed(self.latest.status, lambda status: self.counts.saw(status.actions))
         self._scraped: DaemonStatus | None = None
-        self._registry = metrics.registry_of(self._for_scrape, self.counts)
+        self._registry = prometheus.registry_of(self._for_scrape, self.counts)
         self._scraping = asyncio.Lock()
         self._reclaims = asyncio.Semaphore(RECLAIMS_AT_ONCE)
         self._histories = asyncio.Semaphore(HISTORIES_AT_ONCE)
@@ -174,12 +176,20 @@ class Api:
     async def metrics(self, request: Request) -> Response:
         """Answer GET /metrics, for Prometheus."""
         async with self._scraping:
-            self._scraped = self.latest.status()
-            self.counts.saw(self._scraped.actions)
+            self.prepare_scrape()
             body, media_type = await asyncio.to_thread(
-                metrics.rendered, self._registry, request.headers.get("accept", "")
+                prometheus.rendered, self._registry, request.headers.get("accept", "")
             )
         return streamed(body, media_type)
+
+    def prepare_scrape(self) -> None:
+        """Take the status, on the loop, from which the metrics are made next."""
+        self._scraped = self.latest.status()
+        self.counts.saw(self._scraped.actions)
+
+    def families(self) -> list[Family]:
+        """Return the metrics of the status that `prepare_scrape` took. A thread may call it."""
+        return list(self._registry.collect())
 
     def _for_scrape(self) -> DaemonStatus:
         """Return the status that the loop took, for the thread that renders it."""

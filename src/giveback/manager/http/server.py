@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
     from giveback.manager.http.callers import Pages
+    from giveback.manager.http.metrics.otlp import OtlpExport
     from giveback.manager.model import Manager
 
 CONNECTIONS = 64
@@ -47,8 +48,7 @@ can connect whatever readers do."""
 CONNECTIONS_OF_BROWSERS = 256
 """Connections with a session at the page's port: a browser has one stream, and a few short requests."""
 CONNECTIONS_OF_ALL = 1024
-"""Connections at one address of all users but root: one user's containers may have 65,536 uids, and the
-daemon needs its descriptors for VMs."""
+"""Connections at one address of all users but root: one user's containers may have 65,536 uids."""
 HEAD_S = 10.0
 """Seconds from a connection's start, or from the end of an answer, to a request's complete head."""
 SEND_S = 20.0
@@ -62,10 +62,7 @@ _UNKNOWN = ApiPeer(-1, -1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """The addresses of the API and of /metrics, and their users.
-
-    `giveback.manager.settings.access.access(writers, readers)` makes `access` from the settings.
-    """
+    """The addresses of the API and of /metrics, and their users (`settings.access.access`)."""
 
     socket_path: str
     socket_mode: int = 0o660
@@ -78,6 +75,7 @@ class Endpoint:
     """`127.0.0.1:9836`: the web page and the API over TCP, for browsers that have logged in."""
     history_path: str = ""
     """The file that /v1/history reads; "" if no history is kept."""
+    otlp: OtlpExport | None = None
 
 
 @dataclass(slots=True)
@@ -129,6 +127,8 @@ async def serving(
         tasks = [asyncio.create_task(api.feed.run(), name="feed")]
         if pages is not None:
             tasks.append(asyncio.create_task(pages.run(), name="pages"))
+        if endpoint.otlp is not None:
+            tasks.append(asyncio.create_task(endpoint.otlp.run(api.families, api.prepare_scrape)))
         try:
             yield shown
         finally:
@@ -234,9 +234,8 @@ class _Connection(H11Protocol):
         self.owner = self._guard.owner(transport, self.peer)
         self.caller = Caller(self.peer, self._guard.level(self.peer))
         self._all.add(self)
-        of_owner = sum(other.owner == self.owner for other in self._all)
-        of_all = sum(other.owner != 0 for other in self._all)
-        if of_owner > self._guard.of_one_user_most or (self.owner and of_all > CONNECTIONS_OF_ALL):
+        of_all = self.owner and sum(other.owner != 0 for other in self._all) > CONNECTIONS_OF_ALL
+        if of_all or sum(o.owner == self.owner for o in self._all) > self._guard.of_one_user_most:
             self.abort()
         self._await_head()
 

@@ -27,7 +27,14 @@ from giveback.errors import InputError, file_error
 from giveback.guest import via_daemon
 from giveback.manager.settings import access as access_rules
 from giveback.manager.settings import errors, vm_patterns
-from giveback.manager.settings.values import MemoryMark, loopback_of, mark_of, size_of, span_of
+from giveback.manager.settings.values import (
+    MemoryMark,
+    collector_url,
+    loopback_of,
+    mark_of,
+    size_of,
+    span_of,
+)
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.files import open_regular
 
@@ -155,6 +162,8 @@ class DaemonSettings:
     metrics_listen: str = ""
     web_listen: str = ""
     """`127.0.0.1:9836`: the address of the web page for browsers; "" for the unix socket only."""
+    otlp: str = ""
+    """The URL of an OpenTelemetry collector; "" to send it nothing."""
     writers: tuple[str, ...] = ()
     readers: tuple[str, ...] = ()
     access: access_rules.ApiAccess = field(default_factory=access_rules.ApiAccess)
@@ -226,6 +235,7 @@ class _DaemonTable:
     state: _Absolute | None = None
     metrics_listen: Annotated[str, _taken_by(lambda address: address and loopback_of(address))] = ""
     web_listen: Annotated[str, _taken_by(lambda address: address and loopback_of(address))] = ""
+    otlp: Annotated[str, _taken_by(lambda url: url and collector_url(url))] = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -355,6 +365,7 @@ def _effective(
         socket_group=daemon.socket_group,
         metrics_listen=daemon.metrics_listen,
         web_listen=daemon.web_listen,
+        otlp=daemon.otlp,
         writers=file.access.write,
         readers=file.access.read,
         access=access_rules.access(file.access.write, file.access.read),

@@ -9,11 +9,13 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeGuard
+from urllib.parse import urlsplit
 
 from giveback_kernel.escaping import escape_for_terminal
 from giveback_kernel.units import parse_size, parse_span, size
 
 SIZE_LIMIT_BYTES = 1 << 57
+_URL_LIMIT_CHARS = 2048
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,3})?) ?%", re.ASCII)
 SHORTEST_S, LONGEST_S = 1.0, 86400.0
 
@@ -93,3 +95,24 @@ def loopback_of(text: str) -> tuple[IPv4Address | IPv6Address, int]:
             "with authentication in front"
         )
     return address, number
+
+
+def collector_url(text: str) -> str:
+    """Return the URL to which metrics are sent; `/v1/metrics` is added if it has no path.
+
+    Raises ValueError, without the setting's name, for all but an http or https URL. A URL with credentials
+    is refused, because the settings file and the status are readable by others.
+    """
+    parts = urlsplit(text)
+    is_url = parts.scheme in ("http", "https") and parts.hostname
+    if not is_url or len(text) > _URL_LIMIT_CHARS or not text.isascii() or not text.isprintable():
+        raise ValueError(
+            f"{escape_for_terminal(text, 80)!r} is not a URL: give one such as 'http://127.0.0.1:4318'"
+        )
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(
+            "no credentials, query or fragment: set OTEL_EXPORTER_OTLP_HEADERS in the daemon's environment"
+        )
+    if parts.port == 0:
+        raise ValueError(f"{escape_for_terminal(text, 80)!r} has port 0")
+    return text if parts.path.strip("/") else text.rstrip("/") + "/v1/metrics"

@@ -357,7 +357,7 @@ def test_every_setting_has_its_row_and_its_example() -> None:
             assert f"| `{key}` |" in table, key
             assert re.search(rf"(?m)^#?{spec.name} = ", example), key
     rows = re.findall(r"(?m)^\| `([a-z]+\.\S+)` \|", table)
-    assert len(rows) == len(set(rows)) == 26
+    assert len(rows) == len(set(rows)) == 27
     assert os.access(EXAMPLE, os.R_OK)
 
 

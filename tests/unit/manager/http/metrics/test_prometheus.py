@@ -12,7 +12,7 @@ from manager_samples import action, status, vm_status
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from giveback.manager.http.metrics import (
+from giveback.manager.http.metrics.prometheus import (
     KINDS_SHOWN,
     VMS_SHOWN,
     ActionCounts,
