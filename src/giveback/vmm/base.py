@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MONITOR_SILENT = "may hold this monitor, or QEMU is stopped"
 """In the problem of a monitor that does not answer: so that fault is told from others."""
+LABEL_LIMIT_CHARS = 64
+"""The longest name of an owner, in settings and metadata."""
 AGENT_PORT = "org.giveback.agent.0"
 """Name of the virtio-serial port of the guest's agent."""
 GUEST_AGENT_PORT = "org.qemu.guest_agent.0"
@@ -139,6 +141,8 @@ class VmDescription:
     """libvirt's name of the domain; '' if the VM is not libvirt's."""
     suffix: str = ""
     """The end that was added to `name` because the VM is another user's: `@uid1001`."""
+    label: str = ""
+    """The owner that libvirt's metadata names, for `giveback usage`; '' if none is named."""
 
     @property
     def block_bytes(self) -> int:

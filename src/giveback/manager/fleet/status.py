@@ -92,7 +92,7 @@ def status_of(
         balloon_lease_bytes=leased_bytes,
         errors=dict(vm.errors.counts),
         uid=activity.uid,
-        label=vm.settings.label,
+        label=vm.settings.label or vm.vmm.description.label,
         host_percent=percent_of(made.resident_bytes, host_bytes),
         cpu_percent=activity.cpu_percent,
         uptime_s=activity.uptime_s,

@@ -35,13 +35,13 @@ from giveback.manager.settings.values import (
     size_of,
     span_of,
 )
+from giveback.vmm.base import LABEL_LIMIT_CHARS
 from giveback_kernel.errors import KernelFileError
 from giveback_kernel.files import open_regular
 
 FILE_LIMIT_BYTES = 1 << 20
 HISTORY_LEAST_BYTES = 8 << 20
 HORIZON_MOST_S = 600.0
-LABEL_LIMIT_CHARS = 64
 CURRENCY_LIMIT_CHARS = 8
 API_NAME = "api.sock"
 SYSTEM_PATH = Path("/etc/giveback/giveback.toml")

@@ -20,6 +20,7 @@ from giveback.vmm.backends.libvirt_session import SYSTEM_URI, session_uri
 from giveback.vmm.backends.qemu import QemuBackend, parse_host_address, parse_layout, with_port
 from giveback.vmm.base import (
     AGENT_PORT,
+    LABEL_LIMIT_CHARS,
     Answer,
     Backing,
     BalloonStatistics,
@@ -46,6 +47,10 @@ _TEXT_LIMIT_CHARS = 1 << 20
 _KIB = 1024
 _RANGES_LIMIT = 256
 _CONFIGURATION_S = 30.0
+_SESSION = "qemu:///session"
+METADATA_URI = "urn:giveback"
+"""The namespace of giveback's own element in a domain's metadata."""
+_NOVAS_OWNER = ("nova:instance", "nova:owner", "nova:project")
 
 
 def available() -> bool:
@@ -90,7 +95,7 @@ class LibvirtBackend:
         try:
             uri = self._uri or vm.control or URI
             return await with_domain(
-                uri, domain_of(vm), vm.pid, lambda domain: _read(domain, vm, layout=ask),
+                uri, domain_of(vm), vm.pid, lambda domain: _read(domain, vm, uri, layout=ask),
                 write=ask, timeout_s=timeout_s,
             )  # fmt: skip
         except VmError as error:
@@ -194,7 +199,7 @@ def domain_of(vm: VmDescription) -> str:
     return vm.domain or vm.name
 
 
-def _read(domain: Any, vm: VmDescription, *, layout: bool) -> VmState:  # noqa: ANN401
+def _read(domain: Any, vm: VmDescription, uri: str, *, layout: bool) -> VmState:  # noqa: ANN401
     import libvirt  # noqa: PLC0415
 
     ranges, addresses = _layout(domain) if layout else ((), {})
@@ -206,6 +211,9 @@ def _read(domain: Any, vm: VmDescription, *, layout: bool) -> VmState:  # noqa: 
     if port and all(channel.kind is not ChannelKind.VIRTIO_SERIAL for channel in vm.channels):
         vm = with_port(vm, port)
     vm = with_plugged_memory(vm, xml)
+    if not uri.startswith(_SESSION):
+        # Any user writes the metadata of a session's domains, and could have others pay for them.
+        vm = replace(vm, label=parse_label(xml))
     state = state_from(vm, stats, running=running, balloon=balloon)
     closed = closed_ports(xml)
     return replace(state, layout=ranges, host_addresses=addresses, closed_ports=closed)
@@ -302,6 +310,31 @@ def parse_agent_port(xml: str) -> str:
         if target is not None and source is not None and target.get("name") == AGENT_PORT:
             return source.get("path", "") if source.get("mode") == "bind" else ""
     return ""
+
+
+def parse_label(xml: str) -> str:
+    """Return the owner in a domain's <metadata>: <owner> of METADATA_URI, or Nova's project; '' if none.
+
+    A text that a label may not have (longer than 64 characters, not printable) counts as none. Raises
+    VmError. Source: `virsh metadata`; nova/virt/libvirt/config.py (LibvirtConfigGuestMetaNovaOwner).
+    """
+    for element in parse_xml(xml).findall("./metadata/*"):
+        # A comment's tag is a function.
+        prefix, colon, name = str(element.tag).rpartition(":")
+        is_ours = name == "owner" and element.get(f"xmlns{colon}{prefix}") == METADATA_URI
+        found = element if is_ours else _below(element, _NOVAS_OWNER)
+        label = "" if found is None else (found.text or "").strip()
+        if label and label.isprintable() and len(label) <= LABEL_LIMIT_CHARS:
+            return label
+    return ""
+
+
+def _below(element: ET.Element, names: tuple[str, ...]) -> ET.Element | None:
+    """Return the first descendant along these names, prefixes as written; the first name is its own."""
+    found: ET.Element | None = element if element.tag == names[0] else None
+    for name in names[1:]:
+        found = None if found is None else next((one for one in found if one.tag == name), None)
+    return found
 
 
 def closed_ports(xml: str) -> frozenset[str]:

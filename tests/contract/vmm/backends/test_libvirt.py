@@ -17,7 +17,7 @@ from giveback.errors import VmError
 from giveback.host import smaps
 from giveback.vmm import find
 from giveback.vmm import layout as layouts
-from giveback.vmm.backends.libvirt import LibvirtBackend
+from giveback.vmm.backends.libvirt import METADATA_URI, LibvirtBackend, parse_label
 from giveback.vmm.base import Answer, VmDescription
 from giveback.vmm.control.address import control_of
 from giveback.vmm.mapping import bind
@@ -89,6 +89,21 @@ def test_a_domain_is_asked(domain: VmDescription, daemon: Daemon) -> None:
     assert state.description is not None
     assert state.description.capabilities.balloon is Answer.YES
     assert state.description.capabilities.reports_pages is Answer.NO
+
+
+def test_the_owner_is_where_virsh_metadata_puts_it(domain: VmDescription, daemon: Daemon) -> None:
+    connection = libvirt.open(daemon.uri)
+    try:
+        found = connection.lookupByName(domain.name)
+        kind, flags = libvirt.VIR_DOMAIN_METADATA_ELEMENT, libvirt.VIR_DOMAIN_AFFECT_LIVE
+        found.setMetadata(kind, "<owner>team-a</owner>", "giveback", METADATA_URI, flags)
+        assert parse_label(found.XMLDesc()) == "team-a"
+    finally:
+        connection.close()
+    # A session's own users write its metadata.
+    state = asyncio.run(LibvirtBackend(uri=daemon.uri).inspect(domain, timeout_s=10))
+    assert state.description is not None
+    assert state.description.label == ""
 
 
 def test_the_assumed_layout_is_qemus_own(domain: VmDescription, daemon: Daemon) -> None:

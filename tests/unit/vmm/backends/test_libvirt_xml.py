@@ -16,6 +16,7 @@ from giveback.vmm.backends.libvirt import (
     changed_xml,
     difference,
     in_thread,
+    parse_label,
     parse_memballoon,
     state_from,
     with_plugged_memory,
@@ -109,3 +110,35 @@ def test_a_call_that_hangs_is_abandoned() -> None:
     with pytest.raises(VmError, match="did not answer"):
         asyncio.run(in_thread(hang, 0.05, "a"))
     release.set()
+
+
+NOVAS = (
+    '<nova:instance xmlns:nova="http://openstack.org/xmlns/libvirt/nova/1.1"><nova:name>v</nova:name>'
+    '<nova:owner><nova:user uuid="1">u</nova:user><nova:project uuid="2">p</nova:project>'
+    "</nova:owner></nova:instance>"
+)
+
+
+def labelled(metadata: str) -> str:
+    return parse_label(f"<domain><metadata>{metadata}</metadata></domain>")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "label"),
+    [
+        ('<giveback:owner xmlns:giveback="urn:giveback">team-a</giveback:owner>', "team-a"),
+        ('<g:owner xmlns:g="urn:giveback"> team b\n</g:owner>', "team b"),
+        ('<owner xmlns="urn:giveback">c</owner>', "c"),
+        ('<!-- x --><?pi y?><g:owner xmlns:g="urn:giveback"><![CDATA[d & e]]></g:owner>', "d & e"),
+        ('<owner xmlns="urn:another">c</owner><owner>c</owner>', ""),
+        ('<o:owner xmlns:g="urn:giveback">c</o:owner>', ""),
+        ('<g:owner xmlns:g="urn:giveback"/>', ""),
+        (f'<g:owner xmlns:g="urn:giveback">{"x" * 65}</g:owner>', ""),
+        ('<g:owner xmlns:g="urn:giveback">a\u202eb</g:owner>', ""),
+        (NOVAS, "p"),
+        ("<nova:instance><nova:owner/></nova:instance>", ""),
+        ("", ""),
+    ],
+)
+def test_the_metadata_names_the_owner(metadata: str, label: str) -> None:
+    assert labelled(metadata) == label
