@@ -15,13 +15,13 @@ import shutil
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from giveback import commands
 from giveback.errors import InputError
 from giveback.interrupts import stopping
-from giveback_kernel import __version__
 from giveback_kernel.errors import GivebackError
+from giveback_kernel.version import version_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -139,11 +139,7 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
 
     Raises InputError for a command of the lab if the lab is not installed.
     """
-    parser = argparse.ArgumentParser(
-        prog="giveback", description="Gives a VM's unused memory back to its host."
-    )
-    parser.add_argument("--version", action="version", version=f"giveback {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parser, subparsers = _bare_parser()
     named = next((word for word in words if not word.startswith("-")), "")
     ours = _files_in(commands.__name__, commands.__path__).get(named.replace("-", "_"))
     if ours is None:
@@ -162,16 +158,36 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
             parser.epilog = _grouped({shown: _help_in(files[n][1]) for shown, n in names.items()})
             return parser
         ours = command_files().get(names[named], (f"{commands.__name__}.{names[named]}", Path()))
-    module = cast("Command", importlib.import_module(ours[0]))
+    _add_command(subparsers, named, ours[0])
+    return parser
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """Return the parser with every command complete, for man pages and completions."""
+    parser, subparsers = _bare_parser()
+    for name, (module, _) in command_files().items():
+        _add_command(subparsers, name.replace("_", "-"), module)
+    return parser
+
+
+def _bare_parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction[Any]]:
+    parser = argparse.ArgumentParser(
+        prog="giveback", description="Gives a VM's unused memory back to its host."
+    )
+    parser.add_argument("--version", action="version", version=version_text("giveback"))
+    return parser, parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+
+def _add_command(subparsers: argparse._SubParsersAction[Any], name: str, path: str) -> None:
+    module = cast("Command", importlib.import_module(path))
     sub = subparsers.add_parser(
-        named,
+        name,
         help=module.HELP,
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.prepare_parser(sub)
     sub.set_defaults(run=module.run)
-    return parser
 
 
 def _grouped(helps: dict[str, str]) -> str:

@@ -10,6 +10,10 @@ import sys
 
 from giveback_kernel.errors import GivebackError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
 COMMANDS = (
     "config",
     "doctor",
@@ -45,15 +49,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parsed(words: list[str]) -> int:
+    args = build_parser().parse_args(words)
+    return int(args.run(args))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     import argparse
     from importlib import import_module
 
-    from giveback_kernel import __version__
+    from giveback_kernel.version import version_text
 
     parser = argparse.ArgumentParser(
         prog="giveback-agent", description="Gives this VM's unused memory back to its host."
     )
-    parser.add_argument("--version", action="version", version=f"giveback-agent {__version__}")
+    parser.add_argument("--version", action="version", version=version_text("giveback-agent"))
     parser.add_argument("--root", default="/", help=argparse.SUPPRESS)
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
@@ -68,8 +78,7 @@ def _parsed(words: list[str]) -> int:
         sub = subparsers.add_parser(name, help=module.HELP, description=module.__doc__)
         module.prepare_parser(sub)
         sub.set_defaults(run=module.run)
-    args = parser.parse_args(words)
-    return int(args.run(args))
+    return parser
 
 
 if __name__ == "__main__":
