@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 
+from giveback_agent.errors import AgentError
 from giveback_agent.install import files as install_files
 from giveback_agent.install import init_system, systemd_unit
 from giveback_agent.runtime import run_dir
+from giveback_kernel import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +41,12 @@ def run(args: argparse.Namespace) -> int:
     root, where = args.root, install_files.layout(args.prefix)
     init = init_system.find(root)
     service = init == init_system.SYSTEMD and not args.no_service
+    packaged = [path for path in systemd_unit.PACKAGE_PATHS if files.exists(root, path)]
+    if service and packaged:
+        raise AgentError(
+            f"{packaged[0]}: a package has installed the agent here: use that one (systemctl enable --now "
+            f"{systemd_unit.NAME}), or remove the package first"
+        )
     items = install_files.plan(where, install_files.interpreter(service), service)
     if args.dry_run:
         print("\n".join(_preview(root, where, items, service)))

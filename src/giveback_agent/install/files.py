@@ -103,14 +103,15 @@ def interpreter(service: bool) -> str:
 
 def plan(where: Layout, python: str, service: bool) -> tuple[Item, ...]:
     """List every file of an install, compiled for the Python that runs this."""
-    items = [*_package_items(where.folder), Item(where.launcher, _launcher(where, python), 0o755)]
+    items = [*_package_items(where.folder), Item(where.launcher, launcher(where, python), 0o755)]
     if service:
         items.append(Item(systemd_unit.UNIT_PATH, systemd_unit.unit(where.launcher).encode()))
         items.append(Item(systemd_unit.WANTS_PATH, target=systemd_unit.WANTS_TARGET))
     return tuple(items)
 
 
-def _launcher(where: Layout, python: str) -> bytes:
+def launcher(where: Layout, python: str) -> bytes:
+    """Return the text of the command."""
     # -I: ignore the environment and the current folder; -S: no site; -B: write no files that are not listed.
     return (
         f"#!{python} -IBS\n"
@@ -163,6 +164,19 @@ def _compiled(scratch: str, path: str, source: bytes) -> bytes:
     )
     with open(compiled, "rb") as file:
         return file.read()
+
+
+def compile_in_place(folder: str) -> None:
+    """Compile the sources that a package has put into `folder`, as `install` compiles them.
+
+    Raises OSError.
+    """
+    with tempfile.TemporaryDirectory(prefix="giveback-install-") as scratch:
+        for name, source in _all_sources():
+            path = f"{folder}/{name}"
+            place = _compiled_path(path)
+            os.makedirs(os.path.dirname(place), mode=0o755, exist_ok=True)
+            _write("/", Item(place, _compiled(scratch, path, source)))
 
 
 def parse_manifest(data: bytes) -> Manifest:

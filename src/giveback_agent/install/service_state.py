@@ -42,7 +42,8 @@ def parse(text: str) -> ServiceState:
 
 def read(root: str) -> ServiceState:
     """Ask systemd for the state if the unit is installed; other init systems are not asked."""
-    is_unit = files.exists(root, systemd_unit.UNIT_PATH)
+    paths = (systemd_unit.UNIT_PATH, *systemd_unit.PACKAGE_PATHS)
+    is_unit = any(files.exists(root, path) for path in paths)
     if not (
         is_unit and init_system.is_live(root) and init_system.find(root) == init_system.SYSTEMD
     ):

@@ -23,6 +23,8 @@ from __future__ import annotations
 NAME = "giveback-agent.service"
 UNIT_FOLDER = "/etc/systemd/system"
 UNIT_PATH = f"{UNIT_FOLDER}/{NAME}"
+PACKAGE_PATHS = (f"/usr/lib/systemd/system/{NAME}", f"/lib/systemd/system/{NAME}")
+"""The unit of a package (deb, rpm), which `install` does not write."""
 WANTS_PATH = f"{UNIT_FOLDER}/multi-user.target.wants/{NAME}"
 WANTS_TARGET = f"../{NAME}"
 

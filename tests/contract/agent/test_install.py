@@ -130,6 +130,21 @@ def test_the_same_install_twice_changes_nothing(tmp_path: Path) -> None:
     assert tree(root) == once
 
 
+@pytest.mark.parametrize("path", systemd_unit.PACKAGE_PATHS)
+def test_beside_a_packages_agent_nothing_is_installed(
+    tmp_path: Path, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = image(tmp_path)
+    (root / path[1:]).parent.mkdir(parents=True, exist_ok=True)
+    (root / path[1:]).write_text("[Unit]\n")
+    before = tree(root)
+    assert install(root) == 1
+    assert tree(root) == before
+    assert f"{path}: a package has installed the agent here" in capsys.readouterr().err
+    # The command alone, for trying, does not touch the service.
+    assert install(root, "--no-service") == 0
+
+
 def test_dry_run_shows_every_file_and_writes_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
