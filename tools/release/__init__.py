@@ -1,0 +1,1 @@
+"""Build a release: all artefacts of one commit, by one command (`./run release`)."""

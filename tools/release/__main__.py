@@ -1,0 +1,72 @@
+"""`./run release build OUT`: build every artefact of a commit into an empty folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from release import bill_of_materials, guest_packages, pages, python_packages, sums
+from release.release import Release, ReleaseError, export
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STEPS: dict[str, Callable[[Release], list[Path]]] = {
+    "python": python_packages.build,
+    "pages": pages.build,
+    "packages": guest_packages.build,
+    "sbom": bill_of_materials.build,
+}
+"""The steps of a build in their order: later ones use what earlier ones made."""
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    parser = argparse.ArgumentParser(prog="./run release", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    build = commands.add_parser("build", help="build every artefact of a commit")
+    build.add_argument("out", type=Path, metavar="OUT", help="an empty folder, or none yet")
+    build.add_argument("--revision", default="HEAD", help="the commit (default: %(default)s)")
+    build.add_argument("--only", default=",".join(STEPS), metavar="STEPS", help="of: %(default)s")
+    build.add_argument(
+        "--key",
+        type=Path,
+        help="sign SHA256SUMS with this secret key of minisign, without a password",
+    )
+    args = parser.parse_args(words)
+    try:
+        built = make(args.out, args.revision, args.only.split(","), args.key)
+    except ReleaseError as error:
+        sys.stderr.write(f"release: {error}\n")
+        return 1
+    print(f"{len(built)} files in {args.out}")
+    return 0
+
+
+def make(out: Path, revision: str, steps: list[str], key: Path | None) -> list[Path]:
+    """Build these steps of a commit into `out`. Raises ReleaseError."""
+    unknown = [step for step in steps if step not in STEPS]
+    if unknown:
+        raise ReleaseError(f"--only {','.join(unknown)}: the steps are {', '.join(STEPS)}")
+    if out.exists() and any(out.iterdir()):
+        raise ReleaseError(f"{out} is not empty: name another folder, or empty it")
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="giveback-release-") as scratch:
+        release = export(REPOSITORY, Path(scratch) / "tree", out.resolve(), revision)
+        print(f"giveback {release.version}, commit {release.commit[:12]}")
+        made = []
+        for step in steps:
+            begun_s = time.monotonic()
+            files = STEPS[step](release)
+            made += files
+            print(f"{step}: {len(files)} files in {time.monotonic() - begun_s:.1f} s")
+        return [*made, *sums.write(release, made, key)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

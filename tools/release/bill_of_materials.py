@@ -1,0 +1,112 @@
+"""The bill of materials (CycloneDX) of what `giveback` installs: each dependency with its hashes."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from release.release import ReleaseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from release.release import Release
+
+_PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)==([\w.!+-]+)")
+_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+
+
+def build(release: Release) -> list[Path]:
+    """Write the bill of the host's distribution, from the lock; return its file. Raises ReleaseError."""
+    locked = dict(pins((release.tree / "requirements.lock").read_text()))
+    needed = _needed(release)
+    missing = sorted(needed - set(locked))
+    if missing:
+        raise ReleaseError(
+            f"requirements.lock lacks {', '.join(missing)}: docs/development.md has how to make it"
+        )
+    path = release.folder("sbom") / f"giveback-{release.version}.cdx.json"
+    parts = [component(name, *locked[name]) for name in sorted(needed)]
+    path.write_text(json.dumps(document(release, parts), indent=1) + "\n")
+    _check(path.read_text())
+    return [path]
+
+
+def pins(text: str) -> Iterator[tuple[str, tuple[str, tuple[str, ...]]]]:
+    """Yield (name, (version, SHA-256 hashes)) of each requirement in a lock file."""
+    for block in re.split(r"\n(?=\S)", text):
+        if pin := _PIN.match(block):
+            yield normal(pin[1]), (pin[2], tuple(sorted(_HASH.findall(block))))
+
+
+def normal(name: str) -> str:
+    """Return a distribution's normalised name (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def component(name: str, version: str, hashes: tuple[str, ...]) -> dict[str, object]:
+    """Return one dependency as CycloneDX has it, with the hashes of its files for all machines."""
+    files = [
+        {
+            "type": "distribution",
+            "url": f"pkg:pypi/{name}@{version}",
+            "hashes": [{"alg": "SHA-256", "content": one}],
+        }
+        for one in hashes
+    ]
+    return {
+        "type": "library", "name": name, "version": version, "purl": f"pkg:pypi/{name}@{version}",
+        "bom-ref": f"pkg:pypi/{name}@{version}", "externalReferences": files,
+    }  # fmt: skip
+
+
+def document(release: Release, parts: list[dict[str, object]]) -> dict[str, object]:
+    """Return the whole bill; its serial number follows from the commit, so that builds are equal."""
+    when = datetime.fromtimestamp(release.epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    own = f"pkg:pypi/giveback@{release.version}"
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'giveback:{release.commit}')}",
+        "version": 1,
+        "metadata": {
+            "timestamp": when,
+            "component": {
+                "type": "application", "name": "giveback", "version": release.version, "bom-ref": own,
+                "purl": own, "licenses": [{"license": {"id": "Apache-2.0"}}],
+                "properties": [{"name": "giveback:commit", "value": release.commit}],
+            },
+        },
+        "components": parts,
+        "dependencies": [{"ref": own, "dependsOn": [str(part["bom-ref"]) for part in parts]}],
+    }  # fmt: skip
+
+
+def _needed(release: Release) -> set[str]:
+    """Return the normalised names of all that `pip install giveback` brings, by the installed metadata."""
+    program = (
+        "import sys; from importlib.metadata import requires\n"
+        "from packaging.requirements import Requirement as R\n"
+        "seen, todo = set(), ['giveback']\n"
+        "while todo:\n"
+        "    for text in requires(todo.pop()) or ():\n"
+        "        one = R(text)\n"
+        "        if (one.marker is None or one.marker.evaluate({'extra': ''})) and one.name not in seen:\n"
+        "            seen.add(one.name); todo.append(one.name)\n"
+        "print('\\n'.join(seen))\n"
+    )
+    names = {normal(line) for line in release.python("-c", program).split()}
+    return names - {"giveback", "giveback-agent", "giveback-lab"}
+
+
+def _check(text: str) -> None:
+    from cyclonedx.schema import SchemaVersion  # noqa: PLC0415
+    from cyclonedx.validation.json import JsonStrictValidator  # noqa: PLC0415
+
+    error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
+    if error is not None:
+        raise ReleaseError(f"the bill of materials is not CycloneDX: {error!r}"[:400])
