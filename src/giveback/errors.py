@@ -8,6 +8,10 @@ import re
 
 from giveback_kernel.errors import GivebackError, KernelFileError
 
+NOT_READABLE = "no permission to read it; run as root or with CAP_SYS_PTRACE"
+"""The end of a problem: a process's memory may be read by root and, as a rule, its own user."""
+NOT_OPENED = "no permission to open it; run as root or as the VM's own user"
+
 
 class InputError(GivebackError):
     """An input is invalid or missing, before anything was started: a size, a path, a program."""

@@ -16,7 +16,7 @@ import os
 import numpy as np
 import numpy.typing as npt
 
-from giveback.errors import VmError
+from giveback.errors import NOT_READABLE, VmError
 from giveback_kernel.files import under
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -148,5 +148,5 @@ def _vm_error(path: str, pid: int, error: OSError) -> VmError:
     if error.errno in (errno.ENOENT, errno.ESRCH):
         return VmError(f"{path}: process {pid} has ended")
     if error.errno in (errno.EACCES, errno.EPERM):
-        return VmError(f"{path}: no permission to read it; run as root or with CAP_SYS_PTRACE")
+        return VmError(f"{path}: {NOT_READABLE}")
     return VmError(f"{path}: {error.strerror}")

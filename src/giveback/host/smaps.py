@@ -12,7 +12,7 @@ import re
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
-from giveback.errors import VmError
+from giveback.errors import NOT_READABLE, VmError
 from giveback_kernel.files import under
 
 if TYPE_CHECKING:
@@ -285,5 +285,5 @@ def _reason(error: OSError, pid: int) -> str:
     if error.errno in (errno.ENOENT, errno.ESRCH):
         return f"process {pid} has ended"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return "no permission to read it; run as root or with CAP_SYS_PTRACE"
+        return NOT_READABLE
     return error.strerror or str(error)

@@ -14,6 +14,7 @@ from giveback.accounting.observation import resident_of
 from giveback.accounting.reporting import reporting_label
 from giveback.accounting.returnable import returnable_of
 from giveback.reporters.tables.columns import UNLIMITED, wrapped
+from giveback.reporters.tables.problems import lines_of
 from giveback.reporters.tables.vm_columns import PS, TableView, VmRow, in_order, table
 from giveback.vmm.base import key_of
 from giveback_kernel.escaping import escape_for_terminal
@@ -70,17 +71,19 @@ def text(
             )
         )
     lines = table([_row(one, host) for one in seen], PS, view, width)
-    problems = {
-        f"{escape_for_terminal(one.vm.name, 40)}: {escape_for_terminal(p, 300)}"
-        for one in seen
-        for p in one.problems
-    }
+    problems = lines_of(
+        dict.fromkeys(
+            (key_of(one.vm), escape_for_terminal(one.vm.name, 40), escape_for_terminal(p, 300))
+            for one in seen
+            for p in one.problems
+        )
+    )
     why = {
         f"{escape_for_terminal(one.vm.name, 40)}: ? as {escape_for_terminal(_why_unknown(one), 300)}"
         for one in seen
         if one.ledger is not None and one.ledger.unknown is not None
     }
-    for line in sorted(problems | why):
+    for line in (*sorted(dict.fromkeys(problems)), *sorted(why - set(problems))):
         lines += wrapped(line, width)
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from giveback.accounting.returnable import returnable_of
 from giveback.manager.decide import schedule
 from giveback.manager.decide.promises import is_short
 from giveback.manager.model import VmCondition, VmStatus
+from giveback.reporters.tables.problems import lines_of
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
@@ -162,8 +163,8 @@ def vm_problems(vms: Iterable[VmStatus]) -> tuple[str, ...]:
         if vm.unknown not in ("", NO_NUMBERS) and vm.condition is not VmCondition.CONTRADICTS:
             said.append(f"use and residue are unknown: {vm.unknown}")
         lines += [
-            f"{escape_for_terminal(vm.name, 40)}: {escape_for_terminal(text, _TEXT_LIMIT)}"
+            (vm.key, escape_for_terminal(vm.name, 40), escape_for_terminal(text, _TEXT_LIMIT))
             for text in (*said, *vm.doctor)
             if text
         ]
-    return tuple(dict.fromkeys(lines))
+    return tuple(dict.fromkeys(lines_of(lines)))

@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from giveback.errors import InputError, VmError
+from giveback.errors import NOT_OPENED, InputError, VmError
 from giveback_kernel.escaping import escape_for_terminal
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def short_path(path: str) -> Iterator[str]:
 def reason(error: OSError) -> str:
     """Return the text of an error: what is wrong with a socket, and what to do about it."""
     if isinstance(error, PermissionError):
-        return "no permission to open it; run as root or as the VM's own user"
+        return NOT_OPENED
     if isinstance(error, (FileNotFoundError, ProcessLookupError)):
         return "no such socket; was it deleted, or has the VM ended?"
     if isinstance(error, ConnectionRefusedError):
