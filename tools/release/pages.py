@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from release import settings_pages  # also where this file runs as a program
+
 if TYPE_CHECKING:
     import argparse
 
@@ -27,6 +30,9 @@ def build(release: Release) -> list[Path]:
     for program in ("giveback-agent", "giveback"):
         out = release.folder("pages") / program
         release.python(Path(__file__).resolve(), program, out)
+        page = settings_pages.write(program, release.tree, out, release.epoch)
+        page.with_name(f"{page.name}.gz").write_bytes(gzip.compress(page.read_bytes(), mtime=0))
+        page.unlink()
         made += sorted(path for path in out.rglob("*") if path.is_file())
     return made
 
@@ -72,5 +78,4 @@ def man_page(program: str, parser: argparse.ArgumentParser) -> str:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
     write(sys.argv[1], Path(sys.argv[2]))

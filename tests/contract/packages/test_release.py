@@ -110,6 +110,7 @@ def test_the_packages_have_the_same_files(built: Path, tmp_path: Path) -> None:
         "/usr/bin/giveback-agent",
         "/usr/lib/systemd/system/giveback-agent.service",
         "/usr/share/man/man1/giveback-agent.1.gz",
+        "/usr/share/man/man5/giveback.conf.5.gz",
         "/usr/share/bash-completion/completions/giveback-agent",
     } < of_deb
     assert (tmp_path / "usr/bin/giveback-agent").stat().st_mode & 0o777 == 0o755
@@ -144,6 +145,17 @@ def test_the_pages_and_completions_know_every_command(built: Path, program: str)
     for shell in ("zsh/vendor-completions", "fish/vendor_completions.d"):
         (found,) = (place / "usr/share" / shell).iterdir()
         assert "doctor" in found.read_text()
+
+
+def test_the_settings_have_their_pages(built: Path) -> None:
+    for program, page, key in (
+        ("giveback-agent", "giveback.conf", "cacheFloor"), ("giveback", "giveback.toml", "on_calm"),
+    ):  # fmt: skip
+        place = built / f"pages/{program}/usr/share/man/man5/{page}.5.gz"
+        text = gzip.decompress(place.read_bytes()).decode()
+        assert text.startswith(".TH ")
+        assert key in text
+        assert "](" not in text
 
 
 def test_a_wrong_step_a_used_folder_and_a_wrong_key_are_refused(
