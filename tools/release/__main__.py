@@ -1,4 +1,4 @@
-"""`./run release build OUT`: build every artefact of a commit into an empty folder."""
+"""Make a release: check, build, notes, tag."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from release import bill_of_materials, guest_packages, pages, python_packages, sums
+from release import bill_of_materials, guest_packages, pages, publish, python_packages, sums
 from release.release import Release, ReleaseError, export
 
 if TYPE_CHECKING:
@@ -38,13 +38,36 @@ def main(words: list[str] | None = None) -> int:
         type=Path,
         help="sign SHA256SUMS with this secret key of minisign, without a password",
     )
+    commands.add_parser("check", help="say what stands in the way of a release")
+    commands.add_parser("notes", help="print the notes, from the fragments")
+    tagging = commands.add_parser("tag", help="join the fragments into CHANGELOG.md, commit, tag")
+    tagging.add_argument(
+        "--yes", action="store_true", help="do it, not only show it; nothing is pushed"
+    )
     args = parser.parse_args(words)
     try:
-        built = make(args.out, args.revision, args.only.split(","), args.key)
+        return _run(args)
     except ReleaseError as error:
         sys.stderr.write(f"release: {error}\n")
         return 1
-    print(f"{len(built)} files in {args.out}")
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.command == "check":
+        found = publish.obstacles(REPOSITORY)
+        print(
+            "\n".join(found)
+            or "nothing stands in the way: run the tests (./run test), then build and tag"
+        )
+        return 1 if found else 0
+    if args.command == "notes":
+        print(publish.notes(REPOSITORY))
+    elif args.command == "tag":
+        done = publish.tag(REPOSITORY, is_meant=args.yes)
+        print("\n".join(done if args.yes else (*done, "nothing was changed; --yes does it")))
+    else:
+        built = make(args.out, args.revision, args.only.split(","), args.key)
+        print(f"{len(built)} files in {args.out}")
     return 0
 
 

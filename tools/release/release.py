@@ -45,14 +45,7 @@ class Release:
 
     def run(self, *words: str | Path, cwd: Path | None = None) -> str:
         """Run a tool, and return its output. Raises ReleaseError with its last lines if it fails."""
-        done = subprocess.run(
-            [str(word) for word in words], cwd=cwd or self.tree, env=dict(self.environment),
-            capture_output=True, text=True, check=False, timeout=_STEP_S,
-        )  # fmt: skip
-        if done.returncode:
-            last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
-            raise ReleaseError(f"{words[0]}: exit code {done.returncode}\n{last}")
-        return done.stdout
+        return run_tool(*words, cwd=cwd or self.tree, environment=self.environment)
 
     def python(self, *words: str | Path) -> str:
         """Run a module or program by this Python, on the exported sources."""
@@ -67,7 +60,7 @@ class Release:
 
 def export(repository: Path, tree: Path, out: Path, revision: str = "HEAD") -> Release:
     """Export a commit's files to `tree`, whatever lies beside them here. Raises ReleaseError."""
-    commit, epoch = _git(repository, "show", "-s", "--format=%H %ct", revision).split()
+    commit, epoch = git(repository, "show", "-s", "--format=%H %ct", revision).split()
     with tarfile.open(fileobj=io.BytesIO(_git_bytes(repository, "archive", commit))) as archive:
         archive.extractall(tree, filter="data")
     (tree / COMMIT_FILE).write_text(
@@ -83,7 +76,20 @@ def version_of(tree: Path) -> str:
     return line.split('"')[1]
 
 
-def _git(repository: Path, *words: str) -> str:
+def run_tool(*words: str | Path, cwd: Path, environment: Mapping[str, str] | None = None) -> str:
+    """Run a tool, and return its output. Raises ReleaseError with its last lines if it fails."""
+    done = subprocess.run(
+        [str(word) for word in words], cwd=cwd, env=None if environment is None else dict(environment),
+        capture_output=True, text=True, check=False, timeout=_STEP_S,
+    )  # fmt: skip
+    if done.returncode:
+        last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
+        raise ReleaseError(f"{words[0]}: exit code {done.returncode}\n{last}")
+    return done.stdout
+
+
+def git(repository: Path, *words: str) -> str:
+    """Return git's output. Raises ReleaseError with git's own words."""
     return _git_bytes(repository, *words).decode().strip()
 
 

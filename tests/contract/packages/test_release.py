@@ -172,3 +172,47 @@ def test_a_wrong_step_a_used_folder_and_a_wrong_key_are_refused(
     )
     assert "minisign -G -W" in said
     assert SECRET.decode() not in said
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A clone with its own tools, of which a release is made up to the tag."""
+    place = tmp_path / "clone"
+    call("git", "-c", "safe.directory=*", "clone", "--quiet", str(ROOT), str(place))
+    for key, value in (("user.name", "a test"), ("user.email", "test@invalid")):
+        call("git", "config", key, value, folder=place)
+    return place
+
+
+def of_clone(place: Path, *words: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "release", *words], capture_output=True, text=True, check=False,
+        timeout=600, cwd=place, env={**os.environ, "PYTHONPATH": str(place / "tools")},
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_release_is_made_up_to_its_tag(clone: Path) -> None:
+    assert "nothing stands in the way" in of_clone(clone, "check")
+    notes = of_clone(clone, "notes")
+    assert "### Added" in notes or "Added" in notes
+    before = call("git", "rev-parse", "HEAD", folder=clone)
+    assert "--yes does it" in of_clone(clone, "tag")
+    assert call("git", "rev-parse", "HEAD", folder=clone) == before
+    of_clone(clone, "tag", "--yes")
+    version = call("git", "describe", "--exact-match", folder=clone).strip()
+    assert version.startswith("v")
+    assert call("git", "status", "--porcelain", folder=clone) == ""
+    assert [path.name for path in (clone / "changelog.d").iterdir()] == ["README.md"]
+    assert f"{version} is a tag already" in of_clone(clone, "tag", "--yes", code=1)
+
+
+def test_what_stands_in_the_way_is_said_with_what_to_do(clone: Path) -> None:
+    (clone / "changelog.d/+bad name.md").write_text("x")
+    (clone / "changelog.d/+empty.fixed.md").write_text("\n")
+    said = of_clone(clone, "check", code=1)
+    assert "not committed: commit them" in said
+    assert "changelog.d/+bad name.md: not a fragment's name" in said
+    assert "changelog.d/+empty.fixed.md: empty: write" in said
+    assert "not released:" in of_clone(clone, "tag", "--yes", code=1)
