@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from giveback.manager.model import DaemonStatus
 
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
 __all__ = ["Daemon", "ScriptedManager", "action", "running", "status", "vm_status", "wait_for"]
 
 
