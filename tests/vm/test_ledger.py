@@ -45,6 +45,7 @@ for at in range(0, len(text), 4000):
 print("end", flush=True)
 time.sleep(600)
 """
+LOOKS = 4
 PICTURE_DEADLINE_S = 180
 WORK = """
 import os
@@ -92,12 +93,17 @@ async def look(lab: Lab) -> Seen:
         backend = QemuBackend()
         described = backend.recognise(process)
         assert described is not None
-        lines = await report_lines(vm)
-        said = json.loads("".join(lines[1:]))
-        guest = from_agent(said, GuestSource.FILE)
-        found = await observe(backend, described, layout=True, timeout_s=10, guest=guest)
-        exact = join_pages(found, said)
-        return found, exact, float(lines[0]), allocated_bytes(found), outside(found, said)
+        for _ in range(LOOKS):
+            lines = await report_lines(vm)
+            said = json.loads("".join(lines[1:]))
+            guest = from_agent(said, GuestSource.FILE)
+            found = await observe(backend, described, layout=True, timeout_s=10, guest=guest)
+            exact = join_pages(found, said)
+            other = outside(found, said)
+            if other.disputed * 4096 <= RAM_BYTES // 100:
+                break
+            # On a busy machine seconds lie between the two, and the guest goes on.
+        return found, exact, float(lines[0]), allocated_bytes(found), other
 
 
 async def report_lines(vm: LabVm) -> list[str]:

@@ -310,9 +310,9 @@ def _numbers(seen: Observation) -> Iterator[Finding]:
     if seen.guest.agent_is_there:
         yield Finding(
             Severity.BLINDS,
-            "the guest's agent gives no numbers now: its answers may use a tenth of a CPU at most",
+            "the guest's agent gives no numbers now: the guest is busy, or its answers used a tenth of a CPU",
             "; ".join(escape_for_terminal(problem, 300) for problem in seen.guest.problems),
-            "run giveback again at that time; giveback daemon keeps the agent's last answer",
+            "run giveback again, at that time if one is named; giveback daemon keeps the agent's last answer",
             read_more="docs/protocol.md",
         )
     elif seen.state.running is False:

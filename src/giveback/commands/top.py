@@ -99,6 +99,7 @@ def _live(args: argparse.Namespace, source: Source, view: TopView) -> int:
         return HistoryReplay(str(path), args.since)
 
     app = TopApp(source, view, replay, begins_with_replay=args.replay)
+    app.ends_process = True
     # Textual and the application follow signals by themselves, and leave other handlers behind.
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:

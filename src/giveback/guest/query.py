@@ -83,6 +83,7 @@ async def read_guest(
             guest = await _ask_patiently(channel, timeout_s, by_cgroup, patience_s)
         except VmError as error:
             agent_is_there = agent_is_there or isinstance(error, AgentBusyError)
+            agent_is_there = agent_is_there or _is_held_open(channel, state, error)
             problems.append(str(error))
             continue
         if guest.total_bytes is not None:
@@ -94,6 +95,12 @@ async def read_guest(
     else:
         guest = NO_GUEST
     return replace(guest, problems=tuple(problems), agent_is_there=agent_is_there)
+
+
+def _is_held_open(channel: Channel, state: VmState, error: VmError) -> bool:
+    """Tell whether a program in the guest has the port open, by the VMM, and only does not answer in time."""
+    told = state.running is not None and channel.kind is ChannelKind.VIRTIO_SERIAL
+    return told and isinstance(error.__cause__, TimeoutError)
 
 
 def _closed(channel: Channel) -> str:

@@ -40,6 +40,12 @@ def resident_at(vm: VmCourse, t_s: float) -> int:
     return min(vm.samples, key=lambda sample: abs(sample.t_s - t_s)).resident_bytes
 
 
+def moved_near(vm: VmCourse, t_s: float) -> int:
+    """By how much resident memory changed around that time: a scan and a sample are never at one moment."""
+    near = [one.resident_bytes for one in vm.samples if abs(one.t_s - t_s) <= 2 * SOON_S]
+    return max(near, default=0) - min(near, default=0)
+
+
 @pytest.fixture
 def vms_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Yield the folder of this test's VMs: other tests run VMs at the same time."""
@@ -103,7 +109,8 @@ def test_two_cells_overlap_and_are_stored_whole(
         kept_bytes = (flow.faulted_bytes - since.faulted_bytes) - (
             flow.returned_bytes - since.returned_bytes
         )
-        assert abs(kept_bytes - grown) < 16 * MIB
+        moved_bytes = moved_near(vm, flow.t_s) + moved_near(vm, since.t_s)
+        assert abs(kept_bytes - grown) < 16 * MIB + moved_bytes
         assert (flow.returned_bytes > 16 * MIB) == (result.cell.strategy == "reporting")
         assert flow.regret_bytes <= flow.returned_bytes
     kept, returned = (result.vms[0].samples for result in sorted(results, key=by_work))

@@ -88,6 +88,8 @@ class TopApp(OrderedKeysApp):
     view: reactive[TopView] = reactive(TopView(), init=False)
     scrub: reactive[Scrub | None] = reactive(None, init=False)
     """Where the replay is; None: live."""
+    ends_process = False
+    """Whether the process ends with it, some seconds after it was told to at the latest."""
 
     def __init__(
         self,
@@ -141,12 +143,16 @@ class TopApp(OrderedKeysApp):
             self.action_replay()
 
     def _end_by(self, number: int) -> None:
-        # If the terminal is gone, Textual's writer has died of EIO, and its end would wait for it forever.
-        ends = threading.Timer(_END_S, os._exit, (128 + number,))
-        ends.daemon = True
-        ends.start()
+        self._end_soon(128 + number)
+
+    def _end_soon(self, code: int) -> None:
+        if self.ends_process:
+            # If the terminal is gone, Textual's writer has died of EIO, and its end waits for it forever.
+            ends = threading.Timer(_END_S, os._exit, (code,))
+            ends.daemon = True
+            ends.start()
         self._source.close()
-        self.exit(128 + number)
+        self.exit(code)
 
     def on_unmount(self) -> None:
         """End the source."""
@@ -439,4 +445,4 @@ class TopApp(OrderedKeysApp):
 
     def action_leave(self) -> None:
         """End."""
-        self.exit(0)
+        self._end_soon(0)

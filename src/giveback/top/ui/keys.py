@@ -62,6 +62,9 @@ class OrderedKeysApp(App[int]):
 
     def _settle(self, target: MessagePump, number: int, rounds: int) -> None:
         """Go through all queues from the target's up to the app's, behind what is in them now."""
+        if not self.is_running or not self.screen_stack:
+            # The app is ending.
+            return
         if not rounds:
             # A screen that was pushed meanwhile takes the focus once it has been mounted.
             self._follow(self.screen, lambda: self._follow(self, lambda: self._had_effect(number)))
