@@ -57,7 +57,7 @@ def _run(args: argparse.Namespace) -> int:
         found = publish.obstacles(REPOSITORY)
         print(
             "\n".join(found)
-            or "nothing stands in the way: run the tests (./run test), then build and tag"
+            or "nothing stands in the way: run the tests (./run test), then tag, and build the tag"
         )
         return 1 if found else 0
     if args.command == "notes":

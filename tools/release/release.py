@@ -60,7 +60,9 @@ class Release:
 
 def export(repository: Path, tree: Path, out: Path, revision: str = "HEAD") -> Release:
     """Export a commit's files to `tree`, whatever lies beside them here. Raises ReleaseError."""
-    commit, epoch = git(repository, "show", "-s", "--format=%H %ct", revision).split()
+    # An annotated tag is an object of its own, which `git show` prints before its commit.
+    named = git(repository, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+    commit, epoch = git(repository, "show", "-s", "--format=%H %ct", named).split()
     with tarfile.open(fileobj=io.BytesIO(_git_bytes(repository, "archive", commit))) as archive:
         archive.extractall(tree, filter="data")
     (tree / COMMIT_FILE).write_text(

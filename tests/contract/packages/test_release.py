@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -97,6 +98,23 @@ def test_every_artefact_says_its_version_and_commit(built: Path, tmp_path: Path)
     assert version.strip().removeprefix("x ") == said.removeprefix("giveback-agent ")
 
 
+def test_every_wheel_and_source_archive_has_the_licence(built: Path) -> None:
+    licence = (ROOT / "LICENSE").read_bytes()
+    wheels = sorted(built.glob("python/*.whl"))
+    archives = sorted(built.glob("python/*.tar.gz"))
+    assert len(wheels) == len(archives) == 3
+    for path in wheels:
+        with zipfile.ZipFile(path) as archive:
+            (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/licenses/LICENSE"))
+            assert archive.read(name) == licence
+    for path in archives:
+        with tarfile.open(path) as archive:
+            (one,) = (m for m in archive if m.name.count("/") == 1 and m.name.endswith("/LICENSE"))
+            file = archive.extractfile(one)
+            assert file is not None
+            assert file.read() == licence
+
+
 def test_the_packages_have_the_same_files(built: Path, tmp_path: Path) -> None:
     (deb,) = built.glob("packages/*.deb")
     call("dpkg-deb", "-x", str(deb), str(tmp_path))
@@ -176,11 +194,16 @@ def test_a_wrong_step_a_used_folder_and_a_wrong_key_are_refused(
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A clone with its own tools, of which a release is made up to the tag."""
+    """A clone with its own tools and a version that no release has, whatever is tagged here."""
     place = tmp_path / "clone"
-    call("git", "-c", "safe.directory=*", "clone", "--quiet", str(ROOT), str(place))
+    call("git", "-c", "safe.directory=*", "clone", "--quiet", "--no-tags", str(ROOT), str(place))
     for key, value in (("user.name", "a test"), ("user.email", "test@invalid")):
         call("git", "config", key, value, folder=place)
+    path = place / "src/giveback_kernel/__init__.py"
+    path.write_text(re.sub(r"(?m)^__version__ = .*$", '__version__ = "99.0.0"', path.read_text()))
+    (place / "changelog.d/+test.added.md").write_text("A sentence for a user.\n")
+    call("git", "add", "--all", folder=place)
+    call("git", "commit", "--quiet", "--message", "A version to be released", folder=place)
     return place
 
 
@@ -196,13 +219,18 @@ def of_clone(place: Path, *words: str, code: int = 0) -> str:
 def test_a_release_is_made_up_to_its_tag(clone: Path) -> None:
     assert "nothing stands in the way" in of_clone(clone, "check")
     notes = of_clone(clone, "notes")
-    assert "### Added" in notes or "Added" in notes
+    assert "A sentence for a user." in notes
     before = call("git", "rev-parse", "HEAD", folder=clone)
     assert "--yes does it" in of_clone(clone, "tag")
     assert call("git", "rev-parse", "HEAD", folder=clone) == before
     of_clone(clone, "tag", "--yes")
     version = call("git", "describe", "--exact-match", folder=clone).strip()
-    assert version.startswith("v")
+    assert version == "v99.0.0"
+    out = clone.with_name("built")
+    of_clone(clone, "build", str(out), "--revision", version, "--only", "python")
+    (zipapp,) = out.glob("python/*.pyz")
+    tagged = call("git", "rev-parse", f"{version}^{{commit}}", folder=clone).strip()
+    assert f"99.0.0 (commit {tagged[:12]})" in call(sys.executable, "-I", str(zipapp), "--version")
     assert call("git", "status", "--porcelain", folder=clone) == ""
     assert [path.name for path in (clone / "changelog.d").iterdir()] == ["README.md"]
     assert f"{version} is a tag already" in of_clone(clone, "tag", "--yes", code=1)
