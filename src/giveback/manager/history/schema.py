@@ -146,6 +146,12 @@ def columns_of(connection: sqlite3.Connection, table: str) -> frozenset[str]:
 def _check_version(connection: sqlite3.Connection, path: str) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if application == _APPLICATION_ID and version > VERSION:
+        raise HistoryError(
+            f"{path}: a newer giveback wrote this history (version {version}, this one knows up to "
+            f"{VERSION}); it is left as it is: install that giveback again, or name another file in "
+            "the settings (history.path)"
+        )
     if application not in (0, _APPLICATION_ID) or version > VERSION:
         raise HistoryError(
             f"{path}: not a history of this giveback (version {version}); move it away, or name "
