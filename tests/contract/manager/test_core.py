@@ -62,7 +62,8 @@ def test_a_short_host_gets_memory_and_what_came_is_checked(host: Host) -> None:
                 asked, done = recorded.actions[0], recorded.actions[-1]
                 assert asked.id == done.id
                 assert 0 < asked.expected_bytes <= 160 * MIB
-                assert abs((done.measured_bytes or 0) - 160 * MIB) < 4 * MIB
+                # It is verified once what was expected has come; the rest may still be on its way.
+                assert asked.expected_bytes <= (done.measured_bytes or 0) < 164 * MIB
                 assert done.verdict == ""
                 assert one(daemon, "web").reliability == 1.0
                 assert daemon.status().decision is not None
