@@ -99,8 +99,7 @@ class Apt:
 
     def dependency(self, package: str, prefix: str, suite: str | None = None) -> str:
         """Return the package named `prefix…` that a meta-package depends on. Raises InputError."""
-        words = ["show", "--no-all-versions", f"{package}/{suite}" if suite else package]
-        for row in self._run(words, tool="apt-cache").splitlines():
+        for row in self._show(f"{package}/{suite}" if suite else package):
             if row.startswith("Depends:"):
                 for item in row.removeprefix("Depends:").split(","):
                     name = item.split()[0]
@@ -141,9 +140,17 @@ class Apt:
                 return archives / file
         raise InputError(f"{name}: a source package without an upstream archive")
 
+    def _show(self, target: str) -> list[str]:
+        """Return the lines about a package. Raises InputError."""
+        words = ["show", "--no-all-versions", target]
+        try:
+            return self._run(words, tool="apt-cache").splitlines()
+        except InputError:
+            # Another process may have been writing the cache of apt, which was empty for a moment.
+            return self._run(words, tool="apt-cache").splitlines()
+
     def _archive_of(self, name: str, suite: str | None) -> str:
-        words = ["show", "--no-all-versions", f"{name}/{suite}" if suite else name]
-        listing = self._run(words, tool="apt-cache").splitlines()
+        listing = self._show(f"{name}/{suite}" if suite else name)
         fields = dict(row.split(": ", 1) for row in listing if ": " in row)
         return f"{name}_{fields['Version'].replace(':', '%3a')}_{fields['Architecture']}.deb"
 
