@@ -72,12 +72,18 @@ class Terminal:
     def exit_code(self) -> int | None:
         """Return the command's exit code; None while it runs."""
         words = self._run("display-message", "-p", "#{pane_dead} #{pane_dead_status}").split()
+        if words == ["1"]:
+            # tmux 3.3a has closed the terminal but missed its child's end: it asks again when told so.
+            os.kill(self._server, signal.SIGCHLD)
         return int(words[1]) if words[:1] == ["1"] and len(words) > 1 else None
+
+    @property
+    def _server(self) -> int:
+        return int(self._run("display-message", "-p", "#{pid}"))
 
     def die(self) -> None:
         """End as a closed window does: all of it, at once."""
-        server = int(self._run("display-message", "-p", "#{pid}"))
-        os.kill(server, signal.SIGKILL)
+        os.kill(self._server, signal.SIGKILL)
 
     def end(self) -> None:
         """End the terminal and what runs in it."""
