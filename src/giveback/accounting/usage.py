@@ -65,6 +65,11 @@ class HostSnapshot:
         return max(0, self.ram_resident_bytes - self.ram_shared_bytes)
 
     @property
+    def held_bytes(self) -> int:
+        """What would return to the host with the process: its RAM's part and its own memory's (Pss)."""
+        return self.ram_held_bytes + min(self.own_pss_bytes, self.own_resident_bytes)
+
+    @property
     def resident_bytes(self) -> int:
         """Resident memory of the whole process."""
         return self.ram_resident_bytes + self.own_resident_bytes

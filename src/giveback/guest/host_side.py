@@ -59,19 +59,21 @@ def read_mappings(
     ram = smaps.add(mapping.usage for mapping in mappings)
     eligible = {mapping.thp_eligible for mapping in mappings} - {None}
     own = whole - ram
+    ram_twice_bytes = smaps.hugetlb_twice_bytes(mappings)
+    own_twice_bytes = smaps.hugetlb_twice_bytes(candidates) - ram_twice_bytes
     status = procs.status_bytes(root, pid)
     snapshot = HostSnapshot(
         ram_resident_bytes=ram.resident_bytes,
         ram_swap_bytes=ram.swap_bytes,
-        ram_pss_bytes=ram.pss_bytes + ram.hugetlb_bytes,
-        ram_shared_bytes=max(0, ram.rss_bytes - ram.pss_bytes),
+        ram_pss_bytes=ram.pss_bytes + ram.hugetlb_bytes - ram_twice_bytes,
+        ram_shared_bytes=max(0, ram.rss_bytes - ram.pss_bytes) + ram_twice_bytes,
         ram_huge_bytes=ram.huge_bytes + ram.hugetlb_bytes,
         ram_locked_bytes=ram.locked_bytes,
         ram_ksm_bytes=ram.ksm_bytes,
         ram_page_bytes=max((mapping.kernel_page_bytes for mapping in mappings), default=4096),
         ram_thp_eligible=True in eligible if eligible else None,
         own_resident_bytes=own.resident_bytes,
-        own_pss_bytes=own.pss_bytes + own.hugetlb_bytes,
+        own_pss_bytes=own.pss_bytes + max(0, own.hugetlb_bytes - own_twice_bytes),
         own_swap_bytes=own.swap_bytes,
         page_tables_bytes=status.get("VmPTE", 0),
         peak_resident_bytes=status.get("VmHWM", 0) + ram.hugetlb_bytes + own.hugetlb_bytes,

@@ -191,6 +191,28 @@ def add(usages: Iterable[Usage]) -> Usage:
     return result
 
 
+def hugetlb_twice_bytes(mappings: Iterable[Mapping]) -> int:
+    """Return the hugetlb bytes that are only counted because a process maps the same pages again. Pure.
+
+    The kernel has no Pss for hugetlb pages: each mapping counts them whole. Of one file, no more can be
+    there than the union of what is mapped of it.
+    """
+    ranges: dict[tuple[str, int], list[tuple[int, int, int]]] = {}
+    for one in mappings:
+        if one.usage.hugetlb_bytes and one.inode:
+            place = (one.offset_bytes, one.offset_bytes + one.size_bytes, one.usage.hugetlb_bytes)
+            ranges.setdefault((one.device, one.inode), []).append(place)
+    return sum(_twice_bytes(sorted(places)) for places in ranges.values())
+
+
+def _twice_bytes(places: list[tuple[int, int, int]]) -> int:
+    union_bytes = reached = 0
+    for start, end, _ in places:
+        union_bytes += max(0, end - max(start, reached))
+        reached = max(reached, end)
+    return max(0, sum(counted for _, _, counted in places) - union_bytes)
+
+
 def scan(pieces: Iterable[bytes], at_least_bytes: int) -> tuple[Usage, tuple[Mapping, ...]]:
     """Return the sum over all mappings, and the mappings of at least `at_least_bytes` with their usage.
 

@@ -83,6 +83,29 @@ def test_pieces_are_of_whole_mappings(piece_bytes: int, count: int) -> None:
     assert smaps.scan(pieces, 1 << 20)[1] == smaps.parse_smaps(text)
 
 
+SPANS = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, 6), st.integers(1, 4), st.booleans()), max_size=12
+)
+
+
+@given(SPANS)
+def test_of_hugetlb_that_is_mapped_again_the_union_counts(
+    spans: list[tuple[int, int, int, bool]],
+) -> None:
+    mappings = [
+        smaps.Mapping(
+            0, pages << 21, "rw-s", first << 21, "00:10", inode, "ram",
+            smaps.Usage(hugetlb_bytes=pages << 21 if is_touched else 0), 2 << 20,
+        )
+        for inode, first, pages, is_touched in spans
+    ]  # fmt: skip
+    touched = [span for span in spans if span[3]]
+    # Inode 0 is private memory: nobody else maps it.
+    shared = {(i, first + n) for i, first, pages, _ in touched if i for n in range(pages)}
+    counted = sum(pages for inode, _, pages, _ in touched if inode)
+    assert smaps.hugetlb_twice_bytes(mappings) == (counted - len(shared)) << 21
+
+
 def test_too_many_large_mappings_are_an_error(tmp_path: Path) -> None:
     count = smaps.MAPPINGS_LIMIT + 1
     text = b"".join(b"%08x-%08x%b" % (n << 20, n + 1 << 20, LINES) for n in range(count))

@@ -109,7 +109,7 @@ def held_bytes(mappings: Mappings | None, now: Counts, ram_bytes: int) -> int:
     """
     if mappings is None:
         return now.resident_bytes
-    return max(0, now.resident_bytes - carried(mappings, now, ram_bytes).ram_shared_bytes)
+    return carried(mappings, now, ram_bytes).held_bytes
 
 
 def _shifted(ram: int, own: int, moved: int, ram_limit: int) -> tuple[int, int]:
