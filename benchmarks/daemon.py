@@ -240,7 +240,7 @@ async def serve(folder: Path) -> None:
             await asyncio.sleep(1)
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, daemon.stop)
-    async with serving_of(daemon, _endpoint(settings)):
+    async with serving_of(daemon, _endpoint(settings, lambda: settings)):
         reporting = asyncio.create_task(report())
         profile = cProfile.Profile()
         if PROFILE:

@@ -355,6 +355,7 @@ async def running(host: Host, farm: Farm) -> AsyncIterator[Daemon]:
     """Run a complete daemon by this loop's clock."""
     from giveback.manager.daemon import Daemon
     from giveback.manager.devices.fallback import Fallbacks
+    from giveback.manager.history.readable import ReadableHistory
     from giveback.manager.history.recorder import History
     from giveback.manager.http.server import Endpoint, serving
 
@@ -366,7 +367,9 @@ async def running(host: Host, farm: Farm) -> AsyncIterator[Daemon]:
     daemon = Daemon(
         settings, recorder=history, fallbacks=fallbacks, root=str(host.root), backends=backends
     )
-    endpoint = Endpoint(socket_path=str(settings.socket), history_path=history.path)
+    endpoint = Endpoint(
+        socket_path=str(settings.socket), history=lambda: ReadableHistory.of(history.path, settings)
+    )
     async with serving(daemon, endpoint):
         task = asyncio.create_task(daemon.run())
         try:

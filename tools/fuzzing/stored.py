@@ -70,7 +70,9 @@ def _request(data: bytes) -> object:
         except InputError as error:
             found.append(str(error))
     if isinstance(said, dict):
-        found.append(requests.TimeSpan.of({str(k): str(v) for k, v in said.items()}, 1e9))
+        query = {str(k): str(v) for k, v in said.items()}
+        found.append(requests.TimeSpan.of(query, 1e9))
+        found.append(requests.TimeSpan.of(query, 1e9, requests.UsageQuery))
     return found
 
 

@@ -6,18 +6,21 @@ every daemon, first the user's own, then the system's.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from giveback.errors import InputError
 from giveback.guest import via_daemon
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from giveback.manager.http.client import Client
 
+Found = TypeVar("Found")
 API_NAME = "api.sock"
 _SYSTEM_RUNTIME = Path(via_daemon.SYSTEM_FOLDER)
 # httpx2 and pydantic take longer to import than `ps` takes to run, so only their users import them.
@@ -87,6 +90,43 @@ def _socket(named: Path | None) -> Path:
     found = load(named).socket
     # A user may ask the system's daemon if the user's own does not run.
     return found if named or _is_there(found) else _either(found, _SYSTEM_RUNTIME)
+
+
+def from_history(
+    args: argparse.Namespace, read: Callable[[str], Found], ask: Callable[[Client], Found]
+) -> Found:
+    """Return what is read from the history's file, or if that cannot be, from its daemon.
+
+    A daemon that was named by its socket is asked; else the file is read, if this user may. Raises
+    InputError, HistoryError, and what `ask` raises.
+    """
+    from giveback.manager.history.schema import HistoryError  # noqa: PLC0415
+
+    if args.socket and not args.file:
+        return ask(client(args))
+    path = history_path(args)
+    if not args.file and not _may_read(path):
+        return ask(client(args))
+    try:
+        return read(str(path))
+    except HistoryError as error:
+        if args.file:
+            raise
+        from giveback.manager.http.client import NoDaemonError  # noqa: PLC0415
+
+        # A daemon that keeps its history elsewhere, by its own settings, is found as well.
+        try:
+            return ask(client(args))
+        except NoDaemonError:
+            raise error from None
+
+
+def _may_read(path: Path) -> bool:
+    """Return False if a permission is missing; the reader reports a missing file."""
+    try:
+        return not path.exists() or os.access(path, os.R_OK)
+    except PermissionError:
+        return False
 
 
 def history_path(args: argparse.Namespace) -> Path:

@@ -6,7 +6,6 @@ daemon, gets the same from there.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING
 from giveback.arguments import span_of
 from giveback.commands import _daemon, _output
 from giveback.manager.history import chart, reader
-from giveback.manager.history.schema import HistoryError
 from giveback.manager.http import requests
 from giveback.manager.http.answers import plain
 
@@ -69,28 +67,8 @@ def run(args: argparse.Namespace) -> int:
 def _found(args: argparse.Namespace) -> HistorySpan:
     to_s = int(time.time()) + 1
     from_s = to_s - int(args.since)
-    if args.socket and not args.file:
-        return _daemon.client(args).history(from_s, to_s, args.vm)
-    path = _daemon.history_path(args)
-    if not args.file and not _may_read(path):
-        return _daemon.client(args).history(from_s, to_s, args.vm)
-    try:
-        return reader.read(str(path), from_s, to_s, args.vm)
-    except HistoryError as error:
-        if args.file:
-            raise
-        from giveback.manager.http.client import NoDaemonError  # noqa: PLC0415
-
-        # A daemon that keeps its history elsewhere, by its own settings, is found as well.
-        try:
-            return _daemon.client(args).history(from_s, to_s, args.vm)
-        except NoDaemonError:
-            raise error from None
-
-
-def _may_read(path: Path) -> bool:
-    """Return False if a permission is missing; the reader reports a missing file."""
-    try:
-        return not path.exists() or os.access(path, os.R_OK)
-    except PermissionError:
-        return False
+    return _daemon.from_history(
+        args,
+        lambda path: reader.read(path, from_s, to_s, args.vm),
+        lambda client: client.history(from_s, to_s, args.vm),
+    )

@@ -91,12 +91,18 @@ def run(args: argparse.Namespace) -> int:
 def _live(args: argparse.Namespace, source: Source, view: TopView) -> int:
     """Show the VMs until the user leaves, or the terminal does. Raises Interrupted."""
     # Textual takes 0.3 s to import, which --once need not pay.
-    from giveback.top.sources.history import HistoryReplay  # noqa: PLC0415
+    from giveback.top.sources import history  # noqa: PLC0415
     from giveback.top.ui.app import TopApp  # noqa: PLC0415
 
-    def replay() -> HistoryReplay:
-        path = _daemon.history_path(args)
-        return HistoryReplay(str(path), args.since)
+    def file_past(path: str) -> history.Past:
+        past = history.FilePast(path)
+        # A file that is missing or damaged: the daemon may have another one.
+        past.newest()
+        return past
+
+    def replay() -> history.HistoryReplay:
+        past = _daemon.from_history(args, file_past, history.DaemonPast)
+        return history.HistoryReplay(past, args.since)
 
     app = TopApp(source, view, replay, begins_with_replay=args.replay)
     app.ends_process = True

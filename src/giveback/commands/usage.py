@@ -1,7 +1,8 @@
 """What VMs used over days, by VM and owner, and the RAM that would have sufficed for each.
 
-Read from the history that the daemon writes; it must be readable. A label for a VM, and a price for
-a GiB hour, come from the settings: docs/usage.md.
+The file that the daemon writes is read directly; a user who may not read it, but may ask the
+daemon, gets the same from there. A label for a VM, and a price for a GiB hour, come from the
+settings: docs/usage.md.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from giveback.arguments import span_of
 from giveback.commands import _daemon, _output, _table
 from giveback.errors import file_error
+from giveback.manager.http import requests
 
 if TYPE_CHECKING:
     import argparse
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
 HELP = "what VMs used over days, what it cost, and the RAM that would have sufficed"
 
-SINCE_S = 30 * 86400.0
 _SPAN_LEAST_S, _SPAN_MOST_S = 900.0, 90 * 86400.0
 
 
@@ -30,7 +31,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--since",
         type=lambda text: span_of(text, "--since", _SPAN_LEAST_S, _SPAN_MOST_S),
-        default=SINCE_S,
+        default=requests.USAGE_SINCE_S,
         metavar="TIME",
         help="how far back: 12h, 7d, up to 90d (30d)",
     )
@@ -39,12 +40,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--csv", action="store_true", help="comma-separated values, one line a VM")
     form.add_argument("--html", type=Path, metavar="FILE", help="write one HTML page")
     parser.add_argument("--file", type=Path, metavar="PATH", help="the history's file")
-    parser.add_argument(
-        "--settings",
-        type=Path,
-        metavar="FILE",
-        help="the daemon's settings, which name the history",
-    )
+    _daemon.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,12 +65,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> UsageReport:
-    from giveback.manager.history.usage.report import read_usage  # noqa: PLC0415
+    from giveback.manager.history.readable import ReadableHistory  # noqa: PLC0415
     from giveback.manager.settings.load import load  # noqa: PLC0415
 
-    settings = load(args.settings)
-    path = _daemon.history_path(args)
     to_s = int(time.time()) + 1
-    return read_usage(
-        str(path), to_s - int(args.since), to_s, settings.arbiter.short, settings.usage
+    from_s = to_s - int(args.since)
+    return _daemon.from_history(
+        args,
+        lambda path: ReadableHistory.of(path, load(args.settings)).usage(from_s, to_s),
+        lambda client: client.usage(from_s, to_s),
     )

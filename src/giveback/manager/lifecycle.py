@@ -20,6 +20,7 @@ from giveback.manager import logs
 from giveback.manager.daemon import Daemon, NoRecorder
 from giveback.manager.devices.fallback import Fallbacks
 from giveback.manager.fleet.guest_proxy import proxying
+from giveback.manager.history.readable import ReadableHistory
 from giveback.manager.history.recorder import History
 from giveback.manager.http.server import Endpoint, serving
 from giveback.manager.http.web.pages import WebPages
@@ -243,7 +244,10 @@ async def manage(
         loop = asyncio.get_running_loop()
         proxy = proxying(daemon.fleet, settings.socket.parent / via_daemon.NAME)
         stack.enter_context(known_place(settings.socket, runtime_folder()))
-        async with serving(daemon, _endpoint(settings, otlp), pages) as surfaces, proxy:
+        async with (
+            serving(daemon, _endpoint(settings, lambda: daemon.settings, otlp), pages) as surfaces,
+            proxy,
+        ):
 
             def reload() -> None:
                 notify_reloading()
@@ -314,13 +318,22 @@ def _otlp(settings: DaemonSettings) -> OtlpExport | None:
     return OtlpExport(settings.otlp)
 
 
-def _endpoint(settings: DaemonSettings, otlp: OtlpExport | None = None) -> Endpoint:
+def _endpoint(
+    settings: DaemonSettings,
+    current: Callable[[], DaemonSettings],
+    otlp: OtlpExport | None = None,
+) -> Endpoint:
+    def history() -> ReadableHistory | None:
+        # The file of the start, which the recorder writes; the prices of now.
+        path = settings.history
+        return None if path is None else ReadableHistory.of(str(path), current())
+
     return Endpoint(
         socket_path=str(settings.socket),
         socket_group=settings.socket_group,
         access=settings.access,
         metrics_listen=settings.metrics_listen,
         web_listen=settings.web_listen,
-        history_path="" if settings.history is None else str(settings.history),
+        history=history,
         otlp=otlp,
     )

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from scripted_manager import ScriptedManager, action, running, status, vm_status
+from scripted_manager import ScriptedManager, action, past, running, status, vm_status
 
 from giveback.manager.history.recorder import History
+from giveback.manager.http.client import Client
 from giveback.manager.http.server import Endpoint
 from giveback.manager.model import VmCondition
+from giveback.top.sources.history import DaemonPast, HistoryReplay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +38,7 @@ def giveback(*words: str) -> tuple[int, str, str]:
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     endpoint = Endpoint(
-        socket_path=str(tmp_path / "api.sock"), history_path=str(tmp_path / "history.db")
+        socket_path=str(tmp_path / "api.sock"), history=past(tmp_path / "history.db")
     )
     now_s = time.time()
     vms = [
@@ -49,7 +51,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
                   needed_bytes=None, residue_bytes=None, urgency=None),
     ]  # fmt: skip
     manager = ScriptedManager(status(*vms, wall_s=now_s, started_wall_s=now_s - 7200))
-    history = History(endpoint.history_path, 16 * MIB)
+    history = History(str(tmp_path / "history.db"), 16 * MIB)
     for look in range(60):
         shown = vm_status("web", 100, resident_bytes=(look + 1) * MIB)
         history.status(status(shown, wall_s=now_s - 600 + look * 10))
@@ -155,7 +157,7 @@ def test_bad_arguments_get_a_clear_message(
 
 
 def test_history_is_a_chart_csv_json_and_pictures(daemon: Daemon, tmp_path: Path) -> None:
-    file = ("--file", daemon.endpoint.history_path)
+    file = ("--file", str(tmp_path / "history.db"))
     code, text, _ = giveback("history", "web", "--since", "20m", *file)
     assert code == 0
     assert "resident: now 60 MiB, most 60 MiB" in text
@@ -178,6 +180,33 @@ def test_history_is_a_chart_csv_json_and_pictures(daemon: Daemon, tmp_path: Path
         assert path.read_bytes().startswith(start)
     code, _, errors = giveback("history", "--png", str(tmp_path / "no" / "x.png"), *file)
     assert (code, "name another file" in errors) == (2, True)
+
+
+def test_what_vms_used_comes_from_the_file_or_from_its_daemon_with_its_prices(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    code, text, errors = giveback("usage", "--json", *socket_of(daemon))
+    assert (code, errors) == (0, "")
+    asked = json.loads(text)
+    assert [vm["name"] for vm in asked["vms"]] == ["web"]
+    assert (asked["price_per_gib_hour"], asked["currency"]) == (0.5, "EUR")
+    assert asked["vms"][0]["cost"] > 0
+    read = json.loads(giveback("usage", "--json", "--file", str(tmp_path / "history.db"))[1])
+    assert read["price_per_gib_hour"] is None
+    assert read["vms"][0]["amounts"] == asked["vms"][0]["amounts"]
+    code, text, _ = giveback("usage", "--since", "12h", *socket_of(daemon))
+    assert (code, "EUR" in text) == (0, True)
+
+
+def test_a_replay_comes_from_the_daemon_too(daemon: Daemon) -> None:
+    assert isinstance(daemon.endpoint.socket_path, str)
+    replay = HistoryReplay(DaemonPast(Client(daemon.endpoint.socket_path)), 3600)
+    scrub = replay.begin()
+    assert len(scrub.moments) == 60
+    assert scrub.wall_s is not None
+    (web,) = replay.snapshot(scrub.wall_s).vms
+    assert (web.name, web.resident_bytes) == ("web", 60 * MIB)
+    assert len(replay.recent(240)) in (23, 24, 25)
 
 
 _ON_A_SMALL_DISK = """

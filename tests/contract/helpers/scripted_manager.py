@@ -17,10 +17,13 @@ sys.path.append(str(Path(__file__).parents[2] / "unit/helpers"))
 from manager_samples import action, status, vm_status
 
 from giveback.errors import InputError
+from giveback.manager.history.readable import ReadableHistory
 from giveback.manager.http.server import Endpoint, Serving, serving
 from giveback.manager.http.web.pages import WebPages
 from giveback.manager.http.web.sessions import Sessions
 from giveback.manager.model import ReclaimResult, Returned
+from giveback.manager.settings.load import UsageSettings
+from giveback.manager.settings.values import MemoryMark
 from giveback_kernel.errors import GivebackError
 
 if TYPE_CHECKING:
@@ -29,7 +32,21 @@ if TYPE_CHECKING:
     from giveback.manager.model import DaemonStatus
 
 DEADLINE_S = 90.0
-__all__ = ["Daemon", "ScriptedManager", "action", "running", "status", "vm_status", "wait_for"]
+__all__ = [
+    "Daemon",
+    "ScriptedManager",
+    "action",
+    "past",
+    "running",
+    "status",
+    "vm_status",
+    "wait_for",
+]
+
+
+def past(path: Path) -> Callable[[], ReadableHistory | None]:
+    """A history that the daemon's clients may read, with a price."""
+    return lambda: ReadableHistory(str(path), MemoryMark(0.05), UsageSettings(0.5, "EUR"))
 
 
 class ScriptedManager:

@@ -19,13 +19,19 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from giveback.errors import InputError, VmError
-from giveback.manager.history import reader
 from giveback.manager.history.schema import HistoryError
 from giveback.manager.http import openapi
 from giveback.manager.http.answers import Problem, UrgencySet, Vms, encoded, reclaimed
 from giveback.manager.http.feed import Feed
 from giveback.manager.http.metrics import prometheus
-from giveback.manager.http.requests import ReclaimBody, TimeSpan, UrgencyBody, checked
+from giveback.manager.http.requests import (
+    FrameQuery,
+    ReclaimBody,
+    TimeSpan,
+    UrgencyBody,
+    UsageQuery,
+    checked,
+)
 from giveback_kernel.errors import GivebackError
 from giveback_kernel.escaping import escape_for_terminal
 
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
+    from giveback.manager.history.readable import ReadableHistory
     from giveback.manager.model import DaemonStatus, Manager, ReclaimResult, VmStatus
 
     Result = TypeVar("Result")
@@ -97,9 +104,11 @@ class StatusCache:
 class Api:
     """The API's resources, one method each. `stop` ends requests that would outlast the server."""
 
-    def __init__(self, manager: Manager, history_path: str, stop: asyncio.Event) -> None:
+    def __init__(
+        self, manager: Manager, history: Callable[[], ReadableHistory | None], stop: asyncio.Event
+    ) -> None:
         self._manager = manager
-        self._history_path = history_path
+        self._history = history
         self._stop = stop
         self.latest = StatusCache(manager)
         self.counts = prometheus.ActionCounts()
@@ -113,7 +122,7 @@ class Api:
     @property
     def has_history(self) -> bool:
         """Whether this daemon keeps a history."""
-        return bool(self._history_path)
+        return self._history() is not None
 
     def app(self, more: Sequence[Route] = ()) -> ASGIApp:
         """Return the application for the unix socket; `more` are the web page's own resources."""
@@ -146,17 +155,29 @@ class Api:
 
     async def history(self, request: Request) -> Response:
         """Answer GET /v1/history: the host's records, and those of one VM if it is named."""
-        if not self._history_path:
+        span = TimeSpan.of(dict(request.query_params), time.time())
+        return await self._of_history(lambda past: past.span(span.from_s, span.to_s, span.vm))
+
+    async def frame(self, request: Request) -> Response:
+        """Answer GET /v1/history/frame: all VMs at one moment."""
+        at_s = checked(FrameQuery, dict(request.query_params)).at
+        return await self._of_history(lambda past: past.frame(at_s))
+
+    async def usage(self, request: Request) -> Response:
+        """Answer GET /v1/usage: what every VM used, and the RAM that would have sufficed."""
+        span = TimeSpan.of(dict(request.query_params), time.time(), UsageQuery)
+        return await self._of_history(lambda past: past.usage(span.from_s, span.to_s))
+
+    async def _of_history(self, read: Callable[[ReadableHistory], object]) -> Response:
+        """Return what is read from the history, in a thread. Raises ProblemError."""
+        history = self._history()
+        if history is None:
             raise ProblemError(
                 404, "No history", "this daemon keeps no history: set history in its settings"
             )
-        span = TimeSpan.of(dict(request.query_params), time.time())
         try:
             async with self._histories:
-                found = await asyncio.to_thread(
-                    reader.read, self._history_path, span.from_s, span.to_s, span.vm
-                )
-                body = await asyncio.to_thread(encoded, found)
+                body = await asyncio.to_thread(lambda: encoded(read(history)))
         except HistoryError as error:
             raise ProblemError(503, "No history", str(error)) from error
         return streamed(body, "application/json")

@@ -1,4 +1,4 @@
-"""The client of the running daemon over its unix socket, for `status`, `history` and `reclaim`."""
+"""The client of the running daemon over its unix socket, for the commands that ask it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import httpx2
 from pydantic import ValidationError
 
 from giveback.errors import InputError
-from giveback.manager.history.records import HistorySpan
+from giveback.manager.history.records import HistoryFrame, HistorySpan
+from giveback.manager.history.usage.totals import UsageReport
 from giveback.manager.http.answers import Problem, UrgencySet, adapter_of
 from giveback.manager.model import DaemonStatus, ReclaimResult
 from giveback.vmm.clients.sockets import short_path
@@ -61,6 +62,14 @@ class Client:
         """Return the records between two wall times, as `giveback.manager.history.reader.read` does."""
         query = {"from": str(from_s), "to": str(to_s), **({"vm": vm} if vm else {})}
         return self._asked(HistorySpan, "GET", f"/v1/history?{urlencode(query)}")
+
+    def frame(self, at_s: int) -> HistoryFrame:
+        """Return all VMs at one moment, as `giveback.manager.history.frames.frame` does."""
+        return self._asked(HistoryFrame, "GET", f"/v1/history/frame?at={at_s}")
+
+    def usage(self, from_s: int, to_s: int) -> UsageReport:
+        """Return what VMs used between two wall times; the daemon has the prices."""
+        return self._asked(UsageReport, "GET", f"/v1/usage?from={from_s}&to={to_s}")
 
     def reclaim(
         self, goal_bytes: int, within_s: float, vms: Sequence[str] = (), *, dry_run: bool = False

@@ -10,7 +10,8 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from giveback.manager import model
-from giveback.manager.history.records import HistorySpan
+from giveback.manager.history.records import HistoryFrame, HistorySpan
+from giveback.manager.history.usage.totals import UsageReport
 from giveback.manager.http import answers, requests
 from giveback_kernel import __version__
 
@@ -62,6 +63,15 @@ RESOURCES = (
     Resource(
         path="/v1/history", name="history", summary="Recorded history of the host, or of one VM",
         query=requests.HistoryQuery, answer=HistorySpan, refusals=(400, 404),
+    ),
+    Resource(
+        path="/v1/history/frame", name="frame", summary="All VMs at one recorded moment",
+        query=requests.FrameQuery, answer=HistoryFrame, refusals=(400, 404),
+    ),
+    Resource(
+        path="/v1/usage", name="usage",
+        summary="What every VM and owner used over days, and the RAM that would have sufficed",
+        query=requests.UsageQuery, answer=UsageReport, refusals=(400, 404),
     ),
     Resource(
         path="/v1/events", name="events",

@@ -32,6 +32,7 @@ LEASE_MOST_S = 3600.0
 VMS_MOST = 1000
 SPAN_LEAST_S, SPAN_MOST_S = 1.0, 366 * 86400.0
 SINCE_S = 7200.0
+USAGE_SINCE_S = 30 * 86400.0
 GOAL_LEAST_BYTES, GOAL_MOST_BYTES = 1 << 20, 1 << 60
 _FAULTS_NAMED = 10
 _STRICT = ConfigDict(extra="forbid")
@@ -47,6 +48,9 @@ def _span_of(text: object) -> float:
 _Whole = Field(strict=True)
 _Seconds = Field(strict=True, gt=0, allow_inf_nan=False)
 _Second = Annotated[int, Field(gt=0, lt=10**12)]
+_Since = Annotated[float, BeforeValidator(_span_of, json_schema_input_type=str)]
+_From = Annotated[_Second, Field(alias="from", description="Unix time, instead of `since`.")]
+_To = Annotated[_Second, Field(description="Unix time; by default now.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,38 +86,62 @@ class HistoryQuery:
 
     __pydantic_config__ = _STRICT
     since: Annotated[
-        float,
-        BeforeValidator(_span_of, json_schema_input_type=str),
-        Field(description="How far back: 90s, 15m, 2h, 7d; by default two hours."),
+        _Since, Field(description="How far back: 90s, 15m, 2h, 7d; by default two hours.")
     ] = SINCE_S
-    from_: Annotated[_Second, Field(alias="from", description="Unix time, instead of `since`.")] = 0
-    to: Annotated[_Second, Field(description="Unix time; by default now.")] = 0
+    from_: _From = 0
+    to: _To = 0
     vm: Annotated[str, Field(description="A VM's name or key: its rows are in `samples`.")] = ""
 
 
 @dataclass(frozen=True, slots=True)
+class UsageQuery:
+    """The query of GET /v1/usage, as it is in the URL."""
+
+    __pydantic_config__ = _STRICT
+    since: Annotated[_Since, Field(description="How far back: 12h, 7d; by default 30 days.")] = (
+        USAGE_SINCE_S
+    )
+    from_: _From = 0
+    to: _To = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FrameQuery:
+    """The query of GET /v1/history/frame, as it is in the URL."""
+
+    __pydantic_config__ = _STRICT
+    at: Annotated[
+        _Second, Field(description="Unix time: `at_s` of one of the host's records in /v1/history.")
+    ]
+
+
+@dataclass(frozen=True, slots=True)
 class TimeSpan:
-    """The span of a GET /v1/history, in Unix seconds, and its VM."""
+    """The span of a GET /v1/history or /v1/usage, in Unix seconds, and its VM."""
 
     from_s: int
     to_s: int
     vm: str | None
 
     @staticmethod
-    def of(query: Mapping[str, str], now_s: float) -> TimeSpan:
+    def of(
+        query: Mapping[str, str], now_s: float, kind: type[HistoryQuery | UsageQuery] = HistoryQuery
+    ) -> TimeSpan:
         """Return the span of `since=2h`, or of `from=` and `to=` in Unix time. Raises InputError."""
-        asked = checked(HistoryQuery, query)
+        asked = checked(kind, query)
         if "since" in query and "from" in query:
             raise InputError("since, from: give one of the two")
         to_s = asked.to or int(now_s) + 1
         from_s = asked.from_ or to_s - int(asked.since)
         if not 0 < to_s - from_s <= SPAN_MOST_S:
             raise InputError("from, to: `to` must be after `from`, by at most 366 days")
-        return TimeSpan(from_s, to_s, asked.vm or None)
+        vm = asked.vm if isinstance(asked, HistoryQuery) else ""
+        return TimeSpan(from_s, to_s, vm or None)
 
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {
-    model: TypeAdapter(model) for model in (ReclaimBody, UrgencyBody, HistoryQuery)
+    model: TypeAdapter(model)
+    for model in (ReclaimBody, UrgencyBody, HistoryQuery, UsageQuery, FrameQuery)
 }
 
 

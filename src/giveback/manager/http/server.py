@@ -32,11 +32,12 @@ from giveback_kernel import private_lock
 from giveback_kernel.errors import KernelFileError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from uvicorn.server import ServerState
 
+    from giveback.manager.history.readable import ReadableHistory
     from giveback.manager.http.callers import Pages
     from giveback.manager.http.metrics.otlp import OtlpExport
     from giveback.manager.model import Manager
@@ -73,8 +74,8 @@ class Endpoint:
     """`127.0.0.1:9835`: /metrics alone over TCP, read-only, for Prometheus, which has no unix sockets."""
     web_listen: str = ""
     """`127.0.0.1:9836`: the web page and the API over TCP, for browsers that have logged in."""
-    history_path: str = ""
-    """The file that /v1/history reads; "" if no history is kept."""
+    history: Callable[[], ReadableHistory | None] = lambda: None
+    """What /v1/history and /v1/usage read, by the settings of now; None if no history is kept."""
     otlp: OtlpExport | None = None
 
 
@@ -105,7 +106,7 @@ async def serving(
     Raises InputError if a running daemon has the socket, or it cannot be created.
     """
     stop = asyncio.Event()
-    api = Api(manager, endpoint.history_path, stop)
+    api = Api(manager, endpoint.history, stop)
     shown = Serving(endpoint.access, socket_path=endpoint.socket_path)
     async with contextlib.AsyncExitStack() as stack:
         unix = stack.enter_context(unix_listener(endpoint))

@@ -24,6 +24,7 @@ from scripted_manager import (
     Daemon,
     ScriptedManager,
     action,
+    past,
     running,
     status,
     vm_status,
@@ -135,14 +136,16 @@ def busy_picture() -> Any:  # noqa: ANN401
 
 
 def test_every_answer_is_what_the_description_says(tmp_path: Path) -> None:
-    where = endpoint(tmp_path, history_path=str(tmp_path / "history.db"))
-    history = History(where.history_path, 8 << 20)
+    where = endpoint(tmp_path, history=past(tmp_path / "history.db"))
+    history = History(str(tmp_path / "history.db"), 8 << 20)
     manager = ScriptedManager(busy_picture())
     history.status(manager.now)
     history.action(action(1, wall_s=time.time() - 1))
     history.close()
     with running(where, manager) as daemon:
         openapi = said(daemon, "GET", "/openapi.json")[2]
+        at_s = said(daemon, "GET", "/v1/history?since=5m")[2]["host"][0]["at_s"]
+        assert len(said(daemon, "GET", f"/v1/history/frame?at={at_s}")[2]["samples"]) == 4
         key = "/v1/vms/{key}"
         for method, path, resource, body, code in (
             ("GET", "/v1/status", "/v1/status", None, 200),
@@ -157,6 +160,14 @@ def test_every_answer_is_what_the_description_says(tmp_path: Path) -> None:
             ("GET", "/v1/history", "/v1/history?since=ever", None, 400),
             ("GET", "/v1/history", "/v1/history?vm=nope", None, 400),
             ("GET", "/v1/history", "/v1/history?sinse=5m", None, 400),
+            ("GET", "/v1/history/frame", f"/v1/history/frame?at={at_s}", None, 200),
+            ("GET", "/v1/history/frame", "/v1/history/frame?at=5", None, 200),
+            ("GET", "/v1/history/frame", "/v1/history/frame?at=now", None, 400),
+            ("GET", "/v1/history/frame", "/v1/history/frame", None, 400),
+            ("GET", "/v1/usage", "/v1/usage?since=7d", None, 200),
+            ("GET", "/v1/usage", "/v1/usage", None, 200),
+            ("GET", "/v1/usage", "/v1/usage?from=9&to=5", None, 400),
+            ("GET", "/v1/usage", "/v1/usage?vm=web", None, 400),
             ("GET", "/metrics", "/metrics", None, 200),
             ("GET", "/openapi.json", "/openapi.json", None, 200),
             ("POST", "/v1/reclaim", "/v1/reclaim", {"goal_bytes": 1 << 20, "vms": ["web"]}, 200),
@@ -195,7 +206,7 @@ def test_the_description_is_openapi_3_1_and_names_every_route(tmp_path: Path) ->
         if method in ("get", "post")
     ]
     ids = [operation["operationId"] for operation in operations]
-    assert len(ids) == len(set(ids)) == 9
+    assert len(ids) == len(set(ids)) == 11
     for operation in operations:
         assert operation["responses"]
     for name in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(openapi)):
@@ -212,6 +223,8 @@ def test_problems_say_what_to_do(tmp_path: Path) -> None:
             ("GET", "/v2/status", 404),
             ("POST", "/v1/status", 405),
             ("GET", "/v1/history", 404),
+            ("GET", "/v1/history/frame?at=5", 404),
+            ("GET", "/v1/usage", 404),
         ):
             found, kind, problem = said(daemon, method, resource, {})
             assert (found, kind) == (code, "application/problem+json")

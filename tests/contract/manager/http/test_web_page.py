@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from browser import Chromium, chromium
-from scripted_manager import Daemon, running, vm_status, wait_for
+from scripted_manager import Daemon, past, running, vm_status, wait_for
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from web_samples import GIB, LivingManager, living_actions, living_vm, record
@@ -35,7 +35,7 @@ class Page:
         self.endpoint = Endpoint(
             socket_path=str(folder / "api.sock"),
             web_listen="127.0.0.1:0",
-            history_path=str(folder / "history.db"),
+            history=past(folder / "history.db"),
         )
         self.sessions = folder / "web-sessions.json"
         self.recorded_s = time.time()
@@ -278,7 +278,7 @@ def test_a_damaged_history_costs_the_past_alone_and_a_clock_that_is_set_back_not
 ) -> None:
     browser = page.browser
     (tmp_path / "history.db").write_bytes(b"no database" * 999)
-    damaged = replace(page.endpoint, history_path=str(tmp_path / "history.db"))
+    damaged = replace(page.endpoint, history=past(tmp_path / "history.db"))
     manager = LivingManager()
     with running(damaged, manager, page.sessions) as served:
         page.log_in(served)

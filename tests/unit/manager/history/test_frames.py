@@ -12,7 +12,7 @@ from giveback.manager.history import frames
 from giveback.manager.history.recorder import _Writer
 from giveback.manager.history.schema import HistoryError, open_for_writing
 from giveback.top.model import VmParts
-from giveback.top.sources.history import HistoryReplay
+from giveback.top.sources.history import FilePast, HistoryReplay
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +43,7 @@ def test_each_moment_has_all_vms_as_they_were(tmp_path: Path) -> None:
     assert [one.residue_bytes for one in found.samples] == [100 * MIB, 2 * MIB]
     assert [one.wall_s for one in found.actions] == times[:3]
     assert frames.frame(path, 77).samples == ()
-    replay = HistoryReplay(path, 3600)
+    replay = HistoryReplay(FilePast(path), 3600)
     scrub = replay.begin().moved(-1)
     assert scrub.wall_s == now_s - 10
     shown = replay.snapshot(scrub.wall_s)
@@ -55,17 +55,17 @@ def test_each_moment_has_all_vms_as_they_were(tmp_path: Path) -> None:
 def test_a_clock_that_was_set_back_leaves_all_moments_to_see(tmp_path: Path) -> None:
     later = time.time() + 5000
     path = recorded(tmp_path / "h.db", later, later - 600, later - 590)
-    moments = HistoryReplay(path, 3600).begin().moments
+    moments = HistoryReplay(FilePast(path), 3600).begin().moments
     assert len(moments) == 3
     assert list(moments) == sorted(moments)
 
 
 def test_a_history_that_is_missing_damaged_or_empty(tmp_path: Path) -> None:
     with pytest.raises(HistoryError, match="there is no history yet"):
-        HistoryReplay(str(tmp_path / "none.db"), 60).begin()
+        HistoryReplay(FilePast(str(tmp_path / "none.db")), 60).begin()
     (tmp_path / "bad.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
     with pytest.raises(HistoryError, match=r"bad\.db"):
-        HistoryReplay(str(tmp_path / "bad.db"), 60).begin()
+        HistoryReplay(FilePast(str(tmp_path / "bad.db")), 60).begin()
     open_for_writing(str(tmp_path / "empty.db")).close()
-    assert HistoryReplay(str(tmp_path / "empty.db"), 60).begin().moments == ()
-    assert HistoryReplay(str(tmp_path / "empty.db"), 60).recent(60) == []
+    assert HistoryReplay(FilePast(str(tmp_path / "empty.db")), 60).begin().moments == ()
+    assert HistoryReplay(FilePast(str(tmp_path / "empty.db")), 60).recent(60) == []

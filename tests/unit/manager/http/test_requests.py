@@ -108,6 +108,16 @@ def test_a_span_is_bounded_or_refused(query: dict[str, str]) -> None:
         assert 0 < span.to_s - span.from_s <= requests.SPAN_MOST_S
 
 
+@given(st.dictionaries(st.sampled_from(["since", "from", "to", "vm", "at"]), st.text(max_size=12)))
+def test_a_span_of_use_and_a_moment_are_bounded_or_refused(query: dict[str, str]) -> None:
+    span = taken(lambda: requests.TimeSpan.of(query, 1_800_000_000.5, requests.UsageQuery))
+    if span is not None:
+        assert span.vm is None
+        assert 0 < span.to_s - span.from_s <= requests.SPAN_MOST_S
+    frame = taken(lambda: requests.checked(requests.FrameQuery, query))
+    assert frame is None or 0 < frame.at < 10**12
+
+
 @pytest.mark.parametrize("text", ["yesterday", "-1s", "0", "367d", "", "\x1b[2J"])
 def test_a_span_that_is_refused_is_named_with_what_is_allowed(text: str) -> None:
     with pytest.raises(InputError) as caught:

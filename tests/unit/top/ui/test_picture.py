@@ -19,7 +19,7 @@ from giveback.errors import InputError
 from giveback.top.model import TopHost, TopSnapshot, TopVm, VmParts
 from giveback.top.order import TopView
 from giveback.top.series import POINTS
-from giveback.top.sources.history import HistoryReplay
+from giveback.top.sources.history import FilePast, HistoryReplay
 from giveback.top.ui.app import TopApp
 
 PICTURE = Path(__file__).parents[4] / "docs/images/top.svg"
@@ -84,7 +84,7 @@ def drawn(size: tuple[int, int] = (132, 24)) -> str:
     )
     source = ScriptedSource(snapshot(*(_vm(at) for at in range(len(VMS))), host=host))
     source.label = "daemon /run/giveback-daemon/api.sock"
-    app = TopApp(source, TopView(), lambda: Past("", 0.0))
+    app = TopApp(source, TopView(), lambda: Past(FilePast(""), 0.0))
 
     async def live() -> str:
         async with app.run_test(size=size) as pilot:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from giveback.manager.history.usage.advice import HOUR_S, advise
+from giveback.manager.history.usage.advice import HOUR_S, Advice, advise
 from giveback.manager.history.usage.grains import GRAIN_S
 from giveback_kernel.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from giveback.manager.history.usage.advice import Advice
     from giveback.manager.history.usage.grains import Grain, HostGrain, RecordedVm
     from giveback.manager.settings.values import MemoryMark
 
