@@ -355,8 +355,8 @@ async def running(host: Host, farm: Farm) -> AsyncIterator[Daemon]:
     """Run a complete daemon by this loop's clock."""
     from giveback.manager.daemon import Daemon
     from giveback.manager.devices.fallback import Fallbacks
-    from giveback.manager.history.readable import ReadableHistory
     from giveback.manager.history.recorder import History
+    from giveback.manager.history.usage.readable import ReadableHistory
     from giveback.manager.http.server import Endpoint, serving
 
     settings = host.settings('[host]\ncalm_for = "30s"\n')

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> UsageReport:
-    from giveback.manager.history.readable import ReadableHistory  # noqa: PLC0415
+    from giveback.manager.history.usage.readable import ReadableHistory  # noqa: PLC0415
     from giveback.manager.settings.load import load  # noqa: PLC0415
 
     to_s = int(time.time()) + 1

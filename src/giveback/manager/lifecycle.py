@@ -20,8 +20,8 @@ from giveback.manager import logs
 from giveback.manager.daemon import Daemon, NoRecorder
 from giveback.manager.devices.fallback import Fallbacks
 from giveback.manager.fleet.guest_proxy import proxying
-from giveback.manager.history.readable import ReadableHistory
 from giveback.manager.history.recorder import History
+from giveback.manager.history.usage.readable import ReadableHistory
 from giveback.manager.http.server import Endpoint, serving
 from giveback.manager.http.web.pages import WebPages
 from giveback.manager.http.web.sessions import FILE_NAME as SESSIONS_NAME

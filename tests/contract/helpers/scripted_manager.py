@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parents[2] / "unit/helpers"))
 from manager_samples import action, status, vm_status
 
 from giveback.errors import InputError
-from giveback.manager.history.readable import ReadableHistory
+from giveback.manager.history.usage.readable import ReadableHistory
 from giveback.manager.http.server import Endpoint, Serving, serving
 from giveback.manager.http.web.pages import WebPages
 from giveback.manager.http.web.sessions import Sessions

@@ -100,7 +100,7 @@ def test_of_hugetlb_that_is_mapped_again_the_union_counts(
         for inode, first, pages, is_touched in spans
     ]  # fmt: skip
     touched = [span for span in spans if span[3]]
-    # Inode 0 is private memory: nobody else maps it.
+    # Inode 0 is private memory, which has one mapping.
     shared = {(i, first + n) for i, first, pages, _ in touched if i for n in range(pages)}
     counted = sum(pages for inode, _, pages, _ in touched if inode)
     assert smaps.hugetlb_twice_bytes(mappings) == (counted - len(shared)) << 21

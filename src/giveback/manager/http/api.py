@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
-    from giveback.manager.history.readable import ReadableHistory
+    from giveback.manager.history.usage.readable import ReadableHistory
     from giveback.manager.model import DaemonStatus, Manager, ReclaimResult, VmStatus
 
     Result = TypeVar("Result")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from uvicorn.server import ServerState
 
-    from giveback.manager.history.readable import ReadableHistory
+    from giveback.manager.history.usage.readable import ReadableHistory
     from giveback.manager.http.callers import Pages
     from giveback.manager.http.metrics.otlp import OtlpExport
     from giveback.manager.model import Manager
