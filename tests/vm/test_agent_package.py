@@ -15,6 +15,7 @@ import pytest
 
 from giveback_lab.images.debian_guest import build_distribution_image
 from giveback_lab.images.ext4 import disk_bytes_for, make_ext4
+from giveback_lab.images.image import GUEST_AGENT
 from giveback_lab.images.kernels import kernel_from_packages
 from giveback_lab.vms.agent import wait_until_it_serves
 from giveback_lab.vms.emulator import find_emulator
@@ -107,6 +108,19 @@ async def removed_and_purged(vm: LabVm) -> None:
     assert await ran(vm, OURS) == ""
 
 
+async def taken_over_from_another_prefix(vm: LabVm) -> None:
+    """The unit of an agent below /opt, which would stand before the package's, is gone."""
+    await ran(vm, f"python3 {GUEST_AGENT} install --prefix /opt/own")
+    await wait_until_it_serves(vm)
+    assert "taking over from the agent below /opt/own" in await ran(vm, f"dpkg -i {DEB}")
+    await wait_until_it_serves(vm)
+    unit = await ran(vm, "systemctl show -P FragmentPath giveback-agent")
+    assert unit == "/usr/lib/systemd/system/giveback-agent.service"
+    assert "/opt/own" not in await ran(vm, "find /opt")
+    await ran(vm, "dpkg -P giveback-agent")
+    assert await ran(vm, OURS) == ""
+
+
 def test_the_deb_takes_over_upgrades_and_leaves_nothing(accel: Accel, tmp_path: Path) -> None:
     async def scenario() -> None:
         image = build_distribution_image(kernel_from_packages(None))
@@ -117,5 +131,6 @@ def test_the_deb_takes_over_upgrades_and_leaves_nothing(accel: Accel, tmp_path: 
             await upgraded(vm)
             await refused(vm)
             await removed_and_purged(vm)
+            await taken_over_from_another_prefix(vm)
 
     asyncio.run(scenario())

@@ -76,6 +76,9 @@ def make(out: Path, revision: str, steps: list[str], key: Path | None) -> list[P
     unknown = [step for step in steps if step not in STEPS]
     if unknown:
         raise ReleaseError(f"--only {','.join(unknown)}: the steps are {', '.join(STEPS)}")
+    if key is not None:
+        # Before the build takes its minutes, and fills OUT.
+        sums.secret_of(key)
     if out.exists() and any(out.iterdir()):
         raise ReleaseError(f"{out} is not empty: name another folder, or empty it")
     out.mkdir(parents=True, exist_ok=True)

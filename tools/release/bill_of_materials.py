@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 import uuid
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
 
 from release.release import ReleaseError
 
@@ -17,26 +21,37 @@ if TYPE_CHECKING:
     from release.release import Release
 
 _PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)==([\w.!+-]+)")
+Pin = tuple[str, tuple[str, ...]]
+"""A version, and the SHA-256 hashes of its files."""
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
 
 def build(release: Release) -> list[Path]:
     """Write the bill of the host's distribution, from the lock; return its file. Raises ReleaseError."""
-    locked = dict(pins((release.tree / "requirements.lock").read_text()))
+    # A distribution may have several versions there, for several Pythons.
+    locked: dict[str, list[Pin]] = {}
+    for name, pin in pins((release.tree / "requirements.lock").read_text()):
+        locked.setdefault(name, []).append(pin)
     needed = _needed(release)
     missing = sorted(needed - set(locked))
     if missing:
         raise ReleaseError(
             f"requirements.lock lacks {', '.join(missing)}: docs/development.md has how to make it"
         )
+    other = sorted(name for name in needed if version(name) not in {p[0] for p in locked[name]})
+    if other:
+        raise ReleaseError(
+            f"the environment has other versions of {', '.join(other)} than that commit's lock: build "
+            "from a checkout of it"
+        )
     path = release.folder("sbom") / f"giveback-{release.version}.cdx.json"
-    parts = [component(name, *locked[name]) for name in sorted(needed)]
+    parts = [component(name, *pin) for name in sorted(needed) for pin in sorted(locked[name])]
     path.write_text(json.dumps(document(release, parts), indent=1) + "\n")
     _check(path.read_text())
     return [path]
 
 
-def pins(text: str) -> Iterator[tuple[str, tuple[str, tuple[str, ...]]]]:
+def pins(text: str) -> Iterator[tuple[str, Pin]]:
     """Yield (name, (version, SHA-256 hashes)) of each requirement in a lock file."""
     for block in re.split(r"\n(?=\S)", text):
         if pin := _PIN.match(block):
@@ -87,20 +102,30 @@ def document(release: Release, parts: list[dict[str, object]]) -> dict[str, obje
 
 
 def _needed(release: Release) -> set[str]:
-    """Return the normalised names of all that `pip install giveback` brings, by the installed metadata."""
-    program = (
-        "import sys; from importlib.metadata import requires\n"
-        "from packaging.requirements import Requirement as R\n"
-        "seen, todo = set(), ['giveback']\n"
-        "while todo:\n"
-        "    for text in requires(todo.pop()) or ():\n"
-        "        one = R(text)\n"
-        "        if (one.marker is None or one.marker.evaluate({'extra': ''})) and one.name not in seen:\n"
-        "            seen.add(one.name); todo.append(one.name)\n"
-        "print('\\n'.join(seen))\n"
-    )
-    names = {normal(line) for line in release.python("-c", program).split()}
-    return names - {"giveback", "giveback-agent", "giveback-lab"}
+    """Return the normalised names of all that `pip install giveback` brings.
+
+    The commit says what it requires itself, this environment's metadata what those require.
+    """
+    text = (release.tree / "packages/host/pyproject.toml").read_text()
+    own = tomllib.loads(text)["tool"]["hatch"]["metadata"]["hooks"]["custom"]["others"]
+    seen: set[str] = set()
+    todo = [Requirement(one) for one in own]
+    while todo:
+        one = todo.pop()
+        name = normal(one.name)
+        if name not in seen and (one.marker is None or one.marker.evaluate({"extra": ""})):
+            seen.add(name)
+            todo += [Requirement(text) for text in _requires(name)]
+    return seen
+
+
+def _requires(name: str) -> list[str]:
+    try:
+        return requires(name) or []
+    except PackageNotFoundError as error:
+        raise ReleaseError(
+            f"{name} is required by that commit and not installed here: build from a checkout of it"
+        ) from error
 
 
 def _check(text: str) -> None:

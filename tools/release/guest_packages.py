@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from datetime import UTC
@@ -18,11 +19,14 @@ KINDS = ("deb", "rpm", "apk")
 PACKAGING = "packaging/agent"
 FOLDER = "usr/lib/giveback"
 LAUNCHER = "usr/bin/giveback-agent"
+OWNED = ("usr/share/doc/giveback-agent",)
+"""Folders that rpm removes only if they are the package's own; the scripts remove that of the program."""
 SOURCES = ("giveback_agent", "giveback_kernel")
 _PROGRAM = (
     "import sys; from pathlib import Path; from giveback_agent.install import files, systemd_unit\n"
     "out = Path(sys.argv[1]); where = files.layout('/usr')\n"
-    "(out / 'launcher').write_bytes(files.launcher(where, '/usr/bin/python3'))\n"
+    "by = 'apt, dnf or apk'\n"
+    "(out / 'launcher').write_bytes(files.launcher(where, '/usr/bin/python3', by))\n"
     "(out / 'unit').write_text(systemd_unit.unit(where.launcher))\n"
 )
 
@@ -87,12 +91,19 @@ def description(release: Release, root: Path) -> dict[str, object]:
         "license": "Apache-2.0",
         "mtime": _time(release.epoch),
         "umask": 0o022,
-        "contents": [_content(path, root, release.epoch) for path in files],
+        "contents": [
+            *(
+                {"dst": f"/{path}", "type": "dir", "file_info": _info(0o755, release)}
+                for path in OWNED
+            ),
+            *(_content(path, root, release) for path in files),
+        ],
         "overrides": {
             "deb": {"depends": ["python3 (>= 3.9)"], "scripts": _scripts(release, "deb")},
             "rpm": {"depends": ["python3 >= 3.9"], "scripts": _scripts(release, "rpm")},
             "apk": {"depends": ["python3"], "scripts": _scripts(release, "apk")},
         },
+        "apk": {"scripts": _scripts(release, "apk-upgrade")},
         "deb": {"compression": "xz", "fields": {"Bugs": "none"}},
         "rpm": {
             "compression": "xz",
@@ -103,16 +114,30 @@ def description(release: Release, root: Path) -> dict[str, object]:
 
 
 def _scripts(release: Release, kind: str) -> dict[str, str]:
-    folder = release.tree / PACKAGING / "scripts" / kind
-    return {path.name: str(path) for path in sorted(folder.iterdir())}
+    """Return the path of each script, made of the functions that all share and its own lines."""
+    scripts = release.tree / PACKAGING / "scripts"
+    common = (scripts / "common.sh").read_text()
+    made = {}
+    for source in sorted((scripts / kind).iterdir()):
+        first, _, own = source.read_text().partition("\n")
+        path = release.folder(f"stage/scripts/{kind}") / source.name
+        path.write_text(f"{first}\n{common}\n{own}")
+        path.chmod(0o755)
+        # nfpm takes the file's own time for some of them.
+        os.utime(path, (release.epoch, release.epoch))
+        made[source.name] = str(path)
+    return made
 
 
-def _content(path: Path, root: Path, epoch: int) -> dict[str, object]:
+def _content(path: Path, root: Path, release: Release) -> dict[str, object]:
     place = f"/{path.relative_to(root)}"
-    mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
-    info = {"mode": mode, "owner": "root", "group": "root", "mtime": _time(epoch)}
+    info = _info(0o755 if path.stat().st_mode & 0o100 else 0o644, release)
     kind = {"type": "config|noreplace"} if place.startswith("/etc/") else {}
     return {"src": str(path), "dst": place, **kind, "file_info": info}
+
+
+def _info(mode: int, release: Release) -> dict[str, object]:
+    return {"mode": mode, "owner": "root", "group": "root", "mtime": _time(release.epoch)}
 
 
 def _time(epoch: int) -> str:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    import minisign
+
     from release.release import Release
 
 NAME = "SHA256SUMS"
@@ -34,23 +36,31 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def secret_of(key: Path) -> minisign.SecretKey:
+    """Return the secret key in a file. Raises ReleaseError if it cannot be used without a password."""
+    import minisign  # noqa: PLC0415
+
+    try:
+        secret = minisign.SecretKey.from_file(key)
+    except (OSError, ValueError, minisign.Error) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ReleaseError(f"--key {key}: {why}; `minisign -G -W` makes one") from error
+    if secret.is_encrypted():
+        raise ReleaseError(
+            f"--key {key}: has a password, which a build cannot ask for; `minisign -C -W` removes it"
+        )
+    return secret
+
+
 def sign(path: Path, key: Path, comment: str) -> Path:
     """Sign a file as `minisign -S` does; return the signature's file. Raises ReleaseError.
 
     Ed25519 is deterministic, so that equal sums and one key give equal signatures.
     """
-    import minisign  # noqa: PLC0415
-
-    try:
-        secret = minisign.SecretKey.from_file(key)
-        with path.open("rb") as file:
-            signature = secret.sign(
-                file, trusted_comment=comment, untrusted_comment="giveback release"
-            )
-    except (OSError, minisign.Error) as error:
-        raise ReleaseError(
-            f"{key}: cannot sign with it: {error}; make one by `minisign -G -W`"
-        ) from error
+    with path.open("rb") as file:
+        signature = secret_of(key).sign(
+            file, trusted_comment=comment, untrusted_comment="giveback release"
+        )
     made = path.with_name(f"{path.name}.minisig")
     made.write_bytes(bytes(signature))
     return made

@@ -42,10 +42,11 @@ def run(args: argparse.Namespace) -> int:
     init = init_system.find(root)
     service = init == init_system.SYSTEMD and not args.no_service
     packaged = [path for path in systemd_unit.PACKAGE_PATHS if files.exists(root, path)]
-    if service and packaged:
+    if packaged and not args.no_service:
+        start = f" (systemctl enable --now {systemd_unit.NAME})" if service else ""
         raise AgentError(
-            f"{packaged[0]}: a package has installed the agent here: use that one (systemctl enable --now "
-            f"{systemd_unit.NAME}), or remove the package first"
+            f"{packaged[0]}: a package has installed the agent here: use that one{start}, or remove "
+            "the package first"
         )
     items = install_files.plan(where, install_files.interpreter(service), service)
     if args.dry_run:

@@ -110,12 +110,12 @@ def plan(where: Layout, python: str, service: bool) -> tuple[Item, ...]:
     return tuple(items)
 
 
-def launcher(where: Layout, python: str) -> bytes:
-    """Return the text of the command."""
+def launcher(where: Layout, python: str, removed_by: str = "giveback-agent uninstall") -> bytes:
+    """Return the text of the command; `removed_by` is the command that removes it again."""
     # -I: ignore the environment and the current folder; -S: no site; -B: write no files that are not listed.
     return (
         f"#!{python} -IBS\n"
-        f"# giveback-agent {__version__}; `giveback-agent uninstall` removes it.\n"
+        f"# giveback-agent {__version__}; `{removed_by}` removes it.\n"
         "import sys\n"
         f'sys.path.insert(0, "{where.folder}")\n'
         f"from {PACKAGE}.__main__ import main\n"

@@ -37,6 +37,11 @@ def find(root: str) -> str:
     return ""
 
 
+def has_systemd(root: str) -> bool:
+    """Tell whether systemd's programs are there, though it may not run."""
+    return any(files.exists(root, path) for path in _SYSTEMD_BINARIES)
+
+
 def is_live(root: str) -> bool:
     """Tell whether `root` is this running system, not an image or a test's folder."""
     return root in ("", "/")

@@ -68,6 +68,21 @@ def test_two_builds_of_a_commit_are_the_same_bytes(built: Path, keys: Path, tmp_
     assert [name for name in first if first[name] != second[name]] == []
 
 
+def test_a_key_that_cannot_sign_is_refused_before_anything_is_built(
+    keys: Path, tmp_path: Path
+) -> None:
+    locked = minisign.SecretKey.from_file(keys / "secret")
+    locked.encrypt("secret words")
+    (tmp_path / "locked").write_bytes(bytes(locked))
+    (tmp_path / "damaged").write_bytes(b"no key\n\xff")
+    for name, words in (("locked", "has a password"), ("damaged", ""), ("none", "No such file")):
+        said = release("build", str(tmp_path / "out"), "--key", str(tmp_path / name), code=1)
+        assert f"--key {tmp_path / name}: {words}" in said
+        assert "minisign -" in said
+        assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_sums_are_right_and_signed(built: Path, keys: Path) -> None:
     call("sha256sum", "--check", "--strict", "SHA256SUMS", folder=built)
     named = {line.split("  ")[1] for line in (built / "SHA256SUMS").read_text().splitlines()}

@@ -74,6 +74,10 @@ def first(guest: AgentGuest) -> dict[str, Any]:
         found["status"] = guest.agent("status")
         found["json"] = guest.agent("status", "--json")
         found["picture"] = guest.agent("picture")
+        # As a user watches: until the reader of its lines has seen enough.
+        watch = f"{' '.join(UNPACKED)} status --watch 0.1"
+        found["watch"] = guest.sh(f"{watch} --json 2>&1 | head -n 3")
+        found["watched"] = guest.sh(f"{watch} 2>&1 | head -n 12")
         found["published again"] = guest.status()
         for command in ("status", "doctor", "config"):
             found[f"user's {command}"] = guest.agent_as_nobody(command)
@@ -84,6 +88,22 @@ def first(guest: AgentGuest) -> dict[str, Any]:
         f"below 40 MiB {took_s:.0f} s after the service's start"
     )
     return found
+
+
+def test_a_watched_status_shows_the_four_parts_again_and_again(first: dict[str, Any]) -> None:
+    seen = [json.loads(line) for line in first["watch"].splitlines()]
+    assert len(seen) == 3
+    assert seen[0]["wall_s"] < seen[1]["wall_s"] < seen[2]["wall_s"]
+    for one in seen:
+        assert one["running_pid"] == first["pid"]
+        parts = [one[f"{part}_bytes"] for part in ("needed", "cache", "trapped", "returned")]
+        assert sum(parts) <= one["mem_total_bytes"]
+        assert sum(parts) >= 0.95 * one["mem_total_bytes"]
+        assert one["trapped_bytes"] < RESIDUE_BYTES
+    assert f"agent     pid {first['pid']}, mode " in first["watched"]
+    assert "Traceback" not in first["watched"]
+    for part in ("needed", "cache", "trapped", "returned"):
+        assert part in first["watched"]
 
 
 def says_nothing_of_acting(lines: list[str]) -> bool:
