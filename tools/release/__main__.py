@@ -6,23 +6,36 @@ import argparse
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from release import bill_of_materials, guest_packages, pages, publish, python_packages, sums
+from release import (
+    bill_of_materials,
+    guest_packages,
+    host_packages,
+    pages,
+    publish,
+    python_packages,
+    sums,
+)
 from release.release import Release, ReleaseError, export
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+HOST = "host"
 STEPS: dict[str, Callable[[Release], list[Path]]] = {
     "python": python_packages.build,
     "pages": pages.build,
     "packages": guest_packages.build,
+    HOST: host_packages.build,
     "sbom": bill_of_materials.build,
 }
-"""The steps of a build in their order: later ones use what earlier ones made."""
+"""The steps of a build in their order: later ones use what earlier ones made.
+
+`host-3.13-amd64` builds one target of `host`."""
 
 
 def main(words: list[str] | None = None) -> int:
@@ -71,11 +84,21 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _step(name: str) -> Callable[[Release], list[Path]]:
+    """Return a step by its name. Raises ReleaseError."""
+    if name in STEPS:
+        return STEPS[name]
+    for target in host_packages.TARGETS:
+        if name == f"{HOST}-{target.name}":
+            return partial(host_packages.build_one, target=target)
+    known = ", ".join((*STEPS, *(f"{HOST}-{target.name}" for target in host_packages.TARGETS)))
+    raise ReleaseError(f"--only {name}: the steps are {known}")
+
+
 def make(out: Path, revision: str, steps: list[str], key: Path | None) -> list[Path]:
     """Build these steps of a commit into `out`. Raises ReleaseError."""
-    unknown = [step for step in steps if step not in STEPS]
-    if unknown:
-        raise ReleaseError(f"--only {','.join(unknown)}: the steps are {', '.join(STEPS)}")
+    for step in steps:
+        _step(step)
     if key is not None:
         # Before the build takes its minutes, and fills OUT.
         sums.secret_of(key)
@@ -88,7 +111,7 @@ def make(out: Path, revision: str, steps: list[str], key: Path | None) -> list[P
         made = []
         for step in steps:
             begun_s = time.monotonic()
-            files = STEPS[step](release)
+            files = _step(step)(release)
             made += files
             print(f"{step}: {len(files)} files in {time.monotonic() - begun_s:.1f} s")
         return [*made, *sums.write(release, made, key)]

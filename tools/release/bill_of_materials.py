@@ -32,7 +32,7 @@ def build(release: Release) -> list[Path]:
     locked: dict[str, list[Pin]] = {}
     for name, pin in pins((release.tree / "requirements.lock").read_text()):
         locked.setdefault(name, []).append(pin)
-    needed = _needed(release)
+    needed = needed_by(release)
     missing = sorted(needed - set(locked))
     if missing:
         raise ReleaseError(
@@ -51,11 +51,18 @@ def build(release: Release) -> list[Path]:
     return [path]
 
 
-def pins(text: str) -> Iterator[tuple[str, Pin]]:
-    """Yield (name, (version, SHA-256 hashes)) of each requirement in a lock file."""
+def blocks(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the normalised name and the whole text of each requirement in a lock file."""
     for block in re.split(r"\n(?=\S)", text):
         if pin := _PIN.match(block):
-            yield normal(pin[1]), (pin[2], tuple(sorted(_HASH.findall(block))))
+            yield normal(pin[1]), block
+
+
+def pins(text: str) -> Iterator[tuple[str, Pin]]:
+    """Yield (name, (version, SHA-256 hashes)) of each requirement in a lock file."""
+    for name, block in blocks(text):
+        if pin := _PIN.match(block):
+            yield name, (pin[2], tuple(sorted(_HASH.findall(block))))
 
 
 def normal(name: str) -> str:
@@ -101,19 +108,22 @@ def document(release: Release, parts: list[dict[str, object]]) -> dict[str, obje
     }  # fmt: skip
 
 
-def _needed(release: Release) -> set[str]:
-    """Return the normalised names of all that `pip install giveback` brings.
+def needed_by(release: Release, python: str = "") -> set[str]:
+    """Return the normalised names of all that `pip install giveback` brings, with this Python or another.
 
     The commit says what it requires itself, this environment's metadata what those require.
     """
     text = (release.tree / "packages/host/pyproject.toml").read_text()
     own = tomllib.loads(text)["tool"]["hatch"]["metadata"]["hooks"]["custom"]["others"]
+    place = {"extra": ""}
+    if python:
+        place |= {"python_version": python, "python_full_version": f"{python}.0"}
     seen: set[str] = set()
     todo = [Requirement(one) for one in own]
     while todo:
         one = todo.pop()
         name = normal(one.name)
-        if name not in seen and (one.marker is None or one.marker.evaluate({"extra": ""})):
+        if name not in seen and (one.marker is None or one.marker.evaluate(place)):
             seen.add(name)
             todo += [Requirement(text) for text in _requires(name)]
     return seen

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import sys
-from datetime import UTC
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from release.release import ReleaseError
+from release import nfpm
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from release.release import Release
 
 KINDS = ("deb", "rpm", "apk")
@@ -34,18 +31,10 @@ _PROGRAM = (
 def build(release: Release) -> list[Path]:
     """Build the agent's packages; return their files. Raises ReleaseError."""
     root = stage(release, release.folder("stage"))
-    config = release.out / "stage" / "nfpm.json"
-    config.write_text(json.dumps(description(release, root), indent=1))
-    out, nfpm = release.folder("packages"), Path(sys.executable).with_name("nfpm")
-    for kind in KINDS:
-        release.run(nfpm, "package", "--config", config, "--packager", kind, "--target", f"{out}/")
+    about, out = description(release, root), release.folder("packages")
+    made = [nfpm.package(release, kind, about, out) for kind in KINDS]
     shutil.rmtree(release.out / "stage")
-    made = sorted(out.iterdir())
-    if len(made) != len(KINDS):
-        raise ReleaseError(
-            f"{out}: {[path.name for path in made]}, not one file of each of {KINDS}"
-        )
-    return made
+    return sorted(made)
 
 
 def stage(release: Release, scratch: Path) -> Path:
@@ -75,7 +64,7 @@ def stage(release: Release, scratch: Path) -> Path:
 
 def description(release: Release, root: Path) -> dict[str, object]:
     """Return nfpm's description of the package, for all kinds."""
-    files = sorted(path for path in root.rglob("*") if path.is_file())
+    scripts = release.tree / PACKAGING / "scripts"
     return {
         "name": "giveback-agent",
         "arch": "all",
@@ -89,21 +78,21 @@ def description(release: Release, root: Path) -> dict[str, object]:
         "The agent in the guest: when the guest is idle, it gives free memory and cold\n"
         "page cache back to the host, and takes nothing that is in use.",
         "license": "Apache-2.0",
-        "mtime": _time(release.epoch),
+        "mtime": nfpm.time_text(release.epoch),
         "umask": 0o022,
-        "contents": [
-            *(
-                {"dst": f"/{path}", "type": "dir", "file_info": _info(0o755, release)}
-                for path in OWNED
-            ),
-            *(_content(path, root, release) for path in files),
-        ],
+        "contents": nfpm.contents(release, root, OWNED),
         "overrides": {
-            "deb": {"depends": ["python3 (>= 3.9)"], "scripts": _scripts(release, "deb")},
-            "rpm": {"depends": ["python3 >= 3.9"], "scripts": _scripts(release, "rpm")},
-            "apk": {"depends": ["python3"], "scripts": _scripts(release, "apk")},
+            "deb": {
+                "depends": ["python3 (>= 3.9)"],
+                "scripts": nfpm.scripts(release, scripts, "deb"),
+            },
+            "rpm": {
+                "depends": ["python3 >= 3.9"],
+                "scripts": nfpm.scripts(release, scripts, "rpm"),
+            },
+            "apk": {"depends": ["python3"], "scripts": nfpm.scripts(release, scripts, "apk")},
         },
-        "apk": {"scripts": _scripts(release, "apk-upgrade")},
+        "apk": {"scripts": nfpm.scripts(release, scripts, "apk-upgrade")},
         "deb": {"compression": "xz", "fields": {"Bugs": "none"}},
         "rpm": {
             "compression": "xz",
@@ -111,36 +100,3 @@ def description(release: Release, root: Path) -> dict[str, object]:
             "summary": "Returns a VM's unused memory to its host",
         },
     }
-
-
-def _scripts(release: Release, kind: str) -> dict[str, str]:
-    """Return the path of each script, made of the functions that all share and its own lines."""
-    scripts = release.tree / PACKAGING / "scripts"
-    common = (scripts / "common.sh").read_text()
-    made = {}
-    for source in sorted((scripts / kind).iterdir()):
-        first, _, own = source.read_text().partition("\n")
-        path = release.folder(f"stage/scripts/{kind}") / source.name
-        path.write_text(f"{first}\n{common}\n{own}")
-        path.chmod(0o755)
-        # nfpm takes the file's own time for some of them.
-        os.utime(path, (release.epoch, release.epoch))
-        made[source.name] = str(path)
-    return made
-
-
-def _content(path: Path, root: Path, release: Release) -> dict[str, object]:
-    place = f"/{path.relative_to(root)}"
-    info = _info(0o755 if path.stat().st_mode & 0o100 else 0o644, release)
-    kind = {"type": "config|noreplace"} if place.startswith("/etc/") else {}
-    return {"src": str(path), "dst": place, **kind, "file_info": info}
-
-
-def _info(mode: int, release: Release) -> dict[str, object]:
-    return {"mode": mode, "owner": "root", "group": "root", "mtime": _time(release.epoch)}
-
-
-def _time(epoch: int) -> str:
-    from datetime import datetime  # noqa: PLC0415
-
-    return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -24,7 +24,7 @@ LINK = "/etc/systemd/system/multi-user.target.wants/giveback-agent.service"
 CONF = "/etc/giveback.conf"
 NOT_RUNNING = "systemd does not run here: the service starts when this system is booted"
 PURGED = (
-    "find /etc /usr/bin /usr/lib /usr/local /usr/share /var/lib /opt -newer /start"
+    "find /etc /usr/bin /usr/lib /usr/local /usr/share /var/lib /opt -cnewer /start"
     " \\( -iname '*giveback*' -o -path '*/giveback/*' \\) -not -path '/var/lib/dpkg/*'"
 )
 pytestmark = pytest.mark.skipif(
