@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from release.release import Release
 
+VM_NAMES = "giveback ps --names 2>/dev/null"
 SHELLS = ("bash", "zsh", "fish")
 COMPLETIONS = {
     "bash": "usr/share/bash-completion/completions/{name}",
@@ -30,11 +32,23 @@ def build(release: Release) -> list[Path]:
     for program in ("giveback-agent", "giveback"):
         out = release.folder("pages") / program
         release.python(Path(__file__).resolve(), program, out)
-        page = settings_pages.write(program, release.tree, out, release.epoch)
-        page.with_name(f"{page.name}.gz").write_bytes(gzip.compress(page.read_bytes(), mtime=0))
-        page.unlink()
+        settings = settings_pages.write(program, release.tree, out, release.epoch)
+        overview = [overview_page(release, out)] if program == "giveback" else []
+        for page in (settings, *overview):
+            page.with_name(f"{page.name}.gz").write_bytes(gzip.compress(page.read_bytes(), mtime=0))
+            page.unlink()
         made += sorted(path for path in out.rglob("*") if path.is_file())
     return made
+
+
+def overview_page(release: Release, out: Path) -> Path:
+    """Write giveback(7), with the commit's day; return its file."""
+    path = out / "usr/share/man/man7/giveback.7"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = (release.tree / "packaging/pages/giveback.7").read_text()
+    day = time.strftime("%Y-%m-%d", time.gmtime(release.epoch))
+    path.write_text(text.replace("@DAY@", day))
+    return path
 
 
 def parser_of(program: str) -> argparse.ArgumentParser:
@@ -53,6 +67,7 @@ def write(program: str, out: Path) -> None:
     import shtab  # noqa: PLC0415
 
     parser = parser_of(program)
+    complete_vm_names(parser)
     path = out / "usr/share/man/man1" / f"{program}.1.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(man_page(program, parser).encode(), mtime=0))
@@ -60,6 +75,20 @@ def write(program: str, out: Path) -> None:
         path = out / COMPLETIONS[shell].format(name=program)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(shtab.complete(parser, shell))
+
+
+def complete_vm_names(parser: argparse.ArgumentParser) -> None:
+    """Have every argument that names a VM completed by the names of those that run."""
+    import argparse  # noqa: PLC0415
+
+    import shtab  # noqa: PLC0415
+
+    for action in parser._actions:  # noqa: SLF001  # argparse has no other way to its commands
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for sub in action.choices.values():
+                complete_vm_names(sub)
+        elif action.metavar in ("VM", "NAME") and action.dest != "backend":
+            action.complete = shtab.cmd(VM_NAMES)  # type: ignore[attr-defined]
 
 
 def man_page(program: str, parser: argparse.ArgumentParser) -> str:

@@ -6,6 +6,9 @@ guest's side is not known; `giveback doctor VM` says why.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -19,6 +22,8 @@ from giveback.host.process_sample import read_process_sample
 from giveback.reporters import vm_table
 from giveback.reporters.tables.vm_columns import PS
 from giveback.vmm.base import key_of
+from giveback.vmm.find import find
+from giveback_kernel.errors import GivebackError
 
 if TYPE_CHECKING:
     import argparse
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     from giveback.host.process_sample import ProcessSample
     from giveback.vmm.base import Backend, VmDescription
 
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,99}", re.ASCII)
 HELP = "list this host's VMs: RAM, resident, in use, cache, free but still held, returned"
 
 
@@ -41,6 +47,12 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     )
     _output.add_watch(parser)
     parser.add_argument(
+        "--names",
+        dest="only_names",
+        action="store_true",
+        help="only the names, one a line, for scripts and completion: those of plain characters",
+    )
+    parser.add_argument(
         "--timeout",
         type=lambda text: span_of(text, "--timeout", _output.LEAST_S, _output.MOST_S),
         default=0.8,
@@ -53,9 +65,24 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show the VMs, once or repeatedly. Raises InputError for a name that no VM has."""
     _daemon.use(args)
+    if args.only_names:
+        print("".join(f"{name}\n" for name in _plain_names(args)), end="")
+        return 0
     before: dict[int, ProcessSample] = {}
     last: dict[int, tuple[Observation, float]] = {}
     return _output.repeat(lambda: _show(args, before, last), args.watch)
+
+
+def _plain_names(args: argparse.Namespace) -> list[str]:
+    """Return the names of all VMs that this user may see, here or by the daemon.
+
+    A shell would run what a stranger's name says, so others are left out.
+    """
+    found = {vm.name for _, vm in find()}
+    if os.geteuid():
+        with contextlib.suppress(GivebackError):
+            found |= {vm.name for vm in _daemon.client(args).status().vms}
+    return sorted(name for name in found if _PLAIN.fullmatch(name))
 
 
 def _show(
