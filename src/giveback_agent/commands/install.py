@@ -12,6 +12,7 @@ from giveback_agent.errors import AgentError
 from giveback_agent.install import files as install_files
 from giveback_agent.install import init_system, systemd_unit
 from giveback_agent.runtime import run_dir
+from giveback_agent.settings import load
 from giveback_kernel import files
 
 TYPE_CHECKING = False
@@ -59,6 +60,9 @@ def run(args: argparse.Namespace) -> int:
     if not service and not args.no_service:
         print()
         print(systemd_unit.hint(init, where.launcher), end="")
+    if not args.no_service and load.detect_wsl(root) is not None:
+        print()
+        print(systemd_unit.wsl_reclaim(), end="")
     return 0
 
 

@@ -136,6 +136,21 @@ systemd=true      # then run `giveback-agent install` again
 command={launcher} run
 """
 
+_WSL_RECLAIM = """\
+WSL's own reclaim drops the whole page cache beside the agent's steps. To leave it to the agent, put this into
+%UserProfile%\\.wslconfig in Windows:
+
+[experimental]
+autoMemoryReclaim=disabled
+
+That would switch the agent off, too. So put this into /etc/giveback.conf here:
+
+[giveback]
+mode=adaptive
+
+Both count after `wsl --shutdown` in Windows. `giveback-agent config` then shows what is in effect.
+"""
+
 _NONE = """\
 No init system is recognised here. Start this as root at every boot, and again if it ends:
 
@@ -153,3 +168,8 @@ def unit(launcher: str) -> str:
 def hint(init: str, launcher: str) -> str:
     """Return the instructions for another init system: `openrc`, `runit`, `sysvinit`, `wsl` or any."""
     return _HINTS.get(init, _NONE).format(launcher=launcher)
+
+
+def wsl_reclaim() -> str:
+    """Return what to put into .wslconfig and /etc/giveback.conf, so that only the agent reclaims."""
+    return _WSL_RECLAIM

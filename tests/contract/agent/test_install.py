@@ -19,7 +19,7 @@ from giveback_agent.install import systemd_unit
 from giveback_agent.install.files import Manifest
 from giveback_agent.runtime import run_dir
 
-VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
+VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
 PREFIX = install_files.layout("/usr/local")
 
 
@@ -293,6 +293,25 @@ def test_other_inits_get_a_hint(
     assert install(tmp_path) == 0
     assert words in capsys.readouterr().out
     assert not (tmp_path / systemd_unit.UNIT_PATH[1:]).exists()
+
+
+@pytest.mark.parametrize("systemd", [True, False])
+def test_under_wsl_install_ends_with_what_to_put_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], systemd: bool
+) -> None:
+    for mark in ("proc/sys/fs/binfmt_misc/WSLInterop", "sys/bus/vmbus"):
+        (tmp_path / mark).mkdir(parents=True)
+    if systemd:
+        image(tmp_path)
+    assert install(tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert ("/etc/wsl.conf" in shown) is not systemd
+    assert ("command=/usr/local/bin/giveback-agent run" in shown) is not systemd
+    _, _, last = shown.partition("%UserProfile%\\.wslconfig in Windows:\n")
+    assert "[experimental]\nautoMemoryReclaim=disabled\n" in last
+    assert "[giveback]\nmode=adaptive\n" in last
+    assert install(tmp_path, "--no-service") == 0
+    assert "autoMemoryReclaim" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("prefix", ["usr", "/a b", "/a\n", "/x/../y", "/%n", "/ü"])
