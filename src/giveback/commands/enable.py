@@ -1,10 +1,11 @@
 """Turn on what gives a VM's memory back: page reporting, statistics, the agent's port.
 
-Shows what would change; --yes changes it. A libvirt domain uses it from its next start: a running
-VM keeps its configuration. For a QEMU without libvirt it shows the options for the next start, and
-with --yes does over QMP what can be done while it runs. --statistics makes the VMM ask a running
-guest for its numbers at once. With --agent-port, a running VM of QEMU or libvirt gets the port on
-which the agent is asked.
+Shows what would change; --yes changes it, --undo takes it back. A libvirt domain uses it from its
+next start: a running VM keeps its configuration. So do VMs of Proxmox and Incus, whose own programs
+are run for it. For a QEMU without a manager it shows the options for the next start, and with --yes
+does over QMP what can be done while it runs. --statistics makes the VMM ask a running guest for its
+numbers at once. With --agent-port, a running VM of QEMU or libvirt gets the port on which the agent
+is asked.
 """
 
 from __future__ import annotations
@@ -40,7 +41,14 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--period", type=_period, metavar="SECONDS", help="of the statistics (5; 0 off)"
     )
-    parser.add_argument("--off", action="store_true", help="turn reporting off again")
+    parser.add_argument(
+        "--off", "--undo", action="store_true", dest="off", help="turn reporting off again"
+    )
+    parser.add_argument(
+        "--manager",
+        choices=("proxmox", "incus"),
+        help="VM is its VMID, or NAME or PROJECT/NAME (found without this where the VM runs)",
+    )
     parser.add_argument(
         "--statistics", action="store_true", help="ask the running guest for its numbers, at once"
     )
@@ -68,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     _daemon.use(args)
     vms = find()
+    if args.manager:
+        return _managed(args, args.manager, args.domain)
     if args.agent_port:
         return asyncio.run(_plug(args, choose(vms, args.domain)[1]))
     period_s = _PERIOD_S if args.period is None else args.period
@@ -75,6 +85,10 @@ def run(args: argparse.Namespace) -> int:
         return asyncio.run(_ask_for_statistics(args, choose(vms, args.domain)[1], period_s))
     named = [pair for pair in vms if is_called(pair[1], args.domain)]
     named = named or [pair for pair in vms if is_given(pair[1], args.domain)]
+    if len(named) == 1 and named[0][1].backend == "qemu":
+        manager, managed = _manager_of(named[0][1])
+        if manager:
+            return _managed(args, manager, managed)
     if len(named) == 1 and named[0][1].backend != "libvirt":
         return asyncio.run(_without_libvirt(args, *named[0], period_s))
     if not libvirt.available():
@@ -102,8 +116,47 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(
             "--statistics leaves reporting as it is: leave --off (--period 0 stops it)"
         )
+    if args.manager and (args.agent_port or args.statistics or args.period is not None):
+        raise InputError(
+            "--manager changes what a VM is started with: leave --agent-port, --statistics and --period"
+        )
     if args.port_socket and not args.agent_port:
         raise InputError("--port-socket is that of the agent's port: it needs --agent-port")
+
+
+def _manager_of(vm: VmDescription) -> tuple[str, str]:
+    """Return the manager of a VM that runs, and what it calls the VM; '' if none has started it."""
+    from giveback.host.procs import read_process  # noqa: PLC0415
+    from giveback.vmm.control import incus, proxmox  # noqa: PLC0415
+
+    process = read_process("/", vm.pid)
+    vmid = proxmox.vmid_of(process) if process else ""
+    if vmid and proxmox.is_run_by("/", vmid, vm.pid):
+        return "proxmox", vmid
+    instance = incus.instance_of(process) if process else ""
+    if instance and incus.is_run_by(instance, vm.pid):
+        return "incus", instance
+    return "", ""
+
+
+def _managed(args: argparse.Namespace, manager: str, name: str) -> int:
+    """Change what a VM of Proxmox or Incus is started with."""
+    from giveback.vmm.control import incus, managed, proxmox  # noqa: PLC0415
+
+    of = proxmox if manager == "proxmox" else incus
+    change = of.change(name, of.read(name), reporting=not args.off)
+    if not change.command:
+        print(f"{change.name}: it is so already")
+        return 0
+    print(changes.difference(changes.unified(change.before, change.after, change.name)))
+    if not args.yes:
+        print("\n".join(filter(None, ("nothing was changed; --yes changes it", change.refusal))))
+        return 0
+    if change.refusal:
+        raise InputError(f"{change.name}: nothing was changed: {change.refusal}")
+    managed.apply(change)
+    print(f"changed: {change.then}")
+    return 0
 
 
 def _uri(args: argparse.Namespace, vm: VmDescription | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
 from giveback.accounting.next_steps import quoted
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 def difference(lines: str) -> str:
     """Return a unified diff, safe for a terminal."""
     return "\n".join(escape_for_terminal(line, 400) for line in lines.splitlines())
+
+
+def unified(before: str, after: str, name: str) -> str:
+    """Return the difference of two texts as a unified diff."""
+    lines = difflib.unified_diff(
+        before.splitlines(), after.splitlines(), f"{name}, now", f"{name}, then", lineterm=""
+    )
+    return "\n".join(lines)
 
 
 def steps(planned: PortPlan) -> str:
