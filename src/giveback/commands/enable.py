@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from giveback.accounting import next_steps
 from giveback.commands import _daemon
 from giveback.errors import InputError, VmError
+from giveback.host.started_by import started_by
 from giveback.reporters import changes
 from giveback.vmm.backends import libvirt
 from giveback.vmm.find import choose, find, is_called, is_given
@@ -188,12 +189,12 @@ async def _without_libvirt(
     """Show what the VM's next start needs, and do what can be done now."""
     if args.off:
         raise InputError(
-            f"{escape_for_terminal(vm.name)}: --off is for libvirt's domains: reporting of this VM is "
-            "as its command line says"
+            f"{escape_for_terminal(vm.name)}: --off is for VMs of libvirt, Proxmox and Incus: reporting of this "
+            "VM is as its command line says; --statistics --period 0 turns statistics off"
         )
     state = await backend.inspect(vm, timeout_s=_TIMEOUT_S)
     vm = state.description or vm
-    print(changes.next_start(vm, next_steps.start_options(vm)))
+    print(changes.next_start(vm, next_steps.start_options(vm), started_by("/", vm.pid)))
     if vm.backend != "qemu" or not vm.control or state.problems:
         print(changes.nothing_live(vm, state.problems))
         return 0

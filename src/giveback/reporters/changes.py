@@ -48,15 +48,20 @@ def plugged(channel: Channel, backend: str) -> str:
     return "\n".join(lines)
 
 
-def next_start(vm: VmDescription, options: Sequence[str]) -> str:
-    """Return the options that a VM's command line lacks."""
+def next_start(vm: VmDescription, options: Sequence[str], started_by: str) -> str:
+    """Return the options that a VM's command line lacks, and where they go."""
     name = f"{escape_for_terminal(vm.name, 60)} (pid {vm.pid}, {vm.backend})"
     if vm.unread:
         why = escape_for_terminal("; ".join(vm.unread), 300)
         return f"{name}: what it has is not known: {why}"
     if not options:
         return f"{name}: its command line has all that giveback uses"
-    return "\n".join([f"{name}: its next start needs", *(f"  {option}" for option in options)])
+    lines = [f"{name}: its next start needs", *(f"  {option}" for option in options)]
+    if started_by:
+        lines.append(
+            f"on the command line that it gets from {escape_for_terminal(started_by, 200)}"
+        )
+    return "\n".join(lines)
 
 
 def nothing_live(vm: VmDescription, problems: Sequence[str]) -> str:

@@ -41,6 +41,7 @@ def test_a_plain_qemu_gets_the_options_that_it_lacks(
         assert "-device virtio-balloon-pci,free-page-reporting=on" in shown
         assert "-device virtserialport,chardev=giveback,name=org.giveback.agent.0" in shown
         assert "-qmp" not in shown  # it has one
+        assert "on the command line that it gets from " in shown
         assert "device_add" in shown
         assert "nothing was changed" in shown
         assert state_of(vm).description is None
