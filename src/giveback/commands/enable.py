@@ -189,8 +189,8 @@ async def _without_libvirt(
     """Show what the VM's next start needs, and do what can be done now."""
     if args.off:
         raise InputError(
-            f"{escape_for_terminal(vm.name)}: --off is for VMs of libvirt, Proxmox and Incus: reporting of this "
-            "VM is as its command line says; --statistics --period 0 turns statistics off"
+            f"{escape_for_terminal(vm.name)}: --off is for VMs of libvirt, Proxmox and Incus: reporting of "
+            "this VM is as its command line says; --statistics --period 0 turns statistics off"
         )
     state = await backend.inspect(vm, timeout_s=_TIMEOUT_S)
     vm = state.description or vm
