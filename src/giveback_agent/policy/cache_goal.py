@@ -50,6 +50,8 @@ FORGET_S = 4 * 3600.0
 # Regret is 1/8 of the reclaimed bytes in refaults, or 1/2 in reads from disk: these may be of other files.
 REFAULT_DIVISOR = 8
 READ_DIVISOR = 2
+# More reads than this many times the reclaimed bytes are of other files, and decide nothing.
+OTHER_TIMES = 4
 KIB = 1024
 
 
@@ -247,7 +249,8 @@ class EndedRegret(Record):
 
     `wait_s` is the learned wait, 0 without a regret; it ends at `until_s`. `taken_bytes` were reclaimed at
     `taken_s`, 0 if that is no longer watched. The counters are those at its end, None until the first
-    poll after it: `refaults` in pages, `read_kib` read from disk.
+    poll after it: `refaults` in pages, `read_kib` read from disk. `is_suspected`: about as much
+    was read since as had been taken, which is regret once its time is over.
     """
 
     wait_s: float = 0.0
@@ -258,6 +261,7 @@ class EndedRegret(Record):
     refaults: int | None = None
     read_kib: int | None = None
     cache_bytes: int = 0
+    is_suspected: bool = False
 
     def may_take(self, now_s: float) -> bool:
         """Tell whether cache of ended cgroups may be reclaimed again."""
@@ -275,6 +279,7 @@ def took_ended(state: EndedRegret, now_s: float, taken_bytes: int) -> EndedRegre
         taken_s=now_s,
         refaults=None,
         read_kib=None,
+        is_suspected=False,
     )
 
 
@@ -291,24 +296,38 @@ def learn_regret(state: EndedRegret, now: Snapshot) -> EndedRegret:
             cache_bytes=now.cache_bytes,
         )
     refaults = (vm.workingset_refault_file or 0) - (state.refaults or 0)
-    came_back_bytes = refaults * page_bytes(now)
     read_bytes = ((vm.pgpgin or 0) - (state.read_kib or 0)) * KIB
     grown_bytes = min(read_bytes, now.cache_bytes - state.cache_bytes)
-    is_regretted = (
-        came_back_bytes * REFAULT_DIVISOR >= state.taken_bytes
-        or grown_bytes * READ_DIVISOR >= state.taken_bytes
-    )
-    is_over = now.monotonic_s - state.taken_s > REGRET_S
-    if is_regretted and not is_over:
-        wait_s = min(MOST_WAIT_S, max(FIRST_WAIT_S, state.wait_s * 2))
-        return replace(
-            state,
-            wait_s=wait_s,
-            until_s=state.taken_s + wait_s,
-            regretted_s=now.monotonic_s,
-            taken_bytes=0,
-        )
-    if not is_over:
-        return state
+    if now.monotonic_s - state.taken_s <= REGRET_S:
+        if refaults * page_bytes(now) * REFAULT_DIVISOR >= state.taken_bytes:
+            return _regretted(state, now)
+        return _suspected(state, grown_bytes)
+    if state.is_suspected:
+        return _regretted(state, now)
     halved_s = state.wait_s / 2
     return replace(state, wait_s=halved_s if halved_s >= FIRST_WAIT_S else 0.0, taken_bytes=0)
+
+
+def _suspected(state: EndedRegret, grown_bytes: int) -> EndedRegret:
+    """Return the state in which no more is taken, until the time is over, if what was read may be the same.
+
+    If far more was read than taken, other files are what is read: the take costs little beside them.
+    """
+    if grown_bytes > OTHER_TIMES * state.taken_bytes:
+        until_s = state.taken_s + state.wait_s
+        return replace(state, until_s=until_s, taken_bytes=0, is_suspected=False)
+    if grown_bytes * READ_DIVISOR < state.taken_bytes:
+        return state
+    return replace(state, until_s=max(state.until_s, state.taken_s + REGRET_S), is_suspected=True)
+
+
+def _regretted(state: EndedRegret, now: Snapshot) -> EndedRegret:
+    wait_s = min(MOST_WAIT_S, max(FIRST_WAIT_S, state.wait_s * 2))
+    return replace(
+        state,
+        wait_s=wait_s,
+        until_s=state.taken_s + wait_s,
+        regretted_s=now.monotonic_s,
+        taken_bytes=0,
+        is_suspected=False,
+    )

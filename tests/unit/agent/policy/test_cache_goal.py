@@ -61,6 +61,18 @@ def test_refaults_and_reads_that_stay_cached_are_regret_and_nothing_else() -> No
     assert late.wait_s == 0
 
 
+def test_reads_of_far_more_than_was_taken_are_of_other_files() -> None:
+    """Containers of a whole day read gigabytes soon after some MiB of an ended one were reclaimed."""
+    state = cache_goal.learn_regret(
+        cache_goal.took_ended(EndedRegret(), 0.0, 40 * MIB), at(1.0, cache=200)
+    )
+    state = cache_goal.learn_regret(state, at(10.0, 0, 30, 230))
+    assert not state.may_take(20.0), "it may be the same service again: no more is taken meanwhile"
+    state = cache_goal.learn_regret(state, at(20.0, 0, 900, 1100))
+    assert state.may_take(21.0)
+    assert cache_goal.learn_regret(state, at(70.0, 0, 900, 1100)).wait_s == 0
+
+
 @given(st.lists(st.tuples(st.floats(0.1, 5000), st.integers(0, 1 << 20), st.integers(0, 1 << 12))))
 def test_no_course_waits_longer_than_the_cap(course: list[tuple[float, int, int]]) -> None:
     state, now_s, refaults, read = EndedRegret(), 0.0, 0, 0
