@@ -6,6 +6,7 @@ import argparse
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from release import (
     pages,
     publish,
     python_packages,
+    repositories,
     sums,
 )
 from release.release import Release, ReleaseError, export
@@ -25,17 +27,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-HOST = "host"
+HOST, REPOSITORIES = "host", "repositories"
 STEPS: dict[str, Callable[[Release], list[Path]]] = {
     "python": python_packages.build,
     "pages": pages.build,
     "packages": guest_packages.build,
     HOST: host_packages.build,
+    REPOSITORIES: partial(repositories.build, key=None),
     "sbom": bill_of_materials.build,
 }
 """The steps of a build in their order: later ones use what earlier ones made.
 
 `host-3.13-amd64` builds one target of `host`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What a build is signed with; None: not signed."""
+
+    minisign: Path | None = None
+    gpg: Path | None = None
 
 
 def main(words: list[str] | None = None) -> int:
@@ -50,6 +61,11 @@ def main(words: list[str] | None = None) -> int:
         "--key",
         type=Path,
         help="sign SHA256SUMS with this secret key of minisign, without a password",
+    )
+    build.add_argument(
+        "--gpg-key",
+        type=Path,
+        help="sign the repositories with this secret OpenPGP key, without a password",
     )
     commands.add_parser("check", help="say what stands in the way of a release")
     commands.add_parser("notes", help="print the notes, from the fragments")
@@ -79,13 +95,16 @@ def _run(args: argparse.Namespace) -> int:
         done = publish.tag(REPOSITORY, is_meant=args.yes)
         print("\n".join(done if args.yes else (*done, "nothing was changed; --yes does it")))
     else:
-        built = make(args.out, args.revision, args.only.split(","), args.key)
+        keys = Keys(args.key, args.gpg_key)
+        built = make(args.out, args.revision, args.only.split(","), keys)
         print(f"{len(built)} files in {args.out}")
     return 0
 
 
-def _step(name: str) -> Callable[[Release], list[Path]]:
+def _step(name: str, keys: Keys) -> Callable[[Release], list[Path]]:
     """Return a step by its name. Raises ReleaseError."""
+    if name == REPOSITORIES:
+        return partial(repositories.build, key=keys.gpg)
     if name in STEPS:
         return STEPS[name]
     for target in host_packages.TARGETS:
@@ -95,13 +114,17 @@ def _step(name: str) -> Callable[[Release], list[Path]]:
     raise ReleaseError(f"--only {name}: the steps are {known}")
 
 
-def make(out: Path, revision: str, steps: list[str], key: Path | None) -> list[Path]:
+def make(out: Path, revision: str, steps: list[str], keys: Keys) -> list[Path]:
     """Build these steps of a commit into `out`. Raises ReleaseError."""
     for step in steps:
-        _step(step)
-    if key is not None:
-        # Before the build takes its minutes, and fills OUT.
-        sums.secret_of(key)
+        _step(step, keys)
+    # Before the build takes its minutes, and fills OUT.
+    if keys.minisign is not None:
+        sums.secret_of(keys.minisign)
+    if keys.gpg is not None and not keys.gpg.is_file():
+        raise ReleaseError(
+            f"--gpg-key {keys.gpg}: no such file; `gpg --export-secret-keys` makes one"
+        )
     if out.exists() and any(out.iterdir()):
         raise ReleaseError(f"{out} is not empty: name another folder, or empty it")
     out.mkdir(parents=True, exist_ok=True)
@@ -111,10 +134,10 @@ def make(out: Path, revision: str, steps: list[str], key: Path | None) -> list[P
         made = []
         for step in steps:
             begun_s = time.monotonic()
-            files = _step(step)(release)
+            files = _step(step, keys)(release)
             made += files
             print(f"{step}: {len(files)} files in {time.monotonic() - begun_s:.1f} s")
-        return [*made, *sums.write(release, made, key)]
+        return [*made, *sums.write(release, made, keys.minisign)]
 
 
 if __name__ == "__main__":

@@ -29,7 +29,10 @@ def package(release: Release, kind: str, about: dict[str, object], target: Path)
     made = set(out.iterdir()) - before
     if len(made) != 1:
         raise ReleaseError(f"{out}: nfpm made {sorted(path.name for path in made)}, not one {kind}")
-    return made.pop()
+    path = made.pop()
+    # An index of packages names the file's time.
+    os.utime(path, (release.epoch, release.epoch))
+    return path
 
 
 def contents(release: Release, root: Path, owned: Iterable[str]) -> list[dict[str, object]]:
