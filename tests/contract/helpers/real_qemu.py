@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from giveback.vmm.base import VmDescription
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+_SERVED = re.compile(r"\bsocket,[^ ]*path=([^, ]+),server=on,wait=off")
 
 
 def program_words() -> list[str]:
@@ -38,12 +42,23 @@ def running(directory: Path, *words: str, machine: str = "q35") -> Iterator[Proc
         )  # fmt: skip
     try:
         wait_for_socket(directory / "qmp", qemu, directory / "log")
+        for path in _SERVED.findall(" ".join(given)):
+            wait_for_path(Path(path), qemu, directory / "log")
         process = read_process("/", qemu.pid)
         assert process is not None
         yield process
     finally:
         qemu.kill()
         qemu.wait()
+
+
+def wait_for_path(path: Path, qemu: subprocess.Popen[bytes], log: Path) -> None:
+    """QEMU makes its sockets one after the other, and the monitor's may be the first."""
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert qemu.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, f"QEMU made no {path} in 30 s"
+        time.sleep(0.01)
 
 
 def wait_for_socket(path: Path, qemu: subprocess.Popen[bytes], log: Path) -> None:

@@ -39,7 +39,8 @@ def living_vm(number: int, at_s: float, name: str = "") -> VmStatus:
     busy = math.exp(-(((phase - 0.3) / 0.14) ** 2))
     needed = int(ram * (0.18 + 0.4 * busy))
     cache = int(
-        ram * 0.22 * max(0.0, min(1.0, (phase - 0.1) / 0.3)) * (1.0 if phase < 0.7 else 0.35)
+        # Never none: a ledger without cache has fewer lines.
+        ram * 0.22 * max(0.02, min(1.0, (phase - 0.1) / 0.3)) * (1.0 if phase < 0.7 else 0.35)
     )
     trapped = int(ram * 0.30 * math.exp(-(((phase - 0.55) / 0.1) ** 2)))
     returned = max(0, int(ram * 0.93) - needed - cache - trapped)
