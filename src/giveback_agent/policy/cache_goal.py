@@ -269,7 +269,13 @@ class EndedRegret(Record):
 
 
 def took_ended(state: EndedRegret, now_s: float, taken_bytes: int) -> EndedRegret:
-    """Return the state after a reclaim of `taken_bytes` began: it is watched for regret."""
+    """Return the state after a reclaim of `taken_bytes` began: it is watched for regret.
+
+    What was taken shortly before, which is still watched, is watched with it: the rest of a large cache
+    alone would look small beside what is read again.
+    """
+    if now_s - state.taken_s <= REGRET_S:
+        taken_bytes += state.taken_bytes
     if state.wait_s and now_s - state.regretted_s > FORGET_S:
         state = replace(state, wait_s=0.0)
     return replace(

@@ -73,6 +73,16 @@ def test_reads_of_far_more_than_was_taken_are_of_other_files() -> None:
     assert cache_goal.learn_regret(state, at(70.0, 0, 900, 1100)).wait_s == 0
 
 
+def test_a_cache_that_was_taken_in_two_steps_is_regretted_as_a_whole() -> None:
+    state = cache_goal.took_ended(EndedRegret(), 0.0, 140 * MIB)
+    state = cache_goal.learn_regret(state, at(1.0))
+    state = cache_goal.took_ended(state, 10.0, 20 * MIB)
+    state = cache_goal.learn_regret(state, at(11.0))
+    state = cache_goal.learn_regret(state, at(15.0, 0, 150, 350))
+    assert not state.may_take(60.0)
+    assert cache_goal.learn_regret(state, at(80.0, 0, 150, 350)).wait_s == 60
+
+
 @given(st.lists(st.tuples(st.floats(0.1, 5000), st.integers(0, 1 << 20), st.integers(0, 1 << 12))))
 def test_no_course_waits_longer_than_the_cap(course: list[tuple[float, int, int]]) -> None:
     state, now_s, refaults, read = EndedRegret(), 0.0, 0, 0
