@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 # A service that restarts all the time causes no more frequent measurements than this.
 PERIOD_S = 10.0
+# After a step for it, what is left is measured again, each time twice as long after: a step may take nothing,
+# where it could not protect the cache of live cgroups.
+AGAIN_S = 20.0
+AGAIN_TIMES = 4
 # At most 1 % of a CPU for measuring.
 COST_TIMES = 100
 WANTED_S = 120.0
@@ -31,6 +35,8 @@ class EndedCache:
         self.left_bytes = 0
         self._root = root
         self._next_s = self._seen_s = 0.0
+        self._again = 0
+        self._again_s: float | None = None
 
     def begin(self, cold_method: str) -> None:
         """Record the root's own cache before any cgroup ends: later it cannot be separated from theirs."""
@@ -44,19 +50,31 @@ class EndedCache:
         """
         self.watch.poll()
         self.watch.ask_for_signals(now_s)
-        if not self.watch.rose or not may_measure:
+        if self.watch.rose:
+            self._again, self._again_s = 0, None
+        elif self._again_s is None or now_s < self._again_s:
+            return False
+        if not may_measure:
             return False
         if not self._seen_s:
             self._seen_s = now_s
         if now_s < max(self._next_s, self._seen_s + SETTLE_S):
             return False
-        self.watch.rose, self._seen_s = False, 0.0
+        self.watch.rose, self._seen_s, self._again_s = False, 0.0, None
         began_s = time.monotonic()
         self.left_bytes = steps.ended_bytes(self._root, cold_method)
         # With 10,000 cgroups this takes a second: then it is measured less often.
         took_s = time.monotonic() - began_s
         self._next_s = now_s + max(PERIOD_S, COST_TIMES * took_s)
         return self.left_bytes >= thresholds.LEAST_STEP_BYTES
+
+    def step_begins(self, now_s: float) -> None:
+        """Forget what was left, as a step for it begins; measure it again later, some times."""
+        self.left_bytes = 0
+        self._again_s = None
+        if self._again < AGAIN_TIMES:
+            self._again_s = now_s + AGAIN_S * 2**self._again
+            self._again += 1
 
     def is_wanted(self, now_s: float, regret: EndedRegret) -> bool:
         """Tell whether a step may begin for the measured cache: for WANTED_S after it may be reclaimed."""

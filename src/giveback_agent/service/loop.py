@@ -407,7 +407,7 @@ class Service:
             self._tell(step.mark or step.kind, what)
             self._before, self._passes.doing = self._last, what
             if step.takes_ended:
-                self._ended.left_bytes = 0
+                self._ended.step_begins(now_s)
             self._steps.start(step, now_s, self._cpu_weight.pressing)
 
     def _journal(self, text: str) -> None:

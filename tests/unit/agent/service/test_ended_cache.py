@@ -72,3 +72,28 @@ def test_what_was_left_is_wanted_for_a_while_and_after_a_regrets_wait(
     assert not ended.is_wanted(102.0, EndedRegret(until_s=400.0))
     assert ended.is_wanted(401.0, EndedRegret(until_s=400.0))
     assert not ended.is_wanted(100.0 + SETTLE_S + PERIOD_S + WANTED_S, calm)
+
+
+def test_what_a_step_left_is_measured_again_each_time_later_and_not_for_ever(
+    measured: tuple[EndedCache, list[float]],
+) -> None:
+    """A step that could not protect live cgroups takes nothing, and no other cgroup may end for days."""
+    ended, made = measured
+    began_s, waits = 1000.0, []
+    for _ in range(6):
+        ended.step_begins(began_s)
+        assert ended.left_bytes == 0
+        for wait_s in range(400):
+            if ended.measure(began_s + wait_s, may_measure=True, cold_method=LISTS):
+                waits.append(wait_s)
+                break
+        began_s += 1000.0
+    assert waits == [21, 41, 81, 161]
+    assert len(made) == 4
+    ended.watch.rose = True
+    assert not ended.measure(9000.0, may_measure=True, cold_method=LISTS)
+    assert ended.measure(9000.0 + SETTLE_S, may_measure=True, cold_method=LISTS)
+    ended.step_begins(9002.0)
+    assert not ended.measure(9021.0, may_measure=True, cold_method=LISTS)
+    assert not ended.measure(9022.0, may_measure=True, cold_method=LISTS)
+    assert ended.measure(9023.0, may_measure=True, cold_method=LISTS), "another end: soon again"
