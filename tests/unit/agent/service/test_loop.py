@@ -455,13 +455,13 @@ def test_urgency_and_level_are_published_when_they_change_and_no_oftener(guest: 
     service._need.lease = (3, now_s + 3600)
     service._publish_changes(now_s + 0.5 * URGENCY_PUBLISH_S)
     assert published(guest)[0] == URGENCY_ALONE
-    service._publish_changes(now_s + URGENCY_PUBLISH_S)
+    service._publish_changes(now_s + URGENCY_PUBLISH_S + 0.01)
     assert published(guest)[0] == 3
     now_s = service._published.at_s
     service._activity = replace(service._activity, level=idleness.IDLE)
     service._publish_changes(now_s + 0.5 * LEVEL_PUBLISH_S)
     assert published(guest)[1] == idleness.BUSY
-    service._publish_changes(now_s + LEVEL_PUBLISH_S)
+    service._publish_changes(now_s + LEVEL_PUBLISH_S + 0.01)
     assert published(guest) == (3, idleness.IDLE)
 
 
