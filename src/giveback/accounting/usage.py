@@ -51,6 +51,8 @@ class HostSnapshot:
     own_resident_bytes: int = 0
     own_pss_bytes: int = 0
     own_swap_bytes: int = 0
+    own_twice_bytes: int = 0
+    """Huge pages that its own mappings count again."""
     page_tables_bytes: int = 0
     peak_resident_bytes: int = 0
     """VmHWM of the whole process: the most that was ever resident."""
@@ -66,8 +68,11 @@ class HostSnapshot:
 
     @property
     def held_bytes(self) -> int:
-        """What would return to the host with the process: its RAM's part and its own memory's (Pss)."""
-        return self.ram_held_bytes + min(self.own_pss_bytes, self.own_resident_bytes)
+        """What would return to the host with the process.
+
+        Not by the Pss of its own memory: that changes with each other process that uses its libraries.
+        """
+        return max(0, self.resident_bytes - self.ram_shared_bytes - self.own_twice_bytes)
 
     @property
     def resident_bytes(self) -> int:

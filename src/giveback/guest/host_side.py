@@ -75,6 +75,7 @@ def read_mappings(
         own_resident_bytes=own.resident_bytes,
         own_pss_bytes=own.pss_bytes + max(0, own.hugetlb_bytes - own_twice_bytes),
         own_swap_bytes=own.swap_bytes,
+        own_twice_bytes=own_twice_bytes,
         page_tables_bytes=status.get("VmPTE", 0),
         peak_resident_bytes=status.get("VmHWM", 0) + ram.hugetlb_bytes + own.hugetlb_bytes,
         sure=bool(bound) and all(block.sure for block in bound),

@@ -24,7 +24,6 @@ mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
 mount -t proc proc "$1/root/proc"
 mount -t tmpfs tmpfs "$1/root/run"
-mount -t tmpfs tmpfs "$1/root/tmp"
 mount --rbind /dev "$1/root/dev"
 # The index of man pages takes a minute, and is of no use here.
 rm -f "$1/root/var/lib/man-db/auto-update"
