@@ -101,4 +101,5 @@ def test_hugetlb_pages_that_are_mapped_64_times_are_held_once(blocks: int) -> No
     assert picture.resident_bytes >= TIMES * EACH_MIB * MIB
     own_mib = picture.own_pss_bytes / MIB - (0 if blocks else EACH_MIB)
     assert 0 <= own_mib <= 8
-    assert EACH_MIB * MIB <= picture.held_bytes <= (EACH_MIB + 8) * MIB
+    # And the interpreter with its libraries.
+    assert EACH_MIB * MIB <= picture.held_bytes <= (EACH_MIB + 24) * MIB
